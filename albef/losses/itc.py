@@ -1,0 +1,99 @@
+"""Image-text contrastive loss with momentum targets (ALBEF, sections 3.2 and 3.3)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from albef.losses.distill import soft_targets
+
+
+class Contrast(NamedTuple):
+    """Outcome of :func:`contrast`; C = B + Q candidates, the batch first."""
+
+    loss: Tensor
+    """Scalar."""
+    sim_i2t: Tensor
+    """(B, C) student image features against the twin's text features, over temperature."""
+    sim_t2i: Tensor
+    """(B, C) student text features against the twin's image features, over temperature."""
+    targets_i2t: Tensor
+    """(B, C) target distributions."""
+    targets_t2i: Tensor
+    """(B, C) target distributions."""
+
+
+def similarities(feat: Tensor, batch_feat_m: Tensor, queue_feat: Tensor, scale: Tensor) -> Tensor:
+    """Scaled similarities of unit vectors to the candidates ``[batch | queue]``.
+
+    Args:
+        feat: (B, E) queries.
+        batch_feat_m: (B, E) the batch's features of the momentum twin.
+        queue_feat: (Q, E) features of earlier batches; Q may be 0.
+        scale: scalar, one over the temperature.
+
+    Returns:
+        (B, B + Q). The logits are joined, never the queue, which is the larger.
+    """
+    return torch.cat([feat @ batch_feat_m.t(), feat @ queue_feat.t()], dim=1) * scale
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of the cross-entropy to target distributions; (B, C), (B, C) -> scalar."""
+    return -(torch.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()
+
+
+def contrast(
+    image_feat: Tensor,
+    text_feat: Tensor,
+    image_feat_m: Tensor,
+    text_feat_m: Tensor,
+    queue_image: Tensor,
+    queue_text: Tensor,
+    temperature: Tensor,
+    hard: Tensor,
+    alpha: float,
+) -> Contrast:
+    """Mean of the image-to-text and the text-to-image cross-entropy over batch and queue.
+
+    Args:
+        image_feat: (B, E) unit vectors of the student.
+        text_feat: (B, E) unit vectors of the student.
+        image_feat_m: (B, E) unit vectors of the twin, without gradient.
+        text_feat_m: (B, E) unit vectors of the twin, without gradient.
+        queue_image: (Q, E) image features of earlier batches.
+        queue_text: (Q, E) text features of earlier batches.
+        temperature: learned scalar; divides, for the twin's similarities too.
+        hard: (B, C) target distributions before distillation.
+        alpha: weight of the twin's softmax in the targets; 0 leaves the twin's out.
+    """
+    scale = 1 / temperature
+    sim_i2t = similarities(image_feat, text_feat_m, queue_text, scale)
+    sim_t2i = similarities(text_feat, image_feat_m, queue_image, scale)
+    targets_i2t = targets_t2i = hard
+    if alpha > 0:
+        with torch.no_grad():
+            sim_i2t_m = similarities(image_feat_m, text_feat_m, queue_text, scale)
+            sim_t2i_m = similarities(text_feat_m, image_feat_m, queue_image, scale)
+            targets_i2t = soft_targets(hard, sim_i2t_m, alpha)
+            targets_t2i = soft_targets(hard, sim_t2i_m, alpha)
+    loss = (
+        soft_cross_entropy(sim_i2t, targets_i2t) + soft_cross_entropy(sim_t2i, targets_t2i)
+    ) / 2
+    return Contrast(loss, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
+
+
+def one_hot_targets(batch: int, candidates: int, device: torch.device) -> Tensor:
+    """(B, C): each pair is its own only positive."""
+    return torch.eye(batch, candidates, device=device)
+
+
+def same_image_targets(ids: Tensor, queue_ids: Tensor) -> Tensor:
+    """(B, B + Q): every entry with the row's image id is a positive, sharing the weight equally.
+
+    Args:
+        ids: (B,) image ids of the batch.
+        queue_ids: (Q,) image ids of the queue.
+    """
+    same = (ids[:, None] == torch.cat([ids, queue_ids])[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)

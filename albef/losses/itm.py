@@ -1,0 +1,38 @@
+"""Image-text matching with negatives drawn from the batch (ALBEF, section 3.2)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hard_negatives(
+    sim: Tensor, barred: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw one negative per row in proportion to ``softmax(sim)`` over the allowed columns.
+
+    Args:
+        sim: (B, B) similarities over temperature; zeros make the draw uniform.
+        barred: (B, B) bool, true where a column is no negative of the row (the pair itself).
+        generator: source of the draw; torch's own where it is None.
+
+    Returns:
+        (B,) column indices and (B,) bool: whether the row has any negative. The index of a row
+        without one is arbitrary.
+    """
+    valid = ~barred.all(dim=1)
+    # Barring before the softmax keeps the proportions and cannot underflow to all zeros.
+    weights = torch.softmax(sim.detach().float().masked_fill(barred, -torch.inf), dim=1)
+    weights = torch.where(valid[:, None], weights, torch.ones_like(weights))
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
+
+
+def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Mean cross-entropy over the valid pairs.
+
+    Args:
+        logits: (P, 2); class 1 is "match".
+        labels: (P,) in {0, 1}.
+        valid: (P,) bool; others are left out. None valid gives 0.
+    """
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return (losses * valid).sum() / valid.sum().clamp(min=1)

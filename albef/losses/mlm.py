@@ -1,0 +1,31 @@
+"""Masked language modelling on the masked positions only (ALBEF, sections 3.2 and 3.3)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+"""Label of a position that is not masked."""
+
+
+def mlm_loss(logits: Tensor, labels: Tensor, logits_m: Tensor | None, alpha: float) -> Tensor:
+    """Cross-entropy to the labels, mixed with that to the twin's softmax.
+
+    Args:
+        logits: (P, V) at the masked positions and padding.
+        labels: (P,) token ids, or :data:`IGNORED` at padding.
+        logits_m: (P, V) of the momentum twin; None where ``alpha`` is 0.
+        alpha: weight of the twin.
+
+    Returns:
+        Scalar: means over the masked positions; 0 where none is masked.
+    """
+    logits = logits.float()
+    masked = labels != IGNORED
+    count = masked.sum().clamp(min=1)
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
+    if logits_m is None:
+        return loss
+    soft = torch.softmax(logits_m.float(), dim=1)
+    distilled = -(torch.log_softmax(logits, dim=1) * soft).sum(dim=1)
+    return (1 - alpha) * loss + alpha * (distilled * masked).sum() / count

@@ -1,0 +1,75 @@
+"""ALBEF's three encoders and the projections into the shared space (ALBEF, section 3.1)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from albef.config import Section
+from albef.models.bert import KeyValue, attention_bias
+from albef.models.fusion import FusionEncoder
+from albef.models.text import TextConfig, TextEncoder
+from albef.models.vision import ImageConfig, ImageEncoder
+
+
+class ModelConfig(Section):
+    """Sizes of the model."""
+
+    image: ImageConfig
+    """The image encoder."""
+    text: TextConfig
+    """Text and fusion encoder."""
+    embed_dim: int
+    """Width of the shared space of ``image_feat`` and ``text_feat``."""
+
+
+class ALBEF(nn.Module):
+    """Image encoder, text encoder, fusion encoder and two projections; no heads.
+
+    Shapes: B batch, N image tokens, L text tokens, D width (image and text may differ), E shared
+    width.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.image_encoder = ImageEncoder(config.image)
+        self.text_encoder = TextEncoder(config.text, vocab_size)
+        self.fusion_encoder = FusionEncoder(config.text, config.image.width)
+        self.image_proj = nn.Linear(config.image.width, config.embed_dim)
+        self.text_proj = nn.Linear(config.text.width, config.embed_dim)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to ``image_states`` (B, N, D)."""
+        states: Tensor = self.image_encoder(images)
+        return states
+
+    def encode_text(self, ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Ids and mask (B, L) to ``text_states`` (B, L, D)."""
+        states: Tensor = self.text_encoder(ids, attention_bias(text_mask))
+        return states
+
+    def image_feat(self, image_states: Tensor) -> Tensor:
+        """(B, N, D) to unit vectors (B, E)."""
+        return F.normalize(self.image_proj(image_states[:, 0]).float(), dim=-1)
+
+    def text_feat(self, text_states: Tensor) -> Tensor:
+        """(B, L, D) to unit vectors (B, E)."""
+        return F.normalize(self.text_proj(text_states[:, 0]).float(), dim=-1)
+
+    def fuse(
+        self,
+        text_states: Tensor,
+        text_mask: Tensor,
+        image: list[KeyValue],
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """``fused_states`` of texts and the images whose keys and values are given."""
+        states: Tensor = self.fusion_encoder(
+            text_states, attention_bias(text_mask), image, positions
+        )
+        return states
+
+    def fused_cls(
+        self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]
+    ) -> Tensor:
+        """The fused [CLS] state (B, D) only: the last layer computes no other row."""
+        first = text_mask.new_zeros(text_mask.shape[0], 1)
+        return self.fuse(text_states, text_mask, image, first)[:, 0]

@@ -1,0 +1,140 @@
+"""The BERT layer, with Hugging Face's parameter names, so that its checkpoints load.
+
+Post-LN, three LayerNorms of eps 1e-12 where there is cross-attention. Shapes: B batch, L text
+tokens, N image tokens, D width, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values, each (B, H, N, D / H)."""
+
+
+def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Additive bias (B, 1, 1, L) from a mask (B, L) in which 1 means attend.
+
+    -1e4 rather than the type's minimum: it survives 16 bits and never makes a row of NaN.
+    """
+    return (1.0 - mask[:, None, None, :].to(dtype)) * -1e4
+
+
+class _Projections(nn.Module):
+    """``attention.self``: query, key and value."""
+
+    def __init__(self, width: int, source_width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width, width)
+        self.value = nn.Linear(source_width, width)
+
+    def split(self, states: Tensor) -> Tensor:
+        """(B, L, D) to (B, H, L, D / H)."""
+        return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def key_value(self, states: Tensor) -> KeyValue:
+        return self.split(self.key(states)), self.split(self.value(states))
+
+
+class _Residual(nn.Module):
+    """``attention.output`` and ``output``: dense, dropout, add, norm."""
+
+    def __init__(self, width_in: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width_in, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
+        result: Tensor = self.LayerNorm(self.dropout(self.dense(states)) + residual)
+        return result
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, source_width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.self = _Projections(width, source_width, heads)
+        self.output = _Residual(width, width, dropout)
+        self.dropout = dropout
+
+    def forward(self, states: Tensor, key_value: KeyValue, bias: Tensor | None) -> Tensor:
+        attended = F.scaled_dot_product_attention(
+            self.self.split(self.self.query(states)),
+            *key_value,
+            attn_mask=None if bias is None else bias.to(key_value[0].dtype),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        result: Tensor = self.output(attended.transpose(1, 2).flatten(2), states)
+        return result
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, width: int, intermediate: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, intermediate)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return F.gelu(self.dense(states))
+
+
+class BertLayer(nn.Module):
+    """Self-attention, then cross-attention where ``image_width`` is given, then the FFN."""
+
+    def __init__(
+        self, width: int, heads: int, intermediate: int, dropout: float, image_width: int | None
+    ) -> None:
+        super().__init__()
+        self.attention = _Attention(width, width, heads, dropout)
+        self.crossattention = (
+            None if image_width is None else _Attention(width, image_width, heads, dropout)
+        )
+        self.intermediate = _Intermediate(width, intermediate)
+        self.output = _Residual(intermediate, width, dropout)
+
+    def image_key_value(self, image_states: Tensor) -> KeyValue:
+        """Keys and values of the image (B, N, D), to be shared by every pass that reads it."""
+        assert self.crossattention is not None
+        return self.crossattention.self.key_value(image_states)
+
+    def forward(
+        self,
+        states: Tensor,
+        bias: Tensor,
+        image: KeyValue | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """One layer.
+
+        Args:
+            states: (B, L, D).
+            bias: additive, broadcastable to (B, 1, L, L).
+            image: keys and values from :meth:`image_key_value`, for a layer that crosses.
+            positions: (B, M) rows whose states are wanted; None means all L. Only the queries
+                are narrowed: the result equals those rows of the full one.
+
+        Returns:
+            (B, L, D) or (B, M, D).
+        """
+        key_value = self.attention.self.key_value(states)
+        if positions is not None:
+            states = states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))
+        states = self.attention(states, key_value, bias)
+        if image is not None:
+            assert self.crossattention is not None
+            states = self.crossattention(states, image, None)
+        result: Tensor = self.output(self.intermediate(states), states)
+        return result
+
+
+def init_bert_weights(module: nn.Module, std: float = 0.02) -> None:
+    """BERT's initialisation: normal weights of deviation ``std``, zero biases, unit norms."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+

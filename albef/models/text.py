@@ -1,0 +1,85 @@
+"""The text half of BERT: embeddings and the first layers; and the masked-language head."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from albef.config import Section
+from albef.models.bert import BertLayer, init_bert_weights
+
+
+class TextConfig(Section):
+    """Sizes of text and fusion encoder together; BERT-base is 768, 12, 6, 12, 3072, 512."""
+
+    width: int
+    """Width of the text and fused states."""
+    depth: int
+    """Layers of text and fusion encoder together."""
+    fusion_depth: int
+    """How many of them, the last ones, are the fusion encoder."""
+    heads: int
+    """Attention heads of a layer."""
+    intermediate: int
+    """Width inside the feed-forward network."""
+    max_positions: int
+    """Longest text, in tokens."""
+    dropout: float
+    """Dropout of states and attention."""
+
+
+class Embeddings(nn.Module):
+    """Word, position and (single) type embeddings, with BERT's names."""
+
+    def __init__(self, config: TextConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, config.width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.width)
+        self.token_type_embeddings = nn.Embedding(2, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) to (B, L, D)."""
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        summed = (
+            self.word_embeddings(ids)
+            + self.position_embeddings(positions)
+            + self.token_type_embeddings.weight[0]
+        )
+        result: Tensor = self.dropout(self.LayerNorm(summed))
+        return result
+
+
+class TextEncoder(nn.Module):
+    """Embeddings and the layers below fusion, bidirectional."""
+
+    def __init__(self, config: TextConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config, vocab_size)
+        self.layer = nn.ModuleList(
+            BertLayer(config.width, config.heads, config.intermediate, config.dropout, None)
+            for _ in range(config.depth - config.fusion_depth)
+        )
+        init_bert_weights(self)
+
+    def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
+        """Token ids (B, L) and additive bias to ``text_states`` (B, L, D)."""
+        states: Tensor = self.embeddings(ids)
+        for layer in self.layer:
+            states = layer(states, bias)
+        return states
+
+
+class MLMHead(nn.Module):
+    """Dense, GELU, LayerNorm, then the word embeddings transposed, plus a bias."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        init_bert_weights(self)
+
+    def forward(self, states: Tensor, word_embeddings: Tensor) -> Tensor:
+        """States (..., D) and the tied table (V, D) to logits (..., V)."""
+        return F.linear(self.LayerNorm(F.gelu(self.dense(states))), word_embeddings, self.bias)

@@ -1,0 +1,171 @@
+"""Checkpoints: a folder of safetensors, config and tokenizer, loaded strictly."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from albef.config import validate
+from albef.data.text import TextTokenizer
+from albef.models.albef import ModelConfig
+
+FORMAT = 1
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+_POSITIONS = "image_encoder.vit.pos_embed"
+
+
+class CheckpointError(ValueError):
+    """A folder that is no checkpoint, or one that does not fit."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as it lies in its folder.
+
+    Attributes:
+        folder: where it lies.
+        kind: what was trained: ``pretraining`` or the kind of a run.
+        model: sizes of the model.
+        config: all of config.json, provenance included.
+        tensors: every tensor by name.
+        tokenizer: the vocabulary it was trained with.
+    """
+
+    folder: Path
+    kind: str
+    model: ModelConfig
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    tokenizer: TextTokenizer
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights file."""
+        return file_digest(self.folder / WEIGHTS)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    kind: str,
+    model: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: TextTokenizer,
+    values: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint; its bytes depend on the arguments alone.
+
+    Args:
+        folder: made if needed; files in it are replaced.
+        kind: ``pretraining`` or the kind of a run.
+        model: sizes.
+        tensors: weights by name.
+        tokenizer: the vocabulary.
+        values: the values it was trained with, chosen ones filled in.
+        provenance: digests of data and parent; nothing of time or machine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHTS)
+    tokenizer.save(folder / TOKENIZER)
+    config = {
+        "format": FORMAT,
+        "kind": kind,
+        "model": model.model_dump(),
+        "text": {"sep": False},
+        "values": dict(values),
+        "provenance": dict(provenance),
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder; a missing or damaged file is named."""
+    for name in (CONFIG, WEIGHTS, TOKENIZER):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} is no checkpoint: {name} is missing (`dvc pull`, or train it)"
+            )
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        kind, model = config["kind"], config["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}") from None
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG}: format {config.get('format')} is not {FORMAT}")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    sizes = validate(ModelConfig, model, where=str(folder / CONFIG), key="model")
+    tokenizer = TextTokenizer.load(folder / TOKENIZER)
+    return Checkpoint(folder, kind, sizes, config, tensors, tokenizer)
+
+
+def load_strict(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    fresh: Collection[str] = (),
+    dropped: Collection[str] = (),
+) -> None:
+    """Load every tensor; position embeddings of another image size are resized.
+
+    Args:
+        module: receives the tensors.
+        tensors: by name.
+        where: the checkpoint's name, for the error.
+        fresh: prefixes of names that may stay as they were initialised.
+        dropped: prefixes of names that may be left over.
+
+    Raises:
+        CheckpointError: names what is missing, left over or of another shape.
+    """
+    own = module.state_dict()
+    missing = [n for n in own if n not in tensors and not n.startswith(tuple(fresh))]
+    extra = [n for n in tensors if n not in own and not n.startswith(tuple(dropped))]
+    taken = {n: _fit(n, t, own[n]) for n, t in tensors.items() if n in own}
+    shapes = [
+        f"{n} {tuple(t.shape)} for {tuple(own[n].shape)}"
+        for n, t in taken.items()
+        if t.shape != own[n].shape
+    ]
+    for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise CheckpointError(f"{where} does not fit: {len(names)} tensors {what}: {shown}")
+    module.load_state_dict(taken, strict=False)
+
+
+def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:
+    if name.endswith(_POSITIONS) and tensor.shape != target.shape:
+        return resize_position_embedding(tensor, target.shape[1])
+    return tensor
+
+
+def resize_position_embedding(embedding: Tensor, tokens: int) -> Tensor:
+    """Position embeddings (1, 1 + n*n, D) for another square grid: (1, tokens, D).
+
+    Bicubic, corners not aligned, [CLS] kept apart, as the original does.
+    """
+    old, new = (round((count - 1) ** 0.5) for count in (embedding.shape[1], tokens))
+    cls, grid = embedding[:, :1], embedding[:, 1:]
+    grid = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([cls, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

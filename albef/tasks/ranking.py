@@ -1,0 +1,168 @@
+"""What the kinds that rank images and texts share: their model, predictions and score."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from albef.data.record import Record
+from albef.data.text import TextTokenizer, clean_caption
+from albef.data.transforms import Evaluate
+from albef.models.albef import ALBEF
+from albef.models.ranking import (
+    best,
+    chance_recalls,
+    encode_images,
+    encode_texts,
+    first_rank,
+    match_scores,
+    recalls,
+)
+from albef.tasks.task import Table, Task
+
+MAX_WORDS = 30
+"""Words kept of a caption, as in the original."""
+TOP = 10
+"""Ranked candidates kept of each query."""
+
+
+class RankingTask(Task):
+    """A model with an ITM head that ranks texts for images and images for texts.
+
+    Attributes:
+        model: the student.
+        itm_head: linear, 2 classes, on the fused [CLS].
+        tokenizer: of the model.
+        rerank_k: candidates re-ranked by ITM; 0 ranks by ITC alone.
+    """
+
+    primary: ClassVar[str] = "r_mean"
+
+    def __init__(
+        self,
+        model: ALBEF,
+        tokenizer: TextTokenizer,
+        *,
+        image_size: int,
+        max_tokens: int,
+        rerank_k: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.itm_head = nn.Linear(model.text_proj.in_features, 2)
+        nn.init.normal_(self.itm_head.weight, std=0.02)
+        nn.init.zeros_(self.itm_head.bias)
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.rerank_k = rerank_k
+        self.resize = Evaluate(image_size)
+
+    def images(self, records: Sequence[Record], batch_size: int) -> Iterator[Tensor]:
+        """Batches (B, 3, H, W) of the records' images, in order, on the model's device."""
+        device = self.model.image_proj.weight.device
+        for start in range(0, len(records), batch_size):
+            part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
+            batch = np.stack([self.resize(record.image, key=record.key) for record in part])
+            yield torch.from_numpy(batch).to(device)
+
+    def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
+        device = self.model.image_proj.weight.device
+        cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
+        ids, mask = self.tokenizer.encode(cleaned, self.max_tokens)
+        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+    @torch.no_grad()
+    def predict(self, records: Sequence[Record], batch_size: int) -> Table:
+        """Rank the split; or, where its records come in pairs, decide within each pair.
+
+        The rows have ``query`` ("i2t" or "t2i"), ``key`` of the record asked about, ``caption``,
+        ``rank`` and ``rank_itc`` of the best right answer from 0, and ``top`` and ``top_itc``,
+        the first answers: captions for "i2t", keys for "t2i". In a paired split a row is a
+        decision between the two of a pair, and ``change`` says in what they differ.
+        """
+        rows = [replace(records[i], image=b"") for i in range(len(records))]  # bytes are read twice
+        captions = [caption for row in rows for caption in row.captions]
+        owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions])
+        ids, mask = self.texts(captions)
+        image_feat = encode_images(self.model, self.images(records, batch_size))
+        text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
+        sim = (image_feat @ text_feat.t()).float()
+        image_ids = torch.tensor([row.image_id for row in rows])
+        relevant = (image_ids[:, None] == image_ids[owner][None, :]).to(sim.device)
+        paired = all("pair" in row.meta for row in rows)
+        if paired:
+            pair_ids = torch.tensor([row.meta["pair"] for row in rows])
+            partner = (pair_ids[:, None] == pair_ids[owner][None, :]).to(sim.device)
+            sim = sim.masked_fill(~partner, -torch.inf)
+
+        itc = {"i2t": sim, "t2i": sim.t()}
+        final = dict(itc)
+        if self.rerank_k:
+            chosen = {n: best(part, self.rerank_k) & part.isfinite() for n, part in itc.items()}
+            scores = match_scores(
+                self.model,
+                self.itm_head,
+                self.images(records, batch_size),
+                text_states,
+                mask,
+                chosen["i2t"] | chosen["t2i"].t(),
+            )
+            for name, by_query in (("i2t", scores), ("t2i", scores.t())):
+                final[name] = by_query.masked_fill(~chosen[name], -torch.inf)
+
+        table: Table = {}
+        keys = [row.key for row in rows]
+        for name, right, queries, answers in (
+            ("i2t", relevant, [(row.key, "") for row in rows], captions),
+            ("t2i", relevant.t(), [(rows[o].key, captions[t]) for t, o in enumerate(owner)], keys),
+        ):
+            columns = {
+                "query": [name] * len(queries),
+                "key": [key for key, _ in queries],
+                "caption": [caption for _, caption in queries],
+                "rank": first_rank(final[name], right).tolist(),
+                "rank_itc": first_rank(itc[name], right).tolist(),
+                "top": _top(final[name], answers),
+                "top_itc": _top(itc[name], answers),
+            }
+            if paired:
+                changes = {row.key: row.meta["change"] for row in rows}
+                columns["change"] = [changes[key] for key, _ in queries]
+            for column, values in columns.items():
+                table.setdefault(column, []).extend(values)
+        return table
+
+    def score(self, table: Table) -> dict[str, float]:
+        """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""
+        result: dict[str, float] = {}
+        for prefix, column in (("", "rank"), ("itc_", "rank_itc")):
+            ranks = np.array(table[column])
+            if "change" in table:
+                right, changes = 100.0 * (ranks == 0), np.array(table["change"])
+                result[f"{prefix}accuracy"] = float(right.mean())
+                for change in sorted(set(table["change"])):
+                    result[f"{prefix}accuracy_{change}"] = float(right[changes == change].mean())
+            else:
+                query = np.array(table["query"])
+                by = [ranks[query == name].tolist() for name in ("i2t", "t2i")]
+                result |= {prefix + name: value for name, value in recalls(*by).items()}
+        return result
+
+    def chance(self, table: Table) -> dict[str, float]:
+        """:meth:`score` of a random order, in expectation."""
+        if "change" in table:
+            return {"accuracy": 50.0}
+        query = table["query"]
+        return chance_recalls(query.count("i2t"), query.count("t2i"))
+
+
+def _top(scores: Tensor, answers: Sequence[str]) -> list[list[str]]:
+    order = scores.topk(min(TOP, scores.shape[1]), dim=1)
+    return [
+        [answers[i] for i, value in zip(row, values, strict=True) if value > -torch.inf]
+        for row, values in zip(order.indices.tolist(), order.values.tolist(), strict=True)
+    ]

@@ -1,0 +1,108 @@
+"""The contract of a kind of task, and the values that every training has."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from albef.config import Section, Tunable
+from albef.data.record import Record
+from albef.data.transforms import Transform
+
+Batch = dict[str, Tensor]
+"""Tensors of a batch by name, (B, ...) each."""
+
+
+class TrainingConfig(Section):
+    """Values of a training, whatever its task."""
+
+    epochs: int
+    """Passes over the train split; 0 trains nothing."""
+    global_batch_size: int
+    """Samples of one optimizer step, over all processes."""
+    micro_batch_size: int
+    """Samples of one forward pass; contrastive candidates and hard negatives come from it."""
+    precision: Literal["auto", "float32", "bfloat16"]
+    """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster."""
+    lr: Tunable
+    """Base learning rate."""
+    min_lr: float
+    """Rate at the end of the schedule."""
+    warmup_steps: int
+    """Optimizer steps of linear warm-up from ``min_lr``."""
+    weight_decay: float
+    """AdamW's decay of tensors with two or more dimensions."""
+    schedule: Literal["cosine"]
+    """Shape of the rate after warm-up."""
+
+
+class RunConfig(TrainingConfig):
+    """Values of a run, an entry of ``tasks``; a kind's Config adds its own."""
+
+    kind: str
+    """Name of the file in albef/tasks."""
+    dataset: str
+    """Name of the data set."""
+    init: str
+    """Folder under ``paths.models`` to start from."""
+
+
+class Collate(Protocol):
+    """Turns records into a batch; runs in data workers, so it holds no model."""
+
+    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        """Decode, augment, tokenise and stack."""
+
+
+Table = dict[str, list[Any]]
+"""Per-example predictions, column by column; becomes Parquet."""
+
+
+class Task(nn.Module, ABC):
+    """A model with a loss, predictions and a score.
+
+    The train loop knows no more than this. A step is, in order: :meth:`begin_step`, the forward
+    and backward of each micro-batch, :meth:`end_step`, the optimizer. Forward changes no state.
+    """
+
+    primary: ClassVar[str]
+    """The metric that search and fine-tuning maximise."""
+
+    def begin_step(self) -> None:
+        """Once before the forward passes of a training step: clamp values, update the twin."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, ramp: float) -> dict[str, Tensor]:
+        """Losses by name, "loss" their sum; tensors for :meth:`end_step` may stand beside them.
+
+        Args:
+            batch: what the task's collate made.
+            ramp: 0 to 1 over the first epoch; scales the weight of distillation.
+        """
+
+    def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Once after the backward passes of a training step: enqueue features."""
+
+    @abstractmethod
+    def collate(self, transform: Transform) -> Collate:
+        """The collate of training batches, which augments with ``transform``."""
+
+    @abstractmethod
+    def predict(self, records: Sequence[Record], batch_size: int) -> Table:
+        """Per-example predictions on a split, in eval mode and without gradient."""
+
+    @abstractmethod
+    def score(self, table: Table) -> dict[str, float]:
+        """Metrics of predictions, by name; a pure function."""
+
+    @abstractmethod
+    def chance(self, table: Table) -> dict[str, float]:
+        """What guessing would score on the same examples, by name."""
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on ``device``, copied without waiting where memory is pinned."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

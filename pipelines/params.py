@@ -1,0 +1,209 @@
+"""The whole of params.yaml, checked before the first stage: ``python -m pipelines.params [FILE]``.
+
+Each section is read by the class that stands beside its owner; what one section says of another
+is checked here.
+"""
+
+import argparse
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from albef.config import ParamsError, Section, nearest, read_yaml, validate
+from albef.layout import PARAMS, Layout, Paths, Runtime
+
+SECTIONS = {
+    "validate": "albef.data.quality:ValidateConfig",
+    "pretrain": "albef.tasks.pretraining:Config",
+    "search": "pipelines.search:SearchConfig",
+    "evaluate": "pipelines.evaluate:EvaluateConfig",
+    "export": "pipelines.export:ExportConfig",
+    "report": "pipelines.report:ReportConfig",
+}
+"""Owner's class of each section that is one class."""
+DATASET = "albef.data.dataset:DatasetConfig"
+KNOWN = ("seed", "paths", "runtime", "datasets", *SECTIONS, "tasks")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Every value of a run.
+
+    Attributes:
+        seed: the seed of everything random.
+        paths: where products go.
+        runtime: what changes speed only.
+        datasets: data sets by name.
+        sections: the sections that belong to one stage, by name.
+        tasks: runs by name, each read by its kind.
+    """
+
+    seed: int
+    paths: Paths
+    runtime: Runtime
+    datasets: dict[str, Section]
+    sections: dict[str, Section]
+    tasks: dict[str, Section]
+
+
+def load(path: Path, *, name: str | None = None) -> Params:
+    """Read and check a whole params file.
+
+    Args:
+        path: the file.
+        name: what errors call it; its path if not given.
+
+    Raises:
+        ParamsError: a sentence for every wrong value, one a line.
+    """
+    where = name or str(path)
+    values = read_yaml(path)
+    errors: list[str] = []
+
+    def read(loader: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return loader(*args, where=where, **kwargs)
+        except ParamsError as error:
+            errors.append(str(error))
+            return None
+
+    for key in values:
+        if key not in KNOWN:
+            near = nearest(str(key), list(KNOWN))
+            errors.append(
+                f"{where}: {key} is not a known section"
+                + (f"; did you mean {near}?" if near else f"; there are {', '.join(KNOWN)}")
+            )
+    missing = [key for key in KNOWN if key not in values]
+    errors += [f"{where}: {key} is missing" for key in missing]
+    if "seed" in values and (type(values["seed"]) is not int or values["seed"] < 0):
+        errors.append(f"{where}: seed must be a whole number from 0, got {values['seed']!r}")
+    present = [key for key in SECTIONS if key in values]
+    sections = {
+        key: read(validate, _class(SECTIONS[key]), values[key], key=key) for key in present
+    }
+    paths = read(validate, Paths, values.get("paths"), key="paths") if "paths" in values else None
+    runtime = (
+        read(validate, Runtime, values["runtime"], key="runtime") if "runtime" in values else None
+    )
+    datasets = {
+        item: read(validate, _class(DATASET), value, key=f"datasets.{item}")
+        for item, value in read(_named, values.get("datasets", {}), key="datasets") or ()
+    }
+    tasks = {
+        item: read(_run, value, key=f"tasks.{item}")
+        for item, value in read(_named, values.get("tasks", {}), key="tasks") or ()
+    }
+    if not errors:
+        params = Params(values["seed"], paths, runtime, datasets, sections, tasks)
+        errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
+    if errors:
+        raise ParamsError("\n".join(errors))
+    return params
+
+
+def _class(spec: str) -> type[Section]:
+    module, _, name = spec.partition(":")
+    return cast(type[Section], getattr(importlib.import_module(module), name))
+
+
+def _named(values: Any, *, where: str, key: str) -> list[tuple[str, Any]]:
+    """The entries of a mapping whose keys name folders and stages."""
+    if not isinstance(values, Mapping) or not values:
+        raise ParamsError(f"{where}: {key} must hold at least one entry, NAME: {{...}}")
+    for name in values:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ParamsError(
+                f"{where}: {key}.{name}: a name is of small letters, digits, _ and -, "
+                "since it also names a folder and a stage"
+            )
+    return list(values.items())
+
+
+def _run(values: Any, *, where: str, key: str) -> Section:
+    """An entry of ``tasks``, read by its kind."""
+    if not isinstance(values, Mapping):
+        raise ParamsError(f"{where}: {key} must be a mapping")
+    kind = values.get("kind")
+    if kind is None:
+        raise ParamsError(f"{where}: {key}.kind is missing; there are {', '.join(kinds())}")
+    if kind not in kinds():
+        near = nearest(str(kind), kinds())
+        raise ParamsError(
+            f"{where}: {key}.kind: there is no kind {kind!r}"
+            + (f"; did you mean {near}?" if near else f"; there are {', '.join(kinds())}")
+        )
+    return validate(_class(f"albef.tasks.{kind}:Config"), values, where=where, key=key)
+
+
+def kinds() -> list[str]:
+    """The kinds of run: files in albef/tasks that hold a Config and a Task, pre-training apart."""
+    folder = Path(importlib.import_module("albef.tasks").__path__[0])
+    texts = {path.stem: path.read_text() for path in folder.glob("*.py")}  # imports no torch
+    return sorted(
+        name
+        for name, text in texts.items()
+        if name != "pretraining" and all(f"\nclass {part}(" in text for part in ("Config", "Task"))
+    )
+
+
+def _contradictions(params: Params) -> Iterator[str]:
+    """What one section says of another that is not so."""
+    def unknown(key: str, value: str, what: str, known: list[str]) -> str:
+        near = nearest(value, known)
+        return f"{key}: {value!r} is {what}" + (
+            f"; did you mean {near}?" if near else f"; there are {', '.join(known)}"
+        )
+
+    datasets = list(params.datasets)
+    owners = {"pretrain": params.sections["pretrain"]}
+    owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
+    for key, section in owners.items():
+        dataset = cast(Any, section).dataset
+        if dataset not in params.datasets:
+            yield unknown(f"{key}.dataset", dataset, "not one of the datasets", datasets)
+    if "pretrained" in params.tasks:
+        yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
+    starts = {name: cast(Any, run).init for name, run in params.tasks.items()}
+    for name, init in starts.items():
+        folder = Layout(params.paths).model(init)
+        if init != "pretrained" and init not in starts and not _imported(folder):
+            yield unknown(
+                f"tasks.{name}.init",
+                init,
+                f"neither pretrained, a run, nor a checkpoint under {params.paths.models}",
+                ["pretrained", *(run for run in starts if run != name)],
+            )
+    for name in starts:
+        chain = [name]
+        while starts.get(chain[-1]) in starts and starts[chain[-1]] not in chain:
+            chain.append(starts[chain[-1]])
+        if starts.get(chain[-1]) == name:
+            yield f"tasks.{name}.init: no run can start from itself: {' <- '.join([*chain, name])}"
+
+
+def _imported(folder: Path) -> bool:
+    """Whether a checkpoint is there, or would be after ``dvc pull``."""
+    return folder.is_dir() or folder.with_name(folder.name + ".dvc").exists()
+
+
+def main() -> None:
+    """Check a file; its errors go to standard error, exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.params", description=__doc__)
+    parser.add_argument("file", nargs="?", default=PARAMS, type=Path)
+    parser.add_argument("--name", help="what errors call the file")
+    options = parser.parse_args()
+    try:
+        load(options.file, name=options.name)
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

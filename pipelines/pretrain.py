@@ -1,0 +1,84 @@
+"""Pre-train ALBEF on a validated data set."""
+
+import shutil
+
+import torch
+
+from albef.data.shards import Shards
+from albef.data.text import TextTokenizer, clean_caption
+from albef.models.weights import save_checkpoint
+from albef.tasks.pretraining import Config, Task
+from albef.tasks.ranking import MAX_WORDS
+from pipelines.stage import Stage, device_slot, main
+from pipelines.trainer import (
+    device_of,
+    fingerprint,
+    fit,
+    publish_curves,
+    seed_everything,
+    verified_digest,
+)
+
+
+def run(stage: Stage) -> None:
+    """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
+    config = stage.section("pretrain", Config)
+    device = device_of(stage)
+    data_digest = verified_digest(stage, config.dataset)
+    with device_slot(str(device)):
+        seed_everything(stage.seed)
+        tokenizer = _tokenizer(stage, config)
+        task = Task(config, tokenizer)
+        values = config.model_dump()
+        folder = stage.scratch(
+            fingerprint(
+                {
+                    "values": values,
+                    "seed": stage.seed,
+                    "data": data_digest,
+                    "augment": stage.params["datasets"][config.dataset]["augment"],
+                }
+            )
+        )
+        stage.record |= fit(
+            stage,
+            task,
+            config,
+            dataset=config.dataset,
+            device=device,
+            folder=folder,
+            label="pretrain",
+        )
+    save_checkpoint(
+        stage.layout.model("pretrained"),
+        kind="pretraining",
+        model=config.model,
+        tensors=task.state_dict(),
+        tokenizer=tokenizer,
+        values=values,
+        provenance={"dataset": config.dataset, "data": data_digest, "seed": stage.seed},
+    )
+    publish_curves(folder, stage.layout.curves("pretrained"))
+    shutil.rmtree(folder)
+    stage.record["parameters"] = count(task)
+
+
+def count(task: torch.nn.Module) -> int:
+    """Parameters that learn."""
+    return sum(p.numel() for p in task.parameters() if p.requires_grad)
+
+
+def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:
+    if config.tokenizer.source != "corpus":
+        return TextTokenizer.load(config.tokenizer.source)
+    shards = Shards(stage.layout.data(config.dataset), "train")
+    texts = {
+        clean_caption(caption.as_py(), MAX_WORDS)
+        for captions in shards.captions
+        for caption in captions
+    }
+    return TextTokenizer.train(texts, config.tokenizer.vocab_size)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,210 @@
+"""The frame of every stage: values, layout, seed, device slot, logging, run record, exit codes.
+
+A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it as
+``python -m pipelines.NAME [KEY]``; what it reads and writes is declared in dvc.yaml.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from albef.config import ParamsError, Section, read_yaml, validate
+from albef.layout import PARAMS as PARAMS
+from albef.layout import Layout as Layout
+from albef.layout import Paths as Paths
+from albef.layout import Runtime as Runtime
+
+S = TypeVar("S", bound=Section)
+SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
+log = logging.getLogger("albef")
+
+
+class Stage:
+    """What a running stage is given.
+
+    Attributes:
+        name: the stage's name, as its module's.
+        key: the data set or run it works on, or "".
+        params: the whole params file, plain; read sections through :meth:`section`.
+        layout: where products lie.
+        runtime: values that change speed only.
+        seed: the seed of everything random.
+        record: facts for the run record; a stage adds its own.
+    """
+
+    def __init__(self, name: str, key: str) -> None:
+        self.name = name
+        self.key = key
+        self.params = read_yaml(PARAMS)
+        self.layout = Layout(self.section("paths", Paths))
+        self.runtime = runtime(self.params.get("runtime"))
+        self.seed = _seed(self.params)
+        self.record: dict[str, Any] = {}
+
+    def section(self, key: str, cls: type[S]) -> S:
+        """The section at a dotted ``key`` of params.yaml, strictly."""
+        value: Any = self.params
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise ParamsError(f"{PARAMS}: {key} is missing")
+            value = value[part]
+        return validate(cls, value, where=str(PARAMS), key=key)
+
+    @property
+    def address(self) -> str:
+        """``NAME`` or ``NAME@KEY``, as DVC calls it."""
+        return f"{self.name}@{self.key}" if self.key else self.name
+
+    def scratch(self, fingerprint: str) -> Path:
+        """The folder for this stage's work in progress, outside any work tree."""
+        base = self.runtime.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        folder = Path(base).expanduser() / "albef" / f"{self.address}-{fingerprint[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def runtime(values: object) -> Runtime:
+    """The ``runtime`` section, with ``ALBEF_RUNTIME__NAME`` from the environment over it."""
+    merged = dict(values) if isinstance(values, Mapping) else {}
+    for name, text in os.environ.items():
+        if name.startswith("ALBEF_RUNTIME__"):
+            field = name.removeprefix("ALBEF_RUNTIME__").lower()
+            merged[field] = int(text) if text.lstrip("-").isdigit() else text
+    return validate(Runtime, merged, where=str(PARAMS), key="runtime")
+
+
+def _seed(params: Mapping[str, Any]) -> int:
+    seed = params.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ParamsError(f"{PARAMS}: seed must be a whole number from 0, got {seed!r}")
+    return seed
+
+
+@contextlib.contextmanager
+def device_slot(device: str) -> Iterator[None]:
+    """Hold the one slot of a device (a lock file per GPU, one for the CPU) while training.
+
+    The kernel frees the lock when the process dies, however it dies; plain ``dvc repro``, DVC's
+    queue and Prefect all pass here.
+    """
+    name = device.replace(":", "-")
+    path = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"albef-{os.getuid()}-{name}.slot"
+    with path.open("a+") as file:
+        os.chmod(path, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            log.info("waiting for %s: process %s trains on it", device, file.read().strip() or "?")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def die_with_dvc() -> None:
+    """Watch the DVC that started this stage and die with it, however it dies.
+
+    A shell may stand between the two, so the death of the direct parent is not enough to go by.
+    A flow names the process in ``ALBEF_DVC``: it may have died while this one was still importing.
+    """
+    if "DVC_STAGE" not in os.environ:  # started by hand: nobody to follow
+        return
+    above = psutil.Process().parents()
+    named = os.environ.get("ALBEF_DVC")
+    dvc = int(named) if named else next((p.pid for p in above if p.name() not in SHELLS), 0)
+
+    def watch() -> None:
+        while dvc in {process.pid for process in psutil.Process().parents()}:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="die-with-dvc").start()
+
+
+def main(run: Callable[[Stage], None]) -> None:
+    """Run a stage as a program; an error is one sentence, exit code 2 (values) or 74 (system)."""
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=run.__doc__)
+    parser.add_argument("key", nargs="?", default="", help="data set or run")
+    key = parser.parse_args().key
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("albef").setLevel(logging.INFO)
+    started = time.time()
+    die_with_dvc()
+    try:
+        stage = Stage(name, key)
+        run(stage)
+    except (ValueError, OSError) as error:
+        if os.environ.get("ALBEF_DEBUG"):
+            raise
+        print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ValueError) else os.EX_IOERR) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    _write_record(stage, started)
+
+
+def _write_record(stage: Stage, started: float) -> None:
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    packages = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
+    record = {
+        "stage": stage.address,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
+        "peak_memory_mib": round(max(u.ru_maxrss for u in usage) / 1024),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages if _version(name)},
+        "git": git_state(),
+        **stage.record,
+    }
+    write_json(stage.layout.record(stage.address), record)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """Revision of the work tree and whether it is clean; empty outside git."""
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "clean": not changed}
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return {}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON with sorted keys, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    part.replace(path)

@@ -1,0 +1,127 @@
+"""What the stages that train share: device, data that passed validation, scratch, curves."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef.data.loader import Loader
+from albef.data.shards import Shards, describe
+from albef.data.transforms import AugmentConfig, Train
+from albef.tasks.task import Task, TrainingConfig
+from albef.training.loop import train
+from pipelines.progress import progress
+from pipelines.stage import Stage
+
+log = logging.getLogger("albef")
+
+
+def device_of(stage: Stage) -> torch.device:
+    """The device that ``runtime`` names, and the number of threads set; ``auto`` takes a GPU."""
+    if stage.runtime.threads:
+        torch.set_num_threads(stage.runtime.threads)
+    name = stage.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"runtime.device {name} is not auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device is {name}, but torch finds no GPU here; use auto or cpu")
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Start torch's generators (initial weights, dropout, drawn negatives) from ``seed``."""
+    torch.manual_seed(seed)
+
+
+def verified_digest(stage: Stage, dataset: str) -> str:
+    """The digest of a data set, which must be the one that passed validation."""
+    verdict = json.loads(stage.layout.verdict(dataset).read_text())
+    digest = str(describe(stage.layout.data(dataset))["digest"])
+    if verdict["digest"] != digest:
+        raise ValueError(
+            f"data set {dataset} has changed since it was validated; run validate@{dataset}"
+        )
+    return digest
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values: other parameters or data are another scratch folder."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def fit(
+    stage: Stage,
+    task: Task,
+    config: TrainingConfig,
+    *,
+    dataset: str,
+    device: torch.device,
+    folder: Path,
+    label: str,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train on a data set's train split, validating on its val split after each epoch.
+
+    Args:
+        stage: the running stage.
+        task: trained in place.
+        config: values of the training, ranges chosen.
+        dataset: name of the data set.
+        device: where to train.
+        folder: scratch of this training, named by its fingerprint.
+        label: shown with the progress.
+        on_epoch: given the epoch, from 1, and its validation metrics; may raise to stop.
+
+    Returns:
+        Facts for the run record.
+    """
+    augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
+    data = stage.layout.data(dataset)
+    size = task.resize.image_size
+    loader = Loader(
+        Shards(data, "train"),
+        task.collate(Train(augment, size)),
+        config.global_batch_size,
+        stage.seed,
+        stage.runtime.workers,
+    )
+    val = Shards(data, "val")
+
+    def validate(epoch: int) -> dict[str, float]:
+        metrics = task.score(task.predict(val, config.micro_batch_size))
+        log.info("%s: epoch %d, %s %.2f", label, epoch, task.primary, metrics[task.primary])
+        if on_epoch:
+            on_epoch(epoch, metrics)
+        return metrics
+
+    with progress(label) as show:
+        return train(
+            task,
+            config,
+            loader,
+            folder=folder,
+            device=device,
+            checkpoint_every=stage.runtime.checkpoint_every,
+            validate=validate,
+            progress=show,
+        )
+
+
+def publish_curves(folder: Path, target: Path) -> None:
+    """Copy the curves of a finished training from its scratch to its product."""
+    shutil.rmtree(target, ignore_errors=True)
+    source = folder / "curves"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        target.mkdir()
