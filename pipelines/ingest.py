@@ -1,12 +1,14 @@
 """ingest@DATASET: make the records of a data set and write them as shards with an index."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from albef.data.sources import SourcesConfig, kind_of
 from pipelines.stage import PARAMS, Stage, main
 
 log = logging.getLogger("albef")
-_LOG_EVERY = 2000
+_LOG_EVERY = 5.0  # seconds
 
 
 def run(stage: Stage) -> None:
@@ -27,20 +29,20 @@ def run(stage: Stage) -> None:
         {"name": name, **source.model_dump(mode="json")} for name, source in config.sources.items()
     ]
     scratch = stage.scratch(_sha([stage.seed, sources, config.shard_mb]))
-    try:
-        with tempfile.TemporaryDirectory(dir=scratch) as work:
-            part = Path(work) / stage.key
-            described = shards.write(
-                part,
-                stage.key,
-                _records(config, stage),
-                shard_mb=config.shard_mb,
-                licences=_licences(config),
-                sources=sources,
-            )
-            _move(part, stage.layout.data(stage.key))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    # A folder of its own: another clone may be making the same data set.
+    with tempfile.TemporaryDirectory(dir=scratch) as work:
+        part = Path(work) / stage.key
+        described = shards.write(
+            part,
+            stage.key,
+            _logged(_records(config, stage)),
+            shard_mb=config.shard_mb,
+            licences=_licences(config),
+            sources=sources,
+        )
+        _move(part, stage.layout.data(stage.key))
+    with contextlib.suppress(OSError):
+        scratch.rmdir()
     for split, count in described["splits"].items():
         log.info("%s: %d records", split, count)
     log.info(
@@ -69,16 +71,21 @@ def read_config(stage: Stage) -> SourcesConfig:
 
 def _records(config: SourcesConfig, stage: Stage) -> Iterator[Record]:
     """The records of all sources one after the other, with keys and image ids of the data set."""
-    first_id = number = 0
+    first_id = 0
     for name, source in config.sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
         seed = int(_sha([stage.seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
-        for record in kind_of(source).records(source, seed):
+        records = kind_of(source).records(source, seed)
+        while True:
+            try:
+                record = next(records, None)
+            except ParamsError as error:
+                where = f"{PARAMS}: datasets.{stage.key}.sources.{name}"
+                raise ParamsError(f"{where}: {error}") from None
+            if record is None:
+                break
             last_id = max(last_id, first_id + record.image_id)
-            number += 1
-            if number % _LOG_EVERY == 0:
-                log.info("%d records, now of %s", number, name)
             yield dataclasses.replace(
                 record,
                 key=f"{name}-{record.key}",
@@ -86,6 +93,17 @@ def _records(config: SourcesConfig, stage: Stage) -> Iterator[Record]:
                 source=name,
             )
         first_id = last_id + 1
+
+
+def _logged(records: Iterable[Record]) -> Iterator[Record]:
+    """The same records; now and then a line says how many there were and how fast they come."""
+    started = last = time.monotonic()
+    for number, record in enumerate(records, 1):
+        yield record
+        now = time.monotonic()
+        if now - last > _LOG_EVERY:
+            last = now
+            log.info("%d records, %.0f a second", number, number / (now - started))
 
 
 def _licences(config: SourcesConfig) -> list[Mapping[str, str]]:

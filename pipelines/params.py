@@ -84,9 +84,7 @@ def load(path: Path, *, name: str | None = None) -> Params:
     if "seed" in values and (type(values["seed"]) is not int or values["seed"] < 0):
         errors.append(f"{where}: seed must be a whole number from 0, got {values['seed']!r}")
     present = [key for key in SECTIONS if key in values]
-    sections = {
-        key: read(validate, _class(SECTIONS[key]), values[key], key=key) for key in present
-    }
+    sections = {key: read(validate, _class(SECTIONS[key]), values[key], key=key) for key in present}
     paths = read(validate, Paths, values.get("paths"), key="paths") if "paths" in values else None
     runtime = (
         read(validate, Runtime, values["runtime"], key="runtime") if "runtime" in values else None
@@ -154,6 +152,7 @@ def kinds() -> list[str]:
 
 def _contradictions(params: Params) -> Iterator[str]:
     """What one section says of another that is not so."""
+
     def unknown(key: str, value: str, what: str, known: list[str]) -> str:
         near = nearest(value, known)
         return f"{key}: {value!r} is {what}" + (

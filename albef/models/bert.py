@@ -121,13 +121,22 @@ class BertLayer(nn.Module):
         """
         key_value = self.attention.self.key_value(states)
         if positions is not None:
-            states = states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))
+            states = rows(states, positions)
         states = self.attention(states, key_value, bias)
         if image is not None:
             assert self.crossattention is not None
             states = self.crossattention(states, image, None)
         result: Tensor = self.output(self.intermediate(states), states)
         return result
+
+
+def rows(states: Tensor, positions: Tensor) -> Tensor:
+    """The states (B, L, D) at ``positions`` (B, M): (B, M, D).
+
+    One index into the flattened states: the backward of a gather is many times slower on a CPU.
+    """
+    start = torch.arange(len(states), device=states.device)[:, None] * states.shape[1]
+    return states.flatten(0, 1)[start + positions]
 
 
 def init_bert_weights(module: nn.Module, std: float = 0.02) -> None:

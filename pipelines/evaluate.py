@@ -1,0 +1,56 @@
+"""Evaluate a run on its test splits, beside chance and a model with random weights."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from albef.config import Section
+from albef.data.shards import Shards, describe
+from albef.models.weights import load_checkpoint
+from albef.tasks.task import Table
+from pipelines.runs import run_of
+from pipelines.stage import Stage, main, write_json
+from pipelines.trainer import device_of, seed_everything
+
+
+class EvaluateConfig(Section):
+    """Values of the evaluation."""
+
+    splits: tuple[str, ...]
+    """Splits to evaluate, as far as the data set has them; the first one must exist."""
+    batch_size: int
+    """Images of one forward pass."""
+
+
+def run(stage: Stage) -> None:
+    """Evaluate a run: metrics, chance, random weights, and predictions as Parquet."""
+    settings = stage.section("evaluate", EvaluateConfig)
+    config, kind = run_of(stage)
+    device = device_of(stage)
+    checkpoint = load_checkpoint(stage.layout.model(stage.key))
+    seed_everything(stage.seed)
+    trained = kind.restore(config, checkpoint).to(device).eval()
+    blank = kind.blank(config, checkpoint).to(device).eval()
+    data = stage.layout.data(config.dataset)
+    present = describe(data)["splits"]
+    metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
+    tables: list[Table] = []
+    for split in settings.splits:
+        if split not in present and split != settings.splits[0]:
+            continue
+        records = Shards(data, split)
+        table = trained.predict(records, settings.batch_size)
+        metrics[split] = dict(trained.score(table))
+        metrics["chance"][split] = trained.chance(table)
+        metrics["random_weights"][split] = blank.score(blank.predict(records, settings.batch_size))
+        tables.append({"split": [split] * len(next(iter(table.values()))), **table})
+    write_json(stage.layout.metrics(stage.key), metrics)
+    path = stage.layout.predictions(stage.key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [pa.table(table) for table in tables]
+    pq.write_table(pa.concat_tables(parts, promote_options="default"), path)
+    first = settings.splits[0]
+    stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
+
+
+if __name__ == "__main__":
+    main(run)

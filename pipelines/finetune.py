@@ -1,0 +1,64 @@
+"""Fine-tune a run from its start, with the values that the search chose."""
+
+import json
+import shutil
+
+from albef.config import choose
+from albef.models.weights import save_checkpoint
+from pipelines.runs import init_of, run_of
+from pipelines.stage import Stage, device_slot, main
+from pipelines.trainer import (
+    device_of,
+    fingerprint,
+    fit,
+    publish_curves,
+    seed_everything,
+    verified_digest,
+)
+
+
+def run(stage: Stage) -> None:
+    """Fine-tune a run and write its checkpoint and curves."""
+    searched, kind = run_of(stage)
+    choice = json.loads((stage.layout.search(stage.key) / "choice.json").read_text())
+    config = choose(searched, choice)
+    device = device_of(stage)
+    data = verified_digest(stage, config.dataset)
+    with device_slot(str(device)):
+        init = init_of(stage, config)
+        seed_everything(stage.seed)
+        task = kind.start(config, init)
+        provenance = {
+            "dataset": config.dataset,
+            "data": data,
+            "seed": stage.seed,
+            "parent": config.init,
+            "parent_weights": init.digest,
+        }
+        augment = stage.params["datasets"][config.dataset]["augment"]
+        values = config.model_dump()
+        folder = stage.scratch(fingerprint({"values": values, "augment": augment} | provenance))
+        stage.record |= fit(
+            stage,
+            task,
+            config,
+            dataset=config.dataset,
+            device=device,
+            folder=folder,
+            label=stage.address,
+        )
+    save_checkpoint(
+        stage.layout.model(stage.key),
+        kind=config.kind,
+        model=task.sizes,
+        tensors=task.state_dict(),
+        tokenizer=task.tokenizer,
+        values=values,
+        provenance=provenance,
+    )
+    publish_curves(folder, stage.layout.curves(stage.key))
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main(run)

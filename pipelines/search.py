@@ -1,0 +1,188 @@
+"""Search the ranges of a run with Optuna; an interrupted search goes on where it was."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from albef.config import Range, Section, choose, ranges
+from albef.tasks.task import RunConfig
+from pipelines.runs import init_of, run_of
+from pipelines.stage import Stage, device_slot, main, write_json
+from pipelines.trainer import device_of, fingerprint, fit, seed_everything, verified_digest
+
+log = logging.getLogger("albef")
+
+
+class SearchConfig(Section):
+    """Values of the search."""
+
+    trials: int
+    """Trials in all; the first one is at each range's start."""
+    epochs: int
+    """Epochs of a trial."""
+    pruner: Literal["median", "none"]
+    """Whether a trial that is worse than the median of the earlier ones stops early."""
+    startup_trials: int
+    """Trials drawn at random, and never pruned, before the sampler and the pruner have a say."""
+
+
+def run(stage: Stage) -> None:
+    """Search a run's ranges and write the choice and the trials."""
+    config, kind = run_of(stage)
+    space = ranges(config)
+    target = stage.layout.search(stage.key)
+    if not space:
+        _write(target, {}, [])
+        return
+    settings = stage.section("search", SearchConfig)
+    device = device_of(stage)
+    data = verified_digest(stage, config.dataset)
+    with device_slot(str(device)):
+        init = init_of(stage, config)
+        key = fingerprint(
+            {
+                "values": config.model_dump(),
+                "search": settings.model_dump(),
+                "seed": stage.seed,
+                "data": data,
+                "init": init.digest,
+                "augment": stage.params["datasets"][config.dataset]["augment"],
+            }
+        )
+        folder = stage.scratch(key)
+        study = Study(folder / "journal", settings, space, stage.seed)
+        primary = kind.primary
+        while (number := len(study.finished)) < settings.trials:
+            trial = study.ask()
+            values = dict(trial.params)
+            tried = _trial_config(config, values, settings.epochs)
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            log.info("trial %d of %d: %s", number + 1, settings.trials, shown)
+
+            def report(epoch: int, metrics: Mapping[str, float], trial: Any = trial) -> None:
+                trial.report(metrics[primary], epoch)
+                if epoch < settings.epochs and trial.should_prune():
+                    raise optuna.TrialPruned
+
+            seed_everything(stage.seed)
+            task = kind.start(tried, init)
+            place = folder / f"trial-{number}"
+            try:
+                fit(
+                    stage,
+                    task,
+                    tried,
+                    dataset=config.dataset,
+                    device=device,
+                    folder=place,
+                    label=f"{stage.address} trial {number + 1}",
+                    on_epoch=report,
+                )
+                study.tell(trial, TrialState.COMPLETE)
+            except optuna.TrialPruned:
+                study.tell(trial, TrialState.PRUNED)
+            shutil.rmtree(place)
+    best = study.best()
+    _write(target, best.params, [_row(trial) for trial in study.finished])
+    log.info("chosen: %s (%s %.2f)", json.dumps(best.params), primary, best.value)
+    stage.record["trials"] = settings.trials
+    shutil.rmtree(folder)
+
+
+def _trial_config(config: RunConfig, values: Mapping[str, float], epochs: int) -> RunConfig:
+    return choose(config, values).model_copy(update={"epochs": epochs})
+
+
+class Study:
+    """An Optuna study whose next trial depends on the finished ones alone.
+
+    A trial that a kill left running is forgotten, so it is asked for again with the same number;
+    the sampler is seeded from the study's seed and that number, since one that goes on from a
+    stored study would repeat its first draws.
+
+    Attributes:
+        finished: trials that ended, in order.
+    """
+
+    def __init__(
+        self, journal: Path, settings: SearchConfig, space: Mapping[str, Range], seed: int
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._settings = settings
+        self._space = space
+        self._seed = seed
+        self.finished: list[FrozenTrial] = _finished(journal)
+        # Written anew from the finished trials, so that nothing of the one that was cut off stays.
+        fresh = journal.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(fresh)))
+        self._study = optuna.create_study(
+            storage=storage, study_name="search", direction="maximize"
+        )
+        self._study.add_trials(self.finished)
+        fresh.replace(journal)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if settings.pruner == "median":
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=settings.startup_trials)
+        self._study = optuna.load_study(study_name="search", storage=storage, pruner=pruner)
+
+    def ask(self) -> optuna.Trial:
+        """The next trial; the first is at the start of every range."""
+        number = len(self.finished)
+        self._study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=self._settings.startup_trials, seed=self._seed * 1_000_003 + number
+        )
+        if number == 0:
+            self._study.enqueue_trial({name: range_.start for name, range_ in self._space.items()})
+        trial = self._study.ask()
+        for name, range_ in self._space.items():
+            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+        return trial
+
+    def tell(self, trial: optuna.Trial, state: TrialState) -> None:
+        """Record how a trial ended; its value is its last report."""
+        last = list(trial.storage.get_trial(trial._trial_id).intermediate_values.values())
+        value = last[-1] if state == TrialState.COMPLETE else None
+        self.finished.append(self._study.tell(trial, value, state))
+
+    def best(self) -> FrozenTrial:
+        """The best complete trial; of equals the earliest, so the start wins a tie."""
+        complete = [trial for trial in self.finished if trial.state == TrialState.COMPLETE]
+        return max(complete, key=lambda trial: (trial.value, -trial.number))
+
+
+def _finished(journal: Path) -> list[FrozenTrial]:
+    if not journal.is_file():
+        return []
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.load_study(study_name="search", storage=storage)
+    return [trial for trial in study.get_trials() if trial.state.is_finished()]
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "params": trial.params,
+        "values": list(trial.intermediate_values.values()),
+        "value": trial.value,
+        "start": trial.number == 0,
+    }
+
+
+def _write(target: Path, choice: Mapping[str, float], trials: list[dict[str, Any]]) -> None:
+    write_json(target / "choice.json", dict(choice))
+    write_json(target / "trials.json", trials)
+
+
+if __name__ == "__main__":
+    main(run)

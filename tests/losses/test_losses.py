@@ -1,0 +1,85 @@
+"""The losses on hand-written cases."""
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.losses.distill import soft_targets
+from albef.losses.itc import contrast, one_hot_targets, same_image_targets, soft_cross_entropy
+from albef.losses.itm import hard_negatives, itm_loss
+from albef.losses.mlm import IGNORED, mlm_loss
+
+
+def test_soft_cross_entropy_of_a_uniform_guess_is_the_log_of_the_classes() -> None:
+    loss = soft_cross_entropy(torch.zeros(3, 8), torch.eye(3, 8))
+    assert math.isclose(float(loss), math.log(8), rel_tol=1e-6)
+
+
+def test_soft_targets_mix_and_carry_no_gradient() -> None:
+    logits = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    targets = soft_targets(torch.tensor([[1.0, 0.0]]), logits, 0.4)
+    torch.testing.assert_close(targets, torch.tensor([[0.8, 0.2]]))
+    assert not targets.requires_grad
+
+
+def test_same_image_entries_share_the_weight_and_empty_queue_entries_have_none() -> None:
+    targets = same_image_targets(torch.tensor([7, 8, 7]), torch.tensor([-100, 7]))
+    torch.testing.assert_close(targets[0], torch.tensor([1, 0, 1, 0, 1]) / 3)
+    torch.testing.assert_close(targets[1], torch.tensor([0.0, 1, 0, 0, 0]))
+
+
+def test_contrast_without_queue_is_clips_loss() -> None:
+    feat = torch.nn.functional.normalize(torch.randn(4, 6, generator=torch.manual_seed(0)), dim=1)
+    none = torch.zeros(0, 6)
+    temperature = torch.tensor(0.5)
+    hard = one_hot_targets(4, 4, feat.device)
+    result = contrast(feat, feat, feat, feat, none, none, temperature, hard, 0.0)
+    expected = torch.nn.functional.cross_entropy(feat @ feat.t() / 0.5, torch.arange(4))
+    torch.testing.assert_close(result.loss, expected)
+
+
+@given(size=st.integers(2, 8), seed=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_a_negative_is_never_barred(size: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sim = torch.randn(size, size, generator=generator) * 1000  # would underflow a plain softmax
+    barred = torch.rand(size, size, generator=generator) < 0.4
+    barred.fill_diagonal_(True)
+    index, valid = hard_negatives(sim, barred, generator)
+    assert torch.equal(valid, ~barred.all(dim=1))
+    assert not barred[torch.arange(size), index][valid].any()
+
+
+def test_equal_images_leave_no_negative_and_a_loss_of_the_positives_alone() -> None:
+    barred = torch.ones(2, 2, dtype=torch.bool)
+    _, valid = hard_negatives(torch.zeros(2, 2), barred)
+    assert not valid.any()
+    logits = torch.tensor([[0.0, 2.0], [9.0, 0.0]])
+    loss = itm_loss(logits, torch.tensor([1, 1]), torch.tensor([True, False]))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:1], torch.tensor([1])))
+
+
+def test_hard_negatives_are_drawn_in_proportion() -> None:
+    sim = torch.tensor([[0.0, math.log(3.0), 0.0]]).repeat(3, 1)
+    barred = torch.eye(3, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [int(hard_negatives(sim, barred, generator)[0][0]) for _ in range(2000)]
+    assert abs(drawn.count(1) / 2000 - 0.75) < 0.03
+
+
+def test_no_masked_token_gives_a_loss_of_zero_with_a_gradient_of_zero() -> None:
+    logits = torch.randn(2, 5, requires_grad=True)
+    loss = mlm_loss(logits, torch.full((2,), IGNORED), torch.randn(2, 5), 0.4)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()
+
+
+def test_mlm_counts_masked_positions_only() -> None:
+    logits = torch.randn(3, 5, generator=torch.manual_seed(1))
+    labels = torch.tensor([2, IGNORED, 4])
+    expected = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([2, 4]))
+    torch.testing.assert_close(mlm_loss(logits, labels, None, 0.0), expected)
+    torch.testing.assert_close(mlm_loss(logits, labels, logits, 0.0), expected)

@@ -1,0 +1,47 @@
+"""The twin and the queue."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from albef.models.momentum import MomentumTwin
+from albef.models.queue import EMPTY, FeatureQueue
+
+
+def test_the_twin_moves_by_one_minus_momentum_and_has_no_gradient() -> None:
+    student = nn.Linear(2, 2)
+    twin = MomentumTwin(student)
+    before = twin.model.weight.clone()
+    with torch.no_grad():
+        student.weight += 1
+    twin.update(student, 0.75)
+    torch.testing.assert_close(twin.model.weight, before + 0.25)
+    assert not any(p.requires_grad for p in twin.parameters())
+
+
+def test_the_twins_dropout_is_never_on() -> None:
+    parent = nn.Module()
+    parent.twin = MomentumTwin(nn.Dropout(0.9))
+    parent.train()
+    assert torch.equal(parent.twin(torch.ones(100)), torch.ones(100))
+
+
+@given(size=st.integers(1, 7), batches=st.lists(st.integers(1, 9), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_the_queue_holds_the_newest_pairs_whatever_the_batch(
+    size: int, batches: list[int]
+) -> None:
+    queue = FeatureQueue(size, 3)
+    seen: list[int] = []
+    for count in batches:
+        ids = torch.arange(len(seen), len(seen) + count)
+        feat = ids[:, None].float().expand(-1, 3)
+        queue.enqueue(feat, -feat, ids)
+        seen += ids.tolist()
+    held = [i for i in queue.ids.tolist() if i != EMPTY]
+    assert sorted(held) == seen[-size:]
+    filled = queue.ids != EMPTY
+    assert torch.equal(queue.image[filled][:, 0], queue.ids[filled].float())
+    assert torch.equal(queue.text, torch.where(filled[:, None], -queue.image, queue.text))
+    assert int(queue.pointer) == len(seen) % size

@@ -1,0 +1,44 @@
+"""Ranks and recalls on hand-written matrices."""
+
+import torch
+
+from albef.models.ranking import best, chance_recalls, first_rank, recalls
+
+
+def test_ties_count_against_the_model() -> None:
+    scores = torch.zeros(2, 3)
+    assert first_rank(scores, torch.eye(2, 3, dtype=torch.bool)).tolist() == [2, 2]
+
+
+def test_the_best_of_several_right_answers_counts() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
+    relevant = torch.tensor([[True, False, True, False]])
+    assert first_rank(scores, relevant).tolist() == [2]
+
+
+def test_what_is_not_reranked_ranks_last() -> None:
+    scores = torch.tensor([[3.0, -torch.inf, -5.0]])
+    assert first_rank(scores, torch.tensor([[False, True, False]])).tolist() == [2]
+
+
+def test_recalls_in_percent() -> None:
+    result = recalls([0, 4, 9, 10], [0, 0, 1, 100])
+    assert [result[f"tr@{k}"] for k in (1, 5, 10)] == [25, 50, 75]
+    assert [result[f"ir@{k}"] for k in (1, 5, 10)] == [50, 75, 75]
+    assert result["r_mean"] == (25 + 50 + 75 + 50 + 75 + 75) / 6
+
+
+def test_chance_is_what_a_random_order_scores() -> None:
+    chance = chance_recalls(images=500, texts=500)
+    assert chance["tr@10"] == 2.0
+    generator = torch.Generator().manual_seed(0)
+    relevant = torch.eye(500, dtype=torch.bool)
+    ranks = [first_rank(torch.rand(500, 500, generator=generator), relevant) for _ in range(8)]
+    flat = torch.cat(ranks).tolist()
+    assert abs(recalls(flat, flat)["r_mean"] - chance["r_mean"]) < 0.3
+
+
+def test_best_takes_k_of_each_row() -> None:
+    chosen = best(torch.tensor([[1.0, 3.0, 2.0]]), 2)
+    assert chosen.tolist() == [[False, True, True]]
+    assert best(torch.zeros(2, 3), 9).all()

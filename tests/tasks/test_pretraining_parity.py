@@ -1,0 +1,161 @@
+"""Our pre-training step against numbers of the original code, on its weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from albef.config import validate
+from albef.data.text import SPECIAL, TextTokenizer
+from albef.losses.mlm import IGNORED
+from albef.tasks.pretraining import Config, Task
+from albef.training.optim import adamw
+from tests.tasks.original import rename
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+
+FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "pretrain.safetensors")
+TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
+TEXT_LAYERS = 2
+
+
+def config(alpha: float) -> Config:
+    return validate(
+        Config,
+        {
+            "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
+            "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02,
+            "schedule": "cosine", "dataset": "x", "itc": True, "hard_negatives": True,
+            "alpha_itc": alpha, "alpha_mlm": alpha, "mlm_probability": 0.15, "queue_size": 16,
+            "momentum": 0.995, "temperature": 0.2, "max_tokens": 25,
+            "tokenizer": {"source": "corpus", "vocab_size": 211},
+            "model": {
+                "image": {
+                    "image_size": 48, "patch_size": 16, "width": 48, "depth": 3, "heads": 3
+                },
+                "text": {
+                    "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
+                    "max_positions": 40, "dropout": 0.0,
+                },
+                "embed_dim": 16,
+            },
+        },
+        where="test",
+    )  # fmt: skip
+
+
+def original_task(alpha: float) -> Task:
+    vocabulary = {token: i for i, token in enumerate(SPECIAL)}
+    vocabulary |= {f"w{i}": i for i in range(len(SPECIAL), 211)}
+    tokenizer = TextTokenizer(Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")))
+    task = Task(config(alpha), tokenizer)
+    state = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
+    renamed = {rename(n, TEXT_LAYERS): t for n, t in state.items()}
+    del renamed[None]
+    renamed |= {
+        "queue.image": state["image_queue"].t(),
+        "queue.text": state["text_queue"].t(),
+        "queue.pointer": state["queue_ptr"][0],
+        "queue.ids": torch.arange(16),
+    }
+    task.load_state_dict(renamed, strict=True)
+    return task.train()
+
+
+def batch(suffix: str = "") -> dict[str, Tensor]:
+    given = {
+        name: FIXTURE[f"inputs/{name}{suffix}"]
+        for name in ("image", "input_ids", "attention_mask", "mlm_input_ids", "mlm_labels")
+    }
+    labels = given["mlm_labels"]
+    masked = labels != IGNORED
+    width = int(masked.sum(1).max())
+    positions = (~masked).int().argsort(dim=1, stable=True)[:, :width]
+    return {
+        "image": given["image"],
+        "ids": given["input_ids"],
+        "text_mask": given["attention_mask"],
+        "masked_ids": given["mlm_input_ids"],
+        "mlm_positions": positions,
+        "mlm_labels": labels.gather(1, positions),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _argmax_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixtures were made with the most likely negative instead of a drawn one."""
+    monkeypatch.setattr(torch, "multinomial", lambda w, n, generator=None: w.topk(n).indices)
+
+
+def expect(name: str, actual: Tensor, **tolerance: float) -> None:
+    torch.testing.assert_close(actual, FIXTURE[name], **(TOLERANCE | tolerance))
+
+
+def state_matches(prefix: str, task: Task) -> None:
+    ours = task.state_dict()
+    expect(f"{prefix}/state_after/image_queue", ours["queue.image"].t())
+    expect(f"{prefix}/state_after/text_queue", ours["queue.text"].t())
+    assert int(ours["queue.pointer"]) == int(FIXTURE[f"{prefix}/state_after/queue_ptr"])
+    for name, tensor in FIXTURE.items():
+        start = f"{prefix}/state_after/"
+        target = rename(name.removeprefix(start), TEXT_LAYERS) if name.startswith(start) else None
+        if target:
+            torch.testing.assert_close(ours[target], tensor, **TOLERANCE, msg=name)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_losses_gradients_queue_and_twin_equal_the_original(alpha: float) -> None:
+    task = original_task(alpha)
+    key = f"alpha{alpha:g}"
+    task.begin_step()
+    output = task(batch(), ramp=1.0)
+    output["loss"].backward()
+    task.end_step([output])
+    expect(f"{key}/loss_ita", output["itc"])
+    expect(f"{key}/loss_itm", output["itm"])
+    expect(f"{key}/loss_mlm", output["mlm"])
+    expect(f"{key}/image_feat_m", output["image_feat_m"])
+    state_matches(key, task)
+    parameters = dict(task.named_parameters())
+    compared = 0
+    for name, tensor in FIXTURE.items():
+        if name.startswith(f"{key}/grad_norms/") and not name.endswith("key.bias"):
+            target = rename(name.removeprefix(f"{key}/grad_norms/"), TEXT_LAYERS)
+            if target:
+                norm = parameters[target].grad.norm()
+                torch.testing.assert_close(norm, tensor.float(), rtol=1e-3, atol=5e-5, msg=name)
+                compared += 1
+    assert compared > 120
+
+
+def test_gradients_equal_the_original_element_by_element() -> None:
+    task = original_task(0.4)
+    task.begin_step()
+    task(batch(), ramp=1.0)["loss"].backward()
+    parameters = dict(task.named_parameters())
+    for name, tensor in FIXTURE.items():
+        if name.startswith("alpha0.4/grads/") and not name.endswith("key.bias"):
+            target = rename(name.removeprefix("alpha0.4/grads/"), TEXT_LAYERS)
+            if target:
+                grad = parameters[target].grad
+                torch.testing.assert_close(grad, tensor, rtol=1e-3, atol=5e-5, msg=name)
+
+
+def test_two_optimizer_steps_equal_the_original() -> None:
+    task = original_task(0.4)
+    optimizer = adamw(task, 1e-3, 0.02)
+    for step, suffix in ((1, ""), (2, "_step2")):
+        task.begin_step()
+        output = task(batch(suffix), ramp=1.0)
+        output["loss"].backward()
+        task.end_step([output])
+        optimizer.step()
+        optimizer.zero_grad()
+        prefix = f"two_adamw_steps_alpha0.4/step{step}"
+        expect(f"{prefix}/loss_ita", output["itc"])
+        expect(f"{prefix}/loss_itm", output["itm"])
+        expect(f"{prefix}/loss_mlm", output["mlm"])
+        state_matches(prefix, task)
+        expect(f"{prefix}/state_after/temp", task.temperature.detach())

@@ -1,0 +1,114 @@
+"""The train loop on a tiny real model and real shards."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from albef.config import validate
+from albef.data.loader import Loader
+from albef.data.shards import Shards
+from albef.data.transforms import AugmentConfig, Train
+from albef.tasks.task import TrainingConfig
+from albef.training.loop import NotFinite, split, train
+from tests.conftest import tiny_task
+from tests.data import toy
+
+AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the loop may catch it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    toy.write(folder, [toy.record(i) for i in range(13)])
+    return folder
+
+
+def run(
+    data: Path,
+    scratch: Path,
+    *,
+    kill_at: int | None = None,
+    epochs: int = 4,
+    workers: int = 0,
+    every: int = 5,
+    **values: object,
+) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    task = tiny_task()
+    config = task.config.model_copy(update={"epochs": epochs, **values})
+    augment = validate(AugmentConfig, AUGMENT, where="tests")
+    loader = Loader(Shards(data, "train"), task.collate(Train(augment, 16)), 4, 1, workers)
+
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        if step == kill_at:
+            raise Killed
+
+    train(
+        task,
+        config,
+        loader,
+        folder=scratch,
+        device=torch.device("cpu"),
+        checkpoint_every=every,
+        validate=lambda epoch: {"r_mean": float(epoch)},
+        progress=progress,
+    )
+    return task.state_dict()
+
+
+def curves(folder: Path) -> dict[str, str]:
+    root = folder / "curves"
+    return {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.tsv"))}
+
+
+@pytest.mark.parametrize("kill_at", [1, 6, 9])
+def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
+    data: Path, tmp_path: Path, kill_at: int
+) -> None:
+    whole = run(data, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(data, tmp_path / "cut", kill_at=kill_at)
+    resumed = run(data, tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
+    steps = [line.split("\t")[0] for line in curves(tmp_path / "cut")["plots/metrics/lr.tsv"].split("\n")]
+    assert steps == ["step", "9", "11", ""]
+
+
+def test_workers_do_not_change_the_result(data: Path, tmp_path: Path) -> None:
+    alone = run(data, tmp_path / "0", epochs=1)
+    helped = run(data, tmp_path / "1", epochs=1, workers=1)
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
+def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, epochs=20)
+    points = curves(tmp_path)["plots/metrics/train/loss.tsv"].splitlines()[1:]
+    assert float(points[-1].split("\t")[1]) < float(points[0].split("\t")[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFinite, match="Lower the learning rate"):
+        run(data, tmp_path, epochs=40, lr=1e30, warmup_steps=0)
+
+
+def test_micro_batches_cover_the_batch() -> None:
+    batch = {"image": torch.arange(5), "ids": torch.arange(10).view(5, 2)}
+    parts = split(batch, 2)
+    assert [len(part["image"]) for part in parts] == [2, 2, 1]
+    assert torch.equal(torch.cat([part["ids"] for part in parts]), batch["ids"])
+
+
+def test_every_training_value_is_needed() -> None:
+    with pytest.raises(ValueError, match="warmup_steps is missing"):
+        values = tiny_task().config.model_dump()
+        own = {name: values[name] for name in TrainingConfig.model_fields if name != "warmup_steps"}
+        validate(TrainingConfig, own, where="params.yaml", key="pretrain")
