@@ -113,8 +113,10 @@ def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ParamsError(f"{where}: {key or 'the file'} holds a value that is neither "
-                          f"number, text, list nor mapping ({error})") from None
+        raise ParamsError(
+            f"{where}: {key or 'the file'} holds a value that is neither "
+            f"number, text, list nor mapping ({error})"
+        ) from None
     try:
         return cls.model_validate_json(text)  # JSON mode: a list may be a tuple, "3" is no number
     except ValidationError as error:
@@ -149,7 +151,7 @@ def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
         field = cls.model_fields.get(part)
         if field is None:  # a key of a mapping, such as a data set's name
             continue
-        found = [c for c in _classes(field.annotation)]
+        found = list(_classes(field.annotation))
         if not found:
             return []
         cls = found[0]

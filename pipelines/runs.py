@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from albef.config import ParamsError
 from albef.models.weights import Checkpoint, load_checkpoint
-from albef.tasks.task import RunConfig, Task
+from albef.tasks.task import RunConfig, RunTask
 from pipelines.stage import PARAMS, Stage
 
 
@@ -14,7 +14,7 @@ class Run(NamedTuple):
 
     config: RunConfig
     """Its values; ranges may be unfilled."""
-    task: type[Task]
+    task: type[RunTask]
     """The class of its kind."""
 
 

@@ -190,6 +190,7 @@ def _version(package: str) -> str | None:
 
 def git_state() -> dict[str, Any]:
     """Revision of the work tree and whether it is clean; empty outside git."""
+
     def git(*args: str) -> str:
         return subprocess.run(
             ["git", *args], capture_output=True, text=True, check=True

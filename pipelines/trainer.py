@@ -86,10 +86,9 @@ def fit(
     """
     augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     data = stage.layout.data(dataset)
-    size = task.resize.image_size
     loader = Loader(
         Shards(data, "train"),
-        task.collate(Train(augment, size)),
+        task.collate(Train(augment, task.image_size)),
         config.global_batch_size,
         stage.seed,
         stage.runtime.workers,

@@ -1,0 +1,1 @@
+"""Data: records, sources, shards, text and pictures, batches, quality."""

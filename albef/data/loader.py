@@ -5,7 +5,10 @@ the order is a permutation from (seed, epoch), and what is random in a batch com
 epoch, number of the batch).
 """
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,19 +64,31 @@ class Loader:
             self._shards, self._collate, self._batch_size, self._seed, self.steps_per_epoch
         )
         steps = range(start_step, stop_step)
-        if not self._workers:
-            return (work[step] for step in steps)
-        return iter(
-            DataLoader(
-                work,
-                sampler=_Steps(steps),
-                batch_size=None,  # an item is a batch
-                num_workers=min(self._workers, max(1, len(steps))),
-                prefetch_factor=_AHEAD,
-                multiprocessing_context="fork",
-                worker_init_fn=_one_thread,
-            )
-        )
+        if not self._workers or not steps:
+            return (work.batch(step) for step in steps)
+        return _from_workers(work, steps, self._workers)
+
+
+def _from_workers(work: "_Batches", steps: range, workers: int) -> Iterator[Batch]:
+    methods = multiprocessing.get_all_start_methods()
+    batches = DataLoader(
+        work,
+        sampler=_Steps(steps),
+        batch_size=None,  # an item is a batch
+        collate_fn=_as_it_is,
+        num_workers=min(workers, len(steps)),
+        prefetch_factor=_AHEAD,
+        pin_memory=torch.cuda.is_available(),
+        # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
+        multiprocessing_context="fork" if "fork" in methods else None,
+        worker_init_fn=_start,
+        # Its own: else it draws from the generator of the model's dropout.
+        generator=torch.Generator().manual_seed(0),
+    )
+    for batch in batches:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
 
 
 def evaluation_batches(shards: Shards, collate: Collate, batch_size: int) -> Iterator[Batch]:
@@ -84,7 +99,7 @@ def evaluation_batches(shards: Shards, collate: Collate, batch_size: int) -> Ite
         yield collate(records, np.random.default_rng([start]))
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch | ValueError]):
     """Batches by global step."""
 
     def __init__(
@@ -97,7 +112,14 @@ class _Batches(Dataset[Batch]):
         self._steps_per_epoch = steps_per_epoch
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.batch(step)
+        except ValueError as error:  # raised as it is where it is asked for, with no foreign trace
+            return error
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a global step."""
         epoch, number = divmod(step, self._steps_per_epoch)
         order = self._order_of(epoch)
         chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
@@ -124,5 +146,10 @@ class _Steps(Sampler[int]):
         return len(self._steps)
 
 
-def _one_thread(worker: int) -> None:
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _start(worker: int) -> None:
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

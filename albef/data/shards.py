@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
 _ROWS = 10_000  # of the index, held before they are written
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _BLOCK = 512  # of a tar file
+_END = 20 * _BLOCK  # it may be filled up to
 
 
 class ShardError(ValueError):
@@ -77,44 +78,19 @@ def write(
     Raises:
         ShardError: a key that is no plain name or comes twice, or no record at all.
     """
-    from webdataset.writer import TarWriter  # it imports torch
-
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     splits: Counter[str] = Counter()
-    captions = shards = 0
+    captions = 0
     seen: set[bytes] = set()
     digest = hashlib.sha256()
     rows: list[dict[str, Any]] = []
-    tar: Any = None
-    with pq.ParquetWriter(folder / "index.parquet", SCHEMA, compression="zstd") as index:
+    with (
+        _Tars(folder / "shards", name, shard_mb * 2**20) as tars,
+        pq.ParquetWriter(folder / "index.parquet", SCHEMA, compression="zstd") as index,
+    ):
         for record in records:
             _check_key(record.key, seen)
-            described = _json(
-                {
-                    "captions": record.captions,
-                    "image_id": record.image_id,
-                    "key": record.key,
-                    "meta": record.meta,
-                    "source": record.source,
-                    "split": record.split,
-                }
-            )
-            if tar is not None and (
-                tar.tarstream.offset + _padded(len(described)) + _padded(len(record.image))
-                > shard_mb * 2**20
-            ):
-                tar.close()
-                tar = None
-            if tar is None:
-                shard = f"{name}-{shards:05d}.tar"
-                tar = TarWriter(str(folder / "shards" / shard), encoder=False, mtime=0)
-                shards += 1
-            suffix = _suffix(record)
-            start = tar.tarstream.offset
-            tar.write({"__key__": record.key, suffix: record.image, "json": described})
-            # TarWriter sorts the members of a sample by name.
-            before = _padded(len(described)) if suffix > "json" else 0
-            row = _row(record, shard, start + before + _BLOCK)
+            row = _row(record, *tars.add(record))
             digest.update(
                 _json([row["key"], row["digest"], row["captions"], row["split"], row["meta"]])
             )
@@ -125,15 +101,14 @@ def write(
                 index.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 rows.clear()
         index.write_table(pa.Table.from_pylist(rows, SCHEMA))
-    if tar is None:
+    if not splits:
         raise ShardError(f"data set {name} has no record: raise a number in its splits")
-    tar.close()
     described_all = {
         "name": name,
         "digest": digest.hexdigest(),
         "splits": dict(splits),
         "captions": captions,
-        "shards": shards,
+        "shards": tars.count,
         "licences": list(licences),
         "sources": list(sources),
     }
@@ -141,6 +116,59 @@ def write(
         json.dumps(described_all, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     )
     return described_all
+
+
+class _Tars:
+    """The shards of a data set, one open at a time.
+
+    Attributes:
+        count: of the shards begun.
+    """
+
+    def __init__(self, folder: Path, name: str, limit: int) -> None:
+        self.count = 0
+        self._folder = folder
+        self._name = name
+        self._limit = limit
+        self._tar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+    def add(self, record: Record) -> tuple[str, int]:
+        """Write a record; returns the shard's file name and where the image begins in it."""
+        suffix = _suffix(record)
+        described = _json(
+            {
+                "captions": record.captions,
+                "image_id": record.image_id,
+                "key": record.key,
+                "meta": record.meta,
+                "source": record.source,
+                "split": record.split,
+            }
+        )
+        size = _padded(len(described)) + _padded(len(record.image))
+        if self._tar is None or self._tar.tarstream.offset + size > self._limit - _END:
+            self._begin()
+        start = self._tar.tarstream.offset
+        self._tar.write({"__key__": record.key, suffix: record.image, "json": described})
+        # TarWriter sorts the members of a sample by name.
+        before = _padded(len(described)) if suffix > "json" else 0
+        return f"{self._name}-{self.count - 1:05d}.tar", start + before + _BLOCK
+
+    def _begin(self) -> None:
+        from webdataset.writer import TarWriter  # it imports torch
+
+        if self._tar is not None:
+            self._tar.close()
+        path = self._folder / f"{self._name}-{self.count:05d}.tar"
+        self._tar = TarWriter(str(path), encoder=False, mtime=0)
+        self.count += 1
 
 
 def _check_key(key: str, seen: set[bytes]) -> None:

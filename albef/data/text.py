@@ -31,13 +31,13 @@ class TextTokenizer:
     """WordPiece that writes ``[CLS] words`` and no [SEP], as the original does."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        missing = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]
-        if missing:
+        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+        known = {token: number for token, number in ids.items() if number is not None}
+        if missing := [token for token in SPECIAL if token not in known]:
             raise ValueError(f"the tokenizer has no {', '.join(missing)}; a BERT one is needed")
         self.tokenizer = tokenizer
-        self.pad_id = int(tokenizer.token_to_id("[PAD]"))
-        self.cls_id = int(tokenizer.token_to_id("[CLS]"))
-        self.mask_id = int(tokenizer.token_to_id("[MASK]"))
+        self.pad_id, self.cls_id = known["[PAD]"], known["[CLS]"]
+        self.mask_id = known["[MASK]"]
         tokenizer.post_processor = TemplateProcessing(
             single="[CLS] $A", special_tokens=[("[CLS]", self.cls_id)]
         )
@@ -52,14 +52,17 @@ class TextTokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
         """Train WordPiece on a corpus; the result depends on the set of its texts alone."""
-        tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = BertPreTokenizer()
+        corpus = sorted(texts)
+        draft = _wordpiece({})
+        letters = {letter for text in corpus for letter in draft.normalizer.normalize_str(text)}
+        inner = [f"##{letter}" for letter in sorted(letters) if not letter.isspace()]
+        # The library numbers letters inside words in an order that changes from run to run, and
+        # breaks ties by number; naming them beforehand fixes both.
         trainer = WordPieceTrainer(
-            vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+            vocab_size=vocab_size, special_tokens=[*SPECIAL, *inner], show_progress=False
         )
-        tokenizer.train_from_iterator(sorted(texts), trainer)
-        return cls(tokenizer)
+        draft.train_from_iterator(corpus, trainer)
+        return cls(_wordpiece(draft.get_vocab()))
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
@@ -78,7 +81,9 @@ class TextTokenizer:
             return cls(AutoTokenizer.from_pretrained(str(source), use_fast=True).backend_tokenizer)
         except OSError as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"no tokenizer at {source} ({reason}); give a folder with it") from None
+            raise ValueError(
+                f"no tokenizer at {source} ({reason}); give a folder with it"
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -95,6 +100,13 @@ class TextTokenizer:
         lengths = np.array([len(values) for values in rows])
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         return ids, mask
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    return tokenizer
 
 
 def mask_tokens(

@@ -77,9 +77,7 @@ def contrast(
             sim_t2i_m = similarities(text_feat_m, image_feat_m, queue_image, scale)
             targets_i2t = soft_targets(hard, sim_i2t_m, alpha)
             targets_t2i = soft_targets(hard, sim_t2i_m, alpha)
-    loss = (
-        soft_cross_entropy(sim_i2t, targets_i2t) + soft_cross_entropy(sim_t2i, targets_t2i)
-    ) / 2
+    loss = (soft_cross_entropy(sim_i2t, targets_i2t) + soft_cross_entropy(sim_t2i, targets_t2i)) / 2
     return Contrast(loss, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
 
 

@@ -22,7 +22,8 @@ def hard_negatives(
     valid = ~barred.all(dim=1)
     # Barring before the softmax keeps the proportions and cannot underflow to all zeros.
     weights = torch.softmax(sim.detach().float().masked_fill(barred, -torch.inf), dim=1)
-    weights = torch.where(valid[:, None], weights, torch.ones_like(weights))
+    # A row of NaN (a training that diverged) draws anything: the loss itself tells of it.
+    weights = torch.where(valid[:, None] & weights.isfinite(), weights, torch.ones_like(weights))
     return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
 
 

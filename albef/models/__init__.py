@@ -1,0 +1,1 @@
+"""The model: encoders, fusion, momentum twin, queues, checkpoints."""

@@ -67,9 +67,7 @@ class ALBEF(nn.Module):
         )
         return states
 
-    def fused_cls(
-        self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]
-    ) -> Tensor:
+    def fused_cls(self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
         """The fused [CLS] state (B, D) only: the last layer computes no other row."""
         first = text_mask.new_zeros(text_mask.shape[0], 1)
         return self.fuse(text_states, text_mask, image, first)[:, 0]

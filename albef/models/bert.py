@@ -34,7 +34,8 @@ class _Projections(nn.Module):
 
     def split(self, states: Tensor) -> Tensor:
         """(B, L, D) to (B, H, L, D / H)."""
-        return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = states.unflatten(2, (self.heads, -1))
+        return heads.transpose(1, 2)
 
     def key_value(self, states: Tensor) -> KeyValue:
         return self.split(self.key(states)), self.split(self.value(states))
@@ -146,4 +147,3 @@ def init_bert_weights(module: nn.Module, std: float = 0.02) -> None:
             nn.init.normal_(part.weight, std=std)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
-

@@ -19,7 +19,7 @@ class FusionEncoder(nn.Module):
 
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
         """Keys and values of the image (B, N, D) for every layer, computed once."""
-        return [layer.image_key_value(image_states) for layer in self.layer]  # type: ignore[operator, union-attr, misc]
+        return [layer.image_key_value(image_states) for layer in self.layer]  # type: ignore[operator]
 
     def forward(
         self,

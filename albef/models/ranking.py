@@ -21,9 +21,7 @@ def encode_images(model: ALBEF, images: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_texts(
-    model: ALBEF, ids: Tensor, mask: Tensor, batch_size: int
-) -> tuple[Tensor, Tensor]:
+def encode_texts(model: ALBEF, ids: Tensor, mask: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Ids and mask (T, L) to ``text_feat`` (T, E) and ``text_states`` (T, L, D)."""
     states = torch.cat(
         [

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from albef.config import Section
 
-
 UNFUSED_TOKENS = 128
 """Up to here plain products of matrices are faster on a processor than its fused attention (1.2x
 for a whole training step at 65 tokens in bfloat16), and their (N, N) weights are small."""

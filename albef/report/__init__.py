@@ -1,0 +1,1 @@
+"""The report: a page that needs nothing else, made of plain values."""

@@ -1,0 +1,11 @@
+"""An exported model in ONNX Runtime; no torch.
+
+>>> import albef.runtime
+>>> model = albef.runtime.load("products/exports/retrieval")
+>>> model.embed_image(["dog.png"]) @ model.embed_text(["a dog", "two apples"]).T
+>>> model.match(["dog.png"], ["a dog"])  # the probability that they belong together
+"""
+
+from albef.runtime.sessions import load as load
+
+__all__ = ["load"]

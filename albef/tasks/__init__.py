@@ -1,0 +1,1 @@
+"""Kinds of task: a file each, with a `Config` and a `Task`."""

@@ -51,6 +51,10 @@ class Config(TrainingConfig):
     """Share of tokens masked."""
     queue_size: int
     """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
+    queue_warmup: bool
+    """Whether the queue's candidates wait for the first epoch to end. From random weights they are
+    told from the batch by their age alone, which teaches nothing; the paper starts from trained
+    encoders and does not wait."""
     momentum: float
     """Share of the twin that stays at each step."""
     temperature: float
@@ -142,15 +146,17 @@ class Task(RankingTask):
             image_feat_m = twin.image_feat(image_states_m)
             text_feat_m = twin.text_feat(text_states_m)
 
+        waiting = config.queue_warmup and ramp < 1
+        queued = slice(0, 0 if waiting else None)
         itc = contrast(
             image_feat,
             text_feat,
             image_feat_m,
             text_feat_m,
-            self.queue.image,
-            self.queue.text,
+            self.queue.image[queued],
+            self.queue.text[queued],
             self.temperature,
-            one_hot_targets(size, size + config.queue_size, image_feat.device),
+            one_hot_targets(size, size + (0 if waiting else config.queue_size), image_feat.device),
             alpha_itc,
         )
         image = model.fusion_encoder.image_key_values(image_states)

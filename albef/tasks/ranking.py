@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate
 from albef.models.albef import ALBEF
@@ -21,7 +20,7 @@ from albef.models.ranking import (
     match_scores,
     recalls,
 )
-from albef.tasks.task import Table, Task
+from albef.tasks.task import Records, Table, Task
 
 MAX_WORDS = 30
 """Words kept of a caption, as in the original."""
@@ -58,9 +57,10 @@ class RankingTask(Task):
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.rerank_k = rerank_k
+        self.image_size = image_size
         self.resize = Evaluate(image_size)
 
-    def images(self, records: Sequence[Record], batch_size: int) -> Iterator[Tensor]:
+    def images(self, records: Records, batch_size: int) -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of the records' images, in order, on the model's device."""
         device = self.model.image_proj.weight.device
         for start in range(0, len(records), batch_size):
@@ -76,7 +76,7 @@ class RankingTask(Task):
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
     @torch.no_grad()
-    def predict(self, records: Sequence[Record], batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int) -> Table:
         """Rank the split; or, where its records come in pairs, decide within each pair.
 
         The rows have ``query`` ("i2t" or "t2i"), ``key`` of the record asked about, ``caption``,

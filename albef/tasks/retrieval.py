@@ -22,7 +22,7 @@ from albef.models.momentum import MomentumTwin
 from albef.models.queue import FeatureQueue
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.ranking import MAX_WORDS, RankingTask
-from albef.tasks.task import Batch, RunConfig
+from albef.tasks.task import Batch, RunConfig, RunTask
 
 
 class Config(RunConfig):
@@ -64,7 +64,7 @@ class Collate:
         }
 
 
-class Task(RankingTask):
+class Task(RankingTask, RunTask):
     """Retrieval, fine-tuned; with 0 epochs, the zero-shot protocol of its ``init``."""
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from albef.config import Section, Tunable
 from albef.data.record import Record
+from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
+from albef.models.albef import ModelConfig
+from albef.models.weights import Checkpoint
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each."""
@@ -57,6 +60,16 @@ class Collate(Protocol):
         """Decode, augment, tokenise and stack."""
 
 
+class Records(Protocol):
+    """A split, read record by record."""
+
+    def __len__(self) -> int:
+        """Number of records."""
+
+    def __getitem__(self, index: int, /) -> Record:
+        """The record at a place, from 0."""
+
+
 Table = dict[str, list[Any]]
 """Per-example predictions, column by column; becomes Parquet."""
 
@@ -70,6 +83,8 @@ class Task(nn.Module, ABC):
 
     primary: ClassVar[str]
     """The metric that search and fine-tuning maximise."""
+    image_size: int
+    """Side of the square image, in pixels."""
 
     def begin_step(self) -> None:
         """Once before the forward passes of a training step: clamp values, update the twin."""
@@ -91,7 +106,7 @@ class Task(nn.Module, ABC):
         """The collate of training batches, which augments with ``transform``."""
 
     @abstractmethod
-    def predict(self, records: Sequence[Record], batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int) -> Table:
         """Per-example predictions on a split, in eval mode and without gradient."""
 
     @abstractmethod
@@ -101,6 +116,28 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def chance(self, table: Table) -> dict[str, float]:
         """What guessing would score on the same examples, by name."""
+
+
+class RunTask(Task):
+    """A task that a run trains: it starts from a checkpoint and is restored from its own."""
+
+    sizes: ModelConfig
+    tokenizer: TextTokenizer
+
+    @classmethod
+    @abstractmethod
+    def start(cls, config: Any, init: Checkpoint) -> Self:
+        """A task that takes from another's checkpoint what it can use."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, config: Any, checkpoint: Checkpoint) -> Self:
+        """The task as it was saved."""
+
+    @classmethod
+    @abstractmethod
+    def blank(cls, config: Any, checkpoint: Checkpoint) -> Self:
+        """The same model with random weights, for the baseline."""
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,0 +1,1 @@
+"""Training: the loop, its optimizer, schedule, state on disk and curves."""

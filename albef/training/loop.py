@@ -121,15 +121,17 @@ def train(
                     if value.ndim == 0:
                         sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(micros)
             done = step + 1
-            if done % LOG_EVERY == 0 or done == total:
+            saving = done % checkpoint_every == 0 or done == total
+            point_due = done % LOG_EVERY == 0 or done == total
+            if (saving or point_due) and not math.isfinite(sums["loss"]):
+                raise NotFinite(
+                    f"the loss is no number at step {step}; the state before is kept in {folder}. "
+                    f"Lower the learning rate ({lr:g}) or use precision float32"
+                )
+            if point_due:
                 points = LOG_EVERY if done % LOG_EVERY == 0 else done % LOG_EVERY
                 means = {name: float(value) / points for name, value in sums.items()}
                 sums = {}
-                if not math.isfinite(means["loss"]):
-                    raise NotFinite(
-                        f"the loss is {means['loss']} at step {step}; the state before is kept in "
-                        f"{folder}. Lower the learning rate ({lr:g}) or use precision float32"
-                    )
                 tracker.log(step, {f"train/{n}": v for n, v in means.items()} | {"lr": rate})
             if done % loader.steps_per_epoch == 0:
                 task.eval()
@@ -137,7 +139,7 @@ def train(
                 task.train()
                 tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
-            if done % checkpoint_every == 0 or done == total:
+            if saving:
                 state.save(done, task, optimizer, {"sums": sums})
         tracker.close()
         task.eval()

@@ -58,7 +58,9 @@ def test_equal_images_leave_no_negative_and_a_loss_of_the_positives_alone() -> N
     assert not valid.any()
     logits = torch.tensor([[0.0, 2.0], [9.0, 0.0]])
     loss = itm_loss(logits, torch.tensor([1, 1]), torch.tensor([True, False]))
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:1], torch.tensor([1])))
+    torch.testing.assert_close(
+        loss, torch.nn.functional.cross_entropy(logits[:1], torch.tensor([1]))
+    )
 
 
 def test_hard_negatives_are_drawn_in_proportion() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from torch import Tensor
 
 from albef.config import validate
@@ -13,8 +15,6 @@ from albef.losses.mlm import IGNORED
 from albef.tasks.pretraining import Config, Task
 from albef.training.optim import adamw
 from tests.tasks.original import rename
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 
 FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "pretrain.safetensors")
 TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
@@ -29,6 +29,7 @@ def config(alpha: float) -> Config:
             "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02,
             "schedule": "cosine", "dataset": "x", "itc": True, "hard_negatives": True,
             "alpha_itc": alpha, "alpha_mlm": alpha, "mlm_probability": 0.15, "queue_size": 16,
+            "queue_warmup": False,
             "momentum": 0.995, "temperature": 0.2, "max_tokens": 25,
             "tokenizer": {"source": "corpus", "vocab_size": 211},
             "model": {

@@ -1,4 +1,7 @@
-"""Kind ``pictures``: one thing in a picture, with its name."""
+"""Kind ``pictures``: one thing in a picture, with its name.
+
+It teaches the names: what its evaluated splits show is shown in training too, in other pictures.
+"""
 
 import random
 from collections.abc import Iterator

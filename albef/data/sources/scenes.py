@@ -73,11 +73,12 @@ def records(config: Config, seed: int) -> Iterator[Record]:
             plan = _evaluation(studio, split, count, rng)
         for number, (scene, extra) in enumerate(plan):
             own = random.Random(f"{seed} scenes {split} {number}")
-            told, noise = (
-                _training_captions(studio, scene, own)
-                if split == "train"
-                else (_evaluation_caption(studio, scene, own), {})
-            )
+            noise: dict[str, Any] = {}
+            if split == "train":
+                told, noise = _training_captions(studio, scene, own)
+            else:  # two captions of a pair are worded alike
+                alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
+                told = _evaluation_caption(studio, scene, alike)
             image, objects = studio.draw(scene, own)
             yield Record(
                 key=f"{split}-{number:06d}",

@@ -1,0 +1,26 @@
+"""ALBEF, a vision-language model: its parts, and two ways to use a finished one.
+
+>>> import albef
+>>> model = albef.load("products/models/retrieval")  # a checkpoint, in torch
+>>> model = albef.runtime.load("products/exports/retrieval")  # an export, in ONNX Runtime
+
+Both have the same calls: ``embed_image``, ``embed_text``, ``match``, ``match_logits``. Nothing is
+imported before it is asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from albef import runtime as runtime
+    from albef.inference import load as load
+
+__all__ = ["load", "runtime"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        return importlib.import_module("albef.inference").load
+    if name == "runtime":
+        return importlib.import_module("albef.runtime")
+    raise AttributeError(f"module 'albef' has no attribute {name!r}")

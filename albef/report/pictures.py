@@ -1,0 +1,109 @@
+"""The records of a split as the page shows them: found by key, pictures as ``data:`` addresses."""
+
+import io
+from base64 import b64encode
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from albef.data.shards import Shards
+from albef.data.transforms import ImageError, decode
+from albef.report import examples
+from albef.report.content import Picture
+
+_SIDE = 160  # pixels of the longest side of a picture on the page
+_AS_IT_IS = 16 * 1024  # bytes of a picture that is not made smaller
+_MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+class SplitRecords:
+    """The records of a split, found by key.
+
+    Args:
+        folder: of the data set.
+        split: one that it has.
+
+    Raises:
+        ShardError: a part of the data set is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._shards = Shards(folder, split)
+        self._keys = self._shards.keys
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._shards.close()
+
+    def at(self, place: int) -> Picture:
+        """The picture of the record at a place."""
+        record = self._shards[place]
+        return Picture(record.key, data_uri(record.image), record.captions, _badges(record.meta))
+
+    def picture(self, key: str) -> Picture | None:
+        """The picture of a record; None where there is no such record."""
+        place = self._place(key)
+        return None if place is None else self.at(place)
+
+    def same(self, key: str) -> frozenset[str]:
+        """Keys of the records that show the same picture."""
+        return frozenset(self._keys[i].as_py() for i in self._twins(key)) | {key}
+
+    def captions(self, key: str) -> frozenset[str]:
+        """What is truly said of the record's picture."""
+        return frozenset(c for i in self._twins(key) for c in self._shards.captions[i].as_py())
+
+    def badge(self, badge: str) -> frozenset[str] | None:
+        """Keys of the records with a badge; None where no record has it."""
+        return self._badged.get(badge)
+
+    @cached_property
+    def _badged(self) -> dict[str, frozenset[str]]:
+        found: dict[str, list[str]] = {}
+        for i, key in enumerate(self._keys.to_pylist()):
+            for badge in _badges(self._shards.meta(i)):
+                found.setdefault(badge, []).append(key)
+        return {badge: frozenset(keys) for badge, keys in found.items()}
+
+    def _place(self, key: str) -> int | None:
+        place: int = pc.index(self._keys, pa.scalar(key)).as_py()
+        return None if place < 0 else place
+
+    def _twins(self, key: str) -> list[int]:
+        place = self._place(key)
+        if place is None:
+            return []
+        ids = self._shards.image_ids
+        twins: list[int] = (ids == ids[place]).nonzero()[0].tolist()
+        return twins
+
+
+def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    noise = {"wrong": "caption wrong on purpose", "generic": "caption says nothing, on purpose"}
+    badges = [noise[meta["noise"]]] if meta.get("noise") in noise else []
+    return (*badges, *([examples.UNSEEN] if meta.get("unseen") is True else []))
+
+
+def data_uri(image: bytes) -> str:
+    """A picture as an address that holds it, made smaller where it is large; "" if it is broken."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            kind, side = opened.format, max(opened.size)
+        decoded = decode(image)
+    except (ImageError, OSError, ValueError, Image.DecompressionBombError):
+        return ""
+    mime = _MIMES.get(kind or "")
+    if mime is None or side > _SIDE or len(image) > _AS_IT_IS:
+        decoded.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        decoded.save(buffer, "JPEG", quality=82, optimize=True)
+        mime, image = "image/jpeg", buffer.getvalue()
+    return f"data:{mime};base64,{b64encode(image).decode()}"

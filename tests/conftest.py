@@ -1,0 +1,131 @@
+"""Real parts, small: what several tests need is made once a session."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albef.config import validate
+from albef.data.text import TextTokenizer
+from albef.models.albef import ModelConfig
+from albef.models.weights import save_checkpoint
+from albef.tasks.retrieval import Config, Task
+
+CAPTIONS = (
+    "a dog left of an apple",
+    "two apples above a squid",
+    "a fox at the top and two tractors at the bottom",
+    "only three frogs",
+)
+"""What the tiny tokenizer was trained on."""
+
+
+def tiny_model() -> ModelConfig:
+    """Sizes of a model that has everything a large one has; image and text differ in width."""
+    values = {
+        "image": {"image_size": 16, "patch_size": 8, "width": 24, "depth": 2, "heads": 2},
+        "text": {
+            "width": 16,
+            "depth": 4,
+            "fusion_depth": 2,
+            "heads": 2,
+            "intermediate": 32,
+            "max_positions": 16,
+            "dropout": 0.0,
+        },
+        "embed_dim": 8,
+    }
+    return validate(ModelConfig, values, where="tests")
+
+
+def tiny_config() -> Config:
+    """Values of a retrieval run with that model."""
+    values = {
+        "kind": "retrieval",
+        "dataset": "scenes",
+        "init": "pretrained",
+        "epochs": 1,
+        "global_batch_size": 4,
+        "micro_batch_size": 4,
+        "precision": "float32",
+        "lr": 1e-3,
+        "min_lr": 1e-5,
+        "warmup_steps": 1,
+        "weight_decay": 0.02,
+        "schedule": "cosine",
+        "alpha": 0.4,
+        "queue_size": 8,
+        "momentum": 0.9,
+        "image_size": 16,
+        "max_tokens": 12,
+        "rerank_k": 4,
+    }
+    return validate(Config, values, where="tests")
+
+
+def tiny_task() -> Task:
+    """A retrieval task with random weights, large enough that its answers differ."""
+    generator = torch.Generator().manual_seed(0)
+    task = Task(tiny_config(), tiny_model(), TextTokenizer.train(CAPTIONS, 80))
+    with torch.no_grad():
+        for name, parameter in task.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" not in name.lower() and name != "temperature":
+                parameter.copy_(0.4 * noise)
+        task.model_m.copy_from(task.model)
+        for buffer in task.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return task.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a retrieval checkpoint with random weights; do not write to it."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "retrieval"
+    task = tiny_task()
+    save_checkpoint(
+        folder,
+        kind="retrieval",
+        model=task.sizes,
+        tensors=task.state_dict(),
+        tokenizer=task.tokenizer,
+        values=task.config.model_dump(),
+        provenance={"dataset": "scenes", "data": "0" * 64, "seed": 1},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that checkpoint's export; do not write to it."""
+    from albef.export.folder import export
+    from albef.inference import load
+
+    folder = tmp_path_factory.mktemp("export") / "retrieval"
+    folder.mkdir()
+    export(load(tiny_checkpoint), folder, run="retrieval", opset=23, tolerance=1e-3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[bytes]:
+    """Six encoded pictures of several shapes and formats."""
+    rng = np.random.default_rng(0)
+    encoded = []
+    for height, width, kind in (
+        (16, 16, "PNG"),
+        (20, 30, "PNG"),
+        (40, 8, "JPEG"),
+        (16, 16, "WEBP"),
+        (5, 5, "PNG"),
+        (33, 32, "PNG"),
+    ):
+        noise = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).resize((width, height)).save(buffer, kind)
+        encoded.append(buffer.getvalue())
+    return encoded

@@ -1,0 +1,141 @@
+"""The batches depend on seed, epoch and step alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.data.loader import Batch, Loader, evaluation_batches
+from albef.data.record import Record
+from albef.data.shards import ShardError, Shards
+from albef.data.transforms import AugmentConfig, ImageError, Train
+from tests.data import toy
+
+RECORDS = 23
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    toy.write(folder, [toy.record(i) for i in range(RECORDS)])
+    return Shards(folder, "train")
+
+
+TRANSFORM = Train(AugmentConfig(flip=True, crop=(0.5, 1.0), randaugment=5), 16)
+
+
+def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+    images = [TRANSFORM(record.image, rng, record.key) for record in records]
+    return {
+        "image": torch.from_numpy(np.stack(images)),
+        "id": torch.tensor([record.image_id for record in records]),
+    }
+
+
+def equal(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x["image"], y["image"]) and torch.equal(x["id"], y["id"])
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch_size=st.integers(1, RECORDS), seed=st.integers(0, 2**40), start=st.integers(0, 40))
+def test_a_start_in_the_middle_gives_the_same_batches(
+    shards: Shards, batch_size: int, seed: int, start: int
+) -> None:
+    loader = Loader(shards, collate, batch_size, seed, 0)
+    stop = start + 3
+    assert equal(
+        list(loader.batches(0, stop))[start:],
+        list(Loader(shards, collate, batch_size, seed, 0).batches(start, stop)),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch_size=st.integers(1, RECORDS), seed=st.integers(0, 2**40))
+def test_an_epoch_shows_each_record_at_most_once(
+    shards: Shards, batch_size: int, seed: int
+) -> None:
+    loader = Loader(shards, collate, batch_size, seed, 0)
+    steps = loader.steps_per_epoch
+    assert steps == RECORDS // batch_size
+    ids = [batch["id"].tolist() for batch in loader.batches(0, 2 * steps)]
+    for epoch in (ids[:steps], ids[steps:]):
+        flat = [i for batch in epoch for i in batch]
+        assert len(set(flat)) == len(flat) == steps * batch_size
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_augmentation(shards: Shards) -> None:
+    def epochs(seed: int) -> list[Batch]:
+        return list(Loader(shards, collate, RECORDS, seed, 0).batches(0, 2))
+
+    batches = [*epochs(1), *epochs(2)]
+    assert len({tuple(batch["id"].tolist()) for batch in batches}) == 4
+    sorted_images = [batch["image"][batch["id"].argsort()] for batch in batches]
+    for i, first in enumerate(sorted_images):
+        assert not any(torch.equal(first, second) for second in sorted_images[i + 1 :])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same_batches(shards: Shards, workers: int) -> None:
+    here = list(Loader(shards, collate, 4, 9, 0).batches(2, 14))
+    assert equal(here, list(Loader(shards, collate, 4, 9, workers).batches(2, 14)))
+
+
+def test_workers_leave_the_generator_of_the_model_alone(shards: Shards) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(Loader(shards, collate, 4, 9, 1).batches(0, 3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_skipping_ahead_reads_nothing(shards: Shards) -> None:
+    calls = []
+
+    def counting(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        calls.append(len(records))
+        return collate(records, rng)
+
+    batches = Loader(shards, counting, 4, 9, 0).batches(1000, 1002)
+    assert not calls
+    list(batches)
+    assert calls == [4, 4]
+
+
+def test_no_step_is_no_batch(shards: Shards) -> None:
+    assert not list(Loader(shards, collate, 4, 9, 0).batches(5, 5))
+    assert not list(Loader(shards, collate, 4, 9, 2).batches(5, 5))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_comes_out_as_one_sentence(tmp_path: Path, workers: int) -> None:
+    images = [toy.picture(i) for i in range(4)]
+    images[2] = images[2][:60]
+    records = [toy.record(i, image=image) for i, image in enumerate(images)]
+    toy.write(tmp_path / "toy", records)
+    loader = Loader(Shards(tmp_path / "toy", "train"), collate, 2, 1, workers)
+    with pytest.raises(ImageError, match=r"^the image of toy-0002 cannot be decoded") as caught:
+        list(loader.batches(0, 2))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "toy" / "shards" / "toy-00000.tar").unlink()
+    loader = Loader(Shards(tmp_path / "toy", "train"), collate, 2, 1, workers)
+    with pytest.raises(ShardError, match=r"toy-00000\.tar is missing"):
+        list(loader.batches(0, 2))
+
+
+def test_fewer_records_than_a_batch(shards: Shards) -> None:
+    with pytest.raises(ValueError, match="has 23 records in split train, fewer than a batch of 24"):
+        Loader(shards, collate, 24, 1, 0)
+
+
+def test_evaluation_keeps_order_and_the_last_records(shards: Shards) -> None:
+    batches = list(evaluation_batches(shards, collate, 5))
+    assert [len(batch["id"]) for batch in batches] == [5, 5, 5, 5, 3]
+    assert torch.cat([batch["id"] for batch in batches]).tolist() == list(range(RECORDS))
+    assert equal(batches, list(evaluation_batches(shards, collate, 5)))

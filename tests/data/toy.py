@@ -1,0 +1,39 @@
+"""Tiny records and data sets for tests."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from albef.data import shards
+from albef.data.record import Record
+
+LICENCE = {"what": "pictures", "licence": "CC0", "attribution": "nobody", "url": "https://a.test"}
+
+
+def picture(number: int, size: tuple[int, int] = (40, 32), kind: str = "PNG") -> bytes:
+    """A picture whose colour says its number."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (number % 256, number // 256, 50)).save(file, kind)
+    return file.getvalue()
+
+
+def record(number: int, **changed: Any) -> Record:
+    values: dict[str, Any] = {
+        "key": f"toy-{number:04d}",
+        "image": picture(number),
+        "captions": (f"picture number {number}", "another caption"),
+        "image_id": number,
+        "split": "train",
+        "source": "toy",
+        "meta": {"z": [1.5, None], "a": "ü"},
+    }
+    return Record(**{**values, **changed})
+
+
+def write(folder: Path, records: Iterable[Record], shard_mb: int = 1) -> dict[str, Any]:
+    return shards.write(
+        folder, folder.name, records, shard_mb=shard_mb, licences=[LICENCE], sources=[]
+    )

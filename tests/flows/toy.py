@@ -1,0 +1,182 @@
+"""A toy project: the real flow, frame and values over stages that only copy text.
+
+`ingest@web`, `ingest@scenes` -> `pretrain` -> `finetune@retrieval` -> `evaluate@retrieval` ->
+`report`. What a stage does beside that is asked for by files in `do/`, which no stage depends on.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+STAGE = '''
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+from pipelines.stage import Stage, main, write_json
+
+sys.argv[0] = sys.argv.pop(1)  # the frame takes the stage's name from here
+here = Path("do")
+
+
+def run(stage: Stage) -> None:
+    """A stage of the toy."""
+    name = stage.address
+    with open("started.log", "a") as file:
+        file.write(f"{name} {os.getpid()}\\n")
+    print(f"{name} says hello", flush=True)
+    sleep = here / f"sleep-{stage.name}"
+    if sleep.exists():
+        until = time.time() + float(sleep.read_text())
+        while time.time() < until:
+            time.sleep(0.05)
+    fail = here / f"fail-{stage.name}"
+    if fail.exists():
+        if fail.read_text() == "once":
+            fail.unlink()
+            raise ConnectionError("the line went dead")
+        raise ValueError(fail.read_text())
+    layout = stage.layout
+    if stage.name == "ingest":
+        path = layout.data(stage.key) / "part.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{stage.key} {stage.seed}")
+    elif stage.name == "pretrain":
+        text = "".join((layout.data(d) / "part.txt").read_text() for d in ("web", "scenes"))
+        path = layout.model("pretrained") / "weights.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{text} {stage.params['pretrain']['lr']}")
+    elif stage.name == "finetune":
+        path = layout.model(stage.key) / "weights.txt"
+        path.parent.mkdir(parents=True)
+        text = (layout.model("pretrained") / "weights.txt").read_text()
+        path.write_text(f"{text} {stage.params['tasks'][stage.key]['epochs']}")
+    elif stage.name == "evaluate":
+        size = stage.params["evaluate"]["batch_size"]
+        write_json(layout.metrics(stage.key), {
+            "test": {"tr@1": size / 128, "r_mean": 0.75}, "chance": {"tr@1": 0.002, "r_mean": 0.01}
+        })
+    else:
+        layout.report().parent.mkdir(parents=True, exist_ok=True)
+        layout.report().write_text(f"{stage.params['report']['examples']} examples")
+
+
+main(run)
+'''
+
+DVC = """
+vars:
+  - keys: {web: web, scenes: scenes}
+stages:
+  ingest:
+    foreach: ${keys}
+    do:
+      cmd: python toy_stage.py ingest ${key}
+      params: [seed, "datasets.${key}.sources"]
+      deps: [code/ingest.py]
+      outs: ["${paths.root}/data/${key}"]
+  pretrain:
+    cmd: python toy_stage.py pretrain
+    params: [seed, pretrain]
+    deps: [code/ingest.py, code/train.py, "${paths.root}/data/web", "${paths.root}/data/scenes"]
+    outs: ["${paths.models}/pretrained"]
+  finetune:
+    foreach: ${tasks}
+    do:
+      cmd: python toy_stage.py finetune ${key}
+      params: [seed, "tasks.${key}"]
+      deps: [code/train.py, code/tune.py, "${paths.models}/${item.init}"]
+      outs: ["${paths.models}/${key}"]
+  evaluate:
+    foreach: ${tasks}
+    do:
+      cmd: python toy_stage.py evaluate ${key}
+      params: [evaluate]
+      deps: ["${paths.models}/${key}"]
+      metrics: ["${paths.root}/metrics/${key}.json": {cache: false}]
+  report:
+    cmd: python toy_stage.py report
+    params: [report]
+    deps: ["${paths.root}/metrics/retrieval.json", "${paths.root}/data/web"]
+    outs: ["${paths.root}/report/index.html": {cache: false}]
+"""
+
+
+class Toy:
+    """A clone of the toy project in ``path``."""
+
+    def __init__(self, path: Path, home: Path) -> None:
+        self.path = path
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PREFECT_HOME": str(home),
+            "NO_COLOR": "1",
+            "COLUMNS": "120",
+            "GIT_AUTHOR_NAME": "A Tester",
+            "GIT_AUTHOR_EMAIL": "tester@example.org",
+            "GIT_COMMITTER_NAME": "A Tester",
+            "GIT_COMMITTER_EMAIL": "tester@example.org",
+        }
+
+    @classmethod
+    def create(cls, path: Path, home: Path) -> "Toy":
+        """A new project with one commit."""
+        (path / "code").mkdir(parents=True)
+        (path / "do").mkdir()
+        (path / "presets").mkdir()
+        for name in ("ingest", "train", "tune"):
+            (path / "code" / f"{name}.py").write_text(f"# {name}\n")
+        (path / "toy_stage.py").write_text(STAGE)
+        (path / "dvc.yaml").write_text(textwrap.dedent(DVC))
+        for name in ("params.yaml", "prefect.toml", "prefect.yaml"):
+            (path / name).write_text((ROOT / name).read_text())
+        for preset in (ROOT / "presets").glob("*.yaml"):
+            (path / "presets" / preset.name).write_text(preset.read_text())
+        (path / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "\n/do/\n*.log\n")
+        (path / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+        toy = cls(path, home)
+        toy.sh("git init -q -b main && dvc init -q")
+        (path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text())
+        toy.sh("git add -A && git commit -qm toy")
+        return toy
+
+    def sh(self, command: str, *, fails: bool = False) -> str:
+        """Run a shell command; its output, both streams."""
+        done = subprocess.run(
+            command, shell=True, cwd=self.path, env=self.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )
+        assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def albef(self, arguments: str = "", *, fails: bool = False) -> str:
+        """Run the ``albef`` command."""
+        return self.sh(f"{sys.executable} -m albef.cli {arguments}", fails=fails)
+
+    def start(self, arguments: str, **popen: object) -> "subprocess.Popen[str]":
+        """Start the ``albef`` command in the background."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "albef.cli", *arguments.split()],
+            cwd=self.path, env=self.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen,  # type: ignore[call-overload]
+        )
+
+    def do(self, what: str, text: str = "") -> None:
+        """Ask stages to behave: ``sleep-NAME``, ``fail-NAME``; with no text, no more."""
+        path = self.path / "do" / what
+        if text:
+            path.write_text(text)
+        else:
+            path.unlink(missing_ok=True)
+
+    def started(self) -> list[str]:
+        """Names of the stages whose command was started since the last call."""
+        path = self.path / "started.log"
+        names = [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+        path.unlink(missing_ok=True)
+        return names

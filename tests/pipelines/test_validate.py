@@ -1,0 +1,116 @@
+"""The stage that lets a data set pass, or stops the pipeline."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from albef.config import validate
+from albef.data import shards
+from albef.data.quality import NotFit
+from albef.data.record import Record
+from albef.data.sources import scenes
+from pipelines import validate as stage_module
+from pipelines.stage import Stage
+from tests.pipelines.test_ingest import ROOT, SCENES, contents, params
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    params(tmp_path, {"placed": SCENES})
+    return tmp_path
+
+
+def write(here: Path, share_emptied: float) -> str:
+    """The data set ``toy``, with a share of its captions emptied; returns its digest."""
+    values = {**SCENES, "splits": {"train": 80, "test": 20}, "caption_noise": 0.0}
+    config = validate(scenes.Config, values, where="test")
+
+    def emptied() -> Iterator[Record]:
+        number = 0
+        for record in scenes.records(config, 1):
+            captions = []
+            for caption in record.captions:
+                number += 1
+                before = int((number - 1) * share_emptied)
+                captions.append("" if int(number * share_emptied) > before else caption)
+            yield dataclasses.replace(record, captions=tuple(captions))
+
+    folder = here / "products" / "data" / "toy"
+    written = shards.write(folder, "toy", emptied(), shard_mb=1, licences=[], sources=[])
+    return str(written["digest"])
+
+
+def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(here: Path) -> None:
+    digest = write(here, 0)
+    stage_module.run(Stage("validate", "toy"))
+    verdict = here / "products" / "verdicts" / "toy.json"
+    assert json.loads(verdict.read_text()) == {"dataset": "toy", "digest": digest}
+    first = contents(here / "products")
+    stage_module.run(Stage("validate", "toy"))
+    assert contents(here / "products") == first
+    report = (here / "products" / "validation" / "toy" / "report.html").read_text()
+    assert "fit to train on" in report
+
+
+def test_another_threshold_leaves_the_verdict_as_it_is(here: Path) -> None:
+    write(here, 0)
+    stage_module.run(Stage("validate", "toy"))
+    verdict = here / "products" / "verdicts" / "toy.json"
+    before = verdict.read_bytes()
+    values = params(here, {"placed": SCENES})
+    values["validate"]["max_caption_words"] = 40
+    (here / "params.yaml").write_text(json.dumps(values))
+    stage_module.run(Stage("validate", "toy"))
+    assert verdict.read_bytes() == before
+
+
+def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) -> None:
+    write(here, 0.3)
+    verdict = here / "products" / "verdicts" / "toy.json"
+    verdict.parent.mkdir(parents=True)
+    verdict.write_text("of better data")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.validate", "toy"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    lines = (done.stdout + done.stderr).splitlines()
+    assert len(lines) == 1, lines  # no trace, no notes of a library
+    for part in (
+        "validate@toy: data set toy is refused: captions are not empty",
+        "expect_column_values_to_be_between of captions.words at least 1",
+        "54 of 180 (30 %) fail, none may (validate.max_empty_captions)",
+        "see products/validation/toy/report.html",
+    ):
+        assert part in lines[0]
+    assert not verdict.exists()
+    result = json.loads((here / "products" / "validation" / "toy" / "result.json").read_text())
+    assert not result["passed"]
+    assert [check["what"] for check in result["checks"] if not check["passed"]] == [
+        "captions are not empty"
+    ]
+    report = (here / "products" / "validation" / "toy" / "report.html").read_text()
+    assert "1 of 10 expectations are not met" in report
+
+
+def test_allowed_it_passes(here: Path) -> None:
+    write(here, 0.3)
+    with pytest.raises(NotFit):
+        stage_module.run(Stage("validate", "toy"))
+    values = params(here, {"placed": SCENES})
+    values["validate"]["max_empty_captions"] = 0.31
+    (here / "params.yaml").write_text(json.dumps(values))
+    stage_module.run(Stage("validate", "toy"))
+    assert (here / "products" / "verdicts" / "toy.json").exists()
+
+
+def test_a_missing_data_set_is_one_sentence(here: Path) -> None:
+    with pytest.raises(shards.ShardError, match="is missing: run the stage ingest@toy"):
+        stage_module.run(Stage("validate", "toy"))

@@ -1,0 +1,53 @@
+"""Records of a real data set as the page shows them."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from albef.report.examples import UNSEEN
+from albef.report.pictures import SplitRecords, data_uri
+from tests.data import toy
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_a_small_picture_is_kept_byte_for_byte() -> None:
+    image = toy.picture(7)
+    assert data_uri(image) == f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def test_a_large_picture_is_made_small() -> None:
+    uri = data_uri(toy.picture(7, size=(1200, 600)))
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert decoded(uri).size == (160, 80)
+
+
+def test_a_broken_picture_is_left_out() -> None:
+    assert data_uri(toy.picture(7)[:60]) == ""
+    assert data_uri(b"<svg onload='alert(1)'/>") == ""
+
+
+def test_records_are_found_by_key_with_their_twins(tmp_path: Path) -> None:
+    metas = [{"noise": "wrong"}, {"noise": "generic"}, {"unseen": True}, {}]
+    records = [
+        toy.record(i, image_id=i // 2, captions=(f"c{i}",), meta=m) for i, m in enumerate(metas)
+    ]
+    toy.write(tmp_path / "toy", records)
+    found = SplitRecords(tmp_path / "toy", "train")
+    assert len(found) == 4
+    assert found.same("toy-0000") == {"toy-0000", "toy-0001"}
+    assert found.captions("toy-0001") == {"c0", "c1"}
+    picture = found.picture("toy-0002")
+    assert picture is not None
+    assert picture.badges == (UNSEEN,)
+    assert found.badge(UNSEEN) == {"toy-0002"}
+    assert found.at(0).badges == ("caption wrong on purpose",)
+    assert found.badge("no such") is None
+    assert found.picture("toy-9999") is None
+    assert found.same("toy-9999") == {"toy-9999"}
+    assert found.captions("toy-9999") == frozenset()
+    found.close()

@@ -1,0 +1,82 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import albef
+from albef.runtime import manifest
+from albef.runtime.manifest import ExportError
+
+
+@pytest.fixture
+def copy(tiny_export: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
+
+
+def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> None:
+    found = manifest.read(tiny_export)
+    assert (found.kind, found.image_size, found.embed_dim) == ("retrieval", 16, 8)
+    assert (found.max_tokens, found.max_words) == (12, 30)
+    assert found.onnx.opset == 23
+    assert found.verified.tolerance == 1e-3
+    digest = manifest.file_digest(tiny_checkpoint / "model.safetensors")
+    assert found.provenance == {
+        "checkpoint": digest,
+        "data": "0" * 64,
+        "dataset": "scenes",
+        "run": "retrieval",
+        "seed": 1,
+    }
+
+
+@pytest.mark.parametrize("name", manifest.FILES)
+def test_a_changed_byte_is_refused_by_name(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ExportError, match=f"{name} is not the file that was exported"):
+        albef.runtime.load(copy)
+
+
+@pytest.mark.parametrize("name", manifest.FILES)
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ExportError, match=f"{name} is missing"):
+        albef.runtime.load(copy)
+
+
+def test_no_export_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"holds no export .* run `albef run` first"):
+        albef.runtime.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda m: m.update(format=2), "has format 2"),
+        (lambda m: m.pop("image_size"), "image_size is missing"),
+        (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
+        (lambda m: m.update(image_size="16"), "image_size"),
+        (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "another preprocessing"),
+        (lambda m: m["files"].pop("matcher.onnx"), "an export has"),
+        (lambda m: m["files"].update({"../x": "0"}), r"lists \.\./x"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(
+    copy: Path, change: Callable[[dict[str, Any]], Any], sentence: str
+) -> None:
+    values = json.loads((copy / manifest.NAME).read_text())
+    change(values)
+    (copy / manifest.NAME).write_text(json.dumps(values))
+    with pytest.raises(ExportError, match=sentence):
+        albef.runtime.load(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_no_manifest_at_all_is_refused(copy: Path, text: str) -> None:
+    (copy / manifest.NAME).write_text(text)
+    with pytest.raises(ExportError, match=manifest.NAME):
+        albef.runtime.load(copy)

@@ -1,0 +1,92 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+import albef
+from albef.runtime import manifest, sessions
+from albef.runtime.manifest import ExportError
+
+HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "pyarrow")
+
+
+def test_serving_imports_no_torch(tiny_export: Path, pictures: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(pictures[0])
+    program = (
+        "import sys, albef.runtime\n"
+        f"model = albef.runtime.load({str(tiny_export)!r})\n"
+        "assert model.embed_image(['a.png']).shape == (1, 8)\n"
+        "assert model.embed_text(['a dog']).shape == (1, 8)\n"
+        "assert model.match(['a.png'], ['a dog']).shape == (1,)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    root = str(Path(albef.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
+
+
+def test_finding_imports_no_torch() -> None:
+    program = f"import sys, albef.find; print([n for n in {HEAVY[:5]} if n in sys.modules])"
+    root = str(Path(albef.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_runs_on_what_is_really_there(tiny_export: Path) -> None:
+    model = albef.runtime.load(tiny_export)
+    expected = sessions.CUDA if sessions._has_cuda() else sessions.CPU
+    assert model.providers[0] == expected
+    assert albef.runtime.load(tiny_export, providers=[sessions.CPU]).providers == [sessions.CPU]
+
+
+def test_a_provider_that_is_not_there_is_refused(tiny_export: Path) -> None:
+    with pytest.raises(ExportError, match=r"has no MagicProvider; it has .*CPUExecutionProvider"):
+        albef.runtime.load(tiny_export, providers=["MagicProvider"])
+    with pytest.raises(ExportError, match="empty list"):
+        albef.runtime.load(tiny_export, providers=[])
+
+
+@pytest.mark.skipif(
+    sessions._has_cuda() or sessions.CUDA not in ort.get_available_providers(),
+    reason="needs onnxruntime-gpu on a machine without a GPU",
+)
+def test_cuda_without_a_gpu_is_refused(tiny_export: Path) -> None:
+    with pytest.raises(ExportError, match="there is no NVIDIA driver here"):
+        albef.runtime.load(tiny_export, providers=[sessions.CUDA])
+
+
+def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    both, cpu = [sessions.CUDA, sessions.CPU], [sessions.CPU]
+    assert sessions._checked(both, both, named=True) == both
+    with pytest.raises(ExportError, match="CUDAExecutionProvider does not work here"):
+        sessions._checked(cpu, both, named=True)
+    assert sessions._checked(cpu, both, named=False) == cpu
+    assert "running on CPUExecutionProvider" in caplog.text
+
+
+def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
+    (folder / "matcher.onnx").write_bytes(b"no graph")
+    found = manifest.read(tiny_export)
+    files = {**found.files, "matcher.onnx": manifest.file_digest(folder / "matcher.onnx")}
+    manifest.write(folder, found.model_copy(update={"files": files}))
+    with pytest.raises(ExportError, match=r"cannot load .*matcher\.onnx"):
+        albef.runtime.load(folder)
