@@ -11,6 +11,7 @@ from albef.config import Section
 from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption, mask_tokens
 from albef.data.transforms import Transform
+from albef.losses.distill import ramp
 from albef.losses.itc import contrast, one_hot_targets
 from albef.losses.itm import itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
@@ -43,6 +44,9 @@ class Config(TrainingConfig):
     """Whether to train the contrastive loss."""
     hard_negatives: bool
     """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
+    hard_negatives_from: float
+    """Epochs before they are: from random weights matching starts on easy negatives or never; 0 in
+    the paper."""
     alpha_itc: float
     """Weight of the twin in the contrastive targets."""
     alpha_mlm: float
@@ -51,10 +55,10 @@ class Config(TrainingConfig):
     """Share of tokens masked."""
     queue_size: int
     """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
-    queue_warmup: bool
-    """Whether the queue's candidates wait for the first epoch to end. From random weights they are
-    told from the batch by their age alone, which teaches nothing; the paper starts from trained
-    encoders and does not wait."""
+    queue_from: float
+    """Epochs before the queue's candidates count. From random weights they are told from the
+    batch by their age alone, which teaches nothing; the paper starts from trained encoders, at 0.
+    """
     momentum: float
     """Share of the twin that stays at each step."""
     temperature: float
@@ -128,10 +132,11 @@ class Task(RankingTask):
         self.model_m.update(self.model, self.config.momentum)
         self.mlm_head_m.update(self.mlm_head, self.config.momentum)
 
-    def forward(self, batch: Batch, ramp: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The three losses of a micro-batch of B pairs, and the twin's features."""
         config, model, twin = self.config, self.model, self.model_m.model
-        alpha_itc, alpha_mlm = config.alpha_itc * ramp, config.alpha_mlm * ramp
+        alpha_itc = config.alpha_itc * ramp(epoch)
+        alpha_mlm = config.alpha_mlm * ramp(epoch)
         size = len(batch["image"])
         mask = batch["text_mask"]
         both_ids = torch.cat([batch["ids"], batch["masked_ids"]])
@@ -146,21 +151,21 @@ class Task(RankingTask):
             image_feat_m = twin.image_feat(image_states_m)
             text_feat_m = twin.text_feat(text_states_m)
 
-        waiting = config.queue_warmup and ramp < 1
-        queued = slice(0, 0 if waiting else None)
+        queued = config.queue_size if epoch >= config.queue_from else 0
         itc = contrast(
             image_feat,
             text_feat,
             image_feat_m,
             text_feat_m,
-            self.queue.image[queued],
-            self.queue.text[queued],
+            self.queue.image[:queued],
+            self.queue.text[:queued],
             self.temperature,
-            one_hot_targets(size, size + (0 if waiting else config.queue_size), image_feat.device),
+            one_hot_targets(size, size + queued, image_feat.device),
             alpha_itc,
         )
         image = model.fusion_encoder.image_key_values(image_states)
-        weight = 1.0 if config.hard_negatives else 0.0  # equal weights draw uniformly
+        hard = config.hard_negatives and epoch >= config.hard_negatives_from
+        weight = 1.0 if hard else 0.0  # equal similarities draw uniformly
         own = torch.eye(size, dtype=torch.bool, device=image_feat.device)
         pairs = match_pairs(
             model,

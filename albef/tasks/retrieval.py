@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Transform
+from albef.losses.distill import ramp
 from albef.losses.itc import contrast, same_image_targets
 from albef.losses.itm import itm_loss
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.matching import match_pairs
 from albef.models.momentum import MomentumTwin
-from albef.models.queue import FeatureQueue
+from albef.models.queue import EMPTY, FeatureQueue
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.ranking import MAX_WORDS, RankingTask
 from albef.tasks.task import Batch, RunConfig, RunTask
@@ -85,17 +86,21 @@ class Task(RankingTask, RunTask):
     def start(cls, config: Config, init: Checkpoint) -> Self:
         """A task that starts from another's checkpoint.
 
-        The model, its twin, the temperature and the ITM head are taken; the queue is fresh, since
-        its ids are those of another data set.
+        The model, its twin, the temperature and the ITM head are taken, and the features of a
+        queue of the same size; its ids are those of another data set, so they count as empty.
         """
         task = cls(config, _resized(init.model, config.image_size), init.tokenizer)
+        tensors = dict(init.tensors)
+        if tensors["queue.ids"].shape != task.queue.ids.shape:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("queue.")}
         load_strict(
             task,
-            init.tensors,
+            tensors,
             where=str(init.folder),
             fresh=("queue.",),
-            dropped=("queue.", "mlm_head.", "mlm_head_m."),
+            dropped=("mlm_head.", "mlm_head_m."),
         )
+        task.queue.ids.fill_(EMPTY)
         return task
 
     @classmethod
@@ -118,7 +123,7 @@ class Task(RankingTask, RunTask):
         """Update the twin; the student's forward, which the paper puts before, changes nothing."""
         self.model_m.update(self.model, self.config.momentum)
 
-    def forward(self, batch: Batch, ramp: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The two losses of a micro-batch of B pairs, and the twin's features."""
         model, twin = self.model, self.model_m.model
         mask, ids = batch["text_mask"], batch["image_id"]
@@ -136,7 +141,7 @@ class Task(RankingTask, RunTask):
             self.queue.text,
             self.temperature,
             same_image_targets(ids, self.queue.ids),
-            self.config.alpha * ramp,
+            self.config.alpha * ramp(epoch),
         )
         size = len(ids)
         pairs = match_pairs(

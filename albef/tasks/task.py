@@ -90,12 +90,12 @@ class Task(nn.Module, ABC):
         """Once before the forward passes of a training step: clamp values, update the twin."""
 
     @abstractmethod
-    def forward(self, batch: Batch, ramp: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Losses by name, "loss" their sum; tensors for :meth:`end_step` may stand beside them.
 
         Args:
             batch: what the task's collate made.
-            ramp: 0 to 1 over the first epoch; scales the weight of distillation.
+            epoch: epochs done, in fractions: distillation ramps up over the first.
         """
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:

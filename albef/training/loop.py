@@ -14,7 +14,7 @@ from albef.config import fixed
 from albef.data.loader import Loader
 from albef.tasks.task import Batch, Task, TrainingConfig, to_device
 from albef.training.optim import adamw
-from albef.training.schedules import cosine, ramp
+from albef.training.schedules import cosine
 from albef.training.state import TrainingState, own
 from albef.training.tracking import Tracker
 
@@ -109,7 +109,7 @@ def train(
             micros = split(to_device(batch, device), config.micro_batch_size)
             for micro in micros:
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                    output = task(micro, ramp(step, loader.steps_per_epoch))
+                    output = task(micro, step / loader.steps_per_epoch)
                 (output["loss"] / len(micros)).backward()
                 outputs.append({name: value.detach() for name, value in output.items()})
             task.end_step(outputs)

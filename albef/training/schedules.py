@@ -18,8 +18,3 @@ def cosine(step: int, total: int, *, lr: float, min_lr: float, warmup_steps: int
         return min_lr + (lr - min_lr) * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def ramp(step: int, steps_per_epoch: int) -> float:
-    """Share of distillation's weight: 0 to 1 over the first epoch, then 1."""
-    return min(1.0, step / max(1, steps_per_epoch))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.losses.distill import soft_targets
+from albef.losses.distill import ramp, soft_targets
 from albef.losses.itc import contrast, one_hot_targets, same_image_targets, soft_cross_entropy
 from albef.losses.itm import hard_negatives, itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
@@ -85,3 +85,7 @@ def test_mlm_counts_masked_positions_only() -> None:
     expected = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([2, 4]))
     torch.testing.assert_close(mlm_loss(logits, labels, None, 0.0), expected)
     torch.testing.assert_close(mlm_loss(logits, labels, logits, 0.0), expected)
+
+
+def test_the_ramp_rises_over_the_first_epoch() -> None:
+    assert [ramp(epoch) for epoch in (0, 0.25, 1, 9)] == [0, 0.25, 1, 1]

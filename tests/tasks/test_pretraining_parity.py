@@ -27,9 +27,9 @@ def config(alpha: float) -> Config:
         {
             "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
             "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02,
-            "schedule": "cosine", "dataset": "x", "itc": True, "hard_negatives": True,
+            "schedule": "cosine", "dataset": "x", "itc": True, "hard_negatives": True, "hard_negatives_from": 0,
             "alpha_itc": alpha, "alpha_mlm": alpha, "mlm_probability": 0.15, "queue_size": 16,
-            "queue_warmup": False,
+            "queue_from": 0,
             "momentum": 0.995, "temperature": 0.2, "max_tokens": 25,
             "tokenizer": {"source": "corpus", "vocab_size": 211},
             "model": {
@@ -111,7 +111,7 @@ def test_losses_gradients_queue_and_twin_equal_the_original(alpha: float) -> Non
     task = original_task(alpha)
     key = f"alpha{alpha:g}"
     task.begin_step()
-    output = task(batch(), ramp=1.0)
+    output = task(batch(), epoch=1.0)
     output["loss"].backward()
     task.end_step([output])
     expect(f"{key}/loss_ita", output["itc"])
@@ -134,7 +134,7 @@ def test_losses_gradients_queue_and_twin_equal_the_original(alpha: float) -> Non
 def test_gradients_equal_the_original_element_by_element() -> None:
     task = original_task(0.4)
     task.begin_step()
-    task(batch(), ramp=1.0)["loss"].backward()
+    task(batch(), epoch=1.0)["loss"].backward()
     parameters = dict(task.named_parameters())
     for name, tensor in FIXTURE.items():
         if name.startswith("alpha0.4/grads/") and not name.endswith("key.bias"):
@@ -149,7 +149,7 @@ def test_two_optimizer_steps_equal_the_original() -> None:
     optimizer = adamw(task, 1e-3, 0.02)
     for step, suffix in ((1, ""), (2, "_step2")):
         task.begin_step()
-        output = task(batch(suffix), ramp=1.0)
+        output = task(batch(suffix), epoch=1.0)
         output["loss"].backward()
         task.end_step([output])
         optimizer.step()

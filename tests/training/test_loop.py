@@ -77,9 +77,8 @@ def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
     resumed = run(data, tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
-    steps = [
-        line.split("\t")[0] for line in curves(tmp_path / "cut")["plots/metrics/lr.tsv"].split("\n")
-    ]
+    lines = curves(tmp_path / "cut")["plots/metrics/lr.tsv"].splitlines()
+    steps = [line.split("	")[0] for line in lines]
     assert steps == ["step", "9", "11"]
 
 

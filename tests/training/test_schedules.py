@@ -1,11 +1,11 @@
-"""Learning rate and ramp by step."""
+"""Learning rate by step."""
 
 import math
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.training.schedules import cosine, ramp
+from albef.training.schedules import cosine
 
 VALUES = {"lr": 1e-3, "min_lr": 1e-5, "warmup_steps": 10}
 
@@ -22,6 +22,3 @@ def test_the_rate_stays_within_its_bounds(step: int, total: int, warmup: int) ->
     rate = cosine(min(step, total - 1), total, lr=1e-3, min_lr=1e-5, warmup_steps=warmup)
     assert 1e-5 <= rate <= 1e-3 * (1 + 1e-12)
 
-
-def test_the_ramp_rises_over_the_first_epoch() -> None:
-    assert [ramp(step, 4) for step in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
