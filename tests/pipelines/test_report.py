@@ -90,6 +90,7 @@ def products(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
     """A folder with params.yaml and all products of a tiny run; copy it, do not write to it."""
     folder = tmp_path_factory.mktemp("project")
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    values["runtime"] |= {"device": "cpu", "threads": 1}
     lr = {"low": 1e-5, "high": 1e-3, "log": True, "start": 1e-4}
     values |= {
         "datasets": {"scenes": {}},
