@@ -91,14 +91,6 @@ def _from_workers(work: "_Batches", steps: range, workers: int) -> Iterator[Batc
         yield batch
 
 
-def evaluation_batches(shards: Shards, collate: Collate, batch_size: int) -> Iterator[Batch]:
-    """The whole split in order; the last batch may be smaller."""
-    for start in range(0, len(shards), batch_size):
-        stop = min(start + batch_size, len(shards))
-        records = [shards[i] for i in range(start, stop)]
-        yield collate(records, np.random.default_rng([start]))
-
-
 class _Batches(Dataset[Batch | ValueError]):
     """Batches by global step."""
 

@@ -47,13 +47,16 @@ class Row:
 
 
 def rows(split: SplitResult) -> list[Row]:
-    """The metrics of a split, the primary one first."""
+    """The metrics of a split, the primary one first; without those of ITC if they say the same."""
+    itc = {n: v for n, v in split.metrics.items() if n.startswith(ITC)}
+    if all(value == split.metrics.get(name.removeprefix(ITC)) for name, value in itc.items()):
+        itc = {}  # nothing was re-ranked
     found = [
         Row(
             name=name,
             words=words(name),
             value=value,
-            itc=split.metrics.get(ITC + name),
+            itc=itc.get(ITC + name),
             chance=split.chance.get(name),
             random_weights=split.random_weights.get(name),
         )

@@ -47,6 +47,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number,
         "plain": plain,
+        "signed": signed,
         "duration": duration,
         "memory": memory,
         "address": address,
@@ -88,7 +89,12 @@ def number(value: float | None) -> str:
     """A metric for a reader; a dash for None."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if abs(value) < 10 and value != int(value) else f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    """A difference for a reader."""
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def plain(value: object) -> str:
@@ -194,6 +200,8 @@ def val_charts(training: Training) -> Iterator[Chart]:
     val = {n.removeprefix("val/"): c for n, c in training.curves.items() if n.startswith("val/")}
     groups: dict[str, list[str]] = {}
     for name in sorted(val, key=order):
+        if name.startswith(ITC) and val[name] == val.get(name.removeprefix(ITC)):
+            continue  # nothing was re-ranked
         groups.setdefault(group(name), []).append(name)
     for base, members in groups.items():
         own = [name for name in members if not name.startswith(ITC)] or members
@@ -267,7 +275,7 @@ def _hero(report: Report) -> Hero:
         if (row := headline(split)) is not None
     )
     found = [
-        query
+        (split, query)
         for run in report.runs
         for split in run.splits
         for gallery in split.galleries
@@ -275,8 +283,14 @@ def _hero(report: Report) -> Hero:
         for query in gallery.queries
         if query.text
     ]
-    found.sort(key=lambda query: query.rank_itc == 0)  # rather one that ITC alone does not find
-    return Hero(cards, next(iter(found), None))
+    # Rather one that ITC alone does not find, but only where that is what re-ranking comes to.
+    found.sort(key=lambda pair: not (pair[1].rank_itc and _gains(pair[0])))
+    return Hero(cards, found[0][1] if found else None)
+
+
+def _gains(split: SplitResult) -> bool:
+    row = headline(split)
+    return row is not None and row.itc is not None and row.value > row.itc
 
 
 def _licences(report: Report) -> list[Licence]:

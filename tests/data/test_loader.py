@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.data.loader import Batch, Loader, evaluation_batches
+from albef.data.loader import Batch, Loader
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.data.transforms import AugmentConfig, ImageError, Train
@@ -132,10 +132,3 @@ def test_an_error_comes_out_as_one_sentence(tmp_path: Path, workers: int) -> Non
 def test_fewer_records_than_a_batch(shards: Shards) -> None:
     with pytest.raises(ValueError, match="has 23 records in split train, fewer than a batch of 24"):
         Loader(shards, collate, 24, 1, 0)
-
-
-def test_evaluation_keeps_order_and_the_last_records(shards: Shards) -> None:
-    batches = list(evaluation_batches(shards, collate, 5))
-    assert [len(batch["id"]) for batch in batches] == [5, 5, 5, 5, 3]
-    assert torch.cat([batch["id"] for batch in batches]).tolist() == list(range(RECORDS))
-    assert equal(batches, list(evaluation_batches(shards, collate, 5)))

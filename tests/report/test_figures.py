@@ -1,7 +1,7 @@
 """Figures: where things are drawn, and that nothing put in becomes markup."""
 
 import re
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from markupsafe import Markup
@@ -10,8 +10,8 @@ from albef.report import figures
 from albef.report.figures import Dot, Line, Mark
 
 
-def parsed(svg: Markup) -> ElementTree.Element:
-    return ElementTree.fromstring(svg)
+def parsed(svg: Markup) -> ET.Element:
+    return ET.fromstring(svg)
 
 
 def test_a_line_goes_from_the_first_point_to_the_last() -> None:

@@ -6,7 +6,7 @@ from albef.report.metrics import flatten, headline, rows, words
 
 def test_recalls_are_in_a_readers_order_beside_those_of_itc() -> None:
     names = ["ir@1", "ir@10", "ir@5", "r_mean", "tr@1", "tr@10", "tr@5"]
-    metrics = {name: 50.0 for name in names} | {f"itc_{name}": 40.0 for name in names}
+    metrics = dict.fromkeys(names, 50.0) | {f"itc_{name}": 40.0 for name in names}
     split = SplitResult("test", 5, metrics, {"tr@1": 0.2}, {"tr@1": 0.3})
     found = rows(split)
     assert [row.name for row in found] == [
@@ -40,3 +40,8 @@ def test_an_itc_metric_without_a_partner_stands_alone() -> None:
 
 def test_nested_values_have_dotted_names() -> None:
     assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_without_re_ranking_itc_is_not_shown_beside_itself() -> None:
+    split = SplitResult("test", 5, {"tr@1": 5.0, "itc_tr@1": 5.0}, {}, {})
+    assert [(row.name, row.itc) for row in rows(split)] == [("tr@1", None)]

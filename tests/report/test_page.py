@@ -258,3 +258,19 @@ def test_metrics_of_a_kind_to_come_need_no_new_code() -> None:
     assert "bleu" in text
     assert "345.0" in text
     assert "ITC" not in text.partition("Results")[2].partition("Examples")[0]
+
+
+def test_re_ranking_that_loses_is_not_hidden() -> None:
+    split = SplitResult("test", 9, {"r_mean": 22.2, "itc_r_mean": 42.8}, {"r_mean": 1.07}, {})
+    text = Page(render(Report(seed=1, runs=(Run("a", "a", "a", "a", (split,)),)))).text
+    assert "ITC alone 42.8 %, re-ranked by ITM −20.6" in text
+
+
+def test_validation_curves_are_by_epoch_and_once_where_nothing_is_re_ranked() -> None:
+    points = ((99.0, 30.0), (199.0, 50.0))
+    curves = {"val/r_mean": points, "val/itc_r_mean": points}
+    same = render(Report(seed=1, trainings=(Training("a", curves),)))
+    assert "ITC alone" not in Page(same).text
+    assert "r_mean: 50 at 2" in same
+    curves["val/itc_r_mean"] = ((99.0, 20.0), (199.0, 40.0))
+    assert "ITC alone" in Page(render(Report(seed=1, trainings=(Training("a", curves),)))).text

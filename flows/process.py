@@ -1,0 +1,160 @@
+"""A child process that cannot outlive its parent, however either ends.
+
+Killing DVC leaves the stage that it started running, so a child gets a session of its own and the
+whole group is ended with it. A parent that is killed outright runs no code: there the child itself
+watches, and takes its group down.
+"""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+GRACE_S = 20.0
+"""Seconds between asking a group to end and ending it; time for a checkpoint."""
+
+
+class Child:
+    """A running ``dvc`` command in a session of its own.
+
+    Args:
+        args: arguments of ``dvc``.
+        pull: the stage whose products are looked for in the remote first, if any.
+
+    Attributes:
+        stopped: whether it was ended by :meth:`stop`.
+    """
+
+    def __init__(self, *args: str, pull: str = "") -> None:
+        scripts = str(Path(sys.executable).parent)  # a stage's `python` is the one that runs this
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.stopped = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flows.process", str(os.getpid()), pull, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def follow(self, line: Callable[[str], None]) -> int:
+        """Hand each line of output to ``line`` until the process ends; its exit code.
+
+        A progress bar's carriage returns end lines too.
+        """
+        try:
+            assert self._process.stdout is not None
+            rest = b""
+            while chunk := self._process.stdout.read1(65536):  # type: ignore[attr-defined]
+                *lines, rest = re.split(rb"[\r\n]", rest + chunk)
+                for part in lines:
+                    if text := part.decode(errors="replace").rstrip():
+                        line(text)
+            if rest:
+                line(rest.decode(errors="replace"))
+            return self._process.wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the group: asked at first, forced after :data:`GRACE_S`."""
+        self.stopped = True
+        for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
+            if not _signal_group(self._process.pid, number):
+                return
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                self._process.poll()  # a zombie still counts as a member
+                if not _signal_group(self._process.pid, 0):
+                    return
+                time.sleep(0.05)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a group; whether it has a member."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def dvc(*args: str, line: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+    """Run a ``dvc`` command; its exit code and lines."""
+    lines: list[str] = []
+
+    def take(text: str) -> None:
+        lines.append(text)
+        if line is not None:
+            line(text)
+
+    return Child(*args).follow(take), lines
+
+
+def in_session(module: str, *args: str, keep: int) -> int:
+    """Run a module in a session of its own; its exit code.
+
+    A terminal sends Ctrl-C to all of a session, Prefect's temporary server included, which the
+    flow still needs in order to say how it ended: so the module alone is told, from here. A
+    second Ctrl-C ends everything at once. Nothing of the session is left when this returns, and
+    nothing for long if this process is killed.
+
+    Args:
+        module: what to run.
+        args: its arguments.
+        keep: an open file that it shall hold too.
+    """
+    command = [sys.executable, "-m", module, str(os.getpid()), *args]
+    child = subprocess.Popen(command, start_new_session=True, pass_fds=[keep])
+    try:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+    finally:
+        _signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def die_with(parent: int) -> None:
+    """End this process's group as soon as ``parent`` is not its parent any more."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
+
+
+def _main() -> int:
+    """Be DVC, for as long as the parent lives."""
+    parent, pull, *args = sys.argv[1:]
+    die_with(int(parent))
+    os.environ["ALBEF_DVC"] = str(os.getpid())  # the stage follows this process
+    if pull:
+        logging.basicConfig(format="%(message)s")
+        from flows.remote import fetch_products
+
+        fetch_products(pull)
+    from dvc.cli import main
+
+    return int(main(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())

@@ -1,0 +1,74 @@
+"""What a run came to, as text: metrics against chance, and the report."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from albef.layout import Layout
+
+COLUMNS = ("chance", "random_weights")
+"""Sections of a metrics file that are shown beside every other one."""
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Rows under a header, columns aligned; those after the second to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def summary(layout: Layout) -> str:
+    """The results of every evaluated run, and where the report is."""
+    files = sorted((layout.root / "metrics").glob("*.json"))
+    rows = [row for path in files for row in _rows(path)]
+    parts = [table(rows, ("run", "metric", "value", "chance", "random weights"))] if rows else []
+    if layout.report().exists():
+        parts.append(f"report: {layout.report()}")
+    return "\n\n".join(parts) or "no results yet"
+
+
+def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+    metrics: Mapping[str, Any] = json.loads(path.read_text())
+    beside = [metrics.get(name, {}) for name in COLUMNS]
+    for section, values in metrics.items():
+        if section in COLUMNS or not isinstance(values, Mapping):
+            continue
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                label = name if section == "test" else f"{section} {name}"
+                yield path.stem, label, _show(value), *(_show(other.get(name)) for other in beside)
+
+
+def _show(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def record(layout: Layout, stage: str) -> Mapping[str, Any]:
+    """The run record of a stage; empty before its first run."""
+    path = layout.record(stage)
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def show_progress() -> None:
+    """Show what the flow says of its stages on standard error."""
+    log = logging.getLogger("albef")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False

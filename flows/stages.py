@@ -1,0 +1,142 @@
+"""One Prefect task per DVC stage: a process that runs ``dvc repro --single-item NAME``."""
+
+import logging
+import os
+import re
+import threading
+import time
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from flows.graph import Node
+from flows.process import Child
+from flows.results import duration
+
+log = logging.getLogger("albef")
+RETRIED = {"ingest": (10.0, 60.0)}
+"""Seconds before each further try, by stage module: only what fetches may fail by chance."""
+USER_ERROR = "exited with 2"
+"""What DVC says of a stage that refused its values or data; trying again is of no use."""
+UNCHANGED = "Nothing that it depends on changed."
+_DVC = re.compile(
+    r"Running stage |Stage '|> |(Generating|Updating) lock|Data and pipelines are|Use `dvc push`"
+    r"|To (track|enable)|\t|ERROR: |WARNING: Process .* had been killed"
+)
+"""How DVC's own lines start, which say nothing of what a stage does."""
+_children: set[Child] = set()
+_ending = threading.Event()
+_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+
+def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
+    """The Prefect task of a stage.
+
+    Args:
+        node: the stage.
+        fresh: whether it and all that it depends on are known to be up to date.
+        force: whether to run it all the same.
+        pull: whether to look for its products in the remote first.
+    """
+    delays = RETRIED.get(node.name.partition("@")[0], ())
+
+    def run() -> State:
+        return run_stage(node.name, fresh=fresh, force=force, pull=pull and not force)
+
+    run.__doc__ = f"`dvc repro --single-item {node.name}`"
+    return Task(
+        run,
+        name=node.name,
+        task_run_name=node.name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=len(delays),
+        retry_delay_seconds=list(delays) or None,
+        retry_condition_fn=_worth_trying_again,
+    )
+
+
+def _worth_trying_again(_task: object, run: TaskRun, state: State) -> bool:
+    again = not _ending.is_set() and USER_ERROR not in (state.message or "")
+    if again:
+        log.info("%s: will be tried again", run.name)
+    return again
+
+
+def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool = False) -> State:
+    """Run a stage as a process, see :func:`task_of`.
+
+    The state is ``Completed``, by name ``Cached`` if products were at hand, or ``Failed``, where
+    the message is the stage's own sentence.
+    """
+    if fresh:
+        return Completed(name="Cached", message=UNCHANGED)
+    logger = get_run_logger()
+    lines: list[str] = []
+
+    def line(text: str) -> None:
+        lines.append(text)
+        logger.info(text)
+        if not _DVC.match(text):
+            log.info("%s: %s", name, text.removeprefix(f"{name}: "))
+
+    with _slots:
+        if _ending.is_set():
+            return Failed(message="The run was ended before its turn.")
+        options = ["--force"] if force else []
+        log.info("%s: starts", name)
+        began = time.monotonic()
+        child = Child(
+            "--wait-for-lock", "repro", "--single-item", *options, name, pull=name if pull else ""
+        )
+        _children.add(child)
+        try:
+            code = child.follow(line)
+        finally:
+            _children.discard(child)
+    took = duration(time.monotonic() - began)
+    if code == 0:
+        state = outcome(lines)
+        log.info("%s: %s, %s", name, "cached" if state.name == "Cached" else "done", took)
+        return state
+    log.info("%s: %s after %s", name, "ended" if child.stopped else "failed", took)
+    if child.stopped:
+        return Failed(message=f"{name} was ended with its run.")
+    return Failed(message=sentence(name, lines))
+
+
+def outcome(lines: list[str]) -> State:
+    """The state of a stage that DVC brought up to date, from DVC's lines."""
+    if any("didn't change, skipping" in text for text in lines):
+        return Completed(name="Cached", message=UNCHANGED)
+    if any("is cached - skipping run" in text for text in lines):
+        return Completed(name="Cached", message="Taken from DVC's cache.")
+    return Completed(message="Ran.")
+
+
+def sentence(name: str, lines: list[str]) -> str:
+    """What to tell of a failure: the stage's own sentence, else the last line that is not DVC's."""
+    own = [text for text in lines if text.startswith(f"{name}: ")]
+    told = own[-1:] or [text for text in lines if not _DVC.match(text)][-1:]
+    dvc = [text.removeprefix("ERROR: ") for text in lines if text.startswith("ERROR: ")]
+    code = re.search(r"exited with -?\d+", " ".join(dvc))
+    text = (told or dvc or ["dvc failed without a word"])[0].removeprefix(f"{name}: ")
+    return f"{name}: {text}" + (f" ({code.group()})" if code else "")
+
+
+def stop_all() -> None:
+    """End every stage that runs now; later ones do not start."""
+    _ending.set()
+    threads = [threading.Thread(target=child.stop) for child in list(_children)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def starting() -> None:
+    """A new flow run in this process: stages may start again."""
+    _ending.clear()

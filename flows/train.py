@@ -1,0 +1,115 @@
+"""The end-to-end flow. Its tasks and their order are read from DVC's graph.
+
+``python -m flows.train PARENT PARAMETERS`` is how ``albef run`` starts it.
+"""
+
+import json
+import logging
+import signal
+import sys
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from albef.layout import PARAMS
+from flows import graph, lease, remote, stages, values
+from flows.process import die_with
+from flows.results import show_progress
+
+log = logging.getLogger("albef")
+THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
+
+
+@flow(name="train", task_runner=THREADS, persist_result=False)
+def train(only: list[str] | None = None, force: list[str] | None = None) -> State:
+    """Bring the pipeline up to date.
+
+    Args:
+        only: stages to run, and no others; ``NAME`` stands for every ``NAME@KEY``.
+        force: stages to run although nothing changed.
+    """
+    run = runtime.flow_run.id
+    with lease.hold(), lease.flow_run(UUID(run) if run else None):
+        stages.starting()
+        try:
+            return _train(only or [], force or [])
+        except BaseException:  # cancelled, interrupted or broken: nothing may go on unseen
+            stages.stop_all()
+            raise
+
+
+def _train(only: list[str], force: list[str]) -> State:
+    values.check(PARAMS)
+    nodes = graph.read()
+    forced = set(graph.choose(nodes, force, "force"))
+    chosen = set(graph.choose(nodes, only, "only") if only else nodes)
+    shared = remote.configured()
+    if shared:
+        _fetch_runs()
+    futures: dict[str, PrefectFuture[State]] = {}
+    changing: set[str] = set()  # stages that may make something new, and those that read it
+    for node in nodes.values():
+        if node.name not in chosen:
+            continue
+        if node.stale or node.name in forced or changing.intersection(node.upstream):
+            changing.add(node.name)
+        run = stages.task_of(
+            node,
+            fresh=node.name not in changing,
+            force=node.name in forced,
+            pull=shared is not None,
+        )
+        above = [futures[name] for name in node.upstream if name in futures]
+        futures[node.name] = run.submit(return_state=False, wait_for=above)
+    states = {name: _final(name, future) for name, future in futures.items()}
+    failed = [state.message or name for name, state in states.items() if state.is_failed()]
+    if not failed and shared and (problem := _push()):
+        failed.append(problem)
+    if failed:
+        return Failed(message="\n".join(failed))
+    cached = sum(state.name == "Cached" for state in states.values())
+    return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
+
+
+def _final(name: str, future: PrefectFuture[State]) -> State:
+    """The state that a stage ends in."""
+    future.wait()
+    state = future.state
+    if state.is_pending():  # Prefect's "NotReady"
+        log.info("%s: not run, since what it depends on failed", name)
+    return state
+
+
+@task(name="fetch runs", cache_policy=NO_CACHE, persist_result=False)
+def _fetch_runs() -> None:
+    remote.fetch_runs()
+
+
+@task(name="push", cache_policy=NO_CACHE, persist_result=False)
+def _push() -> str | None:
+    return remote.push()
+
+
+def main() -> None:
+    """Run the flow for ``albef run``, whose process is named first, with parameters as JSON."""
+    parent, parameters = sys.argv[1:]
+    die_with(int(parent))
+    show_progress()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        state = train(**json.loads(parameters), return_state=True)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    print(f"\n{state.message}", file=sys.stderr)
+    raise SystemExit(not state.is_completed())
+
+
+if __name__ == "__main__":
+    main()
