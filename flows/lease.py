@@ -6,6 +6,7 @@ know: it frees this lock with the process, so the next run may say of the one be
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import UUID
+
+import psutil
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -50,11 +53,42 @@ def hold() -> Iterator[None]:
                 f"a run is at work here already (process {holder}); `albef status` shows it"
             ) from None
         _held = file
+        _heal()
         _write(file, {**_read(file), "process": os.getpid()})
         try:
             yield
         finally:
             _held = None
+
+
+def _heal() -> None:
+    """Mend the list of paths in use that a DVC killed in mid-write leaves, and DVC then refuses.
+
+    A number of a dead process may also be some other process's by now, in a container above all.
+    """
+    from dvc.lock import LockError, make_lock
+
+    path = Path(".dvc/tmp/rwlock")
+    if not path.exists():
+        return
+    with contextlib.suppress(LockError), make_lock(f"{path}.lock", tmp_dir=str(path.parent)):
+        try:
+            used = json.loads(path.read_text())
+            infos = [
+                *used.get("write", {}).values(),
+                *itertools.chain(*used.get("read", {}).values()),
+            ]
+        except (ValueError, AttributeError):
+            infos = [{"pid": 0}]
+        if infos and not any(_is_dvc(info["pid"]) for info in infos):
+            path.unlink()
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        return any("dvc" in part or "flows" in part for part in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
 
 
 def hand_on() -> int:

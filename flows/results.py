@@ -38,14 +38,17 @@ def summary(layout: Layout) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[str, ...]]:
     metrics: Mapping[str, Any] = json.loads(path.read_text())
-    beside = [metrics.get(name, {}) for name in COLUMNS]
     for section, values in metrics.items():
         if section in COLUMNS or not isinstance(values, Mapping):
             continue
+        beside = [metrics.get(name, {}).get(section, {}) for name in COLUMNS]
         for name, value in values.items():
             if isinstance(value, int | float):
                 label = name if section == "test" else f"{section} {name}"
-                yield path.stem, label, _show(value), *(_show(other.get(name)) for other in beside)
+                # By ITC alone a metric has the same chance as re-ranked.
+                plain = name.removeprefix("itc_")
+                chance, blank = beside[0].get(plain), beside[1].get(name)
+                yield path.stem, label, _show(value), _show(chance), _show(blank)
 
 
 def _show(value: object) -> str:

@@ -59,10 +59,10 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
     )
 
 
-def _worth_trying_again(_task: object, run: TaskRun, state: State) -> bool:
+def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
     again = not _ending.is_set() and USER_ERROR not in (state.message or "")
     if again:
-        log.info("%s: will be tried again", run.name)
+        log.info("%s, to be tried again", state.message)
     return again
 
 

@@ -148,8 +148,14 @@ class Toy:
     def sh(self, command: str, *, fails: bool = False) -> str:
         """Run a shell command; its output, both streams."""
         done = subprocess.run(
-            command, shell=True, cwd=self.path, env=self.env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command,
+            shell=True,
+            cwd=self.path,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
         )
         assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout}"
         return done.stdout
@@ -162,8 +168,12 @@ class Toy:
         """Start the ``albef`` command in the background."""
         return subprocess.Popen(
             [sys.executable, "-m", "albef.cli", *arguments.split()],
-            cwd=self.path, env=self.env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen,  # type: ignore[call-overload]
+            cwd=self.path,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **popen,  # type: ignore[call-overload]
         )
 
     def do(self, what: str, text: str = "") -> None:

@@ -21,4 +21,3 @@ def test_warm_up_ends_at_the_base_rate_and_the_cosine_at_the_lowest() -> None:
 def test_the_rate_stays_within_its_bounds(step: int, total: int, warmup: int) -> None:
     rate = cosine(min(step, total - 1), total, lr=1e-3, min_lr=1e-5, warmup_steps=warmup)
     assert 1e-5 <= rate <= 1e-3 * (1 + 1e-12)
-
