@@ -97,7 +97,7 @@ def load(path: Path, *, name: str | None = None) -> Params:
         item: read(_run, value, key=f"tasks.{item}")
         for item, value in read(_named, values.get("tasks", {}), key="tasks") or ()
     }
-    if not errors:
+    if not errors and paths is not None and runtime is not None:
         params = Params(values["seed"], paths, runtime, datasets, sections, tasks)
         errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
     if errors:

@@ -1,4 +1,4 @@
-"""The rules of the house that no type checker knows: who imports whom, and what a stage depends on."""
+"""The rules of the house that no type checker knows: imports, and what a stage depends on."""
 
 import ast
 from collections.abc import Iterator

@@ -155,7 +155,8 @@ class RankingTask(Task):
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a random order, in expectation."""
         if "change" in table:
-            return {"accuracy": 50.0}
+            names = ["accuracy", *(f"accuracy_{change}" for change in sorted(set(table["change"])))]
+            return dict.fromkeys(names, 50.0)
         query = table["query"]
         return chance_recalls(query.count("i2t"), query.count("t2i"))
 

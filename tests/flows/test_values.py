@@ -1,0 +1,87 @@
+"""Presets and overrides: what becomes of params.yaml, and what is refused before it is touched."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from albef.config import ParamsError, read_yaml
+from flows import values
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml, committed, and a preset; no stage is needed."""
+    for name in ("params.yaml", "presets/smoke.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(values, "check", lambda path: None)  # tests/pipelines/test_params.py
+    for command in ("init", "add params.yaml", "-c user.name=x -c user.email=x commit -m x"):
+        subprocess.run(["git", *command.split()], check=True, capture_output=True)
+    return tmp_path
+
+
+def test_an_override_changes_its_line_and_no_other(project: Path) -> None:
+    before = (project / "params.yaml").read_text().splitlines()
+    values.prepare(None, ["tasks.retrieval.lr=3e-5", "runtime.scratch=/tmp/x"])
+    after = (project / "params.yaml").read_text().splitlines()
+    assert len(before) == len(after)
+    changed = [new.strip() for old, new in zip(before, after, strict=True) if old != new]
+    assert changed == ["scratch: /tmp/x", "lr: 3e-05"]
+    assert read_yaml(project / "params.yaml")["tasks"]["retrieval"]["lr"] == 3e-5
+
+
+def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
+    values.prepare(None, ["tasks.retrieval.lr={low: 1e-5, high: 1e-3, log: true, start: 1e-4}"])
+    text = (project / "params.yaml").read_text()
+    assert "    lr: {low: 1e-05, high: 0.001, log: true, start: 0.0001}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("tasks.retrieval.lrr=1", "tasks.retrieval.lrr is not a known key; did you mean "),
+        ("taks.retrieval.lr=1", "taks is not a known key; did you mean tasks?"),
+        ("seed.x=1", "seed is a value, not a section"),
+        ("seed", "write it as KEY=VALUE"),
+        ("tasks.retrieval.lr=[", "--set tasks.retrieval.lr=["),
+    ],
+)
+def test_a_wrong_override_is_one_sentence_and_writes_nothing(
+    project: Path, override: str, says: str
+) -> None:
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(ParamsError) as caught:
+        values.prepare(None, ["pretrain.epochs=9", override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (project / "params.yaml").read_bytes() == before
+    assert not (project / values.CHANGED).exists()
+
+
+def test_values_that_do_not_pass_the_check_are_not_written(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise ParamsError("no")
+
+    monkeypatch.setattr(values, "check", refuse)
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(ParamsError, match="no"):
+        values.prepare(None, ["seed=2"])
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: Path) -> None:
+    smoke = (project / "presets/smoke.yaml").read_bytes()
+    values.prepare("smoke", [])
+    assert (project / "params.yaml").read_bytes() == smoke
+    values.prepare("smoke", ["seed=5"])
+    with pytest.raises(ParamsError, match="holds values that neither git nor a preset has"):
+        values.prepare("smoke", [])
+    assert read_yaml(project / "params.yaml")["seed"] == 5
+    with pytest.raises(ParamsError, match="there is no preset smok; did you mean smoke"):
+        values.prepare("smok", [])

@@ -1,0 +1,62 @@
+"""The whole file: built-in values, presets, contradictions."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from albef.config import ParamsError, read_yaml
+from pipelines.params import load
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_params_file_loads_strictly(path: Path) -> None:
+    params = load(path)
+    assert set(params.tasks)
+
+
+def changed(tmp_path: Path, key: str, value: Any) -> str:
+    """The sentences of the built-in file with one value changed (or, if None, removed)."""
+    values = copy.deepcopy(read_yaml(ROOT / "params.yaml"))
+    *parents, last = key.split(".")
+    section = values
+    for part in parents:
+        section = section[part]
+    if value is None:
+        del section[last]
+    else:
+        section[last] = value
+    path = tmp_path / "params.yaml"
+    YAML(typ="safe").dump(values, path)
+    with pytest.raises(ParamsError) as caught:
+        load(path, name="params.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("pretrian", {}, "pretrian is not a known section; did you mean pretrain?"),
+        ("seed", None, "params.yaml: seed is missing"),
+        ("seed", -1, "seed must be a whole number from 0, got -1"),
+        ("pretrain.epoch", 3, "pretrain.epoch is not a known key; did you mean pretrain.epochs?"),
+        ("tasks.retrieval.kind", "retreival", "retrieval"),
+        ("tasks.retrieval.dataset", "scene", "scenes"),
+        ("tasks.retrieval.init", "pretraind", "pretrained"),
+        ("pretrain.dataset", "webb", "web"),
+        ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
+        ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
+        ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
+    ],
+)
+def test_a_wrong_value_names_its_key_and_what_was_meant(
+    tmp_path: Path, key: str, value: object, says: str
+) -> None:
+    sentence = changed(tmp_path, key, value)
+    assert says in sentence
+    assert sentence.startswith("params.yaml: ")

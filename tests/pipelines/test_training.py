@@ -1,0 +1,172 @@
+"""The stages that train, on a tiny real data set, in a folder of their own."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+
+from albef.config import read_yaml
+from albef.models.weights import file_digest, load_checkpoint
+from albef.training.state import StateLocked, own
+from pipelines import evaluate, finetune, ingest, pretrain, search, validate
+from pipelines.stage import Stage
+
+ROOT = Path(__file__).parents[2]
+STAGES = {
+    "ingest": ingest.run,
+    "validate": validate.run,
+    "pretrain": pretrain.run,
+    "search": search.run,
+    "finetune": finetune.run,
+    "evaluate": evaluate.run,
+}
+
+
+def values(**changed: Any) -> dict[str, Any]:
+    """The smoke preset, smaller, one thread, decoding in the trainer."""
+    params = copy.deepcopy(read_yaml(ROOT / "presets" / "smoke.yaml"))
+    params["paths"] = {"root": "products", "models": "products/models"}
+    params["runtime"] |= {"threads": 1, "workers": 0, "scratch": "scratch", "device": "cpu"}
+    params["pretrain"]["epochs"] = 1
+    for key, value in changed.items():
+        *parents, last = key.split("__")
+        section = params
+        for part in parents:
+            section = section[part]
+        section[last] = value
+    return params
+
+
+def work(folder: Path, params: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    YAML(typ="safe").dump(params, folder / "params.yaml")
+
+
+def step(name: str, key: str = "") -> Stage:
+    """Run a stage in the working folder."""
+    stage = Stage(name, key)
+    STAGES[name](stage)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything up to the evaluation has run."""
+    folder = tmp_path_factory.mktemp("project")
+    work(folder, values())
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for dataset in ("web", "scenes"):
+            step("ingest", dataset)
+            step("validate", dataset)
+        step("pretrain")
+        for name in ("search", "finetune", "evaluate"):
+            step(name, "retrieval")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
+    checkpoint = load_checkpoint(trained / "products/models/retrieval")
+    parent = trained / "products/models/pretrained/model.safetensors"
+    assert checkpoint.kind == "retrieval"
+    assert checkpoint.config["provenance"]["parent_weights"] == file_digest(parent)
+    choice = json.loads((trained / "products/search/retrieval/choice.json").read_text())
+    assert checkpoint.config["values"]["lr"] == choice["lr"]
+    assert (trained / "products/curves/pretrained/plots/metrics/train/itc.tsv").is_file()
+    assert (trained / "products/curves/pretrained/plots/metrics/val/r_mean.tsv").is_file()
+    assert not list((trained / "scratch/albef").iterdir())
+
+
+def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) -> None:
+    folder = trained / "products/search/retrieval"
+    trials = json.loads((folder / "trials.json").read_text())
+    assert [trial["start"] for trial in trials] == [True, False]
+    assert trials[0]["params"] == {"lr": 3e-4}
+    best = max(trials, key=lambda trial: trial["value"])
+    assert json.loads((folder / "choice.json").read_text()) == best["params"]
+
+
+def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> None:
+    metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
+    assert set(metrics) == {"test", "pairs", "chance", "random_weights"}
+    assert metrics["chance"]["test"]["tr@1"] == pytest.approx(100 / 48)
+    assert metrics["chance"]["pairs"]["accuracy"] == 50
+    assert set(metrics["random_weights"]["test"]) == set(metrics["test"])
+    table = pq.read_table(trained / "products/results/retrieval/predictions.parquet")
+    assert table.num_rows == 4 * 48  # two splits of 48 pictures and captions, both ways
+    test = [row for row in table.to_pylist() if row["split"] == "test"]
+    right = [row["rank"] == 0 for row in test if row["query"] == "i2t"]
+    assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_a_run_without_ranges_is_not_searched(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    params = values()
+    params["tasks"]["plain"] = params["tasks"]["retrieval"] | {"lr": 1e-4}
+    work(trained, params)
+    step("search", "plain")
+    assert json.loads(Path("products/search/plain/choice.json").read_text()) == {}
+
+
+def test_training_refuses_data_that_was_not_validated(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    verdict = Path("products/verdicts/scenes.json")
+    kept = verdict.read_text()
+    verdict.write_text(json.dumps({"dataset": "scenes", "digest": "0" * 64}))
+    with pytest.raises(ValueError, match="scenes has changed since it was validated"):
+        step("finetune", "retrieval")
+    verdict.write_text(kept)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.pretrain"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    work(trained, values(pretrain__epochs=8, runtime__checkpoint_every=3))
+    first = start(trained)
+    deadline = time.monotonic() + 120
+    while not (states := list(Path("scratch").rglob("state-0*.pt"))):
+        assert time.monotonic() < deadline
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.02)
+    refused = pytest.raises(StateLocked, match=f"process {first.pid} already trains")
+    with refused, own(states[0].parent):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert list(Path("scratch").rglob("state-0*.pt"))
+
+    second = start(trained)
+    told = second.communicate(timeout=300)[1]
+    assert second.returncode == 0, told
+    assert "going on at step" in told
+    resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
+
+    step("pretrain")
+    assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed

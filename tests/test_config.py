@@ -1,0 +1,94 @@
+"""What a wrong value says."""
+
+from pathlib import Path
+
+import pytest
+
+from albef.config import (
+    ParamsError,
+    Section,
+    Tunable,
+    choose,
+    fixed,
+    ranges,
+    read_yaml,
+    validate,
+)
+
+
+class Inner(Section):
+    width: int
+    """A number."""
+
+
+class Outer(Section):
+    lr: Tunable
+    """A value or a range."""
+    sizes: tuple[float, float]
+    """Two numbers."""
+    inner: Inner
+    """A section."""
+
+
+GOOD = {"lr": 1e-3, "sizes": [0.5, 1], "inner": {"width": 3}}
+RANGE = {"low": 1e-5, "high": 1e-3, "log": True, "start": 1e-4}
+
+
+def error(values: object) -> str:
+    with pytest.raises(ParamsError) as caught:
+        validate(Outer, values, where="params.yaml", key="outer")
+    return str(caught.value)
+
+
+def test_good_values_are_frozen() -> None:
+    outer = validate(Outer, GOOD, where="params.yaml")
+    assert outer.sizes == (0.5, 1.0)
+    with pytest.raises(ValueError, match="frozen"):
+        outer.inner.width = 4  # type: ignore[misc]
+
+
+def test_an_unknown_key_names_the_nearest_one() -> None:
+    assert error({**GOOD, "inner": {"widht": 3}}).splitlines() == [
+        "params.yaml: outer.inner.width is missing",
+        "params.yaml: outer.inner.widht is not a known key; did you mean outer.inner.width?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({**GOOD, "inner": {"width": "3"}}, "outer.inner.width: input should be a valid integer"),
+        ({**GOOD, "inner": {"width": True}}, "outer.inner.width: input should be a valid integer"),
+        ({**GOOD, "lr": "1e-4"}, "outer.lr: input should be a valid number, got '1e-4'"),
+        ({**GOOD, "sizes": [1.0]}, "outer.sizes.1 is missing"),
+        ({**GOOD, "lr": {**RANGE, "low": 1}}, "outer.lr: low 1 is not below high 0.001"),
+        ({**GOOD, "lr": {**RANGE, "start": 1}}, "outer.lr: start 1 is outside 1e-05 to 0.001"),
+        ({**GOOD, "lr": {**RANGE, "low": -1.0}}, "logarithmic range starts above 0"),
+        ({**GOOD, "lr": {"low": 0.1}}, "outer.lr.high is missing"),
+        ({**GOOD, "lr": float("nan")}, "neither number, text, list nor mapping"),
+    ],
+)
+def test_a_wrong_value_is_a_sentence_with_its_key(values: object, says: str) -> None:
+    assert says in error(values)
+
+
+def test_a_choice_fills_exactly_the_ranges() -> None:
+    outer = validate(Outer, {**GOOD, "lr": RANGE}, where="params.yaml")
+    assert list(ranges(outer)) == ["lr"]
+    with pytest.raises(ParamsError, match="run the search first"):
+        fixed(outer.lr)
+    assert fixed(choose(outer, {"lr": 2e-4}).lr) == 2e-4
+    for wrong in ({}, {"lr": 2e-4, "width": 1.0}):
+        with pytest.raises(ParamsError, match="the ranges are"):
+            choose(outer, wrong)
+
+
+def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("a: 1e-4\nb: on\n")
+    assert read_yaml(path) == {"a": 1e-4, "b": "on"}
+    path.write_text("a: [1\n")
+    with pytest.raises(ParamsError, match="is not YAML"):
+        read_yaml(path)
+    with pytest.raises(ParamsError, match="does not exist; run from the root"):
+        read_yaml(tmp_path / "other.yaml")
