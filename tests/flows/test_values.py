@@ -35,9 +35,9 @@ def test_an_override_changes_its_line_and_no_other(project: Path) -> None:
 
 
 def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
-    values.prepare(None, ["tasks.retrieval.lr={low: 1e-5, high: 1e-3, log: true, start: 1e-4}"])
+    values.prepare(None, ["pretrain.lr={low: 1e-5, high: 1e-3, log: true, start: 1e-4}"])
     text = (project / "params.yaml").read_text()
-    assert "    lr: {low: 1e-05, high: 0.001, log: true, start: 0.0001}\n" in text
+    assert "  lr: {low: 1e-05, high: 0.001, log: true, start: 0.0001}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
         ("taks.retrieval.lr=1", "taks is not a known key; did you mean tasks?"),
         ("seed.x=1", "seed is a value, not a section"),
         ("seed", "write it as KEY=VALUE"),
-        ("tasks.retrieval.lr=[", "--set tasks.retrieval.lr=["),
+        ("tasks.retrieval.lr=[", "tasks.retrieval.lr=[: no viable alternative"),
     ],
 )
 def test_a_wrong_override_is_one_sentence_and_writes_nothing(

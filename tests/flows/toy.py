@@ -107,15 +107,16 @@ stages:
 
 
 class Toy:
-    """A clone of the toy project in ``path``."""
+    """A clone of the toy project in ``path``, whose flow uses the server at ``api``, if any."""
 
-    def __init__(self, path: Path, home: Path) -> None:
+    def __init__(self, path: Path, home: Path, api: str | None = None) -> None:
         self.path = path
         self.env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PREFECT_HOME": str(home),
+            **({"PREFECT_API_URL": api} if api else {}),
             "NO_COLOR": "1",
             "COLUMNS": "120",
             "GIT_AUTHOR_NAME": "A Tester",
@@ -125,7 +126,7 @@ class Toy:
         }
 
     @classmethod
-    def create(cls, path: Path, home: Path) -> "Toy":
+    def create(cls, path: Path, home: Path, api: str | None = None) -> "Toy":
         """A new project with one commit."""
         (path / "code").mkdir(parents=True)
         (path / "do").mkdir()
@@ -134,17 +135,35 @@ class Toy:
             (path / "code" / f"{name}.py").write_text(f"# {name}\n")
         (path / "toy_stage.py").write_text(STAGE)
         (path / "dvc.yaml").write_text(textwrap.dedent(DVC))
+        (path / "flows").symlink_to(ROOT / "flows")
         for name in ("params.yaml", "prefect.toml", "prefect.yaml"):
             (path / name).write_text((ROOT / name).read_text())
         for preset in (ROOT / "presets").glob("*.yaml"):
             (path / "presets" / preset.name).write_text(preset.read_text())
-        (path / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "\n/do/\n*.log\n")
+        (path / ".gitignore").write_text(
+            (ROOT / ".gitignore").read_text() + "\n/do/\n/flows\n*.log\n"
+        )
         (path / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
-        toy = cls(path, home)
+        toy = cls(path, home, api)
         toy.sh("git init -q -b main && dvc init -q")
         (path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text())
         toy.sh("git add -A && git commit -qm toy")
+        toy.checked()
         return toy
+
+    def clone(self, path: Path) -> "Toy":
+        """A clone by git, as another machine has it."""
+        self.sh(f"git clone -q . {path}")
+        toy = Toy(path, Path(self.env["PREFECT_HOME"]), self.env.get("PREFECT_API_URL"))
+        (path / "do").mkdir()
+        (path / "flows").symlink_to(ROOT / "flows")
+        toy.checked()
+        return toy
+
+    def checked(self) -> None:
+        """Spare the flow the check of the built-in params.yaml, which imports torch."""
+        code = "from flows.values import CHECKED, PARAMS, _digest; CHECKED.parent.mkdir(exist_ok=True); "
+        self.sh(f"{sys.executable} -c '{code} CHECKED.write_text(_digest(PARAMS))'")
 
     def sh(self, command: str, *, fails: bool = False) -> str:
         """Run a shell command; its output, both streams."""
