@@ -162,8 +162,9 @@ class Toy:
 
     def checked(self) -> None:
         """Spare the flow the check of the built-in params.yaml, which imports torch."""
-        code = "from flows.values import CHECKED, PARAMS, _digest; CHECKED.parent.mkdir(exist_ok=True); "
-        self.sh(f"{sys.executable} -c '{code} CHECKED.write_text(_digest(PARAMS))'")
+        code = "from flows.values import CHECKED, PARAMS, _digest; "
+        code += "CHECKED.parent.mkdir(exist_ok=True); CHECKED.write_text(_digest(PARAMS))"
+        self.sh(f"{sys.executable} -c '{code}'")
 
     def sh(self, command: str, *, fails: bool = False) -> str:
         """Run a shell command; its output, both streams."""
