@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -104,7 +105,7 @@ def device_slot(device: str) -> Iterator[None]:
     queue and Prefect all pass here.
     """
     name = device.replace(":", "-")
-    path = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"albef-{os.getuid()}-{name}.slot"
+    path = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{name}.slot"
     with path.open("a+") as file:
         os.chmod(path, 0o600)
         try:

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from albef.config import read_yaml
 from albef.models.weights import file_digest, load_checkpoint
 from albef.training.state import StateLocked, own
 from pipelines import evaluate, finetune, ingest, pretrain, search, validate
-from pipelines.stage import Stage
+from pipelines.stage import Stage, device_slot
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
@@ -56,6 +58,16 @@ def step(name: str, key: str = "") -> Stage:
     stage = Stage(name, key)
     STAGES[name](stage)
     return stage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Device slots apart from those of a training that may be running on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("slots"))
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +182,16 @@ def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
 
     step("pretrain")
     assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed
+
+
+def test_a_second_training_waits_for_the_device_and_says_for_whom(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    work(trained, values(seed=2))
+    with device_slot("cpu"):
+        waiting = start(trained)
+        assert waiting.stderr is not None
+        assert f"waiting for cpu: process {os.getpid()} trains on it" in waiting.stderr.readline()
+    told = waiting.communicate(timeout=120)[1]
+    assert waiting.returncode == 0, told
