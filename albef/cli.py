@@ -52,8 +52,7 @@ def _become(module: str, arguments: list[str]) -> None:
     """Turn this process into a module of the pipeline, so that signals reach it directly."""
     started = Path.cwd()
     os.environ["ALBEF_FROM"] = str(started)  # paths on the command line are relative to it
-    if not {"-h", "--help"} & set(arguments):
-        _go_to_root()
+    _go_to_root()  # where flows/ is
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
