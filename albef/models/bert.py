@@ -134,10 +134,12 @@ class BertLayer(nn.Module):
 def rows(states: Tensor, positions: Tensor) -> Tensor:
     """The states (B, L, D) at ``positions`` (B, M): (B, M, D).
 
-    One index into the flattened states: the backward of a gather is many times slower on a CPU.
+    One ``index_select`` of the flattened states: the backward of a gather is many times slower on
+    a CPU, and that of an index by tensor adds in an order that changes from run to run.
     """
     start = torch.arange(len(states), device=states.device)[:, None] * states.shape[1]
-    return states.flatten(0, 1)[start + positions]
+    chosen = states.flatten(0, 1).index_select(0, (start + positions).flatten())
+    return chosen.view(*positions.shape, states.shape[2])
 
 
 def init_bert_weights(module: nn.Module, std: float = 0.02) -> None:

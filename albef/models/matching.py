@@ -54,7 +54,8 @@ def match_pairs(
     own = torch.arange(batch, device=text_states.device)
     texts = torch.cat([own, own, neg_text])
     images = torch.cat([own, neg_image, own])
-    logits = itm_head(model.fused_cls(text_states[texts], text_mask[texts], select(image, images)))
+    chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
+    logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
     labels = torch.zeros(3 * batch, dtype=torch.long, device=logits.device)
     labels[:batch] = 1
     valid = torch.cat([torch.ones_like(has_image), has_image, has_text])
