@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from albef.config import Section
 from albef.data.record import Record
-from albef.data.text import TextTokenizer, clean_caption, mask_tokens
+from albef.data.text import TextTokenizer, mask_tokens
 from albef.data.transforms import Transform
 from albef.losses.distill import ramp
 from albef.losses.itc import contrast, one_hot_targets
@@ -20,7 +20,7 @@ from albef.models.matching import match_pairs
 from albef.models.momentum import MomentumTwin
 from albef.models.queue import FeatureQueue
 from albef.models.text import MLMHead
-from albef.tasks.ranking import MAX_WORDS, RankingTask
+from albef.tasks.ranking import RankingTask, training_pairs
 from albef.tasks.task import Batch, TrainingConfig
 
 TEMPERATURE_BOUNDS = (0.001, 0.5)
@@ -82,10 +82,9 @@ class Collate:
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """One caption a record, drawn at random; positions (B, M) are padded with 0."""
-        image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
-        texts = [clean_caption(text, MAX_WORDS) for text in drawn]
-        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
+        image, ids, mask = training_pairs(
+            records, rng, self.tokenizer, self.transform, self.max_tokens
+        )
         masked, chosen = mask_tokens(ids, mask, self.tokenizer, self.mlm_probability, rng)
         width = max(1, int(chosen.sum(1).max()))
         positions = np.argsort(~chosen, axis=1, kind="stable")[:, :width]

@@ -6,10 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
-from albef.data.transforms import Evaluate
+from albef.data.transforms import Evaluate, Transform
 from albef.models.albef import ALBEF
 from albef.models.ranking import (
     best,
@@ -26,6 +28,20 @@ MAX_WORDS = 30
 """Words kept of a caption, as in the original."""
 TOP = 10
 """Ranked candidates kept of each query."""
+
+
+def training_pairs(
+    records: Sequence[Record],
+    rng: np.random.Generator,
+    tokenizer: TextTokenizer,
+    transform: Transform,
+    max_tokens: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Augmented images (B, 3, S, S), and ids and mask (B, L) of one caption drawn a record."""
+    image = np.stack([transform(record.image, rng, record.key) for record in records])
+    drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
+    ids, mask = tokenizer.encode([clean_caption(text, MAX_WORDS) for text in drawn], max_tokens)
+    return image, ids, mask
 
 
 class RankingTask(Task):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from albef.data.record import Record
-from albef.data.text import TextTokenizer, clean_caption
+from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
 from albef.losses.distill import ramp
 from albef.losses.itc import contrast, same_image_targets
@@ -22,7 +22,7 @@ from albef.models.matching import match_pairs
 from albef.models.momentum import MomentumTwin
 from albef.models.queue import EMPTY, FeatureQueue
 from albef.models.weights import Checkpoint, load_strict
-from albef.tasks.ranking import MAX_WORDS, RankingTask
+from albef.tasks.ranking import RankingTask, training_pairs
 from albef.tasks.task import Batch, RunConfig, RunTask
 
 
@@ -53,10 +53,9 @@ class Collate:
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records."""
-        image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
-        texts = [clean_caption(text, MAX_WORDS) for text in drawn]
-        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
+        image, ids, mask = training_pairs(
+            records, rng, self.tokenizer, self.transform, self.max_tokens
+        )
         return {
             "image": torch.from_numpy(image),
             "ids": torch.from_numpy(ids),
