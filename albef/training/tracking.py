@@ -18,6 +18,8 @@ class Tracker:
         self._live = Live(
             str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=start_step > 0
         )
+        if (repo := self._live._dvc_repo) is not None:
+            repo.close()  # dvclive opens git's packs to read where it is, and leaves them open
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each curve."""
