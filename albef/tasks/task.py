@@ -139,6 +139,11 @@ class RunTask(Task):
     def blank(cls, config: Any, checkpoint: Checkpoint) -> Self:
         """The same model with random weights, for the baseline."""
 
+    @classmethod
+    def answer(cls, record: Record) -> str | None:
+        """What a model that reads only the text has to guess; None where there is none."""
+        return None
+
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on ``device``, copied without waiting where memory is pinned."""
