@@ -44,9 +44,6 @@ class Config(TrainingConfig):
     """Whether to train the contrastive loss."""
     hard_negatives: bool
     """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
-    hard_negatives_from: float
-    """Epochs before they are: from random weights matching starts on easy negatives or never; 0 in
-    the paper."""
     alpha_itc: float
     """Weight of the twin in the contrastive targets."""
     alpha_mlm: float
@@ -163,8 +160,7 @@ class Task(RankingTask):
             alpha_itc,
         )
         image = model.fusion_encoder.image_key_values(image_states)
-        hard = config.hard_negatives and epoch >= config.hard_negatives_from
-        weight = 1.0 if hard else 0.0  # equal similarities draw uniformly
+        weight = 1.0 if config.hard_negatives else 0.0  # equal similarities draw uniformly
         own = torch.eye(size, dtype=torch.bool, device=image_feat.device)
         pairs = match_pairs(
             model,

@@ -28,7 +28,7 @@ def config(alpha: float) -> Config:
             "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
             "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02,
             "schedule": "cosine", "dataset": "x", "itc": True,
-            "hard_negatives": True, "hard_negatives_from": 0,
+            "hard_negatives": True,
             "alpha_itc": alpha, "alpha_mlm": alpha, "mlm_probability": 0.15, "queue_size": 16,
             "queue_from": 0,
             "momentum": 0.995, "temperature": 0.2, "max_tokens": 25,
