@@ -39,7 +39,7 @@ def test_the_pictures_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
     assert row.getpixel((170, 10)) == (9, 0, 50)
     toy.write(tmp_path / "toy", [toy.record(0, more=(small,))])
     picture = SplitRecords(tmp_path / "toy", "train").at(0)
-    assert decoded(picture.image).size == (84, 32)
+    assert decoded(picture.uri).size == (84, 32)
 
 
 def test_records_are_found_by_key_with_their_twins(tmp_path: Path) -> None:
