@@ -1,7 +1,5 @@
 """ALBEF's three encoders and the projections into the shared space (ALBEF, section 3.1)."""
 
-from typing import Self
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,10 +20,11 @@ class ModelConfig(Section):
     embed_dim: int
     """Width of the shared space of ``image_feat`` and ``text_feat``."""
 
-    def resized(self, image_size: int) -> Self:
-        """The same sizes for images of another side."""
-        image = self.image.model_copy(update={"image_size": image_size})
-        return self.model_copy(update={"image": image})
+
+def resized(config: ModelConfig, image_size: int) -> ModelConfig:
+    """The same model for images of another size."""
+    image = config.image.model_copy(update={"image_size": image_size})
+    return config.model_copy(update={"image": image})
 
 
 class ALBEF(nn.Module):

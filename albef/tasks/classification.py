@@ -19,7 +19,7 @@ from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate, Transform
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
-from albef.models.albef import ALBEF, ModelConfig
+from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.ranking import MAX_WORDS
@@ -97,7 +97,7 @@ class ClassificationTask(RunTask):
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
         """A task that takes model and twin from another's checkpoint; the head is new."""
-        task = cls(config, init.model.resized(config.image_size), init.tokenizer)
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         load_strict(
             task,
             {n: t for n, t in init.tensors.items() if n.startswith(("model.", "model_m."))},

@@ -6,7 +6,7 @@ It starts from text assignment, or from pre-training, whose fusion layers are th
 from typing import Any, ClassVar, Self
 
 from albef.losses.distill import ramp
-from albef.models.albef import ALBEF
+from albef.models.albef import ALBEF, resized
 from albef.models.pair import PairALBEF, doubled
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.classification import ClassificationConfig, ClassificationTask
@@ -30,7 +30,7 @@ class Task(ClassificationTask):
         The twin starts at the student: text assignment has none, and one with the random weights
         of its construction would teach noise for hundreds of steps.
         """
-        task = cls(config, init.model.resized(config.image_size), init.tokenizer)
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         load_strict(
             task,
             doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),

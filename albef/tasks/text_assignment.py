@@ -17,7 +17,7 @@ from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.data.transforms import Evaluate, Transform
 from albef.losses.itm import hard_negatives
-from albef.models.albef import ModelConfig
+from albef.models.albef import ModelConfig, resized
 from albef.models.pair import PairALBEF, doubled
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.classification import (
@@ -120,7 +120,7 @@ class Task(RunTask):
     @classmethod
     def start(cls, config: Config, init: Checkpoint) -> Self:
         """A task that takes the model of another's checkpoint, fusion layers doubled."""
-        task = cls(config, init.model.resized(config.image_size), init.tokenizer)
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         load_strict(
             task,
             doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),
