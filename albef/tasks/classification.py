@@ -258,6 +258,7 @@ def label_of(record: Record, classes: tuple[str, ...]) -> str:
     if label not in classes:
         said = f"label {label!r}" if "label" in record.meta else "no label"
         raise RecordError(
-            f"record {record.key} has {said}; in meta, label must be {' or '.join(classes)}"
+            f"record {record.key} has {said}; in meta, label must be "
+            + " or ".join(map(repr, classes))
         )
     return cast(str, label)

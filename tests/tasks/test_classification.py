@@ -228,14 +228,15 @@ def test_each_image_is_augmented_on_its_own(kind: ModuleType) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("meta", "said"), [({"label": "maybe"}, "label 'maybe'"), ({}, "no label")]
+    ("meta", "said"),
+    [({"label": "maybe"}, "label 'maybe'"), ({"label": True}, "label True"), ({}, "no label")],
 )
 def test_a_record_without_a_class_is_named(
     kind: ModuleType, meta: dict[str, str], said: str
 ) -> None:
     task, (good, *rest) = task_of(kind), records(kind)
     bad = toy.record(7, captions=good.captions, meta=meta, more=good.more)
-    listed = " or ".join(kind.Task.classes)
+    listed = " or ".join(map(repr, kind.Task.classes))
     with pytest.raises(RecordError, match=f"toy-0007 has {said}; in meta, label must be {listed}"):
         task.predict([good, bad, *rest], 4)
     with pytest.raises(RecordError, match="toy-0007"):
