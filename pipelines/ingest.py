@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError, validate
-from albef.data import shards
+from albef.data import shard_writer
 from albef.data.record import Record
 from albef.data.sources import SourcesConfig, kind_of
 from pipelines.stage import PARAMS, Stage, main
@@ -32,7 +32,7 @@ def run(stage: Stage) -> None:
     # A folder of its own: another clone may be making the same data set.
     with tempfile.TemporaryDirectory(dir=scratch) as work:
         part = Path(work) / stage.key
-        described = shards.write(
+        described = shard_writer.write(
             part,
             stage.key,
             _logged(_records(config, stage)),

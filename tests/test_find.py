@@ -11,7 +11,8 @@ from PIL import Image
 from albef import find
 from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.shards import ShardError, Shards, write
+from albef.data.shard_writer import write
+from albef.data.shards import ShardError, Shards
 from albef.runtime import load
 from albef.runtime.manifest import ExportError
 from tests.conftest import CAPTIONS

@@ -147,20 +147,21 @@ def check_dataset(folder: Path, config: ValidateConfig, threads: int) -> Result:
     """
     described = describe(folder)
     index = read_index(folder).combine_chunks()
+    images = _images(index)
     tables = {
-        "records": _records(index, _undecodable(folder, described["splits"], threads)),
+        "records": _records(index, images, _undecodable(folder, described["splits"], threads)),
         "captions": _captions(index),
     }
     return Result(
         dataset=described["name"],
         digest=described["digest"],
         checks=tuple(_validate(tables, _suite(config))),
-        statistics=_statistics(described, tables),
+        statistics=_statistics(described, tables, images["digest"].nunique()),
     )
 
 
 def _undecodable(folder: Path, splits: Iterable[str], threads: int) -> set[str]:
-    """Keys of the records whose image cannot be decoded."""
+    """Keys of the records with an image that cannot be decoded."""
     failed: set[str] = set()
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for split in splits:
@@ -169,7 +170,8 @@ def _undecodable(folder: Path, splits: Iterable[str], threads: int) -> set[str]:
             def fails(i: int, records: Shards = records) -> str | None:
                 record = records[i]
                 try:
-                    decode(record.image, record.key)
+                    for image in record.images:
+                        decode(image, record.key)
                 except ImageError:
                     return record.key
                 return None
@@ -179,17 +181,30 @@ def _undecodable(folder: Path, splits: Iterable[str], threads: int) -> set[str]:
     return failed
 
 
-def _records(index: pa.Table, undecodable: set[str]) -> pd.DataFrame:
+def _images(index: pa.Table) -> pd.DataFrame:
+    """A row for each image, at the place of its record."""
+    frame: pd.DataFrame = index.select(["width", "height", "digest"]).to_pandas()
+    if "more" in index.column_names:
+        owner = pc.list_parent_indices(index["more"]).to_numpy()
+        more = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
+        further = more.select(frame.columns.to_list()).to_pandas().set_index(owner)
+        frame = pd.concat([frame, further])
+    return frame
+
+
+def _records(index: pa.Table, images: pd.DataFrame, undecodable: set[str]) -> pd.DataFrame:
     """A row for each record, with the columns that the suite names."""
-    frame: pd.DataFrame = index.select(
-        ["key", "split", "width", "height", "digest", "image_id"]
-    ).to_pandas()
+    frame: pd.DataFrame = index.select(["key", "split", "digest", "image_id"]).to_pandas()
     frame["captions"] = pc.list_value_length(index["captions"]).to_numpy()
     frame["image"] = np.where(frame["key"].isin(undecodable), "broken", "decoded")
-    known = frame["width"] > 0  # the size of an image without a readable header is not known
-    sides = frame[["width", "height"]].where(known)
-    frame["shorter_side"], frame["longer_side"] = sides.min(axis=1), sides.max(axis=1)
-    frame["aspect_ratio"] = frame["longer_side"] / frame["shorter_side"]
+    known = images["width"] > 0  # the size of an image without a readable header is not known
+    sides = images[["width", "height"]].where(known)
+    shorter, longer = sides.min(axis=1), sides.max(axis=1)
+    frame["shorter_side"] = shorter.groupby(level=0).min()
+    frame["longer_side"] = longer.groupby(level=0).max()
+    frame["aspect_ratio"] = (longer / shorter).groupby(level=0).max()
+    if len(images) > len(frame):  # records are repeated where all of their images are
+        frame["digest"] = images["digest"].groupby(level=0).agg(" ".join)
     first = frame.drop_duplicates("digest").set_index("digest")
     twin = frame["digest"].map(first["key"])
     same = frame["digest"].map(first["image_id"]) == frame["image_id"]
@@ -314,7 +329,9 @@ def _check(item: Mapping[str, Any], outcome: Mapping[str, Any], frame: pd.DataFr
     )
 
 
-def _statistics(described: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def _statistics(
+    described: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], different: int
+) -> dict[str, Any]:
     words, records = tables["captions"]["words"], tables["records"]
     return {
         "splits": described["splits"],
@@ -322,7 +339,7 @@ def _statistics(described: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
         "words of a caption": _spread(words),
         "shorter side in pixels": _spread(records["shorter_side"].dropna()),
         "longer side in pixels": _spread(records["longer_side"].dropna()),
-        "different images": int(records["digest"].nunique()),
+        "different images": int(different),
     }
 
 

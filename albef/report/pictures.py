@@ -2,7 +2,7 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from albef.report import examples
 from albef.report.content import Picture
 
 _SIDE = 160  # pixels of the longest side of a picture on the page
+_GAP = 4  # pixels between the pictures of a record
 _AS_IT_IS = 16 * 1024  # bytes of a picture that is not made smaller
 _MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
@@ -46,7 +47,8 @@ class SplitRecords:
     def at(self, place: int) -> Picture:
         """The picture of the record at a place."""
         record = self._shards[place]
-        return Picture(record.key, data_uri(record.image), record.captions, _badges(record.meta))
+        image = record.image if not record.more else side_by_side(record.images)
+        return Picture(record.key, data_uri(image), record.captions, _badges(record.meta))
 
     def picture(self, key: str) -> Picture | None:
         """The picture of a record; None where there is no such record."""
@@ -90,6 +92,27 @@ def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
     noise = {"wrong": "caption wrong on purpose", "generic": "caption says nothing, on purpose"}
     badges = [noise[meta["noise"]]] if meta.get("noise") in noise else []
     return (*badges, *([examples.UNSEEN] if meta.get("unseen") is True else []))
+
+
+def side_by_side(images: Sequence[bytes]) -> bytes:
+    """The pictures of a record in a row, as one PNG; a broken one leaves its place empty."""
+    shown = []
+    for image in images:
+        try:
+            picture = decode(image)
+        except ImageError:
+            picture = Image.new("RGB", (_SIDE, _SIDE), "white")
+        picture.thumbnail((_SIDE, _SIDE))
+        shown.append(picture)
+    width = sum(picture.width for picture in shown) + _GAP * (len(shown) - 1)
+    row = Image.new("RGB", (width, max(picture.height for picture in shown)), "white")
+    left = 0
+    for picture in shown:
+        row.paste(picture, (left, 0))
+        left += picture.width + _GAP
+    buffer = io.BytesIO()
+    row.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def data_uri(image: bytes) -> str:

@@ -121,6 +121,35 @@ def test_a_repeated_image_of_the_same_image_id_is_no_fault(tmp_path: Path) -> No
     assert checked(tmp_path, twin).passed
 
 
+def pair(first: int, second: int, size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
+    return {"image": toy.picture(first), "more": (toy.picture(second, size),)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (pair(4, 104, (40, 15)), "images are not too small"),
+        (pair(4, 104, (40, 65)), "images are not too large"),
+        (pair(3, 103), "images are not repeated"),
+        ({"image": toy.picture(4), "more": (toy.picture(4)[:60],)}, "images can be decoded"),
+        (pair(3, 104), None),  # half of a pair may come again
+    ],
+)
+def test_the_second_image_of_a_record_is_checked_too(
+    tmp_path: Path, fault: dict[str, Any], what: str | None
+) -> None:
+    records = [toy.record(i, **pair(i, 100 + i)) for i in range(COUNT)]
+    records[4] = dataclasses.replace(records[4], **fault)
+    toy.write(tmp_path / "toy", records)
+    config = validate(ValidateConfig, VALUES, where="test")
+    result = check_dataset(tmp_path / "toy", config, threads=2)
+    assert [check.what for check in failed(result)] == ([what] if what else [])
+    if what is None:
+        assert result.statistics["different images"] == 2 * COUNT - 1
+    else:
+        assert [row["key"] for row in failed(result)[0].sample] == ["toy-0004"]
+
+
 def test_the_result_is_the_same_every_time(tmp_path: Path) -> None:
     first, second = (
         checked(tmp_path / name, lambda r: dataclasses.replace(r, captions=("", "x")))

@@ -135,11 +135,58 @@ def test_the_digest_changes_with_the_data(tmp_path: Path, changed: dict[str, obj
 def test_one_index_for_more_rows_than_are_held_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("albef.data.shards._ROWS", 4)
+    monkeypatch.setattr("albef.data.shard_writer._ROWS", 4)
     toy.write(tmp_path / "toy", [toy.record(i) for i in range(11)])
     assert read_index(tmp_path / "toy").num_rows == 11
     shards = Shards(tmp_path / "toy", "train")
     assert [record.image_id for record in shards] == list(range(11))
+
+
+def two_images(number: int, **changed: object) -> Record:
+    more = (toy.picture(number + 100, (20, 10), "JPEG"),)
+    return toy.record(number, **{"more": more, **changed})
+
+
+def test_records_of_two_images(tmp_path: Path) -> None:
+    records = [two_images(i, split="val" if i % 3 else "train") for i in range(7)]
+    described = toy.write(tmp_path / "toy", records)
+    assert described["images"] == 2
+    for split in ("train", "val"):
+        shards = Shards(tmp_path / "toy", split)
+        assert list(shards) == [record for record in records if record.split == split]
+    rows = read_index(tmp_path / "toy").to_pylist()
+    with tarfile.open(tmp_path / "toy" / "shards" / "toy-00000.tar") as tar:
+        for row, record in zip(rows, records, strict=True):
+            (further,) = row["more"]
+            member = tar.getmember(f"{record.key}.1.jpg")
+            assert (further["offset"], further["size"]) == (member.offset_data, member.size)
+            assert (further["width"], further["height"]) == (20, 10)
+            assert further["digest"] == hashlib.sha256(record.more[0]).hexdigest()
+
+
+def test_the_second_image_counts_in_the_digest_and_is_checked(tmp_path: Path) -> None:
+    first = toy.write(tmp_path / "a", [two_images(0), two_images(1)])
+    second = toy.write(tmp_path / "b", [two_images(0), two_images(1, more=(toy.picture(7),))])
+    assert first["digest"] != second["digest"]
+    shard = tmp_path / "a" / "shards" / "a-00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[read_index(tmp_path / "a")["more"][1].as_py()[0]["offset"] + 20] ^= 1
+    shard.write_bytes(content)
+    shards = Shards(tmp_path / "a", "train")
+    assert shards[0] == two_images(0)
+    with pytest.raises(ShardError, match=f"{shard} is damaged at toy-0001"):
+        shards[1]
+
+
+def test_records_of_one_image_are_written_as_without_the_second(tmp_path: Path) -> None:
+    described = toy.write(tmp_path / "toy", [toy.record(0)])
+    assert "images" not in described
+    assert "more" not in read_index(tmp_path / "toy").column_names
+
+
+def test_all_records_have_equally_many_images(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="toy-0001 has 1 images and toy-0000 has 2: records of"):
+        toy.write(tmp_path / "toy", [two_images(0), toy.record(1)])
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "", "x" * 81, "ä"])

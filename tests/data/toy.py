@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from albef.data import shards
+from albef.data import shard_writer
 from albef.data.record import Record
 
 LICENCE = {"what": "pictures", "licence": "CC0", "attribution": "nobody", "url": "https://a.test"}
@@ -34,6 +34,6 @@ def record(number: int, **changed: Any) -> Record:
 
 
 def write(folder: Path, records: Iterable[Record], shard_mb: int = 1) -> dict[str, Any]:
-    return shards.write(
+    return shard_writer.write(
         folder, folder.name, records, shard_mb=shard_mb, licences=[LICENCE], sources=[]
     )

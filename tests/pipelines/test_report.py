@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError
-from albef.data import shards
+from albef.data import shard_writer
 from albef.data.quality import Check
 from albef.data.record import Record
 from albef.training.tracking import Tracker
@@ -44,7 +44,7 @@ def _data(folder: Path) -> dict[str, Any]:
         "attribution": "Ann <b>",
         "url": "http://a",
     }
-    return shards.write(
+    return shard_writer.write(
         folder,
         folder.name,
         records,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from albef.config import validate
-from albef.data import shards
+from albef.data import shard_writer, shards
 from albef.data.quality import NotFit
 from albef.data.record import Record
 from albef.data.sources import scenes
@@ -43,7 +43,7 @@ def write(here: Path, share_emptied: float) -> str:
             yield dataclasses.replace(record, captions=tuple(captions))
 
     folder = here / "products" / "data" / "toy"
-    written = shards.write(folder, "toy", emptied(), shard_mb=1, licences=[], sources=[])
+    written = shard_writer.write(folder, "toy", emptied(), shard_mb=1, licences=[], sources=[])
     return str(written["digest"])
 
 

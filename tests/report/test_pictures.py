@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from albef.report.examples import UNSEEN
-from albef.report.pictures import SplitRecords, data_uri
+from albef.report.pictures import SplitRecords, data_uri, side_by_side
 from tests.data import toy
 
 
@@ -29,6 +29,17 @@ def test_a_large_picture_is_made_small() -> None:
 def test_a_broken_picture_is_left_out() -> None:
     assert data_uri(toy.picture(7)[:60]) == ""
     assert data_uri(b"<svg onload='alert(1)'/>") == ""
+
+
+def test_the_pictures_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
+    large, small, broken = toy.picture(7, size=(320, 100)), toy.picture(9), toy.picture(7)[:60]
+    row = Image.open(io.BytesIO(side_by_side([large, small, broken])))
+    assert row.size == (160 + 4 + 40 + 4 + 160, 160)
+    assert row.getpixel((10, 10)) == (7, 0, 50)
+    assert row.getpixel((170, 10)) == (9, 0, 50)
+    toy.write(tmp_path / "toy", [toy.record(0, more=(small,))])
+    picture = SplitRecords(tmp_path / "toy", "train").at(0)
+    assert decoded(picture.uri).size == (84, 32)
 
 
 def test_records_are_found_by_key_with_their_twins(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ _MARGIN = 0.03  # between two groups along the axis that tells them apart, share
 _OVERLAP = 0.05  # of two pictures, share of the smaller box
 _ALONGSIDE = 0.4  # how far two groups share the other axis, share of the shorter
 _TRIES = 8  # to place pictures before they are drawn smaller
+_CARD = (90, 90, 90)
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge of a picture in its place, in pixels."""
@@ -53,11 +54,18 @@ class Studio:
             if not any(describe.true_of(claim, scene) for _, claim in wordings):
                 return other
 
-    def draw(self, scene: Scene, rng: random.Random) -> tuple[bytes, list[dict[str, Any]]]:
-        """A picture of a canonical ``scene`` as PNG, and its objects in drawing order.
+    def draw(
+        self, scene: Scene, rng: random.Random, covered: int | None = None
+    ) -> tuple[bytes, list[dict[str, Any]]]:
+        """A picture of a canonical ``scene`` as PNG, and its visible objects in drawing order.
 
         An object is ``{"name", "box": [x, y, width, height] in pixels, "angle" in degrees
         counter-clockwise, "size": longer side before turning in pixels}``.
+
+        Args:
+            scene: what to draw.
+            rng: of everything that is jittered.
+            covered: the group, 0 or 1 of two, over whose side of the picture a grey card lies.
         """
         shrink = 1.0
         layout = None
@@ -68,11 +76,25 @@ class Studio:
             shrink *= 0.96
         canvas = openmoji.background(rng, self._pixels)
         objects = []
-        drawn = (sprite for group in sprites for sprite in group)
-        for (picture, facts), (left, top, right, bottom) in zip(drawn, layout, strict=True):
+        drawn = ((place, sprite) for place, group in enumerate(sprites) for sprite in group)
+        for (place, (picture, facts)), box in zip(drawn, layout, strict=True):
+            left, top, right, bottom = box
             canvas.paste(picture, (left, top), picture)
-            objects.append({**facts, "box": [left, top, right - left, bottom - top]})
+            if place != covered:
+                objects.append({**facts, "box": [left, top, right - left, bottom - top]})
+        if covered is not None:
+            canvas.paste(_CARD, self._card(scene, layout, covered))
         return openmoji.png(canvas), objects
+
+    def _card(self, scene: Scene, layout: list[Box], covered: int) -> Box:
+        """The side of the picture that a group has to itself: its size tells nothing of it."""
+        axis = 1 if scene.relation == "above" else 0
+        count = scene.groups[0].count
+        first_ends = max(box[axis + 2] for box in layout[:count])
+        second_begins = min(box[axis] for box in layout[count:])
+        card = [0, 0, self._pixels, self._pixels]
+        card[axis + 2 * (1 - covered)] = (first_ends + second_begins) // 2
+        return card[0], card[1], card[2], card[3]
 
     def _sprites(self, scene: Scene, shrink: float, rng: random.Random) -> list[list[Sprite]]:
         """The pictures of each group, jittered in size and angle."""

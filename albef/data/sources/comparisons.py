@@ -1,0 +1,180 @@
+"""Kind ``comparisons``: two pictures and a sentence that is true of both together, or is not.
+
+Every sentence comes twice, true of one pair of pictures and false of another, so that nothing can
+be told from the text; nor from one of the pictures, since what makes it false may be in either.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from albef.config import ParamsError, Section
+from albef.data.record import Record
+from albef.data.sources import describe, openmoji
+from albef.data.sources.describe import Group, Scene
+from albef.data.sources.studio import Studio
+
+LICENCES = openmoji.LICENCES
+Form = Literal["both", "one", "neither", "order"]
+WORDINGS: dict[Form, tuple[str, str]] = {
+    "both": ("{a} in both pictures", "both pictures with {a}"),
+    "one": ("{a} in only one picture", "only one picture with {a}"),
+    "neither": ("{a} in neither picture", "neither picture with {a}"),
+    "order": (
+        "{a} in the first picture and {b} in the second",
+        "the first picture with {a} and the second with {b}",
+    ),
+}
+"""Sentences by what they say of group ``a``, and of ``b`` where the order counts."""
+_NEAR = 1 / 3  # share of pictures without a group that show the same things in another number
+
+
+class Config(Section):
+    """Pairs of pictures of one to four things, with sentences about both."""
+
+    kind: Literal["comparisons"]
+    """This kind."""
+    objects: Annotated[int, Field(ge=4, le=openmoji.MOST)]
+    """How many different things there are."""
+    pixels: Annotated[int, Field(ge=32, le=4096)]
+    """Side of a picture."""
+    splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]]
+    """Number of records by split, two for each sentence."""
+
+    @field_validator("splits")
+    @classmethod
+    def _even(cls, splits: dict[str, int]) -> dict[str, int]:
+        for name, count in splits.items():
+            if count % 2:
+                raise ValueError(f"{name} must be an even number, got {count}")
+        return splits
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a sentence says of two pictures.
+
+    Attributes:
+        form: in which of them ``a`` is; "order": ``a`` in the first and ``b`` in the second.
+        a: some equal things, with their exact number.
+        b: others, for "order".
+    """
+
+    form: Form
+    a: Group
+    b: Group | None = None
+
+    def true_of(self, first: Scene, second: Scene) -> bool:
+        """Whether it is true of two pictures."""
+        if self.form == "order":
+            return self.a in first.groups and self.b in second.groups
+        shown = sum(self.a in scene.groups for scene in (first, second))
+        return shown == {"both": 2, "one": 1, "neither": 0}[self.form]
+
+
+def records(config: Config, seed: int) -> Iterator[Record]:
+    """The records of all splits, the true and the false one of a sentence together.
+
+    Raises:
+        ParamsError: a split has no two groups of things that can be compared.
+    """
+    studio = Studio(config.objects, config.pixels)
+    image_id = 0
+    for split, count in config.splits.items():
+        shelf = _Shelf(studio.pool(split))
+        if count and len(shelf.names) < 3:
+            raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
+        for number in range(count // 2):
+            rng = random.Random(f"{seed} comparisons {split} {number}")
+            form: Form = rng.choice(list(WORDINGS))
+            a, b = shelf.two(rng)
+            said = Comparison(form, a, b if form == "order" else None)
+            words = {name: describe.phrase(g, studio.names) for name, g in (("a", a), ("b", b))}
+            text = rng.choice(WORDINGS[form]).format(**words)
+            for label in rng.sample((True, False), 2):
+                scenes = shelf.pair(said, label, rng)
+                drawn = [studio.draw(scene, rng) for scene in scenes]
+                yield Record(
+                    key=f"{split}-{image_id:06d}",
+                    image=drawn[0][0],
+                    captions=(text,),
+                    image_id=image_id,
+                    split=split,
+                    source="comparisons",
+                    meta={
+                        "label": str(label),
+                        "statement": number,
+                        "form": form,
+                        "pictures": [
+                            {**scene.meta(), "objects": objects}
+                            for scene, (_, objects) in zip(scenes, drawn, strict=True)
+                        ],
+                    },
+                    more=(drawn[1][0],),
+                )
+                image_id += 1
+
+
+class _Shelf:
+    """The scenes that a split may show, by what is in them."""
+
+    def __init__(self, pool: Sequence[Scene]) -> None:
+        self._pool = pool
+        self._with: dict[Group, list[Scene]] = {}
+        for scene in pool:
+            for group in scene.groups:
+                self._with.setdefault(group, []).append(scene)
+
+    @property
+    def names(self) -> set[str]:
+        """Things that are shown."""
+        return {group.name for group in self._with}
+
+    def two(self, rng: random.Random) -> tuple[Group, Group]:
+        """Two groups of different things."""
+        a = rng.choice(rng.choice(self._pool).groups)
+        while True:
+            b = rng.choice(rng.choice(self._pool).groups)
+            if b.name != a.name:
+                return a, b
+
+    def pair(self, said: Comparison, truth: bool, rng: random.Random) -> tuple[Scene, Scene]:
+        """Two scenes of which a sentence is true, or is not."""
+        while True:
+            first, second = (
+                self._wanted(group, has, rng) for group, has in _plan(said, truth, rng)
+            )
+            if said.true_of(first, second) == truth:
+                return first, second
+
+    def _wanted(self, group: Group, has: bool, rng: random.Random) -> Scene:
+        """A scene with a group, or one without it that may show as many others of its kind."""
+        if has:
+            return rng.choice(self._with[group])
+        near = [g for g in self._with if g.name == group.name and g != group]
+        if near and rng.random() < _NEAR:
+            return rng.choice(self._with[rng.choice(near)])
+        while True:
+            scene = rng.choice(self._pool)
+            if all(shown.name != group.name for shown in scene.groups):
+                return scene
+
+
+def _plan(
+    said: Comparison, truth: bool, rng: random.Random
+) -> tuple[tuple[Group, bool], tuple[Group, bool]]:
+    """For each picture a group and whether it is to be shown."""
+    a, b = said.a, said.b
+    if b is not None:
+        if truth:
+            return (a, True), (b, True)
+        return rng.choice(
+            (((b, True), (a, True)), ((a, False), (b, True)), ((a, True), (b, False)))
+        )
+    counts = {"both": (2, 1), "one": (1, rng.choice((0, 2))), "neither": (0, 1)}
+    shown = counts[said.form][not truth]
+    first = shown == 2 or (shown == 1 and rng.random() < 0.5)
+    return (a, first), (a, shown == 2 or (shown == 1 and not first))

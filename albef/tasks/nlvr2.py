@@ -1,0 +1,45 @@
+"""NLVR2: is a sentence true of two pictures? (ALBEF, section 5)
+
+It starts from text assignment, or from pre-training, whose fusion layers are then doubled.
+"""
+
+from typing import Any, ClassVar, Self
+
+from albef.losses.distill import ramp
+from albef.models.albef import ALBEF, resized
+from albef.models.pair import PairALBEF, doubled
+from albef.models.weights import Checkpoint, load_strict
+from albef.tasks.classification import ClassificationConfig, ClassificationTask
+
+
+class Config(ClassificationConfig):
+    """Values of an NLVR2 run."""
+
+
+class Task(ClassificationTask):
+    """Two classes; a record has two images, and its class is ``label`` in its meta."""
+
+    classes: ClassVar[tuple[str, ...]] = ("False", "True")
+    images: ClassVar[int] = 2
+    backbone: ClassVar[type[ALBEF]] = PairALBEF
+
+    @classmethod
+    def start(cls, config: Any, init: Checkpoint) -> Self:
+        """A task that takes the model of another's checkpoint; the head is new.
+
+        The twin starts at the student: text assignment has none, and one with the random weights
+        of its construction would teach noise for hundreds of steps.
+        """
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
+        load_strict(
+            task,
+            doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),
+            where=str(init.folder),
+            fresh=("model_m.", "head.", "head_m."),
+        )
+        task.model_m.copy_from(task.model)
+        return task
+
+    def alpha(self, epoch: float) -> float:
+        """Weight of the twin, which rises over the first epoch."""
+        return self.config.alpha * ramp(epoch)

@@ -1,0 +1,277 @@
+"""What the kinds that classify promise: starts, predictions, errors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from albef.config import validate
+from albef.data.record import Record
+from albef.data.text import TextTokenizer
+from albef.data.transforms import AugmentConfig, Train
+from albef.models.pair import doubled
+from albef.models.weights import Checkpoint, CheckpointError
+from albef.tasks import entailment, nlvr2, pretraining, text_assignment
+from albef.tasks.classification import RecordError
+from tests.conftest import CAPTIONS, tiny_model
+from tests.data import toy
+from tests.tasks import original
+from tests.tasks.original import rename
+
+SURGERY = json.loads((Path(__file__).parents[1] / "fixtures" / "surgery.json").read_text())
+KINDS = [entailment, nlvr2]
+
+
+def name_of(kind: ModuleType) -> str:
+    return kind.__name__.rpartition(".")[2]
+
+
+def config_of(kind: ModuleType, image_size: int = 16) -> Any:
+    distilled = {} if kind is text_assignment else {"alpha": 0.4, "momentum": 0.9}
+    values = original.run_values(name_of(kind), image_size=image_size, max_tokens=12, **distilled)
+    return validate(kind.Config, values, where="test")
+
+
+def task_of(kind: ModuleType) -> Any:
+    torch.manual_seed(0)
+    return kind.Task(config_of(kind), tiny_model(), TextTokenizer.train(CAPTIONS, 80)).eval()
+
+
+def records(kind: ModuleType, count: int = 6) -> list[Record]:
+    classes = kind.Task.classes
+    more = {"more": (toy.picture(90),)} if kind is nlvr2 else {}
+    return [
+        toy.record(
+            i,
+            captions=("two apples above a squid",),
+            meta={"label": classes[i % len(classes)]},
+            **more,
+        )
+        for i in range(count)
+    ]
+
+
+def checkpoint_of(kind: str, task: Any, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
+    return Checkpoint(Path("models/x"), kind, task.sizes, {}, dict(tensors), task.tokenizer)
+
+
+def pretrained(depth: int = 4, fusion_depth: int = 2) -> Checkpoint:
+    """A pre-training checkpoint in which no two tensors are alike."""
+    sizes = tiny_model()
+    text = sizes.text.model_copy(update={"depth": depth, "fusion_depth": fusion_depth})
+    sizes = sizes.model_copy(update={"text": text})
+    values = {
+        "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
+        "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02, "schedule": "cosine",
+        "dataset": "x", "itc": True, "hard_negatives": True, "hard_negatives_from": 0,
+        "alpha_itc": 0.4, "alpha_mlm": 0.4, "mlm_probability": 0.15, "queue_size": 8,
+        "queue_from": 0, "momentum": 0.9, "temperature": 0.07, "max_tokens": 12,
+        "tokenizer": {"source": "corpus", "vocab_size": 80}, "model": sizes.model_dump(),
+    }  # fmt: skip
+    config = validate(pretraining.Config, values, where="test")
+    task = pretraining.Task(config, TextTokenizer.train(CAPTIONS, 80))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator)
+        for name, tensor in task.state_dict().items()
+    }
+    return Checkpoint(Path("models/pretrained"), "pretraining", sizes, {}, tensors, task.tokenizer)
+
+
+@pytest.mark.parametrize("kind", [entailment, text_assignment, nlvr2])
+def test_a_start_takes_what_the_original_takes_from_where_it_takes_it(kind: ModuleType) -> None:
+    init = pretrained(depth=12, fusion_depth=6)
+    state = kind.Task.start(config_of(kind), init).state_dict()
+    # The original goes to NLVR2 by way of text assignment, and ours may go straight.
+    loaded = SURGERY["entailment" if kind is entailment else "text_assignment"]["loaded"]
+    layers = {
+        str(rename(f"{target}x", 6))[:-1]: str(rename(f"{source}x", 6))[:-1]
+        for target, source in loaded.items()
+        if ".layer." in target
+    }
+    student = [name for name in state if name.startswith("model.")]
+    twin = [name for name in state if name.startswith("model_m.")] if kind is entailment else []
+    for name in student + twin:
+        prefix = next((p for p in layers if name.startswith(p)), "")
+        source = layers.get(prefix, "") + name.removeprefix(prefix)
+        assert torch.equal(state[name], init.tensors[source]), name
+    fresh = {rename(name, 6) for name in SURGERY[name_of(kind)]["fresh"]}
+    assert {name for name in state if name.startswith("head")} == fresh
+
+
+def test_nlvr2_starts_from_text_assignment_with_a_head_of_its_own() -> None:
+    assigned = text_assignment.Task.start(config_of(text_assignment), pretrained())
+    init = checkpoint_of("text_assignment", assigned, assigned.state_dict())
+    task = nlvr2.Task.start(config_of(nlvr2), init)
+    state = task.state_dict()
+    for name, tensor in assigned.state_dict().items():
+        assert name.startswith("head.") or torch.equal(state[name], tensor), name
+    assert task.head[-1].out_features == 2
+
+
+@pytest.mark.parametrize("from_pretraining", [True, False])
+def test_the_twin_of_nlvr2_starts_at_the_loaded_student(from_pretraining: bool) -> None:
+    """A departure: the original copies the student to the twin before it loads the weights."""
+    init = pretrained()
+    if not from_pretraining:
+        assigned = text_assignment.Task.start(config_of(text_assignment), init)
+        init = checkpoint_of("text_assignment", assigned, assigned.state_dict())
+    task = nlvr2.Task.start(config_of(nlvr2), init)
+    for mine, theirs in zip(task.model.parameters(), task.model_m.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_entailment_keeps_the_twin_of_its_start_and_copies_the_new_head() -> None:
+    init = pretrained()
+    task = entailment.Task.start(config_of(entailment), init)
+    assert not torch.equal(task.model.text_proj.weight, task.model_m.model.text_proj.weight)
+    for mine, theirs in zip(task.head.parameters(), task.head_m.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_start_at_another_image_size_resizes_the_positions() -> None:
+    task = nlvr2.Task.start(config_of(nlvr2, image_size=32), pretrained())
+    assert task.sizes.image.image_size == 32
+    assert task.model.image_encoder.vit.pos_embed.shape[1] == 17
+
+
+def test_a_doubled_model_does_not_fit_entailment() -> None:
+    assigned = task_of(text_assignment)
+    init = checkpoint_of("text_assignment", assigned, assigned.state_dict())
+    with pytest.raises(CheckpointError, match="models/x does not fit"):
+        entailment.Task.start(config_of(entailment), init)
+
+
+def test_doubling_twice_changes_nothing_more() -> None:
+    init = pretrained()
+    once = doubled(init.tensors, init.model)
+    twice = doubled(once, init.model)
+    assert list(once) == list(twice)
+
+
+@pytest.mark.parametrize("kind", [entailment, nlvr2, text_assignment])
+def test_what_is_saved_is_restored(kind: ModuleType) -> None:
+    task = task_of(kind)
+    saved = checkpoint_of(name_of(kind), task, task.state_dict())
+    restored = kind.Task.restore(config_of(kind), saved).eval()
+    asked = [toy.record(i, captions=("a dog",)) for i in range(6)]
+    if kind is not text_assignment:
+        asked = records(kind)
+    assert restored.predict(asked, 4) == task.predict(asked, 4)
+    blank = kind.Task.blank(config_of(kind), saved).eval()
+    assert blank.predict(asked, 4)["probabilities"] != task.predict(asked, 4)["probabilities"]
+
+
+@pytest.mark.parametrize("kind", [nlvr2, text_assignment])
+def test_no_two_tensors_of_a_doubled_model_share_their_memory(kind: ModuleType) -> None:
+    tensors = task_of(kind).state_dict().values()
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_and_their_score(kind: ModuleType) -> None:
+    task = task_of(kind)
+    asked = records(kind)
+    table = task.predict(asked, 4)
+    classes = kind.Task.classes
+    assert table["key"] == [record.key for record in asked]
+    assert table["sentence"] == ["two apples above a squid"] * 6
+    assert table["answer"] == [kind.Task.answer(record) for record in asked]
+    for predicted, chances in zip(table["predicted"], table["probabilities"], strict=True):
+        assert sum(chances) == pytest.approx(1)
+        assert predicted == classes[int(np.argmax(chances))]
+    known = {**table, "answer": [classes[0], classes[0], classes[1]]}
+    known["predicted"] = [classes[0], classes[1], classes[1]]
+    score = task.score(known)
+    assert score["accuracy"] == pytest.approx(200 / 3)
+    assert score[f"accuracy_{classes[0]}"] == 50
+    assert score[f"accuracy_{classes[1]}"] == 100
+    assert task.chance(known) == dict.fromkeys(score, pytest.approx(100 / len(classes)))
+
+
+def test_the_order_of_the_pictures_counts_in_nlvr2() -> None:
+    task = task_of(nlvr2)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.mul_(3)
+    (asked, *_) = records(nlvr2)
+    asked = toy.record(0, captions=asked.captions, meta=asked.meta, more=(toy.picture(40_000),))
+    turned = toy.record(
+        0, captions=asked.captions, meta=asked.meta, image=asked.more[0], more=(asked.image,)
+    )
+    first, second = (task.predict([record], 1)["probabilities"][0] for record in (asked, turned))
+    assert first != pytest.approx(second, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_image_is_augmented_on_its_own(kind: ModuleType) -> None:
+    task = task_of(kind)
+    transform = Train(AugmentConfig(flip=True, crop=(0.3, 0.6), randaugment=7), 16)
+    collate = task.collate(transform)
+    asked = records(kind)
+    batch = collate(asked, np.random.default_rng(0))
+    assert batch["image"].shape == (6, kind.Task.images, 3, 16, 16)
+    assert batch["label"].tolist() == [i % len(kind.Task.classes) for i in range(6)]
+    again = collate(asked, np.random.default_rng(0))
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    rng = np.random.default_rng(0)
+    for record, images in zip(asked, batch["image"], strict=True):
+        for one, tensor in zip(record.images, images, strict=True):
+            assert np.array_equal(transform(one, rng, record.key), tensor.numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [({"label": "maybe"}, "label 'maybe'"), ({"label": True}, "label True"), ({}, "no label")],
+)
+def test_a_record_without_a_class_is_named(
+    kind: ModuleType, meta: dict[str, str], said: str
+) -> None:
+    task, (good, *rest) = task_of(kind), records(kind)
+    bad = toy.record(7, captions=good.captions, meta=meta, more=good.more)
+    listed = " or ".join(map(repr, kind.Task.classes))
+    with pytest.raises(RecordError, match=f"toy-0007 has {said}; in meta, label must be {listed}"):
+        task.predict([good, bad, *rest], 4)
+    with pytest.raises(RecordError, match="toy-0007"):
+        task.collate(Train(AugmentConfig(flip=False, crop=(1, 1), randaugment=0), 16))(
+            [bad], np.random.default_rng(0)
+        )
+    with pytest.raises(RecordError, match="toy-0007"):
+        kind.Task.answer(bad)
+
+
+def test_a_record_of_another_shape_is_named() -> None:
+    single, pair = records(entailment)[0], records(nlvr2)[0]
+    with pytest.raises(RecordError, match="toy-0000 has 2 images, and the kind of run reads 1"):
+        task_of(entailment).predict([pair], 4)
+    with pytest.raises(RecordError, match="toy-0000 has 1 images, and the kind of run reads 2"):
+        task_of(nlvr2).predict([single], 4)
+    two = toy.record(3, captions=("a", "b"), meta=single.meta)
+    with pytest.raises(RecordError, match="toy-0003 has 2 captions; give it one"):
+        task_of(entailment).predict([two], 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_micro_batch_learns(kind: ModuleType) -> None:
+    task = task_of(kind).train()
+    collate = task.collate(Train(AugmentConfig(flip=False, crop=(1, 1), randaugment=0), 16))
+    shown = [replace(r, image=toy.picture(10_000 * i)) for i, r in enumerate(records(kind))]
+    batch = collate(shown, np.random.default_rng(0))
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 1e-3)
+    losses = []
+    for _ in range(80):
+        task.begin_step()
+        loss = task(batch, epoch=0.0)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(p.grad is None for p in task.model_m.parameters())

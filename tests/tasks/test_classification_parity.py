@@ -1,0 +1,91 @@
+"""Visual entailment and NLVR2 against numbers of the original code, on its weights."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from albef.config import validate
+from albef.tasks import entailment, nlvr2
+from tests.tasks import original
+from tests.tasks.original import rename
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
+KINDS = [entailment, nlvr2]
+
+
+def fixture_of(kind: ModuleType) -> dict[str, Tensor]:
+    return load_file(FIXTURES / f"{kind.__name__.rpartition('.')[2]}.safetensors")
+
+
+def original_task(kind: ModuleType, fixture: dict[str, Tensor], alpha: float) -> Any:
+    values = original.run_values(
+        kind.__name__.rpartition(".")[2], alpha=alpha, momentum=0.995, image_size=32, max_tokens=25
+    )
+    config = validate(kind.Config, values, where="test")
+    task = kind.Task(config, original.fine_tuned_sizes(), original.tokenizer())
+    # Neither kind reads the projections, and the original models have none.
+    unread = {n: t for n, t in task.state_dict().items() if "_proj." in n}
+    original.load_original(task, fixture, unread)
+    return task.train()
+
+
+def batch(task: Any, fixture: dict[str, Tensor]) -> dict[str, Tensor]:
+    image = fixture["inputs/image"].unflatten(0, (task.images, -1))  # all first ones come first
+    return {
+        "image": image.transpose(0, 1),
+        "ids": fixture["inputs/input_ids"],
+        "text_mask": fixture["inputs/attention_mask"],
+        "label": fixture["inputs/targets"],
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_loss_gradients_and_twin_equal_the_original(kind: ModuleType, alpha: float) -> None:
+    fixture = fixture_of(kind)
+    task = original_task(kind, fixture, alpha)
+    key = f"distill_alpha{alpha:g}"
+    task.begin_step()
+    loss = task(batch(task, fixture), epoch=1.0)["loss"]
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), fixture[f"{key}/loss"], **TOLERANCE)
+    ours, parameters = task.state_dict(), dict(task.named_parameters())
+    compared = 0
+    for name, tensor in fixture.items():
+        if name.startswith(f"{key}/state_after/"):
+            target = rename(name.removeprefix(f"{key}/state_after/"), 2)
+            if target in ours or "layer.1." not in str(target):  # what a pair of layers shares
+                torch.testing.assert_close(ours[target], tensor, **TOLERANCE, msg=name)
+        if name.startswith(f"{key}/grad_norms/") and not name.endswith("key.bias"):
+            target = rename(name.removeprefix(f"{key}/grad_norms/"), 2)
+            assert target is not None
+            norm = parameters[target].grad.norm()
+            torch.testing.assert_close(norm, tensor.float(), rtol=1e-3, atol=5e-5, msg=name)
+            compared += 1
+    assert compared > 120
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_student_and_twin_equal_the_original(kind: ModuleType) -> None:
+    from albef.tasks.classification import class_logits
+
+    fixture = fixture_of(kind)
+    task = original_task(kind, fixture, 0.4)
+    given = batch(task, fixture)
+    logits = class_logits(task.model, task.head, given)
+    torch.testing.assert_close(logits, fixture["logits"], **TOLERANCE)
+    task.begin_step()  # the original's twin is updated before it is used
+    logits_m = class_logits(task.model_m.model, task.head_m.model, given)
+    torch.testing.assert_close(logits_m, fixture["distill_alpha0.4/prediction_m"], **TOLERANCE)
+
+
+def test_the_weight_of_the_twin_rises_in_nlvr2_alone() -> None:
+    tasks = [original_task(kind, fixture_of(kind), 0.4) for kind in KINDS]
+    assert [task.alpha(0.5) for task in tasks] == pytest.approx([0.4, 0.2])
+    assert [task.alpha(3.0) for task in tasks] == pytest.approx([0.4, 0.4])
