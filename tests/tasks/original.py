@@ -7,11 +7,11 @@ RENAMES = (
     (r"^visual_encoder(_m)?\.(.*)$", r"model\1.image_encoder.vit.\2"),
     (r"^vision_proj(_m)?\.(.*)$", r"model\1.image_proj.\2"),
     (r"^text_proj(_m)?\.(.*)$", r"model\1.text_proj.\2"),
-    (r"^text_encoder(_m)?\.bert\.embeddings\.(.*)$", r"model\1.text_encoder.embeddings.\2"),
+    (r"^text_encoder(_m)?\.(?:bert\.)?embeddings\.(.*)$", r"model\1.text_encoder.embeddings.\2"),
     (r"^text_encoder(_m)?\.cls\.predictions\.bias$", r"mlm_head\1.bias"),
     (r"^text_encoder(_m)?\.cls\.predictions\.transform\.(.*)$", r"mlm_head\1.\2"),
 )
-LAYER = re.compile(r"^text_encoder(_m)?\.bert\.encoder\.layer\.(\d+)\.(.*)$")
+LAYER = re.compile(r"^text_encoder(_m)?\.(?:bert\.)?encoder\.layer\.(\d+)\.(.*)$")
 TIED = re.compile(r"position_ids|cls\.predictions\.decoder|_queue$|queue_ptr")
 
 
