@@ -126,11 +126,13 @@ def figure(picture: Image.Image, text: str, found: Explanation) -> Image.Image:
         (max(1, round(shown.width * scale)), max(1, round(shown.height * scale))),
         Image.Resampling.BICUBIC,
     )
+    # A word with a small part of the heat must not look as hot as the others.
+    dimmed = max((float(heat.max()) for _, heat, _ in found.words), default=0.0) / 3
     panels = [
         (shown, "the picture", f"match {found.probability:.1%}"),
         (overlay(shown, found.whole), "the whole text", ""),
         *(
-            (overlay(shown, heat), word, f"{share:.0%} of the words' heat")
+            (overlay(shown, heat, max(float(heat.max()), dimmed)), word, f"{share:.0%} of the heat")
             for word, heat, share in found.words
         ),
     ]

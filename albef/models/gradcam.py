@@ -140,4 +140,5 @@ def _weights_of(attention: nn.Module) -> Iterator[list[Tensor]]:
 def _square(heat: Tensor) -> Tensor:
     """(..., n * n) to (..., n, n)."""
     side = round(heat.shape[-1] ** 0.5)
-    return heat.unflatten(-1, (side, side))
+    square: Tensor = heat.unflatten(-1, (side, side))
+    return square

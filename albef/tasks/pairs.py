@@ -67,6 +67,8 @@ class PairTask(MatchingTask, RunTask):
     """The training; what comes of it is up to the kind."""
 
     config: PairConfig
+    hard_negatives: bool = True
+    """Whether ITM's negatives are drawn by similarity; else all are as likely."""
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(
@@ -143,14 +145,15 @@ class PairTask(MatchingTask, RunTask):
             self.config.alpha * ramp(epoch),
         )
         size = len(ids)
+        weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
         pairs = match_pairs(
             model,
             self.itm_head,
             text_states,
             mask,
             model.fusion_encoder.image_key_values(image_states),
-            itc.sim_i2t[:, :size],
-            itc.sim_t2i[:, :size],
+            itc.sim_i2t[:, :size] * weight,
+            itc.sim_t2i[:, :size] * weight,
             ids[:, None] == ids[None, :],
         )
         itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)

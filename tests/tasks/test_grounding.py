@@ -21,7 +21,13 @@ PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12],
 def config(**changed: Any) -> Config:
     values = tiny_config().model_dump()
     del values["rerank_k"]
-    values |= {"kind": "grounding", "gradcam": "itm", "layer": 0, "threshold": 0.5}
+    values |= {
+        "kind": "grounding",
+        "hard_negatives": True,
+        "gradcam": "itm",
+        "layer": 0,
+        "threshold": 0.5,
+    }
     return validate(Config, values | changed, where="tests")
 
 
@@ -183,6 +189,25 @@ def test_starts_from_another_checkpoint_and_comes_back_as_saved(
     assert first == again
     blank = Task.blank(config(image_size=32), saved).eval().predict(RECORDS, 7)
     assert blank["heat"] != first["heat"]
+
+
+def test_negatives_are_hard_or_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor] = []
+    multinomial = torch.multinomial
+
+    def spy(weights: torch.Tensor, count: int, **rest: Any) -> torch.Tensor:
+        drawn.append(weights.detach())
+        return multinomial(weights, count, **rest)
+
+    monkeypatch.setattr(torch, "multinomial", spy)
+    for hard in (True, False):
+        made = task(hard_negatives=hard).train()
+        ids, text_mask = made.texts(CAPTIONS)
+        image = made.pixels(RECORDS[:4])
+        made({"image": image, "ids": ids, "text_mask": text_mask, "image_id": torch.arange(4)}, 0.0)
+        free = drawn[-1][drawn[-1] > 0]
+        assert len(free) == 12
+        assert bool(torch.allclose(free, free[0].expand(12))) is not hard
 
 
 @pytest.mark.parametrize(

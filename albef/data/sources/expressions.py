@@ -54,8 +54,8 @@ def records(config: Config, seed: int) -> Iterator[Record]:
     names = {thing.name: thing for thing in openmoji.things(config.objects)}
     artist = openmoji.Artist(config.pixels)
     pools: dict[tuple[str, bool], list[Four]] = {}
-    for four in itertools.combinations(names, 4):
-        pools.setdefault((split_of(four), unseen(four)), []).append(four)
+    for some in itertools.combinations(names, 4):
+        pools.setdefault((split_of(some), unseen(some)), []).append(some)
     image_id = 0
     for split, count in config.splits.items():
         rng = random.Random(f"{seed} expressions {split}")
