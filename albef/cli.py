@@ -1,6 +1,7 @@
 """The ``albef`` command. It imports nothing heavy before it knows what is asked of it."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,26 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("-k", type=int, default=5, help="how many pictures")
     find.add_argument("--open", action="store_true", help="open them in the picture viewer")
     find.set_defaults(command=_find)
+    explain = commands.add_parser("explain", help="where in a picture a model finds a text")
+    explain.add_argument("image", help="path of the picture")
+    explain.add_argument("text", help="what to look for, as 'the key left of the apple'")
+    explain.add_argument("--layer", type=int, help="fusion layer that is looked into, from 0")
+    explain.add_argument("--out", help="path of the figure, a PNG file")
+    explain.set_defaults(command=_with_checkpoint, name="explain")
+    embed = commands.add_parser("embed", help="features of a folder's pictures and captions")
+    embed.add_argument(
+        "folder", help="of pictures, captions in .txt files beside them; or a data set"
+    )
+    embed.add_argument("--split", default="test", help="the split of a data set")
+    embed.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    embed.add_argument("--out", default="features.parquet", help="path of the Parquet file")
+    embed.set_defaults(command=_with_checkpoint, name="embed")
+    for command in (explain, embed):
+        command.add_argument(
+            "--model",
+            default="retrieval",
+            help="folder of a checkpoint, or its name under paths.models",
+        )
     return parser
 
 
@@ -48,6 +69,29 @@ def _find(options: argparse.Namespace) -> None:
         raise SystemExit(f"albef find: {error}") from None
 
 
+def _with_checkpoint(options: argparse.Namespace) -> None:
+    """Run a command that needs torch, in the working folder: its paths are relative to it."""
+    try:
+        options.model = _checkpoint(options.model)
+        module = importlib.import_module(f"albef.{options.name}")
+        module.main(options)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"albef {options.name}: {error}") from None
+
+
+def _checkpoint(given: str) -> Path:
+    """The folder of a checkpoint, or of the one with this name in the project around."""
+    from albef.config import read_yaml, validate
+    from albef.layout import PARAMS, Layout, Paths
+
+    if (Path(given) / "config.json").is_file():
+        return Path(given)
+    root = _root()
+    params = root / PARAMS
+    paths = validate(Paths, read_yaml(params).get("paths"), where=str(params), key="paths")
+    return root / Layout(paths).model(given)
+
+
 def _become(module: str, arguments: list[str]) -> None:
     """Turn this process into a module of the pipeline, so that signals reach it directly."""
     started = Path.cwd()
@@ -58,11 +102,15 @@ def _become(module: str, arguments: list[str]) -> None:
 
 def _go_to_root() -> None:
     """Change to the project's root, at or above the working folder."""
+    os.chdir(_root())
+
+
+def _root() -> Path:
+    """The project's root, at or above the working folder."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
-            os.chdir(folder)
-            return
+            return folder
     raise SystemExit(
         f"albef: no project at {here} or above (a folder with params.yaml and dvc.yaml); "
         "change to your clone first"

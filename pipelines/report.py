@@ -15,7 +15,7 @@ from pydantic import Field
 
 from albef.config import Section
 from albef.layout import Layout
-from albef.report import examples
+from albef.report import examples, located
 from albef.report.content import (
     Cost,
     Dataset,
@@ -159,6 +159,8 @@ def _with_examples(
     """A result with counts and examples, as far as predictions and records are here."""
     if table.num_rows == 0:
         return result
+    if located.is_grounding(table):
+        return replace(result, places=located.places(table, records, count) if records else ())
     if not examples.is_ranking(table):
         return replace(result, examples=examples.rows(table, records, count))
     return replace(

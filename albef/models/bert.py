@@ -129,8 +129,31 @@ class BertLayer(nn.Module):
         if image is not None:
             assert self.crossattention is not None
             states = self.crossattention(states, image, None)
+        return self.feed_forward(states)
+
+    def feed_forward(self, states: Tensor) -> Tensor:
+        """The last part of the layer: (B, L, D) to (B, L, D)."""
         result: Tensor = self.output(self.intermediate(states), states)
         return result
+
+    def cross_weights(self, states: Tensor, bias: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the text looks: what :meth:`forward` never holds, for Grad-CAM.
+
+        Returns:
+            The states (B, L, D) after self-attention, and the weights (B, H, L, N) with which
+            they cross to the image's keys (B, H, N, D / H).
+        """
+        assert self.crossattention is not None
+        states = self.attention(states, self.attention.self.key_value(states), bias)
+        query = self.crossattention.self.split(self.crossattention.self.query(states))
+        scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        return states, scores.softmax(dim=-1)
+
+    def cross_with(self, states: Tensor, weights: Tensor, value: Tensor) -> Tensor:
+        """The rest of the layer, with given weights (B, H, L, N) of the image's values."""
+        assert self.crossattention is not None
+        attended = (weights @ value).transpose(1, 2).flatten(2)
+        return self.feed_forward(self.crossattention.output(attended, states))
 
 
 def rows(states: Tensor, positions: Tensor) -> Tensor:

@@ -94,6 +94,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Place:
+    """An expression and where it was found.
+
+    Attributes:
+        picture: under the heat map, with the boxes drawn into it.
+        expression: what was looked for.
+        right: whether the chosen box is the one that is meant.
+        note: how far the boxes agree with it.
+    """
+
+    picture: Picture
+    expression: str
+    right: bool
+    note: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Queries of one group by who puts the right answer first.
 
@@ -124,7 +141,8 @@ class SplitResult:
         metrics, chance, random_weights: values by name, as the kind's score gives them.
         outcomes: who is right first, by group; empty for a kind that does not rank.
         galleries: examples.
-        examples: of a kind that does not rank.
+        places: examples of grounding.
+        examples: of another kind that does not rank.
     """
 
     name: str
@@ -134,6 +152,7 @@ class SplitResult:
     random_weights: Mapping[str, float]
     outcomes: tuple[Outcome, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    places: tuple[Place, ...] = ()
     examples: tuple[Example, ...] = ()
 
 

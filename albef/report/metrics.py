@@ -15,6 +15,8 @@ _WORDS = (
     (r"ir@1", "text to picture, first place"),
     (r"ir@(\d+)", "text to picture, first {}"),
     (r"r_mean", "mean of the six recalls"),
+    (r"map_accuracy", "right boxes from the map alone"),
+    (r"map_iou", "mean overlap of the map's own box"),
     (r"accuracy_(\w+)", "right decisions, {}"),
     (r"accuracy", "right decisions"),
 )

@@ -55,6 +55,14 @@ class SplitRecords:
         place = self._place(key)
         return None if place is None else self.at(place)
 
+    def image(self, key: str) -> Image.Image | None:
+        """The decoded picture of a record; None where there is none, or it is broken."""
+        place = self._place(key)
+        try:
+            return None if place is None else decode(self._shards[place].image, key)
+        except ImageError:
+            return None
+
     def same(self, key: str) -> frozenset[str]:
         """Keys of the records that show the same picture."""
         return frozenset(self._keys[i].as_py() for i in self._twins(key)) | {key}
@@ -115,8 +123,11 @@ def side_by_side(images: Sequence[bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(image: bytes) -> str:
-    """A picture as an address that holds it, made smaller where it is large; "" if it is broken."""
+def data_uri(image: bytes, most: int = _SIDE) -> str:
+    """A picture as an address that holds it; "" if it is broken.
+
+    One of more than ``most`` pixels a side, or of many bytes, is made smaller.
+    """
     try:
         with Image.open(io.BytesIO(image)) as opened:
             kind, side = opened.format, max(opened.size)
@@ -124,8 +135,8 @@ def data_uri(image: bytes) -> str:
     except (ImageError, OSError, ValueError, Image.DecompressionBombError):
         return ""
     mime = _MIMES.get(kind or "")
-    if mime is None or side > _SIDE or len(image) > _AS_IT_IS:
-        decoded.thumbnail((_SIDE, _SIDE))
+    if mime is None or side > most or len(image) > _AS_IT_IS:
+        decoded.thumbnail((most, most))
         buffer = io.BytesIO()
         decoded.save(buffer, "JPEG", quality=82, optimize=True)
         mime, image = "image/jpeg", buffer.getvalue()

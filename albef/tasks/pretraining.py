@@ -106,7 +106,6 @@ class Task(RankingTask):
             tokenizer,
             image_size=config.model.image.image_size,
             max_tokens=config.max_tokens,
-            rerank_k=0,
         )
         self.config = config
         width = config.model.text.width

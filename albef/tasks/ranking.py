@@ -1,4 +1,4 @@
-"""What the kinds that rank images and texts share: their model, predictions and score."""
+"""What the kinds that match images with texts share: their model; and how those that rank score."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -44,26 +44,17 @@ def training_pairs(
     return image, ids, mask
 
 
-class RankingTask(Task):
-    """A model with an ITM head that ranks texts for images and images for texts.
+class MatchingTask(Task):
+    """A model with an ITM head.
 
     Attributes:
         model: the student.
         itm_head: linear, 2 classes, on the fused [CLS].
         tokenizer: of the model.
-        rerank_k: candidates re-ranked by ITM; 0 ranks by ITC alone.
     """
 
-    primary: ClassVar[str] = "r_mean"
-
     def __init__(
-        self,
-        model: ALBEF,
-        tokenizer: TextTokenizer,
-        *,
-        image_size: int,
-        max_tokens: int,
-        rerank_k: int,
+        self, model: ALBEF, tokenizer: TextTokenizer, *, image_size: int, max_tokens: int
     ) -> None:
         super().__init__()
         self.model = model
@@ -72,17 +63,19 @@ class RankingTask(Task):
         nn.init.zeros_(self.itm_head.bias)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.rerank_k = rerank_k
         self.image_size = image_size
         self.resize = Evaluate(image_size)
 
     def images(self, records: Records, batch_size: int) -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of the records' images, in order, on the model's device."""
-        device = self.model.image_proj.weight.device
         for start in range(0, len(records), batch_size):
-            part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
-            batch = np.stack([self.resize(record.image, key=record.key) for record in part])
-            yield torch.from_numpy(batch).to(device)
+            end = min(start + batch_size, len(records))
+            yield self.pixels([records[i] for i in range(start, end)])
+
+    def pixels(self, records: Sequence[Record]) -> Tensor:
+        """The images of some records (B, 3, H, W), on the model's device."""
+        batch = np.stack([self.resize(record.image, key=record.key) for record in records])
+        return torch.from_numpy(batch).to(self.model.image_proj.weight.device)
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
@@ -90,6 +83,14 @@ class RankingTask(Task):
         cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
         ids, mask = self.tokenizer.encode(cleaned, self.max_tokens)
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+class RankingTask(MatchingTask):
+    """A task that ranks texts for images and images for texts."""
+
+    primary: ClassVar[str] = "r_mean"
+    rerank_k: int = 0
+    """Candidates re-ranked by ITM; 0 ranks by ITC alone."""
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int) -> Table:

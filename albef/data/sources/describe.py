@@ -151,7 +151,7 @@ def phrase(group: Group, names: dict[str, Thing]) -> str:
 
 def held_out(a: str, b: str) -> bool:
     """Whether the things named ``a`` and ``b`` never stand together in a training scene."""
-    return _share("pair " + " ".join(sorted((a, b)))) < HELD_OUT
+    return hashed("pair " + " ".join(sorted((a, b)))) < HELD_OUT
 
 
 def unseen(scene: Scene) -> bool:
@@ -166,7 +166,7 @@ def split_of(scene: Scene) -> str:
     """
     if len(scene.groups) == 1 and scene.groups[0].count == 1:
         return "train"
-    share = _share("scene " + scene.text())
+    share = hashed("scene " + scene.text())
     buckets = _HELD_OUT_BUCKETS if unseen(scene) else _BUCKETS
     for name, width in buckets.items():
         share -= width
@@ -207,6 +207,6 @@ def changed(scene: Scene, change: str, names: list[str]) -> Iterator[Scene]:
             yield Scene(groups, scene.relation)
 
 
-def _share(text: str) -> float:
+def hashed(text: str) -> float:
     """A number in [0, 1) that depends on ``text`` alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,92 @@
+"""Boxes ``(x, y, width, height)`` in pixels: overlap, and the box that a heat map points at."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]
+"""Left and top edge, width and height, in pixels."""
+RIGHT = 0.5
+"""IoU from which a box counts as the right one."""
+
+Heat = NDArray[np.float32]
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes.
+
+    As in the public code of RefCOCO, an overlap of at most a pixel in either direction is none.
+    """
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    if width <= 1 or height <= 1:
+        return 0.0
+    shared = width * height
+    return float(shared / (a[2] * a[3] + b[2] * b[3] - shared))
+
+
+def recall(ious: Iterable[float]) -> float:
+    """Share of boxes that are right, in percent; 0 of none."""
+    right = [value >= RIGHT for value in ious]
+    return 100.0 * sum(right) / max(1, len(right))
+
+
+def hottest(heat: Heat, boxes: Sequence[Sequence[float]]) -> int | None:
+    """The box that a heat map points at: the most heat for the root of its area.
+
+    Args:
+        heat: (H, W), over the whole picture.
+        boxes: the candidates.
+
+    Returns:
+        The place of the first best box; None where no box holds any heat.
+    """
+    scores = [_mean_root(heat, box) for box in boxes]
+    best = int(np.argmax(scores)) if scores else 0
+    return best if scores and scores[best] > 0 else None
+
+
+def _mean_root(heat: Heat, box: Sequence[float]) -> float:
+    x, y, width, height = box
+    top, left = max(0, int(y)), max(0, int(x))
+    inside = heat[top : max(top, int(y + height)), left : max(left, int(x + width))]
+    area = width * height
+    return float(inside.sum(dtype=np.float64)) / area**0.5 if area > 0 else 0.0
+
+
+def around(heat: Heat, share: float) -> Box | None:
+    """The box around the hottest region, in cells of the map.
+
+    A region is what hangs together (side by side, not corner to corner) of all cells that reach
+    ``share`` of the peak; the hottest is the one with the most heat in all.
+
+    Args:
+        heat: (H, W).
+        share: of the peak, above 0.
+
+    Returns:
+        The box, or None of a map without heat.
+    """
+    peak = float(heat.max())
+    if not peak > 0:
+        return None
+    hot = heat >= share * peak
+    regions = (_region(hot, (int(y), int(x))) for y, x in np.argwhere(hot))
+    best = max(filter(None, regions), key=lambda cells: sum(float(heat[cell]) for cell in cells))
+    rows, columns = zip(*best, strict=True)
+    left, top = min(columns), min(rows)
+    return (left, top, max(columns) + 1 - left, max(rows) + 1 - top)
+
+
+def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, int]]:
+    """The cells that hang together with ``start``; they are taken out of ``hot``."""
+    found: list[tuple[int, int]] = []
+    todo = [start]
+    while todo:
+        y, x = todo.pop()
+        if 0 <= y < hot.shape[0] and 0 <= x < hot.shape[1] and hot[y, x]:
+            hot[y, x] = False
+            found.append((y, x))
+            todo += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+    return found

@@ -1,0 +1,185 @@
+"""Grounding of referring expressions, trained without boxes: as retrieval, on expressions.
+
+Where the model looks for an expression is its Grad-CAM map; of proposed boxes the one that holds
+most of the map's heat for the root of its area is chosen (ALBEF, section 6.2).
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from albef.data.boxes import RIGHT, Box, around, hottest, iou, recall
+from albef.data.record import Record
+from albef.data.text import TextTokenizer
+from albef.models.albef import ModelConfig
+from albef.models.gradcam import itc_maps, itm_maps
+from albef.tasks.pairs import PairConfig, PairTask
+from albef.tasks.task import Records, Table
+
+GRID = 64
+"""Cells of a side in which a map's own box is looked for."""
+
+
+class Config(PairConfig):
+    """Values of a grounding run."""
+
+    hard_negatives: bool
+    """Whether ITM's negatives are drawn by similarity, as in the paper. Where an expression is true
+    of many pictures ("the key"), the most similar ones are no negatives, and false is better."""
+    gradcam: Literal["itm", "itc"]
+    """Whose Grad-CAM is the map: ITM's on a fusion layer, or ITC's on a block of the ViT."""
+    layer: Annotated[int, Field(ge=0)]
+    """That fusion layer or block, from 0; the paper has ITM's third of six, 2."""
+    threshold: Annotated[float, Field(gt=0, le=1)]
+    """Share of the peak from which cells of the map count to its own box."""
+
+
+class Task(PairTask):
+    """Grounding; with 0 epochs, that of its ``init`` as it is."""
+
+    primary: ClassVar[str] = "accuracy"
+    config: Config
+
+    def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__(config, model, tokenizer)
+        self.hard_negatives = config.hard_negatives
+        what, depth = "fusion layers", model.text.fusion_depth
+        if config.gradcam == "itc":
+            what, depth = "blocks of the image encoder", model.image.depth
+        if config.layer >= depth:
+            raise ValueError(
+                f"layer is {config.layer}, but the model has {depth} {what}: "
+                f"choose one from 0 to {depth - 1}"
+            )
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The heat map (B, n, n) of each image (B, 3, H, W) for its text (B, L)."""
+        text_states = self.model.encode_text(ids, mask)
+        if self.config.gradcam == "itc":
+            text_feat = self.model.text_feat(text_states)
+            return itc_maps(
+                self.model, images, text_feat, self.temperature.detach(), self.config.layer
+            )
+        image_states = self.model.encode_image(images)
+        layer = self.config.layer
+        return itm_maps(self.model, self.itm_head, text_states, mask, image_states, layer).mean(1)
+
+    def predict(self, records: Records, batch_size: int) -> Table:
+        """A box for each record's expression.
+
+        A record's ``meta`` holds the true ``box``, and may hold ``proposals``, boxes to choose
+        from, and ``by``, the kind of its expression. A row has ``box``, the best proposal (where
+        there are none, the map's own box; None where the map has no heat), its ``iou`` with
+        ``truth``, ``map_box`` and ``map_iou`` of the map's own box, ``share``, the part of the
+        proposals that are right, and ``heat``: the map (n, n), 255 at its peak, as bytes.
+
+        Raises:
+            ValueError: a record without expression or box.
+        """
+        table: Table = {}
+        for start in range(0, len(records), batch_size):
+            part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
+            for record in part:
+                _check(record)
+            ids, mask = self.texts([record.captions[0] for record in part])
+            heat = self.maps(self.pixels(part), ids, mask).float()
+            for record, own in zip(part, heat, strict=True):
+                for column, value in _row(record, own, self.config.threshold).items():
+                    table.setdefault(column, []).append(value)
+        return table
+
+    def score(self, table: Table) -> dict[str, float]:
+        """``accuracy`` of the chosen boxes and, as ``map_accuracy``, of the maps' own ones, in
+        percent of boxes with an IoU of at least 0.5; ``map_iou``, their mean in percent; and the
+        accuracy of each kind of expression.
+        """
+        result = {
+            "accuracy": recall(table["iou"]),
+            "map_accuracy": recall(table["map_iou"]),
+            "map_iou": 100.0 * float(np.mean(table["map_iou"])),
+        }
+        return result | {
+            f"accuracy_{by}": recall(values) for by, values in _by(table, "iou").items()
+        }
+
+    def chance(self, table: Table) -> dict[str, float]:
+        """The accuracy of a proposal drawn at random, in expectation."""
+        result = {"accuracy": 100.0 * float(np.mean(table["share"]))}
+        return result | {
+            f"accuracy_{by}": 100.0 * float(np.mean(values))
+            for by, values in _by(table, "share").items()
+        }
+
+
+def _check(record: Record) -> None:
+    if not record.captions:
+        raise ValueError(f"record {record.key} has no expression to ground")
+    boxes = [record.meta.get("box"), *record.meta.get("proposals", [])]
+    if not all(isinstance(box, list | tuple) and len(box) == 4 for box in boxes):
+        raise ValueError(
+            f"record {record.key}: grounding needs box: [x, y, width, height] in its meta, and "
+            "each of its proposals likewise"
+        )
+
+
+def _row(record: Record, heat: Tensor, threshold: float) -> dict[str, Any]:
+    with Image.open(io.BytesIO(record.image)) as picture:  # reads the header only
+        width, height = picture.size
+    truth, proposals = record.meta["box"], record.meta.get("proposals", [])
+    map_box = _scaled(around(_resized(heat, GRID, GRID), threshold), width, height)
+    box = map_box
+    if proposals:
+        best = hottest(_resized(heat, height, width), proposals)
+        box = None if best is None else proposals[best]
+    return {
+        "key": record.key,
+        "expression": record.captions[0],
+        "by": record.meta.get("by", ""),
+        "truth": _floats(truth),
+        "box": _floats(box),
+        "iou": iou(box, truth) if box else 0.0,
+        "map_box": _floats(map_box),
+        "map_iou": iou(map_box, truth) if map_box else 0.0,
+        "share": float(np.mean([iou(p, truth) >= RIGHT for p in proposals])) if proposals else 0.0,
+        "heat": _bytes(heat),
+    }
+
+
+def _resized(heat: Tensor, height: int, width: int) -> Any:
+    large = F.interpolate(heat[None, None], size=(height, width), mode="bicubic")
+    return large[0, 0].cpu().numpy()
+
+
+def _scaled(box: Box | None, width: int, height: int) -> Box | None:
+    """A box in cells of the grid in pixels of the picture."""
+    if box is None:
+        return None
+    across, down = width / GRID, height / GRID
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
+
+
+def _floats(box: Any) -> list[float] | None:
+    return None if box is None else [float(value) for value in box]
+
+
+def _bytes(heat: Tensor) -> bytes:
+    peak = heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
+    scaled: bytes = (heat / peak * 255).round().to(torch.uint8).cpu().numpy().tobytes()
+    return scaled
+
+
+def _by(table: Mapping[str, list[Any]], column: str) -> dict[str, list[float]]:
+    """The values of a column by kind of expression."""
+    found: dict[str, list[float]] = {}
+    for by, value in zip(table["by"], table[column], strict=True):
+        if by:
+            found.setdefault(by, []).append(value)
+    return dict(sorted(found.items()))

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from albef.data.boxes import around, hottest, iou, recall
+
+ORIGINAL = [  # of the original code
+    ([0, 0, 10, 10], [5, 5, 10, 10], 0.14285714285714285),
+    ([0, 0, 10, 10], [9, 9, 5, 5], 0.0),
+    ([0, 0, 10, 10], [20, 20, 5, 5], 0.0),
+    ([1.5, 2.5, 30, 40], [3, 4, 25, 38], 0.7916666666666666),
+    ([0, 0, 4, 4], [0, 0, 4, 4], 1.0),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), ORIGINAL)
+def test_iou_equals_the_original(a: list[float], b: list[float], expected: float) -> None:
+    assert iou(a, b) == pytest.approx(expected, abs=1e-12)
+    assert iou(b, a) == iou(a, b)
+
+
+def test_iou_by_hand() -> None:
+    assert iou([0, 0, 4, 2], [2, 0, 4, 2]) == pytest.approx(4 / 12)
+    assert iou([0, 0, 10, 10], [2, 2, 5, 5]) == pytest.approx(25 / 100)
+
+
+def test_recall_counts_from_one_half_on() -> None:
+    assert recall([0.5, 0.49, 1.0, 0.0]) == 50.0
+    assert recall([]) == 0.0
+
+
+def test_hottest_weighs_heat_by_the_root_of_the_area() -> None:
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 4
+    heat[1, 1] = 2
+    # 4 / 1, 6 / 2, 6 / 4
+    assert hottest(heat, [[0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 1, 1]]) == 2
+    heat[1, 1] = 5  # 4 / 1, 9 / 2, 9 / 4
+    assert hottest(heat, [[0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 1, 1]]) == 1
+
+
+def test_hottest_cuts_boxes_at_the_edges() -> None:
+    heat = np.ones((4, 6), np.float32)
+    assert hottest(heat, [[-3, -3, 4, 4], [3, 1, 9, 9]]) == 1
+
+
+def test_no_heat_chooses_no_box() -> None:
+    heat = np.zeros((4, 4), np.float32)
+    assert hottest(heat, [[0, 0, 2, 2]]) is None
+    assert hottest(heat + 1, []) is None
+    assert hottest(heat - 1, [[0, 0, 2, 2]]) is None
+    assert hottest(heat + 1, [[0, 0, 0, 2]]) is None
+    assert around(heat, 0.5) is None
+
+
+def test_around_takes_the_region_with_the_most_heat() -> None:
+    heat = np.array(
+        [
+            [9, 0, 0, 0, 0],
+            [0, 0, 6, 6, 0],
+            [0, 0, 6, 4, 0],
+            [0, 5, 0, 0, 0],
+        ],
+        np.float32,
+    )
+    assert around(heat, 0.5) == (2, 1, 2, 2)  # 18 against 9; 4 is too little, 5 only at a corner
+    assert around(heat, 0.4) == (2, 1, 2, 2)
+    assert around(heat, 0.9) == (0, 0, 1, 1)

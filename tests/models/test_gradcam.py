@@ -1,0 +1,108 @@
+"""Grad-CAM against numbers of the original code, on its weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from albef.config import validate
+from albef.models.albef import ALBEF, ModelConfig
+from albef.models.gradcam import cross_attention, itc_maps, itm_maps
+from tests.tasks.original import rename
+
+FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "grounding.safetensors")
+TEXT_LAYERS = 2
+MASK = FIXTURE["inputs/attention_mask"]
+
+
+@pytest.fixture(scope="module")
+def original() -> tuple[ALBEF, nn.Linear, float]:
+    sizes = {
+        "image": {"image_size": 48, "patch_size": 16, "width": 48, "depth": 3, "heads": 3},
+        "text": {
+            "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
+            "max_positions": 40, "dropout": 0.0,
+        },
+        "embed_dim": 16,
+    }  # fmt: skip
+    task = nn.Module()
+    task.model = ALBEF(validate(ModelConfig, sizes, where="test"), 211)
+    task.itm_head = nn.Linear(32, 2)
+    task.temperature = nn.Parameter(torch.zeros(()))
+    state = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
+    task.load_state_dict({rename(n, TEXT_LAYERS): t for n, t in state.items()}, strict=True)
+    return task.eval().model, task.itm_head, task.temperature.item()
+
+
+def encoded(model: ALBEF) -> tuple[Tensor, Tensor]:
+    text_states = model.encode_text(FIXTURE["inputs/input_ids"], MASK)
+    return text_states, model.encode_image(FIXTURE["inputs/image"])
+
+
+def close(actual: Tensor, name: str, **tolerance: float) -> None:
+    torch.testing.assert_close(actual, FIXTURE[name], **({"rtol": 1e-4, "atol": 1e-6} | tolerance))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_itm_equals_the_original(original: tuple[ALBEF, nn.Linear, float], layer: int) -> None:
+    model, head, _ = original
+    text_states, image_states = encoded(model)
+    image = model.fusion_encoder.image_key_values(image_states)
+    seen = cross_attention(model, head, text_states, MASK, image, layer)
+    name = f"itm_block{TEXT_LAYERS + layer}"
+    close(seen.weights, f"{name}_attn", atol=5e-5)
+    close(seen.gradient, f"{name}_attn_grad", rtol=1e-3)
+    close(seen.logits, "itm_logits", atol=5e-5)
+    maps = itm_maps(model, head, text_states, MASK, image_states, layer)
+    close(maps.mean(1), name, rtol=1e-3)
+    assert FIXTURE[name].max() > 1e-5  # far above the tolerance
+    assert not maps[MASK == 0].any()
+
+
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("fused", [True, False])
+def test_itc_equals_the_original(
+    original: tuple[ALBEF, nn.Linear, float], block: int, fused: bool
+) -> None:
+    model, _, temperature = original
+    attention = model.image_encoder.vit.blocks[block].attn
+    attention.fused_attn = fused
+    text_feat = model.text_feat(encoded(model)[0])
+    maps = itc_maps(model, FIXTURE["inputs/image"], text_feat, temperature, block)
+    close(maps, f"itc_block{block}", rtol=1e-3)
+    assert FIXTURE[f"itc_block{block}"].max() > 1e-5
+    assert attention.fused_attn is fused
+    assert not attention.attn_drop._forward_hooks
+
+
+def test_the_explicit_pass_equals_the_normal_one(
+    original: tuple[ALBEF, nn.Linear, float],
+) -> None:
+    model, head, _ = original
+    text_states, image_states = encoded(model)
+    image = model.fusion_encoder.image_key_values(image_states)
+    normal = head(model.fused_cls(text_states, MASK, image))
+    for layer in (0, 1):
+        seen = cross_attention(model, head, text_states, MASK, image, layer)
+        torch.testing.assert_close(seen.logits, normal, rtol=1e-5, atol=1e-6)
+        assert not seen.weights.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_last_layer_knows_only_the_first_token(
+    original: tuple[ALBEF, nn.Linear, float],
+) -> None:
+    model, head, _ = original
+    maps = itm_maps(model, head, encoded(model)[0], MASK, encoded(model)[1], 1)
+    assert maps[:, 0].any()
+    assert not maps[:, 1:].any()
+
+
+def test_a_layer_that_is_not_there_is_named(original: tuple[ALBEF, nn.Linear, float]) -> None:
+    model, head, _ = original
+    with pytest.raises(ValueError, match="layer 2: the fusion encoder has layers 0 to 1"):
+        itm_maps(model, head, encoded(model)[0], MASK, encoded(model)[1], 2)
+    with pytest.raises(ValueError, match="block 3: the image encoder has blocks 0 to 2"):
+        itc_maps(model, FIXTURE["inputs/image"], torch.zeros(3, 16), 1.0, 3)

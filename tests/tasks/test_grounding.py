@@ -1,0 +1,238 @@
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albef.config import ParamsError, validate
+from albef.data.boxes import around, hottest, iou
+from albef.data.record import Record
+from albef.data.text import TextTokenizer
+from albef.models.gradcam import itc_maps, itm_maps
+from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.tasks.grounding import GRID, Config, Task
+from tests.conftest import CAPTIONS, tiny_config, tiny_model, tiny_task
+
+PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12], [1, 1, 19, 11]]
+
+
+def config(**changed: Any) -> Config:
+    values = tiny_config().model_dump()
+    del values["rerank_k"]
+    values |= {
+        "kind": "grounding",
+        "hard_negatives": True,
+        "gradcam": "itm",
+        "layer": 0,
+        "threshold": 0.5,
+    }
+    return validate(Config, values | changed, where="tests")
+
+
+def task(**changed: Any) -> Task:
+    made = Task(config(**changed), tiny_model(), TextTokenizer.train(CAPTIONS, 80))
+    made.load_state_dict(tiny_task().state_dict())
+    return made.eval()
+
+
+def record(number: int, **meta: Any) -> Record:
+    rng = np.random.default_rng(number)
+    noise = rng.integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((40, 24)).save(buffer, "PNG")
+    return Record(
+        key=f"r{number}",
+        image=buffer.getvalue(),
+        captions=(CAPTIONS[number % 4],),
+        image_id=number,
+        split="test",
+        source="tests",
+        meta={"box": [0, 0, 20, 12], "proposals": PROPOSALS} | meta,
+    )
+
+
+RECORDS = [record(i, by=("name", "relation")[i % 2]) for i in range(7)]
+
+
+def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
+    made = task()
+    table = made.predict(RECORDS, 3)
+    assert {len(column) for column in table.values()} == {7}
+    assert table["expression"][1] == CAPTIONS[1]
+    assert table["share"] == pytest.approx([2 / 5] * 7)
+    for i, own in enumerate(RECORDS):
+        ids, mask = made.texts([CAPTIONS[i % 4]])
+        heat = made.maps(made.pixels([own]), ids, mask)
+        assert heat.shape == (1, 2, 2)
+
+        def large(height: int, width: int, heat: torch.Tensor = heat) -> Any:
+            size = (height, width)
+            return torch.nn.functional.interpolate(heat[None], size=size, mode="bicubic")[0, 0]
+
+        best = hottest(large(24, 40).numpy(), PROPOSALS)
+        assert best is not None
+        assert table["box"][i] == PROPOSALS[best]
+        assert table["iou"][i] == pytest.approx(iou(PROPOSALS[best], [0, 0, 20, 12]))
+        box = around(large(GRID, GRID).numpy(), 0.5)
+        assert box is not None
+        scaled = [box[0] * 40 / GRID, box[1] * 24 / GRID, box[2] * 40 / GRID, box[3] * 24 / GRID]
+        assert table["map_box"][i] == pytest.approx(scaled)
+        assert table["map_iou"][i] == pytest.approx(iou(scaled, [0, 0, 20, 12]))
+        kept = np.frombuffer(table["heat"][i], np.uint8).reshape(2, 2)
+        np.testing.assert_allclose(kept / 255, heat[0] / heat.max(), atol=1 / 500)
+    assert len({tuple(box) for box in table["box"]}) > 1
+
+
+def test_predictions_do_not_depend_on_the_batch() -> None:
+    one, all_ = (task().predict(RECORDS, size) for size in (1, 7))
+    assert one["box"] == all_["box"]
+    np.testing.assert_allclose(one["map_iou"], all_["map_iou"], atol=1e-6)
+
+
+def test_both_kinds_of_map() -> None:
+    made = task(layer=1)
+    pixels = made.pixels(RECORDS[:4])
+    ids, mask = made.texts(CAPTIONS)
+    with torch.no_grad():
+        text_states = made.model.encode_text(ids, mask)
+        image_states = made.model.encode_image(pixels)
+    expected = itm_maps(made.model, made.itm_head, text_states, mask, image_states, 1).mean(1)
+    torch.testing.assert_close(made.maps(pixels, ids, mask), expected)
+    by_itc = task(gradcam="itc", layer=1)
+    text_feat = made.model.text_feat(text_states)
+    expected = itc_maps(made.model, pixels, text_feat, made.temperature.detach(), 1)
+    torch.testing.assert_close(by_itc.maps(pixels, ids, mask), expected)
+
+
+def test_score_and_chance_by_hand() -> None:
+    made = task()
+    table: dict[str, list[Any]] = {
+        "iou": [1.0, 0.5, 0.2, 0.0],
+        "map_iou": [0.6, 0.2, 0.0, 0.0],
+        "share": [0.25, 0.25, 0.5, 0.0],
+        "by": ["name", "position", "name", "name"],
+    }
+    assert made.score(table) == pytest.approx(
+        {
+            "accuracy": 50.0,
+            "map_accuracy": 25.0,
+            "map_iou": 20.0,
+            "accuracy_name": 100 / 3,
+            "accuracy_position": 100.0,
+        }
+    )
+    assert made.chance(table) == pytest.approx(
+        {"accuracy": 25.0, "accuracy_name": 25.0, "accuracy_position": 25.0}
+    )
+    assert made.primary in made.score(table)
+    table["by"] = [""] * 4
+    assert list(made.score(table)) == ["accuracy", "map_accuracy", "map_iou"]
+
+
+def test_without_proposals_the_maps_own_box_answers() -> None:
+    table = task().predict([record(i, proposals=[]) for i in range(3)], 3)
+    assert table["box"] == table["map_box"]
+    assert table["iou"] == table["map_iou"]
+    assert table["share"] == [0.0] * 3
+
+
+def test_a_map_without_heat_chooses_nothing() -> None:
+    made = task()
+    with torch.no_grad():
+        made.itm_head.weight.zero_()  # no logit depends on the picture
+    table = made.predict(RECORDS[:2], 2)
+    assert table["box"] == table["map_box"] == [None, None]
+    assert made.score(table)["accuracy"] == 0.0
+    assert table["heat"] == [bytes(4)] * 2
+
+
+def test_training_needs_no_boxes_and_goes_down() -> None:
+    made = task().train()
+    collate = made.collate(lambda image, rng, key="": made.resize(image, key))  # type: ignore[misc]
+    plain = [Record(r.key, r.image, r.captions, r.image_id, "train", "x") for r in RECORDS[:4]]
+    batch = collate(plain, np.random.default_rng(0))
+    optimizer = torch.optim.AdamW(made.parameters(), 1e-3)
+    torch.manual_seed(0)
+    losses = []
+    for _ in range(8):
+        made.begin_step()
+        output = made(batch, epoch=0.0)
+        output["loss"].backward()
+        made.end_step([output])
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(output["loss"].detach()))
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_starts_from_another_checkpoint_and_comes_back_as_saved(
+    tiny_checkpoint: Any, tmp_path: Any
+) -> None:
+    init = load_checkpoint(tiny_checkpoint)
+    started = Task.start(config(image_size=32, layer=0), init)
+    assert started.model.image_encoder.vit.pos_embed.shape[1] == 17
+    torch.testing.assert_close(started.itm_head.weight, init.tensors["itm_head.weight"])
+    save_checkpoint(
+        tmp_path,
+        kind="grounding",
+        model=started.sizes,
+        tensors=started.state_dict(),
+        tokenizer=started.tokenizer,
+        values=started.config.model_dump(),
+        provenance={},
+    )
+    saved = load_checkpoint(tmp_path)
+    restored = Task.restore(config(image_size=32), saved).eval()
+    first, again = (one.predict(RECORDS, 7) for one in (started.eval(), restored))
+    assert first == again
+    blank = Task.blank(config(image_size=32), saved).eval().predict(RECORDS, 7)
+    assert blank["heat"] != first["heat"]
+
+
+def test_negatives_are_hard_or_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor] = []
+    multinomial = torch.multinomial
+
+    def spy(weights: torch.Tensor, count: int, **rest: Any) -> torch.Tensor:
+        drawn.append(weights.detach())
+        return multinomial(weights, count, **rest)
+
+    monkeypatch.setattr(torch, "multinomial", spy)
+    for hard in (True, False):
+        made = task(hard_negatives=hard).train()
+        ids, text_mask = made.texts(CAPTIONS)
+        image = made.pixels(RECORDS[:4])
+        made({"image": image, "ids": ids, "text_mask": text_mask, "image_id": torch.arange(4)}, 0.0)
+        free = drawn[-1][drawn[-1] > 0]
+        assert len(free) == 12
+        assert bool(torch.allclose(free, free[0].expand(12))) is not hard
+
+
+@pytest.mark.parametrize(
+    ("meta", "captions", "message"),
+    [
+        ({"box": None}, ("a dog",), r"record r1: grounding needs box: \[x, y, width, height\]"),
+        ({"proposals": [[1, 2, 3]]}, ("a dog",), "record r1: grounding needs box"),
+        ({}, (), "record r1 has no expression"),
+    ],
+)
+def test_records_that_cannot_be_grounded_are_named(
+    meta: dict[str, Any], captions: tuple[str, ...], message: str
+) -> None:
+    good = record(1, **meta)
+    bad = Record(good.key, good.image, captions, 1, "test", "x", good.meta)
+    with pytest.raises(ValueError, match=message):
+        task().predict([bad], 1)
+
+
+def test_a_layer_that_the_model_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match=r"layer is 2, but the model has 2 fusion layers: .* 0 to"):
+        task(layer=2)
+    with pytest.raises(ValueError, match="layer is 5, but the model has 2 blocks of the image enc"):
+        task(gradcam="itc", layer=5)
+    with pytest.raises(ParamsError, match="gradcam"):
+        config(gradcam="itd")
+    with pytest.raises(ParamsError, match="threshold"):
+        config(threshold=0)
