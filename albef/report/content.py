@@ -125,6 +125,7 @@ class SplitResult:
         outcomes: who is right first, by group; empty for a kind that does not rank.
         galleries: examples.
         examples: of a kind that does not rank.
+        text_only: of a model that reads only the text; empty for a kind without answers.
     """
 
     name: str
@@ -135,6 +136,7 @@ class SplitResult:
     outcomes: tuple[Outcome, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     examples: tuple[Example, ...] = ()
+    text_only: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
