@@ -21,6 +21,12 @@ class ModelConfig(Section):
     """Width of the shared space of ``image_feat`` and ``text_feat``."""
 
 
+def resized(config: ModelConfig, image_size: int) -> ModelConfig:
+    """The same model for images of another size."""
+    image = config.image.model_copy(update={"image_size": image_size})
+    return config.model_copy(update={"image": image})
+
+
 class ALBEF(nn.Module):
     """Image encoder, text encoder, fusion encoder and two projections; no heads.
 

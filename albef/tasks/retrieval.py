@@ -17,7 +17,7 @@ from albef.data.transforms import Transform
 from albef.losses.distill import ramp
 from albef.losses.itc import contrast, same_image_targets
 from albef.losses.itm import itm_loss
-from albef.models.albef import ALBEF, ModelConfig
+from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.matching import match_pairs
 from albef.models.momentum import MomentumTwin
 from albef.models.queue import EMPTY, FeatureQueue
@@ -88,7 +88,7 @@ class Task(RankingTask, RunTask):
         The model, its twin, the temperature and the ITM head are taken, and the features of a
         queue of the same size; its ids are those of another data set, so they count as empty.
         """
-        task = cls(config, _resized(init.model, config.image_size), init.tokenizer)
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
         if tensors["queue.ids"].shape != task.queue.ids.shape:
             tensors = {name: t for name, t in tensors.items() if not name.startswith("queue.")}
@@ -167,9 +167,3 @@ class Task(RankingTask, RunTask):
         """Enqueue the twin's features and their image ids, of all micro-batches at once."""
         names = ("image_feat_m", "text_feat_m", "image_id")
         self.queue.enqueue(*(torch.cat([output[name] for output in outputs]) for name in names))
-
-
-def _resized(model: ModelConfig, image_size: int) -> ModelConfig:
-    return model.model_copy(
-        update={"image": model.image.model_copy(update={"image_size": image_size})}
-    )

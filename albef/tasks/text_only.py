@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from albef.data.record import Record
 from albef.data.shards import read_index
 from albef.data.text import clean_caption
+from albef.tasks.task import accuracies
 
 LONGEST = 3
 """Words of the longest n-gram."""
@@ -68,12 +69,8 @@ def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
     if not train or not test:
         return {}
     guessed = TextOnly(train).guess([row.text for row in test])
-    right: dict[str, list[bool]] = {"accuracy": []}
-    for row, value in zip(test, guessed, strict=True):
-        right["accuracy"].append(value == row.answer)
-        if row.group:
-            right.setdefault(f"accuracy_{row.group}", []).append(value == row.answer)
-    return {name: 100.0 * sum(right[name]) / len(right[name]) for name in sorted(right)}
+    right = [float(value == row.answer) for value, row in zip(guessed, test, strict=True)]
+    return accuracies(right, [row.group for row in test])
 
 
 class TextOnly:
