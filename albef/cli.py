@@ -5,19 +5,21 @@ import os
 import sys
 from pathlib import Path
 
-PIPELINE = {
+MODULES = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
+    "ask": ("albef.ask", "answers to a question about a picture"),
 }
-"""Commands of the pipeline: the module that becomes this process, and what it is for."""
+"""Commands of the pipeline, and those that need torch: the module that becomes this process, and
+what it is for."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in PIPELINE:  # the module has the options, and says what they are
-        _become(PIPELINE[given[0]][0], given[1:])
+    if given and given[0] in MODULES:  # the module has the options, and says what they are
+        _become(MODULES[given[0]][0], given[1:])
     options = _parser().parse_args(given)
     options.command(options)
 
@@ -27,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="albef", description="Train, follow and use ALBEF, a vision-language model."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (_, purpose) in PIPELINE.items():
+    for name, (_, purpose) in MODULES.items():
         commands.add_parser(name, help=purpose, add_help=False)
     find = commands.add_parser("find", help="the pictures of a test split that fit a text best")
     find.add_argument("text", help="what to look for, as 'a dog left of an apple'")
@@ -35,7 +37,28 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("-k", type=int, default=5, help="how many pictures")
     find.add_argument("--open", action="store_true", help="open them in the picture viewer")
     find.set_defaults(command=_find)
+    submission = commands.add_parser(
+        "submission", help="the answers of a VQA run as the file that a challenge takes"
+    )
+    submission.add_argument("--run", default="vqa", help="the evaluated run")
+    submission.add_argument("--split", default="test", help="whose questions are answered")
+    submission.add_argument("--out", default="submission.json", help="the file to write")
+    submission.add_argument("--check", metavar="FILE", help="check this file, and write none")
+    submission.set_defaults(command=_submission)
     return parser
+
+
+def _submission(options: argparse.Namespace) -> None:
+    from albef.submission import main as submission
+
+    here = Path.cwd()
+    options.out = here / options.out
+    options.check = here / options.check if options.check else None
+    _go_to_root()
+    try:
+        submission(options)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"albef submission: {error}") from None
 
 
 def _find(options: argparse.Namespace) -> None:
@@ -49,7 +72,7 @@ def _find(options: argparse.Namespace) -> None:
 
 
 def _become(module: str, arguments: list[str]) -> None:
-    """Turn this process into a module of the pipeline, so that signals reach it directly."""
+    """Turn this process into a module, so that signals reach it directly."""
     started = Path.cwd()
     os.environ["ALBEF_FROM"] = str(started)  # paths on the command line are relative to it
     _go_to_root()  # where flows/ is

@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from albef.config import Section, Tunable
 from albef.data.record import Record
-from albef.data.shards import Shards
 from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
 from albef.models.albef import ModelConfig
 from albef.models.weights import Checkpoint
+
+if TYPE_CHECKING:  # an exported model has no shards to read
+    from albef.data.shards import Shards
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each."""
@@ -88,7 +90,7 @@ class Task(nn.Module, ABC):
     image_size: int
     """Side of the square image, in pixels."""
 
-    def prepare(self, train: Shards) -> None:
+    def prepare(self, train: "Shards") -> None:
         """Once before training: take what the task has to know of its train split."""
 
     def begin_step(self) -> None:
