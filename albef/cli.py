@@ -37,28 +37,28 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("-k", type=int, default=5, help="how many pictures")
     find.add_argument("--open", action="store_true", help="open them in the picture viewer")
     find.set_defaults(command=_find)
-    submission = commands.add_parser(
-        "submission", help="the answers of a VQA run as the file that a challenge takes"
+    submit = commands.add_parser(
+        "submit", help="write the answers of a VQA run as a challenge takes them, or check a file"
     )
-    submission.add_argument("--run", default="vqa", help="the evaluated run")
-    submission.add_argument("--split", default="test", help="whose questions are answered")
-    submission.add_argument("--out", default="submission.json", help="the file to write")
-    submission.add_argument("--check", metavar="FILE", help="check this file, and write none")
-    submission.set_defaults(command=_submission)
+    submit.add_argument("--run", default="vqa", help="the evaluated run")
+    submit.add_argument("--split", default="test", help="whose questions are answered")
+    submit.add_argument("--out", default="submission.json", help="the file to write")
+    submit.add_argument("--check", metavar="FILE", help="check this file, and write none")
+    submit.set_defaults(command=_submit)
     return parser
 
 
-def _submission(options: argparse.Namespace) -> None:
-    from albef.submission import main as submission
+def _submit(options: argparse.Namespace) -> None:
+    from albef.submission import main as submit
 
     here = Path.cwd()
     options.out = here / options.out
     options.check = here / options.check if options.check else None
     _go_to_root()
     try:
-        submission(options)
+        submit(options)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"albef submission: {error}") from None
+        raise SystemExit(f"albef submit: {error}") from None
 
 
 def _find(options: argparse.Namespace) -> None:

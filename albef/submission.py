@@ -1,4 +1,4 @@
-"""``albef submission``: the answers of a VQA run as the file that a challenge takes, and its check.
+"""``albef submit``: the answers of a VQA run as the file that a challenge takes, and its check.
 
 The file is a JSON list of ``{"question_id": ..., "answer": ...}``, one for every question of a
 split. No torch.

@@ -139,7 +139,9 @@ def _run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
             name=split,
             records=present.get(split, 0),
             metrics=_numbers(section),
-            **beside,
+            chance=beside["chance"],
+            random_weights=beside["random_weights"],
+            text_only=beside["text_only"],
         )
         if table is not None:
             part = table.filter(pc.equal(table["split"], split))

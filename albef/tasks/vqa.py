@@ -282,12 +282,12 @@ class Task(RunTask):
             shares = score.exp().tolist()
             return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
         listed, listed_mask = self._tensors(tokenizer.encode(self.answers, positions, end=True))
-        places, shares = rank(
+        places, ranked = rank(
             self.answer_decoder, fused, mask, listed, listed_mask, config.answer_k
         )
         return [
             [Answer(self.answers[i], share) for i, share in zip(row, own, strict=True)]
-            for row, own in zip(places.tolist(), shares.tolist(), strict=True)
+            for row, own in zip(places.tolist(), ranked.tolist(), strict=True)
         ]
 
     def predict(self, records: Records, batch_size: int) -> Table:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,7 +20,7 @@ SPLITS = {"train": 6, "val": 2, "test": 4}
 
 
 @pytest.fixture(scope="module")
-def answered(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def answered(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a run was fine-tuned and evaluated."""
     folder = tmp_path_factory.mktemp("project")
     params = values()
@@ -45,7 +44,7 @@ def answered(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
                 step(name, "vqa")
         finally:
             os.chdir(before)
-    yield folder
+    return folder
 
 
 def test_metrics_by_type_stand_beside_three_baselines(answered: Path) -> None:
