@@ -23,6 +23,8 @@ log = logging.getLogger("albef")
 class ExportConfig(Section):
     """Values of every export."""
 
+    runs: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Runs that are exported, of kinds that match images and texts."""
     opset: Annotated[int, Field(ge=18, le=23)]
     """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
     tolerance: Annotated[float, Field(gt=0)]

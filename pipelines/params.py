@@ -26,6 +26,8 @@ SECTIONS = {
 }
 """Owner's class of each section that is one class."""
 DATASET = "albef.data.dataset:DatasetConfig"
+EXPORTED = ("retrieval", "grounding")
+"""Kinds that match images and texts, which is what an export holds."""
 KNOWN = ("seed", "paths", "runtime", "datasets", *SECTIONS, "tasks")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -168,6 +170,14 @@ def _contradictions(params: Params) -> Iterator[str]:
             yield unknown(f"{key}.dataset", dataset, "not one of the datasets", datasets)
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
+    for name in cast(Any, params.sections["export"]).runs:
+        if name not in params.tasks:
+            yield unknown("export.runs", name, "not one of the tasks", list(params.tasks))
+        elif (kind := cast(Any, params.tasks[name]).kind) not in EXPORTED:
+            yield (
+                f"export.runs: {name} is of kind {kind}, which cannot be exported; "
+                f"those that can are {', '.join(EXPORTED)}"
+            )
     starts = {name: cast(Any, run).init for name, run in params.tasks.items()}
     for name, init in starts.items():
         folder = Layout(params.paths).model(init)

@@ -4,6 +4,8 @@ Post-LN, three LayerNorms of eps 1e-12 where there is cross-attention. Shapes: B
 tokens, N image tokens, D width, H heads.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -142,10 +144,20 @@ def rows(states: Tensor, positions: Tensor) -> Tensor:
     return chosen.view(*positions.shape, states.shape[2])
 
 
-def init_bert_weights(module: nn.Module, std: float = 0.02) -> None:
-    """BERT's initialisation: normal weights of deviation ``std``, zero biases, unit norms."""
+def init_bert_weights(module: nn.Module, width: int) -> None:
+    """BERT's initialisation for a model of ``width``: normal weights, zero biases, unit norms."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.normal_(part.weight, std=std)
-        if isinstance(part, nn.Linear) and part.bias is not None:
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.02 * width_scale(width))
             nn.init.zeros_(part.bias)
+        if isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+
+
+def width_scale(width: int) -> float:
+    """How much larger initial weights are than the 0.02 that BERT and ViT use at width 768.
+
+    So what a layer adds to its residual is as large at any width; a narrow model that starts at
+    0.02 spends its first epochs getting there.
+    """
+    return math.sqrt(768 / width)

@@ -15,7 +15,7 @@ class FusionEncoder(nn.Module):
             BertLayer(config.width, config.heads, config.intermediate, config.dropout, image_width)
             for _ in range(config.fusion_depth)
         )
-        init_bert_weights(self)
+        init_bert_weights(self, config.width)
 
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
         """Keys and values of the image (B, N, D) for every layer, computed once."""

@@ -60,7 +60,7 @@ class TextEncoder(nn.Module):
             BertLayer(config.width, config.heads, config.intermediate, config.dropout, None)
             for _ in range(config.depth - config.fusion_depth)
         )
-        init_bert_weights(self)
+        init_bert_weights(self, config.width)
 
     def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
         """Token ids (B, L) and additive bias to ``text_states`` (B, L, D)."""
@@ -78,7 +78,7 @@ class MLMHead(nn.Module):
         self.dense = nn.Linear(width, width)
         self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
-        init_bert_weights(self)
+        init_bert_weights(self, width)
 
     def forward(self, states: Tensor, word_embeddings: Tensor) -> Tensor:
         """States (..., D) and the tied table (V, D) to logits (..., V)."""

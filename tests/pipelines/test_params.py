@@ -49,6 +49,8 @@ def changed(tmp_path: Path, key: str, value: Any) -> str:
         ("tasks.retrieval.dataset", "scene", "scenes"),
         ("tasks.retrieval.init", "pretraind", "pretrained"),
         ("pretrain.dataset", "webb", "web"),
+        ("export.runs", ["retreival"], "export.runs: 'retreival' is not one of the tasks"),
+        ("export.runs", [], "export.runs"),
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
         ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
         ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),

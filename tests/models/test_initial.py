@@ -1,0 +1,45 @@
+"""Weights that a model starts with when it has no pre-trained ones."""
+
+import pytest
+import torch
+
+from albef.models.bert import width_scale
+from albef.models.fusion import FusionEncoder
+from albef.models.vision import ImageEncoder, sine_positions
+from tests.conftest import tiny_model
+
+
+def test_a_layer_starts_at_berts_deviation_at_its_width() -> None:
+    assert width_scale(768) == 1.0
+    assert width_scale(192) == 2.0
+
+
+@pytest.mark.parametrize("width", [48, 192])
+def test_narrow_encoders_start_with_weights_as_large_as_their_width_asks(width: int) -> None:
+    torch.manual_seed(0)
+    sizes = tiny_model()
+    image = sizes.image.model_copy(update={"width": width})
+    text = sizes.text.model_copy(update={"width": width, "intermediate": 4 * width})
+    expected = 0.02 * (768 / width) ** 0.5
+    blocks = ImageEncoder(image).vit.blocks
+    assert blocks[0].mlp.fc1.weight.std().item() == pytest.approx(expected, rel=0.05)
+    layer = FusionEncoder(text, width).layer[0]
+    for part in (layer.intermediate, layer.output):
+        assert part.dense.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("width", [24, 30, 192])
+def test_positions_start_apart_and_alike_along_rows_and_columns(width: int) -> None:
+    positions = sine_positions(4, width).view(4, 4, width)
+    flat = positions.flatten(0, 1)
+    distances = torch.cdist(flat, flat) + torch.eye(16) * 9
+    assert distances.min() > 0.5
+    half = 2 * (width // 4)
+    assert torch.equal(positions[0, :, half:], positions[3, :, half:])  # columns know no row
+    assert torch.equal(positions[:, 0, :half], positions[:, 3, :half])
+
+
+def test_the_image_encoder_starts_with_those_positions() -> None:
+    sizes = tiny_model().image
+    encoder = ImageEncoder(sizes)
+    assert torch.equal(encoder.vit.pos_embed[0, 1:], sine_positions(2, sizes.width))

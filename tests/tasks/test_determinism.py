@@ -1,0 +1,53 @@
+"""Equal bytes from equal seeds, at the built-in size and with several threads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from albef.config import read_yaml, validate
+from albef.data.text import TextTokenizer
+from albef.data.transforms import AugmentConfig, Train
+from albef.tasks.pretraining import Config, Task
+from albef.training.optim import adamw
+from tests.conftest import CAPTIONS
+from tests.data import toy
+
+ROOT = Path(__file__).parents[2]
+BATCH = 16
+AUGMENT = {"flip": False, "crop": [0.8, 1.0], "randaugment": 0}
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained() -> dict[str, torch.Tensor]:
+    config = validate(Config, read_yaml(ROOT / "params.yaml")["pretrain"], where="params.yaml")
+    torch.manual_seed(4)
+    task = Task(config, TextTokenizer.train(CAPTIONS, config.tokenizer.vocab_size))
+    optimizer = adamw(task, 1e-3, config.weight_decay)
+    records = [toy.record(i) for i in range(BATCH)]
+    augment = validate(AugmentConfig, AUGMENT, where="tests")
+    collate = task.collate(Train(augment, config.model.image.image_size))
+    batch = collate(records, np.random.default_rng(0))
+    for _ in range(3):
+        task.begin_step()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = task(batch, 1.0)
+        outputs["loss"].backward()
+        task.end_step([{name: value.detach() for name, value in outputs.items()}])
+        optimizer.step()
+        optimizer.zero_grad()
+    return task.state_dict()
+
+
+def test_two_trainings_with_two_threads_are_equal(two_threads: None) -> None:
+    first, second = trained(), trained()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
