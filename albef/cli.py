@@ -6,19 +6,21 @@ import os
 import sys
 from pathlib import Path
 
-PIPELINE = {
+MODULES = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
+    "ask": ("albef.ask", "answers to a question about a picture"),
 }
-"""Commands of the pipeline: the module that becomes this process, and what it is for."""
+"""Commands of the pipeline, and those that need torch: the module that becomes this process, and
+what it is for."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in PIPELINE:  # the module has the options, and says what they are
-        _become(PIPELINE[given[0]][0], given[1:])
+    if given and given[0] in MODULES:  # the module has the options, and says what they are
+        _become(MODULES[given[0]][0], given[1:])
     options = _parser().parse_args(given)
     options.command(options)
 
@@ -28,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="albef", description="Train, follow and use ALBEF, a vision-language model."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (_, purpose) in PIPELINE.items():
+    for name, (_, purpose) in MODULES.items():
         commands.add_parser(name, help=purpose, add_help=False)
     find = commands.add_parser("find", help="the pictures of a test split that fit a text best")
     find.add_argument("text", help="what to look for, as 'a dog left of an apple'")
@@ -56,7 +58,28 @@ def _parser() -> argparse.ArgumentParser:
             default="retrieval",
             help="folder of a checkpoint, or its name under paths.models",
         )
+    submit = commands.add_parser(
+        "submit", help="write the answers of a VQA run as a challenge takes them, or check a file"
+    )
+    submit.add_argument("--run", default="vqa", help="the evaluated run")
+    submit.add_argument("--split", default="test", help="whose questions are answered")
+    submit.add_argument("--out", default="submission.json", help="the file to write")
+    submit.add_argument("--check", metavar="FILE", help="check this file, and write none")
+    submit.set_defaults(command=_submit)
     return parser
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from albef.submission import main as submit
+
+    here = Path.cwd()
+    options.out = here / options.out
+    options.check = here / options.check if options.check else None
+    _go_to_root()
+    try:
+        submit(options)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"albef submit: {error}") from None
 
 
 def _find(options: argparse.Namespace) -> None:
@@ -93,7 +116,7 @@ def _checkpoint(given: str) -> Path:
 
 
 def _become(module: str, arguments: list[str]) -> None:
-    """Turn this process into a module of the pipeline, so that signals reach it directly."""
+    """Turn this process into a module, so that signals reach it directly."""
     started = Path.cwd()
     os.environ["ALBEF_FROM"] = str(started)  # paths on the command line are relative to it
     _go_to_root()  # where flows/ is

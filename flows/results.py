@@ -8,8 +8,11 @@ from typing import Any
 
 from albef.layout import Layout
 
-COLUMNS = ("chance", "random_weights")
+COLUMNS = ("chance", "random_weights", "text_only")
 """Sections of a metrics file that are shown beside every other one."""
+
+
+_HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in COLUMNS))
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
@@ -30,7 +33,7 @@ def summary(layout: Layout) -> str:
     """The results of every evaluated run, and where the report is."""
     files = sorted((layout.root / "metrics").glob("*.json"))
     rows = [row for path in files for row in _rows(path)]
-    parts = [table(rows, ("run", "metric", "value", "chance", "random weights"))] if rows else []
+    parts = [table(rows, _HEADER)] if rows else []
     if layout.report().exists():
         parts.append(f"report: {layout.report()}")
     return "\n\n".join(parts) or "no results yet"
@@ -47,8 +50,8 @@ def _rows(path: Path) -> Iterator[tuple[str, ...]]:
                 label = name if section == "test" else f"{section} {name}"
                 # By ITC alone a metric has the same chance as re-ranked.
                 plain = name.removeprefix("itc_")
-                chance, blank = beside[0].get(plain), beside[1].get(name)
-                yield path.stem, label, _show(value), _show(chance), _show(blank)
+                chance, blank, text = beside[0].get(plain), beside[1].get(name), beside[2].get(name)
+                yield path.stem, label, *map(_show, (value, chance, blank, text))
 
 
 def _show(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate a run on its test splits, beside chance and a model with random weights."""
+"""Evaluate a run on its test splits, beside chance, random weights and the text alone."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from albef.config import Section
 from albef.data.shards import Shards, describe
 from albef.models.weights import load_checkpoint
+from albef.tasks import text_only
 from albef.tasks.task import Table
 from pipelines.runs import run_of
 from pipelines.stage import Stage, main, write_json
@@ -22,7 +23,10 @@ class EvaluateConfig(Section):
 
 
 def run(stage: Stage) -> None:
-    """Evaluate a run: metrics, chance, random weights, and predictions as Parquet."""
+    """Evaluate a run: metrics, three baselines, and predictions as Parquet.
+
+    Where the kind has answers, a model that reads only the text is trained on the train split.
+    """
     settings = stage.section("evaluate", EvaluateConfig)
     config, kind = run_of(stage)
     device = device_of(stage)
@@ -33,6 +37,9 @@ def run(stage: Stage) -> None:
     data = stage.layout.data(config.dataset)
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
+    texts = text_only.read(data, "train", kind.answer)
+    if texts:
+        metrics["text_only"] = {}
     tables: list[Table] = []
     for split in settings.splits:
         if split not in present and split != settings.splits[0]:
@@ -42,6 +49,10 @@ def run(stage: Stage) -> None:
         metrics[split] = dict(trained.score(table))
         metrics["chance"][split] = trained.chance(table)
         metrics["random_weights"][split] = blank.score(blank.predict(records, settings.batch_size))
+        if texts:
+            metrics["text_only"][split] = text_only.score(
+                texts, text_only.read(data, split, kind.answer)
+            )
         tables.append({"split": [split] * len(next(iter(table.values()))), **table})
     write_json(stage.layout.metrics(stage.key), metrics)
     path = stage.layout.predictions(stage.key)
@@ -49,7 +60,8 @@ def run(stage: Stage) -> None:
     parts = [pa.table(table) for table in tables]
     pq.write_table(pa.concat_tables(parts, promote_options="default"), path)
     first = settings.splits[0]
-    stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
+    if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
+        stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
 
 
 if __name__ == "__main__":

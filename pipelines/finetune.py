@@ -55,6 +55,7 @@ def run(stage: Stage) -> None:
         tokenizer=task.tokenizer,
         values=values,
         provenance=provenance,
+        facts=task.facts(),
     )
     publish_curves(folder, stage.layout.curves(stage.key))
     shutil.rmtree(folder)

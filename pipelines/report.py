@@ -36,7 +36,7 @@ from albef.report.page import render
 from albef.report.pictures import SplitRecords
 from pipelines.stage import Stage, main
 
-BASELINES = ("chance", "random_weights")
+BASELINES = ("chance", "random_weights", "text_only")
 """Sections of a metrics file that stand beside those of the splits."""
 
 
@@ -133,14 +133,15 @@ def _run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
     for split, section in metrics.items():
         if split in BASELINES or not isinstance(section, Mapping):
             continue
-        chance, random_weights = (metrics.get(key, {}).get(split, {}) for key in BASELINES)
+        beside = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
         records = SplitRecords(folder, split) if split in present else None
         result = SplitResult(
             name=split,
             records=present.get(split, 0),
             metrics=_numbers(section),
-            chance=_numbers(chance),
-            random_weights=_numbers(random_weights),
+            chance=beside["chance"],
+            random_weights=beside["random_weights"],
+            text_only=beside["text_only"],
         )
         if table is not None:
             part = table.filter(pc.equal(table["split"], split))

@@ -86,8 +86,10 @@ def fit(
     """
     augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     data = stage.layout.data(dataset)
+    shards = Shards(data, "train")
+    task.prepare(shards)
     loader = Loader(
-        Shards(data, "train"),
+        shards,
         task.collate(Train(augment, task.image_size)),
         config.global_batch_size,
         stage.seed,

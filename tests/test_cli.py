@@ -23,18 +23,20 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "status", "accept", "find"):
+    for command in ("run", "status", "accept", "find", "ask", "submit"):
         assert f"    {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "status", "accept", "find"])
+@pytest.mark.parametrize("command", ["run", "status", "accept", "find", "ask", "submit"])
 def test_each_command_explains_itself(command: str) -> None:
     done = albef(command, "--help")
     assert done.returncode == 0, done.stderr
     assert f"albef {command}" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("run",), ("status",), ("find", "a dog")])
+@pytest.mark.parametrize(
+    "arguments", [("run",), ("status",), ("find", "a dog"), ("ask", "a.png", "what?"), ("submit",)]
+)
 def test_outside_a_project_the_command_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = albef(*arguments, cwd=tmp_path)
     assert done.returncode == 1

@@ -124,7 +124,7 @@ def test_adding_a_task_a_report_field_or_a_serving_value_leaves_pretrain_fresh()
 
 ALLOWED = {
     "albef": {"albef.inference", "albef.runtime"},
-    "albef.cli": {"albef.config", "albef.find", "albef.layout"},
+    "albef.cli": {"albef.config", "albef.find", "albef.layout", "albef.submission"},
     "albef.config": set(),
     "albef.layout": {"albef.config"},
     "albef.heatmap": set(),
@@ -137,6 +137,9 @@ ALLOWED = {
     "albef.training": {"albef.config", "albef.data", "albef.tasks"},
     "albef.runtime": {"albef.config", "albef.data"},
     "albef.inference": {"albef.models", "albef.tasks", "albef.runtime"},
+    "albef.answering": {"albef.config", "albef.models", "albef.tasks", "albef.runtime"},
+    "albef.ask": {"albef.config", "albef.layout", "albef.answering"},
+    "albef.submission": {"albef.config", "albef.data", "albef.layout"},
     "albef.export": {"albef.inference", "albef.models", "albef.tasks", "albef.runtime"},
     "albef.report": {"albef.config", "albef.data", "albef.heatmap"},
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},

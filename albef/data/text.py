@@ -27,8 +27,17 @@ def clean_caption(text: str, max_words: int) -> str:
     return " ".join(text.split(" ")[:max_words])
 
 
+def clean_question(text: str, max_words: int) -> str:
+    """A question as the original code cleans it: like a caption, but runs of spaces stay."""
+    text = _BREAKS.sub(" ", _DELETED.sub("", text.lower())).rstrip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
 class TextTokenizer:
-    """WordPiece that writes ``[CLS] words`` and no [SEP], as the original does."""
+    """WordPiece that writes ``[CLS] words`` and no [SEP], as the original does.
+
+    Only a text that is generated, as an answer is, has its [SEP]: there it is the end mark.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
@@ -37,7 +46,7 @@ class TextTokenizer:
             raise ValueError(f"the tokenizer has no {', '.join(missing)}; a BERT one is needed")
         self.tokenizer = tokenizer
         self.pad_id, self.cls_id = known["[PAD]"], known["[CLS]"]
-        self.mask_id = known["[MASK]"]
+        self.mask_id, self.sep_id = known["[MASK]"], known["[SEP]"]
         tokenizer.post_processor = TemplateProcessing(
             single="[CLS] $A", special_tokens=[("[CLS]", self.cls_id)]
         )
@@ -90,16 +99,28 @@ class TextTokenizer:
         self.tokenizer.save(str(path))
 
     def encode(
-        self, texts: Sequence[str], max_tokens: int
+        self, texts: Sequence[str], max_tokens: int, *, end: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Texts to ids and mask, both (B, L), cut at ``max_tokens`` and padded to the longest."""
-        rows = [encoding.ids[:max_tokens] for encoding in self.tokenizer.encode_batch(list(texts))]
+        """Texts to ids and mask, both (B, L), cut at ``max_tokens`` and padded to the longest.
+
+        With ``end`` each closes with [SEP], which the cut spares.
+        """
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        if end:
+            rows = [[*row[: max_tokens - 1], self.sep_id] for row in rows]
+        rows = [row[:max_tokens] for row in rows]
         ids = np.full((len(rows), max(map(len, rows), default=1)), self.pad_id, dtype=np.int64)
         for row, values in zip(ids, rows, strict=True):
             row[: len(values)] = values
         lengths = np.array([len(values) for values in rows])
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         return ids, mask
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, special ones left out."""
+        tokens = (self.tokenizer.id_to_token(number) for number in ids)
+        told = (token for token in tokens if token is not None and token not in SPECIAL)
+        return " ".join(told).replace(" ##", "")
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

@@ -67,6 +67,7 @@ def save_checkpoint(
     tokenizer: TextTokenizer,
     values: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint; its bytes depend on the arguments alone.
 
@@ -78,6 +79,7 @@ def save_checkpoint(
         tokenizer: the vocabulary.
         values: the values it was trained with, chosen ones filled in.
         provenance: digests of data and parent; nothing of time or machine.
+        facts: what else the kind has to know to be restored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -91,6 +93,8 @@ def save_checkpoint(
         "values": dict(values),
         "provenance": dict(provenance),
     }
+    if facts:
+        config["facts"] = dict(facts)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

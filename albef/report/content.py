@@ -143,6 +143,7 @@ class SplitResult:
         galleries: examples.
         places: examples of grounding.
         examples: of another kind that does not rank.
+        text_only: of a model that reads only the text; empty for a kind without answers.
     """
 
     name: str
@@ -154,6 +155,7 @@ class SplitResult:
     galleries: tuple[Gallery, ...] = ()
     places: tuple[Place, ...] = ()
     examples: tuple[Example, ...] = ()
+    text_only: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class Row:
     Attributes:
         name: as the kind's score calls it.
         words: what it says, or "".
-        value, itc, chance, random_weights: the result, that of ITC alone, and the two baselines.
+        value, itc, chance, random_weights, text_only: the result, that of ITC alone, and the
+            three baselines.
         percent: whether all of them lie between 0 and 100.
     """
 
@@ -40,11 +41,12 @@ class Row:
     itc: float | None
     chance: float | None
     random_weights: float | None
+    text_only: float | None
 
     @property
     def percent(self) -> bool:
         """Whether a bar from 0 to 100 can show the row."""
-        known = (self.value, self.itc, self.chance, self.random_weights)
+        known = (self.value, self.itc, self.chance, self.random_weights, self.text_only)
         return all(value is None or 0 <= value <= 100 for value in known)
 
 
@@ -61,6 +63,7 @@ def rows(split: SplitResult) -> list[Row]:
             itc=itc.get(ITC + name),
             chance=split.chance.get(name),
             random_weights=split.random_weights.get(name),
+            text_only=split.text_only.get(name),
         )
         for name, value in split.metrics.items()
         if not (name.startswith(ITC) and name.removeprefix(ITC) in split.metrics)

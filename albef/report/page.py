@@ -148,6 +148,7 @@ def metric_bar(row: Row) -> Markup:
         for value, shape, look in (
             (row.chance, "tick", "chance"),
             (row.random_weights, "ring", "random"),
+            (row.text_only, "ring", "text"),
             (row.itc, "tick", "itc"),
         )
         if value is not None

@@ -130,7 +130,7 @@ class Model(ABC):
         """(B, 3, S, S); ``start`` is the number of the first, for errors."""
         return np.stack(
             [
-                self._resize(_encoded(image), image_name(image, start + i))
+                self._resize(encoded(image), image_name(image, start + i))
                 for i, image in enumerate(images)
             ]
         )
@@ -152,7 +152,8 @@ def image_name(image: Picture, number: int) -> str:
     return f"{image}" if isinstance(image, str | os.PathLike) else f"picture {number}"
 
 
-def _encoded(image: Picture) -> bytes:
+def encoded(image: Picture) -> bytes:
+    """A picture as the bytes of its file."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, Image.Image):  # without loss, so that every picture goes the same way

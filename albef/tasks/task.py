@@ -1,8 +1,9 @@
 """The contract of a kind of task, and the values that every training has."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
 from albef.models.albef import ModelConfig
 from albef.models.weights import Checkpoint
+
+if TYPE_CHECKING:  # an exported model has no shards to read
+    from albef.data.shards import Shards
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each."""
@@ -86,6 +90,9 @@ class Task(nn.Module, ABC):
     image_size: int
     """Side of the square image, in pixels."""
 
+    def prepare(self, train: "Shards") -> None:
+        """Once before training: take what the task has to know of its train split."""
+
     def begin_step(self) -> None:
         """Once before the forward passes of a training step: clamp values, update the twin."""
 
@@ -139,10 +146,32 @@ class RunTask(Task):
     def blank(cls, config: Any, checkpoint: Checkpoint) -> Self:
         """The same model with random weights, for the baseline."""
 
+    def facts(self) -> dict[str, Any]:
+        """What :meth:`restore` has to know beside sizes, values and weights, as JSON values.
+
+        It lies in the checkpoint's config.json under ``facts``.
+        """
+        return {}
+
     @classmethod
     def answer(cls, record: Record) -> str | None:
         """What a model that reads only the text has to guess; None where there is none."""
         return None
+
+
+def accuracies(right: Sequence[float], groups: Sequence[str | None]) -> dict[str, float]:
+    """``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.
+
+    Args:
+        right: from 0, wrong, to 1, right; at least one.
+        groups: of each; "" or None stands for none.
+    """
+    result = {"accuracy": 100.0 * sum(right) / len(right)}
+    for group in sorted({group for group in groups if group}):
+        own = [value for value, other in zip(right, groups, strict=True) if other == group]
+        name = re.sub(r"\W+", "_", group)
+        result[f"accuracy_{name}"] = 100.0 * sum(own) / len(own)
+    return result
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

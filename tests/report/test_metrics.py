@@ -17,6 +17,11 @@ def test_recalls_are_in_a_readers_order_beside_those_of_itc() -> None:
     assert found[0].chance is None
 
 
+def test_what_the_text_alone_gives_away_stands_beside_its_metric() -> None:
+    split = SplitResult("test", 5, {"accuracy": 60.0}, {}, {}, text_only={"accuracy": 40.0})
+    assert [row.text_only for row in rows(split)] == [40.0]
+
+
 def test_a_metric_of_a_kind_to_come_is_shown_too() -> None:
     split = SplitResult("test", 5, {"bleu": 12.0, "perplexity": 340.0}, {}, {})
     assert [row.name for row in rows(split)] == ["bleu", "perplexity"]

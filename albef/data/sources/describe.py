@@ -114,7 +114,8 @@ _WORDINGS: dict[Relation, tuple[str, str]] = {
     "below": ("{a} below {b}", "{a} at the bottom and {b} at the top"),
 }
 _ONLY = ("only {a}", "{a} and nothing else")
-_NUMBERS = ("no", "one", "two", "three", "four")
+NUMBERS = ("no", "one", "two", "three", "four")
+"""Counts in words."""
 
 
 def captions(
@@ -145,7 +146,7 @@ def phrase(group: Group, names: dict[str, Thing]) -> str:
     """A group in words, as "an apple" or "three keys"."""
     thing = names[group.name]
     if group.count > 1:
-        return f"{_NUMBERS[group.count]} {thing.plural}"
+        return f"{NUMBERS[group.count]} {thing.plural}"
     return f"{'an' if thing.name[0] in 'aeiou' else 'a'} {thing.name}"
 
 

@@ -1,0 +1,34 @@
+"""Losses of the answers to questions (ALBEF, section 5, visual question answering)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def answer_losses(
+    logits: Tensor, ids: Tensor, mask: Tensor, logits_m: Tensor | None, alpha: float
+) -> Tensor:
+    """Negative log-likelihood of each answer, mixed at every token with the twin's softmax.
+
+    Args:
+        logits: (A, L, V); those at a token are of the one after it.
+        ids: (A, L) the answers, [CLS] first and [SEP] last.
+        mask: (A, L).
+        logits_m: (A, L, V) of the momentum twin; None where ``alpha`` is 0.
+        alpha: weight of the twin.
+
+    Returns:
+        (A,) sums over the tokens of each answer.
+    """
+    given = logits[:, :-1].float()
+    losses = F.cross_entropy(given.transpose(1, 2), ids[:, 1:], reduction="none")
+    if logits_m is not None:
+        soft = torch.softmax(logits_m[:, :-1].float(), dim=2)
+        distilled = -(torch.log_softmax(given, dim=2) * soft).sum(dim=2)
+        losses = (1 - alpha) * losses + alpha * distilled
+    return (losses * mask[:, 1:]).sum(dim=1)
+
+
+def vqa_loss(losses: Tensor, weights: Tensor, questions: int) -> Tensor:
+    """Scalar: the losses (A,) of all answers times their weights (A,), summed, per question."""
+    return (losses * weights).sum() / questions

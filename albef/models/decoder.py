@@ -1,0 +1,187 @@
+"""The answer decoder of VQA: it writes an answer, or scores a given one (ALBEF, section 5).
+
+Shapes: B questions, N question tokens, A answers, L answer tokens, D width, V vocabulary.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from albef.models.bert import BertLayer, KeyValue, init_bert_weights
+from albef.models.text import Embeddings, MLMHead, TextConfig
+
+AT_ONCE = 512
+"""Answers whose likelihoods are computed together: the vocabulary is wide."""
+
+
+class AnswerDecoder(nn.Module):
+    """Causal layers, as many as fuse, that attend to the fused states of the question.
+
+    Its parts are those of fusion encoder, embeddings and masked-language head, so that it can
+    start from them; its logits come from its own word embeddings.
+    """
+
+    def __init__(self, config: TextConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config, vocab_size)
+        self.layer = nn.ModuleList(
+            BertLayer(config.width, config.heads, config.intermediate, config.dropout, config.width)
+            for _ in range(config.fusion_depth)
+        )
+        init_bert_weights(self, config.width)
+        self.head = MLMHead(config.width, vocab_size)
+
+    def question_key_values(self, fused_states: Tensor) -> list[KeyValue]:
+        """Keys and values of the questions (B, N, D) for every layer, computed once."""
+        return [cast(BertLayer, layer).image_key_value(fused_states) for layer in self.layer]
+
+    def states(
+        self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
+    ) -> Tensor:
+        """States of answers, each token seeing itself, those before it and its question.
+
+        Args:
+            ids: (A, L) token ids; A is B, or a multiple of it: the first A / B answers are then
+                answers to the first question, and so on.
+            mask: (A, L).
+            question: keys and values of B questions, one pair a layer.
+            question_mask: (B, N).
+
+        Returns:
+            (A, L, D).
+        """
+        states: Tensor = self.embeddings(ids)
+        length = ids.shape[1]
+        seen = torch.ones(length, length, device=ids.device).tril()
+        own = (1.0 - seen * mask[:, None, None, :]) * -1e4  # (A, 1, L, L)
+        asked = (1.0 - question_mask[:, None, None, :].to(own.dtype)) * -1e4  # (B, 1, 1, N)
+        for part, key_value in zip(self.layer, question, strict=True):
+            layer = cast(BertLayer, part)
+            assert layer.crossattention is not None
+            states = layer.attention(states, layer.attention.self.key_value(states), own)
+            # The answers to a question are one long row here: its keys need not be copied.
+            folded = states.reshape(len(question_mask), -1, states.shape[2])
+            states = layer.crossattention(folded, key_value, asked).view_as(states)
+            states = layer.output(layer.intermediate(states), states)
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States (..., D) to logits (..., V)."""
+        result: Tensor = self.head(states, self.embeddings.word_embeddings.weight)
+        return result
+
+    def forward(
+        self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
+    ) -> Tensor:
+        """Logits (A, L, V) of the token after each; see :meth:`states`."""
+        return self.logits(self.states(ids, mask, question, question_mask))
+
+
+@torch.no_grad()
+def rank(
+    decoder: AnswerDecoder,
+    fused_states: Tensor,
+    question_mask: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """Rank a closed list of C answers for each question.
+
+    The ``k`` answers with the most probable first token are scored by that log-probability plus
+    the log-likelihood of the whole answer, so the first token counts twice, as in the original.
+
+    Args:
+        decoder: the model.
+        fused_states: (B, N, D) of the questions.
+        question_mask: (B, N).
+        ids: (C, L) the answers, [CLS] first and [SEP] last.
+        mask: (C, L).
+        k: how many are scored in full; all where there are fewer.
+
+    Returns:
+        Places in the list (B, k), best first, and their probabilities (B, k), which sum to 1.
+    """
+    count, k = len(fused_states), min(k, len(ids))
+    question = decoder.question_key_values(fused_states)
+    start = ids[:1, :1].expand(count, 1)
+    first = decoder(start, torch.ones_like(start), question, question_mask)[:, 0].float()
+    log_first, chosen = torch.log_softmax(first, dim=1)[:, ids[:, 1]].topk(k, dim=1)
+    answers, answer_mask = ids[chosen.flatten()], mask[chosen.flatten()]
+    states = decoder.states(answers, answer_mask, question, question_mask)
+    likelihood = torch.cat(
+        [
+            _log_likelihood(decoder, *parts)
+            for parts in zip(
+                states.split(AT_ONCE),
+                answers.split(AT_ONCE),
+                answer_mask.split(AT_ONCE),
+                strict=True,
+            )
+        ]
+    )
+    probabilities = torch.softmax(log_first + likelihood.view(count, k), dim=1)
+    best = probabilities.topk(k, dim=1)
+    return chosen.gather(1, best.indices), best.values
+
+
+def _log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood (A,) of answers, summed over their tokens."""
+    log_p = torch.log_softmax(decoder.logits(states[:, :-1]).float(), dim=2)
+    told: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
+    return (told * mask[:, 1:]).sum(dim=1)
+
+
+@torch.no_grad()
+def generate(
+    decoder: AnswerDecoder,
+    fused_states: Tensor,
+    question_mask: Tensor,
+    *,
+    start: int,
+    end: int,
+    pad: int,
+    beams: int,
+    max_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """Write an answer to each question by beam search; one beam takes the best token each time.
+
+    Args:
+        decoder: the model.
+        fused_states: (B, N, D) of the questions.
+        question_mask: (B, N).
+        start: id of [CLS], which opens an answer.
+        end: id of [SEP], which closes it.
+        pad: id of [PAD].
+        beams: answers followed at a time.
+        max_tokens: of the longest answer; one that has not ended by then is cut.
+
+    Returns:
+        Ids (B, T), [CLS] first and padded, and the log-likelihood (B,) of each answer.
+    """
+    count, device = len(fused_states), fused_states.device
+    question = decoder.question_key_values(fused_states)
+    ids = torch.full((count, 1, 1), start, device=device)
+    score = torch.zeros(count, 1, device=device)
+    for _ in range(max_tokens - 1):
+        flat = ids.flatten(0, 1)
+        ended = flat[:, -1:].eq(end) | flat[:, -1:].eq(pad)
+        if bool(ended.all()):
+            break
+        mask = flat.ne(pad).long()
+        states = decoder.states(flat, mask, question, question_mask)[:, -1]
+        log_p = torch.log_softmax(decoder.logits(states).float(), dim=1)
+        log_p[:, [pad, start]] = -torch.inf
+        # An answer that has ended goes on with padding, at no cost.
+        stay = F.one_hot(torch.tensor(pad, device=device), log_p.shape[1]).float().log()
+        log_p = torch.where(ended, stay, log_p)
+        total = (score.flatten()[:, None] + log_p).view(count, -1)
+        best = total.topk(min(beams, total.shape[1]), dim=1)
+        score = best.values
+        width = log_p.shape[1]
+        parent = best.indices // width
+        kept = ids.gather(1, parent[:, :, None].expand(-1, -1, ids.shape[2]))
+        ids = torch.cat([kept, (best.indices % width)[:, :, None]], dim=2)
+    return ids[:, 0], score[:, 0]

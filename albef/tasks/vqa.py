@@ -1,0 +1,431 @@
+"""Visual question answering: a decoder that ranks or writes answers (ALBEF, section 5).
+
+A record has one caption, the question, and ``meta["answers"]``, a weight by answer; it may have
+``annotators`` (the answers of all of them), ``question_id`` and ``type``.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from albef.config import ParamsError
+from albef.data.record import Record
+from albef.data.shards import Shards
+from albef.data.text import TextTokenizer, clean_question
+from albef.data.transforms import Evaluate, Transform
+from albef.losses.answers import answer_losses, vqa_loss
+from albef.losses.distill import ramp
+from albef.models.albef import ALBEF, ModelConfig, resized
+from albef.models.decoder import AnswerDecoder, generate, rank
+from albef.models.fusion import select
+from albef.models.momentum import MomentumTwin
+from albef.models.weights import Checkpoint, CheckpointError, load_strict
+from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, accuracies
+from albef.tasks.vqa_accuracy import normalised, vqa_accuracy
+
+TRAINED_WORDS, ASKED_WORDS = 30, 50
+"""Words kept of a question in training and of one that is asked, as in the original."""
+WRITTEN_TOKENS = 10
+"""Tokens of the longest answer that is written, marks included."""
+TOP = 5
+"""Answers kept of each question."""
+FROM_TRAIN = "train"
+"""Value of ``answer_list`` that stands for the answers of the train split."""
+_OPTIONAL = ("annotators", "type", "question_id")
+
+log = logging.getLogger(__name__)
+
+
+class Config(RunConfig):
+    """Values of a VQA run."""
+
+    alpha: float
+    """Weight of the twin in the targets of the answers' tokens."""
+    momentum: float
+    """Share of the twin that stays at each step."""
+    image_size: int
+    """Side of the square image, in pixels; position embeddings are resized to it."""
+    max_tokens: int
+    """Longest question in training, in tokens."""
+    answer_list: str
+    """Answers that are ranked: ``train`` for those of the train split, or a JSON file of them."""
+    max_answers: int
+    """Answers kept of the list, the first ones; those of the train split are sorted by weight."""
+    answering: Literal["rank", "generate"]
+    """Whether an answer is ranked from the list, as in the paper, or written freely."""
+    answer_k: int
+    """Answers of the list scored in full, those with the most probable first token."""
+    beams: int
+    """Answers followed at a time where they are written; 1 takes the best token each time."""
+
+
+class Answer(NamedTuple):
+    """An answer and how probable it is: among the ranked ones, or as a text that is written."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Records to ``image``, ``ids``, ``text_mask`` and their answers, padded to A a question:
+    ``answer_ids`` and ``answer_mask`` (B, A, L), ``answer_weights`` (B, A)."""
+
+    tokenizer: TextTokenizer
+    transform: Transform
+    max_tokens: int
+    answer_tokens: int
+
+    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        """Stack the records.
+
+        Raises:
+            ValueError: one has no answer.
+        """
+        image = np.stack([self.transform(record.image, rng, record.key) for record in records])
+        questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
+        ids, mask = self.tokenizer.encode(questions, self.max_tokens)
+        answers = [_answers(record) for record in records]
+        if lacking := [r.key for r, own in zip(records, answers, strict=True) if not own]:
+            raise ValueError(
+                f"{lacking[0]} has no answers, so nothing is learned from it: leave questions "
+                "without answers out of the train split"
+            )
+        flat, flat_mask = self.tokenizer.encode(
+            [text for own in answers for text in own], self.answer_tokens, end=True
+        )
+        most = max(map(len, answers))
+        place = [b * most + a for b, own in enumerate(answers) for a in range(len(own))]
+        size = len(records) * most
+        answer_ids = np.full((size, flat.shape[1]), self.tokenizer.pad_id, dtype=np.int64)
+        answer_mask = np.zeros_like(answer_ids)
+        weights = np.zeros(size, dtype=np.float32)
+        answer_ids[place], answer_mask[place] = flat, flat_mask
+        weights[place] = [weight for own in answers for weight in own.values()]
+        return {
+            "image": torch.from_numpy(image),
+            "ids": torch.from_numpy(ids),
+            "text_mask": torch.from_numpy(mask),
+            "answer_ids": torch.from_numpy(answer_ids).view(len(records), most, -1),
+            "answer_mask": torch.from_numpy(answer_mask).view(len(records), most, -1),
+            "answer_weights": torch.from_numpy(weights).view(len(records), most),
+        }
+
+
+class Task(RunTask):
+    """Question answering, fine-tuned.
+
+    Attributes:
+        answers: the list that answers are ranked from.
+    """
+
+    primary: ClassVar[str] = "accuracy"
+
+    def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = model
+        self.tokenizer = tokenizer
+        self.image_size = config.image_size
+        self.resize = Evaluate(config.image_size)
+        self.answers: list[str] = []
+        self.model = ALBEF(model, tokenizer.vocab_size)
+        self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size)
+        self.model_m = MomentumTwin(self.model)
+        self.answer_decoder_m = MomentumTwin(self.answer_decoder)
+
+    @classmethod
+    def start(cls, config: Config, init: Checkpoint) -> Self:
+        """A task that starts from another's checkpoint.
+
+        Model and twin are taken. The decoder starts as the fusion encoder, the embeddings and the
+        masked-language head; what a checkpoint has not (the head, after retrieval) or what does
+        not fit (the keys and values of images of another width) stays fresh.
+        """
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
+        tensors = dict(init.tensors)
+        if not any(name.startswith("answer_decoder.") for name in tensors):
+            tensors |= _decoder(init)
+        load_strict(
+            task,
+            tensors,
+            where=str(init.folder),
+            fresh=("answer_decoder.", "answer_decoder_m."),
+            dropped=("itm_head.", "temperature", "queue.", "mlm_head.", "mlm_head_m."),
+        )
+        own = (f"answer_decoder.{name}" for name in task.answer_decoder.state_dict())
+        if any(name not in tensors for name in own):
+            task.answer_decoder_m.copy_from(task.answer_decoder)
+        return task
+
+    @classmethod
+    def restore(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        """The task as it was saved, its list of answers with it."""
+        task = cls.blank(config, checkpoint)
+        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
+        return task
+
+    @classmethod
+    def blank(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        """The same model with random weights, for the baseline."""
+        task = cls(config, checkpoint.model, checkpoint.tokenizer)
+        answers = checkpoint.config.get("facts", {}).get("answers")
+        if not answers:
+            raise CheckpointError(f"{checkpoint.folder} has no list of answers: train it again")
+        task.answers = list(answers)
+        return task
+
+    def facts(self) -> dict[str, Any]:
+        """The list of answers."""
+        return {"answers": self.answers}
+
+    def prepare(self, train: Shards) -> None:
+        """Make the list of answers."""
+        config = self.config
+        if config.answer_list == FROM_TRAIN:
+            listed = _frequent(train)
+        else:
+            listed = _listed(Path(config.answer_list))
+        ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
+        # Answers of equal tokens, as "Yes" and "yes", are one: the first stands for them.
+        first = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
+        kept = set(first.values())
+        self.answers = [text for text in listed if text in kept][: config.max_answers]
+        unknown = self.tokenizer.tokenizer.token_to_id("[UNK]")
+        if strange := [text for text, row in zip(listed, ids, strict=True) if unknown in row]:
+            log.warning(
+                "%d of %d answers, as %r, are not spelled in the tokens of the vocabulary",
+                len(strange), len(listed), strange[0],
+            )  # fmt: skip
+
+    def collate(self, transform: Transform) -> Collate:
+        """The collate of training batches."""
+        return Collate(
+            self.tokenizer, transform, self.config.max_tokens, self.sizes.text.max_positions
+        )
+
+    def begin_step(self) -> None:
+        """Update the twins; the student's forward, which the paper puts before, changes nothing."""
+        self.model_m.update(self.model, self.config.momentum)
+        self.answer_decoder_m.update(self.answer_decoder, self.config.momentum)
+
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        """The loss of a micro-batch of B questions with up to A answers each."""
+        alpha = self.config.alpha * ramp(epoch)
+        given = batch["answer_mask"][:, :, 0].flatten().nonzero().squeeze(1)
+        owner = given // batch["answer_mask"].shape[1]
+        ids = batch["answer_ids"].flatten(0, 1)[given]
+        mask = batch["answer_mask"].flatten(0, 1)[given]
+        logits = self._logits(self.model, self.answer_decoder, batch, ids, mask, owner)
+        logits_m = None
+        if alpha > 0:
+            with torch.no_grad():
+                model_m, decoder_m = self.model_m.model, self.answer_decoder_m.model
+                logits_m = self._logits(model_m, decoder_m, batch, ids, mask, owner)
+        losses = answer_losses(logits, ids, mask, logits_m, alpha)
+        weights = batch["answer_weights"].flatten()[given]
+        return {"loss": vqa_loss(losses, weights, len(batch["image"]))}
+
+    def _logits(
+        self,
+        model: ALBEF,
+        decoder: AnswerDecoder,
+        batch: Batch,
+        ids: Tensor,
+        mask: Tensor,
+        owner: Tensor,
+    ) -> Tensor:
+        """Logits (A, L, V) of all answers; ``owner`` (A,) says to which question each belongs."""
+        fused = fuse(model, batch["image"], batch["ids"], batch["text_mask"])
+        question = decoder.question_key_values(fused)
+        if len(owner) != len(fused):
+            question = select(question, owner)
+        logits: Tensor = decoder(ids, mask, question, batch["text_mask"][owner])
+        return logits
+
+    @torch.no_grad()
+    def ask(self, images: Tensor, questions: Sequence[str], which: Tensor) -> list[list[Answer]]:
+        """Answers to B questions, best first: ``answer_k`` ranked ones, or one that is written.
+
+        Args:
+            images: (I, 3, H, W).
+            questions: as they are asked.
+            which: (B,) the image that each question is about.
+        """
+        config, tokenizer = self.config, self.tokenizer
+        positions = self.sizes.text.max_positions
+        cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
+        ids, mask = self._tensors(tokenizer.encode(cleaned, positions))
+        states = self.model.encode_image(images)[which]
+        image = self.model.fusion_encoder.image_key_values(states)
+        fused = self.model.fuse(self.model.encode_text(ids, mask), mask, image)
+        if config.answering == "generate":
+            written, score = generate(
+                self.answer_decoder,
+                fused,
+                mask,
+                start=tokenizer.cls_id,
+                end=tokenizer.sep_id,
+                pad=tokenizer.pad_id,
+                beams=config.beams,
+                max_tokens=min(WRITTEN_TOKENS, positions),
+            )
+            texts = [tokenizer.decode(row) for row in written.tolist()]
+            shares = score.exp().tolist()
+            return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
+        listed, listed_mask = self._tensors(tokenizer.encode(self.answers, positions, end=True))
+        places, ranked = rank(
+            self.answer_decoder, fused, mask, listed, listed_mask, config.answer_k
+        )
+        return [
+            [Answer(self.answers[i], share) for i, share in zip(row, own, strict=True)]
+            for row, own in zip(places.tolist(), ranked.tolist(), strict=True)
+        ]
+
+    def predict(self, records: Records, batch_size: int) -> Table:
+        """A row for each question, in order.
+
+        The columns are ``key``, ``question``, ``answer``, ``probability``, ``top`` (the first
+        answers), ``truths`` (right answers, the weightiest first) and, where a record of the
+        split has them, ``annotators``, ``type`` and ``question_id``.
+        """
+        names = ("key", "question", "answer", "probability", "top", "truths", *_OPTIONAL)
+        table: Table = {name: [] for name in names}
+        for start in range(0, len(records), batch_size):
+            rows = [records[i] for i in range(start, min(start + batch_size, len(records)))]
+            shown = {row.image_id: row for row in rows}  # one picture may have many questions
+            pictures = np.stack([self.resize(row.image, key=row.key) for row in shown.values()])
+            order = {image_id: i for i, image_id in enumerate(shown)}
+            which = np.array([order[row.image_id] for row in rows])
+            images, index = self._tensors((pictures, which))
+            found = self.ask(images, [row.captions[0] for row in rows], index)
+            for row, best in zip(rows, found, strict=True):
+                table["key"].append(row.key)
+                table["question"].append(row.captions[0])
+                table["answer"].append(best[0].text)
+                table["probability"].append(best[0].probability)
+                table["top"].append([answer.text for answer in best[:TOP]])
+                table["truths"].append(list(_answers(row)))
+                for name in _OPTIONAL:
+                    table[name].append(row.meta.get(name))
+        for name in _OPTIONAL:
+            if all(value is None for value in table[name]):
+                del table[name]
+        return table
+
+    def score(self, table: Table) -> dict[str, float]:
+        """``accuracy`` in percent, in all and by type; empty where no answer is known.
+
+        By the official rules where annotators are known; else an answer is right if it equals one
+        of the truths after the official normalisation.
+        """
+        right, groups = [], []
+        for answer, truths, annotators, group in _judged(table):
+            right.append(_right(answer, truths, annotators))
+            groups.append(group)
+        return accuracies(right, groups) if right else {}
+
+    def chance(self, table: Table) -> dict[str, float]:
+        """:meth:`score` of guessing evenly among the right answers to questions of a type."""
+        pools: dict[str | None, dict[str, None]] = {}
+        for _, truths, _, group in _judged(table):
+            pools.setdefault(group, {})[normalised(truths[0])] = None
+        right, groups = [], []
+        for _, truths, annotators, group in _judged(table):
+            pool = pools[group]
+            told = {normalised(text) for text in (annotators or truths)} & pool.keys()
+            right.append(sum(_right(text, truths, annotators) for text in told) / len(pool))
+            groups.append(group)
+        return accuracies(right, groups) if right else {}
+
+    @classmethod
+    def answer(cls, record: Record) -> str | None:
+        """The weightiest answer."""
+        return next(iter(_answers(record)), None)
+
+    def _tensors(self, arrays: Sequence[Any]) -> list[Tensor]:
+        """Arrays on the model's device."""
+        device = self.model.image_proj.weight.device
+        return [torch.from_numpy(array).to(device) for array in arrays]
+
+
+def fuse(model: ALBEF, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """``fused_states`` (B, L, D) of images (B, 3, H, W) and questions (B, L)."""
+    image = model.fusion_encoder.image_key_values(model.encode_image(images))
+    return model.fuse(model.encode_text(ids, mask), mask, image)
+
+
+def _answers(record: Record) -> dict[str, float]:
+    """Weights by answer, the weightiest first, of equals the first by letter."""
+    own: Mapping[str, float] = record.meta.get("answers") or {}
+    return dict(sorted(own.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _judged(table: Table) -> list[tuple[str, list[str], list[str] | None, str | None]]:
+    """Answer, truths, annotators and type of the rows whose answer is known."""
+    nothing = [None] * len(table["answer"])
+    columns = (table.get(name, nothing) for name in ("annotators", "type"))
+    rows = zip(table["answer"], table["truths"], *columns, strict=True)
+    return [row for row in rows if row[1]]
+
+
+def _right(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:
+    if annotators:
+        return vqa_accuracy(answer, annotators)
+    return float(normalised(answer) in map(normalised, truths))
+
+
+def _frequent(train: Shards) -> list[str]:
+    """The answers of a split, those of most weight first, of equals the first by letter."""
+    weights: Counter[str] = Counter()
+    for meta in train.metas.to_pylist():
+        for answer, weight in (json.loads(meta).get("answers") or {}).items():
+            weights[answer] += weight
+    if not weights:
+        raise ValueError(
+            f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "
+            "of questions"
+        )
+    return sorted(weights, key=lambda answer: (-weights[answer], answer))
+
+
+def _listed(path: Path) -> list[str]:
+    """The answers in a JSON file."""
+    try:
+        listed = json.loads(path.read_text())
+    except OSError as error:
+        raise ParamsError(f"answer_list {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ParamsError(f"answer_list {path} is no JSON: {error}") from None
+    if not isinstance(listed, list) or not listed or not all(isinstance(a, str) for a in listed):
+        raise ParamsError(f"answer_list {path} must hold a list of texts, the answers")
+    return listed
+
+
+def _decoder(init: Checkpoint) -> dict[str, Tensor]:
+    """What a checkpoint without a decoder has for one, student and twin, by our names."""
+    found: dict[str, Tensor] = {}
+    fits = init.model.image.width == init.model.text.width
+    for ours, model, head in (
+        ("answer_decoder.", "model.", "mlm_head."),
+        ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
+    ):
+        parts = {
+            f"{model}text_encoder.embeddings.": f"{ours}embeddings.",
+            f"{model}fusion_encoder.layer.": f"{ours}layer.",
+            head: f"{ours}head.",
+        }
+        for name, tensor in init.tensors.items():
+            of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
+            for start, target in parts.items():
+                if name.startswith(start) and (fits or not of_image):
+                    found[target + name.removeprefix(start)] = tensor
+    return found

@@ -1,0 +1,72 @@
+"""The official VQA accuracy: ten annotators, and answers made alike before they are compared."""
+
+import re
+from collections.abc import Sequence
+
+ENOUGH = 3
+"""Annotators who must agree with an answer for it to be all right."""
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA = re.compile(r"\d,\d")
+_DOT = re.compile(r"\.(?!\d)")
+_NUMBERS = {"none": "0"} | {
+    word: str(number)
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+}
+_ARTICLES = ("a", "an", "the")
+_CONTRACTED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've
+might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
+shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
+why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
+you've
+"""  # that the rules know; a word that lacks one of the apostrophes becomes the whole
+_WHOLE = {
+    word[:place] + word[place + 1 :]: word
+    for word in _CONTRACTED.split()
+    for place, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the rules themselves have it so
+
+
+def normalised(answer: str) -> str:
+    """An answer as the rules compare it.
+
+    Punctuation goes, or becomes a space inside a word; small letters; number words become digits;
+    articles go; contractions get their apostrophe back.
+    """
+    bare = text = _spaced(answer)
+    for mark in _MARKS:
+        apart = f"{mark} " in text or f" {mark}" in text or _COMMA.search(text)
+        bare = bare.replace(mark, "" if apart else " ")
+    words = (_NUMBERS.get(word, word) for word in _DOT.sub("", bare).lower().split())
+    return " ".join(_WHOLE.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
+    """From 0 to 1: ``min(n / 3, 1)``, n being the annotators who agree, on average over leaving
+    each of them out.
+
+    Where all annotators say the same, letter by letter, the answer has to say just that: the
+    rules normalise only where they differ.
+
+    Args:
+        answer: of the model.
+        annotators: their answers, ten in the official data.
+    """
+    told = [_spaced(other) for other in annotators]
+    given = _spaced(answer)
+    if len(set(told)) > 1:
+        given, told = normalised(answer), [normalised(other) for other in annotators]
+    agree = told.count(given)
+    parts = (min((agree - (other == given)) / ENOUGH, 1.0) for other in told)
+    return sum(parts) / len(told)
+
+
+def _spaced(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()

@@ -1,0 +1,316 @@
+"""Question answering on a tiny real model: its list of answers, batches, predictions, scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from albef.config import ParamsError
+from albef.data.record import Record
+from albef.data.shards import Shards
+from albef.data.text import TextTokenizer
+from albef.data.transforms import AugmentConfig, Train
+from albef.losses.answers import answer_losses
+from albef.models.decoder import generate, rank
+from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
+from albef.tasks.task import Table
+from albef.tasks.vqa import Config, Task
+from albef.training.loop import split
+from tests.conftest import CAPTIONS, tiny_model
+from tests.data.toy import picture, record, write
+from tests.tasks.test_vqa_parity import vqa_config
+
+TEXTS = [*CAPTIONS, "is there a dog", "how many apples", "yes no one two"]
+
+
+def config(**changed: Any) -> Config:
+    return vqa_config(**({"image_size": 16, "max_tokens": 12} | changed))
+
+
+def task(**changed: Any) -> Task:
+    """A task with random weights, large enough that its answers differ."""
+    made = Task(config(**changed), tiny_model(), TextTokenizer.train(TEXTS, 80))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "norm" not in name.lower():
+                parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    made.answers = ["yes", "no", "one", "two", "fox", "dog", "a dog"]
+    return made.eval()
+
+
+def question(number: int, text: str, answers: dict[str, float], **meta: Any) -> Record:
+    return record(
+        number, captions=(text,), image=picture(number // 2, (16, 16)), image_id=number // 2,
+        meta={"answers": answers, **meta},
+    )  # fmt: skip
+
+
+QUESTIONS = [
+    question(0, "Is there a dog?", {"yes": 1.0}, type="yes/no", question_id=7),
+    question(1, "how many apples are there?", {"two": 0.4, "one": 0.6}, type="count"),
+    question(2, "is there an apple?", {"no": 1.0}, type="yes/no", question_id=9),
+    question(3, "what is left of the apple?", {"fox": 0.5, "dog": 0.5}),
+    question(4, "only three frogs?", {"no": 1.0}, type="yes/no"),
+]
+
+
+def shards(folder: Path, records: list[Record]) -> Shards:
+    write(folder / "questions", records)
+    return Shards(folder / "questions", "train")
+
+
+def test_the_list_holds_the_answers_of_most_weight_first(tmp_path: Path) -> None:
+    made = task(max_answers=5)
+    made.prepare(shards(tmp_path, QUESTIONS))
+    # no 2, yes 1, one 0.6, then by letter dog and fox 0.5; two has no place left
+    assert made.answers == ["no", "yes", "one", "dog", "fox"]
+    assert made.facts() == {"answers": made.answers}
+
+
+def test_answers_of_equal_tokens_are_one(tmp_path: Path) -> None:
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps(["no", "Yes", "yes", "a dog", "yes "]))
+    made = task(answer_list=str(file))
+    made.prepare(shards(tmp_path, QUESTIONS))
+    assert made.answers == ["no", "Yes", "a dog"]
+
+
+def test_answers_that_the_vocabulary_cannot_spell_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task().prepare(shards(tmp_path, [*QUESTIONS, question(6, "how many?", {"17": 2.0})]))
+    assert "1 of 7 answers, as '17', are not spelled" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"answer_list .*answers.json cannot be read: No such file"),
+        ("[", r"answer_list .*answers.json is no JSON"),
+        ('{"yes": 1}', r"answer_list .*answers.json must hold a list of texts"),
+        ("[]", r"answer_list .*answers.json must hold a list of texts"),
+        ('["yes", 2]', r"answer_list .*answers.json must hold a list of texts"),
+    ],
+)
+def test_a_wrong_list_is_told(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "answers.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ParamsError, match=message):
+        task(answer_list=str(file)).prepare(shards(tmp_path, QUESTIONS))
+
+
+def test_a_data_set_without_answers_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no answers in split train: a VQA run needs"):
+        task().prepare(shards(tmp_path, [record(0)]))
+
+
+def collated(made: Task, records: list[Record]) -> dict[str, torch.Tensor]:
+    augment = AugmentConfig(flip=False, crop=(1.0, 1.0), randaugment=0)
+    return made.collate(Train(augment, 16))(records, np.random.default_rng(0))
+
+
+def test_a_batch_pads_answers_to_the_most_of_a_question() -> None:
+    batch = collated(task(), QUESTIONS)
+    assert batch["answer_ids"].shape[:2] == (5, 2)
+    assert batch["answer_mask"][:, :, 0].tolist() == [[1, 0], [1, 1], [1, 0], [1, 1], [1, 0]]
+    weights = torch.tensor([[1.0, 0.0], [0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [1.0, 0.0]])
+    assert torch.equal(batch["answer_weights"], weights)
+    assert int(batch["text_mask"].sum(1).max()) <= 12
+
+
+def test_a_training_question_without_answers_is_named() -> None:
+    with pytest.raises(ValueError, match="toy-0009 has no answers, so nothing is learned"):
+        collated(task(), [*QUESTIONS, question(9, "what?", {})])
+
+
+def test_micro_batches_add_up_to_the_whole() -> None:
+    made = task()
+    batch = collated(made, QUESTIONS[:4])
+    whole = made(batch, 1.0)["loss"]
+    parts = [made(part, 1.0)["loss"] for part in split(batch, 2)]
+    torch.testing.assert_close(sum(parts) / 2, whole)
+
+
+def test_padding_of_answers_changes_nothing() -> None:
+    made = task()
+    batch = collated(made, QUESTIONS)
+    wider = dict(batch)
+    for name in ("answer_ids", "answer_mask", "answer_weights"):
+        wider[name] = torch.cat([batch[name], torch.zeros_like(batch[name])], dim=1)
+    torch.testing.assert_close(made(wider, 1.0)["loss"], made(batch, 1.0)["loss"])
+
+
+def test_predictions_have_a_row_a_question_in_order() -> None:
+    made = task()
+    table = made.predict(QUESTIONS, 3)
+    assert table["key"] == [row.key for row in QUESTIONS]
+    assert table["truths"][1] == ["one", "two"]
+    assert table["type"] == ["yes/no", "count", "yes/no", None, "yes/no"]
+    assert table["question_id"] == [7, None, 9, None, None]
+    assert "annotators" not in table
+    for answer, top, probability in zip(
+        table["answer"], table["top"], table["probability"], strict=True
+    ):
+        assert answer == top[0]
+        assert set(top) <= set(made.answers)
+        assert 0 < probability <= 1
+    assert len(set(table["probability"])) == len(QUESTIONS)
+    alone = [made.predict([row], 1)["answer"][0] for row in QUESTIONS]  # nothing is mixed up
+    assert table["answer"] == alone
+
+
+def test_a_written_answer_is_the_most_probable_token_each_time() -> None:
+    made = task(answering="generate")
+    tokenizer, row = made.tokenizer, QUESTIONS[0]
+    images = torch.from_numpy(made.resize(row.image)[None])
+    ids, mask = map(torch.from_numpy, tokenizer.encode(["is there a dog"], 16))
+    with torch.no_grad():
+        states = made.model.encode_image(images)
+        image = made.model.fusion_encoder.image_key_values(states)
+        fused = made.model.fuse(made.model.encode_text(ids, mask), mask, image)
+        marks = {"start": tokenizer.cls_id, "end": tokenizer.sep_id, "pad": tokenizer.pad_id}
+        greedy, score = generate(made.answer_decoder, fused, mask, beams=1, max_tokens=6, **marks)
+        question = made.answer_decoder.question_key_values(fused)
+        told = [tokenizer.cls_id]
+        while len(told) < 6 and told[-1] != tokenizer.sep_id:
+            given = torch.tensor([told])
+            logits = made.answer_decoder(given, torch.ones_like(given), question, mask)[0, -1]
+            logits[[tokenizer.cls_id, tokenizer.pad_id]] = -torch.inf
+            told.append(int(logits.argmax()))
+        assert greedy[0].tolist() == told
+        logits = made.answer_decoder(greedy, torch.ones_like(greedy), question, mask)
+        loss = answer_losses(logits, greedy, torch.ones_like(greedy), None, 0.0)
+        torch.testing.assert_close(score, -loss, rtol=1e-2, atol=1e-2)  # marks are left out
+        _, wider = generate(made.answer_decoder, fused, mask, beams=8, max_tokens=6, **marks)
+    assert float(wider) >= float(score) - 1e-4
+    (best,) = made.ask(images, ["Is there a dog?"], torch.tensor([0]))[0]
+    assert best.text == tokenizer.decode(greedy[0].tolist()) or len(told) == 6
+
+
+def test_an_answer_that_has_ended_is_followed_no_further() -> None:
+    made = task()
+    with torch.no_grad():  # every token but the end mark is out of reach
+        made.answer_decoder.head.bias.fill_(-1e4)
+        made.answer_decoder.head.bias[made.tokenizer.sep_id] = 0
+        fused = torch.randn(2, 3, 16)
+        ids, score = generate(
+            made.answer_decoder, fused, torch.ones(2, 3), start=made.tokenizer.cls_id,
+            end=made.tokenizer.sep_id, pad=made.tokenizer.pad_id, beams=2, max_tokens=8,
+        )  # fmt: skip
+    assert ids[:, :2].tolist() == [[made.tokenizer.cls_id, made.tokenizer.sep_id]] * 2
+    assert not ids[:, 2:].any()
+    torch.testing.assert_close(score, torch.zeros(2))
+
+
+def test_more_candidates_than_answers_rank_them_all() -> None:
+    made = task()
+    ids, mask = map(torch.from_numpy, made.tokenizer.encode(made.answers, 16, end=True))
+    fused = torch.randn(2, 3, 16)
+    places, shares = rank(made.answer_decoder, fused, torch.ones(2, 3), ids, mask, 100)
+    assert places.shape == (2, 7)
+    assert sorted(places[0].tolist()) == list(range(7))
+    torch.testing.assert_close(shares.sum(1), torch.ones(2))
+
+
+TABLE: Table = {
+    "answer": ["yes", "Two", "3", "fox", "cat"],
+    "truths": [["yes"], ["2"], ["two"], ["dog", "fox"], []],
+    "type": ["yes/no", "count", "count", None, "count"],
+}
+
+
+def test_without_annotators_an_answer_is_right_or_wrong() -> None:
+    made = task().score(TABLE)
+    assert made == {"accuracy": 75.0, "accuracy_count": 50.0, "accuracy_yes_no": 100.0}
+
+
+def test_with_annotators_the_official_rules_count() -> None:
+    table = {
+        "answer": ["cat", "dog"],
+        "truths": [["cat"], ["dog"]],
+        "annotators": [["cat", "cat"] + [f"{i}" for i in range(8)], None],
+    }
+    assert task().score(table) == {"accuracy": pytest.approx(80.0)}
+
+
+def test_hidden_answers_have_no_score() -> None:
+    table: Table = {"answer": ["cat"], "truths": [[]]}
+    assert task().score(table) == task().chance(table) == {}
+
+
+def test_chance_guesses_among_the_answers_of_a_type() -> None:
+    table: Table = {
+        "answer": ["x"] * 4,
+        "truths": [["yes"], ["no"], ["two"], ["2"]],
+        "type": ["yes/no", "yes/no", "count", "count"],
+    }
+    assert task().chance(table) == {
+        "accuracy": 75.0, "accuracy_count": 100.0, "accuracy_yes_no": 50.0
+    }  # fmt: skip
+
+
+def test_chance_by_the_official_rules() -> None:
+    table: Table = {
+        "answer": ["x", "x"],
+        "truths": [["cat"], ["dog"]],
+        "annotators": [["cat"] * 8 + ["dog"] * 2, ["dog"] * 5 + ["cow"] * 5],
+    }
+    # of cat and dog: 1 and 0.6 on the first, 0 and 1 on the second
+    assert task().chance(table) == {"accuracy": pytest.approx(100 * (1.6 / 2 + 1 / 2) / 2)}
+
+
+def test_what_text_alone_has_to_guess_is_the_weightiest_answer() -> None:
+    assert [Task.answer(row) for row in QUESTIONS] == ["yes", "one", "no", "dog", "no"]
+    assert Task.answer(record(0)) is None
+
+
+def saved(folder: Path, made: Task) -> Path:
+    save_checkpoint(
+        folder, kind="vqa", model=made.sizes, tensors=made.state_dict(),
+        tokenizer=made.tokenizer, values=made.config.model_dump(), provenance={},
+        facts=made.facts(),
+    )  # fmt: skip
+    return folder
+
+
+def test_a_checkpoint_keeps_the_list_and_answers_alike(tmp_path: Path) -> None:
+    made = task()
+    checkpoint = load_checkpoint(saved(tmp_path / "vqa", made))
+    again = Task.restore(made.config, checkpoint).eval()
+    assert again.predict(QUESTIONS, 2) == made.predict(QUESTIONS, 2)
+    blank = Task.blank(made.config, checkpoint)
+    assert blank.answers == made.answers
+    assert not torch.equal(blank.model.image_proj.weight, made.model.image_proj.weight)
+
+
+def test_a_checkpoint_without_a_list_is_told(tmp_path: Path) -> None:
+    made = task()
+    made.answers = []
+    checkpoint = load_checkpoint(saved(tmp_path / "vqa", made))
+    with pytest.raises(CheckpointError, match="has no list of answers"):
+        Task.restore(made.config, checkpoint)
+
+
+def test_another_vqa_run_hands_on_its_decoder(tmp_path: Path) -> None:
+    made = task()
+    next_one = Task.start(made.config, load_checkpoint(saved(tmp_path / "vqa", made)))
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(next_one.state_dict()[name], tensor), name
+
+
+def test_after_retrieval_what_is_missing_is_fresh_and_the_twin_equal(
+    tiny_checkpoint: Path,
+) -> None:
+    """It has no masked-language head, and images of another width than the text."""
+    init = load_checkpoint(tiny_checkpoint)
+    made = Task.start(config(), init)
+    layer = "layer.0.attention.self.query.weight"
+    taken = init.tensors[f"model.fusion_encoder.{layer}"]
+    assert torch.equal(made.answer_decoder.state_dict()[layer], taken)
+    for name, tensor in made.answer_decoder.state_dict().items():
+        assert torch.equal(made.answer_decoder_m.model.state_dict()[name], tensor), name

@@ -1,0 +1,246 @@
+"""VQA against numbers of the original code, on its weights; and where its weights start."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from torch import Tensor
+
+from albef.config import validate
+from albef.data.text import SPECIAL, TextTokenizer, clean_question
+from albef.losses.answers import answer_losses
+from albef.models.albef import ModelConfig
+from albef.models.decoder import rank
+from albef.models.fusion import select
+from albef.models.weights import Checkpoint
+from albef.tasks import pretraining
+from albef.tasks.vqa import Config, Task, fuse
+from tests.tasks.original import rename
+from tests.tasks.test_pretraining_parity import config as pretraining_config
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURE = load_file(FIXTURES / "vqa.safetensors")
+START: dict[str, str] = json.loads((FIXTURES / "vqa_start.json").read_text())
+TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
+TEXT_LAYERS = 2
+
+
+def ours(name: str, text_layers: int) -> str:
+    """Our name of an original parameter of VQA; its decoder is renamed part by part."""
+    if match := re.match(r"^text_decoder(_m)?\.(.*)$", name):
+        start = "answer_decoder_m.model." if match[1] else "answer_decoder."
+        rest = re.sub(r"^bert\.encoder\.layer\.", "layer.", match[2])
+        rest = re.sub(r"^cls\.predictions\.(transform\.)?", "head.", rest)
+        return start + rest.removeprefix("bert.")
+    name = re.sub(r"^(text_encoder(?:_m)?)\.(?!bert\.|cls\.)", r"\1.bert.", name)
+    renamed = rename(name, text_layers)
+    assert renamed, name
+    return renamed
+
+
+def vqa_config(**changed: Any) -> Config:
+    values = {
+        "kind": "vqa", "dataset": "questions", "init": "pretrained", "epochs": 1,
+        "global_batch_size": 3, "micro_batch_size": 3, "precision": "float32", "lr": 1e-3,
+        "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02, "schedule": "cosine",
+        "alpha": 0.4, "momentum": 0.995, "image_size": 32, "max_tokens": 25,
+        "answer_list": "train", "max_answers": 100, "answering": "rank", "answer_k": 6,
+        "beams": 1,
+    }  # fmt: skip
+    return validate(Config, values | changed, where="test")
+
+
+SIZES = {
+    "image": {"image_size": 32, "patch_size": 16, "width": 32, "depth": 3, "heads": 2},
+    "text": {
+        "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
+        "max_positions": 40, "dropout": 0.0,
+    },
+    "embed_dim": 16,
+}  # fmt: skip
+
+
+def tokenizer() -> TextTokenizer:
+    vocabulary = {token: i for i, token in enumerate(SPECIAL)}
+    vocabulary |= {f"w{i}": i for i in range(len(SPECIAL), 211)}
+    return TextTokenizer(Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")))
+
+
+def original_task(alpha: float = 0.4) -> Task:
+    task = Task(vqa_config(alpha=alpha), validate(ModelConfig, SIZES, where="test"), tokenizer())
+    state = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
+    renamed = {ours(name, TEXT_LAYERS): tensor for name, tensor in state.items()}
+    assert len(renamed) == len(state)
+    own = task.state_dict()
+    unused = {n for n in own if "image_proj" in n or "text_proj" in n}  # VQA contrasts nothing
+    assert set(own) - set(renamed) == unused
+    assert not set(renamed) - set(own)
+    task.load_state_dict(renamed, strict=False)
+    return task.train()
+
+
+def batch() -> dict[str, Tensor]:
+    given = {n.removeprefix("inputs/"): t for n, t in FIXTURE.items() if n.startswith("inputs/")}
+    counts = given["k"].tolist()
+    most, length = max(counts), given["answer_input_ids"].shape[1]
+    ids = torch.zeros(3, most, length, dtype=torch.long)
+    mask, weights = torch.zeros_like(ids), torch.zeros(3, most)
+    place = 0
+    for question, count in enumerate(counts):
+        own = slice(place, place + count)
+        ids[question, :count] = given["answer_input_ids"][own]
+        mask[question, :count] = given["answer_attention_mask"][own]
+        weights[question, :count] = given["weights"][own]
+        place += count
+    return {
+        "image": given["image"],
+        "ids": given["input_ids"],
+        "text_mask": given["attention_mask"],
+        "answer_ids": ids,
+        "answer_mask": mask,
+        "answer_weights": weights,
+    }
+
+
+def expect(name: str, actual: Tensor, **tolerance: float) -> None:
+    torch.testing.assert_close(actual, FIXTURE[f"outputs/{name}"], **(TOLERANCE | tolerance))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_loss_gradients_and_twin_equal_the_original(alpha: float) -> None:
+    task, key = original_task(alpha), f"distill_alpha{alpha:g}"
+    task.begin_step()
+    output = task(batch(), epoch=1.0)
+    output["loss"].backward()
+    expect(f"{key}/loss", output["loss"])
+    parameters, state = dict(task.named_parameters()), task.state_dict()
+    compared = 0
+    for name, tensor in FIXTURE.items():
+        _, _, rest = name.partition(f"outputs/{key}/")
+        if rest.startswith("grad_norms/") and not name.endswith("key.bias"):
+            grad = parameters[ours(rest.removeprefix("grad_norms/"), TEXT_LAYERS)].grad
+            assert grad is not None
+            norm = grad.norm()
+            torch.testing.assert_close(norm, tensor.float(), rtol=1e-3, atol=5e-5, msg=name)
+            compared += 1
+        elif rest.startswith("state_after/"):
+            mine = state[ours(rest.removeprefix("state_after/"), TEXT_LAYERS)]
+            torch.testing.assert_close(mine, tensor, **TOLERANCE, msg=name)
+            compared += 1
+    assert compared > 180
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_states_logits_and_the_loss_of_each_answer_equal_the_original(alpha: float) -> None:
+    task, key = original_task(alpha), f"distill_alpha{alpha:g}"
+    task.begin_step()
+    given, owner = batch(), torch.tensor([0, 0, 1, 2, 2, 2])
+    ids, mask = FIXTURE["inputs/answer_input_ids"], FIXTURE["inputs/answer_attention_mask"]
+    logits = {}
+    for which, model, decoder in (
+        ("", task.model, task.answer_decoder),
+        ("_m", task.model_m.model, task.answer_decoder_m.model),
+    ):
+        with torch.no_grad():
+            fused = fuse(model, given["image"], given["ids"], given["text_mask"])
+            question = select(decoder.question_key_values(fused), owner)
+            states = decoder.states(ids, mask, question, given["text_mask"][owner])
+            logits[which] = decoder.logits(states)
+        if not which:
+            told = given["text_mask"].bool()
+            torch.testing.assert_close(
+                fused[told], FIXTURE[f"outputs/{key}/question_last_hidden"][told], **TOLERANCE
+            )
+            expect(f"{key}/decoder_last_hidden", states)
+        expect(f"{key}/decoder_logits{which}", logits[which])
+    expect(
+        f"{key}/answer_loss_per_answer",
+        answer_losses(logits[""], ids, mask, logits["_m"] if alpha else None, alpha),
+    )
+
+
+def test_without_distillation_the_loss_equals_the_original() -> None:
+    expect("nodistill_loss", original_task(0.0)(batch(), epoch=1.0)["loss"])
+
+
+def test_the_ranking_equals_the_original() -> None:
+    task, given = original_task().eval(), batch()
+    candidates = FIXTURE["inputs/candidate_input_ids"]
+    mask = FIXTURE["inputs/candidate_attention_mask"]
+    with torch.no_grad():
+        fused = fuse(task.model, given["image"], given["ids"], given["text_mask"])
+        question = task.answer_decoder.question_key_values(fused)
+        start = candidates[:1, :1].expand(3, 1)
+        first = task.answer_decoder(start, torch.ones_like(start), question, given["text_mask"])
+    expect("rank/first_token_logits", first[:, 0])
+    places, shares = rank(task.answer_decoder, fused, given["text_mask"], candidates, mask, 6)
+    expected = FIXTURE["outputs/rank/topk_ids"], FIXTURE["outputs/rank/topk_probs"]
+    assert torch.equal(places, expected[0])
+    torch.testing.assert_close(shares, expected[1], rtol=1e-3, atol=1e-12)
+
+
+def test_the_ranking_folds_answers_as_if_each_were_asked_alone() -> None:
+    """Keys and values of a question are shared by its answers without being copied."""
+    task, given = original_task().eval(), batch()
+    ids = FIXTURE["inputs/candidate_input_ids"]
+    mask = FIXTURE["inputs/candidate_attention_mask"]
+    decoder, asked = task.answer_decoder, given["text_mask"]
+    with torch.no_grad():
+        fused = fuse(task.model, given["image"], given["ids"], asked)
+        question = decoder.question_key_values(fused)
+        folded = decoder(ids.repeat(3, 1), mask.repeat(3, 1), question, asked)
+        owner = torch.arange(3).repeat_interleave(10)
+        alone = decoder(ids.repeat(3, 1), mask.repeat(3, 1), select(question, owner), asked[owner])
+    torch.testing.assert_close(folded, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_questions_are_cleaned_as_the_original_does() -> None:
+    for given, words, cleaned in (
+        ("A man riding a horse.", 5, "a man riding a horse"),
+        ("<person> walks with <person> in the Park", 5, "<person> walks with <person> in"),
+        ("is it a T-shirt/top?  yes", 30, "is it a t shirt top  yes"),
+        (" left, right ", 30, " left right"),
+    ):
+        assert clean_question(given, words) == cleaned
+
+
+def test_answers_end_with_their_mark_and_questions_do_not() -> None:
+    """``yes[SEP]`` of the original."""
+    made = TextTokenizer.train(["ab cd ef", "ab cd"], 60)
+    a, c, e = (made.tokenizer.token_to_id(text) for text in ("ab", "cd", "ef"))
+    ids, mask = made.encode(["ab", "cd ef ab cd"], 4, end=True)
+    assert ids.tolist() == [[2, a, 3, 0], [2, c, e, 3]]
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert made.encode(["ab"], 4)[0].tolist() == [[2, a]]
+    assert made.decode([2, c, e, 3, 0]) == "cd ef"
+
+
+def test_every_weight_starts_where_the_originals_does() -> None:
+    """Twelve layers of text, as in the original, so that its map of names applies as it is."""
+    sizes = SIZES | {"text": SIZES["text"] | {"depth": 12, "fusion_depth": 6}}
+    values = pretraining_config(0.4).model_dump() | {"model": sizes}
+    model = validate(ModelConfig, sizes, where="test")
+    torch.manual_seed(1)
+    before = pretraining.Task(validate(pretraining.Config, values, where="test"), tokenizer())
+    with torch.no_grad():
+        for parameter in before.parameters():  # no two tensors are equal, twin and student apart
+            parameter.normal_()
+    init = Checkpoint(Path("x"), "pretraining", model, {}, before.state_dict(), tokenizer())
+    mine = Task.start(vqa_config(image_size=48), init).state_dict()
+    checked = set()
+    for target, source in START.items():
+        for twin in ("", "_m"):
+            names = (re.sub(r"^(\w+?)\.", rf"\1{twin}.", name) for name in (target, source))
+            to, origin = (ours(name, 6) for name in names)
+            tensor = init.tensors[origin]
+            if "pos_embed" not in to:  # resized, which has a test of its own
+                assert torch.equal(mine[to], tensor), f"{to} is not {origin}"
+            checked.add(to)
+    unused = {n for n in mine if "image_proj" in n or "text_proj" in n}
+    assert set(mine) - checked == unused
