@@ -23,11 +23,11 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "status", "accept", "find"):
+    for command in ("run", "status", "accept", "import", "find"):
         assert f"    {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "status", "accept", "find"])
+@pytest.mark.parametrize("command", ["run", "status", "accept", "import", "find"])
 def test_each_command_explains_itself(command: str) -> None:
     done = albef(command, "--help")
     assert done.returncode == 0, done.stderr

@@ -133,6 +133,7 @@ ALLOWED = {
     "albef.tasks": {"albef.config", "albef.losses", "albef.models", "albef.data"},
     "albef.training": {"albef.config", "albef.data", "albef.tasks"},
     "albef.runtime": {"albef.config", "albef.data"},
+    "albef.importing": {"albef.config", "albef.data", "albef.models"},
     "albef.inference": {"albef.models", "albef.tasks", "albef.runtime"},
     "albef.export": {"albef.inference", "albef.models", "albef.tasks", "albef.runtime"},
     "albef.report": {"albef.config", "albef.data"},
