@@ -66,7 +66,7 @@ def import_original(
     kind = kind or kind_of(original, where=where)
     if util.find_spec(f"albef.tasks.{kind}") is None:
         raise CheckpointError(f"there is no kind {kind!r} in albef/tasks")
-    sizes = sizes_of(original, where=where, heads=heads, dropout=dropout)
+    sizes = sizes_of(original, kind, where=where, heads=heads, dropout=dropout)
     words = TextTokenizer.load(tokenizer)
     for name, tensor in original.items():
         if name.endswith("word_embeddings.weight") and len(tensor) != words.vocab_size:
@@ -97,12 +97,9 @@ def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
     module = importlib.import_module(f"albef.tasks.{checkpoint.kind}")
     values = {"rerank_k": 0, "temperature": 0.07, **checkpoint.config["values"]}
     config = module.Config.model_construct(**values, model=checkpoint.model)
+    sizes = () if checkpoint.kind == "pretraining" else (checkpoint.model,)
     with torch.device("meta"):
-        task: torch.nn.Module = (
-            module.Task(config, checkpoint.tokenizer)
-            if checkpoint.kind == "pretraining"
-            else module.Task.blank(config, checkpoint)
-        )
+        task: torch.nn.Module = module.Task(config, *sizes, checkpoint.tokenizer)
     return task
 
 

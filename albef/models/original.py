@@ -6,7 +6,7 @@ The name of each of our tensors gives the original's, so one map serves both way
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ HEAD_WIDTH = 64
 """Width of an attention head, in each published model."""
 DROPOUT = 0.1
 """Dropout of the original's BERT; a checkpoint does not hold it."""
+EMBED_DIM = 256
+"""Width of the shared space in each published model; kinds that contrast nothing do not tell it."""
 
 _PARTS = (
     (r"temperature", "temp"),
@@ -31,6 +33,12 @@ _PARTS = (
     (r"model\.text_encoder\.layer\.(.+)", r"text_encoder@.bert.encoder.layer.\1"),
     (r"mlm_head\.bias", "text_encoder@.cls.predictions.bias"),
     (r"mlm_head\.(.+)", r"text_encoder@.cls.predictions.transform.\1"),
+    (r"answer_decoder\.embeddings\.(.+)", r"text_decoder@.bert.embeddings.\1"),
+    (r"answer_decoder\.layer\.(.+)", r"text_decoder@.bert.encoder.layer.\1"),
+    (r"answer_decoder\.head\.bias", "text_decoder@.cls.predictions.bias"),
+    (r"answer_decoder\.head\.(.+)", r"text_decoder@.cls.predictions.transform.\1"),
+    (r"itm_head\.(.+)", r"itm_head.\1"),
+    (r"head\.(.+)", r"cls_head@.\1"),
     (r"queue\.image", "image_queue"),
     (r"queue\.text", "text_queue"),
     (r"queue\.ids", "idx_queue"),
@@ -40,8 +48,14 @@ _PARTS = (
 _TWIN = re.compile(r"^(\w+)_m\.model\.")
 _FUSION = re.compile(r"^model\.fusion_encoder\.layer\.(\d+)\.")
 _DECODER = ".cls.predictions.decoder."
-_NO_IDS = {"pretraining"}  # whose queue holds no image ids in the original
-_BERT_INSIDE = {"pretraining"}  # whose encoder is a BERT with its masked-language head
+_SHARED = re.compile(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
+_WITH_HEAD = {"pretraining"}  # its encoder stands inside one with a masked-language head
+_NO_IDS = {"pretraining"}  # its queue holds no image ids
+_PAIRED = {"nlvr2", "text_assignment"}  # every fusion layer is doubled
+_UNREAD = re.compile(r"model(_m\.model)?\.(image|text)_proj\.")
+_CONTRASTS_NOTHING = {"vqa", "entailment", "nlvr2"}  # it has no projections
+_HEADS = {"text_assignment": ("cls_head", "ta_head")}
+_CONSTANTS = {"text_assignment": {"temp": 0.07}}  # held by the original, fixed in ours
 
 
 def original_name(name: str, kind: str, text_layers: int) -> str:
@@ -58,10 +72,9 @@ def original_name(name: str, kind: str, text_layers: int) -> str:
         if match := re.fullmatch(ours, plain):
             plain = match.expand(theirs)
             break
-    else:
-        plain = re.sub(r"^(\w+)\.", r"\1@.", plain) if twin else plain
-    if kind not in _BERT_INSIDE:
+    if kind not in _WITH_HEAD:
         plain = plain.replace("text_encoder@.bert.", "text_encoder@.")
+    plain = plain.replace(*_HEADS.get(kind, ("", "")))
     return plain.replace("@", "_m" if twin else "")
 
 
@@ -103,7 +116,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
     }
 
 
-def kind_of(tensors: Iterable[str], *, where: str) -> str:
+def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:
     """The kind of run that made an original checkpoint, from its names.
 
     Grounding is trained as retrieval, so its checkpoints are told as ``retrieval``.
@@ -111,25 +124,34 @@ def kind_of(tensors: Iterable[str], *, where: str) -> str:
     Raises:
         CheckpointError: it is none of them.
     """
-    names = set(tensors)
+    if "cls_head.2.weight" in tensors:
+        return "entailment" if len(tensors["cls_head.2.weight"]) == 3 else "nlvr2"
     for sign, kind in (
         ("text_encoder.cls.predictions.bias", "pretraining"),
         ("idx_queue", "retrieval"),
+        ("text_decoder.cls.predictions.bias", "vqa"),
+        ("ta_head.weight", "text_assignment"),
     ):
-        if sign in names:
+        if sign in tensors:
             return kind
     raise CheckpointError(
-        f"{where} is no checkpoint of the original code: it has {listed(sorted(names))}"
+        f"{where} is no checkpoint of the original code: it has {listed(sorted(tensors))}"
     )
 
 
 def sizes_of(
-    tensors: Mapping[str, Tensor], *, where: str, heads: tuple[int, int] | None, dropout: float
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    *,
+    where: str,
+    heads: tuple[int, int] | None,
+    dropout: float,
 ) -> ModelConfig:
     """Sizes of the model, from the shapes of the original's tensors.
 
     Args:
         tensors: by the original's names.
+        kind: of the checkpoint.
         where: the file, for errors.
         heads: of the image and of the text encoder; None is one for each 64 of width.
         dropout: of the text side, which no tensor tells.
@@ -152,7 +174,10 @@ def sizes_of(
     grid = round((shape("visual_encoder.pos_embed")[1] - 1) ** 0.5)
     positions, text_width = shape(f"{bert}embeddings.position_embeddings.weight")
     layer = re.escape(f"{bert}encoder.layer.") + r"(\d+)\."
-    fusion = count(layer + "crossattention")
+    layers, fusion = count(layer), count(layer + "crossattention")
+    if kind in _PAIRED:
+        fusion //= 2
+        layers -= fusion
     image_heads, text_heads = heads or (width // HEAD_WIDTH, text_width // HEAD_WIDTH)
     for tower, size, number in (("image", width, image_heads), ("text", text_width, text_heads)):
         if number < 1 or size % number:
@@ -170,26 +195,34 @@ def sizes_of(
         },
         "text": {
             "width": text_width,
-            "depth": count(layer),
+            "depth": layers,
             "fusion_depth": fusion,
             "heads": text_heads,
             "intermediate": shape(f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
             "max_positions": positions,
             "dropout": dropout,
         },
-        "embed_dim": shape("vision_proj.weight")[0],
+        "embed_dim": EMBED_DIM if kind in _CONTRASTS_NOTHING else shape("vision_proj.weight")[0],
     }
     return validate(ModelConfig, values, where=where)
 
 
 def to_ours(
-    tensors: Mapping[str, Tensor], names: Iterable[str], kind: str, text_layers: int, *, where: str
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    kind: str,
+    text_layers: int,
+    *,
+    where: str,
 ) -> dict[str, Tensor]:
     """The original's tensors by our names; every one is used, or known to say nothing new.
 
+    What ours has and the original lacks by design is filled: projections that the kind does not
+    read with zeros, ids of a queue that has none with :data:`EMPTY`.
+
     Args:
         tensors: by the original's names.
-        names: of all tensors that the kind has.
+        expected: all tensors that the kind has, by our names; only their shapes are read.
         kind: of the checkpoint.
         text_layers: layers of the text encoder.
         where: the file, for errors.
@@ -197,34 +230,37 @@ def to_ours(
     Raises:
         CheckpointError: names the keys that are missing or left over.
     """
-    origin = {name: original_name(name, kind, text_layers) for name in names}
-    if kind in _NO_IDS:
-        del origin["queue.ids"]
+    filled = {}
+    for name, tensor in expected.items():
+        if kind in _NO_IDS and name == "queue.ids":
+            filled[name] = torch.full(tensor.shape, EMPTY)
+        elif kind in _CONTRASTS_NOTHING and _UNREAD.match(name):
+            filled[name] = torch.zeros(tensor.shape)
+    origin = {n: original_name(n, kind, text_layers) for n in expected if n not in filled}
     missing = [theirs for theirs in origin.values() if theirs not in tensors]
-    used = {*origin.values()}
+    used = {*origin.values(), *_CONSTANTS.get(kind, ())}
     extra = [name for name in tensors if name not in used and not _says_nothing_new(name, tensors)]
     for what, keys in (("missing", missing), ("left over", extra)):
         if keys:
             raise CheckpointError(
                 f"{where} does not fit kind {kind}: {len(keys)} tensors {what}: {listed(keys)}"
             )
-    result = {name: _turned(name, tensors[theirs]) for name, theirs in origin.items()}
-    if kind in _NO_IDS:
-        result["queue.ids"] = torch.full((len(result["queue.image"]),), EMPTY)
-    return result
+    return filled | {name: _turned(name, tensors[theirs]) for name, theirs in origin.items()}
 
 
 def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> dict[str, Tensor]:
-    """Our tensors as the original code loads them, what it ties included.
+    """Our tensors as the original code loads them, with all that it holds twice.
 
     Args:
         tensors: by our names, all of a checkpoint.
         kind: of the checkpoint.
         text_layers: layers of the text encoder.
     """
-    result = {}
+    result = {name: torch.tensor(value) for name, value in _CONSTANTS.get(kind, {}).items()}
     for name, tensor in tensors.items():
-        if name == "queue.ids" and kind in _NO_IDS:
+        if (kind in _NO_IDS and name == "queue.ids") or (
+            kind in _CONTRASTS_NOTHING and _UNREAD.match(name)
+        ):
             continue
         result[original_name(name, kind, text_layers)] = _turned(name, tensor, back=True)
     for name, tensor in list(result.items()):
@@ -235,6 +271,8 @@ def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> d
             stem = name.removesuffix(".cls.predictions.bias")
             words = result[f"{stem}.bert.embeddings.word_embeddings.weight"]
             result |= {f"{stem}{_DECODER}weight": words, f"{stem}{_DECODER}bias": tensor}
+        if kind in _PAIRED and (layer := _SHARED.fullmatch(name)):
+            result[f"{layer[1]}{int(layer[2]) + 1}{layer[3]}"] = tensor
     return result
 
 
@@ -254,9 +292,10 @@ def _says_nothing_new(name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a tensor is a copy of another, or counts positions."""
     if name.endswith("embeddings.position_ids"):
         return True
-    stem, decoder, last = name.partition(_DECODER)
-    if not decoder:
-        return False
-    tied = {"bias": ".cls.predictions.bias", "weight": ".bert.embeddings.word_embeddings.weight"}
-    other = tensors.get(f"{stem}{tied[last]}") if last in tied else None
-    return other is not None and torch.equal(other, tensors[name])
+    stem, _, last = name.partition(_DECODER)
+    other = f"{stem}.cls.predictions.bias"
+    if last == "weight":
+        other = f"{stem}.bert.embeddings.word_embeddings.weight"
+    if layer := _SHARED.fullmatch(name):  # of a pair of layers, the second
+        other = f"{layer[1]}{int(layer[2]) - 1}{layer[3]}"
+    return other in tensors and torch.equal(tensors[other], tensors[name])

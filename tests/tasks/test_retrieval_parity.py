@@ -33,7 +33,7 @@ TEXT_LAYERS = 2
 def original_task(alpha: float) -> Task:
     changed = {"alpha": alpha, "queue_size": 16, "momentum": 0.995, "image_size": 32}
     config = validate(Config, tiny_config().model_dump() | changed, where="test")
-    sizes = sizes_of(ORIGINAL, where="fixture", heads=(3, 4), dropout=0.0)
+    sizes = sizes_of(ORIGINAL, "retrieval", where="fixture", heads=(3, 4), dropout=0.0)
     task = Task(config, sizes, vocabulary())
     task.load_state_dict(
         to_ours(ORIGINAL, task.state_dict(), "retrieval", TEXT_LAYERS, where="fixture")
