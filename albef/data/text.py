@@ -28,7 +28,7 @@ def clean_caption(text: str, max_words: int) -> str:
 
 
 def clean_question(text: str, max_words: int) -> str:
-    """A question as the original code cleans it: as a caption, but for ``<person>`` and spaces."""
+    """A question as the original code cleans it: like a caption, but runs of spaces stay."""
     text = _BREAKS.sub(" ", _DELETED.sub("", text.lower())).rstrip(" ")
     return " ".join(text.split(" ")[:max_words])
 
