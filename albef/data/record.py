@@ -7,16 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An image and what is said of it.
+    """An image, or several, and what is said of it.
 
     Attributes:
         key: unique in its data set; names the row in shards, index and predictions.
-        image: the encoded picture.
+        image: the encoded picture; the first one where there are several.
         captions: what is said of it; may be empty only before validation.
         image_id: equal for records that show the same picture.
         split: ``train``, ``val``, ``test`` or another split of the data set.
         source: name of the source within the data set.
-        meta: whatever else the source knows: objects and boxes of a scene, pair, noise.
+        meta: whatever else the source knows: objects and boxes of a scene, pair, noise, label.
+        more: the encoded pictures after the first.
     """
 
     key: str
@@ -26,3 +27,9 @@ class Record:
     split: str
     source: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    more: tuple[bytes, ...] = ()
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """All pictures, in order."""
+        return (self.image, *self.more)
