@@ -72,7 +72,9 @@ def records(config: Config, seed: int) -> Iterator[Record]:
     ids = ImageIds()
     parse = _parser(config)
     for split, files in config.files.items():
-        found = ((row, parse(row)) for name in files for row in rows(Path(name)))
+        found: Iterator[tuple[Row, Parsed]] = (
+            (row, parse(row)) for name in files for row in rows(Path(name))
+        )
         if config.joined:
             found = _grouped(found)
         for number, (row, parsed) in enumerate(found):
