@@ -6,21 +6,28 @@ import os
 import sys
 from pathlib import Path
 
-MODULES = {
+PIPELINE = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
     "ask": ("albef.ask", "answers to a question about a picture"),
 }
-"""Commands of the pipeline, and those that need torch: the module that becomes this process, and
-what it is for."""
+"""Commands of a project, run at its root: the module that becomes this process, and what for."""
+LIBRARY = {
+    "import": ("albef.importing", "a checkpoint of the original code into one of ours, and back"),
+}
+"""Commands that need no project: the same."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in MODULES:  # the module has the options, and says what they are
-        _become(MODULES[given[0]][0], given[1:])
+    if given and given[0] in PIPELINE:  # the module has the options, and says what they are
+        os.environ["ALBEF_FROM"] = str(Path.cwd())  # paths on the command line are relative to it
+        _go_to_root()  # where flows/ is
+        _become(PIPELINE[given[0]][0], given[1:])
+    if given and given[0] in LIBRARY:
+        _become(LIBRARY[given[0]][0], given[1:])
     options = _parser().parse_args(given)
     options.command(options)
 
@@ -30,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="albef", description="Train, follow and use ALBEF, a vision-language model."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (_, purpose) in MODULES.items():
+    for name, (_, purpose) in (PIPELINE | LIBRARY).items():
         commands.add_parser(name, help=purpose, add_help=False)
     find = commands.add_parser("find", help="the pictures of a test split that fit a text best")
     find.add_argument("text", help="what to look for, as 'a dog left of an apple'")
@@ -117,9 +124,6 @@ def _checkpoint(given: str) -> Path:
 
 def _become(module: str, arguments: list[str]) -> None:
     """Turn this process into a module, so that signals reach it directly."""
-    started = Path.cwd()
-    os.environ["ALBEF_FROM"] = str(started)  # paths on the command line are relative to it
-    _go_to_root()  # where flows/ is
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 

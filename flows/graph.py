@@ -15,9 +15,12 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml
 
-from albef.config import ParamsError, nearest
+from albef.config import ParamsError, nearest, read_yaml
+from albef.layout import PARAMS
 
 LOCK = Path("dvc.lock")
+PRETRAIN, PRETRAINED = "pretrain", "pretrained"
+"""The stage of pre-training and the checkpoint that it makes."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Node:
         reasons: why it is stale by itself; empty if it is not.
         waits: stale stages above it, which will run before it is known whether it must.
         running: the process that runs it now, or None.
+        needed: false for pre-training that no run starts from; it runs only when forced.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Node:
     reasons: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
     running: int | None = None
+    needed: bool = True
 
     @property
     def stale(self) -> bool:
@@ -66,6 +71,7 @@ def nodes(repo: Any) -> dict[str, Node]:
     lock = locked()
     busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
     producers = producers_of(order)
+    starts = _starts()
     found: dict[str, Node] = {}
     for stage in _sorted(graph, order):
         if not hasattr(stage, "name"):  # a .dvc file: data that no stage makes
@@ -80,11 +86,21 @@ def nodes(repo: Any) -> dict[str, Node]:
             tuple(str(out) for out in stage.outs),
         )
         node = replace(node, running=next((busy[out] for out in node.outs if out in busy), None))
+        if node.name == PRETRAIN and PRETRAINED not in starts:
+            found[stage.name] = replace(node, needed=False)
+            continue
         waits = tuple(n for n in node.upstream if found[n].stale or found[n].running)
         if node.running is None:
             node = replace(node, reasons=tuple(why(stage, lock.get(stage.name), producers, waits)))
         found[stage.name] = replace(node, waits=waits)
     return found
+
+
+def _starts() -> set[str]:
+    """What the runs start from, as params.yaml says it."""
+    tasks = read_yaml(PARAMS).get("tasks")
+    runs = tasks.values() if isinstance(tasks, Mapping) else ()
+    return {str(run.get("init")) for run in runs if isinstance(run, Mapping)}
 
 
 def _sorted(graph: Any, order: Mapping[Any, int]) -> list[Any]:

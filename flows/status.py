@@ -39,6 +39,8 @@ def report(layout: Layout) -> str:
 def _rows(node: graph.Node, layout: Layout) -> Iterator[tuple[str, str]]:
     if node.running is not None:
         yield node.name, f"running: process {node.running}, {_age(node.running)}"
+    elif not node.needed:
+        yield node.name, "not needed: no run starts from it"
     elif node.stale:
         reasons = [f"stale: {reason}" for reason in node.reasons[:1]]
         reasons += [f"       {reason}" for reason in node.reasons[1:]]

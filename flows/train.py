@@ -57,7 +57,8 @@ def _train(only: list[str], force: list[str]) -> State:
     for node in nodes.values():
         if node.name not in chosen:
             continue
-        if node.stale or node.name in forced or changing.intersection(node.upstream):
+        moved = node.stale or changing.intersection(node.upstream)
+        if node.name in forced or (node.needed and moved):
             changing.add(node.name)
         run = stages.task_of(
             node,

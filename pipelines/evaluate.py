@@ -1,7 +1,12 @@
 """Evaluate a run on its test splits, beside chance, random weights and the text alone."""
 
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from albef.config import Section
 from albef.data.shards import Shards, describe
@@ -12,6 +17,19 @@ from pipelines.runs import run_of
 from pipelines.stage import Stage, main, write_json
 from pipelines.trainer import device_of, seed_everything
 
+log = logging.getLogger("albef")
+
+
+class Reference(Section):
+    """A published value of a metric."""
+
+    value: float
+    """What was reported, on the first split."""
+    tolerance: Annotated[float, Field(ge=0)]
+    """Largest difference that passes."""
+    source: str
+    """Who reported it, and whether it was run here."""
+
 
 class EvaluateConfig(Section):
     """Values of the evaluation."""
@@ -20,6 +38,8 @@ class EvaluateConfig(Section):
     """Splits to evaluate, as far as the data set has them; the first one must exist."""
     batch_size: int
     """Images of one forward pass."""
+    reference: dict[str, dict[str, Reference]] | None = None
+    """Published values by run and metric; a difference beyond the tolerance fails the stage."""
 
 
 def run(stage: Stage) -> None:
@@ -62,6 +82,23 @@ def run(stage: Stage) -> None:
     first = settings.splits[0]
     if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
         stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
+    reference = (settings.reference or {}).get(stage.key, {})
+    if beyond := list(differing(metrics[first], reference)):
+        raise ValueError(f"not as reported: {'; '.join(beyond)}")
+
+
+def differing(metrics: Mapping[str, object], reference: Mapping[str, Reference]) -> Iterator[str]:
+    """What differs from the reference by more than its tolerance; every difference is logged."""
+    for name, said in reference.items():
+        found = metrics.get(name)
+        if not isinstance(found, float):
+            yield f"there is no metric {name}, but {', '.join(metrics)}"
+            continue
+        difference = found - said.value
+        text = f"{name} {found:.2f} is {difference:+.2f} from {said.value:g} ({said.source})"
+        log.info("%s, tolerance %g", text, said.tolerance)
+        if abs(difference) > said.tolerance:
+            yield text
 
 
 if __name__ == "__main__":

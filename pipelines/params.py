@@ -185,9 +185,14 @@ def _contradictions(params: Params) -> Iterator[str]:
             yield unknown(
                 f"tasks.{name}.init",
                 init,
-                f"neither pretrained, a run, nor a checkpoint under {params.paths.models}",
+                f"neither pretrained, a run, nor a checkpoint under {params.paths.models} "
+                "(`albef import` makes one of an original)",
                 ["pretrained", *(run for run in starts if run != name)],
             )
+    reference = cast(Any, params.sections["evaluate"]).reference or {}
+    for name in reference:
+        if name not in params.tasks:
+            yield unknown(f"evaluate.reference.{name}", name, "not one of the runs", list(starts))
     for name in starts:
         chain = [name]
         while starts.get(chain[-1]) in starts and starts[chain[-1]] not in chain:

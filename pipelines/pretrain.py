@@ -29,13 +29,15 @@ def run(stage: Stage) -> None:
         seed_everything(stage.seed)
         tokenizer = _tokenizer(stage, config)
         task = Task(config, tokenizer)
+        provenance = {"dataset": config.dataset, "data": data_digest, "seed": stage.seed}
+        if start := task.take_start():
+            provenance["start"] = start
         values = config.model_dump()
         folder = stage.scratch(
             fingerprint(
                 {
                     "values": values,
-                    "seed": stage.seed,
-                    "data": data_digest,
+                    **provenance,
                     "augment": stage.params["datasets"][config.dataset]["augment"],
                 }
             )
@@ -56,7 +58,7 @@ def run(stage: Stage) -> None:
         tensors=task.state_dict(),
         tokenizer=tokenizer,
         values=values,
-        provenance={"dataset": config.dataset, "data": data_digest, "seed": stage.seed},
+        provenance=provenance,
     )
     publish_curves(folder, stage.layout.curves("pretrained"))
     shutil.rmtree(folder)

@@ -84,6 +84,9 @@ def fit(
     Returns:
         Facts for the run record.
     """
+    if not config.epochs:  # a run that takes its start as it is needs no train split
+        task.to(device).eval()
+        return {"steps": 0}
     augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     data = stage.layout.data(dataset)
     shards = Shards(data, "train")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pydantic")
+COMMANDS = ("run", "status", "accept", "import", "find", "ask", "explain", "embed", "submit")
 
 
 def albef(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,11 +24,11 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "status", "accept", "find", "ask", "submit"):
+    for command in COMMANDS:
         assert f"    {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "status", "accept", "find", "ask", "submit"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself(command: str) -> None:
     done = albef(command, "--help")
     assert done.returncode == 0, done.stderr

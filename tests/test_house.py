@@ -136,6 +136,7 @@ ALLOWED = {
     "albef.tasks": {"albef.config", "albef.losses", "albef.models", "albef.data"},
     "albef.training": {"albef.config", "albef.data", "albef.tasks"},
     "albef.runtime": {"albef.config", "albef.data"},
+    "albef.importing": {"albef.config", "albef.data", "albef.models"},
     "albef.inference": {"albef.models", "albef.tasks", "albef.runtime"},
     "albef.answering": {"albef.config", "albef.models", "albef.tasks", "albef.runtime"},
     "albef.ask": {"albef.config", "albef.layout", "albef.answering"},

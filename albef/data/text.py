@@ -75,10 +75,15 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
-        """A tokenizer from its ``tokenizer.json``, a folder, or the name of a Hugging Face BERT."""
+        """A tokenizer from a ``tokenizer.json`` or ``vocab.txt``, a folder with one, or the name of
+        a Hugging Face BERT.
+        """
         path = Path(source)
-        if path.is_dir() and (path / "tokenizer.json").is_file():
-            path = path / "tokenizer.json"
+        for name in ("tokenizer.json", "vocab.txt"):
+            if path.is_dir() and (path / name).is_file():
+                path = path / name
+        if path.is_file() and path.suffix == ".txt":
+            return cls(_of_vocabulary(path))
         if path.is_file():
             try:
                 return cls(Tokenizer.from_file(str(path)))
@@ -127,6 +132,22 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
+    return tokenizer
+
+
+def _of_vocabulary(path: Path) -> Tokenizer:
+    """BERT's WordPiece of a file with a token a line; special tokens in a text are seen as such."""
+    try:
+        tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no vocabulary: it must hold a token a line") from None
+    if len(set(tokens)) != len(tokens) or not set(SPECIAL) <= set(tokens):
+        raise ValueError(
+            f"{path} is no vocabulary of BERT: a token a line, each once, {', '.join(SPECIAL)} "
+            "among them"
+        )
+    tokenizer = _wordpiece({token: number for number, token in enumerate(tokens)})
+    tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,9 +152,15 @@ def load_strict(
     ]
     for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
         if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-            raise CheckpointError(f"{where} does not fit: {len(names)} tensors {what}: {shown}")
+            raise CheckpointError(
+                f"{where} does not fit: {len(names)} tensors {what}: {listed(names)}"
+            )
     module.load_state_dict(taken, strict=False)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from albef.models.albef import ALBEF, ModelConfig
 from albef.models.matching import match_pairs
 from albef.models.momentum import MomentumTwin
 from albef.models.queue import FeatureQueue
+from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.tasks.ranking import RankingTask, training_pairs
 from albef.tasks.task import Batch, TrainingConfig
@@ -66,6 +67,8 @@ class Config(TrainingConfig):
     """The vocabulary."""
     model: ModelConfig
     """Sizes of the model."""
+    start: StartConfig | None = None
+    """What the encoders start from; left out, random weights."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,21 @@ class Task(RankingTask):
         self.model_m = MomentumTwin(self.model)
         self.mlm_head_m = MomentumTwin(self.mlm_head)
         self.queue = FeatureQueue(config.queue_size, config.model.embed_dim)
+
+    def take_start(self) -> dict[str, str]:
+        """Take the start weights that the values name, into student and twin; their digests.
+
+        Raises:
+            CheckpointError: they cannot be found or do not fit.
+        """
+        start, digests = self.config.start, {}
+        if start and start.image:
+            digests["image"] = start_image(self.model, start.image)
+        if start and start.text:
+            digests["text"] = start_text(self.model, self.mlm_head, start.text)
+        self.model_m.copy_from(self.model)
+        self.mlm_head_m.copy_from(self.mlm_head)
+        return digests
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""

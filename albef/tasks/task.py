@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from albef.config import Section, Tunable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # an exported model has no shards to read
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each."""
+WARMUP_BLOCK = 100
+"""Steps between two values of the ``original`` schedule's warm-up."""
 
 
 class TrainingConfig(Section):
@@ -42,8 +45,18 @@ class TrainingConfig(Section):
     """Optimizer steps of linear warm-up from ``min_lr``."""
     weight_decay: float
     """AdamW's decay of tensors with two or more dimensions."""
-    schedule: Literal["cosine"]
-    """Shape of the rate after warm-up."""
+    schedule: Literal["cosine", "original"]
+    """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
+    steps of the first epoch."""
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> Self:
+        if self.schedule == "original" and self.warmup_steps % WARMUP_BLOCK:
+            raise ValueError(
+                f"the original schedule climbs every {WARMUP_BLOCK} steps: warmup_steps "
+                f"{self.warmup_steps} is no multiple of {WARMUP_BLOCK}"
+            )
+        return self
 
 
 class RunConfig(TrainingConfig):

@@ -14,7 +14,7 @@ from albef.config import fixed
 from albef.data.loader import Loader
 from albef.tasks.task import Batch, Task, TrainingConfig, to_device
 from albef.training.optim import adamw
-from albef.training.schedules import cosine
+from albef.training.schedules import rate
 from albef.training.state import TrainingState, own
 from albef.training.tracking import Tracker
 
@@ -98,11 +98,9 @@ def train(
         began = time.perf_counter()
         task.train()
         for step, batch in enumerate(loader.batches(start, total), start):
-            rate = cosine(
-                step, total, lr=lr, min_lr=config.min_lr, warmup_steps=config.warmup_steps
-            )
+            now = rate(config, step, loader.steps_per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = now
 
             task.begin_step()
             outputs = []
@@ -132,7 +130,7 @@ def train(
                 points = LOG_EVERY if done % LOG_EVERY == 0 else done % LOG_EVERY
                 means = {name: float(value) / points for name, value in sums.items()}
                 sums = {}
-                tracker.log(step, {f"train/{n}": v for n, v in means.items()} | {"lr": rate})
+                tracker.log(step, {f"train/{n}": v for n, v in means.items()} | {"lr": now})
             if done % loader.steps_per_epoch == 0:
                 task.eval()
                 metrics = validate(done // loader.steps_per_epoch)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from albef.config import ParamsError, read_yaml
-from flows import graph
+from flows import graph, values
 from flows.accept import accept
+from flows.status import report
 from tests.flows.toy import Toy
 
 # DVC's own use of pygtrie
@@ -148,3 +150,16 @@ def test_status_says_why(project: Path) -> None:
     assert nodes["evaluate@retrieval"].reasons == ()
     assert nodes["evaluate@retrieval"].waits == ("finetune@retrieval",)
     assert os.getcwd() == str(project)
+
+
+def test_pretraining_that_no_run_starts_from_is_not_needed(project: Path) -> None:
+    shutil.copytree("products/models/pretrained", "products/models/brought")
+    edit("code/ingest.py")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("init: pretrained\n", "init: brought\n"))
+    nodes = graph.read()
+    assert nodes["ingest@web"].stale
+    assert (nodes["pretrain"].needed, nodes["pretrain"].stale) == (False, False)
+    assert nodes["finetune@retrieval"].reasons
+    assert "pretrain" not in nodes["finetune@retrieval"].waits
+    assert re.search(r"pretrain +not needed: no run starts from it", report(values.layout()))

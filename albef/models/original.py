@@ -1,0 +1,301 @@
+"""Checkpoints of the original code: their names and shapes, turned into ours and back.
+
+The name of each of our tensors gives the original's, so one map serves both ways.
+"""
+
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from albef.config import validate
+from albef.models.albef import ModelConfig
+from albef.models.queue import EMPTY
+from albef.models.weights import CheckpointError, listed
+
+HEAD_WIDTH = 64
+"""Width of an attention head, in each published model."""
+DROPOUT = 0.1
+"""Dropout of the original's BERT; a checkpoint does not hold it."""
+EMBED_DIM = 256
+"""Width of the shared space in each published model; kinds that contrast nothing do not tell it."""
+
+_PARTS = (
+    (r"temperature", "temp"),
+    (r"model\.image_encoder\.vit\.(.+)", r"visual_encoder@.\1"),
+    (r"model\.image_proj\.(.+)", r"vision_proj@.\1"),
+    (r"model\.text_proj\.(.+)", r"text_proj@.\1"),
+    (r"model\.text_encoder\.embeddings\.(.+)", r"text_encoder@.bert.embeddings.\1"),
+    (r"model\.text_encoder\.layer\.(.+)", r"text_encoder@.bert.encoder.layer.\1"),
+    (r"mlm_head\.bias", "text_encoder@.cls.predictions.bias"),
+    (r"mlm_head\.(.+)", r"text_encoder@.cls.predictions.transform.\1"),
+    (r"answer_decoder\.embeddings\.(.+)", r"text_decoder@.bert.embeddings.\1"),
+    (r"answer_decoder\.layer\.(.+)", r"text_decoder@.bert.encoder.layer.\1"),
+    (r"answer_decoder\.head\.bias", "text_decoder@.cls.predictions.bias"),
+    (r"answer_decoder\.head\.(.+)", r"text_decoder@.cls.predictions.transform.\1"),
+    (r"itm_head\.(.+)", r"itm_head.\1"),
+    (r"head\.(.+)", r"cls_head@.\1"),
+    (r"queue\.image", "image_queue"),
+    (r"queue\.text", "text_queue"),
+    (r"queue\.ids", "idx_queue"),
+    (r"queue\.pointer", "queue_ptr"),
+)
+"""Our names and the original's; ``@`` is where the twin's have ``_m``."""
+_TWIN = re.compile(r"^(\w+)_m\.model\.")
+_FUSION = re.compile(r"^model\.fusion_encoder\.layer\.(\d+)\.")
+_DECODER = ".cls.predictions.decoder."
+_SHARED = re.compile(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
+_WITH_HEAD = {"pretraining"}  # its encoder stands inside one with a masked-language head
+_NO_IDS = {"pretraining"}  # its queue holds no image ids
+_PAIRED = {"nlvr2", "text_assignment"}  # every fusion layer is doubled
+_UNREAD = re.compile(r"model(_m\.model)?\.(image|text)_proj\.")
+_CONTRASTS_NOTHING = {"vqa", "entailment", "nlvr2"}  # it has no projections
+_HEADS = {"text_assignment": ("cls_head", "ta_head")}
+_CONSTANTS = {"text_assignment": {"temp": 0.07}}  # held by the original, fixed in ours
+
+
+def original_name(name: str, kind: str, text_layers: int) -> str:
+    """The original's name of one of our tensors.
+
+    Args:
+        name: in the state of a task.
+        kind: of the checkpoint.
+        text_layers: layers of the text encoder, after which fusion's are counted.
+    """
+    plain, twin = _TWIN.subn(r"\1.", name)
+    plain = _FUSION.sub(lambda m: f"model.text_encoder.layer.{int(m[1]) + text_layers}.", plain)
+    for ours, theirs in _PARTS:
+        if match := re.fullmatch(ours, plain):
+            plain = match.expand(theirs)
+            break
+    if kind not in _WITH_HEAD:
+        plain = plain.replace("text_encoder@.bert.", "text_encoder@.")
+    plain = plain.replace(*_HEADS.get(kind, ("", "")))
+    return plain.replace("@", "_m" if twin else "")
+
+
+def read_original(path: Path) -> dict[str, Tensor]:
+    """The weights in a file of the original code, in float32; nothing in it is executed.
+
+    Raises:
+        CheckpointError: no file of tensors, a damaged one, or one with code in it.
+        OSError: it cannot be opened.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of protocols it may not know
+            held = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except OSError:
+        raise
+    except Exception as error:  # torch's readers raise whatever the bytes lead them to
+        code = re.search(r"(?:GLOBAL|Unsupported class|global) (\w+\.[\w.]+)", str(error))
+        if code:
+            raise CheckpointError(
+                f"{path} holds code besides tensors ({code[1]}), and running it could do "
+                "anything; save its weights alone with torch.save(model.state_dict(), FILE)"
+            ) from None
+        raise CheckpointError(
+            f"{path} is no checkpoint of torch, or it is damaged or cut off; fetch it again"
+        ) from None
+    if isinstance(held, dict) and isinstance(held.get("model"), dict):
+        held = held["model"]
+    tensors = held if isinstance(held, dict) else {}
+    found = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
+    if not found or len(found) < len(tensors):
+        raise CheckpointError(
+            f"{path} holds no weights by name, neither at its top nor under 'model'"
+        )
+    return {
+        str(name).removeprefix("module."): t.float() if t.is_floating_point() else t
+        for name, t in found.items()
+    }
+
+
+def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:
+    """The kind of run that made an original checkpoint, from its names.
+
+    Grounding is trained as retrieval, so its checkpoints are told as ``retrieval``.
+
+    Raises:
+        CheckpointError: it is none of them.
+    """
+    if "cls_head.2.weight" in tensors:
+        return "entailment" if len(tensors["cls_head.2.weight"]) == 3 else "nlvr2"
+    for sign, kind in (
+        ("text_encoder.cls.predictions.bias", "pretraining"),
+        ("idx_queue", "retrieval"),
+        ("text_decoder.cls.predictions.bias", "vqa"),
+        ("ta_head.weight", "text_assignment"),
+    ):
+        if sign in tensors:
+            return kind
+    raise CheckpointError(
+        f"{where} is no checkpoint of the original code: it has {listed(sorted(tensors))}"
+    )
+
+
+def sizes_of(
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    *,
+    where: str,
+    heads: tuple[int, int] | None,
+    dropout: float,
+) -> ModelConfig:
+    """Sizes of the model, from the shapes of the original's tensors.
+
+    Args:
+        tensors: by the original's names.
+        kind: of the checkpoint.
+        where: the file, for errors.
+        heads: of the image and of the text encoder; None is one for each 64 of width.
+        dropout: of the text side, which no tensor tells.
+
+    Raises:
+        CheckpointError: a tensor that every checkpoint has is not there, or no sizes fit.
+    """
+    inside = any(name.startswith("text_encoder.bert.") for name in tensors)
+    bert = "text_encoder.bert." if inside else "text_encoder."
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise CheckpointError(f"{where} is no checkpoint of the original code: no {name}")
+        return tuple(tensors[name].shape)
+
+    def count(pattern: str) -> int:
+        return len({m[1] for name in tensors if (m := re.match(pattern, name))})
+
+    width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight")
+    grid = round((shape("visual_encoder.pos_embed")[1] - 1) ** 0.5)
+    positions, text_width = shape(f"{bert}embeddings.position_embeddings.weight")
+    layer = re.escape(f"{bert}encoder.layer.") + r"(\d+)\."
+    layers, fusion = count(layer), count(layer + "crossattention")
+    if kind in _PAIRED:
+        fusion //= 2
+        layers -= fusion
+    image_heads, text_heads = heads or (width // HEAD_WIDTH, text_width // HEAD_WIDTH)
+    for tower, size, number in (("image", width, image_heads), ("text", text_width, text_heads)):
+        if number < 1 or size % number:
+            raise CheckpointError(
+                f"{where}: {number} heads do not divide the {tower} encoder's width {size}; give "
+                "both numbers with --heads"
+            )
+    values = {
+        "image": {
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "width": width,
+            "depth": count(r"visual_encoder\.blocks\.(\d+)\."),
+            "heads": image_heads,
+        },
+        "text": {
+            "width": text_width,
+            "depth": layers,
+            "fusion_depth": fusion,
+            "heads": text_heads,
+            "intermediate": shape(f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
+            "max_positions": positions,
+            "dropout": dropout,
+        },
+        "embed_dim": EMBED_DIM if kind in _CONTRASTS_NOTHING else shape("vision_proj.weight")[0],
+    }
+    return validate(ModelConfig, values, where=where)
+
+
+def to_ours(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    kind: str,
+    text_layers: int,
+    *,
+    where: str,
+) -> dict[str, Tensor]:
+    """The original's tensors by our names; every one is used, or known to say nothing new.
+
+    What ours has and the original lacks by design is filled: projections that the kind does not
+    read with zeros, ids of a queue that has none with :data:`EMPTY`.
+
+    Args:
+        tensors: by the original's names.
+        expected: all tensors that the kind has, by our names; only their shapes are read.
+        kind: of the checkpoint.
+        text_layers: layers of the text encoder.
+        where: the file, for errors.
+
+    Raises:
+        CheckpointError: names the keys that are missing or left over.
+    """
+    filled = {}
+    for name, tensor in expected.items():
+        if kind in _NO_IDS and name == "queue.ids":
+            filled[name] = torch.full(tensor.shape, EMPTY)
+        elif kind in _CONTRASTS_NOTHING and _UNREAD.match(name):
+            filled[name] = torch.zeros(tensor.shape)
+    origin = {n: original_name(n, kind, text_layers) for n in expected if n not in filled}
+    missing = [theirs for theirs in origin.values() if theirs not in tensors]
+    used = {*origin.values(), *_CONSTANTS.get(kind, ())}
+    extra = [name for name in tensors if name not in used and not _says_nothing_new(name, tensors)]
+    for what, keys in (("missing", missing), ("left over", extra)):
+        if keys:
+            raise CheckpointError(
+                f"{where} does not fit kind {kind}: {len(keys)} tensors {what}: {listed(keys)}"
+            )
+    return filled | {name: _turned(name, tensors[theirs]) for name, theirs in origin.items()}
+
+
+def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> dict[str, Tensor]:
+    """Our tensors as the original code loads them, with all that it holds twice.
+
+    Args:
+        tensors: by our names, all of a checkpoint.
+        kind: of the checkpoint.
+        text_layers: layers of the text encoder.
+    """
+    result = {name: torch.tensor(value) for name, value in _CONSTANTS.get(kind, {}).items()}
+    for name, tensor in tensors.items():
+        if (kind in _NO_IDS and name == "queue.ids") or (
+            kind in _CONTRASTS_NOTHING and _UNREAD.match(name)
+        ):
+            continue
+        result[original_name(name, kind, text_layers)] = _turned(name, tensor, back=True)
+    for name, tensor in list(result.items()):
+        if name.endswith("embeddings.position_embeddings.weight"):
+            stem = name.removesuffix("position_embeddings.weight")
+            result[f"{stem}position_ids"] = torch.arange(len(tensor))[None]
+        if name.endswith(".cls.predictions.bias"):
+            stem = name.removesuffix(".cls.predictions.bias")
+            words = result[f"{stem}.bert.embeddings.word_embeddings.weight"]
+            result |= {f"{stem}{_DECODER}weight": words, f"{stem}{_DECODER}bias": tensor}
+        if kind in _PAIRED and (layer := _SHARED.fullmatch(name)):
+            result[f"{layer[1]}{int(layer[2]) + 1}{layer[3]}"] = tensor
+    return result
+
+
+def _turned(name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
+    """A tensor in the other side's layout: the original's queues hold a column for each pair."""
+    match name:
+        case "queue.image" | "queue.text":
+            return tensor.t()
+        case "queue.ids" | "queue.pointer" if back:
+            return tensor[None]
+        case "queue.ids" | "queue.pointer":
+            return tensor[0]
+    return tensor
+
+
+def _says_nothing_new(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is a copy of another, or counts positions."""
+    if name.endswith("embeddings.position_ids"):
+        return True
+    stem, _, last = name.partition(_DECODER)
+    other = f"{stem}.cls.predictions.bias"
+    if last == "weight":
+        other = f"{stem}.bert.embeddings.word_embeddings.weight"
+    if layer := _SHARED.fullmatch(name):  # of a pair of layers, the second
+        other = f"{layer[1]}{int(layer[2]) - 1}{layer[3]}"
+    return other in tensors and torch.equal(tensors[other], tensors[name])

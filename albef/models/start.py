@@ -1,0 +1,194 @@
+"""Start weights of pre-training: a ViT of timm and a BERT of Hugging Face (ALBEF, section 3.1).
+
+BERT's first layers become the text encoder, the others the fusion encoder, whose cross-attention
+is new. Every tensor is taken or known not to be needed; nothing else may be left over or missing.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from albef.config import Section
+from albef.models.albef import ALBEF
+from albef.models.original import read_original
+from albef.models.text import MLMHead
+from albef.models.weights import CheckpointError, load_strict
+
+TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where a BERT's folder may hold its weights."""
+_IMAGE_UNUSED = ("image_encoder.vit.head.",)  # a classifier
+_BERT = (
+    (r"(?:bert\.)?embeddings\.(.+)", r"text_encoder.embeddings.\1"),
+    (r"cls\.predictions\.transform\.(.+)", r"mlm_head.\1"),
+    (r"cls\.predictions\.bias", "mlm_head.bias"),
+)
+_BERT_LAYER = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
+_BERT_UNUSED = re.compile(
+    r"(?:bert\.)?pooler\.|cls\.seq_relationship\.|cls\.predictions\.decoder\.|.+\.position_ids$"
+)
+log = logging.getLogger(__name__)
+
+
+class StartConfig(Section):
+    """What the encoders start from; null is random weights."""
+
+    image: str | None
+    """A ViT: a file of its weights, or its name in timm; DeiT-B in the paper."""
+    text: str | None
+    """A BERT: a folder with its weights, or its name at Hugging Face; bert-base-uncased there."""
+
+
+def start_image(model: ALBEF, source: str) -> str:
+    """Give the image encoder the weights of a ViT; position embeddings are resized.
+
+    Args:
+        model: its image encoder is changed.
+        source: a file (safetensors, or of torch), or a name in timm.
+
+    Returns:
+        Digest of the tensors taken.
+
+    Raises:
+        CheckpointError: it cannot be found or does not fit.
+    """
+    tensors = {f"image_encoder.vit.{name}": t for name, t in _vit(source).items()}
+    load_strict(
+        nn.ModuleDict({"image_encoder": model.image_encoder}),
+        tensors,
+        where=source,
+        dropped=_IMAGE_UNUSED,
+    )
+    taken = {name: t for name, t in tensors.items() if not name.startswith(_IMAGE_UNUSED)}
+    log.info("image encoder: %d of %d tensors of %s", len(taken), len(tensors), source)
+    return _digest(taken)
+
+
+def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
+    """Give text encoder, fusion encoder and masked-language head the weights of a BERT.
+
+    Cross-attention stays as it is, and so does the head where the BERT has none.
+
+    Args:
+        model: its text and fusion encoder are changed.
+        mlm_head: changed.
+        source: a folder, or a name at Hugging Face.
+
+    Returns:
+        Digest of the tensors taken.
+
+    Raises:
+        CheckpointError: it cannot be found or does not fit.
+    """
+    held = _bert(source)
+    layers = len(model.text_encoder.layer)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in held.items():
+        if not _BERT_UNUSED.match(name):
+            tensors[_bert_name(name, layers)] = tensor
+    words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
+    own = model.text_encoder.embeddings.word_embeddings.num_embeddings
+    if words is not None and len(words) != own:
+        raise CheckpointError(
+            f"{source} embeds {len(words)} tokens, but the tokenizer has {own}: set "
+            f"pretrain.tokenizer.source to {source}"
+        )
+    parts = nn.ModuleDict(
+        {
+            "text_encoder": model.text_encoder,
+            "fusion_encoder": model.fusion_encoder,
+            "mlm_head": mlm_head,
+        }
+    )
+    fresh = {name for name in parts.state_dict() if ".crossattention." in name}
+    if not any(name.startswith("mlm_head.") for name in tensors):
+        fresh.add("mlm_head.")
+    load_strict(parts, tensors, where=source, fresh=fresh)
+    log.info("text and fusion encoder: %d of %d tensors of %s", len(tensors), len(held), source)
+    return _digest(tensors)
+
+
+def _bert_name(name: str, text_layers: int) -> str:
+    """Our name of a tensor of a BERT; an unknown one stays, and is then left over."""
+    if layer := _BERT_LAYER.fullmatch(name):
+        index = int(layer[1])
+        if index < text_layers:
+            return f"text_encoder.layer.{index}.{layer[2]}"
+        return f"fusion_encoder.layer.{index - text_layers}.{layer[2]}"
+    for theirs, ours in _BERT:
+        if match := re.fullmatch(theirs, name):
+            return match.expand(ours)
+    return name
+
+
+def _vit(source: str) -> dict[str, Tensor]:
+    path = Path(source)
+    if path.is_file():
+        return _read(path)
+    if not timm.is_model(source.partition(".")[0]):
+        raise CheckpointError(
+            f"there is no file {source}, and timm has no model of that name; "
+            "timm.list_models('*vit*') lists them"
+        )
+    try:
+        vit = timm.create_model(source, pretrained=True, num_classes=0)
+    except Exception as error:  # whatever hub, network or registry raise
+        raise CheckpointError(
+            f"the weights of {source} cannot be fetched ({_first_line(error)}); give a local file"
+        ) from None
+    state: dict[str, Tensor] = vit.state_dict()
+    return state
+
+
+def _bert(source: str) -> dict[str, Tensor]:
+    folder = Path(source)
+    if folder.is_dir():
+        path = next((folder / name for name in TEXT_FILES if (folder / name).is_file()), None)
+        if path is None:
+            raise CheckpointError(f"{source} holds neither {' nor '.join(TEXT_FILES)}")
+    else:
+        path = _fetched(source)
+    return {
+        name.replace(".gamma", ".weight").replace(".beta", ".bias"): tensor
+        for name, tensor in _read(path).items()
+    }
+
+
+def _fetched(source: str) -> Path:
+    from transformers.utils import cached_file
+
+    reason = ""
+    for name in TEXT_FILES:
+        try:
+            return Path(cached_file(source, name))
+        except OSError as error:
+            reason = _first_line(error)
+    raise CheckpointError(
+        f"the weights of {source} cannot be fetched ({reason}); give a local folder"
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return read_original(path)
+    try:
+        held: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # safetensors raises its own, and what the bytes lead it to
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+    return held
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + bytes(tensor.contiguous().numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""Start weights against the libraries they come from, on tiny random models; nothing is fetched."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
+
+from albef.config import validate
+from albef.models.albef import ALBEF, ModelConfig
+from albef.models.bert import attention_bias
+from albef.models.start import StartConfig, start_image, start_text
+from albef.models.text import MLMHead
+from albef.models.weights import CheckpointError, resize_position_embedding
+from tests.conftest import tiny_model
+
+VOCABULARY = 50
+SIZES = BertConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=16,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=16,
+    initializer_range=0.3,
+)
+
+
+def ours(**image: int) -> tuple[ALBEF, MLMHead]:
+    sizes = tiny_model().model_dump()
+    sizes["image"] |= image
+    torch.manual_seed(1)
+    config = validate(ModelConfig, sizes, where="test")
+    return ALBEF(config, VOCABULARY).eval(), MLMHead(config.text.width, VOCABULARY)
+
+
+def vit(**changed: Any) -> torch.nn.Module:
+    torch.manual_seed(0)
+    values = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    made = timm.models.vision_transformer.VisionTransformer(**values | changed, num_classes=5)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.3)
+    return made.eval()
+
+
+def bert(cls: type, folder: Path) -> Any:
+    torch.manual_seed(0)
+    made = cls(SIZES).eval()
+    made.save_pretrained(folder)
+    return made
+
+
+@pytest.mark.parametrize("name", ["vit.safetensors", "vit.pth"])
+def test_the_image_encoder_computes_what_timms_model_does(name: str, tmp_path: Path) -> None:
+    theirs = vit()
+    if name.endswith("safetensors"):
+        save_file(theirs.state_dict(), tmp_path / name)
+    else:
+        torch.save({"model": theirs.state_dict()}, tmp_path / name)
+    model, _ = ours()
+    start_image(model, str(tmp_path / name))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = theirs.forward_features(images)
+        torch.testing.assert_close(model.encode_image(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_another_image_size_resizes_the_position_embeddings(tmp_path: Path) -> None:
+    theirs = vit()
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    model, _ = ours(image_size=32)
+    start_image(model, str(tmp_path / "vit.pth"))
+    expected = resize_position_embedding(theirs.state_dict()["pos_embed"], 17)
+    assert torch.equal(model.image_encoder.vit.pos_embed, expected)
+
+
+@pytest.mark.parametrize("cls", [BertModel, BertForMaskedLM, BertForPreTraining])
+@pytest.mark.parametrize("old", [False, True])
+def test_text_and_fusion_compute_what_bert_does(cls: type, old: bool, tmp_path: Path) -> None:
+    theirs = bert(cls, tmp_path)
+    if old:  # the names and the file of the first releases
+        state = load_file(tmp_path / "model.safetensors")
+        (tmp_path / "model.safetensors").unlink()
+        renamed = {
+            n.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): t
+            for n, t in state.items()
+        }
+        torch.save(renamed, tmp_path / "pytorch_model.bin")
+    model, head = ours()
+    before = {n: t.clone() for n, t in model.state_dict().items() if "crossattention" in n}
+    start_text(model, head, str(tmp_path))
+    ids = torch.randint(1, VOCABULARY, (2, 7))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    with torch.no_grad():
+        states = model.encode_text(ids, mask)
+        for layer in model.fusion_encoder.layer:
+            states = layer(states, attention_bias(mask))
+        inner = theirs if cls is BertModel else theirs.bert
+        expected = inner(input_ids=ids, attention_mask=mask).last_hidden_state
+        seen = mask.bool()
+        torch.testing.assert_close(states[seen], expected[seen], rtol=1e-4, atol=1e-5)
+        if cls is BertForMaskedLM:
+            logits = head(states, model.text_encoder.embeddings.word_embeddings.weight)
+            wanted = theirs(input_ids=ids, attention_mask=mask).logits
+            torch.testing.assert_close(logits[seen], wanted[seen], rtol=1e-4, atol=1e-5)
+    for name, tensor in before.items():  # nothing of BERT belongs there
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def change(state: dict[str, Tensor], case: str) -> dict[str, Tensor]:
+    if case == "left over":
+        return state | {"dist_token": torch.zeros(1, 1, 24)}
+    if case == "missing":
+        return {n: t for n, t in state.items() if n != "norm.bias"}
+    return {n: t[..., :12] if n == "cls_token" else t for n, t in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("left over", "1 tensors left over: image_encoder.vit.dist_token"),
+        ("missing", "1 tensors missing: image_encoder.vit.norm.bias"),
+        ("narrow", r"1 tensors of another shape: image_encoder.vit.cls_token \(1, 1, 12\)"),
+    ],
+)
+def test_a_vit_that_does_not_fit_is_told(case: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "vit.pth"
+    torch.save(change(vit().state_dict(), case), path)
+    with pytest.raises(CheckpointError, match=message):
+        start_image(ours()[0], str(path))
+
+
+def test_a_bert_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    deeper = BertConfig(**(SIZES.to_dict() | {"num_hidden_layers": 5}))
+    BertModel(deeper).save_pretrained(tmp_path / "deep")
+    with pytest.raises(CheckpointError, match=r"16 tensors left over: fusion_encoder.layer.2"):
+        start_text(*ours(), str(tmp_path / "deep"))
+    larger = BertConfig(**(SIZES.to_dict() | {"vocab_size": 60}))
+    BertModel(larger).save_pretrained(tmp_path / "large")
+    with pytest.raises(CheckpointError, match="embeds 60 tokens, but the tokenizer has 50: set "):
+        start_text(*ours(), str(tmp_path / "large"))
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no file vit_of_nobody, and timm has no"):
+        start_image(ours()[0], "vit_of_nobody")
+    with pytest.raises(CheckpointError, match=r"holds neither model.safetensors nor"):
+        start_text(*ours(), str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
+        start_text(*ours(), str(tmp_path))
+
+
+def test_the_twin_starts_at_the_student_and_the_digest_tells_the_weights(tmp_path: Path) -> None:
+    from albef.tasks.pretraining import Task
+    from tests.models.original import vocabulary
+    from tests.tasks.test_pretraining_parity import config
+
+    sizes = BertConfig(
+        vocab_size=211, hidden_size=32, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=40,
+    )  # fmt: skip
+    theirs = BertForMaskedLM(sizes)
+    theirs.save_pretrained(tmp_path)
+    start = StartConfig(image=None, text=str(tmp_path))
+    task = Task(config(0.4).model_copy(update={"start": start}), vocabulary())
+    digests = task.take_start()
+    for student, twin in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
+        for name, tensor in student.state_dict().items():
+            assert torch.equal(twin.model.state_dict()[name], tensor), name
+    assert set(digests) == {"text"}
+    assert task.take_start() == digests
+    with torch.no_grad():
+        theirs.cls.predictions.bias.add_(1)
+    theirs.save_pretrained(tmp_path)
+    assert task.take_start() != digests

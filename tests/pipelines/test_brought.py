@@ -1,0 +1,109 @@
+"""A checkpoint of the original code, put into the graph without any pre-training."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+import albef
+from albef.config import ParamsError, validate
+from albef.data.shards import Shards
+from albef.importing import import_original, write
+from albef.models.ranking import chance_recalls
+from albef.models.weights import load_checkpoint
+from pipelines import evaluate, export
+from pipelines.evaluate import Reference, differing
+from pipelines.params import load
+from pipelines.stage import Stage
+from tests.models.original import TOKENS
+from tests.pipelines.test_training import step, values
+from tests.test_importing import HEADS, original
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which an imported checkpoint went through the stages of a run."""
+    folder = tmp_path_factory.mktemp("brought")
+    (folder / "slots").mkdir()
+    torch.save({"model": original("retrieval")}, folder / "original.pth")
+    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    write(
+        import_original(folder / "original.pth", tokenizer=folder / "vocab.txt", heads=HEADS),
+        folder / "products" / "models" / "brought",
+    )
+    params = values(
+        tasks__retrieval__init="brought", tasks__retrieval__epochs=0, tasks__retrieval__lr=1e-5
+    )
+    params["datasets"]["scenes"]["sources"]["scenes"]["splits"] = {
+        "test": 24
+    }  # nothing to train on
+    params["pretrain"]["dataset"] = "scenes"
+    YAML(typ="safe").dump(params, folder / "params.yaml")
+    before = Path.cwd()
+    os.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder / "slots"))
+        load(Path("params.yaml"))
+        for name in ("ingest", "validate"):
+            step(name, "scenes")
+        for name in ("search", "finetune", "evaluate"):
+            step(name, "retrieval")
+        export.run(Stage("export", "retrieval"))
+        yield folder
+    os.chdir(before)
+
+
+def test_it_is_evaluated_without_training(brought: Path) -> None:
+    metrics = json.loads((brought / "products/metrics/retrieval.json").read_text())
+    assert metrics["chance"]["test"] == chance_recalls(24, 24)
+    assert set(metrics["chance"]["test"]) <= set(metrics["test"])
+    source = load_checkpoint(brought / "products/models/brought")
+    run = load_checkpoint(brought / "products/models/retrieval")
+    assert run.model.image.image_size == 48  # the run's; the original's is 32
+    for name in ("model.fusion_encoder.layer.1.output.dense.weight", "itm_head.weight"):
+        assert torch.equal(run.tensors[name], source.tensors[name])
+    assert not (brought / "products/models/pretrained").exists()
+
+
+def test_its_export_computes_what_it_does(brought: Path) -> None:
+    images = [Shards(brought / "products/data/scenes", "test")[i].image for i in range(3)]
+    texts = ["w9", "w10 w11", "w12"]
+    ours = albef.load(brought / "products/models/retrieval").match_logits(images, texts)
+    onnx = albef.runtime.load(brought / "products/exports/retrieval").match_logits(images, texts)
+    assert abs(ours - onnx).max() < 1e-4
+
+
+def test_a_result_that_is_not_as_reported_fails_after_it_is_written(brought: Path) -> None:
+    metrics = Path("products/metrics/retrieval.json")
+    reached = json.loads(metrics.read_text())["test"]["r_mean"]
+    params = YAML(typ="safe").load(Path("params.yaml").read_text())
+    said = {"value": reached + 3.0, "tolerance": 1.0, "source": "nobody"}
+    params["evaluate"]["reference"] = {"retrieval": {"r_mean": said}}
+    YAML(typ="safe").dump(params, Path("params.yaml"))
+    load(Path("params.yaml"))
+    metrics.unlink()
+    with pytest.raises(ValueError, match=r"not as reported: r_mean .* is -3.00 from .*\(nobody\)"):
+        evaluate.run(Stage("evaluate", "retrieval"))
+    assert json.loads(metrics.read_text())["test"]["r_mean"] == reached
+
+
+def reference(**changed: object) -> dict[str, Reference]:
+    said = {"value": 80.0, "tolerance": 0.5, "source": "the paper"} | changed
+    return {"tr@1": validate(Reference, said, where="test")}
+
+
+def test_differences_are_told_and_only_large_ones_count(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="albef")
+    assert list(differing({"tr@1": 79.6}, reference())) == []
+    assert "tr@1 79.60 is -0.40 from 80 (the paper), tolerance 0.5" in caplog.text
+    assert list(differing({"tr@1": 79.4}, reference())) == [
+        "tr@1 79.40 is -0.60 from 80 (the paper)"
+    ]
+    assert list(differing({"ir@1": 1.0}, reference())) == ["there is no metric tr@1, but ir@1"]
+    with pytest.raises(ParamsError, match="tolerance"):
+        reference(tolerance=-1.0)

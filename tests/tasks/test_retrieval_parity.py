@@ -1,0 +1,190 @@
+"""Our retrieval step and re-ranking against numbers of the original code, on its weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from albef.config import validate
+from albef.losses.itc import same_image_targets
+from albef.models.original import original_name, sizes_of, to_ours
+from albef.models.ranking import (
+    NOT_RANKED,
+    best,
+    encode_images,
+    encode_texts,
+    first_rank,
+    match_scores,
+    recalls,
+)
+from albef.models.weights import Checkpoint, resize_position_embedding
+from albef.tasks.retrieval import Config, Task
+from tests.conftest import tiny_config
+from tests.models.original import vocabulary
+
+FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "retrieval.safetensors")
+ORIGINAL = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
+TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
+TEXT_LAYERS = 2
+
+
+def original_task(alpha: float) -> Task:
+    changed = {"alpha": alpha, "queue_size": 16, "momentum": 0.995, "image_size": 32}
+    config = validate(Config, tiny_config().model_dump() | changed, where="test")
+    sizes = sizes_of(ORIGINAL, "retrieval", where="fixture", heads=(3, 4), dropout=0.0)
+    task = Task(config, sizes, vocabulary())
+    task.load_state_dict(
+        to_ours(ORIGINAL, task.state_dict(), "retrieval", TEXT_LAYERS, where="fixture")
+    )
+    return task.train()
+
+
+def batch(ids: str) -> dict[str, Tensor]:
+    return {
+        "image": FIXTURE["inputs/image"],
+        "ids": FIXTURE["inputs/input_ids"],
+        "text_mask": FIXTURE["inputs/attention_mask"],
+        "image_id": FIXTURE[f"inputs/idx_{ids}"],
+    }
+
+
+@pytest.fixture(autouse=True)
+def _argmax_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixtures were made with the most likely negative instead of a drawn one."""
+    monkeypatch.setattr(torch, "multinomial", lambda w, n, generator=None: w.topk(n).indices)
+
+
+def expect(name: str, actual: Tensor, **tolerance: float) -> None:
+    expected = FIXTURE[name].to(actual.dtype)
+    torch.testing.assert_close(actual, expected, **(TOLERANCE | tolerance), msg=name)
+
+
+@pytest.mark.parametrize(
+    ("key", "alpha", "ids"),
+    [
+        ("distill_alpha0.4_repeated", 0.4, "repeated"),
+        ("distill_alpha0_repeated", 0.0, "repeated"),
+        ("distill_alpha0.4_unique", 0.4, "unique"),
+        ("nodistill_repeated", 0.0, "repeated"),
+    ],
+)
+def test_losses_gradients_queue_and_twin_equal_the_original(
+    key: str, alpha: float, ids: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    module = "albef.tasks.retrieval"
+    for name in ("contrast", "match_pairs"):
+        inner = getattr(__import__(module, fromlist=[name]), name)
+
+        def record(*args: object, _name: str = name, _inner: object = inner) -> object:
+            seen[_name] = _inner(*args)  # type: ignore[operator]
+            return seen[_name]
+
+        monkeypatch.setattr(f"{module}.{name}", record)
+    task = original_task(alpha)
+    queue_ids = task.queue.ids.clone()
+    task.begin_step()
+    output = task(batch(ids), epoch=1.0)
+    output["loss"].backward()
+    task.end_step([output])
+
+    expect(f"{key}/loss_ita", output["itc"])
+    expect(f"{key}/loss_itm", output["itm"])
+    expect(f"{key}/image_feat_m", output["image_feat_m"])
+    expect(f"{key}/text_feat_m", output["text_feat_m"])
+    hard = same_image_targets(batch(ids)["image_id"], queue_ids)
+    expect(f"{key}/sim_targets_hard", hard)
+    expect(f"{key}/sim_i2t", seen["contrast"].sim_i2t)
+    expect(f"{key}/sim_t2i", seen["contrast"].sim_t2i)
+    pairs = seen["match_pairs"]
+    expect(f"{key}/itm_logits", pairs.logits)
+    expect(f"{key}/neg_image_idx_for_text", pairs.neg_image_idx)
+    expect(f"{key}/neg_text_idx_for_image", pairs.neg_text_idx)
+
+    ours = task.state_dict()
+    expect(f"{key}/state_after/image_queue", ours["queue.image"].t())
+    expect(f"{key}/state_after/text_queue", ours["queue.text"].t())
+    expect(f"{key}/state_after/idx_queue", ours["queue.ids"][None])
+    expect(f"{key}/state_after/queue_ptr", ours["queue.pointer"][None])
+    compared = 0
+    for name, tensor in ours.items():
+        theirs = f"{key}/state_after/{original_name(name, 'retrieval', TEXT_LAYERS)}"
+        if name.startswith("model_m.") and theirs in FIXTURE:
+            expect(theirs, tensor)
+            compared += 1
+    assert compared == 7
+    compared = 0
+    for name, parameter in task.named_parameters():
+        theirs = f"{key}/grad_norms/{original_name(name, 'retrieval', TEXT_LAYERS)}"
+        if theirs in FIXTURE and not name.endswith("key.bias"):  # zero but for rounding
+            expect(theirs, parameter.grad.norm(), rtol=1e-3)
+            compared += 1
+    assert compared > 120
+
+
+def test_the_temperature_is_not_clamped() -> None:
+    task = original_task(0.4)
+    with torch.no_grad():
+        task.temperature.fill_(0.9)
+    task.begin_step()
+    output = task(batch("unique"), epoch=1.0)
+    expect("temp_0.9_not_clamped/loss_ita", output["itc"])
+    expect("temp_0.9_not_clamped/loss_itm", output["itm"])
+    expect("temp_0.9_not_clamped/temp", task.temperature.detach())
+
+
+@pytest.mark.parametrize("name", ["32to48", "224to256", "256to384", "same_48"])
+def test_position_embeddings_are_resized_as_in_the_original(name: str) -> None:
+    expected = FIXTURE[f"pos_embed/outputs/{name}"]
+    resized = resize_position_embedding(FIXTURE[f"pos_embed/inputs/{name}"], expected.shape[1])
+    torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_re_ranking_and_recall_equal_the_original() -> None:
+    task = original_task(0.4).eval()
+    images, ids = FIXTURE["inputs/eval_image"], FIXTURE["inputs/eval_input_ids"]
+    mask = FIXTURE["inputs/eval_attention_mask"]
+    image_feat = encode_images(task.model, images.split(2))
+    text_feat, states = encode_texts(task.model, ids, mask, 3)
+    sim = image_feat @ text_feat.t()
+    expect("eval/image_feat", image_feat)
+    expect("eval/text_feat", text_feat)
+    expect("eval/sims", sim)
+
+    chosen = {"i2t": best(sim, 3), "t2i": best(sim.t(), 3)}
+    pairs = chosen["i2t"] | chosen["t2i"].t()
+    scores = match_scores(task.model, task.itm_head, images.split(2), states, mask, pairs)
+    final = {
+        "i2t": scores.masked_fill(~chosen["i2t"], NOT_RANKED),
+        "t2i": scores.t().masked_fill(~chosen["t2i"], NOT_RANKED),
+    }
+    expect("eval/score_i2t", final["i2t"])
+    expect("eval/score_t2i", final["t2i"])
+
+    owner = torch.tensor([int(FIXTURE[f"inputs/eval_txt2img/{i}"]) for i in range(7)])
+    relevant = owner[None, :] == torch.arange(5)[:, None]
+    # Ranks among the re-ranked alone: the original orders the rest as its sort happens to.
+    ranks = {
+        name: first_rank(final[name], right).tolist()
+        for name, right in (("i2t", relevant), ("t2i", relevant.t()))
+    }
+    ours = recalls(ranks["i2t"], ranks["t2i"])
+    for ours_name, theirs in (("tr@1", "txt_r1"), ("ir@1", "img_r1")):
+        assert ours[ours_name] == pytest.approx(float(FIXTURE[f"eval/metrics/{theirs}"]))
+
+
+def test_a_start_from_the_original_takes_all_but_the_queues_ids() -> None:
+    task = original_task(0.4)
+    tensors = task.state_dict()
+    init = Checkpoint(Path("x"), "retrieval", task.sizes, {}, tensors, vocabulary())
+    config = task.config.model_copy(update={"image_size": 48})
+    started = Task.start(config, init).state_dict()
+    assert set(started["queue.ids"].tolist()) == {-100}
+    for name in ("model.image_encoder.vit.pos_embed", "model_m.model.image_encoder.vit.pos_embed"):
+        expected = FIXTURE["pos_embed/outputs/32to48"]
+        assert started.pop(name).shape == expected.shape
+    for name, tensor in started.items():
+        if name != "queue.ids":
+            assert torch.equal(tensor, tensors[name]), name
