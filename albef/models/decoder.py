@@ -30,7 +30,7 @@ class AnswerDecoder(nn.Module):
             BertLayer(config.width, config.heads, config.intermediate, config.dropout, config.width)
             for _ in range(config.fusion_depth)
         )
-        init_bert_weights(self)
+        init_bert_weights(self, config.width)
         self.head = MLMHead(config.width, vocab_size)
 
     def question_key_values(self, fused_states: Tensor) -> list[KeyValue]:
