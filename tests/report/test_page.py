@@ -260,6 +260,16 @@ def test_metrics_of_a_kind_to_come_need_no_new_code() -> None:
     assert "ITC" not in text.partition("Results")[2].partition("Examples")[0]
 
 
+def test_what_the_text_alone_gives_away_is_told_where_it_is_known() -> None:
+    split = SplitResult("test", 4, {"accuracy": 60.0}, {}, {}, text_only={"accuracy": 41.5})
+    told = Page(render(Report(1, runs=(Run("a", "vqa", "x", "y", splits=(split,)),)))).text
+    assert "from the text alone 41.5 %" in told
+    assert "text alone" in told
+    plain = SplitResult("test", 4, {"accuracy": 60.0}, {}, {})
+    told = Page(render(Report(1, runs=(Run("a", "vqa", "x", "y", splits=(plain,)),)))).text
+    assert "text alone" not in told
+
+
 def test_re_ranking_that_loses_is_not_hidden() -> None:
     split = SplitResult("test", 9, {"r_mean": 22.2, "itc_r_mean": 42.8}, {"r_mean": 1.07}, {})
     text = Page(render(Report(seed=1, runs=(Run("a", "a", "a", "a", (split,)),)))).text
