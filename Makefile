@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup run test test-slow check bench lock clean
+.PHONY: setup run run-all test test-slow check bench lock clean
 
 setup: $(INSTALLED)
 
@@ -16,6 +16,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 run: setup
 	$(BIN)/albef run
+
+run-all: setup
+	$(BIN)/albef run --preset all-tasks
 
 test: setup
 	$(BIN)/python -m pytest
