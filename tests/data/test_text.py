@@ -63,3 +63,12 @@ def test_what_is_no_vocabulary_is_named(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is no vocabulary"):
         TextTokenizer.load(path)
+
+
+def test_a_text_for_retrieval_is_cut_in_training_as_in_evaluation(vocabulary: Path) -> None:
+    """The original cuts none in training; ours has one length, the one that it evaluates with."""
+    call = next(call for call in TOKENIZER["calls"] if call["label"] == "retrieval train")
+    ids, _ = TextTokenizer.load(vocabulary).encode(call["texts"], 30)
+    expected = np.array(call["input_ids"])
+    assert ids.shape[1] == 30 < expected.shape[1]
+    assert np.array_equal(ids, expected[:, :30])
