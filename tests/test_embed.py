@@ -9,7 +9,8 @@ import torch
 
 from albef import embed
 from albef.data.record import Record
-from albef.data.shards import ShardError, Shards, write
+from albef.data.shard_writer import write
+from albef.data.shards import ShardError, Shards
 from albef.data.transforms import ImageError
 from albef.inference import load
 from albef.models.ranking import first_rank, recalls
