@@ -30,7 +30,7 @@ def _set(folder: Path, opset: int, tolerance: float) -> None:
         "seed: 1\n"
         "paths: {root: products, models: products/models}\n"
         "runtime: {device: cpu, threads: 2, workers: 0, scratch: null, checkpoint_every: 1}\n"
-        f"export: {{opset: {opset}, tolerance: {tolerance}}}\n"
+        f"export: {{runs: [retrieval], opset: {opset}, tolerance: {tolerance}}}\n"
     )
 
 

@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -136,8 +137,11 @@ class Toy:
         (path / "toy_stage.py").write_text(STAGE)
         (path / "dvc.yaml").write_text(textwrap.dedent(DVC))
         (path / "flows").symlink_to(ROOT / "flows")
-        for name in ("params.yaml", "prefect.toml", "prefect.yaml"):
+        for name in ("prefect.toml", "prefect.yaml"):
             (path / name).write_text((ROOT / name).read_text())
+        values = (ROOT / "params.yaml").read_text()
+        other_runs = r"(?m)^  (?!retrieval:)\w+:\n    kind: .*\n(?:    .*\n)+"
+        (path / "params.yaml").write_text(re.sub(other_runs, "", values))
         for preset in (ROOT / "presets").glob("*.yaml"):
             (path / "presets" / preset.name).write_text(preset.read_text())
         (path / ".gitignore").write_text(

@@ -69,7 +69,7 @@ def pretrained(depth: int = 4, fusion_depth: int = 2) -> Checkpoint:
     values = {
         "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
         "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02, "schedule": "cosine",
-        "dataset": "x", "itc": True, "hard_negatives": True, "hard_negatives_from": 0,
+        "dataset": "x", "itc": True, "hard_negatives": True,
         "alpha_itc": 0.4, "alpha_mlm": 0.4, "mlm_probability": 0.15, "queue_size": 8,
         "queue_from": 0, "momentum": 0.9, "temperature": 0.07, "max_tokens": 12,
         "tokenizer": {"source": "corpus", "vocab_size": 80}, "model": sizes.model_dump(),
