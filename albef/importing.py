@@ -30,8 +30,8 @@ from albef.models.weights import (
 
 TOKENIZER = "bert-base-uncased"
 """What the original code tokenises with."""
-MAX_TOKENS = {"pretraining": 25, "retrieval": 30}
-"""Where the original code cuts a text, by kind."""
+MAX_TOKENS = {"pretraining": 25, "text_assignment": 25, "vqa": 25}
+"""Where the original code cuts a text, by kind; 30 elsewhere."""
 log = logging.getLogger("albef")
 
 
@@ -77,7 +77,7 @@ def import_original(
     queue = original.get("image_queue", torch.empty(0, 0)).shape[1]
     values = {
         "image_size": image_size or sizes.image.image_size,
-        "max_tokens": MAX_TOKENS.get(kind, MAX_TOKENS["retrieval"]),
+        "max_tokens": MAX_TOKENS.get(kind, 30),
         "queue_size": queue,
     }
     draft = Checkpoint(path, kind, sizes, {"values": values}, {}, words)

@@ -1,6 +1,7 @@
 """Checkpoints in the original code's format, imported, put to use, and written back."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,31 +9,33 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import albef
 from albef.importing import export_original, import_original, track, write
 from albef.models.weights import CheckpointError, load_checkpoint
-from tests.models.original import TOKENS
+from tests import original as originals
+from tests.original import TOKENS
 
-FIXTURES = Path(__file__).parent / "fixtures"
 HEADS = (3, 4)
 POSITIONS = "image_encoder.vit.pos_embed"
 
 
 def original(name: str) -> dict[str, Tensor]:
-    """A checkpoint as the original code saves it: with what it ties and counts."""
-    tensors = load_file(FIXTURES / f"{name}.safetensors")
-    state = {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
-    for twin in ("", "_m"):
-        bert = f"text_encoder{twin}." + ("bert." if name == "pretrain" else "")
-        count = len(state[f"{bert}embeddings.position_embeddings.weight"])
-        state[f"{bert}embeddings.position_ids"] = torch.arange(count)[None]
-        if name == "pretrain":
-            head = f"text_encoder{twin}.cls.predictions."
-            state[f"{head}decoder.weight"] = state[f"{bert}embeddings.word_embeddings.weight"]
-            state[f"{head}decoder.bias"] = state[f"{head}bias"]
+    """A checkpoint as the original code saves it: with what it ties, shares and counts."""
+    state = originals.weights(originals.fixture(name))
+    for key, tensor in list(state.items()):
+        if key.endswith(".position_embeddings.weight"):
+            stem = key.removesuffix("position_embeddings.weight")
+            state[f"{stem}position_ids"] = torch.arange(len(tensor))[None]
+        if key.endswith(".cls.predictions.bias"):
+            stem = key.removesuffix(".cls.predictions.bias")
+            words = state[f"{stem}.bert.embeddings.word_embeddings.weight"]
+            state[f"{stem}.cls.predictions.decoder.weight"] = words
+            state[f"{stem}.cls.predictions.decoder.bias"] = tensor
+        layer = re.fullmatch(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)", key)
+        if layer and name in ("nlvr2", "text_assignment"):  # the second of a pair has the same
+            state[f"{layer[1]}{int(layer[2]) + 1}{layer[3]}"] = tensor
     return state
 
 
@@ -57,21 +60,29 @@ def save(tmp_path: Path) -> Save:
 
 @pytest.mark.parametrize(
     ("name", "kind", "size", "max_tokens"),
-    [("pretrain", "pretraining", 48, 25), ("retrieval", "retrieval", 32, 30)],
+    [
+        ("pretrain", "pretraining", 48, 25),
+        ("retrieval", "retrieval", 32, 30),
+        ("vqa", "vqa", 32, 25),
+        ("entailment", "entailment", 32, 30),
+        ("text_assignment", "text_assignment", 32, 25),
+        ("nlvr2", "nlvr2", 32, 30),
+    ],
 )
 def test_there_and_back_again_nothing_changes(
     name: str, kind: str, size: int, max_tokens: int, save: Save, vocabulary: Path, tmp_path: Path
 ) -> None:
     state = original(name)
+    width, heads = state["visual_encoder.cls_token"].shape[-1], (2, 4) if name == "vqa" else HEADS
     imported = import_original(
-        save({"model": state, "epoch": 3}), tokenizer=vocabulary, heads=HEADS
+        save({"model": state, "epoch": 3}), tokenizer=vocabulary, heads=heads
     )
     folder = tmp_path / "imported"
     write(imported, folder)
     checkpoint = load_checkpoint(folder)
     assert checkpoint.kind == kind
     assert checkpoint.model.image.model_dump() == {
-        "image_size": size, "patch_size": 16, "width": 48, "depth": 3, "heads": 3
+        "image_size": size, "patch_size": 16, "width": width, "depth": 3, "heads": heads[0]
     }  # fmt: skip
     assert checkpoint.model.text.model_dump() == {
         "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
@@ -102,7 +113,7 @@ def test_an_imported_checkpoint_is_put_to_use(
 def test_position_embeddings_of_student_and_twin_are_resized(save: Save, vocabulary: Path) -> None:
     state = original("retrieval")
     taken = import_original(save(state), tokenizer=vocabulary, heads=HEADS, image_size=48)
-    expected = load_file(FIXTURES / "retrieval.safetensors")["pos_embed/outputs/32to48"]
+    expected = originals.fixture("retrieval")["pos_embed/outputs/32to48"]
     assert taken.model.image.image_size == 48
     for twin in ("model.", "model_m.model."):
         resized = taken.tensors[twin + POSITIONS]

@@ -1,19 +1,15 @@
 """Grad-CAM against numbers of the original code, on its weights."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from albef.config import validate
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.gradcam import cross_attention, itc_maps, itm_maps
-from tests.tasks.original import rename
+from tests import original as originals
 
-FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "grounding.safetensors")
-TEXT_LAYERS = 2
+FIXTURE = originals.fixture("grounding")
 MASK = FIXTURE["inputs/attention_mask"]
 
 
@@ -31,8 +27,7 @@ def original() -> tuple[ALBEF, nn.Linear, float]:
     task.model = ALBEF(validate(ModelConfig, sizes, where="test"), 211)
     task.itm_head = nn.Linear(32, 2)
     task.temperature = nn.Parameter(torch.zeros(()))
-    state = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
-    task.load_state_dict({rename(n, TEXT_LAYERS): t for n, t in state.items()}, strict=True)
+    originals.load(task, "retrieval", FIXTURE)
     return task.eval().model, task.itm_head, task.temperature.item()
 
 
@@ -51,7 +46,7 @@ def test_itm_equals_the_original(original: tuple[ALBEF, nn.Linear, float], layer
     text_states, image_states = encoded(model)
     image = model.fusion_encoder.image_key_values(image_states)
     seen = cross_attention(model, head, text_states, MASK, image, layer)
-    name = f"itm_block{TEXT_LAYERS + layer}"
+    name = f"itm_block{originals.TEXT_LAYERS + layer}"
     close(seen.weights, f"{name}_attn", atol=5e-5)
     close(seen.gradient, f"{name}_attn_grad", rtol=1e-3)
     close(seen.logits, "itm_logits", atol=5e-5)

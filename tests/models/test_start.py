@@ -160,7 +160,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_the_twin_starts_at_the_student_and_the_digest_tells_the_weights(tmp_path: Path) -> None:
     from albef.tasks.pretraining import Task
-    from tests.models.original import vocabulary
+    from tests.original import vocabulary
     from tests.tasks.test_pretraining_parity import config
 
     sizes = BertConfig(

@@ -20,7 +20,7 @@ from pipelines import evaluate, export
 from pipelines.evaluate import Reference, differing
 from pipelines.params import load
 from pipelines.stage import Stage
-from tests.models.original import TOKENS
+from tests.original import TOKENS
 from tests.pipelines.test_training import step, values
 from tests.test_importing import HEADS, original
 

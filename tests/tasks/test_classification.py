@@ -1,6 +1,7 @@
 """What the kinds that classify promise: starts, predictions, errors."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from albef.config import validate
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.data.transforms import AugmentConfig, Train
+from albef.models.original import original_name
 from albef.models.pair import doubled
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.tasks import entailment, nlvr2, pretraining, text_assignment
 from albef.tasks.classification import RecordError
+from tests import original
 from tests.conftest import CAPTIONS, tiny_model
 from tests.data import toy
-from tests.tasks import original
-from tests.tasks.original import rename
 
 SURGERY = json.loads((Path(__file__).parents[1] / "fixtures" / "surgery.json").read_text())
 KINDS = [entailment, nlvr2]
@@ -87,21 +88,23 @@ def pretrained(depth: int = 4, fusion_depth: int = 2) -> Checkpoint:
 @pytest.mark.parametrize("kind", [entailment, text_assignment, nlvr2])
 def test_a_start_takes_what_the_original_takes_from_where_it_takes_it(kind: ModuleType) -> None:
     init = pretrained(depth=12, fusion_depth=6)
-    state = kind.Task.start(config_of(kind), init).state_dict()
+    task = kind.Task.start(config_of(kind), init)
+    state, names = task.state_dict(), original.names(task, name_of(kind), 6)
+    sources = {original_name(name, "pretraining", 6): name for name in init.tensors}
     # The original goes to NLVR2 by way of text assignment, and ours may go straight.
     loaded = SURGERY["entailment" if kind is entailment else "text_assignment"]["loaded"]
-    layers = {
-        str(rename(f"{target}x", 6))[:-1]: str(rename(f"{source}x", 6))[:-1]
-        for target, source in loaded.items()
-        if ".layer." in target
-    }
-    student = [name for name in state if name.startswith("model.")]
-    twin = [name for name in state if name.startswith("model_m.")] if kind is entailment else []
-    for name in student + twin:
-        prefix = next((p for p in layers if name.startswith(p)), "")
-        source = layers.get(prefix, "") + name.removeprefix(prefix)
-        assert torch.equal(state[name], init.tensors[source]), name
-    fresh = {rename(name, 6) for name in SURGERY[name_of(kind)]["fresh"]}
+    layers = {target: source for target, source in loaded.items() if ".layer." in target}
+    student = [n for n, ours in names.items() if ours.startswith("model.")]
+    twin = [n for n, ours in names.items() if ours.startswith("model_m.")]
+    for name in student + (twin if kind is entailment else []):
+        plain = name.replace("text_encoder_m.", "text_encoder.")
+        prefix = next((p for p in layers if plain.startswith(p)), "")
+        source = layers[prefix] + plain.removeprefix(prefix) if prefix else plain
+        source = re.sub(r"^text_encoder\.(?!bert)", "text_encoder.bert.", source)
+        if plain != name:
+            source = source.replace("text_encoder.", "text_encoder_m.")
+        assert torch.equal(state[names[name]], init.tensors[sources[source]]), name
+    fresh = {names[name] for name in SURGERY[name_of(kind)]["fresh"]}
     assert {name for name in state if name.startswith("head")} == fresh
 
 

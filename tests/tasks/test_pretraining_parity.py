@@ -1,22 +1,18 @@
 """Our pre-training step against numbers of the original code, on its weights."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from albef.config import validate
 from albef.losses.mlm import IGNORED
-from albef.models.original import original_name, to_ours
+from albef.models.original import original_name
 from albef.tasks.pretraining import Config, Task
 from albef.training.optim import adamw
-from tests.models.original import vocabulary
+from tests import original as originals
+from tests.original import TEXT_LAYERS, TOLERANCE, vocabulary
 
-FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "pretrain.safetensors")
-TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
-TEXT_LAYERS = 2
+FIXTURE = originals.fixture("pretrain")
 
 
 def config(alpha: float) -> Config:
@@ -48,9 +44,7 @@ def config(alpha: float) -> Config:
 
 def original_task(alpha: float) -> Task:
     task = Task(config(alpha), vocabulary())
-    state = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
-    ours = to_ours(state, task.state_dict(), "pretraining", TEXT_LAYERS, where="fixture")
-    task.load_state_dict(ours)
+    originals.load(task, "pretraining", FIXTURE)
     return task.train()
 
 

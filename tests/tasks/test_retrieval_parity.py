@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from albef.config import validate
 from albef.losses.itc import same_image_targets
-from albef.models.original import original_name, sizes_of, to_ours
+from albef.models.original import original_name, sizes_of
 from albef.models.ranking import (
     NOT_RANKED,
     best,
@@ -21,13 +20,12 @@ from albef.models.ranking import (
 )
 from albef.models.weights import Checkpoint, resize_position_embedding
 from albef.tasks.retrieval import Config, Task
+from tests import original
 from tests.conftest import tiny_config
-from tests.models.original import vocabulary
+from tests.original import TEXT_LAYERS, TOLERANCE, vocabulary
 
-FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "retrieval.safetensors")
-ORIGINAL = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
-TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
-TEXT_LAYERS = 2
+FIXTURE = original.fixture("retrieval")
+ORIGINAL = original.weights(FIXTURE)
 
 
 def original_task(alpha: float) -> Task:
@@ -35,9 +33,7 @@ def original_task(alpha: float) -> Task:
     config = validate(Config, tiny_config().model_dump() | changed, where="test")
     sizes = sizes_of(ORIGINAL, "retrieval", where="fixture", heads=(3, 4), dropout=0.0)
     task = Task(config, sizes, vocabulary())
-    task.load_state_dict(
-        to_ours(ORIGINAL, task.state_dict(), "retrieval", TEXT_LAYERS, where="fixture")
-    )
+    original.load(task, "retrieval", FIXTURE)
     return task.train()
 
 

@@ -1,30 +1,25 @@
 """Text assignment against numbers of the original code, and what its draws promise."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from albef.config import validate
 from albef.data.record import Record
 from albef.tasks.classification import RecordError
 from albef.tasks.text_assignment import CLASSES, Config, Task, draw_pairs
+from tests import original
 from tests.data import toy
-from tests.tasks import original
-from tests.tasks.original import rename
+from tests.original import TOLERANCE
 
-FIXTURE = load_file(Path(__file__).parents[1] / "fixtures" / "text_assignment.safetensors")
-TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
+FIXTURE = original.fixture("text_assignment")
 
 
 def original_task() -> Task:
     values = original.run_values("text_assignment", image_size=32, max_tokens=25)
     config = validate(Config, values, where="test")
-    task = Task(config, original.fine_tuned_sizes(), original.tokenizer())
-    kept = {n: t for n, t in FIXTURE.items() if n != "state/temp"}  # no loss reads it
-    original.load_original(task, kept, {})
+    task = Task(config, original.fine_tuned_sizes(), original.vocabulary())
+    original.load(task, "text_assignment", FIXTURE)
     return task.train()
 
 
@@ -54,12 +49,11 @@ def test_loss_and_gradients_equal_the_original(monkeypatch: pytest.MonkeyPatch) 
     loss.backward()
     torch.testing.assert_close(loss.detach(), FIXTURE["loss"], **TOLERANCE)
     parameters = dict(task.named_parameters())
+    names = original.names(task, "text_assignment")
     compared = 0
     for name, tensor in FIXTURE.items():
         if name.startswith("grad_norms/") and not name.endswith("key.bias"):
-            target = rename(name.removeprefix("grad_norms/"), 2)
-            assert target is not None
-            grad = parameters[target].grad
+            grad = parameters[names[name.removeprefix("grad_norms/")]].grad
             assert grad is not None, name
             torch.testing.assert_close(grad.norm(), tensor.float(), rtol=1e-3, atol=5e-5, msg=name)
             compared += 1

@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 from torch import Tensor
 
 from albef.config import validate
-from albef.data.text import SPECIAL, TextTokenizer, clean_question
+from albef.data.text import TextTokenizer, clean_question
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig
 from albef.models.decoder import rank
@@ -21,27 +18,12 @@ from albef.models.fusion import select
 from albef.models.weights import Checkpoint
 from albef.tasks import pretraining
 from albef.tasks.vqa import Config, Task, fuse
-from tests.tasks.original import rename
+from tests import original
+from tests.original import FIXTURES, TOLERANCE, vocabulary
 from tests.tasks.test_pretraining_parity import config as pretraining_config
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-FIXTURE = load_file(FIXTURES / "vqa.safetensors")
+FIXTURE = original.fixture("vqa")
 START: dict[str, str] = json.loads((FIXTURES / "vqa_start.json").read_text())
-TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
-TEXT_LAYERS = 2
-
-
-def ours(name: str, text_layers: int) -> str:
-    """Our name of an original parameter of VQA; its decoder is renamed part by part."""
-    if match := re.match(r"^text_decoder(_m)?\.(.*)$", name):
-        start = "answer_decoder_m.model." if match[1] else "answer_decoder."
-        rest = re.sub(r"^bert\.encoder\.layer\.", "layer.", match[2])
-        rest = re.sub(r"^cls\.predictions\.(transform\.)?", "head.", rest)
-        return start + rest.removeprefix("bert.")
-    name = re.sub(r"^(text_encoder(?:_m)?)\.(?!bert\.|cls\.)", r"\1.bert.", name)
-    renamed = rename(name, text_layers)
-    assert renamed, name
-    return renamed
 
 
 def vqa_config(**changed: Any) -> Config:
@@ -66,22 +48,9 @@ SIZES = {
 }  # fmt: skip
 
 
-def tokenizer() -> TextTokenizer:
-    vocabulary = {token: i for i, token in enumerate(SPECIAL)}
-    vocabulary |= {f"w{i}": i for i in range(len(SPECIAL), 211)}
-    return TextTokenizer(Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")))
-
-
 def original_task(alpha: float = 0.4) -> Task:
-    task = Task(vqa_config(alpha=alpha), validate(ModelConfig, SIZES, where="test"), tokenizer())
-    state = {n.removeprefix("state/"): t for n, t in FIXTURE.items() if n.startswith("state/")}
-    renamed = {ours(name, TEXT_LAYERS): tensor for name, tensor in state.items()}
-    assert len(renamed) == len(state)
-    own = task.state_dict()
-    unused = {n for n in own if "image_proj" in n or "text_proj" in n}  # VQA contrasts nothing
-    assert set(own) - set(renamed) == unused
-    assert not set(renamed) - set(own)
-    task.load_state_dict(renamed, strict=False)
+    task = Task(vqa_config(alpha=alpha), validate(ModelConfig, SIZES, where="test"), vocabulary())
+    original.load(task, "vqa", FIXTURE)
     return task.train()
 
 
@@ -120,17 +89,18 @@ def test_loss_gradients_and_twin_equal_the_original(alpha: float) -> None:
     output["loss"].backward()
     expect(f"{key}/loss", output["loss"])
     parameters, state = dict(task.named_parameters()), task.state_dict()
+    names = original.names(task, "vqa")
     compared = 0
     for name, tensor in FIXTURE.items():
         _, _, rest = name.partition(f"outputs/{key}/")
         if rest.startswith("grad_norms/") and not name.endswith("key.bias"):
-            grad = parameters[ours(rest.removeprefix("grad_norms/"), TEXT_LAYERS)].grad
+            grad = parameters[names[rest.removeprefix("grad_norms/")]].grad
             assert grad is not None
             norm = grad.norm()
             torch.testing.assert_close(norm, tensor.float(), rtol=1e-3, atol=5e-5, msg=name)
             compared += 1
         elif rest.startswith("state_after/"):
-            mine = state[ours(rest.removeprefix("state_after/"), TEXT_LAYERS)]
+            mine = state[names[rest.removeprefix("state_after/")]]
             torch.testing.assert_close(mine, tensor, **TOLERANCE, msg=name)
             compared += 1
     assert compared > 180
@@ -227,20 +197,21 @@ def test_every_weight_starts_where_the_originals_does() -> None:
     values = pretraining_config(0.4).model_dump() | {"model": sizes}
     model = validate(ModelConfig, sizes, where="test")
     torch.manual_seed(1)
-    before = pretraining.Task(validate(pretraining.Config, values, where="test"), tokenizer())
+    before = pretraining.Task(validate(pretraining.Config, values, where="test"), vocabulary())
     with torch.no_grad():
         for parameter in before.parameters():  # no two tensors are equal, twin and student apart
             parameter.normal_()
-    init = Checkpoint(Path("x"), "pretraining", model, {}, before.state_dict(), tokenizer())
-    mine = Task.start(vqa_config(image_size=48), init).state_dict()
-    checked = set()
+    init = Checkpoint(Path("x"), "pretraining", model, {}, before.state_dict(), vocabulary())
+    task = Task.start(vqa_config(image_size=48), init)
+    mine, checked = task.state_dict(), set()
+    ours = original.names(task, "vqa", 6)
+    theirs = original.names(before, "pretraining", 6)
     for target, source in START.items():
         for twin in ("", "_m"):
-            names = (re.sub(r"^(\w+?)\.", rf"\1{twin}.", name) for name in (target, source))
-            to, origin = (ours(name, 6) for name in names)
-            tensor = init.tensors[origin]
+            to, origin = (re.sub(r"^(\w+?)\.", rf"\1{twin}.", name) for name in (target, source))
             if "pos_embed" not in to:  # resized, which has a test of its own
-                assert torch.equal(mine[to], tensor), f"{to} is not {origin}"
-            checked.add(to)
+                tensor = init.tensors[theirs[origin]]
+                assert torch.equal(mine[ours[to]], tensor), f"{to} is not {origin}"
+            checked.add(ours[to])
     unused = {n for n in mine if "image_proj" in n or "text_proj" in n}
     assert set(mine) - checked == unused

@@ -1,0 +1,70 @@
+"""Numbers and checkpoints of the original code, as the tests read them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from torch import Tensor, nn
+
+from albef.config import validate
+from albef.data.text import SPECIAL, TextTokenizer
+from albef.models.albef import ModelConfig
+from albef.models.original import original_name, to_ours
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
+TEXT_LAYERS = 2
+"""Layers of the text encoder in the fixtures' models."""
+TOKENS = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), 211))]
+"""As many tokens as they embed; what they mean does not matter there."""
+
+
+def vocabulary() -> TextTokenizer:
+    """A tokenizer with their vocabulary's size."""
+    ids = {token: number for number, token in enumerate(TOKENS)}
+    return TextTokenizer(Tokenizer(WordPiece(ids, unk_token="[UNK]")))
+
+
+def fixture(name: str) -> dict[str, Tensor]:
+    """Inputs, outputs and weights of a fixture."""
+    return load_file(FIXTURES / f"{name}.safetensors")
+
+
+def weights(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The original's weights in a fixture, by its names."""
+    return {n.removeprefix("state/"): t for n, t in given.items() if n.startswith("state/")}
+
+
+def load(module: nn.Module, kind: str, given: Mapping[str, Tensor]) -> None:
+    """Give a task of ``kind`` the weights of a fixture, as the import of a checkpoint does."""
+    ours = to_ours(weights(given), module.state_dict(), kind, TEXT_LAYERS, where="fixture")
+    module.load_state_dict(ours)
+
+
+def names(module: nn.Module, kind: str, text_layers: int = TEXT_LAYERS) -> dict[str, str]:
+    """Our name of each original tensor that a task of ``kind`` has."""
+    return {original_name(name, kind, text_layers): name for name in module.state_dict()}
+
+
+def fine_tuned_sizes() -> ModelConfig:
+    """Sizes of the models behind the fixtures of fine-tuning."""
+    values = {
+        "image": {"image_size": 32, "patch_size": 16, "width": 48, "depth": 3, "heads": 3},
+        "text": {
+            "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
+            "max_positions": 40, "dropout": 0.0,
+        },
+        "embed_dim": 16,
+    }  # fmt: skip
+    return validate(ModelConfig, values, where="test")
+
+
+def run_values(kind: str, **more: object) -> dict[str, object]:
+    """Values that every run has, and ``more``."""
+    return {
+        "kind": kind, "dataset": "x", "init": "pretrained", "epochs": 1, "global_batch_size": 4,
+        "micro_batch_size": 4, "precision": "float32", "lr": 1e-3, "min_lr": 0.0,
+        "warmup_steps": 0, "weight_decay": 0.02, "schedule": "cosine", **more,
+    }  # fmt: skip
