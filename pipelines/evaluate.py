@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from pydantic import Field
 
 from albef.config import Section
@@ -14,7 +15,7 @@ from albef.models.weights import load_checkpoint
 from albef.tasks import text_only
 from albef.tasks.task import Table
 from pipelines.runs import run_of
-from pipelines.stage import Stage, main, write_json
+from pipelines.stage import Stage, device_slot, main, write_json
 from pipelines.trainer import device_of, seed_everything
 
 log = logging.getLogger("albef")
@@ -47,9 +48,14 @@ def run(stage: Stage) -> None:
 
     Where the kind has answers, a model that reads only the text is trained on the train split.
     """
+    device = device_of(stage)
+    with device_slot(str(device)):
+        _evaluate(stage, device)
+
+
+def _evaluate(stage: Stage, device: torch.device) -> None:
     settings = stage.section("evaluate", EvaluateConfig)
     config, kind = run_of(stage)
-    device = device_of(stage)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     seed_everything(stage.seed)
     trained = kind.restore(config, checkpoint).to(device).eval()

@@ -99,7 +99,7 @@ def _seed(params: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def device_slot(device: str) -> Iterator[None]:
-    """Hold the one slot of a device (a lock file per GPU, one for the CPU) while training.
+    """Hold the one slot of a device (a lock file per GPU, one for the CPU) while at work on it.
 
     The kernel frees the lock when the process dies, however it dies; plain ``dvc repro``, DVC's
     queue and Prefect all pass here.
@@ -112,7 +112,7 @@ def device_slot(device: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            log.info("waiting for %s: process %s trains on it", device, file.read().strip() or "?")
+            log.info("waiting for %s: process %s works on it", device, file.read().strip() or "?")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         file.truncate()

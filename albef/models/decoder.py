@@ -1,8 +1,11 @@
 """The answer decoder of VQA: it writes an answer, or scores a given one (ALBEF, section 5).
 
+What it answers need not be a question: a captioner has it attend to the states of a picture.
+
 Shapes: B questions, N question tokens, A answers, L answer tokens, D width, V vocabulary.
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -21,20 +24,27 @@ class AnswerDecoder(nn.Module):
 
     Its parts are those of fusion encoder, embeddings and masked-language head, so that it can
     start from them; its logits come from its own word embeddings.
+
+    Args:
+        config: sizes of the text side.
+        vocab_size: of the tokenizer.
+        attended_width: of the states it attends to, N of them for each question.
     """
 
-    def __init__(self, config: TextConfig, vocab_size: int) -> None:
+    def __init__(self, config: TextConfig, vocab_size: int, attended_width: int) -> None:
         super().__init__()
         self.embeddings = Embeddings(config, vocab_size)
         self.layer = nn.ModuleList(
-            BertLayer(config.width, config.heads, config.intermediate, config.dropout, config.width)
+            BertLayer(
+                config.width, config.heads, config.intermediate, config.dropout, attended_width
+            )
             for _ in range(config.fusion_depth)
         )
         init_bert_weights(self, config.width)
         self.head = MLMHead(config.width, vocab_size)
 
     def question_key_values(self, fused_states: Tensor) -> list[KeyValue]:
-        """Keys and values of the questions (B, N, D) for every layer, computed once."""
+        """Keys and values of what is attended to (B, N, D) for every layer, computed once."""
         return [cast(BertLayer, layer).image_key_value(fused_states) for layer in self.layer]
 
     def states(
@@ -113,7 +123,7 @@ def rank(
     states = decoder.states(answers, answer_mask, question, question_mask)
     likelihood = torch.cat(
         [
-            _log_likelihood(decoder, *parts)
+            log_likelihood(decoder, *parts)
             for parts in zip(
                 states.split(AT_ONCE),
                 answers.split(AT_ONCE),
@@ -127,8 +137,8 @@ def rank(
     return chosen.gather(1, best.indices), best.values
 
 
-def _log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Log-likelihood (A,) of answers, summed over their tokens."""
+def log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood (A,) of answers with their states (A, L, D), summed over their tokens."""
     log_p = torch.log_softmax(decoder.logits(states[:, :-1]).float(), dim=2)
     told: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
     return (told * mask[:, 1:]).sum(dim=1)
@@ -185,3 +195,32 @@ def generate(
         kept = ids.gather(1, parent[:, :, None].expand(-1, -1, ids.shape[2]))
         ids = torch.cat([kept, (best.indices % width)[:, :, None]], dim=2)
     return ids[:, 0], score[:, 0]
+
+
+def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Tensor]:
+    """What a checkpoint without a decoder has for one: fusion layers, embeddings and the head.
+
+    Args:
+        tensors: of the checkpoint, by name; the head is not there after every kind.
+        fits: whether the decoder attends to states as wide as a picture's; else the keys and
+            values of pictures are left out.
+
+    Returns:
+        Tensors by their names in ``answer_decoder``, the twin's in ``answer_decoder_m``.
+    """
+    found: dict[str, Tensor] = {}
+    for ours, model, head in (
+        ("answer_decoder.", "model.", "mlm_head."),
+        ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
+    ):
+        parts = {
+            f"{model}text_encoder.embeddings.": f"{ours}embeddings.",
+            f"{model}fusion_encoder.layer.": f"{ours}layer.",
+            head: f"{ours}head.",
+        }
+        for name, tensor in tensors.items():
+            of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
+            for start, target in parts.items():
+                if name.startswith(start) and (fits or not of_image):
+                    found[target + name.removeprefix(start)] = tensor
+    return found

@@ -36,11 +36,17 @@ def training_pairs(
     tokenizer: TextTokenizer,
     transform: Transform,
     max_tokens: int,
+    *,
+    end: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Augmented images (B, 3, S, S), and ids and mask (B, L) of one caption drawn a record."""
+    """Augmented images (B, 3, S, S), and ids and mask (B, L) of one caption drawn a record.
+
+    ``end`` closes each caption with [SEP], for a model that writes.
+    """
     image = np.stack([transform(record.image, rng, record.key) for record in records])
     drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
-    ids, mask = tokenizer.encode([clean_caption(text, MAX_WORDS) for text in drawn], max_tokens)
+    texts = [clean_caption(text, MAX_WORDS) for text in drawn]
+    ids, mask = tokenizer.encode(texts, max_tokens, end=end)
     return image, ids, mask
 
 

@@ -24,7 +24,7 @@ from albef.data.transforms import Evaluate, Transform
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
-from albef.models.decoder import AnswerDecoder, generate, rank
+from albef.models.decoder import AnswerDecoder, decoder_start, generate, rank
 from albef.models.fusion import select
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
@@ -138,7 +138,7 @@ class Task(RunTask):
         self.resize = Evaluate(config.image_size)
         self.answers: list[str] = []
         self.model = ALBEF(model, tokenizer.vocab_size)
-        self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size)
+        self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.text.width)
         self.model_m = MomentumTwin(self.model)
         self.answer_decoder_m = MomentumTwin(self.answer_decoder)
 
@@ -153,7 +153,8 @@ class Task(RunTask):
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
         if not any(name.startswith("answer_decoder.") for name in tensors):
-            tensors |= _decoder(init)
+            fits = init.model.image.width == init.model.text.width
+            tensors |= decoder_start(tensors, fits=fits)
         load_strict(
             task,
             tensors,
@@ -408,24 +409,3 @@ def _listed(path: Path) -> list[str]:
     if not isinstance(listed, list) or not listed or not all(isinstance(a, str) for a in listed):
         raise ParamsError(f"answer_list {path} must hold a list of texts, the answers")
     return listed
-
-
-def _decoder(init: Checkpoint) -> dict[str, Tensor]:
-    """What a checkpoint without a decoder has for one, student and twin, by our names."""
-    found: dict[str, Tensor] = {}
-    fits = init.model.image.width == init.model.text.width
-    for ours, model, head in (
-        ("answer_decoder.", "model.", "mlm_head."),
-        ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
-    ):
-        parts = {
-            f"{model}text_encoder.embeddings.": f"{ours}embeddings.",
-            f"{model}fusion_encoder.layer.": f"{ours}layer.",
-            head: f"{ours}head.",
-        }
-        for name, tensor in init.tensors.items():
-            of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
-            for start, target in parts.items():
-                if name.startswith(start) and (fits or not of_image):
-                    found[target + name.removeprefix(start)] = tensor
-    return found

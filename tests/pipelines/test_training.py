@@ -192,6 +192,6 @@ def test_a_second_training_waits_for_the_device_and_says_for_whom(
     with device_slot("cpu"):
         waiting = start(trained)
         assert waiting.stderr is not None
-        assert f"waiting for cpu: process {os.getpid()} trains on it" in waiting.stderr.readline()
+        assert f"waiting for cpu: process {os.getpid()} works on it" in waiting.stderr.readline()
     told = waiting.communicate(timeout=120)[1]
     assert waiting.returncode == 0, told

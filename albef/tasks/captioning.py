@@ -1,0 +1,176 @@
+"""Image captioning: a decoder that attends to the picture alone and writes what it shows.
+
+It is none of the paper's tasks; docs/add-a-task.md goes through this file as the pattern of a kind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Annotated, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from albef.data.record import Record
+from albef.data.text import TextTokenizer, clean_caption
+from albef.data.transforms import Evaluate, Transform
+from albef.losses.answers import answer_losses
+from albef.models.albef import ModelConfig, resized
+from albef.models.decoder import AnswerDecoder, decoder_start, generate, log_likelihood
+from albef.models.fusion import select
+from albef.models.vision import ImageEncoder
+from albef.models.weights import Checkpoint, load_strict
+from albef.tasks.ranking import MAX_WORDS, training_pairs
+from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table
+
+
+class Config(RunConfig):
+    """Values of a captioning run."""
+
+    image_size: int
+    """Side of the square image, in pixels; position embeddings are resized to it."""
+    max_tokens: int
+    """Longest caption, in tokens, its two marks included."""
+    beams: Annotated[int, Field(ge=1)]
+    """Captions followed at a time while one is written; 1 takes the best token each time."""
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Records to ``image``, and ``ids`` and ``text_mask`` of a caption with its end mark."""
+
+    tokenizer: TextTokenizer
+    transform: Transform
+    max_tokens: int
+
+    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        """Stack the records; one caption is drawn of each."""
+        arrays = training_pairs(
+            records, rng, self.tokenizer, self.transform, self.max_tokens, end=True
+        )
+        names = ("image", "ids", "text_mask")
+        return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
+
+
+class Task(RunTask):
+    """Captioning, fine-tuned by the likelihood of the captions."""
+
+    primary: ClassVar[str] = "token_probability"
+
+    def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = model
+        self.tokenizer = tokenizer
+        self.image_size = config.image_size
+        self.resize = Evaluate(config.image_size)
+        self.image_encoder = ImageEncoder(model.image)
+        self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.image.width)
+
+    @classmethod
+    def start(cls, config: Config, init: Checkpoint) -> Self:
+        """A task that starts from another's checkpoint.
+
+        The decoder starts as the fusion layers, which attend to the picture already, the
+        embeddings and the masked-language head, which stays fresh where there is none.
+        """
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
+        found = init.tensors
+        if init.kind != "captioning":
+            student = "model.image_encoder."
+            found = {n.removeprefix("model."): t for n, t in found.items() if n.startswith(student)}
+            found |= decoder_start(init.tensors, fits=True)
+        load_strict(
+            task,
+            found,
+            where=str(init.folder),
+            fresh=("answer_decoder.head.",),
+            dropped=("answer_decoder_m.",),
+        )
+        return task
+
+    @classmethod
+    def restore(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        """The task as it was saved."""
+        task = cls.blank(config, checkpoint)
+        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
+        return task
+
+    @classmethod
+    def blank(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        """The same model with random weights, for the baseline."""
+        return cls(config, checkpoint.model, checkpoint.tokenizer)
+
+    def collate(self, transform: Transform) -> Collate:
+        """The collate of training batches."""
+        return Collate(self.tokenizer, transform, self.config.max_tokens)
+
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        """The loss of a micro-batch of B pictures with a caption each."""
+        image_states = self.image_encoder(batch["image"])
+        seen = torch.ones(image_states.shape[:2], device=image_states.device)
+        image = self.answer_decoder.question_key_values(image_states)
+        logits = self.answer_decoder(batch["ids"], batch["text_mask"], image, seen)
+        losses = answer_losses(logits, batch["ids"], batch["text_mask"], None, 0.0)
+        return {"loss": losses.mean()}
+
+    @torch.no_grad()
+    def predict(self, records: Records, batch_size: int) -> Table:
+        """A row for each record, in order.
+
+        The columns are ``key``, ``written`` (the model's caption), ``truths`` (the record's), and
+        ``log_likelihood`` of all of these together, with their ``tokens``.
+        """
+        table: Table = {
+            name: [] for name in ("key", "written", "truths", "log_likelihood", "tokens")
+        }
+        decoder, device = self.answer_decoder, next(self.parameters()).device
+        for start in range(0, len(records), batch_size):
+            rows = [records[i] for i in range(start, min(start + batch_size, len(records)))]
+            pictures = np.stack([self.resize(row.image, key=row.key) for row in rows])
+            image_states = self.image_encoder(torch.from_numpy(pictures).to(device))
+            seen = torch.ones(image_states.shape[:2], device=device)
+            truths = [[clean_caption(text, MAX_WORDS) for text in row.captions] for row in rows]
+            flat = [text for own in truths for text in own]
+            ids, mask = map(
+                torch.from_numpy, self.tokenizer.encode(flat, self.config.max_tokens, end=True)
+            )
+            owner = torch.tensor([i for i, own in enumerate(truths) for _ in own])
+            ids, mask, owner = ids.to(device), mask.to(device), owner.to(device)
+            image = select(decoder.question_key_values(image_states), owner)
+            states = decoder.states(ids, mask, image, seen[owner])
+            told = log_likelihood(decoder, states, ids, mask)
+            likelihood = torch.zeros(len(rows), device=device).index_add(0, owner, told)
+            tokens = torch.zeros_like(owner[: len(rows)]).index_add(0, owner, mask[:, 1:].sum(1))
+            written, _ = generate(
+                decoder,
+                image_states,
+                seen,
+                start=self.tokenizer.cls_id,
+                end=self.tokenizer.sep_id,
+                pad=self.tokenizer.pad_id,
+                beams=self.config.beams,
+                max_tokens=self.config.max_tokens,
+            )
+            table["key"] += [row.key for row in rows]
+            table["written"] += [self.tokenizer.decode(row) for row in written.tolist()]
+            table["truths"] += truths
+            table["log_likelihood"] += likelihood.tolist()
+            table["tokens"] += tokens.tolist()
+        return table
+
+    def score(self, table: Table) -> dict[str, float]:
+        """In percent: ``token_probability``, the geometric mean over the captions' tokens, and
+        ``exact``, the share of written captions that are one of the record's, word by word."""
+        right = [text in own for text, own in zip(table["written"], table["truths"], strict=True)]
+        mean = sum(table["log_likelihood"]) / sum(table["tokens"])
+        return {
+            "token_probability": 100 * exp(mean),
+            "exact": 100 * sum(right) / len(right),
+        }
+
+    def chance(self, table: Table) -> dict[str, float]:
+        """:meth:`score` of drawing every token evenly; that writes no caption of use."""
+        return {"token_probability": 100 / self.tokenizer.vocab_size, "exact": 0.0}

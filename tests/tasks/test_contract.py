@@ -1,0 +1,153 @@
+"""Every kind of run does what the stages ask of it: the contract of albef/tasks/task.py."""
+
+import importlib
+import json
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+import albef.tasks
+from albef.config import read_yaml, validate
+from albef.data import shard_writer
+from albef.data.shards import Shards
+from albef.data.sources import SourcesConfig, kind_of
+from albef.data.text import TextTokenizer
+from albef.data.transforms import AugmentConfig, Train
+from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.tasks import pretraining
+from albef.tasks.task import RunConfig, RunTask, to_device
+from albef.training.optim import adamw
+
+ROOT = Path(__file__).parents[2]
+SMOKE: dict[str, Any] = read_yaml(ROOT / "presets/smoke.yaml")
+BLOCKS = re.findall(r"```yaml\n(tasks:.*?)```", (ROOT / "docs/add-a-task.md").read_text(), re.S)
+RUNS: dict[str, dict[str, Any]] = dict(SMOKE["tasks"])
+for block in BLOCKS:
+    RUNS |= YAML(typ="safe", pure=True).load(block)["tasks"]
+"""A run of each kind: those of the smallest preset, and the one that the manual adds."""
+
+
+def kinds() -> list[str]:
+    """Names of the files in albef/tasks that hold a kind."""
+    found = []
+    for module in pkgutil.iter_modules(albef.tasks.__path__):
+        held = importlib.import_module(f"albef.tasks.{module.name}")
+        task = getattr(held, "Task", None)
+        if module.name != "task" and isinstance(task, type) and issubclass(task, RunTask):
+            found.append(module.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets as they are asked for, and models, which start with a pre-trained one."""
+    here = tmp_path_factory.mktemp("contract")
+    config = validate(pretraining.Config, SMOKE["pretrain"], where="smoke")
+    words = ["a squid left of two apples", "three frogs above a key", "how many are there yes no"]
+    torch.manual_seed(0)
+    save(
+        here, "pretraining", "pretrained", pretraining.Task(config, TextTokenizer.train(words, 90))
+    )
+    return here
+
+
+def save(folder: Path, kind: str, name: str, task: Any) -> None:
+    save_checkpoint(
+        folder / name,
+        kind=kind,
+        model=task.config.model if kind == "pretraining" else task.sizes,
+        tensors=task.state_dict(),
+        tokenizer=task.tokenizer,
+        values=task.config.model_dump(),
+        provenance={},
+        facts=task.facts() if kind != "pretraining" else None,
+    )
+
+
+def data(folder: Path, name: str) -> Path:
+    """A data set of the smallest preset, made once."""
+    made = folder / "data" / name
+    if not made.exists():
+        section = {n: v for n, v in SMOKE["datasets"][name].items() if n != "augment"}
+        config = validate(SourcesConfig, section, where="smoke")
+        source = next(reversed(config.sources.values()))
+        licences = getattr(kind_of(source), "LICENCES")  # noqa: B009 - a protocol's own
+        shard_writer.write(
+            made, name, kind_of(source).records(source, 1), shard_mb=8, licences=list(licences),
+            sources=[],
+        )  # fmt: skip
+    return made
+
+
+def start(folder: Path, run: str) -> Any:
+    """The task of a run at its start, after those that it starts from."""
+    entry = RUNS[run]
+    module = importlib.import_module(f"albef.tasks.{entry['kind']}")
+    config = validate(module.Config, entry, where="contract")
+    if not (folder / config.init).exists():
+        save(folder, RUNS[config.init]["kind"], config.init, start(folder, config.init))
+    torch.manual_seed(0)
+    task = module.Task.start(config, load_checkpoint(folder / config.init))
+    task.prepare(Shards(data(folder, config.dataset), "train"))
+    return task
+
+
+def test_a_run_of_every_kind_is_taken_through_the_contract() -> None:
+    assert sorted({entry["kind"] for entry in RUNS.values()}) == sorted(kinds())
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
+    task = start(folder, run)
+    config: RunConfig = task.config
+    shards = Shards(data(folder, config.dataset), "train")
+    augment = validate(AugmentConfig, SMOKE["datasets"][config.dataset]["augment"], where="smoke")
+    collate = task.collate(Train(augment, task.image_size))
+    batch = to_device(
+        collate([shards[i] for i in range(8)], np.random.default_rng(0)), torch.device("cpu")
+    )
+    before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+
+    task.train()
+    outputs = task(batch, 1.0)
+    changed = [n for n, t in task.state_dict().items() if not torch.equal(t, before[n])]
+    assert changed == [], "forward changes no state"
+    optimizer = adamw(task, 1e-3, config.weight_decay)
+    task.begin_step()
+    outputs = task(batch, 1.0)
+    assert torch.isfinite(outputs["loss"])
+    outputs["loss"].backward()
+    task.end_step([{name: value.detach() for name, value in outputs.items()}])
+    optimizer.step()
+    learned = [n for n, p in task.named_parameters() if not torch.equal(p, before[n])]
+    assert any("image_encoder" in name for name in learned)
+    assert any("text_encoder" in name or "decoder" in name for name in learned)
+
+    task.eval()
+    split = Shards(data(folder, config.dataset), "test")
+    table = task.predict(split, 7)  # no multiple of the split's length
+    rows = pa.table(table)
+    assert set(rows["key"].to_pylist()) == {split[i].key for i in range(len(split))}
+    metrics = task.score(table)
+    assert 0 <= metrics[task.primary] <= 100
+    assert metrics == task.score(rows.to_pydict()), "scored from Parquet as from memory"
+    chance = task.chance(table)
+    assert task.primary in chance
+    assert set(chance) <= set(metrics)
+
+    save(folder, config.kind, f"{run}-saved", task)
+    checkpoint = load_checkpoint(folder / f"{run}-saved")
+    json.dumps(task.facts())
+    restored = type(task).restore(config, checkpoint).eval()
+    assert restored.predict(split, 7) == table
+    torch.manual_seed(1)
+    blank = type(task).blank(config, checkpoint).eval()
+    assert set(blank.predict(split, 7)) == set(table)
+    assert set(blank.score(blank.predict(split, 7))) == set(metrics)
