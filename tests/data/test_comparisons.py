@@ -33,6 +33,8 @@ def scenes_of(record: Record) -> tuple[Scene, Scene]:
 def read(text: str) -> Comparison:
     """What a sentence says, from its words alone."""
     forms = {
+        r"(.+) in the first picture|the first picture with ((?:(?! and ).)+)": "first",
+        r"(.+) in the second picture|the second picture with (.+)": "second",
         r"(.+) in both pictures|both pictures with (.+)": "both",
         r"(.+) in only one picture|only one picture with (.+)": "one",
         r"(.+) in neither picture|neither picture with (.+)": "neither",
@@ -62,6 +64,10 @@ APPLE, KEY = Group("apple", 1), Group("key", 1)
         (Comparison("neither", APPLE), TWO, ONE, False),
         (Comparison("order", APPLE, KEY), ONE, TWO, True),
         (Comparison("order", APPLE, KEY), TWO, ONE, False),
+        (Comparison("first", APPLE), ONE, TWO, True),
+        (Comparison("first", APPLE), TWO, ONE, False),
+        (Comparison("second", APPLE), TWO, ONE, True),
+        (Comparison("second", APPLE), ONE, TWO, False),
     ],
 )
 def test_truth(said: Comparison, first: Scene, second: Scene, truth: bool) -> None:
@@ -87,6 +93,19 @@ def test_what_makes_a_sentence_false_may_be_in_either_picture(records: list[Reco
     false = [r for r in records if r.meta["label"] == "False" and r.meta["form"] == "both"]
     shown = {tuple(read(r.captions[0]).a in scene.groups for scene in scenes_of(r)) for r in false}
     assert shown == {(True, False), (False, True)}
+
+
+def test_of_one_picture_the_other_tells_nothing(records: list[Record]) -> None:
+    shown: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
+    for record in records:
+        form = record.meta["form"]
+        if form in ("first", "second"):
+            other = scenes_of(record)[form == "first"]
+            has = read(record.captions[0]).a in other.groups
+            shown[form, record.meta["label"]][has] += 1
+    assert len(shown) == 4
+    for counted in shown.values():
+        assert 0.2 < counted[True] / counted.total() < 0.8
 
 
 def test_no_scene_is_in_two_splits(records: list[Record]) -> None:

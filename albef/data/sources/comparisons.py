@@ -18,17 +18,24 @@ from albef.data.sources.describe import Group, Scene
 from albef.data.sources.studio import Studio
 
 LICENCES = openmoji.LICENCES
-Form = Literal["both", "one", "neither", "order"]
+Form = Literal["first", "second", "order", "both", "one", "neither"]
 WORDINGS: dict[Form, tuple[str, str]] = {
-    "both": ("{a} in both pictures", "both pictures with {a}"),
-    "one": ("{a} in only one picture", "only one picture with {a}"),
-    "neither": ("{a} in neither picture", "neither picture with {a}"),
+    "first": ("{a} in the first picture", "the first picture with {a}"),
+    "second": ("{a} in the second picture", "the second picture with {a}"),
     "order": (
         "{a} in the first picture and {b} in the second",
         "the first picture with {a} and the second with {b}",
     ),
+    "both": ("{a} in both pictures", "both pictures with {a}"),
+    "one": ("{a} in only one picture", "only one picture with {a}"),
+    "neither": ("{a} in neither picture", "neither picture with {a}"),
 }
 """Sentences by what they say of group ``a``, and of ``b`` where the order counts."""
+WEIGHTS: dict[Form, int] = {
+    "first": 3, "second": 3, "order": 3, "both": 1, "one": 1, "neither": 1
+}  # fmt: skip
+"""How often a form is said. Most are of one picture or of one after the other, as in NLVR2; the
+others, which join two findings, are learned last."""
 _NEAR = 1 / 3  # share of pictures without a group that show the same things in another number
 
 
@@ -58,7 +65,8 @@ class Comparison:
     """What a sentence says of two pictures.
 
     Attributes:
-        form: in which of them ``a`` is; "order": ``a`` in the first and ``b`` in the second.
+        form: in which of them ``a`` is; "order": ``a`` in the first and ``b`` in the second;
+            "first" and "second" say nothing of the other one.
         a: some equal things, with their exact number.
         b: others, for "order".
     """
@@ -71,8 +79,10 @@ class Comparison:
         """Whether it is true of two pictures."""
         if self.form == "order":
             return self.a in first.groups and self.b in second.groups
-        shown = sum(self.a in scene.groups for scene in (first, second))
-        return shown == {"both": 2, "one": 1, "neither": 0}[self.form]
+        has = [self.a in scene.groups for scene in (first, second)]
+        if self.form in ("first", "second"):
+            return has[self.form == "second"]
+        return sum(has) == {"both": 2, "one": 1, "neither": 0}[self.form]
 
 
 def records(config: Config, seed: int) -> Iterator[Record]:
@@ -89,7 +99,7 @@ def records(config: Config, seed: int) -> Iterator[Record]:
             raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")
-            form: Form = rng.choice(list(WORDINGS))
+            (form,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
             a, b = shelf.two(rng)
             said = Comparison(form, a, b if form == "order" else None)
             words = {name: describe.phrase(g, studio.names) for name, g in (("a", a), ("b", b))}
@@ -174,6 +184,9 @@ def _plan(
         return rng.choice(
             (((b, True), (a, True)), ((a, False), (b, True)), ((a, True), (b, False)))
         )
+    if said.form in ("first", "second"):  # the other picture tells nothing
+        own, other = (a, truth), (a, rng.random() < 0.5)
+        return (own, other) if said.form == "first" else (other, own)
     counts = {"both": (2, 1), "one": (1, rng.choice((0, 2))), "neither": (0, 1)}
     shown = counts[said.form][not truth]
     first = shown == 2 or (shown == 1 and rng.random() < 0.5)
