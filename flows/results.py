@@ -30,23 +30,36 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 
 def summary(layout: Layout) -> str:
-    """The results of every evaluated run, and where the report is."""
+    """The main results of every evaluated run, and where the others and the report are."""
     files = sorted((layout.root / "metrics").glob("*.json"))
-    rows = [row for path in files for row in _rows(path)]
+    rows = [row for path in files for row in _rows(path, _main(layout, path.stem))]
     parts = [table(rows, _HEADER)] if rows else []
+    if rows:
+        parts.append("all metrics: dvc metrics show")
     if layout.report().exists():
         parts.append(f"report: {layout.report()}")
     return "\n\n".join(parts) or "no results yet"
 
 
-def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+def _main(layout: Layout, run: str) -> frozenset[str]:
+    """What a run is judged by, as its evaluation recorded it; empty where that is not at hand."""
+    try:
+        record = json.loads(layout.record(f"evaluate@{run}").read_text())
+    except FileNotFoundError:
+        return frozenset()
+    names = {*record.get("metrics", {}), "accuracy"}  # what a paired split has
+    return frozenset(names | {f"itc_{name}" for name in names})
+
+
+def _rows(path: Path, main: frozenset[str]) -> Iterator[tuple[str, ...]]:
+    """Rows of the metrics in ``main``, or of all where it is empty."""
     metrics: Mapping[str, Any] = json.loads(path.read_text())
     for section, values in metrics.items():
         if section in COLUMNS or not isinstance(values, Mapping):
             continue
         beside = [metrics.get(name, {}).get(section, {}) for name in COLUMNS]
         for name, value in values.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and (not main or name in main):
                 label = name if section == "test" else f"{section} {name}"
                 # By ITC alone a metric has the same chance as re-ranked.
                 plain = name.removeprefix("itc_")

@@ -84,11 +84,12 @@ def fit(
     Returns:
         Facts for the run record.
     """
+    data = stage.layout.data(dataset)
     if not config.epochs:  # a run that takes its start as it is needs no train split
+        task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
     augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
-    data = stage.layout.data(dataset)
     shards = Shards(data, "train")
     task.prepare(shards)
     loader = Loader(

@@ -103,8 +103,11 @@ class Task(nn.Module, ABC):
     image_size: int
     """Side of the square image, in pixels."""
 
-    def prepare(self, train: "Shards") -> None:
-        """Once before training: take what the task has to know of its train split."""
+    def prepare(self, train: "Shards | None") -> None:
+        """Once before training: take what the task has to know of its train split.
+
+        ``train`` is None for a run of no epochs over a data set without one.
+        """
 
     def begin_step(self) -> None:
         """Once before the forward passes of a training step: clamp values, update the twin."""

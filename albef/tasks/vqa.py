@@ -188,10 +188,19 @@ class Task(RunTask):
         """The list of answers."""
         return {"answers": self.answers}
 
-    def prepare(self, train: Shards) -> None:
-        """Make the list of answers."""
+    def prepare(self, train: Shards | None) -> None:
+        """Make the list of answers.
+
+        Raises:
+            ParamsError: there is no train split to take it from, or it cannot be read.
+        """
         config = self.config
         if config.answer_list == FROM_TRAIN:
+            if train is None:
+                raise ParamsError(
+                    f"answer_list is {FROM_TRAIN}, but data set {config.dataset} has no train "
+                    "split: name a JSON file of answers"
+                )
             listed = _frequent(train)
         else:
             listed = _listed(Path(config.answer_list))

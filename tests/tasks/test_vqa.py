@@ -109,6 +109,16 @@ def test_a_data_set_without_answers_is_told(tmp_path: Path) -> None:
         task().prepare(shards(tmp_path, [record(0)]))
 
 
+def test_answers_that_are_to_be_taken_from_no_train_split_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="has no train split: name a JSON file of answers"):
+        task().prepare(None)
+    file = tmp_path / "answers.json"
+    file.write_text('["yes", "no"]')
+    made = task(answer_list=str(file))
+    made.prepare(None)
+    assert made.answers == ["yes", "no"]
+
+
 def collated(made: Task, records: list[Record]) -> dict[str, torch.Tensor]:
     augment = AugmentConfig(flip=False, crop=(1.0, 1.0), randaugment=0)
     return made.collate(Train(augment, 16))(records, np.random.default_rng(0))
