@@ -15,8 +15,24 @@ from albef.data.sources import openmoji
 from albef.data.sources.describe import Group, Scene, phrase
 
 LICENCES = openmoji.LICENCES
-GENERIC = ("a picture", "an image", "some icons", "a drawing")
-"""Captions that say nothing, as many on the web do."""
+GENERIC = (
+    "a picture",
+    "an image",
+    "some icons",
+    "a drawing",
+    "the first picture of many",
+    "the second picture of the two",
+    "both pictures in one",
+    "neither the first nor the second",
+    "only one with free delivery, no more",
+    "how many are there?",
+    "what is in this picture?",
+    "where are these pictures from?",
+    "does this show what it is?",
+    "yes, it is there to be seen",
+)
+"""Captions that say nothing, as many on the web do. From them a vocabulary learns words of the
+language that true captions lack and later tasks ask with."""
 _WORDINGS = ("{a}", "a picture of {a}")
 _SIZES = (0.45, 0.85)
 _ANGLE = 25.0
