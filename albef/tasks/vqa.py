@@ -192,7 +192,8 @@ class Task(RunTask):
         """Make the list of answers.
 
         Raises:
-            ParamsError: there is no train split to take it from, or it cannot be read.
+            ParamsError: there is no train split to take it from, it cannot be read, or it has no
+                answer of the train split.
         """
         config = self.config
         if config.answer_list == FROM_TRAIN:
@@ -204,6 +205,8 @@ class Task(RunTask):
             listed = _frequent(train)
         else:
             listed = _listed(Path(config.answer_list))
+            if train is not None:
+                _check_coverage(config.answer_list, listed, _weights(train))
         ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
         # Answers of equal tokens, as "Yes" and "yes", are one: the first stands for them.
         first = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
@@ -393,12 +396,36 @@ def _right(answer: str, truths: Sequence[str], annotators: Sequence[str] | None)
     return float(normalised(answer) in map(normalised, truths))
 
 
-def _frequent(train: Shards) -> list[str]:
-    """The answers of a split, those of most weight first, of equals the first by letter."""
+def _weights(train: Shards) -> Counter[str]:
+    """The answers of a split with their weights, summed over its questions."""
     weights: Counter[str] = Counter()
     for meta in train.metas.to_pylist():
         for answer, weight in (json.loads(meta).get("answers") or {}).items():
             weights[answer] += weight
+    return weights
+
+
+def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
+    """Warn of a list that lacks some of the train split's answers; one without any is refused."""
+    known = set(map(normalised, listed))
+    lacking = [answer for answer in weights if normalised(answer) not in known]
+    if weights and len(lacking) == len(weights):
+        raise ParamsError(
+            f"answer_list {path} has none of the answers of the train split, as {lacking[0]!r}: "
+            f"name the list of this data set, or {FROM_TRAIN}"
+        )
+    if lacking:
+        share = 100 * sum(weights[answer] for answer in lacking) / sum(weights.values())
+        log.warning(
+            "answer_list %s lacks %d answers of the train split, as %r, with %.1f %% of their "
+            "weight: they are never given",
+            path, len(lacking), lacking[0], share,
+        )  # fmt: skip
+
+
+def _frequent(train: Shards) -> list[str]:
+    """The answers of a split, those of most weight first, of equals the first by letter."""
+    weights = _weights(train)
     if not weights:
         raise ValueError(
             f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "

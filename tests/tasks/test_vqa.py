@@ -104,6 +104,19 @@ def test_a_wrong_list_is_told(tmp_path: Path, content: str | None, message: str)
         task(answer_list=str(file)).prepare(shards(tmp_path, QUESTIONS))
 
 
+def test_a_list_without_the_answers_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "answers.json"
+    file.write_text('["a", "b"]')
+    asked = [question(1, "is it?", {"Yes": 3.0, "no": 1.0})]
+    with pytest.raises(ParamsError, match=r"json has none of the answers of the train split, as"):
+        task(answer_list=str(file)).prepare(shards(tmp_path, asked))
+    file.write_text('["yes"]')
+    task(answer_list=str(file)).prepare(Shards(tmp_path / "questions", "train"))
+    assert "lacks 1 answers of the train split, as 'no', with 25.0 % of their weight" in caplog.text
+
+
 def test_a_data_set_without_answers_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no answers in split train: a VQA run needs"):
         task().prepare(shards(tmp_path, [record(0)]))
