@@ -5,7 +5,7 @@ be told from the text; nor from one of the pictures, since what makes it false m
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from albef.config import ParamsError, Section
 from albef.data.record import Record
 from albef.data.sources import describe, openmoji
-from albef.data.sources.describe import Group, Scene
+from albef.data.sources.describe import Scene
 from albef.data.sources.studio import Studio
 
 LICENCES = openmoji.LICENCES
@@ -30,13 +30,13 @@ WORDINGS: dict[Form, tuple[str, str]] = {
     "one": ("{a} in only one picture", "only one picture with {a}"),
     "neither": ("{a} in neither picture", "neither picture with {a}"),
 }
-"""Sentences by what they say of group ``a``, and of ``b`` where the order counts."""
+"""Sentences by what they say of scene ``a``, and of ``b`` where the order counts."""
 WEIGHTS: dict[Form, int] = {
     "first": 3, "second": 3, "order": 3, "both": 1, "one": 1, "neither": 1
 }  # fmt: skip
 """How often a form is said. Most are of one picture or of one after the other, as in NLVR2; the
 others, which join two findings, are learned last."""
-_NEAR = 1 / 3  # share of pictures without a group that show the same things in another number
+_NEAR = 1 / 3  # share of pictures of another scene that differ from it in one thing alone
 
 
 class Config(Section):
@@ -65,21 +65,21 @@ class Comparison:
     """What a sentence says of two pictures.
 
     Attributes:
-        form: in which of them ``a`` is; "order": ``a`` in the first and ``b`` in the second;
+        form: which of them shows ``a``; "order": the first ``a`` and the second ``b``;
             "first" and "second" say nothing of the other one.
-        a: some equal things, with their exact number.
-        b: others, for "order".
+        a: a scene, canonical.
+        b: another, for "order".
     """
 
     form: Form
-    a: Group
-    b: Group | None = None
+    a: Scene
+    b: Scene | None = None
 
     def true_of(self, first: Scene, second: Scene) -> bool:
-        """Whether it is true of two pictures."""
+        """Whether it is true of two canonical scenes."""
         if self.form == "order":
-            return self.a in first.groups and self.b in second.groups
-        has = [self.a in scene.groups for scene in (first, second)]
+            return (first, second) == (self.a, self.b)
+        has = [self.a == scene for scene in (first, second)]
         if self.form in ("first", "second"):
             return has[self.form == "second"]
         return sum(has) == {"both": 2, "one": 1, "neither": 0}[self.form]
@@ -94,15 +94,18 @@ def records(config: Config, seed: int) -> Iterator[Record]:
     studio = Studio(config.objects, config.pixels)
     image_id = 0
     for split, count in config.splits.items():
-        shelf = _Shelf(studio.pool(split))
-        if count and len(shelf.names) < 3:
+        shelf = _Shelf(studio, split)
+        if count and len(shelf.pool) < 3:
             raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")
             (form,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
-            a, b = shelf.two(rng)
+            a, b = rng.sample(shelf.pool, 2)
             said = Comparison(form, a, b if form == "order" else None)
-            words = {name: describe.phrase(g, studio.names) for name, g in (("a", a), ("b", b))}
+            words = {
+                name: rng.choice(list(describe.captions(scene, studio.names, unmistakable=True)))[0]
+                for name, scene in (("a", a), ("b", b))
+            }
             text = rng.choice(WORDINGS[form]).format(**words)
             for label in rng.sample((True, False), 2):
                 scenes = shelf.pair(said, label, rng)
@@ -129,54 +132,44 @@ def records(config: Config, seed: int) -> Iterator[Record]:
 
 
 class _Shelf:
-    """The scenes that a split may show, by what is in them."""
+    """The scenes that a split may show, and which are near to each other."""
 
-    def __init__(self, pool: Sequence[Scene]) -> None:
-        self._pool = pool
-        self._with: dict[Group, list[Scene]] = {}
-        for scene in pool:
-            for group in scene.groups:
-                self._with.setdefault(group, []).append(scene)
-
-    @property
-    def names(self) -> set[str]:
-        """Things that are shown."""
-        return {group.name for group in self._with}
-
-    def two(self, rng: random.Random) -> tuple[Group, Group]:
-        """Two groups of different things."""
-        a = rng.choice(rng.choice(self._pool).groups)
-        while True:
-            b = rng.choice(rng.choice(self._pool).groups)
-            if b.name != a.name:
-                return a, b
+    def __init__(self, studio: Studio, split: str) -> None:
+        self.pool = studio.pool(split)
+        self._known = frozenset(self.pool)
+        self._names = list(studio.names)
 
     def pair(self, said: Comparison, truth: bool, rng: random.Random) -> tuple[Scene, Scene]:
         """Two scenes of which a sentence is true, or is not."""
         while True:
             first, second = (
-                self._wanted(group, has, rng) for group, has in _plan(said, truth, rng)
+                scene if has else self._another(scene, rng)
+                for scene, has in _plan(said, truth, rng)
             )
             if said.true_of(first, second) == truth:
                 return first, second
 
-    def _wanted(self, group: Group, has: bool, rng: random.Random) -> Scene:
-        """A scene with a group, or one without it that may show as many others of its kind."""
-        if has:
-            return rng.choice(self._with[group])
-        near = [g for g in self._with if g.name == group.name and g != group]
-        if near and rng.random() < _NEAR:
-            return rng.choice(self._with[rng.choice(near)])
+    def _another(self, scene: Scene, rng: random.Random) -> Scene:
+        """Another scene, which may differ in one object, number or relation."""
+        if rng.random() < _NEAR:
+            change = rng.choice(("object", "count", "relation"))
+            near = [
+                other
+                for other in describe.changed(scene, change, self._names)
+                if other in self._known
+            ]
+            if near:
+                return rng.choice(near)
         while True:
-            scene = rng.choice(self._pool)
-            if all(shown.name != group.name for shown in scene.groups):
-                return scene
+            other = rng.choice(self.pool)
+            if other != scene:
+                return other
 
 
 def _plan(
     said: Comparison, truth: bool, rng: random.Random
-) -> tuple[tuple[Group, bool], tuple[Group, bool]]:
-    """For each picture a group and whether it is to be shown."""
+) -> tuple[tuple[Scene, bool], tuple[Scene, bool]]:
+    """For each picture a scene and whether it is to be shown."""
     a, b = said.a, said.b
     if b is not None:
         if truth:
