@@ -1,7 +1,7 @@
 """Evaluate a run on its test splits, beside chance, random weights and the text alone."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ class Reference(Section):
     """A published value of a metric."""
 
     value: float
-    """What was reported, on the first split."""
+    """What was reported, on the first split that is evaluated."""
     tolerance: Annotated[float, Field(ge=0)]
     """Largest difference that passes."""
     source: str
@@ -36,7 +36,7 @@ class EvaluateConfig(Section):
     """Values of the evaluation."""
 
     splits: tuple[str, ...]
-    """Splits to evaluate, as far as the data set has them; the first one must exist."""
+    """Splits to evaluate, as far as the data set has them; `val` where it has none of them."""
     batch_size: int
     """Images of one forward pass."""
     reference: dict[str, dict[str, Reference]] | None = None
@@ -67,9 +67,8 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     if texts:
         metrics["text_only"] = {}
     tables: list[Table] = []
-    for split in settings.splits:
-        if split not in present and split != settings.splits[0]:
-            continue
+    splits = splits_of(settings.splits, present)
+    for split in splits:
         records = Shards(data, split)
         table = trained.predict(records, settings.batch_size)
         metrics[split] = dict(trained.score(table))
@@ -85,12 +84,29 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [pa.table(table) for table in tables]
     pq.write_table(pa.concat_tables(parts, promote_options="default"), path)
-    first = settings.splits[0]
+    first = splits[0]
     if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
         stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
     reference = (settings.reference or {}).get(stage.key, {})
     if beyond := list(differing(metrics[first], reference)):
         raise ValueError(f"not as reported: {'; '.join(beyond)}")
+
+
+def splits_of(wanted: Sequence[str], present: Collection[str]) -> list[str]:
+    """The wanted splits that a data set has, or ``val`` where it has none of them.
+
+    Raises:
+        ValueError: nor that.
+    """
+    found = [split for split in wanted if split in present]
+    if not found and "val" in present:
+        log.info("no split of evaluate.splits is in this data set: val is evaluated")
+        found = ["val"]
+    if not found:
+        raise ValueError(
+            f"evaluate.splits are {', '.join(wanted)}, but the data set has {', '.join(present)}"
+        )
+    return found
 
 
 def differing(metrics: Mapping[str, object], reference: Mapping[str, Reference]) -> Iterator[str]:
