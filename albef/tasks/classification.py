@@ -107,18 +107,6 @@ class ClassificationTask(RunTask):
         return task
 
     @classmethod
-    def restore(cls, config: Any, checkpoint: Checkpoint) -> Self:
-        """The task as it was saved."""
-        task = cls(config, checkpoint.model, checkpoint.tokenizer)
-        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
-        return task
-
-    @classmethod
-    def blank(cls, config: Any, checkpoint: Checkpoint) -> Self:
-        """The same model with random weights, for the baseline."""
-        return cls(config, checkpoint.model, checkpoint.tokenizer)
-
-    @classmethod
     def answer(cls, record: Record) -> str:
         """The record's class."""
         return label_of(record, cls.classes)

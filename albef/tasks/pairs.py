@@ -104,18 +104,6 @@ class PairTask(MatchingTask, RunTask):
         task.queue.ids.fill_(EMPTY)
         return task
 
-    @classmethod
-    def restore(cls, config: PairConfig, checkpoint: Checkpoint) -> Self:
-        """The task as it was saved."""
-        task = cls(config, checkpoint.model, checkpoint.tokenizer)
-        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
-        return task
-
-    @classmethod
-    def blank(cls, config: PairConfig, checkpoint: Checkpoint) -> Self:
-        """The same model with random weights, for the baseline."""
-        return cls(config, checkpoint.model, checkpoint.tokenizer)
-
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens)

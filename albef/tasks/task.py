@@ -15,7 +15,7 @@ from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
 from albef.models.albef import ModelConfig
-from albef.models.weights import Checkpoint
+from albef.models.weights import Checkpoint, load_strict
 
 if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
@@ -142,7 +142,10 @@ class Task(nn.Module, ABC):
 
 
 class RunTask(Task):
-    """A task that a run trains: it starts from a checkpoint and is restored from its own."""
+    """A task that a run trains: it starts from a checkpoint and is restored from its own.
+
+    It is made of its config, the model's sizes and the tokenizer, with random weights.
+    """
 
     sizes: ModelConfig
     tokenizer: TextTokenizer
@@ -153,14 +156,16 @@ class RunTask(Task):
         """A task that takes from another's checkpoint what it can use."""
 
     @classmethod
-    @abstractmethod
-    def restore(cls, config: Any, checkpoint: Checkpoint) -> Self:
-        """The task as it was saved."""
-
-    @classmethod
-    @abstractmethod
     def blank(cls, config: Any, checkpoint: Checkpoint) -> Self:
         """The same model with random weights, for the baseline."""
+        return cls(config, checkpoint.model, checkpoint.tokenizer)
+
+    @classmethod
+    def restore(cls, config: Any, checkpoint: Checkpoint) -> Self:
+        """The task as it was saved."""
+        task = cls.blank(config, checkpoint)
+        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
+        return task
 
     def facts(self) -> dict[str, Any]:
         """What :meth:`restore` has to know beside sizes, values and weights, as JSON values.

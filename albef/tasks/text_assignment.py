@@ -129,18 +129,6 @@ class Task(RunTask):
         )
         return task
 
-    @classmethod
-    def restore(cls, config: Config, checkpoint: Checkpoint) -> Self:
-        """The task as it was saved."""
-        task = cls(config, checkpoint.model, checkpoint.tokenizer)
-        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
-        return task
-
-    @classmethod
-    def blank(cls, config: Config, checkpoint: Checkpoint) -> Self:
-        """The same model with random weights, for the baseline."""
-        return cls(config, checkpoint.model, checkpoint.tokenizer)
-
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens)

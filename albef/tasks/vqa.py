@@ -168,13 +168,6 @@ class Task(RunTask):
         return task
 
     @classmethod
-    def restore(cls, config: Config, checkpoint: Checkpoint) -> Self:
-        """The task as it was saved, its list of answers with it."""
-        task = cls.blank(config, checkpoint)
-        load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
-        return task
-
-    @classmethod
     def blank(cls, config: Config, checkpoint: Checkpoint) -> Self:
         """The same model with random weights, for the baseline."""
         task = cls(config, checkpoint.model, checkpoint.tokenizer)
