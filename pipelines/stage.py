@@ -33,6 +33,8 @@ from albef.layout import Runtime as Runtime
 
 S = TypeVar("S", bound=Section)
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
+GRACE_S = 15.0
+"""Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
 log = logging.getLogger("albef")
 
 
@@ -124,6 +126,8 @@ def device_slot(device: str) -> Iterator[None]:
 def die_with_dvc() -> None:
     """Watch the DVC that started this stage and die with it, however it dies.
 
+    The stage is asked first, so that a training can save its state.
+
     A shell may stand between the two, so the death of the direct parent is not enough to go by.
     A flow names the process in ``ALBEF_DVC``: it may have died while this one was still importing.
     """
@@ -136,6 +140,8 @@ def die_with_dvc() -> None:
     def watch() -> None:
         while dvc in {process.pid for process in psutil.Process().parents()}:
             time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="die-with-dvc").start()
@@ -159,7 +165,9 @@ def main(run: Callable[[Stage], None]) -> None:
             raise
         print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError) else os.EX_IOERR) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):
+            print(f"{name}{'@' if key else ''}{key}: {interrupt}", file=sys.stderr)
         raise SystemExit(130) from None
     _write_record(stage, started)
 

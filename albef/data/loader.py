@@ -7,6 +7,7 @@ epoch, number of the batch).
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -143,5 +144,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _start(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a group; the trainer ends us
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

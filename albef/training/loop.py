@@ -13,6 +13,7 @@ from torch import Tensor
 from albef.config import fixed
 from albef.data.loader import Loader
 from albef.tasks.task import Batch, Task, TrainingConfig, to_device
+from albef.training.interrupt import Stopped, interruptible
 from albef.training.optim import adamw
 from albef.training.schedules import rate
 from albef.training.state import TrainingState, own
@@ -81,13 +82,14 @@ def train(
     Raises:
         NotFinite: the loss is no number; the last good state stays.
         StateLocked: another process trains on ``folder``.
+        Stopped: SIGINT or SIGTERM came; the state after the step is saved.
     """
     task.to(device)
     lr = fixed(config.lr)
     dtype = autocast_dtype(config.precision, device)
     optimizer = adamw(task, lr, config.weight_decay)
     state = TrainingState(folder)
-    with own(folder):
+    with own(folder), interruptible() as interrupt:
         start, extra = state.restore(task, optimizer)
         total = config.epochs * loader.steps_per_epoch
         if start:
@@ -119,7 +121,8 @@ def train(
                     if value.ndim == 0:
                         sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(micros)
             done = step + 1
-            saving = done % checkpoint_every == 0 or done == total
+            leaving = interrupt.asked
+            saving = done % checkpoint_every == 0 or done == total or leaving
             point_due = done % LOG_EVERY == 0 or done == total
             if (saving or point_due) and not math.isfinite(sums["loss"]):
                 raise NotFinite(
@@ -139,6 +142,8 @@ def train(
             progress(done, total, means)
             if saving:
                 state.save(done, task, optimizer, {"sums": sums})
+            if leaving and done < total:
+                raise Stopped(f"stopped after step {done} of {total}, which is saved")
         tracker.close()
         task.eval()
     seconds = time.perf_counter() - began
