@@ -43,11 +43,10 @@ def summary(layout: Layout) -> str:
 
 def _main(layout: Layout, run: str) -> frozenset[str]:
     """What a run is judged by, as its evaluation recorded it; empty where that is not at hand."""
-    try:
-        record = json.loads(layout.record(f"evaluate@{run}").read_text())
-    except FileNotFoundError:
+    judged = record(layout, f"evaluate@{run}").get("metrics")
+    if not judged:
         return frozenset()
-    names = {*record.get("metrics", {}), "accuracy"}  # what a paired split has
+    names = {*judged, "accuracy"}  # what a paired split has
     return frozenset(names | {f"itc_{name}" for name in names})
 
 
