@@ -1,16 +1,14 @@
-"""The pre-training step of params.yaml in float32 and in bfloat16, side by side in one run.
+"""The pre-training step against the plain one, in float32 and bfloat16, in turns.
 
-``python -m benchmarks.step`` prints the matrix-product peak of each type on this machine and the
-median time of a step; the two types take turns, so that a machine whose speed drifts slows both.
+``python -m benchmarks.step`` prints a table in Markdown: at the built-in size, and with
+``--size paper`` at ViT-B/16, BERT-base and 256 pixels.
 """
 
 import argparse
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -20,72 +18,89 @@ from albef.config import read_yaml, validate
 from albef.data.text import SPECIAL, TextTokenizer
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import Batch
-from albef.training.loop import autocast_dtype
 from albef.training.optim import adamw
+from benchmarks.timing import alternate, flops, machine, memory_peak, product_peak, ratio
+from tests.reference import pretraining as plain
 
-TYPES = (torch.float32, torch.bfloat16)
-WORDS = 12
-"""Tokens of a caption, about the mean of the built-in data."""
-MASKED = 2
-"""Masked tokens of a caption."""
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MASKED_SHARE = 0.15
+PAPER: dict[str, Any] = {
+    "model": {
+        "image": {"image_size": 256, "patch_size": 16, "width": 768, "depth": 12, "heads": 12},
+        "text": {
+            "width": 768, "depth": 12, "fusion_depth": 6, "heads": 12, "intermediate": 3072,
+            "max_positions": 512, "dropout": 0.1,
+        },
+        "embed_dim": 256,
+    },
+    "tokenizer": {"source": "corpus", "vocab_size": 30522},
+    "queue_size": 65536,
+    "queue_from": 0,
+}  # fmt: skip
+SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "built-in": ({}, 32, 12),
+    "paper": (PAPER, 8, 16),
+}
+"""What differs from params.yaml, the pairs of a step, and the tokens of a caption."""
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.step")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--size", choices=SIZES, default="built-in")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
     options = parser.parse_args()
     values = read_yaml(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
-    torch.manual_seed(0)
-    config = validate(Config, values["pretrain"], where=str(options.params), key="pretrain")
-    vocabulary = {f"w{i}": i for i in range(len(SPECIAL), config.tokenizer.vocab_size)}
-    vocabulary |= {token: i for i, token in enumerate(SPECIAL)}
-    task = Task(config, TextTokenizer(Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))))
-    steps = {dtype: _step(task, _batch(config), dtype) for dtype in TYPES}
-    times = _alternate(steps, options.rounds)
-    products = {dtype: _product(dtype) for dtype in TYPES}
-    peaks = _alternate(products, options.rounds)
+    changed, size, length = SIZES[options.size]
+    config = validate(Config, values["pretrain"] | changed, where="benchmark", key="pretrain")
+    batch = _batch(config, size, length)
 
+    steps: dict[str, Callable[[], None]] = {}
+    for way in (_fast, _plain):
+        for name, dtype in TYPES.items():
+            torch.manual_seed(0)
+            steps[f"{way.__name__[1:]} {name}"] = way(_task(config), batch, dtype)
+    counted = {name: flops(step) for name, step in steps.items()}
+    times = alternate(steps, options.rounds)
+    peaks = {name: product_peak(dtype, options.rounds) for name, dtype in TYPES.items()}
+
+    print(f"{machine()}; medians of {options.rounds}\n")
+    image = config.model.image
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}; medians of {options.rounds}"
+        f"A step of {size} pairs at {image.image_size} px, width {image.width}, {length} tokens, "
+        f"queue {config.queue_size}\n"
     )
-    print(
-        f"step of {config.micro_batch_size} pairs at {config.model.image.image_size} px; "
-        f"precision auto is {autocast_dtype('auto', torch.device('cpu')) or torch.float32}"
-    )
-    for dtype in TYPES:
-        median = statistics.median(times[dtype])
-        peak = 2 * 2048**3 / statistics.median(peaks[dtype]) / 1e9
+    print("| step | s | pairs/s | GFLOP | GFLOP/s | of the product's peak |")
+    print("|---|---|---|---|---|---|")
+    for name, own in times.items():
+        seconds, rate = statistics.median(own), counted[name] / statistics.median(own)
+        peak = peaks[name.split()[1]]
         print(
-            f"{dtype!s:16}{1000 * median:8.0f} ms/step"
-            f"{config.micro_batch_size / median:9.1f} pairs/s{peak:8.0f} GFLOP/s product peak"
+            f"| {name} | {seconds:.3f} | {size / seconds:.1f} | {counted[name] / 1e9:.1f} "
+            f"| {rate / 1e9:.0f} | {100 * rate / peak:.0f} % of {peak / 1e9:.0f} |"
         )
-    ratios = [a / b for a, b in zip(times[torch.float32], times[torch.bfloat16], strict=True)]
-    print(
-        f"float32 over bfloat16, round by round: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    print("\n| ratio of times, median over rounds (least to most) | |\n|---|---|")
+    for slow, fast in (
+        ("plain float32", "fast float32"),
+        ("plain bfloat16", "fast bfloat16"),
+        ("plain float32", "fast bfloat16"),
+        ("fast float32", "fast bfloat16"),
+    ):
+        print(f"| {slow} / {fast} | {ratio(times[slow], times[fast])} |")
+    share = counted["fast float32"] / counted["plain float32"]
+    print(f"\nFLOPs of the fast step over the plain one: {share:.3f}; memory {memory_peak()}")
 
 
-def _alternate(
-    calls: dict[torch.dtype, Callable[[], None]], rounds: int
-) -> dict[torch.dtype, list[float]]:
-    times: dict[torch.dtype, list[float]] = {dtype: [] for dtype in calls}
-    for turn in range(rounds + 1):
-        for dtype, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                times[dtype].append(time.perf_counter() - start)
-    return times
+def _task(config: Config) -> Task:
+    words = {token: number for number, token in enumerate(SPECIAL)}
+    words |= {f"w{number}": number for number in range(len(words), config.tokenizer.vocab_size)}
+    return Task(config, TextTokenizer(Tokenizer(WordPiece(words, unk_token="[UNK]")))).train()
 
 
-def _step(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
+def _fast(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
     optimizer = adamw(task, 1e-4, 0.02)
-    task.train()
 
     def step() -> None:
         task.begin_step()
@@ -99,27 +114,37 @@ def _step(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
     return step
 
 
-def _batch(config: Config) -> Batch:
-    size, side = config.micro_batch_size, config.model.image.image_size
-    ids = torch.randint(len(SPECIAL), config.tokenizer.vocab_size, (size, WORDS))
-    positions = torch.randint(1, WORDS, (size, MASKED))
+def _plain(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
+    optimizer = plain.optimizer(task, 1e-4, 0.02)
+
+    def step() -> None:
+        plain.begin_step(task)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = plain.losses(task, batch, 1.0)
+        output["loss"].backward()
+        plain.enqueue(task.queue, output["image_feat_m"], output["text_feat_m"])
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _batch(config: Config, size: int, length: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    side, vocab = config.model.image.image_size, config.tokenizer.vocab_size
+    masked = max(1, round(MASKED_SHARE * length))
+    ids = torch.randint(len(SPECIAL), vocab, (size, length), generator=generator)
+    positions = torch.stack(
+        [torch.randperm(length - 1, generator=generator)[:masked] + 1 for _ in range(size)]
+    )
     return {
-        "image": torch.randn(size, 3, side, side),
+        "image": torch.randn(size, 3, side, side, generator=generator),
         "ids": ids,
         "text_mask": torch.ones_like(ids),
         "masked_ids": ids,
         "mlm_positions": positions,
         "mlm_labels": ids.gather(1, positions),
     }
-
-
-def _product(dtype: torch.dtype) -> Callable[[], None]:
-    left, right = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-
-    def product() -> None:
-        torch.mm(left, right)
-
-    return product
 
 
 if __name__ == "__main__":

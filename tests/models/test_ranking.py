@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef.models.ranking import best, chance_recalls, first_rank, recalls
+from albef.models.decoder import rank
+from albef.models.ranking import (
+    NOT_RANKED,
+    best,
+    chance_recalls,
+    encode_texts,
+    first_rank,
+    match_scores,
+    recalls,
+)
+from tests.original import fixture
+from tests.reference.ranking import images_of_texts, rank_answers, texts_of_images
+from tests.tasks.test_pretraining_parity import original_task
+from tests.tasks.test_vqa_parity import original_task as original_vqa
 
 
 def test_ties_count_against_the_model() -> None:
@@ -67,3 +80,35 @@ def test_recall_on_a_sparse_matrix_equals_the_original_where_nothing_is_tied() -
             at_least = 100 * float(((ranks[direction] < k) & free).sum()) / len(free)
             assert at_least <= ours[f"{name}@{k}"] <= theirs[f"{side}_r{k}"] + 1e-9
         assert ours[f"{name}@1"] == pytest.approx(theirs[f"{side}_r1"])
+
+
+@torch.no_grad()
+def test_pairs_scored_once_equal_pairs_scored_for_each_query() -> None:
+    task = original_task(0.4).eval()
+    torch.manual_seed(0)
+    images = [torch.randn(4, 3, 48, 48), torch.randn(3, 3, 48, 48)]
+    ids = torch.randint(5, 211, (9, 10))
+    mask = (torch.arange(10)[None] < torch.randint(3, 11, (9, 1))).long()
+    _, states = encode_texts(task.model, ids * mask, mask, 4)
+    sim = torch.randn(7, 9)
+    given = task.model, task.itm_head, task.model.encode_image(torch.cat(images)), states, mask
+    plain = texts_of_images(*given, sim, 4), images_of_texts(*given, sim.t(), 4)
+    chosen = best(sim, 4) | best(sim.t(), 4).t()
+    ours = match_scores(task.model, task.itm_head, images, states, mask, chosen)
+    for scores, side in ((ours, 0), (ours.t(), 1)):
+        told = plain[side] > NOT_RANKED
+        assert 0 < int(told.sum()) < told.numel()
+        torch.testing.assert_close(scores[told], plain[side][told], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_answers_that_share_their_question_rank_as_with_copies_of_it() -> None:
+    task, given = original_vqa().eval(), fixture("vqa")
+    torch.manual_seed(0)
+    states, mask = torch.randn(3, 7, 32), torch.ones(3, 7, dtype=torch.long)
+    mask[1, 5:] = 0
+    ids, answer_mask = given["inputs/answer_input_ids"], given["inputs/answer_attention_mask"]
+    ours = rank(task.answer_decoder, states, mask, ids, answer_mask, 4)
+    theirs = rank_answers(task.answer_decoder, states, mask, ids, answer_mask, 4)
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,103 @@
+"""Re-ranking of texts for images, and of answers for questions, against the plain ways.
+
+``python -m benchmarks.ranking`` prints a table in Markdown, at ViT-B/16, BERT-base and 384 pixels.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from albef.config import validate
+from albef.models.albef import ALBEF, ModelConfig, resized
+from albef.models.decoder import AnswerDecoder, rank
+from albef.models.ranking import match_scores
+from benchmarks.step import PAPER
+from benchmarks.timing import alternate, flops, machine, ratio
+from tests.reference import ranking as plain
+
+SIDE = 384
+VOCABULARY = PAPER["tokenizer"]["vocab_size"]
+IMAGES, CAPTIONS = 2, 64
+CAPTION_TOKENS = (11, 18)
+"""Least and most: most captions of COCO have ten words and a few."""
+QUESTIONS, ANSWERS, QUESTION_TOKENS, BEST = 2, 512, 9, 128
+ANSWER_TOKENS = ((3, 0.55), (4, 0.3), (5, 0.1), (9, 0.05))
+"""Lengths with [CLS] and [SEP], and their shares; the longest sets the padding."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.ranking")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds, after one warm-up")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    sizes = resized(validate(ModelConfig, PAPER["model"], where="benchmark"), SIDE)
+    print(f"{machine()}; float32, medians of {options.rounds}\n")
+    print("| | plain s | ours s | plain / ours (least to most) | FLOPs ours / plain |")
+    print("|---|---|---|---|---|")
+    for name, ways in (
+        (f"{IMAGES} images, {CAPTIONS} captions each, {SIDE} px", _reranking(sizes)),
+        (f"{QUESTIONS} questions, {BEST} of {ANSWERS} answers", _answers(sizes)),
+    ):
+        counted = {way: flops(call) for way, call in ways.items()}
+        times = alternate(ways, options.rounds)
+        slow, fast = (statistics.median(times[way]) for way in ("plain", "ours"))
+        share = counted["ours"] / counted["plain"]
+        print(
+            f"| {name} | {slow:.2f} | {fast:.2f} | {ratio(times['plain'], times['ours'])} "
+            f"| {share:.3f} |"
+        )
+
+
+@torch.no_grad()
+def _reranking(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
+    """All captions of all images, in one direction; encoding the images is in both."""
+    model = ALBEF(sizes, VOCABULARY).eval()
+    head = nn.Linear(sizes.text.width, 2)
+    images = torch.randn(IMAGES, 3, SIDE, SIDE)
+    least, most = CAPTION_TOKENS
+    lengths = torch.randint(least, most + 1, (CAPTIONS, 1))
+    mask = (torch.arange(most)[None] < lengths).long()
+    states = torch.randn(CAPTIONS, most, sizes.text.width)
+    sim = torch.randn(IMAGES, CAPTIONS)
+    pairs = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool)
+
+    def simple() -> Tensor:
+        encoded = model.encode_image(images)
+        return plain.texts_of_images(model, head, encoded, states, mask, sim, CAPTIONS)
+
+    return {
+        "plain": torch.no_grad()(simple),
+        "ours": lambda: match_scores(model, head, [images], states, mask, pairs),
+    }
+
+
+@torch.no_grad()
+def _answers(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
+    decoder = AnswerDecoder(sizes.text, VOCABULARY, sizes.text.width).eval()
+    lengths = torch.tensor(
+        [n for n, share in ANSWER_TOKENS for _ in range(round(share * ANSWERS))][:ANSWERS]
+    )
+    lengths = lengths[torch.randperm(len(lengths))]
+    mask = (torch.arange(int(lengths.max()))[None] < lengths[:, None]).long()
+    ids = torch.randint(1000, VOCABULARY, mask.shape)
+    ids[:, 0] = 101
+    ids.scatter_(1, lengths[:, None] - 1, 102)
+    given = (
+        decoder,
+        torch.randn(QUESTIONS, QUESTION_TOKENS, sizes.text.width),
+        torch.ones(QUESTIONS, QUESTION_TOKENS, dtype=torch.long),
+        ids * mask,
+        mask,
+        BEST,
+    )
+    return {"plain": lambda: plain.rank_answers(*given), "ours": lambda: rank(*given)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The pre-training step (ALBEF, section 3), one pass after another."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import AdamW
+
+from albef.losses.distill import ramp
+from albef.losses.mlm import IGNORED
+from albef.models.queue import FeatureQueue
+from albef.tasks.pretraining import TEMPERATURE_BOUNDS, Task
+from albef.tasks.task import Batch
+from tests.reference import fused
+
+Negatives = tuple[list[int], list[int]]
+"""Of each text the image, of each image the text."""
+
+
+@torch.no_grad()
+def begin_step(task: Task) -> None:
+    """Clamp the temperature and update the twins, tensor by tensor."""
+    task.temperature.clamp_(*TEMPERATURE_BOUNDS)
+    momentum = task.config.momentum
+    for student, twin in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
+        for mine, theirs in zip(twin.model.parameters(), student.parameters(), strict=True):
+            mine.data = mine.data * momentum + theirs.data * (1 - momentum)
+
+
+def losses(
+    task: Task, batch: Batch, epoch: float, negatives: Negatives | None = None
+) -> dict[str, Tensor]:
+    """The three losses and the twin's features of B pairs; ``negatives`` are drawn if not given."""
+    config, model, twin = task.config, task.model, task.model_m.model
+    mask = batch["text_mask"]
+    size = len(mask)
+
+    image_states = model.encode_image(batch["image"])
+    text_states = model.encode_text(batch["ids"], mask)
+    image_feat, text_feat = model.image_feat(image_states), model.text_feat(text_states)
+    with torch.no_grad():
+        image_states_m = twin.encode_image(batch["image"])
+        image_feat_m = twin.image_feat(image_states_m)
+        text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
+        images = torch.cat([image_feat_m.t(), task.queue.image.clone().t()], dim=1)
+        texts = torch.cat([text_feat_m.t(), task.queue.text.clone().t()], dim=1)
+
+    itc = image_feat.new_zeros(())
+    sims = []
+    for feat, feat_m, candidates in (
+        (image_feat, image_feat_m, texts),
+        (text_feat, text_feat_m, images),
+    ):
+        sim = feat @ candidates / task.temperature
+        with torch.no_grad():
+            alpha = config.alpha_itc * ramp(epoch)
+            soft = F.softmax(feat_m @ candidates / task.temperature, dim=1)
+            targets = alpha * soft + (1 - alpha) * torch.eye(
+                size, candidates.shape[1], device=sim.device
+            )
+        itc = itc - (F.log_softmax(sim, dim=1) * targets).sum(dim=1).mean() / 2
+        sims.append(sim)
+
+    neg_image, neg_text = negatives or (
+        _drawn(sims[1].detach()[:, :size]), _drawn(sims[0].detach()[:, :size])
+    )  # fmt: skip
+    positive = fused(model, text_states, mask, image_states)[:, 0]
+    negative = fused(
+        model,
+        torch.cat([text_states, torch.stack([text_states[i] for i in neg_text])]),
+        torch.cat([mask, torch.stack([mask[i] for i in neg_text])]),
+        torch.cat([torch.stack([image_states[i] for i in neg_image]), image_states]),
+    )[:, 0]
+    labels = torch.zeros(3 * size, dtype=torch.long, device=mask.device)
+    labels[:size] = 1
+    itm = F.cross_entropy(task.itm_head(torch.cat([positive, negative])).float(), labels)
+
+    logits = _masked_logits(task, batch, image_states, twin=False)
+    with torch.no_grad():
+        logits_m = _masked_logits(task, batch, image_states_m, twin=True)
+    labels = torch.full_like(batch["ids"], IGNORED)  # a place that is only padding is [CLS]'s
+    labels = labels.scatter(1, batch["mlm_positions"], batch["mlm_labels"])
+    alpha = config.alpha_mlm * ramp(epoch)
+    hard = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    distilled = -(F.log_softmax(logits, dim=2) * F.softmax(logits_m, dim=2)).sum(dim=2)
+    masked = labels != IGNORED
+    mlm = (1 - alpha) * hard + alpha * (distilled * masked).sum() / masked.sum()
+    return {
+        "loss": itc + itm + mlm,
+        "itc": itc.detach(),
+        "itm": itm.detach(),
+        "mlm": mlm.detach(),
+        "image_feat_m": image_feat_m,
+        "text_feat_m": text_feat_m,
+    }
+
+
+@torch.no_grad()
+def enqueue(queue: FeatureQueue, image_feat: Tensor, text_feat: Tensor) -> None:
+    """Write a batch over the oldest pairs; its size divides that of the queue."""
+    start = int(queue.pointer)
+    queue.image[start : start + len(image_feat)] = image_feat.float()
+    queue.text[start : start + len(text_feat)] = text_feat.float()
+    queue.ids[start : start + len(image_feat)] = torch.arange(len(image_feat))
+    queue.pointer.fill_((start + len(image_feat)) % len(queue.image))
+
+
+def optimizer(task: Task, lr: float, weight_decay: float) -> AdamW:
+    """AdamW, tensor by tensor."""
+    learned = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    return AdamW(learned, lr=lr, weight_decay=weight_decay, foreach=False, fused=False)
+
+
+def _drawn(sim: Tensor) -> list[int]:
+    """A negative for each row, in proportion to its similarity."""
+    weights = F.softmax(sim.float(), dim=1)
+    weights.fill_diagonal_(0)
+    return [int(torch.multinomial(row, 1).item()) for row in weights]
+
+
+def _masked_logits(task: Task, batch: Batch, image_states: Tensor, *, twin: bool) -> Tensor:
+    """Logits (B, L, V) at every position of the masked texts."""
+    model = task.model_m.model if twin else task.model
+    head = task.mlm_head_m.model if twin else task.mlm_head
+    states = model.encode_text(batch["masked_ids"], batch["text_mask"])
+    states = fused(model, states, batch["text_mask"], image_states)
+    table = model.text_encoder.embeddings.word_embeddings.weight
+    logits: Tensor = head(states, table)
+    return logits.float()

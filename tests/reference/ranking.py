@@ -1,0 +1,92 @@
+"""Re-ranking of pairs and ranking of answers (ALBEF, section 5), query by query."""
+
+import torch
+from torch import Tensor, nn
+
+from albef.models.albef import ALBEF
+from albef.models.decoder import AnswerDecoder
+from albef.models.ranking import NOT_RANKED
+from tests.reference import fused
+
+
+@torch.no_grad()
+def texts_of_images(
+    model: ALBEF,
+    itm_head: nn.Linear,
+    image_states: Tensor,
+    text_states: Tensor,
+    text_mask: Tensor,
+    sim: Tensor,
+    k: int,
+) -> Tensor:
+    """Raw ITM logits of the best ``k`` texts of each image.
+
+    Args:
+        model: the model.
+        itm_head: linear, 2 classes.
+        image_states: (I, N, D).
+        text_states: (T, L, D).
+        text_mask: (T, L).
+        sim: (I, T) similarities by ITC.
+        k: how many are re-ranked.
+
+    Returns:
+        (I, T), :data:`NOT_RANKED` where not among the best.
+    """
+    result = torch.full(sim.shape, NOT_RANKED)
+    for row, scores in enumerate(sim):
+        texts = scores.topk(min(k, len(scores))).indices
+        repeated = image_states[row].repeat(len(texts), 1, 1)
+        states = fused(model, text_states[texts], text_mask[texts], repeated)
+        result[row, texts] = itm_head(states[:, 0])[:, 1].float()
+    return result
+
+
+@torch.no_grad()
+def images_of_texts(
+    model: ALBEF,
+    itm_head: nn.Linear,
+    image_states: Tensor,
+    text_states: Tensor,
+    text_mask: Tensor,
+    sim: Tensor,
+    k: int,
+) -> Tensor:
+    """The same of the best ``k`` images of each text; ``sim`` and the result are (T, I)."""
+    result = torch.full(sim.shape, NOT_RANKED)
+    for row, scores in enumerate(sim):
+        images = scores.topk(min(k, len(scores))).indices
+        repeated = text_states[row].repeat(len(images), 1, 1)
+        mask = text_mask[row].repeat(len(images), 1)
+        states = fused(model, repeated, mask, image_states[images])
+        result[row, images] = itm_head(states[:, 0])[:, 1].float()
+    return result
+
+
+@torch.no_grad()
+def rank_answers(
+    decoder: AnswerDecoder,
+    fused_states: Tensor,
+    question_mask: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """What :func:`albef.models.decoder.rank` gives: the question's states repeated ``k`` times."""
+    count, k = len(fused_states), min(k, len(ids))
+    start = ids[:1, :1].repeat(count, 1)
+    question = decoder.question_key_values(fused_states)
+    first = decoder(start, torch.ones_like(start), question, question_mask)[:, 0].float()
+    log_first, chosen = first.softmax(dim=1)[:, ids[:, 1]].log().topk(k, dim=1)
+    answers, answer_mask = ids[chosen.flatten()], mask[chosen.flatten()]
+    repeated = fused_states.repeat_interleave(k, dim=0)
+    logits = decoder(
+        answers,
+        answer_mask,
+        decoder.question_key_values(repeated),
+        question_mask.repeat_interleave(k, dim=0),
+    )
+    told = logits[:, :-1].float().log_softmax(dim=2).gather(2, answers[:, 1:, None]).squeeze(2)
+    likelihood = (told * answer_mask[:, 1:]).sum(dim=1).view(count, k)
+    places = (log_first + likelihood).softmax(dim=1).topk(k, dim=1)
+    return chosen.gather(1, places.indices), places.values
