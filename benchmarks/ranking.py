@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from albef.config import validate
 from albef.models.albef import ALBEF, ModelConfig, resized
-from albef.models.decoder import AnswerDecoder, rank
+from albef.models.answer_ranking import rank
+from albef.models.decoder import AnswerDecoder
 from albef.models.ranking import match_scores
 from benchmarks.step import PAPER
 from benchmarks.timing import alternate, flops, machine, ratio

@@ -15,9 +15,6 @@ from torch.nn import functional as F
 from albef.models.bert import BertLayer, KeyValue, init_bert_weights
 from albef.models.text import Embeddings, MLMHead, TextConfig
 
-AT_ONCE = 512
-"""Answers whose likelihoods are computed together: the vocabulary is wide."""
-
 
 class AnswerDecoder(nn.Module):
     """Causal layers, as many as fuse, that attend to the fused states of the question.
@@ -62,10 +59,35 @@ class AnswerDecoder(nn.Module):
         Returns:
             (A, L, D).
         """
-        states: Tensor = self.embeddings(ids)
         length = ids.shape[1]
-        seen = torch.ones(length, length, device=ids.device).tril()
-        own = (1.0 - seen * mask[:, None, None, :]) * -1e4  # (A, 1, L, L)
+        seen = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
+        return self._layers(self.embeddings(ids), seen, question, question_mask)
+
+    def tree_states(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        sees: Tensor,
+        question: list[KeyValue],
+        question_mask: Tensor,
+    ) -> Tensor:
+        """States (B, W, D) of the nodes of a tree of answers, one for each question.
+
+        Args:
+            ids: (B, W) a token a node.
+            positions: (B, W) its place in an answer.
+            sees: (B, W, W) bool: which nodes a node sees.
+            question: keys and values of B questions, one pair a layer.
+            question_mask: (B, N).
+        """
+        states = self.embeddings(ids, positions)
+        return self._layers(states, sees[:, None].to(states.dtype), question, question_mask)
+
+    def _layers(
+        self, states: Tensor, seen: Tensor, question: list[KeyValue], question_mask: Tensor
+    ) -> Tensor:
+        """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
+        own = (1.0 - seen) * -1e4
         asked = (1.0 - question_mask[:, None, None, :].to(own.dtype)) * -1e4  # (B, 1, 1, N)
         for part, key_value in zip(self.layer, question, strict=True):
             layer = cast(BertLayer, part)
@@ -87,54 +109,6 @@ class AnswerDecoder(nn.Module):
     ) -> Tensor:
         """Logits (A, L, V) of the token after each; see :meth:`states`."""
         return self.logits(self.states(ids, mask, question, question_mask))
-
-
-@torch.no_grad()
-def rank(
-    decoder: AnswerDecoder,
-    fused_states: Tensor,
-    question_mask: Tensor,
-    ids: Tensor,
-    mask: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    """Rank a closed list of C answers for each question.
-
-    The ``k`` answers with the most probable first token are scored by that log-probability plus
-    the log-likelihood of the whole answer, so the first token counts twice, as in the original.
-
-    Args:
-        decoder: the model.
-        fused_states: (B, N, D) of the questions.
-        question_mask: (B, N).
-        ids: (C, L) the answers, [CLS] first and [SEP] last.
-        mask: (C, L).
-        k: how many are scored in full; all where there are fewer.
-
-    Returns:
-        Places in the list (B, k), best first, and their probabilities (B, k), which sum to 1.
-    """
-    count, k = len(fused_states), min(k, len(ids))
-    question = decoder.question_key_values(fused_states)
-    start = ids[:1, :1].expand(count, 1)
-    first = decoder(start, torch.ones_like(start), question, question_mask)[:, 0].float()
-    log_first, chosen = torch.log_softmax(first, dim=1)[:, ids[:, 1]].topk(k, dim=1)
-    answers, answer_mask = ids[chosen.flatten()], mask[chosen.flatten()]
-    states = decoder.states(answers, answer_mask, question, question_mask)
-    likelihood = torch.cat(
-        [
-            log_likelihood(decoder, *parts)
-            for parts in zip(
-                states.split(AT_ONCE),
-                answers.split(AT_ONCE),
-                answer_mask.split(AT_ONCE),
-                strict=True,
-            )
-        ]
-    )
-    probabilities = torch.softmax(log_first + likelihood.view(count, k), dim=1)
-    best = probabilities.topk(k, dim=1)
-    return chosen.gather(1, best.indices), best.values
 
 
 def log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

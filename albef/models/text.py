@@ -38,9 +38,10 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids (B, L) to (B, L, D)."""
-        positions = torch.arange(ids.shape[1], device=ids.device)
+    def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Token ids (B, L) to (B, L, D); ``positions`` (B, L) are those of a text if left out."""
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
         summed = (
             self.word_embeddings(ids)
             + self.position_embeddings(positions)

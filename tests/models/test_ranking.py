@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef.models.decoder import rank
 from albef.models.ranking import (
     NOT_RANKED,
     best,
@@ -16,10 +15,8 @@ from albef.models.ranking import (
     match_scores,
     recalls,
 )
-from tests.original import fixture
-from tests.reference.ranking import images_of_texts, rank_answers, texts_of_images
+from tests.reference.ranking import images_of_texts, texts_of_images
 from tests.tasks.test_pretraining_parity import original_task
-from tests.tasks.test_vqa_parity import original_task as original_vqa
 
 
 def test_ties_count_against_the_model() -> None:
@@ -99,16 +96,3 @@ def test_pairs_scored_once_equal_pairs_scored_for_each_query() -> None:
         told = plain[side] > NOT_RANKED
         assert 0 < int(told.sum()) < told.numel()
         torch.testing.assert_close(scores[told], plain[side][told], rtol=1e-5, atol=1e-5)
-
-
-@torch.no_grad()
-def test_answers_that_share_their_question_rank_as_with_copies_of_it() -> None:
-    task, given = original_vqa().eval(), fixture("vqa")
-    torch.manual_seed(0)
-    states, mask = torch.randn(3, 7, 32), torch.ones(3, 7, dtype=torch.long)
-    mask[1, 5:] = 0
-    ids, answer_mask = given["inputs/answer_input_ids"], given["inputs/answer_attention_mask"]
-    ours = rank(task.answer_decoder, states, mask, ids, answer_mask, 4)
-    theirs = rank_answers(task.answer_decoder, states, mask, ids, answer_mask, 4)
-    assert torch.equal(ours[0], theirs[0])
-    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)

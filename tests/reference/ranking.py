@@ -72,7 +72,7 @@ def rank_answers(
     mask: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`albef.models.decoder.rank` gives: the question's states repeated ``k`` times."""
+    """As :func:`albef.models.answer_ranking.rank`, with the question's states ``k`` times."""
     count, k = len(fused_states), min(k, len(ids))
     start = ids[:1, :1].repeat(count, 1)
     question = decoder.question_key_values(fused_states)

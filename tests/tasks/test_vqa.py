@@ -14,7 +14,8 @@ from albef.data.shards import Shards
 from albef.data.text import TextTokenizer
 from albef.data.transforms import AugmentConfig, Train
 from albef.losses.answers import answer_losses
-from albef.models.decoder import generate, rank
+from albef.models.answer_ranking import rank
+from albef.models.decoder import generate
 from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
 from albef.tasks.task import Table
 from albef.tasks.vqa import Config, Task

@@ -13,7 +13,7 @@ from albef.config import validate
 from albef.data.text import TextTokenizer, clean_question
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig
-from albef.models.decoder import rank
+from albef.models.answer_ranking import rank
 from albef.models.fusion import select
 from albef.models.weights import Checkpoint
 from albef.tasks import pretraining
