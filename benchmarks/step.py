@@ -11,32 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 
 from albef.config import read_yaml, validate
-from albef.data.text import SPECIAL, TextTokenizer
+from albef.data.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import Batch
 from albef.training.optim import adamw
 from benchmarks.timing import alternate, flops, machine, memory_peak, product_peak, ratio
+from tests.original import vocabulary
 from tests.reference import pretraining as plain
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MASKED_SHARE = 0.15
-PAPER: dict[str, Any] = {
-    "model": {
-        "image": {"image_size": 256, "patch_size": 16, "width": 768, "depth": 12, "heads": 12},
-        "text": {
-            "width": 768, "depth": 12, "fusion_depth": 6, "heads": 12, "intermediate": 3072,
-            "max_positions": 512, "dropout": 0.1,
-        },
-        "embed_dim": 256,
-    },
-    "tokenizer": {"source": "corpus", "vocab_size": 30522},
-    "queue_size": 65536,
-    "queue_from": 0,
-}  # fmt: skip
+PRESET = read_yaml(Path("presets/paper-4m.yaml"))["pretrain"]
+PAPER = {name: PRESET[name] for name in ("model", "tokenizer", "queue_size", "queue_from")}
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "built-in": ({}, 32, 12),
     "paper": (PAPER, 8, 16),
@@ -94,9 +82,7 @@ def main() -> None:
 
 
 def _task(config: Config) -> Task:
-    words = {token: number for number, token in enumerate(SPECIAL)}
-    words |= {f"w{number}": number for number in range(len(words), config.tokenizer.vocab_size)}
-    return Task(config, TextTokenizer(Tokenizer(WordPiece(words, unk_token="[UNK]")))).train()
+    return Task(config, vocabulary(config.tokenizer.vocab_size)).train()
 
 
 def _fast(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:

@@ -17,13 +17,20 @@ FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}
 TEXT_LAYERS = 2
 """Layers of the text encoder in the fixtures' models."""
-TOKENS = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), 211))]
-"""As many tokens as they embed; what they mean does not matter there."""
 
 
-def vocabulary() -> TextTokenizer:
-    """A tokenizer with their vocabulary's size."""
-    ids = {token: number for number, token in enumerate(TOKENS)}
+def tokens(size: int) -> list[str]:
+    """Tokens of a vocabulary of a size; what they mean does not matter."""
+    return [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), size))]
+
+
+TOKENS = tokens(211)
+"""As many as the fixtures' models embed."""
+
+
+def vocabulary(size: int = len(TOKENS)) -> TextTokenizer:
+    """A tokenizer of ``size`` tokens."""
+    ids = {token: number for number, token in enumerate(tokens(size))}
     return TextTokenizer(Tokenizer(WordPiece(ids, unk_token="[UNK]")))
 
 

@@ -66,7 +66,7 @@ def answer_tree(ids: Tensor, mask: Tensor) -> AnswerTree:
     depth[owned, slot] = torch.cat(depths)
     slots = slot[node] * told
     sees = torch.eye(width, dtype=torch.bool, device=ids.device).repeat(count, 1, 1)
-    before = told[:, :, None] & torch.ones_like(told[0])[:, None].expand(-1, length - 1).tril()
+    before = told[:, :, None].expand(-1, -1, length - 1).tril()
     pair = question[:, None, None].expand_as(before), slots[:, :, None], slots[:, None, :]
     sees[tuple(part.expand_as(before)[before] for part in pair)] = True
     return AnswerTree(tree_ids, depth, sees, slots.view(count, k, -1))

@@ -1,14 +1,13 @@
 """The fast step against the plain one: equal numbers, fewer operations."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.data.text import SPECIAL, TextTokenizer
+from albef.config import read_yaml
 from albef.losses.mlm import IGNORED
 from albef.models.matching import match_pairs
 from albef.tasks import pretraining
@@ -19,14 +18,7 @@ from tests.original import vocabulary
 from tests.reference import pretraining as plain
 from tests.tasks.test_pretraining_parity import config
 
-PAPER = {
-    "image": {"image_size": 256, "patch_size": 16, "width": 768, "depth": 12, "heads": 12},
-    "text": {
-        "width": 768, "depth": 12, "fusion_depth": 6, "heads": 12, "intermediate": 3072,
-        "max_positions": 512, "dropout": 0.1,
-    },
-    "embed_dim": 256,
-}  # fmt: skip
+PAPER = read_yaml(Path(__file__).parents[2] / "presets/paper-4m.yaml")["pretrain"]
 NEGATIVES = ([1, 2, 3, 4, 5, 6, 7, 0], [7, 0, 1, 2, 3, 4, 5, 6])
 
 
@@ -89,12 +81,11 @@ def test_fast_and_plain_step_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() -> None:
     """At the paper's size, 256 pixels and 25 tokens, forward and backward; nothing is computed."""
-    words = {token: number for number, token in enumerate([*SPECIAL, *map(str, range(30517))])}
-    wide = TextTokenizer(Tokenizer(WordPiece(words, unk_token="[UNK]")))
-    values = config(0.4).model_dump() | {"model": PAPER, "queue_size": 64}
+    words = PAPER["tokenizer"]["vocab_size"]
+    values = config(0.4).model_dump() | {"model": PAPER["model"], "queue_size": 64}
     with torch.device("meta"):
-        task = Task(pretraining.Config(**values), wide).train()
-        given = {name: tensor.to("meta") for name, tensor in batch(8, 256, 25, 30522, 4).items()}
+        task = Task(pretraining.Config(**values), vocabulary(words)).train()
+        given = {name: tensor.to("meta") for name, tensor in batch(8, 256, 25, words, 4).items()}
     counts = []
     for step in (lambda: task(given, 1.0), lambda: plain.losses(task, given, 1.0, NEGATIVES)):
         with FlopCounterMode(display=False) as counter:
