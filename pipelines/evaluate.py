@@ -63,7 +63,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     data = stage.layout.data(config.dataset)
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
-    texts = text_only.read(data, "train", kind.answer)
+    texts = text_only.read(data, "train", kind)
     if texts:
         metrics["text_only"] = {}
     tables: list[Table] = []
@@ -75,9 +75,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
         metrics["chance"][split] = trained.chance(table)
         metrics["random_weights"][split] = blank.score(blank.predict(records, settings.batch_size))
         if texts:
-            metrics["text_only"][split] = text_only.score(
-                texts, text_only.read(data, split, kind.answer)
-            )
+            metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
         tables.append({"split": [split] * len(next(iter(table.values()))), **table})
     write_json(stage.layout.metrics(stage.key), metrics)
     path = stage.layout.predictions(stage.key)

@@ -32,6 +32,24 @@ def recall(ious: Iterable[float]) -> float:
     return 100.0 * sum(right) / max(1, len(right))
 
 
+def places(boxes: Sequence[Sequence[float]]) -> tuple[str, ...]:
+    """What can be said of each box without the picture: where it stands and how large it is.
+
+    As "column row size": the third of the width and height, between the outermost centres, that
+    its centre lies in, and how often its area has to be doubled, up to thrice, to reach that of
+    the largest box.
+    """
+    if not boxes:
+        return ()
+    table = np.asarray([box[:4] for box in boxes], np.float64)
+    centres = table[:, :2] + table[:, 2:] / 2
+    least, span = centres.min(0), np.ptp(centres, axis=0)
+    cells = np.minimum(3 * (centres - least) / np.where(span > 0, span, 1), 2).astype(int)
+    areas = np.maximum(table[:, 2] * table[:, 3], 1e-9)
+    sizes = np.minimum(np.log2(areas.max() / areas).round(), 3).astype(int)
+    return tuple(f"{x} {y} {size}" for (x, y), size in zip(cells, sizes, strict=True))
+
+
 def hottest(heat: Heat, boxes: Sequence[Sequence[float]]) -> int | None:
     """The box that a heat map points at: the most heat for the root of its area.
 

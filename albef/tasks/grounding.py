@@ -5,7 +5,6 @@ most of the map's heat for the root of its area is chosen (ALBEF, section 6.2).
 """
 
 import io
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,13 +14,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from albef.data.boxes import RIGHT, Box, around, hottest, iou, recall
+from albef.data.boxes import RIGHT, Box, around, hottest, iou, places, recall
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.tasks.pairs import PairConfig, PairTask
-from albef.tasks.task import Records, Table
+from albef.tasks.task import Records, Table, accuracies
 
 GRID = 64
 """Cells of a side in which a map's own box is looked for."""
@@ -76,7 +75,7 @@ class Task(PairTask):
         """A box for each record's expression.
 
         A record's ``meta`` holds the true ``box``, and may hold ``proposals``, boxes to choose
-        from, and ``by``, the kind of its expression. A row has ``box``, the best proposal (where
+        from, and ``type``, the kind of its expression. A row has ``box``, the best proposal (where
         there are none, the map's own box; None where the map has no heat), its ``iou`` with
         ``truth``, ``map_box`` and ``map_iou`` of the map's own box, ``share``, the part of the
         proposals that are right, and ``heat``: the map (n, n), 255 at its peak, as bytes.
@@ -101,22 +100,30 @@ class Task(PairTask):
         percent of boxes with an IoU of at least 0.5; ``map_iou``, their mean in percent; and the
         accuracy of each kind of expression.
         """
-        result = {
-            "accuracy": recall(table["iou"]),
+        right = [float(value >= RIGHT) for value in table["iou"]]
+        return accuracies(right, table["type"]) | {
             "map_accuracy": recall(table["map_iou"]),
             "map_iou": 100.0 * float(np.mean(table["map_iou"])),
-        }
-        return result | {
-            f"accuracy_{by}": recall(values) for by, values in _by(table, "iou").items()
         }
 
     def chance(self, table: Table) -> dict[str, float]:
         """The accuracy of a proposal drawn at random, in expectation."""
-        result = {"accuracy": 100.0 * float(np.mean(table["share"]))}
-        return result | {
-            f"accuracy_{by}": 100.0 * float(np.mean(values))
-            for by, values in _by(table, "share").items()
-        }
+        return accuracies(table["share"], table["type"])
+
+    @classmethod
+    def answer(cls, record: Record) -> str | None:
+        """Where the right proposal is; "" where none is right, None where none is told."""
+        truth, proposals = record.meta.get("box"), record.meta.get("proposals")
+        if not truth or not proposals:
+            return None
+        overlaps = [iou(proposal, truth) for proposal in proposals]
+        best = int(np.argmax(overlaps))
+        return places(proposals)[best] if overlaps[best] >= RIGHT else ""
+
+    @classmethod
+    def choices(cls, record: Record) -> tuple[str, ...]:
+        """Where each proposal is."""
+        return places(record.meta.get("proposals") or [])
 
 
 def _check(record: Record) -> None:
@@ -142,7 +149,7 @@ def _row(record: Record, heat: Tensor, threshold: float) -> dict[str, Any]:
     return {
         "key": record.key,
         "expression": record.captions[0],
-        "by": record.meta.get("by", ""),
+        "type": record.meta.get("type", ""),
         "truth": _floats(truth),
         "box": _floats(box),
         "iou": iou(box, truth) if box else 0.0,
@@ -174,12 +181,3 @@ def _bytes(heat: Tensor) -> bytes:
     peak = heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
     scaled: bytes = (heat / peak * 255).round().to(torch.uint8).cpu().numpy().tobytes()
     return scaled
-
-
-def _by(table: Mapping[str, list[Any]], column: str) -> dict[str, list[float]]:
-    """The values of a column by kind of expression."""
-    found: dict[str, list[float]] = {}
-    for by, value in zip(table["by"], table[column], strict=True):
-        if by:
-            found.setdefault(by, []).append(value)
-    return dict(sorted(found.items()))

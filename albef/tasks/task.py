@@ -179,6 +179,11 @@ class RunTask(Task):
         """What a model that reads only the text has to guess; None where there is none."""
         return None
 
+    @classmethod
+    def choices(cls, record: Record) -> tuple[str, ...]:
+        """The answers that come into question for this record alone; none given: all."""
+        return ()
+
 
 def accuracies(right: Sequence[float], groups: Sequence[str | None]) -> dict[str, float]:
     """``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.

@@ -1,12 +1,13 @@
 """What the text alone gives away: a model that never sees a picture, trained on the same rows.
 
 Multinomial logistic regression over the counts of one to three neighbouring words. A run that is
-not clearly above it has learned to guess from its questions.
+not clearly above it has learned to guess from its questions. Where a record brings its own choices,
+as the boxes of grounding, the likeliest of them is taken, beside how often each is among them.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from albef.data.record import Record
 from albef.data.shards import read_index
 from albef.data.text import clean_caption
-from albef.tasks.task import accuracies
+from albef.tasks.task import RunTask, accuracies
 
 LONGEST = 3
 """Words of the longest n-gram."""
@@ -38,16 +39,23 @@ class Row(NamedTuple):
     text: str
     answer: str
     group: str = ""
+    choices: tuple[str, ...] = ()
+    """The answers that come into question, with repetitions; none given: all."""
 
 
-def read(folder: Path, split: str, answer: Callable[[Record], str | None]) -> list[Row]:
+def read(folder: Path, split: str, kind: type[RunTask]) -> list[Row]:
     """The rows of a split that have an answer, from the index alone: no picture is read.
 
     The group of a row is its record's ``meta["type"]``, where it has one.
     """
-    found = ((record, answer(record)) for record in _records(folder, split))
+    found = ((record, kind.answer(record)) for record in _records(folder, split))
     return [
-        Row(" ".join(record.captions), value, str(record.meta.get("type", "")))
+        Row(
+            " ".join(record.captions),
+            value,
+            str(record.meta.get("type", "")),
+            kind.choices(record),
+        )
         for record, value in found
         if value is not None
     ]
@@ -64,12 +72,16 @@ def _records(folder: Path, split: str) -> Iterator[Record]:
 def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
     """Percent of the test rows guessed right, in all and by group (``accuracy_GROUP``).
 
-    The names are those of a kind's own score; empty where there is nothing to guess.
+    The names are those of a kind's own score; empty where there is nothing to guess. One of several
+    equal choices counts as its share.
     """
-    if not train or not test:
+    if not any(row.answer for row in train) or not test:
         return {}
-    guessed = TextOnly(train).guess([row.text for row in test])
-    right = [float(value == row.answer) for value, row in zip(guessed, test, strict=True)]
+    guessed = TextOnly(train).guess(test)
+    right = [
+        float(value == row.answer) / max(1, row.choices.count(value))
+        for value, row in zip(guessed, test, strict=True)
+    ]
     return accuracies(right, [row.group for row in test])
 
 
@@ -77,10 +89,11 @@ class TextOnly:
     """The trained model.
 
     Args:
-        rows: at least one.
+        rows: at least one with an answer; those with "" teach nothing.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
+        rows = [row for row in rows if row.answer]
         self._answers = _most(Counter(row.answer for row in rows), ANSWERS)
         place = {answer: i for i, answer in enumerate(self._answers)}
         rows = [row for row in rows if row.answer in place]
@@ -90,14 +103,22 @@ class TextOnly:
         self._features = {gram: i for i, gram in enumerate(names)}
         labels = torch.tensor([place[row.answer] for row in rows])
         self._weight, self._bias = _fit(self._bags(grams), len(names), labels, len(place))
+        offered = Counter(choice for row in rows for choice in row.choices)
+        counts = torch.tensor([float(offered[answer]) for answer in self._answers])
+        self._offered = counts.clamp(min=1).log()
 
-    def guess(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest answer to each text."""
-        if not self._features:
-            return [self._answers[int(self._bias.argmax())]] * len(texts)
-        bags = self._bags([_grams(text) for text in texts])
-        scores = _sum(self._weight, bags) + self._bias
-        return [self._answers[i] for i in scores.argmax(dim=1).tolist()]
+    def guess(self, rows: Sequence[Row]) -> list[str]:
+        """The likeliest answer to each row, of its choices if it has any; theirs is not read."""
+        scores = self._bias.expand(len(rows), -1)
+        if self._features:
+            scores = scores + _sum(self._weight, self._bags([_grams(row.text) for row in rows]))
+        found = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
+        place = {answer: i for i, answer in enumerate(self._answers)}
+        for i, row in enumerate(rows):
+            if known := [choice for choice in row.choices if choice in place]:
+                own = scores[i] - self._offered
+                found[i] = max(known, key=lambda choice: float(own[place[choice]]))
+        return found
 
     def _bags(self, texts: Sequence[Sequence[str]]) -> "_Bags":
         known = [[self._features[g] for g in text if g in self._features] for text in texts]

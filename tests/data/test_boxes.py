@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from albef.data.boxes import around, hottest, iou, recall
+from albef.data.boxes import around, hottest, iou, places, recall
 
 ORIGINAL = [  # of the original code
     ([0, 0, 10, 10], [5, 5, 10, 10], 0.14285714285714285),
@@ -65,3 +65,10 @@ def test_around_takes_the_region_with_the_most_heat() -> None:
     assert around(heat, 0.5) == (2, 1, 2, 2)  # 18 against 9; 4 is too little, 5 only at a corner
     assert around(heat, 0.4) == (2, 1, 2, 2)
     assert around(heat, 0.9) == (0, 0, 1, 1)
+
+
+def test_places_say_where_a_box_stands_and_how_large_it_is() -> None:
+    boxes = [[0, 0, 8, 8], [100, 0, 8, 4], [45, 50, 2, 2], [0, 100, 4, 4]]
+    assert places(boxes) == ("0 0 0", "2 0 1", "1 1 3", "0 2 2")
+    assert places([[5, 5, 0, 0]]) == ("0 0 0",)
+    assert places([]) == ()

@@ -24,7 +24,7 @@ def table(ious: list[float]) -> pa.Table:
         {
             "key": [f"k{i}" for i in range(len(ious))],
             "expression": [f"the <{i}>" for i in range(len(ious))],
-            "by": [""] * len(ious),
+            "type": [""] * len(ious),
             "truth": [[2.0, 2.0, 10.0, 10.0]] * len(ious),
             "box": [[30.0, 4.0, 10.0, 10.0] if v < 0.5 else [2.0, 2.0, 10.0, 10.0] for v in ious],
             "iou": ious,

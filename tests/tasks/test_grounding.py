@@ -53,7 +53,7 @@ def record(number: int, **meta: Any) -> Record:
     )
 
 
-RECORDS = [record(i, by=("name", "relation")[i % 2]) for i in range(7)]
+RECORDS = [record(i, type=("name", "relation")[i % 2]) for i in range(7)]
 
 
 def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
@@ -112,7 +112,7 @@ def test_score_and_chance_by_hand() -> None:
         "iou": [1.0, 0.5, 0.2, 0.0],
         "map_iou": [0.6, 0.2, 0.0, 0.0],
         "share": [0.25, 0.25, 0.5, 0.0],
-        "by": ["name", "position", "name", "name"],
+        "type": ["name", "relation", "name", "name"],
     }
     assert made.score(table) == pytest.approx(
         {
@@ -120,14 +120,14 @@ def test_score_and_chance_by_hand() -> None:
             "map_accuracy": 25.0,
             "map_iou": 20.0,
             "accuracy_name": 100 / 3,
-            "accuracy_position": 100.0,
+            "accuracy_relation": 100.0,
         }
     )
     assert made.chance(table) == pytest.approx(
-        {"accuracy": 25.0, "accuracy_name": 25.0, "accuracy_position": 25.0}
+        {"accuracy": 25.0, "accuracy_name": 25.0, "accuracy_relation": 25.0}
     )
     assert made.primary in made.score(table)
-    table["by"] = [""] * 4
+    table["type"] = [""] * 4
     assert list(made.score(table)) == ["accuracy", "map_accuracy", "map_iou"]
 
 

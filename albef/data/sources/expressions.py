@@ -1,13 +1,14 @@
-"""Kind ``expressions``: four different things in a picture, and an expression that means one.
+"""Kind ``expressions``: four things in a picture, and an expression that means one of them.
 
 Each stands in a quarter of the picture; the borders of the quarters, places, sizes and angles are
-jittered. An expression names the thing, alone, by a neighbour or by its quarter. Which four things
-stand together decides the split, by a hash.
+jittered. An expression names the thing, or, where the picture shows two of it, the one beside some
+other thing. Neither tells where in the picture it is: without the picture, the words and the
+boxes are little better than a guess. Which things stand together decides the split, by a hash.
 """
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,10 +18,10 @@ from albef.data.record import Record
 from albef.data.sources import describe, openmoji
 
 LICENCES = openmoji.LICENCES
-KINDS = ("name", "relation", "position")
-"""How an expression tells its thing from the others; they take turns."""
+KINDS = {"name": 4, "relation": 3}
+"""How an expression tells its thing from the others, and how many different things the picture
+shows then; they take turns."""
 _QUARTERS = tuple(itertools.product((0, 1), (0, 1)))  # row and column
-_ROWS, _COLUMNS = ("top", "bottom"), ("left", "right")
 _BORDERS = (0.45, 0.55)  # where two quarters meet, share of the side
 _SIZES = (0.34, 0.46)
 _ANGLE = 20.0
@@ -29,7 +30,7 @@ _UNSEEN_BUCKETS = {"val": 0.4, "test": 0.6}
 _UNSEEN = 0.2  # share of evaluated pictures that show what never stands together in training
 
 Split = Literal["train", "val", "test"]
-Four = tuple[str, ...]
+Shown = tuple[str, ...]
 
 
 class Config(Section):
@@ -53,41 +54,42 @@ def records(config: Config, seed: int) -> Iterator[Record]:
     """
     names = {thing.name: thing for thing in openmoji.things(config.objects)}
     artist = openmoji.Artist(config.pixels)
-    pools: dict[tuple[str, bool], list[Four]] = {}
-    for some in itertools.combinations(names, 4):
-        pools.setdefault((split_of(some), unseen(some)), []).append(some)
     image_id = 0
     for split, count in config.splits.items():
-        rng = random.Random(f"{seed} expressions {split}")
-        for number, four in enumerate(_plan(pools, split, count, rng)):
-            own = random.Random(f"{seed} expressions {split} {number}")
-            placed = own.sample(four, 4)  # by quarter, row by row
-            by = KINDS[number % len(KINDS)]
+        plans = [
+            iter(_plan(names, size, split, len(range(turn, count, len(KINDS))), f"{seed} {by}"))
+            for turn, (by, size) in enumerate(KINDS.items())
+        ]
+        for number in range(count):
+            turn, by = number % len(KINDS), tuple(KINDS)[number % len(KINDS)]
+            things = next(plans[turn])
+            rng = random.Random(f"{seed} expressions {split} {number}")
             quarter = number // len(KINDS) % 4
-            image, objects = _draw(placed, names, artist, config.pixels, own)
-            shown = own.sample(range(4), 4)  # proposals stand in no telling order
+            placed = arrange(things, quarter, rng)
+            image, objects = _draw(placed, names, artist, config.pixels, rng)
+            order = rng.sample(range(4), 4)  # proposals stand in no telling order
             yield Record(
                 key=f"{split}-{number:06d}",
                 image=image,
-                captions=(expression(placed, quarter, by, own),),
+                captions=(expression(placed, quarter, by),),
                 image_id=image_id,
                 split=split,
                 source="expressions",
                 meta={
                     "box": objects[quarter]["box"],
-                    "proposals": [objects[i]["box"] for i in shown],
-                    "by": by,
+                    "proposals": [objects[i]["box"] for i in order],
+                    "type": by,
                     "objects": objects,
-                    "unseen": unseen(four),
+                    "unseen": unseen(things),
                 },
             )
             image_id += 1
 
 
-def split_of(four: Four) -> str:
-    """The one split that may show these four things together."""
-    share = describe.hashed("four " + " ".join(sorted(four)))
-    buckets = _UNSEEN_BUCKETS if unseen(four) else _BUCKETS
+def split_of(things: Shown) -> str:
+    """The one split that may show just these things together."""
+    share = describe.hashed("together " + " ".join(sorted(things)))
+    buckets = _UNSEEN_BUCKETS if unseen(things) else _BUCKETS
     for name, width in buckets.items():
         share -= width
         if share < 0:
@@ -95,43 +97,50 @@ def split_of(four: Four) -> str:
     return "test"
 
 
-def unseen(four: Four) -> bool:
+def unseen(things: Shown) -> bool:
     """Whether two of the things never stand together in training."""
-    return any(describe.held_out(a, b) for a, b in itertools.combinations(four, 2))
+    return any(describe.held_out(a, b) for a, b in itertools.combinations(things, 2))
 
 
-def expression(placed: list[str], quarter: int, by: str, rng: random.Random) -> str:
+def arrange(things: Shown, quarter: int, rng: random.Random) -> list[str]:
+    """The things by quarter, row by row.
+
+    Of three things the one in ``quarter`` comes twice, beside one other thing each or in a column:
+    what stands beside tells the two apart.
+    """
+    first, beside, *rest = rng.sample(things, len(things))
+    rest = rng.sample([*rest, first][:2], 2)
+    placed = [first] * 4
+    placed[quarter ^ 1], placed[quarter ^ 2], placed[quarter ^ 3] = beside, *rest
+    return placed
+
+
+def expression(placed: Sequence[str], quarter: int, by: str) -> str:
     """Words that mean the thing in a quarter.
 
     Args:
         placed: the things by quarter, row by row.
         quarter: of the thing meant.
         by: one of :data:`KINDS`.
-        rng: draws the neighbour that a relation names.
     """
-    row, column = _QUARTERS[quarter]
-    name = placed[quarter]
-    if by == "name":
-        return f"the {name}"
-    if by == "position":
-        return f"the {name} at the {_ROWS[row]} {_COLUMNS[column]}"
-    if rng.random() < 0.5:  # the neighbour beside it, else the one above or below
-        return f"the {name} {_COLUMNS[column]} of the {placed[quarter ^ 1]}"
-    return f"the {name} {('above', 'below')[row]} the {placed[quarter ^ 2]}"
+    beside = f" beside the {placed[quarter ^ 1]}" if by == "relation" else ""
+    return f"the {placed[quarter]}{beside}"
 
 
-def _plan(
-    pools: dict[tuple[str, bool], list[Four]], split: str, count: int, rng: random.Random
-) -> list[Four]:
-    """What each picture of a split shows; combinations come again in training only."""
-    plain = pools.get((split, False), [])
+def _plan(names: Iterable[str], size: int, split: str, count: int, seed: str) -> list[Shown]:
+    """What each picture of a split shows, ``size`` things; they come again in training only."""
+    pools: dict[bool, list[Shown]] = {False: [], True: []}
+    for some in itertools.combinations(names, size):
+        if split_of(some) == split:
+            pools[unseen(some)].append(some)
+    rng = random.Random(f"{seed} expressions {split}")
     if split == "train":
-        if count and not plain:
+        if count and not pools[False]:
             raise _too_few(split, count, 0)
-        return [rng.choice(plain) for _ in range(count)]
+        return [rng.choice(pools[False]) for _ in range(count)]
     strange = round(count * _UNSEEN)
-    chosen: list[Four] = []
-    for pool, wanted in ((pools.get((split, True), []), strange), (plain, count - strange)):
+    chosen: list[Shown] = []
+    for pool, wanted in ((pools[True], strange), (pools[False], count - strange)):
         if len(pool) < wanted:
             raise _too_few(split, wanted, len(pool))
         chosen += rng.sample(pool, wanted)
@@ -147,7 +156,7 @@ def _too_few(split: str, wanted: int, found: int) -> ParamsError:
 
 
 def _draw(
-    placed: list[str],
+    placed: Sequence[str],
     names: dict[str, openmoji.Thing],
     artist: openmoji.Artist,
     pixels: int,
