@@ -18,11 +18,11 @@ import torch
 
 from albef.config import ParamsError
 from albef.data.text import TextTokenizer
+from albef.digest import file_digest
 from albef.models.original import DROPOUT, kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
     Checkpoint,
     CheckpointError,
-    file_digest,
     load_checkpoint,
     load_strict,
     save_checkpoint,

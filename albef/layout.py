@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from albef.config import Section
 
@@ -23,13 +26,19 @@ class Runtime(Section):
 
     device: str
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    processes: Annotated[int, Field(ge=1)]
+    """Processes that train together; micro-batches are shared among them."""
+    launch: str
+    """Command that starts them, with {processes} in it: torchrun, or a line for a cluster."""
     threads: int
-    """Threads of one process; 0 takes all cores."""
+    """Threads of all processes on a machine together; 0 takes all cores."""
     workers: int
     """Processes that decode and augment; 0 decodes in the trainer."""
     scratch: str | None
     """Folder for work in progress; null is the user's cache folder."""
-    checkpoint_every: int
+    mirror: str | None
+    """Folder or bucket (``s3://...``) for copies of the training states; null makes none."""
+    checkpoint_every: Annotated[int, Field(ge=1)]
     """Steps between two saves of the training state."""
 
 

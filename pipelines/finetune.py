@@ -1,18 +1,19 @@
 """Fine-tune a run from its start, with the values that the search chose."""
 
 import json
-import shutil
 
 from albef.config import choose
 from albef.models.weights import save_checkpoint
+from pipelines.launch import launch
 from pipelines.runs import init_of, run_of
-from pipelines.stage import Stage, device_slot, main
+from pipelines.stage import Stage, first, main
 from pipelines.trainer import (
-    device_of,
+    discard,
     fingerprint,
     fit,
     publish_curves,
     seed_everything,
+    training,
     verified_digest,
 )
 
@@ -22,9 +23,8 @@ def run(stage: Stage) -> None:
     searched, kind = run_of(stage)
     choice = json.loads((stage.layout.search(stage.key) / "choice.json").read_text())
     config = choose(searched, choice)
-    device = device_of(stage)
     data = verified_digest(stage, config.dataset)
-    with device_slot(str(device)):
+    with training(stage) as device:
         init = init_of(stage, config)
         seed_everything(stage.seed)
         task = kind.start(config, init)
@@ -47,6 +47,8 @@ def run(stage: Stage) -> None:
             folder=folder,
             label=stage.address,
         )
+    if not first():
+        return
     save_checkpoint(
         stage.layout.model(stage.key),
         kind=config.kind,
@@ -58,8 +60,8 @@ def run(stage: Stage) -> None:
         facts=task.facts(),
     )
     publish_curves(folder, stage.layout.curves(stage.key))
-    shutil.rmtree(folder)
+    discard(stage, folder)
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, launch)

@@ -1,7 +1,5 @@
 """Pre-train ALBEF on a validated data set."""
 
-import shutil
-
 import torch
 
 from albef.data.shards import Shards
@@ -9,13 +7,15 @@ from albef.data.text import TextTokenizer, clean_caption
 from albef.models.weights import save_checkpoint
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.ranking import MAX_WORDS
-from pipelines.stage import Stage, device_slot, main
+from pipelines.launch import launch
+from pipelines.stage import Stage, first, main
 from pipelines.trainer import (
-    device_of,
+    discard,
     fingerprint,
     fit,
     publish_curves,
     seed_everything,
+    training,
     verified_digest,
 )
 
@@ -23,9 +23,8 @@ from pipelines.trainer import (
 def run(stage: Stage) -> None:
     """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
     config = stage.section("pretrain", Config)
-    device = device_of(stage)
     data_digest = verified_digest(stage, config.dataset)
-    with device_slot(str(device)):
+    with training(stage) as device:
         seed_everything(stage.seed)
         tokenizer = _tokenizer(stage, config)
         task = Task(config, tokenizer)
@@ -51,6 +50,8 @@ def run(stage: Stage) -> None:
             folder=folder,
             label="pretrain",
         )
+    if not first():
+        return
     save_checkpoint(
         stage.layout.model("pretrained"),
         kind="pretraining",
@@ -61,7 +62,7 @@ def run(stage: Stage) -> None:
         provenance=provenance,
     )
     publish_curves(folder, stage.layout.curves("pretrained"))
-    shutil.rmtree(folder)
+    discard(stage, folder)
     stage.record["parameters"] = count(task)
 
 
@@ -83,4 +84,4 @@ def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, launch)

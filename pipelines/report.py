@@ -1,6 +1,5 @@
 """Gather what there is of all products and write the report: one page that needs nothing else."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from albef.config import Section
+from albef.digest import file_digest
 from albef.layout import Layout
 from albef.report import examples, located
 from albef.report.content import (
@@ -317,10 +317,7 @@ def _compared(told: str, found: str) -> str:
 
 def _sha(path: Path) -> str:
     """SHA-256 of a file, or "" where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path) if path.is_file() else ""
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from albef.config import Range, Section, choose, ranges
 from albef.tasks.task import RunConfig
+from albef.training.distributed import world
+from pipelines.launch import launch
 from pipelines.runs import init_of, run_of
-from pipelines.stage import Stage, device_slot, main, write_json
-from pipelines.trainer import device_of, fingerprint, fit, seed_everything, verified_digest
+from pipelines.stage import Stage, first, main, write_json
+from pipelines.trainer import (
+    EndedEarly,
+    discard,
+    fingerprint,
+    fit,
+    mirror_of,
+    seed_everything,
+    training,
+    verified_digest,
+)
 
 log = logging.getLogger("albef")
 
@@ -40,12 +50,13 @@ def run(stage: Stage) -> None:
     space = ranges(config)
     target = stage.layout.search(stage.key)
     if not space:
-        _write(target, {}, [])
+        if first():
+            _write(target, {}, [])
         return
     settings = stage.section("search", SearchConfig)
-    device = device_of(stage)
     data = verified_digest(stage, config.dataset)
-    with device_slot(str(device)):
+    with training(stage) as device:
+        processes = world()
         init = init_of(stage, config)
         key = fingerprint(
             {
@@ -58,23 +69,21 @@ def run(stage: Stage) -> None:
             }
         )
         folder = stage.scratch(key)
-        study = Study(folder / "journal", settings, space, stage.seed)
+        journal, mirror = folder / "journal", mirror_of(stage, folder)
+        if mirror and not journal.exists():
+            mirror.pull(folder, journal.name)
+        study = Study(journal, settings, space, stage.seed) if first() else None
         primary = kind.primary
-        while (number := len(study.finished)) < settings.trials:
-            trial = study.ask()
-            values = dict(trial.params)
+        # Of several processes the first one alone has the study; the others train as they are told.
+        while asked := processes.told(lambda: study.ask() if study else None):
+            number, values = asked
             tried = _trial_config(config, values, settings.epochs)
             shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
             log.info("trial %d of %d: %s", number + 1, settings.trials, shown)
-
-            def report(epoch: int, metrics: Mapping[str, float], trial: Any = trial) -> None:
-                trial.report(metrics[primary], epoch)
-                if epoch < settings.epochs and trial.should_prune():
-                    raise optuna.TrialPruned
-
             seed_everything(stage.seed)
             task = kind.start(tried, init)
             place = folder / f"trial-{number}"
+            ended = TrialState.COMPLETE
             try:
                 fit(
                     stage,
@@ -84,17 +93,22 @@ def run(stage: Stage) -> None:
                     device=device,
                     folder=place,
                     label=f"{stage.address} trial {number + 1}",
-                    on_epoch=report,
+                    on_epoch=lambda n, m: bool(study and study.report(n, m[primary])),
                 )
-                study.tell(trial, TrialState.COMPLETE)
-            except optuna.TrialPruned:
-                study.tell(trial, TrialState.PRUNED)
-            shutil.rmtree(place)
+            except EndedEarly:
+                ended = TrialState.PRUNED
+            if study:
+                study.tell(ended)
+                discard(stage, place)
+                if mirror:
+                    mirror.push(journal, journal.name, 1)
+    if not study:
+        return
     best = study.best()
     _write(target, best.params, [_row(trial) for trial in study.finished])
     log.info("chosen: %s (%s %.2f)", json.dumps(best.params), primary, best.value)
     stage.record["trials"] = settings.trials
-    shutil.rmtree(folder)
+    discard(stage, folder)
 
 
 def _trial_config(config: RunConfig, values: Mapping[str, float], epochs: int) -> RunConfig:
@@ -135,21 +149,29 @@ class Study:
             pruner = optuna.pruners.MedianPruner(n_startup_trials=settings.startup_trials)
         self._study = optuna.load_study(study_name="search", storage=storage, pruner=pruner)
 
-    def ask(self) -> optuna.Trial:
-        """The next trial; the first is at the start of every range."""
+    def ask(self) -> tuple[int, dict[str, float]] | None:
+        """Number and values of the next trial, the first at the start of every range; or None."""
         number = len(self.finished)
+        if number == self._settings.trials:
+            return None
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=self._settings.startup_trials, seed=self._seed * 1_000_003 + number
         )
         if number == 0:
             self._study.enqueue_trial({name: range_.start for name, range_ in self._space.items()})
-        trial = self._study.ask()
+        self._trial = self._study.ask()
         for name, range_ in self._space.items():
-            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
-        return trial
+            self._trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+        return number, dict(self._trial.params)
 
-    def tell(self, trial: optuna.Trial, state: TrialState) -> None:
-        """Record how a trial ended; its value is its last report."""
+    def report(self, epoch: int, value: float) -> bool:
+        """Record the running trial's value after an epoch; whether it is not worth going on."""
+        self._trial.report(value, epoch)
+        return epoch < self._settings.epochs and self._trial.should_prune()
+
+    def tell(self, state: TrialState) -> None:
+        """Record how the running trial ended; its value is its last report."""
+        trial = self._trial
         last = list(trial.storage.get_trial(trial._trial_id).intermediate_values.values())
         value = last[-1] if state == TrialState.COMPLETE else None
         self.finished.append(self._study.tell(trial, value, state))
@@ -185,4 +207,4 @@ def _write(target: Path, choice: Mapping[str, float], trials: list[dict[str, Any
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, launch)

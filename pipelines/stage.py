@@ -35,6 +35,8 @@ S = TypeVar("S", bound=Section)
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
 GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
+RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
+"""Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
 log = logging.getLogger("albef")
 
 
@@ -76,10 +78,15 @@ class Stage:
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder for this stage's work in progress, outside any work tree."""
-        base = self.runtime.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
-        folder = Path(base).expanduser() / "albef" / f"{self.address}-{fingerprint[:16]}"
+        folder = self.scratch_root / f"{self.address}-{fingerprint[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def scratch_root(self) -> Path:
+        """The folder of all work in progress."""
+        base = self.runtime.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        return Path(base).expanduser() / "albef"
 
 
 def runtime(values: object) -> Runtime:
@@ -123,6 +130,16 @@ def device_slot(device: str) -> Iterator[None]:
         yield
 
 
+def machine() -> str:
+    """The name of this machine."""
+    return platform.node()
+
+
+def first() -> bool:
+    """Whether this process writes: it runs the stage alone, or as the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def die_with_dvc() -> None:
     """Watch the DVC that started this stage and die with it, however it dies.
 
@@ -136,6 +153,8 @@ def die_with_dvc() -> None:
     above = psutil.Process().parents()
     named = os.environ.get("ALBEF_DVC")
     dvc = int(named) if named else next((p.pid for p in above if p.name() not in SHELLS), 0)
+    if os.environ.get(LAUNCHED_ON, machine()) != machine():
+        dvc = os.getppid()  # of a process on another machine than its DVC, the launcher is followed
 
     def watch() -> None:
         while dvc in {process.pid for process in psutil.Process().parents()}:
@@ -147,29 +166,42 @@ def die_with_dvc() -> None:
     threading.Thread(target=watch, daemon=True, name="die-with-dvc").start()
 
 
-def main(run: Callable[[Stage], None]) -> None:
-    """Run a stage as a program; an error is one sentence, exit code 2 (values) or 74 (system)."""
+def main(
+    run: Callable[[Stage], None], launch: Callable[[Stage], bool] = lambda stage: False
+) -> None:
+    """Run a stage as a program; an error is one sentence, exit code 2 (values) or 74 (system).
+
+    Args:
+        run: does the work.
+        launch: does it in processes of its own, or returns false where they are not asked for.
+    """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=run.__doc__)
     parser.add_argument("key", nargs="?", default="", help="data set or run")
     key = parser.parse_args().key
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("albef").setLevel(logging.INFO)
+    logging.getLogger("albef").setLevel(logging.INFO if first() else logging.WARNING)
     started = time.time()
     die_with_dvc()
     try:
         stage = Stage(name, key)
+        if launch(stage):
+            return  # the first of its processes writes the record
         run(stage)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("ALBEF_DEBUG"):
             raise
-        print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, ValueError) else os.EX_IOERR) from None
-    except KeyboardInterrupt as interrupt:
-        if str(interrupt):
-            print(f"{name}{'@' if key else ''}{key}: {interrupt}", file=sys.stderr)
-        raise SystemExit(130) from None
-    _write_record(stage, started)
+        codes = {ValueError: 2, KeyboardInterrupt: 130}
+        code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
+        if RANKS in os.environ and "RANK" in os.environ:  # the launching stage tells it
+            lost = isinstance(error, ConnectionError)
+            end = {"code": code, "message": str(error), "lost": lost}
+            write_json(Path(os.environ[RANKS]) / f"rank-{int(os.environ['RANK']):05}.json", end)
+        elif str(error):
+            print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
+        raise SystemExit(code) from None
+    if first():
+        _write_record(stage, started)
 
 
 def _write_record(stage: Stage, started: float) -> None:

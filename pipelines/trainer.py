@@ -1,10 +1,12 @@
 """What the stages that train share: device, data that passed validation, scratch, curves."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from albef.data.loader import Loader
 from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
 from albef.tasks.task import Task, TrainingConfig
+from albef.training.distributed import joined, launched, world
 from albef.training.loop import train
+from albef.training.mirror import Mirror
 from pipelines.progress import progress
-from pipelines.stage import Stage
+from pipelines.stage import Stage, device_slot, first
 
 log = logging.getLogger("albef")
 
@@ -37,8 +41,26 @@ def device_of(stage: Stage) -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def training(stage: Stage) -> Iterator[torch.device]:
+    """The device to train on, held while inside, alone or as one of several processes."""
+    device = device_of(stage)
+    if launched():  # the launching stage holds the device
+        threads = stage.runtime.threads or os.cpu_count() or 1
+        torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
+        with joined(device) as own:
+            yield own
+    else:
+        with device_slot(str(device)):
+            yield device
+
+
+class EndedEarly(Exception):
+    """A training was ended after an epoch, as ``on_epoch`` asked."""
+
+
 def seed_everything(seed: int) -> None:
-    """Start torch's generators (initial weights, dropout, drawn negatives) from ``seed``."""
+    """Start torch's generators, from which initial weights are drawn, from ``seed``."""
     torch.manual_seed(seed)
 
 
@@ -67,7 +89,7 @@ def fit(
     device: torch.device,
     folder: Path,
     label: str,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    on_epoch: Callable[[int, dict[str, float]], bool] | None = None,
 ) -> dict[str, Any]:
     """Train on a data set's train split, validating on its val split after each epoch.
 
@@ -79,10 +101,14 @@ def fit(
         device: where to train.
         folder: scratch of this training, named by its fingerprint.
         label: shown with the progress.
-        on_epoch: given the epoch, from 1, and its validation metrics; may raise to stop.
+        on_epoch: given the epoch, from 1, and its validation metrics; true ends the training. Of
+            several processes the first one alone validates and is asked.
 
     Returns:
         Facts for the run record.
+
+    Raises:
+        EndedEarly: ``on_epoch`` said so.
     """
     data = stage.layout.data(dataset)
     if not config.epochs:  # a run that takes its start as it is needs no train split
@@ -92,20 +118,27 @@ def fit(
     augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     shards = Shards(data, "train")
     task.prepare(shards)
+    processes = world()
     loader = Loader(
         shards,
         task.collate(Train(augment, task.image_size)),
         config.global_batch_size,
+        config.micro_batch_size,
         stage.seed,
         stage.runtime.workers,
+        (processes.rank, processes.size),
     )
     val = Shards(data, "val")
 
-    def validate(epoch: int) -> dict[str, float]:
+    def judge(epoch: int) -> tuple[dict[str, float], bool]:
         metrics = task.score(task.predict(val, config.micro_batch_size))
         log.info("%s: epoch %d, %s %.2f", label, epoch, task.primary, metrics[task.primary])
-        if on_epoch:
-            on_epoch(epoch, metrics)
+        return metrics, bool(on_epoch and on_epoch(epoch, metrics))
+
+    def validate(epoch: int) -> dict[str, float]:
+        metrics, ended = processes.told(lambda: judge(epoch))
+        if ended:
+            raise EndedEarly
         return metrics
 
     with progress(label) as show:
@@ -114,11 +147,26 @@ def fit(
             config,
             loader,
             folder=folder,
+            mirror=mirror_of(stage, folder),
             device=device,
             checkpoint_every=stage.runtime.checkpoint_every,
             validate=validate,
             progress=show,
         )
+
+
+def mirror_of(stage: Stage, folder: Path) -> Mirror | None:
+    """Where copies of what is in a scratch folder go; only the first process has it."""
+    if not stage.runtime.mirror or not first():
+        return None
+    return Mirror(stage.runtime.mirror, folder.relative_to(stage.scratch_root).as_posix())
+
+
+def discard(stage: Stage, folder: Path) -> None:
+    """Remove the scratch folder of what is finished, and its mirror."""
+    if mirror := mirror_of(stage, folder):
+        mirror.clear()
+    shutil.rmtree(folder)
 
 
 def publish_curves(folder: Path, target: Path) -> None:

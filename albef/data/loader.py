@@ -1,10 +1,11 @@
 """Batches in an order that depends on seed and epoch alone.
 
-Any number of workers, and a start in the middle of an epoch, give the same batches bit by bit:
-the order is a permutation from (seed, epoch), and what is random in a batch comes from (seed,
-epoch, number of the batch).
+Any number of processes and workers, and a start in the middle of an epoch, give the same
+micro-batches bit by bit: the order is a permutation from (seed, epoch), and what is random in a
+micro-batch comes from (seed, epoch, its number).
 """
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -23,26 +24,40 @@ from albef.data.shards import Shards
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
 
-_ORDER, _CONTENT = 0, 1  # keeps the generator of an order apart from those of its batches
+_ORDER, _CONTENT, _DRAWS = 0, 1, 2  # keeps the generators of different things apart
 _AHEAD = 4  # batches that a worker prepares before they are asked for
 
 
 class Loader:
-    """Training batches of a split.
+    """Training batches of a split, each as the micro-batches of this process.
 
     Args:
         shards: the split.
-        collate: records and a generator to a batch; runs in the workers.
-        batch_size: B; the last records of an epoch that fill no batch are left out.
-        seed: of order and augmentation.
+        collate: records and a generator to a micro-batch; runs in the workers.
+        batch_size: samples of a step, over all processes; the last records of an epoch that fill no
+            batch are left out.
+        micro_batch_size: B, samples of a micro-batch; divides ``batch_size``.
+        seed: of order, augmentation and draws.
         workers: processes that decode and augment; 0 does it here.
+        share: rank of this process and number of processes; each has as many micro-batches of
+            every step.
+
+    Attributes:
+        steps_per_epoch: steps of a pass over the split.
 
     Raises:
-        ValueError: the split has fewer records than a batch.
+        ValueError: the split has fewer records than a batch, or the processes cannot share it.
     """
 
     def __init__(
-        self, shards: Shards, collate: Collate, batch_size: int, seed: int, workers: int
+        self,
+        shards: Shards,
+        collate: Collate,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        workers: int,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if len(shards) < batch_size:
             raise ValueError(
@@ -50,34 +65,57 @@ class Loader:
                 f"a batch of {batch_size}: lower the batch size or make the data set larger"
             )
         self.steps_per_epoch = len(shards) // batch_size
-        self._shards = shards
-        self._collate = collate
-        self._batch_size = batch_size
-        self._seed = seed
+        self._micros = batch_size // micro_batch_size
+        self._rank, processes = share
+        if self._micros % processes:
+            raise ValueError(
+                f"global_batch_size {batch_size} is {self._micros} micro-batches of "
+                f"{micro_batch_size}, which {processes} processes cannot share equally: change "
+                "micro_batch_size or runtime.processes"
+            )
+        self._own = self._micros // processes
+        per_epoch = self._micros * self.steps_per_epoch
+        self._work = _MicroBatches(shards, collate, micro_batch_size, seed, per_epoch)
         self._workers = workers
 
-    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        """The batches of global steps ``start_step`` up to ``stop_step``, through the epochs.
+    def numbers(self, step: int) -> range:
+        """The micro-batches of this process in a step, counted from the start of the training."""
+        first = step * self._micros + self._rank * self._own
+        return range(first, first + self._own)
+
+    def draw_seed(self, number: int) -> int:
+        """Seed of what the model draws for a micro-batch, as hard negatives and dropout."""
+        work = self._work
+        sequence = np.random.SeedSequence([work.seed, _DRAWS, *divmod(number, work.per_epoch)])
+        return int(sequence.generate_state(1, np.uint64)[0])
+
+    def keys(self, step: int) -> list[str]:
+        """The keys of a step's records, over all processes."""
+        numbers = range(step * self._micros, (step + 1) * self._micros)
+        shards = self._work.shards
+        return [shards.keys[int(i)].as_py() for n in numbers for i in self._work.chosen(n)]
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
+        """This process' micro-batches of each step from ``start_step`` to before ``stop_step``.
 
         What lies before is skipped without reading it. Workers live as long as the iterator.
         """
-        work = _Batches(
-            self._shards, self._collate, self._batch_size, self._seed, self.steps_per_epoch
-        )
-        steps = range(start_step, stop_step)
-        if not self._workers or not steps:
-            return (work.batch(step) for step in steps)
-        return _from_workers(work, steps, self._workers)
+        numbers = [n for step in range(start_step, stop_step) for n in self.numbers(step)]
+        if self._workers and numbers:
+            micros = _from_workers(self._work, numbers, self._workers)
+        else:
+            micros = (self._work.batch(number) for number in numbers)
+        return iter(lambda: list(itertools.islice(micros, self._own)), [])
 
 
-def _from_workers(work: "_Batches", steps: range, workers: int) -> Iterator[Batch]:
+def _from_workers(work: "_MicroBatches", numbers: Sequence[int], workers: int) -> Iterator[Batch]:
     methods = multiprocessing.get_all_start_methods()
     batches = DataLoader(
         work,
-        sampler=_Steps(steps),
+        sampler=_InOrder(numbers),
         batch_size=None,  # an item is a batch
         collate_fn=_as_it_is,
-        num_workers=min(workers, len(steps)),
+        num_workers=min(workers, len(numbers)),
         prefetch_factor=_AHEAD,
         pin_memory=torch.cuda.is_available(),
         # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
@@ -92,51 +130,50 @@ def _from_workers(work: "_Batches", steps: range, workers: int) -> Iterator[Batc
         yield batch
 
 
-class _Batches(Dataset[Batch | ValueError]):
-    """Batches by global step."""
+class _MicroBatches(Dataset[Batch | ValueError]):
+    """Micro-batches by number, counted from the start of the training."""
 
     def __init__(
-        self, shards: Shards, collate: Collate, batch_size: int, seed: int, steps_per_epoch: int
+        self, shards: Shards, collate: Collate, size: int, seed: int, per_epoch: int
     ) -> None:
-        self._shards = shards
+        self.shards = shards
+        self.seed = seed
+        self.per_epoch = per_epoch
         self._collate = collate
-        self._batch_size = batch_size
-        self._seed = seed
-        self._steps_per_epoch = steps_per_epoch
+        self._size = size
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
-    def __getitem__(self, step: int) -> Batch | ValueError:
+    def __getitem__(self, number: int) -> Batch | ValueError:
         try:
-            return self.batch(step)
+            return self.batch(number)
         except ValueError as error:  # raised as it is where it is asked for, with no foreign trace
             return error
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a global step."""
-        epoch, number = divmod(step, self._steps_per_epoch)
-        order = self._order_of(epoch)
-        chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
-        rng = np.random.default_rng([self._seed, _CONTENT, epoch, number])
-        return self._collate([self._shards[int(i)] for i in chosen], rng)
+    def batch(self, number: int) -> Batch:
+        """A micro-batch."""
+        rng = np.random.default_rng([self.seed, _CONTENT, *divmod(number, self.per_epoch)])
+        return self._collate([self.shards[int(i)] for i in self.chosen(number)], rng)
 
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+    def chosen(self, number: int) -> NDArray[np.int64]:
+        """The places of its records."""
+        epoch, inside = divmod(number, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([self._seed, _ORDER, epoch])
-            self._order = epoch, rng.permutation(len(self._shards))
-        return self._order[1]
+            rng = np.random.default_rng([self.seed, _ORDER, epoch])
+            self._order = epoch, rng.permutation(len(self.shards))
+        return self._order[1][inside * self._size : (inside + 1) * self._size]
 
 
-class _Steps(Sampler[int]):
-    """The steps, in order."""
+class _InOrder(Sampler[int]):
+    """The numbers, in order."""
 
-    def __init__(self, steps: range) -> None:
-        self._steps = steps
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._steps)
+        return iter(self._numbers)
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self._numbers)
 
 
 def _as_it_is(item: Any) -> Any:

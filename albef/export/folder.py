@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from albef.digest import file_digest
 from albef.export.onnx import export_graphs
 from albef.export.verify import Difference, compare, shapes, verify
 from albef.inference import TorchModel
@@ -53,7 +54,7 @@ def export(
         format=manifest.FORMAT,
         kind=checkpoint.kind,
         preprocessing=manifest.PREPROCESSING,
-        files={name: manifest.file_digest(folder / name) for name in manifest.FILES},
+        files={name: file_digest(folder / name) for name in manifest.FILES},
         onnx=versions,
         verified=verify(differences, tolerance),
         provenance={

@@ -1,6 +1,5 @@
 """Checkpoints: a folder of safetensors, config and tokenizer, loaded strictly."""
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from albef.config import validate
 from albef.data.text import TextTokenizer
+from albef.digest import file_digest
 from albef.models.albef import ModelConfig
 
 FORMAT = 1
@@ -50,12 +50,6 @@ class Checkpoint:
     def digest(self) -> str:
         """SHA-256 of the weights file."""
         return file_digest(self.folder / WEIGHTS)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(

@@ -1,12 +1,12 @@
 """manifest.json: what an exported folder is, and the digests that its files must have; no torch."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 from albef.config import ParamsError, Section, validate
 from albef.data.transforms import MEAN, STD
+from albef.digest import file_digest
 
 FORMAT = 1
 """Changes when an older runtime could no longer read the folder."""
@@ -145,12 +145,6 @@ def read(folder: Path) -> Manifest:
 def digest(folder: Path) -> str:
     """SHA-256 of the manifest and so, through the digests in it, of the whole export."""
     return file_digest(folder / NAME)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remedy(folder: Path) -> str:

@@ -3,11 +3,11 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from albef.config import Section, Tunable
@@ -31,9 +31,9 @@ class TrainingConfig(Section):
 
     epochs: int
     """Passes over the train split; 0 trains nothing."""
-    global_batch_size: int
+    global_batch_size: Annotated[int, Field(ge=1)]
     """Samples of one optimizer step, over all processes."""
-    micro_batch_size: int
+    micro_batch_size: Annotated[int, Field(ge=1)]
     """Samples of one forward pass; contrastive candidates and hard negatives come from it."""
     precision: Literal["auto", "float32", "bfloat16"]
     """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster."""
@@ -48,6 +48,15 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "original"]
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
     steps of the first epoch."""
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is no multiple of "
+                f"micro_batch_size {self.micro_batch_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> Self:

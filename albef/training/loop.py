@@ -1,19 +1,22 @@
 """The only train loop."""
 
+import contextlib
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from albef.config import fixed
 from albef.data.loader import Loader
-from albef.tasks.task import Batch, Task, TrainingConfig, to_device
+from albef.tasks.task import Task, TrainingConfig, to_device
+from albef.training.distributed import World, world
 from albef.training.interrupt import Stopped, interruptible
+from albef.training.mirror import Mirror
 from albef.training.optim import adamw
 from albef.training.schedules import rate
 from albef.training.state import TrainingState, own
@@ -22,6 +25,7 @@ from albef.training.tracking import Tracker
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
 """Steps averaged into one point of a curve."""
+_KEYS_SHOWN = 64
 
 
 class NotFinite(ValueError):
@@ -57,6 +61,7 @@ def train(
     loader: Loader,
     *,
     folder: Path,
+    mirror: Mirror | None = None,
     device: torch.device,
     checkpoint_every: int,
     validate: Callable[[int], dict[str, float]],
@@ -64,16 +69,20 @@ def train(
 ) -> dict[str, float]:
     """Train ``task`` in place, going on from the state in ``folder`` if there is one.
 
-    A run that was killed and goes on ends with the same bytes as one that never stopped.
+    A run that was killed and goes on ends with the same bytes as one that never stopped. What the
+    model draws for a micro-batch depends on seed and micro-batch alone, so that k processes compute
+    what one with k micro-batches does, up to rounding; only the first one writes.
 
     Args:
         task: trained in place, on ``device`` afterwards.
         config: values of the training, ranges chosen.
         loader: the train split.
         folder: scratch of this training: states and curves.
+        mirror: where copies of the states go.
         device: where to train.
         checkpoint_every: steps between two saved states.
-        validate: called with the epoch, from 1, after each; its metrics are logged as ``val/``.
+        validate: called with the epoch, from 1, after each, in every process; its metrics are
+            logged as ``val/``.
         progress: shown after each step.
 
     Returns:
@@ -88,63 +97,82 @@ def train(
     lr = fixed(config.lr)
     dtype = autocast_dtype(config.precision, device)
     optimizer = adamw(task, lr, config.weight_decay)
-    state = TrainingState(folder)
-    with own(folder), interruptible() as interrupt:
-        start, extra = state.restore(task, optimizer)
+    processes = world()
+    state = TrainingState(folder, mirror)
+    with _owned(folder, processes), interruptible() as interrupt:
+        start, extra = state.restore(task, optimizer, processes)
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)
-        tracker = Tracker(folder / "curves", start)
+        model = processes.parallel(task)
+        curves = extra.get("curves", {})
+        tracker = Tracker(folder / "curves", curves) if processes.first else None
         means: dict[str, float] = {}
         sums: dict[str, Tensor] = extra.get("sums", {})
+        bad = torch.full((), total, device=device)
+        save_due = False
         began = time.perf_counter()
         task.train()
-        for step, batch in enumerate(loader.batches(start, total), start):
+        for step, micros in enumerate(loader.batches(start, total), start):
             now = rate(config, step, loader.steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = now
 
             task.begin_step()
-            outputs = []
-            micros = split(to_device(batch, device), config.micro_batch_size)
-            for micro in micros:
-                with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                    output = task(micro, step / loader.steps_per_epoch)
-                (output["loss"] / len(micros)).backward()
+            outputs: list[dict[str, Tensor]] = []
+            for number, micro in zip(loader.numbers(step), micros, strict=True):
+                torch.manual_seed(loader.draw_seed(number))
+                last = len(outputs) == len(micros) - 1
+                with contextlib.nullcontext() if last else without_sync(model):
+                    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                        output = model(to_device(micro, device), step / loader.steps_per_epoch)
+                    (output["loss"] / len(micros)).backward()
                 outputs.append({name: value.detach() for name, value in output.items()})
-            task.end_step(outputs)
+            task.end_step(processes.gathered(outputs))
             optimizer.step()
-            optimizer.zero_grad()
 
             for output in outputs:
                 for name, value in output.items():
                     if value.ndim == 0:
                         sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(micros)
+                bad = torch.where(output["loss"].isfinite(), bad, bad.clamp(max=step))
             done = step + 1
-            leaving = interrupt.asked
-            saving = done % checkpoint_every == 0 or done == total or leaving
             point_due = done % LOG_EVERY == 0 or done == total
-            if (saving or point_due) and not math.isfinite(sums["loss"]):
-                raise NotFinite(
-                    f"the loss is no number at step {step}; the state before is kept in {folder}. "
-                    f"Lower the learning rate ({lr:g}) or use precision float32"
-                )
+            leaving = interrupt.asked
+            if processes.size > 1:  # they agree, and on saving, where they meet for a point anyway
+                leaving = point_due and bool(processes.most(interrupt.asked, device))
+            save_due |= done % checkpoint_every == 0 or done == total or leaving
+            saving = save_due and (processes.size == 1 or point_due)
+            if (saving or point_due) and (found := -processes.most(-int(bad), device)) < total:
+                raise NotFinite(_not_finite(found, loader.keys(found), folder, lr))
             if point_due:
                 points = LOG_EVERY if done % LOG_EVERY == 0 else done % LOG_EVERY
+                sums = processes.mean(sums)
                 means = {name: float(value) / points for name, value in sums.items()}
                 sums = {}
-                tracker.log(step, {f"train/{n}": v for n, v in means.items()} | {"lr": now})
+                if tracker:
+                    norm = gradient_norm(task)
+                    values = {f"train/{n}": v for n, v in means.items()}
+                    tracker.log(step, values | {"lr": now, "gradient_norm": norm})
+            optimizer.zero_grad()
             if done % loader.steps_per_epoch == 0:
                 task.eval()
                 metrics = validate(done // loader.steps_per_epoch)
                 task.train()
-                tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
+                if tracker:
+                    tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
             if saving:
-                state.save(done, task, optimizer, {"sums": sums})
+                save_due = False
+                if tracker:
+                    kept = {"sums": sums, "curves": tracker.files()}
+                    state.save(done, task, optimizer, kept)
             if leaving and done < total:
+                if mirror:
+                    mirror.wait()
                 raise Stopped(f"stopped after step {done} of {total}, which is saved")
-        tracker.close()
+        if tracker:
+            tracker.close()
         task.eval()
     seconds = time.perf_counter() - began
     samples = (total - start) * config.global_batch_size
@@ -156,8 +184,26 @@ def train(
     }
 
 
-def split(batch: Batch, size: int) -> list[Batch]:
-    """A batch as micro-batches of ``size`` samples."""
-    parts = {name: tensor.split(size) for name, tensor in batch.items()}
-    count = len(next(iter(parts.values())))
-    return [{name: pieces[i] for name, pieces in parts.items()} for i in range(count)]
+def gradient_norm(module: nn.Module) -> float:
+    """Euclidean norm of all gradients together."""
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+
+
+def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Leave out the averaging over processes, which the last micro-batch does for all."""
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def _owned(folder: Path, processes: World) -> contextlib.AbstractContextManager[None]:
+    return own(folder) if processes.first else contextlib.nullcontext()
+
+
+def _not_finite(step: int, keys: Sequence[str], folder: Path, lr: float) -> str:
+    shown = ", ".join(keys[:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
+    return (
+        f"the loss is no number at step {step}, of the samples {shown}; the last good state is "
+        f"kept in {folder}. Lower the learning rate ({lr:g}) or use precision float32"
+    )

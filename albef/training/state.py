@@ -13,8 +13,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from albef.digest import file_digest
+from albef.training.distributed import World
+from albef.training.mirror import Mirror
+
 log = logging.getLogger(__name__)
+ALONE = World()
 KEPT = 2
+PATTERN = "state-*.pt"
 
 
 class StateLocked(ValueError):
@@ -46,53 +52,112 @@ def own(folder: Path) -> Iterator[None]:
 
 
 class TrainingState:
-    """Student, twin, queues, optimizer, random generators and position, in one folder."""
+    """Student, twin, queues, optimizer and position, in one folder.
 
-    def __init__(self, folder: Path) -> None:
+    No generator is part of it: what is random in a step is drawn from the seed and the step. A
+    file's name has its step and the start of its SHA-256, so that one changed bit is noticed.
+
+    Args:
+        folder: where the states are.
+        mirror: where copies of them go, and come from where the folder has none.
+    """
+
+    def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
         self.folder = folder
+        self.mirror = mirror
+        self._last: tuple[int, dict[str, Any]] = 0, {}
 
     def files(self) -> list[Path]:
         """Saved states, the newest first."""
-        return sorted(self.folder.glob("state-*.pt"), reverse=True)
+        return sorted(self.folder.glob(PATTERN), reverse=True)
 
     def save(self, step: int, task: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
-        """Save the state before ``step``: written beside, synced, renamed; older ones pruned."""
+        """Save the state before ``step``: written beside, synced, renamed; older ones pruned.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; the states before are as they were.
+        """
         part = self.folder / "state.part"
         value = {
             "step": step,
             "task": task.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "extra": extra,
         }
-        with part.open("wb") as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / f"state-{step:09d}.pt")
+        try:
+            with part.open("wb") as file:
+                torch.save(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+            path = self.folder / f"state-{step:09d}-{_digest(part)}.pt"
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer wraps the system's error
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"the state of step {step} cannot be written to {self.folder} ({_first(error)}): "
+                "make room there, or name another folder as runtime.scratch, and run it again; "
+                "the last good state is kept"
+            ) from error
         for old in self.files()[KEPT:]:
             old.unlink()
+        if self.mirror:
+            self.mirror.push(path, PATTERN, KEPT)
 
-    def restore(self, task: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
+    def restore(
+        self, task: nn.Module, optimizer: Optimizer, processes: World = ALONE
+    ) -> tuple[int, dict[str, Any]]:
         """The step to go on from (0 where nothing is saved) and the extra values.
 
-        A state that cannot be read is named and set aside, and the one before is taken.
+        A state that cannot be read is named and set aside, and the one before is taken. Of several
+        processes the first one finds it, and the others read the same file.
+
+        Raises:
+            ValueError: a state is whole but of another model.
         """
+        found = processes.told(lambda: self._newest(task, optimizer))
+        if found is None:
+            return 0, {}
+        if not processes.first:
+            path = self.folder / found
+            value = torch.load(path, weights_only=True, map_location="cpu")
+            self._take(path, value, task, optimizer)
+        return self._last
+
+    def _newest(self, task: nn.Module, optimizer: Optimizer) -> str | None:
+        if self.mirror and not self.files() and self.mirror.pull(self.folder, PATTERN):
+            log.info("states are taken from the mirror %s", self.mirror.url)
         for path in self.files():
             try:
+                if _digest(path) != path.stem.rpartition("-")[2]:
+                    raise ValueError("it is not what was written")
                 value = torch.load(path, weights_only=True, map_location="cpu")
-                task.load_state_dict(value["task"])
-                optimizer.load_state_dict(value["optimizer"])
             except Exception as error:  # torch raises many kinds for a torn file
                 log.warning("%s cannot be read (%s); taking the one before", path, _first(error))
                 path.replace(path.with_suffix(".torn"))
                 continue
-            torch.set_rng_state(value["rng"])
-            if value["cuda_rng"]:
-                torch.cuda.set_rng_state_all(value["cuda_rng"])
-            return int(value["step"]), dict(value["extra"])
-        return 0, {}
+            self._take(path, value, task, optimizer)
+            return path.name
+        return None
+
+    def _take(self, path: Path, value: Any, task: nn.Module, optimizer: Optimizer) -> None:
+        try:
+            task.load_state_dict(value["task"])
+            optimizer.load_state_dict(value["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is the state of another model ({_first(error)}): the code has changed "
+                f"since; delete {self.folder} to start this training anew"
+            ) from error
+        self._last = int(value["step"]), dict(value["extra"])
+
+
+def step_of(path: Path) -> int:
+    """The step of a saved state, from its name."""
+    return int(path.stem.split("-")[1])
+
+
+def _digest(path: Path) -> str:
+    return file_digest(path)[:16]
 
 
 def _first(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Curves through dvclive: what is logged is a function of the experiment, never of time."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,17 +10,24 @@ from dvclive import Live
 class Tracker:
     """Writes ``plots/metrics/**.tsv`` (step, value) and ``metrics.json`` in a folder."""
 
-    def __init__(self, folder: Path, start_step: int) -> None:
-        """Go on at ``start_step``: rows from there on, of a run that was killed, are cut."""
-        for path in (folder / "plots").rglob("*.tsv"):
-            header, *rows = path.read_text().splitlines(keepends=True)
-            kept = [row for row in rows if int(row.split("\t", 1)[0]) < start_step]
-            path.write_text("".join([header, *kept]))
+    def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Go on from the files of a saved state; what was written after it is cut."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        self._folder = folder
         self._live = Live(
-            str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=start_step > 0
+            str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=bool(files)
         )
         if (repo := self._live._dvc_repo) is not None:
             repo.close()  # dvclive opens git's packs to read where it is, and leaves them open
+
+    def files(self) -> dict[str, str]:
+        """What is written so far, by path."""
+        found = (path for path in sorted(self._folder.rglob("*")) if path.is_file())
+        return {str(path.relative_to(self._folder)): path.read_text() for path in found}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each curve."""

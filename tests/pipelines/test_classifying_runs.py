@@ -11,7 +11,8 @@ import torch
 
 from albef.config import validate
 from albef.data.text import TextTokenizer
-from albef.models.weights import file_digest, load_checkpoint, save_checkpoint
+from albef.digest import file_digest
+from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.tasks import pretraining
 from tests.pipelines.test_training import step, values, work
 

@@ -21,15 +21,15 @@ def settings(trials: int = 6, pruner: str = "median") -> SearchConfig:
 def search(journal: Path, trials: int, pruner: str = "median", seed: int = 1) -> list[FrozenTrial]:
     """Maximise a bump at 3e-4 through the same calls as the stage."""
     study = Study(journal, settings(trials, pruner), SPACE, seed)
-    while len(study.finished) < trials:
-        trial = study.ask()
+    while asked := study.ask():
+        number, params = asked
+        assert number == len(study.finished)
         state = TrialState.COMPLETE
         for epoch in range(1, 4):
-            trial.report(epoch - abs(math.log(trial.params["lr"] / 3e-4)), epoch)
-            if epoch < 3 and trial.should_prune():
+            if study.report(epoch, epoch - abs(math.log(params["lr"] / 3e-4))):
                 state = TrialState.PRUNED
                 break
-        study.tell(trial, state)
+        study.tell(state)
     return study.finished
 
 
@@ -52,7 +52,8 @@ def test_a_search_that_is_cut_off_ends_as_one_that_was_not(tmp_path: Path, cut: 
     whole = search(tmp_path / "whole", 6)
     search(tmp_path / "cut", cut)
     running = Study(tmp_path / "cut", settings(), SPACE, 1)
-    running.ask().report(0.5, 1)  # killed here
+    running.ask()
+    running.report(1, 0.5)  # killed here
     resumed = search(tmp_path / "cut", 6)
     assert told(resumed) == told(whole)
     again = Study(tmp_path / "cut", settings(), SPACE, 1)
@@ -69,9 +70,9 @@ def test_bad_trials_are_pruned_when_asked_to(tmp_path: Path) -> None:
 def test_the_start_wins_a_tie(tmp_path: Path) -> None:
     study = Study(tmp_path / "journal", settings(), SPACE, 1)
     for _ in range(3):
-        trial = study.ask()
-        trial.report(0.5, 1)
-        study.tell(trial, TrialState.COMPLETE)
+        study.ask()
+        study.report(1, 0.5)
+        study.tell(TrialState.COMPLETE)
     assert study.best().number == 0
 
 

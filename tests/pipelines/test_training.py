@@ -17,8 +17,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import read_yaml
-from albef.models.weights import file_digest, load_checkpoint
-from albef.training.state import StateLocked, own
+from albef.digest import file_digest
+from albef.models.weights import load_checkpoint
+from albef.training.state import StateLocked, own, step_of
 from pipelines import evaluate, finetune, ingest, pretrain, search, validate
 from pipelines.stage import Stage, device_slot
 
@@ -206,8 +207,8 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
         told = process.communicate(timeout=60)[1]
         assert process.returncode == 130, told
         state = max(Path("scratch").rglob("state-0*.pt"))
-        assert int(state.stem.removeprefix("state-")) > saved
-        saved = int(state.stem.removeprefix("state-"))
+        assert step_of(state) > saved
+        saved = step_of(state)
         assert f"pretrain: stopped after step {saved} of 64, which is saved" in told
         assert "Traceback" not in told
 

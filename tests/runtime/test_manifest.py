@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import albef
+from albef.digest import file_digest
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 
@@ -22,7 +23,7 @@ def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> No
     assert (found.max_tokens, found.max_words) == (12, 30)
     assert found.onnx.opset == 23
     assert found.verified.tolerance == 1e-3
-    digest = manifest.file_digest(tiny_checkpoint / "model.safetensors")
+    digest = file_digest(tiny_checkpoint / "model.safetensors")
     assert found.provenance == {
         "checkpoint": digest,
         "data": "0" * 64,

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 import albef
+from albef.digest import file_digest
 from albef.runtime import manifest, sessions
 from albef.runtime.manifest import ExportError
 
@@ -86,7 +87,7 @@ def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path)
     folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
     (folder / "matcher.onnx").write_bytes(b"no graph")
     found = manifest.read(tiny_export)
-    files = {**found.files, "matcher.onnx": manifest.file_digest(folder / "matcher.onnx")}
+    files = {**found.files, "matcher.onnx": file_digest(folder / "matcher.onnx")}
     manifest.write(folder, found.model_copy(update={"files": files}))
     with pytest.raises(ExportError, match=r"cannot load .*matcher\.onnx"):
         albef.runtime.load(folder)

@@ -19,7 +19,6 @@ from albef.models.decoder import generate
 from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
 from albef.tasks.task import Table
 from albef.tasks.vqa import Config, Task
-from albef.training.loop import split
 from tests.conftest import CAPTIONS, tiny_model
 from tests.data.toy import picture, record, write
 from tests.tasks.test_vqa_parity import vqa_config
@@ -154,9 +153,9 @@ def test_a_training_question_without_answers_is_named() -> None:
 
 def test_micro_batches_add_up_to_the_whole() -> None:
     made = task()
-    batch = collated(made, QUESTIONS[:4])
-    whole = made(batch, 1.0)["loss"]
-    parts = [made(part, 1.0)["loss"] for part in split(batch, 2)]
+    whole = made(collated(made, QUESTIONS[:4]), 1.0)["loss"]
+    halves = (QUESTIONS[:2], QUESTIONS[2:4])
+    parts = [made(collated(made, half), 1.0)["loss"] for half in halves]
     torch.testing.assert_close(sum(parts) / 2, whole)
 
 

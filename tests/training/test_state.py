@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from albef.training.state import KEPT, StateLocked, TrainingState, own
+from albef.training.mirror import Mirror
+from albef.training.state import KEPT, StateLocked, TrainingState, own, step_of
 
 
 def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -22,18 +23,16 @@ def test_nothing_saved_starts_at_zero(tmp_path: Path) -> None:
     assert TrainingState(tmp_path).restore(*parts()) == (0, {})
 
 
-def test_a_state_comes_back_with_its_random_generator(tmp_path: Path) -> None:
+def test_a_state_comes_back(tmp_path: Path) -> None:
     module, optimizer = parts()
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     TrainingState(tmp_path).save(7, module, optimizer, {"sums": {"loss": torch.tensor(2.0)}})
-    drawn = torch.rand(3)
     other, its_optimizer = parts()
     step, extra = TrainingState(tmp_path).restore(other, its_optimizer)
     assert step == 7
     assert extra["sums"]["loss"] == 2
     assert torch.equal(other.weight, module.weight)
-    assert torch.equal(torch.rand(3), drawn)
     saved, loaded = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
     assert torch.equal(saved[0]["exp_avg"], loaded[0]["exp_avg"])
 
@@ -42,21 +41,70 @@ def test_old_states_are_pruned(tmp_path: Path) -> None:
     state = TrainingState(tmp_path)
     for step in range(5):
         state.save(step, *parts(), {})
-    assert [path.name for path in state.files()] == ["state-000000004.pt", "state-000000003.pt"]
+    assert [step_of(path) for path in state.files()] == [4, 3]
     assert KEPT == 2
 
 
-def test_a_torn_state_falls_back_to_the_one_before_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", ["torn", "a bit", "empty"])
+def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     state = TrainingState(tmp_path)
     state.save(1, *parts(), {})
     state.save(2, *parts(), {})
     newest = state.files()[0]
-    newest.write_bytes(newest.read_bytes()[:700])
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 3] ^= 1
+    newest.write_bytes({"torn": content[:700], "a bit": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
         assert state.restore(*parts())[0] == 1
-    assert newest.name in caplog.text
+    assert f"{newest.name} cannot be read (it is not what was written); taking" in caplog.text
+    assert not newest.exists()
+    assert newest.with_suffix(".torn").exists()  # set aside, not lost
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    TrainingState(tmp_path).save(1, *parts(), {})
+    other = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(other.parameters())
+    with pytest.raises(ValueError, match=r"is the state of another model .* delete .* start this"):
+        TrainingState(tmp_path).restore(other, optimizer)
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
+    """A limit on the size of files is the kernel's own refusal to write on."""
+    state = TrainingState(tmp_path)
+    state.save(1, *parts(), {})
+    before = state.files()[0].read_bytes()
+    script = (
+        "import resource, sys, pathlib, torch\n"
+        "from albef.training.state import TrainingState\n"
+        "module = torch.nn.Linear(500, 500)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "state = TrainingState(pathlib.Path(sys.argv[1]))\n"
+        "try:\n    state.save(2, module, torch.optim.AdamW(module.parameters()), {})\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"the state of step 2 cannot be written to {tmp_path} (" in told
+    assert "make room there, or name another folder as runtime.scratch" in told
+    assert [path.name for path in tmp_path.iterdir()] == [state.files()[0].name]
+    assert state.files()[0].read_bytes() == before
+
+
+def test_a_mirrored_state_comes_back_where_the_folder_is_gone(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    mirror = Mirror(str(tmp_path / "mirror"), "a")
+    for step in (1, 2, 3):
+        TrainingState(here, mirror).save(step, *parts(), {"sums": {}})
+    mirror.wait()
+    assert len(list((tmp_path / "mirror/a").iterdir())) == KEPT
+    assert TrainingState(there, mirror).restore(*parts()) == (3, {"sums": {}})
+    assert TrainingState(here).restore(*parts()) == (3, {"sums": {}})
 
 
 def test_a_second_trainer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Several processes that train one model, started by torchrun or alike; alone, all of it is free.
+
+Each process has its own micro-batches of a step. Gradients are averaged over all of them, features
+gathered, and whatever touches the disk is done by the first process alone.
+"""
+
+import contextlib
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+PATIENCE = dt.timedelta(hours=6)
+"""How long a process waits for another: the first one may be evaluating or writing. One that died
+is noticed by the launcher, at once."""
+
+
+class ProcessLost(ConnectionError):
+    """Another process of this training has ended; what was saved last is kept."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def parallel(self, task: nn.Module) -> nn.Module:
+        """``task``, whose backward averages gradients over all processes; weights of the first."""
+        if self.size == 1:
+            return task
+        # Buffers (the queue) change by the same enqueue everywhere. Which parameters take part in
+        # a loss depends on the values, as without ITC the projections do not.
+        return DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
+
+    def gathered(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """The tensors (B, ...) of all processes' micro-batches, in the order of the micro-batches.
+
+        Args:
+            outputs: of this process; scalars are left out. Each process has as many, of one shape.
+        """
+        own = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
+        if self.size == 1:
+            return own
+        joined: list[dict[str, Tensor]] = [{} for _ in range(self.size * len(own))]
+        for name in own[0] if own else ():
+            mine = torch.stack([output[name] for output in own])
+            parts = [torch.empty_like(mine) for _ in range(self.size)]
+            distributed.all_gather(parts, mine)
+            for output, tensor in zip(joined, torch.cat(parts), strict=True):
+                output[name] = tensor
+        return joined
+
+    def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars, averaged over the processes."""
+        if self.size == 1 or not values:
+            return dict(values)
+        joined = torch.stack([value.float() for value in values.values()])
+        distributed.all_reduce(joined)
+        return dict(zip(values, joined / self.size, strict=True))
+
+    def most(self, value: int, device: torch.device) -> int:
+        """The largest of the processes' numbers."""
+        if self.size == 1:
+            return value
+        number = torch.tensor(value, device=device)
+        distributed.all_reduce(number, distributed.ReduceOp.MAX)
+        return int(number)
+
+    def told(self, make: Callable[[], T]) -> T:
+        """What the first process makes, a plain value, in all processes."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [make() if self.first else None]
+        distributed.broadcast_object_list(box)
+        value: T = box[0]
+        return value
+
+
+def world() -> World:
+    """The processes that train together here; one, outside :func:`joined`."""
+    if not distributed.is_initialized():
+        return World()
+    return World(distributed.get_rank(), distributed.get_world_size())
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[torch.device]:
+    """Be one of the launched processes while inside; the device of this process.
+
+    Raises:
+        ProcessLost: another one has ended.
+    """
+    if not launched():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield device
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise ProcessLost("another process of the training has ended") from error
+        raise
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,206 @@
+"""A stage in several processes: how they are started, stopped, and what is told when one dies."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from albef.config import ParamsError
+from albef.digest import file_digest
+from albef.models.weights import load_checkpoint
+from pipelines.launch import launch
+from pipelines.stage import Stage
+from tests.pipelines.test_training import ROOT, step, values, work
+
+WEIGHTS = Path("products/models/pretrained/model.safetensors")
+TWO: dict[str, Any] = {
+    "runtime__processes": 2,
+    "runtime__checkpoint_every": 10,
+    "pretrain__epochs": 16,
+    "pretrain__micro_batch_size": 16,
+}
+
+
+@pytest.fixture
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("nosuchcommand {processes}", "'nosuchcommand {processes}': there is no such command"),
+        ("torchrun {nodes}", r"is no command with {processes} in it: 'nodes'"),
+        ("torchrun '{processes}", "is no command with .* No closing quotation"),
+        ("", "there is no such command"),
+    ],
+)
+def test_a_launcher_that_cannot_be_started(tmp_path: Path, command: str, message: str) -> None:
+    work(tmp_path, values(runtime__processes=2, runtime__launch=command))
+    with pytest.raises(ParamsError, match=message):
+        launch(Stage("pretrain", ""))
+
+
+@pytest.mark.usefixtures("_alone")
+def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(tmp_path, values())
+    assert not launch(Stage("pretrain", ""))
+    monkeypatch.setenv("RANK", "1")  # nor is one that a launcher has started
+    work(tmp_path, values(runtime__processes=2))
+    assert not launch(Stage("pretrain", ""))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with validated data, in which two processes are asked for."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        slots = str(tmp_path_factory.mktemp("slots"))  # apart from a training on this machine
+        patch.setenv("TMPDIR", slots)
+        patch.setattr(tempfile, "tempdir", slots)
+        patch.chdir(folder)
+        work(folder, values(**TWO))
+        for dataset in ("web", "scenes"):
+            step("ingest", dataset)
+            step("validate", dataset)
+        yield folder
+
+
+def start(name: str, key: str = "", **runtime: Any) -> subprocess.Popen[str]:
+    environment = {f"ALBEF_RUNTIME__{name.upper()}": str(value) for name, value in runtime.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"pipelines.{name}", *([key] if key else [])],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    told = process.communicate(timeout=300)[1]
+    assert "Traceback" not in told
+    assert "torch.distributed" not in told
+    return told
+
+
+def ranks(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
+    """The launched processes by rank, once they train."""
+    deadline = time.monotonic() + 120
+    while not list(Path("scratch").rglob("state-*.pt")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    found = psutil.Process(process.pid).children(recursive=True)
+    return {p.environ()["RANK"]: p for p in found if "RANK" in p.environ()}
+
+
+def gone(processes: Iterator[psutil.Process]) -> bool:
+    return not psutil.wait_procs(list(processes), timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_two_processes_survive_what_befalls_them(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed, all are asked to stop, the stage is killed: the same bytes come of it."""
+    monkeypatch.chdir(prepared)
+    whole = start("pretrain", scratch="elsewhere")
+    ended(whole)
+    assert whole.returncode == 0
+    expected = file_digest(WEIGHTS)
+    curves = file_digest(Path("products/curves/pretrained/plots/metrics/train/loss.tsv"))
+    record = json.loads(Path("products/runs/pretrain.json").read_text())
+    assert record["steps"] == 128
+    assert not list(Path("elsewhere/albef").iterdir())
+
+    killed = start("pretrain")
+    ranks(killed)["1"].kill()
+    told = ended(killed)
+    assert killed.returncode == os.EX_IOERR
+    last = told.splitlines()[-1]
+    assert last == (
+        "pretrain: process 1 of the training died (SIGKILL); the state saved last is kept: run it "
+        "again to go on"
+    )
+
+    asked = start("pretrain")
+    family = ranks(asked)
+    assert asked.stderr is not None
+    list(itertools.takewhile(lambda line: "going on at step" not in line, asked.stderr))
+    asked.send_signal(signal.SIGTERM)
+    told = ended(asked)
+    assert asked.returncode == 130
+    assert "of 128, which is saved" in told.splitlines()[-1]
+    assert gone(iter(family.values()))
+
+    orphaned = start("pretrain")
+    family = ranks(orphaned)
+    for process in (*family.values(), psutil.Process(orphaned.pid)):
+        process.kill()
+    orphaned.communicate()
+    last_one = start("pretrain")
+    told = ended(last_one)
+    assert last_one.returncode == 0, told
+    assert "going on at step" in told
+    assert file_digest(WEIGHTS) == expected
+    loss = Path("products/curves/pretrained/plots/metrics/train/loss.tsv")
+    assert file_digest(loss) == curves
+
+
+@pytest.mark.slow
+def test_search_and_fine_tuning_in_two_processes(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(prepared)
+    work(prepared, values(**TWO | {"pretrain__epochs": 1}))
+    for name, key in (("pretrain", ""), ("search", "retrieval"), ("finetune", "retrieval")):
+        process = start(name, key)
+        told = ended(process)
+        if name != "pretrain":  # 16 samples are one micro-batch of 16
+            assert process.returncode == 2
+            assert "2 processes cannot share equally: change micro_batch_size" in told
+            params = values(**TWO | {"pretrain__epochs": 1})
+            params["tasks"]["retrieval"]["micro_batch_size"] = 8
+            work(prepared, params)
+            process = start(name, key)
+            told = ended(process)
+        assert process.returncode == 0, told
+        work(prepared, values(**TWO | {"pretrain__epochs": 1}))
+    trials = json.loads(Path("products/search/retrieval/trials.json").read_text())
+    assert [trial["number"] for trial in trials] == [0, 1]
+    assert load_checkpoint(Path("products/models/retrieval")).kind == "retrieval"
+
+
+@pytest.mark.slow
+def test_a_mirror_replaces_a_lost_machine(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM, then everything but the mirror is gone: the same bytes come of it."""
+    monkeypatch.chdir(prepared)
+    work(prepared, values(**TWO))
+    whole = start("pretrain", scratch="elsewhere", processes=1)
+    ended(whole)
+    expected = file_digest(WEIGHTS)
+    settings = {"processes": 1, "mirror": str(prepared / "mirror")}
+    asked = start("pretrain", **settings)
+    ranks(asked)
+    asked.send_signal(signal.SIGTERM)
+    ended(asked)
+    assert asked.returncode == 130
+    again = start("pretrain", **settings, scratch="a new machine")
+    told = ended(again)
+    assert again.returncode == 0, told
+    assert "states are taken from the mirror" in told
+    assert "going on at step" in told
+    assert file_digest(WEIGHTS) == expected
+    assert not list((prepared / "mirror").iterdir())  # the training is done

@@ -1,0 +1,100 @@
+"""Several processes train as one does: real ones, over gloo."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from albef.training.distributed import World, joined, launched, world
+from tests.data import toy
+from tests.training import toy_training
+from tests.training.test_loop import curves
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    toy.write(folder, [toy.record(i) for i in range(50)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(data: Path) -> tuple[dict[str, Any], Path]:
+    """What two processes found, and their folder."""
+    out = data.parent / "two"
+    out.mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [sys.executable, *launcher, "-m", toy_training.__name__, str(data), str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return torch.load(out / "found.pt", weights_only=True), out
+
+
+@pytest.mark.parametrize("kind", toy_training.KINDS)
+def test_two_processes_compute_what_one_does_with_as_many_micro_batches(
+    two: tuple[dict[str, Any], Path], data: Path, tmp_path: Path, kind: str
+) -> None:
+    found, out = two
+    ours, theirs = toy_training.gradients(kind, data), found[kind]["gradients"]
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-6)
+    assert any(gradient is not None for gradient in theirs.values())
+    if kind == "without_itc":  # what takes no part is left alone, not decayed
+        assert theirs["model.image_proj.weight"] is None
+
+    state = toy_training.run(kind, data, tmp_path)
+    together = found[kind]["state"]
+    assert torch.equal(together["queue.pointer"], state["queue.pointer"])
+    assert torch.equal(together["queue.ids"], state["queue.ids"])
+    torch.testing.assert_close(together, state, rtol=1e-2, atol=5e-3)
+    one, both = curves(tmp_path), curves(out / kind)
+    assert one.keys() == both.keys()
+    for name, text in one.items():
+        for line, other in zip(text.splitlines()[1:], both[name].splitlines()[1:], strict=True):
+            assert [float(v) for v in line.split()] == pytest.approx(
+                [float(v) for v in other.split()], rel=2e-3
+            )
+
+
+def test_two_processes_that_stop_and_go_on_end_with_the_same_bytes(
+    two: tuple[dict[str, Any], Path],
+) -> None:
+    found, out = two
+    whole = found["retrieval"]["state"]
+    assert all(torch.equal(whole[name], found["resumed"][name]) for name in whole)
+    assert curves(out / "cut") == curves(out / "retrieval")
+
+
+def test_another_number_of_processes_goes_on_where_they_stopped(
+    two: tuple[dict[str, Any], Path], data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, out = two
+    last = max((out / "cut").glob("state-*.pt"))
+    last.unlink()
+    with caplog.at_level("INFO"):
+        alone = toy_training.run("retrieval", data, out / "cut")
+    assert "going on at step 10 of 18" in caplog.text
+    torch.testing.assert_close(alone, found["resumed"], rtol=1e-2, atol=5e-3)
+    assert torch.equal(alone["queue.ids"], found["resumed"]["queue.ids"])
+
+
+def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert not launched()
+    with joined(torch.device("cpu")) as device:
+        assert device == torch.device("cpu")
+        assert world() == World(0, 1)
+    one = torch.nn.Linear(1, 1)
+    assert World().parallel(one) is one
+    features = {"loss": torch.tensor(1.0), "feat": torch.ones(2, 3)}
+    assert [list(part) for part in World().gathered([features])] == [["feat"]]
+    assert World().told(lambda: "x") == "x"

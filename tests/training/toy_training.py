@@ -1,0 +1,103 @@
+"""A tiny training, in this process or, started by torchrun, in several."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef.config import validate
+from albef.data.loader import Loader
+from albef.data.shards import Shards
+from albef.data.transforms import AugmentConfig, Train
+from albef.tasks import pretraining
+from albef.tasks.task import Task
+from albef.training.distributed import joined, world
+from albef.training.loop import train
+from tests.conftest import tiny_task
+from tests.original import vocabulary
+from tests.tasks.test_pretraining_parity import config
+
+AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
+SIZES = {"epochs": 3, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
+KINDS = ("retrieval", "pretraining", "without_itc")
+
+
+def task_of(kind: str) -> Task:
+    """A task; pre-training with dropout, and where it is without ITC, projections do not learn."""
+    torch.manual_seed(3)
+    if kind == "retrieval":
+        task: Any = tiny_task()
+        task.config = task.config.model_copy(update=SIZES)
+        return task
+    values = config(0.4).model_copy(update=SIZES | {"itc": kind == "pretraining", "queue_size": 12})
+    text = values.model.text.model_copy(update={"dropout": 0.1})
+    model = values.model.model_copy(update={"text": text})
+    return pretraining.Task(values.model_copy(update={"model": model}), vocabulary())
+
+
+def loader_of(task: Any, data: Path, workers: int = 0) -> Loader:
+    """Its batches, this process' share of them."""
+    augment = validate(AugmentConfig, AUGMENT, where="tests")
+    return Loader(
+        Shards(data, "train"),
+        task.collate(Train(augment, task.image_size)),
+        task.config.global_batch_size,
+        task.config.micro_batch_size,
+        1,
+        workers,
+        (world().rank, world().size),
+    )
+
+
+def gradients(kind: str, data: Path) -> dict[str, torch.Tensor | None]:
+    """Of the first step."""
+    task: Any = task_of(kind).train()
+    loader = loader_of(task, data)
+    model = world().parallel(task)
+    micros = next(loader.batches(0, 1))
+    for number, micro in zip(loader.numbers(0), micros, strict=True):
+        torch.manual_seed(loader.draw_seed(number))
+        (model(micro, 0.5)["loss"] / len(micros)).backward()
+    return {name: p.grad for name, p in task.named_parameters()}
+
+
+def run(kind: str, data: Path, scratch: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
+    """Train to the end, or leave after ``stop`` steps as a kill would."""
+    task: Any = task_of(kind)
+
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    train(
+        task,
+        task.config,
+        loader_of(task, data),
+        folder=scratch,
+        device=torch.device("cpu"),
+        checkpoint_every=5,
+        validate=lambda epoch: {"r_mean": float(epoch)},
+        progress=progress,
+    )
+    state: dict[str, torch.Tensor] = task.state_dict()
+    return state
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, out = map(Path, sys.argv[1:])
+    with joined(torch.device("cpu")):
+        found: dict[str, Any] = {}
+        for name in KINDS:
+            found[name] = {
+                "gradients": gradients(name, folder),
+                "state": run(name, folder, out / name),
+            }
+        try:
+            run("retrieval", folder, out / "cut", stop=14)
+        except KeyboardInterrupt:
+            found["resumed"] = run("retrieval", folder, out / "cut")
+        if world().first:
+            torch.save(found, out / "found.pt")
