@@ -68,7 +68,7 @@ def _validated(folder: Path, digest: str) -> None:
 
 
 def _trained(folder: Path) -> None:
-    tracker = Tracker(folder, 0)
+    tracker = Tracker(folder, {})
     for step in (9, 19):
         losses = {f"train/{name}": 3.0 / step for name in ("loss", "itc", "itm", "mlm")}
         tracker.log(step, losses | {"lr": 1e-3 / step})
