@@ -73,6 +73,11 @@ class Layout:
         """Curves of a training."""
         return self.root / "curves" / name
 
+    def log(self, name: str) -> Path:
+        """JSON lines of a training: its curves with rate, time left and memory. No output of DVC's,
+        as it differs each time."""
+        return self.root / "logs" / f"{name}.jsonl"
+
     def search(self, run: str) -> Path:
         """Choice and trials of a search."""
         return self.root / "search" / run

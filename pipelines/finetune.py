@@ -3,15 +3,13 @@
 import json
 
 from albef.config import choose
-from albef.models.weights import save_checkpoint
 from pipelines.launch import launch
 from pipelines.runs import init_of, run_of
-from pipelines.stage import Stage, first, main
+from pipelines.stage import Stage, main
 from pipelines.trainer import (
-    discard,
     fingerprint,
     fit,
-    publish_curves,
+    publish,
     seed_everything,
     training,
     verified_digest,
@@ -47,20 +45,18 @@ def run(stage: Stage) -> None:
             folder=folder,
             label=stage.address,
         )
-    if not first():
-        return
-    save_checkpoint(
-        stage.layout.model(stage.key),
+    publish(
+        stage,
+        folder,
+        stage.key,
+        task,
+        provenance,
         kind=config.kind,
         model=task.sizes,
-        tensors=task.state_dict(),
         tokenizer=task.tokenizer,
         values=values,
-        provenance=provenance,
         facts=task.facts(),
     )
-    publish_curves(folder, stage.layout.curves(stage.key))
-    discard(stage, folder)
 
 
 if __name__ == "__main__":

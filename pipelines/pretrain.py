@@ -4,16 +4,14 @@ import torch
 
 from albef.data.shards import Shards
 from albef.data.text import TextTokenizer, clean_caption
-from albef.models.weights import save_checkpoint
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.ranking import MAX_WORDS
 from pipelines.launch import launch
-from pipelines.stage import Stage, first, main
+from pipelines.stage import Stage, main
 from pipelines.trainer import (
-    discard,
     fingerprint,
     fit,
-    publish_curves,
+    publish,
     seed_everything,
     training,
     verified_digest,
@@ -50,19 +48,17 @@ def run(stage: Stage) -> None:
             folder=folder,
             label="pretrain",
         )
-    if not first():
-        return
-    save_checkpoint(
-        stage.layout.model("pretrained"),
+    publish(
+        stage,
+        folder,
+        "pretrained",
+        task,
+        provenance,
         kind="pretraining",
         model=config.model,
-        tensors=task.state_dict(),
         tokenizer=tokenizer,
         values=values,
-        provenance=provenance,
     )
-    publish_curves(folder, stage.layout.curves("pretrained"))
-    discard(stage, folder)
     stage.record["parameters"] = count(task)
 
 

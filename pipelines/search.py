@@ -112,7 +112,7 @@ def run(stage: Stage) -> None:
 
 
 def _trial_config(config: RunConfig, values: Mapping[str, float], epochs: int) -> RunConfig:
-    return choose(config, values).model_copy(update={"epochs": epochs})
+    return choose(config, values).model_copy(update={"epochs": epochs, "keep_epochs": ()})
 
 
 class Study:

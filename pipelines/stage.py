@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from albef.layout import Runtime as Runtime
 
 S = TypeVar("S", bound=Section)
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
+FORGOTTEN_S = 30 * 24 * 3600.0
+"""Seconds after which work in progress that nobody went on with is removed."""
 GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
@@ -80,6 +83,11 @@ class Stage:
         """The folder for this stage's work in progress, outside any work tree."""
         folder = self.scratch_root / f"{self.address}-{fingerprint[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        for old in self.scratch_root.iterdir():
+            if old.is_dir() and _idle_s(old) > FORGOTTEN_S:
+                log.info("%s is removed: nothing has been written there for a month", old)
+                shutil.rmtree(old, ignore_errors=True)
         return folder
 
     @property
@@ -87,6 +95,14 @@ class Stage:
         """The folder of all work in progress."""
         base = self.runtime.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
         return Path(base).expanduser() / "albef"
+
+
+def _idle_s(folder: Path) -> float:
+    """Seconds since anything in the folder was written; 0 where it changes under our eyes."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return 0.0
 
 
 def runtime(values: object) -> Runtime:

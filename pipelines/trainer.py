@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from albef.data.loader import Loader
 from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
+from albef.models.weights import save_checkpoint
 from albef.tasks.task import Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
-from albef.training.loop import train
+from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
+from albef.training.state import kept
+from albef.training.watch import at_chance
 from pipelines.progress import progress
 from pipelines.stage import Stage, device_slot, first
 
@@ -131,8 +135,15 @@ def fit(
     val = Shards(data, "val")
 
     def judge(epoch: int) -> tuple[dict[str, float], bool]:
-        metrics = task.score(task.predict(val, config.micro_batch_size))
+        table = task.predict(val, config.micro_batch_size)
+        metrics, chance = task.score(table), task.chance(table)
         log.info("%s: epoch %d, %s %.2f", label, epoch, task.primary, metrics[task.primary])
+        if at_chance(metrics, chance, task.primary):
+            log.warning(
+                "%s: after epoch %d %s is no better than guessing (%.2f): it has learned nothing "
+                "yet; look at the data, the learning rate and the start",
+                *(label, epoch, task.primary, chance[task.primary]),
+            )
         return metrics, bool(on_epoch and on_epoch(epoch, metrics))
 
     def validate(epoch: int) -> dict[str, float]:
@@ -169,12 +180,35 @@ def discard(stage: Stage, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def publish_curves(folder: Path, target: Path) -> None:
-    """Copy the curves of a finished training from its scratch to its product."""
-    shutil.rmtree(target, ignore_errors=True)
-    source = folder / "curves"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        target.mkdir()
+def publish(
+    stage: Stage, folder: Path, name: str, task: Task, provenance: Mapping[str, Any], **rest: Any
+) -> None:
+    """Make the products of a finished training, by its first process, and remove its scratch.
+
+    Args:
+        stage: the running stage.
+        folder: scratch of the training.
+        name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
+        task: as trained.
+        provenance: digests of data and parent.
+        rest: what else :func:`save_checkpoint` wants.
+    """
+    if not first():
+        return
+    model, curves, log_file = (
+        f(name) for f in (stage.layout.model, stage.layout.curves, stage.layout.log)
+    )
+    save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
+    for epoch, path in kept(folder).items():
+        whose = {**provenance, "epoch": epoch}
+        save_checkpoint(
+            model / "epochs" / str(epoch), tensors=load_file(path), provenance=whose, **rest
+        )
+    shutil.rmtree(curves, ignore_errors=True)
+    curves.mkdir(parents=True)
+    if (folder / "curves").is_dir():
+        shutil.copytree(folder / "curves", curves, dirs_exist_ok=True)
+    if (folder / LOG).exists():
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / LOG, log_file)
+    discard(stage, folder)

@@ -133,7 +133,8 @@ class ClassificationTask(RunTask):
             with torch.no_grad():
                 logits_m = class_logits(self.model_m.model, self.head_m.model, batch)
             targets = soft_targets(targets, logits_m, alpha)
-        return {"loss": soft_cross_entropy(logits, targets)}
+        loss = soft_cross_entropy(logits, targets)
+        return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int) -> Table:

@@ -121,6 +121,7 @@ class PairTask(MatchingTask, RunTask):
         with torch.no_grad():
             image_feat_m = twin.image_feat(twin.encode_image(batch["image"]))
             text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
+        alpha = self.config.alpha * ramp(epoch)
         itc = contrast(
             model.image_feat(image_states),
             model.text_feat(text_states),
@@ -130,7 +131,7 @@ class PairTask(MatchingTask, RunTask):
             self.queue.text,
             self.temperature,
             same_image_targets(ids, self.queue.ids),
-            self.config.alpha * ramp(epoch),
+            alpha,
         )
         size = len(ids)
         weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
@@ -149,6 +150,8 @@ class PairTask(MatchingTask, RunTask):
             "loss": itc.loss + itm,
             "itc": itc.loss.detach(),
             "itm": itm.detach(),
+            "temperature": self.temperature.detach(),
+            "alpha": torch.full_like(itm.detach(), alpha),
             "image_feat_m": image_feat_m,
             "text_feat_m": text_feat_m,
             "image_id": ids,

@@ -209,6 +209,8 @@ class Task(RankingTask):
             "itc": itc.loss.detach(),
             "itm": itm.detach(),
             "mlm": mlm.detach(),
+            "temperature": self.temperature.detach(),
+            "alpha": torch.full_like(itm.detach(), alpha_itc),
             "image_feat_m": image_feat_m,
             "text_feat_m": text_feat_m,
         }

@@ -1,6 +1,7 @@
 """What the kinds that match images with texts share: their model; and how those that rank score."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -51,13 +52,15 @@ def training_pairs(
 
 
 class MatchingTask(Task):
-    """A model with an ITM head.
+    """A model with an ITM head, whose loss is that of one true pair among three at chance.
 
     Attributes:
         model: the student.
         itm_head: linear, 2 classes, on the fused [CLS].
         tokenizer: of the model.
     """
+
+    chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
 
     def __init__(
         self, model: ALBEF, tokenizer: TextTokenizer, *, image_size: int, max_tokens: int

@@ -49,6 +49,15 @@ class TrainingConfig(Section):
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
     steps of the first epoch."""
 
+    keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Epochs whose weights are kept too, as ``NAME/epochs/N``; left out, the last ones alone."""
+
+    @model_validator(mode="after")
+    def _kept_epochs_come(self) -> Self:
+        if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
+            raise ValueError(f"keep_epochs has {late[0]}, but there are {self.epochs} epochs")
+        return self
+
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
@@ -109,6 +118,8 @@ class Task(nn.Module, ABC):
 
     primary: ClassVar[str]
     """The metric that search and fine-tuning maximise."""
+    chance_losses: ClassVar[Mapping[str, float]] = {}
+    """What a model that guesses would have of some of its losses, by name."""
     image_size: int
     """Side of the square image, in pixels."""
 
@@ -123,7 +134,8 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Losses by name, "loss" their sum; tensors for :meth:`end_step` may stand beside them.
+        """Losses by name, "loss" their sum; beside them may stand ``temperature`` and ``alpha``,
+        which are logged too, and tensors (B, ...) for :meth:`end_step`.
 
         Args:
             batch: what the task's collate made.

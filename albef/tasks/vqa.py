@@ -239,7 +239,8 @@ class Task(RunTask):
                 logits_m = self._logits(model_m, decoder_m, batch, ids, mask, owner)
         losses = answer_losses(logits, ids, mask, logits_m, alpha)
         weights = batch["answer_weights"].flatten()[given]
-        return {"loss": vqa_loss(losses, weights, len(batch["image"]))}
+        loss = vqa_loss(losses, weights, len(batch["image"]))
+        return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
     def _logits(
         self,

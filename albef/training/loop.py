@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +22,16 @@ from albef.training.mirror import Mirror
 from albef.training.optim import adamw
 from albef.training.schedules import rate
 from albef.training.state import TrainingState, own
-from albef.training.tracking import Tracker
+from albef.training.tracking import Log, Tracker
+from albef.training.watch import Watch
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
 """Steps averaged into one point of a curve."""
+LOG = "log.jsonl"
+"""Beside the curves, what depends on time: rate, time left, memory."""
+GAUGES = {"temperature", "alpha"}
+"""What a task tells beside its losses; no part of ``train/``."""
 _KEYS_SHOWN = 64
 
 
@@ -107,6 +114,8 @@ def train(
         model = processes.parallel(task)
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
+        journal = Log(folder / LOG) if processes.first else None
+        watch = Watch(task.chance_losses)
         means: dict[str, float] = {}
         sums: dict[str, Tensor] = extra.get("sums", {})
         bad = torch.full((), total, device=device)
@@ -150,15 +159,28 @@ def train(
                 sums = processes.mean(sums)
                 means = {name: float(value) / points for name, value in sums.items()}
                 sums = {}
-                if tracker:
-                    norm = gradient_norm(task)
-                    values = {f"train/{n}": v for n, v in means.items()}
-                    tracker.log(step, values | {"lr": now, "gradient_norm": norm})
+                if tracker and journal:
+                    watch.point(done, means)
+                    values = {n if n in GAUGES else f"train/{n}": v for n, v in means.items()}
+                    values |= {"lr": now, "gradient_norm": gradient_norm(task)}
+                    tracker.log(step, values)
+                    rate_now = (done - start) / (time.perf_counter() - began)
+                    journal.write(
+                        step=done,
+                        steps=total,
+                        epoch=round(done / loader.steps_per_epoch, 4),
+                        samples_per_second=round(rate_now * config.global_batch_size, 1),
+                        seconds_left=round((total - done) / rate_now),
+                        memory_mib=memory_mib(device),
+                        **values,
+                    )
             optimizer.zero_grad()
             if done % loader.steps_per_epoch == 0:
                 task.eval()
                 metrics = validate(done // loader.steps_per_epoch)
                 task.train()
+                if tracker and done // loader.steps_per_epoch in config.keep_epochs:
+                    state.keep(done // loader.steps_per_epoch, task)
                 if tracker:
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
@@ -173,6 +195,8 @@ def train(
                 raise Stopped(f"stopped after step {done} of {total}, which is saved")
         if tracker:
             tracker.close()
+        if mirror:
+            mirror.wait()
         task.eval()
     seconds = time.perf_counter() - began
     samples = (total - start) * config.global_batch_size
@@ -188,6 +212,14 @@ def gradient_norm(module: nn.Module) -> float:
     """Euclidean norm of all gradients together."""
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+
+
+def memory_mib(device: torch.device) -> int:
+    """Most memory so far, in MiB: of the GPU's allocator, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
 
 
 def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 ALONE = World()
 KEPT = 2
 PATTERN = "state-*.pt"
+KEPT_EPOCH, KEPT_PATTERN = "epoch-{:05d}.safetensors", "epoch-*.safetensors"
+EVERY = 1_000_000
 
 
 class StateLocked(ValueError):
@@ -103,6 +106,15 @@ class TrainingState:
         if self.mirror:
             self.mirror.push(path, PATTERN, KEPT)
 
+    def keep(self, epoch: int, task: nn.Module) -> None:
+        """Keep the weights of an epoch, whole or not at all; see :func:`kept`."""
+        path = self.folder / KEPT_EPOCH.format(epoch)
+        part = path.with_suffix(".part")
+        save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
+        part.replace(path)
+        if self.mirror:
+            self.mirror.push(path, KEPT_PATTERN, keep=EVERY)
+
     def restore(
         self, task: nn.Module, optimizer: Optimizer, processes: World = ALONE
     ) -> tuple[int, dict[str, Any]]:
@@ -125,6 +137,7 @@ class TrainingState:
 
     def _newest(self, task: nn.Module, optimizer: Optimizer) -> str | None:
         if self.mirror and not self.files() and self.mirror.pull(self.folder, PATTERN):
+            self.mirror.pull(self.folder, KEPT_PATTERN)
             log.info("states are taken from the mirror %s", self.mirror.url)
         for path in self.files():
             try:
@@ -149,6 +162,11 @@ class TrainingState:
                 f"since; delete {self.folder} to start this training anew"
             ) from error
         self._last = int(value["step"]), dict(value["extra"])
+
+
+def kept(folder: Path) -> dict[int, Path]:
+    """The safetensors files of a training's kept epochs, by epoch."""
+    return {int(path.stem.split("-")[1]): path for path in sorted(folder.glob(KEPT_PATTERN))}
 
 
 def step_of(path: Path) -> int:

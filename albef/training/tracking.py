@@ -1,6 +1,11 @@
-"""Curves through dvclive: what is logged is a function of the experiment, never of time."""
+"""Curves through dvclive: what is logged is a function of the experiment, never of time.
 
+What does depend on time goes to a log beside them, as JSON lines.
+"""
+
+import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,3 +44,15 @@ class Tracker:
     def close(self) -> None:
         """Finish the files."""
         self._live.end()
+
+
+class Log:
+    """JSON lines, one a point of the curves; a training that goes on adds to its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, **values: object) -> None:
+        """Add a line; ``time`` is in seconds since 1970."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")

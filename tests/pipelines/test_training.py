@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from albef.config import read_yaml
@@ -21,7 +23,7 @@ from albef.digest import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import StateLocked, own, step_of
 from pipelines import evaluate, finetune, ingest, pretrain, search, validate
-from pipelines.stage import Stage, device_slot
+from pipelines.stage import FORGOTTEN_S, Stage, device_slot
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
@@ -39,7 +41,7 @@ def values(**changed: Any) -> dict[str, Any]:
     params = copy.deepcopy(read_yaml(ROOT / "presets" / "smoke.yaml"))
     params["paths"] = {"root": "products", "models": "products/models"}
     params["runtime"] |= {"threads": 1, "workers": 0, "scratch": "scratch", "device": "cpu"}
-    params["pretrain"]["epochs"] = 1
+    params["pretrain"] |= {"epochs": 1, "keep_epochs": [1]}
     for key, value in changed.items():
         *parents, last = key.split("__")
         section = params
@@ -100,6 +102,53 @@ def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
     assert (trained / "products/curves/pretrained/plots/metrics/train/itc.tsv").is_file()
     assert (trained / "products/curves/pretrained/plots/metrics/val/r_mean.tsv").is_file()
     assert not list((trained / "scratch/albef").iterdir())
+
+
+def test_a_kept_epoch_is_a_checkpoint_to_start_from(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    last = load_checkpoint(Path("products/models/pretrained"))
+    found = load_checkpoint(Path("products/models/pretrained/epochs/1"))
+    assert found.config["provenance"] == last.config["provenance"] | {"epoch": 1}
+    assert all(torch.equal(found.tensors[name], last.tensors[name]) for name in last.tensors)
+    params = values()
+    params["tasks"]["early"] = params["tasks"]["retrieval"] | {
+        "init": "pretrained/epochs/1",
+        "epochs": 0,
+        "lr": 1e-4,
+    }
+    work(trained, params)
+    step("search", "early")
+    step("finetune", "early")
+    config = load_checkpoint(Path("products/models/early")).config
+    assert config["provenance"]["parent"] == "pretrained/epochs/1"
+
+
+def test_the_log_of_a_training_has_what_depends_on_time(trained: Path) -> None:
+    lines = (trained / "products/logs/pretrained.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
+    assert log[-1]["step"] == log[-1]["steps"] == 8
+    assert log[-1]["epoch"] == 1
+    names = {"time", "samples_per_second", "seconds_left", "memory_mib", "lr", "gradient_norm"}
+    names |= {"train/loss", "train/itc", "train/itm", "train/mlm", "temperature", "alpha"}
+    assert names <= log[-1].keys()
+    assert log[-1]["memory_mib"] > 50
+
+
+def test_forgotten_scratch_is_removed_and_that_of_others_is_not(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    root = Path("scratch/albef")
+    for name, age in (("pretrain-old", FORGOTTEN_S + 60), ("pretrain-new", FORGOTTEN_S - 60)):
+        folder = root / name
+        (folder / "curves").mkdir(parents=True)
+        for path in (folder / "curves", folder):
+            os.utime(path, (time.time() - age,) * 2)
+    Stage("pretrain", "").scratch("0" * 20).rmdir()
+    assert [path.name for path in root.iterdir()] == ["pretrain-new"]
+    shutil.rmtree(root / "pretrain-new")
 
 
 def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) -> None:
