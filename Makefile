@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.step --size paper --rounds 3
 	$(BIN)/python -m benchmarks.ranking --rounds 3
+	$(BIN)/python -m benchmarks.loader
 
 # Renews the pins. torch and torchvision stay ranges: their builds differ from machine to machine.
 lock:

@@ -93,7 +93,8 @@ def train(
         progress: shown after each step.
 
     Returns:
-        Facts of this process for the run record: steps, samples per second.
+        Facts of this process for the run record: steps, samples per second, the share of the time
+        spent waiting for data.
 
     Raises:
         NotFinite: the loss is no number; the last good state stays.
@@ -120,9 +121,14 @@ def train(
         sums: dict[str, Tensor] = extra.get("sums", {})
         bad = torch.full((), total, device=device)
         save_due = False
+        waited = 0.0
+        batches = loader.batches(start, total)
         began = time.perf_counter()
         task.train()
-        for step, micros in enumerate(loader.batches(start, total), start):
+        for step in range(start, total):
+            asked = time.perf_counter()
+            micros = next(batches)
+            waited += time.perf_counter() - asked
             now = rate(config, step, loader.steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = now
@@ -171,6 +177,7 @@ def train(
                         epoch=round(done / loader.steps_per_epoch, 4),
                         samples_per_second=round(rate_now * config.global_batch_size, 1),
                         seconds_left=round((total - done) / rate_now),
+                        waiting_percent=_percent(waited, time.perf_counter() - began),
                         memory_mib=memory_mib(device),
                         **values,
                     )
@@ -204,8 +211,13 @@ def train(
         "steps": total - start,
         "train_seconds": round(seconds, 1),
         "samples_per_second": round(samples / seconds, 1) if samples else 0.0,
+        "waiting_percent": _percent(waited, seconds),
         "precision": str(dtype or torch.float32).removeprefix("torch."),  # type: ignore[dict-item]
     }
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / max(whole, 1e-9), 1)
 
 
 def gradient_norm(module: nn.Module) -> float:

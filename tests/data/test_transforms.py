@@ -4,12 +4,14 @@ import contextlib
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from albef.config import ParamsError, validate
 from albef.data import transforms
@@ -62,6 +64,51 @@ def test_without_augmentation_training_is_evaluation() -> None:
     rng = np.random.default_rng(0)
     np.testing.assert_array_equal(Train(augment(), SIDE)(image, rng), Evaluate(SIDE)(image))
     assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG with large and small structures."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return encoded(coarse.resize((width, height), Image.Resampling.BICUBIC), "JPEG")
+
+
+def test_training_unpacks_a_jpeg_no_larger_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it shows stays within what nobody sees; evaluation unpacks all of it."""
+    asked: list[tuple[int, int]] = []
+    draft = JpegImageFile.draft
+
+    def seen(self: JpegImageFile, mode: Any, size: tuple[int, int]) -> Any:
+        asked.append(size)
+        return draft(self, mode, size)
+
+    monkeypatch.setattr(JpegImageFile, "draft", seen)
+    whole = augment()
+    image = photo(640, 480)
+    for side, scale in ((512, 1), (321, 1), (320, 2), (256, 2), (128, 4), (64, 8), (32, 8)):
+        asked.clear()
+        exact = Evaluate(side)(image)
+        assert not asked
+        found = Train(whole, side)(image, np.random.default_rng(0))
+        assert asked == ([] if scale == 1 else [(640 // scale, 480 // scale)])
+        if scale == 1:
+            np.testing.assert_array_equal(found, exact)
+        else:
+            assert np.abs(found - exact).mean() < 0.05  # deviations of a channel
+    asked.clear()
+    half = augment(crop=[0.3, 0.3])
+    Train(half, 256)(image, np.random.default_rng(0))
+    assert not asked  # of a small box all pixels are needed
+
+
+def test_a_crop_of_a_draft_shows_the_same_part() -> None:
+    crop = augment(crop=[0.5, 1.0])
+    large = photo(1280, 960)
+    png = encoded(Image.open(io.BytesIO(large)))  # which is always unpacked whole
+    for seed in range(5):
+        drafted = Train(crop, 64)(large, np.random.default_rng(seed))
+        exact = Train(crop, 64)(png, np.random.default_rng(seed))
+        assert np.abs(drafted - exact).mean() < 0.05
 
 
 def test_a_picture_of_the_right_size_is_not_resized() -> None:

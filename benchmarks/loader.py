@@ -1,0 +1,123 @@
+"""Decoding and augmenting photographs in a data worker, against a folder read with torchvision.
+
+``python -m benchmarks.loader`` prints a table in Markdown. Both ways decode the same JPEGs of
+640 x 480 pixels, crop half to all of the area at random, resize to 256 pixels, normalise and batch
+in one worker process; the plain one reads files and stacks by torch's default.
+"""
+
+import argparse
+import io
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from albef.data import shard_writer
+from albef.data.loader import Batch, Loader
+from albef.data.record import Record
+from albef.data.shards import Shards
+from albef.data.transforms import MEAN, STD, AugmentConfig, Train
+from benchmarks.timing import alternate, machine, ratio
+
+SIDE, BATCH = 256, 32
+CROP = (0.5, 1.0)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.loader")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds, after one warm-up")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size = _write(folder, options.images)
+        ways: dict[str, Callable[[], object]] = {
+            "folder, PIL, torchvision": lambda: _read(_plain(folder / "files")),
+            "ours": lambda: _read(_ours(folder / "data")),
+        }
+        times = alternate(ways, options.rounds)
+    print(f"{machine()}; one worker, medians of {options.rounds}\n")
+    print(f"{options.images} JPEGs of 640 x 480 pixels, {size / 1024:.0f} KiB in the mean\n")
+    print("| | images/s |\n|---|---|")
+    for way, own in times.items():
+        print(f"| {way} | {options.images / statistics.median(own):.0f} |")
+    plain, ours = times.values()
+    print(f"\nplain / ours in time, median over rounds (least to most): {ratio(plain, ours)}")
+
+
+def _write(folder: Path, count: int) -> float:
+    """Pictures with the noise of a camera, as files and as shards; their mean size in bytes."""
+    (folder / "files").mkdir()
+    rng = np.random.default_rng(0)
+    records, sizes = [], []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        picture = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.float32)
+        noise = rng.normal(0, 6, picture.shape)
+        file = io.BytesIO()
+        noisy = (picture + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(file, "JPEG", quality=85)
+        image = file.getvalue()
+        (folder / "files" / f"{number:05d}.jpg").write_bytes(image)
+        sizes.append(len(image))
+        records.append(Record(f"{number:05d}", image, ("a caption",), number, "train", "noise"))
+    shard_writer.write(folder / "data", "data", records, shard_mb=64, licences=[], sources=[])
+    return statistics.mean(sizes)
+
+
+class _Files(Dataset[torch.Tensor]):
+    """Files of a folder, the way torchvision's documentation has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = sorted(folder.iterdir())
+        bicubic = transforms.InterpolationMode.BICUBIC
+        self._transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(SIDE, scale=CROP, interpolation=bicubic),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with Image.open(self._paths[index]) as picture:
+            transformed: torch.Tensor = self._transform(picture.convert("RGB"))
+        return transformed
+
+
+def _plain(folder: Path) -> DataLoader[torch.Tensor]:
+    return DataLoader(
+        _Files(folder), BATCH, shuffle=True, num_workers=1, multiprocessing_context="fork"
+    )
+
+
+def _collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+    transform = Train(AugmentConfig(flip=False, crop=CROP, randaugment=0), SIDE)
+    images = [transform(record.image, rng, record.key) for record in records]
+    return {"image": torch.from_numpy(np.stack(images))}
+
+
+def _ours(folder: Path) -> Any:
+    loader = Loader(Shards(folder, "train"), _collate, BATCH, BATCH, 0, 1)
+    return loader.batches(0, loader.steps_per_epoch)
+
+
+def _read(batches: Any) -> None:
+    for _ in batches:
+        pass
+
+
+if __name__ == "__main__":
+    main()
