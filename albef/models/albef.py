@@ -65,7 +65,7 @@ class ALBEF(nn.Module):
         text_states: Tensor,
         text_mask: Tensor,
         image: list[KeyValue],
-        positions: Tensor | None = None,
+        positions: Tensor | slice | None = None,
     ) -> Tensor:
         """``fused_states`` of texts and the images whose keys and values are given."""
         states: Tensor = self.fusion_encoder(
@@ -75,5 +75,4 @@ class ALBEF(nn.Module):
 
     def fused_cls(self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
         """The fused [CLS] state (B, D) only: the last layer computes no other row."""
-        first = text_mask.new_zeros(text_mask.shape[0], 1)
-        return self.fuse(text_states, text_mask, image, first)[:, 0]
+        return self.fuse(text_states, text_mask, image, slice(0, 1))[:, 0]

@@ -22,6 +22,36 @@ def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return (1.0 - mask[:, None, None, :].to(dtype)) * -1e4
 
 
+def products_pay(states: Tensor) -> bool:
+    """Whether attention as two products is faster, forward and backward, than the fused kernel.
+
+    It is on a processor in 16 bits, whose fused backward is slow: 5 times at 12 tokens, 3 times at
+    12 tokens and 65 patches, 1.3 times at 16 and 257. In float32, and without gradient, it is not.
+    """
+    on_cpu = states.device.type == "cpu"
+    return on_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float
+) -> Tensor:
+    """Attention of queries (B, H, L, D / H) to N keys and values: (B, H, L, D / H).
+
+    Args:
+        query: (B, H, L, D / H).
+        key: (B, H, N, D / H).
+        value: (B, H, N, D / H).
+        bias: additive, broadcastable to (B, H, L, N).
+        dropout: share of the weights that is dropped.
+    """
+    bias = None if bias is None else bias.to(key.dtype)
+    if not products_pay(query):
+        return F.scaled_dot_product_attention(query, key, value, bias, dropout)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ value
+
+
 class _Projections(nn.Module):
     """``attention.self``: query, key and value."""
 
@@ -65,12 +95,8 @@ class _Attention(nn.Module):
         self.dropout = dropout
 
     def forward(self, states: Tensor, key_value: KeyValue, bias: Tensor | None) -> Tensor:
-        attended = F.scaled_dot_product_attention(
-            self.self.split(self.self.query(states)),
-            *key_value,
-            attn_mask=None if bias is None else bias.to(key_value[0].dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        query = self.self.split(self.self.query(states))
+        attended = attend(query, *key_value, bias, self.dropout if self.training else 0.0)
         result: Tensor = self.output(attended.transpose(1, 2).flatten(2), states)
         return result
 
@@ -108,7 +134,7 @@ class BertLayer(nn.Module):
         states: Tensor,
         bias: Tensor,
         image: KeyValue | None = None,
-        positions: Tensor | None = None,
+        positions: Tensor | slice | None = None,
     ) -> Tensor:
         """One layer.
 
@@ -116,8 +142,8 @@ class BertLayer(nn.Module):
             states: (B, L, D).
             bias: additive, broadcastable to (B, 1, L, L).
             image: keys and values from :meth:`image_key_value`, for a layer that crosses.
-            positions: (B, M) rows whose states are wanted; None means all L. Only the queries
-                are narrowed: the result equals those rows of the full one.
+            positions: (B, M) rows whose states are wanted, or M of each text; None means all L.
+                Only the queries are narrowed: the result equals those rows of the full one.
 
         Returns:
             (B, L, D) or (B, M, D).
@@ -156,12 +182,14 @@ class BertLayer(nn.Module):
         return self.feed_forward(self.crossattention.output(attended, states))
 
 
-def rows(states: Tensor, positions: Tensor) -> Tensor:
-    """The states (B, L, D) at ``positions`` (B, M): (B, M, D).
+def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
+    """The states (B, L, D) at ``positions`` (B, M), or at the same of each text: (B, M, D).
 
     One ``index_select`` of the flattened states: the backward of a gather is many times slower on
     a CPU, and that of an index by tensor adds in an order that changes from run to run.
     """
+    if isinstance(positions, slice):
+        return states[:, positions]
     start = torch.arange(len(states), device=states.device)[:, None] * states.shape[1]
     chosen = states.flatten(0, 1).index_select(0, (start + positions).flatten())
     return chosen.view(*positions.shape, states.shape[2])

@@ -1,11 +1,14 @@
 """The image encoder: timm's Vision Transformer, all tokens out."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from albef.config import Section
-from albef.models.bert import width_scale
+from albef.models.bert import products_pay, width_scale
 
 UNFUSED_TOKENS = 128
 """Up to here plain products of matrices are faster on a processor than its fused attention (1.2x
@@ -58,8 +61,22 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to ``image_states`` (B, N, D), [CLS] first."""
-        states: Tensor = self.vit.forward_features(images)
+        with _as_products(self.vit) if products_pay(images) else contextlib.nullcontext():
+            states: Tensor = self.vit.forward_features(images)
         return states
+
+
+@contextlib.contextmanager
+def _as_products(vit: VisionTransformer) -> Iterator[None]:
+    """Attention as two products while inside."""
+    before = [block.attn.fused_attn for block in vit.blocks]
+    for block in vit.blocks:
+        block.attn.fused_attn = False
+    try:
+        yield
+    finally:
+        for block, fused in zip(vit.blocks, before, strict=True):
+            block.attn.fused_attn = fused
 
 
 def sine_positions(grid: int, width: int) -> Tensor:
