@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -197,9 +198,10 @@ def test_training_refuses_data_that_was_not_validated(
     verdict.write_text(kept)
 
 
-def start(folder: Path, **popen: Any) -> subprocess.Popen[str]:
+def start(folder: Path, *stage: str, **popen: Any) -> subprocess.Popen[str]:
+    name, *key = stage or ("pretrain",)
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.pretrain"],
+        [sys.executable, "-m", f"pipelines.{name}", *key],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -269,6 +271,52 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
     resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
     step("pretrain")
     assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [("pretrain",), ("finetune", "retrieval")])
+def test_kills_at_any_moment_change_no_byte(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, stage: tuple[str, ...]
+) -> None:
+    """Every step is saved, with data workers, so that kills fall into the writing of states too."""
+    monkeypatch.chdir(trained)
+    params = values(runtime__checkpoint_every=1, runtime__workers=1, pretrain__epochs=6)
+    params["tasks"]["retrieval"] |= {"epochs": 8, "lr": 3e-4}
+    if stage == ("finetune", "retrieval"):
+        params["pretrain"]["epochs"] = 1  # as the checkpoint that it starts from
+    work(trained, params)
+    if stage != ("pretrain",):
+        step("search", "retrieval")
+    name = "pretrained" if stage == ("pretrain",) else "retrieval"
+    weights = Path(f"products/models/{name}/model.safetensors")
+    curves = Path(f"products/curves/{name}")
+    step(*stage)
+
+    def made() -> dict[str, str]:
+        files = [weights, *sorted(curves.rglob("*.tsv"))]
+        return {str(path): file_digest(path) for path in files}
+
+    whole = made()
+    rng = random.Random(1)
+    saved, kills = 0, 0
+    while True:
+        process = start(trained, *stage, start_new_session=True)
+        while process.poll() is None:
+            steps = [step_of(path) for path in Path("scratch").rglob("state-*.pt")]
+            if max(steps, default=0) > saved and kills < 5:
+                time.sleep(rng.uniform(0, 0.3))
+                saved = max([step_of(path) for path in Path("scratch").rglob("state-*.pt")] + steps)
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        told = process.communicate(timeout=120)[1]
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, told
+    assert kills == 5
+    assert "going on at step" in told
+    assert made() == whole
 
 
 def test_a_second_training_waits_for_the_device_and_says_for_whom(
