@@ -38,6 +38,9 @@ class Runtime(Section):
     """Folder for work in progress; null is the user's cache folder."""
     mirror: str | None
     """Folder or bucket (``s3://...``) for copies of the training states; null makes none."""
+    recompute: bool
+    """Compute activations again in the backward pass instead of keeping them: larger micro-batches
+    fit on a small card, for one more forward pass of time."""
     checkpoint_every: Annotated[int, Field(ge=1)]
     """Steps between two saves of the training state."""
 

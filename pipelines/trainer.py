@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from albef.data.loader import Loader
 from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
+from albef.models.recompute import recompute
 from albef.models.weights import save_checkpoint
 from albef.tasks.task import Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
@@ -122,6 +123,7 @@ def fit(
     augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     shards = Shards(data, "train")
     task.prepare(shards)
+    recompute(task, stage.runtime.recompute)
     processes = world()
     loader = Loader(
         shards,

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, N, D / H)."""
@@ -123,6 +124,7 @@ class BertLayer(nn.Module):
         )
         self.intermediate = _Intermediate(width, intermediate)
         self.output = _Residual(intermediate, width, dropout)
+        self.recompute = False
 
     def image_key_value(self, image_states: Tensor) -> KeyValue:
         """Keys and values of the image (B, N, D), to be shared by every pass that reads it."""
@@ -148,6 +150,19 @@ class BertLayer(nn.Module):
         Returns:
             (B, L, D) or (B, M, D).
         """
+        if self.recompute and torch.is_grad_enabled():
+            given = (states, bias, image, positions)
+            again: Tensor = checkpoint(self._forward, *given, use_reentrant=False)
+            return again
+        return self._forward(states, bias, image, positions)
+
+    def _forward(
+        self,
+        states: Tensor,
+        bias: Tensor,
+        image: KeyValue | None,
+        positions: Tensor | slice | None,
+    ) -> Tensor:
         key_value = self.attention.self.key_value(states)
         if positions is not None:
             states = rows(states, positions)

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from timm.layers import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -59,8 +60,15 @@ class ImageEncoder(nn.Module):
             for block in self.vit.blocks:
                 block.attn.fused_attn = False
 
+    def drop_patches(self, share: float) -> None:
+        """Leave out a random share of the patches in training, in train mode alone."""
+        self.vit.patch_drop = PatchDropout(share)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to ``image_states`` (B, N, D), [CLS] first."""
+        """Images (B, 3, H, W), normalised, to ``image_states`` (B, N, D), [CLS] first.
+
+        In training N is less by the patches of :meth:`drop_patches`.
+        """
         with _as_products(self.vit) if products_pay(images) else contextlib.nullcontext():
             states: Tensor = self.vit.forward_features(images)
         return states

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from albef.config import Section
@@ -67,6 +69,9 @@ class Config(TrainingConfig):
     """The vocabulary."""
     model: ModelConfig
     """Sizes of the model."""
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the patches that the student does not see, other ones in each step, to be faster;
+    left out, none. The twin sees all, and so do the runs that start from here."""
     start: StartConfig | None = None
     """What the encoders start from; left out, random weights."""
 
@@ -114,6 +119,8 @@ class Task(RankingTask):
         width = config.model.text.width
         self.mlm_head = MLMHead(width, tokenizer.vocab_size)
         self.temperature = nn.Parameter(torch.tensor(config.temperature))
+        if config.patch_dropout:
+            self.model.image_encoder.drop_patches(config.patch_dropout)
         self.model_m = MomentumTwin(self.model)
         self.mlm_head_m = MomentumTwin(self.mlm_head)
         self.queue = FeatureQueue(config.queue_size, config.model.embed_dim)

@@ -30,7 +30,7 @@ def _set(folder: Path, opset: int, tolerance: float) -> None:
         "seed: 1\n"
         "paths: {root: products, models: products/models}\n"
         "runtime: {device: cpu, processes: 1, launch: torchrun, threads: 2, workers: 0, "
-        "scratch: null, mirror: null, checkpoint_every: 1}\n"
+        "scratch: null, mirror: null, recompute: false, checkpoint_every: 1}\n"
         f"export: {{runs: [retrieval], opset: {opset}, tolerance: {tolerance}}}\n"
     )
 

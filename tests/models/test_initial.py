@@ -5,6 +5,7 @@ import torch
 
 from albef.models.bert import width_scale
 from albef.models.fusion import FusionEncoder
+from albef.models.momentum import MomentumTwin
 from albef.models.vision import ImageEncoder, sine_positions
 from tests.conftest import tiny_model
 
@@ -43,3 +44,15 @@ def test_the_image_encoder_starts_with_those_positions() -> None:
     sizes = tiny_model().image
     encoder = ImageEncoder(sizes)
     assert torch.equal(encoder.vit.pos_embed[0, 1:], sine_positions(2, sizes.width))
+
+
+def test_patches_are_dropped_in_training_alone_and_never_the_class_token() -> None:
+    encoder = ImageEncoder(tiny_model().image.model_copy(update={"image_size": 32})).train()
+    assert encoder(torch.randn(2, 3, 32, 32)).shape[1] == 1 + 16
+    encoder.drop_patches(0.25)
+    images = torch.randn(2, 3, 32, 32)
+    states = encoder(images)
+    assert states.shape[1] == 1 + 12
+    assert not torch.equal(states, encoder(images))  # others each time, from torch's generator
+    assert encoder.eval()(images).shape[1] == 1 + 16
+    assert MomentumTwin(encoder).train()(images).shape[1] == 1 + 16

@@ -93,3 +93,16 @@ def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() ->
             step()["loss"].backward()
         counts.append(counter.get_total_flops())
     assert counts[0] <= 0.87 * counts[1]
+
+
+def test_a_student_that_misses_patches_learns_from_a_twin_that_sees_all() -> None:
+    values = config(0.4).model_copy(update={"patch_dropout": 0.5})
+    torch.manual_seed(0)
+    task = Task(values, vocabulary()).train()
+    given = batch(4, 48, 12, 211, 3)
+    seen: list[int] = []
+    for encoder in (task.model.image_encoder, task.model_m.model.image_encoder):
+        encoder.register_forward_hook(lambda module, args, states: seen.append(states.shape[1]))
+    task(given, 1.0)["loss"].backward()
+    whole = (48 // values.model.image.patch_size) ** 2
+    assert seen == [1 + whole // 2, 1 + whole]
