@@ -133,6 +133,7 @@ def fit(
         stage.seed,
         stage.runtime.workers,
         (processes.rank, processes.size),
+        config.pooled_batches,
     )
     val = Shards(data, "val")
 

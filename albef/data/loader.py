@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,6 +42,8 @@ class Loader:
         workers: processes that decode and augment; 0 does it here.
         share: rank of this process and number of processes; each has as many micro-batches of
             every step.
+        pooled: batches whose records are sorted by the words of their captions before they are cut
+            into micro-batches, which are then shuffled; 0 leaves the records in random order.
 
     Attributes:
         steps_per_epoch: steps of a pass over the split.
@@ -58,6 +61,7 @@ class Loader:
         seed: int,
         workers: int,
         share: tuple[int, int] = (0, 1),
+        pooled: int = 0,
     ) -> None:
         if len(shards) < batch_size:
             raise ValueError(
@@ -75,7 +79,8 @@ class Loader:
             )
         self._own = self._micros // processes
         per_epoch = self._micros * self.steps_per_epoch
-        self._work = _MicroBatches(shards, collate, micro_batch_size, seed, per_epoch)
+        pool = pooled * self._micros
+        self._work = _MicroBatches(shards, collate, micro_batch_size, seed, per_epoch, pool)
         self._workers = workers
 
     def numbers(self, step: int) -> range:
@@ -134,14 +139,16 @@ class _MicroBatches(Dataset[Batch | ValueError]):
     """Micro-batches by number, counted from the start of the training."""
 
     def __init__(
-        self, shards: Shards, collate: Collate, size: int, seed: int, per_epoch: int
+        self, shards: Shards, collate: Collate, size: int, seed: int, per_epoch: int, pool: int
     ) -> None:
         self.shards = shards
         self.seed = seed
         self.per_epoch = per_epoch
         self._collate = collate
         self._size = size
+        self._pool = pool
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._lengths: NDArray[np.int64] | None = None
 
     def __getitem__(self, number: int) -> Batch | ValueError:
         try:
@@ -159,8 +166,28 @@ class _MicroBatches(Dataset[Batch | ValueError]):
         epoch, inside = divmod(number, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._order = epoch, rng.permutation(len(self.shards))
+            order = rng.permutation(len(self.shards))[: self.per_epoch * self._size]
+            self._order = epoch, self._by_length(order, rng) if self._pool else order
         return self._order[1][inside * self._size : (inside + 1) * self._size]
+
+    def _by_length(self, order: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """The records, sorted by length within each pool of micro-batches, and those shuffled."""
+        words = self._words()
+        parts = []
+        for start in range(0, len(order), self._pool * self._size):
+            pool = order[start : start + self._pool * self._size]
+            micros = pool[np.argsort(words[pool], kind="stable")].reshape(-1, self._size)
+            parts.append(micros[rng.permutation(len(micros))])
+        return np.concatenate(parts).ravel()
+
+    def _words(self) -> NDArray[np.int64]:
+        """The most words that a caption of each record has."""
+        if self._lengths is None:
+            captions = self.shards.captions
+            blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
+            starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
+            self._lengths = np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
+        return self._lengths
 
 
 class _InOrder(Sampler[int]):

@@ -49,6 +49,9 @@ class TrainingConfig(Section):
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
     steps of the first epoch."""
 
+    pooled_batches: Annotated[int, Field(ge=0)] = 0
+    """Batches whose records are sorted by length and cut anew, so that less padding is computed;
+    left out, none: what is drawn for a batch has any length."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs whose weights are kept too, as ``NAME/epochs/N``; left out, the last ones alone."""
 

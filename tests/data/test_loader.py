@@ -1,5 +1,6 @@
 """The batches depend on seed, epoch and step alone."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,37 @@ def test_any_number_of_processes_reads_the_same_micro_batches(
     seeds = {alone.draw_seed(number) for number in range(50)}
     assert len(seeds) == 50
     assert seeds == {together[-1].draw_seed(number) for number in range(50)}
+
+
+@settings(max_examples=20, deadline=None)
+@given(pooled=st.integers(1, 6), seed=st.integers(0, 2**40))
+def test_pooled_batches_have_less_padding_and_every_record_once(
+    tmp_path_factory: pytest.TempPathFactory, pooled: int, seed: int
+) -> None:
+    lengths = [(7 * i) % 23 + 1 for i in range(RECORDS)]
+    folder = tmp_path_factory.getbasetemp() / "long" / "toy"
+    if not folder.exists():
+        captions = [("short", " ".join(["word"] * length)) for length in lengths]
+        toy.write(folder, [toy.record(i, captions=c) for i, c in enumerate(captions)])
+    split = Shards(folder, "train")
+
+    def ids(pooled: int, start: int = 0) -> list[list[int]]:
+        loader = Loader(split, collate, 4, 2, seed, 0, pooled=pooled)
+        return [b["id"].tolist() for b in batches(loader, start, loader.steps_per_epoch)]
+
+    found, plain = ids(pooled), ids(0)
+    flat = [i for micro in found for i in micro]
+    assert len(flat) == len(set(flat)) == 20
+    assert sorted(flat) == sorted(i for micro in plain for i in micro)  # a pool is of its batches
+    assert ids(pooled, start=3) == found[6:]
+
+    def padded(micros: list[list[int]]) -> int:
+        return sum(max(lengths[i] for i in micro) for micro in micros)
+
+    assert padded(found) <= padded(plain)
+    if pooled == 5:  # all of the epoch: no two micro-batches overlap in length
+        spans = sorted(sorted(lengths[i] for i in micro) for micro in found)
+        assert all(a[-1] <= b[0] for a, b in itertools.pairwise(spans))
 
 
 def test_a_batch_that_the_processes_cannot_share(shards: Shards) -> None:
