@@ -36,9 +36,13 @@ class Records(Protocol):
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` of ``items`` at even steps, in order."""
+    """At most ``count`` of ``items`` at even steps, in order.
+
+    Each step is one place further in its part than the one before, so that a list whose kinds take
+    turns shows all of them.
+    """
     count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
+    return [items[i * len(items) // count + i % (len(items) // count)] for i in range(count)]
 
 
 def is_ranking(table: pa.Table) -> bool:

@@ -26,12 +26,23 @@ _TITLES = {
     "itm": "ITM loss",
     "mlm": "MLM loss",
     "lr": "Learning rate",
+    "gradient_norm": "Gradient norm",
+    "temperature": "Temperature",
+    "alpha": "Weight of the twin",
     "r_mean": "Mean recall",
     "accuracy": "Accuracy",
     "tr": "Picture to text, recall",
     "ir": "Text to picture, recall",
 }
 _COLOURS = 6
+
+
+def _title(name: str) -> str:
+    """The words of a curve's name; of ``accuracy_GROUP`` the group stays."""
+    whole, _, group = name.partition("_")
+    if name not in _TITLES and whole in _TITLES:
+        return f"{_TITLES[whole]}, {group}"
+    return _TITLES.get(name, name)
 
 
 @cache
@@ -186,13 +197,11 @@ def train_charts(training: Training) -> Iterator[Chart]:
     rest = [name for name in curves if not name.startswith("train/")]
     for name in [*sorted(losses), *rest]:
         points = curves[name]
-        title = _TITLES.get(name.removeprefix("train/"), name.removeprefix("train/"))
+        title = _title(name.removeprefix("train/"))
         svg = figures.lines([figures.Line(name, points)], x_label="step", name=f"{title} by step")
-        word, value = (
-            ("last", points[-1][1])
-            if name in losses
-            else ("most", max(value for _, value in points))
-        )
+        word, value = "last", points[-1][1]
+        if name == "lr":
+            word, value = "most", max(value for _, value in points)
         yield Chart(title, f"{word} {figures.show(value)}", (), svg)
 
 
@@ -219,7 +228,7 @@ def val_charts(training: Training) -> Iterator[Chart]:
         legend = [(name, f"c{colour}") for name, colour in colours.items()]
         if len(own) < len(members):
             legend.append(("ITC alone", "dashed"))
-        title = _TITLES.get(base, base)
+        title = _title(base)
         yield Chart(
             title,
             f"last {number(val[own[0]][-1][1])}" if len(own) == 1 else "",

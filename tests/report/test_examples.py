@@ -75,7 +75,9 @@ def test_successes_and_failures_are_taken_at_even_steps() -> None:
     right, wrong = examples.galleries(table(*asked), Toy(), 4)
     assert (len(right.queries), len(wrong.queries)) == (4, 4)
     assert right.note == "4 of 10, taken at even steps; 20 texts were asked"
-    assert examples.spread(range(10), 4) == [0, 2, 5, 7]
+    assert examples.spread(range(10), 4) == [0, 3, 5, 8]
+    assert examples.spread(range(9), 9) == list(range(9))
+    assert {place % 4 for place in examples.spread(range(800), 8)} == {0, 1, 2, 3}
     assert examples.spread([1, 2], 8) == [1, 2]
     assert examples.spread([], 8) == []
 
