@@ -6,6 +6,7 @@
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def main() -> None:
     config = validate(Config, values["pretrain"] | changed, where="benchmark", key="pretrain")
     batch = _batch(config, size, length)
 
-    steps: dict[str, Callable[[], None]] = {}
+    steps: dict[str, _Step] = {}
     for way in (_fast, _plain):
         for name, dtype in TYPES.items():
             torch.manual_seed(0)
@@ -77,6 +78,16 @@ def main() -> None:
         ("fast float32", "fast bfloat16"),
     ):
         print(f"| {slow} / {fast} | {ratio(times[slow], times[fast])} |")
+    print("\n| phase, ms | " + " | ".join(steps) + " | plain / fast, float32 | bfloat16 |")
+    print("|---" * (len(steps) + 3) + "|")
+    for phase in steps["fast float32"].seconds:
+        ms = {
+            way: 1000 * statistics.median(step.seconds[phase][-options.rounds :])
+            for way, step in steps.items()
+        }
+        ratios = [ms[f"plain {dtype}"] / ms[f"fast {dtype}"] for dtype in TYPES]
+        told = [*(f"{value:.1f}" for value in ms.values()), *(f"{value:.2f}" for value in ratios)]
+        print(f"| {phase} | {' | '.join(told)} |")
     share = counted["fast float32"] / counted["plain float32"]
     print(f"\nFLOPs of the fast step over the plain one: {share:.3f}; memory {memory_peak()}")
 
@@ -85,34 +96,55 @@ def _task(config: Config) -> Task:
     return Task(config, vocabulary(config.tokenizer.vocab_size)).train()
 
 
-def _fast(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
+class _Step:
+    """A training step in phases, each of which it times."""
+
+    def __init__(self, **phases: Callable[[], object]) -> None:
+        self._phases = phases
+        self.seconds: dict[str, list[float]] = {name: [] for name in phases}
+
+    def __call__(self) -> None:
+        for name, phase in self._phases.items():
+            start = time.perf_counter()
+            phase()
+            self.seconds[name].append(time.perf_counter() - start)
+
+
+def _fast(task: Task, batch: Batch, dtype: torch.dtype) -> _Step:
     optimizer = adamw(task, 1e-4, 0.02)
+    output: dict[str, torch.Tensor] = {}
 
-    def step() -> None:
-        task.begin_step()
+    def forward() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            output = task(batch, 1.0)
-        output["loss"].backward()
+            output.update(task(batch, 1.0))
+
+    def enqueue() -> None:
         task.end_step([{name: value.detach() for name, value in output.items()}])
-        optimizer.step()
-        optimizer.zero_grad()
 
-    return step
+    return _Step(
+        twin=task.begin_step,
+        forward=forward,
+        backward=lambda: output["loss"].backward(),
+        queue=enqueue,
+        optimizer=lambda: (optimizer.step(), optimizer.zero_grad()),
+    )
 
 
-def _plain(task: Task, batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
+def _plain(task: Task, batch: Batch, dtype: torch.dtype) -> _Step:
     optimizer = plain.optimizer(task, 1e-4, 0.02)
+    output: dict[str, torch.Tensor] = {}
 
-    def step() -> None:
-        plain.begin_step(task)
+    def forward() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            output = plain.losses(task, batch, 1.0)
-        output["loss"].backward()
-        plain.enqueue(task.queue, output["image_feat_m"], output["text_feat_m"])
-        optimizer.step()
-        optimizer.zero_grad()
+            output.update(plain.losses(task, batch, 1.0))
 
-    return step
+    return _Step(
+        twin=lambda: plain.begin_step(task),
+        forward=forward,
+        backward=lambda: output["loss"].backward(),
+        queue=lambda: plain.enqueue(task.queue, output["image_feat_m"], output["text_feat_m"]),
+        optimizer=lambda: (optimizer.step(), optimizer.zero_grad()),
+    )
 
 
 def _batch(config: Config, size: int, length: int) -> Batch:
