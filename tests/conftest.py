@@ -1,7 +1,14 @@
 """Real parts, small: what several tests need is made once a session."""
 
 import io
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -109,6 +116,43 @@ def tiny_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     folder.mkdir()
     export(load(tiny_checkpoint), folder, run="retrieval", opset=23, tolerance=1e-3)
     return folder
+
+
+class Bucket(NamedTuple):
+    """A bucket of a real S3 server on loopback."""
+
+    url: str
+    folder: Path
+    """Where the server keeps it."""
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """A bucket; what reaches it is in the environment, as for a user."""
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "states").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rclone = shutil.which("rclone", path=str(Path(sys.executable).parent))
+    assert rclone
+    address = f"127.0.0.1:{port}"
+    command = [rclone, "serve", "s3", "--addr", address, "--auth-key", "key,secret", str(folder)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield Bucket("s3://states/mine", folder / "states/mine")
+        server.terminate()
 
 
 @pytest.fixture(scope="session")

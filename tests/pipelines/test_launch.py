@@ -18,8 +18,10 @@ import pytest
 from albef.config import ParamsError
 from albef.digest import file_digest
 from albef.models.weights import load_checkpoint
+from albef.training.state import KEPT
 from pipelines.launch import launch
 from pipelines.stage import Stage
+from tests.conftest import Bucket
 from tests.pipelines.test_training import ROOT, step, values, work
 
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
@@ -184,23 +186,26 @@ def test_search_and_fine_tuning_in_two_processes(
 
 
 @pytest.mark.slow
-def test_a_mirror_replaces_a_lost_machine(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM, then everything but the mirror is gone: the same bytes come of it."""
+def test_a_mirror_replaces_a_lost_machine(
+    prepared: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM, then everything but the bucket is gone: the same bytes come of it."""
     monkeypatch.chdir(prepared)
     work(prepared, values(**TWO))
     whole = start("pretrain", scratch="elsewhere", processes=1)
     ended(whole)
     expected = file_digest(WEIGHTS)
-    settings = {"processes": 1, "mirror": str(prepared / "mirror")}
+    settings = {"processes": 1, "mirror": bucket.url}
     asked = start("pretrain", **settings)
     ranks(asked)
     asked.send_signal(signal.SIGTERM)
     ended(asked)
     assert asked.returncode == 130
+    assert len(list(bucket.folder.rglob("state-*.pt"))) == KEPT
     again = start("pretrain", **settings, scratch="a new machine")
     told = ended(again)
     assert again.returncode == 0, told
     assert "states are taken from the mirror" in told
     assert "going on at step" in told
     assert file_digest(WEIGHTS) == expected
-    assert not list((prepared / "mirror").iterdir())  # the training is done
+    assert not list(bucket.folder.rglob("*.pt"))  # the training is done

@@ -1,11 +1,5 @@
 """Mirrors of training states: a folder, and a bucket of a real S3 server."""
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,40 +7,11 @@ import pytest
 from albef.training.mirror import Mirror
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket's address; what reaches it is in the environment, as for a user."""
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "states").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    rclone = shutil.which("rclone", path=str(Path(sys.executable).parent))
-    assert rclone
-    address = f"127.0.0.1:{port}"
-    command = [rclone, "serve", "s3", "--addr", address, "--auth-key", "key,secret", str(folder)]
-    with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield "s3://states/mine"
-        server.terminate()
-
-
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_the_newest_states_come_back(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = str(tmp_path / "mirror") if kind == "folder" else request.getfixturevalue("bucket")
+    url = str(tmp_path / "mirror") if kind == "folder" else request.getfixturevalue("bucket").url
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
