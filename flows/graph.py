@@ -100,7 +100,8 @@ def _starts() -> set[str]:
     """What the runs start from, as params.yaml says it."""
     tasks = read_yaml(PARAMS).get("tasks")
     runs = tasks.values() if isinstance(tasks, Mapping) else ()
-    return {str(run.get("init")) for run in runs if isinstance(run, Mapping)}
+    inits = [str(run.get("init")) for run in runs if isinstance(run, Mapping)]
+    return {init.partition("/epochs/")[0] for init in inits}
 
 
 def _sorted(graph: Any, order: Mapping[Any, int]) -> list[Any]:

@@ -164,10 +164,17 @@ def _contradictions(params: Params) -> Iterator[str]:
     datasets = list(params.datasets)
     owners = {"pretrain": params.sections["pretrain"]}
     owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
+    processes = params.runtime.processes
     for key, section in owners.items():
-        dataset = cast(Any, section).dataset
-        if dataset not in params.datasets:
-            yield unknown(f"{key}.dataset", dataset, "not one of the datasets", datasets)
+        values = cast(Any, section)
+        if values.dataset not in params.datasets:
+            yield unknown(f"{key}.dataset", values.dataset, "not one of the datasets", datasets)
+        micros = values.global_batch_size // values.micro_batch_size
+        if values.epochs and micros % processes:
+            yield (
+                f"{key}.micro_batch_size: {micros} micro-batches of {values.micro_batch_size} "
+                f"cannot be shared equally by {processes} processes (runtime.processes)"
+            )
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
     for name in cast(Any, params.sections["export"]).runs:
@@ -180,6 +187,12 @@ def _contradictions(params: Params) -> Iterator[str]:
             )
     starts = {name: cast(Any, run).init for name, run in params.tasks.items()}
     for name, init in starts.items():
+        whose, _, epoch = init.partition("/epochs/")
+        owner = owners.get("pretrain" if whose == "pretrained" else f"tasks.{whose}")
+        if epoch and owner:
+            if epoch not in map(str, cast(Any, owner).keep_epochs):
+                yield f"tasks.{name}.init: {whose} does not keep epoch {epoch} (keep_epochs)"
+            starts[name] = init = whose
         folder = Layout(params.paths).model(init)
         if init != "pretrained" and init not in starts and not _imported(folder):
             yield unknown(

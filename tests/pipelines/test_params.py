@@ -24,6 +24,14 @@ def test_every_params_file_loads_strictly(
     assert set(params.tasks)
 
 
+def test_a_run_may_start_from_an_epoch_that_is_kept(tmp_path: Path) -> None:
+    values = copy.deepcopy(read_yaml(ROOT / "params.yaml"))
+    values["pretrain"]["keep_epochs"] = [2]
+    values["tasks"]["vqa"]["init"] = "pretrained/epochs/2"
+    YAML(typ="safe").dump(values, tmp_path / "params.yaml")
+    assert load(tmp_path / "params.yaml")
+
+
 def changed(tmp_path: Path, key: str, value: Any) -> str:
     """The sentences of the built-in file with one value changed (or, if None, removed)."""
     values = copy.deepcopy(read_yaml(ROOT / "params.yaml"))
@@ -59,6 +67,11 @@ def changed(tmp_path: Path, key: str, value: Any) -> str:
         ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
         ("tasks.retrieval.init", "gpt", "`albef import` makes one of an original"),
+        ("tasks.retrieval.init", "pretrained/epochs/3", "pretrained does not keep epoch 3"),
+        ("runtime.processes", 2, "1 micro-batches of 32 cannot be shared equally by 2 processes"),
+        ("runtime.processes", 0, "runtime.processes"),
+        ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 4 epochs"),
+        ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
         ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
     ],
 )
