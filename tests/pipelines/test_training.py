@@ -210,6 +210,7 @@ def start(folder: Path, *stage: str, **popen: Any) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
