@@ -1,9 +1,11 @@
 """The ``albef`` command. It imports nothing heavy before it knows what is asked of it."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PIPELINE = {
@@ -83,30 +85,37 @@ def _submit(options: argparse.Namespace) -> None:
     options.out = here / options.out
     options.check = here / options.check if options.check else None
     _go_to_root()
-    try:
+    with _sentences("submit"):
         submit(options)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"albef submit: {error}") from None
 
 
 def _find(options: argparse.Namespace) -> None:
     from albef.find import main as find
 
     _go_to_root()
-    try:
+    with _sentences("find"):
         find(options)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"albef find: {error}") from None
 
 
 def _with_checkpoint(options: argparse.Namespace) -> None:
     """Run a command that needs torch, in the working folder: its paths are relative to it."""
-    try:
+    with _sentences(options.name):
         options.model = _checkpoint(options.model)
         module = importlib.import_module(f"albef.{options.name}")
         module.main(options)
+
+
+@contextlib.contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    """Errors of a command as one sentence each; an output that nobody reads on is none."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # as before `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"albef {options.name}: {error}") from None
+        raise SystemExit(f"albef {name}: {error}") from None
 
 
 def _checkpoint(given: str) -> Path:

@@ -1,6 +1,9 @@
 import argparse
 import io
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +122,23 @@ def test_errors_are_sentences(project: Path) -> None:
     shutil.rmtree("products/data")
     with pytest.raises(ShardError, match="ingest@scenes"):
         find.main(_args())
+
+
+def test_an_output_that_nobody_reads_on_is_no_error(project: Path) -> None:
+    """As before ``| head -1``: the reader has gone when the second line comes."""
+    (project / "dvc.yaml").touch()  # what makes it the root of a project
+    script = "from albef.cli import main; main(['find', 'a dog', '--run', 'retrieval'])"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-u", "-c", script],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        told = command.stderr.read()
+    assert command.returncode == 0, told
+    assert b"Error" not in told
+    assert b"Broken" not in told
