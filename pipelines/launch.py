@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from albef.config import ParamsError
+from albef.training.distributed import launched
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, device_slot, machine
 from pipelines.trainer import device_of
 
@@ -35,7 +36,7 @@ def launch(stage: Stage) -> bool:
         KeyboardInterrupt: they were asked to stop, and saved their state.
     """
     processes = stage.runtime.processes
-    if processes == 1 or "RANK" in os.environ:
+    if processes == 1 or launched():
         return False
     told = stage.scratch("processes")
     environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: machine()}

@@ -30,7 +30,7 @@ _FILL = (128, 128, 128)  # where RandAugment moves a picture away
 _SCALE = (1 / (255 * np.array(STD, np.float32))).astype(np.float32)
 _SHIFT = (np.array(MEAN, np.float32) / np.array(STD, np.float32)).astype(np.float32)
 _NORMALISED = (np.arange(256, dtype=np.float32)[:, None] * _SCALE - _SHIFT).T.copy()  # (3, 256)
-_COARSE = 0.75
+_COARSE = 0.75  # of the result's side, in pixels of a JPEG that is unpacked smaller
 
 Crop = Annotated[float, Field(gt=0, le=1)]
 
@@ -157,8 +157,7 @@ def _guarded(image: bytes, key: str) -> Iterator[Image.Image]:
 def _draft(picture: Image.Image, box: tuple[int, int, int, int], side: int) -> None:
     """Have a JPEG unpacked at the smallest scale at which the box still has enough pixels.
 
-    That is three quarters of the result's side: what is then made larger again is less than what
-    the camera's own filter has blurred.
+    Enough is :data:`_COARSE` of the result's side.
     """
     least = min(box[2] - box[0], box[3] - box[1])
     for scale in (8, 4, 2):
@@ -170,7 +169,7 @@ def _draft(picture: Image.Image, box: tuple[int, int, int, int], side: int) -> N
 def normalised(picture: Image.Image) -> NDArray[np.float32]:
     """An RGB picture as (3, H, W), with CLIP's mean and deviation.
 
-    Looked up, value by value: the same numbers as computing them, seven times as fast.
+    Looked up, value by value: the same numbers as computing them, and faster.
     """
     values = np.asarray(picture)
     found = np.empty((3, *values.shape[:2]), np.float32)

@@ -26,8 +26,8 @@ def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def products_pay(states: Tensor) -> bool:
     """Whether attention as two products is faster, forward and backward, than the fused kernel.
 
-    It is on a processor in 16 bits, whose fused backward is slow: 5 times at 12 tokens, 3 times at
-    12 tokens and 65 patches, 1.3 times at 16 and 257. In float32, and without gradient, it is not.
+    It is on a processor in 16 bits, whose fused backward is slow, the more so the fewer the tokens.
+    In float32, and without gradient, it is not. `benchmarks/step.py` shows the step as a whole.
     """
     on_cpu = states.device.type == "cpu"
     return on_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")

@@ -50,6 +50,12 @@ class World:
         # a loss depends on the values, as without ITC the projections do not.
         return DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
 
+    def apart(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Leave gradients unaveraged inside: the last micro-batch of a step averages for all."""
+        if isinstance(model, DistributedDataParallel):
+            return model.no_sync()
+        return contextlib.nullcontext()
+
     def gathered(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The tensors (B, ...) of all processes' micro-batches, in the order of the micro-batches.
 
@@ -103,7 +109,7 @@ def world() -> World:
 
 def launched() -> bool:
     """Whether a launcher has started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return "RANK" in os.environ
 
 
 @contextlib.contextmanager

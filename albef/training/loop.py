@@ -11,7 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from albef.config import fixed
 from albef.data.loader import Loader
@@ -138,7 +137,7 @@ def train(
             for number, micro in zip(loader.numbers(step), micros, strict=True):
                 torch.manual_seed(loader.draw_seed(number))
                 last = len(outputs) == len(micros) - 1
-                with contextlib.nullcontext() if last else without_sync(model):
+                with contextlib.nullcontext() if last else processes.apart(model):
                     with torch.autocast(device.type, dtype, enabled=dtype is not None):
                         output = model(to_device(micro, device), step / loader.steps_per_epoch)
                     (output["loss"] / len(micros)).backward()
@@ -232,13 +231,6 @@ def memory_mib(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) >> 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
-
-
-def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Leave out the averaging over processes, which the last micro-batch does for all."""
-    if isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return contextlib.nullcontext()
 
 
 def _owned(folder: Path, processes: World) -> contextlib.AbstractContextManager[None]:

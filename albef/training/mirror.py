@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """A folder of small rotating files at an address of fsspec (``s3://bucket/a``, ``/mnt/b``).
+    """The newest files of a folder at an address of fsspec (``s3://bucket/a``, ``/mnt/b``).
 
     Copies are made in the background, one after the other. A mirror that fails is warned of, and
     the training goes on without it.
