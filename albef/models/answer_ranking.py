@@ -1,75 +1,17 @@
 """Ranking a closed list of answers, as a tree of their tokens (ALBEF, section 5).
 
-A token of an answer sees itself and what stands before it, so its state depends on the beginning
-of the answer alone. Here each distinct beginning of the answers to a question has one state, where
-one for each token of each answer, and for the padding, would be computed else.
-
-Shapes: B questions, K answers to each, L answer tokens, W nodes at most of a question.
+Shapes: B questions, K answers to each, L answer tokens.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from albef.answers import answer_tree
 from albef.models.bert import KeyValue
 from albef.models.decoder import AnswerDecoder
 
 AT_ONCE = 512
 """Nodes whose likelihoods are computed together: the vocabulary is wide."""
-
-
-class AnswerTree(NamedTuple):
-    """Distinct beginnings of the answers to each question, as nodes; padded."""
-
-    ids: Tensor
-    """(B, W) the last token of each beginning."""
-    depth: Tensor
-    """(B, W) its place in the answer."""
-    sees: Tensor
-    """(B, W, W) bool: whether a node sees another, itself and those it goes on from."""
-    node: Tensor
-    """(B, K, L - 1) the beginning that ends with each token; 0 where no token comes after."""
-
-
-def answer_tree(ids: Tensor, mask: Tensor) -> AnswerTree:
-    """The tree of answers ``ids`` (B, K, L) with ``mask`` (B, K, L); all start with one token."""
-    count, k, length = ids.shape
-    tokens = ids.flatten(0, 1)
-    told = mask.flatten(0, 1)[:, 1:].bool()  # what nothing comes after foretells nothing
-    question = torch.arange(count, device=ids.device).repeat_interleave(k)
-    node = torch.zeros_like(tokens[:, 1:])
-    prefix, spread = question.clone(), int(ids.max()) + 1
-    owners, last, depths = [], [], []
-    total = 0
-    for place in range(length - 1):
-        has = told[:, place]
-        keys = prefix[has] * spread + tokens[has, place]
-        distinct, which = torch.unique(keys, return_inverse=True)
-        prefix[has] = which
-        node[has, place] = which + total
-        owner = torch.empty_like(distinct)
-        owner[which] = question[has]
-        owners.append(owner)
-        last.append(distinct % spread)
-        depths.append(torch.full_like(distinct, place))
-        total += len(distinct)
-    owned = torch.cat(owners)
-    counts = torch.bincount(owned, minlength=count)
-    order = owned.argsort(stable=True)
-    slot = torch.empty_like(owned)
-    slot[order] = torch.arange(total, device=ids.device) - (counts.cumsum(0) - counts)[owned[order]]
-
-    width = int(counts.max())
-    tree_ids, depth = (ids.new_zeros(count, width) for _ in range(2))
-    tree_ids[owned, slot] = torch.cat(last)
-    depth[owned, slot] = torch.cat(depths)
-    slots = slot[node] * told
-    sees = torch.eye(width, dtype=torch.bool, device=ids.device).repeat(count, 1, 1)
-    before = told[:, :, None].expand(-1, -1, length - 1).tril()
-    pair = question[:, None, None].expand_as(before), slots[:, :, None], slots[:, None, :]
-    sees[tuple(part.expand_as(before)[before] for part in pair)] = True
-    return AnswerTree(tree_ids, depth, sees, slots.view(count, k, -1))
 
 
 def log_likelihoods(
@@ -88,12 +30,13 @@ def log_likelihoods(
         question: keys and values of B questions, one pair a layer.
         question_mask: (B, N).
     """
-    tree = answer_tree(ids, mask)
-    states = decoder.tree_states(tree.ids, tree.depth, tree.sees, question, question_mask)
+    tree = answer_tree(ids.cpu().numpy(), mask.cpu().numpy())
+    tree_ids, depth, sees, nodes = (torch.from_numpy(part).to(ids.device) for part in tree)
+    states = decoder.tree_states(tree_ids, depth, sees, question, question_mask)
     told = []
     at_once = max(1, AT_ONCE // states.shape[1])
     for own, node, target in zip(
-        states.split(at_once), tree.node.split(at_once), ids[:, :, 1:].split(at_once), strict=True
+        states.split(at_once), nodes.split(at_once), ids[:, :, 1:].split(at_once), strict=True
     ):
         log_p = torch.log_softmax(decoder.logits(own).float(), dim=2)
         row = torch.arange(len(own), device=ids.device)[:, None, None]

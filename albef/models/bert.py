@@ -137,24 +137,28 @@ class BertLayer(nn.Module):
         bias: Tensor,
         image: KeyValue | None = None,
         positions: Tensor | slice | None = None,
+        image_bias: Tensor | None = None,
     ) -> Tensor:
         """One layer.
 
         Args:
             states: (B, L, D).
             bias: additive, broadcastable to (B, 1, L, L).
-            image: keys and values from :meth:`image_key_value`, for a layer that crosses.
+            image: keys and values from :meth:`image_key_value`, for a layer that crosses. They
+                may be of fewer images than B: the first texts then read the first image, as many
+                the second, and so on, and nothing is copied.
             positions: (B, M) rows whose states are wanted, or M of each text; None means all L.
                 Only the queries are narrowed: the result equals those rows of the full one.
+            image_bias: additive, (images, 1, 1, N); None attends to all that ``image`` has.
 
         Returns:
             (B, L, D) or (B, M, D).
         """
         if self.recompute and torch.is_grad_enabled():
-            given = (states, bias, image, positions)
+            given = (states, bias, image, positions, image_bias)
             again: Tensor = checkpoint(self._forward, *given, use_reentrant=False)
             return again
-        return self._forward(states, bias, image, positions)
+        return self._forward(states, bias, image, positions, image_bias)
 
     def _forward(
         self,
@@ -162,6 +166,7 @@ class BertLayer(nn.Module):
         bias: Tensor,
         image: KeyValue | None,
         positions: Tensor | slice | None,
+        image_bias: Tensor | None,
     ) -> Tensor:
         key_value = self.attention.self.key_value(states)
         if positions is not None:
@@ -169,7 +174,8 @@ class BertLayer(nn.Module):
         states = self.attention(states, key_value, bias)
         if image is not None:
             assert self.crossattention is not None
-            states = self.crossattention(states, image, None)
+            folded = _folded(states, image[0])
+            states = self.crossattention(folded, image, image_bias).view_as(states)
         return self.feed_forward(states)
 
     def feed_forward(self, states: Tensor) -> Tensor:
@@ -182,19 +188,26 @@ class BertLayer(nn.Module):
 
         Returns:
             The states (B, L, D) after self-attention, and the weights (B, H, L, N) with which
-            they cross to the image's keys (B, H, N, D / H).
+            they cross to the image's keys (B, H, N, D / H). Where the keys are of fewer images,
+            the texts of each follow each other in a longer L.
         """
         assert self.crossattention is not None
         states = self.attention(states, self.attention.self.key_value(states), bias)
-        query = self.crossattention.self.split(self.crossattention.self.query(states))
+        folded = _folded(states, key)
+        query = self.crossattention.self.split(self.crossattention.self.query(folded))
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         return states, scores.softmax(dim=-1)
 
     def cross_with(self, states: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         """The rest of the layer, with given weights (B, H, L, N) of the image's values."""
         assert self.crossattention is not None
-        attended = (weights @ value).transpose(1, 2).flatten(2)
+        attended = (weights @ value).transpose(1, 2).flatten(2).view_as(states)
         return self.feed_forward(self.crossattention.output(attended, states))
+
+
+def _folded(states: Tensor, key: Tensor) -> Tensor:
+    """The states of the texts of each image as one long text: their keys need not be copied."""
+    return states.reshape(key.shape[0], -1, states.shape[2])
 
 
 def rows(states: Tensor, positions: Tensor | slice) -> Tensor:

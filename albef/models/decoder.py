@@ -10,8 +10,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from albef.answers import Floats, Ints, write
 from albef.models.bert import BertLayer, KeyValue, init_bert_weights
 from albef.models.text import Embeddings, MLMHead, TextConfig
 
@@ -89,14 +89,8 @@ class AnswerDecoder(nn.Module):
         """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
         own = (1.0 - seen) * -1e4
         asked = (1.0 - question_mask[:, None, None, :].to(own.dtype)) * -1e4  # (B, 1, 1, N)
-        for part, key_value in zip(self.layer, question, strict=True):
-            layer = cast(BertLayer, part)
-            assert layer.crossattention is not None
-            states = layer.attention(states, layer.attention.self.key_value(states), own)
-            # The answers to a question are one long row here: its keys need not be copied.
-            folded = states.reshape(len(question_mask), -1, states.shape[2])
-            states = layer.crossattention(folded, key_value, asked).view_as(states)
-            states = layer.output(layer.intermediate(states), states)
+        for layer, key_value in zip(self.layer, question, strict=True):
+            states = layer(states, own, key_value, image_bias=asked)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
@@ -145,30 +139,28 @@ def generate(
     Returns:
         Ids (B, T), [CLS] first and padded, and the log-likelihood (B,) of each answer.
     """
-    count, device = len(fused_states), fused_states.device
+    device = fused_states.device
     question = decoder.question_key_values(fused_states)
-    ids = torch.full((count, 1, 1), start, device=device)
-    score = torch.zeros(count, 1, device=device)
-    for _ in range(max_tokens - 1):
-        flat = ids.flatten(0, 1)
-        ended = flat[:, -1:].eq(end) | flat[:, -1:].eq(pad)
-        if bool(ended.all()):
-            break
-        mask = flat.ne(pad).long()
-        states = decoder.states(flat, mask, question, question_mask)[:, -1]
+
+    def likely(rows: Ints) -> tuple[Floats, Ints]:
+        ids = torch.from_numpy(rows).to(device)
+        states = decoder.states(ids, ids.ne(pad).long(), question, question_mask)[:, -1]
         log_p = torch.log_softmax(decoder.logits(states).float(), dim=1)
         log_p[:, [pad, start]] = -torch.inf
-        # An answer that has ended goes on with padding, at no cost.
-        stay = F.one_hot(torch.tensor(pad, device=device), log_p.shape[1]).float().log()
-        log_p = torch.where(ended, stay, log_p)
-        total = (score.flatten()[:, None] + log_p).view(count, -1)
-        best = total.topk(min(beams, total.shape[1]), dim=1)
-        score = best.values
-        width = log_p.shape[1]
-        parent = best.indices // width
-        kept = ids.gather(1, parent[:, :, None].expand(-1, -1, ids.shape[2]))
-        ids = torch.cat([kept, (best.indices % width)[:, :, None]], dim=2)
-    return ids[:, 0], score[:, 0]
+        best = log_p.topk(min(beams, log_p.shape[1]), dim=1)
+        return best.values.cpu().numpy(), best.indices.cpu().numpy()
+
+    written = write(
+        likely,
+        len(fused_states),
+        start=start,
+        end=end,
+        pad=pad,
+        beams=beams,
+        max_tokens=max_tokens,
+    )
+    ids, score = (torch.from_numpy(part).to(device) for part in written)
+    return ids, score
 
 
 def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Tensor]:

@@ -73,13 +73,7 @@ def match_scores(
             texts = pairs[row].nonzero().squeeze(1)
             if len(texts):
                 longest = int(lengths[texts].max())
-                own = [
-                    (
-                        key[inner : inner + 1].expand(len(texts), -1, -1, -1),
-                        value[inner : inner + 1].expand(len(texts), -1, -1, -1),
-                    )
-                    for key, value in image
-                ]
+                own = [(key[inner : inner + 1], value[inner : inner + 1]) for key, value in image]
                 fused = model.fused_cls(
                     text_states[texts, :longest], text_mask[texts, :longest], own
                 )
