@@ -15,6 +15,13 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
+class Answer(NamedTuple):
+    """An answer and how probable it is: among the ranked ones, or as a text that is written."""
+
+    text: str
+    probability: float
+
+
 class AnswerTree(NamedTuple):
     """Distinct beginnings of the answers to each question, as nodes; padded.
 

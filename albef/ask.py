@@ -41,9 +41,9 @@ def _ask(options: argparse.Namespace) -> None:
     layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
     _check(params, options.run)
 
-    from albef.answering import load  # torch: only once it is known what to load
+    from albef.inference import load  # torch: only once it is known what to load
 
-    best = load(layout.model(options.run)).ask(image, options.question)[: options.k]
+    (best,) = load(layout.model(options.run)).ask([image], [options.question], options.k)
     width = max(len(answer.text) for answer in best)
     for answer in best:
         print(f"{answer.text:{width}}  {answer.probability:6.1%}")

@@ -21,7 +21,8 @@ import torch
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.data.transforms import ImageError, decode
-from albef.inference import TorchModel, load
+from albef.inference import load
+from albef.runtime.matching import Matching, matching
 from albef.runtime.model import BATCH, Floats
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -99,12 +100,13 @@ def main(args: argparse.Namespace) -> None:
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, texts = write(load(args.model, device=device), records, out)
+    model = matching(load(args.model, device=device), str(args.model))
+    images, texts = write(model, records, out)
     print(f"{images:,} pictures, {texts:,} texts")
     print(out)
 
 
-def write(model: TorchModel, records: Records, out: Path) -> tuple[int, int]:
+def write(model: Matching, records: Records, out: Path) -> tuple[int, int]:
     """Write the features of all pictures, then of all captions; the file appears when it is whole.
 
     Returns:
@@ -118,7 +120,7 @@ def write(model: TorchModel, records: Records, out: Path) -> tuple[int, int]:
             ("text", pa.string()),
             ("feature", pa.list_(pa.float32(), model.embed_dim)),
         ],
-        metadata={"weights": model.checkpoint.digest},
+        metadata={"weights": model.digest},
     )
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
@@ -139,7 +141,7 @@ def write(model: TorchModel, records: Records, out: Path) -> tuple[int, int]:
     return len(records), len(said)
 
 
-def _images(model: TorchModel, records: Sequence[Record]) -> Floats:
+def _images(model: Matching, records: Sequence[Record]) -> Floats:
     try:
         return model.embed_image([record.image for record in records])
     except ImageError:

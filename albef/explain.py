@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from albef.data.text import clean_caption
+from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate, decode
+from albef.export.graphs import Matcher, looked_at, parts
 from albef.heatmap import overlay
-from albef.inference import TorchModel, load
 from albef.models.gradcam import itm_maps
+from albef.models.weights import Checkpoint, load_checkpoint
 
 Heat = NDArray[np.float32]
 
@@ -57,41 +58,42 @@ def main(args: argparse.Namespace) -> None:
     path = Path(args.image)
     image = path.read_bytes()
     picture = decode(image, str(path))
-    model = load(args.model)
-    found = explain(model, image, args.text, args.layer)
+    found = explain(load_checkpoint(Path(args.model)), image, args.text, args.layer)
     out = Path(args.out) if args.out else Path(f"{path.stem}.explained.png")
     figure(picture, args.text, found).save(out, "PNG")
     print(f"{found.probability:.1%} that picture and text belong together")
     print(out)
 
 
-def explain(model: TorchModel, image: bytes, text: str, layer: int | None = None) -> Explanation:
+@torch.no_grad()
+def explain(
+    checkpoint: Checkpoint, image: bytes, text: str, layer: int | None = None
+) -> Explanation:
     """Where a model finds a text in an encoded picture.
 
     Args:
-        model: of a checkpoint that matches images and texts.
+        checkpoint: of a kind that matches images and texts.
         image: the encoded picture.
         text: what is looked for.
         layer: of the fusion encoder, from 0; None takes what the checkpoint was evaluated with, or
             the one below the middle, as the paper does (the third of six).
     """
-    cleaned = clean_caption(text, model.max_words)
+    matcher = Matcher(checkpoint)
+    facts = parts(checkpoint).facts
+    cleaned = clean_caption(text, facts.max_words)
     if not cleaned:
         raise ValueError("the text is empty; say what to look for, as 'the key left of the apple'")
-    matcher, device = model.matcher, next(model.matcher.parameters()).device
-    ids, mask = (
-        torch.from_numpy(part).to(device)
-        for part in model.tokenizer.encode([cleaned], model.max_tokens)
-    )
-    pixels = torch.from_numpy(Evaluate(model.image_size)(image)[None]).to(device)
-    with torch.no_grad():
-        image_states = matcher.model.encode_image(pixels)
-        text_states = matcher.model.encode_text(ids, mask)
-        logits = matcher(text_states, mask, image_states)
-    chosen = _layer(model) if layer is None else layer
+    encoded = checkpoint.tokenizer.encode([cleaned], facts.max_tokens)
+    ids, mask = (torch.from_numpy(part) for part in encoded)
+    pixels = torch.from_numpy(Evaluate(facts.image_size)(image)[None])
+    image_states = matcher.model.encode_image(pixels)
+    text_states = matcher.model.encode_text(ids, mask)
+    logits = matcher(text_states, mask, image_states)
+    chosen = looked_at(checkpoint) if layer is None else layer
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, chosen)
-    tokens = maps[0].float().cpu().numpy()
-    words = [(word, tokens[places].mean(0)) for word, places in _words(model, cleaned)]
+    tokens = maps[0].float().numpy()
+    found = _words(checkpoint.tokenizer, cleaned, facts.max_tokens)
+    words = [(word, tokens[places].mean(0)) for word, places in found]
     total = sum(float(heat.sum()) for _, heat in words) or 1.0
     return Explanation(
         probability=float(logits.softmax(dim=1)[0, 1]),
@@ -100,18 +102,11 @@ def explain(model: TorchModel, image: bytes, text: str, layer: int | None = None
     )
 
 
-def _layer(model: TorchModel) -> int:
-    values: dict[str, Any] = model.checkpoint.config.get("values", {})
-    if values.get("gradcam") == "itm":
-        return int(values["layer"])
-    return (model.checkpoint.model.text.fusion_depth - 1) // 2
-
-
-def _words(model: TorchModel, text: str) -> list[tuple[str, list[int]]]:
+def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[str, list[int]]]:
     """Each word with the places of its tokens, as far as the text was not cut."""
-    encoding = model.tokenizer.tokenizer.encode(text)
+    encoding = tokenizer.tokenizer.encode(text)
     places: dict[int, list[int]] = {}
-    for place, word in enumerate(encoding.word_ids[: model.max_tokens]):
+    for place, word in enumerate(encoding.word_ids[:max_tokens]):
         if word is not None:  # [CLS] is of no word
             places.setdefault(word, []).append(place)
     offsets = encoding.offsets

@@ -20,8 +20,8 @@ from albef.config import ParamsError, nearest, read_yaml, validate
 from albef.data.shards import Shards
 from albef.layout import PARAMS, Layout, Paths
 from albef.runtime import load
-from albef.runtime.model import BATCH, Floats, probability
-from albef.runtime.sessions import Exported
+from albef.runtime.matching import Matching, matching
+from albef.runtime.model import BATCH, Floats, softmax
 
 FOLDER = Path(".albef") / "find"
 """Page and image features; nothing that is kept."""
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     params = read_yaml(PARAMS)
     layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
     dataset = _dataset(params, args.run)
-    model = load(layout.export(args.run))
+    model = matching(load(layout.export(args.run)), str(layout.export(args.run)))
     shards = Shards(layout.data(dataset), SPLIT)
     found = find(model, shards, args.text, args.k)
     width = max(len(item.key) for item in found)
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"no browser was found; open {page.resolve()} yourself", file=sys.stderr)
 
 
-def find(model: Exported, shards: Shards, text: str, k: int) -> list[Found]:
+def find(model: Matching, shards: Shards, text: str, k: int) -> list[Found]:
     """The ``k`` pictures of a split that fit ``text`` best, best first."""
     sim = image_features(model, shards) @ model.embed_text([text])[0]
     best = np.argsort(-sim, kind="stable")[: max(k, RERANKED)]
@@ -87,14 +87,14 @@ def find(model: Exported, shards: Shards, text: str, k: int) -> list[Found]:
     logits = model.match_logits([record.image for record in records], [text] * len(records))
     margin = logits[:, 1] - logits[:, 0]  # orders as the probability does, where that is all ones
     order = np.argsort(-margin, kind="stable")[:k]
-    share = probability(logits)
+    share = softmax(logits)[:, 1]
     return [
         Found(records[i].key, float(share[i]), records[i].captions[0], records[i].image)
         for i in order
     ]
 
 
-def image_features(model: Exported, shards: Shards) -> Floats:
+def image_features(model: Matching, shards: Shards) -> Floats:
     """``image_feat`` (n, E) of a split, kept under :data:`FOLDER` for the next time."""
     path = FOLDER / f"{model.digest[:16]}-{shards.digest[:16]}-{shards.split}.npy"
     try:

@@ -97,6 +97,10 @@ class Layout:
         """The folder that goes to production."""
         return self.root / "exports" / run
 
+    def export_metrics(self, run: str) -> Path:
+        """Metrics of an export, and its size, by precision."""
+        return self.root / "metrics" / "exports" / f"{run}.json"
+
     def report(self) -> Path:
         """The page."""
         return self.root / "report" / "index.html"

@@ -1,8 +1,8 @@
-"""export@RUN: write a run's model for production, once it is known to compute what torch does."""
+"""export@RUN: write a run's model for production, once it is known to be the one evaluated."""
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -11,65 +11,161 @@ import torch
 from pydantic import Field
 
 from albef.config import Section
+from albef.data.record import Record
+from albef.data.shards import Shards
 from albef.export.folder import export
-from albef.export.verify import Difference
-from albef.inference import load
-from albef.runtime.manifest import FILES
-from pipelines.stage import Stage, main
+from albef.export.scoring import predict
+from albef.export.verify import Difference, VerificationError
+from albef.inference import model_of
+from albef.models.weights import Checkpoint, load_checkpoint
+from albef.runtime.loading import load
+from albef.runtime.manifest import Precision
+from albef.runtime.model import Model
+from albef.tasks.task import Records
+from pipelines.runs import run_of
+from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")
+_BATCH = 32  # records of the task's own prediction
+
+
+class RunExport(Section):
+    """How one run is exported."""
+
+    dataset: str
+    """Data set on which the export is evaluated."""
+    split: str
+    """Its split, one whose answers are known."""
+    examples: Annotated[int, Field(ge=1)] | None
+    """Records of that split that are read, the first ones; null reads all."""
+    precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    """Weights to write, the first being the ones that are loaded unless others are named, each
+    with the points of the primary metric that it may lose against torch."""
 
 
 class ExportConfig(Section):
     """Values of every export."""
 
-    runs: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Runs that are exported, of kinds that match images and texts."""
+    runs: Annotated[dict[str, RunExport], Field(min_length=1)]
+    """Runs that are exported."""
     opset: Annotated[int, Field(ge=18, le=23)]
     """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
     tolerance: Annotated[float, Field(gt=0)]
-    """Largest absolute difference from torch with which an export may be finished."""
+    """Largest absolute difference from torch with which a float32 export may be finished."""
 
 
 def run(stage: Stage) -> None:
-    """Export the model of a run to ONNX and compare it with torch."""
+    """Export the model of a run to ONNX, compare it with torch, and evaluate it."""
     config = stage.section("export", ExportConfig)
+    own = config.runs[stage.key]
     for name in ("onnxscript", "onnx_ir"):  # each tells of every node it folds
         logging.getLogger(name).setLevel(logging.WARNING)
-    if stage.runtime.threads:
-        torch.set_num_threads(stage.runtime.threads)
-    model = load(stage.layout.model(stage.key))
+    threads = stage.runtime.threads
+    if threads:
+        torch.set_num_threads(threads)
+    checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target = stage.layout.export(stage.key)
     with _finished(target) as folder:
         result = export(
-            model,
+            checkpoint,
             folder,
             run=stage.key,
             opset=config.opset,
             tolerance=config.tolerance,
-            threads=stage.runtime.threads,
+            precisions=tuple(own.precisions),
+            threads=threads,
         )
-    sizes = {name: (target / name).stat().st_size for name in FILES}
+        scores = _evaluated(stage, own, checkpoint, folder)
+    sizes = {
+        precision: sum(path.stat().st_size for path in (target / precision).rglob("*.onnx"))
+        for precision in own.precisions
+    }
+    write_json(stage.layout.export_metrics(stage.key), {**scores, "bytes": sizes})
     largest = max(difference.largest for difference in result.differences)
     stage.record |= {
-        "bytes": sizes,
         "largest_difference": largest,
         "differences": _by_graph(result.differences),
     }
     log.info(
-        "%s: %.1f MB, at most %.1e from torch over %d shapes",
+        "%s: at most %.1e from torch over %d shapes; %s",
         target,
-        sum(sizes.values()) / 1e6,
         largest,
         len(result.manifest.verified.shapes),
+        ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items()),
     )
+
+
+def _evaluated(
+    stage: Stage, own: RunExport, checkpoint: Checkpoint, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Metrics on the test split, of torch and of each precision.
+
+    Raises:
+        VerificationError: a precision loses more of the primary metric than it may.
+    """
+    config, kind = run_of(stage)
+    data = stage.layout.data(own.dataset)
+    records = _First(Shards(data, own.split), own.examples)
+    task = kind.restore(config, checkpoint).eval()
+    scores = {"torch": task.score(task.predict(records, _BATCH))}
+    models: dict[str, Model] = {}
+    if checkpoint.kind == "grounding":  # what is exported is attention without Grad-CAM's gradient
+        scores["torch_gradcam"] = scores["torch"]
+        models["torch"] = model_of(checkpoint)
+    threads = stage.runtime.threads
+    models |= {name: load(folder, threads=threads, precision=name) for name in own.precisions}
+    for name, model in models.items():
+        scores[name] = task.score(predict(model, task, records))
+    told = {name: score[kind.primary] for name, score in scores.items()}
+    log.info(
+        "%s of %s in %s: %s",
+        kind.primary, own.split, own.dataset,
+        ", ".join(f"{name} {value:.2f}" for name, value in told.items()),
+    )  # fmt: skip
+    check(kind.primary, told, own.precisions)
+    return scores
+
+
+class _First:
+    """The first records of a split."""
+
+    def __init__(self, records: Records, most: int | None) -> None:
+        self._records = records
+        self._count = min(len(records), most or len(records))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[index]
+
+
+def check(primary: str, told: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:
+    """See that no precision loses more than it may.
+
+    Args:
+        primary: name of the metric.
+        told: its value by precision, and in torch.
+        allowed: points that a precision may lose.
+
+    Raises:
+        VerificationError: one loses more.
+    """
+    for name, most in allowed.items():
+        lost = told["torch"] - told[name]
+        if not lost <= most:
+            raise VerificationError(
+                f"{name} loses {lost:.2f} points of {primary} ({told[name]:.2f} after "
+                f"{told['torch']:.2f} in torch), more than the {most:g} that "
+                "export.runs.RUN.precisions allows; nothing was exported"
+            )
 
 
 def _by_graph(differences: Sequence[Difference]) -> dict[str, dict[str, float]]:
     """Largest differences by graph and shape, for the run record."""
     table: dict[str, dict[str, float]] = {}
     for item in differences:
-        table.setdefault(item.graph, {})[f"{item.batch}x{item.length}"] = item.largest
+        table.setdefault(item.graph, {})["x".join(map(str, item.shape))] = item.largest
     return table
 
 

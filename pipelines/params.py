@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths, Runtime
+from albef.runtime.manifest import GRAPHS
 
 SECTIONS = {
     "validate": "albef.data.quality:ValidateConfig",
@@ -26,8 +27,6 @@ SECTIONS = {
 }
 """Owner's class of each section that is one class."""
 DATASET = "albef.data.dataset:DatasetConfig"
-EXPORTED = ("retrieval", "grounding")
-"""Kinds that match images and texts, which is what an export holds."""
 KNOWN = ("seed", "paths", "runtime", "datasets", *SECTIONS, "tasks")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -177,14 +176,17 @@ def _contradictions(params: Params) -> Iterator[str]:
             )
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
-    for name in cast(Any, params.sections["export"]).runs:
+    for name, own in cast(Any, params.sections["export"]).runs.items():
+        key = f"export.runs.{name}"
         if name not in params.tasks:
-            yield unknown("export.runs", name, "not one of the tasks", list(params.tasks))
-        elif (kind := cast(Any, params.tasks[name]).kind) not in EXPORTED:
+            yield unknown(key, name, "not one of the tasks", list(params.tasks))
+        elif (kind := cast(Any, params.tasks[name]).kind) not in GRAPHS:
             yield (
-                f"export.runs: {name} is of kind {kind}, which cannot be exported; "
-                f"those that can are {', '.join(EXPORTED)}"
+                f"{key}: {name} is of kind {kind}, which has no use of its own; those that are "
+                f"exported are {', '.join(kind for kind in GRAPHS if kind != 'pretraining')}"
             )
+        if own.dataset not in params.datasets:
+            yield unknown(f"{key}.dataset", own.dataset, "not one of the datasets", datasets)
     starts = {name: cast(Any, run).init for name, run in params.tasks.items()}
     for name, init in starts.items():
         whose, _, epoch = init.partition("/epochs/")

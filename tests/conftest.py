@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,8 +19,7 @@ from PIL import Image
 from albef.config import validate
 from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
-from albef.models.weights import save_checkpoint
-from albef.tasks.retrieval import Config, Task
+from albef.models.weights import load_checkpoint, save_checkpoint
 
 CAPTIONS = (
     "a dog left of an apple",
@@ -48,35 +48,59 @@ def tiny_model() -> ModelConfig:
     return validate(ModelConfig, values, where="tests")
 
 
-def tiny_config() -> Config:
-    """Values of a retrieval run with that model."""
-    values = {
-        "kind": "retrieval",
-        "dataset": "scenes",
-        "init": "pretrained",
-        "epochs": 1,
-        "global_batch_size": 4,
-        "micro_batch_size": 4,
-        "precision": "float32",
-        "lr": 1e-3,
-        "min_lr": 1e-5,
-        "warmup_steps": 1,
-        "weight_decay": 0.02,
-        "schedule": "cosine",
-        "alpha": 0.4,
+_COMMON = {
+    "dataset": "scenes",
+    "init": "pretrained",
+    "epochs": 1,
+    "global_batch_size": 4,
+    "micro_batch_size": 4,
+    "precision": "float32",
+    "lr": 1e-3,
+    "min_lr": 1e-5,
+    "warmup_steps": 1,
+    "weight_decay": 0.02,
+    "schedule": "cosine",
+    "momentum": 0.9,
+    "image_size": 16,
+    "max_tokens": 12,
+    "alpha": 0.4,
+}
+_OWN: dict[str, dict[str, object]] = {
+    "retrieval": {"queue_size": 8, "rerank_k": 4},
+    "vqa": {
+        "answer_list": "train",
+        "max_answers": 9,
+        "answering": "rank",
+        "answer_k": 3,
+        "beams": 2,
+    },
+    "entailment": {},
+    "nlvr2": {},
+    "grounding": {
         "queue_size": 8,
-        "momentum": 0.9,
-        "image_size": 16,
-        "max_tokens": 12,
-        "rerank_k": 4,
-    }
-    return validate(Config, values, where="tests")
+        "hard_negatives": True,
+        "gradcam": "itm",
+        "layer": 1,
+        "threshold": 0.5,
+    },
+}
+KINDS = tuple(_OWN)
+"""Kinds of runs that are exported."""
+ANSWERS = ("two apples", "a dog", "three", "yes", "a fox left of a squid")
 
 
-def tiny_task() -> Task:
-    """A retrieval task with random weights, large enough that its answers differ."""
+def tiny_config(kind: str = "retrieval", **own: object) -> Any:
+    """Values of a run of a kind, with that model."""
+    config = import_module(f"albef.tasks.{kind}").Config
+    return validate(config, {"kind": kind, **_COMMON, **_OWN[kind], **own}, where="tests")
+
+
+def tiny_task(kind: str = "retrieval", **own: object) -> Any:
+    """A task with random weights, large enough that its answers differ."""
     generator = torch.Generator().manual_seed(0)
-    task = Task(tiny_config(), tiny_model(), TextTokenizer.train(CAPTIONS, 80))
+    made = import_module(f"albef.tasks.{kind}").Task
+    tokenizer = TextTokenizer.train([*CAPTIONS, *ANSWERS], 80)
+    task = made(tiny_config(kind, **own), tiny_model(), tokenizer)
     with torch.no_grad():
         for name, parameter in task.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -86,36 +110,68 @@ def tiny_task() -> Task:
         for buffer in task.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    if kind == "vqa":
+        task.answers = list(ANSWERS)
     return task.eval()
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a retrieval checkpoint with random weights; do not write to it."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "retrieval"
-    task = tiny_task()
+def save_task(task: Any, folder: Path) -> Path:
+    """The checkpoint of a task, as its run would leave it."""
     save_checkpoint(
         folder,
-        kind="retrieval",
+        kind=task.config.kind,
         model=task.sizes,
         tensors=task.state_dict(),
         tokenizer=task.tokenizer,
         values=task.config.model_dump(),
         provenance={"dataset": "scenes", "data": "0" * 64, "seed": 1},
+        facts=task.facts(),
     )
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of that checkpoint's export; do not write to it."""
-    from albef.export.folder import export
-    from albef.inference import load
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints by kind; do not write to them."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {kind: save_task(tiny_task(kind), folder / kind) for kind in KINDS}
 
-    folder = tmp_path_factory.mktemp("export") / "retrieval"
-    folder.mkdir()
-    export(load(tiny_checkpoint), folder, run="retrieval", opset=23, tolerance=1e-3)
-    return folder
+
+@pytest.fixture(scope="session")
+def tiny_exports(
+    tiny_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Their exports in float32 and int8, made when they are asked for; do not write to them."""
+    return _Exports(tiny_checkpoints, tmp_path_factory.mktemp("exports"))
+
+
+class _Exports(dict[str, Path]):
+    def __init__(self, checkpoints: dict[str, Path], folder: Path) -> None:
+        self._checkpoints, self._folder = checkpoints, folder
+
+    def __missing__(self, kind: str) -> Path:
+        from albef.export.folder import export
+
+        folder = self._folder / kind
+        folder.mkdir()
+        checkpoint = load_checkpoint(self._checkpoints[kind])
+        export(
+            checkpoint, folder, run=kind, opset=23, tolerance=1e-3, precisions=("float32", "int8")
+        )
+        self[kind] = folder
+        return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_checkpoints: dict[str, Path]) -> Path:
+    """The folder of a retrieval checkpoint with random weights; do not write to it."""
+    return tiny_checkpoints["retrieval"]
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_exports: dict[str, Path]) -> Path:
+    """The folder of that checkpoint's export; do not write to it."""
+    return tiny_exports["retrieval"]
 
 
 class Bucket(NamedTuple):

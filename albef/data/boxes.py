@@ -10,6 +10,9 @@ Box = tuple[float, float, float, float]
 RIGHT = 0.5
 """IoU from which a box counts as the right one."""
 
+GRID = 64
+"""Cells of a side in which a map's own box is looked for."""
+
 Heat = NDArray[np.float32]
 
 
@@ -48,6 +51,30 @@ def places(boxes: Sequence[Sequence[float]]) -> tuple[str, ...]:
     areas = np.maximum(table[:, 2] * table[:, 3], 1e-9)
     sizes = np.minimum(np.log2(areas.max() / areas).round(), 3).astype(int)
     return tuple(f"{x} {y} {size}" for (x, y), size in zip(cells, sizes, strict=True))
+
+
+def enlarged(heat: Heat, height: int, width: int) -> Heat:
+    """A heat map (n, m) as (height, width) by bicubic interpolation, corners not aligned.
+
+    The cubic is that of torch's ``interpolate`` (a = -0.75), edges are repeated.
+    """
+    rows, columns = _cubic(heat.shape[0], height), _cubic(heat.shape[1], width)
+    result: Heat = (rows @ heat.astype(np.float64) @ columns.T).astype(np.float32)
+    return result
+
+
+def _cubic(old: int, new: int) -> NDArray[np.float64]:
+    """(new, old) weights of each old cell in each new one."""
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(centre).astype(int) - 1
+    weights = np.zeros((new, old))
+    for step in range(4):
+        away = np.abs(centre - (first + step))
+        near = (1.25 * away - 2.25) * away**2 + 1
+        far = -0.75 * (((away - 5) * away + 8) * away - 4)
+        at = np.clip(first + step, 0, old - 1)
+        np.add.at(weights, (np.arange(new), at), np.where(away <= 1, near, far))
+    return weights
 
 
 def hottest(heat: Heat, boxes: Sequence[Sequence[float]]) -> int | None:
@@ -95,6 +122,14 @@ def around(heat: Heat, share: float) -> Box | None:
     rows, columns = zip(*best, strict=True)
     left, top = min(columns), min(rows)
     return (left, top, max(columns) + 1 - left, max(rows) + 1 - top)
+
+
+def in_pixels(box: Box | None, width: int, height: int) -> Box | None:
+    """A box in cells of :data:`GRID` in pixels of a picture."""
+    if box is None:
+        return None
+    across, down = width / GRID, height / GRID
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
 def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, int]]:

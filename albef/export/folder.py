@@ -1,14 +1,20 @@
 """The folder that goes to production: graphs, tokenizer and manifest, written and verified."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from albef.digest import file_digest
-from albef.export.onnx import export_graphs
+from albef.export.graphs import parts
+from albef.export.onnx import convert, write_graphs
+from albef.export.triton import write_config
 from albef.export.verify import Difference, compare, shapes, verify
-from albef.inference import TorchModel
+from albef.inference import TorchBackend
+from albef.models.weights import Checkpoint
 from albef.runtime import manifest
-from albef.runtime.sessions import CPU, OnnxModel
+from albef.runtime.manifest import Precision
+from albef.runtime.sessions import CPU, Sessions
 
 
 class Result(NamedTuple):
@@ -24,45 +30,63 @@ class Result(NamedTuple):
 
 
 def export(
-    model: TorchModel, folder: Path, *, run: str, opset: int, tolerance: float, threads: int = 0
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    run: str,
+    opset: int,
+    tolerance: float,
+    precisions: Sequence[Precision],
+    threads: int = 0,
 ) -> Result:
     """Export a model and compare the result with it; the manifest is written last.
 
     Args:
-        model: on the CPU.
+        checkpoint: of a kind that has a use of its own.
         folder: exists and is empty; where this fails it is no export, since it has no manifest.
         run: what the model is called.
         opset: version of ONNX's operators.
-        tolerance: largest absolute difference allowed.
+        tolerance: largest absolute difference allowed, in float32.
+        precisions: to write, the one that is loaded unless others are named first.
         threads: of ONNX Runtime; 0 takes all cores.
 
     Raises:
+        CheckpointError: the kind has no use of its own.
         VerificationError: the graphs compute something else.
     """
-    checkpoint = model.checkpoint
-    versions = export_graphs(model, folder, opset)
+    own, words = parts(checkpoint), checkpoint.tokenizer.vocab_size
+    versions = write_graphs(own.graphs, folder, opset, words)
+    exported = Sessions(folder, "float32", list(own.graphs), [CPU], threads)
+    of = shapes(own.facts.max_tokens)
+    differences = list(compare(own.graphs, TorchBackend(own), exported, of, words))
+    verified = verify(differences, tolerance)
+    files = [manifest.TOKENIZER]
     checkpoint.tokenizer.save(folder / manifest.TOKENIZER)
-    sizes = {
-        "image_size": model.image_size,
-        "max_tokens": model.max_tokens,
-        "max_words": model.max_words,
-        "embed_dim": model.embed_dim,
-    }
-    exported = OnnxModel(folder, providers=[CPU], threads=threads, **sizes)
-    differences = list(compare(model, exported, shapes(model.max_tokens)))
+    if own.facts.answering is not None:
+        files.append(manifest.ANSWERS)
+        (folder / manifest.ANSWERS).write_text(json.dumps(own.answers, indent=0) + "\n")
+    for precision in precisions:
+        for graph in own.graphs:
+            if precision != "float32":
+                convert(folder, graph, precision)
+            files.append(write_config(folder, precision, graph))
+            files.append(manifest.graph_file(precision, graph))
+    if "float32" not in precisions:
+        for graph in own.graphs:
+            (folder / manifest.graph_file("float32", graph)).unlink()
     written = manifest.Manifest(
         format=manifest.FORMAT,
-        kind=checkpoint.kind,
+        run=run,
+        model=own.facts,
+        precisions=tuple(precisions),
         preprocessing=manifest.PREPROCESSING,
-        files={name: file_digest(folder / name) for name in manifest.FILES},
+        files={name: file_digest(folder / name) for name in sorted(files)},
         onnx=versions,
-        verified=verify(differences, tolerance),
+        verified=verified,
         provenance={
             **checkpoint.config.get("provenance", {}),
-            "run": run,
             "checkpoint": checkpoint.digest,
         },
-        **sizes,
     )
     manifest.write(folder, written)
     return Result(written, differences)

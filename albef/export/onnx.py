@@ -1,99 +1,88 @@
-"""A model that matches images and texts, as three ONNX graphs whose bytes depend on it alone.
+"""The graphs of a model as ONNX, whose bytes depend on it alone, in 32, 16 and 8 bits.
 
-Shapes: see :mod:`albef.runtime.model`; batch and text length are dynamic in every graph.
+Every axis that has a name in :class:`albef.export.graphs.Input` is dynamic.
 """
 
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
-from albef.inference import Matcher, TorchModel
-from albef.models.bert import attention_bias
-from albef.runtime.manifest import GRAPHS, Onnx, graph_file
+from albef.export.graphs import Graph, Input
+from albef.runtime.manifest import Onnx, Precision, graph_file
+from albef.runtime.model import Array
 
-_BATCH, _LENGTH = 2, 7  # of the example: 0 and 1 would be frozen into the graph
-_BATCH_AXIS = {0: "batch"}
-_TEXT_AXES = {0: "batch", 1: "length"}
-
-
-class _ImageEncoder(nn.Module):
-    def __init__(self, matcher: Matcher) -> None:
-        super().__init__()
-        self.model = matcher.model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        states = self.model.encode_image(image)
-        return states, self.model.image_feat(states)
+_EXAMPLE = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}  # 0 and 1 would be frozen in
+_QUANTIZED = ("MatMul", "Gemm", "Gather")
+_HANDED_ON = ("states", "keys", "values")  # between graphs: they stay as wide as the weights
 
 
-class _TextEncoder(nn.Module):
-    def __init__(self, matcher: Matcher) -> None:
-        super().__init__()
-        self.model = matcher.model
+def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: int) -> list[Array]:
+    """Made-up inputs of a graph, in order; the same every time.
 
-    def forward(self, ids: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        states = self.model.text_encoder(ids, _full_bias(text_mask))
-        return states, self.model.text_feat(states)
-
-
-class _Matcher(nn.Module):
-    def __init__(self, matcher: Matcher) -> None:
-        super().__init__()
-        self.fusion = matcher.model.fusion_encoder
-        self.itm_head = matcher.itm_head
-
-    def forward(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:
-        *layers, last = self.fusion.layer
-        *images, last_image = self.fusion.image_key_values(image_states)
-        states, bias = text_states, _full_bias(text_mask)
-        for layer, image in zip(layers, images, strict=True):
-            states = layer(states, bias, image)
-        first = text_mask.new_zeros(text_mask.shape[0], 1)
-        fused = last(states, attention_bias(text_mask), last_image, first)  # (B, 1, D): [CLS] only
-        logits: Tensor = self.itm_head(fused[:, 0])
-        return logits
-
-
-def _full_bias(text_mask: Tensor) -> Tensor:
-    """(B, L) to (B, 1, L, L): ONNX Runtime's attention does not broadcast over the queries."""
-    return attention_bias(text_mask).expand(-1, -1, text_mask.shape[1], -1)
+    Args:
+        inputs: of the graph.
+        sizes: of the axes that have a name.
+        vocab_size: ids are below it.
+    """
+    rng = np.random.default_rng(0)
+    made: list[Array] = []
+    for holds, dims in inputs.values():
+        shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
+        lengths = rng.integers(1, shape[-1] + 1, shape[:-1])
+        lengths.flat[0] = shape[-1]
+        if holds == "floats":
+            made.append(rng.standard_normal(shape).astype(np.float32))
+        elif holds == "ids":
+            made.append(rng.integers(0, vocab_size, shape))
+        elif holds == "mask":  # the first of full length, the others padded
+            made.append((np.arange(shape[-1]) < lengths[..., None]).astype(np.int64))
+        elif holds == "positions":
+            made.append(np.broadcast_to(np.arange(shape[-1]) % sizes["length"], shape).copy())
+        else:  # each node sees itself and some of those before it
+            before = rng.integers(0, 2, shape)
+            made.append((np.tril(before) | np.eye(shape[-1], dtype=np.int64)).astype(np.int64))
+    return made
 
 
-class _Graph(NamedTuple):
-    module: nn.Module
-    inputs: Mapping[str, tuple[Tensor, dict[int, str]]]  # an example, and its dynamic axes
-    outputs: tuple[str, ...]
-
-
-def export_graphs(model: TorchModel, folder: Path, opset: int) -> Onnx:
-    """Write ``image_encoder.onnx``, ``text_encoder.onnx`` and ``matcher.onnx``.
+def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_size: int) -> Onnx:
+    """Write the graphs in float32.
 
     Exported twice, a model gives equal bytes: no trace of where, when or by which build.
 
     Args:
-        model: on the CPU.
-        folder: exists; files in it are replaced.
+        graphs: of the model, on the CPU and in eval mode.
+        folder: of the export; files in it are replaced.
         opset: version of the operators; from 23 attention stays one node.
+        vocab_size: of the tokenizer.
 
     Returns:
         Versions of what was written.
     """
     versions = set()
-    for graph, (module, inputs, outputs) in zip(GRAPHS, _graphs(model), strict=True):
+    for name, graph in graphs.items():
+        given = (torch.from_numpy(own) for own in example(graph.inputs, _EXAMPLE, vocab_size))
+        axes = tuple(
+            {place: torch.export.Dim.DYNAMIC for place, dim in enumerate(dims) if dim in _EXAMPLE}
+            for _, dims in graph.inputs.values()
+        )
         with warnings.catch_warnings():  # the exporter's, of its own insides and of shared axes
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module.eval(),
-                tuple(example for example, _ in inputs.values()),
+                graph.module,
+                tuple(given),
                 dynamo=True,
-                dynamic_shapes=tuple(axes for _, axes in inputs.values()),
-                input_names=list(inputs),
-                output_names=list(outputs),
+                dynamic_shapes=axes,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
                 opset_version=opset,
                 external_data=False,
                 verbose=False,
@@ -101,39 +90,43 @@ def export_graphs(model: TorchModel, folder: Path, opset: int) -> Onnx:
         assert program is not None
         proto = _bare(program.model_proto)
         versions.add((proto.opset_import[0].version, proto.ir_version))
-        (folder / graph_file(graph)).write_bytes(proto.SerializeToString(deterministic=True))
+        _save(proto, folder / graph_file("float32", name))
     ((version, ir),) = versions
     return Onnx(opset=version, ir=ir)
 
 
-def _graphs(model: TorchModel) -> Iterator[_Graph]:
-    """The graphs, in the order of :data:`GRAPHS`."""
-    matcher, sizes = model.matcher, model.checkpoint.model
-    side = sizes.image.image_size
-    tokens = 1 + (side // sizes.image.patch_size) ** 2
-    length = min(_LENGTH, sizes.text.max_positions)
-    mask = torch.ones(_BATCH, length, dtype=torch.long)
-    ids, text_states = torch.zeros_like(mask), torch.zeros(_BATCH, length, sizes.text.width)
-    image_states = torch.zeros(_BATCH, tokens, sizes.image.width)
-    yield _Graph(
-        _ImageEncoder(matcher),
-        {"image": (torch.zeros(_BATCH, 3, side, side), _BATCH_AXIS)},
-        ("image_states", "image_feat"),
-    )
-    yield _Graph(
-        _TextEncoder(matcher),
-        {"ids": (ids, _TEXT_AXES), "text_mask": (mask, _TEXT_AXES)},
-        ("text_states", "text_feat"),
-    )
-    yield _Graph(
-        _Matcher(matcher),
-        {
-            "text_states": (text_states, _TEXT_AXES),
-            "text_mask": (mask, _TEXT_AXES),
-            "image_states": (image_states, _BATCH_AXIS),
-        },
-        ("logits",),
-    )
+def convert(folder: Path, graph: str, precision: Precision) -> None:
+    """Write a graph of an export once more, from float32 to fewer bits.
+
+    ``float16`` keeps pictures, features and logits in float32; ``int8`` keeps everything that goes
+    in and comes out, and quantises weights before, activations while it runs.
+    """
+    source, target = (folder / graph_file(bits, graph) for bits in ("float32", precision))
+    if precision == "float16":
+        proto = onnx.load(source)
+        named = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+        kept = [name for name in named if not name.endswith(_HANDED_ON)]
+        with warnings.catch_warnings():  # of weights too small for 16 bits, which become 0
+            warnings.simplefilter("ignore")
+            half = convert_float_to_float16(proto, keep_io_types=kept, disable_shape_infer=True)
+        OnnxModel(half).topological_sort()  # its casts stand behind what reads them
+        _save(_bare(half), target)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "model.onnx"
+        quantize_dynamic(
+            source,
+            made,
+            op_types_to_quantize=list(_QUANTIZED),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        _save(_bare(onnx.load(made)), target)
+
+
+def _save(proto: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _bare(model: Any) -> Any:

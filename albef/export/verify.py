@@ -1,18 +1,28 @@
-"""The proof that an export computes what torch computes; no torch here: it compares two models."""
+"""The proof that an export computes what torch computes, graph by graph."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from albef.export.graphs import Graph
+from albef.export.onnx import example
 from albef.runtime.manifest import Verified
-from albef.runtime.model import Floats, Ints, Model
+from albef.runtime.model import Array, Backend
 
 
 class VerificationError(ValueError):
-    """An export that computes something else; its text names graph, shape and difference."""
+    """An export that computes something else; its text names what and by how much."""
+
+
+class Shape(NamedTuple):
+    """Sizes of the axes of a comparison that may have any."""
+
+    batch: int
+    texts: int
+    length: int
 
 
 class Difference(NamedTuple):
@@ -20,67 +30,48 @@ class Difference(NamedTuple):
 
     Attributes:
         graph: its name.
-        batch: B.
-        length: L, of the longest text in the batch; the others are padded.
+        shape: sizes of its dynamic axes.
         largest: greatest absolute difference over all of its outputs.
     """
 
     graph: str
-    batch: int
-    length: int
+    shape: Shape
     largest: float
 
 
-def shapes(max_tokens: int) -> list[tuple[int, int]]:
-    """Batches and text lengths to compare: one text of full length, only [CLS], padded ones."""
-    short = max(1, min(5, max_tokens - 1))
-    return [(1, max_tokens), (2, 1), (3, short), (5, max_tokens), (8, (max_tokens + 1) // 2)]
+def shapes(max_tokens: int) -> list[Shape]:
+    """What to compare: one text of full length, only [CLS], padded ones, several an image."""
+    short, half = max(1, min(5, max_tokens - 1)), (max_tokens + 1) // 2
+    wanted = [(1, 1, max_tokens), (2, 1, 1), (3, 2, short), (5, 1, max_tokens), (1, 8, half)]
+    return [Shape(*shape) for shape in wanted]
 
 
 def compare(
-    reference: Model, candidate: Model, of: Sequence[tuple[int, int]]
+    graphs: Mapping[str, Graph],
+    reference: Backend,
+    candidate: Backend,
+    of: Sequence[Shape],
+    vocab_size: int,
 ) -> Iterator[Difference]:
-    """Compare both on made-up inputs that are the same every time.
-
-    The matcher reads each model's own states, as it does in use, so that differences add up.
+    """Compare two backends on made-up inputs that are the same every time.
 
     Args:
-        reference: in torch.
+        graphs: of the model.
+        reference: computes them in torch.
         candidate: in ONNX Runtime.
-        of: batches and text lengths.
+        of: sizes to compare.
+        vocab_size: of the tokenizer.
     """
-    rng = np.random.default_rng(0)
-    for batch, length in of:
-        pixels = rng.standard_normal((batch, 3, reference.image_size, reference.image_size))
-        ids, mask = _texts(reference, batch, length, rng)
-        outputs = []
-        for model in (reference, candidate):
-            image_states, image_feat = model.encode_image(pixels.astype(np.float32))
-            text_states, text_feat = model.encode_text(ids, mask)
-            logits = model.score(text_states, mask, image_states)
-            outputs.append(
-                {
-                    "image_encoder": (image_states, image_feat),
-                    "text_encoder": (text_states, text_feat),
-                    "matcher": (logits,),
-                }
-            )
-        for graph, arrays in outputs[0].items():
-            pairs = zip(arrays, outputs[1][graph], strict=True)
-            yield Difference(graph, batch, length, max(_largest(a, b) for a, b in pairs))
+    for shape in of:
+        sizes = {**shape._asdict(), "nodes": shape.batch + shape.length}
+        for name, graph in graphs.items():
+            given = dict(zip(graph.inputs, example(graph.inputs, sizes, vocab_size), strict=True))
+            expected, found = (backend.run(name, given) for backend in (reference, candidate))
+            worst = max(_largest(expected[output], found[output]) for output in graph.outputs)
+            yield Difference(name, shape, worst)
 
 
-def _texts(model: Model, batch: int, length: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Random texts, the first of full length, the others padded behind random lengths."""
-    lengths = rng.integers(1, length + 1, batch)
-    lengths[0] = length
-    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
-    ids = rng.integers(0, model.tokenizer.vocab_size, (batch, length))
-    ids[:, 0] = model.tokenizer.cls_id
-    return np.where(mask == 1, ids, model.tokenizer.pad_id), mask
-
-
-def _largest(a: Floats, b: Floats) -> float:
+def _largest(a: Array, b: Array) -> float:
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.inf
     return float(np.abs(a - b).max())
@@ -94,10 +85,11 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
     """
     worst = max(differences, key=lambda difference: difference.largest)
     if not worst.largest <= tolerance:
+        batch, texts, length = worst.shape
         raise VerificationError(
-            f"{worst.graph} differs from torch by {worst.largest:.2g} at batch {worst.batch} and "
-            f"text length {worst.length}, above export.tolerance {tolerance:g}; nothing was "
-            "exported"
+            f"{worst.graph} differs from torch by {worst.largest:.2g} at batch {batch}, {texts} "
+            f"texts an image and text length {length}, above export.tolerance {tolerance:g}; "
+            "nothing was exported"
         )
     largest: defaultdict[str, float] = defaultdict(float)
     for difference in differences:
@@ -105,7 +97,7 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
     return Verified(
         tolerance=tolerance,
         below={graph: _power_above(value) for graph, value in largest.items()},
-        shapes=sorted({(difference.batch, difference.length) for difference in differences}),
+        shapes=sorted({difference.shape for difference in differences}),
     )
 
 

@@ -89,6 +89,8 @@ class AnswerDecoder(nn.Module):
         """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
         own = (1.0 - seen) * -1e4
         asked = (1.0 - question_mask[:, None, None, :].to(own.dtype)) * -1e4  # (B, 1, 1, N)
+        rows = states.shape[0] * states.shape[1] // question_mask.shape[0]
+        asked = asked.expand(-1, -1, rows, -1)  # ONNX Runtime does not broadcast over queries
         for layer, key_value in zip(self.layer, question, strict=True):
             states = layer(states, own, key_value, image_bias=asked)
         return states

@@ -38,10 +38,14 @@ class PairFusionEncoder(FusionEncoder):
             One pair a layer, of B images each.
         """
         result: list[KeyValue] = []
-        for layer in self.layer[::2]:
-            key, value = layer.image_key_value(image_states)  # type: ignore[operator]
+        for key, value in self.shared_key_values(image_states):
             result += zip(key.chunk(2), value.chunk(2), strict=True)
         return result
+
+    def shared_key_values(self, image_states: Tensor) -> list[KeyValue]:
+        """Keys and values of images (B, N, D), one pair for every two layers, whichever place they
+        take."""
+        return [layer.image_key_value(image_states) for layer in self.layer[::2]]  # type: ignore[operator]
 
 
 class PairALBEF(ALBEF):

@@ -6,6 +6,6 @@
 >>> model.match(["dog.png"], ["a dog"])  # the probability that they belong together
 """
 
-from albef.runtime.sessions import load as load
+from albef.runtime.loading import load as load
 
 __all__ = ["load"]

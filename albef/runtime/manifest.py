@@ -1,6 +1,7 @@
 """manifest.json: what an exported folder is, and the digests that its files must have; no torch."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,24 +9,33 @@ from albef.config import ParamsError, Section, validate
 from albef.data.transforms import MEAN, STD
 from albef.digest import file_digest
 
-FORMAT = 1
+FORMAT = 2
 """Changes when an older runtime could no longer read the folder."""
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
-GRAPHS = ("image_encoder", "text_encoder", "matcher")
+ANSWERS = "answers.json"
+"""The list that answers are ranked from, in the export of a VQA run."""
+GRAPHS: Mapping[str, tuple[str, ...]] = {
+    "pretraining": ("image_encoder", "text_encoder", "matcher"),
+    "retrieval": ("image_encoder", "text_encoder", "matcher"),
+    "grounding": ("image_encoder", "text_encoder", "matcher"),
+    "vqa": ("image_encoder", "question_encoder", "answer_decoder"),
+    "entailment": ("image_encoder", "classifier"),
+    "nlvr2": ("image_encoder", "classifier"),
+}
+"""The graphs of each kind of model that can be put to use."""
+Precision = Literal["float32", "float16", "int8"]
+"""Type of an export's weights; what goes in and comes out of its graphs is float32, but for states
+that one graph hands to another."""
 
 
 class ExportError(ValueError):
     """A folder that is no export, or not the one that was written; its text is the sentence."""
 
 
-def graph_file(graph: str) -> str:
-    """The file name of a graph."""
-    return f"{graph}.onnx"
-
-
-FILES = (*(graph_file(graph) for graph in GRAPHS), TOKENIZER)
-"""The files of an export beside its manifest."""
+def graph_file(precision: str, graph: str) -> str:
+    """The path of a graph in an export; ``precision`` is a model repository as Triton reads it."""
+    return f"{precision}/{graph}/1/model.onnx"
 
 
 class Preprocessing(Section):
@@ -60,8 +70,42 @@ class Verified(Section):
     below: dict[str, float]
     """A power of ten that no difference of the graph's outputs reached. The figures themselves
     are in the run record: they depend on the machine, and the manifest must not."""
-    shapes: list[tuple[int, int]]
-    """Batch and text length compared."""
+    shapes: list[tuple[int, int, int]]
+    """Batch, texts of an image and text length compared."""
+
+
+class Answering(Section):
+    """How a VQA model answers."""
+
+    by: Literal["rank", "generate"]
+    """Whether an answer is ranked from the list, or written freely."""
+    k: int
+    """Answers of the list scored in full."""
+    beams: int
+    """Answers followed at a time where they are written."""
+    max_tokens: int
+    """Tokens of the longest answer that is written, marks included."""
+
+
+class Facts(Section):
+    """What has to be known of a model to use it, beside its weights."""
+
+    kind: str
+    """Kind of the run that trained it."""
+    image_size: int
+    """Side of the square image, in pixels."""
+    max_tokens: int
+    """Longest text, in tokens, [CLS] included."""
+    max_words: int
+    """Words kept of a text."""
+    embed_dim: int | None = None
+    """Width of the shared space, of kinds that match images and texts."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, of kinds that have some."""
+    answering: Answering | None = None
+    """Of VQA."""
+    threshold: float | None = None
+    """Of grounding: share of the peak from which cells of a map count to its own box."""
 
 
 class Manifest(Section):
@@ -69,16 +113,12 @@ class Manifest(Section):
 
     format: int
     """Version of this file."""
-    kind: str
-    """Kind of the run that was exported."""
-    image_size: int
-    """Side of the square image, in pixels."""
-    max_tokens: int
-    """Longest text, in tokens, [CLS] included."""
-    max_words: int
-    """Words kept of a text."""
-    embed_dim: int
-    """Width of the shared space."""
+    run: str
+    """Name of the run that was exported."""
+    model: Facts
+    """What has to be known to use it."""
+    precisions: tuple[Precision, ...]
+    """Weights there are, the ones that are loaded unless others are named first."""
     preprocessing: Preprocessing
     """How a picture becomes pixels."""
     files: dict[str, str]
@@ -98,15 +138,15 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of ``folder``, whose files are all there and unchanged.
+    """The manifest of ``folder``; :func:`check` compares the files.
 
     Raises:
-        ExportError: it names the file that is missing or was changed.
+        ExportError: there is none, it is damaged, or of another version.
     """
     path = folder / NAME
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ExportError(
             f"{folder} holds no export ({NAME} is missing): run `albef run` first, or `dvc pull`"
         ) from None
@@ -126,12 +166,25 @@ def read(folder: Path) -> Manifest:
             f"{path} asks for another preprocessing of pictures than this version of albef has "
             f"({PREPROCESSING}); export again, or use the version that exported it"
         )
-    if set(manifest.files) != set(FILES):
+    if manifest.model.kind not in GRAPHS:
         raise ExportError(
-            f"{path} lists {', '.join(sorted(manifest.files)) or 'no files'}; an export has "
-            f"{', '.join(sorted(FILES))}: {_remedy(folder)}"
+            f"{path} is of kind {manifest.model.kind!r}; this version of albef knows "
+            f"{', '.join(GRAPHS)}"
         )
-    for name in FILES:
+    return manifest
+
+
+def check(folder: Path, manifest: Manifest, precision: str) -> None:
+    """See that the files that are needed are there and unchanged.
+
+    Other precisions may have been left out of a folder that was deployed.
+
+    Raises:
+        ExportError: it names the file that is missing or was changed.
+    """
+    for name in needed(manifest, precision):
+        if name not in manifest.files:
+            raise ExportError(f"{folder / NAME} lists no {name}: {_remedy(folder)}")
         if not (folder / name).is_file():
             raise ExportError(f"{folder / name} is missing: {_remedy(folder)}")
         if file_digest(folder / name) != manifest.files[name]:
@@ -139,7 +192,12 @@ def read(folder: Path) -> Manifest:
                 f"{folder / name} is not the file that was exported (its SHA-256 is not the one "
                 f"in {NAME}): {_remedy(folder)}"
             )
-    return manifest
+
+
+def needed(manifest: Manifest, precision: str) -> list[str]:
+    """The files that a model of one precision is loaded from."""
+    graphs = [graph_file(precision, graph) for graph in GRAPHS[manifest.model.kind]]
+    return [TOKENIZER, *([ANSWERS] if manifest.model.answering else []), *graphs]
 
 
 def digest(folder: Path) -> str:

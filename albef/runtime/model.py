@@ -1,13 +1,13 @@
-"""A finished model, whatever computes it: pictures and texts in, arrays out; no torch.
+"""What every finished model has, whatever computes it: how its input is prepared; no torch.
 
-Shapes: B batch, n items, S image side, N image tokens, L text tokens, D width (image and text may
-differ), E shared width.
+Shapes: B batch, n items, S image side, N image tokens, L text tokens, D width, F layers that read
+the image, H heads.
 """
 
 import io
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,119 +15,86 @@ from PIL import Image
 
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate
+from albef.runtime.manifest import Facts
 
 Picture = bytes | str | os.PathLike[str] | Image.Image
 """An encoded picture, the path of one, or one that Pillow has opened."""
+Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 BATCH = 32
 """Pictures, texts or pairs that are computed at once."""
+CALLS = ("embed_image", "embed_text", "match", "ask", "entail", "compare", "ground")
+"""What the models of all kinds together can be asked."""
 
 
-class Model(ABC):
-    """Calls that a checkpoint in torch and its export in ONNX Runtime share.
+class Backend(Protocol):
+    """Computes the graphs of a model."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of a graph by name."""
+
+
+class ImageStates(NamedTuple):
+    """Encoded pictures, to be read by any number of texts."""
+
+    keys: Array
+    """(B, F, H, N, D / H)."""
+    values: Array
+    """(B, F, H, N, D / H)."""
+    feat: Floats | None
+    """(B, E), unit vectors; of kinds that match images and texts."""
+
+    def take(self, index: Sequence[int] | Ints) -> "ImageStates":
+        """Some of the pictures, in another order."""
+        feat = None if self.feat is None else self.feat[index]
+        return ImageStates(self.keys[index], self.values[index], feat)
+
+
+class Model:
+    """A finished model.
 
     Args:
+        backend: computes the graphs of the kind.
         tokenizer: of the model.
-        image_size: side S of the square image, in pixels; any picture is resized to it.
-        max_tokens: longest text, in tokens; what is longer is cut.
-        max_words: words kept of a text.
-        embed_dim: E.
+        facts: what has to be known of it.
+        digest: of the weights, or of the export.
+
+    Attributes:
+        calls: what a model of the kind can be asked.
     """
 
+    calls: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(
-        self,
-        tokenizer: TextTokenizer,
-        *,
-        image_size: int,
-        max_tokens: int,
-        max_words: int,
-        embed_dim: int,
+        self, backend: Backend, tokenizer: TextTokenizer, facts: Facts, digest: str
     ) -> None:
+        self.backend = backend
         self.tokenizer = tokenizer
-        self.image_size = image_size
-        self.max_tokens = max_tokens
-        self.max_words = max_words
-        self.embed_dim = embed_dim
-        self._resize = Evaluate(image_size)
+        self.facts = facts
+        self.digest = digest
+        self._resize = Evaluate(facts.image_size)
 
-    @abstractmethod
-    def encode_image(self, pixels: Floats) -> tuple[Floats, Floats]:
-        """Normalised pixels (B, 3, S, S) to ``image_states`` (B, N, D), ``image_feat`` (B, E)."""
+    def __getattr__(self, name: str) -> Any:
+        if name in CALLS:
+            raise AttributeError(
+                f"a model of kind {self.facts.kind} has {', '.join(sorted(self.calls))}; {name} "
+                "is a call of another kind"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    @abstractmethod
-    def encode_text(self, ids: Ints, text_mask: Ints) -> tuple[Floats, Floats]:
-        """Ids and mask (B, L) to ``text_states`` (B, L, D), ``text_feat`` (B, E)."""
+    def pixels(self, images: Sequence[Picture], start: int = 0) -> Floats:
+        """Pictures to normalised pixels (B, 3, S, S).
 
-    @abstractmethod
-    def score(self, text_states: Floats, text_mask: Ints, image_states: Floats) -> Floats:
-        """ITM logits (B, 2) of aligned texts (B, L, D) and images (B, N, D); 1 is "match"."""
-
-    def embed_image(self, images: Sequence[Picture]) -> Floats:
-        """Pictures to unit vectors (n, E) in the space of :meth:`embed_text`.
+        Args:
+            images: B pictures.
+            start: number of the first, for errors.
 
         Raises:
             ImageError: a picture cannot be decoded.
             FileNotFoundError: there is no file at a path.
         """
-        _several(images, "pictures")
-        parts = [
-            self.encode_image(self._pixels(images[start : start + BATCH], start))[1]
-            for start in range(0, len(images), BATCH)
-        ]
-        return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
-
-    def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Texts to unit vectors (n, E); their product with those of images is the similarity."""
-        _several(texts, "texts")
-        parts = [
-            self.encode_text(*self._ids(texts[start : start + BATCH]))[1]
-            for start in range(0, len(texts), BATCH)
-        ]
-        return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
-
-    def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
-        """The probability (n,) that picture i and text i belong together.
-
-        It reads both together, so it tells what :meth:`embed_image` and :meth:`embed_text` cannot,
-        such as left from right, but has to be computed for every pair.
-
-        Raises:
-            ValueError: there are not as many texts as pictures.
-            ImageError: a picture cannot be decoded.
-        """
-        return probability(self.match_logits(images, texts))
-
-    def match_logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
-        """The logits (n, 2) behind :meth:`match`; column 1 is "match".
-
-        A picture object or text that stands several times in a batch is encoded once.
-        """
-        _several(images, "pictures")
-        _several(texts, "texts")
-        if len(images) != len(texts):
-            raise ValueError(
-                f"{len(images)} pictures and {len(texts)} texts: match needs a text for each"
-            )
-        parts = [np.empty((0, 2), np.float32)]
-        for start in range(0, len(images), BATCH):
-            some, said = images[start : start + BATCH], texts[start : start + BATCH]
-            seen = {id(image): image for image in some}
-            pictures, own = list(seen.values()), {name: i for i, name in enumerate(seen)}
-            image_states, _ = self.encode_image(self._pixels(pictures, start))
-            image_index = [own[id(image)] for image in some]
-            distinct = list(dict.fromkeys(said))
-            ids, mask = self._ids(distinct)
-            text_states, _ = self.encode_text(ids, mask)
-            text_index = [distinct.index(text) for text in said]
-            parts.append(
-                self.score(text_states[text_index], mask[text_index], image_states[image_index])
-            )
-        return np.concatenate(parts)
-
-    def _pixels(self, images: Sequence[Picture], start: int) -> Floats:
-        """(B, 3, S, S); ``start`` is the number of the first, for errors."""
         return np.stack(
             [
                 self._resize(encoded(image), image_name(image, start + i))
@@ -135,15 +102,50 @@ class Model(ABC):
             ]
         )
 
-    def _ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        cleaned = [clean_caption(text, self.max_words) for text in texts]
-        return self.tokenizer.encode(cleaned, self.max_tokens)
+    def encode_image(self, pixels: Floats) -> ImageStates:
+        """Normalised pixels (B, 3, S, S) to what texts read of them."""
+        out = self.backend.run("image_encoder", {"image": pixels})
+        return ImageStates(out["image_keys"], out["image_values"], out.get("image_feat"))
+
+    def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """Texts, cleaned as in training, to ids and mask (B, L)."""
+        cleaned = [clean_caption(text, self.facts.max_words) for text in texts]
+        return self.tokenizer.encode(cleaned, self.facts.max_tokens)
+
+    def encode_distinct(
+        self, images: Sequence[Picture], start: int
+    ) -> tuple[ImageStates, list[int]]:
+        """Encode each picture object once: the states, and which of them each picture has."""
+        seen = {id(image): image for image in images}
+        own = {name: i for i, name in enumerate(seen)}
+        states = self.encode_image(self.pixels(list(seen.values()), start))
+        return states, [own[id(image)] for image in images]
 
 
-def probability(logits: Floats) -> Floats:
-    """ITM logits (n, 2) to the probability (n,) of "match"."""
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: Floats = weights[:, 1] / weights.sum(axis=1)
+def batches(count: int) -> Iterator[slice]:
+    """Slices of at most :data:`BATCH` of ``count`` items."""
+    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
+
+
+def aligned(**lists: Sequence[object]) -> None:
+    """See that every argument is a list, of as many items as the others.
+
+    Raises:
+        TypeError: one text or path is a sequence too, of characters.
+        ValueError: the lengths differ.
+    """
+    for name, items in lists.items():
+        if isinstance(items, str | bytes | os.PathLike | Image.Image):
+            raise TypeError(f"{name}: a list is needed, also of one")
+    if len({len(items) for items in lists.values()}) > 1:
+        counts = " and ".join(f"{len(items)} {name}" for name, items in lists.items())
+        raise ValueError(f"{counts}: as many of each are needed")
+
+
+def softmax(logits: Array) -> Floats:
+    """Logits (..., C) to probabilities (..., C)."""
+    weights = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True))
+    result: Floats = weights / weights.sum(axis=-1, keepdims=True)
     return result
 
 
@@ -162,9 +164,3 @@ def encoded(image: Picture) -> bytes:
         return buffer.getvalue()
     with open(image, "rb") as file:
         return file.read()
-
-
-def _several(items: object, what: str) -> None:
-    """One text or path is a sequence too, of characters; refuse it."""
-    if isinstance(items, str | bytes | os.PathLike | Image.Image):
-        raise TypeError(f"a list of {what} is needed, also of one")

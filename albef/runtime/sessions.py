@@ -4,31 +4,27 @@ import ctypes
 import ctypes.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
-from albef.data.text import TextTokenizer
-from albef.runtime import manifest as manifests
-from albef.runtime.manifest import ExportError, Manifest
-from albef.runtime.model import Floats, Ints, Model
+from albef.runtime.manifest import ExportError, graph_file
+from albef.runtime.model import Array
 
 log = logging.getLogger("albef")
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # of ONNX Runtime's own log
 
 
-class OnnxModel(Model):
-    """An export, computed by ONNX Runtime.
+class Sessions:
+    """The graphs of an export, computed by ONNX Runtime.
 
     Args:
-        folder: with the graphs and ``tokenizer.json``; :func:`load` checks it first.
-        image_size: see :class:`Model`.
-        max_tokens: see :class:`Model`.
-        max_words: see :class:`Model`.
-        embed_dim: see :class:`Model`.
+        folder: of the export.
+        precision: whose graphs.
+        graphs: their names.
         providers: by ONNX Runtime's names, first choice first; None takes a GPU if one works.
         threads: of one session; 0 takes all cores.
 
@@ -42,89 +38,25 @@ class OnnxModel(Model):
     def __init__(
         self,
         folder: Path,
-        *,
-        image_size: int,
-        max_tokens: int,
-        max_words: int,
-        embed_dim: int,
+        precision: str,
+        graphs: Sequence[str],
         providers: Sequence[str] | None = None,
         threads: int = 0,
     ) -> None:
-        super().__init__(
-            TextTokenizer.load(folder / manifests.TOKENIZER),
-            image_size=image_size,
-            max_tokens=max_tokens,
-            max_words=max_words,
-            embed_dim=embed_dim,
-        )
         chosen = _choose(providers)
-        sessions = []
-        for graph in manifests.GRAPHS:
-            session = _session(folder / manifests.graph_file(graph), chosen, threads)
+        self._sessions: dict[str, Any] = {}
+        self._outputs: dict[str, list[str]] = {}
+        for graph in graphs:
+            session = _session(folder / graph_file(precision, graph), chosen, threads)
             chosen = _checked(session.get_providers(), chosen, named=providers is not None)
-            sessions.append(session)
-        self._image, self._text, self._matcher = sessions
-        self.providers: list[str] = self._matcher.get_providers()
+            self._sessions[graph] = session
+            self._outputs[graph] = [output.name for output in session.get_outputs()]
+            self.providers: list[str] = session.get_providers()
 
-    def encode_image(self, pixels: Floats) -> tuple[Floats, Floats]:
-        """See :meth:`Model.encode_image`."""
-        states, feat = self._image.run(None, {"image": pixels})
-        return states, feat
-
-    def encode_text(self, ids: Ints, text_mask: Ints) -> tuple[Floats, Floats]:
-        """See :meth:`Model.encode_text`."""
-        states, feat = self._text.run(None, {"ids": ids, "text_mask": text_mask})
-        return states, feat
-
-    def score(self, text_states: Floats, text_mask: Ints, image_states: Floats) -> Floats:
-        """See :meth:`Model.score`."""
-        inputs = {"text_states": text_states, "text_mask": text_mask, "image_states": image_states}
-        logits: Floats = self._matcher.run(None, inputs)[0]
-        return logits
-
-
-class Exported(OnnxModel):
-    """A finished export.
-
-    Attributes:
-        manifest: what it is.
-        digest: SHA-256 of the whole.
-    """
-
-    def __init__(self, folder: Path, providers: Sequence[str] | None, threads: int) -> None:
-        self.manifest: Manifest = manifests.read(folder)
-        self.digest = manifests.digest(folder)
-        super().__init__(
-            folder,
-            image_size=self.manifest.image_size,
-            max_tokens=self.manifest.max_tokens,
-            max_words=self.manifest.max_words,
-            embed_dim=self.manifest.embed_dim,
-            providers=providers,
-            threads=threads,
-        )
-
-
-def load(
-    folder: str | os.PathLike[str],
-    providers: Sequence[str] | None = None,
-    *,
-    threads: int = 0,
-) -> Exported:
-    """Load an export once every file in it is known to be the one that was written.
-
-    >>> model = albef.runtime.load("products/exports/retrieval")
-    >>> model.match(["dog.png", "cat.png"], ["a dog", "a dog"])
-
-    Args:
-        folder: with ``manifest.json``.
-        providers: ONNX Runtime's, first choice first; None takes a GPU if one really works here.
-        threads: of one session; 0 takes all cores.
-
-    Raises:
-        ExportError: no export, a changed file, or a named provider that does not work here.
-    """
-    return Exported(Path(folder), providers, threads)
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See :meth:`albef.runtime.model.Backend.run`."""
+        outputs = self._sessions[graph].run(None, dict(inputs))
+        return dict(zip(self._outputs[graph], outputs, strict=True))
 
 
 def _choose(providers: Sequence[str] | None) -> list[str]:

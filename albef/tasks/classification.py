@@ -5,7 +5,7 @@ predictions soften the targets. Shapes: B batch, I images of a record, L text to
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -140,24 +140,19 @@ class ClassificationTask(RunTask):
     def predict(self, records: Records, batch_size: int) -> Table:
         """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
         device = self.model.image_proj.weight.device
-        table: Table = {
-            name: [] for name in ("key", "sentence", "answer", "predicted", "probabilities")
-        }
+        rows, chances = [], []
         for start in range(0, len(records), batch_size):
             part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
-            sentences = [sentence_of(record) for record in part]
             batch = {
                 "image": stacked(part, self.images, self.resize),
-                **encoded(sentences, self.tokenizer, self.config.max_tokens),
+                **encoded(
+                    [sentence_of(record) for record in part], self.tokenizer, self.config.max_tokens
+                ),
             }
-            batch = to_device(batch, device)
-            chances = torch.softmax(class_logits(self.model, self.head, batch).float(), dim=1)
-            table["key"] += [record.key for record in part]
-            table["sentence"] += sentences
-            table["answer"] += [label_of(record, self.classes) for record in part]
-            table["predicted"] += [self.classes[i] for i in chances.argmax(dim=1).tolist()]
-            table["probabilities"] += chances.tolist()
-        return table
+            logits = class_logits(self.model, self.head, to_device(batch, device)).float()
+            chances += torch.softmax(logits, dim=1).tolist()
+            rows += [replace(record, image=b"", more=()) for record in part]
+        return classified(rows, chances, self.classes)
 
     def score(self, table: Table) -> dict[str, float]:
         """Accuracy over all and, as ``accuracy_CLASS``, over the records of each class."""
@@ -166,6 +161,19 @@ class ClassificationTask(RunTask):
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a class drawn evenly."""
         return dict.fromkeys(accuracies(table), 100 / len(self.classes))
+
+
+def classified(
+    rows: Sequence[Record], chances: Sequence[Sequence[float]], classes: tuple[str, ...]
+) -> Table:
+    """The table of :meth:`ClassificationTask.predict`: records, and probabilities (C) of each."""
+    return {
+        "key": [row.key for row in rows],
+        "sentence": [sentence_of(row) for row in rows],
+        "answer": [label_of(row, classes) for row in rows],
+        "predicted": [classes[int(np.argmax(own))] for own in chances],
+        "probabilities": [list(own) for own in chances],
+    }
 
 
 def mlp(width: int, classes: int) -> nn.Sequential:

@@ -9,21 +9,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
-from albef.data.boxes import RIGHT, Box, around, hottest, iou, places, recall
+from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, iou, places, recall
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.tasks.pairs import PairConfig, PairTask
 from albef.tasks.task import Records, Table, accuracies
-
-GRID = 64
-"""Cells of a side in which a map's own box is looked for."""
 
 
 class Config(PairConfig):
@@ -87,11 +84,11 @@ class Task(PairTask):
         for start in range(0, len(records), batch_size):
             part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
             for record in part:
-                _check(record)
+                check(record)
             ids, mask = self.texts([record.captions[0] for record in part])
-            heat = self.maps(self.pixels(part), ids, mask).float()
+            heat = self.maps(self.pixels(part), ids, mask).float().cpu().numpy()
             for record, own in zip(part, heat, strict=True):
-                for column, value in _row(record, own, self.config.threshold).items():
+                for column, value in located(record, own, self.config.threshold).items():
                     table.setdefault(column, []).append(value)
         return table
 
@@ -126,7 +123,12 @@ class Task(PairTask):
         return places(record.meta.get("proposals") or [])
 
 
-def _check(record: Record) -> None:
+def check(record: Record) -> None:
+    """See that a record can be grounded.
+
+    Raises:
+        ValueError: it has no expression, or no box.
+    """
     if not record.captions:
         raise ValueError(f"record {record.key} has no expression to ground")
     boxes = [record.meta.get("box"), *record.meta.get("proposals", [])]
@@ -137,14 +139,15 @@ def _check(record: Record) -> None:
         )
 
 
-def _row(record: Record, heat: Tensor, threshold: float) -> dict[str, Any]:
+def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict[str, Any]:
+    """A row of :meth:`Task.predict`: what a heat map (n, n) says of a record."""
     with Image.open(io.BytesIO(record.image)) as picture:  # reads the header only
         width, height = picture.size
     truth, proposals = record.meta["box"], record.meta.get("proposals", [])
-    map_box = _scaled(around(_resized(heat, GRID, GRID), threshold), width, height)
+    map_box = in_pixels(around(enlarged(heat, GRID, GRID), threshold), width, height)
     box = map_box
     if proposals:
-        best = hottest(_resized(heat, height, width), proposals)
+        best = hottest(enlarged(heat, height, width), proposals)
         box = None if best is None else proposals[best]
     return {
         "key": record.key,
@@ -160,24 +163,10 @@ def _row(record: Record, heat: Tensor, threshold: float) -> dict[str, Any]:
     }
 
 
-def _resized(heat: Tensor, height: int, width: int) -> Any:
-    large = F.interpolate(heat[None, None], size=(height, width), mode="bicubic")
-    return large[0, 0].cpu().numpy()
-
-
-def _scaled(box: Box | None, width: int, height: int) -> Box | None:
-    """A box in cells of the grid in pixels of the picture."""
-    if box is None:
-        return None
-    across, down = width / GRID, height / GRID
-    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
-
-
 def _floats(box: Any) -> list[float] | None:
     return None if box is None else [float(value) for value in box]
 
 
-def _bytes(heat: Tensor) -> bytes:
-    peak = heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
-    scaled: bytes = (heat / peak * 255).round().to(torch.uint8).cpu().numpy().tobytes()
-    return scaled
+def _bytes(heat: NDArray[np.float32]) -> bytes:
+    peak = max(float(heat.max()), float(np.finfo(np.float32).tiny))
+    return (heat / np.float32(peak) * 255).round().astype(np.uint8).tobytes()

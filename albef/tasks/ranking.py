@@ -1,7 +1,7 @@
 """What the kinds that match images with texts share: their model; and how those that rank score."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -111,56 +111,15 @@ class RankingTask(MatchingTask):
         decision between the two of a pair, and ``change`` says in what they differ.
         """
         rows = [replace(records[i], image=b"") for i in range(len(records))]  # bytes are read twice
-        captions = [caption for row in rows for caption in row.captions]
-        owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions])
-        ids, mask = self.texts(captions)
+        ids, mask = self.texts([caption for row in rows for caption in row.captions])
         image_feat = encode_images(self.model, self.images(records, batch_size))
         text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
-        sim = (image_feat @ text_feat.t()).float()
-        image_ids = torch.tensor([row.image_id for row in rows])
-        relevant = (image_ids[:, None] == image_ids[owner][None, :]).to(sim.device)
-        paired = all("pair" in row.meta for row in rows)
-        if paired:
-            pair_ids = torch.tensor([row.meta["pair"] for row in rows])
-            partner = (pair_ids[:, None] == pair_ids[owner][None, :]).to(sim.device)
-            sim = sim.masked_fill(~partner, -torch.inf)
 
-        itc = {"i2t": sim, "t2i": sim.t()}
-        final = dict(itc)
-        if self.rerank_k:
-            chosen = {n: best(part, self.rerank_k) & part.isfinite() for n, part in itc.items()}
-            scores = match_scores(
-                self.model,
-                self.itm_head,
-                self.images(records, batch_size),
-                text_states,
-                mask,
-                chosen["i2t"] | chosen["t2i"].t(),
-            )
-            for name, by_query in (("i2t", scores), ("t2i", scores.t())):
-                final[name] = by_query.masked_fill(~chosen[name], -torch.inf)
+        def match(pairs: Tensor) -> Tensor:
+            images = self.images(records, batch_size)
+            return match_scores(self.model, self.itm_head, images, text_states, mask, pairs)
 
-        table: Table = {}
-        keys = [row.key for row in rows]
-        for name, right, queries, answers in (
-            ("i2t", relevant, [(row.key, "") for row in rows], captions),
-            ("t2i", relevant.t(), [(rows[o].key, captions[t]) for t, o in enumerate(owner)], keys),
-        ):
-            columns = {
-                "query": [name] * len(queries),
-                "key": [key for key, _ in queries],
-                "caption": [caption for _, caption in queries],
-                "rank": first_rank(final[name], right).tolist(),
-                "rank_itc": first_rank(itc[name], right).tolist(),
-                "top": _top(final[name], answers),
-                "top_itc": _top(itc[name], answers),
-            }
-            if paired:
-                changes = {row.key: row.meta["change"] for row in rows}
-                columns["change"] = [changes[key] for key, _ in queries]
-            for column, values in columns.items():
-                table.setdefault(column, []).extend(values)
-        return table
+        return ranked(rows, (image_feat @ text_feat.t()).float(), self.rerank_k, match)
 
     def score(self, table: Table) -> dict[str, float]:
         """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""
@@ -185,6 +144,58 @@ class RankingTask(MatchingTask):
             return dict.fromkeys(names, 50.0)
         query = table["query"]
         return chance_recalls(query.count("i2t"), query.count("t2i"))
+
+
+def ranked(
+    rows: Sequence[Record], sim: Tensor, rerank_k: int, match: Callable[[Tensor], Tensor]
+) -> Table:
+    """The table of :meth:`RankingTask.predict`.
+
+    Args:
+        rows: I records with T captions in all; their pictures are not read.
+        sim: (I, T) similarities of ITC.
+        rerank_k: candidates re-ranked by ITM; 0 ranks by ITC alone.
+        match: of pairs (I, T) bool the scores of ITM (I, T); called once.
+    """
+    captions = [caption for row in rows for caption in row.captions]
+    owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions])
+    image_ids = torch.tensor([row.image_id for row in rows])
+    relevant = (image_ids[:, None] == image_ids[owner][None, :]).to(sim.device)
+    paired = all("pair" in row.meta for row in rows)
+    if paired:
+        pair_ids = torch.tensor([row.meta["pair"] for row in rows])
+        partner = (pair_ids[:, None] == pair_ids[owner][None, :]).to(sim.device)
+        sim = sim.masked_fill(~partner, -torch.inf)
+
+    itc = {"i2t": sim, "t2i": sim.t()}
+    final = dict(itc)
+    if rerank_k:
+        chosen = {n: best(part, rerank_k) & part.isfinite() for n, part in itc.items()}
+        scores = match(chosen["i2t"] | chosen["t2i"].t())
+        for name, by_query in (("i2t", scores), ("t2i", scores.t())):
+            final[name] = by_query.masked_fill(~chosen[name], -torch.inf)
+
+    table: Table = {}
+    keys = [row.key for row in rows]
+    for name, right, queries, answers in (
+        ("i2t", relevant, [(row.key, "") for row in rows], captions),
+        ("t2i", relevant.t(), [(rows[o].key, captions[t]) for t, o in enumerate(owner)], keys),
+    ):
+        columns = {
+            "query": [name] * len(queries),
+            "key": [key for key, _ in queries],
+            "caption": [caption for _, caption in queries],
+            "rank": first_rank(final[name], right).tolist(),
+            "rank_itc": first_rank(itc[name], right).tolist(),
+            "top": _top(final[name], answers),
+            "top_itc": _top(itc[name], answers),
+        }
+        if paired:
+            changes = {row.key: row.meta["change"] for row in rows}
+            columns["change"] = [changes[key] for key, _ in queries]
+        for column, values in columns.items():
+            table.setdefault(column, []).extend(values)
+    return table
 
 
 def _top(scores: Tensor, answers: Sequence[str]) -> list[list[str]]:

@@ -8,14 +8,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from albef.answers import Answer
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.shards import Shards
@@ -66,13 +67,6 @@ class Config(RunConfig):
     """Answers of the list scored in full, those with the most probable first token."""
     beams: int
     """Answers followed at a time where they are written; 1 takes the best token each time."""
-
-
-class Answer(NamedTuple):
-    """An answer and how probable it is: among the ranked ones, or as a text that is written."""
-
-    text: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -305,8 +299,7 @@ class Task(RunTask):
         answers), ``truths`` (right answers, the weightiest first) and, where a record of the
         split has them, ``annotators``, ``type`` and ``question_id``.
         """
-        names = ("key", "question", "answer", "probability", "top", "truths", *_OPTIONAL)
-        table: Table = {name: [] for name in names}
+        every, found = [], []
         for start in range(0, len(records), batch_size):
             rows = [records[i] for i in range(start, min(start + batch_size, len(records)))]
             shown = {row.image_id: row for row in rows}  # one picture may have many questions
@@ -314,20 +307,9 @@ class Task(RunTask):
             order = {image_id: i for i, image_id in enumerate(shown)}
             which = np.array([order[row.image_id] for row in rows])
             images, index = self._tensors((pictures, which))
-            found = self.ask(images, [row.captions[0] for row in rows], index)
-            for row, best in zip(rows, found, strict=True):
-                table["key"].append(row.key)
-                table["question"].append(row.captions[0])
-                table["answer"].append(best[0].text)
-                table["probability"].append(best[0].probability)
-                table["top"].append([answer.text for answer in best[:TOP]])
-                table["truths"].append(list(_answers(row)))
-                for name in _OPTIONAL:
-                    table[name].append(row.meta.get(name))
-        for name in _OPTIONAL:
-            if all(value is None for value in table[name]):
-                del table[name]
-        return table
+            found += self.ask(images, [row.captions[0] for row in rows], index)
+            every += [replace(row, image=b"") for row in rows]
+        return answered(every, found)
 
     def score(self, table: Table) -> dict[str, float]:
         """``accuracy`` in percent, in all and by type; empty where no answer is known.
@@ -363,6 +345,25 @@ class Task(RunTask):
         """Arrays on the model's device."""
         device = self.model.image_proj.weight.device
         return [torch.from_numpy(array).to(device) for array in arrays]
+
+
+def answered(rows: Sequence[Record], found: Sequence[Sequence[Answer]]) -> Table:
+    """The table of :meth:`Task.predict`: records, and the answers found to each, best first."""
+    names = ("key", "question", "answer", "probability", "top", "truths", *_OPTIONAL)
+    table: Table = {name: [] for name in names}
+    for row, best in zip(rows, found, strict=True):
+        table["key"].append(row.key)
+        table["question"].append(row.captions[0])
+        table["answer"].append(best[0].text)
+        table["probability"].append(best[0].probability)
+        table["top"].append([answer.text for answer in best[:TOP]])
+        table["truths"].append(list(_answers(row)))
+        for name in _OPTIONAL:
+            table[name].append(row.meta.get(name))
+    for name in _OPTIONAL:
+        if all(value is None for value in table[name]):
+            del table[name]
+    return table
 
 
 def fuse(model: ALBEF, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,177 @@
+"""Models that answer questions about pictures; no torch.
+
+The loops are here, the graphs compute states and logits. Shapes: B questions, T questions of a
+picture, L tokens, K answers scored in full, W nodes of a tree of answers, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from albef.answers import Answer, AnswerTree, answer_tree, write
+from albef.data.text import TextTokenizer, clean_question
+from albef.runtime.manifest import Facts
+from albef.runtime.model import (
+    Array,
+    Backend,
+    Floats,
+    Ints,
+    Model,
+    Picture,
+    aligned,
+    batches,
+    softmax,
+)
+
+
+class _Asked(NamedTuple):
+    """Questions read together with their pictures."""
+
+    keys: Array
+    """(B, F, H, L, D / H)."""
+    values: Array
+    """(B, F, H, L, D / H)."""
+    mask: Ints
+    """(B, L)."""
+
+
+class Answering(Model):
+    """Answers as its run was evaluated: from the run's list, or freely.
+
+    Args:
+        backend: see :class:`Model`.
+        tokenizer: see :class:`Model`.
+        facts: see :class:`Model`.
+        digest: see :class:`Model`.
+        answers: the list that is ranked; empty where answers are written.
+    """
+
+    calls: ClassVar[frozenset[str]] = frozenset({"ask"})
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: TextTokenizer,
+        facts: Facts,
+        digest: str,
+        answers: Sequence[str],
+    ) -> None:
+        super().__init__(backend, tokenizer, facts, digest)
+        assert facts.answering is not None
+        self.answering = facts.answering
+        self.answers = list(answers)
+        self._listed, self._listed_mask = tokenizer.encode(self.answers, facts.max_tokens, end=True)
+
+    def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """Questions, cleaned, to ids and mask (B, L)."""
+        cleaned = [clean_question(text, self.facts.max_words) for text in texts]
+        return self.tokenizer.encode(cleaned, self.facts.max_tokens)
+
+    def ask(
+        self, images: Sequence[Picture], questions: Sequence[str], k: int = 5
+    ) -> list[list[Answer]]:
+        """Answers to question i about picture i, the most probable first.
+
+        Ranked answers have the probability among those that were scored in full, a written one
+        that of its text. A picture object that stands several times is encoded once a batch.
+
+        Args:
+            images: n pictures.
+            questions: n of them.
+            k: most answers to each.
+
+        Raises:
+            ImageError: a picture cannot be decoded.
+            FileNotFoundError: there is no file at a path.
+        """
+        aligned(images=images, questions=questions)
+        found = []
+        for part in batches(len(images)):
+            asked = self._read(images[part], questions[part], part.start)
+            found += self._write(asked) if self.answering.by == "generate" else self._rank(asked)
+        return [own[:k] for own in found]
+
+    def _read(self, images: Sequence[Picture], questions: Sequence[str], start: int) -> _Asked:
+        image, which = self.encode_distinct(images, start)
+        image = image.take(which)
+        ids, mask = self.ids(questions)
+        inputs = {
+            "ids": ids[:, None],
+            "text_mask": mask[:, None],
+            "image_keys": image.keys,
+            "image_values": image.values,
+        }
+        out = self.backend.run("question_encoder", inputs)
+        return _Asked(out["question_keys"][:, 0], out["question_values"][:, 0], mask)
+
+    def _logits(self, asked: _Asked, ids: Ints, positions: Ints, sees: Array) -> Floats:
+        """Logits (B, W, V) of the tokens after those of a tree of answers to each question."""
+        inputs = {
+            "ids": ids,
+            "positions": positions,
+            "sees": sees.astype(np.int64),
+            "question_keys": asked.keys,
+            "question_values": asked.values,
+            "question_mask": asked.mask,
+        }
+        logits: Floats = self.backend.run("answer_decoder", inputs)["logits"]
+        return logits
+
+    def _rank(self, asked: _Asked) -> list[list[Answer]]:
+        """As :func:`albef.models.answer_ranking.rank`."""
+        ids, mask, count = self._listed, self._listed_mask, len(asked.mask)
+        start = np.full((count, 1), self.tokenizer.cls_id)
+        first = self._logits(asked, start, np.zeros_like(start), np.ones((count, 1, 1)))[:, 0]
+        log_first = _log_softmax(first)[:, ids[:, 1]]
+        chosen = np.argsort(-log_first, axis=1, kind="stable")[:, : self.answering.k]
+        log_first = np.take_along_axis(log_first, chosen, axis=1)
+        tree: AnswerTree = answer_tree(ids[chosen], mask[chosen])
+        logits = self._logits(asked, tree.ids, tree.depth, tree.sees)
+        row = np.arange(count)[:, None, None]
+        told = logits[row, tree.node, ids[chosen][:, :, 1:]] - _log_sum(logits)[row, tree.node]
+        shares = softmax(log_first + (told * mask[chosen][:, :, 1:]).sum(axis=2))
+        order = np.argsort(-shares, axis=1, kind="stable")
+        return [
+            [Answer(self.answers[which[i]], float(share[i])) for i in best]
+            for best, which, share in zip(order, chosen, shares, strict=True)
+        ]
+
+    def _write(self, asked: _Asked) -> list[list[Answer]]:
+        tokenizer, settings, count = self.tokenizer, self.answering, len(asked.mask)
+
+        def likely(rows: Ints) -> tuple[Floats, Ints]:
+            length = rows.shape[1]
+            ids = rows.reshape(count, -1)  # the beams of a question are the branches of its tree
+            own = np.kron(np.eye(ids.shape[1] // length), np.tril(np.ones((length, length))))
+            sees = own[None] * (ids != tokenizer.pad_id)[:, None, :]
+            places = np.broadcast_to(np.arange(length), (*rows.shape[:1], length))
+            logits = self._logits(asked, ids, places.reshape(ids.shape), sees)
+            log_p = _log_softmax(logits.reshape(*rows.shape, -1)[:, -1])
+            log_p[:, [tokenizer.pad_id, tokenizer.cls_id]] = -np.inf
+            best = np.argsort(-log_p, axis=1, kind="stable")[:, : settings.beams]
+            return np.take_along_axis(log_p, best, axis=1), best
+
+        ids, score = write(
+            likely,
+            count,
+            start=tokenizer.cls_id,
+            end=tokenizer.sep_id,
+            pad=tokenizer.pad_id,
+            beams=settings.beams,
+            max_tokens=settings.max_tokens,
+        )
+        texts = [tokenizer.decode(row) for row in ids.tolist()]
+        shares = np.exp(score).tolist()
+        return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
+
+
+def _log_sum(logits: Floats) -> Floats:
+    """Logarithm of the summed exponentials, (..., V) to (...)."""
+    top = logits.max(axis=-1)
+    result: Floats = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+    return result
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    return logits - _log_sum(logits)[..., None]

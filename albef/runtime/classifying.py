@@ -1,0 +1,73 @@
+"""Models that put a statement about one picture, or two, into a class; no torch.
+
+Shapes: B batch, I pictures of a statement, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from albef.runtime.model import Floats, Model, Picture, aligned, batches, softmax
+
+PLACES = ("image", "second")
+"""What the classifier's inputs call the first picture and the second."""
+
+
+class Classifying(Model):
+    """Probabilities of the classes of a statement."""
+
+    def probabilities(
+        self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
+    ) -> Floats:
+        """Probabilities (n, C) of ``facts.classes``.
+
+        Args:
+            images: I lists of n pictures each: the first pictures, then the second ones.
+            statements: n of them.
+        """
+        parts = [np.empty((0, len(self.facts.classes)), np.float32)]
+        for part in batches(len(statements)):
+            together = [image for own in images for image in own[part]]
+            states, which = self.encode_distinct(together, part.start)
+            ids, mask = self.ids(statements[part])
+            inputs = {"ids": ids[:, None], "text_mask": mask[:, None]}
+            for place, own in zip(PLACES, np.array(which).reshape(len(images), -1), strict=False):
+                inputs |= {
+                    f"{place}_keys": states.keys[own],
+                    f"{place}_values": states.values[own],
+                }
+            parts.append(softmax(self.backend.run("classifier", inputs)["logits"][:, 0]))
+        return np.concatenate(parts)
+
+    def _told(
+        self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
+    ) -> list[dict[str, float]]:
+        rows = self.probabilities(images, statements).tolist()
+        return [dict(zip(self.facts.classes, row, strict=True)) for row in rows]
+
+
+class Entailing(Classifying):
+    """Visual entailment."""
+
+    calls: ClassVar[frozenset[str]] = frozenset({"entail"})
+
+    def entail(
+        self, images: Sequence[Picture], statements: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """How probable it is that picture i contradicts, leaves open or entails statement i."""
+        aligned(images=images, statements=statements)
+        return self._told([images], statements)
+
+
+class Comparing(Classifying):
+    """NLVR2."""
+
+    calls: ClassVar[frozenset[str]] = frozenset({"compare"})
+
+    def compare(
+        self, firsts: Sequence[Picture], seconds: Sequence[Picture], statements: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """How probable it is that statement i is true of first and second picture i together."""
+        aligned(firsts=firsts, seconds=seconds, statements=statements)
+        return self._told([firsts, seconds], statements)

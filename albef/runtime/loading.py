@@ -1,0 +1,83 @@
+"""From a folder, or a checkpoint's parts, to a model of its kind; no torch."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from albef.config import nearest
+from albef.data.text import TextTokenizer
+from albef.runtime import manifest as manifests
+from albef.runtime.answering import Answering
+from albef.runtime.classifying import Comparing, Entailing
+from albef.runtime.manifest import ANSWERS, GRAPHS, TOKENIZER, ExportError, Facts, Manifest
+from albef.runtime.matching import Grounding, Matching
+from albef.runtime.model import Backend, Model
+from albef.runtime.sessions import Sessions
+
+_KINDS: dict[str, type[Model]] = {
+    "pretraining": Matching,
+    "retrieval": Matching,
+    "grounding": Grounding,
+    "entailment": Entailing,
+    "nlvr2": Comparing,
+}
+
+
+def assemble(
+    backend: Backend,
+    tokenizer: TextTokenizer,
+    facts: Facts,
+    digest: str,
+    answers: Sequence[str] = (),
+) -> Model:
+    """The model of a kind, with its calls.
+
+    Args:
+        backend: computes the graphs of the kind.
+        tokenizer: of the model.
+        facts: what has to be known of it.
+        digest: of the weights, or of the export.
+        answers: the list that a VQA model ranks.
+    """
+    if facts.answering is not None:
+        return Answering(backend, tokenizer, facts, digest, answers)
+    return _KINDS[facts.kind](backend, tokenizer, facts, digest)
+
+
+def load(
+    folder: str | os.PathLike[str],
+    providers: Sequence[str] | None = None,
+    *,
+    threads: int = 0,
+    precision: str | None = None,
+) -> Model:
+    """Load an export once every file that is needed is known to be the one that was written.
+
+    >>> model = albef.runtime.load("products/exports/retrieval")
+    >>> model.match(["dog.png", "cat.png"], ["a dog", "a dog"])
+
+    Args:
+        folder: with ``manifest.json``.
+        providers: ONNX Runtime's, first choice first; None takes a GPU if one really works here.
+        threads: of one session; 0 takes all cores.
+        precision: one of the manifest's; None takes its first.
+
+    Raises:
+        ExportError: no export, a changed file, or a named provider that does not work here.
+    """
+    folder = Path(folder)
+    manifest: Manifest = manifests.read(folder)
+    chosen = precision or manifest.precisions[0]
+    if chosen not in manifest.precisions:
+        near = nearest(chosen, list(manifest.precisions))
+        raise ExportError(
+            f"{folder} has no precision {chosen}"
+            + (f"; did you mean {near}?" if near else f", but {', '.join(manifest.precisions)}")
+        )
+    manifests.check(folder, manifest, chosen)
+    facts = manifest.model
+    backend = Sessions(folder, chosen, GRAPHS[facts.kind], providers, threads)
+    answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
+    tokenizer = TextTokenizer.load(folder / TOKENIZER)
+    return assemble(backend, tokenizer, facts, manifests.digest(folder), answers)

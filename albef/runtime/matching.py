@@ -1,0 +1,196 @@
+"""Models that match images and texts: pre-training and retrieval, and grounding, which also says
+where; no torch.
+
+Shapes: B images, T texts of each, n items, L text tokens, D width, E shared width.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from albef.data.boxes import GRID, Box, around, enlarged, hottest, in_pixels
+from albef.runtime.model import (
+    Array,
+    Floats,
+    ImageStates,
+    Ints,
+    Model,
+    Picture,
+    aligned,
+    batches,
+    encoded,
+    softmax,
+)
+
+
+def matching(model: Model, name: str) -> "Matching":
+    """A model as one that matches images and texts.
+
+    Args:
+        model: any.
+        name: what the error calls it.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if not isinstance(model, Matching):
+        raise ValueError(
+            f"{name} is of kind {model.facts.kind}, which has no image-text matching; give one of "
+            "pre-training or of a retrieval run"
+        )
+    return model
+
+
+class Matching(Model):
+    """Embeds pictures and texts into one space, and judges pairs by reading both together."""
+
+    calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "match"})
+
+    @property
+    def embed_dim(self) -> int:
+        """E."""
+        assert self.facts.embed_dim is not None
+        return self.facts.embed_dim
+
+    def encode_text(self, ids: Ints, text_mask: Ints) -> tuple[Array, Floats]:
+        """Ids and mask (B, L) to ``text_states`` (B, L, D), ``text_feat`` (B, E)."""
+        out = self.backend.run("text_encoder", {"ids": ids, "text_mask": text_mask})
+        return out["text_states"], out["text_feat"]
+
+    def score(self, text_states: Array, text_mask: Ints, image: ImageStates) -> Floats:
+        """ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B images; 1 is "match".
+
+        The image is encoded before, and nothing of it is copied for its texts.
+        """
+        return self._match(text_states, text_mask, image)["logits"]
+
+    def embed_image(self, images: Sequence[Picture]) -> Floats:
+        """Pictures to unit vectors (n, E) in the space of :meth:`embed_text`.
+
+        Raises:
+            ImageError: a picture cannot be decoded.
+            FileNotFoundError: there is no file at a path.
+        """
+        aligned(images=images)
+        parts = [
+            self.encode_image(self.pixels(images[part], part.start)).feat
+            for part in batches(len(images))
+        ]
+        return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
+
+    def embed_text(self, texts: Sequence[str]) -> Floats:
+        """Texts to unit vectors (n, E); their product with those of images is the similarity."""
+        aligned(texts=texts)
+        parts = [self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts))]
+        return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
+
+    def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
+        """The probability (n,) that picture i and text i belong together.
+
+        It reads both together, so it tells what :meth:`embed_image` and :meth:`embed_text` cannot,
+        such as left from right, but has to be computed for every pair.
+
+        Raises:
+            ValueError: there are not as many texts as pictures.
+            ImageError: a picture cannot be decoded.
+        """
+        return softmax(self.match_logits(images, texts))[:, 1]
+
+    def match_logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
+        """The logits (n, 2) behind :meth:`match`; column 1 is "match".
+
+        A picture object or text that stands several times in a batch is encoded once.
+        """
+        aligned(images=images, texts=texts)
+        parts = [
+            self._pairs(images[part], texts[part], part.start)["logits"]
+            for part in batches(len(images))
+        ]
+        return np.concatenate([np.empty((0, 2), np.float32), *parts])
+
+    def _match(self, text_states: Array, text_mask: Ints, image: ImageStates) -> dict[str, Array]:
+        return self.backend.run(
+            "matcher",
+            {
+                "text_states": text_states,
+                "text_mask": text_mask,
+                "image_keys": image.keys,
+                "image_values": image.values,
+            },
+        )
+
+    def _pairs(
+        self, images: Sequence[Picture], texts: Sequence[str], start: int
+    ) -> dict[str, Array]:
+        """What the matcher says of a batch of pairs, (n, ...) each."""
+        image, which = self.encode_distinct(images, start)
+        distinct = list(dict.fromkeys(texts))
+        ids, mask = self.ids(distinct)
+        states, _ = self.encode_text(ids, mask)
+        said = [distinct.index(text) for text in texts]
+        if len(image.keys) == 1:  # T texts of one picture
+            out = self._match(states[said][None], mask[said][None], image)
+            return {name: value[0] for name, value in out.items()}
+        out = self._match(states[said][:, None], mask[said][:, None], image.take(which))
+        return {name: value[:, 0] for name, value in out.items()}
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """Where a picture shows what an expression says.
+
+    Attributes:
+        probability: that picture and expression belong together.
+        heat: (n, n) from 0, over the whole picture: how much the expression's tokens attend to
+            each patch.
+        box: around the hottest region, in pixels of the picture; None of a map without heat.
+        best: which of the boxes that were given holds the most heat for the root of its area.
+    """
+
+    probability: float
+    heat: Floats
+    box: Box | None
+    best: int | None
+
+
+class Grounding(Matching):
+    """Also says where. Its map is attention alone, without the gradient of Grad-CAM."""
+
+    calls: ClassVar[frozenset[str]] = Matching.calls | {"ground"}
+
+    def ground(
+        self,
+        images: Sequence[Picture],
+        expressions: Sequence[str],
+        boxes: Sequence[Sequence[Box]] | None = None,
+    ) -> list[Grounded]:
+        """Find expression i in picture i.
+
+        Args:
+            images: n pictures.
+            expressions: n of them, as "the key beside an apple".
+            boxes: candidates for each, in pixels of the picture, to choose from.
+        """
+        boxes = boxes if boxes is not None else [()] * len(images)
+        aligned(images=images, expressions=expressions, boxes=boxes)
+        found = []
+        for part in batches(len(images)):
+            out = self._pairs(images[part], expressions[part], part.start)
+            chances = softmax(out["logits"])[:, 1]
+            rows = zip(images[part], boxes[part], out["heat"], chances, strict=True)
+            found += [self._located(*row) for row in rows]
+        return found
+
+    def _located(
+        self, image: Picture, boxes: Sequence[Box], heat: Floats, chance: float
+    ) -> Grounded:
+        with Image.open(io.BytesIO(encoded(image))) as picture:  # reads the header only
+            width, height = picture.size
+        assert self.facts.threshold is not None
+        own = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
+        best = hottest(enlarged(heat, height, width), boxes) if boxes else None
+        return Grounded(float(chance), heat.astype(np.float32), own, best)
