@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import albef
 from albef import ask
-from albef.answering import load
-from albef.models.weights import CheckpointError
 from tests.data.toy import picture
 from tests.tasks.test_vqa import QUESTIONS, saved, task
 
@@ -73,15 +72,11 @@ def test_a_run_that_was_not_trained_is_told(
     assert "is no checkpoint: model.safetensors is missing" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_kind_is_told(tiny_checkpoint: Path) -> None:
-    with pytest.raises(CheckpointError, match="of kind retrieval, which answers no questions"):
-        load(tiny_checkpoint)
-
-
 def test_several_questions_about_a_picture_are_answered_as_each_alone(project: Path) -> None:
-    answerer = load(project / "models" / "vqa")
+    model = albef.load(project / "models" / "vqa")
     questions = [row.captions[0] for row in QUESTIONS]
-    together = answerer.ask_all(project / "here" / "a.png", questions)
+    image = (project / "here" / "a.png").read_bytes()
+    together = model.ask([image] * len(questions), questions)
     for question, answers in zip(questions, together, strict=True):
-        alone = answerer.ask(project / "here" / "a.png", question)
+        (alone,) = model.ask([image], [question])
         assert [answer.text for answer in answers] == [answer.text for answer in alone]

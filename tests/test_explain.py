@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import io
 import os
 import subprocess
@@ -14,8 +15,10 @@ from PIL import Image
 from albef import explain
 from albef.data.text import clean_caption
 from albef.data.transforms import ImageError
+from albef.export.graphs import Matcher
 from albef.inference import load
 from albef.models.gradcam import itm_maps
+from albef.models.weights import load_checkpoint
 
 TEXT = "Two apples above a squid."
 
@@ -25,16 +28,16 @@ def _args(**values: Any) -> argparse.Namespace:
 
 
 def test_maps_are_grad_cam_of_words_and_text(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
-    model = load(tiny_checkpoint)
-    found = explain.explain(model, pictures[1], TEXT)
+    checkpoint, model = load_checkpoint(tiny_checkpoint), load(tiny_checkpoint)
+    found = explain.explain(checkpoint, pictures[1], TEXT)
     assert [word for word, _, _ in found.words] == ["two", "apples", "above", "a", "squid"]
     assert sum(share for _, _, share in found.words) == pytest.approx(1)
     assert found.probability == pytest.approx(float(model.match([pictures[1]], [TEXT])[0]))
 
-    cleaned = clean_caption(TEXT, model.max_words)
-    ids, mask = map(torch.from_numpy, model.tokenizer.encode([cleaned], model.max_tokens))
-    pixels = torch.from_numpy(model._pixels([pictures[1]], 0))
-    matcher = model.matcher
+    cleaned = clean_caption(TEXT, model.facts.max_words)
+    ids, mask = map(torch.from_numpy, model.ids([TEXT]))
+    pixels = torch.from_numpy(model.pixels([pictures[1]]))
+    matcher = Matcher(checkpoint)
     states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, states, 0)[0].numpy()
@@ -74,7 +77,7 @@ def test_writes_a_figure(
 
 def test_a_long_text_and_a_tall_picture_fit(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
     text = " ".join(["two apples above a squid"] * 20)
-    found = explain.explain(load(tiny_checkpoint), pictures[2], text)
+    found = explain.explain(load_checkpoint(tiny_checkpoint), pictures[2], text)
     with Image.open(io.BytesIO(pictures[2])) as tall:
         page = explain.figure(tall.convert("RGB"), text, found)
     assert page.width == 18 + 4 * 258
@@ -84,21 +87,21 @@ def test_a_long_text_and_a_tall_picture_fit(tiny_checkpoint: Path, pictures: lis
 def test_the_layer_is_the_checkpoints_own_or_the_one_asked_for(
     tiny_checkpoint: Path, pictures: list[bytes]
 ) -> None:
-    model = load(tiny_checkpoint)
-    last = explain.explain(model, pictures[0], TEXT, 1)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    last = explain.explain(checkpoint, pictures[0], TEXT, 1)
     assert last.whole.any()
     assert not any(heat.any() for _, heat, _ in last.words)  # only [CLS] is left to look
     values = {"values": {"max_tokens": 12, "gradcam": "itm", "layer": 1}}
-    object.__setattr__(model.checkpoint, "config", values)
-    np.testing.assert_array_equal(explain.explain(model, pictures[0], TEXT).whole, last.whole)
+    own = dataclasses.replace(checkpoint, config=values)
+    np.testing.assert_array_equal(explain.explain(own, pictures[0], TEXT).whole, last.whole)
 
 
 def test_errors_are_sentences(tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path) -> None:
-    model = load(tiny_checkpoint)
+    checkpoint = load_checkpoint(tiny_checkpoint)
     with pytest.raises(ValueError, match="the text is empty"):
-        explain.explain(model, pictures[0], " ?! ")
+        explain.explain(checkpoint, pictures[0], " ?! ")
     with pytest.raises(ValueError, match="layer 7: the fusion encoder has layers 0 to 1"):
-        explain.explain(model, pictures[0], TEXT, 7)
+        explain.explain(checkpoint, pictures[0], TEXT, 7)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"broken\.png cannot be decoded"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import albef
-from albef.inference import TorchModel
+from albef.inference import model_of
 from albef.models.ranking import encode_images, encode_texts, match_scores
 from albef.models.weights import CheckpointError, load_checkpoint
 from albef.tasks.retrieval import Task
@@ -51,19 +51,20 @@ def test_every_tensor_is_accounted_for(tiny_checkpoint: Path) -> None:
         checkpoint, tensors={**checkpoint.tensors, "answer_decoder.bias": torch.zeros(1)}
     )
     with pytest.raises(CheckpointError, match=r"left over: answer_decoder\.bias"):
-        TorchModel(more, "cpu")
+        model_of(more)
     less = dict(checkpoint.tensors)
     del less["model.text_proj.weight"]
     with pytest.raises(CheckpointError, match=r"missing: model\.text_proj\.weight"):
-        TorchModel(dataclasses.replace(checkpoint, tensors=less), "cpu")
+        model_of(dataclasses.replace(checkpoint, tensors=less))
 
 
-def test_another_kind_is_refused(tiny_checkpoint: Path) -> None:
+def test_what_has_no_use_of_its_own_is_refused(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
+    with pytest.raises(CheckpointError, match="of kind text_assignment, which has no use of its"):
+        model_of(dataclasses.replace(checkpoint, kind="text_assignment"))
     tensors = {n: t for n, t in checkpoint.tensors.items() if not n.startswith("itm_head")}
-    other = dataclasses.replace(checkpoint, kind="vqa", tensors=tensors)
-    with pytest.raises(CheckpointError, match="is of kind vqa, which has no image-text matching"):
-        TorchModel(other, "cpu")
+    with pytest.raises(CheckpointError, match="is of kind retrieval, which has no image-text mat"):
+        model_of(dataclasses.replace(checkpoint, tensors=tensors))
 
 
 def test_texts_longer_than_the_model_are_refused(tiny_checkpoint: Path) -> None:
@@ -71,7 +72,7 @@ def test_texts_longer_than_the_model_are_refused(tiny_checkpoint: Path) -> None:
     for value in (17, None):
         config = {**checkpoint.config, "values": {"max_tokens": value}}
         with pytest.raises(CheckpointError, match=f"max_tokens is {value}"):
-            TorchModel(dataclasses.replace(checkpoint, config=config), "cpu")
+            model_of(dataclasses.replace(checkpoint, config=config))
 
 
 def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:

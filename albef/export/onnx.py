@@ -3,9 +3,11 @@
 Every axis that has a name in :class:`albef.export.graphs.Input` is dynamic.
 """
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ def convert(folder: Path, graph: str, precision: Precision) -> None:
         OnnxModel(half).topological_sort()  # its casts stand behind what reads them
         _save(_bare(half), target)
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
         made = Path(scratch) / "model.onnx"
         quantize_dynamic(
             source,
@@ -122,6 +124,17 @@ def convert(folder: Path, graph: str, precision: Precision) -> None:
             per_channel=True,
         )
         _save(_bare(onnx.load(made)), target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantiser's log, which tells of every product that has no weights in it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _save(proto: Any, path: Path) -> None:

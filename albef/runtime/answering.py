@@ -145,8 +145,8 @@ class Answering(Model):
             ids = rows.reshape(count, -1)  # the beams of a question are the branches of its tree
             own = np.kron(np.eye(ids.shape[1] // length), np.tril(np.ones((length, length))))
             sees = own[None] * (ids != tokenizer.pad_id)[:, None, :]
-            places = np.broadcast_to(np.arange(length), (*rows.shape[:1], length))
-            logits = self._logits(asked, ids, places.reshape(ids.shape), sees)
+            places = np.tile(np.arange(length), (count, ids.shape[1] // length))
+            logits = self._logits(asked, ids, places, sees)
             log_p = _log_softmax(logits.reshape(*rows.shape, -1)[:, -1])
             log_p[:, [tokenizer.pad_id, tokenizer.cls_id]] = -np.inf
             best = np.argsort(-log_p, axis=1, kind="stable")[:, : settings.beams]

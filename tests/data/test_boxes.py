@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from albef.data.boxes import around, hottest, iou, places, recall
+from albef.data.boxes import around, enlarged, hottest, iou, places, recall
 
 ORIGINAL = [  # of the original code
     ([0, 0, 10, 10], [5, 5, 10, 10], 0.14285714285714285),
@@ -72,3 +73,11 @@ def test_places_say_where_a_box_stands_and_how_large_it_is() -> None:
     assert places(boxes) == ("0 0 0", "2 0 1", "1 1 3", "0 2 2")
     assert places([[5, 5, 0, 0]]) == ("0 0 0",)
     assert places([]) == ()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 91), (8, 8), (3, 5)])
+def test_a_map_is_enlarged_as_torch_does(size: tuple[int, int]) -> None:
+    heat = np.random.default_rng(0).random((8, 8), dtype=np.float32)
+    given = torch.from_numpy(heat)[None, None]
+    expected = torch.nn.functional.interpolate(given, size=size, mode="bicubic")[0, 0]
+    np.testing.assert_allclose(enlarged(heat, *size), expected.numpy(), atol=1e-5)

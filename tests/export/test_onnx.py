@@ -1,43 +1,86 @@
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 import albef
+from albef.export.graphs import parts
+from albef.export.onnx import convert, example
+from albef.models.weights import load_checkpoint
 from albef.runtime.manifest import GRAPHS, graph_file
+from albef.runtime.sessions import CPU, Sessions
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_graph_bears_no_trace_of_its_making(tiny_export: Path, graph: str) -> None:
-    path = tiny_export / graph_file(graph)
-    model = onnx.load(path)
-    notes = [model.metadata_props, model.graph.metadata_props]
-    parts = (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output)
-    notes += [part.metadata_props for part in parts]
-    assert not any(notes)
-    assert model.producer_version == ""
-    content = path.read_bytes()
-    for word in (b"site-packages", b".py", str(Path(albef.__file__).parent).encode()):
-        assert word not in content
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_graphs_bear_no_trace_of_their_making(tiny_export: Path, precision: str) -> None:
+    for graph in GRAPHS["retrieval"]:
+        path = tiny_export / graph_file(precision, graph)
+        model = onnx.load(path)
+        notes = [model.metadata_props, model.graph.metadata_props]
+        values = (*model.graph.initializer, *model.graph.input, *model.graph.output)
+        notes += [part.metadata_props for part in (*model.graph.node, *values)]
+        assert not any(notes)
+        assert model.producer_version == ""
+        content = path.read_bytes()
+        for word in (b"site-packages", b".py", str(Path(albef.__file__).parent).encode()):
+            assert word not in content
 
 
-def test_batch_and_text_length_are_dynamic(tiny_export: Path) -> None:
-    axes = {}
-    for graph in GRAPHS:
-        model = onnx.load(tiny_export / graph_file(graph))
+def test_batch_texts_and_length_are_dynamic(tiny_export: Path) -> None:
+    free = {}
+    for graph in GRAPHS["retrieval"]:
+        model = onnx.load(tiny_export / graph_file("float32", graph))
         for value in (*model.graph.input, *model.graph.output):
             dims = value.type.tensor_type.shape.dim
-            axes[graph, value.name] = [dim.dim_param or dim.dim_value for dim in dims]
-    assert axes == {
-        ("image_encoder", "image"): ["batch", 3, 16, 16],
-        ("image_encoder", "image_states"): ["batch", 5, 24],
-        ("image_encoder", "image_feat"): ["batch", 8],
-        ("text_encoder", "ids"): ["batch", "length"],
-        ("text_encoder", "text_mask"): ["batch", "length"],
-        ("text_encoder", "text_states"): ["batch", "length", 16],
-        ("text_encoder", "text_feat"): ["batch", 8],
-        ("matcher", "text_states"): ["batch", "length", 16],
-        ("matcher", "text_mask"): ["batch", "length"],
-        ("matcher", "image_states"): ["batch", 5, 24],
-        ("matcher", "logits"): ["batch", 2],
+            free[value.name] = [dim.dim_value or None for dim in dims]
+    assert free == {
+        "image": [None, 3, 16, 16],
+        "image_keys": [None, 2, 2, 5, 8],
+        "image_values": [None, 2, 2, 5, 8],
+        "image_feat": [None, 8],
+        "ids": [None, None],
+        "text_mask": [None, None, None],
+        "text_states": [None, None, None, 16],
+        "text_feat": [None, 8],
+        "logits": [None, None, 2],
     }
+
+
+def test_half_precision_computes_about_the_same(
+    tiny_checkpoint: Path, tiny_export: Path, tmp_path: Path
+) -> None:
+    graphs = parts(load_checkpoint(tiny_checkpoint)).graphs
+    for graph in graphs:
+        source = tmp_path / graph_file("float32", graph)
+        source.parent.mkdir(parents=True)
+        source.write_bytes((tiny_export / graph_file("float32", graph)).read_bytes())
+        convert(tmp_path, graph, "float16")
+        small, large = (
+            (tmp_path / graph_file(precision, graph)).stat().st_size
+            for precision in ("float16", "float32")
+        )
+        assert small < large
+    full, half = (Sessions(tmp_path, bits, list(graphs), [CPU]) for bits in ("float32", "float16"))
+    image = example(graphs["image_encoder"].inputs, {"batch": 3}, 80)[0]
+    ids, mask = example(graphs["text_encoder"].inputs, {"batch": 3, "length": 9}, 80)
+    logits = []
+    for model in (full, half):
+        seen = model.run("image_encoder", {"image": image})
+        read = model.run("text_encoder", {"ids": ids, "text_mask": mask})
+        states = {"image_keys": seen["image_keys"], "image_values": seen["image_values"]}
+        texts = {"text_states": read["text_states"][:, None], "text_mask": mask[:, None]}
+        logits.append(model.run("matcher", {**texts, **states})["logits"])
+    assert seen["image_keys"].dtype == read["text_states"].dtype == np.float16
+    assert logits[1].dtype == seen["image_feat"].dtype == np.float32
+    np.testing.assert_allclose(*logits, atol=0.1)
+    assert np.ptp(logits[0]) > 1
+
+
+def test_eight_bits_are_a_quarter_of_the_size_and_close(
+    tiny_export: Path, pictures: list[bytes]
+) -> None:
+    full, small = (albef.runtime.load(tiny_export, precision=bits) for bits in ("float32", "int8"))
+    cosine = (full.embed_image(pictures) * small.embed_image(pictures)).sum(axis=1)
+    assert cosine.min() > 0.95
+    assert not np.array_equal(full.embed_image(pictures), small.embed_image(pictures))

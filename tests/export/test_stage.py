@@ -5,37 +5,71 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from google.protobuf import text_format
+from ruamel.yaml import YAML
 
 import albef
+from albef.data.record import Record
+from albef.data.shard_writer import write
 from albef.export.verify import VerificationError
 from albef.models.weights import CheckpointError
-from albef.runtime.manifest import FILES, NAME
-from pipelines.export import run
+from albef.runtime.manifest import NAME, read
+from pipelines.export import check, run
 from pipelines.stage import Stage
+from tests.conftest import CAPTIONS, tiny_config
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    pictures: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     """The working folder, with what the stage reads."""
     shutil.copytree(tiny_checkpoint, tmp_path / "products/models/retrieval")
-    _set(tmp_path, opset=23, tolerance=1e-3)
+    rng = np.random.default_rng(0)
+    records = [
+        Record(f"k{i}", pictures[i % 6], (" ".join(rng.permutation(CAPTIONS[i % 4].split())),), i,
+               "test", "made")
+        for i in range(24)
+    ]  # fmt: skip
+    write(tmp_path / "products/data/scenes", "scenes", records, shard_mb=1, licences=[], sources=[])
+    _set(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def _set(folder: Path, opset: int, tolerance: float) -> None:
-    (folder / "params.yaml").write_text(
-        "seed: 1\n"
-        "paths: {root: products, models: products/models}\n"
-        "runtime: {device: cpu, processes: 1, launch: torchrun, threads: 2, workers: 0, "
-        "scratch: null, mirror: null, recompute: false, checkpoint_every: 1}\n"
-        f"export: {{runs: [retrieval], opset: {opset}, tolerance: {tolerance}}}\n"
-    )
+def _set(folder: Path, opset: int = 23, tolerance: float = 1e-3, **precisions: float) -> None:
+    own = {"dataset": "scenes", "split": "test", "examples": None}
+    own["precisions"] = precisions or {"float32": 0.3, "int8": 100.0}
+    params: dict[str, Any] = {
+        "seed": 1,
+        "paths": {"root": "products", "models": "products/models"},
+        "runtime": {
+            "device": "cpu",
+            "processes": 1,
+            "launch": "torchrun",
+            "threads": 2,
+            "workers": 0,
+            "scratch": None,
+            "mirror": None,
+            "recompute": False,
+            "checkpoint_every": 1,
+        },
+        "tasks": {"retrieval": tiny_config().model_dump()},
+        "export": {"runs": {"retrieval": own}, "opset": opset, "tolerance": tolerance},
+    }
+    YAML(typ="safe").dump(params, folder / "params.yaml")
 
 
-def test_exported_twice_gives_equal_bytes(project: Path, tiny_export: Path) -> None:
+def test_exported_twice_gives_equal_bytes_and_the_metric_of_torch(
+    project: Path, tiny_export: Path
+) -> None:
     # In another process and place, and with other hashes, than the export it is compared with.
     root = str(Path(albef.__file__).parents[1])
     done = subprocess.run(
@@ -45,16 +79,21 @@ def test_exported_twice_gives_equal_bytes(project: Path, tiny_export: Path) -> N
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == 1  # nothing of the exporter's own log
+    assert done.stderr.count("\n") == 2  # nothing of the exporter's own log
+    assert "r_mean of test in scenes: torch " in done.stderr
     folder = project / "products/exports/retrieval"
     assert [path.name for path in folder.parent.iterdir()] == ["retrieval"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, NAME])
-    for name in (*FILES, NAME):
+    listed = {*read(folder).files, NAME}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == listed
+    for name in listed:
         assert (folder / name).read_bytes() == (tiny_export / name).read_bytes(), name
     record = json.loads((project / "products/runs/export@retrieval.json").read_text())
     assert 0 < record["largest_difference"] < 1e-4
     assert len(record["differences"]["matcher"]) >= 4
-    assert record["bytes"]["matcher.onnx"] == (folder / "matcher.onnx").stat().st_size
+    metrics = json.loads((project / "products/metrics/exports/retrieval.json").read_text())
+    assert metrics["torch"] == pytest.approx(metrics["float32"], abs=0.3)
+    assert set(metrics["torch"]) == set(metrics["int8"]) > {"r_mean", "itc_r_mean", "tr@1"}
+    assert metrics["bytes"]["int8"] < metrics["bytes"]["float32"]
 
 
 def test_above_the_tolerance_it_refuses_and_leaves_nothing(project: Path) -> None:
@@ -62,8 +101,8 @@ def test_above_the_tolerance_it_refuses_and_leaves_nothing(project: Path) -> Non
     with pytest.raises(VerificationError) as caught:
         run(Stage("export", "retrieval"))
     found = re.fullmatch(
-        r"(\w+) differs from torch by (\S+) at batch \d+ and text length \d+, above "
-        r"export\.tolerance 1e-12; nothing was exported",
+        r"(\w+) differs from torch by (\S+) at batch \d+, \d+ texts an image and text length "
+        r"\d+, above export\.tolerance 1e-12; nothing was exported",
         str(caught.value),
     )
     assert found
@@ -71,7 +110,33 @@ def test_above_the_tolerance_it_refuses_and_leaves_nothing(project: Path) -> Non
     assert list((project / "products/exports").iterdir()) == []
 
 
+def test_a_precision_that_loses_too_much_is_refused() -> None:
+    told = {"torch": 80.0, "float32": 79.9, "int8": 77.5}
+    check("accuracy", told, {"float32": 0.3, "int8": 2.5})
+    with pytest.raises(VerificationError, match=r"int8 loses 2\.50 points of accuracy \(77\.50 a"):
+        check("accuracy", told, {"float32": 0.3, "int8": 2.0})
+    with pytest.raises(VerificationError, match="float32 loses nan points"):
+        check("accuracy", {"torch": 80.0, "float32": float("nan")}, {"float32": 0.3})
+
+
 def test_untrained_run_is_a_sentence(project: Path) -> None:
     shutil.rmtree("products/models/retrieval")
     with pytest.raises(CheckpointError, match="products/models/retrieval is no checkpoint"):
         run(Stage("export", "retrieval"))
+
+
+def test_each_precision_is_a_model_repository_of_triton(tiny_export: Path) -> None:
+    from tritonclient.grpc import model_config_pb2
+
+    for precision in ("float32", "int8"):
+        for folder in sorted((tiny_export / precision).iterdir()):
+            config = model_config_pb2.ModelConfig()
+            text_format.Parse((folder / "config.pbtxt").read_text(), config)
+            assert config.name == folder.name
+            assert config.backend == "onnxruntime"
+            assert config.HasField("dynamic_batching")
+            assert (folder / "1" / "model.onnx").is_file()
+    assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
+        "ids": [-1],
+        "text_mask": [-1],
+    }

@@ -4,26 +4,41 @@ from pathlib import Path
 
 import pytest
 
-import albef
-from albef.export.verify import Difference, VerificationError, compare, shapes, verify
-from albef.inference import TorchModel
+from albef.export.graphs import parts
+from albef.export.verify import Difference, Shape, VerificationError, compare, shapes, verify
+from albef.inference import TorchBackend
 from albef.models.weights import load_checkpoint
+from albef.runtime.manifest import GRAPHS
+from albef.runtime.sessions import CPU, Sessions
+from tests.conftest import KINDS
+
+AT_ONCE = [
+    kind if kind in ("retrieval", "vqa") else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in KINDS
+]
+"""An export takes seconds; those of the other kinds are verified by the pipeline of CI too."""
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 12, 30])
 def test_shapes_cover_one_many_short_and_full(max_tokens: int) -> None:
     found = shapes(max_tokens)
     assert len(set(found)) >= 4
-    assert {(1, max_tokens), (2, 1)} <= set(found)
-    assert max(batch for batch, _ in found) >= 8
-    assert all(1 <= length <= max_tokens for _, length in found)
+    assert {(1, 1, max_tokens), (2, 1, 1)} <= set(found)
+    assert max(shape.texts for shape in found) >= 8
+    assert all(1 <= shape.length <= max_tokens for shape in found)
 
 
-def test_export_equals_torch(tiny_checkpoint: Path, tiny_export: Path) -> None:
-    reference, exported = albef.load(tiny_checkpoint), albef.runtime.load(tiny_export)
-    differences = list(compare(reference, exported, shapes(reference.max_tokens)))
-    assert len(differences) == 3 * len(shapes(reference.max_tokens))
-    assert max(difference.largest for difference in differences) < 1e-4
+@pytest.mark.parametrize("kind", AT_ONCE)
+def test_every_kind_computes_what_torch_does(
+    kind: str, tiny_checkpoints: dict[str, Path], tiny_exports: dict[str, Path]
+) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoints[kind])
+    own, words = parts(checkpoint), checkpoint.tokenizer.vocab_size
+    exported = Sessions(tiny_exports[kind], "float32", GRAPHS[kind], [CPU])
+    other = [Shape(1, 3, 2), Shape(4, 2, 11), Shape(7, 1, 6)]
+    differences = list(compare(own.graphs, TorchBackend(own), exported, other, words))
+    assert len(differences) == 3 * len(GRAPHS[kind])
+    assert 0 < max(difference.largest for difference in differences) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -41,26 +56,27 @@ def test_another_model_is_refused_by_name(
     changed = checkpoint.tensors[tensor].clone()
     changed[0] += 5
     other = dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, tensor: changed})
-    differences = list(
-        compare(TorchModel(other, "cpu"), albef.runtime.load(tiny_export), [(1, 3), (2, 4)])
-    )
-    above = [difference.graph for difference in differences if difference.largest > 1e-3]
-    assert above[0] == graph
-    with pytest.raises(VerificationError, match=r"differs from torch by .* batch \d and text"):
+    own = parts(other)
+    exported = Sessions(tiny_export, "float32", GRAPHS["retrieval"], [CPU])
+    of = [Shape(1, 1, 3), Shape(2, 2, 4)]
+    differences = list(compare(own.graphs, TorchBackend(own), exported, of, 80))
+    above = {difference.graph for difference in differences if difference.largest > 1e-3}
+    assert above == {graph}
+    with pytest.raises(VerificationError, match=r"differs from torch by .* batch \d, \d texts"):
         verify(differences, 1e-3)
 
 
 def test_no_number_is_refused() -> None:
     with pytest.raises(VerificationError, match="matcher differs from torch by inf at batch 3"):
-        verify([Difference("matcher", 3, 7, math.inf)], 1.0)
+        verify([Difference("matcher", Shape(3, 1, 7), math.inf)], 1.0)
 
 
 def test_manifest_holds_a_bound_and_not_the_figure() -> None:
     differences = [
-        Difference("matcher", 1, 7, 3.2e-6),
-        Difference("matcher", 2, 1, 9.9e-7),
-        Difference("text_encoder", 1, 7, 0.0),
+        Difference("matcher", Shape(1, 1, 7), 3.2e-6),
+        Difference("matcher", Shape(2, 1, 1), 9.9e-7),
+        Difference("text_encoder", Shape(1, 1, 7), 0.0),
     ]
     verified = verify(differences, 1e-3)
     assert verified.below == {"matcher": 1e-5, "text_encoder": 1e-8}
-    assert verified.shapes == [(1, 7), (2, 1)]
+    assert verified.shapes == [(1, 1, 7), (2, 1, 1)]

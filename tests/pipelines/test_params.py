@@ -50,6 +50,9 @@ def changed(tmp_path: Path, key: str, value: Any) -> str:
     return str(caught.value)
 
 
+EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": {"float32": 1.0}}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
@@ -61,8 +64,10 @@ def changed(tmp_path: Path, key: str, value: Any) -> str:
         ("tasks.retrieval.dataset", "scene", "scenes"),
         ("tasks.retrieval.init", "pretraind", "pretrained"),
         ("pretrain.dataset", "webb", "web"),
-        ("export.runs", ["retreival"], "export.runs: 'retreival' is not one of the tasks"),
-        ("export.runs", [], "export.runs"),
+        ("export.runs", {"retreival": EXPORT}, "export.runs.retreival: 'retreival' is not one of"),
+        ("export.runs", {"retrieval": EXPORT | {"dataset": "scene"}}, "'scene' is not one of the"),
+        ("export.runs", {"retrieval": EXPORT | {"precisions": {"int4": 1}}}, "int4"),
+        ("export.runs", {}, "export.runs"),
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
         ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from albef.answering import load
 from albef.data.shards import Shards
+from albef.inference import load
 from albef.models.weights import load_checkpoint
 from pipelines.stage import write_json
 from tests.pipelines.test_training import step, values, work
@@ -71,6 +71,6 @@ def test_the_checkpoint_holds_the_list_and_answers(answered: Path) -> None:
     assert checkpoint.kind == "vqa"
     assert {"yes", "no", "one", "two", "three"} <= set(checkpoint.config["facts"]["answers"])
     record = Shards(answered / "products/data/questions", "test")[0]
-    best = load(folder).ask(record.image, record.captions[0])
+    (best,) = load(folder).ask([record.image], [record.captions[0]])
     path = answered / "products/results/vqa/predictions.parquet"
     assert best[0].text == pq.read_table(path)["answer"][0].as_py()

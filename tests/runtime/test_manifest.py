@@ -11,6 +11,11 @@ from albef.digest import file_digest
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 
+FILES = [
+    manifest.TOKENIZER,
+    *(manifest.graph_file("float32", graph) for graph in manifest.GRAPHS["retrieval"]),
+]
+
 
 @pytest.fixture
 def copy(tiny_export: Path, tmp_path: Path) -> Path:
@@ -19,8 +24,10 @@ def copy(tiny_export: Path, tmp_path: Path) -> Path:
 
 def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> None:
     found = manifest.read(tiny_export)
-    assert (found.kind, found.image_size, found.embed_dim) == ("retrieval", 16, 8)
-    assert (found.max_tokens, found.max_words) == (12, 30)
+    model = found.model
+    assert (model.kind, model.image_size, model.embed_dim) == ("retrieval", 16, 8)
+    assert (model.max_tokens, model.max_words) == (12, 30)
+    assert (found.run, found.precisions) == ("retrieval", ("float32", "int8"))
     assert found.onnx.opset == 23
     assert found.verified.tolerance == 1e-3
     digest = file_digest(tiny_checkpoint / "model.safetensors")
@@ -28,12 +35,11 @@ def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> No
         "checkpoint": digest,
         "data": "0" * 64,
         "dataset": "scenes",
-        "run": "retrieval",
         "seed": 1,
     }
 
 
-@pytest.mark.parametrize("name", manifest.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_is_refused_by_name(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -42,7 +48,7 @@ def test_a_changed_byte_is_refused_by_name(copy: Path, name: str) -> None:
         albef.runtime.load(copy)
 
 
-@pytest.mark.parametrize("name", manifest.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(ExportError, match=f"{name} is missing"):
@@ -57,13 +63,13 @@ def test_no_export_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(format=2), "has format 2"),
-        (lambda m: m.pop("image_size"), "image_size is missing"),
+        (lambda m: m.update(format=1), "has format 1"),
+        (lambda m: m["model"].pop("image_size"), "image_size is missing"),
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
-        (lambda m: m.update(image_size="16"), "image_size"),
+        (lambda m: m["model"].update(image_size="16"), "image_size"),
+        (lambda m: m["model"].update(kind="poetry"), "is of kind 'poetry'"),
         (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "another preprocessing"),
-        (lambda m: m["files"].pop("matcher.onnx"), "an export has"),
-        (lambda m: m["files"].update({"../x": "0"}), r"lists \.\./x"),
+        (lambda m: m["files"].pop("float32/matcher/1/model.onnx"), "lists no float32/matcher"),
     ],
 )
 def test_a_wrong_manifest_is_refused(
@@ -81,3 +87,12 @@ def test_no_manifest_at_all_is_refused(copy: Path, text: str) -> None:
     (copy / manifest.NAME).write_text(text)
     with pytest.raises(ExportError, match=manifest.NAME):
         albef.runtime.load(copy)
+
+
+def test_a_folder_may_be_deployed_with_one_precision(copy: Path) -> None:
+    shutil.rmtree(copy / "float32")
+    assert albef.runtime.load(copy, precision="int8").embed_text(["a dog"]).shape == (1, 8)
+    with pytest.raises(ExportError, match=r"float32/image_encoder/1/model\.onnx is missing"):
+        albef.runtime.load(copy)
+    with pytest.raises(ExportError, match="has no precision int4; did you mean int8"):
+        albef.runtime.load(copy, precision="int4")

@@ -7,17 +7,17 @@ from PIL import Image
 
 import albef
 from albef.data.transforms import ImageError
+from albef.runtime.matching import Matching
 from albef.runtime.model import BATCH
-from albef.runtime.sessions import Exported
 from tests.conftest import CAPTIONS
 
 
 @pytest.fixture(scope="module")
-def model(tiny_export: Path) -> Exported:
+def model(tiny_export: Path) -> Matching:
     return albef.runtime.load(tiny_export)
 
 
-def test_features_are_unit_vectors_that_differ(model: Exported, pictures: list[bytes]) -> None:
+def test_features_are_unit_vectors_that_differ(model: Matching, pictures: list[bytes]) -> None:
     for feat in (model.embed_image(pictures), model.embed_text(CAPTIONS)):
         assert feat.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(feat, axis=1), 1, rtol=1e-5)
@@ -25,7 +25,7 @@ def test_features_are_unit_vectors_that_differ(model: Exported, pictures: list[b
 
 
 def test_bytes_path_and_opened_picture_are_the_same(
-    model: Exported, pictures: list[bytes], tmp_path: Path
+    model: Matching, pictures: list[bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(pictures[2])
@@ -34,7 +34,7 @@ def test_bytes_path_and_opened_picture_are_the_same(
     np.testing.assert_allclose(feat, feat[[0]].repeat(4, 0), atol=1e-6)
 
 
-def test_numbers_do_not_depend_on_the_company(model: Exported, pictures: list[bytes]) -> None:
+def test_numbers_do_not_depend_on_the_company(model: Matching, pictures: list[bytes]) -> None:
     images = [pictures[i % 6] for i in range(BATCH + 3)]
     texts = [CAPTIONS[i % 4] for i in range(BATCH + 3)]
     together = model.match_logits(images, texts)
@@ -48,7 +48,7 @@ def test_numbers_do_not_depend_on_the_company(model: Exported, pictures: list[by
     np.testing.assert_allclose(model.embed_image(images), several, atol=1e-5)
 
 
-def test_match_is_the_probability_of_class_one(model: Exported, pictures: list[bytes]) -> None:
+def test_match_is_the_probability_of_class_one(model: Matching, pictures: list[bytes]) -> None:
     logits = model.match_logits(pictures[:4], CAPTIONS).astype(np.float64)
     expected = np.exp(logits[:, 1]) / np.exp(logits).sum(1)
     found = model.match(pictures[:4], CAPTIONS)
@@ -56,25 +56,40 @@ def test_match_is_the_probability_of_class_one(model: Exported, pictures: list[b
     assert len(set(found.round(4))) == 4
 
 
-def test_texts_are_cleaned_and_cut(model: Exported) -> None:
+def test_texts_are_cleaned_and_cut(model: Matching) -> None:
     plain, noisy = model.embed_text(["a dog left of an apple", " A DOG, left of an... apple!"])
     np.testing.assert_allclose(plain, noisy, atol=1e-6)
     assert model.embed_text(["apple " * 500, ""]).shape == (2, 8)
 
 
-def test_nothing_gives_nothing(model: Exported) -> None:
+def test_nothing_gives_nothing(model: Matching) -> None:
     assert model.embed_image([]).shape == model.embed_text([]).shape == (0, 8)
     assert model.match([], []).shape == (0,)
 
 
-def test_wrong_arguments_are_sentences(model: Exported, pictures: list[bytes]) -> None:
-    with pytest.raises(ValueError, match="2 pictures and 1 texts"):
+def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="2 images and 1 texts"):
         model.match(pictures[:2], ["a dog"])
-    with pytest.raises(TypeError, match="a list of texts is needed"):
+    with pytest.raises(TypeError, match="texts: a list is needed"):
         model.embed_text("a dog")
-    with pytest.raises(TypeError, match="a list of pictures is needed"):
+    with pytest.raises(TypeError, match="images: a list is needed"):
         model.embed_image(pictures[0])  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="picture 33 cannot be decoded"):
         model.embed_image([*(pictures[0] for _ in range(33)), b"no picture"])
     with pytest.raises(FileNotFoundError, match=r"no\.png"):
         model.embed_image([Path("no.png")])
+
+
+def test_a_call_of_another_kind_is_told(model: Matching) -> None:
+    with pytest.raises(AttributeError, match="kind retrieval has embed_image, embed_text, match;"):
+        model.ask(["a.png"], ["what?"])
+    with pytest.raises(AttributeError, match="has no attribute 'aks'"):
+        model.aks(["a.png"], ["what?"])
+
+
+def test_many_texts_of_one_picture_are_scored_as_each_alone(
+    model: Matching, pictures: list[bytes]
+) -> None:
+    together = model.match_logits([pictures[1]] * 4, CAPTIONS)
+    alone = np.concatenate([model.match_logits([pictures[1]], [text]) for text in CAPTIONS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)

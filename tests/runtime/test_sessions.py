@@ -54,8 +54,9 @@ def test_finding_imports_no_torch() -> None:
 def test_runs_on_what_is_really_there(tiny_export: Path) -> None:
     model = albef.runtime.load(tiny_export)
     expected = sessions.CUDA if sessions._has_cuda() else sessions.CPU
-    assert model.providers[0] == expected
-    assert albef.runtime.load(tiny_export, providers=[sessions.CPU]).providers == [sessions.CPU]
+    assert model.backend.providers[0] == expected
+    named = albef.runtime.load(tiny_export, providers=[sessions.CPU])
+    assert named.backend.providers == [sessions.CPU]
 
 
 def test_a_provider_that_is_not_there_is_refused(tiny_export: Path) -> None:
@@ -85,9 +86,10 @@ def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -
 
 def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
-    (folder / "matcher.onnx").write_bytes(b"no graph")
+    name = manifest.graph_file("float32", "matcher")
+    (folder / name).write_bytes(b"no graph")
     found = manifest.read(tiny_export)
-    files = {**found.files, "matcher.onnx": file_digest(folder / "matcher.onnx")}
+    files = {**found.files, name: file_digest(folder / name)}
     manifest.write(folder, found.model_copy(update={"files": files}))
-    with pytest.raises(ExportError, match=r"cannot load .*matcher\.onnx"):
+    with pytest.raises(ExportError, match=r"cannot load .*matcher/1/model\.onnx"):
         albef.runtime.load(folder)

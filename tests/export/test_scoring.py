@@ -1,0 +1,76 @@
+"""A model as it is put to use predicts what the task does that was evaluated."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from albef.data.record import Record
+from albef.export.scoring import predict
+from albef.inference import model_of
+from albef.models.weights import load_checkpoint
+from albef.tasks import grounding
+from tests.conftest import ANSWERS, CAPTIONS, save_task, tiny_task
+from tests.data.toy import picture
+
+KEPT = {"retrieval", "vqa", "vqa written", "entailment", "nlvr2"}
+
+
+def _records(kind: str, pictures: list[bytes]) -> list[Record]:
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(40):
+        meta: dict[str, Any] = {}
+        if kind.startswith("vqa"):
+            meta = {"answers": {ANSWERS[i % 5]: 1.0}, "type": "what"}
+        elif kind == "entailment":
+            meta = {"label": ("contradiction", "neutral", "entailment")[i % 3]}
+        elif kind == "nlvr2":
+            meta = {"label": ("False", "True")[i % 2]}
+        elif kind == "grounding":
+            meta = {"box": [1, 1, 9, 9], "proposals": [[0, 0, 8, 8], [2, 2, 12, 12]]}
+        words = " ".join(rng.permutation(CAPTIONS[i % 4].split()))
+        own = i if kind == "retrieval" else i % 5  # else several records of a picture
+        image = picture(i, (16, 16)) if kind == "retrieval" else pictures[own]
+        more = (pictures[i % 3],) if kind == "nlvr2" else ()
+        records.append(Record(f"k{i}", image, (words,), own, "test", "made", meta, more))
+    return records
+
+
+@pytest.mark.parametrize("kind", sorted(KEPT))
+def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: Path) -> None:
+    own = {"answering": "generate", "beams": 3} if kind == "vqa written" else {}
+    task = tiny_task(kind.split()[0], **own)
+    records = _records(kind, pictures)
+    model = model_of(load_checkpoint(save_task(task, tmp_path)))
+    expected, found = task.predict(records, 7), predict(model, task, records)
+    assert found.keys() == expected.keys()
+    for column, values in expected.items():
+        if column in ("probability", "probabilities"):
+            np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-6)
+        else:
+            assert found[column] == values, column
+    assert len({str(row) for row in zip(*expected.values(), strict=True)}) > 5
+
+
+def test_grounding_finds_boxes_by_attention_alone(pictures: list[bytes], tmp_path: Path) -> None:
+    task = tiny_task("grounding")
+    records = _records("grounding", pictures)
+    model = model_of(load_checkpoint(save_task(task, tmp_path)))
+    table = predict(model, task, records)
+    gradcam = task.predict(records, 8)
+    assert table.keys() == gradcam.keys()
+    assert table["truth"] == gradcam["truth"]
+    assert table["heat"] != gradcam["heat"]
+    boxes = [record.meta["proposals"] for record in records]
+    images, texts = ([r.image for r in records], [r.captions[0] for r in records])
+    found = model.ground(images, texts, boxes)
+    for record, own, box in zip(records, found, table["box"], strict=True):
+        assert own.best is not None
+        assert box == record.meta["proposals"][own.best]
+        row = grounding.located(record, own.heat, task.config.threshold)
+        assert row["map_box"] == (None if own.box is None else list(own.box))
+    # the map is a share of each token's attention: what is not given to [CLS]
+    assert all(0 < own.heat.sum() <= 1 for own in found)
+    assert all(0 < own.probability < 1 for own in found)
