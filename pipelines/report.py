@@ -31,7 +31,7 @@ from albef.report.content import (
     Trial,
     Validation,
 )
-from albef.report.metrics import flatten
+from albef.report.metrics import PRIMARY, flatten
 from albef.report.page import render
 from albef.report.pictures import SplitRecords
 from pipelines.stage import Stage, main
@@ -87,7 +87,7 @@ def gather(params: Mapping[str, Any], layout: Layout, seed: int, count: int) -> 
         costs=tuple(Cost(name, _json(layout.record(name))) for name in _stages(params)),
         models=tuple(_model(layout, name) for name in models),
         exports=tuple(
-            Export(name, dict(flatten(manifest)))
+            _export(layout, name, manifest)
             for name in tasks
             if (manifest := _json(layout.export(name) / "manifest.json")) is not None
         ),
@@ -100,8 +100,17 @@ def _stages(params: Mapping[str, Any]) -> Iterator[str]:
     for name in ("ingest", "validate"):
         yield from (f"{name}@{dataset}" for dataset in params.get("datasets", {}))
     yield "pretrain"
-    for name in ("search", "finetune", "evaluate", "export"):
+    for name in ("search", "finetune", "evaluate"):
         yield from (f"{name}@{run}" for run in params.get("tasks", {}))
+    yield from (f"export@{run}" for run in params.get("export", {}).get("runs", {}))
+
+
+def _export(layout: Layout, name: str, manifest: Mapping[str, Any]) -> Export:
+    scores = _json(layout.export_metrics(name)) or {}
+    sizes = scores.pop("bytes", {})
+    known: Mapping[str, float] = scores.get("torch", {})
+    primary = next((metric for metric in PRIMARY if metric in known), "")
+    return Export(name, dict(flatten(manifest)), primary, scores, sizes)
 
 
 def _json(path: Path) -> Any:

@@ -318,10 +318,21 @@ class Model:
 
 @dataclass(frozen=True)
 class Export:
-    """The folder of a run that goes to production: what its manifest says, by dotted name."""
+    """The folder of a run that goes to production.
+
+    Attributes:
+        run: its name.
+        facts: what its manifest says, by dotted name.
+        primary: the metric that may not drop.
+        scores: metrics on the test split: of torch, and of each precision in use.
+        bytes: size of the graphs of each precision.
+    """
 
     run: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    primary: str = ""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    bytes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

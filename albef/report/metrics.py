@@ -8,7 +8,8 @@ from albef.report.content import SplitResult
 
 ITC = "itc_"
 """Prefix of a metric of the ranking by ITC alone, beside the re-ranked one."""
-_PRIMARY = ("r_mean", "accuracy", "overall")
+PRIMARY = ("r_mean", "accuracy", "overall")
+"""Metrics that may stand for all of a kind, the first that there is."""
 _WORDS = (
     (r"tr@1", "picture to text, first place"),
     (r"tr@(\d+)", "picture to text, first {}"),
@@ -74,7 +75,7 @@ def rows(split: SplitResult) -> list[Row]:
 def headline(split: SplitResult) -> Row | None:
     """The metric to name first; None without any."""
     found = {row.name: row for row in rows(split)}
-    return next((found[name] for name in (*_PRIMARY, *found) if name in found), None)
+    return next((found[name] for name in (*PRIMARY, *found) if name in found), None)
 
 
 def words(name: str) -> str:

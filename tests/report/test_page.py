@@ -152,7 +152,15 @@ def full(text: str, url: str = "https://a.test") -> Report:
             Cost("export@x", None),
         ),
         models=(Model(text, text, {text: text}, {text: 1}, ((text, text, text),)),),
-        exports=(Export(text, {text: text}),),
+        exports=(
+            Export(
+                text,
+                {text: text},
+                text,
+                {"torch": {text: 61.0}, text: {text: 60.5}},
+                {text: 1.5e6},
+            ),
+        ),
         values={text: text},
     )
 
