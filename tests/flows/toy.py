@@ -140,7 +140,10 @@ class Toy:
         for name in ("prefect.toml", "prefect.yaml"):
             (path / name).write_text((ROOT / name).read_text())
         values = (ROOT / "params.yaml").read_text()
-        other_runs = r"(?m)^  (?!retrieval:)\w+:\n    kind: .*\n(?:    .*\n)+"
+        other_runs = (
+            r"(?m)^  (?!retrieval:)\w+:\n    kind: .*\n(?:    .*\n)+"
+            r"|^    (?!retrieval:)\w+: \{dataset: .*precisions: .*\n"
+        )
         (path / "params.yaml").write_text(re.sub(other_runs, "", values))
         for preset in (ROOT / "presets").glob("*.yaml"):
             (path / "presets" / preset.name).write_text(preset.read_text())
