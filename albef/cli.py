@@ -17,6 +17,7 @@ PIPELINE = {
 """Commands of a project, run at its root: the module that becomes this process, and what for."""
 LIBRARY = {
     "import": ("albef.importing", "a checkpoint of the original code into one of ours, and back"),
+    "serve": ("albef.serving.serve", "exported models over HTTP, with a page"),
 }
 """Commands that need no project: the same."""
 

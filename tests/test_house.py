@@ -143,6 +143,7 @@ ALLOWED = {
     },
     "albef.tasks": {"albef.answers", "albef.config", "albef.losses", "albef.models", "albef.data"},
     "albef.training": {"albef.digest", "albef.config", "albef.data", "albef.tasks"},
+    "albef.serving": {"albef.data", "albef.runtime"},
     "albef.runtime": {"albef.answers", "albef.digest", "albef.config", "albef.data"},
     "albef.importing": {"albef.digest", "albef.config", "albef.data", "albef.models"},
     "albef.inference": {"albef.export", "albef.models", "albef.runtime"},
@@ -208,7 +209,13 @@ def test_training_knows_no_particular_task(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["albef/__init__.py", "albef/cli.py", "albef/find.py", *files("albef/runtime/*.py")]
+    "path",
+    [
+        "albef/__init__.py",
+        "albef/cli.py",
+        "albef/find.py",
+        *files("albef/runtime/*.py", "albef/serving/*.py"),
+    ],
 )
 def test_what_serves_needs_no_torch(path: str) -> None:
     heavy = {"torch", "torchvision", "timm", "transformers", "prefect", "dvc", "optuna"}

@@ -1,0 +1,222 @@
+"""What answers look like; ``openapi.json`` is made of these."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from albef.serving.limits import PICTURES, TEXT
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
+"""A text that is read."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Body(BaseModel):
+    """A body whose fields are described."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+
+class Answered(Body):
+    """An answer of a model."""
+
+    model: str
+    """Which one answered: its run and the beginning of its digest."""
+
+
+class Embeddings(Answered):
+    """Unit vectors; the product of two is their similarity."""
+
+    embeddings: list[list[float]]
+    """One for each picture or text, in their order."""
+
+
+class Matches(Answered):
+    """How well pictures and texts go together."""
+
+    probabilities: list[Share]
+    """That the picture and the text of each pair belong together."""
+
+
+class Answer(Body):
+    """An answer to a question."""
+
+    text: str
+    """The answer."""
+    probability: Share
+    """Among the answers that were considered, or of the text that was written."""
+
+
+class Answers(Answered):
+    """Answers to questions."""
+
+    answers: list[list[Answer]]
+    """Those to each question, the most probable first."""
+
+
+class Judged(Body):
+    """A statement that was put into a class."""
+
+    label: str
+    """The most probable class."""
+    probabilities: dict[str, Share]
+    """Of each class."""
+
+
+class Judgements(Answered):
+    """What became of statements."""
+
+    results: list[Judged]
+    """One for each statement."""
+
+
+class Location(Body):
+    """Where a picture shows what an expression says."""
+
+    probability: Share
+    """That the picture and the expression belong together."""
+    box: list[float] | None
+    """Left, top, width and height of the hottest region, in pixels; null without heat."""
+    best: int | None
+    """Which of the boxes that were sent holds it, from 0; null where none were."""
+    heat: list[list[float]]
+    """How hot each part of the picture is, row by row from the top; the cells divide the whole
+    picture evenly."""
+
+
+class Locations(Answered):
+    """Where a picture shows things."""
+
+    width: int
+    """Of the picture, in pixels."""
+    height: int
+    """Of the picture, in pixels."""
+    results: list[Location]
+    """One for each expression."""
+
+
+class Texts(Body):
+    """Texts to be embedded."""
+
+    texts: Annotated[list[Text], Field(min_length=1, max_length=PICTURES)]
+    """One or several."""
+
+
+class IndexInfo(Body):
+    """An index of pictures."""
+
+    name: str
+    """What it is called."""
+    pictures: int
+    """How many it has."""
+    run: str
+    """The run whose model made its features."""
+    usable: bool
+    """Whether a model that is served here made them; an index of another one cannot be searched."""
+    approximate: bool
+    """Whether a search may overlook pictures, since there are too many to compare all."""
+    read_only: bool
+    """Whether it follows a folder and takes no pictures from clients."""
+
+
+class Indexes(Body):
+    """All indexes."""
+
+    indexes: list[IndexInfo]
+    """By name."""
+
+
+class Added(Answered):
+    """Pictures that are in an index now."""
+
+    ids: list[str]
+    """What they are called there, in their order."""
+    pictures: int
+    """How many the index has."""
+
+
+class Hit(Body):
+    """A picture that was found."""
+
+    id: str
+    """What it is called in its index."""
+    similarity: float
+    """Product of the features, from -1 to 1."""
+    probability: Share | None
+    """That it and the text belong together; null where they were not read together."""
+
+
+class Hits(Answered):
+    """Pictures that were found."""
+
+    results: list[Hit]
+    """The best first: those that were read together with the text by probability, then the others
+    by similarity."""
+
+
+class ModelInfo(Body):
+    """An export that is served."""
+
+    run: str
+    """The run that was exported."""
+    kind: str
+    """Its kind."""
+    digest: str
+    """SHA-256 of the whole export."""
+    precision: str
+    """Of its weights."""
+    providers: list[str]
+    """What ONNX Runtime computes it on."""
+    calls: list[str]
+    """What it can be asked."""
+    image_size: int
+    """Side of the square that a picture is resized to, in pixels."""
+    max_tokens: int
+    """Tokens that are read of a text."""
+    max_words: int
+    """Words that are read of a text."""
+    embed_dim: int | None
+    """Width of a vector; null where there is none."""
+    classes: list[str]
+    """What a statement may be; empty of other kinds."""
+
+
+class Bounds(Body):
+    """What a request may hold."""
+
+    body_bytes: int
+    """Of the whole body."""
+    pixels: int
+    """Of a picture."""
+    pictures: int
+    """Pictures, texts or pairs of a request."""
+    text: int
+    """Characters of a text."""
+    boxes: int
+    """Boxes of a picture."""
+    best: int
+    """Results of a search, and pictures that it re-ranks."""
+    seconds: float
+    """Until an answer is given up."""
+
+
+class Server(Body):
+    """What this server is."""
+
+    albef: str
+    """Version of the library."""
+    onnxruntime: str
+    """Version of ONNX Runtime."""
+    models: list[ModelInfo]
+    """The exports, in the order in which they were named."""
+    calls: dict[str, str]
+    """Each call that can be asked here, and the run that answers it."""
+    limits: Bounds
+    """What a request may hold."""
+
+
+class Health(Body):
+    """How the server is."""
+
+    status: str
+    """A word."""

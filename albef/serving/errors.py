@@ -1,0 +1,92 @@
+"""What goes wrong with a request, and how it is told: one shape for every status."""
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    code: str
+    """A word for programs; it does not change."""
+    message: str
+    """A sentence for people."""
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: ErrorDetail
+
+
+class Problem(Exception):
+    """A request that is not answered as asked.
+
+    Args:
+        status: of HTTP.
+        code: a word for programs.
+        message: a sentence for people; nothing of the request's content stands in it.
+        retry_after: seconds after which it is worth trying again.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+        self.message = message.encode(errors="replace").decode()  # halves of characters too
+        self.retry_after = retry_after
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = f"{max(1, math.ceil(self.retry_after))}"
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        detail = ErrorDetail(code=self.code, message=self.message)
+        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers)
+
+
+CODES = {
+    400: ("bad_request", "the request cannot be read"),
+    401: ("unauthorized", "a token is missing or wrong"),
+    403: ("forbidden", "a page of another site asked"),
+    404: ("not_found", "there is no such thing"),
+    405: ("method_not_allowed", "this address has other methods"),
+    408: ("slow_body", "the body did not arrive in time"),
+    409: ("conflict", "what is asked does not go with what is there"),
+    413: ("too_large", "the request is larger than the server takes"),
+    415: ("unsupported_media_type", "the body has another type than this call takes"),
+    421: ("misdirected", "the server is asked under a name that it does not have"),
+    422: ("invalid", "a value is missing or wrong"),
+    429: ("busy", "the queue is full"),
+    500: ("internal", "the server failed"),
+    503: ("unavailable", "the server takes no more now"),
+    504: ("deadline", "the answer was not ready in time"),
+}
+"""The word and meaning of each status that the server gives."""
+ANY = (401, 403, 421, 500, 503, 504)
+"""Statuses that every call may have."""
+BODY = (400, 408, 413, 415, 422)
+"""Statuses of a call that takes a body."""
+
+
+def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Answers of a call for OpenAPI: these statuses and those that every call may have."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, *ANY}):
+        described[status] = {"model": ErrorBody, "description": CODES[status][1].capitalize()}
+        if status in (429, 503):
+            described[status]["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds after which it is worth trying again",
+                    "schema": {"type": "integer", "minimum": 1},
+                }
+            }
+    return described

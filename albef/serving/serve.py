@@ -1,0 +1,142 @@
+"""``albef serve EXPORT``: exported models over HTTP, with a page; no torch.
+
+Options are read before anything heavy is imported, so that ``--help`` answers at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+TOKENS = "ALBEF_TOKENS"
+"""Environment variable with the tokens of clients, separated by commas or spaces."""
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_SHORTEST = 16  # characters of a token
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until told to stop."""
+    options = _parser().parse_args(arguments)
+    tokens = os.environ.get(TOKENS, "").replace(",", " ").split()
+    try:
+        if any(len(token) < _SHORTEST for token in tokens):
+            raise ValueError(f"{TOKENS}: a token has at least {_SHORTEST} characters")
+        if not tokens and options.host not in _LOOPBACK:
+            raise ValueError(
+                f"--host {options.host}: whoever reaches it could ask; put tokens into {TOKENS}, "
+                "or serve on 127.0.0.1"
+            )
+        if options.gallery is not None and not options.gallery.is_dir():
+            raise ValueError(f"--gallery {options.gallery}: there is no such folder")
+        _serve(options, tokens)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"albef serve: {error}") from None
+
+
+def _serve(options: argparse.Namespace, tokens: list[str]) -> None:
+    from albef.serving.app import build
+    from albef.serving.engine import Engine
+    from albef.serving.gate import Gate, JsonLines, State
+    from albef.serving.index import Store
+    from albef.serving.limits import MIB, Limits
+    from albef.serving.metrics import Metrics
+    from albef.serving.served import Served
+    from albef.serving.server import Server
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    limits = Limits(
+        body=round(options.body_mib * MIB),
+        pixels=round(options.megapixels * 1e6),
+        requests=options.requests,
+        queue=options.queue,
+        batch=options.batch,
+        wait=options.wait_ms / 1000,
+        seconds=options.seconds,
+        grace=options.grace,
+    )
+    exports = [
+        Served.load(
+            folder,
+            threads=options.threads,
+            providers=options.provider,
+            precision=options.precision,
+        )
+        for folder in options.export
+    ]
+    metrics, state = Metrics(), State()
+    engine = Engine(exports, Store(options.indexes), limits, metrics, options.workers)
+    if options.gallery and "embed_image" not in engine.calls:
+        raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
+    app = build(engine, state, gallery=options.gallery, tokens=bool(tokens))
+    gate = Gate(app, limits, metrics, state, tokens, options.host_name)
+    server = Server(gate, state, limits, options.host, options.port, options.drain)
+    server.run()
+    if not server.started:
+        raise SystemExit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="albef serve",
+        description="Serve exported models over HTTP. Of several exports the first that has a call "
+        f"answers it. Tokens of clients stand in the environment variable {TOKENS}.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("export", nargs="+", type=Path, metavar="EXPORT", help="folder of an exported run")
+    add("--host", default="127.0.0.1", help="address to listen at")
+    add("--port", type=_number(int, 0, 65535), default=8080, help="0 takes a free one")
+    add(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name under which it is asked without a token, as behind a proxy",
+    )
+    add("--indexes", type=Path, metavar="FOLDER", help="keep indexes of pictures here")
+    add("--gallery", type=Path, metavar="FOLDER", help="pictures to be found, as index gallery")
+    add("--precision", help="of the weights; the export's first")
+    add("--provider", action="append", help="of ONNX Runtime, first choice first; what works here")
+    add("--threads", type=_number(int, 0), default=0, help="of a computation; 0 takes all cores")
+    add("--workers", type=_number(int, 1), default=1, help="computations at a time")
+    add("--batch", type=_number(int, 1), default=8, help="most items computed together")
+    add(
+        "--wait-ms",
+        type=_number(float, 0),
+        default=4,
+        help="longest that an item waits for company, under load",
+    )
+    add("--queue", type=_number(int, 32), default=256, help="most items that wait, of each kind")
+    add("--requests", type=_number(int, 1), default=128, help="most requests worked on")
+    add("--seconds", type=_number(float, 0.001), default=30, help="until an answer is given up")
+    add("--body-mib", type=_number(float, 0.001), default=16, help="largest body, in MiB")
+    add("--megapixels", type=_number(float, 0.001), default=16, help="largest picture")
+    add(
+        "--drain",
+        type=_number(float, 0),
+        default=0,
+        help="seconds in which a server that is told to stop still accepts, but is not ready",
+    )
+    add("--grace", type=_number(float, 1), default=30, help="seconds to finish what was accepted")
+    return parser
+
+
+def _number(
+    kind: type[int] | type[float], least: float, most: float = float("inf")
+) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    main()
