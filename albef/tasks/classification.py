@@ -193,7 +193,7 @@ def accuracies(table: Table) -> dict[str, float]:
 
 
 def stacked(
-    records: Sequence[Record], images: int, prepare: Callable[[bytes, str], NDArray[np.float32]]
+    records: Sequence[Record], images: int, prepare: Callable[[bytes, str], NDArray[np.generic]]
 ) -> Tensor:
     """The images of the records, each prepared on its own: (B, I, 3, S, S).
 

@@ -17,7 +17,7 @@ from albef.losses.answers import answer_losses
 from albef.models.answer_ranking import rank
 from albef.models.decoder import generate
 from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
-from albef.tasks.task import Table
+from albef.tasks.task import Table, to_device
 from albef.tasks.vqa import Config, Task
 from tests.conftest import CAPTIONS, tiny_model
 from tests.data.toy import picture, record, write
@@ -134,7 +134,8 @@ def test_answers_that_are_to_be_taken_from_no_train_split_are_told(tmp_path: Pat
 
 def collated(made: Task, records: list[Record]) -> dict[str, torch.Tensor]:
     augment = AugmentConfig(flip=False, crop=(1.0, 1.0), randaugment=0)
-    return made.collate(Train(augment, 16))(records, np.random.default_rng(0))
+    batch = made.collate(Train(augment, 16))(records, np.random.default_rng(0))
+    return to_device(batch, torch.device("cpu"))
 
 
 def test_a_batch_pads_answers_to_the_most_of_a_question() -> None:
