@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
 
 Batch = dict[str, Tensor]
-"""Tensors of a batch by name, (B, ...) each."""
+"""Tensors of a batch by name, (B, ...) each but for what an example may have several of."""
 WARMUP_BLOCK = 100
 """Steps between two values of the ``original`` schedule's warm-up."""
 
@@ -138,7 +138,8 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Losses by name, "loss" their sum; beside them may stand ``temperature`` and ``alpha``,
-        which are logged too, and tensors (B, ...) for :meth:`end_step`.
+        which are logged too, and tensors (B, ...) for :meth:`end_step`. Nothing here may depend on
+        the value of a tensor but through tensors: a GPU would have to be waited for.
 
         Args:
             batch: what the task's collate made.
