@@ -14,7 +14,7 @@ from albef.config import validate
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.answer_ranking import rank
 from albef.models.decoder import AnswerDecoder
-from albef.models.ranking import match_scores
+from albef.models.ranking import best, match_scores
 from benchmarks.step import PAPER
 from benchmarks.timing import alternate, flops, machine, ratio
 from tests.reference import ranking as plain
@@ -25,6 +25,8 @@ IMAGES, CAPTIONS = 1, 256
 """As many captions as the paper re-ranks for an image of COCO."""
 CAPTION_TOKENS = (11, 18)
 """Least and most: most captions of COCO have ten words and a few."""
+BOTH_IMAGES, BOTH_CAPTIONS, BOTH_SHARE = 6, 30, 2
+"""Ranked both ways, five captions an image: of each query one candidate in so many is re-ranked."""
 QUESTIONS, ANSWERS, QUESTION_TOKENS, BEST = 2, 512, 9, 128
 ANSWER_TOKENS = ((3, 0.55), (4, 0.3), (5, 0.1), (9, 0.05))
 """Lengths with [CLS] and [SEP], and their shares; the longest sets the padding."""
@@ -44,6 +46,11 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, ways in (
         (f"the {CAPTIONS} best captions of an image, {SIDE} px", _reranking(sizes)),
+        (
+            f"{BOTH_IMAGES} images and {BOTH_CAPTIONS} captions, of each the best 1 in "
+            f"{BOTH_SHARE} of the others, {SIDE} px",
+            _both_ways(sizes),
+        ),
         (f"{QUESTIONS} questions, {BEST} of {ANSWERS} answers", _answers(sizes)),
     ):
         counted = {way: flops(call) for way, call in ways.items()}
@@ -59,14 +66,7 @@ def main() -> None:
 @torch.no_grad()
 def _reranking(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
     """All captions of all images, in one direction; encoding the images is in both."""
-    model = ALBEF(sizes, VOCABULARY).eval()
-    head = nn.Linear(sizes.text.width, 2)
-    images = torch.randn(IMAGES, 3, SIDE, SIDE)
-    least, most = CAPTION_TOKENS
-    lengths = torch.randint(least, most + 1, (CAPTIONS, 1))
-    mask = (torch.arange(most)[None] < lengths).long()
-    states = torch.randn(CAPTIONS, most, sizes.text.width)
-    sim = torch.randn(IMAGES, CAPTIONS)
+    model, head, images, states, mask, sim = _drawn(sizes, IMAGES, CAPTIONS)
     pairs = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool)
 
     def simple() -> Tensor:
@@ -77,6 +77,43 @@ def _reranking(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
         "plain": torch.no_grad()(simple),
         "ours": lambda: match_scores(model, head, [images], states, mask, pairs),
     }
+
+
+@torch.no_grad()
+def _both_ways(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
+    """The plain way scores each direction on its own, ours a pair once for both."""
+    model, head, images, states, mask, sim = _drawn(sizes, BOTH_IMAGES, BOTH_CAPTIONS)
+    texts_k, images_k = BOTH_CAPTIONS // BOTH_SHARE, BOTH_IMAGES // BOTH_SHARE
+    pairs = best(sim, texts_k) | best(sim.t(), images_k).t()
+
+    def simple() -> tuple[Tensor, Tensor]:
+        given = model, head, model.encode_image(images), states, mask
+        return (
+            plain.texts_of_images(*given, sim, texts_k),
+            plain.images_of_texts(*given, sim.t(), images_k),
+        )
+
+    return {
+        "plain": torch.no_grad()(simple),
+        "ours": lambda: match_scores(model, head, [images], states, mask, pairs),
+    }
+
+
+def _drawn(
+    sizes: ModelConfig, count: int, captions: int
+) -> tuple[ALBEF, nn.Linear, Tensor, Tensor, Tensor, Tensor]:
+    """A model, its head, images, states and mask of captions, and similarities, at random."""
+    model = ALBEF(sizes, VOCABULARY).eval()
+    least, most = CAPTION_TOKENS
+    lengths = torch.randint(least, most + 1, (captions, 1))
+    return (
+        model,
+        nn.Linear(sizes.text.width, 2),
+        torch.randn(count, 3, SIDE, SIDE),
+        torch.randn(captions, most, sizes.text.width),
+        (torch.arange(most)[None] < lengths).long(),
+        torch.randn(count, captions),
+    )
 
 
 @torch.no_grad()

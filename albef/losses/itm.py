@@ -24,7 +24,15 @@ def hard_negatives(
     weights = torch.softmax(sim.detach().float().masked_fill(barred, -torch.inf), dim=1)
     # A row of NaN (a training that diverged) draws anything: the loss itself tells of it.
     weights = torch.where(valid[:, None] & weights.isfinite(), weights, torch.ones_like(weights))
-    return torch.multinomial(weights, 1, generator=generator).squeeze(1), valid
+    return draw(weights, generator), valid
+
+
+def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One column (B,) of each row of ``weights`` (B, C), in proportion to them.
+
+    The numbers of ``torch.multinomial``, without its look at the values, for which a GPU may stop.
+    """
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(dim=1)
 
 
 def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

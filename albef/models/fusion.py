@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from albef.models.bert import BertLayer, KeyValue, init_bert_weights
 from albef.models.text import TextConfig
@@ -61,6 +60,7 @@ def _select(states: Tensor, index: Tensor) -> Tensor:
     """Rows of (B, H, N, D / H): (P, H, N, D / H)."""
     if not (torch.is_grad_enabled() and states.requires_grad):
         return states.index_select(0, index)
-    chosen = F.one_hot(index, len(states)).to(states.dtype)
+    rows = torch.arange(len(states), device=index.device)
+    chosen = (index[:, None] == rows).to(states.dtype)
     by_token = states.transpose(1, 2)  # as it lies in memory
     return (chosen @ by_token.flatten(1)).view(-1, *by_token.shape[1:]).transpose(1, 2)

@@ -56,7 +56,6 @@ def match_pairs(
     images = torch.cat([own, neg_image, own])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
-    labels = torch.zeros(3 * batch, dtype=torch.long, device=logits.device)
-    labels[:batch] = 1
+    labels = (torch.arange(3 * batch, device=logits.device) < batch).long()
     valid = torch.cat([torch.ones_like(has_image), has_image, has_text])
     return Matches(logits, labels, valid, neg_image, neg_text)

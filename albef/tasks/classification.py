@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
@@ -127,7 +126,9 @@ class ClassificationTask(RunTask):
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Cross-entropy of a micro-batch to targets softened by the twin."""
         logits = class_logits(self.model, self.head, batch).float()
-        targets = F.one_hot(batch["label"], len(self.classes)).float()
+        label = batch["label"]
+        classes = torch.arange(len(self.classes), device=label.device)
+        targets = (label[:, None] == classes).float()
         alpha = self.alpha(epoch)
         if alpha > 0:
             with torch.no_grad():
@@ -201,7 +202,7 @@ def accuracies(table: Table) -> dict[str, float]:
 
 
 def stacked(
-    records: Sequence[Record], images: int, prepare: Callable[[bytes, str], NDArray[np.float32]]
+    records: Sequence[Record], images: int, prepare: Callable[[bytes, str], NDArray[np.generic]]
 ) -> Tensor:
     """The images of the records, each prepared on its own: (B, I, 3, S, S).
 

@@ -39,7 +39,7 @@ def training_pairs(
     max_tokens: int,
     *,
     end: bool = False,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Augmented images (B, 3, S, S), and ids and mask (B, L) of one caption drawn a record.
 
     ``end`` closes each caption with [SEP], for a model that writes.

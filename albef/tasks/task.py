@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from albef.config import Section, Tunable
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
-from albef.data.transforms import Transform
+from albef.data.transforms import SCALE, SHIFT, Transform
 from albef.models.albef import ModelConfig
 from albef.models.weights import Checkpoint, load_strict
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
 
 Batch = dict[str, Tensor]
-"""Tensors of a batch by name, (B, ...) each."""
+"""Tensors of a batch by name, (B, ...) each but for what an example may have several of."""
 WARMUP_BLOCK = 100
 """Steps between two values of the ``original`` schedule's warm-up."""
 
@@ -138,7 +138,8 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Losses by name, "loss" their sum; beside them may stand ``temperature`` and ``alpha``,
-        which are logged too, and tensors (B, ...) for :meth:`end_step`.
+        which are logged too, and tensors (B, ...) for :meth:`end_step`. Nothing here may depend on
+        the value of a tensor but through tensors: a GPU would have to be waited for.
 
         Args:
             batch: what the task's collate made.
@@ -225,5 +226,17 @@ def accuracies(right: Sequence[float], groups: Sequence[str | None]) -> dict[str
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``, copied without waiting where memory is pinned."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    """The batch on ``device``, copied without waiting where memory is pinned.
+
+    Pictures that are bytes still, as training's are, are normalised there: (..., 3, H, W).
+    """
+    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {n: _normalised(t) if t.dtype == torch.uint8 else t for n, t in moved.items()}
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    """The numbers of :func:`albef.data.transforms.normalised`."""
+    values = pixels.float()
+    for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
+        values[..., channel, :, :].mul_(float(scale)).sub_(float(shift))
+    return values

@@ -70,7 +70,7 @@ def draw_pairs(sim: Tensor, barred: Tensor, neither: Tensor, second: Tensor) -> 
     """
     own = torch.arange(len(sim), device=sim.device)
     other, has_other = hard_negatives(sim, barred)
-    third, has_third = hard_negatives(sim, barred | F.one_hot(other, len(sim)).bool())
+    third, has_third = hard_negatives(sim, barred | (other[:, None] == own))
     return Pairs(
         first=torch.where(neither | second, other, own),
         second=torch.where(neither, third, torch.where(second, own, other)),

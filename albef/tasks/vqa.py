@@ -71,8 +71,9 @@ class Config(RunConfig):
 
 @dataclass(frozen=True)
 class Collate:
-    """Records to ``image``, ``ids``, ``text_mask`` and their answers, padded to A a question:
-    ``answer_ids`` and ``answer_mask`` (B, A, L), ``answer_weights`` (B, A)."""
+    """Records to ``image``, ``ids``, ``text_mask`` and their A answers in all, one question's after
+    the other's: ``answer_ids`` and ``answer_mask`` (A, L), ``answer_weights`` and ``answer_owner``
+    (A,), the place of each answer's question."""
 
     tokenizer: TextTokenizer
     transform: Transform
@@ -94,24 +95,19 @@ class Collate:
                 f"{lacking[0]} has no answers, so nothing is learned from it: leave questions "
                 "without answers out of the train split"
             )
-        flat, flat_mask = self.tokenizer.encode(
+        answer_ids, answer_mask = self.tokenizer.encode(
             [text for own in answers for text in own], self.answer_tokens, end=True
         )
-        most = max(map(len, answers))
-        place = [b * most + a for b, own in enumerate(answers) for a in range(len(own))]
-        size = len(records) * most
-        answer_ids = np.full((size, flat.shape[1]), self.tokenizer.pad_id, dtype=np.int64)
-        answer_mask = np.zeros_like(answer_ids)
-        weights = np.zeros(size, dtype=np.float32)
-        answer_ids[place], answer_mask[place] = flat, flat_mask
-        weights[place] = [weight for own in answers for weight in own.values()]
+        weights = np.array([w for own in answers for w in own.values()], dtype=np.float32)
+        owner = np.repeat(np.arange(len(records)), [len(own) for own in answers])
         return {
             "image": torch.from_numpy(image),
             "ids": torch.from_numpy(ids),
             "text_mask": torch.from_numpy(mask),
-            "answer_ids": torch.from_numpy(answer_ids).view(len(records), most, -1),
-            "answer_mask": torch.from_numpy(answer_mask).view(len(records), most, -1),
-            "answer_weights": torch.from_numpy(weights).view(len(records), most),
+            "answer_ids": torch.from_numpy(answer_ids),
+            "answer_mask": torch.from_numpy(answer_mask),
+            "answer_weights": torch.from_numpy(weights),
+            "answer_owner": torch.from_numpy(owner),
         }
 
 
@@ -219,38 +215,26 @@ class Task(RunTask):
         self.answer_decoder_m.update(self.answer_decoder, self.config.momentum)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss of a micro-batch of B questions with up to A answers each."""
+        """The loss of a micro-batch of B questions with A answers in all."""
         alpha = self.config.alpha * ramp(epoch)
-        given = batch["answer_mask"][:, :, 0].flatten().nonzero().squeeze(1)
-        owner = given // batch["answer_mask"].shape[1]
-        ids = batch["answer_ids"].flatten(0, 1)[given]
-        mask = batch["answer_mask"].flatten(0, 1)[given]
-        logits = self._logits(self.model, self.answer_decoder, batch, ids, mask, owner)
+        logits = self._logits(self.model, self.answer_decoder, batch)
         logits_m = None
         if alpha > 0:
             with torch.no_grad():
                 model_m, decoder_m = self.model_m.model, self.answer_decoder_m.model
-                logits_m = self._logits(model_m, decoder_m, batch, ids, mask, owner)
-        losses = answer_losses(logits, ids, mask, logits_m, alpha)
-        weights = batch["answer_weights"].flatten()[given]
-        loss = vqa_loss(losses, weights, len(batch["image"]))
+                logits_m = self._logits(model_m, decoder_m, batch)
+        losses = answer_losses(logits, batch["answer_ids"], batch["answer_mask"], logits_m, alpha)
+        loss = vqa_loss(losses, batch["answer_weights"], len(batch["image"]))
         return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
-    def _logits(
-        self,
-        model: ALBEF,
-        decoder: AnswerDecoder,
-        batch: Batch,
-        ids: Tensor,
-        mask: Tensor,
-        owner: Tensor,
-    ) -> Tensor:
-        """Logits (A, L, V) of all answers; ``owner`` (A,) says to which question each belongs."""
-        fused = fuse(model, batch["image"], batch["ids"], batch["text_mask"])
+    def _logits(self, model: ALBEF, decoder: AnswerDecoder, batch: Batch) -> Tensor:
+        """Logits (A, L, V) of all answers."""
+        owner, mask = batch["answer_owner"], batch["text_mask"]
+        fused = fuse(model, batch["image"], batch["ids"], mask)
         question = decoder.question_key_values(fused)
         if len(owner) != len(fused):
             question = select(question, owner)
-        logits: Tensor = decoder(ids, mask, question, batch["text_mask"][owner])
+        logits: Tensor = decoder(batch["answer_ids"], batch["answer_mask"], question, mask[owner])
         return logits
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from albef.models.pair import doubled
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.tasks import entailment, nlvr2, pretraining, text_assignment
 from albef.tasks.classification import RecordError
+from albef.tasks.task import to_device
 from tests import original
 from tests.conftest import CAPTIONS, tiny_model
 from tests.data import toy
@@ -266,7 +267,7 @@ def test_a_micro_batch_learns(kind: ModuleType) -> None:
     task = task_of(kind).train()
     collate = task.collate(Train(AugmentConfig(flip=False, crop=(1, 1), randaugment=0), 16))
     shown = [replace(r, image=toy.picture(10_000 * i)) for i, r in enumerate(records(kind))]
-    batch = collate(shown, np.random.default_rng(0))
+    batch = to_device(collate(shown, np.random.default_rng(0)), torch.device("cpu"))
     optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 1e-3)
     losses = []
     for _ in range(80):

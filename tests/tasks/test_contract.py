@@ -22,8 +22,9 @@ from albef.data.text import TextTokenizer
 from albef.data.transforms import AugmentConfig, Train
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.tasks import pretraining
-from albef.tasks.task import RunConfig, RunTask, to_device
+from albef.tasks.task import Batch, RunConfig, RunTask, to_device
 from albef.training.optim import adamw
+from tests import waits
 
 ROOT = Path(__file__).parents[2]
 SMOKE: dict[str, Any] = read_yaml(ROOT / "presets/smoke.yaml")
@@ -49,13 +50,16 @@ def kinds() -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets as they are asked for, and models, which start with a pre-trained one."""
     here = tmp_path_factory.mktemp("contract")
+    save(here, "pretraining", "pretrained", pretrained())
+    return here
+
+
+def pretrained() -> pretraining.Task:
+    """Pre-training at its start."""
     config = validate(pretraining.Config, SMOKE["pretrain"], where="smoke")
     words = ["a squid left of two apples", "three frogs above a key", "how many are there yes no"]
     torch.manual_seed(0)
-    save(
-        here, "pretraining", "pretrained", pretraining.Task(config, TextTokenizer.train(words, 90))
-    )
-    return here
+    return pretraining.Task(config, TextTokenizer.train(words, 90))
 
 
 def save(folder: Path, kind: str, name: str, task: Any) -> None:
@@ -99,6 +103,25 @@ def start(folder: Path, run: str) -> Any:
     return task
 
 
+def collated(folder: Path, task: Any) -> Batch:
+    """A batch of the task's train split."""
+    dataset = task.config.dataset
+    shards = Shards(data(folder, dataset), "train")
+    augment = validate(AugmentConfig, SMOKE["datasets"][dataset]["augment"], where="smoke")
+    collate = task.collate(Train(augment, task.image_size))
+    return dict(collate([shards[i] for i in range(8)], np.random.default_rng(0)))
+
+
+def stepped(task: Any, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, torch.Tensor]:
+    """The outputs of a training step, taken as the loop takes it."""
+    task.begin_step()
+    outputs: dict[str, torch.Tensor] = task(batch, 1.0)
+    outputs["loss"].backward()
+    task.end_step([{name: value.detach() for name, value in outputs.items()}])
+    optimizer.step()
+    return outputs
+
+
 def test_a_run_of_every_kind_is_taken_through_the_contract() -> None:
     assert sorted({entry["kind"] for entry in RUNS.values()}) == sorted(kinds())
 
@@ -107,12 +130,7 @@ def test_a_run_of_every_kind_is_taken_through_the_contract() -> None:
 def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     task = start(folder, run)
     config: RunConfig = task.config
-    shards = Shards(data(folder, config.dataset), "train")
-    augment = validate(AugmentConfig, SMOKE["datasets"][config.dataset]["augment"], where="smoke")
-    collate = task.collate(Train(augment, task.image_size))
-    batch = to_device(
-        collate([shards[i] for i in range(8)], np.random.default_rng(0)), torch.device("cpu")
-    )
+    batch = to_device(collated(folder, task), torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
 
     task.train()
@@ -120,12 +138,9 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     changed = [n for n, t in task.state_dict().items() if not torch.equal(t, before[n])]
     assert changed == [], "forward changes no state"
     optimizer = adamw(task, 1e-3, config.weight_decay)
-    task.begin_step()
-    outputs = task(batch, 1.0)
+    with waits.refused():
+        outputs = stepped(task, optimizer, batch)
     assert torch.isfinite(outputs["loss"])
-    outputs["loss"].backward()
-    task.end_step([{name: value.detach() for name, value in outputs.items()}])
-    optimizer.step()
     learned = [n for n, p in task.named_parameters() if not torch.equal(p, before[n])]
     assert any("image_encoder" in name for name in learned)
     assert any("text_encoder" in name or "decoder" in name for name in learned)
@@ -151,3 +166,24 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     blank = type(task).blank(config, checkpoint).eval()
     assert set(blank.predict(split, 7)) == set(table)
     assert set(blank.score(blank.predict(split, 7))) == set(metrics)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("run", ["pretraining", *RUNS])
+def test_a_step_on_a_gpu_waits_for_nothing(run: str, folder: Path) -> None:
+    device = torch.device("cuda")
+    task: Any = pretrained() if run == "pretraining" else start(folder, run)
+    task.to(device).train()
+    optimizer = adamw(task, 1e-3, 0.02)
+    pinned = {name: tensor.pin_memory() for name, tensor in collated(folder, task).items()}
+    stepped(task, optimizer, to_device(pinned, device))  # kernels are loaded, states made
+    with waits.refused(), torch.autocast("cuda", torch.bfloat16):
+        stepped(task, optimizer, to_device(pinned, device))
+
+
+def test_a_step_of_pre_training_waits_for_nothing(folder: Path) -> None:
+    task = pretrained().train()
+    batch = to_device(collated(folder, task), torch.device("cpu"))
+    optimizer = adamw(task, 1e-3, 0.02)
+    with waits.refused():
+        stepped(task, optimizer, batch)

@@ -11,6 +11,7 @@ from albef.config import read_yaml, validate
 from albef.data.text import TextTokenizer
 from albef.data.transforms import AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
+from albef.tasks.task import to_device
 from albef.training.optim import adamw
 from tests.conftest import CAPTIONS
 from tests.data import toy
@@ -36,7 +37,7 @@ def trained() -> dict[str, torch.Tensor]:
     records = [toy.record(i) for i in range(BATCH)]
     augment = validate(AugmentConfig, AUGMENT, where="tests")
     collate = task.collate(Train(augment, config.model.image.image_size))
-    batch = collate(records, np.random.default_rng(0))
+    batch = to_device(collate(records, np.random.default_rng(0)), torch.device("cpu"))
     for _ in range(3):
         task.begin_step()
         with torch.autocast("cpu", torch.bfloat16):

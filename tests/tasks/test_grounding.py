@@ -10,6 +10,7 @@ from albef.config import ParamsError, validate
 from albef.data.boxes import around, hottest, iou
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
+from albef.losses import itm
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.tasks.grounding import GRID, Config, Task
@@ -193,13 +194,13 @@ def test_starts_from_another_checkpoint_and_comes_back_as_saved(
 
 def test_negatives_are_hard_or_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[torch.Tensor] = []
-    multinomial = torch.multinomial
+    draw = itm.draw
 
-    def spy(weights: torch.Tensor, count: int, **rest: Any) -> torch.Tensor:
+    def spy(weights: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         drawn.append(weights.detach())
-        return multinomial(weights, count, **rest)
+        return draw(weights, generator)
 
-    monkeypatch.setattr(torch, "multinomial", spy)
+    monkeypatch.setattr(itm, "draw", spy)
     for hard in (True, False):
         made = task(hard_negatives=hard).train()
         ids, text_mask = made.texts(CAPTIONS)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from albef.config import validate
+from albef.losses import itm
 from albef.losses.mlm import IGNORED
 from albef.models.original import original_name
 from albef.tasks.pretraining import Config, Task
@@ -70,7 +71,7 @@ def batch(suffix: str = "") -> dict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def _argmax_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixtures were made with the most likely negative instead of a drawn one."""
-    monkeypatch.setattr(torch, "multinomial", lambda w, n, generator=None: w.topk(n).indices)
+    monkeypatch.setattr(itm, "draw", lambda weights, generator: weights.argmax(1))
 
 
 def expect(name: str, actual: Tensor, **tolerance: float) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from albef.config import validate
+from albef.losses import itm
 from albef.losses.itc import same_image_targets
 from albef.models.original import original_name, sizes_of
 from albef.models.ranking import (
@@ -49,7 +50,7 @@ def batch(ids: str) -> dict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def _argmax_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixtures were made with the most likely negative instead of a drawn one."""
-    monkeypatch.setattr(torch, "multinomial", lambda w, n, generator=None: w.topk(n).indices)
+    monkeypatch.setattr(itm, "draw", lambda weights, generator: weights.argmax(1))
 
 
 def expect(name: str, actual: Tensor, **tolerance: float) -> None:

@@ -56,24 +56,14 @@ def original_task(alpha: float = 0.4) -> Task:
 
 def batch() -> dict[str, Tensor]:
     given = {n.removeprefix("inputs/"): t for n, t in FIXTURE.items() if n.startswith("inputs/")}
-    counts = given["k"].tolist()
-    most, length = max(counts), given["answer_input_ids"].shape[1]
-    ids = torch.zeros(3, most, length, dtype=torch.long)
-    mask, weights = torch.zeros_like(ids), torch.zeros(3, most)
-    place = 0
-    for question, count in enumerate(counts):
-        own = slice(place, place + count)
-        ids[question, :count] = given["answer_input_ids"][own]
-        mask[question, :count] = given["answer_attention_mask"][own]
-        weights[question, :count] = given["weights"][own]
-        place += count
     return {
         "image": given["image"],
         "ids": given["input_ids"],
         "text_mask": given["attention_mask"],
-        "answer_ids": ids,
-        "answer_mask": mask,
-        "answer_weights": weights,
+        "answer_ids": given["answer_input_ids"],
+        "answer_mask": given["answer_attention_mask"],
+        "answer_weights": given["weights"],
+        "answer_owner": torch.arange(len(given["k"])).repeat_interleave(given["k"]),
     }
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from albef.data.transforms import AugmentConfig, Train
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite, train
 from albef.training.state import step_of
+from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
 
@@ -89,6 +91,34 @@ def test_workers_do_not_change_the_result(data: Path, tmp_path: Path) -> None:
     alone = run(data, tmp_path / "0", epochs=1)
     helped = run(data, tmp_path / "1", epochs=1, workers=1)
     assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
+def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) -> None:
+    """Losses are summed where they are; the device is waited for every ten steps alone."""
+    done = [0]
+    read: set[int] = set()
+    task = tiny_task()
+    config = task.config.model_copy(update={"epochs": 4})
+    augment = validate(AugmentConfig, AUGMENT, where="tests")
+    loader = Loader(Shards(data, "train"), task.collate(Train(augment, 16)), 4, 4, 1, 0)
+    steps = list(loader.batches(0, 12))
+    seen = waits.Waits(lambda name: read.add(done[0]))
+
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        done[0] = step
+
+    with mock.patch.object(loader, "batches", return_value=iter(steps)), seen:
+        train(
+            task,
+            config,
+            loader,
+            folder=tmp_path,
+            device=torch.device("cpu"),
+            checkpoint_every=100,
+            validate=lambda epoch: {"r_mean": float(epoch)},
+            progress=progress,
+        )
+    assert read - {0} == {9, 11}  # before the first step values are read, too
 
 
 def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:

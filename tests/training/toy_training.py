@@ -12,7 +12,7 @@ from albef.data.loader import Loader
 from albef.data.shards import Shards
 from albef.data.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
-from albef.tasks.task import Task
+from albef.tasks.task import Task, to_device
 from albef.training.distributed import joined, world
 from albef.training.loop import train
 from tests.conftest import tiny_task
@@ -59,7 +59,7 @@ def gradients(kind: str, data: Path) -> dict[str, torch.Tensor | None]:
     micros = next(loader.batches(0, 1))
     for number, micro in zip(loader.numbers(0), micros, strict=True):
         torch.manual_seed(loader.draw_seed(number))
-        (model(micro, 0.5)["loss"] / len(micros)).backward()
+        (model(to_device(micro, torch.device("cpu")), 0.5)["loss"] / len(micros)).backward()
     return {name: p.grad for name, p in task.named_parameters()}
 
 
