@@ -11,6 +11,7 @@ from pathlib import Path
 PIPELINE = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
+    "compare": ("flows.compare", "experiments or git revisions side by side, as one page"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
     "ask": ("albef.ask", "answers to a question about a picture"),
 }

@@ -15,7 +15,7 @@ from pydantic import Field
 from albef.config import Section
 from albef.digest import file_digest
 from albef.layout import Layout
-from albef.report import examples, located
+from albef.report import curves, examples, located
 from albef.report.content import (
     Cost,
     Dataset,
@@ -78,7 +78,7 @@ def gather(params: Mapping[str, Any], layout: Layout, seed: int, count: int) -> 
         seed=seed,
         runs=tuple(_run(layout, name, values, count) for name, values in tasks.items()),
         trainings=tuple(
-            Training(name, dict(_curves(layout.curves(name))))
+            Training(name, curves.read(layout.curves(name)))
             for name in models
             if layout.curves(name).is_dir()
         ),
@@ -186,18 +186,6 @@ def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
         for name, value in flatten(section)
         if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def _curves(folder: Path) -> Iterator[tuple[str, tuple[tuple[float, float], ...]]]:
-    """The curves of a training, by name."""
-    base = folder / "plots" / "metrics"
-    for path in sorted(base.rglob("*.tsv")):
-        _, *rows = path.read_text().splitlines()
-        cells = (row.split("\t") for row in rows)
-        points = [(float(row[0]), float(row[-1])) for row in cells]
-        kept = tuple(point for point in points if all(map(math.isfinite, point)))
-        if kept:
-            yield path.relative_to(base).with_suffix("").as_posix(), kept
 
 
 def _dataset(layout: Layout, name: str, used_by: tuple[str, ...], count: int) -> Dataset:

@@ -157,11 +157,11 @@ ALLOWED = {
         "albef.tasks",
         "albef.runtime",
     },
-    "albef.report": {"albef.config", "albef.data", "albef.heatmap"},
+    "albef.report": {"albef.config", "albef.data", "albef.heatmap", "albef.tasks.vqa_accuracy"},
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
-    "flows": {"albef.config", "albef.layout"},
+    "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},
 }
-"""What a part may import beside itself; pipelines may import all of albef."""
+"""Parts and modules that a part may import beside itself; pipelines may import all of albef."""
 FOREIGN = {
     "albef": {"prefect", "dvc", "dvclive"},
     "pipelines": {"prefect", "dvc"},
@@ -170,9 +170,14 @@ FOREIGN = {
 """What each package never imports from outside (the curves, of dvclive, are training's)."""
 
 
+def module_of(file: str) -> str:
+    """The name of one of our modules, from its file."""
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def part(module: str) -> str:
     """The part of the house that a module or file belongs to."""
-    names = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".").split(".")
+    names = module_of(module).split(".")
     return ".".join(names[:2]) if names[0] == "albef" else names[0]
 
 
@@ -189,7 +194,7 @@ def test_imports_run_one_way(path: str) -> None:
         if here == "pipelines":
             assert top == "albef", f"{path} imports {module}"
         else:
-            assert part(file) in ALLOWED[here], f"{path} imports {module}"
+            assert {part(file), module_of(file)} & ALLOWED[here], f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -15,7 +15,8 @@ PICTURES = 5
 """Pictures shown of the answer to a text."""
 TEXTS = 4
 """Texts shown of the answer to a picture."""
-_RANKED = {"query", "key", "caption", "rank", "rank_itc", "top", "top_itc"}
+RANKED = {"query", "key", "caption", "rank", "rank_itc", "top", "top_itc"}
+"""Columns of the predictions of a kind that ranks."""
 _NAMES = {"i2t": "picture to text", "t2i": "text to picture"}
 
 
@@ -47,14 +48,14 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 def is_ranking(table: pa.Table) -> bool:
     """Whether predictions are those of a kind that ranks."""
-    return set(table.column_names) >= _RANKED
+    return set(table.column_names) >= RANKED
 
 
 def outcomes(table: pa.Table, records: Records | None) -> tuple[Outcome, ...]:
     """Who puts the right answer first: by change in a paired split, else by direction."""
     itm = table["rank"].to_numpy() == 0
     itc = table["rank_itc"].to_numpy() == 0
-    column = "change" if _paired(table) else "query"
+    column = "change" if is_paired(table) else "query"
     found = [
         _outcome(_NAMES.get(label, label), pc.equal(table[column], label).to_numpy(), itm, itc)
         for label in sorted(pc.unique(table[column]).to_pylist())
@@ -84,7 +85,7 @@ def _outcome(
 
 def galleries(table: pa.Table, records: Records, count: int) -> tuple[Gallery, ...]:
     """Examples of one split of a kind that ranks, ``count`` a group, right ones and wrong ones."""
-    made = _pairs(table, records, count) if _paired(table) else _ranked(table, records, count)
+    made = _pairs(table, records, count) if is_paired(table) else _ranked(table, records, count)
     return tuple(gallery for gallery in made if gallery.queries)
 
 
@@ -107,7 +108,8 @@ def _text(value: Any) -> str:
     return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
-def _paired(table: pa.Table) -> bool:
+def is_paired(table: pa.Table) -> bool:
+    """Whether each query of a ranking is a decision between two."""
     return "change" in table.column_names and table["change"].null_count < table.num_rows
 
 

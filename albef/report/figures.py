@@ -144,6 +144,21 @@ def stack(parts: Sequence[tuple[float, str, str]], *, name: str) -> Markup:
     ).format(name, Markup().join(body))
 
 
+def interval(low: float, value: float, high: float, most: float, *, name: str) -> Markup:
+    """A value and its interval on an axis from ``-most`` to ``most``, with a line at zero."""
+
+    def at(number: float) -> str:
+        return f"{_n(50 + 50 * min(max(number / most, -1), 1)) if most > 0 else 50}%"
+
+    look = "gain" if low > 0 else "loss" if high < 0 else "none"
+    return Markup(
+        '<svg class="interval" width="100%" height="18" role="img" aria-label="{}">'
+        '<line class="zero" x1="50%" x2="50%" y1="0" y2="18"/>'
+        '<line class="reach {}" x1="{}" x2="{}" y1="9" y2="9"/>'
+        '<circle class="{}" cx="{}" cy="9" r="4.5"/></svg>'
+    ).format(name, look, at(low), at(high), look, at(value))
+
+
 def averaged(points: Sequence[Point]) -> list[Point]:
     """At most :data:`_MOST_POINTS` points, each the mean of a run of neighbours."""
     length = math.ceil(len(points) / _MOST_POINTS)

@@ -1,6 +1,6 @@
 """Examples of grounding: pictures under their heat maps, with the boxes meant and chosen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -44,13 +44,17 @@ def places(table: pa.Table, records: Records, count: int) -> tuple[Place, ...]:
 def _places(rows: list[dict[str, Any]], records: Records) -> Iterator[Place]:
     for row in rows:
         note = f"IoU {row['iou']:.2f}, of the map's own box {row['map_iou']:.2f}"
-        picture = records.image(row["key"])
-        uri = "" if picture is None else _drawn(picture, row)
-        shown = Picture(row["key"], uri, (row["expression"],))
-        yield Place(shown, row["expression"], row["iou"] >= RIGHT, note)
+        yield Place(drawn(records, row), row["expression"], row["iou"] >= RIGHT, note)
 
 
-def _drawn(picture: Image.Image, row: dict[str, Any]) -> str:
+def drawn(records: Records, row: Mapping[str, Any]) -> Picture:
+    """The picture of a prediction under its heat map, with the boxes."""
+    picture = records.image(row["key"])
+    uri = "" if picture is None else _drawn(picture, row)
+    return Picture(row["key"], uri, (row["expression"],))
+
+
+def _drawn(picture: Image.Image, row: Mapping[str, Any]) -> str:
     scale = _SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     heat = np.frombuffer(row["heat"], np.uint8).astype(np.float32)

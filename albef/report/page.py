@@ -37,7 +37,7 @@ _TITLES = {
 _COLOURS = 6
 
 
-def _title(name: str) -> str:
+def curve_title(name: str) -> str:
     """The words of a curve's name; of ``accuracy_GROUP`` the group stays."""
     whole, _, group = name.partition("_")
     if name not in _TITLES and whole in _TITLES:
@@ -46,7 +46,8 @@ def _title(name: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What makes pages of the templates."""
     environment = Environment(
         loader=PackageLoader("albef.report"),
         autoescape=True,
@@ -79,7 +80,7 @@ def _environment() -> Environment:
 def render(report: Report) -> str:
     """The page; equal contents give equal bytes."""
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -197,7 +198,7 @@ def train_charts(training: Training) -> Iterator[Chart]:
     rest = [name for name in curves if not name.startswith("train/")]
     for name in [*sorted(losses), *rest]:
         points = curves[name]
-        title = _title(name.removeprefix("train/"))
+        title = curve_title(name.removeprefix("train/"))
         svg = figures.lines([figures.Line(name, points)], x_label="step", name=f"{title} by step")
         word, value = "last", points[-1][1]
         if name == "lr":
@@ -228,7 +229,7 @@ def val_charts(training: Training) -> Iterator[Chart]:
         legend = [(name, f"c{colour}") for name, colour in colours.items()]
         if len(own) < len(members):
             legend.append(("ITC alone", "dashed"))
-        title = _title(base)
+        title = curve_title(base)
         yield Chart(
             title,
             f"last {number(val[own[0]][-1][1])}" if len(own) == 1 else "",

@@ -1,0 +1,305 @@
+"""Runs side by side: what the comparison holds, as plain values, and its page.
+
+Sides are named by their place; the first is the baseline. Texts are shown as they are and are not
+trusted.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from albef.report import figures
+from albef.report.curves import Curve, Curves, Deviation
+from albef.report.drift import Drift
+from albef.report.flips import Flip
+from albef.report.metrics import ITC, order, words
+from albef.report.page import Chart, curve_title, environment
+from albef.report.statistics import Interval, Spread
+
+_COLOURS = 6
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of what is compared.
+
+    Attributes:
+        name: as it was asked for.
+        commit: its commit, short; "" for the working tree.
+        subject: first line of that commit's message.
+        seed: of its values.
+        against: the side that it is held against: of another group of seeds the one with its own
+            seed, else the baseline.
+        code: files of code that differ from the baseline's.
+    """
+
+    name: str
+    commit: str = ""
+    subject: str = ""
+    seed: int = 0
+    against: int = 0
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of params.yaml that is not the same on all sides; "" where a side lacks it."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a split on each side; None where a side lacks it."""
+
+    name: str
+    values: tuple[float | None, ...]
+
+    @property
+    def words(self) -> str:
+        """What it says, or ""."""
+        return words(self.name)
+
+    def difference(self, before: int, after: int) -> float | None:
+        """How far one side is from another."""
+        old, new = self.values[before], self.values[after]
+        return None if old is None or new is None else new - old
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two sides on the examples that both answered.
+
+    Attributes:
+        before, after: the sides.
+        metric: compared.
+        shared, of: examples that both answered; the larger number that one of them did.
+        difference, interval: of the metric on the shared examples, after less before.
+        gained, lost: answers that turned right, and wrong.
+        p: McNemar's exact test of these.
+        better, worse: some of them.
+    """
+
+    before: int
+    after: int
+    metric: str
+    shared: int
+    of: int
+    difference: float
+    interval: Interval
+    gained: int
+    lost: int
+    p: float
+    better: tuple[Flip, ...] = ()
+    worse: tuple[Flip, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.gained or self.lost or self.interval.low or self.interval.high)
+
+    @property
+    def verdict(self) -> str:
+        """What it says, in a word."""
+        degenerate = self.interval.low == self.interval.high == 0
+        return "equal" if self.equal else "not resolved" if degenerate else verdict(self.interval)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of a run: its metrics, what two sides differ in example by example, and notes."""
+
+    run: str
+    name: str
+    metrics: tuple[Metric, ...]
+    paired: tuple[Paired, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on two sides; without drift it is the same, or ``note`` says what is missing."""
+
+    name: str
+    before: int
+    after: int
+    drift: Drift | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """A metric over the seeds of a group, and how far it is from the baseline's group.
+
+    Attributes:
+        run, split, metric: which.
+        group: its place.
+        spread: over the seeds.
+        difference, interval: from the first group; None in that one, and where it cannot be told.
+    """
+
+    run: str
+    split: str
+    metric: str
+    group: int
+    spread: Spread
+    difference: float | None = None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything on the page.
+
+    Attributes:
+        sides: the baseline first.
+        values: of params.yaml that differ.
+        data, splits: as far as there are any.
+        groups, seeds: sides that differ in nothing but their seed, and what comes of that; empty
+            where no seed is repeated.
+        curves: of each side.
+        reference: curves from a file, with its name, and how far the baseline is from them.
+        notes: what is missing, in words.
+    """
+
+    sides: tuple[Side, ...]
+    values: tuple[Value, ...] = ()
+    data: tuple[Data, ...] = ()
+    splits: tuple[Split, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    seeds: tuple[SeedRow, ...] = ()
+    curves: tuple[Curves, ...] = ()
+    reference: Curves = field(default_factory=dict)
+    reference_name: str = ""
+    deviations: tuple[Deviation, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def label(self, group: int) -> str:
+        """The sides of a group, by name."""
+        return ", ".join(self.sides[side].name for side in self.groups[group])
+
+
+def render(comparison: Comparison) -> str:
+    """The page; equal contents give equal bytes."""
+    template = environment().get_template("comparison.html.j2")
+    tests = [(split, test) for split in comparison.splits for test in split.paired]
+    most = max((max(abs(t.interval.low), abs(t.interval.high)) for _, t in tests), default=0.0)
+    return template.render(
+        it=comparison,
+        tests=tests,
+        cards=[(split, test) for split, test in tests if not test.equal],
+        flipped=[(s, t) for s, t in tests if t.better or t.worse],
+        trainings=list(trainings(comparison)),
+        interval_bar=lambda value, interval: figures.interval(
+            interval.low, value, interval.high, most, name=interval_words(value, interval)
+        ),
+        verdict=verdict,
+        difference=difference,
+        chance=chance,
+        three=three,
+        colour=lambda side: f"c{1 + side % _COLOURS}",
+    )
+
+
+def verdict(interval: Interval) -> str:
+    """What an interval says, in a word."""
+    if interval.low == interval.high == 0:
+        return "equal"
+    return {1: "better", -1: "worse", 0: "not resolved"}[interval.sign]
+
+
+def difference(value: float | None) -> str:
+    """A difference of metrics for a reader."""
+    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
+def interval_words(value: float, interval: Interval) -> str:
+    """A difference and its interval for a reader."""
+    return f"{difference(value)} ({difference(interval.low)} to {difference(interval.high)})"
+
+
+def chance(p: float) -> str:
+    """A probability for a reader."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def three(values: tuple[float, float, float]) -> str:
+    """Least, median and most for a reader."""
+    least, median, most = (f"{value:g}" for value in values)
+    return least if least == most else f"{least} to {most}, median {median}"
+
+
+def metrics_of(sections: Sequence[Mapping[str, float]]) -> tuple[Metric, ...]:
+    """The metrics of a split on all sides, the primary one first."""
+    names = sorted(
+        dict.fromkeys(name for section in sections for name in section),
+        key=lambda name: (name.startswith(ITC), order(name)),
+    )
+    return tuple(Metric(name, tuple(s.get(name) for s in sections)) for name in names)
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The curves of a training on all sides: losses and validation, and the rest."""
+
+    name: str
+    legend: tuple[tuple[str, str], ...]
+    main: tuple[Chart, ...]
+    rest: tuple[Chart, ...]
+    same: bool
+
+
+def trainings(comparison: Comparison) -> Iterator[Overlay]:
+    """The trainings that are on two sides, or on one and in the reference."""
+    given = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
+    names = [side.name for side in comparison.sides[: len(comparison.curves)]]
+    looks = [f"c{1 + side % _COLOURS}" for side in range(len(names))]
+    if comparison.reference:
+        names.append(comparison.reference_name)
+        looks.append(f"c{1 + len(looks) % _COLOURS} dashed")
+    for training in dict.fromkeys(name for curves in given for name in curves):
+        having = [place for place, curves in enumerate(given) if training in curves]
+        if len(having) < 2:
+            continue
+        same = all(given[place][training] == given[having[0]][training] for place in having[1:])
+        own = dict.fromkeys(name for place in having for name in given[place][training])
+        if same:
+            own = {}
+        charts = {
+            name: _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
+            for name in sorted(own, key=_place)
+        }
+        main = tuple(chart for name, chart in charts.items() if _is_main(name))
+        yield Overlay(
+            training,
+            tuple((names[place], looks[place]) for place in having),
+            main or tuple(charts.values()),
+            tuple(chart for chart in charts.values() if chart not in main) if main else (),
+            same,
+        )
+
+
+def _is_main(name: str) -> bool:
+    return name.startswith("train/") or name in ("val/r_mean", "val/accuracy")
+
+
+def _place(name: str) -> tuple[int, tuple[int, str, int]]:
+    kind, _, rest = name.rpartition("/")
+    return ("train", "val", "").index(kind) if kind in ("train", "val") else 2, order(rest)
+
+
+def _chart(
+    name: str, curves: Mapping[int, Curve], names: Sequence[str], looks: Sequence[str]
+) -> Chart:
+    lines = [
+        figures.Line(names[place], points, 1 + place % _COLOURS, dashed="dashed" in looks[place])
+        for place, points in curves.items()
+        if points
+    ]
+    kind, _, rest = name.rpartition("/")
+    title = curve_title(rest) + (", validation" if kind == "val" else "")
+    last = " / ".join(figures.show(line.points[-1][1]) for line in lines)
+    svg: Markup = figures.lines(lines, x_label="step", name=f"{title} by step")
+    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg)

@@ -1,0 +1,157 @@
+"""How a data set changed: rows by key and content, and what its captions and pictures are like."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+_WORDS = 12  # new and lost words that are named
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Rows of a split: before, after, and by key added, removed and of other content."""
+
+    split: str
+    before: int
+    after: int
+    added: int
+    removed: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A distribution before and after.
+
+    Attributes:
+        name: what is counted.
+        before, after: (least, median, most).
+        distance: the farthest that the two shares below a value are apart, from 0 to 1
+            (Kolmogorov-Smirnov).
+    """
+
+    name: str
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
+    distance: float
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words of the captions: how many before and after, and the most frequent new and lost ones.
+
+    Attributes:
+        before, after: different words.
+        new, lost: words that only one of them has, at most a dozen.
+        new_count, lost_count: how many there are.
+        unseen: share of all words said after that were never said before.
+    """
+
+    before: int
+    after: int
+    new: tuple[str, ...]
+    lost: tuple[str, ...]
+    new_count: int
+    lost_count: int
+    unseen: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What differs between two states of a data set."""
+
+    rows: tuple[SplitRows, ...]
+    profiles: tuple[Profile, ...]
+    vocabulary: Vocabulary
+
+
+def contents(index: pa.Table) -> "pd.Series[str]":
+    """What stands in each record of a data set's index, by key: pictures, captions and meta."""
+    pictures = [index["digest"], *([_more(index["more"])] if "more" in index.column_names else [])]
+    captions = pc.binary_join(index["captions"], "\1")
+    told = pc.binary_join_element_wise(index["split"], *pictures, captions, index["meta"], "\0")
+    return pd.Series(told.to_pandas().to_numpy(), index=index["key"].to_pandas(), dtype="str")
+
+
+def _more(column: pa.ChunkedArray) -> pa.Array:
+    """The digests of the further pictures of each record, in one text."""
+    lists = column.combine_chunks()
+    digests = pc.struct_field(lists.flatten(), "digest")
+    sizes = pc.list_value_length(lists).fill_null(0)
+    offsets = np.concatenate([[0], np.cumsum(sizes.to_numpy())]).astype(np.int32)
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), digests), "\1")
+
+
+def compare(before: pa.Table, after: pa.Table) -> Drift:
+    """What differs between two indexes."""
+    return Drift(
+        tuple(_rows(before, after)), tuple(_profiles(before, after)), _words(before, after)
+    )
+
+
+def _rows(before: pa.Table, after: pa.Table) -> Iterable[SplitRows]:
+    for split in dict.fromkeys(
+        [*before["split"].unique().to_pylist(), *after["split"].to_pylist()]
+    ):
+        old, new = (contents(t.filter(pc.equal(t["split"], split))) for t in (before, after))
+        both = old.index.intersection(new.index)
+        changed = int((old[both] != new[both]).sum())
+        kept = len(both)
+        yield SplitRows(split, len(old), len(new), len(new) - kept, len(old) - kept, changed)
+
+
+def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
+    for name, column, of in (
+        ("words of a caption", "caption_words", pc.list_flatten),
+        ("captions of a record", "captions", pc.list_value_length),
+        ("width of a picture, pixels", "width", None),
+        ("height of a picture, pixels", "height", None),
+    ):
+        columns = (table[column] for table in (before, after))
+        old, new = (
+            np.asarray(values if of is None else of(values), np.float64) for values in columns
+        )
+        if len(old) and len(new):
+            yield Profile(name, _summary(old), _summary(new), _distance(old, new))
+
+
+def _summary(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values.min()), float(np.median(values)), float(values.max())
+
+
+def _distance(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    values = np.union1d(before, after)
+    shares = [
+        np.searchsorted(np.sort(part), values, "right") / len(part) for part in (before, after)
+    ]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def _words(before: pa.Table, after: pa.Table) -> Vocabulary:
+    old, new = (_counted(table) for table in (before, after))
+    fresh, gone = new.keys() - old.keys(), old.keys() - new.keys()
+    return Vocabulary(
+        before=len(old),
+        after=len(new),
+        new=_first(new, fresh),
+        lost=_first(old, gone),
+        new_count=len(fresh),
+        lost_count=len(gone),
+        unseen=sum(new[word] for word in fresh) / max(1, new.total()),
+    )
+
+
+def _counted(table: pa.Table) -> Counter[str]:
+    words = pc.list_flatten(pc.utf8_split_whitespace(pc.list_flatten(table["captions"])))
+    counts = pc.value_counts(pc.utf8_trim(pc.utf8_lower(words), ".,;:!?\"'()"))
+    return Counter({c["values"]: c["counts"] for c in counts.to_pylist() if c["values"]})
+
+
+def _first(counts: Counter[str], words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(words, key=lambda word: (-counts[word], word))[:_WORDS])

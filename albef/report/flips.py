@@ -1,0 +1,104 @@
+"""Examples that one model answers rightly and the other wrongly, with what each of them says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from albef.report import located
+from albef.report.content import Picture
+from albef.report.scores import Scores
+
+
+class Records(located.Records, Protocol):
+    """The records of a split, as far as flips need them."""
+
+    def picture(self, key: str) -> Picture | None:
+        """The picture of a record; None where there is no such record."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a model answers: a text or a picture, and whether it is right."""
+
+    right: bool
+    text: str = ""
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An example whose answer turned.
+
+    Attributes:
+        asked: in words; "" where a picture is what was asked with.
+        picture: of the record; None where it is not at hand or the choices show it.
+        truth: the right answer, or "" where that is the picture.
+        before, after: what the two models say.
+    """
+
+    asked: str
+    picture: Picture | None
+    truth: str
+    before: Choice
+    after: Choice
+
+
+def flips(
+    before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: Records | None
+) -> tuple[Flip, ...]:
+    """The examples at places of both tables.
+
+    Args:
+        before, after: scores of the same split of the same kind.
+        pairs: places of the examples.
+        records: of the split; None where its pictures are not at hand.
+    """
+    return tuple(
+        _flip(
+            before.table.slice(old, 1).to_pylist()[0] | {"right": bool(before.right[old])},
+            after.table.slice(new, 1).to_pylist()[0] | {"right": bool(after.right[new])},
+            records,
+            located.is_grounding(before.table) and located.is_grounding(after.table),
+        )
+        for old, new in pairs
+    )
+
+
+def _flip(
+    old: Mapping[str, Any], new: Mapping[str, Any], records: Records | None, boxes: bool
+) -> Flip:
+    picture = records.picture(old["key"]) if records else None
+    asked = next((old[name] for name in ("question", "sentence", "expression") if name in old), "")
+    flip = Flip(asked, picture, _truth(old, picture), _choice(old, records), _choice(new, records))
+    if boxes and records:
+        drawn = [located.drawn(records, row) for row in (old, new)]
+        flip = replace(
+            flip,
+            picture=None,
+            before=replace(flip.before, picture=drawn[0]),
+            after=replace(flip.after, picture=drawn[1]),
+        )
+    return replace(flip, asked=old["caption"]) if old.get("query") == "t2i" else flip
+
+
+def _truth(row: Mapping[str, Any], picture: Picture | None) -> str:
+    """The right answer in words, as far as it has any."""
+    if "query" in row:
+        return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
+    if "truths" in row:
+        return ", ".join(dict.fromkeys(row["truths"]))
+    return str(row["answer"]) if "predicted" in row else ""
+
+
+def _choice(row: Mapping[str, Any], records: Records | None) -> Choice:
+    right = row["right"]
+    if "query" in row:
+        first = next(iter(row["top"]), "")
+        if row["query"] == "i2t":
+            return Choice(right, first)
+        shown = records.picture(first) if records and first else None
+        return Choice(right, f"right one at place {row['rank'] + 1}", shown)
+    if "iou" in row:
+        return Choice(right, f"IoU {row['iou']:.2f}")
+    text = next(row[name] for name in ("predicted", "written", "answer") if name in row)
+    return Choice(right, str(text))

@@ -1,0 +1,134 @@
+"""How far a difference can be believed: intervals and an exact test, from one seed or several.
+
+All is repeatable: what is resampled comes from a fixed seed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 5000
+_SEED = 20210716
+_CELLS = 1 << 22  # of the resampled counts that are held at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a value lies with 95 % confidence."""
+
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies above or below zero, else 0: not resolved."""
+        return (self.low > 0) - (self.high < 0)
+
+
+def paired_interval(
+    differences: ArrayLike,
+    units: ArrayLike,
+    strata: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Bootstrap interval of a mean difference over examples that both models answered.
+
+    Examples of one unit (a picture, with everything that is asked of it) are drawn together, since
+    they are not independent.
+
+    Args:
+        differences: of each example (N).
+        units: to which each belongs (N), at least one.
+        strata: parts (N) whose means count alike, as the two directions of retrieval; None is one.
+        resamples: how often units are drawn.
+    """
+    values = np.asarray(differences, float)
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    _, part = np.unique(
+        np.zeros(len(values)) if strata is None else np.asarray(strata), return_inverse=True
+    )
+    shape = (unit.max() + 1, part.max() + 1)
+    sums, sizes = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (unit, part), values)
+    np.add.at(sizes, (unit, part), 1)
+    generator = np.random.default_rng(_SEED)
+    many, even = shape[0], np.full(shape[0], 1 / shape[0])
+    means = []
+    for block in _blocks(resamples, max(1, _CELLS // many)):
+        drawn = generator.multinomial(many, even, size=block).astype(float)
+        total = drawn @ sizes
+        # A resample without any example of a part says nothing of that part.
+        by_part = np.divide(drawn @ sums, total, out=np.full_like(total, np.nan), where=total > 0)
+        means.append(np.nanmean(by_part, axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(low), float(high))
+
+
+def _blocks(total: int, most: int) -> list[int]:
+    return [min(most, total - start) for start in range(0, total, most)]
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided chance of so uneven flips, or more so, if neither model were better."""
+    from scipy.stats import binomtest
+
+    if gained + lost == 0:
+        return 1.0
+    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one thing over seeds; no deviation and no interval of one alone."""
+
+    count: int
+    mean: float
+    deviation: float | None
+    interval: Interval | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, deviation and t-interval of the mean over seeds."""
+    found: NDArray[np.float64] = np.asarray(values, float)
+    mean = float(found.mean())
+    if len(found) < 2:
+        return Spread(len(found), mean, None, None)
+    deviation = float(found.std(ddof=1))
+    half = _half(deviation / math.sqrt(len(found)), len(found) - 1)
+    return Spread(len(found), mean, deviation, Interval(mean - half, mean + half))
+
+
+def between(
+    before: Mapping[int, float], after: Mapping[int, float]
+) -> tuple[float, Interval | None]:
+    """Difference of the means over seeds, and its t-interval.
+
+    By pairs where both have the same seeds, since these share data and order; else Welch's. None
+    where one of them has no deviation.
+
+    Args:
+        before, after: a value for each seed.
+    """
+    if before.keys() == after.keys():
+        told = spread([after[seed] - before[seed] for seed in sorted(before)])
+        return told.mean, told.interval
+    a, b = spread(list(before.values())), spread(list(after.values()))
+    difference = b.mean - a.mean
+    if a.deviation is None or b.deviation is None:
+        return difference, None
+    parts = [a.deviation**2 / a.count, b.deviation**2 / b.count]
+    if not any(parts):
+        return difference, Interval(difference, difference)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (a.count - 1) + parts[1] ** 2 / (b.count - 1))
+    half = _half(math.sqrt(sum(parts)), freedom)
+    return difference, Interval(difference - half, difference + half)
+
+
+def _half(error: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return error * float(t.ppf((1 + CONFIDENCE) / 2, freedom))

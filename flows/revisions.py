@@ -1,0 +1,244 @@
+"""Experiments, branches, tags and commits, and their files as they were: nothing is run again.
+
+The files of a revision come from git, DVC's cache or a remote, in this order, into a folder of
+its own; what is in the cache is linked, not copied. :class:`Revision` tells what is where.
+"""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.scm import SCMError, resolve_rev
+
+from albef.config import ParamsError, nearest, read_yaml, validate
+from albef.layout import PARAMS, Layout, Paths
+
+WORKSPACE = ("workspace", ".")
+"""Names of the working tree."""
+_CODE = ("albef", "pipelines", "dvc.yaml")
+_WORK = Path(".dvc/tmp")
+
+
+class NotAtHand(ValueError):
+    """A file of a revision that is not here; its text is the sentence to show."""
+
+
+class Revision:
+    """A revision and its files.
+
+    Args:
+        name: as it was asked for.
+        commit: its SHA-1; None for the working tree.
+        folder: where its files come to lie.
+
+    Attributes:
+        name, commit: as given.
+        params: its params.yaml, plain.
+    """
+
+    def __init__(self, name: str, commit: str | None, folder: Path) -> None:
+        self.name = name
+        self.commit = commit
+        self._folder = folder
+        self._files: Any = None if commit is None else DVCFileSystem(".", rev=commit)
+        if not self._fetch(PARAMS):
+            raise ParamsError(f"{name} has no {PARAMS}: it is a revision of another project")
+        self.params = read_yaml(folder / PARAMS)
+        paths = validate(Paths, self.params.get("paths"), where=f"{PARAMS} of {name}", key="paths")
+        self._layout = Layout(paths)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._files is not None:
+            self._files.close()
+
+    @property
+    def seed(self) -> int:
+        """Of its values."""
+        return int(self.params.get("seed", 0))
+
+    @property
+    def runs(self) -> Mapping[str, Any]:
+        """The values of its runs, by name."""
+        return dict(self.params.get("tasks") or {})
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """The metrics of every run that was evaluated, by run.
+
+        Raises:
+            NotAtHand: there are none.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for run in self.runs:
+            if path := self._fetch(self._layout.metrics(run)):
+                try:
+                    found[run] = json.loads(path.read_text())
+                except ValueError as error:
+                    raise NotAtHand(f"{self.name}: {path.name} is no JSON ({error})") from None
+        if not found:
+            raise NotAtHand(
+                f"{self.name} has no metrics: nothing was evaluated there, or it was not recorded; "
+                "`albef run --name EXPERIMENT` evaluates and records"
+            )
+        return found
+
+    def predictions(self, run: str) -> Path | None:
+        """The predictions of a run; None where it has none.
+
+        Raises:
+            NotAtHand: they are neither here nor in a remote.
+        """
+        return self._fetch(self._layout.predictions(run))
+
+    def trainings(self) -> dict[str, Path]:
+        """The folder with the curves of each training.
+
+        Raises:
+            NotAtHand: they are neither here nor in a remote.
+        """
+        names = [folder.name for folder in self._list(self._layout.root / "curves")]
+        return {n: path for n in names if (path := self._fetch(self._layout.curves(n))) is not None}
+
+    def datasets(self) -> list[str]:
+        """The data sets of its params.yaml."""
+        return list(self.params.get("datasets") or {})
+
+    def data(self, dataset: str) -> Path | None:
+        """A data set's folder with its description and index; None where it has none.
+
+        Raises:
+            NotAtHand: they are neither here nor in a remote.
+        """
+        folder = self._layout.data(dataset)
+        found = [self._fetch(folder / name) for name in ("dataset.json", "index.parquet")]
+        return self._folder / folder if all(found) else None
+
+    def pictures(self, dataset: str) -> Path | None:
+        """A data set's folder with its shards; None where these are not all on this machine."""
+        if self.data(dataset) is None:
+            return None
+        folder = self._layout.data(dataset) / "shards"
+        if self._files is None:
+            return folder.parent if folder.is_dir() else None
+        cache = self._files.repo.cache.local
+        for path in self._list(folder):
+            if not cache.exists(self._files.info(path.as_posix()).get("md5")):
+                return None  # a remote may have it, but shards are large
+            self._fetch(path)
+        return self._folder / folder.parent
+
+    def _list(self, folder: Path) -> list[Path]:
+        """What is in a folder, in order."""
+        if self._files is None:
+            return sorted(folder.iterdir()) if folder.is_dir() else []
+        if not self._files.isdir(folder.as_posix()):
+            return []
+        with self._sentences(folder):
+            return sorted(Path(name) for name in self._files.ls(folder.as_posix(), detail=False))
+
+    def _fetch(self, path: Path) -> Path | None:
+        """A file or folder of the revision, here; None where the revision has none."""
+        own = self._folder / path
+        if own.exists() or self._files is None:
+            return own if own.exists() else None
+        with self._sentences(path):
+            if not self._files.exists(path.as_posix()):
+                return None
+            own.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get(path.as_posix(), str(own), recursive=self._files.isdir(path.as_posix()))
+        return own if own.exists() else None
+
+    @contextmanager
+    def _sentences(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (DvcException, OSError) as error:
+            shown = str(path)
+            raise NotAtHand(
+                f"{self.name}: {shown} is neither in DVC's cache nor in a remote"
+                + ("" if isinstance(error, FileNotFoundError) else f" ({_line(error)})")
+                + "; `dvc pull` after `git checkout` of it brings it, once `dvc push` has been run "
+                "where it was made"
+            ) from None
+
+
+@contextmanager
+def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
+    """The revisions of these names.
+
+    Raises:
+        ParamsError: one of them is unknown, or of another project.
+    """
+    with ExitStack() as stack:
+        _WORK.mkdir(parents=True, exist_ok=True)
+        found: list[Revision] = []
+        for name, commit in _commits(names):
+            folder = Path(".")
+            if commit is not None:
+                work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
+                folder = Path(stack.enter_context(work))
+            try:
+                revision = Revision(name, commit, folder)
+            except (DvcException, SCMError) as error:
+                raise ParamsError(f"{name} cannot be read: {_line(error)}") from None
+            stack.callback(revision.close)
+            found.append(revision)
+        yield found
+
+
+def _commits(names: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each name with its commit; None for the working tree."""
+    try:
+        with Repo(".") as repo:
+            return [(n, None if n in WORKSPACE else _commit(repo, n)) for n in names]
+    except (DvcException, SCMError) as error:
+        raise ParamsError(_line(error)) from None
+
+
+def _commit(repo: Any, name: str) -> str:
+    try:
+        return str(resolve_rev(repo.scm, name))
+    except (SCMError, DvcException):
+        experiments = [e["name"] for found in _experiments(repo).values() for e in found]
+        known = [*experiments, *repo.scm.list_branches(), *repo.scm.list_tags()]
+        near = nearest(name, known)
+        raise ParamsError(
+            f"{name} is no experiment, branch, tag or commit here"
+            + (f"; did you mean {near}?" if near else "; `dvc exp list --all-commits` names them")
+        ) from None
+
+
+def _experiments(repo: Any) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    found: Mapping[str, Sequence[Mapping[str, Any]]] = repo.experiments.ls(all_commits=True)
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split())
+
+
+def subject(commit: str | None) -> str:
+    """The first line of a commit's message; "" for the working tree and for DVC's own ones."""
+    said = "" if commit is None else _git("log", "-1", "--format=%s", commit)
+    return "" if said.startswith("dvc: commit experiment") else said
+
+
+def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:
+    """Files of code that differ between two revisions."""
+    commits = [r.commit for r in (before, after)]
+    if commits == [None, None]:
+        return ()
+    known = [commit for commit in commits if commit is not None]
+    return tuple(_git("diff", "--name-only", *known, "--", *_CODE).splitlines())
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    return done.stdout.strip()

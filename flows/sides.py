@@ -1,0 +1,401 @@
+"""The sides of a comparison, read from their revisions: what `albef compare` shows of them."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from albef.data.shards import ShardError, describe, read_index
+from albef.report import curves, drift, flips, scores, statistics
+from albef.report.comparison import (
+    Comparison,
+    Data,
+    Paired,
+    SeedRow,
+    Side,
+    Split,
+    Value,
+    metrics_of,
+)
+from albef.report.examples import spread
+from albef.report.metrics import flatten
+from albef.report.page import plain
+from albef.report.pictures import SplitRecords
+from flows.results import COLUMNS
+from flows.revisions import NotAtHand, Revision, differing_code, opened, subject
+
+_ELSEWHERE = ("runtime", "paths")
+"""Sections that no product depends on: speed and places."""
+
+
+class CompareError(ValueError):
+    """What cannot be compared; its text is the sentence to show."""
+
+
+def gather(
+    names: Sequence[str], reference: Path | None, examples: int
+) -> tuple[Comparison, list[str]]:
+    """The comparison, and a sentence for all that should be there and is not.
+
+    Args:
+        names: of the revisions, the baseline first.
+        reference: a file of reference curves, if any.
+        examples: answers shown that turned, each way, of each split.
+
+    Raises:
+        ParamsError: an unknown revision.
+        NotAtHand: one without metrics.
+        CompareError: there is nothing to compare.
+        CurveError: the file is no reference.
+    """
+    if len(names) == 1 and reference is None:
+        raise CompareError(
+            f"name a second revision to set beside {names[0]}, or a reference with --curve FILE"
+        )
+    told = curves.read_reference(reference) if reference else {}
+    with opened(names) as revisions:
+        return _Sides(revisions, examples).comparison(told, reference)
+
+
+def write_curves(name: str, path: Path) -> None:
+    """Write the curves of a revision as a reference file.
+
+    Raises:
+        CompareError: it has none.
+    """
+    with opened([name]) as (revision,):
+        found = _Sides([revision], 0).curves[0]
+    if not found:
+        raise CompareError(f"{name} has no curves: nothing was trained there")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(curves.write_reference(found))
+
+
+class _Sides:
+    """What is read of the revisions; each part once, as far as it is at hand."""
+
+    def __init__(self, revisions: Sequence[Revision], examples: int) -> None:
+        self._all = revisions
+        self._examples = examples
+        self._indexes: dict[tuple[int, str], pa.Table | None] = {}
+        self._tables: dict[tuple[int, str], pa.Table | None] = {}
+        self.problems: list[str] = []
+
+    def comparison(
+        self, reference: curves.Curves, path: Path | None
+    ) -> tuple[Comparison, list[str]]:
+        """Everything; the baseline alone may lack metrics where it is held to a reference."""
+        metrics = self._metrics(optional=path is not None)
+        found = Comparison(
+            sides=tuple(self._side(side) for side in range(len(self._all))),
+            values=tuple(_values([revision.params for revision in self._all])),
+            splits=tuple(self._splits(metrics)),
+            groups=self.groups if self._repeated() else (),
+            curves=tuple(self.curves),
+            reference=reference,
+            reference_name=path.name if path else "",
+            deviations=tuple(curves.deviations(reference, self.curves[0])),
+        )
+        if path is not None and not found.deviations:
+            raise CompareError(
+                f"{path} and {self._all[0].name} have no curve in common: the file has "
+                f"{', '.join(reference)}, {self._all[0].name} {', '.join(self.curves[0]) or 'none'}"
+            )
+        self._refuse_strangers(found)
+        found = replace(found, data=tuple(self._data()), seeds=tuple(_over_seeds(found)))
+        return replace(found, notes=tuple(dict.fromkeys(self.problems))), list(
+            dict.fromkeys(self.problems)
+        )
+
+    def _refuse_strangers(self, found: Comparison) -> None:
+        for other in range(1, len(self._all)):
+            alike = any(m.difference(0, other) is not None for s in found.splits for m in s.metrics)
+            pairs = [
+                {(t, n) for t in c for n in c[t]} for c in (self.curves[0], self.curves[other])
+            ]
+            if not alike and not pairs[0] & pairs[1]:
+                raise CompareError(
+                    f"{self._all[0].name} and {self._all[other].name} have nothing in common: "
+                    "no metric and no curve is in both"
+                )
+
+    def _metrics(self, *, optional: bool) -> list[dict[str, dict[str, Any]]]:
+        found: list[dict[str, dict[str, Any]]] = []
+        for revision in self._all:
+            try:
+                found.append(revision.metrics())
+            except NotAtHand:
+                if not optional:
+                    raise
+                found.append({})
+        return found
+
+    def _side(self, side: int) -> Side:
+        revision = self._all[side]
+        return Side(
+            name=revision.name,
+            commit=(revision.commit or "")[:7],
+            subject=subject(revision.commit),
+            seed=revision.seed,
+            against=self._baseline(side),
+            code=differing_code(self._all[0], revision),
+        )
+
+    @cached_property
+    def curves(self) -> list[dict[str, dict[str, curves.Curve]]]:
+        """The curves of each side."""
+        found = []
+        for revision in self._all:
+            try:
+                folders = revision.trainings()
+            except NotAtHand as error:
+                self.problems.append(str(error))
+                folders = {}
+            found.append({n: c for n, path in folders.items() if (c := curves.read(path))})
+        return found
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Sides that differ in their seed alone, in order; the baseline's first."""
+        found: dict[str, list[int]] = {}
+        code: list[Revision] = []
+        for side, revision in enumerate(self._all):
+            same = next((i for i, c in enumerate(code) if not differing_code(c, revision)), None)
+            if same is None:
+                same = len(code)
+                code.append(revision)
+            kept = {k: v for k, v in revision.params.items() if k not in ("seed", *_ELSEWHERE)}
+            found.setdefault(json.dumps([same, kept], sort_keys=True), []).append(side)
+        return tuple(tuple(sides) for sides in found.values())
+
+    def _repeated(self) -> bool:
+        """Whether any group has several seeds."""
+        return any(len({self._all[side].seed for side in group}) > 1 for group in self.groups)
+
+    def _baseline(self, side: int) -> int:
+        """What a side is held against: of another group the one with its seed, else the first."""
+        first = self.groups[0]
+        if side in first:
+            return 0
+        seed = self._all[side].seed
+        return next((own for own in first if self._all[own].seed == seed), 0)
+
+    # Metrics and examples
+
+    def _splits(self, metrics: Sequence[Mapping[str, Any]]) -> Iterator[Split]:
+        for run in dict.fromkeys(run for side in metrics for run in side):
+            sections = [
+                {n: v for n, v in side.get(run, {}).items() if n not in COLUMNS} for side in metrics
+            ]
+            names = sorted({n for s in sections for n in s}, key=lambda n: (n != "test", n))
+            for name in names:
+                numbers = [dict(_numbers(section.get(name))) for section in sections]
+                if not any(numbers):
+                    continue
+                split = Split(run, name, metrics_of(numbers))
+                for side in range(1, len(self._all)):
+                    if numbers[side] and numbers[self._baseline(side)]:
+                        split = self._paired(split, self._baseline(side), side)
+                yield split
+
+    def _paired(self, split: Split, before: int, after: int) -> Split:
+        """A split with what two sides differ in example by example, or a note why not."""
+        old, new = self._scores(before, split), self._scores(after, split)
+        if old is None or new is None or old.metric != new.metric:
+            if all(self._predictions(side, split.run) is not None for side in (before, after)):
+                note = "its predictions are of a kind that is not compared example by example"
+                return replace(split, notes=tuple(dict.fromkeys((*split.notes, note))))
+            return split
+        contents = [self._contents(side, split) for side in (before, after)]
+        known = contents if all(c is not None for c in contents) else [None, None]
+        places, others = scores.shared(old.names(known[0]), new.names(known[1]))
+        names = f"{self._all[before].name} and {self._all[after].name}"
+        if not len(places) and any({before, after} <= set(group) for group in self.groups):
+            return split  # another seed may well mean other data
+        if not len(places):
+            note = f"{names} answered no example in common: their data differ"
+            return replace(split, notes=(*split.notes, note))
+        differences = new.values[others] - old.values[places]
+        units = self._units(before, split, old.table["key"].take(pa.array(places)))
+        gained = np.flatnonzero(~old.right[places] & new.right[others])
+        lost = np.flatnonzero(old.right[places] & ~new.right[others])
+        strata = old.strata[places]
+        test = Paired(
+            before=before,
+            after=after,
+            metric=old.metric,
+            shared=len(places),
+            of=max(len(old.values), len(new.values)),
+            difference=float(np.mean([differences[strata == s].mean() for s in set(strata)])),
+            interval=statistics.paired_interval(differences, units, strata),
+            gained=len(gained),
+            lost=len(lost),
+            p=statistics.mcnemar(len(gained), len(lost)),
+        )
+        shown = [
+            [(int(places[i]), int(others[i])) for i in spread(part.tolist(), self._examples)]
+            for part in (gained, lost)
+        ]
+        records = self._records(before, split) if any(shown) else None
+        try:
+            better, worse = (flips.flips(old, new, part, records) for part in shown)
+        except ShardError as error:
+            self.problems.append(f"{self._all[before].name}: {error}")
+            better, worse = (flips.flips(old, new, part, None) for part in shown)
+        finally:
+            if records:
+                records.close()
+        return replace(split, paired=(*split.paired, replace(test, better=better, worse=worse)))
+
+    def _predictions(self, side: int, run: str) -> pa.Table | None:
+        """The predictions of a run; None, and a sentence, where there are none."""
+        if (side, run) not in self._tables:
+            revision = self._all[side]
+            table = None
+            try:
+                path = revision.predictions(run)
+                if path is None:
+                    self.problems.append(
+                        f"{revision.name} has metrics of {run} but no predictions, so its examples "
+                        f"are not compared; `albef run --only evaluate@{run}` makes them"
+                    )
+                else:
+                    table = pq.read_table(path)
+            except (NotAtHand, pa.ArrowException) as error:
+                self.problems.append(str(error))
+            self._tables[side, run] = table
+        return self._tables[side, run]
+
+    def _scores(self, side: int, split: Split) -> scores.Scores | None:
+        table = self._predictions(side, split.run)
+        if table is None:
+            return None
+        table = table.filter(pc.equal(table["split"], split.name))
+        full = [n for n in table.column_names if table[n].null_count < table.num_rows]
+        return scores.of(table.select(full))
+
+    # Data
+
+    def _dataset(self, side: int, run: str) -> str:
+        return str(self._all[side].runs.get(run, {}).get("dataset", ""))
+
+    def _index(self, side: int, dataset: str) -> pa.Table | None:
+        """The index of a data set; None where there is none, with a sentence if it was lost."""
+        if (side, dataset) not in self._indexes:
+            try:
+                folder = self._all[side].data(dataset)
+                self._indexes[side, dataset] = read_index(folder) if folder else None
+            except (NotAtHand, ShardError) as error:
+                self.problems.append(str(error))
+                self._indexes[side, dataset] = None
+        return self._indexes[side, dataset]
+
+    def _rows(self, side: int, split: Split) -> pa.Table | None:
+        index = self._index(side, self._dataset(side, split.run))
+        return None if index is None else index.filter(pc.equal(index["split"], split.name))
+
+    def _contents(self, side: int, split: Split) -> "pd.Series[str] | None":
+        rows = self._rows(side, split)
+        return None if rows is None else drift.contents(rows)
+
+    def _units(self, side: int, split: Split, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+        """What each example's picture belongs to: its pair, else all records that show it."""
+        rows = self._rows(side, split)
+        if rows is None:
+            return np.unique(keys.to_numpy(), return_inverse=True)[1]
+        pairs = [json.loads(meta).get("pair") for meta in rows["meta"].to_pylist()]
+        ids = rows["image_id"].to_pylist()
+        if all(pair is not None for pair in pairs):
+            ids = pairs
+        unit = pd.Series(ids, index=rows["key"].to_pandas())
+        found: NDArray[np.int64] = keys.to_pandas().map(unit).fillna(-1).to_numpy().astype(np.int64)
+        return found
+
+    def _records(self, side: int, split: Split) -> SplitRecords | None:
+        """The pictures of a split, where they are on this machine."""
+        dataset = self._dataset(side, split.run)
+        try:
+            folder = self._all[side].pictures(dataset)
+            if folder is not None:
+                return SplitRecords(folder, split.name)
+            reason = "its shards are not in the cache"
+        except (NotAtHand, ShardError) as error:
+            reason = str(error)
+        self.problems.append(
+            f"{self._all[side].name}: the pictures of {dataset} are not shown, since {reason}; "
+            "`dvc pull` after `git checkout` of it brings them"
+        )
+        return None
+
+    def _data(self) -> Iterator[Data]:
+        """Every data set that two sides have."""
+        for after in range(1, len(self._all)):
+            before = self._baseline(after)
+            had = self._all[before].datasets()
+            for name in (n for n in self._all[after].datasets() if n in had):
+                folders = [self._folder(side, name) for side in (before, after)]
+                if folders == [None, None]:
+                    continue  # made on neither side
+                if folders[0] is None or folders[1] is None:
+                    lacking = before if folders[0] is None else after
+                    note = f"not at hand on {self._all[lacking].name}"
+                    yield Data(name, before, after, note=note)
+                elif describe(folders[0])["digest"] == describe(folders[1])["digest"]:
+                    yield Data(name, before, after)
+                else:
+                    indexes = [self._index(side, name) for side in (before, after)]
+                    yield Data(name, before, after, drift=drift.compare(*indexes))
+
+    def _folder(self, side: int, dataset: str) -> Path | None:
+        try:
+            return self._all[side].data(dataset)
+        except NotAtHand as error:
+            self.problems.append(str(error))
+            return None
+
+
+def _numbers(section: object) -> Iterator[tuple[str, float]]:
+    if isinstance(section, Mapping):
+        for name, value in flatten(section):
+            if isinstance(value, int | float) and np.isfinite(value):
+                yield name, float(value)
+
+
+def _values(params: Sequence[Mapping[str, Any]]) -> Iterator[Value]:
+    flat = [dict(flatten({k: v for k, v in p.items() if k not in _ELSEWHERE})) for p in params]
+    for key in dict.fromkeys(key for side in flat for key in side):
+        found = [plain(side[key]) if key in side else "" for side in flat]
+        if len(set(found)) > 1:
+            yield Value(key, tuple(found))
+
+
+def _over_seeds(it: Comparison) -> Iterator[SeedRow]:
+    """Each split's primary metric over the seeds of every group."""
+    for split in it.splits if it.groups else ():
+        metric = split.metrics[0]
+        told = [
+            {
+                it.sides[side].seed: value
+                for side in group
+                if (value := metric.values[side]) is not None
+            }
+            for group in it.groups
+        ]
+        for place, own in enumerate(told):
+            if own:
+                row = SeedRow(
+                    split.run, split.name, metric.name, place, statistics.spread([*own.values()])
+                )
+                if place and told[0]:
+                    found = statistics.between(told[0], own)
+                    row = replace(row, difference=found[0], interval=found[1])
+                yield row
