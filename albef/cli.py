@@ -13,6 +13,7 @@ PIPELINE = {
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
     "compare": ("flows.compare", "experiments or git revisions side by side, as one page"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
+    "release": ("flows.release", "an export into production behind a gate, or back"),
     "ask": ("albef.ask", "answers to a question about a picture"),
 }
 """Commands of a project, run at its root: the module that becomes this process, and what for."""

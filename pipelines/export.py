@@ -105,7 +105,7 @@ def _evaluated(
     """
     config, kind = run_of(stage)
     data = stage.layout.data(own.dataset)
-    records = _First(Shards(data, own.split), own.examples)
+    records = First(Shards(data, own.split), own.examples)
     task = kind.restore(config, checkpoint).eval()
     scores = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
@@ -126,7 +126,7 @@ def _evaluated(
     return scores
 
 
-class _First:
+class First:
     """The first records of a split."""
 
     def __init__(self, records: Records, most: int | None) -> None:

@@ -23,6 +23,7 @@ SECTIONS = {
     "search": "pipelines.search:SearchConfig",
     "evaluate": "pipelines.evaluate:EvaluateConfig",
     "export": "pipelines.export:ExportConfig",
+    "release": "albef.release.gate:ReleaseConfig",
     "report": "pipelines.report:ReportConfig",
 }
 """Owner's class of each section that is one class."""

@@ -1,0 +1,1 @@
+"""Whether an export may go to production: measured beside the released one, judged, described."""

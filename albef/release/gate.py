@@ -1,0 +1,150 @@
+"""The gate before production: what a new export may cost beside the released one."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from albef.config import Section
+
+
+class ReleaseConfig(Section):
+    """What an export may cost; the released one is measured beside it."""
+
+    max_drop: Annotated[float, Field(ge=0)]
+    """Points of the primary metric that a precision may lose against the released one."""
+    max_slower: Annotated[float, Field(gt=0)]
+    """Times as long as the released one's that a call may take."""
+    max_larger: Annotated[float, Field(gt=0)]
+    """Times as large as the released one's that the graphs of a precision may be."""
+    max_int8_loss: Annotated[float, Field(ge=0)]
+    """Points of the primary metric that int8 may lose against float32."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one precision of an export was measured at.
+
+    Attributes:
+        metrics: of the test split, by name.
+        ms: median time of a call in milliseconds, by batch.
+        bytes: of its graphs.
+    """
+
+    metrics: Mapping[str, float]
+    ms: Mapping[int, float]
+    bytes: int
+
+
+class Row(NamedTuple):
+    """One thing that is judged, as text.
+
+    Attributes:
+        what: is measured.
+        precision: of the weights.
+        released: its value in the released export, "" where there is none.
+        new: its value.
+        change: from one to the other.
+        allowed: the worst change that passes.
+        refused: the sentence, where it does not pass; "" otherwise.
+    """
+
+    what: str
+    precision: str
+    released: str
+    new: str
+    change: str
+    allowed: str
+    refused: str = ""
+
+
+def judge(
+    config: ReleaseConfig,
+    primary: str,
+    new: Mapping[str, Figures],
+    released: Mapping[str, Figures],
+) -> Iterator[Row]:
+    """Hold an export against the gate and, precision by precision, against the released one.
+
+    Args:
+        config: the gate.
+        primary: name of the metric that counts.
+        new: figures by precision.
+        released: the same; empty for a first release, which only int8's loss can stop.
+    """
+    for name in [*new, *(name for name in released if name not in new)]:
+        own, before = new.get(name), released.get(name)
+        if own is None:
+            gone = f"{name} is gone, which the released export has: who loads it would fail"
+            yield Row("precision", name, "there", "gone", "", "", gone)
+            continue
+        yield _metric(config, primary, name, own, before)
+        for batch in own.ms:
+            times = own.ms[batch], before.ms[batch] if before else None
+            yield _ratio(f"ms, batch {batch}", name, times, config.max_slower, "max_slower")
+        sizes = own.bytes / 1e6, before.bytes / 1e6 if before else None
+        yield _ratio("MB", name, sizes, config.max_larger, "max_larger")
+    if (lost := int8_loss(new, primary)) is not None:
+        earlier = int8_loss(released, primary)
+        most = config.max_int8_loss
+        refused = f"int8 loses {lost:.2f} points of {primary}, more than release.max_int8_loss"
+        yield Row(
+            f"{primary} lost",
+            "int8",
+            "" if earlier is None else f"{earlier:.2f}",
+            f"{lost:.2f}",
+            "" if earlier is None else f"{lost - earlier:+.2f}",
+            f"{most:g} in all",
+            "" if lost <= most else f"{refused} {most:g}",
+        )
+
+
+def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
+    """Points that int8 loses against the best precision there is, if it has both."""
+    full = figures.get("float32") or figures.get("float16")
+    if full is None or "int8" not in figures:
+        return None
+    return full.metrics[primary] - figures["int8"].metrics[primary]
+
+
+def _metric(
+    config: ReleaseConfig, primary: str, name: str, own: Figures, before: Figures | None
+) -> Row:
+    value = own.metrics[primary]
+    if before is None:
+        return Row(primary, name, "", f"{value:.2f}", "", "")
+    change = value - before.metrics[primary]
+    refused = (
+        f"{name} loses {-change:.2f} points of {primary} ({value:.2f} after "
+        f"{before.metrics[primary]:.2f}), more than release.max_drop {config.max_drop:g}"
+    )
+    return Row(
+        primary,
+        name,
+        f"{before.metrics[primary]:.2f}",
+        f"{value:.2f}",
+        f"{change:+.2f}",
+        f"-{config.max_drop:g}",
+        "" if -change <= config.max_drop else refused,  # NaN is refused
+    )
+
+
+def _ratio(what: str, name: str, values: tuple[float, float | None], most: float, key: str) -> Row:
+    own, before = values
+    if before is None:
+        return Row(what, name, "", f"{own:.3g}", "", "")
+    ratio = own / before
+    refused = (
+        f"{name}, {what}: {own:.3g} is {ratio:.2f} times the released {before:.3g}, more than "
+        f"release.{key} {most:g}"
+    )
+    return Row(
+        what,
+        name,
+        f"{before:.3g}",
+        f"{own:.3g}",
+        f"x {ratio:.2f}",
+        f"x {most:g}",
+        "" if ratio <= most else refused,
+    )

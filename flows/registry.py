@@ -1,0 +1,206 @@
+"""The registry of exports: GTO's, which is git tags, beside what DVC has of each version."""
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.utils.serialize import load_yaml, parse_yaml
+from gto import api
+from gto.exceptions import GTOException
+from gto.versions import SemVer
+
+from albef.config import ParamsError
+from flows.git import show
+from flows.graph import LOCK
+
+DVC = Path("dvc.yaml")
+
+
+class Registry:
+    """The versions of a run's export.
+
+    Args:
+        run: whose.
+
+    Attributes:
+        versions: the commit of each, the oldest first; without those that were taken back.
+        last: the highest number that was ever given.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        events = api.history(".", artifact=run, ascending=True)
+        given: dict[str, str] = {}
+        gone: set[str] = set()
+        for event in events:
+            if event["event"] == "registration":
+                given[event["version"]] = event["commit"]
+                gone.discard(event["version"])
+            elif event["event"] == "deregistration":
+                gone.add(event["version"])
+        order = sorted(given, key=SemVer)
+        self.versions = {name: given[name] for name in order if name not in gone}
+        self.last: str | None = order[-1] if order else None
+        self._assigned = [event for event in events if event["event"] == "assignment"]
+
+    def holder(self, stage: str) -> str | None:
+        """The version that holds a stage."""
+        if not self._assigned:
+            return None
+        # find_versions_in_stage would name the highest version, not the last assigned
+        found = api.show(".", f"{self.run}#{stage}")
+        return next((v["version"] for v in found if v["version"] in self.versions), None)
+
+    def before(self, stage: str) -> str | None:
+        """The version that held a stage before its holder: the highest one that is lower."""
+        holder = self.holder(stage)
+        held = {event["version"] for event in self._assigned if event["stage"] == stage}
+        if holder is None:
+            return None
+        lower = [v for v in self.versions if v in held and SemVer(v) < SemVer(holder)]
+        return lower[-1] if lower else None
+
+    def next(self, bump: str) -> str:
+        """The number of a new version."""
+        last = SemVer(self.last or "v0.0.0")
+        return str(last.bump(**{f"bump_{bump}": True}).version)
+
+    def same(self, export: str) -> str | None:
+        """The newest version with exactly this export, by DVC's hash."""
+        found = [v for v, revision in self.versions.items() if self.hash_at(revision) == export]
+        return found[-1] if found else None
+
+    def hash_at(self, revision: str) -> str | None:
+        """DVC's hash of the export at a revision."""
+        text = show(revision, LOCK)
+        return None if text is None else self._hash(parse_yaml(text, LOCK))
+
+    def hash_here(self) -> str | None:
+        """The same in the work tree."""
+        return self._hash(load_yaml(LOCK)) if LOCK.exists() else None
+
+    def _hash(self, lock: dict[str, Any]) -> str | None:
+        outs = lock.get("stages", {}).get(f"export@{self.run}", {}).get("outs", [])
+        return next((str(out["md5"]) for out in outs if out["md5"].endswith(".dir")), None)
+
+    def lacking(self, path: Path, revision: str) -> Iterator[str]:
+        """What DVC's default remote lacks of the export at a revision, in a sentence."""
+        try:
+            with Repo(".", rev=revision) as repo:
+                name = repo.config["core"].get("remote")
+                if not name:
+                    yield (
+                        "there is no DVC remote that others could take the export from; "
+                        "`dvc remote add --default NAME ADDRESS`, then `dvc push`"
+                    )
+                    return
+                states = repo.status(targets=[str(path)], cloud=True).values()
+        except (DvcException, OSError) as error:
+            yield f"it cannot be told whether the DVC remote has {path}: {_line(error)}"
+            return
+        if count := sum(state in ("new", "missing") for state in states):
+            yield f"{path} is not in the DVC remote {name} ({count} files lack); `dvc push`"
+
+    def fetch(self, version: str, out: Path) -> None:
+        """Bring the export of a version, from DVC's cache or remote, as ``dvc artifacts get``.
+
+        Raises:
+            ParamsError: neither has it.
+        """
+        try:
+            with Repo(".") as repo:
+                repo.artifacts.download(self.run, version=version, out=str(out))
+        except (DvcException, OSError) as error:
+            raise ParamsError(
+                f"{self.run} {version}, which it is to be compared with, cannot be fetched: "
+                f"{_line(error)}"
+            ) from None
+
+    def register(self, version: str) -> str:
+        """Give HEAD a version; the tag."""
+        return _tag(api.register(".", self.run, "HEAD", version=version))
+
+    def assign(self, version: str, stage: str) -> str:
+        """Let a version hold a stage; the tag."""
+        if self._assigned:  # tags tell the time in seconds, and the last one counts
+            last = max(event["timestamp"] for event in self._assigned)
+            while dt.datetime.now(last.tzinfo).replace(microsecond=0) <= last:
+                time.sleep(0.05)
+        # A version that held the stage before is "already in" it to GTO
+        return _tag(api.assign(".", self.run, stage, version=version, force=True))
+
+
+def _tag(event: Any) -> str:
+    return str(event.tag)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split())
+
+
+def named(run: str, stage: str) -> None:
+    """See that GTO takes the names.
+
+    Raises:
+        ParamsError: it does not.
+    """
+    from gto.constants import assert_name_is_valid
+
+    for name in (run, stage):
+        try:
+            assert_name_is_valid(name)
+        except GTOException:
+            raise ParamsError(
+                f"{name} cannot be a name in GTO's registry: it begins and ends with a letter or "
+                "digit, and has letters, digits, - and _ between"
+            ) from None
+
+
+def annotate(run: str, root: Path, export: Path) -> None:
+    """Name an export in dvc.yaml's ``artifacts``, where ``dvc artifacts get`` looks it up.
+
+    Nothing else of the file changes; DVC's own way writes all of it anew.
+
+    Args:
+        run: name of the artifact.
+        root: of all products, which the entry leaves to params.yaml.
+        export: its folder.
+
+    Raises:
+        ParamsError: it is there with another path, or in a form that is not understood.
+    """
+    before = load_yaml(DVC)
+    present = before.get("artifacts") or {}
+    path = f"${{paths.root}}/{export.relative_to(root).as_posix()}"
+    if run in present:
+        if (found := path_at(run, None)) != export:
+            raise ParamsError(f"{DVC}: artifacts.{run}.path is {found}, but the export is {export}")
+        return
+    entry = f"  {run}:\n    path: {path}\n    type: model\n"
+    text = DVC.read_text()
+    head = "\nartifacts:\n"
+    text = text.replace(head, head + entry) if head in text else text.rstrip() + "\n" + head + entry
+    after = {**before, "artifacts": {**present, run: {"path": path, "type": "model"}}}
+    if parse_yaml(text, DVC) != after:
+        raise ParamsError(
+            f"{DVC}: artifacts cannot be added to as it is written; add {run} with path {path} "
+            "and type model there yourself, and commit it"
+        )
+    DVC.write_text(text)
+
+
+def path_at(run: str, revision: str | None) -> Path:
+    """Where a revision, or the work tree, has the export of a run, as ``artifacts`` says.
+
+    Raises:
+        ParamsError: it says nothing.
+    """
+    try:
+        with Repo(".", rev=revision) as repo:
+            return Path(repo.artifacts.get_path(run))
+    except DvcException as error:
+        raise ParamsError(f"{DVC} has no artifact {run} at {revision}: {_line(error)}") from None

@@ -1,0 +1,174 @@
+"""The export of a run beside the released one: ``python -m pipelines.compare RUN OUT``.
+
+`albef release` starts it. It writes no product: what it found goes to the file that it is told.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from albef.data.shards import ShardError, Shards, describe
+from albef.models.weights import load_checkpoint
+from albef.release.card import Dataset, Evaluation, card
+from albef.release.gate import ReleaseConfig, judge
+from albef.release.measuring import Measured, measure
+from albef.runtime import manifest
+from albef.runtime.manifest import ExportError
+from pipelines.export import ExportConfig, First
+from pipelines.runs import run_of
+from pipelines.stage import Stage, write_json
+
+log = logging.getLogger("albef")
+
+
+def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure an export, beside the released one if there is one, and judge it.
+
+    Args:
+        stage: of the run.
+        released: folder of the released export.
+        facts: what the registry knows: ``version``, ``replaces``, ``provenance``, ``further``.
+
+    Returns:
+        ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures`` and ``card``.
+
+    Raises:
+        ValueError: the export is not there, or not of the model that was evaluated.
+    """
+    gate = stage.section("release", ReleaseConfig)
+    own = stage.section("export", ExportConfig).runs[stage.key]
+    folder = stage.layout.export(stage.key)
+    written = manifest.read(folder)
+    config, kind = run_of(stage)
+    checkpoint = load_checkpoint(stage.layout.model(stage.key))
+    if written.provenance["checkpoint"] != checkpoint.digest:
+        raise ValueError(
+            f"{folder} is of another checkpoint than {checkpoint.folder}; run `albef run`"
+        )
+    task = kind.restore(config, checkpoint)
+    split = Shards(stage.layout.data(own.dataset), own.split)
+    records = First(split, own.examples)
+    replaces, note = facts["replaces"], "A first release: there is none to compare it with."
+    folders = [folder]
+    if released is not None:
+        note = f"This and {replaces} were measured in one process on the same records."
+        try:
+            before = manifest.read(released)
+        except ExportError as error:
+            note = f"Not compared with {replaces}, which this version cannot read: {error}."
+        else:
+            if before.model.kind != written.model.kind:
+                raise ValueError(
+                    f"{replaces} is of kind {before.model.kind} and this export of "
+                    f"{written.model.kind}; release it as a run of another name"
+                )
+            folders.append(released)
+    log.info("measuring on %d records of %s in %s", len(records), own.split, own.dataset)
+    new, *others = measure(folders, task, records, stage.runtime.threads)
+    rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
+    evaluation = Evaluation(
+        dataset=own.dataset,
+        split=own.split,
+        records=len(records),
+        digest=split.digest,
+        whole=len(records) == len(split),
+        primary=kind.primary,
+        new=new,
+        torch=_json(stage.layout.export_metrics(stage.key))["torch"],
+        chance=task.chance(new.table),
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
+    provenance = {
+        **facts["provenance"],
+        "manifest, SHA-256": manifest.digest(folder),
+        "checkpoint, SHA-256": checkpoint.digest,
+        **{f"checkpoint: {k}": v for k, v in written.provenance.items() if k != "checkpoint"},
+        "test data, SHA-256": split.digest,
+        "ONNX opset": written.onnx.opset,
+        "ONNX Runtime": _onnxruntime(),
+    }
+    page = card(
+        written,
+        facts["version"],
+        evaluation,
+        _json(stage.layout.metrics(stage.key)),
+        rows,
+        note,
+        list(_datasets(stage, own.dataset)),
+        facts["further"],
+        provenance,
+    )
+    return {
+        "rows": [row[:6] for row in rows],
+        "reasons": [row.refused for row in rows if row.refused],
+        "note": note,
+        "figures": {
+            **asdict(evaluation),
+            "new": _plain(new),
+            "released": _plain(others[0]) if others else None,
+        },
+        "provenance": provenance,
+        "card": page,
+    }
+
+
+def _plain(measured: Measured) -> dict[str, Any]:
+    return {name: asdict(own) for name, own in measured.items()}
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _onnxruntime() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _datasets(stage: Stage, test: str) -> Iterator[Dataset]:
+    """What the run, and those that it started from, learned from; and what it was judged on."""
+    tasks, name = stage.params["tasks"], stage.key
+    roles: dict[str, list[str]] = {}
+    while name in tasks:
+        if tasks[name].get("epochs"):
+            roles.setdefault(tasks[name]["dataset"], []).append(f"training of {name}")
+        name = tasks[name]["init"].partition("/epochs/")[0]
+    if name == "pretrained":
+        roles.setdefault(stage.params["pretrain"]["dataset"], []).append("pre-training")
+    roles.setdefault(test, []).append("test")
+    for dataset, own in roles.items():
+        try:
+            described = describe(stage.layout.data(dataset))
+        except ShardError:
+            described = None
+        yield Dataset(dataset, ", ".join(own), described)
+
+
+def main() -> None:
+    """The command; a sentence and exit code 2 where it cannot compare."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
+    parser.add_argument("run", help="whose export is compared")
+    parser.add_argument("out", type=Path, help="JSON file that takes what was found")
+    parser.add_argument("--released", type=Path, help="folder of the released export")
+    parser.add_argument("--facts", default="{}", help="JSON: what the registry knows")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        stage = Stage("compare", options.run)
+        write_json(options.out, compare(stage, options.released, json.loads(options.facts)))
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        if str(error):
+            print(f"albef release: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

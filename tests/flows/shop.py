@@ -1,0 +1,145 @@
+"""A project with one evaluated export, as `albef run` leaves it, pushed to everything it should be.
+
+Its stages bring what lies in `made/`: real checkpoints, exports and data, made before.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from ruamel.yaml import YAML
+
+from albef.data.record import Record
+from albef.data.shard_writer import write
+from albef.digest import file_digest
+from albef.runtime.manifest import NAME, graph_file
+from tests.conftest import CAPTIONS, tiny_config
+from tests.data.toy import LICENCE
+from tests.flows.toy import ROOT, Toy
+
+DVC = """\
+# A comment that stays.
+stages:
+  ingest:
+    cmd: python bring.py ${paths.root}/data/scenes
+    deps: [made/data/scenes]
+    outs: ["${paths.root}/data/scenes"]
+  finetune:
+    foreach: ${tasks}
+    do:
+      cmd: python bring.py ${paths.models}/${key}
+      params: ["tasks.${key}"]
+      deps: ["made/models/${key}", "${paths.root}/data/scenes"]
+      outs: ["${paths.models}/${key}"]
+  evaluate:
+    foreach: ${tasks}
+    do:
+      cmd: python bring.py ${paths.root}/metrics/${key}.json
+      deps: ["made/metrics/${key}.json", "${paths.models}/${key}"]
+      metrics: ["${paths.root}/metrics/${key}.json": {cache: false}]
+  export:
+    foreach: ${export.runs}
+    do:
+      cmd: python bring.py ${paths.root}/exports/${key} ${paths.root}/metrics/exports/${key}.json
+      deps: ["made/exports/${key}", "${paths.models}/${key}", "${paths.root}/data/scenes"]
+      outs: ["${paths.root}/exports/${key}"]
+      metrics: ["${paths.root}/metrics/exports/${key}.json": {cache: false}]
+"""
+BRING = """\
+import shutil, sys
+from pathlib import Path
+for target in map(Path, sys.argv[1:]):
+    source = Path("made", *target.parts[1:])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+"""
+METRICS = {
+    "test": {"r_mean": 40.0, "tr@1": 20.0},
+    "pairs": {"accuracy": 61.0},
+    "chance": {"test": {"r_mean": 21.0}, "pairs": {"accuracy": 50.0}},
+    "random_weights": {"test": {"r_mean": 22.0}, "pairs": {"accuracy": 49.0}},
+}
+
+
+def build(path: Path, home: Path, store: str, checkpoint: Path, export: Path) -> Toy:
+    """The project in ``path``, with git and DVC remotes; ``store`` is the address of DVC's."""
+    made = path / "made"
+    shutil.copytree(checkpoint, made / "models/retrieval")
+    shutil.copytree(export, made / "exports/retrieval")
+    write(made / "data/scenes", "scenes", records(), shard_mb=1, licences=[LICENCE], sources=[])
+    (made / "metrics/exports").mkdir(parents=True)
+    (made / "metrics/retrieval.json").write_text(json.dumps(METRICS))
+    told = {"torch": {"r_mean": 40.0}, "bytes": {}}
+    (made / "metrics/exports/retrieval.json").write_text(json.dumps(told))
+    (path / "bring.py").write_text(BRING)
+    (path / "dvc.yaml").write_text(DVC)
+    set_params(path)
+    (path / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "\n/made/\n")
+    toy = Toy(path, home)
+    toy.sh("git init -q -b main && dvc init -q")
+    (path / ".dvc/config").write_text((ROOT / ".dvc/config").read_text())
+    toy.sh(f"dvc remote add -q --default store {store}")
+    toy.sh(f"git init -q --bare -b main {path}.git && git remote add origin {path}.git")
+    toy.sh("dvc repro -q && git add -A && git commit -qm start && dvc push -q")
+    toy.sh("git push -q -u origin main")
+    toy.checked()
+    return toy
+
+
+def set_params(path: Path, **gate: float) -> None:
+    """Write params.yaml, the gate with other values if they are given."""
+    own = {"dataset": "scenes", "split": "test", "examples": None, "precisions": {}}
+    own["precisions"] = {"float32": 0.3, "int8": 100.0}
+    # Calls of a tiny model take no time worth comparing on a machine that does other work.
+    limits = {"max_drop": 1.0, "max_slower": 50.0, "max_larger": 1.2, "max_int8_loss": 100.0}
+    values: dict[str, Any] = {
+        "seed": 1,
+        "paths": {"root": "products", "models": "products/models"},
+        "runtime": {
+            "device": "cpu", "processes": 1, "launch": "torchrun", "threads": 1, "workers": 0,
+            "scratch": None, "mirror": None, "recompute": False, "checkpoint_every": 1,
+        },
+        "pretrain": {"dataset": "web"},
+        "tasks": {"retrieval": tiny_config().model_dump()},
+        "export": {"runs": {"retrieval": own}, "opset": 23, "tolerance": 1e-3},
+        "release": limits | gate,
+    }  # fmt: skip
+    YAML(typ="safe").dump(values, path / "params.yaml")
+
+
+def records() -> list[Record]:
+    """Two dozen pictures with captions."""
+    from tests.data.toy import picture
+
+    rng = np.random.default_rng(0)
+    said = [" ".join(rng.permutation(CAPTIONS[i % 4].split())) for i in range(24)]
+    return [
+        Record(f"k{i}", picture(11 * i, (16, 16)), (said[i],), i, "test", "made") for i in range(24)
+    ]
+
+
+def another(toy: Toy, *, worse: bool = False) -> None:
+    """Make and commit another export of the run: of other bytes, or of a model that lost its eyes.
+
+    It is pushed to DVC's remote and git's.
+    """
+    folder = toy.path / "made/exports/retrieval"
+    manifest = json.loads((folder / NAME).read_text())
+    for precision in ("float32", "int8"):
+        file = graph_file(precision, "text_encoder")
+        model = onnx.load(folder / file)
+        model.doc_string += "!"
+        if worse:
+            for weights in model.graph.initializer:
+                values = onnx.numpy_helper.to_array(weights)
+                if values.ndim == 2:
+                    weights.CopyFrom(
+                        onnx.numpy_helper.from_array(values[::-1].copy(), weights.name)
+                    )
+        (folder / file).write_bytes(model.SerializeToString())
+        manifest["files"][file] = file_digest(folder / file)
+    (folder / NAME).write_text(json.dumps(manifest))
+    toy.sh("dvc repro -q && git add -A && git commit -qm another && dvc push -q && git push -q")
