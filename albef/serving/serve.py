@@ -10,41 +10,32 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-TOKENS = "ALBEF_TOKENS"
-"""Environment variable with the tokens of clients, separated by commas or spaces."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_SHORTEST = 16  # characters of a token
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until told to stop."""
     options = _parser().parse_args(arguments)
-    tokens = os.environ.get(TOKENS, "").replace(",", " ").split()
     try:
-        if any(len(token) < _SHORTEST for token in tokens):
-            raise ValueError(f"{TOKENS}: a token has at least {_SHORTEST} characters")
-        if not tokens and options.host not in _LOOPBACK:
-            raise ValueError(
-                f"--host {options.host}: whoever reaches it could ask; put tokens into {TOKENS}, "
-                "or serve on 127.0.0.1"
-            )
         if options.gallery is not None and not options.gallery.is_dir():
             raise ValueError(f"--gallery {options.gallery}: there is no such folder")
-        _serve(options, tokens)
+        _serve(options)
     except (ValueError, OSError) as error:
         raise SystemExit(f"albef serve: {error}") from None
 
 
-def _serve(options: argparse.Namespace, tokens: list[str]) -> None:
-    from albef.serving.app import build
-    from albef.serving.engine import Engine
-    from albef.serving.gate import Gate, JsonLines, State
-    from albef.serving.index import Store
+def _serve(options: argparse.Namespace) -> None:
+    from albef.serving.assembly import TOKENS, assembled, clients
+    from albef.serving.gate import JsonLines, State
     from albef.serving.limits import MIB, Limits
-    from albef.serving.metrics import Metrics
-    from albef.serving.served import Served
     from albef.serving.server import Server
 
+    tokens = clients(os.environ.get(TOKENS, ""))
+    if not tokens and options.host not in _LOOPBACK:
+        raise ValueError(
+            f"--host {options.host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
+            "serve on 127.0.0.1"
+        )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -59,22 +50,21 @@ def _serve(options: argparse.Namespace, tokens: list[str]) -> None:
         seconds=options.seconds,
         grace=options.grace,
     )
-    exports = [
-        Served.load(
-            folder,
-            threads=options.threads,
-            providers=options.provider,
-            precision=options.precision,
-        )
-        for folder in options.export
-    ]
-    metrics, state = Metrics(), State()
-    engine = Engine(exports, Store(options.indexes), limits, metrics, options.workers)
-    if options.gallery and "embed_image" not in engine.calls:
-        raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
-    app = build(engine, state, gallery=options.gallery, tokens=bool(tokens))
-    gate = Gate(app, limits, metrics, state, tokens, options.host_name)
-    server = Server(gate, state, limits, options.host, options.port, options.drain)
+    state = State()
+    app = assembled(
+        options.export,
+        limits,
+        state,
+        tokens=tokens,
+        hosts=options.host_name,
+        indexes=options.indexes,
+        gallery=options.gallery,
+        threads=options.threads,
+        providers=options.provider,
+        precision=options.precision,
+        workers=options.workers,
+    )
+    server = Server(app, state, limits, options.host, options.port, options.drain)
     server.run()
     if not server.started:
         raise SystemExit(1)
@@ -84,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="albef serve",
         description="Serve exported models over HTTP. Of several exports the first that has a call "
-        f"answers it. Tokens of clients stand in the environment variable {TOKENS}.",
+        "answers it. Tokens of clients stand in the environment variable ALBEF_TOKENS.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
