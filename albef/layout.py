@@ -43,6 +43,9 @@ class Runtime(Section):
     fit on a small card, for one more forward pass of time."""
     checkpoint_every: Annotated[int, Field(ge=1)]
     """Steps between two saves of the training state."""
+    compile: bool = False
+    """Have torch compile the encoders' blocks in training, which is for GPUs; left out, they run as
+    they are. Last digits differ."""
 
 
 @dataclass(frozen=True)

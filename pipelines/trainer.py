@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from albef.data.loader import Loader
 from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
+from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
 from albef.models.weights import save_checkpoint
 from albef.tasks.task import Task, TrainingConfig
@@ -124,6 +125,8 @@ def fit(
     shards = Shards(data, "train")
     task.prepare(shards)
     recompute(task, stage.runtime.recompute)
+    if stage.runtime.compile:
+        compile_blocks(task)
     processes = world()
     loader = Loader(
         shards,

@@ -20,6 +20,7 @@ from albef.training.interrupt import Stopped, interruptible
 from albef.training.mirror import Mirror
 from albef.training.optim import adamw
 from albef.training.schedules import rate
+from albef.training.speed import Speed
 from albef.training.state import TrainingState, own
 from albef.training.tracking import Log, Tracker
 from albef.training.watch import Watch
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 10
 """Steps averaged into one point of a curve."""
 LOG = "log.jsonl"
-"""Beside the curves, what depends on time: rate, time left, memory."""
+"""Beside the curves, what depends on time: rate, utilisation, time left, memory."""
 GAUGES = {"temperature", "alpha"}
 """What a task tells beside its losses; no part of ``train/``."""
 _KEYS_SHOWN = 64
@@ -115,6 +116,7 @@ def train(
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
         journal = Log(folder / LOG) if processes.first else None
+        speed = Speed(device, dtype or torch.float32)
         watch = Watch(task.chance_losses)
         means: dict[str, float] = {}
         sums: dict[str, Tensor] = extra.get("sums", {})
@@ -137,7 +139,7 @@ def train(
             for number, micro in zip(loader.numbers(step), micros, strict=True):
                 torch.manual_seed(loader.draw_seed(number))
                 last = len(outputs) == len(micros) - 1
-                with contextlib.nullcontext() if last else processes.apart(model):
+                with contextlib.nullcontext() if last else processes.apart(model), speed.counted():
                     with torch.autocast(device.type, dtype, enabled=dtype is not None):
                         output = model(to_device(micro, device), step / loader.steps_per_epoch)
                     (output["loss"] / len(micros)).backward()
@@ -177,6 +179,7 @@ def train(
                         samples_per_second=round(rate_now * config.global_batch_size, 1),
                         seconds_left=round((total - done) / rate_now),
                         waiting_percent=_percent(waited, time.perf_counter() - began),
+                        **speed.at(rate_now * len(micros)),
                         memory_mib=memory_mib(device),
                         **values,
                     )

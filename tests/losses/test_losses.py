@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from albef.losses.distill import ramp, soft_targets
 from albef.losses.itc import contrast, one_hot_targets, same_image_targets, soft_cross_entropy
-from albef.losses.itm import hard_negatives, itm_loss
+from albef.losses.itm import draw, hard_negatives, itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
 
 
@@ -61,6 +61,14 @@ def test_equal_images_leave_no_negative_and_a_loss_of_the_positives_alone() -> N
     torch.testing.assert_close(
         loss, torch.nn.functional.cross_entropy(logits[:1], torch.tensor([1]))
     )
+
+
+def test_a_draw_is_that_of_multinomial() -> None:
+    weights = torch.softmax(torch.randn(16, 16), dim=1)
+    for seed in range(8):
+        drawn = draw(weights, torch.Generator().manual_seed(seed))
+        theirs = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(drawn, theirs.squeeze(1))
 
 
 def test_hard_negatives_are_drawn_in_proportion() -> None:

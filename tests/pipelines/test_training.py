@@ -131,7 +131,15 @@ def test_the_log_of_a_training_has_what_depends_on_time(trained: Path) -> None:
     log = [json.loads(line) for line in lines]
     assert log[-1]["step"] == log[-1]["steps"] == 8
     assert log[-1]["epoch"] == 1
-    names = {"time", "samples_per_second", "seconds_left", "waiting_percent", "memory_mib"}
+    names = {
+        "time",
+        "samples_per_second",
+        "seconds_left",
+        "waiting_percent",
+        "memory_mib",
+        "tflops",
+        "utilisation_percent",
+    }
     names |= {"lr", "gradient_norm"}
     names |= {"train/loss", "train/itc", "train/itm", "train/mlm", "temperature", "alpha"}
     assert names <= log[-1].keys()

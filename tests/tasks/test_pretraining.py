@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from albef.config import read_yaml
 from albef.losses.mlm import IGNORED
-from albef.models.matching import match_pairs
+from albef.models.matching import Matches, match_pairs
 from albef.tasks import pretraining
 from albef.tasks.pretraining import Task
 from albef.tasks.task import Batch
@@ -41,32 +41,51 @@ def batch(size: int, side: int, length: int, vocab: int, masked: int) -> Batch:
     }
 
 
-def test_fast_and_plain_step_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, gradients, twin and queue in float32, at three steps of a training."""
-    drawn: list[Any] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Matches]:
+    """What the fast step draws, step by step."""
+    found: list[Matches] = []
 
-    def seen(*args: Any) -> Any:
-        drawn.append(match_pairs(*args))
-        return drawn[-1]
+    def seen(*args: Any) -> Matches:
+        found.append(match_pairs(*args))
+        return found[-1]
 
     monkeypatch.setattr(pretraining, "match_pairs", seen)
+    return found
+
+
+def tasks() -> tuple[Task, Task]:
+    """Two with the same weights."""
     torch.manual_seed(0)
     fast = Task(config(0.4), vocabulary()).train()
     slow = Task(config(0.4), vocabulary()).train()
+    slow.load_state_dict(fast.state_dict())
+    return fast, slow
+
+
+def stepped(
+    fast: Task, slow: Task, given: Batch, epoch: float, drawn: list[Matches]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The outputs of the fast and the plain step, backward done, with the same negatives."""
+    fast.begin_step()
+    ours = fast(given, epoch)
+    ours["loss"].backward()
+    fast.end_step([ours])
+    plain.begin_step(slow)
+    negatives = drawn[-1].neg_image_idx.tolist(), drawn[-1].neg_text_idx.tolist()
+    theirs = plain.losses(slow, given, epoch, negatives)
+    theirs["loss"].backward()
+    plain.enqueue(slow.queue, theirs["image_feat_m"], theirs["text_feat_m"])
+    return ours, theirs
+
+
+def test_fast_and_plain_step_are_equal(drawn: list[Matches]) -> None:
+    """Losses, gradients, twin and queue in float32, at three steps of a training."""
+    fast, slow = tasks()
     optimizer = adamw(fast, 1e-3, 0.0)
     for _ in range(3):
         slow.load_state_dict(fast.state_dict())
-        given = batch(4, 48, 12, 211, 3)
-        fast.begin_step()
-        ours = fast(given, 1.0)
-        ours["loss"].backward()
-        fast.end_step([ours])
-        plain.begin_step(slow)
-        pairs = drawn[-1]
-        negatives = pairs.neg_image_idx.tolist(), pairs.neg_text_idx.tolist()
-        theirs = plain.losses(slow, given, 1.0, negatives)
-        theirs["loss"].backward()
-        plain.enqueue(slow.queue, theirs["image_feat_m"], theirs["text_feat_m"])
+        ours, theirs = stepped(fast, slow, batch(4, 48, 12, 211, 3), 1.0, drawn)
         found = {name: ours[name] for name in theirs}
         torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-5)
         gradients = [
@@ -78,6 +97,22 @@ def test_fast_and_plain_step_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
         optimizer.step()
         fast.zero_grad()
         slow.zero_grad()
+
+
+def test_curves_of_the_fast_and_the_plain_training_agree(drawn: list[Matches]) -> None:
+    """Each goes its own way from one start, with the same batches and negatives."""
+    fast, slow = tasks()
+    optimizers = adamw(fast, 1e-3, 0.0), plain.optimizer(slow, 1e-3, 0.0)
+    batches = [batch(4, 48, 12, 211, 3) for _ in range(4)]
+    curves: tuple[list[float], list[float]] = ([], [])
+    for step in range(24):
+        told = stepped(fast, slow, batches[step % 4], step / 4, drawn)
+        for optimizer, curve, output in zip(optimizers, curves, told, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            curve.append(float(output["loss"].detach()))
+    assert sum(curves[0][-4:]) < 0.9 * sum(curves[0][:4])  # something is learned
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
 def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() -> None:

@@ -1,0 +1,65 @@
+"""How much of the machine a training uses; for its log, never for a product."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+PRODUCTS = 5
+"""Products whose best time tells the peak, after one to warm up."""
+
+
+class Speed:
+    """Operations of a micro-batch, forward and backward, against what the device can do.
+
+    Args:
+        device: of the training.
+        dtype: of its matrix products.
+
+    Attributes:
+        peak: floating-point operations a second of a product of two large matrices, measured here.
+        flops: operations of the first micro-batch's matrix products and attention, as executed.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.peak = product_peak(device, dtype)
+        self.flops = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what runs inside, at the first time alone."""
+        if self.flops:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.flops = int(counter.get_total_flops())
+
+    def at(self, micro_batches: float) -> dict[str, float]:
+        """``tflops`` and ``utilisation_percent`` at so many micro-batches a second."""
+        rate = self.flops * micro_batches
+        return {
+            "tflops": float(f"{rate / 1e12:.3g}"),
+            "utilisation_percent": round(100 * rate / self.peak, 1),
+        }
+
+
+def product_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a product of two square matrices, at its best."""
+    side = 8192 if device.type == "cuda" else 1024
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(1 + PRODUCTS):
+        _finish(device)
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        _finish(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
