@@ -16,6 +16,7 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCMError, resolve_rev
+from dvc_data.index import DataIndexDirError
 
 from albef.config import ParamsError, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
@@ -27,7 +28,29 @@ _WORK = Path(".dvc/tmp")
 
 
 class NotAtHand(ValueError):
-    """A file of a revision that is not here; its text is the sentence to show."""
+    """Files of a revision that are not here; its text is the sentence to show."""
+
+
+class Lost(NotAtHand):
+    """A file that a revision names, and neither the cache nor a remote has.
+
+    Attributes:
+        revision, path: which.
+    """
+
+    def __init__(self, revision: str, path: str, why: str = "") -> None:
+        self.revision = revision
+        self.path = path
+        super().__init__(lost(revision, [path], why))
+
+
+def lost(revision: str, paths: Sequence[str], why: str = "") -> str:
+    """The sentence on files of one revision that are nowhere."""
+    more = f" and {len(paths) - 1} more files of it are" if len(paths) > 1 else " is"
+    return (
+        f"{revision}: {paths[0]}{more} neither in DVC's cache nor in a remote{why}; `dvc push` "
+        "where they were made (`dvc exp push` for an experiment) and `dvc fetch` here bring them"
+    )
 
 
 class Revision:
@@ -159,14 +182,10 @@ class Revision:
     def _sentences(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except (DvcException, OSError) as error:
-            shown = str(path)
-            raise NotAtHand(
-                f"{self.name}: {shown} is neither in DVC's cache nor in a remote"
-                + ("" if isinstance(error, FileNotFoundError) else f" ({_line(error)})")
-                + "; `dvc pull` after `git checkout` of it brings it, once `dvc push` has been run "
-                "where it was made"
-            ) from None
+        except (DvcException, DataIndexDirError, OSError) as error:
+            gone = isinstance(error, FileNotFoundError | DataIndexDirError)
+            why = "" if gone else f" ({_line(error)})"
+            raise Lost(self.name, path.as_posix(), why) from None
 
 
 @contextmanager
@@ -197,7 +216,10 @@ def _commits(names: Sequence[str]) -> list[tuple[str, str | None]]:
     """Each name with its commit; None for the working tree."""
     try:
         with Repo(".") as repo:
-            return [(n, None if n in WORKSPACE else _commit(repo, n)) for n in names]
+            return [
+                (WORKSPACE[0], None) if name in WORKSPACE else (name, _commit(repo, name))
+                for name in names
+            ]
     except (DvcException, SCMError) as error:
         raise ParamsError(_line(error)) from None
 
@@ -206,8 +228,7 @@ def _commit(repo: Any, name: str) -> str:
     try:
         return str(resolve_rev(repo.scm, name))
     except (SCMError, DvcException):
-        experiments = [e["name"] for found in _experiments(repo).values() for e in found]
-        known = [*experiments, *repo.scm.list_branches(), *repo.scm.list_tags()]
+        known = [*_experiments(repo), *repo.scm.list_branches(), *repo.scm.list_tags()]
         near = nearest(name, known)
         raise ParamsError(
             f"{name} is no experiment, branch, tag or commit here"
@@ -215,9 +236,10 @@ def _commit(repo: Any, name: str) -> str:
         ) from None
 
 
-def _experiments(repo: Any) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    found: Mapping[str, Sequence[Mapping[str, Any]]] = repo.experiments.ls(all_commits=True)
-    return found
+def _experiments(repo: Any) -> list[str]:
+    """Names of all experiments."""
+    found = repo.experiments.ls(all_commits=True).values()
+    return [name for of_commit in found for name, _ in of_commit]
 
 
 def _line(error: BaseException) -> str:
