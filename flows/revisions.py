@@ -60,17 +60,22 @@ class Revision:
         name: as it was asked for.
         commit: its SHA-1; None for the working tree.
         folder: where its files come to lie.
+        config: DVC's of today: where cache and remotes are now, not where they were then.
 
     Attributes:
         name, commit: as given.
         params: its params.yaml, plain.
     """
 
-    def __init__(self, name: str, commit: str | None, folder: Path) -> None:
+    def __init__(
+        self, name: str, commit: str | None, folder: Path, config: Mapping[str, Any]
+    ) -> None:
         self.name = name
         self.commit = commit
         self._folder = folder
-        self._files: Any = None if commit is None else DVCFileSystem(".", rev=commit)
+        self._files: Any = None
+        if commit is not None:
+            self._files = DVCFileSystem(".", rev=commit, config=dict(config))
         if not self._fetch(PARAMS):
             raise ParamsError(f"{name} has no {PARAMS}: it is a revision of another project")
         self.params = read_yaml(folder / PARAMS)
@@ -198,13 +203,14 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
     with ExitStack() as stack:
         _WORK.mkdir(parents=True, exist_ok=True)
         found: list[Revision] = []
-        for name, commit in _commits(names):
+        commits, config = _commits(names)
+        for name, commit in commits:
             folder = Path(".")
             if commit is not None:
                 work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
                 folder = Path(stack.enter_context(work))
             try:
-                revision = Revision(name, commit, folder)
+                revision = Revision(name, commit, folder, config)
             except (DvcException, SCMError) as error:
                 raise ParamsError(f"{name} cannot be read: {_line(error)}") from None
             stack.callback(revision.close)
@@ -212,14 +218,15 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
         yield found
 
 
-def _commits(names: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Each name with its commit; None for the working tree."""
+def _commits(names: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
+    """Each name with its commit (None for the working tree), and DVC's configuration."""
     try:
         with Repo(".") as repo:
-            return [
+            commits: list[tuple[str, str | None]] = [
                 (WORKSPACE[0], None) if name in WORKSPACE else (name, _commit(repo, name))
                 for name in names
             ]
+            return commits, {part: repo.config[part] for part in ("cache", "core", "remote")}
     except (DvcException, SCMError) as error:
         raise ParamsError(_line(error)) from None
 
