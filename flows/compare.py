@@ -36,8 +36,8 @@ def main() -> None:
         raise SystemExit(0) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"albef compare: {error}") from None
-    for problem in problems:
-        print(f"albef compare: {problem}", file=sys.stderr)
+    for note in comparison.notes:
+        print(f"albef compare: {note}", file=sys.stderr)
     raise SystemExit(bool(problems))
 
 

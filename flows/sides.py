@@ -90,6 +90,7 @@ class _Sides:
         self._tables: dict[tuple[int, str], pa.Table | None] = {}
         self._problems: dict[str, None] = {}
         self._lost: dict[str, dict[str, None]] = {}
+        self._notes: dict[str, None] = {}
 
     def _missing(self, problem: object) -> None:
         """Keep what should be there and is not; lost files are told together."""
@@ -124,7 +125,7 @@ class _Sides:
             )
         self._refuse_strangers(found)
         found = replace(found, data=tuple(self._data()), seeds=tuple(_over_seeds(found)))
-        return replace(found, notes=tuple(self.problems())), self.problems()
+        return replace(found, notes=(*self.problems(), *self._notes)), self.problems()
 
     def _refuse_strangers(self, found: Comparison) -> None:
         for other in range(1, len(self._all)):
@@ -313,7 +314,7 @@ class _Sides:
         index = self._index(side, self._dataset(side, split.run))
         return None if index is None else index.filter(pc.equal(index["split"], split.name))
 
-    def _contents(self, side: int, split: Split) -> "pd.Series[str] | None":
+    def _contents(self, side: int, split: Split) -> "pd.Series[Any] | None":
         rows = self._rows(side, split)
         return None if rows is None else drift.contents(rows)
 
@@ -340,10 +341,10 @@ class _Sides:
             reason = "its shards are not in the cache"
         except (NotAtHand, ShardError) as error:
             reason = str(error)
-        self._missing(
+        self._notes[
             f"{self._all[side].name}: the pictures of {dataset} are not shown, since {reason}; "
             "`dvc fetch` brings them, after `dvc exp apply` or `git checkout` of it"
-        )
+        ] = None
         return None
 
     def _data(self) -> Iterator[Data]:

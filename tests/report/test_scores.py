@@ -108,8 +108,8 @@ def test_examples_are_shared_where_the_question_and_the_record_are_the_same() ->
     own, other = scores.shared(before.names(None), after.names(None))
     assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(1, 1), (2, 0), (3, 3)]
     old, new = (
-        pd.Series({"a": "picture", "b": "picture"}),
-        pd.Series({"a": "other", "b": "picture"}),
+        pd.Series({"a": 1, "b": 2}),
+        pd.Series({"a": 3, "b": 2}),
     )
     own, other = scores.shared(before.names(old), after.names(new))
     assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(2, 0), (3, 3)]
