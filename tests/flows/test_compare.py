@@ -209,7 +209,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert out.endswith("page: .albef/compare/one-vs-workspace.html\n")
     text = Page(Path(".albef/compare/one-vs-workspace.html").read_text()).text
     assert "workspace against one" in text
-    assert "Turned right" in text
+    assert "turned right" in text
 
 
 def test_a_reference_curve_is_written_and_held_against(
