@@ -263,10 +263,9 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     assert "neither in DVC's cache nor in a remote; `dvc push`" in lines[0]
 
     (project / "remote/files").rename(project / "files")
-    config = project / ".dvc/config"
-    config.write_text(
-        f"{config.read_text()}    remote = there\n['remote \"there\"']\n    url = {project}\n"
-    )
+    config = project / ".dvc/config"  # of today, which no commit has
+    there = "    remote = there\n['remote \"there\"']\n    url = ..\n"
+    config.write_text(config.read_text() + there)
     it, problems = gather(["one", "better"], None, 2)  # a remote has what the cache has not
     (test,) = it.splits[0].paired
     assert test.gained == 15
