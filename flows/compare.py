@@ -17,9 +17,7 @@ _MAIN = ("r_mean", "accuracy", "overall")
 def main() -> None:
     """The command; exit code 1 where something is missing, told in a sentence."""
     options = _parser().parse_args()
-    from albef.config import ParamsError  # what follows takes seconds to import
-    from flows.revisions import NotAtHand
-    from flows.sides import CompareError, gather, write_curves
+    from flows.sides import gather, write_curves  # takes seconds
 
     try:
         if options.save_curve:
@@ -36,10 +34,10 @@ def main() -> None:
     except BrokenPipeError:  # as before `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    except (ParamsError, NotAtHand, CompareError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"albef compare: {error}") from None
-    for problem in problems:
-        print(f"albef compare: {problem}", file=sys.stderr)
+    for note in comparison.notes:
+        print(f"albef compare: {note}", file=sys.stderr)
     raise SystemExit(bool(problems))
 
 
@@ -88,8 +86,7 @@ def write(comparison: "Comparison", out: Path | None) -> Path:
 def text(it: "Comparison") -> str:
     """The comparison for a terminal."""
     parts = [_sides(it), _values(it), _data(it), _metrics(it), _seeds(it), _deviations(it)]
-    notes = [f"note: {note}" for note in it.notes]
-    notes += [f"note: {s.run} {s.name}: {note}" for s in it.splits for note in s.notes]
+    notes = [f"note: {s.run} {s.name}: {note}" for s in it.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
 
@@ -145,7 +142,7 @@ def _metrics(it: "Comparison") -> str:
     from albef.report.comparison import chance, difference, interval_words
     from flows.results import table
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for split in it.splits:
         tests = {test.after: test for test in split.paired}
         for metric in split.metrics:
@@ -153,7 +150,7 @@ def _metrics(it: "Comparison") -> str:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
             if len(it.sides) == 1:
-                rows.append((split.run, name, *[""] * 2, _number(metric.values[0]), *[""] * 3))
+                rows.append((split.run, name, _number(metric.values[0])))
             for after, side in enumerate(it.sides[1:], 1):
                 test = tests.get(after)
                 found = (difference(metric.difference(side.against, after)), "", "")
@@ -166,6 +163,8 @@ def _metrics(it: "Comparison") -> str:
                 names = f"{it.sides[side.against].name} -> {side.name}"
                 values = [_number(metric.values[place]) for place in (side.against, after)]
                 rows.append((split.run, name, names, *values, *found))
+    if len(it.sides) == 1:
+        return table(rows, ("run", "metric", "value")) if rows else ""
     header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
     return table(rows, header) if rows else ""
 
@@ -212,9 +211,9 @@ def _deviations(it: "Comparison") -> str:
     head = (
         f"{len(it.deviations)} curves in common with {it.reference_name}; the largest deviation is "
         f"{first.training} {first.curve}: {first.value - first.reference:+.4g} at step "
-        f"{first.step:g}, {100 * first.share:.1f} % of the reference's span"
+        f"{first.step:g}, {100 * first.share:.1f} % of the reference's largest value"
     )
-    header = ("training", "curve", "at step", "reference", "here", "% of its span")
+    header = ("training", "curve", "at step", "reference", "here", "% of its largest")
     return f"{head}\n\n{table(rows, header)}"
 
 

@@ -16,6 +16,7 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCMError, resolve_rev
+from dvc_data.index import DataIndexDirError
 
 from albef.config import ParamsError, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
@@ -27,7 +28,29 @@ _WORK = Path(".dvc/tmp")
 
 
 class NotAtHand(ValueError):
-    """A file of a revision that is not here; its text is the sentence to show."""
+    """Files of a revision that are not here; its text is the sentence to show."""
+
+
+class Lost(NotAtHand):
+    """A file that a revision names, and neither the cache nor a remote has.
+
+    Attributes:
+        revision, path: which.
+    """
+
+    def __init__(self, revision: str, path: str, why: str = "") -> None:
+        self.revision = revision
+        self.path = path
+        super().__init__(lost(revision, [path], why))
+
+
+def lost(revision: str, paths: Sequence[str], why: str = "") -> str:
+    """The sentence on files of one revision that are nowhere."""
+    more = f" and {len(paths) - 1} more files of it are" if len(paths) > 1 else " is"
+    return (
+        f"{revision}: {paths[0]}{more} neither in DVC's cache nor in a remote{why}; `dvc push` "
+        "where they were made (`dvc exp push` for an experiment) and `dvc fetch` here bring them"
+    )
 
 
 class Revision:
@@ -37,17 +60,22 @@ class Revision:
         name: as it was asked for.
         commit: its SHA-1; None for the working tree.
         folder: where its files come to lie.
+        config: DVC's of today: where cache and remotes are now, not where they were then.
 
     Attributes:
         name, commit: as given.
         params: its params.yaml, plain.
     """
 
-    def __init__(self, name: str, commit: str | None, folder: Path) -> None:
+    def __init__(
+        self, name: str, commit: str | None, folder: Path, config: Mapping[str, Any]
+    ) -> None:
         self.name = name
         self.commit = commit
         self._folder = folder
-        self._files: Any = None if commit is None else DVCFileSystem(".", rev=commit)
+        self._files: Any = None
+        if commit is not None:
+            self._files = DVCFileSystem(".", rev=commit, config=dict(config))
         if not self._fetch(PARAMS):
             raise ParamsError(f"{name} has no {PARAMS}: it is a revision of another project")
         self.params = read_yaml(folder / PARAMS)
@@ -159,14 +187,10 @@ class Revision:
     def _sentences(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except (DvcException, OSError) as error:
-            shown = str(path)
-            raise NotAtHand(
-                f"{self.name}: {shown} is neither in DVC's cache nor in a remote"
-                + ("" if isinstance(error, FileNotFoundError) else f" ({_line(error)})")
-                + "; `dvc pull` after `git checkout` of it brings it, once `dvc push` has been run "
-                "where it was made"
-            ) from None
+        except (DvcException, DataIndexDirError, OSError) as error:
+            gone = isinstance(error, FileNotFoundError | DataIndexDirError)
+            why = "" if gone else f" ({_line(error)})"
+            raise Lost(self.name, path.as_posix(), why) from None
 
 
 @contextmanager
@@ -179,13 +203,14 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
     with ExitStack() as stack:
         _WORK.mkdir(parents=True, exist_ok=True)
         found: list[Revision] = []
-        for name, commit in _commits(names):
+        commits, config = _commits(names)
+        for name, commit in commits:
             folder = Path(".")
             if commit is not None:
                 work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
                 folder = Path(stack.enter_context(work))
             try:
-                revision = Revision(name, commit, folder)
+                revision = Revision(name, commit, folder, config)
             except (DvcException, SCMError) as error:
                 raise ParamsError(f"{name} cannot be read: {_line(error)}") from None
             stack.callback(revision.close)
@@ -193,11 +218,15 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
         yield found
 
 
-def _commits(names: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Each name with its commit; None for the working tree."""
+def _commits(names: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
+    """Each name with its commit (None for the working tree), and DVC's configuration."""
     try:
         with Repo(".") as repo:
-            return [(n, None if n in WORKSPACE else _commit(repo, n)) for n in names]
+            commits: list[tuple[str, str | None]] = [
+                (WORKSPACE[0], None) if name in WORKSPACE else (name, _commit(repo, name))
+                for name in names
+            ]
+            return commits, {part: repo.config[part] for part in ("cache", "core", "remote")}
     except (DvcException, SCMError) as error:
         raise ParamsError(_line(error)) from None
 
@@ -206,8 +235,7 @@ def _commit(repo: Any, name: str) -> str:
     try:
         return str(resolve_rev(repo.scm, name))
     except (SCMError, DvcException):
-        experiments = [e["name"] for found in _experiments(repo).values() for e in found]
-        known = [*experiments, *repo.scm.list_branches(), *repo.scm.list_tags()]
+        known = [*_experiments(repo), *repo.scm.list_branches(), *repo.scm.list_tags()]
         near = nearest(name, known)
         raise ParamsError(
             f"{name} is no experiment, branch, tag or commit here"
@@ -215,9 +243,10 @@ def _commit(repo: Any, name: str) -> str:
         ) from None
 
 
-def _experiments(repo: Any) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    found: Mapping[str, Sequence[Mapping[str, Any]]] = repo.experiments.ls(all_commits=True)
-    return found
+def _experiments(repo: Any) -> list[str]:
+    """Names of all experiments."""
+    found = repo.experiments.ls(all_commits=True).values()
+    return [name for of_commit in found for name, _ in of_commit]
 
 
 def _line(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from albef.report.metrics import flatten
 from albef.report.page import plain
 from albef.report.pictures import SplitRecords
 from flows.results import COLUMNS
-from flows.revisions import NotAtHand, Revision, differing_code, opened, subject
+from flows.revisions import Lost, NotAtHand, Revision, differing_code, lost, opened, subject
 
 _ELSEWHERE = ("runtime", "paths")
 """Sections that no product depends on: speed and places."""
@@ -88,7 +88,20 @@ class _Sides:
         self._examples = examples
         self._indexes: dict[tuple[int, str], pa.Table | None] = {}
         self._tables: dict[tuple[int, str], pa.Table | None] = {}
-        self.problems: list[str] = []
+        self._problems: dict[str, None] = {}
+        self._lost: dict[str, dict[str, None]] = {}
+        self._notes: dict[str, None] = {}
+
+    def _missing(self, problem: object) -> None:
+        """Keep what should be there and is not; lost files are told together."""
+        if isinstance(problem, Lost):
+            self._lost.setdefault(problem.revision, {})[problem.path] = None
+        else:
+            self._problems[str(problem)] = None
+
+    def problems(self) -> list[str]:
+        """A sentence for all that should be there and is not."""
+        return [*(lost(name, [*paths]) for name, paths in self._lost.items()), *self._problems]
 
     def comparison(
         self, reference: curves.Curves, path: Path | None
@@ -112,9 +125,7 @@ class _Sides:
             )
         self._refuse_strangers(found)
         found = replace(found, data=tuple(self._data()), seeds=tuple(_over_seeds(found)))
-        return replace(found, notes=tuple(dict.fromkeys(self.problems))), list(
-            dict.fromkeys(self.problems)
-        )
+        return replace(found, notes=(*self.problems(), *self._notes)), self.problems()
 
     def _refuse_strangers(self, found: Comparison) -> None:
         for other in range(1, len(self._all)):
@@ -158,7 +169,7 @@ class _Sides:
             try:
                 folders = revision.trainings()
             except NotAtHand as error:
-                self.problems.append(str(error))
+                self._missing(error)
                 folders = {}
             found.append({n: c for n, path in folders.items() if (c := curves.read(path))})
         return found
@@ -249,7 +260,7 @@ class _Sides:
         try:
             better, worse = (flips.flips(old, new, part, records) for part in shown)
         except ShardError as error:
-            self.problems.append(f"{self._all[before].name}: {error}")
+            self._missing(f"{self._all[before].name}: {error}")
             better, worse = (flips.flips(old, new, part, None) for part in shown)
         finally:
             if records:
@@ -264,14 +275,14 @@ class _Sides:
             try:
                 path = revision.predictions(run)
                 if path is None:
-                    self.problems.append(
+                    self._missing(
                         f"{revision.name} has metrics of {run} but no predictions, so its examples "
                         f"are not compared; `albef run --only evaluate@{run}` makes them"
                     )
                 else:
                     table = pq.read_table(path)
             except (NotAtHand, pa.ArrowException) as error:
-                self.problems.append(str(error))
+                self._missing(error)
             self._tables[side, run] = table
         return self._tables[side, run]
 
@@ -295,7 +306,7 @@ class _Sides:
                 folder = self._all[side].data(dataset)
                 self._indexes[side, dataset] = read_index(folder) if folder else None
             except (NotAtHand, ShardError) as error:
-                self.problems.append(str(error))
+                self._missing(error)
                 self._indexes[side, dataset] = None
         return self._indexes[side, dataset]
 
@@ -303,7 +314,7 @@ class _Sides:
         index = self._index(side, self._dataset(side, split.run))
         return None if index is None else index.filter(pc.equal(index["split"], split.name))
 
-    def _contents(self, side: int, split: Split) -> "pd.Series[str] | None":
+    def _contents(self, side: int, split: Split) -> "pd.Series[Any] | None":
         rows = self._rows(side, split)
         return None if rows is None else drift.contents(rows)
 
@@ -330,10 +341,10 @@ class _Sides:
             reason = "its shards are not in the cache"
         except (NotAtHand, ShardError) as error:
             reason = str(error)
-        self.problems.append(
+        self._notes[
             f"{self._all[side].name}: the pictures of {dataset} are not shown, since {reason}; "
-            "`dvc pull` after `git checkout` of it brings them"
-        )
+            "`dvc fetch` brings them, after `dvc exp apply` or `git checkout` of it"
+        ] = None
         return None
 
     def _data(self) -> Iterator[Data]:
@@ -359,7 +370,7 @@ class _Sides:
         try:
             return self._all[side].data(dataset)
         except NotAtHand as error:
-            self.problems.append(str(error))
+            self._missing(error)
             return None
 
 

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pydantic")
-COMMANDS = ("run", "status", "accept", "import", "find", "ask", "explain", "embed", "submit")
+COMMANDS = (
+    "run",
+    "status",
+    "compare",
+    "accept",
+    "import",
+    "find",
+    "ask",
+    "explain",
+    "embed",
+    "submit",
+)
 
 
 def albef(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,7 +47,15 @@ def test_each_command_explains_itself(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("run",), ("status",), ("find", "a dog"), ("ask", "a.png", "what?"), ("submit",)]
+    "arguments",
+    [
+        ("run",),
+        ("status",),
+        ("compare", "a", "b"),
+        ("find", "a dog"),
+        ("ask", "a.png", "what?"),
+        ("submit",),
+    ],
 )
 def test_outside_a_project_the_command_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = albef(*arguments, cwd=tmp_path)

@@ -104,7 +104,7 @@ class Deviation:
         training, curve: which.
         step: the last one of the window.
         reference, value: means over the window.
-        share: of the distance in the span of the reference's values (1 where it has no span).
+        share: of the distance in the largest of the reference's values.
     """
 
     training: str
@@ -127,9 +127,9 @@ def deviations(reference: Curves, curves: Curves) -> list[Deviation]:
             if not windows:
                 continue
             step, told, value = max(windows, key=lambda window: abs(window[2] - window[1]))
-            span = max(y for _, y in points) - min(y for _, y in points)
+            most = max(abs(y) for _, y in points)
             apart = abs(value - told)
-            share = apart / span if span else float(apart > 0)
+            share = apart / most if most else float(apart > 0)
             found.append(Deviation(training, name, step, told, value, share))
     return sorted(found, key=lambda deviation: -deviation.share)
 

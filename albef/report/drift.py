@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 _WORDS = 12  # new and lost words that are named
+_ROWS = 1 << 16  # of an index that are written out at a time
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,20 @@ class Drift:
     vocabulary: Vocabulary
 
 
-def contents(index: pa.Table) -> "pd.Series[str]":
-    """What stands in each record of a data set's index, by key: pictures, captions and meta."""
-    pictures = [index["digest"], *([_more(index["more"])] if "more" in index.column_names else [])]
-    captions = pc.binary_join(index["captions"], "\1")
-    told = pc.binary_join_element_wise(index["split"], *pictures, captions, index["meta"], "\0")
-    return pd.Series(told.to_pandas().to_numpy(), index=index["key"].to_pandas(), dtype="str")
+def contents(index: pa.Table) -> "pd.Series[Any]":
+    """A hash of what stands in each record of an index (pictures, captions, meta), by key."""
+    hashes = [np.empty(0, np.uint64)]
+    for part in index.to_batches(max_chunksize=_ROWS):  # some data sets have millions
+        pictures = [part["digest"], *([_more(part["more"])] if "more" in part.schema.names else [])]
+        captions = pc.binary_join(part["captions"], "\1")
+        told = pc.binary_join_element_wise(part["split"], *pictures, captions, part["meta"], "\0")
+        values = np.asarray(told.to_pylist(), dtype=object)
+        hashes.append(pd.util.hash_array(values, categorize=False))
+    return pd.Series(np.concatenate(hashes), index=index["key"].to_pandas())
 
 
-def _more(column: pa.ChunkedArray) -> pa.Array:
+def _more(lists: pa.ListArray) -> pa.Array:
     """The digests of the further pictures of each record, in one text."""
-    lists = column.combine_chunks()
     digests = pc.struct_field(lists.flatten(), "digest")
     sizes = pc.list_value_length(lists).fill_null(0)
     offsets = np.concatenate([[0], np.cumsum(sizes.to_numpy())]).astype(np.int32)

@@ -5,6 +5,7 @@ The mean of these values is the kind's own primary metric; a test holds each kin
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,16 +45,16 @@ class Scores:
         """The metric."""
         return float(np.mean([self.values[self.strata == s].mean() for s in set(self.strata)]))
 
-    def names(self, records: "pd.Series[str] | None") -> "pd.Index[str]":
+    def names(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
         """What tells each example from any other (N).
 
         Args:
-            records: what stands in each record, by key; what was asked alone where it is None.
+            records: a hash of what stands in each record, by key; None takes what was asked alone.
         """
         cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.asked]
         told = pc.binary_join_element_wise(*cells, "\0").to_pandas()
         if records is not None:
-            told += "\0" + self.table["key"].to_pandas().map(records).fillna("").astype(str)
+            told += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
         again = told.groupby(told).cumcount().astype(str)  # the same may be asked twice
         names: pd.Index[str] = pd.Index(told + "\0" + again)
         return names

@@ -1,0 +1,169 @@
+"""The page of a comparison: safe, whole, and in plain words where something is missing."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from albef.report import scores
+from albef.report.comparison import (
+    Comparison,
+    Data,
+    Paired,
+    SeedRow,
+    Side,
+    Split,
+    Value,
+    metrics_of,
+    render,
+)
+from albef.report.content import Picture
+from albef.report.curves import Deviation
+from albef.report.drift import Drift, Profile, SplitRows, Vocabulary
+from albef.report.flips import Choice, Flip, flips
+from albef.report.statistics import Interval, Spread
+from tests.report.test_page import BAD, Page
+from tests.report.test_scores import PAIRED, TABLES
+
+POINTS = ((9.0, 2.0), (19.0, 1.0))
+
+
+def full(text: str) -> Comparison:
+    """A comparison with everything, where every text is ``text``."""
+    picture = Picture(text, "data:image/png;base64,AA==", (text,))
+    turned = (
+        Flip(text, picture, text, Choice(False, text), Choice(True, text)),
+        Flip(text, picture, "", Choice(False, text, picture), Choice(True, text, picture)),
+    )
+    paired = Paired(
+        0, 1, text, 80, 100, 12.5, Interval(3.0, 22.0), 14, 4, 0.031, turned, turned[:1]
+    )
+    metrics = metrics_of([{"itc_r_mean": 50.0, "r_mean": 52.0, text: 1.0}, {"r_mean": 64.5}])
+    drift = Drift(
+        (SplitRows(text, 10, 12, 3, 1, 2),),
+        (Profile(text, (1.0, 2.0, 3.0), (1.0, 1.0, 1.0), 0.25),),
+        Vocabulary(10, 12, (text,), (text,), 3, 1, 0.5),
+    )
+    curves = {text: {"train/loss": POINTS, text: POINTS, "val/r_mean": POINTS}}
+    other = {text: {"train/loss": ((9.0, 1.0), (19.0, 0.5))}}
+    return Comparison(
+        sides=(Side(text, "abc1234", text), Side(text, "", text, 2, 0, (text,))),
+        values=(Value(text, (text, "")),),
+        data=(Data(text, 0, 1, drift), Data(text, 0, 1), Data(text, 0, 1, note=text)),
+        splits=(Split(text, "test", metrics, (paired,), (text,)),),
+        groups=((0,), (1,)),
+        seeds=(
+            SeedRow(text, text, text, 0, Spread(1, 50.0, None, None)),
+            SeedRow(text, text, text, 1, Spread(2, 60.0, 1.0, Interval(51, 69)), 10.0, None),
+        ),
+        curves=(curves, other),
+        reference=other,
+        reference_name=text,
+        deviations=(Deviation(text, text, 9.0, 2.0, 1.0, 0.5),),
+        notes=(text,),
+    )
+
+
+def test_nothing_that_is_shown_becomes_markup_and_nothing_is_fetched() -> None:
+    html = render(full(BAD))
+    page = Page(html)
+    assert not {"script", "link"} & set(page.tags)
+    assert "onload" not in page.names
+    assert page.text.count("<script>alert(1)</script>") > 20
+    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
+    assert "url(" not in html
+    assert "default-src 'none'" in html
+
+
+def test_it_says_what_differs_and_how_sure_that_is() -> None:
+    text = Page(render(full("a dog"))).text
+    for part in (
+        "+12.50",
+        "95 %: +3.00 to +22.00",
+        "a dog, better",
+        "14 turned right, 4 turned wrong; 80 of 100 examples are shared",
+        "flips +14 −4, p 0.031",
+        "1 file differs: a dog",
+        "the working tree",
+        "the right one",
+        "2 of 14, taken at even steps",
+        "1 to 3, median 2",
+        "New (3): a dog, …",
+        "Gone (1): a dog.",
+        "byte for byte: a dog",
+        "1 curves in common; the farthest is a dog a dog, 50.0 %",
+    ):
+        assert part in text, part
+
+
+def test_the_primary_metric_stands_first_and_that_of_itc_alone_last() -> None:
+    found = metrics_of([{"itc_r_mean": 1.0, "tr@1": 2.0, "r_mean": 3.0}, {"ir@1": 4.0}])
+    assert [metric.name for metric in found] == ["r_mean", "tr@1", "ir@1", "itc_r_mean"]
+    assert found[0].values == (3.0, None)
+    assert found[0].difference(0, 1) is None
+
+
+def test_equal_answers_take_a_line_and_no_card() -> None:
+    it = full("a dog")
+    test = it.splits[0].paired[0]
+    same = replace(test, difference=0.0, interval=Interval(0, 0), gained=0, lost=0)
+    assert (test.verdict, same.verdict) == ("better", "equal")
+    assert replace(same, gained=1, lost=1).verdict == "not resolved"
+    html = render(replace(it, splits=(replace(it.splits[0], paired=(same,)),)))
+    assert "No answer differs: a dog test." in Page(html).text
+    assert 'class="card"' not in html
+
+
+def test_curves_that_are_the_same_are_not_drawn_twice() -> None:
+    side = {"a": {"train/loss": POINTS}}
+    html = render(Comparison((Side("x"), Side("y")), curves=(side, side)))
+    assert "The same on x, y." in Page(html).text
+    assert "polyline" not in html
+    other = {"a": {"train/loss": POINTS[:1]}}
+    assert render(Comparison((Side("x"), Side("y")), curves=(side, other))).count("<polyline") == 2
+
+
+def test_an_empty_comparison_says_so() -> None:
+    text = Page(render(Comparison((Side("x"), Side("y"))))).text
+    assert "No value differs." in text
+    assert "No training has curves on two sides." in text
+    assert render(full("a")) == render(full("a"))
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "vqa", "entailment", "grounding", "captioning"])
+def test_an_answer_that_turned_says_what_both_models_say(kind: str) -> None:
+    found = scores.of(pa.table(TABLES[kind]))
+    assert found is not None
+    (flip,) = flips(found, found, [(1, 0)], None)
+    assert flip.before.right == bool(found.right[1])
+    assert flip.after.right == bool(found.right[0])
+    assert flip.picture is None
+    expected = {
+        "retrieval": ("", "two", "one"),
+        "vqa": ("what?", "a dog", "Two."),
+        "entailment": ("s", "x", "x"),
+        "grounding": ("the dog", "IoU 0.40", "IoU 0.50"),
+        "captioning": ("", "two", "one"),
+    }
+    assert (flip.asked, flip.before.text, flip.after.text) == expected[kind]
+
+
+class Records:
+    """Pictures of a and b."""
+
+    def picture(self, key: str) -> Picture | None:
+        return Picture(key, f"data:{key}", (f"says {key}",))
+
+    def image(self, key: str) -> None:
+        return None
+
+
+def test_a_search_shows_what_each_model_puts_first() -> None:
+    found = scores.of(pa.table(PAIRED))
+    assert found is not None
+    by_picture, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
+    assert by_picture.truth == "says a"
+    assert by_picture.picture == Picture("a", "data:a", ("says a",))
+    assert (by_text.asked, by_text.truth) == ("one", "")
+    assert by_text.before.picture == Picture("b", "data:b", ("says b",))
+    assert by_text.before.text == "right one at place 2"

@@ -1,0 +1,116 @@
+"""What stored predictions are worth: the mean is what the kind itself scores."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from albef.report import scores
+from pipelines.params import kinds
+
+RANKS = ("query", "key", "caption", "rank", "rank_itc", "top", "top_itc")
+CLASSES = {
+    "key": ["a", "b", "b"],
+    "sentence": ["s", "s", "t"],
+    "answer": ["x", "y", "y"],
+    "predicted": ["x", "x", "y"],
+    "probabilities": [[0.5, 0.5]] * 3,
+}
+PAIRED = {
+    "query": ["i2t", "t2i", "t2i"],
+    "key": ["a", "a", "b"],
+    "caption": ["", "one", "two"],
+    "rank": [0, 1, 0],
+    "rank_itc": [1, 1, 0],
+    "top": [["one"], ["b", "a"], ["b"]],
+    "top_itc": [["one"], ["b", "a"], ["b"]],
+    "change": ["count", "count", "object"],
+}
+TABLES: dict[str, dict[str, list[Any]]] = {
+    "retrieval": {
+        "query": ["i2t", "i2t", "t2i", "t2i", "t2i"],
+        "key": ["a", "b", "a", "b", "b"],
+        "caption": ["", "", "one", "two", "three"],
+        "rank": [0, 7, 3, 12, 0],
+        "rank_itc": [0, 0, 0, 0, 0],
+        "top": [["one"], ["two"], ["a"], ["b"], ["b"]],
+        "top_itc": [["one"], ["two"], ["a"], ["b"], ["b"]],
+    },
+    "vqa": {
+        "key": ["a", "b", "c"],
+        "question": ["how many?", "what?", "hidden?"],
+        "answer": ["Two.", "a dog", "x"],
+        "truths": [["2"], ["cat"], []],
+        "annotators": [None, ["dog"] * 2 + ["cat"] * 8, None],
+    },
+    "entailment": CLASSES,
+    "nlvr2": CLASSES,
+    "text_assignment": CLASSES | {"first": ["a", "b", "c"], "second": ["d", "e", "f"]},
+    "grounding": {
+        "key": ["a", "b"],
+        "expression": ["the key", "the dog"],
+        "type": ["name", "name"],
+        "iou": [0.5, 0.4],
+        "map_iou": [0.1, 0.1],
+    },
+    "captioning": {
+        "key": ["a", "b"],
+        "written": ["one", "two"],
+        "truths": [["one"], ["three", "four"]],
+        "log_likelihood": [-1.0, -2.0],
+        "tokens": [2, 3],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_the_mean_is_the_kinds_own_metric(kind: str) -> None:
+    assert kind in TABLES, f"compare {kind} by example: a row in albef/report/scores.py, one here"
+    task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
+    found = scores.of(pa.table(TABLES[kind]))
+    assert found is not None
+    assert found.mean() == pytest.approx(task.score(None, TABLES[kind])[found.metric])
+    assert found.metric in (task.primary, "exact")
+
+
+def test_a_paired_ranking_is_scored_by_its_decisions() -> None:
+    found = scores.of(pa.table(PAIRED))
+    assert found is not None
+    assert (found.metric, found.mean()) == ("accuracy", pytest.approx(200 / 3))
+    assert found.right.tolist() == [True, False, True]
+
+
+def test_what_is_unknown_or_hidden_has_no_scores() -> None:
+    assert scores.of(pa.table({"key": ["a"], "bleu": [1.0]})) is None
+    assert scores.of(pa.table(TABLES["vqa"]).slice(2)) is None
+    judged = scores.of(pa.table(TABLES["vqa"]))
+    assert judged is not None
+    assert judged.right.tolist() == [True, True]  # two of three annotators are more than half
+
+
+def _classes(*rows: tuple[str, str]) -> scores.Scores:
+    keys, sentences = ([row[i] for row in rows] for i in (0, 1))
+    same = ["x"] * len(rows)
+    found = scores.of(
+        pa.table({"key": keys, "sentence": sentences, "answer": same, "predicted": same})
+    )
+    assert found is not None
+    return found
+
+
+def test_examples_are_shared_where_the_question_and_the_record_are_the_same() -> None:
+    import pandas as pd
+
+    before = _classes(("a", "s"), ("a", "t"), ("b", "s"), ("b", "s"))
+    after = _classes(("b", "s"), ("a", "t"), ("c", "s"), ("b", "s"))
+    own, other = scores.shared(before.names(None), after.names(None))
+    assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(1, 1), (2, 0), (3, 3)]
+    old, new = (
+        pd.Series({"a": 1, "b": 2}),
+        pd.Series({"a": 3, "b": 2}),
+    )
+    own, other = scores.shared(before.names(old), after.names(new))
+    assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(2, 0), (3, 3)]
+    assert np.array_equal(before.values[own], after.values[other])
