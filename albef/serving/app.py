@@ -45,7 +45,7 @@ _BOXES = TypeAdapter(
     ]
 )
 Boxes = Annotated[
-    str,
+    str | None,
     Form(
         description="Boxes to choose from, as JSON: [[left, top, width, height], ...] in pixels",
         json_schema_extra={
@@ -113,6 +113,7 @@ def build(
         description="Exported vision-language models.",
         docs_url=None,  # their script comes from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.router.route_class = _Route
@@ -198,9 +199,7 @@ def _calls(engine: Engine) -> APIRouter:
         pair = await first.read(), await second.read()
         return _judged(name("compare"), await engine.compare(*pair, statement))
 
-    async def ground(
-        image: Image, expression: Said, boxes: Boxes | None = None
-    ) -> bodies.Locations:
+    async def ground(image: Image, expression: Said, boxes: Boxes = None) -> bodies.Locations:
         """Where a picture shows what expressions say, and in which of some boxes."""
         try:
             given = _BOXES.validate_json(boxes) if boxes is not None else ()

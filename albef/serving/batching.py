@@ -100,8 +100,9 @@ class Batcher(Generic[Item, Result]):
         try:
             return list(await asyncio.gather(*(entry.future for entry in entries)))
         finally:
-            unfinished = [entry for entry in entries if entry.future.cancel()]
-            if unfinished:
+            for entry in entries:
+                entry.future.cancel()
+            if any(entry.future.cancelled() for entry in entries):
                 before = len(self._queue)
                 self._queue = [entry for entry in self._queue if not entry.future.cancelled()]
                 self._dropped.inc(before - len(self._queue))

@@ -117,6 +117,7 @@ class Engine:
             if any(call in lane.served.calls for lane in lanes)
         }
         self._states = _States(limits.cache)
+        self._settling: set[asyncio.Future[None]] = set()
         for served in exports:
             metrics.model.labels(served.run, served.facts.kind, served.digest).set(1)
 
@@ -132,7 +133,7 @@ class Engine:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._settling, return_exceptions=True)
             for pool in (self._decoding, self._computing, self._reading):
                 await asyncio.to_thread(pool.shutdown, cancel_futures=True)
             self.store.close()
@@ -208,7 +209,9 @@ class Engine:
             for i, (image, each, name) in enumerate(zip(images, read, ids, strict=True))
         ]
         await self.stored(index.add, entries)
-        await self.stored(index.settle)
+        settling = asyncio.ensure_future(self._settle(index))  # nobody waits for it
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
         return [entry.id for entry in entries]
 
     async def search(self, index: Index, query: str | bytes, k: int, rerank: int) -> list[Found]:
@@ -256,6 +259,12 @@ class Engine:
         except (sqlite3.Error, OSError) as error:
             log.error("an index cannot be used: %s", error)
             raise Problem(503, "storage", "the index cannot be read or written now", 5) from None
+
+    async def _settle(self, index: Index) -> None:
+        try:
+            await self.stored(index.settle)
+        except Exception:  # a search goes on without
+            log.exception("the index %s is searched as before", index.name)
 
     async def _stored_states(
         self, lane: Lane, index: Index, numbers: Sequence[int]

@@ -59,6 +59,7 @@ class _Told:
     id: str
     start: float = field(default_factory=time.perf_counter)
     status: int = 0
+    unread: bool = False
     received: int = 0
     sent: int = 0
 
@@ -97,6 +98,7 @@ class Gate:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         told = _Told(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+        told.unread = "content-length" in headers or "transfer-encoding" in headers
         answer = _Answer(scope, send, told, self._state)
         self._working += 1
         self._metrics.open.set(self._working)
@@ -123,10 +125,15 @@ class Gate:
         if scope["path"] in ("/healthz", "/readyz"):  # of a full server too
             await self._app(scope, receive, answer)
             return
-        self._admit(scope, headers)
-        if self._working > self._limits.requests:
-            self._metrics.refused.labels("requests").inc()
-            raise Problem(503, "unavailable", "the server works on as much as it can", 1)
+        try:
+            self._admit(scope, headers)
+            if self._working > self._limits.requests:
+                self._metrics.refused.labels("requests").inc()
+                raise Problem(503, "unavailable", "the server works on as much as it can", 1)
+        except Problem:
+            if told.unread:
+                told.unread = not await _discard(receive, self._limits.json)
+            raise
         try:
             body = await self._body(headers, receive, told)
             async with asyncio.timeout(self._limits.seconds):
@@ -191,6 +198,7 @@ class Gate:
                         self._metrics.refused.labels("bytes").inc()
                         raise Problem(503, "unavailable", "the server holds many bodies", 1)
                     parts.append(part)
+            told.unread = False
         except TimeoutError:
             raise Problem(
                 408, "slow_body", f"no body within {self._limits.body_seconds:g} s"
@@ -271,7 +279,7 @@ class _Answer:
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
-            if self._state.leaving:
+            if self._state.leaving or self._told.unread:
                 headers["connection"] = "close"
         else:
             self._told.sent += len(message.get("body", b""))
@@ -287,17 +295,21 @@ async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def _discard(receive: Receive, most: int) -> None:
-    """Read on for a moment: a client that is cut off while it sends never sees the answer."""
+async def _discard(receive: Receive, most: int) -> bool:
+    """Read on for a moment: a client that is cut off while it sends never sees the answer.
+
+    Whether that was all.
+    """
     try:
         async with asyncio.timeout(_LINGER):
             while most > 0:
                 message = await receive()
                 most -= len(message.get("body", b""))
                 if not message.get("more_body", False):
-                    return
+                    return True
     except TimeoutError:
         pass
+    return False
 
 
 def _name(address: str) -> str:

@@ -224,7 +224,9 @@ class Index:
 
         It takes a while, during which searches go on as before.
         """
-        with self._settling:
+        if not self._settling.acquire(blocking=False):
+            return  # somebody is at it
+        try:
             with self._lock:
                 near = self._follow()
                 if not isinstance(near, Exact) or len(near) <= self._exact or not available():
@@ -237,6 +239,8 @@ class Index:
             with self._lock:
                 self._near, self._state = cells, state
                 self._follow()
+        finally:
+            self._settling.release()
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from albef.serving.gate import State
 from albef.serving.limits import Limits
 
 _HEADERS = 16 * 1024  # most bytes of a request's line and headers
-_KEEP_ALIVE = 10  # seconds between two requests of a connection
+_KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60
 
 log = logging.getLogger("albef")
 

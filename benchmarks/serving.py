@@ -1,0 +1,389 @@
+"""Serving: graphs against eager torch, and a server under load from another process.
+
+``python -m benchmarks.serving`` prints tables in Markdown, for random weights at the built-in size
+and at the paper's (ViT-B/16 at 256 px, BERT-base). Load comes over loopback from a process of its
+own, on the same cores.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import io
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from albef.config import read_yaml, validate
+from albef.export.folder import export
+from albef.inference import model_of
+from albef.models.albef import ModelConfig
+from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.runtime.loading import load
+from albef.tasks.retrieval import Config, Task
+from benchmarks.timing import alternate, machine, ratio
+from tests.original import tokens, vocabulary
+
+SIZES = {
+    "built-in": (Path("params.yaml"), "retrieval", {}),
+    "base": (Path("presets/paper-4m.yaml"), "coco", {"image_size": 256, "queue_size": 64}),
+}
+"""Whose values, which run's, and what differs from them."""
+WORDS = (6, 16)
+"""Least and most words of a text."""
+PHOTO = (640, 480)
+"""Of the pictures that are sent, in pixels; JPEG."""
+CLIENTS = {"texts": 16, "pictures": 8}
+"""Requests that are always open at full load."""
+PARTS = ("graphs", "batching", "load", "endurance")
+
+
+class Request(NamedTuple):
+    """What is sent."""
+
+    path: str
+    kind: str
+    bodies: list[bytes]
+
+
+class Load(NamedTuple):
+    """What came of a load.
+
+    Attributes:
+        rate: answers a second.
+        seconds: of each answer.
+        failed: requests that were not answered with 200.
+    """
+
+    rate: float
+    seconds: list[float]
+    failed: int
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds that this share of the answers took at most."""
+        return 1000 * float(np.quantile(self.seconds, share)) if self.seconds else float("nan")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.serving")
+    parser.add_argument("--size", choices=SIZES, action="append", help="both unless named")
+    parser.add_argument("--part", choices=PARTS, action="append", help="all unless named")
+    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
+    parser.add_argument("--seconds", type=float, default=15, help="of each load")
+    parser.add_argument("--minutes", type=float, default=10, help="of full load")
+    options = parser.parse_args()
+    wanted = options.part or PARTS
+    print(f"{machine()}\n")
+    with tempfile.TemporaryDirectory() as name:
+        for size in options.size or SIZES:
+            folder = Path(name) / size
+            folder.mkdir()
+            config, vocab = _write(folder, size)
+            image = config.image
+            print(
+                f"## {size}: {image.image_size} px, image width {image.width}, "
+                f"text width {config.text.width}\n"
+            )
+            if "graphs" in wanted:
+                _graphs(folder, options.rounds, vocab)
+            requests = {"texts": _texts(vocab), "pictures": _pictures()}
+            if "batching" in wanted:
+                _batching(folder / "export", requests, options.seconds)
+            if "load" in wanted:
+                _load(folder / "export", requests, options.seconds)
+            if "endurance" in wanted:
+                _endurance(folder / "export", requests, options.minutes)
+
+
+def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
+    """A retrieval checkpoint with random weights, and its export."""
+    path, run, changed = SIZES[size]
+    values = read_yaml(path)
+    section = values["tasks"][run] | changed
+    section = {
+        name: value["start"] if isinstance(value, dict) else value
+        for name, value in section.items()
+    }
+    config = validate(Config, section, where=str(path))
+    sizes = validate(ModelConfig, values["pretrain"]["model"], where=str(path))
+    vocab = values["pretrain"]["tokenizer"]["vocab_size"]
+    torch.manual_seed(0)
+    task = Task(config, sizes, vocabulary(vocab))
+    save_checkpoint(
+        folder / "checkpoint",
+        kind="retrieval",
+        model=task.sizes,
+        tensors=task.state_dict(),
+        tokenizer=task.tokenizer,
+        values=config.model_dump(),
+        provenance={},
+        facts=task.facts(),
+    )
+    (folder / "export").mkdir()
+    export(
+        load_checkpoint(folder / "checkpoint"),
+        folder / "export",
+        run=f"random-{size}",
+        opset=values["export"]["opset"],
+        tolerance=1e-2,
+        precisions=("float32", "int8"),
+    )
+    return task.sizes, vocab
+
+
+def _graphs(folder: Path, rounds: int, vocab: int) -> None:
+    """Encoders in ONNX Runtime against eager torch."""
+    ways = {
+        "torch": model_of(load_checkpoint(folder / "checkpoint")),
+        "float32": load(folder / "export", precision="float32"),
+        "int8": load(folder / "export", precision="int8"),
+    }
+    side = ways["torch"].facts.image_size
+    rng = np.random.default_rng(0)
+    print("| encoder | batch | torch ms | float32 ms | of torch | int8 ms | of torch |")
+    print("|---|---|---|---|---|---|---|")
+    for batch in (1, 8):
+        pixels = rng.normal(size=(batch, 3, side, side)).astype(np.float32)
+        ids = rng.integers(5, vocab, (batch, 12))
+        for what, call, inputs in (
+            ("image", "encode_image", (pixels,)),
+            ("text, 12 tokens", "encode_text", (ids, np.ones_like(ids))),
+        ):
+            times = alternate(
+                {
+                    name: functools.partial(getattr(model, call), *inputs)
+                    for name, model in ways.items()
+                },
+                rounds,
+            )
+            ms = {name: 1000 * statistics.median(own) for name, own in times.items()}
+            print(
+                f"| {what} | {batch} | {ms['torch']:.1f} | {ms['float32']:.1f} "
+                f"| {ratio(times['float32'], times['torch'])} | {ms['int8']:.1f} "
+                f"| {ratio(times['int8'], times['torch'])} |"
+            )
+    print()
+
+
+def _batching(folder: Path, requests: dict[str, Request], seconds: float) -> None:
+    """The same load with and without batches."""
+    print(f"Micro-batching, {seconds:g} s of full load each\n")
+    print("| | clients | batch | answers/s | median ms | p99 ms | failed |")
+    print("|---|---|---|---|---|---|---|")
+    for what, request in requests.items():
+        for batch in (1, 8):
+            with _server(folder, "--batch", f"{batch}") as server:
+                _apply(server.port, request, 1, seconds / 5)
+                found = _apply(server.port, request, CLIENTS[what], seconds)
+                print(f"| {what} | {CLIENTS[what]} | {batch} | {_row(found)} |")
+    print()
+
+
+def _load(folder: Path, requests: dict[str, Request], seconds: float) -> None:
+    """From a start to a first answer, and latency at a part of the peak."""
+    print(f"One server; arrivals at 80 % of the peak are random (Poisson), {seconds:g} s each\n")
+    print("| | load | answers/s | median ms | p99 ms | failed | p99 / unloaded median |")
+    print("|---|---|---|---|---|---|---|")
+    with _server(folder) as server:
+        first = server.first
+        for what, request in requests.items():
+            idle = _apply(server.port, request, 1, seconds)
+            peak = _apply(server.port, request, CLIENTS[what], seconds)
+            part = _apply(server.port, request, 0, seconds, 0.8 * peak.rate)
+            for name, found in (("one client", idle), ("peak", peak), ("80 %", part)):
+                times = found.quantile(0.99) / idle.quantile(0.5)
+                print(f"| {what} | {name} | {_row(found)} | {times:.1f} |")
+    print(f"\nFrom the start of the process to its first answer: {first:.1f} s\n")
+
+
+def _endurance(folder: Path, requests: dict[str, Request], minutes: float) -> None:
+    """Memory and failures under full load of texts and pictures together."""
+    with _server(folder) as server, _spawned(2) as pool:
+        process = psutil.Process(server.pid)
+        loads = [
+            pool.submit(_generate, server.port, request, CLIENTS[what] // 2, 60 * minutes, 0.0)
+            for what, request in requests.items()
+        ]
+        start, samples = time.monotonic(), []
+        while not all(load.done() for load in loads):
+            samples.append((time.monotonic() - start, process.memory_info().rss / 2**20))
+            time.sleep(min(2, minutes))
+        found = [load.result() for load in loads]
+    settled = np.array([sample for sample in samples if sample[0] > 0.2 * samples[-1][0]])
+    slope = 60 * float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
+    answers = sum(len(load.seconds) for load in found)
+    print(
+        f"{minutes:g} min of full load, texts and pictures together: {answers} answers, "
+        f"{sum(load.failed for load in found)} failed; memory {settled[0, 1]:.0f} MiB after a "
+        f"fifth of it, {settled[-1, 1]:.0f} MiB at the end, at most {settled[:, 1].max():.0f} MiB; "
+        f"slope {slope:+.2f} MiB/min\n"
+    )
+
+
+def _row(found: Load) -> str:
+    return (
+        f"{found.rate:.1f} | {found.quantile(0.5):.1f} | {found.quantile(0.99):.1f} "
+        f"| {found.failed}"
+    )
+
+
+class _Server(NamedTuple):
+    """A process that serves."""
+
+    port: int
+    pid: int
+    first: float
+    """Seconds from its start to its first answer."""
+
+
+@contextlib.contextmanager
+def _server(folder: Path, *arguments: str) -> Iterator[_Server]:
+    start = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-m", "albef.serving.serve", str(folder), "--port", "0", *arguments],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "ALBEF_TOKENS": ""},
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            port = int(json.loads(process.stderr.readline())["message"].rsplit(":", 1)[1])
+            asyncio.run(_once(port))
+            first = time.monotonic() - start
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # its log, unread
+            yield _Server(port, process.pid, first)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+async def _once(port: int) -> None:
+    request = Request("/v1/embed/texts", "application/json", [b'{"texts": ["w7"]}'])
+    found = await _closed(port, request, 1, 0)
+    assert not found.failed
+
+
+def _spawned(processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+
+
+def _apply(port: int, request: Request, clients: int, seconds: float, rate: float = 0) -> Load:
+    """A load from another process: so many clients one after the other, or arrivals at a rate."""
+    with _spawned(1) as pool:
+        return pool.submit(_generate, port, request, clients, seconds, rate).result()
+
+
+def _generate(port: int, request: Request, clients: int, seconds: float, rate: float) -> Load:
+    if rate:
+        return asyncio.run(_open(port, request, seconds, rate))
+    return asyncio.run(_closed(port, request, clients, seconds))
+
+
+async def _closed(port: int, request: Request, clients: int, seconds: float) -> Load:
+    """Clients that each send as soon as they are answered."""
+    start, times, failed = time.perf_counter(), [], 0
+
+    async def client(number: int) -> None:
+        nonlocal failed
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        count = number
+        while True:
+            began = time.perf_counter()
+            if await _ask(connection, request, count):
+                times.append(time.perf_counter() - began)
+            else:
+                failed += 1
+                connection[1].close()
+                connection = await asyncio.open_connection("127.0.0.1", port)
+            count += clients
+            if time.perf_counter() - start >= seconds:
+                connection[1].close()
+                return
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return Load(len(times) / (time.perf_counter() - start), times, failed)
+
+
+async def _open(port: int, request: Request, seconds: float, rate: float) -> Load:
+    """Arrivals that wait for nobody; a latency counts from when the request should be sent."""
+    draw, times, failed = random.Random(0), [], 0
+    idle: list[Any] = []
+
+    async def one(due: float, count: int) -> None:
+        nonlocal failed
+        # the one that rested longest: a server closes those that rest too long
+        connection = idle.pop(0) if idle else await asyncio.open_connection("127.0.0.1", port)
+        if await _ask(connection, request, count):
+            times.append(time.perf_counter() - due)
+            idle.append(connection)
+        else:
+            failed += 1
+            connection[1].close()
+
+    start = due = time.perf_counter()
+    asked: list[asyncio.Task[None]] = []
+    while due - start < seconds:
+        due += draw.expovariate(rate)
+        await asyncio.sleep(max(0, due - time.perf_counter()))
+        asked.append(asyncio.create_task(one(due, len(asked))))
+    await asyncio.gather(*asked)
+    return Load(len(times) / (time.perf_counter() - start), times, failed)
+
+
+async def _ask(connection: Any, request: Request, count: int) -> bool:
+    """Whether a request is answered as it should be, on a connection that stays open."""
+    reader, writer = connection
+    body = request.bodies[count % len(request.bodies)]
+    writer.write(
+        f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return False
+    return bool(head.startswith(b"http/1.1 200"))
+
+
+def _texts(vocab: int) -> Request:
+    draw, words = random.Random(0), tokens(vocab)[5:]
+    bodies = [
+        json.dumps({"texts": [" ".join(draw.choices(words, k=draw.randint(*WORDS)))]}).encode()
+        for _ in range(500)
+    ]
+    return Request("/v1/embed/texts", "application/json", bodies)
+
+
+def _pictures() -> Request:
+    rng = np.random.default_rng(0)
+    bodies = []
+    for _ in range(8):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        head = b'--part\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+        bodies.append(head + buffer.getvalue() + b"\r\n--part--\r\n")
+    return Request("/v1/embed/images", "multipart/form-data; boundary=part", bodies)
+
+
+if __name__ == "__main__":
+    main()
