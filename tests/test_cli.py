@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pydantic")
-COMMANDS = ("run", "status", "accept", "import", "find", "ask", "explain", "embed", "submit")
+COMMANDS = (
+    "run",
+    "status",
+    "accept",
+    "release",
+    "import",
+    "find",
+    "ask",
+    "explain",
+    "embed",
+    "submit",
+)
 
 
 def albef(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -156,6 +156,13 @@ ALLOWED = {
         "albef.tasks",
         "albef.runtime",
     },
+    "albef.release": {
+        "albef.config",
+        "albef.data",
+        "albef.export",
+        "albef.runtime",
+        "albef.tasks",
+    },
     "albef.report": {"albef.config", "albef.data", "albef.heatmap"},
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
     "flows": {"albef.config", "albef.layout"},
