@@ -114,11 +114,12 @@ def whole(paths: Sequence[Path], tags: Sequence[str]) -> Iterator[None]:
     before = git("rev-parse", "HEAD")
     try:
         yield
-        push(tags)
+        _push(tags, commit=git("rev-parse", "HEAD") != before)
     except BaseException:
         for tag in tags:
             ask("tag", "--delete", tag)
-        git("reset", "--quiet", "--keep", before)
+        if git("rev-parse", "HEAD") != before:
+            git("reset", "--quiet", "--keep", before)
         for path in paths:  # of a commit that did not come about
             ask("reset", "--quiet", "--", str(path))
             if show(before, path) is None:
@@ -128,16 +129,24 @@ def whole(paths: Sequence[Path], tags: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def push(tags: Sequence[str]) -> None:
-    """Push HEAD and tags, all or none of it, where the branch goes; nothing where it goes nowhere.
+def remote() -> str | None:
+    """The remote that a release goes to: the branch's, or the first; None where there is none."""
+    target = upstream()
+    return target.remote if target else next(iter(git("remote").split()), None)
+
+
+def _push(tags: Sequence[str], *, commit: bool) -> None:
+    """Push tags, and HEAD where its branch goes if there is a new commit: all of it or nothing.
 
     Raises:
         ParamsError: the remote refused.
     """
-    target = upstream()
-    if target:
-        refs = [f"HEAD:{target.branch}", *(f"refs/tags/{tag}" for tag in tags)]
-        git("push", "--quiet", "--atomic", target.remote, *refs)
+    where, target = remote(), upstream()
+    if where:
+        refs = [f"refs/tags/{tag}" for tag in tags]
+        if commit and target:
+            refs.append(f"HEAD:{target.branch}")
+        git("push", "--quiet", "--atomic", where, *refs)
 
 
 def show(revision: str, path: Path) -> str | None:

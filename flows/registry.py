@@ -90,7 +90,7 @@ class Registry:
     def lacking(self, path: Path, revision: str) -> Iterator[str]:
         """What DVC's default remote lacks of the export at a revision, in a sentence."""
         try:
-            with Repo(".", rev=revision) as repo:
+            with Repo(".") as repo:  # the remote as it is known now, whatever the revision
                 name = repo.config["core"].get("remote")
                 if not name:
                     yield (
@@ -98,11 +98,12 @@ class Registry:
                         "`dvc remote add --default NAME ADDRESS`, then `dvc push`"
                     )
                     return
-                states = repo.status(targets=[str(path)], cloud=True).values()
+                used = repo.used_objs([str(path)], revs=[revision], force=True, push=True)
+                found = [repo.cloud.status(objects) for objects in used.values()]
         except (DvcException, OSError) as error:
             yield f"it cannot be told whether the DVC remote has {path}: {_line(error)}"
             return
-        if count := sum(state in ("new", "missing") for state in states):
+        if count := sum(len(status.new) + len(status.missing) for status in found):
             yield f"{path} is not in the DVC remote {name} ({count} files lack); `dvc push`"
 
     def fetch(self, version: str, out: Path) -> None:
@@ -185,7 +186,11 @@ def annotate(run: str, root: Path, export: Path) -> None:
     head = "\nartifacts:\n"
     text = text.replace(head, head + entry) if head in text else text.rstrip() + "\n" + head + entry
     after = {**before, "artifacts": {**present, run: {"path": path, "type": "model"}}}
-    if parse_yaml(text, DVC) != after:
+    try:
+        understood = parse_yaml(text, DVC) == after
+    except DvcException:  # such as a key that now stands twice
+        understood = False
+    if not understood:
         raise ParamsError(
             f"{DVC}: artifacts cannot be added to as it is written; add {run} with path {path} "
             "and type model there yourself, and commit it"

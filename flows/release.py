@@ -21,10 +21,11 @@ REFUSED, INTERRUPTED = 1, 130
 
 
 class Refused(Exception):
-    """Reasons against a release, a sentence each."""
+    """Reasons against a release, a sentence each, and what helps against all of them."""
 
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("\n".join(f"- {reason}" for reason in reasons))
+    def __init__(self, reasons: list[str], remedy: str = "") -> None:
+        lines = [f"- {reason}" for reason in reasons]
+        super().__init__("\n".join([*lines, *([remedy] if remedy else [])]))
 
 
 def main() -> None:
@@ -87,7 +88,7 @@ def release(options: argparse.Namespace) -> None:
     needed = [PARAMS, DVC, graph.LOCK, layout.metrics(options.run)]
     needed.append(layout.export_metrics(options.run))
     if stale := [*_stale(options.run), *(f"{p} is missing" for p in needed if not p.exists())]:
-        raise Refused([*stale, "`albef run` or `dvc checkout` brings it up to date"])
+        raise Refused(stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
     reasons = list(git.uncommitted(needed))
     if not reasons:
         git.fetch()
@@ -105,14 +106,23 @@ def release(options: argparse.Namespace) -> None:
     version = registry.same(here)
     anew = version is None
     version = version or registry.next(options.bump)
-    found = _compare(options.run, layout, registry, version, holder, here)
-    print(_shown(found, holder, version))
+    further = _further(options.run, layout, registry, version, holder)
+    provenance = {"git revision": git.git("rev-parse", "HEAD"), "export in DVC": here}
+    facts = {
+        "version": version,
+        "stage": options.stage,
+        "replaces": holder,
+        "further": further,
+        "provenance": provenance,
+    }
+    found = _compare(options.run, registry, facts)
+    print(_shown(found, further, holder, version))
     if reasons := [*reasons, *found["reasons"]]:
         raise Refused(reasons)
     if options.dry:
         print(f"\n{found['card']}")
-    target = git.upstream()
-    pushed = f", pushed to {target.remote}" if target else ""
+    remote = git.remote()
+    pushed = f", pushed to {remote}" if remote else ""
     what = f"the commit of its model card and the tag {options.run}@{version}" if anew else version
     if options.dry or not options.approve:
         print(
@@ -195,27 +205,19 @@ def _stale(run: str) -> Iterator[str]:
                     yield f"{name} is stale: {reason}"
 
 
-def _compare(
-    run: str, layout: Layout, registry: Registry, version: str, holder: str | None, export: str
-) -> dict[str, Any]:
+def _compare(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Measure and judge, in a process: what does it imports torch.
 
     Raises:
         ParamsError: the released export cannot be had.
     """
-    facts = {
-        "version": version,
-        "replaces": holder,
-        "further": _further(run, layout, registry, version, holder),
-        "provenance": {"git revision": git.git("rev-parse", "HEAD"), "export in DVC": export},
-    }
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
         out = Path(scratch) / "found.json"
         command = [sys.executable, "-m", "pipelines.compare", run, str(out)]
         command += ["--facts", json.dumps(facts)]
-        if holder:
+        if facts["replaces"]:
             released = Path(scratch) / "released"
-            registry.fetch(holder, released)
+            registry.fetch(facts["replaces"], released)
             command += ["--released", str(released)]
         if code := subprocess.run(command).returncode:
             raise SystemExit(code)  # it said why
@@ -225,22 +227,47 @@ def _compare(
 
 def _further(
     run: str, layout: Layout, registry: Registry, version: str, holder: str | None
-) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Other metrics that stages may have left of a run, as products/metrics/WHAT/RUN.json."""
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Other metrics that stages may have left of a run, as products/metrics/WHAT/RUN.json.
+
+    Numbers by name, by version, by what they test; they are shown, and not judged.
+    """
     found = {}
     for path in sorted((layout.root / "metrics").glob(f"*/{run}.json")):
         if path == layout.export_metrics(run):
             continue
         before = git.show(registry.versions[holder], path) if holder else None
-        sides = {holder: json.loads(before)} if holder and before else {}
-        found[path.parent.name] = {**sides, version: json.loads(path.read_text())}
+        sides = {holder: _numbers(json.loads(before))} if holder and before else {}
+        found[path.parent.name] = {**sides, version: _numbers(json.loads(path.read_text()))}
     return found
 
 
-def _shown(found: Mapping[str, Any], holder: str | None, version: str) -> str:
+def _numbers(values: Mapping[str, Any], within: str = "") -> dict[str, float]:
+    """The numbers in nested mappings by dotted name."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{within}{name}.")
+        elif isinstance(value, int | float):
+            found[f"{within}{name}"] = value
+    return found
+
+
+def _shown(
+    found: Mapping[str, Any],
+    further: Mapping[str, Mapping[str, Mapping[str, float]]],
+    holder: str | None,
+    version: str,
+) -> str:
     """The comparison as text."""
+    rows = [*found["rows"]]
+    for what, sides in further.items():
+        before = sides.get(holder or "", {})
+        for name, value in sides[version].items():
+            earlier = f"{before[name]:.4g}" if name in before else ""
+            rows.append((f"{what} {name}", "", earlier, f"{value:.4g}", "", ""))
     header = ("", "precision", holder or "released", version, "change", "allowed")
-    return f"{results.table(found['rows'], header)}\n\n{found['note']}"
+    return f"{results.table(rows, header)}\n\n{found['note']}"
 
 
 def _write(run: str, version: str, found: Mapping[str, Any], written: list[Path]) -> None:

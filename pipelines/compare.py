@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from albef.data.shards import ShardError, Shards, describe
 from albef.models.weights import load_checkpoint
 from albef.release.card import Dataset, Evaluation, card
@@ -34,7 +36,8 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     Args:
         stage: of the run.
         released: folder of the released export.
-        facts: what the registry knows: ``version``, ``replaces``, ``provenance``, ``further``.
+        facts: what the registry knows: ``version``, ``stage``, the version that it ``replaces``,
+            ``provenance``, and ``further`` metrics.
 
     Returns:
         ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures`` and ``card``.
@@ -55,23 +58,9 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     task = kind.restore(config, checkpoint)
     split = Shards(stage.layout.data(own.dataset), own.split)
     records = First(split, own.examples)
-    replaces, note = facts["replaces"], "A first release: there is none to compare it with."
-    folders = [folder]
-    if released is not None:
-        note = f"This and {replaces} were measured in one process on the same records."
-        try:
-            before = manifest.read(released)
-        except ExportError as error:
-            note = f"Not compared with {replaces}, which this version cannot read: {error}."
-        else:
-            if before.model.kind != written.model.kind:
-                raise ValueError(
-                    f"{replaces} is of kind {before.model.kind} and this export of "
-                    f"{written.model.kind}; release it as a run of another name"
-                )
-            folders.append(released)
+    beside, note = _beside(released, written.model.kind, facts)
     log.info("measuring on %d records of %s in %s", len(records), own.split, own.dataset)
-    new, *others = measure(folders, task, records, stage.runtime.threads)
+    new, *others = measure([folder, *beside], task, records, stage.runtime.threads)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
     evaluation = Evaluation(
         dataset=own.dataset,
@@ -92,7 +81,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         **{f"checkpoint: {k}": v for k, v in written.provenance.items() if k != "checkpoint"},
         "test data, SHA-256": split.digest,
         "ONNX opset": written.onnx.opset,
-        "ONNX Runtime": _onnxruntime(),
+        "ONNX Runtime": ort.__version__,
     }
     page = card(
         written,
@@ -119,18 +108,29 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     }
 
 
+def _beside(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
+    """What the export is measured beside, and a sentence on it."""
+    replaces = facts["replaces"]
+    if released is None:
+        return [], f"Nothing holds {facts['stage']} yet to be compared with."
+    try:
+        before = manifest.read(released).model.kind
+    except ExportError as error:  # of an older format: better seen by a human than never replaced
+        return [], f"Not compared with {replaces}, which this version cannot read: {error}."
+    if before != kind:
+        raise ValueError(
+            f"{replaces} is of kind {before} and this export of {kind}; release it as a run of "
+            "another name"
+        )
+    return [released], f"This and {replaces} were measured in one process on the same records."
+
+
 def _plain(measured: Measured) -> dict[str, Any]:
     return {name: asdict(own) for name, own in measured.items()}
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def _onnxruntime() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
 
 
 def _datasets(stage: Stage, test: str) -> Iterator[Dataset]:
@@ -143,12 +143,15 @@ def _datasets(stage: Stage, test: str) -> Iterator[Dataset]:
         name = tasks[name]["init"].partition("/epochs/")[0]
     if name == "pretrained":
         roles.setdefault(stage.params["pretrain"]["dataset"], []).append("pre-training")
+    elif name not in tasks:
+        yield Dataset(f"checkpoint {name}", "imported; what it learned from is not known here")
     roles.setdefault(test, []).append("test")
     for dataset, own in roles.items():
         try:
             described = describe(stage.layout.data(dataset))
         except ShardError:
             described = None
+            own.append("not at hand when this was written")
         yield Dataset(dataset, ", ".join(own), described)
 
 

@@ -12,6 +12,7 @@ COMMANDS = (
     "status",
     "compare",
     "accept",
+    "release",
     "import",
     "find",
     "ask",

@@ -157,6 +157,13 @@ ALLOWED = {
         "albef.tasks",
         "albef.runtime",
     },
+    "albef.release": {
+        "albef.config",
+        "albef.data",
+        "albef.export",
+        "albef.runtime",
+        "albef.tasks",
+    },
     "albef.report": {"albef.config", "albef.data", "albef.heatmap", "albef.tasks.vqa_accuracy"},
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
     "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},

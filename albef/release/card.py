@@ -52,12 +52,12 @@ class Dataset:
     Attributes:
         name: of it.
         role: what it was used for.
-        described: its dataset.json; None where it is not at hand.
+        described: its dataset.json, if that is at hand.
     """
 
     name: str
     role: str
-    described: Mapping[str, Any] | None
+    described: Mapping[str, Any] | None = None
 
 
 def card(
@@ -68,7 +68,7 @@ def card(
     rows: Sequence[Row],
     compared: str,
     datasets: Sequence[Dataset],
-    further: Mapping[str, Mapping[str, Any]],
+    further: Mapping[str, Mapping[str, Mapping[str, float]]],
     provenance: Mapping[str, object],
 ) -> str:
     """A page of Markdown.
@@ -81,7 +81,7 @@ def card(
         rows: what the gate judged.
         compared: a sentence on the released export that it was compared with.
         datasets: of training and test.
-        further: other metrics of the run by what they test.
+        further: other metrics of the run: by what they test, by version, by name.
         provenance: facts by name.
     """
     facts = manifest.model
@@ -157,7 +157,7 @@ def _other_splits(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterato
         )  # fmt: skip
 
 
-def _further(further: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _further(further: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
     for name, sides in further.items():
         yield f"## {name.capitalize()}"
         keys = dict.fromkeys(key for side in sides.values() for key in side)
@@ -172,7 +172,7 @@ def _further(further: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _data(dataset: Dataset) -> str:
     described = dataset.described
     if described is None:
-        return f"**{dataset.name}**, {dataset.role}; it was not at hand when this was written."
+        return f"**{dataset.name}**, {dataset.role}."
     splits = ", ".join(f"{count} {name}" for name, count in described["splits"].items())
     kinds = ", ".join(dict.fromkeys(str(own.get("kind")) for own in described["sources"]))
     lines = [

@@ -66,14 +66,7 @@ METRICS = {
 
 def build(path: Path, home: Path, store: str, checkpoint: Path, export: Path) -> Toy:
     """The project in ``path``, with git and DVC remotes; ``store`` is the address of DVC's."""
-    made = path / "made"
-    shutil.copytree(checkpoint, made / "models/retrieval")
-    shutil.copytree(export, made / "exports/retrieval")
-    write(made / "data/scenes", "scenes", records(), shard_mb=1, licences=[LICENCE], sources=[])
-    (made / "metrics/exports").mkdir(parents=True)
-    (made / "metrics/retrieval.json").write_text(json.dumps(METRICS))
-    told = {"torch": {"r_mean": 40.0}, "bytes": {}}
-    (made / "metrics/exports/retrieval.json").write_text(json.dumps(told))
+    bring(path / "made", checkpoint, export)
     (path / "bring.py").write_text(BRING)
     (path / "dvc.yaml").write_text(DVC)
     set_params(path)
@@ -87,6 +80,17 @@ def build(path: Path, home: Path, store: str, checkpoint: Path, export: Path) ->
     toy.sh("git push -q -u origin main")
     toy.checked()
     return toy
+
+
+def bring(folder: Path, checkpoint: Path, export: Path) -> None:
+    """Products of an evaluated export."""
+    shutil.copytree(checkpoint, folder / "models/retrieval")
+    shutil.copytree(export, folder / "exports/retrieval")
+    write(folder / "data/scenes", "scenes", records(), shard_mb=1, licences=[LICENCE], sources=[])
+    (folder / "metrics/exports").mkdir(parents=True)
+    (folder / "metrics/retrieval.json").write_text(json.dumps(METRICS))
+    told = {"torch": {"r_mean": 40.0}, "bytes": {}}
+    (folder / "metrics/exports/retrieval.json").write_text(json.dumps(told))
 
 
 def set_params(path: Path, **gate: float) -> None:
@@ -121,25 +125,25 @@ def records() -> list[Record]:
     ]
 
 
-def another(toy: Toy, *, worse: bool = False) -> None:
-    """Make and commit another export of the run: of other bytes, or of a model that lost its eyes.
-
-    It is pushed to DVC's remote and git's.
-    """
-    folder = toy.path / "made/exports/retrieval"
+def alter(folder: Path, *, worse: bool = False) -> None:
+    """Make another export of one: of other bytes, or of a model that reads other words."""
     manifest = json.loads((folder / NAME).read_text())
-    for precision in ("float32", "int8"):
+    for precision in manifest["precisions"]:
         file = graph_file(precision, "text_encoder")
         model = onnx.load(folder / file)
         model.doc_string += "!"
-        if worse:
-            for weights in model.graph.initializer:
-                values = onnx.numpy_helper.to_array(weights)
-                if values.ndim == 2:
-                    weights.CopyFrom(
-                        onnx.numpy_helper.from_array(values[::-1].copy(), weights.name)
-                    )
+        for weights in model.graph.initializer if worse else ():
+            values = onnx.numpy_helper.to_array(weights)
+            if values.ndim == 2:
+                turned = onnx.numpy_helper.from_array(values[::-1].copy(), weights.name)
+                weights.CopyFrom(turned)
+        (folder / file).unlink()  # it may be a link to where it came from
         (folder / file).write_bytes(model.SerializeToString())
         manifest["files"][file] = file_digest(folder / file)
     (folder / NAME).write_text(json.dumps(manifest))
-    toy.sh("dvc repro -q && git add -A && git commit -qm another && dvc push -q && git push -q")
+
+
+def another(toy: Toy, *, worse: bool = False) -> None:
+    """Let the run have another export, and commit that."""
+    alter(toy.path / "made/exports/retrieval", worse=worse)
+    toy.sh("dvc repro -q && git add -A && git commit -qm another")

@@ -1,0 +1,119 @@
+"""The process behind `albef release`: exports measured, judged and described."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albef.runtime.manifest import NAME
+from pipelines.compare import compare, main
+from pipelines.stage import Stage
+from tests.data.toy import LICENCE
+from tests.flows.shop import METRICS, alter, bring, set_params
+
+FACTS: dict[str, Any] = {
+    "version": "v0.2.0",
+    "stage": "prod",
+    "replaces": "v0.1.0",
+    "provenance": {"git revision": "abc"},
+    "further": {},
+}
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The working folder, with the products of an evaluated export."""
+    bring(tmp_path / "products", tiny_checkpoint, tiny_export)
+    set_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compared(released: Path | None = None, **facts: Any) -> dict[str, Any]:
+    return compare(Stage("compare", "retrieval"), released, FACTS | facts)
+
+
+def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
+    further = {"behaviour": {"v0.2.0": {"negation": 81.25}}}
+    found = compared(further=further)
+    assert found["reasons"] == []
+    assert found["note"] == "Nothing holds prod yet to be compared with."
+    assert all(row[2] == row[4] == "" for row in found["rows"])
+    figures = found["figures"]
+    assert figures["released"] is None
+    assert figures["records"] == 24
+    assert set(figures["new"]) == {"float32", "int8"}
+    json.dumps(found)
+    card = found["card"]
+    value = figures["new"]["float32"]["metrics"]["r_mean"]
+    small = figures["new"]["int8"]["metrics"]["r_mean"]
+    for line in (
+        "# retrieval v0.2.0",
+        "dvc artifacts get ADDRESS retrieval --rev v0.2.0",
+        "| metric | torch | float32 | int8 | chance | random weights |",
+        f"| `r_mean` | 40 | {value:.4g} | {small:.4g} | 22.22 | 22 |",
+        "| `accuracy` | 61 | 50 | 49 |",  # of the other split
+        "## Behaviour",
+        "| `negation` | 81.25 |",
+        f"- {LICENCE['what']}: {LICENCE['licence']}, {LICENCE['attribution']} ({LICENCE['url']})",
+        "**web**, pre-training, not at hand when this was written.",
+        "| git revision | `abc` |",
+        "- Every picture is squeezed to 16 x 16 pixels, whatever its shape; what is smaller than "
+        "that shows is not seen.",
+    ):
+        assert line in card.splitlines()
+    assert "**scenes**, training of retrieval, test: 24 test; SHA-256 `" in card
+    assert METRICS["random_weights"]["test"]["r_mean"] == 22.0
+
+
+def test_a_worse_model_is_refused_and_an_equal_one_is_not(project: Path) -> None:
+    released = project / "released"
+    shutil.copytree("products/exports/retrieval", released)
+    alter(released)
+    found = compared(released)
+    assert found["reasons"] == []
+    assert found["note"] == "This and v0.1.0 were measured in one process on the same records."
+    assert [row[4] for row in found["rows"] if row[0].startswith("r_mean")] == ["+0.00"] * 3
+    alter(Path("products/exports/retrieval"), worse=True)
+    reason = compared(released)["reasons"][0]
+    assert re.fullmatch(
+        r"float32 loses \d\.\d+ points of r_mean \(.* after .*\), more than release.max_drop 1",
+        reason,
+    )
+
+
+def test_a_released_export_that_cannot_be_read_is_told_of(project: Path) -> None:
+    shutil.copytree("products/exports/retrieval", "released")
+    values = json.loads(Path("released", NAME).read_text())
+    Path("released", NAME).write_text(json.dumps(values | {"format": 1}))
+    note = compared(Path("released"))["note"]
+    assert note.startswith("Not compared with v0.1.0, which this version cannot read: released")
+
+
+def test_an_export_of_another_kind_is_no_successor(project: Path) -> None:
+    shutil.copytree("products/exports/retrieval", "released")
+    values = json.loads(Path("released", NAME).read_text())
+    values["model"]["kind"] = "grounding"
+    Path("released", NAME).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"v0\.1\.0 is of kind grounding and this export of retr"):
+        compared(Path("released"))
+
+
+def test_what_cannot_be_compared_is_a_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("products/exports")
+    monkeypatch.setattr(sys, "argv", ["compare", "retrieval", "out.json"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("albef release: products/exports/retrieval holds no export")
+    assert said.count("\n") == 1
+    assert not Path("out.json").exists()
