@@ -53,7 +53,9 @@ CONTRAST = """
   };
   const ground = (node) => {
     const layers = [];
-    for (; node; node = node.parentElement) layers.push(parse(getComputedStyle(node).backgroundColor));
+    for (; node; node = node.parentElement) {
+      layers.push(parse(getComputedStyle(node).backgroundColor));
+    }
     return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
   };
   const found = [];
@@ -77,7 +79,9 @@ DROP = """
   }
   const event = { bubbles: true, cancelable: true, dataTransfer: carried };
   const place = document.querySelector(selector);
-  for (const kind of ["dragenter", "dragover", "drop"]) place.dispatchEvent(new DragEvent(kind, event));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    place.dispatchEvent(new DragEvent(kind, event));
+  }
 }
 """
 
@@ -277,7 +281,7 @@ def test_ask_gives_answers(page: Page, url: str, pictures: list[bytes]) -> None:
     told = CREDIT.search(place.locator(".card").first.inner_text())
     assert told
     assert told[2] == "vqa"
-    expect(place.locator("[role=status]")).to_contain_text("%")  # heard, not seen twice
+    expect(place.locator(".told")).to_contain_text("%")  # heard, not seen twice
 
 
 def test_ground_draws_a_map(page: Page, url: str, pictures: list[bytes]) -> None:
@@ -304,6 +308,32 @@ def test_ground_draws_a_map(page: Page, url: str, pictures: list[bytes]) -> None
     assert size == pytest.approx(32 / 33, abs=0.01)
     assert "a squid" in (canvas.get_attribute("aria-label") or "")
     assert CREDIT.search(place.locator("figcaption").inner_text())
+    page.locator("#grid").uncheck()
+    page.locator("#heat").press("End")
+    canvas.evaluate("(canvas) => canvas.scrollIntoView({ block: 'center' })")
+    area = canvas.bounding_box()
+    assert area
+    for share, boxes in ((0.1, 1), (0.5, 2)):  # drawn with the mouse
+        page.mouse.move(area["x"] + share * area["width"], area["y"] + share * area["height"])
+        page.mouse.down()
+        page.mouse.move(area["x"] + area["width"] * (share + 0.4), area["y"] + area["height"] * 0.9)
+        page.mouse.up()
+        box = r"\d+, \d+, \d+, \d+"
+        value = re.compile(f"^{'; '.join([box] * boxes)}$")
+        expect(place.locator("#boxes")).to_have_value(value)
+        expect(place).to_have_attribute("aria-busy", "false")
+    expect(place.locator("figcaption")).to_contain_text(
+        re.compile(r"Of 2 boxes it chooses number [12]\.")
+    )
+    assert drawn() != heat
+    page.locator("#boxes").fill("1, 2, 3")
+    page.locator("#boxes").press("Enter")
+    expect(place.get_by_role("alert")).to_have_text(
+        "A box is four numbers: left, top, width, height."
+    )
+    page.locator("#boxes").fill("1, 2, 30, 0")
+    page.locator("#boxes").press("Enter")
+    expect(place.get_by_role("alert")).to_contain_text("Input should be greater than 0")
     give(place, pictures[0])  # the map was another picture's
     expect(place.locator(".map")).to_be_hidden()
 
@@ -330,6 +360,8 @@ def test_match_ranks_texts(page: Page, url: str, pictures: list[bytes]) -> None:
     expect(place.locator(".told")).to_contain_text(CREDIT)
     values = shares(place)
     assert values == sorted(values, reverse=True)
+    place.locator("input[name=text]").fill("word " * 31)
+    expect(place.locator(".limit")).to_have_text("The model reads the first 30 of these 31 words.")
     place.get_by_role("button", name="Remove two apples").click()
     expect(place.locator(".bars li")).to_have_count(2)
 

@@ -60,6 +60,7 @@ function build() {
   const { calls } = api.model;
   for (const section of sections.filter((own) => own.dataset.call in calls)) {
     parts[section.id] = made(section);
+    limit(section, parts[section.id].input);
     const chips = $(".examples", section) ?? el("div", { className: "chips examples", hidden: true });
     if (section.id === "ask") continue; // a text about a picture is no question
     $("form .line", section).after(chips);
@@ -105,6 +106,20 @@ function slot(section, name, title, held) {
   if (place === null) return null;
   slots.push(new Slot(place, held, title, api.model.limits));
   return slots.at(-1);
+}
+
+/** Say so where a text has more words than the model reads. */
+function limit(section, input) {
+  const run = api.model.calls[section.dataset.call];
+  const most = api.model.models.find((own) => own.run === run).max_words;
+  const line = el("p", { className: "limit soft", role: "status" });
+  $("form .line", section).after(line);
+  const count = () => {
+    const words = input.value.trim().split(/\s+/).length;
+    line.textContent = words > most ? `The model reads the first ${most} of these ${words} words.` : "";
+  };
+  input.addEventListener("input", count);
+  section.addEventListener("submit", count);
 }
 
 /** Show the index; one that follows a folder may still be growing. */
