@@ -1,0 +1,103 @@
+// Add pictures to an index.
+
+import { count } from "./dom.js";
+import { Problem } from "./api.js";
+import { Panel } from "./panel.js";
+import { ACCEPT, Picture } from "./picture.js";
+
+const AT_ONCE = 8; // pictures of a request
+const TRIES = 5; // where the server is busy
+
+export class Adding {
+  constructor(details, search) {
+    this.details = details;
+    this.search = search;
+    this.panel = new Panel(details, search.api);
+    this.name = details.querySelector("#name");
+    const choose = details.querySelector("#more");
+    choose.accept = ACCEPT;
+    choose.addEventListener("change", () => {
+      if (choose.files.length) this.add([...choose.files]);
+      choose.value = "";
+    });
+    details.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+    search.addEventListener("change", () => this.#show());
+    search.addEventListener("several", (event) => this.add(event.detail));
+  }
+
+  /** Add files to the index whose name is in the field, made if there is none. */
+  async add(files) {
+    this.details.open = true;
+    this.details.scrollIntoView({ block: "nearest" });
+    if (!this.name.reportValidity()) return;
+    const name = this.name.value.trim() || "pictures";
+    const { api } = this.search;
+    await this.panel.run(async (signal) => {
+      await api.put(`v1/indexes/${name}`, signal);
+      let [added, answer] = [0, null];
+      for (const part of parts(files, api.model.limits)) {
+        this.panel.tell(`${added} of ${count(files.length, "picture")} added to ${name} …`);
+        const read = await Promise.all(
+          part.map((file) => Picture.read(file, file.name, api.model.limits)),
+        );
+        const fields = {
+          image: read.map((picture) => picture.blob),
+          id: await Promise.all(read.map(idOf)),
+        };
+        read.forEach((picture) => URL.revokeObjectURL(picture.url));
+        answer = await patiently(() => api.post(`v1/indexes/${name}/images`, fields, signal), signal);
+        added += part.length;
+      }
+      this.panel.tell(`${count(added, "picture")} added; ${name} has ${answer.pictures} now.`, answer);
+      await this.search.changed(name);
+    });
+  }
+
+  #show() {
+    const { index, indexes } = this.search;
+    const open = indexes.filter((own) => own.usable && !own.read_only);
+    const names = document.getElementById("names");
+    names.replaceChildren(...open.map((own) => new Option(own.name, own.name)));
+    if (!this.name.value) {
+      this.name.value = (index?.read_only ? null : index?.name) ?? open[0]?.name ?? "pictures";
+    }
+  }
+}
+
+/** Files in parts that the server takes at once. */
+function* parts(files, { body_bytes: most, pictures }) {
+  let [part, size] = [[], 0];
+  for (const file of files) {
+    if (part.length && (part.length >= Math.min(AT_ONCE, pictures) || size + file.size > most / 2)) {
+      yield part;
+      [part, size] = [[], 0];
+    }
+    part.push(file);
+    size += file.size;
+  }
+  if (part.length) yield part;
+}
+
+/** Its file's name, and a little of its content: two different pictures may have one name. */
+async function idOf({ name, blob }) {
+  const stem = name.replace(/\.[^.]*$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-._]+/, "");
+  let hash = 0x811c9dc5; // FNV-1a; crypto.subtle is not there over plain http
+  for (const byte of new Uint8Array(await blob.arrayBuffer())) {
+    hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
+  }
+  return `${stem.slice(0, 100) || "picture"}-${hash.toString(16).padStart(8, "0")}`;
+}
+
+/** What a request answers; where the server is busy it is asked again when it says so. */
+async function patiently(request, signal) {
+  for (let tried = 1; ; tried++) {
+    try {
+      return await request();
+    } catch (error) {
+      const passing = error instanceof Problem && [429, 503].includes(error.status);
+      if (!passing || tried === TRIES) throw error;
+      await new Promise((done) => setTimeout(done, 1000 * (error.retryAfter ?? 1)));
+      signal.throwIfAborted();
+    }
+  }
+}

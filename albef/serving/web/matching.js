@@ -1,0 +1,78 @@
+// Texts that are ranked by how well they fit a picture.
+
+import { bars, button } from "./dom.js";
+import { Panel } from "./panel.js";
+
+export class Matching {
+  #texts = [];
+
+  constructor(section, api, slot) {
+    this.panel = new Panel(section, api);
+    this.slot = slot;
+    this.input = section.querySelector("form [name=text]");
+    section.querySelector("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#add([this.input.value]);
+      this.input.value = "";
+    });
+    this.input.addEventListener("paste", (event) => {
+      const lines = event.clipboardData.getData("text").split(/[\r\n]+/);
+      if (lines.length < 2) return;
+      event.preventDefault();
+      this.#add(lines);
+    });
+    slot.hand.addEventListener("change", () => this.#rank());
+  }
+
+  find(text) {
+    this.#add([text]);
+    this.input.focus();
+  }
+
+  clear() {
+    this.#texts = [];
+    this.input.value = "";
+    this.#rank();
+    this.input.focus();
+  }
+
+  #add(texts) {
+    const all = [...this.#texts, ...texts.map((text) => text.trim()).filter(Boolean)];
+    this.#texts = [...new Set(all)];
+    this.#rank();
+  }
+
+  #remove(text) {
+    this.#texts = this.#texts.filter((own) => own !== text);
+    this.#rank();
+    this.input.focus();
+  }
+
+  async #rank() {
+    const texts = this.#texts;
+    const { picture } = this.slot.hand;
+    this.panel.stop();
+    if (!texts.length || picture === null) {
+      this.#show(texts.map((text) => [text, 0]));
+      this.panel.tell(texts.length ? "Choose a picture, and they are ranked." : "");
+      return;
+    }
+    await this.panel.run(async (signal) => {
+      const fields = { image: picture.blob, text: texts };
+      const answer = await this.panel.api.post("v1/match", fields, signal);
+      const rows = texts.map((text, i) => [text, answer.probabilities[i]]);
+      rows.sort(([, a], [, b]) => b - a);
+      this.#show(rows);
+      this.panel.tell(`Best: ${rows[0][0]}.`, answer);
+    });
+  }
+
+  #show(rows) {
+    const shown = rows.map(([text, share]) => [
+      text,
+      share,
+      button("✕", () => this.#remove(text), { className: "quiet", "aria-label": `Remove ${text}` }),
+    ]);
+    this.panel.out.replaceChildren(...(rows.length ? [bars(shown)] : []));
+  }
+}

@@ -1,0 +1,174 @@
+// A picture in hand, and the places on the page that hold one.
+
+import { button, el } from "./dom.js";
+
+export const ACCEPT = "image/png,image/jpeg,image/webp,image/gif,image/bmp";
+const SIDE = 2048; // of a picture that has to be drawn again, in pixels
+
+/** A picture that is ready to be sent. */
+export class Picture {
+  constructor(blob, name, size = null, note = "") {
+    this.blob = blob;
+    this.name = name;
+    this.size = size; // [width, height], or null where the browser cannot show it
+    this.note = note;
+    this.url = URL.createObjectURL(blob);
+  }
+
+  /**
+   * Read a file. A photo that only says that it is to be turned is turned here, since models read
+   * pixels as they are stored; one with too many pixels is made smaller.
+   */
+  static async read(file, name, limits) {
+    const bitmap = await createImageBitmap(file).catch(() => null);
+    if (bitmap === null) return new Picture(file, name, null, "cannot be shown");
+    const { width, height } = bitmap;
+    const turned = (await orientation(file)) !== 1;
+    const large = width * height > limits.pixels || file.size > limits.body_bytes / 2;
+    if (!turned && !large) {
+      bitmap.close();
+      return new Picture(file, name, [width, height]);
+    }
+    const scale = Math.min(1, SIDE / Math.max(width, height));
+    const size = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
+    const canvas = el("canvas", { width: size[0], height: size[1] });
+    canvas.getContext("2d").drawImage(bitmap, 0, 0, ...size);
+    bitmap.close();
+    const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
+    return new Picture(blob, name, size, turned ? "turned upright" : "made smaller");
+  }
+}
+
+/** How a JPEG wants to be turned (EXIF), from 1 to 8; 1 is as it is. */
+async function orientation(file) {
+  const view = new DataView(await file.slice(0, 2 ** 17).arrayBuffer());
+  try {
+    if (view.getUint16(0) !== 0xffd8) return 1;
+    for (let at = 2; view.getUint8(at) === 0xff; at += 2 + view.getUint16(at + 2)) {
+      if (view.getUint16(at) !== 0xffe1 || view.getUint32(at + 4) !== 0x45786966) continue;
+      const tiff = at + 10;
+      const little = view.getUint16(tiff) === 0x4949;
+      const first = tiff + view.getUint32(tiff + 4, little);
+      for (let i = 0; i < view.getUint16(first, little); i++) {
+        const entry = first + 2 + 12 * i;
+        if (view.getUint16(entry, little) === 0x0112) return view.getUint16(entry + 8, little);
+      }
+    }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error; // it ends before it says so
+  }
+  return 1;
+}
+
+/** What several slots show: the picture that was chosen in any of them. */
+export class Hand extends EventTarget {
+  picture = null;
+  #reading = null;
+
+  take(picture) {
+    this.#reading = null;
+    this.picture = picture;
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Take what a file holds, unless another picture comes first. */
+  async read(file, limits) {
+    const reading = (this.#reading = Picture.read(file, file.name || "pasted picture", limits));
+    const picture = await reading;
+    if (this.#reading === reading) this.take(picture);
+  }
+
+  /** The picture, once one that is being read is there. */
+  async ready() {
+    await this.#reading;
+    return this.picture;
+  }
+}
+
+/** A place for a picture: dropped, pasted, chosen, or taken from an index. */
+export class Slot {
+  #found;
+
+  constructor(place, hand, title, limits) {
+    this.hand = hand;
+    this.limits = limits;
+    const root = document.getElementById("slot").content.cloneNode(true).firstElementChild;
+    place.replaceWith(root);
+    this.element = root;
+    this.input = root.querySelector("input");
+    this.#found = root.querySelector(".found");
+    this.input.accept = ACCEPT;
+    this.input.setAttribute("aria-label", title);
+    root.querySelector("b").textContent = title;
+    this.input.addEventListener("change", () => {
+      if (this.input.files.length) this.read(this.input.files[0]);
+      this.input.value = ""; // the same file may be chosen again
+    });
+    root.querySelector("button").addEventListener("click", () => {
+      this.hand.take(null);
+      this.input.focus();
+    });
+    receive(root, (files) => this.read(files[0]));
+    hand.addEventListener("change", () => this.#show());
+    this.#show();
+  }
+
+  /** What is said where it is needed and empty. */
+  get missing() {
+    return `choose the ${this.input.getAttribute("aria-label").toLowerCase()} first`;
+  }
+
+  read(file) {
+    return this.hand.read(file, this.limits);
+  }
+
+  /** Offer pictures of an index: a list of [name, url, what is done with it]. */
+  offer(pictures) {
+    this.#found.hidden = pictures.length === 0;
+    this.#found.querySelector(".strip").replaceChildren(
+      ...pictures.map(([name, url, take]) => {
+        const image = el("img", { src: url, alt: "" });
+        return button(image, () => take(this.hand), { title: name, "aria-label": `Take ${name}` });
+      }),
+    );
+  }
+
+  #show() {
+    const picture = this.hand.picture;
+    const image = this.element.querySelector(".drop img");
+    const line = this.element.querySelector(".caption");
+    const [caption, remove] = line.children;
+    line.hidden = picture === null;
+    const visible = picture !== null && picture.size !== null;
+    image.hidden = !visible;
+    if (visible) image.src = picture.url;
+    else image.removeAttribute("src");
+    image.alt = picture?.name ?? "";
+    this.element.querySelector(".empty").hidden = visible;
+    remove.hidden = picture === null;
+    const size = picture?.size ? `${picture.size[0]} × ${picture.size[1]}` : null;
+    caption.textContent = picture ? [picture.name, size, picture.note].filter(Boolean).join(" · ") : "";
+  }
+}
+
+/** Call `take(files)` with what is dropped on an element. */
+export function receive(element, take) {
+  let depth = 0; // an element is left whenever one inside it is entered
+  const over = (step) => (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    depth = step === null ? depth : Math.max(0, depth + step);
+    element.classList.toggle("over", depth > 0);
+  };
+  element.addEventListener("dragenter", over(1));
+  element.addEventListener("dragleave", over(-1));
+  element.addEventListener("dragover", over(null));
+  element.addEventListener("drop", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    depth = 0;
+    element.classList.remove("over");
+    const files = [...event.dataTransfer.files];
+    if (files.length) take(files);
+  });
+}

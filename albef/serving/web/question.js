@@ -1,0 +1,97 @@
+// A text about one picture, or two: a question, or a statement that is judged.
+
+import { bars, el, percent } from "./dom.js";
+import { Panel } from "./panel.js";
+
+const KEPT = 20; // answers on the page
+const SMALL = 112; // side of a picture beside its answer, in pixels
+const TONES = { true: "good", entailment: "good", false: "bad", contradiction: "bad" };
+
+/**
+ * A section of a call that takes a text and pictures.
+ *
+ * `field` is what the call names the text, `slots` gives the slot of each picture by the name that
+ * the call has for it, and `rows` the text's bars from an answer.
+ */
+export class Question extends EventTarget {
+  constructor(section, api, { call, field, slots, told }) {
+    super();
+    this.panel = new Panel(section, api);
+    this.slots = slots;
+    this.input = section.querySelector("form [name=text]");
+    section.querySelector("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = this.input.value.trim();
+      if (text) this.#ask(text, `v1/${call}`, field, told);
+    });
+  }
+
+  /** Fill in a text; it is asked when Enter is pressed. */
+  find(text) {
+    this.input.value = text;
+    this.input.focus();
+  }
+
+  clear() {
+    this.panel.stop();
+    this.panel.tell("");
+    this.input.value = "";
+    this.input.focus();
+  }
+
+  async #ask(text, path, field, told) {
+    await this.panel.run(async (signal) => {
+      const pictures = [];
+      for (const [name, slot] of Object.entries(this.slots)) {
+        const picture = await slot.hand.ready();
+        if (picture === null) return this.panel.lack(slot);
+        pictures.push([name, picture]);
+      }
+      const fields = Object.fromEntries(pictures.map(([name, picture]) => [name, picture.blob]));
+      const answer = await this.panel.api.post(path, { ...fields, [field]: text }, signal);
+      const { label, tone, rows } = told(answer);
+      const card = el(
+        "article",
+        { className: "card" },
+        el("div", { className: "shots" }, ...(await Promise.all(pictures.map(([, own]) => small(own))))),
+        el(
+          "div",
+          {},
+          el("h3", {}, text),
+          el("p", { className: `verdict ${tone}` }, label),
+          bars(rows),
+          el("p", { className: "soft" }, this.panel.credit(answer)),
+        ),
+      );
+      this.panel.out.prepend(card);
+      for (const old of [...this.panel.out.children].slice(KEPT)) old.remove();
+      this.panel.announce(`${label}, ${percent(rows[0]?.[1] ?? 0)}.`);
+      this.input.select();
+      this.dispatchEvent(new CustomEvent("text", { detail: text }));
+    });
+  }
+}
+
+/** The best answer to a question. */
+export function answered({ answers: [found] }) {
+  const rows = found.map(({ text, probability }) => [text, probability]);
+  return { label: found[0]?.text ?? "no answer", tone: "plain", rows };
+}
+
+/** The class of a statement. */
+export function judged({ results: [{ label, probabilities }] }) {
+  const rows = Object.entries(probabilities).sort(([, a], [, b]) => b - a);
+  return { label, tone: TONES[label.toLowerCase()] ?? "open", rows };
+}
+
+/** A copy of a picture that lives as long as its answer. */
+async function small({ blob, name, size }) {
+  if (size === null) return el("span", { className: "missing" }, name);
+  const bitmap = await createImageBitmap(blob);
+  const scale = SMALL / Math.max(bitmap.width, bitmap.height);
+  const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, side * scale));
+  const canvas = el("canvas", { width, height, role: "img", "aria-label": name, title: name });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
+  bitmap.close();
+  return canvas;
+}

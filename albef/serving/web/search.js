@@ -1,0 +1,311 @@
+// Search in an index of pictures, by a text or by a picture.
+
+import { button, count, el, percent } from "./dom.js";
+import { Panel } from "./panel.js";
+import { ACCEPT, Picture, receive } from "./picture.js";
+import { Thumbnails } from "./thumbnails.js";
+
+const FOUND = 24; // pictures shown
+const READ = 16; // pictures that are read together with the text
+const PAUSE = 250; // milliseconds without a key, after which a text is looked for
+const FIRST = 6; // pictures offered where one is to be chosen
+const ANY = "a picture"; // looked for to show some pictures of an index, in no order that counts
+
+export class Search extends EventTarget {
+  #index = null;
+  #indexes = [];
+  #picture = null; // looked for in place of a text
+  #results = [];
+  #tiles = new Map();
+
+  constructor(section, api) {
+    super();
+    this.api = api;
+    this.panel = new Panel(section, api);
+    this.thumbnails = new Thumbnails(api);
+    this.form = section.querySelector("form");
+    this.input = section.querySelector("#query");
+    this.rerank = section.querySelector("#rerank");
+    this.choice = section.querySelector("#index");
+    this.alike = section.querySelector("#alike");
+    section.querySelector("#depth").textContent = READ;
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#look(0);
+    });
+    this.input.addEventListener("input", () => {
+      this.#picture = null;
+      this.#look(PAUSE);
+    });
+    this.rerank.addEventListener("change", () => this.#look(0));
+    this.choice.addEventListener("change", () => this.choose(this.choice.value));
+    const like = section.querySelector("#like");
+    like.accept = ACCEPT;
+    like.addEventListener("change", () => {
+      if (like.files.length) this.#read(like.files[0]);
+      like.value = "";
+    });
+    this.panel.out.addEventListener("keydown", (event) => this.#walk(event));
+    receive(section, (files) => this.take(files));
+  }
+
+  get index() {
+    return this.#index;
+  }
+
+  get indexes() {
+    return this.#indexes;
+  }
+
+  /** Pictures that are shown first: [id, url]. */
+  get first() {
+    return [...this.#tiles.values()]
+      .filter((tile) => tile.picture.src)
+      .slice(0, FIRST)
+      .map((tile) => [tile.hit.id, tile.picture.src]);
+  }
+
+  /** See which indexes there are; keep the one that is chosen. */
+  async refresh(wanted = this.#index?.name ?? "gallery") {
+    this.#indexes = (await this.api.get("v1/indexes")).indexes;
+    const usable = this.#indexes.filter((index) => index.usable);
+    this.choice.replaceChildren(
+      ...this.#indexes.map(({ name, usable, pictures }) =>
+        el(
+          "option",
+          { value: name, disabled: !usable },
+          `${name} (${usable ? pictures.toLocaleString("en") : "of another model"})`,
+        ),
+      ),
+    );
+    this.choice.parentElement.hidden = this.#indexes.length < 2;
+    this.#index = usable.find((index) => index.name === wanted) ?? usable[0] ?? null;
+    if (this.#index) this.choice.value = this.#index.name;
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Search in another index. */
+  async choose(name) {
+    this.#forget();
+    await this.panel.run(() => this.refresh(name));
+    await this.#look(0);
+  }
+
+  /** What an index holds has changed. */
+  async changed(name) {
+    this.thumbnails.clear();
+    this.#forget();
+    await this.choose(name);
+  }
+
+  /** What was dropped: one picture is looked for, several are added. */
+  take(files) {
+    if (files.length === 1) return this.#read(files[0]);
+    return this.dispatchEvent(new CustomEvent("several", { detail: files }));
+  }
+
+  /** Look for pictures like this one. */
+  like(picture) {
+    this.#picture = picture;
+    this.input.value = "";
+    return this.#look(0);
+  }
+
+  /** Look for a text. */
+  find(text) {
+    this.#picture = null;
+    this.input.value = text;
+    return this.#look(0);
+  }
+
+  clear() {
+    this.find("");
+    this.input.focus();
+  }
+
+  /** A picture that was found, to be asked about. */
+  async picture(id) {
+    return new Picture(...(await this.thumbnails.file(this.#index.name, id)));
+  }
+
+  async #read(file) {
+    const { limits } = this.api.model;
+    await this.like(await Picture.read(file, file.name || "pasted picture", limits));
+  }
+
+  async #look(pause) {
+    const text = this.input.value.trim();
+    const picture = this.#picture;
+    this.#showPicture();
+    await this.panel.run(async (signal) => {
+      if (pause) await wait(pause, signal);
+      if (this.#index === null) await this.refresh();
+      if (this.#index === null) return this.#none();
+      if (!text && !picture) return this.#some(signal);
+      const answer = await this.#ask(picture ? { image: picture.blob } : { text }, signal);
+      this.#tell(answer);
+      if (!picture && this.rerank.checked && answer.results.length) {
+        if (pause) await wait(pause, signal);
+        this.#tell(await this.#ask({ text, rerank: READ }, signal));
+      }
+      if (text) this.dispatchEvent(new CustomEvent("text", { detail: text }));
+    });
+  }
+
+  async #ask(fields, signal) {
+    const path = `v1/indexes/${this.#index.name}/search`;
+    const answer = await this.api.post(path, { ...fields, k: FOUND }, signal);
+    this.#show(answer.results, signal);
+    return answer;
+  }
+
+  #tell(answer) {
+    const { pictures, approximate } = this.#index;
+    const read = answer.results.filter((hit) => hit.probability !== null).length;
+    const how = read
+      ? `; ${read} were read together with the text, the best fits with ${percent(answer.results[0].probability)}.`
+      : ", by similarity.";
+    const near = approximate ? " (not all were compared)" : "";
+    this.panel.tell(
+      `The best ${answer.results.length} of ${count(pictures, "picture")}${near}${how}`,
+      answer,
+    );
+  }
+
+  /** Without a query: some pictures, so that there is something to begin with. */
+  async #some(signal) {
+    const { name, pictures } = this.#index;
+    const answer = await this.#ask({ text: ANY }, signal);
+    for (const tile of this.#tiles.values()) tile.tell(null);
+    const some = answer.results.length < pictures ? "Some of the" : "The";
+    this.panel.tell(
+      pictures ? `${some} ${count(pictures, "picture")} of ${name}.` : `${name} has no pictures yet.`,
+    );
+  }
+
+  #none() {
+    this.#show([]);
+    this.panel.tell("There is no index of pictures yet. Add some below, or drop several here.");
+  }
+
+  #show(results, signal) {
+    const before = new Map([...this.#tiles].map(([id, tile]) => [id, tile.place()]));
+    const known = this.#tiles;
+    this.#results = results;
+    this.#tiles = new Map(
+      results.map((hit, i) => {
+        const tile = known.get(hit.id) ?? new Tile(hit, () => this.#open(hit.id));
+        tile.tell(hit, i + 1);
+        return [hit.id, tile];
+      }),
+    );
+    this.panel.out.replaceChildren(...[...this.#tiles.values()].map((tile) => tile.element));
+    for (const [id, tile] of this.#tiles) {
+      if (before.has(id)) tile.move(before.get(id));
+      this.#fill(tile, signal);
+    }
+    this.dispatchEvent(new Event("shown"));
+  }
+
+  async #fill(tile, signal) {
+    if (tile.picture.src) return;
+    try {
+      tile.picture.src = await this.thumbnails.url(this.#index.name, tile.hit.id, signal);
+      this.dispatchEvent(new Event("shown"));
+    } catch (error) {
+      if (!signal?.aborted) tile.element.classList.add("missing"); // it was removed meanwhile
+    }
+  }
+
+  #forget() {
+    this.#tiles.clear();
+    this.#results = [];
+    this.panel.out.replaceChildren();
+  }
+
+  #open(id) {
+    const hit = this.#results.find((own) => own.id === id);
+    this.dispatchEvent(new CustomEvent("open", { detail: hit }));
+  }
+
+  #showPicture() {
+    this.alike.hidden = this.#picture === null;
+    if (this.#picture === null) return;
+    this.alike.replaceChildren(
+      el("img", { src: this.#picture.url, alt: "" }),
+      el("span", {}, `Like ${this.#picture.name}`),
+      button("Remove", () => this.clear(), { className: "quiet" }),
+    );
+  }
+
+  /** Arrows go from picture to picture. */
+  #walk(event) {
+    const tiles = [...this.panel.out.children];
+    const here = tiles.indexOf(document.activeElement);
+    if (here < 0) return;
+    const columns = tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (step === undefined || !tiles[here + step]) return;
+    event.preventDefault();
+    tiles[here + step].focus();
+  }
+}
+
+/** A picture that was found. */
+class Tile {
+  constructor(hit, open) {
+    this.hit = hit;
+    this.picture = el("img", { alt: "" });
+    this.caption = el("span", { className: "caption" });
+    this.element = button("", open, { className: "tile" });
+    this.element.append(this.picture, this.caption);
+    this.tell(hit);
+  }
+
+  /** How well it fits; null leaves that open. */
+  tell(hit, rank = 0) {
+    this.hit = hit ?? this.hit;
+    const { id, probability, similarity } = this.hit;
+    const shown = similarity.toFixed(2);
+    this.element.classList.toggle("read", hit !== null && probability !== null);
+    if (hit === null) this.caption.replaceChildren();
+    else if (probability === null) this.caption.replaceChildren(el("span", { className: "soft" }, shown));
+    else {
+      const fill = el("span", { className: "fill" });
+      fill.style.width = `${100 * probability}%`;
+      this.caption.replaceChildren(
+        el("span", { className: "track" }, fill),
+        el("b", {}, percent(probability)),
+        el("span", { className: "soft" }, shown),
+      );
+    }
+    const fit = hit === null ? "" : `, similarity ${shown}`;
+    const read = hit === null || probability === null ? "" : `, probability ${percent(probability)}`;
+    this.element.setAttribute("aria-label", `${rank ? `${rank}: ` : ""}${id}${read}${fit}`);
+    this.element.title = id;
+  }
+
+  place() {
+    return [this.element.offsetLeft, this.element.offsetTop];
+  }
+
+  /** Glide from where it was. */
+  move([left, top]) {
+    const [x, y] = [left - this.element.offsetLeft, top - this.element.offsetTop];
+    if ((!x && !y) || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    this.element.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: "none" }], {
+      duration: 260,
+      easing: "ease-out",
+    });
+  }
+}
+
+function wait(milliseconds, signal) {
+  return new Promise((done, failed) => {
+    const timer = setTimeout(done, milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      failed(signal.reason);
+    });
+  });
+}

@@ -1,0 +1,46 @@
+// Small copies of the pictures of indexes; fetched by hand, since an image element sends no token.
+
+const KEPT = 500; // those used last
+
+export class Thumbnails {
+  #known = new Map();
+
+  constructor(api) {
+    this.api = api;
+  }
+
+  /** The address of a copy on this page. */
+  async url(index, id, signal) {
+    return (await this.#get(index, id, signal)).url;
+  }
+
+  /** A copy and its name. */
+  async file(index, id) {
+    const { blob } = await this.#get(index, id);
+    const { width, height } = await createImageBitmap(blob);
+    return [blob, id, [width, height]];
+  }
+
+  /** Forget all of them: the index has changed. */
+  clear() {
+    for (const { url } of this.#known.values()) URL.revokeObjectURL(url);
+    this.#known.clear();
+  }
+
+  async #get(index, id, signal) {
+    const path = `v1/indexes/${index}/images/${encodeURIComponent(id)}`;
+    let found = this.#known.get(path);
+    if (!found) {
+      const blob = await this.api.blob(path, signal);
+      found = { blob, url: URL.createObjectURL(blob) };
+    }
+    this.#known.delete(path); // put last
+    this.#known.set(path, found);
+    if (this.#known.size > KEPT) {
+      const [oldest, { url }] = this.#known.entries().next().value;
+      this.#known.delete(oldest);
+      URL.revokeObjectURL(url);
+    }
+    return found;
+  }
+}

@@ -1,0 +1,543 @@
+"""The page in a real browser, served by a real process from real exports."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import KINDS
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+WEB = Path(__file__).parents[2] / "albef/serving/web"
+SECTIONS = {
+    "search": "Search",
+    "ask": "Ask",
+    "ground": "Ground",
+    "compare": "Compare",
+    "entail": "Entail",
+    "match": "Match",
+}
+NAMES = ("a-dog-left-of-an-apple", "two-apples-above-a-squid", "IMG_1", "IMG_2", "three-frogs")
+CREDIT = re.compile(r"Answered by (\w+) · kind (\w+) · [0-9a-f]{12} · [0-9.]+ m?s")
+BAD = {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture at all"}
+WATCH = """
+window.broken = [];
+addEventListener("securitypolicyviolation", (event) => broken.push(event.violatedDirective));
+"""
+CONTRAST = """
+() => {
+  const parse = (text) => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return [r, g, b, a];
+  };
+  const over = ([r, g, b, a], [R, G, B]) => [r, g, b].map((c, i) => c * a + [R, G, B][i] * (1 - a));
+  const light = (rgb) => {
+    const [r, g, b] = rgb.map((c) => {
+      const s = c / 255;
+      return s <= 0.04045 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (node) => {
+    const layers = [];
+    for (; node; node = node.parentElement) {
+      layers.push(parse(getComputedStyle(node).backgroundColor));
+    }
+    return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !node.checkVisibility()) continue;
+    const below = ground(node);
+    const ink = over(parse(getComputedStyle(node).color), below);
+    const [high, low] = [light(ink), light(below)].sort((a, b) => b - a);
+    found.push([(high + 0.05) / (low + 0.05), walker.currentNode.data.trim()]);
+  }
+  return found.sort(([a], [b]) => a - b);
+}
+"""
+DROP = """
+([selector, files]) => {
+  const carried = new DataTransfer();
+  for (const [name, bytes] of files) {
+    carried.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+  }
+  const event = { bubbles: true, cancelable: true, dataTransfer: carried };
+  const place = document.querySelector(selector);
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    place.dispatchEvent(new DragEvent(kind, event));
+  }
+}
+"""
+
+
+@contextlib.contextmanager
+def serve(exports: Sequence[Path], folder: Path, *options: str, tokens: str = "") -> Iterator[str]:
+    """``albef serve`` as a process of its own; the address of its page."""
+    command = [sys.executable, "-m", "albef.cli", "serve", *map(str, exports)]
+    command += ["--port", "0", "--threads", "1", *options]
+    log = folder / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            command, stderr=stderr, env={**os.environ, "ALBEF_TOKENS": tokens}
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not (told := re.search(r"serving at (http://[\d.:]+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield told[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+
+
+@pytest.fixture(scope="module")
+def gallery(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gallery")
+    for name, picture in zip(NAMES, pictures, strict=False):
+        (folder / f"{name}.png").write_bytes(picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(
+    tiny_exports: dict[str, Path], gallery: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The page of a server that has all kinds, a gallery and room for indexes."""
+    folder = tmp_path_factory.mktemp("served")
+    options = ("--gallery", str(gallery), "--indexes", str(folder / "indexes"))
+    with serve([tiny_exports[kind] for kind in KINDS], folder, *options) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or the one that playwright installed."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    with sync_playwright() as playwright:
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("there is no Chromium here")
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, **how: Any) -> Iterator[Page]:
+    """A page of its own, which must not complain; Chromium itself tells of answers that refuse."""
+    with contextlib.closing(browser.new_context(**how)) as context:
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        told: list[str] = []
+        page.on("pageerror", lambda error: told.append(f"{error}"))
+        page.on(
+            "console",
+            lambda line: (
+                told.append(line.text)
+                if line.type in ("error", "warning") and "Failed to load resource" not in line.text
+                else None
+            ),
+        )
+        page.add_init_script(WATCH)
+        yield page
+        assert page.evaluate("broken") == [], "its content security policy was violated"
+        assert told == []
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    with opened(browser) as page:
+        yield page
+
+
+def show(page: Page, url: str, section: str) -> Any:
+    page.goto(f"{url}/#{section}")
+    place = page.locator(f"#{section}")
+    expect(place).to_be_visible()
+    return place
+
+
+def give(place: Any, picture: Any, nth: int = 0) -> None:
+    if isinstance(picture, bytes):
+        picture = {"name": "mine.png", "mimeType": "image/png", "buffer": picture}
+    place.locator(".slot input").nth(nth).set_input_files(picture)
+
+
+def say(place: Any, text: str) -> None:
+    place.locator("form [name=text]").fill(text)
+    place.locator("form [name=text]").press("Enter")
+
+
+def shares(place: Any) -> list[float]:
+    texts = place.locator(".bars").first.locator(".value").all_text_contents()
+    return [float(re.sub(r"[^\d.]", "", text)) for text in texts]
+
+
+def test_typing_finds_pictures(page: Page, url: str) -> None:
+    place = show(page, url, "search")
+    told = place.locator(".told").first
+    expect(told).to_contain_text("The 5 pictures of gallery")
+    expect(place.locator(".tile img[src]")).to_have_count(5)
+    examples = place.locator(".examples button").all_text_contents()
+    assert set(examples) <= {"a dog left of an apple", "two apples above a squid", "three frogs"}
+    assert len(examples) == 3
+    page.locator("#query").press_sequentially("two frogs")  # no Enter
+    expect(place.locator(".tile.read")).to_have_count(5)
+    values = place.locator(".tile b").all_text_contents()
+    assert len(values) == 5
+    assert all(value.endswith("%") for value in values)
+    expect(told).to_contain_text(CREDIT)
+    assert "Answered by retrieval · kind retrieval" in told.inner_text()
+    page.locator("#rerank").uncheck()
+    expect(told).to_contain_text("by similarity")
+    expect(place.locator(".tile.read")).to_have_count(0)
+    widths = page.evaluate("[...document.images].filter((i) => i.src).map((i) => i.naturalWidth)")
+    assert all(widths)
+
+
+def test_search_needs_no_mouse(page: Page, url: str) -> None:
+    show(page, url, "ask")
+    page.keyboard.press("/")
+    expect(page.locator("#search")).to_be_visible()
+    expect(page.locator("#query")).to_be_focused()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    assert outline == "3px"
+    page.keyboard.type("a fox/")
+    assert page.locator("#query").input_value() == "a fox/"
+    page.keyboard.press("Enter")
+    expect(page.locator(".tile.read")).to_have_count(5)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className").startswith("tile"):
+            break
+    first = page.evaluate("document.activeElement.title")
+    page.keyboard.press("ArrowRight")
+    second = page.evaluate("document.activeElement.title")
+    assert [first, second] == [
+        page.locator(".tile").nth(i).get_attribute("title") for i in range(2)
+    ]
+    page.keyboard.press("Enter")
+    expect(page.locator("#shown")).to_be_visible()
+    expect(page.locator("#shown-title")).to_have_text(second)
+    page.keyboard.press("Escape")
+    expect(page.locator("#shown")).to_be_hidden()
+    assert page.evaluate("document.activeElement.title") == second
+    page.keyboard.press("Escape")
+    expect(page.locator("#query")).to_have_value("")
+    expect(page.locator("#query")).to_be_focused()
+    expect(page.locator("#search .told").first).to_contain_text("The 5 pictures")
+
+
+def test_a_picture_that_was_found_can_be_asked_about(page: Page, url: str) -> None:
+    show(page, url, "search")
+    page.locator(".tile").first.click()
+    name = page.locator("#shown-title").inner_text()
+    page.locator("#shown").get_by_role("button", name="Entail").click()
+    place = page.locator("#entail")
+    expect(place.locator(".caption")).to_contain_text(name)
+    say(place, "a dog")
+    expect(place.locator(".card .verdict")).to_have_text(
+        re.compile("entailment|neutral|contradiction")
+    )
+    assert sum(shares(place)) == pytest.approx(100, abs=2)
+    assert CREDIT.search(place.locator(".card").inner_text())
+
+
+def test_ask_gives_answers(page: Page, url: str, pictures: list[bytes]) -> None:
+    place = show(page, url, "ask")
+    say(place, "how many frogs are there?")
+    expect(place.get_by_role("alert")).to_have_text("Choose the picture first.")
+    expect(place.locator(".slot input").first).to_be_focused()
+    give(place, pictures[1])
+    say(place, "how many frogs are there?")
+    expect(place.locator(".card")).to_have_count(1)
+    expect(place.get_by_role("alert")).to_be_hidden()
+    say(place, "what is it?")
+    expect(place.locator(".card")).to_have_count(2)
+    assert place.locator(".card h3").all_text_contents() == [
+        "what is it?",
+        "how many frogs are there?",
+    ]
+    values = shares(place)
+    assert len(values) == 3  # of the run's answer_k
+    assert values == sorted(values, reverse=True)
+    told = CREDIT.search(place.locator(".card").first.inner_text())
+    assert told
+    assert told[2] == "vqa"
+    expect(place.locator(".told")).to_contain_text("%")  # heard, not seen twice
+
+
+def test_ground_draws_a_map(page: Page, url: str, pictures: list[bytes]) -> None:
+    place = show(page, url, "ground")
+    give(place, pictures[5])
+    say(place, "a squid")
+    expect(place.locator(".map")).to_be_visible()
+    canvas = place.locator("canvas")
+
+    def drawn() -> str:
+        return str(canvas.evaluate("(canvas) => canvas.toDataURL()"))
+
+    everything = drawn()
+    page.locator("#box").uncheck()
+    heat = drawn()
+    page.locator("#heat").focus()
+    page.keyboard.press("Home")
+    picture = drawn()
+    page.keyboard.press("End")
+    assert drawn() == heat
+    page.locator("#grid").check()
+    assert len({everything, heat, picture, drawn()}) == 4
+    size = canvas.evaluate("(canvas) => canvas.width / canvas.height")
+    assert size == pytest.approx(32 / 33, abs=0.01)
+    assert "a squid" in (canvas.get_attribute("aria-label") or "")
+    assert CREDIT.search(place.locator("figcaption").inner_text())
+    page.locator("#grid").uncheck()
+    page.locator("#heat").press("End")
+    canvas.evaluate("(canvas) => canvas.scrollIntoView({ block: 'center' })")
+    area = canvas.bounding_box()
+    assert area
+    for share, boxes in ((0.1, 1), (0.5, 2)):  # drawn with the mouse
+        page.mouse.move(area["x"] + share * area["width"], area["y"] + share * area["height"])
+        page.mouse.down()
+        page.mouse.move(area["x"] + area["width"] * (share + 0.4), area["y"] + area["height"] * 0.9)
+        page.mouse.up()
+        box = r"\d+, \d+, \d+, \d+"
+        value = re.compile(f"^{'; '.join([box] * boxes)}$")
+        expect(place.locator("#boxes")).to_have_value(value)
+        expect(place).to_have_attribute("aria-busy", "false")
+    expect(place.locator("figcaption")).to_contain_text(
+        re.compile(r"Of 2 boxes it chooses number [12]\.")
+    )
+    assert drawn() != heat
+    page.locator("#boxes").fill("1, 2, 3")
+    page.locator("#boxes").press("Enter")
+    expect(place.get_by_role("alert")).to_have_text(
+        "A box is four numbers: left, top, width, height."
+    )
+    page.locator("#boxes").fill("1, 2, 30, 0")
+    page.locator("#boxes").press("Enter")
+    expect(place.get_by_role("alert")).to_contain_text("Input should be greater than 0")
+    give(place, pictures[0])  # the map was another picture's
+    expect(place.locator(".map")).to_be_hidden()
+
+
+def test_compare_gives_a_verdict(page: Page, url: str, pictures: list[bytes]) -> None:
+    place = show(page, url, "compare")
+    give(place, pictures[0], 0)
+    say(place, "only one picture with a dog")
+    expect(place.get_by_role("alert")).to_have_text("Choose the second picture first.")
+    give(place, pictures[1], 1)
+    say(place, "only one picture with a dog")
+    expect(place.locator(".verdict")).to_have_text(re.compile("true|false", re.IGNORECASE))
+    assert sum(shares(place)) == pytest.approx(100, abs=2)
+    expect(place.locator(".card canvas")).to_have_count(2)
+
+
+def test_match_ranks_texts(page: Page, url: str, pictures: list[bytes]) -> None:
+    place = show(page, url, "match")
+    say(place, "a dog")
+    give(place, pictures[2])
+    say(place, "two apples")
+    say(place, "a fox at the top")
+    expect(place.locator(".bars li")).to_have_count(3)
+    expect(place.locator(".told")).to_contain_text(CREDIT)
+    values = shares(place)
+    assert values == sorted(values, reverse=True)
+    place.locator("input[name=text]").fill("word " * 31)
+    expect(place.locator(".limit")).to_have_text("The model reads the first 30 of these 31 words.")
+    place.get_by_role("button", name="Remove two apples").click()
+    expect(place.locator(".bars li")).to_have_count(2)
+
+
+def test_dropped_pictures_are_looked_for_or_added(
+    page: Page, url: str, pictures: list[bytes]
+) -> None:
+    place = show(page, url, "search")
+    expect(place.locator(".tile img[src]")).to_have_count(5)
+    page.evaluate(DROP, ["#search h2", [["mine.png", list(pictures[0])]]])
+    expect(place.locator("#alike")).to_contain_text("Like mine.png")
+    expect(place.locator(".told").first).to_contain_text("by similarity")
+    expect(place.locator(".tile").first).to_have_attribute("title", f"{NAMES[0]}.png")
+    several = [["one <b>.png", list(pictures[0])], ["two.png", list(pictures[1])]]
+    page.evaluate(DROP, ["body", several])
+    added = page.locator("#adding")
+    expect(added.locator(".told")).to_contain_text("2 pictures added; pictures has 2 now.")
+    expect(added.locator(".told")).to_contain_text(CREDIT)
+    expect(page.locator("#index")).to_have_value("pictures")
+    expect(place.locator(".tile img[src]")).to_have_count(2)
+    place.locator(".tile").first.click()
+    page.get_by_role("button", name="Remove from the index").click()
+    expect(place.locator(".tile")).to_have_count(1)
+    page.locator("#index").select_option("gallery")
+    expect(place.locator(".tile")).to_have_count(5)
+    place.locator(".tile").first.click()
+    expect(page.get_by_role("button", name="Remove from the index")).to_have_count(0)
+
+
+def test_an_error_is_told_in_its_own_sentence(page: Page, url: str) -> None:
+    place = show(page, url, "ask")
+    give(place, BAD)
+    expect(place.locator(".caption")).to_contain_text("notes.png · cannot be shown")
+    say(place, "what is it?")
+    expect(place.get_by_role("alert")).to_have_text(
+        re.compile(r"^Picture 0 cannot be read; what can is PNG, .*\.$")
+    )
+    expect(place.locator(".card")).to_have_count(0)
+    assert place.get_attribute("aria-busy") == "false"
+
+
+def test_a_busy_server_is_asked_again_when_it_says(
+    page: Page, url: str, pictures: list[bytes]
+) -> None:
+    def busy(route: Route) -> None:
+        body = {"error": {"code": "busy", "message": "the queue is full"}}
+        route.fulfill(status=429, headers={"retry-after": "1"}, json=body)
+
+    place = show(page, url, "ask")
+    give(place, pictures[0])
+    page.route("**/v1/ask", busy, times=1)
+    say(place, "what is it?")
+    alert = place.get_by_role("alert")
+    expect(alert).to_contain_text("The queue is full. It may be asked again in 1 s.")
+    again = alert.get_by_role("button", name="Try again")
+    expect(again).to_be_disabled()
+    again.click()  # waits until it can be
+    expect(place.locator(".card")).to_have_count(1)
+    expect(alert).to_be_hidden()
+    page.route("**/v1/ask", lambda route: route.abort(), times=1)
+    say(place, "and now?")
+    expect(alert).to_contain_text("The server cannot be reached.")
+
+
+def test_an_outdated_search_is_given_up(page: Page, url: str) -> None:
+    place = show(page, url, "search")
+    expect(place.locator(".tile img[src]")).to_have_count(5)
+    held: list[Route] = []
+    page.route("**/search", lambda route: held.append(route), times=1)
+    page.locator("#query").fill("a dog")
+    page.locator("#query").press("Enter")
+    expect(place).to_have_attribute("aria-busy", "true")
+    with page.expect_event("requestfailed") as failed:
+        page.locator("#query").fill("two apples")
+    assert failed.value.failure == "net::ERR_ABORTED"
+    expect(place.locator(".tile.read")).to_have_count(5)
+    expect(place).to_have_attribute("aria-busy", "false")
+    expect(place.get_by_role("alert").first).to_be_hidden()
+
+
+def test_names_and_texts_are_never_markup(page: Page, url: str, pictures: list[bytes]) -> None:
+    name = "<img src=x onerror=window.hacked=1>.png"
+    text = "<b>bold</b><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
+    picture = {"name": name, "mimeType": "image/png", "buffer": pictures[0]}
+    place = show(page, url, "ask")
+    give(place, picture)
+    say(place, text)
+    expect(place.locator(".card h3")).to_have_text(text)
+    expect(place.locator(".caption")).to_contain_text(name)
+    place = show(page, url, "match")
+    say(place, text)
+    expect(place.locator(".bars .label")).to_have_text(text)
+    place = show(page, url, "ground")
+    give(place, picture)
+    say(place, text)
+    expect(place.locator("figcaption b")).to_have_text(text)
+    place = show(page, url, "search")
+    page.locator("#like").set_input_files(picture)
+    expect(place.locator("#alike")).to_contain_text(name)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("b b, main script, img[src=x]").count() == 0
+
+
+def test_a_photo_is_turned_as_it_says(page: Page, url: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(buffer, "JPEG", exif=exif)
+    place = show(page, url, "ask")
+    give(place, {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()})
+    expect(place.locator(".caption")).to_contain_text("photo.jpg · 20 × 30 · turned upright")
+
+
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.slow)])
+def test_everything_can_be_read_on_a_phone(
+    browser: Browser, url: str, pictures: list[bytes], scheme: Any
+) -> None:
+    phone = {"width": 400, "height": 800}
+    with opened(browser, viewport=phone, color_scheme=scheme, reduced_motion="reduce") as page:
+        backgrounds = set()
+        for section, title in SECTIONS.items():
+            place = show(page, url, section)
+            assert page.title() == f"{title} · ALBEF"
+            for nth in range(place.locator(".slot").count()):
+                give(place, pictures[nth], nth)
+            say(place, "two apples above a very long squid")
+            expect(place.locator(".tile, .card, .map figcaption, .bars").first).to_be_visible()
+            expect(place).to_have_attribute("aria-busy", "false")
+            assert page.evaluate("document.documentElement.scrollWidth") == 400, section
+            ratio, text = page.evaluate(CONTRAST)[0]
+            assert ratio >= 4.5, (section, text)
+            backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        place = page.locator("#match")
+        give(place, BAD)
+        alert = place.get_by_role("alert")
+        expect(alert).to_be_visible()
+        ratio, text = page.evaluate(CONTRAST)[0]
+        assert ratio >= 4.5, text
+        assert backgrounds == {"rgb(247, 246, 243)" if scheme == "light" else "rgb(17, 20, 26)"}
+
+
+@pytest.mark.slow
+def test_a_token_is_asked_for_and_kept_for_the_tab(
+    browser: Browser, tiny_export: Path, gallery: Path, tmp_path: Path
+) -> None:
+    token = "0123456789abcdef-right"
+    options = ("--gallery", str(gallery))
+    with serve([tiny_export], tmp_path, *options, tokens=token) as url, opened(browser) as page:
+        page.goto(url)
+        dialog = page.locator("#token")
+        page.locator("#secret").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_have_text("That token is not one of this server.")
+        page.keyboard.press("Escape")
+        expect(page.locator("#start")).to_contain_text("Without a token the server does not answer")
+        page.get_by_role("button", name="Try again").click()
+        page.locator("#secret").fill(token)
+        page.keyboard.press("Enter")
+        expect(page.locator(".tile img[src]")).to_have_count(5)
+        expect(dialog).to_be_hidden()
+        kept = page.evaluate(
+            "[Object.values(sessionStorage), localStorage.length, document.cookie]"
+        )
+        assert kept == [[token], 0, ""]
+        assert token not in page.content()
+        assert page.locator("nav a").all_text_contents() == ["Search", "Match"]
+        expect(page.locator("#away")).to_contain_text("Ask (an export of kind vqa)")
+        page.goto(f"{url}/#ask")  # not served here
+        expect(page.locator("#search")).to_be_visible()
+        page.reload()
+        expect(page.locator(".tile img[src]")).to_have_count(5)  # without asking
+
+
+def test_the_files_of_the_page_name_nothing_outside() -> None:
+    for file in WEB.iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//cdn|innerHTML|insertAdjacentHTML|\beval\(", text), file
+        if file.suffix == ".html":
+            assert not re.search(r"\s(on\w+|style)=|<script(?! type=\"module\" src)|<style", text)
