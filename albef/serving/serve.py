@@ -4,8 +4,11 @@ Options are read before anything heavy is imported, so that ``--help`` answers a
 """
 
 import argparse
+import atexit
 import logging
+import logging.handlers
 import os
+import queue
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 TOKENS = "ALBEF_TOKENS"
 """Environment variable with the tokens of clients, separated by commas or spaces."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LINES = 10_000  # of the log that wait to be written
 _SHORTEST = 16  # characters of a token
 
 
@@ -45,10 +49,17 @@ def _serve(options: argparse.Namespace, tokens: list[str]) -> None:
     from albef.serving.served import Served
     from albef.serving.server import Server
 
-    handler = logging.StreamHandler(sys.stderr)
+    # Written in a thread, so that whoever reads the log slowly stops no request; what does not
+    # fit is lost.
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(_LINES)
+    handler = logging.handlers.QueueHandler(lines)
     handler.setFormatter(JsonLines())
+    logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    writer = logging.handlers.QueueListener(lines, logging.StreamHandler(sys.stderr))
+    writer.start()
+    atexit.register(writer.stop)
     limits = Limits(
         body=round(options.body_mib * MIB),
         pixels=round(options.megapixels * 1e6),
