@@ -1,7 +1,8 @@
 """Blocks compiled by torch: fewer and larger kernels, for GPUs."""
 
+import torch
 from timm.models.vision_transformer import Block
-from torch import _dynamo, nn
+from torch import nn
 
 from albef.models.bert import BertLayer
 
@@ -18,7 +19,7 @@ def compile_blocks(module: nn.Module, **options: object) -> None:
         module: holds the encoders.
         options: of ``torch.compile``.
     """
-    _dynamo.config.recompile_limit = VARIANTS
+    torch._dynamo.config.recompile_limit = VARIANTS
     for part in module.modules():
         if isinstance(part, Block | BertLayer):
             part.compile(**options)

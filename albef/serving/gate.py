@@ -26,7 +26,8 @@ log = logging.getLogger("albef.requests")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """Names of the machine itself."""
-_OPEN = ("/v1/", "/metrics")  # what is behind a token
+_PROBES = ("/healthz", "/readyz", "/metrics")
+_GUARDED = ("/v1/", "/metrics")  # what is behind a token
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LINGER = 2.0  # seconds in which what is too large is still read, so that the client sees why
 _LEFT = 499  # what the log says of a client that did not wait
@@ -122,7 +123,7 @@ class Gate:
     async def _pass(
         self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer", told: _Told
     ) -> None:
-        if scope["path"] in ("/healthz", "/readyz"):  # of a full server too
+        if scope["path"] in _PROBES[:2]:  # of a full server too
             await self._app(scope, receive, answer)
             return
         try:
@@ -150,7 +151,7 @@ class Gate:
             Problem: 401, 403 or 421.
         """
         if self._tokens:
-            if scope["path"].startswith(_OPEN):
+            if scope["path"].startswith(_GUARDED):
                 kind, _, token = headers.get("authorization", "").partition(" ")
                 sent = token.strip().encode() if kind.lower() == "bearer" else b""
                 # Every token is compared, each in constant time: none is told by how long it took.
@@ -238,12 +239,12 @@ class Gate:
     def _log(self, scope: Scope, told: _Told) -> None:
         """One line, with nothing of what was sent or answered."""
         route = getattr(scope.get("route"), "path", None) or "other"
-        if scope["path"] in ("/healthz", "/readyz", "/metrics"):
-            route = scope["path"]
         method = scope["method"] if scope["method"] in METHODS else "other"
         seconds = time.perf_counter() - told.start
         self._metrics.requests.labels(route, method, f"{told.status}").inc()
         self._metrics.seconds.labels(route).observe(seconds)
+        if route in _PROBES and told.status < 400:
+            return  # every few seconds, for ever
         log.info(
             "request",
             extra={

@@ -4,13 +4,17 @@ Options are read before anything heavy is imported, so that ``--help`` answers a
 """
 
 import argparse
+import atexit
 import logging
+import logging.handlers
 import os
+import queue
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LINES = 10_000  # of the log that wait to be written
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,10 +40,17 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
             "serve on 127.0.0.1"
         )
-    handler = logging.StreamHandler(sys.stderr)
+    # Written in a thread, so that whoever reads the log slowly stops no request; what does not
+    # fit is lost.
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(_LINES)
+    handler = logging.handlers.QueueHandler(lines)
     handler.setFormatter(JsonLines())
+    logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    writer = logging.handlers.QueueListener(lines, logging.StreamHandler(sys.stderr))
+    writer.start()
+    atexit.register(writer.stop)
     limits = Limits(
         body=round(options.body_mib * MIB),
         pixels=round(options.megapixels * 1e6),

@@ -33,7 +33,11 @@ class Speed:
         if self.flops:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        # What is compiled cannot be counted, and blocks first called so would stay uncompiled.
+        with (
+            torch.compiler.set_stance("force_eager"),
+            FlopCounterMode(display=False) as counter,
+        ):
             yield
         self.flops = int(counter.get_total_flops())
 

@@ -48,6 +48,17 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert done.stdout.endswith("[]\n")
 
 
+def test_the_command_leads_here() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "albef.cli", "serve", "--help"],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("usage: albef serve")
+
+
 def test_nobody_else_is_served_without_a_token(tiny_export: Path) -> None:
     told = refused(str(tiny_export), "--host", "0.0.0.0", ALBEF_TOKENS="")
     assert told.startswith("albef serve: --host 0.0.0.0: whoever reaches it could ask")
