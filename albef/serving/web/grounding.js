@@ -96,7 +96,7 @@ export class Grounding extends EventTarget {
     pen.globalAlpha = 1;
     if (box && this.box.checked) outline(pen, box, scale, OWN, [14, 10]);
     boxes.forEach((own, i) => i !== best && outline(pen, own, scale, OTHER));
-    if (best !== null) outline(pen, boxes[best], scale, BEST);
+    if (best !== null) outline(pen, boxes[best], scale, BEST, [], 7);
     if (drawn) outline(pen, drawn, scale, OTHER);
   }
 
@@ -125,6 +125,7 @@ export class Grounding extends EventTarget {
       const drawn = box(own);
       if (Math.min(drawn[2], drawn[3]) < SHORT) return;
       this.boxes.value = [this.boxes.value.trim(), drawn.join(", ")].filter(Boolean).join("; ");
+      this.boxes.closest("details").open = true;
       this.boxes.form.requestSubmit();
     });
   }
@@ -155,9 +156,9 @@ function boxesOf(text) {
 }
 
 /** A box (left, top, width, height) with a light rim, so that it stands out on any picture. */
-function outline(pen, box, scale, ink, dashes = []) {
+function outline(pen, box, scale, ink, dashes = [], line = 4) {
   const [left, top, width, height] = box.map((side) => side * scale);
-  for (const [colour, thick, dash] of [["#fff", 7, []], [ink, 3.5, dashes]]) {
+  for (const [colour, thick, dash] of [["#fff", line + 4, []], [ink, line, dashes]]) {
     [pen.strokeStyle, pen.lineWidth] = [colour, thick];
     pen.setLineDash(dash);
     pen.strokeRect(left + 4, top + 4, Math.max(1, width - 8), Math.max(1, height - 8));

@@ -127,11 +127,16 @@ async function begin() {
   const { search } = parts;
   await search.find("");
   const look = async () => {
+    if (search.panel.busy) return void setTimeout(look, GROWING);
     const before = search.index?.pictures ?? 0;
-    await search.refresh();
+    try {
+      await search.refresh();
+    } catch {
+      return; // whatever is asked next tells why
+    }
     const after = search.index?.pictures ?? 0;
     if (before === after) return;
-    if (!search.input.value && !search.panel.busy) await search.find("");
+    if (!search.input.value && search.alike.hidden) await search.find("");
     setTimeout(look, GROWING);
   };
   if (search.index?.read_only) setTimeout(look, GROWING);
@@ -180,7 +185,10 @@ function open(search, hit) {
       }),
     );
   }
-  search.thumbnails.url(search.index.name, hit.id).then((url) => ($("img", dialog).src = url));
+  search.thumbnails.url(search.index.name, hit.id).then(
+    (url) => ($("img", dialog).src = url),
+    (error) => search.panel.fail(error),
+  );
   $("h2", dialog).textContent = hit.id;
   const read = hit.probability === null ? "" : `, probability ${hit.probability.toFixed(3)}`;
   $("p", dialog).textContent = `Similarity ${hit.similarity.toFixed(3)}${read}`;

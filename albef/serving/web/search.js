@@ -160,7 +160,8 @@ export class Search extends EventTarget {
   }
 
   #tell(answer) {
-    const { pictures, approximate } = this.#index;
+    const { name, pictures, approximate } = this.#index;
+    if (!answer.results.length) return this.panel.tell(`${name} has no pictures yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     const how = read
       ? `; ${read} were read together with the text, the best fits with ${percent(answer.results[0].probability)}.`
