@@ -194,6 +194,11 @@ _STATES = {
 }
 
 
+def elsewhere(reason: str) -> bool:
+    """Whether a reason of :func:`why` says no more than that something is not on this machine."""
+    return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
+
+
 def _value_reasons(dep: Any) -> Iterator[str]:
     old = dep.hash_info.value or {}
     new = dep.read_params()

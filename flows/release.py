@@ -89,10 +89,7 @@ def release(options: argparse.Namespace) -> None:
     needed.append(layout.export_metrics(options.run))
     if stale := [*_stale(options.run), *(f"{p} is missing" for p in needed if not p.exists())]:
         raise Refused(stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
-    reasons = list(git.uncommitted(needed))
-    if not reasons:
-        git.fetch()
-        reasons += git.unpushed()
+    git.fetch()
     registry = Registry(options.run)
     here, holder = registry.hash_here(), registry.holder(options.stage)
     assert here is not None
@@ -101,8 +98,9 @@ def release(options: argparse.Namespace) -> None:
             f"{options.run} {holder} holds {options.stage} and is exactly this export; there is "
             "nothing to release"
         )
+    reasons = list(git.uncommitted(needed))
     if not reasons:
-        reasons += registry.lacking(layout.export(options.run), "HEAD")
+        reasons = [*git.unpushed(), *registry.lacking(layout.export(options.run), "HEAD")]
     version = registry.same(here)
     anew = version is None
     version = version or registry.next(options.bump)
@@ -201,7 +199,7 @@ def _stale(run: str) -> Iterator[str]:
     for name in nodes:
         if name in seen:
             for reason in nodes[name].reasons:
-                if name in own or " is missing" not in reason:
+                if name in own or not graph.elsewhere(reason):
                     yield f"{name} is stale: {reason}"
 
 
