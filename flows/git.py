@@ -78,7 +78,7 @@ def uncommitted(needed: Sequence[Path]) -> Iterator[str]:
     if changed := git("status", "--porcelain", "--untracked-files=no"):
         names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"{', '.join(names[:3])}{more} differ from the last commit; commit or undo that"
+        yield f"not as in the last commit: {', '.join(names[:3])}{more}; commit or undo that"
     if strange := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
         yield f"{', '.join(strange)} is not in git; `git add` and commit it"
     if ask("var", "GIT_COMMITTER_IDENT") is None:

@@ -18,6 +18,7 @@ from flows.git import show
 from flows.graph import LOCK
 
 DVC = Path("dvc.yaml")
+_PATIENCE_S = 5.0
 
 
 class Registry:
@@ -104,7 +105,7 @@ class Registry:
             yield f"it cannot be told whether the DVC remote has {path}: {_line(error)}"
             return
         if count := sum(len(status.new) + len(status.missing) for status in found):
-            yield f"{path} is not in the DVC remote {name} ({count} files lack); `dvc push`"
+            yield f"{path} is not in the DVC remote {name} ({count} files are missing); `dvc push`"
 
     def fetch(self, version: str, out: Path) -> None:
         """Bring the export of a version, from DVC's cache or remote, as ``dvc artifacts get``.
@@ -126,10 +127,19 @@ class Registry:
         return _tag(api.register(".", self.run, "HEAD", version=version))
 
     def assign(self, version: str, stage: str) -> str:
-        """Let a version hold a stage; the tag."""
-        if self._assigned:  # tags tell the time in seconds, and the last one counts
-            last = max(event["timestamp"] for event in self._assigned)
-            while dt.datetime.now(last.tzinfo).replace(microsecond=0) <= last:
+        """Let a version hold a stage; the tag.
+
+        Raises:
+            ParamsError: by this clock it would not be the last.
+        """
+        # Tags tell the time in whole seconds, and the last one counts
+        for last in [event["timestamp"] for event in self._assigned[-1:]]:
+            while (ahead := (last - dt.datetime.now(last.tzinfo)).total_seconds()) > -1:
+                if ahead > _PATIENCE_S:
+                    raise ParamsError(
+                        f"the last tag is {ahead:.0f} seconds ahead of this machine's clock, and "
+                        "would go on holding the stage; set the clock"
+                    )
                 time.sleep(0.05)
         # A version that held the stage before is "already in" it to GTO
         return _tag(api.assign(".", self.run, stage, version=version, force=True))

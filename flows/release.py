@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gto.exceptions import GTOException
+
 from albef.config import ParamsError, nearest, read_yaml
 from albef.layout import PARAMS, Layout
 from flows import git, graph, lease, results, values
@@ -45,7 +47,7 @@ def main() -> None:
     except Refused as refused:
         print(f"albef release: {options.run} is not released:\n{refused}", file=sys.stderr)
         raise SystemExit(REFUSED) from None
-    except (ParamsError, lease.Busy) as error:
+    except (ParamsError, lease.Busy, GTOException) as error:
         print(f"albef release: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ from pipelines.stage import Stage, main
 
 BASELINES = ("chance", "random_weights", "text_only")
 """Sections of a metrics file that stand beside those of the splits."""
-_NOT_SHOWN = ("paths", "runtime", "release")
+NOT_SHOWN = ("paths", "runtime", "release")
 """Sections of params.yaml that change no product."""
 
 
@@ -93,7 +93,7 @@ def gather(params: Mapping[str, Any], layout: Layout, seed: int, count: int) -> 
             for name in tasks
             if (manifest := _json(layout.export(name) / "manifest.json")) is not None
         ),
-        values=dict(flatten({k: v for k, v in params.items() if k not in _NOT_SHOWN})),
+        values=dict(flatten({k: v for k, v in params.items() if k not in NOT_SHOWN})),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from albef.config import read_yaml
+from pipelines.report import NOT_SHOWN
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("albef", "pipelines", "flows")
@@ -120,6 +121,12 @@ def test_adding_a_task_a_report_field_or_a_serving_value_leaves_pretrain_fresh()
     for folder in ("report", "serving", "export", "runtime", "data/sources"):
         assert not {dep for dep in code if dep.startswith(f"albef/{folder}/")}, folder
     assert not {dep for dep in code if "/validation" in dep}, "only the verdict gates training"
+
+
+def test_the_gate_of_a_release_leaves_every_stage_fresh() -> None:
+    for stage in STAGES:
+        assert not any(key.startswith("release") for key in declared(stage).get("params", ()))
+    assert "release" in NOT_SHOWN  # the page shows what made the products
 
 
 ALLOWED = {

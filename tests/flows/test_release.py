@@ -145,7 +145,7 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
         file.write("# edited\n")
     Path("new.json").touch()
     assert list(git.uncommitted([*needed, Path("new.json")])) == [
-        "dvc.yaml differ from the last commit; commit or undo that",
+        "not as in the last commit: dvc.yaml; commit or undo that",
         "new.json is not in git; `git add` and commit it",
     ]
     project.sh("git commit -qam edited")
@@ -168,7 +168,7 @@ def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
     shutil.rmtree("../store/files")
     (said,) = lacking()
     assert said.startswith("products/exports/retrieval is not in the DVC remote store (")
-    assert said.endswith("files lack); `dvc push`")
+    assert said.endswith("files are missing); `dvc push`")
     project.sh("dvc remote remove store && git commit -qam none")
     (said,) = lacking()
     assert said.startswith("there is no DVC remote that others could take the export from")
@@ -256,6 +256,14 @@ def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
     assert found.holder("staging") is None
     assert found.same(hashed) == "v0.10.0"
     assert found.same("another.dir") is None
+    project.sh(
+        "GIT_COMMITTER_DATE=2090-01-01T00:00:00Z git tag -a -m ahead 'retrieval#prod#9' HEAD"
+    )
+    with pytest.raises(ParamsError, match=r"ahead of this machine's clock.*; set the clock"):
+        Registry("retrieval").assign("v0.2.0", "prod")
+    project.sh("git tag -d 'retrieval#prod#9'")
+    project.sh("sleep 1 && gto assign retrieval --version v0.1.0 --stage prod --force --push")
+    assert Registry("retrieval").holder("prod") == "v0.1.0"  # as docs/release.md goes back
     project.sh("gto deprecate retrieval v0.10.0")
     found = Registry("retrieval")
     assert list(found.versions) == ["v0.1.0", "v0.2.0"]

@@ -68,6 +68,8 @@ EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": 
         ("export.runs", {"retrieval": EXPORT | {"dataset": "scene"}}, "'scene' is not one of the"),
         ("export.runs", {"retrieval": EXPORT | {"precisions": {"int4": 1}}}, "int4"),
         ("export.runs", {}, "export.runs"),
+        ("release.max_drop", -1.0, "release.max_drop: input should be greater than or equal to 0"),
+        ("release.max_slow", 2.0, "release.max_slow is not a known key; did you mean release.max_"),
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
         ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
