@@ -324,7 +324,7 @@ async def _closed(port: int, request: Request, clients: int, seconds: float) -> 
                 times.append(time.perf_counter() - began)
             else:
                 failed += 1
-                connection[1].close()
+            if connection[1].is_closing():
                 connection = await asyncio.open_connection("127.0.0.1", port)
             count += clients
             if time.perf_counter() - start >= seconds:
@@ -346,10 +346,10 @@ async def _open(port: int, request: Request, seconds: float, rate: float, even: 
         connection = idle.pop(0) if idle else await asyncio.open_connection("127.0.0.1", port)
         if await _ask(connection, request, count):
             times.append(time.perf_counter() - due)
-            idle.append(connection)
         else:
             failed += 1
-            connection[1].close()
+        if not connection[1].is_closing():
+            idle.append(connection)
 
     start = due = time.perf_counter()
     asked: list[asyncio.Task[None]] = []
@@ -374,7 +374,10 @@ async def _ask(connection: Any, request: Request, count: int) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
     except (ConnectionError, asyncio.IncompleteReadError):
+        writer.close()
         return False
+    if b"\r\nconnection: close" in head:
+        writer.close()
     return bool(head.startswith(b"http/1.1 200"))
 
 
