@@ -198,7 +198,10 @@ def _batching(folder: Path, requests: dict[str, Request], seconds: float) -> Non
 
 def _load(folder: Path, requests: dict[str, Request], seconds: float) -> None:
     """From a start to a first answer, and latency at a part of the peak."""
-    print(f"One server; arrivals at 80 % of the peak are random (Poisson), {seconds:g} s each\n")
+    print(
+        f"One server, {seconds:g} s each; at 80 % of the peak requests arrive evenly or at random "
+        "(Poisson) and wait for no other\n"
+    )
     print("| | load | answers/s | median ms | p99 ms | failed | p99 / unloaded median |")
     print("|---|---|---|---|---|---|---|")
     with _server(folder) as server:
@@ -206,8 +209,10 @@ def _load(folder: Path, requests: dict[str, Request], seconds: float) -> None:
         for what, request in requests.items():
             idle = _apply(server.port, request, 1, seconds)
             peak = _apply(server.port, request, CLIENTS[what], seconds)
-            part = _apply(server.port, request, 0, seconds, 0.8 * peak.rate)
-            for name, found in (("one client", idle), ("peak", peak), ("80 %", part)):
+            loads = {"one client": idle, "peak": peak}
+            for name, even in (("80 %, evenly", True), ("80 %, at random", False)):
+                loads[name] = _apply(server.port, request, 0, seconds, 0.8 * peak.rate, even)
+            for name, found in loads.items():
                 times = found.quantile(0.99) / idle.quantile(0.5)
                 print(f"| {what} | {name} | {_row(found)} | {times:.1f} |")
     print(f"\nFrom the start of the process to its first answer: {first:.1f} s\n")
@@ -218,7 +223,7 @@ def _endurance(folder: Path, requests: dict[str, Request], minutes: float) -> No
     with _server(folder) as server, _spawned(2) as pool:
         process = psutil.Process(server.pid)
         loads = [
-            pool.submit(_generate, server.port, request, CLIENTS[what] // 2, 60 * minutes, 0.0)
+            pool.submit(_generate, server.port, request, CLIENTS[what] // 2, 60 * minutes)
             for what, request in requests.items()
         ]
         start, samples = time.monotonic(), []
@@ -284,15 +289,24 @@ def _spawned(processes: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
 
 
-def _apply(port: int, request: Request, clients: int, seconds: float, rate: float = 0) -> Load:
+def _apply(
+    port: int,
+    request: Request,
+    clients: int,
+    seconds: float,
+    rate: float = 0,
+    even: bool = False,
+) -> Load:
     """A load from another process: so many clients one after the other, or arrivals at a rate."""
     with _spawned(1) as pool:
-        return pool.submit(_generate, port, request, clients, seconds, rate).result()
+        return pool.submit(_generate, port, request, clients, seconds, rate, even).result()
 
 
-def _generate(port: int, request: Request, clients: int, seconds: float, rate: float) -> Load:
+def _generate(
+    port: int, request: Request, clients: int, seconds: float, rate: float = 0, even: bool = False
+) -> Load:
     if rate:
-        return asyncio.run(_open(port, request, seconds, rate))
+        return asyncio.run(_open(port, request, seconds, rate, even))
     return asyncio.run(_closed(port, request, clients, seconds))
 
 
@@ -310,7 +324,7 @@ async def _closed(port: int, request: Request, clients: int, seconds: float) -> 
                 times.append(time.perf_counter() - began)
             else:
                 failed += 1
-                connection[1].close()
+            if connection[1].is_closing():
                 connection = await asyncio.open_connection("127.0.0.1", port)
             count += clients
             if time.perf_counter() - start >= seconds:
@@ -321,7 +335,7 @@ async def _closed(port: int, request: Request, clients: int, seconds: float) -> 
     return Load(len(times) / (time.perf_counter() - start), times, failed)
 
 
-async def _open(port: int, request: Request, seconds: float, rate: float) -> Load:
+async def _open(port: int, request: Request, seconds: float, rate: float, even: bool) -> Load:
     """Arrivals that wait for nobody; a latency counts from when the request should be sent."""
     draw, times, failed = random.Random(0), [], 0
     idle: list[Any] = []
@@ -332,15 +346,15 @@ async def _open(port: int, request: Request, seconds: float, rate: float) -> Loa
         connection = idle.pop(0) if idle else await asyncio.open_connection("127.0.0.1", port)
         if await _ask(connection, request, count):
             times.append(time.perf_counter() - due)
-            idle.append(connection)
         else:
             failed += 1
-            connection[1].close()
+        if not connection[1].is_closing():
+            idle.append(connection)
 
     start = due = time.perf_counter()
     asked: list[asyncio.Task[None]] = []
     while due - start < seconds:
-        due += draw.expovariate(rate)
+        due += 1 / rate if even else draw.expovariate(rate)
         await asyncio.sleep(max(0, due - time.perf_counter()))
         asked.append(asyncio.create_task(one(due, len(asked))))
     await asyncio.gather(*asked)
@@ -360,7 +374,10 @@ async def _ask(connection: Any, request: Request, count: int) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
     except (ConnectionError, asyncio.IncompleteReadError):
+        writer.close()
         return False
+    if b"\r\nconnection: close" in head:
+        writer.close()
     return bool(head.startswith(b"http/1.1 200"))
 
 
