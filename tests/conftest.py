@@ -1,6 +1,8 @@
 """Real parts, small: what several tests need is made once a session."""
 
+import fcntl
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -28,6 +30,10 @@ CAPTIONS = (
     "only three frogs",
 )
 """What the tiny tokenizer was trained on."""
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    torch.set_num_threads(max(1, share))
 
 
 def tiny_model() -> ModelConfig:
@@ -142,7 +148,10 @@ def tiny_exports(
     tiny_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Their exports in float32 and int8, made when they are asked for; do not write to them."""
-    return _Exports(tiny_checkpoints, tmp_path_factory.mktemp("exports"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # one home for all workers of this run
+    return _Exports(tiny_checkpoints, folder / "exports")
 
 
 class _Exports(dict[str, Path]):
@@ -153,11 +162,19 @@ class _Exports(dict[str, Path]):
         from albef.export.folder import export
 
         folder = self._folder / kind
-        folder.mkdir()
-        checkpoint = load_checkpoint(self._checkpoints[kind])
-        export(
-            checkpoint, folder, run=kind, opset=23, tolerance=1e-3, precisions=("float32", "int8")
-        )
+        self._folder.mkdir(exist_ok=True)
+        with (self._folder / f"{kind}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a worker makes it, the others take it
+            if not (folder / "manifest.json").exists():
+                folder.mkdir()
+                export(
+                    load_checkpoint(self._checkpoints[kind]),
+                    folder,
+                    run=kind,
+                    opset=23,
+                    tolerance=1e-3,
+                    precisions=("float32", "int8"),
+                )
         self[kind] = folder
         return folder
 

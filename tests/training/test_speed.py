@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from albef.training.speed import Speed, product_peak
 
@@ -17,6 +18,28 @@ def test_the_first_micro_batch_is_counted_forward_and_backward() -> None:
     assert speed.flops == 2 * (2 * 3 * 8 * 4)  # the product, and the weight's gradient
     speed.flops, speed.peak = 3 * 10**9, 4e12
     assert speed.at(100.0) == {"tflops": 0.3, "utilisation_percent": 7.5}
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    states = torch.randn(3, 7, 16)
+    with FlopCounterMode(display=False) as torchs:
+        layer(states).sum().backward()
+    speed = Speed(CPU, torch.float32)
+    with speed.counted():
+        layer(states).sum().backward()
+    assert speed.flops == torchs.get_total_flops() > 0
+
+
+def test_a_module_without_gradient_in_a_graph_that_has_one_is_counted() -> None:
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    speed = Speed(CPU, torch.float32)
+    with speed.counted():
+        states = first(torch.ones(2, 4))
+        with torch.no_grad():
+            second(states)
+        states.sum().backward()
+    assert speed.flops == 3 * (2 * 2 * 4 * 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
