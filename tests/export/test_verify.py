@@ -12,12 +12,6 @@ from albef.runtime.manifest import GRAPHS
 from albef.runtime.sessions import CPU, Sessions
 from tests.conftest import KINDS
 
-AT_ONCE = [
-    kind if kind in ("retrieval", "vqa") else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in KINDS
-]
-"""An export takes seconds; those of the other kinds are verified by the pipeline of CI too."""
-
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 12, 30])
 def test_shapes_cover_one_many_short_and_full(max_tokens: int) -> None:
@@ -28,7 +22,7 @@ def test_shapes_cover_one_many_short_and_full(max_tokens: int) -> None:
     assert all(1 <= shape.length <= max_tokens for shape in found)
 
 
-@pytest.mark.parametrize("kind", AT_ONCE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_computes_what_torch_does(
     kind: str, tiny_checkpoints: dict[str, Path], tiny_exports: dict[str, Path]
 ) -> None:
