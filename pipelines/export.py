@@ -23,7 +23,7 @@ from albef.runtime.manifest import Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
 from pipelines.runs import run_of
-from pipelines.stage import Stage, main, write_json
+from pipelines.stage import Stage, device_slot, main, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # records of the task's own prediction
@@ -55,7 +55,12 @@ class ExportConfig(Section):
 
 
 def run(stage: Stage) -> None:
-    """Export the model of a run to ONNX, compare it with torch, and evaluate it."""
+    """Export the model of a run to ONNX, compare it with torch, and evaluate it, on the CPU."""
+    with device_slot("cpu"):  # beside a training on it both would take many times as long
+        _export(stage)
+
+
+def _export(stage: Stage) -> None:
     config = stage.section("export", ExportConfig)
     own = config.runs[stage.key]
     for name in ("onnxscript", "onnx_ir"):  # each tells of every node it folds

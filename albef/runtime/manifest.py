@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,12 +183,16 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
     Raises:
         ExportError: it names the file that is missing or was changed.
     """
-    for name in needed(manifest, precision):
+    names = needed(manifest, precision)
+    for name in names:
         if name not in manifest.files:
             raise ExportError(f"{folder / NAME} lists no {name}: {_remedy(folder)}")
         if not (folder / name).is_file():
             raise ExportError(f"{folder / name} is missing: {_remedy(folder)}")
-        if file_digest(folder / name) != manifest.files[name]:
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(file_digest, [folder / name for name in names]))
+    for name, found in zip(names, digests, strict=True):
+        if found != manifest.files[name]:
             raise ExportError(
                 f"{folder / name} is not the file that was exported (its SHA-256 is not the one "
                 f"in {NAME}): {_remedy(folder)}"

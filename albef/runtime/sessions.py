@@ -5,6 +5,7 @@ import ctypes.util
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,17 @@ class Sessions:
         threads: int = 0,
     ) -> None:
         chosen = _choose(providers)
-        self._sessions: dict[str, Any] = {}
-        self._outputs: dict[str, list[str]] = {}
-        for graph in graphs:
-            session = _session(folder / graph_file(precision, graph), chosen, threads)
-            chosen = _checked(session.get_providers(), chosen, named=providers is not None)
-            self._sessions[graph] = session
-            self._outputs[graph] = [output.name for output in session.get_outputs()]
-            self.providers: list[str] = session.get_providers()
+        with ThreadPoolExecutor(len(graphs)) as pool:  # most of a large graph's loading is serial
+            paths = [folder / graph_file(precision, graph) for graph in graphs]
+            made = list(pool.map(lambda path: _session(path, chosen, threads), paths))
+        self._sessions: dict[str, Any] = dict(zip(graphs, made, strict=True))
+        self._outputs = {
+            name: [output.name for output in session.get_outputs()]
+            for name, session in self._sessions.items()
+        }
+        self.providers: list[str] = made[0].get_providers()
+        for session in made:
+            _check_provider(session.get_providers()[0], chosen[0], named=providers is not None)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See :meth:`albef.runtime.model.Backend.run`."""
@@ -102,11 +106,10 @@ def _session(path: Path, providers: list[str], threads: int) -> Any:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load {path}: {reason}") from None
 
 
-def _checked(running: list[str], asked: list[str], *, named: bool) -> list[str]:
-    """The providers for the next session: a session falls back to the CPU without an error."""
-    if running[0] == asked[0]:
-        return asked
+def _check_provider(running: str, asked: str, *, named: bool) -> None:
+    """A session falls back to the CPU without an error: refuse it where ``asked`` was named."""
+    if running == asked:
+        return
     if named:
-        raise ExportError(f"{asked[0]} does not work here: the session runs on {running[0]}")
-    log.warning("%s does not work here; running on %s", asked[0], running[0])
-    return [CPU]
+        raise ExportError(f"{asked} does not work here: the session runs on {running}")
+    log.warning("%s does not work here; running on %s", asked, running)

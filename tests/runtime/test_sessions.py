@@ -76,11 +76,11 @@ def test_cuda_without_a_gpu_is_refused(tiny_export: Path) -> None:
 
 
 def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    both, cpu = [sessions.CUDA, sessions.CPU], [sessions.CPU]
-    assert sessions._checked(both, both, named=True) == both
+    sessions._check_provider(sessions.CUDA, sessions.CUDA, named=True)
     with pytest.raises(ExportError, match="CUDAExecutionProvider does not work here"):
-        sessions._checked(cpu, both, named=True)
-    assert sessions._checked(cpu, both, named=False) == cpu
+        sessions._check_provider(sessions.CPU, sessions.CUDA, named=True)
+    assert caplog.text == ""
+    sessions._check_provider(sessions.CPU, sessions.CUDA, named=False)
     assert "running on CPUExecutionProvider" in caplog.text
 
 
