@@ -208,8 +208,9 @@ def _shrunk(
     across, down = pixels.shape[1] / width, pixels.shape[0] / height
     rows = slice(round(top * down), round(bottom * down))
     columns = slice(round(left * across), round(right * across))
-    part = torch.from_numpy(pixels[rows, columns].copy()).permute(2, 0, 1)[None]
-    small = interpolate(part, (side, side), mode="bicubic", antialias=True)
+    part = np.require(pixels[rows, columns], requirements="W")  # else torch warns
+    given = torch.from_numpy(part).permute(2, 0, 1)[None]
+    small = interpolate(given, (side, side), mode="bicubic", antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
     return result
 
