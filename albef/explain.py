@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate, decode
-from albef.export.graphs import Matcher, looked_at, parts
+from albef.export.graphs import Matcher, facts_of, looked_at
 from albef.heatmap import overlay
 from albef.models.gradcam import itm_maps
 from albef.models.weights import Checkpoint, load_checkpoint
@@ -79,7 +79,7 @@ def explain(
             the one below the middle, as the paper does (the third of six).
     """
     matcher = Matcher(checkpoint)
-    facts = parts(checkpoint).facts
+    facts = facts_of(checkpoint)
     cleaned = clean_caption(text, facts.max_words)
     if not cleaned:
         raise ValueError("the text is empty; say what to look for, as 'the key left of the apple'")

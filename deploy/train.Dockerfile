@@ -1,6 +1,6 @@
 # The pipeline with everything it needs; a clone is mounted, so that git and DVC see it.
 #   docker build -f deploy/train.Dockerfile -t albef-train .
-#   docker run --gpus all --shm-size 8g -v $PWD:/work -u $(id -u):$(id -g) albef-train run
+#   docker run --gpus all --shm-size 8g -v $PWD:/clone -u $(id -u):$(id -g) albef-train run
 ARG BASE=python:3.13-slim
 FROM ${BASE}
 RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
@@ -9,9 +9,9 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY albef albef
 RUN pip install --no-cache-dir -c constraints.txt '.[pipeline,s3]'
 # The clone's own code goes before what was installed; git works in a folder of another user.
-ENV PYTHONPATH=/work HOME=/tmp XDG_CACHE_HOME=/work/.cache
-RUN git config --system --add safe.directory /work
-WORKDIR /work
+ENV PYTHONPATH=/clone HOME=/tmp XDG_CACHE_HOME=/clone/.cache
+RUN git config --system --add safe.directory /clone
+WORKDIR /clone
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "albef.cli"]
 CMD ["run"]

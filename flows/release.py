@@ -213,7 +213,7 @@ def _compare(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str
     """
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
         out = Path(scratch) / "found.json"
-        command = [sys.executable, "-m", "pipelines.compare", run, str(out)]
+        command = [sys.executable, "-m", "pipelines.judge", run, str(out)]
         command += ["--facts", json.dumps(facts)]
         if facts["replaces"]:
             released = Path(scratch) / "released"

@@ -301,7 +301,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         ),
     }
     threshold = _values(checkpoint)["threshold"] if grounding else None
-    facts = _facts(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold)
+    facts = facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold)
     return Parts(facts, graphs)
 
 
@@ -350,7 +350,9 @@ def _answering(checkpoint: Checkpoint) -> Parts:
         beams=config.beams,
         max_tokens=min(vqa.WRITTEN_TOKENS, positions),
     )
-    facts = _facts(checkpoint, answering=answering, max_tokens=positions, max_words=vqa.ASKED_WORDS)
+    facts = facts_of(
+        checkpoint, answering=answering, max_tokens=positions, max_words=vqa.ASKED_WORDS
+    )
     return Parts(facts, graphs, tuple(task.answers))
 
 
@@ -368,7 +370,7 @@ def _classifying(checkpoint: Checkpoint) -> Parts:
             ("logits",),
         ),
     }
-    return Parts(_facts(checkpoint, classes=task.classes), graphs)
+    return Parts(facts_of(checkpoint, classes=task.classes), graphs)
 
 
 _BUILDERS = {"vqa": _answering, "entailment": _classifying, "nlvr2": _classifying}
@@ -398,8 +400,12 @@ def _values(checkpoint: Checkpoint) -> dict[str, Any]:
     return values
 
 
-def _facts(checkpoint: Checkpoint, **own: Any) -> Facts:
-    """What has to be known; ``own`` is of the kind."""
+def facts_of(checkpoint: Checkpoint, **own: Any) -> Facts:
+    """What has to be known of a model to use it; ``own`` is of the kind.
+
+    Raises:
+        CheckpointError: its longest text does not fit the model.
+    """
     positions = checkpoint.model.text.max_positions
     longest = own.get("max_tokens", _values(checkpoint).get("max_tokens"))
     if not isinstance(longest, int) or not 0 < longest <= positions:

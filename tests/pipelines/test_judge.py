@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from albef.runtime.manifest import NAME
-from pipelines.compare import compare, main
+from pipelines.judge import compare, main
 from pipelines.stage import Stage
 from tests.data.toy import LICENCE
 from tests.flows.shop import METRICS, alter, bring, set_params

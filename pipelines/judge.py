@@ -1,4 +1,4 @@
-"""The export of a run beside the released one: ``python -m pipelines.compare RUN OUT``.
+"""The export of a run beside the released one: ``python -m pipelines.judge RUN OUT``.
 
 `albef release` starts it. It writes no product: what it found goes to the file that it is told.
 """
@@ -157,7 +157,7 @@ def _datasets(stage: Stage, test: str) -> Iterator[Dataset]:
 
 def main() -> None:
     """The command; a sentence and exit code 2 where it cannot compare."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.judge", description=__doc__)
     parser.add_argument("run", help="whose export is compared")
     parser.add_argument("out", type=Path, help="JSON file that takes what was found")
     parser.add_argument("--released", type=Path, help="folder of the released export")
