@@ -21,7 +21,7 @@ run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
