@@ -7,7 +7,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from albef.config import Range, Section, by_kind
 
@@ -82,10 +82,16 @@ class SearchConfig(Section):
     again and counts once."""
     epochs: Count
     """Epochs of a trial. Where a run has as many, the best trial's training is its fine-tuning."""
-    sampler: Annotated[Tpe | Gp | Random, PlainValidator(lambda values: by_kind(values, _SAMPLERS))]
+    sampler: Annotated[
+        Tpe | Gp | Random,
+        PlainValidator(lambda values: by_kind(values, _SAMPLERS)),
+        PlainSerializer(Section.model_dump),
+    ]
     """How values are chosen: ``tpe``, ``gp`` or ``random``."""
     pruner: Annotated[
-        Median | Hyperband | Unpruned, PlainValidator(lambda values: by_kind(values, _PRUNERS))
+        Median | Hyperband | Unpruned,
+        PlainValidator(lambda values: by_kind(values, _PRUNERS)),
+        PlainSerializer(Section.model_dump),
     ]
     """Which trials are ended early: ``median``, ``hyperband`` or ``none``."""
 

@@ -85,9 +85,9 @@ def test_each_sampler_stays_in_the_ranges_and_repeats_itself(
     first, second = (
         search(opened(tmp_path / name / "journal", chosen, space=TWO)) for name in "ab"
     )
-    tried = [trial.params["lr"] for trial in first]
+    tried = [tuple(trial.params.values()) for trial in first]
     assert len(set(tried)) == 7
-    assert all(1e-5 <= lr <= 1e-3 for lr in tried)
+    assert all(1e-5 <= lr <= 1e-3 and 0 <= alpha <= 1 for lr, alpha in tried)
     assert told(first) == told(second)
 
 
