@@ -1,5 +1,6 @@
 """Search the ranges of a run with Optuna; an interrupted search goes on where it was."""
 
+import contextlib
 import json
 import logging
 import os
@@ -105,7 +106,8 @@ def run(stage: Stage) -> None:
             study = search.study(stage) if first() else None
             _run_trials(stage, search, study, device)
     if study:
-        _conclude(stage, search, study)
+        with contextlib.closing(study):
+            _conclude(stage, search, study)
 
 
 def begin(stage: Stage) -> bool:
@@ -113,8 +115,8 @@ def begin(stage: Stage) -> bool:
     if WORKER not in os.environ:
         return launch(stage)
     if search := _search(stage):
-        with training(stage) as device:
-            _run_trials(stage, search, search.study(stage), device)
+        with training(stage) as device, contextlib.closing(search.study(stage)) as study:
+            _run_trials(stage, search, study, device)
     return True
 
 

@@ -140,28 +140,35 @@ class DatabaseStudy(Study):
         settings: SearchConfig,
         space: Mapping[str, Range],
     ) -> None:
-        study = database_study(os.environ[DATABASE], name, identity, self._again)
+        study, self._storage = database_study(os.environ[DATABASE], name, identity, self._again)
         super().__init__(study, settings, space, None)
         self._ended = threading.Event()
+        self._beating = threading.Thread()
 
     def _take(self) -> Asked | None:
         asked = super()._take()
         if asked:
             self._ended = threading.Event()
-            threading.Thread(
-                target=self._live, args=(self._trial._trial_id, self._ended), daemon=True
-            ).start()
+            whose = (self._trial._trial_id, self._ended)
+            self._beating = threading.Thread(target=self._live, args=whose, daemon=True)
+            self._beating.start()
         return asked
 
     def _live(self, trial_id: int, ended: threading.Event) -> None:
-        storage = self._study._storage
         while True:
             try:
-                storage.record_heartbeat(trial_id)
+                self._storage.record_heartbeat(trial_id)
             except Exception as error:  # the next call of the study says so, if it stays away
                 log.warning("the database of the search does not answer: %s", type(error).__name__)
             if ended.wait(HEARTBEAT_S):
                 return
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._ended.set()
+        if self._beating.is_alive():
+            self._beating.join()
+        self._storage.engine.dispose()
 
     @property
     def ended(self) -> list[FrozenTrial]:

@@ -122,6 +122,9 @@ class Study:
     def put_back(self) -> None:
         """Leave the running trial to be tried again."""
 
+    def close(self) -> None:
+        """Close what the study holds open."""
+
     def _tell(self, value: float | None, state: TrialState) -> FrozenTrial:
         return self._study.tell(self._trial, value, state)
 

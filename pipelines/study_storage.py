@@ -107,8 +107,8 @@ def database_study(
     name: str,
     identity: Mapping[str, str],
     again: Callable[[optuna.Study, FrozenTrial], None],
-) -> optuna.Study:
-    """The study of that name in a database, made by whoever comes first.
+) -> tuple[optuna.Study, RDBStorage]:
+    """The study of that name in a database, made by whoever comes first, and its storage.
 
     Args:
         url: of the database.
@@ -146,7 +146,7 @@ def database_study(
         ) from None
     except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise lost(error) from None
-    return study
+    return study, storage
 
 
 def _address(url: str) -> "URL":

@@ -4,9 +4,12 @@ import json
 import logging
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +18,7 @@ from albef.tasks import retrieval
 from pipelines import search
 from pipelines.stage import Stage
 from tests.pipelines.test_training import _own_slots as _own_slots
-from tests.pipelines.test_training import step, values, work
+from tests.pipelines.test_training import start, step, values, work
 
 TPE = {"kind": "tpe", "startup_trials": 1, "candidates": 24, "multivariate": False}
 NONE = {"kind": "none"}
@@ -194,3 +197,78 @@ def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
         step("search", "retrieval")
     step("search", "retrieval")
     assert Path("products/search/retrieval/trials.json").read_bytes() == whole
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """The workers of a search."""
+    found = process.children()
+    return [child for child in found if "pipelines.search" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
+    params = searched()
+    params["search"] |= {"trials": 4, "epochs": 8}
+    params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1}
+    work(here, params)
+    process = start(here, "search", "retrieval")
+    deadline = time.monotonic() + 300
+    while len(list(Path("scratch").rglob("trial-*/state-*.pt"))) < 2:  # both are at work
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    [one, _] = children(psutil.Process(process.pid))
+    one.kill()
+    told = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, told
+    assert "of the search died (SIGKILL); its trial is tried again" in told
+    assert "was cut off; it is tried again" in told
+    assert "going on at step" in told  # with the state that the killed one left
+    trials = found()["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 4
+    assert [len(trial["values"]) for trial in trials] == [8] * 4
+    assert len({trial["params"]["lr"] for trial in trials}) == 4
+    assert [trial["start"] for trial in trials].count(True) == 1
+    assert found()["evidence"]["repeatable"] is False
+    record = json.loads(Path("products/runs/search@retrieval.json").read_text())
+    assert record["search"] == found()["evidence"]
+    assert not list(Path("scratch/albef").glob("search@*"))
+
+
+@pytest.mark.slow
+def test_workers_that_are_stopped_go_on_where_they_were(here: Path) -> None:
+    params = searched()
+    params["search"] |= {"trials": 3, "epochs": 8}
+    params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1000}
+    work(here, params)
+    process = start(here, "search", "retrieval")
+    deadline = time.monotonic() + 300
+    while not list(Path("scratch").rglob("trial-0/curves/**/*.tsv")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    again = start(here, "search", "retrieval")
+    told = again.communicate(timeout=600)[1]
+    assert again.returncode == 0, told
+    assert "going on at step" in told
+    assert found()["evidence"]["trials"]["complete"] == 3
+
+
+def test_a_worker_that_is_refused_something_says_it_once(here: Path) -> None:
+    params = searched()
+    params["runtime"]["search_workers"] = 2
+    work(here, params)
+    looked = search._search(Stage("search", "retrieval"))
+    assert looked
+    looked.journal.write_text("no journal\n")
+    process = start(here, "search", "retrieval")
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    lines = [line for line in told.splitlines() if "no entry of a journal" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("search@retrieval: ")
+    assert "Traceback" not in told
