@@ -213,7 +213,7 @@ def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
     work(here, params)
     process = start(here, "search", "retrieval")
     deadline = time.monotonic() + 300
-    while len(list(Path("scratch").rglob("trial-*/state-*.pt"))) < 2:  # both are at work
+    while not all(list(Path("scratch").rglob(f"trial-{n}/state-*.pt")) for n in (0, 1)):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -266,7 +266,7 @@ def test_a_worker_that_is_refused_something_says_it_once(here: Path) -> None:
     assert looked
     looked.journal.write_text("no journal\n")
     process = start(here, "search", "retrieval")
-    told = process.communicate(timeout=120)[1]
+    told = process.communicate(timeout=600)[1]
     assert process.returncode == 2
     lines = [line for line in told.splitlines() if "no entry of a journal" in line]
     assert len(lines) == 1
