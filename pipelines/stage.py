@@ -266,3 +266,13 @@ def write_json(path: Path, value: object) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None

@@ -4,27 +4,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from albef.report.content import (
+from albef.report.content import Report, Search, Training, Trial
+from albef.report.origins import Cost, Dataset, Export, Licence, Model, Samples, Validation
+from albef.report.page import render
+from albef.report.results import (
     Answer,
-    Cost,
-    Dataset,
-    Export,
     Gallery,
-    Licence,
-    Model,
     Outcome,
     Picture,
     Query,
-    Report,
     Run,
-    Samples,
-    Search,
     SplitResult,
-    Training,
-    Trial,
-    Validation,
 )
-from albef.report.page import render
 
 VOID = {"meta", "img", "br"}
 BAD = """<script>alert(1)</script>"' onload=x <img src=http://x.test/a>"""
