@@ -15,7 +15,7 @@ from typing import Any
 from albef.config import ParamsError, validate
 from albef.data import shard_writer
 from albef.data.record import Record
-from albef.data.sources import SourcesConfig, kind_of
+from albef.data.sources import SourcesConfig, inputs_of, kind_of
 from pipelines.stage import PARAMS, Stage, main
 
 log = logging.getLogger("albef")
@@ -29,6 +29,8 @@ def run(stage: Stage) -> None:
         {"name": name, **source.model_dump(mode="json")} for name, source in config.sources.items()
     ]
     scratch = stage.scratch(_sha([stage.seed, sources, config.shard_mb]))
+    for told, source in zip(sources, config.sources.values(), strict=True):
+        told |= {"seed": stage.seed, "inputs": inputs_of(source)}
     # A folder of its own: another clone may be making the same data set.
     with tempfile.TemporaryDirectory(dir=scratch) as work:
         part = Path(work) / stage.key
@@ -51,6 +53,7 @@ def run(stage: Stage) -> None:
         described["shards"],
         described["digest"][:16],
     )
+    stage.made(stage.layout.data(stage.key) / "dataset.json")
     stage.record["records"] = described["splits"]
 
 

@@ -19,7 +19,16 @@ from types import FrameType
 
 from albef.config import ParamsError
 from albef.training.distributed import launched
-from pipelines.stage import LAUNCHED_ON, RANKS, Stage, device_slot, machine
+from pipelines.stage import (
+    LAUNCHED_ON,
+    RANKS,
+    Stage,
+    device_slot,
+    machine,
+    read_json,
+    spent,
+    write_json,
+)
 from pipelines.trainer import device_of
 
 _NOISE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d|\*+$")
@@ -52,7 +61,9 @@ def launch(stage: Stage) -> bool:
             with _handing_on(child):
                 died = _follow(child)
                 code = child.wait()
-        if code:
+        if code == 0:
+            _count(stage)
+        else:
             _tell(told, processes, died)
     finally:
         shutil.rmtree(told)
@@ -116,6 +127,14 @@ def _follow(child: "subprocess.Popen[str]") -> str:
             sys.stderr.write(line)
             sys.stderr.flush()
     return died
+
+
+def _count(stage: Stage) -> None:
+    """Put the cores' time of all processes of this machine into the first one's run record."""
+    path = stage.layout.record(stage.address)
+    record = read_json(path)
+    if record:
+        write_json(path, record | spent(record["gpu_hours"] * 3600))
 
 
 def _tell(folder: Path, processes: int, died: str) -> None:

@@ -34,6 +34,7 @@ def run(stage: Stage) -> None:
     path = stage.layout.report()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)
+    stage.made(path)
     stage.record["bytes"] = len(page.encode())
 
 

@@ -52,6 +52,7 @@ def run(stage: Stage) -> None:
     if not space:
         if first():
             _write(target, {}, [])
+            stage.made(target / "choice.json", target / "trials.json")
         return
     settings = stage.section("search", SearchConfig)
     data = verified_digest(stage, config.dataset)
@@ -106,6 +107,7 @@ def run(stage: Stage) -> None:
         return
     best = study.best()
     _write(target, best.params, [_row(trial) for trial in study.finished])
+    stage.made(target / "choice.json", target / "trials.json")
     log.info("chosen: %s (%s %.2f)", json.dumps(best.params), primary, best.value)
     stage.record["trials"] = settings.trials
     discard(stage, folder)

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
+from albef.digest import file_digest
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
@@ -54,6 +55,7 @@ class Stage:
         runtime: values that change speed only.
         seed: the seed of everything random.
         record: facts for the run record; a stage adds its own.
+        gpu_seconds: time that GPUs were held, times their number.
     """
 
     def __init__(self, name: str, key: str) -> None:
@@ -64,6 +66,11 @@ class Stage:
         self.runtime = runtime(self.params.get("runtime"))
         self.seed = _seed(self.params)
         self.record: dict[str, Any] = {}
+        self.gpu_seconds = 0.0
+
+    def made(self, *paths: Path) -> None:
+        """Put the digests of finished products into the run record: it is theirs alone."""
+        self.record.setdefault("made", {}).update({str(p): file_digest(p) for p in paths})
 
     def section(self, key: str, cls: type[S]) -> S:
         """The section at a dotted ``key`` of params.yaml, strictly."""
@@ -221,13 +228,14 @@ def main(
 
 
 def _write_record(stage: Stage, started: float) -> None:
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usage = _usage()
     packages = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
     record = {
         "stage": stage.address,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
-        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
+        "seed": stage.seed,
+        **spent(stage.gpu_seconds),
         "peak_memory_mib": round(max(u.ru_maxrss for u in usage) / 1024),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
@@ -236,6 +244,18 @@ def _write_record(stage: Stage, started: float) -> None:
         **stage.record,
     }
     write_json(stage.layout.record(stage.address), record)
+
+
+def _usage() -> list[resource.struct_rusage]:
+    """Of this process, and of its children that have ended."""
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
+def spent(gpu_seconds: float) -> dict[str, float]:
+    """What a stage cost, for its run record: time on cores, and time that it held GPUs."""
+    seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
+    hours = {"core_hours": seconds / 3600, "gpu_hours": gpu_seconds / 3600}
+    return {"cpu_seconds": round(seconds, 1)} | {k: round(v, 5) for k, v in hours.items()}
 
 
 def _version(package: str) -> str | None:

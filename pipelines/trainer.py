@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
-from albef.models.weights import save_checkpoint
+from albef.models.weights import CONFIG, WEIGHTS, save_checkpoint
 from albef.tasks.task import Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
@@ -54,11 +55,22 @@ def training(stage: Stage) -> Iterator[torch.device]:
     if launched():  # the launching stage holds the device
         threads = stage.runtime.threads or os.cpu_count() or 1
         torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
-        with joined(device) as own:
+        with joined(device) as own, counted(stage, own):
             yield own
     else:
-        with device_slot(str(device)):
+        with device_slot(str(device)), counted(stage, device):
             yield device
+
+
+@contextlib.contextmanager
+def counted(stage: Stage, device: torch.device) -> Iterator[None]:
+    """Count the time that GPUs are held, one for each process, for the run record."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            stage.gpu_seconds += world().size * (time.monotonic() - started)
 
 
 class EndedEarly(Exception):
@@ -196,7 +208,7 @@ def publish(
         folder: scratch of the training.
         name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
         task: as trained.
-        provenance: digests of data and parent.
+        provenance: digests of data, code and parent.
         rest: what else :func:`save_checkpoint` wants.
     """
     if not first():
@@ -205,6 +217,7 @@ def publish(
         f(name) for f in (stage.layout.model, stage.layout.curves, stage.layout.log)
     )
     save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
+    stage.made(model / WEIGHTS, model / CONFIG)
     for epoch, path in kept(folder).items():
         whose = {**provenance, "epoch": epoch}
         save_checkpoint(

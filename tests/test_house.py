@@ -140,7 +140,14 @@ ALLOWED = {
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
     "albef.embed": {"albef.data", "albef.inference", "albef.runtime"},
     "albef.losses": set(),
-    "albef.data": {"albef.config"},
+    "albef.data": {"albef.config", "albef.digest"},
+    "albef.lineage": {
+        "albef.config",
+        "albef.data",
+        "albef.digest",
+        "albef.layout",
+        "albef.runtime",
+    },
     "albef.models": {
         "albef.answers",
         "albef.digest",

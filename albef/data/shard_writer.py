@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from albef.data.record import Record
-from albef.data.shards import MORE, SCHEMA, ShardError
+from albef.data.shards import MORE, SCHEMA, ShardError, digested
 
 _ROWS = 10_000  # of the index, held before they are written
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -73,8 +73,7 @@ def write(
                     f"{images}: records of one data set have equally many"
                 )
             row = _row(record, *tars.add(record))
-            told = [row["key"], row["digest"], row["captions"], row["split"], row["meta"]]
-            digest.update(_json(told + [one["digest"] for one in row.get("more", ())]))
+            digest.update(digested(row))
             splits[record.split] += 1
             captions += len(record.captions)
             rows.append(row)

@@ -7,12 +7,14 @@ stand (``LICENCES``). Nothing here knows torch or a task.
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Protocol, cast
 
 from pydantic import Field, PlainValidator
 
 from albef.config import ParamsError, Section, nearest, validate
 from albef.data.record import Record
+from albef.digest import file_digest
 
 
 class Kind(Protocol):
@@ -34,6 +36,27 @@ def kinds() -> list[str]:
 def kind_of(source: Section) -> Kind:
     """The kind whose ``Config`` a source's section is."""
     return cast(Kind, importlib.import_module(type(source).__module__))
+
+
+def inputs_of(source: Section) -> dict[str, str]:
+    """SHA-256 by name of the files that a source reads, pictures aside: records have their digests.
+
+    A kind that reads none that its values name tells by ``inputs`` what it draws from.
+    """
+    own = getattr(kind_of(source), "inputs", None)
+    if own is not None:
+        return {name: file_digest(path) for name, path in own().items()}
+    texts = sorted(set(_texts(source.model_dump(mode="json"))))
+    return {text: file_digest(Path(text)) for text in texts if Path(text).is_file()}
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def _module(name: str) -> object:
