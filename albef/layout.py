@@ -108,6 +108,10 @@ class Layout:
         """The page."""
         return self.root / "report" / "index.html"
 
+    def cards(self) -> Path:
+        """Model cards, a file for each run."""
+        return self.root / "report" / "cards"
+
     def record(self, stage: str) -> Path:
         """The run record of a stage, ``NAME`` or ``NAME@KEY``."""
         return self.root / "runs" / f"{stage}.json"

@@ -1,10 +1,8 @@
 """Data sets, checkpoints and exports, read from their products for page and card."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from albef.digest import file_digest
 from albef.layout import Layout
 from albef.report import examples
 from albef.report.metrics import PRIMARY, flatten
@@ -85,37 +83,16 @@ def _statistics(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def read_model(layout: Layout, name: str) -> Model:
-    """A checkpoint and what it says of its origin, compared with what is at hand."""
+    """What a checkpoint says of itself."""
     config = read_json(layout.model(name) / "config.json")
     if config is None:
         return Model(name, note=f"There is no checkpoint yet: {layout.model(name)} is missing.")
-    told = config.get("provenance", {})
-    weights = _sha(layout.model(name) / "model.safetensors")
-    described = read_json(layout.data(str(told.get("dataset", ""))) / "dataset.json") or {}
-    parent = _sha(layout.model(str(told.get("parent", ""))) / "model.safetensors")
-    at_hand = {"data": described.get("digest", ""), "parent_weights": parent}
-    facts = (
-        (key, str(value), _compared(str(value), at_hand[key]) if key in at_hand else "")
-        for key, value in flatten(told)
-    )
     return Model(
         name=name,
         kind=str(config.get("kind", "")),
         values=dict(flatten(config.get("values", {}))),
         sizes=dict(flatten(config.get("model", {}))),
-        provenance=(*facts, ("weights", weights or "not here", "")),
     )
-
-
-def _compared(told: str, found: str) -> str:
-    if not found:
-        return "not here to compare with"
-    return "the one at hand" if told == found else "another one than the one at hand"
-
-
-def _sha(path: Path) -> str:
-    """SHA-256 of a file, or "" where there is none."""
-    return file_digest(path) if path.is_file() else ""
 
 
 def read_export(layout: Layout, name: str, manifest: Mapping[str, Any]) -> Export:

@@ -1,17 +1,26 @@
-"""Gather what there is of all products and write the report: one page that needs nothing else."""
+"""Gather what there is of all products and write the report: a page, and cards of the runs."""
 
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from albef.card.markdown import markdown
 from albef.config import Section
 from albef.layout import Layout
+from albef.lineage import chain
+from albef.lineage.project import Project
+from albef.lineage.step import Step
 from albef.report import curves
 from albef.report.content import Report, Search, Training, Trial
 from albef.report.metrics import flatten
 from albef.report.origins import Cost
 from albef.report.page import render
+from albef.runtime.manifest import NAME as MANIFEST
+from pipelines.cards import read_card
 from pipelines.origins import read_dataset, read_export, read_model
 from pipelines.results import read_run
 from pipelines.stage import Stage, main, read_json
@@ -30,12 +39,25 @@ class ReportConfig(Section):
 def run(stage: Stage) -> None:
     """Write the report on everything that exists by now."""
     config = stage.section("report", ReportConfig)
-    page = render(gather(stage.params, stage.layout, stage.seed, config.examples))
-    path = stage.layout.report()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    report = gather(stage.params, stage.layout, stage.seed, config.examples)
+    path, folder = stage.layout.report(), stage.layout.cards()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in _cards(stage):
+        (folder / f"{name}.md").write_text(text)
+    cards = sorted(folder.iterdir())
+    page = render(replace(report, cards=tuple(card.stem for card in cards)))
     path.write_text(page)
-    stage.made(path)
+    stage.made(path, *cards)
     stage.record["bytes"] = len(page.encode())
+
+
+def _cards(stage: Stage) -> Iterator[tuple[str, str]]:
+    """The model card of each run that was evaluated, by name."""
+    for name in stage.params.get("tasks", {}):
+        card = read_card(stage.params, stage.layout, name)
+        if card is not None:
+            yield name, markdown(card)
 
 
 def gather(params: Mapping[str, Any], layout: Layout, seed: int, count: int) -> Report:
@@ -70,10 +92,21 @@ def gather(params: Mapping[str, Any], layout: Layout, seed: int, count: int) -> 
         exports=tuple(
             read_export(layout, name, manifest)
             for name in tasks
-            if (manifest := read_json(layout.export(name) / "manifest.json")) is not None
+            if (manifest := read_json(layout.export(name) / MANIFEST)) is not None
         ),
+        chains=tuple(_chains(params, layout)),
         values=dict(flatten({k: v for k, v in params.items() if k not in NOT_SHOWN})),
     )
+
+
+def _chains(params: Mapping[str, Any], layout: Layout) -> Iterator[Step]:
+    """The chain of each run, from its export or, without one, its checkpoint."""
+    project = Project(Path.cwd(), params, layout.paths)
+    for name in params.get("tasks", {}):
+        if (layout.export(name) / MANIFEST).is_file():
+            yield chain.export(project.layout.export(name), project)
+        elif (layout.model(name) / chain.CONFIG).is_file():
+            yield chain.checkpoint(name, project)
 
 
 def _stages(params: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from albef.layout import Layout
-from albef.report import examples, located
+from albef.report import answered, examples, located
 from albef.report.metrics import flatten
 from albef.report.pictures import SplitRecords
 from albef.report.results import Run, SplitResult
@@ -77,7 +77,9 @@ def with_examples(
     if located.is_grounding(table):
         return replace(result, places=located.places(table, records, count) if records else ())
     if not examples.is_ranking(table):
-        return replace(result, examples=examples.rows(table, records, count))
+        known = answered.answers(table, records, count)
+        rows = () if known else examples.rows(table, records, count)
+        return replace(result, answers=known, examples=rows)
     return replace(
         result,
         outcomes=examples.outcomes(table, records),

@@ -133,6 +133,7 @@ ALLOWED = {
     "albef": {"albef.inference", "albef.runtime"},
     "albef.cli": {"albef.config", "albef.find", "albef.layout", "albef.submission"},
     "albef.answers": set(),
+    "albef.card": {"albef.runtime"},
     "albef.config": set(),
     "albef.digest": set(),
     "albef.layout": {"albef.config"},
@@ -178,7 +179,13 @@ ALLOWED = {
         "albef.runtime",
         "albef.tasks",
     },
-    "albef.report": {"albef.config", "albef.data", "albef.heatmap", "albef.tasks.vqa_accuracy"},
+    "albef.report": {
+        "albef.config",
+        "albef.data",
+        "albef.heatmap",
+        "albef.lineage",
+        "albef.tasks.vqa_accuracy",
+    },
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
     "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},
 }

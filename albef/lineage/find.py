@@ -24,6 +24,7 @@ def lineage(path: Path) -> Step:
     """
     if not path.exists():
         raise LineageError(f"{path} is not here: give the path of a product, or `dvc pull` it")
+    digest_at.cache_clear()  # a file may have changed since
     project = around(path)
     try:
         found = _by_content(path, project) or (_by_place(path, project) if project else None)

@@ -67,6 +67,11 @@ def lines(step: Step) -> Iterator[str]:
     """What a step says of itself, a line each."""
     if step.digest or step.state:
         yield " ".join(filter(None, [step.digest[:_DIGITS] or "no digest told", _state(step)]))
+    yield from facts_of(step)
+
+
+def facts_of(step: Step) -> Iterator[str]:
+    """What a step tells beside its digest, a line each."""
     yield from _facts(step)
     if step.code:
         digest, state = step.code

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from albef.report import figures
 from albef.report.content import Search, Training
-from albef.report.metrics import ITC, Row, group, order
+from albef.report.metrics import ITC, PRIMARY, Row, group, order, words
 from albef.report.results import Outcome
 from albef.report.wording import number
 
@@ -26,6 +26,8 @@ _TITLES = {
     "ir": "Text to picture, recall",
 }
 _COLOURS = 6
+_FIRST = (*PRIMARY, "tr", "ir")
+"""Groups of validation metrics that are looked at first."""
 
 
 def curve_title(name: str) -> str:
@@ -33,7 +35,7 @@ def curve_title(name: str) -> str:
     whole, _, group = name.partition("_")
     if name not in _TITLES and whole in _TITLES:
         return f"{_TITLES[whole]}, {group}"
-    return _TITLES.get(name, name)
+    return _TITLES.get(name) or words(name).capitalize() or name
 
 
 def metric_bar(row: Row) -> Markup:
@@ -64,12 +66,20 @@ def outcome_bar(outcome: Outcome) -> Markup:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its title, what stands beside the title, and a legend of (label, class)."""
+    """A figure.
+
+    Attributes:
+        title, aside: its title, and what stands beside it.
+        legend: (label, class) of what is drawn.
+        svg: it.
+        main: whether it belongs to those that are looked at first.
+    """
 
     title: str
     aside: str
     legend: tuple[tuple[str, str], ...]
     svg: Markup
+    main: bool = True
 
 
 def train_charts(training: Training) -> Iterator[Chart]:
@@ -86,7 +96,7 @@ def train_charts(training: Training) -> Iterator[Chart]:
         word, value = "last", points[-1][1]
         if name == "lr":
             word, value = "most", max(value for _, value in points)
-        yield Chart(title, f"{word} {figures.show(value)}", (), svg)
+        yield Chart(title, f"{word} {figures.show(value)}", (), svg, name not in rest)
 
 
 def val_charts(training: Training) -> Iterator[Chart]:
@@ -118,6 +128,7 @@ def val_charts(training: Training) -> Iterator[Chart]:
             f"last {number(val[own[0]][-1][1])}" if len(own) == 1 else "",
             tuple(legend) if len(legend) > 1 else (),
             figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
+            base in _FIRST,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from albef.lineage.step import Step
 from albef.report.origins import Cost, Dataset, Export, Model
 from albef.report.results import Run
 
@@ -64,6 +65,8 @@ class Report:
     Attributes:
         seed: of everything random.
         runs, trainings, datasets, searches, costs, models, exports: as far as they exist.
+        chains: of each export, or checkpoint that is not exported, back to the sources.
+        cards: runs that have a model card, ``cards/RUN.md`` beside the page.
         values: of params.yaml that no model or data set tells, by dotted name.
     """
 
@@ -76,3 +79,5 @@ class Report:
     models: tuple[Model, ...] = ()
     exports: tuple[Export, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    chains: tuple[Step, ...] = ()
+    cards: tuple[str, ...] = ()

@@ -30,6 +30,8 @@ class CostTable:
     rows: tuple[CostRow, ...]
     seconds: float
     mib: float
+    core_hours: float
+    gpu_hours: float
 
 
 _EXTRA = (
@@ -61,7 +63,10 @@ def cost_table(costs: Iterable[Cost]) -> CostTable:
                 ", ".join(extra),
             )
         )
-    return CostTable(tuple(table), sum(row.seconds for row in table), most)
+    hours = (
+        sum(record.get(key) or 0.0 for _, record in known) for key in ("core_hours", "gpu_hours")
+    )
+    return CostTable(tuple(table), sum(row.seconds for row in table), most, *hours)
 
 
 @dataclass(frozen=True)

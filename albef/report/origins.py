@@ -86,14 +86,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint and where it comes from.
+    """A checkpoint.
 
     Attributes:
         name: of its folder.
         kind: what was trained.
         values: of the training, by dotted name.
         sizes: of the model, by dotted name.
-        provenance: facts, each with "" or what a comparison with the files at hand says.
         note: what is missing, in words.
     """
 
@@ -101,7 +100,6 @@ class Model:
     kind: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
-    provenance: tuple[tuple[str, str, str], ...] = ()
     note: str = ""
 
 

@@ -5,6 +5,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from albef.lineage.show import facts_of
 from albef.report import charts, costs, wording
 from albef.report.content import Report
 from albef.report.metrics import Row, headline, rows
@@ -38,6 +39,7 @@ def environment() -> Environment:
         "rows": rows,
         "against": wording.against,
         "metric_bar": charts.metric_bar,
+        "told": facts_of,
         "outcome_bar": charts.outcome_bar,
         "trial_charts": charts.trial_charts,
     }
@@ -52,6 +54,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             hero=_hero(report),
+            facts=_facts(report),
             licences=_licences(report),
             costs=costs.cost_table(report.costs),
             machines=costs.machines(report.costs),
@@ -62,20 +65,28 @@ def render(report: Report) -> str:
 
 
 @dataclass(frozen=True)
-class Hero:
-    """What stands at the top: the headline of each split, and one question with its answer."""
+class Headline:
+    """A run in a few numbers: the metric of its first split, and of the others by name."""
 
-    cards: tuple[tuple[str, SplitResult, Row], ...]
+    run: str
+    row: Row
+    others: tuple[tuple[str, Row], ...]
+
+
+@dataclass(frozen=True)
+class Hero:
+    """What stands at the top: the headline of each run, and one question with its answer."""
+
+    cards: tuple[Headline, ...]
     query: Query | None
 
 
 def _hero(report: Report) -> Hero:
-    cards = tuple(
-        (run.name, split, row)
-        for run in report.runs
-        for split in run.splits
-        if (row := headline(split)) is not None
-    )
+    cards = []
+    for run in report.runs:
+        known = [(split.name, row) for split in run.splits if (row := headline(split))]
+        if known:
+            cards.append(Headline(run.name, known[0][1], tuple(known[1:])))
     found = [
         (split, query)
         for run in report.runs
@@ -87,7 +98,29 @@ def _hero(report: Report) -> Hero:
     ]
     # Rather one that ITC alone does not find, but only where that is what re-ranking comes to.
     found.sort(key=lambda pair: not (pair[1].rank_itc and _gains(pair[0])))
-    return Hero(cards, found[0][1] if found else None)
+    return Hero(tuple(cards), found[0][1] if found else None)
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """What one wants to know of the whole before reading on."""
+    took = costs.cost_table(report.costs)
+    machines = costs.machines(report.costs)
+    found = [("seed", str(report.seed))]
+    if took.seconds:
+        found.append(("time", wording.duration(took.seconds)))
+    if took.core_hours:
+        found.append(("core hours", f"{took.core_hours:.2f}"))
+    if took.gpu_hours:
+        found.append(("GPU hours", f"{took.gpu_hours:.2f}"))
+    if machines:
+        last = max(machines, key=lambda machine: machine.started)
+        found.append(("machine", last.machine))
+        if last.started:
+            found.append(("made", last.started.partition("T")[0]))
+        if last.revision:
+            clean = "" if last.clean else ", with uncommitted changes"
+            found.append(("git", last.revision[:12] + clean))
+    return found if report.runs else []
 
 
 def _gains(split: SplitResult) -> bool:

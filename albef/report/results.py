@@ -93,6 +93,39 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """A question or statement and what the model says.
+
+    Attributes:
+        pictures: that it is about.
+        asked: the question or statement; "" where there is none.
+        given, truth: the model's answer and the right one.
+        sure: probability of the answer given, from 0 to 1; None where it is not known.
+    """
+
+    pictures: tuple[Picture, ...]
+    asked: str
+    given: str
+    truth: str
+    sure: float | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers that belong together.
+
+    Attributes:
+        good: whether they are right.
+        note: how they were chosen and out of how many.
+        shown: the examples.
+    """
+
+    good: bool
+    note: str
+    shown: tuple[Answered, ...]
+
+
+@dataclass(frozen=True)
 class Place:
     """An expression and where it was found.
 
@@ -141,7 +174,8 @@ class SplitResult:
         outcomes: who is right first, by group; empty for a kind that does not rank.
         galleries: examples.
         places: examples of grounding.
-        examples: of another kind that does not rank.
+        answers: examples of a kind that answers.
+        examples: of any other kind.
         text_only: of a model that reads only the text; empty for a kind without answers.
     """
 
@@ -155,6 +189,7 @@ class SplitResult:
     places: tuple[Place, ...] = ()
     examples: tuple[Example, ...] = ()
     text_only: Mapping[str, float] = field(default_factory=dict)
+    answers: tuple[Answers, ...] = ()
 
 
 @dataclass(frozen=True)
