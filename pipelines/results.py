@@ -77,7 +77,7 @@ def with_examples(
     if located.is_grounding(table):
         return replace(result, places=located.places(table, records, count) if records else ())
     if not examples.is_ranking(table):
-        known = answered.answers(table, records, count)
+        known = answered.answers(table, records, (count + 1) // 2)
         rows = () if known else examples.rows(table, records, count)
         return replace(result, answers=known, examples=rows)
     return replace(

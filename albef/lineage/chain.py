@@ -76,6 +76,7 @@ def checkpoint(
     folder: Path | None = None,
     digest: str = "",
     told: Mapping[str, Any] | None = None,
+    after: tuple[str, ...] = (),
 ) -> Step:
     """The chain of a checkpoint.
 
@@ -85,7 +86,13 @@ def checkpoint(
         folder: where it lies; None looks where the project keeps it.
         digest: of its weights, as its child tells.
         told: its provenance, as its child tells.
+        after: checkpoints that came of it.
+
+    Raises:
+        LineageError: it came of itself, or a file of it is damaged.
     """
+    if name in after:
+        raise LineageError(f"checkpoint {name} tells that it comes from itself: {REMEDY}")
     if folder is None and project is not None:
         folder = project.layout.model(name)
     found = digest_at(folder / WEIGHTS) if folder else ""
@@ -112,19 +119,23 @@ def checkpoint(
         facts,
         code=project.code(stage, own.get("code", "")) if project else None,
         record=record,
-        origins=tuple(_origins(name, own, project)),
+        origins=tuple(_origins(own, project, (*after, name))),
     )
 
 
-def _origins(name: str, own: Mapping[str, Any], project: Project | None) -> Iterator[Step]:
+def _origins(
+    own: Mapping[str, Any], project: Project | None, after: tuple[str, ...]
+) -> Iterator[Step]:
+    """What the last of ``after`` was made of."""
     if choice := own.get("choice"):
-        yield search(name.split("/")[0], project, digest=choice)
+        yield search(after[-1].split("/")[0], project, digest=choice)
     if parent := own.get("parent"):
         yield checkpoint(
             parent,
             project,
             digest=own.get("parent_weights", ""),
             told=own.get("parent_provenance", {}),
+            after=after,
         )
     if "imported" in own:
         yield Step("file", str(own["imported"]), digest=str(own.get("file", "")), state="missing")

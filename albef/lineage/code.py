@@ -5,6 +5,7 @@ import hashlib
 import io
 import tokenize
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def code_digest(root: Path, address: str, params: Mapping[str, Any]) -> str:
     if not path.is_file():
         return ""
     name, _, key = address.partition("@")
-    stage = read_yaml(path).get("stages", {}).get(name, {})
+    stage = _stages(path.read_text(), path).get(name, {})
     kind = params.get("tasks", {}).get(key, {}).get("kind", "")
     found = hashlib.sha256()
     listed = [str(dep) for dep in stage.get("do", stage).get("deps", ())]
@@ -42,6 +43,14 @@ def code_digest(root: Path, address: str, params: Mapping[str, Any]) -> str:
     return found.hexdigest() if files else ""
 
 
+@cache
+def _stages(text: str, path: Path) -> dict[str, Any]:
+    """The stages of the graph, which takes a while to read."""
+    found: dict[str, Any] = read_yaml(path).get("stages", {})
+    return found
+
+
+@cache
 def said(source: str) -> str:
     """A module without comments, docstrings and blank lines; the same in every Python."""
     lines = source.splitlines()

@@ -26,10 +26,7 @@ def lineage(path: Path) -> Step:
         raise LineageError(f"{path} is not here: give the path of a product, or `dvc pull` it")
     digest_at.cache_clear()  # a file may have changed since
     project = around(path)
-    try:
-        found = _by_content(path, project) or (_by_place(path, project) if project else None)
-    except RecursionError:
-        raise LineageError(f"{path} tells of a checkpoint that comes from itself") from None
+    found = _by_content(path, project) or (_by_place(path, project) if project else None)
     if found is None:
         raise LineageError(
             f"{path} is no product: neither an export ({MANIFEST}), a checkpoint "
@@ -68,7 +65,9 @@ def _by_place(path: Path, project: Project) -> Step | None:
     """The chain of what the layout of a project says that it is."""
     full, layout = path.resolve(), project.layout
     if full == layout.report():
-        return _report(project)
+        return _told("report", full, project, project.names("tasks"))
+    if full.parent == layout.cards():
+        return _told("model card", full, project, [full.stem])
     for name in dict.fromkeys(n for part in (full, *full.parents) for n in (part.name, part.stem)):
         for of, make in _PLACES.items():
             if full.is_relative_to(of(layout, name)):
@@ -130,23 +129,22 @@ def _of_record(address: str, project: Project) -> Step | None:
     return lineage(places[stage]) if stage in places else None
 
 
-def _report(project: Project) -> Step:
-    """The chain of the report: of everything that it shows of runs."""
-    path = project.layout.report()
+def _told(what: str, path: Path, project: Project, runs: list[str]) -> Step:
+    """The chain of the report, or of a model card: of what it tells of runs."""
     record = project.record("report", path, digest_at(path))
     return Step(
-        "report",
+        what,
         path.name,
         str(path),
         digest_at(path),
         named(record),
         record=record,
-        origins=tuple(_shown(project)),
+        origins=tuple(_shown(project, runs)),
     )
 
 
-def _shown(project: Project) -> Iterator[Step]:
-    for run in project.names("tasks"):
+def _shown(project: Project, runs: list[str]) -> Iterator[Step]:
+    for run in runs:
         if (path := project.layout.metrics(run)).is_file():
             yield chain.evaluated(run, project, path)
         if (project.layout.export(run) / MANIFEST).is_file():

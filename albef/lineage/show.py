@@ -94,7 +94,7 @@ def _facts(step: Step) -> Iterator[str]:
             files = facts["files"]
             count = sum(map(len, files.values()))
             names = ", ".join(facts["precisions"])
-            yield f"{len(files['verified'])} of {count} files verified; {names}"
+            yield f"{len(files['verified'])} of {count} files verified{names and f'; {names}'}"
             for state in ("changed", "missing"):
                 if files[state]:
                     yield f"{state}: {', '.join(files[state])}"

@@ -171,6 +171,15 @@ def test_the_chain_of_the_report_is_of_all_that_it_shows(project: Path) -> None:
     assert found == ["metrics", "export"]
 
 
+def test_the_chain_of_a_card_is_of_its_run(project: Path) -> None:
+    card = Path("products/report/cards/retrieval.md")
+    card.parent.mkdir(parents=True)
+    card.write_text("# retrieval")
+    chain = lineage(card)
+    assert chain.what == "model card"
+    assert [step.what for step in chain.origins] == ["metrics", "export"]
+
+
 def test_data_that_changed_are_told(project: Path) -> None:
     shutil.copy("products/data/scenes/index.parquet", "products/data/web/index.parquet")
     Path("scenes.json").write_text("[1]")
