@@ -134,7 +134,9 @@ def _count(stage: Stage) -> None:
     path = stage.layout.record(stage.address)
     record = read_json(path)
     if record:
-        write_json(path, record | spent(record["gpu_hours"] * 3600))
+        before = record.get("interrupted", {})
+        held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
+        write_json(path, record | spent(held, before))
 
 
 def _tell(folder: Path, processes: int, died: str) -> None:

@@ -39,6 +39,8 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
 GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
+_TALLY, _BEFORE = "spent.json", "interrupted"
+"""What interrupted processes of a stage cost: a file of its scratch, an entry of its record."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
 log = logging.getLogger("albef")
@@ -55,7 +57,6 @@ class Stage:
         runtime: values that change speed only.
         seed: the seed of everything random.
         record: facts for the run record; a stage adds its own.
-        gpu_seconds: time that GPUs were held, times their number.
     """
 
     def __init__(self, name: str, key: str) -> None:
@@ -66,7 +67,8 @@ class Stage:
         self.runtime = runtime(self.params.get("runtime"))
         self.seed = _seed(self.params)
         self.record: dict[str, Any] = {}
-        self.gpu_seconds = 0.0
+        self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0
+        self._tally: Path | None = None
 
     def made(self, *paths: Path) -> None:
         """Put the digests of finished products into the run record: it is theirs alone."""
@@ -91,11 +93,32 @@ class Stage:
         folder = self.scratch_root / f"{self.address}-{fingerprint[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
+        self._tally = folder / _TALLY
+        self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
         for old in self.scratch_root.iterdir():
             if old.is_dir() and _idle_s(old) > FORGOTTEN_S:
                 log.info("%s is removed: nothing has been written there for a month", old)
                 shutil.rmtree(old, ignore_errors=True)
         return folder
+
+    @contextlib.contextmanager
+    def holding(self, gpus: int) -> Iterator[None]:
+        """Count the time that so many GPUs are held."""
+        self._gpus, self._since = gpus, time.monotonic()
+        try:
+            yield
+        finally:
+            self._gpu_seconds, self._gpus = self.gpu_seconds, 0
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Time that GPUs have been held by now, times their number."""
+        return self._gpu_seconds + self._gpus * (time.monotonic() - self._since)
+
+    def tally(self) -> None:
+        """Note what the stage has cost by now, so that an interruption does not lose it."""
+        if self._tally is not None and self._tally.parent.is_dir() and first():
+            write_json(self._tally, spent(self.gpu_seconds, self.record.get(_BEFORE)))
 
     @property
     def scratch_root(self) -> Path:
@@ -235,7 +258,7 @@ def _write_record(stage: Stage, started: float) -> None:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
         "seed": stage.seed,
-        **spent(stage.gpu_seconds),
+        **spent(stage.gpu_seconds, stage.record.get(_BEFORE)),
         "peak_memory_mib": round(max(u.ru_maxrss for u in usage) / 1024),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
@@ -251,11 +274,20 @@ def _usage() -> list[resource.struct_rusage]:
     return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
-def spent(gpu_seconds: float) -> dict[str, float]:
-    """What a stage cost, for its run record: time on cores, and time that it held GPUs."""
+def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What a stage cost, for its run record: time on cores, and time that it held GPUs.
+
+    Args:
+        gpu_seconds: time that this process held GPUs, times their number.
+        before: the same of the processes whose work this one went on with.
+    """
     seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
-    hours = {"core_hours": seconds / 3600, "gpu_hours": gpu_seconds / 3600}
-    return {"cpu_seconds": round(seconds, 1)} | {k: round(v, 5) for k, v in hours.items()}
+    found = {
+        "cpu_seconds": seconds,
+        "core_hours": seconds / 3600,
+        "gpu_hours": gpu_seconds / 3600,
+    }
+    return {name: round(value + (before or {}).get(name, 0.0), 5) for name, value in found.items()}
 
 
 def _version(package: str) -> str | None:

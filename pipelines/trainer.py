@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,15 +61,9 @@ def training(stage: Stage) -> Iterator[torch.device]:
             yield device
 
 
-@contextlib.contextmanager
-def counted(stage: Stage, device: torch.device) -> Iterator[None]:
+def counted(stage: Stage, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Count the time that GPUs are held, one for each process, for the run record."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        if device.type == "cuda":
-            stage.gpu_seconds += world().size * (time.monotonic() - started)
+    return stage.holding(world().size if device.type == "cuda" else 0)
 
 
 class EndedEarly(Exception):
@@ -166,22 +159,26 @@ def fit(
 
     def validate(epoch: int) -> dict[str, float]:
         metrics, ended = processes.told(lambda: judge(epoch))
+        stage.tally()
         if ended:
             raise EndedEarly
         return metrics
 
-    with progress(label) as show:
-        return train(
-            task,
-            config,
-            loader,
-            folder=folder,
-            mirror=mirror_of(stage, folder),
-            device=device,
-            checkpoint_every=stage.runtime.checkpoint_every,
-            validate=validate,
-            progress=show,
-        )
+    try:
+        with progress(label) as show:
+            return train(
+                task,
+                config,
+                loader,
+                folder=folder,
+                mirror=mirror_of(stage, folder),
+                device=device,
+                checkpoint_every=stage.runtime.checkpoint_every,
+                validate=validate,
+                progress=show,
+            )
+    finally:
+        stage.tally()
 
 
 def mirror_of(stage: Stage, folder: Path) -> Mirror | None:

