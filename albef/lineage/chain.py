@@ -12,6 +12,7 @@ from typing import Any
 from albef.lineage.data import dataset
 from albef.lineage.project import Project
 from albef.lineage.step import REMEDY, LineageError, State, Step, digest_at, held, named, read
+from albef.lineage.told import Config, Manifest, Provenance, held_to
 from albef.runtime.manifest import NAME as MANIFEST
 
 CONFIG, WEIGHTS, CHOICE = "config.json", "model.safetensors", "choice.json"
@@ -26,9 +27,8 @@ def export(folder: Path, project: Project | None) -> Step:
         LineageError: its manifest is damaged.
     """
     path = folder / MANIFEST
-    manifest = read(path)
-    told = _mapping(manifest, "provenance", path)
-    files = _mapping(manifest, "files", path)
+    manifest = held_to(Manifest, read(path), path)
+    told, files = manifest.get("provenance", {}), manifest.get("files", {})
     found = {name: held(digest, digest_at(folder / name)) for name, digest in files.items()}
     run, digest = str(manifest.get("run", folder.name)), digest_at(path)
     model = manifest.get("model", {})
@@ -97,10 +97,9 @@ def checkpoint(
         folder = project.layout.model(name)
     found = digest_at(folder / WEIGHTS) if folder else ""
     state = held(digest, found)
-    config = read(folder / CONFIG) if folder else {}
-    where = folder / CONFIG if folder else Path(CONFIG)
+    config = held_to(Config, read(folder / CONFIG), folder / CONFIG) if folder else {}
     same = state in ("verified", "") and config
-    own = _mapping(config, "provenance", where) if same else (told or {})
+    own = config.get("provenance", {}) if same else (told or {})
     stage = "pretrain" if name.partition("/")[0] == PRETRAINED else f"finetune@{name.split('/')[0]}"
     imported = "imported" in own
     facts = {key: own[key] for key in ("seed", "epoch") if key in own}
@@ -203,13 +202,4 @@ def _of_predictions(path: Path) -> dict[str, Any]:
         told = (pq.read_schema(path).metadata or {}).get(b"albef", b"{}")
     except pa.ArrowException as error:
         raise LineageError(f"{path} is damaged ({error}): {REMEDY}") from None
-    values = json.loads(told)
-    return values if isinstance(values, dict) else {}
-
-
-def _mapping(values: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    """A mapping in a file; one that lacks it holds none."""
-    found = values.get(key, {})
-    if not isinstance(found, dict):
-        raise LineageError(f"{path}: {key} must be a mapping: {REMEDY}")
-    return found
+    return held_to(Provenance, json.loads(told), path)

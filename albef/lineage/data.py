@@ -8,6 +8,7 @@ from typing import Any
 from albef.config import ParamsError
 from albef.lineage.project import Project
 from albef.lineage.step import LineageError, Step, digest_at, held, read
+from albef.lineage.told import Described, Validation, held_to
 
 DESCRIBED = "dataset.json"
 _OF_A_SOURCE = ("name", "inputs")
@@ -32,7 +33,9 @@ def dataset(
     """
     if folder is None and project is not None:
         folder = project.layout.data(name)
-    at_hand = read(folder / DESCRIBED) if folder else {}
+    at_hand: dict[str, Any] = {}
+    if folder:
+        at_hand = held_to(Described, read(folder / DESCRIBED), folder / DESCRIBED)
     found = ""
     if folder and at_hand:
         from albef.data.shards import ShardError, index_digest  # pyarrow, which serving lacks
@@ -69,7 +72,8 @@ def dataset(
 
 def _verdict(project: Project, name: str, digest: str) -> str:
     """What validation says of the very data."""
-    result = read(project.layout.validation(name) / "result.json")
+    path = project.layout.validation(name) / "result.json"
+    result = held_to(Validation, read(path), path)
     if not result:
         return "not validated"
     if result.get("digest") != digest:

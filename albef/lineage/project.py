@@ -10,6 +10,7 @@ from albef.config import ParamsError, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 from albef.lineage.code import GRAPH, code_digest
 from albef.lineage.step import Record, State, held, read
+from albef.lineage.told import Run, held_to
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Project:
             product: that it made.
             found: digest of the product at hand, or "".
         """
-        facts = read(self.layout.record(stage))
+        path = self.layout.record(stage)
+        facts = held_to(Run, read(path), path)
         if not facts:
             return None
         inside = product.is_relative_to(self.root)
