@@ -20,7 +20,7 @@ from albef.runtime.manifest import GRAPHS
 SECTIONS = {
     "validate": "albef.data.quality:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
-    "search": "pipelines.search:SearchConfig",
+    "search": "pipelines.samplers:SearchConfig",
     "evaluate": "pipelines.evaluate:EvaluateConfig",
     "export": "pipelines.export:ExportConfig",
     "release": "albef.release.gate:ReleaseConfig",
@@ -165,6 +165,11 @@ def _contradictions(params: Params) -> Iterator[str]:
     owners = {"pretrain": params.sections["pretrain"]}
     owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
     processes = params.runtime.processes
+    if processes > 1 and params.runtime.search_workers > 1:
+        yield (
+            f"runtime.search_workers: {params.runtime.search_workers} workers cannot "
+            f"share a device with {processes} processes (runtime.processes): make one of them 1"
+        )
     for key, section in owners.items():
         values = cast(Any, section)
         if values.dataset not in params.datasets:

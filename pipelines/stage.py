@@ -40,6 +40,8 @@ GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
+WORKER, WORKERS = "ALBEF_WORKER", "ALBEF_WORKERS"
+"""Told to the workers of a search: the number of each, from 0, and how many share the device."""
 log = logging.getLogger("albef")
 
 
@@ -81,7 +83,7 @@ class Stage:
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder for this stage's work in progress, outside any work tree."""
-        folder = self.scratch_root / f"{self.address}-{fingerprint[:16]}"
+        folder = self.scratch_of(self.address, fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         for old in self.scratch_root.iterdir():
@@ -89,6 +91,10 @@ class Stage:
                 log.info("%s is removed: nothing has been written there for a month", old)
                 shutil.rmtree(old, ignore_errors=True)
         return folder
+
+    def scratch_of(self, address: str, fingerprint: str) -> Path:
+        """Where a stage has its work in progress; it need not exist."""
+        return self.scratch_root / f"{address}-{fingerprint[:16]}"
 
     @property
     def scratch_root(self) -> Path:
@@ -209,10 +215,11 @@ def main(
             raise
         codes = {ValueError: 2, KeyboardInterrupt: 130}
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
-        if RANKS in os.environ and "RANK" in os.environ:  # the launching stage tells it
+        rank = os.environ.get("RANK", os.environ.get(WORKER))
+        if RANKS in os.environ and rank:  # the launching stage tells it
             lost = isinstance(error, ConnectionError)
             end = {"code": code, "message": str(error), "lost": lost}
-            write_json(Path(os.environ[RANKS]) / f"rank-{int(os.environ['RANK']):05}.json", end)
+            write_json(Path(os.environ[RANKS]) / f"rank-{int(rank):05}.json", end)
         elif str(error):
             print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
         raise SystemExit(code) from None
