@@ -345,7 +345,7 @@ def test_behaviour_tests_are_compared_like_metrics(
     assert all(flip.picture and flip.picture.uri for flip in count.better)
     assert not _command(monkeypatch, "before", "after", "one", "--out", "x.html")
     out = capsys.readouterr().out
-    assert "behaviour count       before -> after   50.00  97.50  +47.50 (+" in out
+    assert "said behaviour count before -> after 50.00 97.50 +47.50 (+" in " ".join(out.split())
     text = Page(Path("x.html").read_text()).text
     assert "said · behaviour count · turned right" in text
     gone = "one: " if "one: " in text else ""
