@@ -10,6 +10,8 @@ from albef.config import Section
 
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
+BEHAVIOUR = "behaviour"
+"""Section of a run's metrics that holds its behaviour tests, beside those of the splits."""
 
 
 class Paths(Section):
@@ -98,6 +100,10 @@ class Layout:
     def predictions(self, run: str) -> Path:
         """Per-example predictions of an evaluated run."""
         return self.root / "results" / run / "predictions.parquet"
+
+    def behaviour(self, run: str) -> Path:
+        """Per-case results of a run's behaviour tests."""
+        return self.root / "results" / run / "behaviour.parquet"
 
     def export(self, run: str) -> Path:
         """The folder that goes to production."""

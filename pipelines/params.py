@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from albef.behaviour.suite import load as load_suite
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
@@ -210,6 +211,15 @@ def _contradictions(params: Params) -> Iterator[str]:
                 "(`albef import` makes one of an original)",
                 ["pretrained", *(run for run in starts if run != name)],
             )
+    behaviour = cast(Any, params.sections["evaluate"]).behaviour
+    try:
+        suite = load_suite(Path(behaviour.tests))
+        for test, rule in suite.tests.items():
+            if rule.dataset is not None and rule.dataset not in params.datasets:
+                key = f"evaluate.behaviour.tests: {behaviour.tests}: tests.{test}.dataset"
+                yield unknown(key, rule.dataset, "not one of the datasets", datasets)
+    except ParamsError as error:
+        yield f"evaluate.behaviour.tests: {error}"
     reference = cast(Any, params.sections["evaluate"]).reference or {}
     for name in reference:
         if name not in params.tasks:

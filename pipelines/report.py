@@ -14,8 +14,9 @@ from pydantic import Field
 
 from albef.config import Section
 from albef.digest import file_digest
-from albef.layout import Layout
+from albef.layout import BEHAVIOUR, Layout
 from albef.report import curves, examples, located
+from albef.report.behaviour import Behaviour, behaviour
 from albef.report.content import (
     Cost,
     Dataset,
@@ -142,7 +143,7 @@ def _run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
         notes.append(f"There are no pictures, since the data set at {folder} is missing.")
     splits = []
     for split, section in metrics.items():
-        if split in BASELINES or not isinstance(section, Mapping):
+        if split in (*BASELINES, BEHAVIOUR) or not isinstance(section, Mapping):
             continue
         beside = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
         records = SplitRecords(folder, split) if split in present else None
@@ -162,7 +163,26 @@ def _run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
             records.close()
     # The first of evaluate's splits is the one that a run is judged by; JSON has lost its order.
     splits.sort(key=lambda split: (split.name != "test", split.name))
-    return Run(name, kind, dataset, init, splits=tuple(splits), notes=tuple(notes))
+    tested = _behaviour(layout, name, dataset, metrics, count)
+    return Run(name, kind, dataset, init, tuple(splits), tuple(notes), tested)
+
+
+def _behaviour(
+    layout: Layout, name: str, dataset: str, metrics: Mapping[str, Any], count: int
+) -> Behaviour | None:
+    """The behaviour tests of a run, as far as they and their pictures are here."""
+    path, folder = layout.behaviour(name), layout.data(dataset)
+    table = pq.read_table(path) if path.is_file() else None
+    if table is None or table.num_rows == 0:
+        return None
+    split = table["split"][0].as_py()
+    present = (_json(folder / "dataset.json") or {}).get("splits", {})
+    records = SplitRecords(folder, split) if split in present else None
+    try:
+        return behaviour(table, metrics, records, count)
+    finally:
+        if records:
+            records.close()
 
 
 def _with_examples(

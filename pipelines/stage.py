@@ -242,7 +242,10 @@ def _write_record(stage: Stage, started: float) -> None:
         "git": git_state(),
         **stage.record,
     }
-    write_json(stage.layout.record(stage.address), record)
+    path = stage.layout.record(stage.address)
+    write_json(path, record)
+    if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
+        subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
 
 
 def _version(package: str) -> str | None:

@@ -164,10 +164,13 @@ ALLOWED = {
         "albef.tasks",
         "albef.runtime",
     },
+    "albef.behaviour": {"albef.config", "albef.data", "albef.tasks"},
     "albef.release": {
+        "albef.behaviour",
         "albef.config",
         "albef.data",
         "albef.export",
+        "albef.layout",
         "albef.runtime",
         "albef.tasks",
     },

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from albef.layout import BEHAVIOUR
 from albef.release.gate import Figures, Row
 from albef.runtime.manifest import Facts, Manifest
 
@@ -86,6 +87,7 @@ def card(
     """
     facts = manifest.model
     names = ", ".join(manifest.precisions)
+    tested = bool(further) or BEHAVIOUR in metrics
     parts = [
         f"# {manifest.run} {version}",
         f"ALBEF, a vision-language model, trained for {facts.kind}, as ONNX in {names}. It "
@@ -102,11 +104,12 @@ def card(
             [("", "precision", "released", "this", "change", "allowed"), *(r[:6] for r in rows)]
         ),
         f"Times are medians of whole calls, pictures decoded, on {evaluation.machine}.",
+        *_behaviour(evaluation, metrics),
         *_further(further),
         "## Data",
         *(_data(dataset) for dataset in datasets),
         "## Limits",
-        "\n".join(f"- {limit}." for limit in _limits(facts, evaluation, bool(further))),
+        "\n".join(f"- {limit}." for limit in _limits(facts, evaluation, tested)),
         "## Provenance",
         _table([("", ""), *((name, f"`{value}`") for name, value in provenance.items())]),
     ]
@@ -142,7 +145,7 @@ def _other_splits(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterato
     """What the run scored in torch on other splits than the export's."""
     chance, blank = metrics.get("chance", {}), metrics.get("random_weights", {})
     for split, values in metrics.items():
-        if split in (evaluation.split, "chance", "random_weights", "text_only"):
+        if split in (evaluation.split, BEHAVIOUR, "chance", "random_weights", "text_only"):
             continue
         yield f"Split `{split}`, in torch:"
         yield _table(
@@ -155,6 +158,32 @@ def _other_splits(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterato
                 ),
             ]
         )  # fmt: skip
+
+
+def _behaviour(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What a change of the words does: cases that pass, in torch and by precision."""
+    if BEHAVIOUR not in metrics:
+        return
+    columns = {
+        "torch": metrics[BEHAVIOUR],
+        **{name: own.behaviour for name, own in evaluation.new.items()},
+        "chance": metrics.get("chance", {}).get(BEHAVIOUR, {}),
+        "random weights": metrics.get("random_weights", {}).get(BEHAVIOUR, {}),
+    }
+    yield "## Behaviour tests"
+    yield (
+        "Of a text that is true of a picture some words are changed, and both are judged "
+        "(`docs/behaviour.md`). In percent of the cases, those that do as is expected:"
+    )
+    yield _table(
+        [
+            ("test", *columns),
+            *(
+                (f"`{name}`", *(_number(own.get(name)) for own in columns.values()))
+                for name in metrics[BEHAVIOUR]
+            ),
+        ]
+    )
 
 
 def _further(further: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:

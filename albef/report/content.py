@@ -6,7 +6,10 @@ then stands for it and the page says so. Texts are shown as they are and are not
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from albef.report.behaviour import Behaviour
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class Run:
         kind, dataset, init: its values.
         splits: results; empty before it was evaluated.
         notes: what is missing, in words.
+        behaviour: its behaviour tests; None of a kind or data set without.
     """
 
     name: str
@@ -175,6 +179,7 @@ class Run:
     init: str
     splits: tuple[SplitResult, ...] = ()
     notes: tuple[str, ...] = ()
+    behaviour: "Behaviour | None" = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from albef.report import figures
+from albef.report.behaviour import Tested
 from albef.report.content import (
     Cost,
     Licence,
@@ -72,6 +73,7 @@ def environment() -> Environment:
         "rows": rows,
         "against": against,
         "metric_bar": metric_bar,
+        "tested_bar": tested_bar,
         "outcome_bar": outcome_bar,
         "trial_charts": trial_charts,
         "importance_bars": importance_bars,
@@ -169,6 +171,19 @@ def metric_bar(row: Row) -> Markup:
         if value is not None
     ]
     return figures.bar(row.value, 100.0, marks, name=f"{row.name} {number(row.value)}")
+
+
+def tested_bar(test: Tested) -> Markup:
+    """The share of cases that pass, with the baselines marked."""
+    marks = [
+        figures.Mark(value, shape, look)
+        for value, shape, look in (
+            (test.chance, "tick", "chance"),
+            (test.random_weights, "ring", "random"),
+        )
+        if value is not None
+    ]
+    return figures.bar(test.rate, 100.0, marks, name=f"{test.name} {number(test.rate)}")
 
 
 def outcome_bar(outcome: Outcome) -> Markup:
