@@ -52,7 +52,7 @@ class Stage:
         params: the whole params file, plain; read sections through :meth:`section`.
         layout: where products lie.
         runtime: values that change speed only.
-        seed: the seed of everything random.
+        seed: the seed of everything random but the data.
         record: facts for the run record; a stage adds its own.
     """
 
@@ -62,7 +62,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
-        self.seed = _seed(self.params)
+        self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
 
     def section(self, key: str, cls: type[S]) -> S:
@@ -73,6 +73,11 @@ class Stage:
                 raise ParamsError(f"{PARAMS}: {key} is missing")
             value = value[part]
         return validate(cls, value, where=str(PARAMS), key=key)
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of what sources draw."""
+        return _seed(self.params, "data_seed")
 
     @property
     def address(self) -> str:
@@ -115,10 +120,10 @@ def runtime(values: object) -> Runtime:
     return validate(Runtime, merged, where=str(PARAMS), key="runtime")
 
 
-def _seed(params: Mapping[str, Any]) -> int:
-    seed = params.get("seed")
+def _seed(params: Mapping[str, Any], name: str) -> int:
+    seed = params.get(name)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ParamsError(f"{PARAMS}: seed must be a whole number from 0, got {seed!r}")
+        raise ParamsError(f"{PARAMS}: {name} must be a whole number from 0, got {seed!r}")
     return seed
 
 
