@@ -229,13 +229,14 @@ def _imported(folder: Path) -> bool:
 
 
 def main() -> None:
-    """Check a file; its errors go to standard error, exit code 2."""
+    """Check files; their errors go to standard error, exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.params", description=__doc__)
-    parser.add_argument("file", nargs="?", default=PARAMS, type=Path)
+    parser.add_argument("files", nargs="*", default=[PARAMS], type=Path)
     parser.add_argument("--name", help="what errors call the file")
     options = parser.parse_args()
     try:
-        load(options.file, name=options.name)
+        for file in options.files:
+            load(file, name=options.name)
     except ParamsError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

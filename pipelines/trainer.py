@@ -57,7 +57,7 @@ def training(stage: Stage) -> Iterator[torch.device]:
         with joined(device) as own:
             yield own
     else:
-        with device_slot(str(device)):
+        with device_slot(str(device), stage.runtime.threads):
             yield device
 
 
