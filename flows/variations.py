@@ -149,8 +149,9 @@ def run(
                     future.result()
             except BaseException:
                 work.stop()
-                for own in crew:
-                    own.stop()
+                ends = [threading.Thread(target=own.stop) for own in crew]  # go on if asked again
+                for end in ends:
+                    end.start()
                 raise
     if work.failed:
         raise Failure("\n".join(work.failed))
