@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
+from dvc.utils.serialize import load_yaml
 
 from albef.config import ParamsError, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 from flows import git, lease, values
+from flows.graph import LOCK
 from flows.process import Child
 from flows.stages import sentence
 
@@ -233,7 +235,7 @@ class _Clone:
             if value := git.ask("config", name):
                 self._git("config", name, value)
         with Repo(".") as repo:
-            cache = repo.cache.local.path
+            cache = repo.cache.local_cache_dir
         local = Path(".dvc/config.local")
         if local.exists():
             shutil.copyfile(local, folder / local)
@@ -289,7 +291,9 @@ class _Clone:
         layout = self._layout()
         kept = [path for path in (layout.root / "metrics", layout.root / "runs") if self._has(path)]
         untracked = [part for path in kept for part in ("--include-untracked", str(path))]
-        self._dvc_plain("exp", "save", "--name", variation.name, "--force", *untracked)
+        made = load_yaml(self._folder / LOCK)["stages"]  # DVC would miss the products of others
+        options = ["--name", variation.name, "--force", *untracked]
+        self._dvc_plain("exp", "save", *options, *made)
         files = sorted((self._folder / layout.root / "metrics").glob("*.json"))
         wanted = {target.partition("@")[2] for target in targets}
         metrics = {f.stem: json.loads(f.read_text()) for f in files if f.stem in wanted}
