@@ -193,7 +193,10 @@ class _Results:
         self.folder = folder
         self._ladder = ladder
         self._places = {place.variation.name: place for place in places}
-        code = [git.git("rev-parse", f"HEAD:{part}") for part in ("albef", "pipelines", "dvc.yaml")]
+        code = [
+            git.ask("rev-parse", f"HEAD:{part}") or ""
+            for part in ("albef", "pipelines", "dvc.yaml")
+        ]
         self._keys = {
             place.variation.name: hashlib.sha256(
                 "\n".join([*code, place.variation.params]).encode()

@@ -104,12 +104,13 @@ def check(variations: Sequence[Variation]) -> None:
 
 
 def clean() -> str:
-    """HEAD, once it is known to be all there is.
+    """HEAD, once it is known to hold all code; values and products are not looked at.
 
     Raises:
         ParamsError: there is no commit, git does not know who commits, or files are not as in it.
     """
-    told = list(git.uncommitted([]))
+    root = values.layout().root
+    told = list(git.uncommitted([], apart=[PARAMS, LOCK, root / "metrics", root / "runs"]))
     if told:
         raise ParamsError(
             "variations run in a clone of the last commit and are recorded beside it, but "
@@ -124,6 +125,7 @@ def run(
     targets: Sequence[str],
     jobs: int,
     done: Callable[[Variation, Outcome], None],
+    lock: str | None = None,
 ) -> None:
     """Run variations and record each as an experiment.
 
@@ -133,6 +135,7 @@ def run(
         targets: stages that are wanted, with all that they depend on.
         jobs: clones that work at the same time.
         done: told of each as it ends, one at a time.
+        lock: text of a dvc.lock whose products are at hand; None is that of the commit.
 
     Raises:
         Busy: variations are at work here already.
@@ -143,7 +146,7 @@ def run(
         groups.setdefault(variation.group, []).append(variation)
     work = _Work([*groups.values()])
     with lease.locked(FOLDER / "lock", "variations are"):
-        crew = [_Clone(FOLDER / f"clone-{n}", commit) for n in range(min(jobs, len(groups)))]
+        crew = [_Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
         with ThreadPoolExecutor(max(1, len(crew))) as pool:
             futures = [pool.submit(_labour, own, work, targets, done) for own in crew]
             try:
@@ -220,7 +223,7 @@ def _labour(
 class _Clone:
     """A clone of this project at a commit."""
 
-    def __init__(self, folder: Path, commit: str) -> None:
+    def __init__(self, folder: Path, commit: str, lock: str | None) -> None:
         self._folder = folder.resolve()
         self._child: Child | None = None
         self._stopped = False
@@ -240,6 +243,9 @@ class _Clone:
         if local.exists():
             shutil.copyfile(local, folder / local)
         self._dvc_plain("config", "--local", "cache.dir", str(cache))
+        if lock is not None:
+            (folder / LOCK).write_text(lock)
+        self._dvc_plain("checkout", "--quiet", "--force", "--allow-missing")
 
     def _git(self, *args: str) -> str:
         return git.git("-C", str(self._folder), *args)
