@@ -19,12 +19,14 @@ from albef.config import ParamsError, read_yaml, validate
 from albef.layout import Runtime
 from albef.report.ablation import Ladder, Result, Table, markdown
 from flows import git, lease, values, variations
+from flows.clone import Failure, Outcome, Variation
 from flows.results import duration, show_progress, table
-from flows.variations import Outcome, Variation
 
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
 INTERRUPTED = 130
+CODE = ("albef", "pipelines", "dvc.yaml")
+"""What results depend on beside values."""
 log = logging.getLogger("albef")
 
 
@@ -55,7 +57,7 @@ def main() -> None:
     except (ParamsError, lease.Busy) as error:
         print(f"albef ablate: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except variations.Failure as error:
+    except Failure as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -193,10 +195,7 @@ class _Results:
         self.folder = folder
         self._ladder = ladder
         self._places = {place.variation.name: place for place in places}
-        code = [
-            git.ask("rev-parse", f"HEAD:{part}") or ""
-            for part in ("albef", "pipelines", "dvc.yaml")
-        ]
+        code = [git.ask("rev-parse", f"HEAD:{part}") or "" for part in CODE]
         self._keys = {
             place.variation.name: hashlib.sha256(
                 "\n".join([*code, place.variation.params]).encode()

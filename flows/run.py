@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, lease, remote, results, seeds, values, variations
+from flows import graph, lease, remote, results, seeds, values
+from flows.clone import Failure
 from flows.process import dvc, in_session
 
 INTERRUPTED = 130
@@ -32,7 +33,7 @@ def main() -> None:
     except (ParamsError, lease.Busy) as error:
         print(error, file=sys.stderr)
         code = 2
-    except variations.Failure as error:
+    except Failure as error:
         print(error, file=sys.stderr)
         code = 1
     except KeyboardInterrupt:

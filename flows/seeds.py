@@ -9,9 +9,9 @@ import logging
 
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS
-from flows import graph, values, variations
+from flows import graph, variations
+from flows.clone import Outcome, Variation
 from flows.results import duration
-from flows.variations import Outcome, Variation
 
 log = logging.getLogger("albef")
 

@@ -105,7 +105,7 @@ def load(path: Path, *, name: str | None = None) -> Params:
     }
     if not errors and paths is not None and runtime is not None:
         params = Params(
-            *(values[name] for name in SEEDS), paths, runtime, datasets, sections, tasks
+            values["seed"], values["data_seed"], paths, runtime, datasets, sections, tasks
         )
         errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
     if errors:
