@@ -42,7 +42,7 @@ def launch(stage: Stage) -> bool:
     told = stage.scratch("processes")
     environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: machine()}
     try:
-        with device_slot(str(device_of(stage))):
+        with device_slot(str(device_of(stage)), stage.runtime.threads):
             child = subprocess.Popen(
                 _command(stage, processes),
                 stderr=subprocess.PIPE,

@@ -64,7 +64,7 @@ def training(stage: Stage) -> Iterator[torch.device]:
             device = torch.device("cuda", number)
         yield device
     else:
-        with device_slot(str(device)):
+        with device_slot(str(device), stage.runtime.threads):
             yield device
 
 

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import replace
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import pytest
@@ -41,7 +41,7 @@ SEARCH = Search(
 
 
 def titles(svg: str) -> list[str]:
-    return [str(title.text) for title in ElementTree.fromstring(svg).iter("title")]
+    return [str(title.text) for title in ET.fromstring(svg).iter("title")]
 
 
 def test_history_curves_and_a_slice_of_each_range() -> None:
