@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from albef.card.content import BEHAVIOUR, Card, Dataset, Evaluation, Reads
+from albef.card.content import Card, Dataset, Evaluation, Reads
 from albef.data.shards import ShardError, describe
 from albef.digest import file_digest
-from albef.layout import Layout
+from albef.layout import BEHAVIOUR, Layout
 from albef.report.metrics import PRIMARY
 from albef.runtime import manifest
 from pipelines.stage import read_json

@@ -16,15 +16,18 @@ from typing import Any
 
 import onnxruntime as ort
 
+from albef.behaviour.judging import prepare
 from albef.card.content import Compared, Evaluation
 from albef.card.markdown import markdown
-from albef.data.shards import Shards
+from albef.data.shards import Shards, describe
 from albef.models.weights import load_checkpoint
 from albef.release.gate import ReleaseConfig, judge
-from albef.release.measuring import Measured, measure
+from albef.release.measuring import Measured, Tested, measure
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
+from albef.tasks.task import RunTask
 from pipelines.cards import datasets, read_card, told_of
+from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
 from pipelines.runs import run_of
 from pipelines.stage import Stage, write_json
@@ -62,7 +65,8 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     records = First(split, own.examples)
     beside, note = _beside(released, written.model.kind, facts)
     log.info("measuring on %d records of %s in %s", len(records), own.split, own.dataset)
-    new, *others = measure([folder, *beside], task, records, stage.runtime.threads)
+    tested = _tested(stage, config.dataset, kind)
+    new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
     evaluation = Evaluation(
         dataset=own.dataset,
@@ -110,6 +114,14 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         "provenance": provenance,
         "card": page,
     }
+
+
+def _tested(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
+    """The behaviour tests of a run, as its evaluation has them."""
+    settings, data = stage.section("evaluate", EvaluateConfig), stage.layout.data(dataset)
+    records = Shards(data, splits_of(settings.splits, describe(data)["splits"])[0])
+    tests = prepare(settings.behaviour, kind, records, dataset)
+    return None if tests is None else Tested(tests, records)
 
 
 def _beside(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from albef.layout import Layout
+from albef.layout import BEHAVIOUR, Layout
 from albef.report import answered, examples, located
+from albef.report.behaviour import Behaviour, behaviour
 from albef.report.metrics import flatten
 from albef.report.pictures import SplitRecords
 from albef.report.results import Run, SplitResult
@@ -45,7 +46,7 @@ def read_run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -
         notes.append(f"There are no pictures, since the data set at {folder} is missing.")
     splits = []
     for split, section in metrics.items():
-        if split in BASELINES or not isinstance(section, Mapping):
+        if split in (*BASELINES, BEHAVIOUR) or not isinstance(section, Mapping):
             continue
         beside = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
         records = SplitRecords(folder, split) if split in present else None
@@ -65,7 +66,26 @@ def read_run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -
             records.close()
     # The first of evaluate's splits is the one that a run is judged by; JSON has lost its order.
     splits.sort(key=lambda split: (split.name != "test", split.name))
-    return Run(name, kind, dataset, init, splits=tuple(splits), notes=tuple(notes))
+    tested = _behaviour(layout, name, dataset, metrics, count)
+    return Run(name, kind, dataset, init, tuple(splits), tuple(notes), tested)
+
+
+def _behaviour(
+    layout: Layout, name: str, dataset: str, metrics: Mapping[str, Any], count: int
+) -> Behaviour | None:
+    """The behaviour tests of a run, as far as they and their pictures are here."""
+    path, folder = layout.behaviour(name), layout.data(dataset)
+    table = pq.read_table(path) if path.is_file() else None
+    if table is None or table.num_rows == 0:
+        return None
+    split = table["split"][0].as_py()
+    present = (read_json(folder / "dataset.json") or {}).get("splits", {})
+    records = SplitRecords(folder, split) if split in present else None
+    try:
+        return behaviour(table, metrics, records, count)
+    finally:
+        if records:
+            records.close()
 
 
 def with_examples(

@@ -8,8 +8,6 @@ from albef.runtime.manifest import Answering
 
 BASELINES = ("chance", "random_weights", "text_only")
 """Sections of a metrics file that stand beside those of the splits."""
-BEHAVIOUR = "behaviour"
-"""Section of a metrics file: percent of cases that pass, by behaviour test."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,10 @@ class Measured(Protocol):
     @property
     def metrics(self) -> Mapping[str, float]:
         """Of the split, by name."""
+
+    @property
+    def behaviour(self) -> Mapping[str, float]:
+        """Percent of cases that pass, by behaviour test."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from albef.card.content import BASELINES, BEHAVIOUR, Card, Compared, Dataset, Evaluation
+from albef.card.content import BASELINES, Card, Compared, Dataset, Evaluation
+from albef.layout import BEHAVIOUR
 
 _USES = {
     "pretraining": "is a start for runs, and tells whether a picture and a text belong together",
@@ -159,13 +160,13 @@ def _behaviour(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterator[s
         return
     columns = {
         "torch": tests,
-        **{n: own for n, f in evaluation.new.items() if (own := getattr(f, BEHAVIOUR, {}))},
+        **{n: f.behaviour for n, f in evaluation.new.items() if f.behaviour},
         **{n.replace("_", " "): metrics.get(n, {}).get(BEHAVIOUR, {}) for n in BASELINES[:2]},
     }
     yield "## Behaviour tests"
     yield (
-        "Of a text that is true of a picture some words are changed, and both are judged. In "
-        "percent of the cases, those that do as is expected:"
+        "Of a text that is true of a picture some words are changed, and both are judged "
+        "(`docs/behaviour.md`). In percent of the cases, those that do as is expected:"
     )
     rows = ((f"`{t}`", *(_number(own.get(t)) for own in columns.values())) for t in tests)
     yield _table([("test", *columns), *rows])

@@ -1,12 +1,13 @@
 """The figures of the page: curves, trials, and metrics beside their baselines."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from albef.report import figures
-from albef.report.content import Search, Training
+from albef.report.behaviour import Tested
+from albef.report.content import Training
+from albef.report.figures import Chart
 from albef.report.metrics import ITC, PRIMARY, Row, group, order, words
 from albef.report.results import Outcome
 from albef.report.wording import number
@@ -53,6 +54,19 @@ def metric_bar(row: Row) -> Markup:
     return figures.bar(row.value, 100.0, marks, name=f"{row.name} {number(row.value)}")
 
 
+def tested_bar(test: Tested) -> Markup:
+    """The share of cases that pass, with the baselines marked."""
+    marks = [
+        figures.Mark(value, shape, look)
+        for value, shape, look in (
+            (test.chance, "tick", "chance"),
+            (test.random_weights, "ring", "random"),
+        )
+        if value is not None
+    ]
+    return figures.bar(test.rate, 100.0, marks, name=f"{test.name} {number(test.rate)}")
+
+
 def outcome_bar(outcome: Outcome) -> Markup:
     """Who puts the right answer first, as shares."""
     parts = [
@@ -62,24 +76,6 @@ def outcome_bar(outcome: Outcome) -> Markup:
         (outcome.neither, "none", f"neither: {outcome.neither:,}"),
     ]
     return figures.stack(parts, name="; ".join(label for _, _, label in parts))
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure.
-
-    Attributes:
-        title, aside: its title, and what stands beside it.
-        legend: (label, class) of what is drawn.
-        svg: it.
-        main: whether it belongs to those that are looked at first.
-    """
-
-    title: str
-    aside: str
-    legend: tuple[tuple[str, str], ...]
-    svg: Markup
-    main: bool = True
 
 
 def train_charts(training: Training) -> Iterator[Chart]:
@@ -130,32 +126,3 @@ def val_charts(training: Training) -> Iterator[Chart]:
             figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
             base in _FIRST,
         )
-
-
-def trial_charts(search: Search) -> Iterator[Chart]:
-    """The value of each trial by each searched value."""
-    for name in search.choice:
-        dots = [
-            figures.Dot(
-                x=trial.params[name],
-                y=trial.value if trial.value is not None else trial.values[-1],
-                label=f"trial {trial.number + 1}: {name} {figures.show(trial.params[name])}",
-                look=" ".join(
-                    look
-                    for look, holds in (
-                        ("chosen", trial.chosen),
-                        ("start", trial.start),
-                        ("stopped", trial.value is None),
-                    )
-                    if holds
-                ),
-            )
-            for trial in search.trials
-            if name in trial.params and (trial.value is not None or trial.values)
-        ]
-        if dots:
-            log_x = search.scales.get(name, False) and all(dot.x > 0 for dot in dots)
-            svg = figures.scatter(
-                dots, log_x=log_x, x_label=name, name=f"score of trials by {name}"
-            )
-            yield Chart(f"Score of the trials by {name}", "", (), svg)

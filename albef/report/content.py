@@ -28,7 +28,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a search; its value is None where it was stopped early."""
+    """A trial of a search; its value is None where it was stopped early or failed of ``error``."""
 
     number: int
     state: str
@@ -37,6 +37,7 @@ class Trial:
     value: float | None
     start: bool
     chosen: bool
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Search:
         choice: the values handed to fine-tuning.
         trials: in order; empty where nothing was to be searched.
         note: what is missing, in words.
+        evidence: what the choice rests on, as the search wrote it.
     """
 
     run: str
@@ -56,6 +58,7 @@ class Search:
     choice: Mapping[str, float] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     note: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from albef.lineage.show import facts_of
-from albef.report import charts, costs, wording
+from albef.report import charts, costs, search, wording
 from albef.report.content import Report
 from albef.report.metrics import Row, headline, rows
 from albef.report.origins import Licence
@@ -41,7 +41,10 @@ def environment() -> Environment:
         "metric_bar": charts.metric_bar,
         "told": facts_of,
         "outcome_bar": charts.outcome_bar,
-        "trial_charts": charts.trial_charts,
+        "tested_bar": charts.tested_bar,
+        "trial_charts": search.trial_charts,
+        "importance_bars": search.importance_bars,
+        "search_words": search.search_words,
     }
     return environment
 

@@ -6,6 +6,10 @@ they are and are not trusted.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from albef.report.behaviour import Behaviour
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,7 @@ class Run:
         kind, dataset, init: its values.
         splits: results; empty before it was evaluated.
         notes: what is missing, in words.
+        behaviour: its behaviour tests; None of a kind or data set without.
     """
 
     name: str
@@ -209,3 +214,4 @@ class Run:
     init: str
     splits: tuple[SplitResult, ...] = ()
     notes: tuple[str, ...] = ()
+    behaviour: "Behaviour | None" = None

@@ -91,6 +91,7 @@ def products(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
     folder = tmp_path_factory.mktemp("project")
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     values["runtime"] |= {"device": "cpu", "threads": 1}
+    values["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
     lr = {"low": 1e-5, "high": 1e-3, "log": True, "start": 1e-4}
     values |= {
         "datasets": {"scenes": {}},
@@ -111,7 +112,8 @@ def products(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
         trial = {"number": 0, "state": "complete", "params": {"lr": 2e-4}, "values": [50.0]}
         write_json(layout.search("retrieval") / "choice.json", {"lr": 2e-4})
         write_json(
-            layout.search("retrieval") / "trials.json", [trial | {"value": 50.0, "start": True}]
+            layout.search("retrieval") / "trials.json",
+            {"trials": [trial | {"value": 50.0, "start": True}]},
         )
         write_json(layout.export("retrieval") / "manifest.json", {"format": 1, "files": {"a": "b"}})
         for name in ("ingest@scenes", "evaluate@retrieval"):
@@ -156,6 +158,8 @@ def test_it_shows_everything_there_is(here: Path) -> None:
         "Chosen: lr: 2e-4, of 1 trials",
         "2.5 min in all, at most 300 MiB",
         "No run record of validate@scenes, pretrain, search@retrieval, finetune@retrieval,",
+        "said in other words",
+        "of the true texts are said to be true, in split test",
         "export of retrieval",
         "Git ffffffffffff",
     ):
@@ -242,6 +246,7 @@ def _remove(path: str) -> Callable[[], None]:
     [
         ("products/metrics/retrieval.json", "has not been evaluated yet"),
         ("products/results", "There are no examples, since"),
+        ("products/results/retrieval/behaviour.parquet", "Predictions of"),
         ("products/data/scenes", "There are no pictures, since"),
         ("products/validation", "has not been validated yet"),
         ("products/curves", "There are no curves yet"),
@@ -264,7 +269,7 @@ def test_before_the_first_stage_there_is_a_page_too(here: Path) -> None:
 
 def test_a_run_without_ranges_had_nothing_to_search(here: Path) -> None:
     write_json(Path("products/search/retrieval/choice.json"), {})
-    write_json(Path("products/search/retrieval/trials.json"), [])
+    write_json(Path("products/search/retrieval/trials.json"), {"trials": []})
     assert "there was nothing to search" in Page(made()).text
 
 

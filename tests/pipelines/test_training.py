@@ -42,6 +42,7 @@ def values(**changed: Any) -> dict[str, Any]:
     params = copy.deepcopy(read_yaml(ROOT / "presets" / "smoke.yaml"))
     params["paths"] = {"root": "products", "models": "products/models"}
     params["runtime"] |= {"threads": 1, "workers": 0, "scratch": "scratch", "device": "cpu"}
+    params["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
     params["pretrain"] |= {"epochs": 1, "keep_epochs": [1]}
     for key, value in changed.items():
         *parents, last = key.split("__")
@@ -180,7 +181,7 @@ def test_forgotten_scratch_is_removed_and_that_of_others_is_not(
 
 def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) -> None:
     folder = trained / "products/search/retrieval"
-    trials = json.loads((folder / "trials.json").read_text())
+    trials = json.loads((folder / "trials.json").read_text())["trials"]
     assert [trial["start"] for trial in trials] == [True, False]
     assert trials[0]["params"] == {"lr": 3e-4}
     best = max(trials, key=lambda trial: trial["value"])
@@ -189,7 +190,7 @@ def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) ->
 
 def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> None:
     metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
-    assert set(metrics) == {"test", "pairs", "chance", "random_weights"}
+    assert set(metrics) == {"test", "pairs", "behaviour", "chance", "random_weights"}
     assert metrics["chance"]["test"]["tr@1"] == pytest.approx(100 / 48)
     assert metrics["chance"]["pairs"]["accuracy"] == 50
     assert set(metrics["random_weights"]["test"]) == set(metrics["test"])
@@ -198,6 +199,27 @@ def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> No
     test = [row for row in table.to_pylist() if row["split"] == "test"]
     right = [row["rank"] == 0 for row in test if row["query"] == "i2t"]
     assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_the_behaviour_tests_stand_beside_them(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
+    tests = {"left_right", "synonym", "count", "unrelated"}
+    assert set(metrics["behaviour"]) == tests | {"overall", "accepted"}
+    assert set(metrics["random_weights"]["behaviour"]) == set(metrics["behaviour"])
+    chance = metrics["chance"]["behaviour"]
+    assert (chance["left_right"], chance["synonym"], chance["count"]) == (25, 50, 50)
+    path = trained / "products/results/retrieval/behaviour.parquet"
+    table = pq.read_table(path)
+    for name in tests:
+        own = [row["passed"] for row in table.to_pylist() if row["test"] == name]
+        assert 10 < len(own) <= 24
+        assert metrics["behaviour"][name] == pytest.approx(100 * sum(own) / len(own))
+    before = path.read_bytes()
+    monkeypatch.chdir(trained)
+    step("evaluate", "retrieval")
+    assert path.read_bytes() == before
 
 
 def test_a_run_without_ranges_is_not_searched(
