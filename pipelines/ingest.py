@@ -14,7 +14,9 @@ from typing import Any
 
 from albef.config import ParamsError, validate
 from albef.data import shard_writer
+from albef.data.quarantine import Quarantine
 from albef.data.record import Record
+from albef.data.refusal import Refusal
 from albef.data.sources import SourcesConfig, kind_of
 from pipelines.stage import PARAMS, Stage, main
 
@@ -31,16 +33,18 @@ def run(stage: Stage) -> None:
     scratch = stage.scratch(_sha([stage.seed, sources, config.shard_mb]))
     # A folder of its own: another clone may be making the same data set.
     with tempfile.TemporaryDirectory(dir=scratch) as work:
-        part = Path(work) / stage.key
-        described = shard_writer.write(
-            part,
-            stage.key,
-            _logged(_records(config, stage)),
-            shard_mb=config.shard_mb,
-            licences=_licences(config),
-            sources=sources,
-        )
+        part, aside = Path(work) / stage.key, Path(work) / "quarantine"
+        with Quarantine(aside / "quarantine.parquet") as quarantine:
+            described = shard_writer.write(
+                part,
+                stage.key,
+                _logged(_kept(_rows(config, stage), quarantine)),
+                shard_mb=config.shard_mb,
+                licences=_licences(config),
+                sources=sources,
+            )
         _move(part, stage.layout.data(stage.key))
+        _move(aside, stage.layout.quarantine(stage.key))
     with contextlib.suppress(OSError):
         scratch.rmdir()
     for split, count in described["splits"].items():
@@ -69,30 +73,39 @@ def read_config(stage: Stage) -> SourcesConfig:
     return validate(SourcesConfig, values, where=str(PARAMS), key=f"datasets.{stage.key}")
 
 
-def _records(config: SourcesConfig, stage: Stage) -> Iterator[Record]:
-    """The records of all sources one after the other, with keys and image ids of the data set."""
+def _rows(config: SourcesConfig, stage: Stage) -> Iterator[Record | Refusal]:
+    """The rows of all sources one after the other, with keys and image ids of the data set."""
     first_id = 0
     for name, source in config.sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
         seed = int(_sha([stage.seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
-        records = kind_of(source).records(source, seed)
+        rows = kind_of(source).records(source, seed)
         while True:
             try:
-                record = next(records, None)
+                row = next(rows, None)
             except ParamsError as error:
                 where = f"{PARAMS}: datasets.{stage.key}.sources.{name}"
                 raise ParamsError(f"{where}: {error}") from None
-            if record is None:
+            if row is None:
                 break
-            last_id = max(last_id, first_id + record.image_id)
+            if isinstance(row, Refusal):
+                yield dataclasses.replace(row, source=name)
+                continue
+            last_id = max(last_id, first_id + row.image_id)
             yield dataclasses.replace(
-                record,
-                key=f"{name}-{record.key}",
-                image_id=first_id + record.image_id,
-                source=name,
+                row, key=f"{name}-{row.key}", image_id=first_id + row.image_id, source=name
             )
         first_id = last_id + 1
+
+
+def _kept(rows: Iterable[Record | Refusal], quarantine: Quarantine) -> Iterator[Record]:
+    """The records; the others go to the quarantine."""
+    for row in rows:
+        if isinstance(row, Refusal):
+            quarantine.add(row)
+        else:
+            yield row
 
 
 def _logged(records: Iterable[Record]) -> Iterator[Record]:

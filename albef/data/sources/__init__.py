@@ -13,6 +13,7 @@ from pydantic import Field, PlainValidator
 
 from albef.config import ParamsError, Section, nearest, validate
 from albef.data.record import Record
+from albef.data.refusal import Refusal
 
 
 class Kind(Protocol):
@@ -21,8 +22,15 @@ class Kind(Protocol):
     Config: type[Section]
     LICENCES: tuple[dict[str, str], ...]
 
-    def records(self, config: Section, seed: int) -> Iterator[Record]:
-        """The records of a source; their ``key`` and ``image_id`` are unique within it."""
+    def records(self, config: Section, seed: int) -> Iterator[Record | Refusal]:
+        """What becomes of each row: a record, or a refusal that says why there is none.
+
+        Pictures and captions are raw: they are guarded and cleaned later, for all sources alike.
+        A record's ``key`` is unique in the source, its ``image_id`` equal where the picture is.
+
+        Raises:
+            ParamsError: the source as a whole cannot be read.
+        """
 
 
 def kinds() -> list[str]:
