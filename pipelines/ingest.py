@@ -17,7 +17,7 @@ from albef.data import shard_writer
 from albef.data.quarantine import Quarantine
 from albef.data.record import Record
 from albef.data.refusal import Refusal
-from albef.data.sources import SourcesConfig, kind_of
+from albef.data.sources import SourcesConfig, kind_of, rows_of
 from pipelines.stage import PARAMS, Stage, main
 
 log = logging.getLogger("albef")
@@ -80,7 +80,7 @@ def _rows(config: SourcesConfig, stage: Stage) -> Iterator[Record | Refusal]:
         # A seed of its own: two data sets with a source of the same kind share no picture.
         seed = int(_sha([stage.seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
-        rows = kind_of(source).records(source, seed)
+        rows = rows_of(source, seed, stage.scratch_root)
         while True:
             try:
                 row = next(rows, None)

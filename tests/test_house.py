@@ -140,7 +140,7 @@ ALLOWED = {
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
     "albef.embed": {"albef.data", "albef.inference", "albef.runtime"},
     "albef.losses": set(),
-    "albef.data": {"albef.config"},
+    "albef.data": {"albef.config", "albef.digest"},
     "albef.models": {
         "albef.answers",
         "albef.digest",

@@ -113,13 +113,13 @@ def test_csv_and_parquet(server: Server, tmp_path: Path) -> None:
     assert (one.captions, one.meta["score"]) == (("one", "two"), None)
     assert isinstance(two, Refusal)
     assert isinstance(three, Refusal)
-    assert (two.line, two.reason, three.reason) == (2, Reason.MISSING_FIELD, Reason.MISSING_FIELD)
+    assert (two.line, two.reason, three.reason) == (2, Reason.MISSING_FIELD, Reason.NO_CAPTION)
 
 
 def test_what_makes_a_list_unreadable_is_named(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("url,captoin\n")
-    with pytest.raises(ParamsError, match=r"list.csv has no column 'caption'; did you mean captoin"):
+    with pytest.raises(ParamsError, match=r"has no column 'caption'; did you mean captoin"):
         read(tmp_path, config(file, format="csv", header=None))
     with pytest.raises(ParamsError, match=r"gone.*.tsv names no file"):
         read(tmp_path, config([str(tmp_path / "gone*.tsv")]))

@@ -1,9 +1,9 @@
 """What was downloaded of a list, kept by chunk and row so that nothing is asked for twice.
 
 A chunk is a file of bodies, one after the other, and a journal of JSON lines: one for each row
-whose outcome is known. A body is written before its line; a line that was torn off, or whose body is
-not all there, counts as not written. Kills lose nothing, since the system has what was written; a
-loss of power loses what was not yet synced.
+whose outcome is known. A body is written before its line; a line that was torn off, or whose body
+is not all there, counts as not written. Kills lose nothing, since the system has what was written;
+a loss of power loses what was not yet synced.
 """
 
 import contextlib

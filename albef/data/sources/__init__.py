@@ -7,6 +7,7 @@ stand (``LICENCES``). Nothing here knows torch or a task.
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Protocol, cast
 
 from pydantic import Field, PlainValidator
@@ -22,11 +23,12 @@ class Kind(Protocol):
     Config: type[Section]
     LICENCES: tuple[dict[str, str], ...]
 
-    def records(self, config: Section, seed: int) -> Iterator[Record | Refusal]:
+    def records(self, config: Section, seed: int, *scratch: Path) -> Iterator[Record | Refusal]:
         """What becomes of each row: a record, or a refusal that says why there is none.
 
         Pictures and captions are raw: they are guarded and cleaned later, for all sources alike.
         A record's ``key`` is unique in the source, its ``image_id`` equal where the picture is.
+        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest.
 
         Raises:
             ParamsError: the source as a whole cannot be read.
@@ -42,6 +44,18 @@ def kinds() -> list[str]:
 def kind_of(source: Section) -> Kind:
     """The kind whose ``Config`` a source's section is."""
     return cast(Kind, importlib.import_module(type(source).__module__))
+
+
+def rows_of(source: Section, seed: int, scratch: Path) -> Iterator[Record | Refusal]:
+    """What becomes of each row of a source (:meth:`Kind.records`).
+
+    Args:
+        source: its section.
+        seed: of what is random in it.
+        scratch: folder in which a kind may keep what it would be costly to get again.
+    """
+    kind = kind_of(source)
+    return kind.records(source, seed, *([scratch] if getattr(kind, "SCRATCH", False) else []))
 
 
 def _module(name: str) -> object:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from albef.config import Section
 from albef.data.download.limits import Limits
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.sources import tables
 from albef.data.sources.values import plain, texts
 from albef.digest import file_digest
@@ -122,18 +122,14 @@ def _entries(config: Config, files: Sequence[Path]) -> Iterator[Entry]:
 
 
 def _entry(config: Config, place: int, line: tables.Line) -> Entry:
-    address, caption = line.values[config.url], line.values[config.caption]
+    address = line.values[config.url]
     if not isinstance(address, str) or not address.strip():
         return line.refusal(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
     address = plain(address.strip())
-    if caption is None:
-        return line.refusal(Reason.MISSING_FIELD, f"{config.caption!r} is missing", address)
-    captions = texts([caption])
-    if isinstance(captions, str):
-        return line.refusal(Reason.MISSING_FIELD, captions, address)
-    if not captions:
-        return line.refusal(Reason.NO_CAPTION, f"{config.caption!r} is blank", address)
-    return place, line, address, captions
+    try:
+        return place, line, address, texts([line.values[config.caption]])
+    except Refused as error:
+        return line.refusal(error.reason, f"{config.caption!r}: {error}", address)
 
 
 def _digest(config: Config, files: Sequence[Path]) -> str:

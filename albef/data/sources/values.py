@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from albef.data.refusal import Reason, Refused
+
 
 def plain(value: object) -> Any:
     """A value as JSON takes it; what it has no way to say becomes a text, and no number null."""
@@ -23,11 +25,11 @@ def plain(value: object) -> Any:
     return plain(str(value))
 
 
-def texts(values: Iterable[object]) -> tuple[str, ...] | str:
-    """The captions that some values hold, each a text or a list of texts.
+def texts(values: Iterable[object]) -> tuple[str, ...]:
+    """The captions that some values hold, each a text or a list of texts; blank ones are left out.
 
-    Blank ones are left out; nothing is left where all are. Where a value is of another type, what
-    is wrong is returned.
+    Raises:
+        Refused: there is none, or a value is no text.
     """
     found: list[str] = []
     for value in values:
@@ -35,9 +37,12 @@ def texts(values: Iterable[object]) -> tuple[str, ...] | str:
             if one is None:
                 continue
             if not isinstance(one, str):
-                return f"a caption is no text but {type(one).__name__}"
+                said = f"a caption is of type {type(one).__name__}"
+                raise Refused(Reason.MISSING_FIELD, said)
             if any("\ud800" <= letter <= "\udfff" for letter in one):
-                return "a caption holds half of a surrogate pair"
+                raise Refused(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
             if one.strip():
                 found.append(one)
+    if not found:
+        raise Refused(Reason.NO_CAPTION, "there is no caption")
     return tuple(found)

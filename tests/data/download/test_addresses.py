@@ -39,7 +39,9 @@ def test_what_is_public_gets_one(host: str) -> None:
     guarded(allow_loopback=False)(info(host)).close()
 
 
-@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "localhost", "", "017.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "0x7f000001", "localhost", "", "017.0.0.1"]
+)
 def test_other_ways_to_write_an_address_are_none(host: str) -> None:
     with pytest.raises(PrivateAddress):
         guarded(allow_loopback=True)(info(host))
