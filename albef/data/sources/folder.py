@@ -5,6 +5,7 @@ a suffix of one, or any file that has a text beside it; other files are no rows.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from albef.data.sources.values import plain, texts
 
 LICENCES: tuple[dict[str, str], ...] = ()
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_SPLIT = re.compile(r"[a-z0-9_]+")
 LARGEST_TEXT = 2**20
 LARGEST_PICTURE = 2**28
 
@@ -100,12 +102,7 @@ def _record(config: Config, path: Path, inside: Path, key: str, number: int) -> 
 
 def _split(key: str) -> str:
     name, slash, _ = key.partition("/")
-    if (
-        not slash
-        or not name.replace("_", "a").isalnum()
-        or name != name.lower()
-        or not name.isascii()
-    ):
+    if not slash or not _SPLIT.fullmatch(name):
         said = "it lies in no sub-folder whose name (small letters, digits, _) could be its split"
         raise Refused(Reason.MALFORMED_ROW, said)
     return name
