@@ -18,6 +18,7 @@ from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
 
 SECTIONS = {
+    "ingest": "albef.data.rules:IngestConfig",
     "validate": "albef.data.quality:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
     "search": "pipelines.search:SearchConfig",
@@ -162,6 +163,9 @@ def _contradictions(params: Params) -> Iterator[str]:
         )
 
     datasets = list(params.datasets)
+    for name in cast(Any, params.sections["ingest"]).heldout:
+        if name not in params.datasets:
+            yield unknown("ingest.heldout", name, "not one of the datasets", datasets)
     owners = {"pretrain": params.sections["pretrain"]}
     owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
     processes = params.runtime.processes

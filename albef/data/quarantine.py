@@ -8,6 +8,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from albef.data.cleaning import writable
 from albef.data.refusal import Refusal
 
 SCHEMA = pa.schema(
@@ -40,9 +41,7 @@ class Quarantine:
         """Set a row aside."""
         self.reasons[refusal.source, refusal.reason] += 1
         row = dataclasses.asdict(refusal)
-        for name in ("key", "detail"):  # what came from outside may be no UTF-8
-            row[name] = row[name].encode("utf-8", "backslashreplace").decode()
-        self._rows.append(row)
+        self._rows.append(row | {name: writable(row[name]) for name in ("key", "detail")})
         if len(self._rows) == _ROWS:
             self._flush()
 

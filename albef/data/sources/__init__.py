@@ -58,6 +58,22 @@ def rows_of(source: Section, seed: int, scratch: Path) -> Iterator[Record | Refu
     return kind.records(source, seed, *([scratch] if getattr(kind, "SCRATCH", False) else []))
 
 
+def evaluated(source: Section) -> Section | None:
+    """A source without its training split, as far as its section names splits; None where nothing
+    is left. What it still yields of training is to be passed over.
+    """
+    for field in ("splits", "files"):
+        named = getattr(source, field, None)
+        if isinstance(named, dict):
+            rest: object = {split: value for split, value in named.items() if split != "train"}
+        elif isinstance(named, list) and "train" in named:
+            rest = [split for split in named if split != "train"]
+        else:
+            continue
+        return source.model_copy(update={field: rest}) if rest else None
+    return None if getattr(source, "split", None) == "train" else source
+
+
 def _module(name: str) -> object:
     return importlib.import_module(f"{__name__}.{name}")
 
