@@ -173,6 +173,11 @@ def _contradictions(params: Params) -> Iterator[str]:
         values = cast(Any, section)
         if values.dataset not in params.datasets:
             yield unknown(f"{key}.dataset", values.dataset, "not one of the datasets", datasets)
+        else:
+            sources = list(cast(Any, params.datasets[values.dataset]).sources)
+            for name in values.source_weights or ():
+                if name not in sources:
+                    yield unknown(f"{key}.source_weights", name, "no source of its data", sources)
         micros = values.global_batch_size // values.micro_batch_size
         if values.epochs and micros % processes:
             yield (
