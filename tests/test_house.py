@@ -13,7 +13,17 @@ from pipelines.report import NOT_SHOWN
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("albef", "pipelines", "flows")
-STAGES = ("ingest", "validate", "pretrain", "search", "finetune", "evaluate", "export", "report")
+STAGES = (
+    "heldout",
+    "ingest",
+    "validate",
+    "pretrain",
+    "search",
+    "finetune",
+    "evaluate",
+    "export",
+    "report",
+)
 
 
 def path_of(module: str) -> str | None:
@@ -82,7 +92,7 @@ def kinds() -> list[str]:
 def needed(stage: str) -> set[str]:
     """The code that a stage runs, as its deps in dvc.yaml should name it."""
     code = set(closure(f"pipelines/{stage}.py"))
-    if stage == "ingest":  # sources are imported by the name of their kind
+    if stage in ("heldout", "ingest"):  # sources are imported by the name of their kind
         code.update(*(closure(source) for source in files("albef/data/sources/*.py")))
     if stage in ("search", "finetune", "evaluate"):  # and so are tasks
         for kind in kinds():
@@ -140,7 +150,7 @@ ALLOWED = {
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
     "albef.embed": {"albef.data", "albef.inference", "albef.runtime"},
     "albef.losses": set(),
-    "albef.data": {"albef.config"},
+    "albef.data": {"albef.config", "albef.digest"},
     "albef.models": {
         "albef.answers",
         "albef.digest",
