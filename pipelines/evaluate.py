@@ -102,7 +102,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
         **code_of(stage),
     }
     pq.write_table(whole.replace_schema_metadata({"albef": json.dumps(source)}), path)
-    stage.made(stage.layout.metrics(stage.key), path)
+    stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
     first = splits[0]
     if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
         stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}

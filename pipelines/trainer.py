@@ -194,6 +194,7 @@ def fit(
         stage.runtime.workers,
         (processes.rank, processes.size),
         config.pooled_batches,
+        config.source_weights,
     )
     val = Shards(data, "val")
 

@@ -13,7 +13,17 @@ from pipelines.report import NOT_SHOWN
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("albef", "pipelines", "flows")
-STAGES = ("ingest", "validate", "pretrain", "search", "finetune", "evaluate", "export", "report")
+STAGES = (
+    "heldout",
+    "ingest",
+    "validate",
+    "pretrain",
+    "search",
+    "finetune",
+    "evaluate",
+    "export",
+    "report",
+)
 
 
 def path_of(module: str) -> str | None:
@@ -82,7 +92,7 @@ def kinds() -> list[str]:
 def needed(stage: str) -> set[str]:
     """The code that a stage runs, as its deps in dvc.yaml should name it."""
     code = set(closure(f"pipelines/{stage}.py"))
-    if stage == "ingest":  # sources are imported by the name of their kind
+    if stage in ("heldout", "ingest"):  # sources are imported by the name of their kind
         code.update(*(closure(source) for source in files("albef/data/sources/*.py")))
     if stage in ("search", "finetune", "evaluate"):  # and so are tasks
         for kind in kinds():

@@ -175,6 +175,11 @@ class Shards:
         return self._columns["key"]
 
     @property
+    def sources(self) -> pa.StringArray:
+        """Names of the sources that they come from, in order."""
+        return self._columns["source"]
+
+    @property
     def captions(self) -> pa.ListArray:
         """Lists of captions, in order."""
         return self._columns["captions"]

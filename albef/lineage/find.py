@@ -90,7 +90,7 @@ def _beside(stage: str, what: str) -> Callable[[str, Project, Path], Step]:
 
     def make(name: str, project: Project, path: Path) -> Step:
         found = digest_at(path)
-        main = dataset if stage == "validate" else chain.checkpoint
+        main = chain.checkpoint if stage == "train" else dataset
         origin = main(name, project)
         record = None
         if stage == "validate":
@@ -107,6 +107,8 @@ _PLACES: dict[Callable[[Layout, str], Path], Callable[[str, Project, Path], Step
     Layout.export_metrics: _export_metrics,
     Layout.curves: _beside("train", "curves"),
     Layout.log: _beside("train", "log"),
+    Layout.behaviour: chain.evaluated,
+    Layout.quarantine: _beside("ingest", "quarantine"),
     Layout.verdict: _beside("validate", "verdict"),
     Layout.validation: _beside("validate", "validation"),
 }

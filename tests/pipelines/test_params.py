@@ -92,6 +92,12 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ("runtime.processes", 2, "1 micro-batches of 32 cannot be shared equally by 2 processes"),
         ("runtime.processes", 0, "runtime.processes"),
         ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 4 epochs"),
+        (
+            "pretrain.source_weights",
+            {"scene": 2.0},
+            "'scene' is no source of its data; did you mea",
+        ),
+        ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
         ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
         ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
     ],
