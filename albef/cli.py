@@ -12,6 +12,7 @@ PIPELINE = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
     "compare": ("flows.compare", "experiments or git revisions side by side, as one page"),
+    "ablate": ("flows.ablate", "a ladder of variations over seeds and caption noise, as a table"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
     "release": ("flows.release", "an export into production behind a gate, or back"),
     "ask": ("albef.ask", "answers to a question about a picture"),

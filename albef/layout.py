@@ -45,6 +45,9 @@ class Runtime(Section):
     fit on a small card, for one more forward pass of time."""
     checkpoint_every: Annotated[int, Field(ge=1)]
     """Steps between two saves of the training state."""
+    search_workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that run trials of a search side by side and share the device; left out, one. The
+    trials of several are not repeatable."""
     compile: bool = False
     """Have torch compile the encoders' blocks in training, which is for GPUs; left out, they run as
     they are. Last digits differ."""

@@ -23,6 +23,8 @@ from albef.layout import PARAMS, Layout, Paths
 
 WORKSPACE = ("workspace", ".")
 """Names of the working tree."""
+SEEDS = ("seed", "data_seed")
+"""Values in which repetitions of a run differ."""
 _CODE = ("albef", "pipelines", "dvc.yaml")
 _WORK = Path(".dvc/tmp")
 
@@ -89,9 +91,10 @@ class Revision:
             self._files.close()
 
     @property
-    def seed(self) -> int:
-        """Of its values."""
-        return int(self.params.get("seed", 0))
+    def seeds(self) -> tuple[int, ...]:
+        """Its :data:`SEEDS`; data without a seed of their own have the other."""
+        seed = int(self.params.get("seed", 0))
+        return tuple(int(self.params.get(name, seed)) for name in SEEDS)
 
     @property
     def runs(self) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ from albef.report.metrics import flatten
 from albef.report.page import plain
 from albef.report.pictures import SplitRecords
 from flows.results import COLUMNS
-from flows.revisions import Lost, NotAtHand, Revision, differing_code, lost, opened, subject
+from flows.revisions import SEEDS, Lost, NotAtHand, Revision, differing_code, lost, opened, subject
 
 _ELSEWHERE = ("runtime", "paths")
 """Sections that no product depends on: speed and places."""
@@ -157,7 +157,7 @@ class _Sides:
             name=revision.name,
             commit=(revision.commit or "")[:7],
             subject=subject(revision.commit),
-            seed=revision.seed,
+            seeds=revision.seeds,
             against=self._baseline(side),
             code=differing_code(self._all[0], revision),
         )
@@ -177,7 +177,7 @@ class _Sides:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Sides that differ in their seed alone, in order; the baseline's first."""
+        """Sides that differ in their seeds alone, in order; the baseline's first."""
         found: dict[str, list[int]] = {}
         code: list[Revision] = []
         for side, revision in enumerate(self._all):
@@ -185,21 +185,21 @@ class _Sides:
             if same is None:
                 same = len(code)
                 code.append(revision)
-            kept = {k: v for k, v in revision.params.items() if k not in ("seed", *_ELSEWHERE)}
+            kept = {k: v for k, v in revision.params.items() if k not in (*SEEDS, *_ELSEWHERE)}
             found.setdefault(json.dumps([same, kept], sort_keys=True), []).append(side)
         return tuple(tuple(sides) for sides in found.values())
 
     def _repeated(self) -> bool:
         """Whether any group has several seeds."""
-        return any(len({self._all[side].seed for side in group}) > 1 for group in self.groups)
+        return any(len({self._all[side].seeds for side in group}) > 1 for group in self.groups)
 
     def _baseline(self, side: int) -> int:
         """What a side is held against: of another group the one with its seed, else the first."""
         first = self.groups[0]
         if side in first:
             return 0
-        seed = self._all[side].seed
-        return next((own for own in first if self._all[own].seed == seed), 0)
+        seeds = self._all[side].seeds
+        return next((own for own in first if self._all[own].seeds == seeds), 0)
 
     # Metrics and examples
 
@@ -439,7 +439,7 @@ def _over_seeds(it: Comparison) -> Iterator[SeedRow]:
         metric = split.metrics[0]
         told = [
             {
-                it.sides[side].seed: value
+                it.sides[side].seeds: value
                 for side in group
                 if (value := metric.values[side]) is not None
             }

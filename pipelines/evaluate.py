@@ -54,7 +54,7 @@ def run(stage: Stage) -> None:
     Where the kind has answers, a model that reads only the text is trained on the train split.
     """
     device = device_of(stage)
-    with device_slot(str(device)):
+    with device_slot(str(device), stage.runtime.threads):
         _evaluate(stage, device)
 
 

@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
     sources = [
         {"name": name, **source.model_dump(mode="json")} for name, source in config.sources.items()
     ]
-    scratch = stage.scratch(_sha([stage.seed, sources, config.shard_mb]))
+    scratch = stage.scratch(_sha([stage.data_seed, sources, config.shard_mb]))
     # A folder of its own: another clone may be making the same data set.
     with tempfile.TemporaryDirectory(dir=scratch) as work:
         part = Path(work) / stage.key
@@ -74,7 +74,7 @@ def _records(config: SourcesConfig, stage: Stage) -> Iterator[Record]:
     first_id = 0
     for name, source in config.sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
-        seed = int(_sha([stage.seed, stage.key, name])[:12], 16)
+        seed = int(_sha([stage.data_seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
         records = kind_of(source).records(source, seed)
         while True:

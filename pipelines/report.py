@@ -281,7 +281,8 @@ def _search(layout: Layout, name: str, values: Mapping[str, Any]) -> Search:
     if choice is None:
         note = f"There has been no search yet: {layout.search(name)} is missing."
         return Search(name, note=note)
-    trials = _json(layout.search(name) / "trials.json") or []
+    told = _json(layout.search(name) / "trials.json") or {}
+    trials = told.get("trials", [])
     scales = {
         key: bool(value.get("log"))
         for key, value in values.items()
@@ -301,10 +302,12 @@ def _search(layout: Layout, name: str, values: Mapping[str, Any]) -> Search:
                 value=trial["value"],
                 start=trial["start"],
                 chosen=trial in best,
+                error=trial.get("error", ""),
             )
             for trial in trials
         ),
         note="" if trials else "No value of this run is a range, so there was nothing to search.",
+        evidence=told.get("evidence", {}),
     )
 
 

@@ -19,10 +19,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import psutil
 
@@ -38,8 +38,11 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
 GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
+_POLL_S = 0.1
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
+WORKER, WORKERS = "ALBEF_WORKER", "ALBEF_WORKERS"
+"""Told to the workers of a search: the number of each, from 0, and how many share the device."""
 log = logging.getLogger("albef")
 
 
@@ -52,7 +55,7 @@ class Stage:
         params: the whole params file, plain; read sections through :meth:`section`.
         layout: where products lie.
         runtime: values that change speed only.
-        seed: the seed of everything random.
+        seed: the seed of everything random but the data.
         record: facts for the run record; a stage adds its own.
     """
 
@@ -62,7 +65,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
-        self.seed = _seed(self.params)
+        self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
 
     def section(self, key: str, cls: type[S]) -> S:
@@ -75,13 +78,18 @@ class Stage:
         return validate(cls, value, where=str(PARAMS), key=key)
 
     @property
+    def data_seed(self) -> int:
+        """The seed of what sources draw."""
+        return _seed(self.params, "data_seed")
+
+    @property
     def address(self) -> str:
         """``NAME`` or ``NAME@KEY``, as DVC calls it."""
         return f"{self.name}@{self.key}" if self.key else self.name
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder for this stage's work in progress, outside any work tree."""
-        folder = self.scratch_root / f"{self.address}-{fingerprint[:16]}"
+        folder = self.scratch_of(self.address, fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         for old in self.scratch_root.iterdir():
@@ -89,6 +97,10 @@ class Stage:
                 log.info("%s is removed: nothing has been written there for a month", old)
                 shutil.rmtree(old, ignore_errors=True)
         return folder
+
+    def scratch_of(self, address: str, fingerprint: str) -> Path:
+        """Where a stage has its work in progress; it need not exist."""
+        return self.scratch_root / f"{address}-{fingerprint[:16]}"
 
     @property
     def scratch_root(self) -> Path:
@@ -115,35 +127,66 @@ def runtime(values: object) -> Runtime:
     return validate(Runtime, merged, where=str(PARAMS), key="runtime")
 
 
-def _seed(params: Mapping[str, Any]) -> int:
-    seed = params.get("seed")
+def _seed(params: Mapping[str, Any], name: str) -> int:
+    seed = params.get(name)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ParamsError(f"{PARAMS}: seed must be a whole number from 0, got {seed!r}")
+        raise ParamsError(f"{PARAMS}: {name} must be a whole number from 0, got {seed!r}")
     return seed
 
 
 @contextlib.contextmanager
-def device_slot(device: str) -> Iterator[None]:
-    """Hold the one slot of a device (a lock file per GPU, one for the CPU) while at work on it.
+def device_slot(device: str, threads: int = 0) -> Iterator[None]:
+    """Hold a device while at work on it: a lock file per GPU, or one per core of the CPU.
 
-    The kernel frees the lock when the process dies, however it dies; plain ``dvc repro``, DVC's
+    The kernel frees the locks when the process dies, however it dies; plain ``dvc repro``, DVC's
     queue and Prefect all pass here.
+
+    Args:
+        device: torch's name.
+        threads: cores of the CPU that are used; 0 is all.
     """
     name = device.replace(":", "-")
-    path = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{name}.slot"
-    with path.open("a+") as file:
-        os.chmod(path, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            log.info("waiting for %s: process %s works on it", device, file.read().strip() or "?")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+    slots, needed = [name], 1
+    if device == "cpu":
+        slots = [f"cpu-{core}" for core in range(os.cpu_count() or 1)]
+        needed = min(threads or len(slots), len(slots))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(_lock_file(slot)) for slot in slots]
+        # Whoever waits has the turn: of two that need several cores none waits with half of them.
+        with _lock_file(f"{name}-turn") as turn:
+            _wait([turn], 1, device)
+            _wait(files, needed, device)
         yield
+
+
+def _lock_file(name: str) -> IO[str]:
+    path = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{name}.slot"
+    file = path.open("a+")
+    os.chmod(path, 0o600)
+    return file
+
+
+def _wait(files: Sequence[IO[str]], needed: int, device: str) -> None:
+    """Lock some of the files, as they become free."""
+    free, told = list(files), False
+    while len(files) - len(free) < needed:
+        for file in list(free):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.seek(0)
+                file.truncate()
+                file.write(str(os.getpid()))
+                file.flush()
+                free.remove(file)
+                if len(files) - len(free) == needed:
+                    return
+        if not told:
+            free[0].seek(0)
+            log.info(
+                "waiting for %s: process %s works on it", device, free[0].read().strip() or "?"
+            )
+            told = True
+        time.sleep(_POLL_S)
 
 
 def machine() -> str:
@@ -209,10 +252,11 @@ def main(
             raise
         codes = {ValueError: 2, KeyboardInterrupt: 130}
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
-        if RANKS in os.environ and "RANK" in os.environ:  # the launching stage tells it
+        rank = os.environ.get("RANK", os.environ.get(WORKER))
+        if RANKS in os.environ and rank:  # the launching stage tells it
             lost = isinstance(error, ConnectionError)
             end = {"code": code, "message": str(error), "lost": lost}
-            write_json(Path(os.environ[RANKS]) / f"rank-{int(os.environ['RANK']):05}.json", end)
+            write_json(Path(os.environ[RANKS]) / f"rank-{int(rank):05}.json", end)
         elif str(error):
             print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
         raise SystemExit(code) from None

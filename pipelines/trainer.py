@@ -18,15 +18,15 @@ from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
-from albef.models.weights import save_checkpoint
-from albef.tasks.task import Task, TrainingConfig
+from albef.models.weights import Checkpoint, save_checkpoint
+from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.watch import at_chance
 from pipelines.progress import progress
-from pipelines.stage import Stage, device_slot, first
+from pipelines.stage import WORKER, WORKERS, Stage, device_slot, first
 
 log = logging.getLogger("albef")
 
@@ -56,9 +56,51 @@ def training(stage: Stage) -> Iterator[torch.device]:
         torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
         with joined(device) as own:
             yield own
+    elif WORKER in os.environ:  # so does the stage of a worker
+        threads = torch.get_num_threads() // int(os.environ[WORKERS])
+        torch.set_num_threads(max(1, threads))
+        if device.type == "cuda" and device.index is None:
+            number = int(os.environ[WORKER]) % torch.cuda.device_count()
+            device = torch.device("cuda", number)
+        yield device
     else:
-        with device_slot(str(device)):
+        with device_slot(str(device), stage.runtime.threads):
             yield device
+
+
+def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
+    """What last digits of a training depend on beside its values, data and seed."""
+    gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if gpu else device.type,
+        "threads": torch.get_num_threads(),
+        "processes": world().size,
+        "recompute": stage.runtime.recompute,
+        "compile": stage.runtime.compile,
+        "torch": torch.__version__,
+    }
+
+
+def provenance_of(
+    stage: Stage, config: RunConfig, data: str, init: Checkpoint
+) -> tuple[dict[str, Any], str]:
+    """What a run's training comes from, and the fingerprint of its scratch folder.
+
+    Args:
+        stage: the running stage.
+        config: values of the training, ranges chosen.
+        data: digest of its data set.
+        init: what it starts from.
+    """
+    provenance = {
+        "dataset": config.dataset,
+        "data": data,
+        "seed": stage.seed,
+        "parent": config.init,
+        "parent_weights": init.digest,
+    }
+    augment = stage.params["datasets"][config.dataset]["augment"]
+    return provenance, fingerprint({"values": config.model_dump(), "augment": augment} | provenance)
 
 
 class EndedEarly(Exception):

@@ -28,16 +28,16 @@ class Side:
         name: as it was asked for.
         commit: its commit, short; "" for the working tree.
         subject: first line of that commit's message.
-        seed: of its values.
+        seeds: of its values.
         against: the side that it is held against: of another group of seeds the one with its own
-            seed, else the baseline.
+            seeds, else the baseline.
         code: files of code that differ from the baseline's.
     """
 
     name: str
     commit: str = ""
     subject: str = ""
-    seed: int = 0
+    seeds: tuple[int, ...] = ()
     against: int = 0
     code: tuple[str, ...] = ()
 
@@ -159,7 +159,7 @@ class Comparison:
         sides: the baseline first.
         values: of params.yaml that differ.
         data, splits: as far as there are any.
-        groups, seeds: sides that differ in nothing but their seed, and what comes of that; empty
+        groups, seeds: sides that differ in nothing but their seeds, and what comes of that; empty
             where no seed is repeated.
         curves: of each side.
         reference: curves from a file, with its name, and how far the baseline is from them.

@@ -262,7 +262,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a search; its value is None where it was stopped early."""
+    """A trial of a search; its value is None where it was stopped early or failed of ``error``."""
 
     number: int
     state: str
@@ -271,6 +271,7 @@ class Trial:
     value: float | None
     start: bool
     chosen: bool
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,7 @@ class Search:
         choice: the values handed to fine-tuning.
         trials: in order; empty where nothing was to be searched.
         note: what is missing, in words.
+        evidence: what the choice rests on, as the search wrote it.
     """
 
     run: str
@@ -290,6 +292,7 @@ class Search:
     choice: Mapping[str, float] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     note: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

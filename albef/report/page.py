@@ -15,11 +15,12 @@ from albef.report.content import (
     Outcome,
     Query,
     Report,
-    Search,
     SplitResult,
     Training,
 )
+from albef.report.figures import Chart as Chart
 from albef.report.metrics import ITC, Row, flatten, group, headline, order, rows
+from albef.report.search import importance_bars, search_words, trial_charts
 
 _TITLES = {
     "loss": "Loss",
@@ -75,6 +76,8 @@ def environment() -> Environment:
         "tested_bar": tested_bar,
         "outcome_bar": outcome_bar,
         "trial_charts": trial_charts,
+        "importance_bars": importance_bars,
+        "search_words": search_words,
     }
     return environment
 
@@ -194,16 +197,6 @@ def outcome_bar(outcome: Outcome) -> Markup:
     return figures.stack(parts, name="; ".join(label for _, _, label in parts))
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A figure with its title, what stands beside the title, and a legend of (label, class)."""
-
-    title: str
-    aside: str
-    legend: tuple[tuple[str, str], ...]
-    svg: Markup
-
-
 def train_charts(training: Training) -> Iterator[Chart]:
     """Each loss by step, or their sum where it is alone, and whatever else is logged by step."""
     curves = {name: c for name, c in training.curves.items() if not name.startswith("val/")}
@@ -251,35 +244,6 @@ def val_charts(training: Training) -> Iterator[Chart]:
             tuple(legend) if len(legend) > 1 else (),
             figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
         )
-
-
-def trial_charts(search: Search) -> Iterator[Chart]:
-    """The value of each trial by each searched value."""
-    for name in search.choice:
-        dots = [
-            figures.Dot(
-                x=trial.params[name],
-                y=trial.value if trial.value is not None else trial.values[-1],
-                label=f"trial {trial.number + 1}: {name} {figures.show(trial.params[name])}",
-                look=" ".join(
-                    look
-                    for look, holds in (
-                        ("chosen", trial.chosen),
-                        ("start", trial.start),
-                        ("stopped", trial.value is None),
-                    )
-                    if holds
-                ),
-            )
-            for trial in search.trials
-            if name in trial.params and (trial.value is not None or trial.values)
-        ]
-        if dots:
-            log_x = search.scales.get(name, False) and all(dot.x > 0 for dot in dots)
-            svg = figures.scatter(
-                dots, log_x=log_x, x_label=name, name=f"score of trials by {name}"
-            )
-            yield Chart(f"Score of the trials by {name}", "", (), svg)
 
 
 # Parts of the page that need more than one part of the report

@@ -99,8 +99,8 @@ class RankingTask(MatchingTask):
     """A task that ranks texts for images and images for texts."""
 
     primary: ClassVar[str] = "r_mean"
-    rerank_k: int = 0
-    """Candidates re-ranked by ITM; 0 ranks by ITC alone."""
+    rerank_k: int | None = 0
+    """Candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all."""
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int) -> Table:
@@ -165,14 +165,14 @@ class RankingTask(MatchingTask):
 
 
 def ranked(
-    rows: Sequence[Record], sim: Tensor, rerank_k: int, match: Callable[[Tensor], Tensor]
+    rows: Sequence[Record], sim: Tensor, rerank_k: int | None, match: Callable[[Tensor], Tensor]
 ) -> Table:
     """The table of :meth:`RankingTask.predict`.
 
     Args:
         rows: I records with T captions in all; their pictures are not read.
         sim: (I, T) similarities of ITC.
-        rerank_k: candidates re-ranked by ITM; 0 ranks by ITC alone.
+        rerank_k: candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all.
         match: of pairs (I, T) bool the scores of ITM (I, T); called once.
     """
     captions = [caption for row in rows for caption in row.captions]
@@ -187,8 +187,9 @@ def ranked(
 
     itc = {"i2t": sim, "t2i": sim.t()}
     final = dict(itc)
-    if rerank_k:
-        chosen = {n: best(part, rerank_k) & part.isfinite() for n, part in itc.items()}
+    if rerank_k != 0:
+        most = sim.numel() if rerank_k is None else rerank_k
+        chosen = {n: best(part, most) & part.isfinite() for n, part in itc.items()}
         scores = match(chosen["i2t"] | chosen["t2i"].t())
         for name, by_query in (("i2t", scores), ("t2i", scores.t())):
             final[name] = by_query.masked_fill(~chosen[name], -torch.inf)

@@ -1,5 +1,9 @@
 """Image-text retrieval, trained on pairs and re-ranked by ITM (ALBEF, section 5)."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
@@ -10,8 +14,12 @@ from albef.tasks.ranking import RankingTask
 class Config(PairConfig):
     """Values of a retrieval run."""
 
-    rerank_k: int
-    """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone."""
+    itc: bool
+    """Whether to train the contrastive loss."""
+    hard_negatives: bool
+    """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
+    rerank_k: Annotated[int, Field(ge=0)] | None
+    """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
 
 
 class Task(PairTask, RankingTask):
@@ -22,6 +30,7 @@ class Task(PairTask, RankingTask):
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
+        self.itc, self.hard_negatives = config.itc, config.hard_negatives
         self.rerank_k = config.rerank_k
 
     @classmethod

@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "sources": {name: {"kind": name, **source}}
         }
     run = params["tasks"].pop("retrieval")
-    run = {n: v for n, v in run.items() if n not in ("alpha", "queue_size", "momentum", "rerank_k")}
+    pairs = ("alpha", "queue_size", "momentum", "itc", "hard_negatives", "rerank_k")
+    run = {n: v for n, v in run.items() if n not in pairs}
     for name, dataset in RUNS.items():
         params["tasks"][name] = run | {"kind": name, "dataset": dataset, "lr": 1e-3}
         if name != "text_assignment":

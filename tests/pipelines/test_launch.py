@@ -180,7 +180,7 @@ def test_search_and_fine_tuning_in_two_processes(
             told = ended(process)
         assert process.returncode == 0, told
         work(prepared, values(**TWO | {"pretrain__epochs": 1}))
-    trials = json.loads(Path("products/search/retrieval/trials.json").read_text())
+    trials = json.loads(Path("products/search/retrieval/trials.json").read_text())["trials"]
     assert [trial["number"] for trial in trials] == [0, 1]
     assert load_checkpoint(Path("products/models/retrieval")).kind == "retrieval"
 

@@ -112,7 +112,8 @@ def products(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
         trial = {"number": 0, "state": "complete", "params": {"lr": 2e-4}, "values": [50.0]}
         write_json(layout.search("retrieval") / "choice.json", {"lr": 2e-4})
         write_json(
-            layout.search("retrieval") / "trials.json", [trial | {"value": 50.0, "start": True}]
+            layout.search("retrieval") / "trials.json",
+            {"trials": [trial | {"value": 50.0, "start": True}]},
         )
         write_json(layout.export("retrieval") / "manifest.json", {"format": 1, "files": {"a": "b"}})
         for name in ("ingest@scenes", "evaluate@retrieval"):
@@ -236,7 +237,7 @@ def test_before_the_first_stage_there_is_a_page_too(here: Path) -> None:
 
 def test_a_run_without_ranges_had_nothing_to_search(here: Path) -> None:
     write_json(Path("products/search/retrieval/choice.json"), {})
-    write_json(Path("products/search/retrieval/trials.json"), [])
+    write_json(Path("products/search/retrieval/trials.json"), {"trials": []})
     assert "there was nothing to search" in Page(made()).text
 
 

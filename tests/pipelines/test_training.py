@@ -164,7 +164,7 @@ def test_forgotten_scratch_is_removed_and_that_of_others_is_not(
 
 def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) -> None:
     folder = trained / "products/search/retrieval"
-    trials = json.loads((folder / "trials.json").read_text())
+    trials = json.loads((folder / "trials.json").read_text())["trials"]
     assert [trial["start"] for trial in trials] == [True, False]
     assert trials[0]["params"] == {"lr": 3e-4}
     best = max(trials, key=lambda trial: trial["value"])

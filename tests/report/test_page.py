@@ -132,8 +132,19 @@ def full(text: str, url: str = "https://a.test") -> Report:
                 (
                     Trial(0, "complete", {"lr": 3e-4}, (60.0, 61.0), 61.0, True, True),
                     Trial(1, "pruned", {"lr": 3e-5}, (20.0,), None, False, False),
-                    Trial(2, text, {"lr": 3e-5}, (), None, False, False),
+                    Trial(2, text, {"lr": 3e-5}, (), None, False, False, text),
                 ),
+                evidence={
+                    "metric": text,
+                    "trials": {"complete": 1, "pruned": 1, "fail": 1},
+                    "chosen": {"trial": 0, "start": True},
+                    "value": 61.0,
+                    "start": 61.0,
+                    "gain": 0.0,
+                    "best": [61.0],
+                    "spread": 0.0,
+                    "not_repeatable_because": text,
+                },
             ),
         ),
         costs=(

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol, cast
 
 from pydantic import Field, PlainValidator
 
-from albef.config import ParamsError, Section, nearest, validate
+from albef.config import Section, by_kind
 from albef.data.record import Record
 
 
@@ -42,19 +42,7 @@ def _module(name: str) -> object:
 
 def _read(values: object) -> Section:
     """A source's section as the ``Config`` of the kind that it names."""
-    name = values.get("kind") if isinstance(values, dict) else None
-    known = kinds()
-    if name not in known:
-        near = nearest(str(name), known)
-        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(known)}"
-        raise ValueError(
-            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
-        )
-    try:
-        return validate(cast(Kind, _module(name)).Config, values, where="")
-    except ParamsError as error:
-        lines = (line.removeprefix(": ") for line in str(error).splitlines())
-        raise ValueError("; ".join(lines)) from None
+    return by_kind(values, {name: cast(Kind, _module(name)).Config for name in kinds()})
 
 
 class SourcesConfig(Section):
