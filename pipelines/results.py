@@ -66,6 +66,8 @@ def read_run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -
             records.close()
     # The first of evaluate's splits is the one that a run is judged by; JSON has lost its order.
     splits.sort(key=lambda split: (split.name != "test", split.name))
+    if BEHAVIOUR in metrics and not layout.behaviour(name).is_file():
+        notes.append(f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.")
     tested = _behaviour(layout, name, dataset, metrics, count)
     return Run(name, kind, dataset, init, tuple(splits), tuple(notes), tested)
 

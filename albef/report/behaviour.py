@@ -41,6 +41,7 @@ class Failed:
         picture: None where it is not at hand.
         caption, changed: the true text and the changed one.
         score, changed_score: the probability of each, from 0 to 1.
+        least: the least one of the picture's other texts, where the changed one has to be below.
     """
 
     picture: Picture | None
@@ -48,6 +49,7 @@ class Failed:
     changed: str
     score: float
     changed_score: float
+    least: float | None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def _tests(
                     changed=row["changed"],
                     score=row["score"],
                     changed_score=row["changed_score"],
+                    least=row["least"] if row["expects"] == "lowest" else None,
                 )
                 for row in failed.take(spread(range(failed.num_rows), count)).to_pylist()
             )

@@ -59,6 +59,7 @@ for target in map(Path, sys.argv[1:]):
 METRICS = {
     "test": {"r_mean": 40.0, "tr@1": 20.0},
     "pairs": {"accuracy": 61.0},
+    "behaviour": {"overall": 65.0, "synonym": 60.0, "unrelated": 70.0, "accepted": 55.0},
     "chance": {"test": {"r_mean": 21.0}, "pairs": {"accuracy": 50.0}},
     "random_weights": {"test": {"r_mean": 22.0}, "pairs": {"accuracy": 49.0}},
 }

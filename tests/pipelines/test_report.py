@@ -246,7 +246,7 @@ def _remove(path: str) -> Callable[[], None]:
     [
         ("products/metrics/retrieval.json", "has not been evaluated yet"),
         ("products/results", "There are no examples, since"),
-        ("products/results/retrieval/behaviour.parquet", "Predictions of"),
+        ("products/results/retrieval/behaviour.parquet", "Behaviour tests are not shown, since"),
         ("products/data/scenes", "There are no pictures, since"),
         ("products/validation", "has not been validated yet"),
         ("products/curves", "There are no curves yet"),
