@@ -43,7 +43,7 @@ class TrainingConfig(Section):
     """Rate at the end of the schedule."""
     warmup_steps: int
     """Optimizer steps of linear warm-up from ``min_lr``."""
-    weight_decay: float
+    weight_decay: Tunable
     """AdamW's decay of tensors with two or more dimensions."""
     schedule: Literal["cosine", "original"]
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100

@@ -155,7 +155,7 @@ def test_it_shows_everything_there_is(here: Path) -> None:
         "2 to 11, median 6",
         "CC BY 9",
         "Ann <b>",
-        "Chosen: lr: 2e-4, of 1 trials",
+        "Chosen: lr: 2e-4, of 1 trial.",
         "2.5 min in all, at most 300 MiB",
         "No run record of validate@scenes, pretrain, search@retrieval, finetune@retrieval,",
         "said in other words",
