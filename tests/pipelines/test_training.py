@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -372,6 +373,33 @@ def test_kills_at_any_moment_change_no_byte(
     assert kills == 5
     assert "going on at step" in told
     assert made() == whole
+
+
+def test_a_slot_of_the_cpu_is_a_core(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    caplog.set_level("INFO", "albef")
+    order: list[str] = []
+
+    def both() -> None:
+        with device_slot("cpu", 2):
+            order.append("two")
+
+    with device_slot("cpu", 1), device_slot("cuda:0"):
+        with device_slot("cpu", 1):  # as there is another core
+            thread = threading.Thread(target=both)
+            thread.start()
+            while f"waiting for cpu: process {os.getpid()} works on it" not in caplog.text:
+                time.sleep(0.01)
+            order.append("one")
+        thread.join(30)  # two of three are free
+        with device_slot("cpu", 2):
+            pass
+    assert order == ["one", "two"]
+    with device_slot("cpu", 9):  # more than there are is all of them
+        assert len(list(tmp_path.glob("*cpu-[0-9].slot"))) == 3
 
 
 def test_a_second_training_waits_for_the_device_and_says_for_whom(
