@@ -81,7 +81,7 @@ EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": 
         (
             "pretrain.source_weights",
             {"scene": 2.0},
-            "'scene' is no source of its data; did you mea",
+            "'scene' is no source of its data; did you me",
         ),
         ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
         ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
