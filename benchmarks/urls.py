@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.urls`` prints a table in Markdown: the source ``urls`` as ingest reads it,
 from its first request to its last record, and once more from what it kept. The server answers each
-path with one of a hundred JPEGs and is not limited by a disk.
+path with one of a hundred JPEGs out of memory.
 """
 
 import argparse
@@ -92,16 +92,13 @@ def _read(source: urls.Config, folder: Path, count: int) -> float:
 
 def _serve(told: Connection, pictures: Sequence[bytes]) -> None:
     """Answer every GET, on a port that is told."""
-    answers = [
-        b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(own)
-        + own
-        for own in pictures
-    ]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    answers = [head % len(own) + own for own in pictures]
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                number = int(head.split(b" ", 2)[1][1:].partition(b".")[0])
+            while asked := await reader.readuntil(b"\r\n\r\n"):
+                number = int(asked.split(b" ", 2)[1][1:].partition(b".")[0])
                 writer.write(answers[number % len(answers)])
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):

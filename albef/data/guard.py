@@ -88,7 +88,10 @@ def decode(image: bytes, key: str = "") -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """How the camera was held, by EXIF: 1 to 8; 1 where it does not say, or says nonsense."""
+    """How the camera was held, by EXIF: 1 to 8; 1 where it does not say, or says nonsense.
+
+    To be asked after the pixels were read: a PNG may have it at its end.
+    """
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block says nothing about the picture
@@ -153,7 +156,7 @@ def smaller(picture: Image.Image, image: bytes, longest_side: int | None) -> Ima
     """``picture``, encoded as ``image``, as RGB with its longer side at most ``longest_side``."""
     longer = max(picture.size)
     if longest_side is None or longer <= longest_side:
-        return Image.fromarray(unpacked(picture, image, *picture.size))
+        return flat(picture)  # what is stored as it is must please the stricter decoder
     scale = longest_side / longer
     width, height = (max(1, round(side * scale)) for side in picture.size)
     pixels = Image.fromarray(unpacked(picture, image, width, height))

@@ -119,9 +119,9 @@ def _image(
     with guard.opened(image, name, round(limits.max_megapixels * _MIB)) as picture:
         width, height = picture.size
         guard.check_shape(picture.size, limits.min_side, limits.max_aspect_ratio)
+        pixels = guard.smaller(picture, image, rules.longest_side)
         held = guard.orientation(picture)
         plain = guard.is_plain(picture)
-        pixels = guard.smaller(picture, image, rules.longest_side)
     scale = pixels.width / width, pixels.height / height
     if upright:
         pixels = guard.turned(pixels, held)

@@ -152,8 +152,7 @@ class ShardWriter:
         self._tar = None
         part = self._part(self.shards)
         beside = part.with_suffix(".unfinished")
-        schema = SCHEMA if self._images == 1 else SCHEMA.append(MORE)
-        pq.write_table(pa.Table.from_pylist(self._rows, schema), beside)
+        pq.write_table(pa.Table.from_pylist(self._rows, _schema(self._images)), beside)
         beside.replace(part)
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
@@ -186,7 +185,7 @@ class ShardWriter:
             captions += len(row["captions"])
             keys.append(_word(row["key"]))
         self._check(keys)
-        images = self._images or 1
+        images = self._images
         described = {
             "name": self._name,
             "digest": digest.hexdigest(),
@@ -207,7 +206,7 @@ class ShardWriter:
 
     def _index(self) -> Iterator[dict[str, Any]]:
         """The rows of the parts, in order, while they are written to one index."""
-        schema = pq.read_schema(self._part(0))
+        schema = _schema(self._images)
         path = self._folder / "index.parquet"
         rows: list[dict[str, Any]] = []
         with pq.ParquetWriter(path, schema, compression="zstd") as index:
@@ -238,6 +237,10 @@ class ShardWriter:
 
 def _word(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def _schema(images: int) -> pa.Schema:
+    return SCHEMA if images == 1 else SCHEMA.append(MORE)
 
 
 def _images_of(row: Mapping[str, Any]) -> int:

@@ -143,7 +143,7 @@ for row in urls.records(source, 0, Path(sys.argv[2])):
 def journalled(scratch: Path) -> set[int]:
     texts = [path.read_text() for path in scratch.rglob("*.jsonl")]
     whole = [line for text in texts for line in text.split("\n")[:-1]]
-    return {json.loads(line)["row"] for line in whole}
+    return {json.loads(line)[0] for line in whole}
 
 
 @pytest.mark.parametrize("after", [1, 60, 150])

@@ -98,7 +98,7 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         (
             "pretrain.source_weights",
             {"scene": 2.0},
-            "'scene' is no source of its data; did you mea",
+            "'scene' is no source of its data; did you me",
         ),
         ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
         ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),

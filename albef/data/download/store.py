@@ -1,26 +1,23 @@
 """What was downloaded of a list, kept by chunk and row so that nothing is asked for twice.
 
-A chunk is a file of bodies, one after the other, and a journal of JSON lines: one for each row
-whose outcome is known. A body is written before its line; a line that was torn off, or whose body
-is not all there, counts as not written. Kills lose nothing, since the system has what was written;
-a loss of power loses what was not yet synced.
+A chunk is a file of bodies, one after the other, and a journal of JSON lines: an :class:`Outcome`
+for each row whose outcome is known. A body is written before its line; a line that was torn off, or
+whose body is not all there, counts as not written. Kills lose nothing, since the system has what
+was written; a loss of power loses what was not yet synced.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from albef.data.download.limits import Limits
 from albef.data.refusal import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a row ended.
 
     Attributes:
@@ -88,11 +85,11 @@ class Chunk:
     def add(self, outcome: Outcome, body: bytes = b"") -> None:
         """Keep how a row ended, with its picture if it has one."""
         if not outcome.reason:
-            outcome = replace(outcome, offset=self._end, size=len(body), sha256=_sha256(body))
+            outcome = outcome._replace(offset=self._end, size=len(body), sha256=_sha256(body))
             self._bodies.write(body)
             self._bodies.flush()
             self._end += len(body)
-        self._journal.write(json.dumps(asdict(outcome)).encode() + b"\n")
+        self._journal.write(json.dumps(outcome).encode() + b"\n")
         self._journal.flush()
         self.outcomes[outcome.row] = outcome
         self._dirty = True
@@ -140,9 +137,12 @@ class Chunk:
 def _outcome(line: bytes) -> Outcome | None:
     try:
         held: Any = json.loads(line)
-        return Outcome(**held) if isinstance(held, Mapping) else None
-    except (ValueError, TypeError):
+    except ValueError:
         return None
+    kinds = (int, int, int, str, str, bool, int, int, str)
+    if not isinstance(held, list) or [type(one) for one in held] != list(kinds):
+        return None
+    return Outcome(*held)
 
 
 def _sha256(body: bytes) -> str:
