@@ -10,6 +10,8 @@ from albef.config import Section
 
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
+BEHAVIOUR = "behaviour"
+"""Section of a run's metrics that holds its behaviour tests, beside those of the splits."""
 
 
 class Paths(Section):
@@ -66,6 +68,14 @@ class Layout:
         """Shards, index and description of a data set."""
         return self.root / "data" / dataset
 
+    def quarantine(self, dataset: str) -> Path:
+        """The rows of a data set's sources that are not in it, each with its reason."""
+        return self.root / "quarantine" / dataset
+
+    def heldout(self, dataset: str) -> Path:
+        """What tells the pictures of a data set's evaluation splits."""
+        return self.root / "heldout" / f"{dataset}.parquet"
+
     def verdict(self, dataset: str) -> Path:
         """The digest of a data set that passed validation."""
         return self.root / "verdicts" / f"{dataset}.json"
@@ -99,6 +109,10 @@ class Layout:
         """Per-example predictions of an evaluated run."""
         return self.root / "results" / run / "predictions.parquet"
 
+    def behaviour(self, run: str) -> Path:
+        """Per-case results of a run's behaviour tests."""
+        return self.root / "results" / run / "behaviour.parquet"
+
     def export(self, run: str) -> Path:
         """The folder that goes to production."""
         return self.root / "exports" / run
@@ -110,6 +124,10 @@ class Layout:
     def report(self) -> Path:
         """The page."""
         return self.root / "report" / "index.html"
+
+    def cards(self) -> Path:
+        """Model cards, a file for each run."""
+        return self.root / "report" / "cards"
 
     def record(self, stage: str) -> Path:
         """The run record of a stage, ``NAME`` or ``NAME@KEY``."""

@@ -23,7 +23,7 @@ from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.ranking import MAX_WORDS
-from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, to_device
+from albef.tasks.task import Batch, Pairs, Records, RunConfig, RunTask, Table, to_device
 
 
 class ClassificationConfig(RunConfig):
@@ -163,6 +163,25 @@ class ClassificationTask(RunTask):
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a class drawn evenly."""
         return dict.fromkeys(accuracies(table), 100 / len(self.classes))
+
+
+class Retold:
+    """Records of a split with other sentences.
+
+    Args:
+        records: of the split.
+        pairs: which of them, and the sentence of each.
+    """
+
+    def __init__(self, records: Records, pairs: Pairs) -> None:
+        self._records, self._pairs = records, pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        place, text = self._pairs[index]
+        return replace(self._records[place], captions=(text,))
 
 
 def classified(

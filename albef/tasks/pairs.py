@@ -68,6 +68,8 @@ class PairTask(MatchingTask, RunTask):
     """The training; what comes of it is up to the kind."""
 
     config: PairConfig
+    itc: bool = True
+    """Whether the contrastive loss is trained."""
     hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity; else all are as likely."""
 
@@ -148,7 +150,7 @@ class PairTask(MatchingTask, RunTask):
         )
         itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
         return {
-            "loss": itc.loss + itm,
+            "loss": itm + (itc.loss if self.itc else 0),
             "itc": itc.loss.detach(),
             "itm": itm.detach(),
             "temperature": self.temperature.detach(),
