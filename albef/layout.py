@@ -68,6 +68,14 @@ class Layout:
         """Shards, index and description of a data set."""
         return self.root / "data" / dataset
 
+    def quarantine(self, dataset: str) -> Path:
+        """The rows of a data set's sources that are not in it, each with its reason."""
+        return self.root / "quarantine" / dataset
+
+    def heldout(self, dataset: str) -> Path:
+        """What tells the pictures of a data set's evaluation splits."""
+        return self.root / "heldout" / f"{dataset}.parquet"
+
     def verdict(self, dataset: str) -> Path:
         """The digest of a data set that passed validation."""
         return self.root / "verdicts" / f"{dataset}.json"
@@ -116,6 +124,10 @@ class Layout:
     def report(self) -> Path:
         """The page."""
         return self.root / "report" / "index.html"
+
+    def cards(self) -> Path:
+        """Model cards, a file for each run."""
+        return self.root / "report" / "cards"
 
     def record(self, stage: str) -> Path:
         """The run record of a stage, ``NAME`` or ``NAME@KEY``."""

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from flows.results import duration, show_progress, table
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
 INTERRUPTED = 130
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 CODE = ("albef", "pipelines", "dvc.yaml")
 """What results depend on beside values."""
 log = logging.getLogger("albef")
@@ -100,6 +102,11 @@ def ablate(options: argparse.Namespace) -> None:
         raise ParamsError(f"--seeds must be at least 1, got {options.seeds}")
     if options.jobs is not None and options.jobs < 1:
         raise ParamsError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.name and not NAME.fullmatch(options.name):
+        raise ParamsError(
+            "--name is part of file and experiment names: letters, digits, . _ and -, "
+            f"got {options.name}"
+        )
     preset = values.named(values.PRESETS, options.preset, "preset")
     file = values.named(LADDERS, options.ladder, "ladder")
     ladder = validate(Ladder, read_yaml(file), where=str(file))

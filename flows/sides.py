@@ -29,8 +29,8 @@ from albef.report.comparison import (
 )
 from albef.report.examples import spread
 from albef.report.metrics import flatten
-from albef.report.page import plain
 from albef.report.pictures import SplitRecords
+from albef.report.wording import plain
 from flows.results import COLUMNS
 from flows.revisions import SEEDS, Lost, NotAtHand, Revision, differing_code, lost, opened, subject
 

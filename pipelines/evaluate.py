@@ -1,5 +1,6 @@
 """Evaluate a run on its test splits, beside chance, random weights and the text alone."""
 
+import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
@@ -17,9 +18,10 @@ from albef.layout import BEHAVIOUR
 from albef.models.weights import load_checkpoint
 from albef.tasks import text_only
 from albef.tasks.task import RunTask, Table
+from pipelines.provenance import code_of
 from pipelines.runs import run_of
 from pipelines.stage import Stage, device_slot, main, write_json
-from pipelines.trainer import device_of, seed_everything
+from pipelines.trainer import counted, device_of, seed_everything
 
 log = logging.getLogger("albef")
 
@@ -54,7 +56,7 @@ def run(stage: Stage) -> None:
     Where the kind has answers, a model that reads only the text is trained on the train split.
     """
     device = device_of(stage)
-    with device_slot(str(device), stage.runtime.threads):
+    with device_slot(str(device), stage.runtime.threads), counted(stage, device):
         _evaluate(stage, device)
 
 
@@ -90,7 +92,17 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     pq.write_table(cases, stage.layout.behaviour(stage.key))
     write_json(stage.layout.metrics(stage.key), metrics)
     parts = [pa.table(table) for table in tables]
-    pq.write_table(pa.concat_tables(parts, promote_options="default"), path)
+    whole = pa.concat_tables(parts, promote_options="default")
+    source = {
+        "run": stage.key,
+        "checkpoint": checkpoint.digest,
+        "dataset": config.dataset,
+        "data": describe(data)["digest"],
+        "seed": stage.seed,
+        **code_of(stage),
+    }
+    pq.write_table(whole.replace_schema_metadata({"albef": json.dumps(source)}), path)
+    stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
     first = splits[0]
     if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
         stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}

@@ -20,7 +20,16 @@ from typing import Any
 
 from albef.config import ParamsError
 from albef.training.distributed import launched
-from pipelines.stage import LAUNCHED_ON, RANKS, Stage, device_slot, machine
+from pipelines.stage import (
+    LAUNCHED_ON,
+    RANKS,
+    Stage,
+    device_slot,
+    machine,
+    read_json,
+    spent,
+    write_json,
+)
 from pipelines.trainer import device_of
 
 _NOISE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d|\*+$")
@@ -53,7 +62,9 @@ def launch(stage: Stage) -> bool:
             with handing_on([child]):
                 died = _follow(child)
                 code = child.wait()
-        if code:
+        if code == 0:
+            _count(stage)
+        else:
             tell(told, died or f"one of the {processes} processes died")
     finally:
         shutil.rmtree(told)
@@ -120,6 +131,16 @@ def _follow(child: "subprocess.Popen[str]") -> str:
             sys.stderr.write(line)
             sys.stderr.flush()
     return died
+
+
+def _count(stage: Stage) -> None:
+    """Put the cores' time of all processes of this machine into the first one's run record."""
+    path = stage.layout.record(stage.address)
+    record = read_json(path)
+    if record:
+        before = record.get("interrupted", {})
+        held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
+        write_json(path, record | spent(held, before))
 
 
 def tell(folder: Path, died: str) -> None:

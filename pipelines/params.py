@@ -19,6 +19,7 @@ from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
 
 SECTIONS = {
+    "ingest": "albef.data.rules:IngestConfig",
     "validate": "albef.data.quality:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
     "search": "pipelines.samplers:SearchConfig",
@@ -169,6 +170,9 @@ def _contradictions(params: Params) -> Iterator[str]:
         )
 
     datasets = list(params.datasets)
+    for name in cast(Any, params.sections["ingest"]).heldout:
+        if name not in params.datasets:
+            yield unknown("ingest.heldout", name, "not one of the datasets", datasets)
     owners = {"pretrain": params.sections["pretrain"]}
     owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
     processes = params.runtime.processes
@@ -181,6 +185,11 @@ def _contradictions(params: Params) -> Iterator[str]:
         values = cast(Any, section)
         if values.dataset not in params.datasets:
             yield unknown(f"{key}.dataset", values.dataset, "not one of the datasets", datasets)
+        else:
+            sources = list(cast(Any, params.datasets[values.dataset]).sources)
+            for name in values.source_weights or ():
+                if name not in sources:
+                    yield unknown(f"{key}.source_weights", name, "no source of its data", sources)
         micros = values.global_batch_size // values.micro_batch_size
         if values.epochs and micros % processes:
             yield (

@@ -30,6 +30,8 @@ from pipelines.study import Asked, Study, TrialLost, place_of
 from pipelines.study_storage import StudyError
 from pipelines.trainer import (
     EndedEarly,
+    counted,
+    device_of,
     discard,
     fingerprint,
     fit,
@@ -100,7 +102,8 @@ def run(stage: Stage) -> None:
         mirror.pull(search.folder, search.journal.name)
     if stage.runtime.search_workers > 1:
         study: Study | None = search.study(stage)  # made, or refused, before the workers start
-        work(stage, lambda: _mirrored(mirror, search.journal), lambda: _complete(study))
+        with counted(stage, device_of(stage), stage.runtime.search_workers):
+            work(stage, lambda: _mirrored(mirror, search.journal), lambda: _complete(study))
     else:
         with training(stage) as device:
             study = search.study(stage) if first() else None
@@ -283,6 +286,7 @@ def _write(stage: Stage, choice: Mapping[str, float], trials: Mapping[str, Any])
     target = stage.layout.search(stage.key)
     write_json(target / "choice.json", dict(choice))
     write_json(target / "trials.json", trials)
+    stage.made(target / "choice.json", target / "trials.json")
 
 
 if __name__ == "__main__":

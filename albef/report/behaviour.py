@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from albef.report.content import Picture
 from albef.report.examples import spread
+from albef.report.results import Picture
 from albef.report.statistics import Interval, proportion
 
 EXPECTED = {

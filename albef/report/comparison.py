@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from albef.report import figures
+from albef.report.charts import curve_title
 from albef.report.curves import Curve, Curves, Deviation
 from albef.report.drift import Drift
+from albef.report.figures import Chart
 from albef.report.flips import Flip
 from albef.report.metrics import ITC, order, words
-from albef.report.page import Chart, curve_title, environment
+from albef.report.page import environment
 from albef.report.statistics import Interval, Spread
 
 _COLOURS = 6

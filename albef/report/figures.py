@@ -55,12 +55,20 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its title, what stands beside the title, and a legend of (label, class)."""
+    """A figure.
+
+    Attributes:
+        title, aside: its title, and what stands beside it.
+        legend: (label, class) of what is drawn.
+        svg: it.
+        main: whether it belongs to those that are looked at first.
+    """
 
     title: str
     aside: str
     legend: tuple[tuple[str, str], ...]
     svg: Markup
+    main: bool = True
 
 
 def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
@@ -211,7 +219,7 @@ class _Frame:
         elif x0 == x1:
             x0, x1 = x0 - 0.5, x1 + 0.5
         self._x = (x0, x1)
-        if y0 == y1:
+        if y1 - y0 <= 1e-9 * max(abs(y0), abs(y1)):  # rounding apart they are equal
             y0, y1 = y0 - (abs(y0) * 0.1 or 1), y1 + (abs(y1) * 0.1 or 1)
         pad = 0.06 * (y1 - y0)
         self._y = (y0 - pad if y0 else y0, y1 + pad)

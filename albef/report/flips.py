@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from albef.report import located
-from albef.report.content import Picture
+from albef.report.results import Picture
 from albef.report.scores import Scores
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from albef.config import Tunable, fixed
 from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate, Transform
@@ -28,7 +29,7 @@ from albef.tasks.task import Batch, Pairs, Records, RunConfig, RunTask, Table, t
 class ClassificationConfig(RunConfig):
     """Values of a run that classifies."""
 
-    alpha: float
+    alpha: Tunable
     """Weight of the twin in the targets."""
     momentum: float
     """Share of the twin that stays at each step."""
@@ -121,7 +122,7 @@ class ClassificationTask(RunTask):
 
     def alpha(self, epoch: float) -> float:
         """Weight of the twin after ``epoch`` epochs."""
-        return self.config.alpha
+        return fixed(self.config.alpha)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Cross-entropy of a micro-batch to targets softened by the twin."""

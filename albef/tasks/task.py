@@ -43,7 +43,7 @@ class TrainingConfig(Section):
     """Rate at the end of the schedule."""
     warmup_steps: int
     """Optimizer steps of linear warm-up from ``min_lr``."""
-    weight_decay: float
+    weight_decay: Tunable
     """AdamW's decay of tensors with two or more dimensions."""
     schedule: Literal["cosine", "original"]
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
@@ -52,6 +52,12 @@ class TrainingConfig(Section):
     pooled_batches: Annotated[int, Field(ge=0)] = 0
     """Batches whose records are sorted by length and cut anew, so that less padding is computed;
     left out, none: what is drawn for a batch has any length."""
+    source_weights: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1000)]] | None,
+        Field(exclude_if=lambda weights: weights is None),
+    ] = None
+    """Passes over each source of the data set in an epoch, by name; a source without one has 1.
+    Left out, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs whose weights are kept too, as ``NAME/epochs/N``; left out, the last ones alone."""
 

@@ -112,7 +112,7 @@ def train(
     task.to(device)
     lr = fixed(config.lr)
     dtype = autocast_dtype(config.precision, device)
-    optimizer = adamw(task, lr, config.weight_decay)
+    optimizer = adamw(task, lr, fixed(config.weight_decay))
     processes = world()
     state = TrainingState(folder, mirror)
     with _owned(folder, processes), interruptible() as interrupt:

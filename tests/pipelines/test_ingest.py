@@ -28,8 +28,9 @@ PICTURES = {
 def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Write a params file with the values of the project's own, and one data set ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
-    values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, "augment": {}, **more}}
-    values["runtime"]["scratch"] = str(folder / "scratch")
+    own = {"longest_side": None, "duplicates": "keep", "screened": False, "augment": {}, **more}
+    values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
+    values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
     (folder / "params.yaml").write_text(json.dumps(values))
     return dict(values)
 
@@ -87,12 +88,23 @@ def test_two_data_sets_with_equal_sources_share_no_picture(here: Path) -> None:
     assert not images[0] & images[1]
 
 
+def test_the_data_have_a_seed_of_their_own(here: Path) -> None:
+    digests = {}
+    for seed, data_seed in ((1, 1), (2, 1), (1, 2)):
+        values = params(here, {"names": PICTURES})
+        values |= {"seed": seed, "data_seed": data_seed}
+        (here / "params.yaml").write_text(json.dumps(values))
+        ingest.run(Stage("ingest", "toy"))
+        digests[seed, data_seed] = describe(here / "products" / "data" / "toy")["digest"]
+    assert digests[1, 1] == digests[2, 1] != digests[1, 2]
+
+
 def test_a_failure_leaves_nothing_half_and_names_the_source(here: Path) -> None:
     params(here, {"names": PICTURES, "placed": {**SCENES, "splits": {"train": 3, "test": 9000}}})
     with pytest.raises(ParamsError, match=r"params\.yaml: datasets\.toy\.sources\.placed: splits"):
         ingest.run(Stage("ingest", "toy"))
     assert not (here / "products" / "data").exists()
-    assert not [path for path in (here / "scratch").rglob("*") if path.is_file()]
+    assert not (here / "products" / "quarantine").exists()
 
 
 def test_an_earlier_data_set_is_replaced_whole(here: Path) -> None:

