@@ -40,6 +40,7 @@ bench: setup
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.urls
 
 bench-serve: setup
 	$(BIN)/python -m benchmarks.serving

@@ -12,7 +12,7 @@ from albef.config import ParamsError, Section, validate
 from albef.data.pool import Given
 from albef.data.refusal import Refusal
 from albef.data.rules import RowsConfig
-from albef.data.sources import kind_of
+from albef.data.sources import rows_of
 from pipelines.stage import PARAMS, Stage
 
 T = TypeVar("T")
@@ -44,9 +44,9 @@ def read_rows(sources: Mapping[str, Section], stage: Stage) -> Iterator[Given]:
     first_id = 0
     for name, source in sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
-        seed = int(sha([stage.seed, stage.key, name])[:12], 16)
+        seed = int(sha([stage.data_seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
-        rows = kind_of(source).records(source, seed)
+        rows = rows_of(source, seed, stage.scratch_root)
         line = 0
         while True:
             try:
