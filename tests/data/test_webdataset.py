@@ -102,7 +102,7 @@ def test_captions_out_of_the_json_and_what_is_kept(tmp_path: Path) -> None:
     [row] = read(shard, caption="json.tags", keep=["url", "odd", "none"])
     assert isinstance(row, Record)
     assert row.captions == ("one", "two")
-    assert row.meta == {"url": "http://a.test/0", "odd": None}
+    assert row.meta == {"url": "http://a.test/0", "odd": None, "path": "a.tar/0000"}
 
 
 def test_samples_that_lack_something(tmp_path: Path) -> None:
