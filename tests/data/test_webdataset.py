@@ -18,6 +18,7 @@ from albef.data.sources import webdataset
 from tests.data import toy
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "img2dataset"
+"""A shard that img2dataset 1.47.0 wrote on pyspark 4.3.0; its pictures are plain colours."""
 
 
 def read(*files: Path, **changed: Any) -> list[Record | Refusal]:

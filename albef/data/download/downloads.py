@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -21,6 +21,7 @@ from albef.data.refusal import Reason
 
 T = TypeVar("T")
 _AHEAD = 32  # chunks: a host that is slow to fail holds up those behind it, but not their download
+_RESOLVERS = 64  # threads, in which names are resolved
 _SYNC_S = 1.0
 _SAY_S = 10.0
 log = logging.getLogger("albef")
@@ -92,6 +93,7 @@ class Downloads:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _start(self) -> None:
+        self._loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, "downloads"))
         self._hosts = Hosts(self._limits.per_host, self._limits.give_up_after)
         self._client = client.session(self._limits)
         workers = [self._work() for _ in range(self._limits.connections)]

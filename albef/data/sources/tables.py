@@ -45,7 +45,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
-        own = sorted(glob(pattern, recursive=True)) if _is_pattern(pattern) else [pattern]
+        own = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
         files = [Path(name) for name in own if Path(name).is_file()]
         if not files:
             raise ParamsError(f"{pattern} names no file")
@@ -228,7 +228,3 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refu
 
 def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _is_pattern(text: str) -> bool:
-    return any(sign in text for sign in "*?[")
