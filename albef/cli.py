@@ -12,6 +12,7 @@ PIPELINE = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
     "compare": ("flows.compare", "experiments or git revisions side by side, as one page"),
+    "ablate": ("flows.ablate", "a ladder of variations over seeds and caption noise, as a table"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
     "release": ("flows.release", "an export into production behind a gate, or back"),
     "ask": ("albef.ask", "answers to a question about a picture"),
@@ -19,6 +20,7 @@ PIPELINE = {
 """Commands of a project, run at its root: the module that becomes this process, and what for."""
 LIBRARY = {
     "import": ("albef.importing", "a checkpoint of the original code into one of ours, and back"),
+    "lineage": ("albef.lineage.command", "where a product comes from, back to the raw source"),
     "serve": ("albef.serving.serve", "exported models over HTTP, with a page"),
 }
 """Commands that need no project: the same."""

@@ -64,18 +64,20 @@ def fetch() -> None:
         git("fetch", "--quiet", "--tags", remote)
 
 
-def uncommitted(needed: Sequence[Path]) -> Iterator[str]:
+def uncommitted(needed: Sequence[Path], apart: Sequence[Path] = ()) -> Iterator[str]:
     """Why HEAD does not hold the state of the work tree, and who commits, in sentences.
 
     Args:
         needed: files that must be in git.
+        apart: files and folders that need not be as in HEAD.
     """
     if ask("rev-parse", "--verify", "HEAD") is None:
         yield "there is no commit yet; make one with `git add -A && git commit`"
         return
     if ask("rev-parse", "--show-prefix"):
         yield "the project is not at the root of its git repository, where GTO's tags need it"
-    if changed := git("status", "--porcelain", "--untracked-files=no"):
+    but = [f":(exclude){path.as_posix()}" for path in apart]
+    if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *but):
         names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield f"not as in the last commit: {', '.join(names[:3])}{more}; commit or undo that"

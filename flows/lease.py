@@ -61,6 +61,28 @@ def hold() -> Iterator[None]:
             _held = None
 
 
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file that its holder's death frees.
+
+    Args:
+        path: of the file.
+        what: who is at work, for the error.
+
+    Raises:
+        Busy: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read(file).get("process", "?")
+            raise Busy(f"{what} at work here already (process {holder})") from None
+        _write(file, {"process": os.getpid()})
+        yield
+
+
 def _heal() -> None:
     """Mend the list of paths in use that a DVC killed in mid-write leaves, and DVC then refuses.
 

@@ -26,12 +26,13 @@ class Child:
     Args:
         args: arguments of ``dvc``.
         pull: the stage whose products are looked for in the remote first, if any.
+        folder: where it works; None is here.
 
     Attributes:
         stopped: whether it was ended by :meth:`stop`.
     """
 
-    def __init__(self, *args: str, pull: str = "") -> None:
+    def __init__(self, *args: str, pull: str = "", folder: Path | None = None) -> None:
         scripts = str(Path(sys.executable).parent)  # a stage's `python` is the one that runs this
         environment = {
             **os.environ,
@@ -45,6 +46,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
+            cwd=folder,
             start_new_session=True,
         )
 

@@ -23,6 +23,8 @@ from albef.layout import PARAMS, Layout, Paths
 
 WORKSPACE = ("workspace", ".")
 """Names of the working tree."""
+SEEDS = ("seed", "data_seed")
+"""Values in which repetitions of a run differ."""
 _CODE = ("albef", "pipelines", "dvc.yaml")
 _WORK = Path(".dvc/tmp")
 
@@ -64,6 +66,7 @@ class Revision:
 
     Attributes:
         name, commit: as given.
+        folder: where its files lie, as far as they were asked for.
         params: its params.yaml, plain.
     """
 
@@ -72,7 +75,7 @@ class Revision:
     ) -> None:
         self.name = name
         self.commit = commit
-        self._folder = folder
+        self.folder = folder
         self._files: Any = None
         if commit is not None:
             self._files = DVCFileSystem(".", rev=commit, config=dict(config))
@@ -88,9 +91,10 @@ class Revision:
             self._files.close()
 
     @property
-    def seed(self) -> int:
-        """Of its values."""
-        return int(self.params.get("seed", 0))
+    def seeds(self) -> tuple[int, ...]:
+        """Its :data:`SEEDS`; data without a seed of their own have the other."""
+        seed = int(self.params.get("seed", 0))
+        return tuple(int(self.params.get(name, seed)) for name in SEEDS)
 
     @property
     def runs(self) -> Mapping[str, Any]:
@@ -125,6 +129,14 @@ class Revision:
         """
         return self._fetch(self._layout.predictions(run))
 
+    def behaviour(self, run: str) -> Path | None:
+        """The cases of a run's behaviour tests; None where it has none.
+
+        Raises:
+            NotAtHand: they are neither here nor in a remote.
+        """
+        return self._fetch(self._layout.behaviour(run))
+
     def trainings(self) -> dict[str, Path]:
         """The folder with the curves of each training.
 
@@ -146,7 +158,7 @@ class Revision:
         """
         folder = self._layout.data(dataset)
         found = [self._fetch(folder / name) for name in ("dataset.json", "index.parquet")]
-        return self._folder / folder if all(found) else None
+        return self.folder / folder if all(found) else None
 
     def pictures(self, dataset: str) -> Path | None:
         """A data set's folder with its shards; None where these are not all on this machine."""
@@ -160,7 +172,7 @@ class Revision:
             if not cache.exists(self._files.info(path.as_posix()).get("md5")):
                 return None  # a remote may have it, but shards are large
             self._fetch(path)
-        return self._folder / folder.parent
+        return self.folder / folder.parent
 
     def _list(self, folder: Path) -> list[Path]:
         """What is in a folder, in order."""
@@ -173,7 +185,7 @@ class Revision:
 
     def _fetch(self, path: Path) -> Path | None:
         """A file or folder of the revision, here; None where the revision has none."""
-        own = self._folder / path
+        own = self.folder / path
         if own.exists() or self._files is None:
             return own if own.exists() else None
         with self._sentences(path):

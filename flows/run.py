@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, lease, remote, results, values
+from flows import graph, lease, remote, results, seeds, values
+from flows.clone import Failure
 from flows.process import dvc, in_session
 
 INTERRUPTED = 130
@@ -28,10 +29,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` had it ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = run(options)
+        code = run(options) if options.seeds is None else run_seeds(options)
     except (ParamsError, lease.Busy) as error:
         print(error, file=sys.stderr)
         code = 2
+    except Failure as error:
+        print(error, file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("interrupted; `albef run` goes on from here", file=sys.stderr)
         code = INTERRUPTED
@@ -64,6 +68,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="run this stage although nothing changed; may be repeated",
     )
     parser.add_argument("--name", metavar="EXPERIMENT", help="record the run under this name")
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=int,
+        help="run the values under N seeds from `seed` on and record each, as NAME-seed1",
+    )
     parser.add_argument("--dry", action="store_true", help="only say what would run, and why")
 
 
@@ -102,6 +112,23 @@ def run(options: argparse.Namespace) -> int:
         print(("" if todo else "nothing to do: every stage is up to date\n"), end="")
         print(f"\n{results.summary(layout)}")
         return _record(options.name, layout) if options.name else 0
+
+
+def run_seeds(options: argparse.Namespace) -> int:
+    """Run the values here, and under further seeds in clones; the exit code."""
+    if options.name:
+        _experiments_work()
+    seeds.refuse(options)
+    values.prepare(options.preset, options.overrides)
+    own = argparse.Namespace(**{**vars(options), "preset": None, "overrides": []})
+    own.name = seeds.name_of(options.name, seeds.first())
+    if code := run(own):
+        return code
+    names = seeds.others(options.name, options.seeds)
+    print(f"\nrecorded as experiments {', '.join(names)}")
+    if len(names) > 1:
+        print(f"`albef compare {' '.join(names)}` tells their spread")
+    return 0
 
 
 def plan(

@@ -32,7 +32,7 @@ def prepare(preset: str | None, overrides: list[str]) -> None:
     CHANGED.write_bytes(text)
     try:
         if overrides:
-            _override(CHANGED, overrides)
+            override(CHANGED, overrides)
         check(CHANGED)
         if CHANGED.read_bytes() != PARAMS.read_bytes():
             CHANGED.replace(PARAMS)
@@ -76,30 +76,49 @@ def layout() -> Layout:
     return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
 
 
-def _preset(name: str) -> bytes:
-    """A preset's text, once the present params.yaml is known to be kept elsewhere."""
-    files = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+def named(folder: Path, name: str, what: str) -> Path:
+    """The YAML file of that name in a folder.
+
+    Raises:
+        ParamsError: there is none; the error names the nearest.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
         near = nearest(name, list(files))
         raise ParamsError(
-            f"there is no preset {name}"
+            f"there is no {what} {name}"
             + (f"; did you mean {near}?" if near else f"; there are: {', '.join(files) or 'none'}")
         )
-    kept = [path.read_bytes() for path in files.values()]
+    return files[name]
+
+
+def _preset(name: str) -> bytes:
+    """A preset's text, once the present params.yaml is known to be kept elsewhere."""
+    chosen = named(PRESETS, name, "preset")
+    kept = [path.read_bytes() for path in PRESETS.glob("*.yaml")]
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True)
     if committed.returncode == 0:
         kept.append(committed.stdout)
     if PARAMS.exists() and PARAMS.read_bytes() not in kept:
         raise ParamsError(
-            f"{PARAMS} holds values that neither git nor a preset has, and {files[name]} would "
+            f"{PARAMS} holds values that neither git nor a preset has, and {chosen} would "
             f"overwrite them; commit it, save it as {PRESETS}/NAME.yaml, or drop the changes with "
             f"`git checkout {PARAMS}`"
         )
-    return files[name].read_bytes()
+    return chosen.read_bytes()
 
 
-def _override(path: Path, overrides: list[str]) -> None:
-    """Change values as ``dvc exp run --set-param`` does, and no other character of the file."""
+def override(path: Path, overrides: list[str], option: str = "--set") -> None:
+    """Change values as ``dvc exp run --set-param`` does, and no other character of the file.
+
+    Args:
+        path: of the params file.
+        overrides: each ``key=value``.
+        option: what errors call them.
+
+    Raises:
+        ParamsError: a key that the file lacks, or what is no value.
+    """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
@@ -109,30 +128,30 @@ def _override(path: Path, overrides: list[str]) -> None:
         if key.startswith(("+", "~")):  # Hydra's signs for a key to add or to delete
             continue
         if not found:
-            raise ParamsError(f"--set {item}: write it as KEY=VALUE")
-        _known(before, key)
+            raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
+        _known(before, key, option)
     text = path.read_text()
     try:
         apply_overrides(path, overrides)
     except DvcException as error:
         cause = str(error.__cause__ or error).splitlines()[0]
-        raise ParamsError(f"--set {' '.join(overrides)}: {cause}") from None
+        raise ParamsError(f"{option} {' '.join(overrides)}: {cause}") from None
     after = read_yaml(path)
     path.write_text(text)  # DVC folds long lines; the same change again, without that
     _rewrite(path, dict(_changes(before, after)))
 
 
-def _known(values: Mapping[str, Any], key: str) -> None:
+def _known(values: Mapping[str, Any], key: str, option: str) -> None:
     """Refuse a dotted key that the file lacks, naming the nearest."""
     parts = key.split(".")
     here: Any = values
     for depth, part in enumerate(parts):
         if not isinstance(here, Mapping):
-            raise ParamsError(f"--set: {'.'.join(parts[:depth])} is a value, not a section")
+            raise ParamsError(f"{option}: {'.'.join(parts[:depth])} is a value, not a section")
         if part not in here:
             near = nearest(part, list(here))
             raise ParamsError(
-                f"--set: {'.'.join(parts[: depth + 1])} is not a known key"
+                f"{option}: {'.'.join(parts[: depth + 1])} is not a known key"
                 + (f"; did you mean {'.'.join([*parts[:depth], near])}?" if near else "")
             )
         here = here[part]

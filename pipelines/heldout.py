@@ -37,6 +37,7 @@ def run(stage: Stage) -> None:
     pq.write_table(pa.Table.from_pylist(found, HELDOUT), part, compression="zstd")
     part.replace(path)
     log.info("%d pictures of evaluation splits", len(found))
+    stage.made(path)
     stage.record["pictures"] = len(found)
 
 

@@ -26,7 +26,7 @@ from albef.data.refusal import Reason, Refusal
 from albef.data.rules import IngestConfig, RowsConfig
 from albef.data.shard_writer import ShardWriter
 from albef.data.shards import ShardError
-from albef.data.sources import kind_of
+from albef.data.sources import files_of, kind_of
 from albef.digest import file_digest
 from pipelines.rows import batches, logged, read_config, read_rows, sha
 from pipelines.stage import Stage, main, write_json
@@ -51,11 +51,12 @@ def run(stage: Stage) -> None:
         if blocks.starts[-1] - reasons.total() < limits.min_yield * blocks.starts[-1]:
             _move(quarantine, stage.layout.quarantine(stage.key))
             raise ShardError(_too_few(stage, blocks.starts[-1], reasons, limits.min_yield))
-        described = _written(data, blocks, twins, config, stage.key)
+        described = _written(data, blocks, twins, config, stage)
         _account(described, quarantine, blocks.starts[-1])
         _move(quarantine, stage.layout.quarantine(stage.key))
         _move(data, stage.layout.data(stage.key))
         shutil.rmtree(work)
+    stage.made(stage.layout.data(stage.key) / "dataset.json")
     _tell(stage, described, reasons)
 
 
@@ -63,11 +64,11 @@ def _fingerprint(
     stage: Stage, config: RowsConfig, limits: IngestConfig, heldout: Sequence[Path]
 ) -> str:
     """Of all that a data set's bytes depend on but the pictures that its sources point to."""
-    named = [path for path in map(Path, _texts(_sources(config))) if _is_file(path)]
+    named = [path for own in config.sources.values() for path in files_of(own).values()]
     code = sorted(Path(albef.data.__path__[0]).rglob("*.py"))
     return sha(
         [
-            stage.seed,
+            stage.data_seed,
             _sources(config),
             config.model_dump(mode="json", exclude={"sources"}),
             limits.model_dump(mode="json", exclude={"min_yield"}),
@@ -81,20 +82,13 @@ def _sources(config: RowsConfig) -> list[dict[str, Any]]:
     return [{"name": name, **own.model_dump(mode="json")} for name, own in config.sources.items()]
 
 
-def _texts(value: object) -> Iterator[str]:
-    """All texts in plain values."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a text that is no path
-        return False
+def _told(config: RowsConfig, seed: int) -> list[dict[str, Any]]:
+    """What a data set says of its sources: their values, the seed, digests of the files read."""
+    told = _sources(config)
+    for values, own in zip(told, config.sources.values(), strict=True):
+        inputs = {name: file_digest(path) for name, path in files_of(own).items()}
+        values |= {"seed": seed, "inputs": inputs}
+    return told
 
 
 def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
@@ -217,11 +211,11 @@ def _dropped(row: Row, twin: Twin, blocks: Blocks, names: pa.Table) -> Refusal:
 
 
 def _written(
-    folder: Path, blocks: Blocks, twins: Mapping[int, Twin], config: RowsConfig, name: str
+    folder: Path, blocks: Blocks, twins: Mapping[int, Twin], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
     """The shards and their index, from the first shard on that is not there yet."""
     spent: deque[tuple[int, int]] = deque()  # blocks, with the shard that their last record is in
-    with ShardWriter(folder, name, config.shard_mb) as writer:
+    with ShardWriter(folder, stage.key, config.shard_mb) as writer:
         skipped = writer.finished
         for block in range(len(blocks)) if not writer.complete else ():
             kept = [r.number for r in blocks.rows(block) if not r.refusal and r.number not in twins]
@@ -238,7 +232,7 @@ def _written(
             spent.append((block, writer.shards))
             while spent and spent[0][1] < writer.shards:
                 blocks.drop_images(spent.popleft()[0])
-        return writer.finish(_licences(config), _sources(config))
+        return writer.finish(_licences(config), _told(config, stage.data_seed))
 
 
 def _account(described: Mapping[str, Any], quarantine: Path, rows: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from albef.behaviour.suite import load as load_suite
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
@@ -21,7 +22,7 @@ SECTIONS = {
     "ingest": "albef.data.rules:IngestConfig",
     "validate": "albef.data.quality:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
-    "search": "pipelines.search:SearchConfig",
+    "search": "pipelines.samplers:SearchConfig",
     "evaluate": "pipelines.evaluate:EvaluateConfig",
     "export": "pipelines.export:ExportConfig",
     "release": "albef.release.gate:ReleaseConfig",
@@ -29,7 +30,8 @@ SECTIONS = {
 }
 """Owner's class of each section that is one class."""
 DATASET = "albef.data.dataset:DatasetConfig"
-KNOWN = ("seed", "paths", "runtime", "datasets", *SECTIONS, "tasks")
+SEEDS = ("seed", "data_seed")
+KNOWN = (*SEEDS, "paths", "runtime", "datasets", *SECTIONS, "tasks")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -38,7 +40,8 @@ class Params:
     """Every value of a run.
 
     Attributes:
-        seed: the seed of everything random.
+        seed: the seed of everything random but the data.
+        data_seed: the seed of what sources draw.
         paths: where products go.
         runtime: what changes speed only.
         datasets: data sets by name.
@@ -47,6 +50,7 @@ class Params:
     """
 
     seed: int
+    data_seed: int
     paths: Paths
     runtime: Runtime
     datasets: dict[str, Section]
@@ -84,8 +88,9 @@ def load(path: Path, *, name: str | None = None) -> Params:
             )
     missing = [key for key in KNOWN if key not in values]
     errors += [f"{where}: {key} is missing" for key in missing]
-    if "seed" in values and (type(values["seed"]) is not int or values["seed"] < 0):
-        errors.append(f"{where}: seed must be a whole number from 0, got {values['seed']!r}")
+    for name in (name for name in SEEDS if name in values):
+        if type(values[name]) is not int or values[name] < 0:
+            errors.append(f"{where}: {name} must be a whole number from 0, got {values[name]!r}")
     present = [key for key in SECTIONS if key in values]
     sections = {key: read(validate, _class(SECTIONS[key]), values[key], key=key) for key in present}
     paths = read(validate, Paths, values.get("paths"), key="paths") if "paths" in values else None
@@ -101,7 +106,9 @@ def load(path: Path, *, name: str | None = None) -> Params:
         for item, value in read(_named, values.get("tasks", {}), key="tasks") or ()
     }
     if not errors and paths is not None and runtime is not None:
-        params = Params(values["seed"], paths, runtime, datasets, sections, tasks)
+        params = Params(
+            values["seed"], values["data_seed"], paths, runtime, datasets, sections, tasks
+        )
         errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
     if errors:
         raise ParamsError("\n".join(errors))
@@ -169,6 +176,11 @@ def _contradictions(params: Params) -> Iterator[str]:
     owners = {"pretrain": params.sections["pretrain"]}
     owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
     processes = params.runtime.processes
+    if processes > 1 and params.runtime.search_workers > 1:
+        yield (
+            f"runtime.search_workers: {params.runtime.search_workers} workers cannot "
+            f"share a device with {processes} processes (runtime.processes): make one of them 1"
+        )
     for key, section in owners.items():
         values = cast(Any, section)
         if values.dataset not in params.datasets:
@@ -214,6 +226,15 @@ def _contradictions(params: Params) -> Iterator[str]:
                 "(`albef import` makes one of an original)",
                 ["pretrained", *(run for run in starts if run != name)],
             )
+    behaviour = cast(Any, params.sections["evaluate"]).behaviour
+    try:
+        suite = load_suite(Path(behaviour.tests))
+        for test, rule in suite.tests.items():
+            if rule.dataset is not None and rule.dataset not in params.datasets:
+                key = f"evaluate.behaviour.tests: {behaviour.tests}: tests.{test}.dataset"
+                yield unknown(key, rule.dataset, "not one of the datasets", datasets)
+    except ParamsError as error:
+        yield f"evaluate.behaviour.tests: {error}"
     reference = cast(Any, params.sections["evaluate"]).reference or {}
     for name in reference:
         if name not in params.tasks:
@@ -232,13 +253,14 @@ def _imported(folder: Path) -> bool:
 
 
 def main() -> None:
-    """Check a file; its errors go to standard error, exit code 2."""
+    """Check files; their errors go to standard error, exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.params", description=__doc__)
-    parser.add_argument("file", nargs="?", default=PARAMS, type=Path)
+    parser.add_argument("files", nargs="*", default=[PARAMS], type=Path)
     parser.add_argument("--name", help="what errors call the file")
     options = parser.parse_args()
     try:
-        load(options.file, name=options.name)
+        for file in options.files:
+            load(file, name=options.name)
     except ParamsError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

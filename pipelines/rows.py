@@ -44,7 +44,7 @@ def read_rows(sources: Mapping[str, Section], stage: Stage) -> Iterator[Given]:
     first_id = 0
     for name, source in sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
-        seed = int(sha([stage.seed, stage.key, name])[:12], 16)
+        seed = int(sha([stage.data_seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
         rows = rows_of(source, seed, stage.scratch_root)
         line = 0

@@ -72,7 +72,7 @@ _COMMON = {
     "alpha": 0.4,
 }
 _OWN: dict[str, dict[str, object]] = {
-    "retrieval": {"queue_size": 8, "rerank_k": 4},
+    "retrieval": {"queue_size": 8, "itc": True, "hard_negatives": True, "rerank_k": 4},
     "vqa": {
         "answer_list": "train",
         "max_answers": 9,

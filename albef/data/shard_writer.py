@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from albef.data.record import Record
-from albef.data.shards import MORE, SCHEMA, ShardError, describe
+from albef.data.shards import MORE, SCHEMA, ShardError, describe, digested
 
 _ROWS = 10_000  # of the index, held before they are written
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -180,8 +180,7 @@ class ShardWriter:
         digest = hashlib.sha256()
         keys = array("Q")  # millions fit in memory so
         for row in self._index():
-            told = [row["key"], row["digest"], row["captions"], row["split"], row["meta"]]
-            digest.update(_json(told + [one["digest"] for one in row.get("more", ())]))
+            digest.update(digested(row))
             splits[row["split"]] += 1
             captions += len(row["captions"])
             keys.append(_word(row["key"]))

@@ -6,12 +6,14 @@ All is repeatable: what is resampled comes from a fixed seed.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
+Seed = TypeVar("Seed", int, tuple[int, ...])
 _SEED = 20210716
 _CELLS = 1 << 22  # of the resampled counts that are held at a time
 
@@ -81,6 +83,14 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
 
 
+def proportion(passed: int, of: int) -> Interval:
+    """Wilson's score interval of a share, in percent (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(passed, of).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(100 * float(found.low), 100 * float(found.high))
+
+
 @dataclass(frozen=True)
 class Spread:
     """Values of one thing over seeds; no deviation and no interval of one alone."""
@@ -103,7 +113,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def between(
-    before: Mapping[int, float], after: Mapping[int, float]
+    before: Mapping[Seed, float], after: Mapping[Seed, float]
 ) -> tuple[float, Interval | None]:
     """Difference of the means over seeds, and its t-interval.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from albef.config import Tunable, fixed
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
@@ -30,7 +31,7 @@ from albef.tasks.task import Batch, RunConfig, RunTask
 class PairConfig(RunConfig):
     """Values of a training on pairs."""
 
-    alpha: float
+    alpha: Tunable
     """Weight of the twin in the contrastive targets."""
     queue_size: int
     """Pairs in the feature queue."""
@@ -67,6 +68,8 @@ class PairTask(MatchingTask, RunTask):
     """The training; what comes of it is up to the kind."""
 
     config: PairConfig
+    itc: bool = True
+    """Whether the contrastive loss is trained."""
     hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity; else all are as likely."""
 
@@ -121,7 +124,7 @@ class PairTask(MatchingTask, RunTask):
         with torch.no_grad():
             image_feat_m = twin.image_feat(twin.encode_image(batch["image"]))
             text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
-        alpha = self.config.alpha * ramp(epoch)
+        alpha = fixed(self.config.alpha) * ramp(epoch)
         itc = contrast(
             model.image_feat(image_states),
             model.text_feat(text_states),
@@ -147,7 +150,7 @@ class PairTask(MatchingTask, RunTask):
         )
         itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
         return {
-            "loss": itc.loss + itm,
+            "loss": itm + (itc.loss if self.itc else 0),
             "itc": itc.loss.detach(),
             "itm": itm.detach(),
             "temperature": self.temperature.detach(),

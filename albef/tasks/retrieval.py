@@ -1,5 +1,10 @@
 """Image-text retrieval, trained on pairs and re-ranked by ITM (ALBEF, section 5)."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.tasks.pairs import PairConfig, PairTask
@@ -9,15 +14,26 @@ from albef.tasks.ranking import RankingTask
 class Config(PairConfig):
     """Values of a retrieval run."""
 
-    rerank_k: int
-    """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone."""
+    itc: bool
+    """Whether to train the contrastive loss."""
+    hard_negatives: bool
+    """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
+    rerank_k: Annotated[int, Field(ge=0)] | None
+    """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
 
 
 class Task(PairTask, RankingTask):
     """Retrieval, fine-tuned; with 0 epochs, the zero-shot protocol of its ``init``."""
 
+    judges = True
     config: Config
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
+        self.itc, self.hard_negatives = config.itc, config.hard_negatives
         self.rerank_k = config.rerank_k
+
+    @classmethod
+    def claims(cls, record: Record) -> tuple[str, ...]:
+        """The captions."""
+        return record.captions

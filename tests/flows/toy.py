@@ -20,7 +20,7 @@ from pathlib import Path
 from pipelines.stage import Stage, main, write_json
 
 sys.argv[0] = sys.argv.pop(1)  # the frame takes the stage's name from here
-here = Path("do")
+here = Path(os.environ["TOY_DO"])
 
 
 def run(stage: Stage) -> None:
@@ -44,7 +44,7 @@ def run(stage: Stage) -> None:
     if stage.name == "ingest":
         path = layout.data(stage.key) / "part.txt"
         path.parent.mkdir(parents=True)
-        path.write_text(f"{stage.key} {stage.seed}")
+        path.write_text(f"{stage.key} {stage.data_seed}")
     elif stage.name == "pretrain":
         text = "".join((layout.data(d) / "part.txt").read_text() for d in ("web", "scenes"))
         path = layout.model("pretrained") / "weights.txt"
@@ -77,7 +77,7 @@ stages:
     foreach: ${keys}
     do:
       cmd: python toy_stage.py ingest ${key}
-      params: [seed, "datasets.${key}.sources"]
+      params: [data_seed, "datasets.${key}.sources"]
       deps: [code/ingest.py]
       outs: ["${paths.root}/data/${key}"]
   pretrain:
@@ -115,6 +115,7 @@ class Toy:
         self.env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
+            "TOY_DO": str(path / "do"),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PREFECT_HOME": str(home),
             **({"PREFECT_API_URL": api} if api else {}),
@@ -212,9 +213,9 @@ class Toy:
         else:
             path.unlink(missing_ok=True)
 
-    def started(self) -> list[str]:
-        """Names of the stages whose command was started since the last call."""
-        path = self.path / "started.log"
+    def started(self, folder: str = ".") -> list[str]:
+        """Names of the stages whose command was started since the last call, in this folder."""
+        path = self.path / folder / "started.log"
         names = [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
         path.unlink(missing_ok=True)
         return names

@@ -88,6 +88,17 @@ def test_two_data_sets_with_equal_sources_share_no_picture(here: Path) -> None:
     assert not images[0] & images[1]
 
 
+def test_the_data_have_a_seed_of_their_own(here: Path) -> None:
+    digests = {}
+    for seed, data_seed in ((1, 1), (2, 1), (1, 2)):
+        values = params(here, {"names": PICTURES})
+        values |= {"seed": seed, "data_seed": data_seed}
+        (here / "params.yaml").write_text(json.dumps(values))
+        ingest.run(Stage("ingest", "toy"))
+        digests[seed, data_seed] = describe(here / "products" / "data" / "toy")["digest"]
+    assert digests[1, 1] == digests[2, 1] != digests[1, 2]
+
+
 def test_a_failure_leaves_nothing_half_and_names_the_source(here: Path) -> None:
     params(here, {"names": PICTURES, "placed": {**SCENES, "splits": {"train": 3, "test": 9000}}})
     with pytest.raises(ParamsError, match=r"params\.yaml: datasets\.toy\.sources\.placed: splits"):

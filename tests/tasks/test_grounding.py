@@ -21,7 +21,8 @@ PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12],
 
 def config(**changed: Any) -> Config:
     values = tiny_config().model_dump()
-    del values["rerank_k"]
+    for name in ("itc", "rerank_k"):
+        del values[name]
     values |= {
         "kind": "grounding",
         "hard_negatives": True,

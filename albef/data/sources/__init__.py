@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, cast
 
 from pydantic import Field, PlainValidator
 
-from albef.config import ParamsError, Section, nearest, validate
+from albef.config import Section, by_kind
 from albef.data.record import Record
 from albef.data.refusal import Refusal
 
@@ -44,6 +44,35 @@ def kinds() -> list[str]:
 def kind_of(source: Section) -> Kind:
     """The kind whose ``Config`` a source's section is."""
     return cast(Kind, importlib.import_module(type(source).__module__))
+
+
+def files_of(source: Section) -> dict[str, Path]:
+    """The files that a source reads, by name, pictures aside: of those records have the digests.
+
+    They are the files that its values name; a kind without any tells by ``inputs`` what it draws
+    from.
+    """
+    own = getattr(kind_of(source), "inputs", None)
+    if own is not None:
+        return dict(own())
+    named = sorted(set(_texts(source.model_dump(mode="json"))))
+    return {text: Path(text) for text in named if _is_file(text)}
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a text that is no path
+        return False
 
 
 def rows_of(source: Section, seed: int, scratch: Path) -> Iterator[Record | Refusal]:
@@ -80,19 +109,7 @@ def _module(name: str) -> object:
 
 def _read(values: object) -> Section:
     """A source's section as the ``Config`` of the kind that it names."""
-    name = values.get("kind") if isinstance(values, dict) else None
-    known = kinds()
-    if name not in known:
-        near = nearest(str(name), known)
-        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(known)}"
-        raise ValueError(
-            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
-        )
-    try:
-        return validate(cast(Kind, _module(name)).Config, values, where="")
-    except ParamsError as error:
-        lines = (line.removeprefix(": ") for line in str(error).splitlines())
-        raise ValueError("; ".join(lines)) from None
+    return by_kind(values, {name: cast(Kind, _module(name)).Config for name in kinds()})
 
 
 class SourcesConfig(Section):

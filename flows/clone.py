@@ -1,0 +1,166 @@
+"""A clone of the project at a commit, in which values are run and recorded as an experiment.
+
+It shares DVC's cache, and takes nothing else from the work tree.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.repo import Repo
+from dvc.utils.serialize import load_yaml
+
+from albef.config import read_yaml, validate
+from albef.layout import PARAMS, Layout, Paths
+from flows import git
+from flows.graph import LOCK
+from flows.process import Child
+from flows.stages import sentence
+
+log = logging.getLogger("albef")
+
+
+class Failure(ValueError):
+    """Variations that failed; a sentence for each."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A set of values.
+
+    Attributes:
+        name: of the experiment.
+        params: text of its whole params file.
+        group: variations of a group run one after the other, in one clone.
+        data: groups with the same never run at the same time.
+    """
+
+    name: str
+    params: str
+    group: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a variation.
+
+    Attributes:
+        metrics: by run, as the stage ``evaluate`` wrote them.
+        seconds: that it took.
+        ran: stages whose command was run; the others were at hand.
+    """
+
+    metrics: Mapping[str, Mapping[str, Any]]
+    seconds: float
+    ran: tuple[str, ...]
+
+
+class Clone:
+    """The clone, made if it is not there.
+
+    Args:
+        folder: where it is.
+        commit: of the code.
+        lock: text of a dvc.lock whose products are at hand; None is that of the commit.
+    """
+
+    def __init__(self, folder: Path, commit: str, lock: str | None) -> None:
+        self._folder = folder.resolve()
+        self._child: Child | None = None
+        self._stopped = False
+        root = Path.cwd()
+        if not (folder / ".git").is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            git.git("clone", "--quiet", "--no-checkout", str(root), str(folder))
+        self._git("fetch", "--quiet", str(root), commit)
+        self._git("checkout", "--quiet", "--force", "--detach", commit)
+        for name in ("user.name", "user.email"):
+            if value := git.ask("config", name):
+                self._git("config", name, value)
+        with Repo(".") as repo:
+            cache = repo.cache.local_cache_dir
+        local = Path(".dvc/config.local")
+        if local.exists():
+            shutil.copyfile(local, folder / local)
+        self._dvc_plain("config", "--local", "cache.dir", str(cache))
+        if lock is not None:
+            (folder / LOCK).write_text(lock)
+        self._dvc_plain("checkout", "--quiet", "--force", "--allow-missing")
+
+    def _git(self, *args: str) -> str:
+        return git.git("-C", str(self._folder), *args)
+
+    def _dvc_plain(self, *args: str) -> None:
+        code, lines = self._dvc(*args)
+        if code:
+            raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
+
+    def _dvc(self, *args: str, line: Callable[[str], object] = str) -> tuple[int, list[str]]:
+        lines: list[str] = []
+
+        def take(text: str) -> None:
+            lines.append(text)
+            line(text)
+
+        self._child = Child(*args, folder=self._folder)
+        if self._stopped:
+            self._child.stop()
+        code = self._child.follow(take)
+        if self._stopped:
+            raise KeyboardInterrupt
+        return code, lines
+
+    def stop(self) -> None:
+        """End what runs here."""
+        self._stopped = True
+        if self._child:
+            self._child.stop()
+
+    def run(self, variation: Variation, targets: Sequence[str]) -> Outcome:
+        """Bring the targets up to date with the values of a variation, and record them.
+
+        Raises:
+            Failure: a stage failed; in its words.
+        """
+        ran: list[str] = []
+
+        def follow(text: str) -> None:
+            if text.startswith("Running stage '"):
+                ran.append(text.split("'")[1])
+                log.info("  %s: %s", variation.name, ran[-1])
+
+        (self._folder / PARAMS).write_text(variation.params)
+        began = time.monotonic()
+        code, lines = self._dvc("repro", *targets, line=follow)
+        if code:
+            raise Failure(sentence(ran[-1], lines) if ran else " ".join(lines[-2:]))
+        layout = self._layout()
+        kept = [path for path in (layout.root / "metrics", layout.root / "runs") if self._has(path)]
+        untracked = [part for path in kept for part in ("--include-untracked", str(path))]
+        made = load_yaml(self._folder / LOCK)["stages"]  # DVC would miss the products of others
+        options = ["--name", variation.name, "--force", *untracked]
+        self._dvc_plain("exp", "save", *options, *made)
+        files = sorted((self._folder / layout.root / "metrics").glob("*.json"))
+        wanted = {target.partition("@")[2] for target in targets}
+        metrics = {f.stem: json.loads(f.read_text()) for f in files if f.stem in wanted}
+        return Outcome(metrics, time.monotonic() - began, tuple(ran))
+
+    def _has(self, path: Path) -> bool:
+        return (self._folder / path).exists()
+
+    def _layout(self) -> Layout:
+        paths = read_yaml(self._folder / PARAMS)["paths"]
+        return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
+
+    def hand_over(self, variation: Variation) -> None:
+        """Bring the experiment into the repository of the project."""
+        refs = self._git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+        own = [ref for ref in refs if ref.rsplit("/", 1)[1] == variation.name]
+        git.git("fetch", "--quiet", str(self._folder), *(f"+{ref}:{ref}" for ref in own))

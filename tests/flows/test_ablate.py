@@ -1,0 +1,235 @@
+"""`albef ablate` on a toy project: real clones, real DVC, real processes."""
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.flows.toy import Toy
+
+LADDER = """
+run: retrieval
+metrics: [{split: test, name: tr@1, title: first place}]
+rungs:
+  - {name: plain, title: Plain, values: {evaluate.batch_size: 32, pretrain.itc: false}}
+  - {name: more, title: + more, values: {pretrain.itc: false}}
+claims: [{title: all of it, before: plain, after: more}]
+"""
+COMMAND = "ablate --preset toy --ladder toy"
+ONE = f"{COMMAND} --noise 0.4 --seeds 1"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A project with a preset and a ladder; nothing of it has run."""
+    toy = Toy.create(tmp_path_factory.mktemp("toy") / "project", tmp_path_factory.mktemp("home"))
+    values = (toy.path / "params.yaml").read_text()
+    values = values.replace("root: products", "root: products/toy")
+    values = values.replace("models: products/", "models: products/toy/")
+    (toy.path / "presets/toy.yaml").write_text(values.replace("batch_size: 64", "batch_size: 96"))
+    (toy.path / "ablations").mkdir()
+    (toy.path / "ablations/toy.yaml").write_text(LADDER)
+    toy.sh("git add -A && git commit -qm ladder")
+    return toy
+
+
+def another(toy: Toy, name: str, lr: str) -> str:
+    """A preset that shares no training with the others, not in git; the command with it."""
+    text = (toy.path / "presets/toy.yaml").read_text()
+    assert "lr: 5e-4" in text
+    (toy.path / f"presets/{name}.yaml").write_text(text.replace("lr: 5e-4", f"lr: {lr}"))
+    return f"ablate --preset {name} --ladder toy"
+
+
+def clones(toy: Toy) -> list[Path]:
+    return sorted((toy.path / ".dvc/tmp/variations").glob("clone-*"))
+
+
+def started(toy: Toy) -> Counter[str]:
+    """Stages that ran in any clone since the last call."""
+    folders = [str(clone.relative_to(toy.path)) for clone in clones(toy)]
+    return Counter(name for folder in folders for name in toy.started(folder))
+
+
+def stages(
+    toy: Toy, process: "subprocess.Popen[str]", name: str, count: int
+) -> list[psutil.Process]:
+    """The processes of a stage, once it is at work in so many clones."""
+    deadline = time.monotonic() + 240
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        logs = [log for clone in clones(toy) if (log := clone / "started.log").exists()]
+        last = [lines[-1].split() for log in logs if (lines := log.read_text().splitlines())]
+        found = [int(pid) for stage, pid in last if stage.startswith(name)]
+        if len(found) == count:
+            return [psutil.Process(pid) for pid in found]
+        time.sleep(0.1)
+
+
+def test_rungs_run_in_a_clone_share_what_they_can_and_are_never_run_twice(toy: Toy) -> None:
+    before = (toy.path / "params.yaml").read_text()
+    told = toy.albef(ONE)
+    assert started(toy) == {
+        "ingest@web": 1, "ingest@scenes": 1, "pretrain": 1, "finetune@retrieval": 1,
+        "evaluate@retrieval": 2,
+    }  # fmt: skip
+    assert "toy-more-noise0.4-seed1: test tr@1 0.75; 2 of 2" in told
+    names = {"toy-plain-noise0.4-seed1", "toy-more-noise0.4-seed1"}
+    assert set(toy.sh("dvc exp list --all-commits --name-only").split()) == names
+    assert (toy.path / "params.yaml").read_text() == before
+    assert not toy.sh("git status --porcelain")
+    assert not (toy.path / "products").exists()
+    plain = "$(git for-each-ref --format='%(refname)' | grep plain-noise0.4)"
+    values = toy.sh(f"git show {plain}:params.yaml")
+    assert values.count("caption_noise: 0.4") == 2  # of pre-training's data alone
+    assert values.count("caption_noise: 0.0") == 1
+    assert "batch_size: 32" in values
+
+    page = (toy.path / ".albef/ablation/toy/table.md").read_text()
+    assert "| + more | 0.75 | +0.50 |" in page
+    rows = (toy.path / ".albef/ablation/toy/results.csv").read_text().splitlines()
+    assert rows[0] == "rung,noise,seed,split,metric,value"
+    assert "more,0.4,1,test,tr@1,0.75" in rows
+
+    again = toy.albef(ONE)
+    assert told.endswith(again)
+    assert toy.albef(f"{ONE} --show") == again
+    assert not started(toy)
+
+
+@pytest.mark.slow
+def test_a_ladder_over_seeds_in_two_clones_makes_everything_once(toy: Toy) -> None:
+    command = f"{another(toy, 'all', '1e-3')} --noise 0 0.6 --seeds 2 --jobs 2"
+    told = toy.albef(command)
+    # Noise is in one data set, so a seed's other one is made once, whichever clone comes first;
+    # and the toy's data are the same at any noise.
+    found = started(toy)
+    assert found["ingest@web"] == 4
+    del found["ingest@web"], found["ingest@scenes"]
+    assert found == {"pretrain": 2, "finetune@retrieval": 2, "evaluate@retrieval": 4}
+    assert "8 of 8" in told
+    assert "+0.50 (+0.50 to +0.50) resolved" in told
+    page = (toy.path / ".albef/ablation/all/table.md").read_text()
+    assert "| + more | 0.75 ± 0.00 | **+0.50 (+0.50 to +0.50)** |" in page
+    # Neither the results nor the clones are needed to know what was made.
+    toy.sh("rm -rf .dvc/tmp/variations .albef/ablation/all")
+    assert "8 of 8" in toy.albef(command)
+    assert not started(toy)
+    assert (toy.path / ".albef/ablation/all/table.md").read_text() == page
+
+
+@pytest.mark.slow
+def test_a_ladder_that_was_killed_goes_on(toy: Toy) -> None:
+    command = f"{another(toy, 'killed', '2e-3')} --noise 0.4 --seeds 1"
+    toy.do("sleep-evaluate", "600")
+    process = toy.start(command)
+    (stage,) = stages(toy, process, "evaluate", 1)
+    busy = toy.albef(command, fails=True)
+    assert f"variations are at work here already (process {process.pid})" in busy
+    process.kill()
+    process.wait()
+    stage.wait(60)  # nothing goes on unseen
+    toy.do("sleep-evaluate")
+    assert started(toy)["pretrain"] == 1
+    assert "2 of 2" in toy.albef(command)
+    assert started(toy) == {"evaluate@retrieval": 2}
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_everything_and_says_how_to_go_on(toy: Toy) -> None:
+    toy.do("sleep-pretrain", "600")
+    process = toy.start(f"{another(toy, 'cut', '3e-3')} --noise 0.4 --seeds 2 --jobs 2")
+    found = stages(toy, process, "pretrain", 2)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in told
+    assert not any(stage.is_running() for stage in found)
+    toy.do("sleep-pretrain")
+    started(toy)
+
+
+def test_what_fails_is_told_and_the_rest_runs(toy: Toy) -> None:
+    toy.do("fail-finetune", "once")
+    told = toy.albef(f"{another(toy, 'tired', '4e-3')} --noise 0.4 --seeds 1", fails=True)
+    toy.do("fail-finetune")
+    assert "tired-plain-noise0.4-seed1: finetune@retrieval: the line went dead" in told
+    assert "tired-more-noise0.4-seed1: test tr@1 0.75" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--preset ablatoin", "there is no preset ablatoin; did you mean ablation?"),
+        ("--ladder papers", "there is no ladder papers; there are: toy"),
+        ("--noise 1.5", "--noise is a share from 0 to 1, got 1.5"),
+        ("--noise=-0.1", "--noise is a share from 0 to 1, got -0.1"),
+        ("--noise nan", "--noise is a share from 0 to 1, got nan"),
+        ("--seeds 0", "--seeds must be at least 1, got 0"),
+        ("--jobs 0", "--jobs must be at least 1, got 0"),
+        ("--name a/b", "--name is part of file and experiment names"),
+        ("--preset bring-your-own", "ablations/toy.yaml: run retrieval is not one of the tasks"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(toy: Toy, options: str, sentence: str) -> None:
+    told = toy.albef(f"{COMMAND} {options}", fails=True)
+    assert sentence in told
+    assert "Traceback" not in told
+
+
+def test_a_preset_without_caption_noise_is_refused(toy: Toy) -> None:
+    (toy.path / "ablations/own.yaml").write_text(LADDER.replace("run: retrieval", "run: flickr"))
+    told = toy.albef("ablate --preset bring-your-own --ladder own", fails=True)
+    (toy.path / "ablations/own.yaml").unlink()
+    assert "has caption_noise, so there is no noise to vary; take a preset on built-in" in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "pretrain.itc",
+            "pretrain.itx",
+            "rung plain: pretrain.itx is not a known key; did",
+        ),
+        ("after: more", "after: mor", "claim 'all of it' names mor, which is no rung"),
+        ("name: more", "name: plain", "two rungs have the same name"),
+        ("evaluate.batch_size: 32", "pretrain.lr: fast", "pretrain.lr: input should be a valid"),
+    ],
+)
+def test_a_wrong_ladder_is_a_sentence(toy: Toy, old: str, new: str, sentence: str) -> None:
+    path = toy.path / "ablations/wrong.yaml"  # not in git: only what is in git must be as there
+    path.write_text(LADDER.replace(old, new, 1))
+    told = toy.albef("ablate --preset toy --ladder wrong --noise 0.9 --seeds 1", fails=True)
+    path.unlink()
+    assert sentence in told
+    assert "Traceback" not in told
+
+
+def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(toy: Toy) -> None:
+    code, values = toy.path / "code/train.py", toy.path / "params.yaml"
+    before = code.read_text(), values.read_text()
+    code.write_text("# another\n")
+    values.write_text(before[1] + "# mine\n")
+    told = toy.albef(ONE, fails=True)
+    assert "not as in the last commit: code/train.py; commit or undo that" in told
+    code.write_text(before[0])
+    assert "tables and results" in toy.albef(ONE)
+    assert values.read_text() == before[1] + "# mine\n"
+    values.write_text(before[1])
+
+
+def test_results_of_other_values_are_not_shown(toy: Toy) -> None:
+    preset = toy.path / "presets/toy.yaml"
+    before = preset.read_text()
+    assert "Plain" in toy.albef(f"{ONE} --show")
+    preset.write_text(before.replace("momentum: 0.95", "momentum: 0.9"))
+    told = toy.albef(f"{ONE} --show")
+    preset.write_text(before)
+    assert "no results yet" in told

@@ -1,0 +1,77 @@
+"""Retrieval without one of its parts, as the rungs of an ablation have it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from albef.data.record import Record
+from albef.losses import itm
+from albef.tasks.ranking import ranked
+from tests.conftest import CAPTIONS, tiny_task
+
+
+def batch(task: object) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    ids, mask = task.texts(CAPTIONS)  # type: ignore[attr-defined]
+    image = torch.randn(len(CAPTIONS), 3, 16, 16, generator=generator)
+    own = torch.arange(len(CAPTIONS))
+    return {"image": image, "ids": ids, "text_mask": mask, "image_id": own}
+
+
+@pytest.mark.parametrize("itc", [True, False])
+def test_without_itc_the_loss_is_that_of_matching_and_features_learn_nothing(itc: bool) -> None:
+    task = tiny_task(itc=itc).train()
+    task.zero_grad()
+    out = task(batch(task), 0.0)
+    expected = out["itm"] + out["itc"] if itc else out["itm"]
+    torch.testing.assert_close(out["loss"].detach(), expected)
+    out["loss"].backward()
+    gradients = [task.model.image_proj.weight.grad, task.temperature.grad]
+    assert all((gradient is not None) is itc for gradient in gradients)
+    assert task.itm_head.weight.grad is not None
+
+
+def test_without_hard_negatives_all_are_as_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+    draw = itm.draw
+
+    def spy(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+        drawn.append(weights.detach())
+        return draw(weights, generator)
+
+    monkeypatch.setattr(itm, "draw", spy)
+    for hard in (True, False):
+        task = tiny_task(hard_negatives=hard).train()
+        task(batch(task), 0.0)
+        free = drawn[-1][drawn[-1] > 0]
+        assert bool(torch.allclose(free, free[0].expand(len(free)))) is not hard
+
+
+def record(number: int, pair: int | None = None) -> Record:
+    meta = {} if pair is None else {"pair": pair, "change": "count"}
+    return Record(f"r{number}", b"", (f"text {number}",), number, "test", "x", meta)
+
+
+def test_null_re_ranks_all_and_leaves_nothing_to_the_features() -> None:
+    generator = torch.Generator().manual_seed(1)
+    sim, scores = torch.randn(2, 7, 7, generator=generator)
+    asked: list[Tensor] = []
+
+    def match(pairs: Tensor) -> Tensor:
+        asked.append(pairs)
+        return scores
+
+    rows = [record(i) for i in range(7)]
+    table = ranked(rows, sim, None, match)
+    assert bool(asked[0].all())
+    ranks = [int((scores[i] >= scores[i, i]).sum()) - 1 for i in range(7)]
+    assert table["rank"][:7] == ranks
+    assert ranked(rows, -sim, None, match)["rank"] == table["rank"]
+
+    def within_pairs(pairs: Tensor) -> Tensor:
+        assert int(pairs.sum()) == 12
+        return scores[:6, :6]
+
+    # In a paired split all are the two of a pair.
+    paired = ranked([record(i, i // 2) for i in range(6)], sim[:6, :6], None, within_pairs)
+    assert set(paired["rank"]) <= {0, 1}
