@@ -76,7 +76,8 @@ class Downloads:
         pending: deque[tuple[T, Future[Chunk]]] = deque()
         for number, (told, rows) in enumerate(lists):
             pending.append((told, self._call(self._chunk(number, rows))))
-            if len(pending) > _AHEAD:
+            given = number + 1 - len(pending)
+            if len(pending) > min(_AHEAD, 1 + given):  # who reads few rows has few downloaded
                 yield from self._next(pending)
         while pending:
             yield from self._next(pending)
