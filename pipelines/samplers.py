@@ -133,14 +133,19 @@ def make_sampler(
             own = optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
         case Random():
             own = optuna.samplers.RandomSampler(seed)
-    return _StartFirst(own, {name: range_.start for name, range_ in space.items()})
+    return _StartFirst(own, {name: range_.start for name, range_ in space.items()}, seed)
 
 
 class _StartFirst(BaseSampler):  # type: ignore[misc]
-    """The start of every range for trial 0, whoever asks for it; another sampler for the rest."""
+    """The start of every range for trial 0, whoever asks for it; another sampler for the rest.
 
-    def __init__(self, then: BaseSampler, start: Mapping[str, float]) -> None:
+    Values that were tried are not drawn again: a sampler that learns from complete trials alone
+    would propose those of one that was ended early over and over. Random ones take their place.
+    """
+
+    def __init__(self, then: BaseSampler, start: Mapping[str, float], seed: int | None) -> None:
         self._then = then
+        self._instead = optuna.samplers.RandomSampler(seed)
         self._start = start
 
     def infer_relative_search_space(
@@ -160,6 +165,12 @@ class _StartFirst(BaseSampler):  # type: ignore[misc]
         if trial.number == 0:
             return {}
         drawn: dict[str, float] = self._then.sample_relative(study, trial, search_space)
+        tried = study.get_trials(deepcopy=False)
+        if drawn and any(drawn == other.params for other in tried if other.number != trial.number):
+            return {
+                name: self._instead.sample_independent(study, trial, name, distribution)
+                for name, distribution in search_space.items()
+            }
         return drawn
 
     def sample_independent(
