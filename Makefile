@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup run run-all test test-slow check bench bench-serve lock clean
+.PHONY: setup run run-all test test-slow check bench bench-data bench-serve lock clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +37,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.step --size paper --rounds 3
 	$(BIN)/python -m benchmarks.ranking --rounds 3
 	$(BIN)/python -m benchmarks.loader
+
+bench-data: setup
+	$(BIN)/python -m benchmarks.urls
+	$(BIN)/python -m benchmarks.ingest
 
 bench-serve: setup
 	$(BIN)/python -m benchmarks.serving

@@ -20,6 +20,7 @@ PIPELINE = {
 """Commands of a project, run at its root: the module that becomes this process, and what for."""
 LIBRARY = {
     "import": ("albef.importing", "a checkpoint of the original code into one of ours, and back"),
+    "lineage": ("albef.lineage.command", "where a product comes from, back to the raw source"),
     "serve": ("albef.serving.serve", "exported models over HTTP, with a page"),
 }
 """Commands that need no project: the same."""

@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 
@@ -163,6 +163,28 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from _classes(inner)
+
+
+def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
+    """A section as the class that its ``kind`` names; for a :class:`~pydantic.PlainValidator`.
+
+    Raises:
+        ValueError: there is no such kind, or its class refuses the values.
+    """
+    if isinstance(values, Section):
+        return cast(S, values)
+    name = values.get("kind") if isinstance(values, Mapping) else None
+    if name not in classes:
+        near = nearest(str(name), list(classes))
+        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(classes)}"
+        raise ValueError(
+            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
+        )
+    try:
+        return validate(classes[str(name)], values, where="")
+    except ParamsError as error:
+        lines = (line.removeprefix(": ") for line in str(error).splitlines())
+        raise ValueError("; ".join(lines)) from None
 
 
 def nearest(name: str, known: Iterator[str] | list[str]) -> str | None:

@@ -37,7 +37,7 @@ from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.runtime.loading import load
 from albef.tasks.retrieval import Config, Task
-from benchmarks.timing import alternate, machine, ratio
+from benchmarks.timing import alternate, flops, machine, product_peak, ratio
 from tests.original import tokens, vocabulary
 
 SIZES = {
@@ -157,8 +157,12 @@ def _graphs(folder: Path, rounds: int, vocab: int) -> None:
     }
     side = ways["torch"].facts.image_size
     rng = np.random.default_rng(0)
-    print("| encoder | batch | torch ms | float32 ms | of torch | int8 ms | of torch |")
-    print("|---|---|---|---|---|---|---|")
+    peak = product_peak(torch.float32, rounds)
+    print(f"Peak of a float32 product of torch: {peak / 1e9:.0f} GFLOP/s\n")
+    print(
+        "| encoder | batch | torch ms | of the peak | float32 ms | of torch | int8 ms | of torch |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for batch in (1, 8):
         pixels = rng.normal(size=(batch, 3, side, side)).astype(np.float32)
         ids = rng.integers(5, vocab, (batch, 12))
@@ -166,16 +170,15 @@ def _graphs(folder: Path, rounds: int, vocab: int) -> None:
             ("image", "encode_image", (pixels,)),
             ("text, 12 tokens", "encode_text", (ids, np.ones_like(ids))),
         ):
-            times = alternate(
-                {
-                    name: functools.partial(getattr(model, call), *inputs)
-                    for name, model in ways.items()
-                },
-                rounds,
-            )
+            calls = {
+                name: functools.partial(getattr(model, call), *inputs)
+                for name, model in ways.items()
+            }
+            times = alternate(calls, rounds)
             ms = {name: 1000 * statistics.median(own) for name, own in times.items()}
+            used = flops(calls["torch"]) / statistics.median(times["torch"]) / peak
             print(
-                f"| {what} | {batch} | {ms['torch']:.1f} | {ms['float32']:.1f} "
+                f"| {what} | {batch} | {ms['torch']:.1f} | {used:.0%} | {ms['float32']:.1f} "
                 f"| {ratio(times['float32'], times['torch'])} | {ms['int8']:.1f} "
                 f"| {ratio(times['int8'], times['torch'])} |"
             )

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from albef.layout import BEHAVIOUR
+
 if TYPE_CHECKING:
     from albef.report.comparison import Comparison
 
@@ -144,17 +146,17 @@ def _metrics(it: "Comparison") -> str:
 
     rows: list[tuple[str, ...]] = []
     for split in it.splits:
-        tests = {test.after: test for test in split.paired}
+        tests = {(test.after, test.metric): test for test in split.paired}
         for metric in split.metrics:
-            if metric.name.removeprefix("itc_") not in _MAIN:
+            if metric.name.removeprefix("itc_") not in _MAIN and split.name != BEHAVIOUR:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
             if len(it.sides) == 1:
                 rows.append((split.run, name, _number(metric.values[0])))
             for after, side in enumerate(it.sides[1:], 1):
-                test = tests.get(after)
+                test = tests.get((after, metric.name))
                 found = (difference(metric.difference(side.against, after)), "", "")
-                if test is not None and test.metric == metric.name:
+                if test is not None:
                     found = (
                         interval_words(test.difference, test.interval),
                         f"+{test.gained} −{test.lost}, p {chance(test.p)}",

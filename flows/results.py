@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.layout import Layout
+from albef.layout import BEHAVIOUR, Layout
 
 COLUMNS = ("chance", "random_weights", "text_only")
 """Sections of a metrics file that are shown beside every other one."""
@@ -58,7 +58,8 @@ def _rows(path: Path, main: frozenset[str]) -> Iterator[tuple[str, ...]]:
             continue
         beside = [metrics.get(name, {}).get(section, {}) for name in COLUMNS]
         for name, value in values.items():
-            if isinstance(value, int | float) and (not main or name in main):
+            shown = name == "overall" if section == BEHAVIOUR else not main or name in main
+            if isinstance(value, int | float) and shown:
                 label = name if section == "test" else f"{section} {name}"
                 # By ITC alone a metric has the same chance as re-ranked.
                 plain = name.removeprefix("itc_")

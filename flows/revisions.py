@@ -66,6 +66,7 @@ class Revision:
 
     Attributes:
         name, commit: as given.
+        folder: where its files lie, as far as they were asked for.
         params: its params.yaml, plain.
     """
 
@@ -74,7 +75,7 @@ class Revision:
     ) -> None:
         self.name = name
         self.commit = commit
-        self._folder = folder
+        self.folder = folder
         self._files: Any = None
         if commit is not None:
             self._files = DVCFileSystem(".", rev=commit, config=dict(config))
@@ -128,6 +129,14 @@ class Revision:
         """
         return self._fetch(self._layout.predictions(run))
 
+    def behaviour(self, run: str) -> Path | None:
+        """The cases of a run's behaviour tests; None where it has none.
+
+        Raises:
+            NotAtHand: they are neither here nor in a remote.
+        """
+        return self._fetch(self._layout.behaviour(run))
+
     def trainings(self) -> dict[str, Path]:
         """The folder with the curves of each training.
 
@@ -149,7 +158,7 @@ class Revision:
         """
         folder = self._layout.data(dataset)
         found = [self._fetch(folder / name) for name in ("dataset.json", "index.parquet")]
-        return self._folder / folder if all(found) else None
+        return self.folder / folder if all(found) else None
 
     def pictures(self, dataset: str) -> Path | None:
         """A data set's folder with its shards; None where these are not all on this machine."""
@@ -163,7 +172,7 @@ class Revision:
             if not cache.exists(self._files.info(path.as_posix()).get("md5")):
                 return None  # a remote may have it, but shards are large
             self._fetch(path)
-        return self._folder / folder.parent
+        return self.folder / folder.parent
 
     def _list(self, folder: Path) -> list[Path]:
         """What is in a folder, in order."""
@@ -176,7 +185,7 @@ class Revision:
 
     def _fetch(self, path: Path) -> Path | None:
         """A file or folder of the revision, here; None where the revision has none."""
-        own = self._folder / path
+        own = self.folder / path
         if own.exists() or self._files is None:
             return own if own.exists() else None
         with self._sentences(path):

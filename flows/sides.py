@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albef.data.shards import ShardError, describe, read_index
+from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, flips, scores, statistics
 from albef.report.comparison import (
     Comparison,
@@ -28,8 +29,8 @@ from albef.report.comparison import (
 )
 from albef.report.examples import spread
 from albef.report.metrics import flatten
-from albef.report.page import plain
 from albef.report.pictures import SplitRecords
+from albef.report.wording import plain
 from flows.results import COLUMNS
 from flows.revisions import SEEDS, Lost, NotAtHand, Revision, differing_code, lost, opened, subject
 
@@ -87,7 +88,7 @@ class _Sides:
         self._all = revisions
         self._examples = examples
         self._indexes: dict[tuple[int, str], pa.Table | None] = {}
-        self._tables: dict[tuple[int, str], pa.Table | None] = {}
+        self._tables: dict[tuple[int, str, bool], pa.Table | None] = {}
         self._problems: dict[str, None] = {}
         self._lost: dict[str, dict[str, None]] = {}
         self._notes: dict[str, None] = {}
@@ -221,20 +222,40 @@ class _Sides:
     def _paired(self, split: Split, before: int, after: int) -> Split:
         """A split with what two sides differ in example by example, or a note why not."""
         old, new = self._scores(before, split), self._scores(after, split)
-        if old is None or new is None or old.metric != new.metric:
-            if all(self._predictions(side, split.run) is not None for side in (before, after)):
+        metrics = [metric for metric in old if metric in new]
+        if not metrics:
+            if all(self._predictions(side, split) is not None for side in (before, after)):
                 note = "its predictions are of a kind that is not compared example by example"
                 return replace(split, notes=tuple(dict.fromkeys((*split.notes, note))))
             return split
         contents = [self._contents(side, split) for side in (before, after)]
         known = contents if all(c is not None for c in contents) else [None, None]
-        places, others = scores.shared(old.names(known[0]), new.names(known[1]))
-        names = f"{self._all[before].name} and {self._all[after].name}"
-        if not len(places) and any({before, after} <= set(group) for group in self.groups):
-            return split  # another seed may well mean other data
-        if not len(places):
-            note = f"{names} answered no example in common: their data differ"
-            return replace(split, notes=(*split.notes, note))
+        for metric in metrics:
+            had, has = old[metric], new[metric]
+            places, others = scores.shared(had.names(known[0]), has.names(known[1]))
+            if not len(places):
+                if any({before, after} <= set(group) for group in self.groups):
+                    return split  # another seed may well mean other data
+                names = f"{self._all[before].name} and {self._all[after].name}"
+                note = f"{names} answered no example in common: their data differ"
+                return replace(split, notes=(*split.notes, note))
+            # What turned is shown once, by the parts where there are any.
+            most = 0 if metric == metrics[0] and len(metrics) > 1 else self._examples
+            test = self._test(split, (before, after), (had, has), (places, others), most)
+            test = replace(test, part=metric != metrics[0])
+            split = replace(split, paired=(*split.paired, test))
+        return split
+
+    def _test(
+        self,
+        split: Split,
+        sides: tuple[int, int],
+        both: tuple[scores.Scores, scores.Scores],
+        shared: tuple[NDArray[np.int64], NDArray[np.int64]],
+        most: int,
+    ) -> Paired:
+        """Two sides on the examples at places that they share, ``most`` shown each way."""
+        (before, after), (old, new), (places, others) = sides, both, shared
         differences = new.values[others] - old.values[places]
         units = self._units(before, split, old.table["key"].take(pa.array(places)))
         gained = np.flatnonzero(~old.right[places] & new.right[others])
@@ -253,7 +274,7 @@ class _Sides:
             p=statistics.mcnemar(len(gained), len(lost)),
         )
         shown = [
-            [(int(places[i]), int(others[i])) for i in spread(part.tolist(), self._examples)]
+            [(int(places[i]), int(others[i])) for i in spread(part.tolist(), most)]
             for part in (gained, lost)
         ]
         records = self._records(before, split) if any(shown) else None
@@ -265,34 +286,55 @@ class _Sides:
         finally:
             if records:
                 records.close()
-        return replace(split, paired=(*split.paired, replace(test, better=better, worse=worse)))
+        return replace(test, better=better, worse=worse)
 
-    def _predictions(self, side: int, run: str) -> pa.Table | None:
-        """The predictions of a run; None, and a sentence, where there are none."""
-        if (side, run) not in self._tables:
+    def _predictions(self, side: int, split: Split) -> pa.Table | None:
+        """The predictions on a split, or the cases of behaviour tests; None, and a sentence, where
+        there are none."""
+        tested = split.name == BEHAVIOUR
+        key = (side, split.run, tested)
+        if key not in self._tables:
             revision = self._all[side]
-            table = None
+            table, path = None, None
             try:
-                path = revision.predictions(run)
+                fetch = revision.behaviour if tested else revision.predictions
+                path = fetch(split.run)
                 if path is None:
+                    what = "cases of behaviour tests" if tested else "predictions"
                     self._missing(
-                        f"{revision.name} has metrics of {run} but no predictions, so its examples "
-                        f"are not compared; `albef run --only evaluate@{run}` makes them"
+                        f"{revision.name} has metrics of {split.run} but no {what}, so its "
+                        "examples are not compared; "
+                        f"`albef run --only evaluate@{split.run}` makes them"
                     )
                 else:
                     table = pq.read_table(path)
-            except (NotAtHand, pa.ArrowException) as error:
+            except NotAtHand as error:
                 self._missing(error)
-            self._tables[side, run] = table
-        return self._tables[side, run]
+            except pa.ArrowException as error:
+                where = path.relative_to(revision.folder) if path else split.run
+                self._missing(
+                    f"{revision.name}: {where} is damaged ({' '.join(str(error).split())}); "
+                    f"`albef run --only evaluate@{split.run}` makes it again"
+                )
+            self._tables[key] = table
+        return self._tables[key]
 
-    def _scores(self, side: int, split: Split) -> scores.Scores | None:
-        table = self._predictions(side, split.run)
+    def _scores(self, side: int, split: Split) -> dict[str, scores.Scores]:
+        """By metric; empty where they are not known."""
+        table = self._predictions(side, split)
         if table is None:
-            return None
-        table = table.filter(pc.equal(table["split"], split.name))
+            return {}
+        if split.name != BEHAVIOUR:
+            table = table.filter(pc.equal(table["split"], split.name))
         full = [n for n in table.column_names if table[n].null_count < table.num_rows]
-        return scores.of(table.select(full))
+        return scores.parts(table.select(full))
+
+    def _shown(self, side: int, split: Split) -> str:
+        """The split of the data set whose pictures were shown."""
+        if split.name != BEHAVIOUR:
+            return split.name
+        table = self._predictions(side, split)
+        return str(table["split"][0]) if table is not None and table.num_rows else ""
 
     # Data
 
@@ -312,7 +354,9 @@ class _Sides:
 
     def _rows(self, side: int, split: Split) -> pa.Table | None:
         index = self._index(side, self._dataset(side, split.run))
-        return None if index is None else index.filter(pc.equal(index["split"], split.name))
+        if index is None:
+            return None
+        return index.filter(pc.equal(index["split"], self._shown(side, split)))
 
     def _contents(self, side: int, split: Split) -> "pd.Series[Any] | None":
         rows = self._rows(side, split)
@@ -337,7 +381,7 @@ class _Sides:
         try:
             folder = self._all[side].pictures(dataset)
             if folder is not None:
-                return SplitRecords(folder, split.name)
+                return SplitRecords(folder, self._shown(side, split))
             reason = "its shards are not in the cache"
         except (NotAtHand, ShardError) as error:
             reason = str(error)

@@ -1,5 +1,6 @@
 """Evaluate a run on its test splits, beside chance, random weights and the text alone."""
 
+import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
@@ -9,14 +10,18 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
+from albef.behaviour import judging
+from albef.behaviour.suite import OVERALL, BehaviourConfig
 from albef.config import Section
 from albef.data.shards import Shards, describe
+from albef.layout import BEHAVIOUR
 from albef.models.weights import load_checkpoint
 from albef.tasks import text_only
-from albef.tasks.task import Table
+from albef.tasks.task import RunTask, Table
+from pipelines.provenance import code_of
 from pipelines.runs import run_of
 from pipelines.stage import Stage, device_slot, main, write_json
-from pipelines.trainer import device_of, seed_everything
+from pipelines.trainer import counted, device_of, seed_everything
 
 log = logging.getLogger("albef")
 
@@ -39,6 +44,8 @@ class EvaluateConfig(Section):
     """Splits to evaluate, as far as the data set has them; `val` where it has none of them."""
     batch_size: int
     """Images of one forward pass."""
+    behaviour: BehaviourConfig
+    """What a change of the words must do, on the first split that is evaluated."""
     reference: dict[str, dict[str, Reference]] | None = None
     """Published values by run and metric; a difference beyond the tolerance fails the stage."""
 
@@ -49,7 +56,7 @@ def run(stage: Stage) -> None:
     Where the kind has answers, a model that reads only the text is trained on the train split.
     """
     device = device_of(stage)
-    with device_slot(str(device), stage.runtime.threads):
+    with device_slot(str(device), stage.runtime.threads), counted(stage, device):
         _evaluate(stage, device)
 
 
@@ -77,11 +84,25 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
         if texts:
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
         tables.append({"split": [split] * len(next(iter(table.values()))), **table})
-    write_json(stage.layout.metrics(stage.key), metrics)
     path = stage.layout.predictions(stage.key)
     path.parent.mkdir(parents=True, exist_ok=True)
+    told, cases = behave(settings, trained, blank, Shards(data, splits[0]))
+    for section, own in told.items():
+        metrics.setdefault(section, {}).update(own)
+    pq.write_table(cases, stage.layout.behaviour(stage.key))
+    write_json(stage.layout.metrics(stage.key), metrics)
     parts = [pa.table(table) for table in tables]
-    pq.write_table(pa.concat_tables(parts, promote_options="default"), path)
+    whole = pa.concat_tables(parts, promote_options="default")
+    source = {
+        "run": stage.key,
+        "checkpoint": checkpoint.digest,
+        "dataset": config.dataset,
+        "data": describe(data)["digest"],
+        "seed": stage.seed,
+        **code_of(stage),
+    }
+    pq.write_table(whole.replace_schema_metadata({"albef": json.dumps(source)}), path)
+    stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
     first = splits[0]
     if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
         stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
@@ -90,12 +111,41 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
         raise ValueError(f"not as reported: {'; '.join(beyond)}")
 
 
+def behave(
+    settings: EvaluateConfig, trained: RunTask, blank: RunTask, records: Shards
+) -> tuple[dict[str, dict[str, object]], pa.Table]:
+    """The behaviour tests: sections of the metrics, and the cases; empty where nothing is tested.
+
+    Args:
+        settings: of the evaluation.
+        trained, blank: the task as it is, and with random weights.
+        records: of the split.
+    """
+    config = settings.behaviour
+    tests = judging.prepare(config, type(trained), records, records.name)
+    if tests is None:
+        return {}, judging.SCHEMA.empty_table()
+    tables = [
+        tests.judge(task.agreement(records, tests.pairs, settings.batch_size))
+        for task in (trained, blank)
+    ]
+    own, random_weights = map(judging.rates, tables)
+    log.info("behaviour: %d cases, %.1f %% pass", len(tests.cases), own[OVERALL])
+    return {
+        BEHAVIOUR: dict(own),
+        "chance": {BEHAVIOUR: judging.chances(tables[0])},
+        "random_weights": {BEHAVIOUR: random_weights},
+    }, pa.table(tables[0], schema=judging.SCHEMA)
+
+
 def splits_of(wanted: Sequence[str], present: Collection[str]) -> list[str]:
     """The wanted splits that a data set has, or ``val`` where it has none of them.
 
     Raises:
         ValueError: nor that.
     """
+    if BEHAVIOUR in wanted:
+        raise ValueError(f"a split that is evaluated cannot be called {BEHAVIOUR}: rename it")
     found = [split for split in wanted if split in present]
     if not found and "val" in present:
         log.info("no split of evaluate.splits is in this data set: val is evaluated")

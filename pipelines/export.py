@@ -19,9 +19,10 @@ from albef.export.verify import Difference, VerificationError
 from albef.inference import model_of
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
-from albef.runtime.manifest import Precision
+from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
+from pipelines.provenance import code_of
 from pipelines.runs import run_of
 from pipelines.stage import Stage, device_slot, main, write_json
 
@@ -70,6 +71,7 @@ def _export(stage: Stage) -> None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target = stage.layout.export(stage.key)
+    code = code_of(stage).get("code")
     with _finished(target) as folder:
         result = export(
             checkpoint,
@@ -79,6 +81,7 @@ def _export(stage: Stage) -> None:
             tolerance=config.tolerance,
             precisions=tuple(own.precisions),
             threads=threads,
+            provenance={"export_code": code} if code else None,
         )
         scores = _evaluated(stage, own, checkpoint, folder)
     sizes = {
@@ -86,6 +89,7 @@ def _export(stage: Stage) -> None:
         for precision in own.precisions
     }
     write_json(stage.layout.export_metrics(stage.key), {**scores, "bytes": sizes})
+    stage.made(target / NAME, stage.layout.export_metrics(stage.key))
     largest = max(difference.largest for difference in result.differences)
     stage.record |= {
         "largest_difference": largest,

@@ -3,12 +3,14 @@
 import json
 
 from albef.config import choose
+from pipelines.handover import take_trial
 from pipelines.launch import launch
+from pipelines.provenance import origin
 from pipelines.runs import init_of, run_of
 from pipelines.stage import Stage, main
 from pipelines.trainer import (
-    fingerprint,
     fit,
+    provenance_of,
     publish,
     seed_everything,
     training,
@@ -26,16 +28,9 @@ def run(stage: Stage) -> None:
         init = init_of(stage, config)
         seed_everything(stage.seed)
         task = kind.start(config, init)
-        provenance = {
-            "dataset": config.dataset,
-            "data": data,
-            "seed": stage.seed,
-            "parent": config.init,
-            "parent_weights": init.digest,
-        }
-        augment = stage.params["datasets"][config.dataset]["augment"]
-        values = config.model_dump()
-        folder = stage.scratch(fingerprint({"values": values, "augment": augment} | provenance))
+        provenance, key = provenance_of(stage, config, data, init)
+        folder = stage.scratch(key)
+        take_trial(stage, folder, device)
         stage.record |= fit(
             stage,
             task,
@@ -50,11 +45,11 @@ def run(stage: Stage) -> None:
         folder,
         stage.key,
         task,
-        provenance,
+        provenance | origin(stage, config.dataset, init),
         kind=config.kind,
         model=task.sizes,
         tokenizer=task.tokenizer,
-        values=values,
+        values=config.model_dump(),
         facts=task.facts(),
     )
 

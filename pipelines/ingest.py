@@ -1,50 +1,270 @@
-"""ingest@DATASET: make the records of a data set and write them as shards with an index."""
+"""ingest@DATASET: make the records of a data set and write them as shards with an index.
 
-import contextlib
-import dataclasses
-import hashlib
-import json
+Rows are prepared in blocks, compared with each other, and written as shards; a killed run goes on
+at the first block or shard that is missing.
+"""
+
+import itertools
 import logging
 import shutil
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, validate
-from albef.data import shard_writer
-from albef.data.record import Record
-from albef.data.sources import SourcesConfig, kind_of
-from pipelines.stage import PARAMS, Stage, main
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import albef.data
+from albef.data import duplicates
+from albef.data.blocks import Blocks, Row
+from albef.data.duplicates import Twin
+from albef.data.pool import Given, prepared
+from albef.data.prepare import Rules
+from albef.data.quarantine import Quarantine
+from albef.data.refusal import Reason, Refusal
+from albef.data.rules import IngestConfig, RowsConfig
+from albef.data.shard_writer import ShardWriter
+from albef.data.shards import ShardError
+from albef.data.sources import files_of, kind_of
+from albef.digest import file_digest
+from pipelines.rows import batches, logged, read_config, read_rows, sha
+from pipelines.stage import Stage, main, write_json
+from pipelines.working import alone
 
 log = logging.getLogger("albef")
-_LOG_EVERY = 5.0  # seconds
+_ROWS, _BYTES = 1000, 2**25
+"""A block is closed with so many rows, or with so many bytes of pictures as they came."""
 
 
 def run(stage: Stage) -> None:
     """Make a data set from its sources."""
     config = read_config(stage)
-    sources = [
-        {"name": name, **source.model_dump(mode="json")} for name, source in config.sources.items()
-    ]
-    scratch = stage.scratch(_sha([stage.data_seed, sources, config.shard_mb]))
-    # A folder of its own: another clone may be making the same data set.
-    with tempfile.TemporaryDirectory(dir=scratch) as work:
-        part = Path(work) / stage.key
-        described = shard_writer.write(
-            part,
-            stage.key,
-            _logged(_records(config, stage)),
-            shard_mb=config.shard_mb,
-            licences=_licences(config),
-            sources=sources,
+    limits = stage.section("ingest", IngestConfig)
+    heldout = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
+    with alone(stage.scratch(_fingerprint(stage, config, limits, heldout))) as work:
+        data, quarantine = work / stage.key, work / "quarantine"
+        blocks = _filled(work / "blocks", data, stage, Rules(limits, config.longest_side))
+        twins, groups = _compared(blocks, config, limits.near_distance, heldout)
+        names = _names(heldout)
+        reasons = _set_aside(quarantine, blocks, twins, groups, names)
+        if blocks.starts[-1] - reasons.total() < limits.min_yield * blocks.starts[-1]:
+            _move(quarantine, stage.layout.quarantine(stage.key))
+            raise ShardError(_too_few(stage, blocks.starts[-1], reasons, limits.min_yield))
+        described = _written(data, blocks, twins, config, stage)
+        _account(described, quarantine, blocks.starts[-1])
+        _move(quarantine, stage.layout.quarantine(stage.key))
+        _move(data, stage.layout.data(stage.key))
+        shutil.rmtree(work)
+    stage.made(stage.layout.data(stage.key) / "dataset.json")
+    _tell(stage, described, reasons)
+
+
+def _fingerprint(
+    stage: Stage, config: RowsConfig, limits: IngestConfig, heldout: Sequence[Path]
+) -> str:
+    """Of all that a data set's bytes depend on but the pictures that its sources point to."""
+    named = [path for own in config.sources.values() for path in files_of(own).values()]
+    code = sorted(Path(albef.data.__path__[0]).rglob("*.py"))
+    return sha(
+        [
+            stage.data_seed,
+            _sources(config),
+            config.model_dump(mode="json", exclude={"sources"}),
+            limits.model_dump(mode="json", exclude={"min_yield"}),
+            [file_digest(path) for path in (*named, *heldout, *code)],
+        ]
+    )
+
+
+def _sources(config: RowsConfig) -> list[dict[str, Any]]:
+    """The values of all sources, in order, with their names."""
+    return [{"name": name, **own.model_dump(mode="json")} for name, own in config.sources.items()]
+
+
+def _told(config: RowsConfig, seed: int) -> list[dict[str, Any]]:
+    """What a data set says of its sources: their values, the seed, digests of the files read."""
+    told = _sources(config)
+    for values, own in zip(told, config.sources.values(), strict=True):
+        inputs = {name: file_digest(path) for name, path in files_of(own).items()}
+        values |= {"seed": seed, "inputs": inputs}
+    return told
+
+
+def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
+    """All rows in blocks, prepared; those that are there already are not prepared again."""
+    config = read_config(stage)
+    blocks = Blocks(folder)
+    done = folder / "all.json"
+    if not data.exists() and not all(map(blocks.has_images, range(len(blocks)))):
+        blocks.cut(0)  # they went into shards that are gone
+        done.unlink(missing_ok=True)
+    if done.exists():
+        return blocks
+    cuts: deque[tuple[int, str]] = deque()
+
+    def missing() -> Iterator[Given]:
+        number = -1
+        rows = logged(read_rows(config.sources, stage))
+        for number, (batch, digest) in enumerate(batches(rows, _ROWS, _BYTES)):
+            if number < len(blocks):
+                if blocks.digest(number) == digest:
+                    continue
+                log.info("a source has changed since row %d was read", blocks.starts[number] + 1)
+                blocks.cut(number)
+            cuts.append((len(batch), digest))
+            yield from batch
+        if number + 1 < len(blocks):
+            blocks.cut(number + 1)
+
+    made = prepared(missing(), rules, stage.runtime.workers)
+    for first in made:
+        count, digest = cuts.popleft()
+        blocks.write([first, *itertools.islice(made, count - 1)], digest)
+    write_json(done, {"rows": blocks.starts[-1]})
+    return blocks
+
+
+def _compared(
+    blocks: Blocks, config: RowsConfig, distance: int | None, heldout: Sequence[Path]
+) -> tuple[dict[int, Twin], list[Twin]]:
+    """The rows that are dropped for another one, by number; and all repeated ones, in order."""
+    twins = {twin.row: twin for twin in duplicates.repeated_keys(blocks)}
+    own = duplicates.prints(blocks)
+    if config.screened:
+        tests = pa.concat_tables(map(pq.read_table, heldout))
+        for twin in duplicates.contaminated(own, tests, distance, blocks):
+            twins.setdefault(twin.row, twin)
+    repeated = list(duplicates.repeated(own, set(twins), distance, blocks))
+    dropped = {
+        "keep": (),
+        "drop_exact": (Reason.DUPLICATE,),
+        "drop_near": (Reason.DUPLICATE, Reason.NEAR_DUPLICATE),
+    }[config.duplicates]
+    twins |= {twin.row: twin for twin in repeated if twin.reason in dropped}
+    return twins, repeated
+
+
+def _names(heldout: Sequence[Path]) -> pa.Table:
+    """Data set and key of each held-out picture."""
+    tables = [pq.read_table(path, columns=["dataset", "key"]) for path in heldout]
+    return pa.concat_tables(tables) if tables else pa.table({"dataset": [], "key": []})
+
+
+def _set_aside(
+    folder: Path,
+    blocks: Blocks,
+    twins: Mapping[int, Twin],
+    groups: Sequence[Twin],
+    names: pa.Table,
+) -> Counter[tuple[str, str]]:
+    """Write the quarantine and what is repeated; returns how many rows by source and reason."""
+    rows: Counter[str] = Counter()
+    with Quarantine(folder / "quarantine.parquet") as quarantine:
+        for row in (row for block in range(len(blocks)) for row in blocks.rows(block)):
+            rows[row.values["source"]] += 1
+            twin = twins.get(row.number)
+            if row.refusal is not None:
+                quarantine.add(row.refusal)
+            elif twin is not None:
+                quarantine.add(_dropped(row, twin, blocks, names))
+    repeated = {
+        "key": [blocks.at(twin.row, "key") for twin in groups],
+        "of": [blocks.at(twin.other, "key") for twin in groups],
+        "kind": ["exact" if twin.reason == Reason.DUPLICATE else "near" for twin in groups],
+        "distance": [twin.distance for twin in groups],
+        "dropped": [twin.row in twins for twin in groups],
+    }
+    table = pa.table(repeated, duplicates.GROUPS)
+    pq.write_table(table, folder / "duplicates.parquet", compression="zstd")
+    reasons = quarantine.reasons
+    write_json(
+        folder / "summary.json",
+        {
+            name: {
+                "rows": count,
+                "kept": count - sum(n for (own, _), n in reasons.items() if own == name),
+                "set_aside": {why: n for (own, why), n in reasons.items() if own == name},
+            }
+            for name, count in rows.items()
+        },
+    )
+    return reasons
+
+
+def _dropped(row: Row, twin: Twin, blocks: Blocks, names: pa.Table) -> Refusal:
+    if twin.other < 0:
+        place = -1 - twin.other
+        other = f"{names['key'][place]} of the data set {names['dataset'][place]}"
+    else:
+        other = blocks.at(twin.other, "key")
+    said = {
+        Reason.MALFORMED_ROW: f"its key {row.values['key']} is that of an earlier row",
+        Reason.DUPLICATE: f"its picture is that of {other}",
+        Reason.NEAR_DUPLICATE: f"its picture looks like that of {other}",
+        Reason.CONTAMINATION: f"its picture looks like that of {other}, which is evaluated on",
+    }[twin.reason]
+    if twin.reason in (Reason.NEAR_DUPLICATE, Reason.CONTAMINATION):
+        said += f" ({twin.distance} bits apart)"
+    values = row.values
+    return Refusal(values["source"], values["line"], values["name"], twin.reason, said)
+
+
+def _written(
+    folder: Path, blocks: Blocks, twins: Mapping[int, Twin], config: RowsConfig, stage: Stage
+) -> dict[str, Any]:
+    """The shards and their index, from the first shard on that is not there yet."""
+    spent: deque[tuple[int, int]] = deque()  # blocks, with the shard that their last record is in
+    with ShardWriter(folder, stage.key, config.shard_mb) as writer:
+        skipped = writer.finished
+        for block in range(len(blocks)) if not writer.complete else ():
+            kept = [r.number for r in blocks.rows(block) if not r.refusal and r.number not in twins]
+            if skipped >= len(kept):
+                skipped -= len(kept)
+                continue
+            for row, stored in blocks.stored(block):
+                if stored is None or row.number in twins:
+                    continue
+                if skipped:
+                    skipped -= 1
+                    continue
+                writer.add(stored.record())
+            spent.append((block, writer.shards))
+            while spent and spent[0][1] < writer.shards:
+                blocks.drop_images(spent.popleft()[0])
+        return writer.finish(_licences(config), _told(config, stage.data_seed))
+
+
+def _account(described: Mapping[str, Any], quarantine: Path, rows: int) -> None:
+    """Hold that every row of the sources is in one place."""
+    kept = sum(described["splits"].values())
+    aside = pq.read_metadata(quarantine / "quarantine.parquet").num_rows
+    if kept + aside != rows:
+        raise ShardError(
+            f"the sources gave {rows} rows, but {kept} are in shards and {aside} in the "
+            "quarantine: this is an error of the program; please report it"
         )
-        _move(part, stage.layout.data(stage.key))
-    with contextlib.suppress(OSError):
-        scratch.rmdir()
+
+
+def _too_few(stage: Stage, rows: int, reasons: Counter[tuple[str, str]], least: float) -> str:
+    why: Counter[str] = Counter()
+    for (_, reason), count in reasons.items():
+        why[reason] += count
+    kept = rows - reasons.total()
+    listed = ", ".join(f"{count} {reason}" for reason, count in why.most_common(5))
+    path = stage.layout.quarantine(stage.key) / "quarantine.parquet"
+    return (
+        f"of {rows} rows {kept} are left ({100 * kept / rows:.3g} %), less than ingest.min_yield "
+        f"{least:g} asks for; set aside were {listed}: see {path}, mend the source or lower "
+        "ingest.min_yield"
+    )
+
+
+def _tell(stage: Stage, described: Mapping[str, Any], reasons: Counter[tuple[str, str]]) -> None:
     for split, count in described["splits"].items():
         log.info("%s: %d records", split, count)
+    for (source, reason), count in sorted(reasons.items()):
+        log.info("%s: %d rows set aside: %s", source, count, reason)
     log.info(
         "%d captions, %d shards, digest %s",
         described["captions"],
@@ -52,61 +272,10 @@ def run(stage: Stage) -> None:
         described["digest"][:16],
     )
     stage.record["records"] = described["splits"]
+    stage.record["set_aside"] = reasons.total()
 
 
-def read_config(stage: Stage) -> SourcesConfig:
-    """The part of the data set's section that ingest depends on; ``augment`` is not read.
-
-    Raises:
-        ParamsError: no such data set, or a wrong key, type or range.
-    """
-    datasets = stage.params.get("datasets")
-    section = datasets.get(stage.key) if isinstance(datasets, Mapping) else None
-    if not isinstance(section, Mapping):
-        known = ", ".join(datasets) if isinstance(datasets, Mapping) else "none"
-        raise ParamsError(f"{PARAMS}: no data set {stage.key!r}; the data sets are {known}")
-    values = {name: section[name] for name in SourcesConfig.model_fields if name in section}
-    return validate(SourcesConfig, values, where=str(PARAMS), key=f"datasets.{stage.key}")
-
-
-def _records(config: SourcesConfig, stage: Stage) -> Iterator[Record]:
-    """The records of all sources one after the other, with keys and image ids of the data set."""
-    first_id = 0
-    for name, source in config.sources.items():
-        # A seed of its own: two data sets with a source of the same kind share no picture.
-        seed = int(_sha([stage.data_seed, stage.key, name])[:12], 16)
-        last_id = first_id - 1
-        records = kind_of(source).records(source, seed)
-        while True:
-            try:
-                record = next(records, None)
-            except ParamsError as error:
-                where = f"{PARAMS}: datasets.{stage.key}.sources.{name}"
-                raise ParamsError(f"{where}: {error}") from None
-            if record is None:
-                break
-            last_id = max(last_id, first_id + record.image_id)
-            yield dataclasses.replace(
-                record,
-                key=f"{name}-{record.key}",
-                image_id=first_id + record.image_id,
-                source=name,
-            )
-        first_id = last_id + 1
-
-
-def _logged(records: Iterable[Record]) -> Iterator[Record]:
-    """The same records; now and then a line says how many there were and how fast they come."""
-    started = last = time.monotonic()
-    for number, record in enumerate(records, 1):
-        yield record
-        now = time.monotonic()
-        if now - last > _LOG_EVERY:
-            last = now
-            log.info("%d records, %.0f a second", number, number / (now - started))
-
-
-def _licences(config: SourcesConfig) -> list[Mapping[str, str]]:
+def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
     """The licences of all sources, each once."""
     every = [licence for source in config.sources.values() for licence in kind_of(source).LICENCES]
     return [licence for i, licence in enumerate(every) if licence not in every[:i]]
@@ -120,10 +289,6 @@ def _move(part: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     shutil.move(part, beside)
     beside.rename(target)
-
-
-def _sha(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

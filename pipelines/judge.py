@@ -9,20 +9,25 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
-from albef.data.shards import ShardError, Shards, describe
+from albef.behaviour.judging import prepare
+from albef.card.content import Compared, Evaluation
+from albef.card.markdown import markdown
+from albef.data.shards import Shards, describe
 from albef.models.weights import load_checkpoint
-from albef.release.card import Dataset, Evaluation, card
 from albef.release.gate import ReleaseConfig, judge
-from albef.release.measuring import Measured, measure
+from albef.release.measuring import Measured, Tested, measure
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
+from albef.tasks.task import RunTask
+from pipelines.cards import datasets, read_card, told_of
+from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
 from pipelines.runs import run_of
 from pipelines.stage import Stage, write_json
@@ -60,7 +65,8 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     records = First(split, own.examples)
     beside, note = _beside(released, written.model.kind, facts)
     log.info("measuring on %d records of %s in %s", len(records), own.split, own.dataset)
-    new, *others = measure([folder, *beside], task, records, stage.runtime.threads)
+    tested = _tested(stage, config.dataset, kind)
+    new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
     evaluation = Evaluation(
         dataset=own.dataset,
@@ -78,21 +84,23 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         **facts["provenance"],
         "manifest, SHA-256": manifest.digest(folder),
         "checkpoint, SHA-256": checkpoint.digest,
-        **{f"checkpoint: {k}": v for k, v in written.provenance.items() if k != "checkpoint"},
+        **dict(told_of({k: v for k, v in written.provenance.items() if k != "checkpoint"})),
         "test data, SHA-256": split.digest,
         "ONNX opset": written.onnx.opset,
         "ONNX Runtime": ort.__version__,
     }
-    page = card(
-        written,
-        facts["version"],
-        evaluation,
-        _json(stage.layout.metrics(stage.key)),
-        rows,
-        note,
-        list(_datasets(stage, own.dataset)),
-        facts["further"],
-        provenance,
+    card = read_card(stage.params, stage.layout, stage.key)
+    assert card is not None  # its metrics, checkpoint and export have been read
+    page = markdown(
+        replace(
+            card,
+            version=facts["version"],
+            evaluation=evaluation,
+            datasets=tuple(datasets(stage.params, stage.layout, stage.key, own.dataset)),
+            compared=Compared(note, [row[:6] for row in rows]),
+            further=facts["further"],
+            provenance=provenance,
+        )
     )
     return {
         "rows": [row[:6] for row in rows],
@@ -106,6 +114,14 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         "provenance": provenance,
         "card": page,
     }
+
+
+def _tested(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
+    """The behaviour tests of a run, as its evaluation has them."""
+    settings, data = stage.section("evaluate", EvaluateConfig), stage.layout.data(dataset)
+    records = Shards(data, splits_of(settings.splits, describe(data)["splits"])[0])
+    tests = prepare(settings.behaviour, kind, records, dataset)
+    return None if tests is None else Tested(tests, records)
 
 
 def _beside(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
@@ -131,28 +147,6 @@ def _plain(measured: Measured) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def _datasets(stage: Stage, test: str) -> Iterator[Dataset]:
-    """What the run, and those that it started from, learned from; and what it was judged on."""
-    tasks, name = stage.params["tasks"], stage.key
-    roles: dict[str, list[str]] = {}
-    while name in tasks:
-        if tasks[name].get("epochs"):
-            roles.setdefault(tasks[name]["dataset"], []).append(f"training of {name}")
-        name = tasks[name]["init"].partition("/epochs/")[0]
-    if name == "pretrained":
-        roles.setdefault(stage.params["pretrain"]["dataset"], []).append("pre-training")
-    elif name not in tasks:
-        yield Dataset(f"checkpoint {name}", "imported; what it learned from is not known here")
-    roles.setdefault(test, []).append("test")
-    for dataset, own in roles.items():
-        try:
-            described = describe(stage.layout.data(dataset))
-        except ShardError:
-            described = None
-            own.append("not at hand when this was written")
-        yield Dataset(dataset, ", ".join(own), described)
 
 
 def main() -> None:

@@ -13,13 +13,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from albef.config import ParamsError
 from albef.training.distributed import launched
-from pipelines.stage import LAUNCHED_ON, RANKS, Stage, device_slot, machine
+from pipelines.stage import (
+    LAUNCHED_ON,
+    RANKS,
+    Stage,
+    device_slot,
+    machine,
+    read_json,
+    spent,
+    write_json,
+)
 from pipelines.trainer import device_of
 
 _NOISE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d|\*+$")
@@ -49,11 +59,13 @@ def launch(stage: Stage) -> bool:
                 env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
             )
-            with _handing_on(child):
+            with handing_on([child]):
                 died = _follow(child)
                 code = child.wait()
-        if code:
-            _tell(told, processes, died)
+        if code == 0:
+            _count(stage)
+        else:
+            tell(told, died or f"one of the {processes} processes died")
     finally:
         shutil.rmtree(told)
     return True
@@ -75,16 +87,19 @@ def _command(stage: Stage, processes: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _handing_on(child: "subprocess.Popen[str]") -> Iterator[None]:
+def handing_on(children: "Sequence[subprocess.Popen[Any]]") -> Iterator[None]:
     """Hand SIGINT and SIGTERM on as SIGTERM; a second Ctrl-C ends all of them at once."""
     asked = False
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked and number == signal.SIGINT:
-            os.killpg(child.pid, signal.SIGKILL)
-        elif not asked:
-            child.send_signal(signal.SIGTERM)
+        for child in children:
+            if child.poll() is not None:
+                continue
+            if asked and number == signal.SIGINT:
+                os.killpg(child.pid, signal.SIGKILL)
+            elif not asked:
+                child.send_signal(signal.SIGTERM)
         asked = True
 
     before = {n: signal.signal(n, hand_on) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -118,14 +133,21 @@ def _follow(child: "subprocess.Popen[str]") -> str:
     return died
 
 
-def _tell(folder: Path, processes: int, died: str) -> None:
+def _count(stage: Stage) -> None:
+    """Put the cores' time of all processes of this machine into the first one's run record."""
+    path = stage.layout.record(stage.address)
+    record = read_json(path)
+    if record:
+        before = record.get("interrupted", {})
+        held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
+        write_json(path, record | spent(held, before))
+
+
+def tell(folder: Path, died: str) -> None:
     """Raise what the processes left behind; one that only lost another has nothing to say."""
     ends = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     own = [end for end in ends if not end["lost"]]
     if not own:
-        raise OSError(
-            f"{died or f'one of the {processes} processes died'}; the state saved last is kept: "
-            "run it again to go on"
-        )
+        raise OSError(f"{died}; the state saved last is kept: run it again to go on")
     kinds = {2: ValueError, 130: KeyboardInterrupt}
     raise kinds.get(own[0]["code"], OSError)(own[0]["message"])

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from albef.behaviour.suite import load as load_suite
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
 
 SECTIONS = {
+    "ingest": "albef.data.rules:IngestConfig",
     "validate": "albef.data.quality:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
-    "search": "pipelines.search:SearchConfig",
+    "search": "pipelines.samplers:SearchConfig",
     "evaluate": "pipelines.evaluate:EvaluateConfig",
     "export": "pipelines.export:ExportConfig",
     "release": "albef.release.gate:ReleaseConfig",
@@ -168,13 +170,26 @@ def _contradictions(params: Params) -> Iterator[str]:
         )
 
     datasets = list(params.datasets)
+    for name in cast(Any, params.sections["ingest"]).heldout:
+        if name not in params.datasets:
+            yield unknown("ingest.heldout", name, "not one of the datasets", datasets)
     owners = {"pretrain": params.sections["pretrain"]}
     owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
     processes = params.runtime.processes
+    if processes > 1 and params.runtime.search_workers > 1:
+        yield (
+            f"runtime.search_workers: {params.runtime.search_workers} workers cannot "
+            f"share a device with {processes} processes (runtime.processes): make one of them 1"
+        )
     for key, section in owners.items():
         values = cast(Any, section)
         if values.dataset not in params.datasets:
             yield unknown(f"{key}.dataset", values.dataset, "not one of the datasets", datasets)
+        else:
+            sources = list(cast(Any, params.datasets[values.dataset]).sources)
+            for name in values.source_weights or ():
+                if name not in sources:
+                    yield unknown(f"{key}.source_weights", name, "no source of its data", sources)
         micros = values.global_batch_size // values.micro_batch_size
         if values.epochs and micros % processes:
             yield (
@@ -211,6 +226,15 @@ def _contradictions(params: Params) -> Iterator[str]:
                 "(`albef import` makes one of an original)",
                 ["pretrained", *(run for run in starts if run != name)],
             )
+    behaviour = cast(Any, params.sections["evaluate"]).behaviour
+    try:
+        suite = load_suite(Path(behaviour.tests))
+        for test, rule in suite.tests.items():
+            if rule.dataset is not None and rule.dataset not in params.datasets:
+                key = f"evaluate.behaviour.tests: {behaviour.tests}: tests.{test}.dataset"
+                yield unknown(key, rule.dataset, "not one of the datasets", datasets)
+    except ParamsError as error:
+        yield f"evaluate.behaviour.tests: {error}"
     reference = cast(Any, params.sections["evaluate"]).reference or {}
     for name in reference:
         if name not in params.tasks:

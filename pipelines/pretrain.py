@@ -7,6 +7,7 @@ from albef.data.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.ranking import MAX_WORDS
 from pipelines.launch import launch
+from pipelines.provenance import origin
 from pipelines.stage import Stage, main
 from pipelines.trainer import (
     fingerprint,
@@ -53,7 +54,7 @@ def run(stage: Stage) -> None:
         folder,
         "pretrained",
         task,
-        provenance,
+        provenance | origin(stage, config.dataset),
         kind="pretraining",
         model=config.model,
         tokenizer=tokenizer,

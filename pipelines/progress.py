@@ -1,12 +1,14 @@
 """How far a training is: a bar on a terminal, plain lines elsewhere."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from albef.training.loop import Progress
+from pipelines.stage import WORKER
 
 log = logging.getLogger("albef")
 LINE_EVERY = 10.0
@@ -16,7 +18,7 @@ LINE_EVERY = 10.0
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
     """What the train loop calls after each step."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and WORKER not in os.environ:  # several have no bar in common
         with _bar(label) as show:
             yield show
     else:

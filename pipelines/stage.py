@@ -27,6 +27,7 @@ from typing import IO, Any, TypeVar
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
+from albef.digest import file_digest
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
@@ -38,9 +39,13 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
 GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
+_TALLY, _BEFORE = "spent.json", "interrupted"
+"""What interrupted processes of a stage cost: a file of its scratch, an entry of its record."""
 _POLL_S = 0.1
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
+WORKER, WORKERS = "ALBEF_WORKER", "ALBEF_WORKERS"
+"""Told to the workers of a search: the number of each, from 0, and how many share the device."""
 log = logging.getLogger("albef")
 
 
@@ -65,6 +70,12 @@ class Stage:
         self.runtime = runtime(self.params.get("runtime"))
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
+        self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0
+        self._tally: Path | None = None
+
+    def made(self, *paths: Path) -> None:
+        """Put the digests of finished products into the run record: it is theirs alone."""
+        self.record.setdefault("made", {}).update({str(p): file_digest(p) for p in paths})
 
     def section(self, key: str, cls: type[S]) -> S:
         """The section at a dotted ``key`` of params.yaml, strictly."""
@@ -87,14 +98,44 @@ class Stage:
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder for this stage's work in progress, outside any work tree."""
-        folder = self.scratch_root / f"{self.address}-{fingerprint[:16]}"
+        folder = self.scratch_of(self.address, fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
+        self._tally = folder / _TALLY
+        self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
         for old in self.scratch_root.iterdir():
             if old.is_dir() and _idle_s(old) > FORGOTTEN_S:
                 log.info("%s is removed: nothing has been written there for a month", old)
                 shutil.rmtree(old, ignore_errors=True)
         return folder
+
+    @contextlib.contextmanager
+    def holding(self, gpus: int) -> Iterator[None]:
+        """Count the time that so many GPUs are held."""
+        self._gpus, self._since = gpus, time.monotonic()
+        try:
+            yield
+        finally:
+            self._gpu_seconds, self._gpus = self.gpu_seconds, 0
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Time that GPUs have been held by now, times their number."""
+        return self._gpu_seconds + self._gpus * (time.monotonic() - self._since)
+
+    def tally(self) -> None:
+        """Note what the stage has cost by now, so that an interruption does not lose it."""
+        if (
+            self._tally is not None
+            and self._tally.parent.is_dir()
+            and first()
+            and WORKER not in os.environ
+        ):
+            write_json(self._tally, spent(self.gpu_seconds, self.record.get(_BEFORE)))
+
+    def scratch_of(self, address: str, fingerprint: str) -> Path:
+        """Where a stage has its work in progress; it need not exist."""
+        return self.scratch_root / f"{address}-{fingerprint[:16]}"
 
     @property
     def scratch_root(self) -> Path:
@@ -246,10 +287,11 @@ def main(
             raise
         codes = {ValueError: 2, KeyboardInterrupt: 130}
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
-        if RANKS in os.environ and "RANK" in os.environ:  # the launching stage tells it
+        rank = os.environ.get("RANK", os.environ.get(WORKER))
+        if RANKS in os.environ and rank:  # the launching stage tells it
             lost = isinstance(error, ConnectionError)
             end = {"code": code, "message": str(error), "lost": lost}
-            write_json(Path(os.environ[RANKS]) / f"rank-{int(os.environ['RANK']):05}.json", end)
+            write_json(Path(os.environ[RANKS]) / f"rank-{int(rank):05}.json", end)
         elif str(error):
             print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
         raise SystemExit(code) from None
@@ -258,13 +300,14 @@ def main(
 
 
 def _write_record(stage: Stage, started: float) -> None:
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usage = _usage()
     packages = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
     record = {
         "stage": stage.address,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
-        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
+        "seed": stage.seed,
+        **spent(stage.gpu_seconds, stage.record.get(_BEFORE)),
         "peak_memory_mib": round(max(u.ru_maxrss for u in usage) / 1024),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
@@ -272,7 +315,31 @@ def _write_record(stage: Stage, started: float) -> None:
         "git": git_state(),
         **stage.record,
     }
-    write_json(stage.layout.record(stage.address), record)
+    path = stage.layout.record(stage.address)
+    write_json(path, record)
+    if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
+        subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
+
+
+def _usage() -> list[resource.struct_rusage]:
+    """Of this process, and of its children that have ended."""
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
+def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What a stage cost, for its run record: time on cores, and time that it held GPUs.
+
+    Args:
+        gpu_seconds: time that this process held GPUs, times their number.
+        before: the same of the processes whose work this one went on with.
+    """
+    seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
+    found = {
+        "cpu_seconds": seconds,
+        "core_hours": seconds / 3600,
+        "gpu_hours": gpu_seconds / 3600,
+    }
+    return {name: round(value + (before or {}).get(name, 0.0), 5) for name, value in found.items()}
 
 
 def _version(package: str) -> str | None:
@@ -303,3 +370,13 @@ def write_json(path: Path, value: object) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None

@@ -18,15 +18,15 @@ from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
-from albef.models.weights import save_checkpoint
-from albef.tasks.task import Task, TrainingConfig
+from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
+from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.watch import at_chance
 from pipelines.progress import progress
-from pipelines.stage import Stage, device_slot, first
+from pipelines.stage import WORKER, WORKERS, Stage, device_slot, first
 
 log = logging.getLogger("albef")
 
@@ -54,11 +54,68 @@ def training(stage: Stage) -> Iterator[torch.device]:
     if launched():  # the launching stage holds the device
         threads = stage.runtime.threads or os.cpu_count() or 1
         torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
-        with joined(device) as own:
+        with joined(device) as own, counted(stage, own):
             yield own
+    elif WORKER in os.environ:  # so does the stage of a worker
+        threads = torch.get_num_threads() // int(os.environ[WORKERS])
+        torch.set_num_threads(max(1, threads))
+        if device.type == "cuda" and device.index is None:
+            number = int(os.environ[WORKER]) % torch.cuda.device_count()
+            device = torch.device("cuda", number)
+        yield device
     else:
-        with device_slot(str(device), stage.runtime.threads):
+        with device_slot(str(device), stage.runtime.threads), counted(stage, device):
             yield device
+
+
+def counted(
+    stage: Stage, device: torch.device, workers: int = 1
+) -> contextlib.AbstractContextManager[None]:
+    """Count the time that GPUs are held, one for each process, for the run record.
+
+    Args:
+        stage: the running stage.
+        device: that is held.
+        workers: of a search, which share the GPUs of the machine.
+    """
+    if device.type != "cuda":
+        return stage.holding(0)
+    return stage.holding(world().size * min(workers, torch.cuda.device_count()))
+
+
+def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
+    """What last digits of a training depend on beside its values, data and seed."""
+    gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if gpu else device.type,
+        "threads": torch.get_num_threads(),
+        "processes": world().size,
+        "recompute": stage.runtime.recompute,
+        "compile": stage.runtime.compile,
+        "torch": torch.__version__,
+    }
+
+
+def provenance_of(
+    stage: Stage, config: RunConfig, data: str, init: Checkpoint
+) -> tuple[dict[str, Any], str]:
+    """What a run's training comes from, and the fingerprint of its scratch folder.
+
+    Args:
+        stage: the running stage.
+        config: values of the training, ranges chosen.
+        data: digest of its data set.
+        init: what it starts from.
+    """
+    provenance = {
+        "dataset": config.dataset,
+        "data": data,
+        "seed": stage.seed,
+        "parent": config.init,
+        "parent_weights": init.digest,
+    }
+    augment = stage.params["datasets"][config.dataset]["augment"]
+    return provenance, fingerprint({"values": config.model_dump(), "augment": augment} | provenance)
 
 
 class EndedEarly(Exception):
@@ -137,6 +194,7 @@ def fit(
         stage.runtime.workers,
         (processes.rank, processes.size),
         config.pooled_batches,
+        config.source_weights,
     )
     val = Shards(data, "val")
 
@@ -154,22 +212,26 @@ def fit(
 
     def validate(epoch: int) -> dict[str, float]:
         metrics, ended = processes.told(lambda: judge(epoch))
+        stage.tally()
         if ended:
             raise EndedEarly
         return metrics
 
-    with progress(label) as show:
-        return train(
-            task,
-            config,
-            loader,
-            folder=folder,
-            mirror=mirror_of(stage, folder),
-            device=device,
-            checkpoint_every=stage.runtime.checkpoint_every,
-            validate=validate,
-            progress=show,
-        )
+    try:
+        with progress(label) as show:
+            return train(
+                task,
+                config,
+                loader,
+                folder=folder,
+                mirror=mirror_of(stage, folder),
+                device=device,
+                checkpoint_every=stage.runtime.checkpoint_every,
+                validate=validate,
+                progress=show,
+            )
+    finally:
+        stage.tally()
 
 
 def mirror_of(stage: Stage, folder: Path) -> Mirror | None:
@@ -196,7 +258,7 @@ def publish(
         folder: scratch of the training.
         name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
         task: as trained.
-        provenance: digests of data and parent.
+        provenance: digests of data, code and parent.
         rest: what else :func:`save_checkpoint` wants.
     """
     if not first():
@@ -205,6 +267,7 @@ def publish(
         f(name) for f in (stage.layout.model, stage.layout.curves, stage.layout.log)
     )
     save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
+    stage.made(model / WEIGHTS, model / CONFIG)
     for epoch, path in kept(folder).items():
         whose = {**provenance, "epoch": epoch}
         save_checkpoint(

@@ -28,6 +28,7 @@ def run(stage: Stage) -> None:
         )
         raise NotFit(f"data set {stage.key} is refused: {reasons}; see {report}")
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
+    stage.made(verdict, folder / "result.json")
     log.info("all %d expectations are met; see %s", len(result.checks), report)
 
 

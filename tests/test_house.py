@@ -13,7 +13,17 @@ from pipelines.report import NOT_SHOWN
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("albef", "pipelines", "flows")
-STAGES = ("ingest", "validate", "pretrain", "search", "finetune", "evaluate", "export", "report")
+STAGES = (
+    "heldout",
+    "ingest",
+    "validate",
+    "pretrain",
+    "search",
+    "finetune",
+    "evaluate",
+    "export",
+    "report",
+)
 
 
 def path_of(module: str) -> str | None:
@@ -82,7 +92,7 @@ def kinds() -> list[str]:
 def needed(stage: str) -> set[str]:
     """The code that a stage runs, as its deps in dvc.yaml should name it."""
     code = set(closure(f"pipelines/{stage}.py"))
-    if stage == "ingest":  # sources are imported by the name of their kind
+    if stage in ("heldout", "ingest"):  # sources are imported by the name of their kind
         code.update(*(closure(source) for source in files("albef/data/sources/*.py")))
     if stage in ("search", "finetune", "evaluate"):  # and so are tasks
         for kind in kinds():
@@ -133,6 +143,7 @@ ALLOWED = {
     "albef": {"albef.inference", "albef.runtime"},
     "albef.cli": {"albef.config", "albef.find", "albef.layout", "albef.submission"},
     "albef.answers": set(),
+    "albef.card": {"albef.layout", "albef.runtime"},
     "albef.config": set(),
     "albef.digest": set(),
     "albef.layout": {"albef.config"},
@@ -140,7 +151,14 @@ ALLOWED = {
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
     "albef.embed": {"albef.data", "albef.inference", "albef.runtime"},
     "albef.losses": set(),
-    "albef.data": {"albef.config"},
+    "albef.data": {"albef.config", "albef.digest"},
+    "albef.lineage": {
+        "albef.config",
+        "albef.data",
+        "albef.digest",
+        "albef.layout",
+        "albef.runtime",
+    },
     "albef.models": {
         "albef.answers",
         "albef.digest",
@@ -164,14 +182,23 @@ ALLOWED = {
         "albef.tasks",
         "albef.runtime",
     },
+    "albef.behaviour": {"albef.config", "albef.data", "albef.tasks"},
     "albef.release": {
+        "albef.behaviour",
         "albef.config",
         "albef.data",
         "albef.export",
+        "albef.layout",
         "albef.runtime",
         "albef.tasks",
     },
-    "albef.report": {"albef.config", "albef.data", "albef.heatmap", "albef.tasks.vqa_accuracy"},
+    "albef.report": {
+        "albef.config",
+        "albef.data",
+        "albef.heatmap",
+        "albef.lineage",
+        "albef.tasks.vqa_accuracy",
+    },
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
     "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},
 }

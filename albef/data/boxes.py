@@ -1,6 +1,8 @@
 """Boxes ``(x, y, width, height)`` in pixels: overlap, and the box that a heat map points at."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,3 +145,48 @@ def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, i
             found.append((y, x))
             todo += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
     return found
+
+
+def of_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What in a record's meta says where something is in its picture: ``box``, ``proposals`` and
+    the boxes of its ``objects``; a field of that name that holds something else is left out.
+    """
+    found: dict[str, Any] = {}
+    if _is_box(meta.get("box")):
+        found["box"] = meta["box"]
+    proposals, objects = meta.get("proposals"), meta.get("objects")
+    if isinstance(proposals, list | tuple) and proposals and all(map(_is_box, proposals)):
+        found["proposals"] = proposals
+    if isinstance(objects, list | tuple) and objects and all(map(_is_placed, objects)):
+        found["objects"] = objects
+    return found
+
+
+def scaled(located: Mapping[str, Any], across: float, down: float) -> dict[str, Any]:
+    """What :func:`of_meta` found, in pixels of a picture that is ``across`` times as wide and
+    ``down`` times as high.
+    """
+
+    def of(box: Sequence[float]) -> list[float]:
+        return [round(side * (down if i % 2 else across), 2) for i, side in enumerate(box)]
+
+    changed: dict[str, Any] = {}
+    if "box" in located:
+        changed["box"] = of(located["box"])
+    if "proposals" in located:
+        changed["proposals"] = [of(box) for box in located["proposals"]]
+    if "objects" in located:
+        changed["objects"] = [{**one, "box": of(one["box"])} for one in located["objects"]]
+    return changed
+
+
+def _is_placed(value: object) -> bool:
+    return isinstance(value, Mapping) and _is_box(value.get("box"))
+
+
+def _is_box(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(isinstance(side, int | float) and math.isfinite(side) for side in value)
+    )

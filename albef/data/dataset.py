@@ -1,14 +1,13 @@
 """The section of a data set, whole: for the check of a params file before the first stage.
 
-A stage reads only the part that it depends on: ingest ``sources`` and ``shard_mb``, training
-``augment``.
+A stage reads only the part that it depends on: training ``augment``, ingest the rest.
 """
 
-from albef.data.sources import SourcesConfig
+from albef.data.rules import RowsConfig
 from albef.data.transforms import AugmentConfig
 
 
-class DatasetConfig(SourcesConfig):
+class DatasetConfig(RowsConfig):
     """A data set: what it is made of and how training may change its pictures."""
 
     augment: AugmentConfig

@@ -9,7 +9,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from albef.data.mixing import Mixture
 from albef.data.record import Record
 from albef.data.shards import Shards
 
@@ -44,12 +45,14 @@ class Loader:
             every step.
         pooled: batches whose records are sorted by the words of their captions before they are cut
             into micro-batches, which are then shuffled; 0 leaves the records in random order.
+        weights: passes over each source in an epoch, by name; None is one over all records.
 
     Attributes:
         steps_per_epoch: steps of a pass over the split.
 
     Raises:
-        ValueError: the split has fewer records than a batch, or the processes cannot share it.
+        ValueError: the split has fewer records than a batch, the processes cannot share it, or a
+            weight is of no source.
     """
 
     def __init__(
@@ -62,13 +65,16 @@ class Loader:
         workers: int,
         share: tuple[int, int] = (0, 1),
         pooled: int = 0,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
-        if len(shards) < batch_size:
+        mixture = Mixture(shards.sources, weights, seed) if weights else None
+        shown = len(shards) if mixture is None else len(mixture)
+        if shown < batch_size:
             raise ValueError(
-                f"{shards.folder} has {len(shards)} records in split {shards.split}, fewer than "
+                f"{shards.folder} has {shown} records in split {shards.split}, fewer than "
                 f"a batch of {batch_size}: lower the batch size or make the data set larger"
             )
-        self.steps_per_epoch = len(shards) // batch_size
+        self.steps_per_epoch = shown // batch_size
         self._micros = batch_size // micro_batch_size
         self._rank, processes = share
         if self._micros % processes:
@@ -80,7 +86,9 @@ class Loader:
         self._own = self._micros // processes
         per_epoch = self._micros * self.steps_per_epoch
         pool = pooled * self._micros
-        self._work = _MicroBatches(shards, collate, micro_batch_size, seed, per_epoch, pool)
+        self._work = _MicroBatches(
+            shards, collate, micro_batch_size, seed, per_epoch, pool, mixture
+        )
         self._workers = workers
 
     def numbers(self, step: int) -> range:
@@ -139,7 +147,14 @@ class _MicroBatches(Dataset[Batch | ValueError]):
     """Micro-batches by number, counted from the start of the training."""
 
     def __init__(
-        self, shards: Shards, collate: Collate, size: int, seed: int, per_epoch: int, pool: int
+        self,
+        shards: Shards,
+        collate: Collate,
+        size: int,
+        seed: int,
+        per_epoch: int,
+        pool: int,
+        mixture: Mixture | None,
     ) -> None:
         self.shards = shards
         self.seed = seed
@@ -147,6 +162,7 @@ class _MicroBatches(Dataset[Batch | ValueError]):
         self._collate = collate
         self._size = size
         self._pool = pool
+        self._mixture = mixture
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._lengths: NDArray[np.int64] | None = None
 
@@ -166,7 +182,8 @@ class _MicroBatches(Dataset[Batch | ValueError]):
         epoch, inside = divmod(number, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self.seed, _ORDER, epoch])
-            order = rng.permutation(len(self.shards))[: self.per_epoch * self._size]
+            shown = len(self.shards) if self._mixture is None else self._mixture.epoch(epoch)
+            order = rng.permutation(shown)[: self.per_epoch * self._size]
             self._order = epoch, self._by_length(order, rng) if self._pool else order
         return self._order[1][inside * self._size : (inside + 1) * self._size]
 

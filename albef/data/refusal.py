@@ -72,3 +72,19 @@ class Refusal:
     key: str
     reason: Reason
     detail: str
+
+
+class Refused(ValueError):
+    """Raised where a row turns out to be a bad one; its text is the detail.
+
+    Attributes:
+        reason: one of the fixed list.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+    def of(self, line: int, key: str) -> Refusal:
+        """The refusal of the row; whoever knows the source's name fills it in."""
+        return Refusal("", line, key, self.reason, str(self))

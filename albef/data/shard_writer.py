@@ -3,19 +3,21 @@
 import hashlib
 import io
 import json
+import os
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from albef.data.record import Record
-from albef.data.shards import MORE, SCHEMA, ShardError
+from albef.data.shards import MORE, SCHEMA, ShardError, describe, digested
 
 _ROWS = 10_000  # of the index, held before they are written
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -49,68 +51,51 @@ def write(
         ShardError: a key that is no plain name or comes twice, no record at all, or records
             with different numbers of images.
     """
-    rest = iter(records)
-    first = next(rest, None)
-    if first is None:
-        raise ShardError(f"data set {name} has no record: raise a number in its splits")
-    images = len(first.images)
-    schema = SCHEMA if images == 1 else SCHEMA.append(MORE)
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    splits: Counter[str] = Counter()
-    captions = 0
-    seen: set[bytes] = set()
-    digest = hashlib.sha256()
-    rows: list[dict[str, Any]] = []
-    with (
-        _Tars(folder / "shards", name, shard_mb * 2**20) as tars,
-        pq.ParquetWriter(folder / "index.parquet", schema, compression="zstd") as index,
-    ):
-        for record in chain([first], rest):
-            _check_key(record.key, seen)
-            if len(record.images) != images:
-                raise ShardError(
-                    f"record {record.key} has {len(record.images)} images and {first.key} has "
-                    f"{images}: records of one data set have equally many"
-                )
-            row = _row(record, *tars.add(record))
-            told = [row["key"], row["digest"], row["captions"], row["split"], row["meta"]]
-            digest.update(_json(told + [one["digest"] for one in row.get("more", ())]))
-            splits[record.split] += 1
-            captions += len(record.captions)
-            rows.append(row)
-            if len(rows) == _ROWS:
-                index.write_table(pa.Table.from_pylist(rows, schema))
-                rows.clear()
-        index.write_table(pa.Table.from_pylist(rows, schema))
-    described = {
-        "name": name,
-        "digest": digest.hexdigest(),
-        "splits": dict(splits),
-        "captions": captions,
-        "shards": tars.count,
-        "licences": list(licences),
-        "sources": list(sources),
-        **({"images": images} if images > 1 else {}),
-    }
-    (folder / "dataset.json").write_text(
-        json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    )
-    return described
+    with ShardWriter(folder, name, shard_mb) as writer:
+        for record in records:
+            writer.add(record)
+        return writer.finish(licences, sources)
 
 
-class _Tars:
-    """The shards of a data set, one open at a time.
+class ShardWriter:
+    """Writes a data set record by record; what was killed goes on at its first missing shard.
+
+    A finished shard is a tar with its part of the index beside it, each whole or absent.
+
+    Args:
+        folder: of the data set, with the shards that are finished already.
+        name: of the data set.
+        shard_mb: a shard is closed before it outgrows this many MiB.
 
     Attributes:
-        count: of the shards begun.
+        finished: records in the shards that are finished: the first of all, not to be added again.
+        shards: number of finished shards.
+        complete: whether everything is finished already.
     """
 
-    def __init__(self, folder: Path, name: str, limit: int) -> None:
-        self.count = 0
+    def __init__(self, folder: Path, name: str, shard_mb: int) -> None:
+        self.finished = 0
+        self.shards = 0
         self._folder = folder
         self._name = name
-        self._limit = limit
+        self._limit = shard_mb * 2**20
+        self._rows: list[dict[str, Any]] = []
         self._tar: Any = None
+        self._images = 0  # of each record; 0 before the first
+        self.complete = (folder / "dataset.json").exists()
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        while self._shard(self.shards).exists() and self._part(self.shards).exists():
+            rows = pq.ParquetFile(self._part(self.shards))
+            self.finished += rows.metadata.num_rows
+            self.shards += 1
+            if not self._images:
+                self._images = _images_of(next(rows.iter_batches(1)).to_pylist()[0])
+
+    def _shard(self, number: int) -> Path:
+        return self._folder / "shards" / f"{self._name}-{number:05d}.tar"
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"index-{number:05d}.part"
 
     def __enter__(self) -> Self:
         return self
@@ -119,8 +104,18 @@ class _Tars:
         if self._tar is not None:
             self._tar.close()
 
-    def add(self, record: Record) -> tuple[str, list[int]]:
-        """Write a record; returns the shard's file name and where its images begin in it."""
+    def add(self, record: Record) -> None:
+        """Write a record."""
+        if not _KEY.fullmatch(record.key):
+            raise ShardError(
+                f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
+            )
+        self._images = self._images or len(record.images)
+        if len(record.images) != self._images:
+            raise ShardError(
+                f"record {record.key} has {len(record.images)} images and the first one has "
+                f"{self._images}: records of one data set have equally many"
+            )
         told = {
             "captions": record.captions,
             "image_id": record.image_id,
@@ -132,33 +127,125 @@ class _Tars:
         names = _members(record)
         members = {"json": _json(told), **dict(zip(names, record.images, strict=True))}
         size = sum(map(_padded, map(len, members.values())))
-        if self._tar is None or self._tar.tarstream.offset + size > self._limit - _END:
-            self._begin()
+        if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
+            self._close()
+        if self._tar is None:
+            from webdataset.writer import TarWriter  # it imports torch
+
+            self._tar = TarWriter(str(self._unfinished), encoder=False, mtime=0)
         places = {}
         start = self._tar.tarstream.offset
         for name in sorted(members):  # as TarWriter orders the members of a sample
             places[name] = start + _BLOCK
             start += _padded(len(members[name]))
         self._tar.write({"__key__": record.key, **members})
-        return f"{self._name}-{self.count - 1:05d}.tar", [places[name] for name in names]
+        shard = self._shard(self.shards).name
+        self._rows.append(_row(record, shard, [places[name] for name in names]))
 
-    def _begin(self) -> None:
-        from webdataset.writer import TarWriter  # it imports torch
+    @property
+    def _unfinished(self) -> Path:
+        return self._folder / "shard.part"
 
+    def _close(self) -> None:
+        """Finish the shard that is open: its part of the index first, then itself."""
+        self._tar.close()
+        self._tar = None
+        part = self._part(self.shards)
+        beside = part.with_suffix(".unfinished")
+        pq.write_table(pa.Table.from_pylist(self._rows, _schema(self._images)), beside)
+        beside.replace(part)
+        with self._unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        self._unfinished.replace(self._shard(self.shards))
+        self.finished += len(self._rows)
+        self.shards += 1
+        self._rows = []
+
+    def finish(
+        self, licences: Sequence[Mapping[str, str]], sources: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Write index.parquet and dataset.json; returns what the latter holds.
+
+        Raises:
+            ShardError: there is no record, or a key comes twice.
+        """
+        if self.complete:
+            return describe(self._folder)
         if self._tar is not None:
-            self._tar.close()
-        path = self._folder / f"{self._name}-{self.count:05d}.tar"
-        self._tar = TarWriter(str(path), encoder=False, mtime=0)
-        self.count += 1
+            self._close()
+        if not self.shards:
+            raise ShardError(f"data set {self._name} has no record: raise a number in its splits")
+        splits: Counter[str] = Counter()
+        captions = 0
+        digest = hashlib.sha256()
+        keys = array("Q")  # millions fit in memory so
+        for row in self._index():
+            digest.update(digested(row))
+            splits[row["split"]] += 1
+            captions += len(row["captions"])
+            keys.append(_word(row["key"]))
+        self._check(keys)
+        images = self._images
+        described = {
+            "name": self._name,
+            "digest": digest.hexdigest(),
+            "splits": dict(splits),
+            "captions": captions,
+            "shards": self.shards,
+            "licences": list(licences),
+            "sources": list(sources),
+            **({"images": images} if images > 1 else {}),
+        }
+        text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        beside = self._folder / "dataset.part"
+        beside.write_text(text)
+        beside.replace(self._folder / "dataset.json")
+        for shard in range(self.shards):
+            self._part(shard).unlink()
+        return described
+
+    def _index(self) -> Iterator[dict[str, Any]]:
+        """The rows of the parts, in order, while they are written to one index."""
+        schema = _schema(self._images)
+        path = self._folder / "index.parquet"
+        rows: list[dict[str, Any]] = []
+        with pq.ParquetWriter(path, schema, compression="zstd") as index:
+            for shard in range(self.shards):
+                for row in pq.read_table(self._part(shard)).to_pylist():
+                    yield row
+                    rows.append(row)
+                    if len(rows) == _ROWS:
+                        index.write_table(pa.Table.from_pylist(rows, schema))
+                        rows.clear()
+            index.write_table(pa.Table.from_pylist(rows, schema))
+
+    def _check(self, words: "array[int]") -> None:
+        """Hold that every key comes once, from a word of each."""
+        ordered = np.sort(np.frombuffer(words, np.uint64))
+        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        seen: set[str] = set()
+        for key in (
+            pq.read_table(self._folder / "index.parquet", columns=["key"])[0] if twice else ()
+        ):
+            if _word(key.as_py()) in twice:
+                if key.as_py() in seen:
+                    raise ShardError(
+                        f"key {key.as_py()!r} comes twice; keys are unique in a data set"
+                    )
+                seen.add(key.as_py())
 
 
-def _check_key(key: str, seen: set[bytes]) -> None:
-    if not _KEY.fullmatch(key):
-        raise ShardError(f"key {key!r}: a key has 1 to 80 letters, digits, - or _ and no dot")
-    short = hashlib.sha256(key.encode()).digest()[:12]  # millions of keys fit in memory so
-    if short in seen:
-        raise ShardError(f"key {key!r} comes twice; keys are unique in a data set")
-    seen.add(short)
+def _word(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def _schema(images: int) -> pa.Schema:
+    return SCHEMA if images == 1 else SCHEMA.append(MORE)
+
+
+def _images_of(row: Mapping[str, Any]) -> int:
+    """How many images a row of the index has."""
+    return 1 + len(row.get("more") or ())
 
 
 def _members(record: Record) -> list[str]:

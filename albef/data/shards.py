@@ -8,7 +8,7 @@ index, so a record is read without unpacking anything. :mod:`albef.data.shard_wr
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,34 @@ def read_index(
         raise ShardError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
 
 
+def digested(row: Mapping[str, Any]) -> bytes:
+    """What a row of the index adds to the digest of its data set: neither place nor sizes."""
+    own = [row["key"], row["digest"], row["captions"], row["split"], row["meta"]]
+    more = [one["digest"] for one in row.get("more") or ()]
+    return json.dumps(own + more, sort_keys=True, ensure_ascii=False).encode()
+
+
+def index_digest(folder: Path) -> str:
+    """The digest of a data set, from its index.
+
+    Raises:
+        ShardError: the index is missing or damaged.
+    """
+    path, found = folder / "index.parquet", hashlib.sha256()
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = ["key", "digest", "captions", "split", "meta"]
+            columns += ["more"] if "more" in file.schema_arrow.names else []
+            for batch in file.iter_batches(columns=columns):
+                for row in batch.to_pylist():
+                    found.update(digested(row))
+    except FileNotFoundError:
+        raise ShardError(f"{path} is missing: {_remedy(folder)}") from None
+    except pa.ArrowException as error:
+        raise ShardError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
+    return found.hexdigest()
+
+
 def _remedy(folder: Path) -> str:
     return f"run the stage ingest@{folder.name}, or dvc checkout, to get it back"
 
@@ -145,6 +173,11 @@ class Shards:
     def keys(self) -> pa.StringArray:
         """Keys, in order."""
         return self._columns["key"]
+
+    @property
+    def sources(self) -> pa.StringArray:
+        """Names of the sources that they come from, in order."""
+        return self._columns["source"]
 
     @property
     def captions(self) -> pa.ListArray:

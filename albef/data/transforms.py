@@ -1,13 +1,11 @@
-"""Encoded pictures to arrays: guarded decoding, training augmentation, evaluation.
+"""Encoded pictures to arrays: training augmentation and evaluation.
 
 Numpy and Pillow; what training needs beside them, to be fast, is imported where it is used.
 Everything random comes from the generator that is passed.
 """
 
-import contextlib
-import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol, Self
 
@@ -17,6 +15,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field, model_validator
 
 from albef.config import Section
+from albef.data.guard import ImageError as ImageError
+from albef.data.guard import decode as decode
+from albef.data.guard import flat, opened, unpacked
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean of each channel, of values from 0 to 1."""
@@ -25,8 +26,6 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 _MEAN, _STD = (np.array(each, np.float32)[:, None, None] for each in (MEAN, STD))
 SCALE, SHIFT = 1 / (255 * _STD), _MEAN / _STD
 """What a value from 0 to 255 is multiplied by, and what is subtracted then, each (3, 1, 1)."""
-MAX_PIXELS = 2**26
-"""Most pixels that are decoded; a header that claims more is refused."""
 
 _RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
 _OPERATIONS = 2  # of RandAugment on one picture
@@ -50,10 +49,6 @@ class AugmentConfig(Section):
         if self.crop[0] > self.crop[1]:
             raise ValueError(f"crop starts at {self.crop[0]:g}, above its end {self.crop[1]:g}")
         return self
-
-
-class ImageError(ValueError):
-    """A picture that cannot be decoded; its text names the record."""
 
 
 class Transform(Protocol):
@@ -84,20 +79,20 @@ class Train:
         Raises:
             ImageError: it cannot be decoded.
         """
-        with _guarded(image, key) as opened:
-            width, height = opened.size
+        with opened(image, key) as picture:
+            width, height = picture.size
             box = (0, 0, width, height)
             if self.augment.crop != (1.0, 1.0):
                 box = random_box(width, height, self.augment.crop, rng)
             if min(box[2] - box[0], box[3] - box[1]) > self.image_size:
-                pixels = _shrunk(opened, image, box, self.image_size)
+                pixels = _shrunk(picture, image, box, self.image_size)
             else:
-                pixels = np.asarray(_square(opened.convert("RGB"), self.image_size, box))
+                pixels = np.asarray(_square(flat(picture), self.image_size, box))
         if self.augment.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if self.augment.randaugment:
-            picture = Image.fromarray(pixels)
-            pixels = np.asarray(randaugment(picture, self.augment.randaugment, rng))
+            plain = Image.fromarray(pixels)
+            pixels = np.asarray(randaugment(plain, self.augment.randaugment, rng))
         return pixels.transpose(2, 0, 1)
 
 
@@ -119,36 +114,6 @@ class Evaluate:
         """
         picture = decode(image, key)
         return normalised(_square(picture, self.image_size, (0, 0, *picture.size)))
-
-
-def decode(image: bytes, key: str = "") -> Image.Image:
-    """``image`` as RGB.
-
-    Raises:
-        ImageError: it is damaged, of no known format, or its header claims too many pixels.
-    """
-    with _guarded(image, key) as opened:
-        return opened.convert("RGB")
-
-
-@contextlib.contextmanager
-def _guarded(image: bytes, key: str) -> Iterator[Image.Image]:
-    """The picture with its header read and held against the bounds; errors as of :func:`decode`."""
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            pixels = opened.width * opened.height
-            if pixels > MAX_PIXELS:  # before anything is unpacked
-                raise ImageError(
-                    f"the image of {key or '?'} has {opened.width} x {opened.height} pixels; "
-                    f"at most {MAX_PIXELS} are decoded"
-                )
-            yield opened
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the image of {key or '?'} is too large: {error}") from None
-    except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
-        raise ImageError(f"the image of {key or '?'} cannot be decoded: {error}") from None
 
 
 def normalised(picture: Image.Image) -> NDArray[np.float32]:
@@ -199,7 +164,7 @@ def _shrunk(
 
     left, top, right, bottom = box
     width, height = picture.size
-    pixels = _unpacked(
+    pixels = unpacked(
         picture,
         image,
         math.ceil(side * width / (right - left)),
@@ -213,23 +178,6 @@ def _shrunk(
     small = interpolate(given, (side, side), mode="bicubic", antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
     return result
-
-
-def _unpacked(picture: Image.Image, image: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """``picture``, encoded as ``image``, as RGB (H, W, 3); a JPEG no larger than need be.
-
-    A JPEG has at least the given size: the whole or 1/2, 3/8, 1/4, 1/8 of it, as 5/8 to 7/8 take
-    longer than the whole. Pillow gives the same pixels, more slowly.
-    """
-    import simplejpeg
-
-    if picture.format == "JPEG" and picture.mode in ("RGB", "L"):
-        with contextlib.suppress(ValueError):  # of damage that Pillow may overlook
-            unpacked: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                image, min_height=height, min_width=width, min_factor=2
-            )
-            return unpacked
-    return np.asarray(picture.convert("RGB"))
 
 
 def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:

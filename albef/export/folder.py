@@ -1,7 +1,7 @@
 """The folder that goes to production: graphs, tokenizer and manifest, written and verified."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ def export(
     tolerance: float,
     precisions: Sequence[Precision],
     threads: int = 0,
+    provenance: Mapping[str, str] | None = None,
 ) -> Result:
     """Export a model and compare the result with it; the manifest is written last.
 
@@ -49,6 +50,7 @@ def export(
         tolerance: largest absolute difference allowed, in float32.
         precisions: to write, the one that is loaded unless others are named first.
         threads: of ONNX Runtime; 0 takes all cores.
+        provenance: what the manifest tells beside the checkpoint and its own provenance.
 
     Raises:
         CheckpointError: the kind has no use of its own.
@@ -85,6 +87,7 @@ def export(
         verified=verified,
         provenance={
             **checkpoint.config.get("provenance", {}),
+            **(provenance or {}),
             "checkpoint": checkpoint.digest,
         },
     )

@@ -17,8 +17,8 @@ from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying
 from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import BATCH, Model, batches
-from albef.tasks import classification, grounding, ranking, vqa
-from albef.tasks.task import Records, RunTask, Table
+from albef.tasks import classification, entailment, grounding, ranking, vqa
+from albef.tasks.task import Pairs, Records, RunTask, Table
 
 
 def predict(model: Model, task: RunTask, records: Records) -> Table:
@@ -32,6 +32,28 @@ def predict(model: Model, task: RunTask, records: Records) -> Table:
         records: of the split.
     """
     return _KINDS[model.facts.kind](model, task, records)
+
+
+def agreement(model: Model, task: RunTask, records: Records, pairs: Pairs) -> list[float]:
+    """What ``task.agreement`` says, of a model's calls.
+
+    Args:
+        model: of the task's kind, which judges.
+        task: tells how it is evaluated.
+        records: of the split.
+        pairs: places of records, and a text for the picture of each.
+    """
+    if isinstance(model, Classifying):
+        chances = _classified(model, task, classification.Retold(records, pairs))["probabilities"]
+        place = model.facts.classes.index(entailment.ENTAILED)
+        return [own[place] for own in chances]
+    found: list[float] = []
+    for part in batches(len(pairs)):
+        some = pairs[part]
+        shown = {place: records[place].image for place, _ in some}  # one object is encoded once
+        images, texts = [shown[place] for place, _ in some], [text for _, text in some]
+        found += cast(Matching, model).match(images, texts).tolist()
+    return found
 
 
 def _ranked(model: Model, task: RunTask, records: Records) -> Table:

@@ -1,7 +1,7 @@
 """The gate before production: what a new export may cost beside the released one."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -20,6 +20,8 @@ class ReleaseConfig(Section):
     """Times as large as the released one's that the graphs of a precision may be."""
     max_int8_loss: Annotated[float, Field(ge=0)]
     """Points of the primary metric that int8 may lose against float32."""
+    max_behaviour_drop: Annotated[float, Field(ge=0)]
+    """Points of a behaviour test's pass rate that a precision may lose against the released one."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Figures:
         metrics: of the test split, by name.
         ms: median time of a call in milliseconds, by batch.
         bytes: of its graphs.
+        behaviour: percent of cases that pass, by behaviour test; empty of a kind without.
     """
 
     metrics: Mapping[str, float]
     ms: Mapping[int, float]
     bytes: int
+    behaviour: Mapping[str, float] = field(default_factory=dict)
 
 
 class Row(NamedTuple):
@@ -80,6 +84,9 @@ def judge(
             yield Row("precision", name, "there", "gone", "", "", gone)
             continue
         yield _metric(config, primary, name, own, before)
+        for test, rate in own.behaviour.items():
+            was = before.behaviour.get(test) if before else None
+            yield _tested(config.max_behaviour_drop, test, name, rate, was)
         for batch in own.ms:
             times = own.ms[batch], before.ms[batch] if before else None
             yield _ratio(f"ms, batch {batch}", name, times, config.max_slower, "max_slower")
@@ -111,22 +118,31 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
 def _metric(
     config: ReleaseConfig, primary: str, name: str, own: Figures, before: Figures | None
 ) -> Row:
-    value = own.metrics[primary]
+    was = before.metrics[primary] if before else None
+    return _points(primary, name, (own.metrics[primary], was), config.max_drop, "max_drop")
+
+
+def _tested(most: float, test: str, name: str, rate: float, was: float | None) -> Row:
+    return _points(f"behaviour test {test}", name, (rate, was), most, "max_behaviour_drop")
+
+
+def _points(what: str, name: str, values: tuple[float, float | None], most: float, key: str) -> Row:
+    value, before = values
     if before is None:
-        return Row(primary, name, "", f"{value:.2f}", "", "")
-    change = value - before.metrics[primary]
+        return Row(what, name, "", f"{value:.2f}", "", "")
+    change = value - before
     refused = (
-        f"{name} loses {-change:.2f} points of {primary} ({value:.2f} after "
-        f"{before.metrics[primary]:.2f}), more than release.max_drop {config.max_drop:g}"
+        f"{name} loses {-change:.2f} points of {what} ({value:.2f} after {before:.2f}), more than "
+        f"release.{key} {most:g}"
     )
     return Row(
-        primary,
+        what,
         name,
-        f"{before.metrics[primary]:.2f}",
+        f"{before:.2f}",
         f"{value:.2f}",
         f"{change:+.2f}",
-        f"-{config.max_drop:g}",
-        "" if -change <= config.max_drop else refused,  # NaN is refused
+        f"-{most:g}",
+        "" if -change <= most else refused,  # NaN is refused
     )
 
 

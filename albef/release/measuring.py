@@ -5,10 +5,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
+from albef.behaviour.judging import Behaviour, rates
+from albef.behaviour.suite import ACCEPTED, OVERALL
 from albef.data.record import Record
-from albef.export.scoring import predict
+from albef.export.scoring import agreement, predict
 from albef.release.gate import Figures
 from albef.runtime import manifest
 from albef.runtime.answering import Answering
@@ -34,8 +36,19 @@ class Measured(dict[str, Figures]):
     table: Table
 
 
+class Tested(NamedTuple):
+    """The behaviour tests of a run, and the records that they speak of."""
+
+    tests: Behaviour
+    records: Records
+
+
 def measure(
-    folders: Sequence[Path], task: RunTask, records: Records, threads: int = 0
+    folders: Sequence[Path],
+    task: RunTask,
+    records: Records,
+    threads: int = 0,
+    tested: Tested | None = None,
 ) -> list[Measured]:
     """Evaluate and time exports of a kind, precision by precision and call by call in turn.
 
@@ -46,6 +59,7 @@ def measure(
         task: tells how they are evaluated.
         records: of the split.
         threads: of ONNX Runtime; 0 takes all cores.
+        tested: its behaviour tests, if it has any.
 
     Raises:
         ExportError: a folder is no export that this version reads.
@@ -65,8 +79,18 @@ def measure(
                 metrics=task.score(table),
                 ms={batch: own[place] for batch, own in times.items()},
                 bytes=size(folders[i], precision),
+                behaviour=_behaviour(models[place], task, tested),
             )
     return found
+
+
+def _behaviour(model: Model, task: RunTask, tested: Tested | None) -> dict[str, float]:
+    """Percent of cases that pass, by test."""
+    if tested is None:
+        return {}
+    scores = agreement(model, task, tested.records, tested.tests.pairs)
+    found = rates(tested.tests.judge(scores))
+    return {name: rate for name, rate in found.items() if name not in (OVERALL, ACCEPTED)}
 
 
 def size(folder: Path, precision: str) -> int:

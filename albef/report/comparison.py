@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from albef.report import figures
+from albef.report.charts import curve_title
 from albef.report.curves import Curve, Curves, Deviation
 from albef.report.drift import Drift
+from albef.report.figures import Chart
 from albef.report.flips import Flip
 from albef.report.metrics import ITC, order, words
-from albef.report.page import Chart, curve_title, environment
+from albef.report.page import environment
 from albef.report.statistics import Interval, Spread
 
 _COLOURS = 6
@@ -80,6 +82,7 @@ class Paired:
         gained, lost: answers that turned right, and wrong.
         p: McNemar's exact test of these.
         better, worse: some of them.
+        part: whether another of these is the whole of which it is a part.
     """
 
     before: int
@@ -94,6 +97,7 @@ class Paired:
     p: float
     better: tuple[Flip, ...] = ()
     worse: tuple[Flip, ...] = ()
+    part: bool = False
 
     @property
     def equal(self) -> bool:
@@ -189,7 +193,7 @@ def render(comparison: Comparison) -> str:
     return template.render(
         it=comparison,
         tests=tests,
-        cards=[(split, test) for split, test in tests if not test.equal],
+        cards=[(split, test) for split, test in tests if not (test.equal or test.part)],
         flipped=[(s, t) for s, t in tests if t.better or t.worse],
         trainings=list(trainings(comparison)),
         interval_bar=lambda value, interval: figures.interval(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.report.content import Answer, Example, Gallery, Outcome, Picture, Query
+from albef.report.results import Answer, Example, Gallery, Outcome, Picture, Query
 
 T = TypeVar("T")
 PICTURES = 5

@@ -24,7 +24,7 @@ class Line:
     Attributes:
         label: its name in the legend.
         points: (x, y), x ascending.
-        colour: 1 to 6, of the page's series colours.
+        colour: 1 to 6, of the page's series colours; 0 is a muted one.
         dashed: whether it is drawn so.
     """
 
@@ -51,6 +51,24 @@ class Mark:
     value: float
     shape: str
     look: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure.
+
+    Attributes:
+        title, aside: its title, and what stands beside it.
+        legend: (label, class) of what is drawn.
+        svg: it.
+        main: whether it belongs to those that are looked at first.
+    """
+
+    title: str
+    aside: str
+    legend: tuple[tuple[str, str], ...]
+    svg: Markup
+    main: bool = True
 
 
 def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
@@ -81,9 +99,15 @@ def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
     return frame.svg(body, x_label, name, whole=all(x == int(x) for x in xs))
 
 
-def scatter(dots: Sequence[Dot], *, log_x: bool, x_label: str, name: str) -> Markup:
-    """A chart of labelled dots; ``log_x`` for a logarithmic horizontal axis."""
-    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
+def scatter(
+    dots: Sequence[Dot], *, log_x: bool, x_label: str, name: str, line: Sequence[Point] = ()
+) -> Markup:
+    """A chart of labelled dots; ``log_x`` for a logarithmic horizontal axis.
+
+    ``line`` is drawn under them.
+    """
+    xs = [dot.x for dot in dots] + [x for x, _ in line]
+    ys = [dot.y for dot in dots] + [y for _, y in line]
     frame = _Frame(min(xs), max(xs), min(ys), max(ys), log_x=log_x)
     body = [
         Markup(
@@ -91,7 +115,10 @@ def scatter(dots: Sequence[Dot], *, log_x: bool, x_label: str, name: str) -> Mar
         ).format(dot.look, _n(frame.x(dot.x)), _n(frame.y(dot.y)), dot.label)
         for dot in dots
     ]
-    return frame.svg(body, x_label, name, whole=False)
+    if line:
+        path = " ".join(f"{_n(frame.x(x))},{_n(frame.y(y))}" for x, y in line)
+        body.insert(0, Markup('<polyline class="line c0" points="{}"/>').format(path))
+    return frame.svg(body, x_label, name, whole=bool(line))
 
 
 def bar(value: float, most: float, marks: Sequence[Mark], *, name: str, look: str = "") -> Markup:
@@ -192,7 +219,7 @@ class _Frame:
         elif x0 == x1:
             x0, x1 = x0 - 0.5, x1 + 0.5
         self._x = (x0, x1)
-        if y0 == y1:
+        if y1 - y0 <= 1e-9 * max(abs(y0), abs(y1)):  # rounding apart they are equal
             y0, y1 = y0 - (abs(y0) * 0.1 or 1), y1 + (abs(y1) * 0.1 or 1)
         pad = 0.06 * (y1 - y0)
         self._y = (y0 - pad if y0 else y0, y1 + pad)

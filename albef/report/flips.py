@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from albef.report import located
-from albef.report.content import Picture
+from albef.report.results import Picture
 from albef.report.scores import Scores
 
 
@@ -78,6 +78,8 @@ def _flip(
             before=replace(flip.before, picture=drawn[0]),
             after=replace(flip.after, picture=drawn[1]),
         )
+    if "changed" in old:
+        return replace(flip, asked=old["changed"])
     return replace(flip, asked=old["caption"]) if old.get("query") == "t2i" else flip
 
 
@@ -85,6 +87,8 @@ def _truth(row: Mapping[str, Any], picture: Picture | None) -> str:
     """The right answer in words, as far as it has any."""
     if "query" in row:
         return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
+    if "changed" in row:
+        return str(row["caption"])
     if "truths" in row:
         return ", ".join(dict.fromkeys(row["truths"]))
     return str(row["answer"]) if "predicted" in row else ""
@@ -98,6 +102,8 @@ def _choice(row: Mapping[str, Any], records: Records | None) -> Choice:
             return Choice(right, first)
         shown = records.picture(first) if records and first else None
         return Choice(right, f"right one at place {row['rank'] + 1}", shown)
+    if "changed" in row:
+        return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
     if "iou" in row:
         return Choice(right, f"IoU {row['iou']:.2f}")
     text = next(row[name] for name in ("predicted", "written", "answer") if name in row)

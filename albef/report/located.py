@@ -10,9 +10,9 @@ from PIL import Image
 
 from albef.data.boxes import RIGHT, Box
 from albef.heatmap import MEANT, OWN, WRONG, outline, overlay
-from albef.report.content import Picture, Place
 from albef.report.examples import spread
 from albef.report.pictures import data_uri
+from albef.report.results import Picture, Place
 
 _COLUMNS = {"key", "expression", "truth", "box", "iou", "map_box", "map_iou", "heat"}
 _SIDE = 240  # pixels of the longest side of a picture on the page

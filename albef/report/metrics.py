@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from albef.report.content import SplitResult
+from albef.report.results import SplitResult
 
 ITC = "itc_"
 """Prefix of a metric of the ranking by ITC alone, beside the re-ranked one."""

@@ -14,7 +14,7 @@ from PIL import Image
 from albef.data.shards import Shards
 from albef.data.transforms import ImageError, decode
 from albef.report import examples
-from albef.report.content import Picture
+from albef.report.results import Picture
 
 _SIDE = 160  # pixels of the longest side of a picture on the page
 _GAP = 4  # pixels between the pictures of a record

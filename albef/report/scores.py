@@ -4,7 +4,7 @@ The mean of these values is the kind's own primary metric; a test holds each kin
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from albef.data.boxes import RIGHT
 from albef.report.examples import RANKED, is_paired
 from albef.tasks.vqa_accuracy import normalised, vqa_accuracy
 
+CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
+"""Columns of the stored cases of behaviour tests."""
 _RANKS = (1, 5, 10)
 """Places whose recalls are averaged to ``r_mean``."""
 
@@ -74,6 +76,19 @@ def of(table: pa.Table) -> Scores | None:
     return None
 
 
+def parts(table: pa.Table) -> dict[str, Scores]:
+    """The scores of a split by metric: the one of its kind or, of behaviour tests, the overall one
+    and that of each test; empty where they are not known."""
+    whole = of(table)
+    if whole is None:
+        return {}
+    found = {whole.metric: whole}
+    if set(table.column_names) >= CASES:
+        for test in pc.unique(table["test"]).to_pylist():
+            found[test] = replace(_cases(table.filter(pc.equal(table["test"], test))), metric=test)
+    return found
+
+
 def shared(
     before: "pd.Index[str]", after: "pd.Index[str]"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -122,6 +137,13 @@ def _boxes(table: pa.Table) -> Scores:
     return _plain(table, "accuracy", ("key", "expression"), right)
 
 
+def _cases(table: pa.Table) -> Scores:
+    passed = table["passed"].to_numpy()
+    strata = np.unique(table["test"].to_pandas(), return_inverse=True)[1]
+    asked = ("test", "key", "caption", "changed")
+    return Scores("overall", table, asked, 100.0 * passed, passed, strata)
+
+
 def _captions(table: pa.Table) -> Scores:
     rows = zip(table["written"].to_pylist(), table["truths"].to_pylist(), strict=True)
     return _plain(table, "exact", ("key",), np.array([float(text in own) for text, own in rows]))
@@ -133,5 +155,6 @@ _KINDS: tuple[tuple[set[str], Callable[[pa.Table], Scores]], ...] = (
     ({"key", "sentence", "answer", "predicted"}, _classes),
     ({"key", "question", "answer", "truths"}, _questions),
     ({"key", "written", "truths"}, _captions),
+    (CASES, _cases),
 )
 """Columns that tell a kind, and its scores."""

@@ -83,6 +83,14 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
 
 
+def proportion(passed: int, of: int) -> Interval:
+    """Wilson's score interval of a share, in percent (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(passed, of).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(100 * float(found.low), 100 * float(found.high))
+
+
 @dataclass(frozen=True)
 class Spread:
     """Values of one thing over seeds; no deviation and no interval of one alone."""

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from albef.config import Tunable, fixed
 from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate, Transform
@@ -22,13 +23,13 @@ from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.ranking import MAX_WORDS
-from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, to_device
+from albef.tasks.task import Batch, Pairs, Records, RunConfig, RunTask, Table, to_device
 
 
 class ClassificationConfig(RunConfig):
     """Values of a run that classifies."""
 
-    alpha: float
+    alpha: Tunable
     """Weight of the twin in the targets."""
     momentum: float
     """Share of the twin that stays at each step."""
@@ -121,7 +122,7 @@ class ClassificationTask(RunTask):
 
     def alpha(self, epoch: float) -> float:
         """Weight of the twin after ``epoch`` epochs."""
-        return self.config.alpha
+        return fixed(self.config.alpha)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Cross-entropy of a micro-batch to targets softened by the twin."""
@@ -162,6 +163,25 @@ class ClassificationTask(RunTask):
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a class drawn evenly."""
         return dict.fromkeys(accuracies(table), 100 / len(self.classes))
+
+
+class Retold:
+    """Records of a split with other sentences.
+
+    Args:
+        records: of the split.
+        pairs: which of them, and the sentence of each.
+    """
+
+    def __init__(self, records: Records, pairs: Pairs) -> None:
+        self._records, self._pairs = records, pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        place, text = self._pairs[index]
+        return replace(self._records[place], captions=(text,))
 
 
 def classified(

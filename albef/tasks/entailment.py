@@ -5,7 +5,11 @@ ALBEF, section 5; distilled from the first step on, as in the original.
 
 from typing import ClassVar
 
-from albef.tasks.classification import ClassificationConfig, ClassificationTask
+from albef.data.record import Record
+from albef.tasks.classification import ClassificationConfig, ClassificationTask, Retold
+from albef.tasks.task import Pairs, Records
+
+ENTAILED = "entailment"
 
 
 class Config(ClassificationConfig):
@@ -15,5 +19,16 @@ class Config(ClassificationConfig):
 class Task(ClassificationTask):
     """Three classes; a record's sentence is its caption, its class is ``label`` in its meta."""
 
-    classes: ClassVar[tuple[str, ...]] = ("contradiction", "neutral", "entailment")
+    classes: ClassVar[tuple[str, ...]] = ("contradiction", "neutral", ENTAILED)
     images: ClassVar[int] = 1
+    judges = True
+
+    @classmethod
+    def claims(cls, record: Record) -> tuple[str, ...]:
+        """The sentence, where the picture entails it."""
+        return record.captions if cls.answer(record) == ENTAILED else ()
+
+    def agreement(self, records: Records, pairs: Pairs, batch_size: int) -> list[float]:
+        """The probability that the picture entails each text."""
+        chances = self.predict(Retold(records, pairs), batch_size)["probabilities"]
+        return [own[self.classes.index(ENTAILED)] for own in chances]

@@ -5,6 +5,7 @@ It starts from text assignment, or from pre-training, whose fusion layers are th
 
 from typing import Any, ClassVar, Self
 
+from albef.config import fixed
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, resized
 from albef.models.pair import PairALBEF, doubled
@@ -42,4 +43,4 @@ class Task(ClassificationTask):
 
     def alpha(self, epoch: float) -> float:
         """Weight of the twin, which rises over the first epoch."""
-        return self.config.alpha * ramp(epoch)
+        return fixed(self.config.alpha) * ramp(epoch)

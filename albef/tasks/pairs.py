@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from albef.config import Tunable, fixed
 from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.data.transforms import Transform
@@ -30,7 +31,7 @@ from albef.tasks.task import Batch, RunConfig, RunTask
 class PairConfig(RunConfig):
     """Values of a training on pairs."""
 
-    alpha: float
+    alpha: Tunable
     """Weight of the twin in the contrastive targets."""
     queue_size: int
     """Pairs in the feature queue."""
@@ -123,7 +124,7 @@ class PairTask(MatchingTask, RunTask):
         with torch.no_grad():
             image_feat_m = twin.image_feat(twin.encode_image(batch["image"]))
             text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
-        alpha = self.config.alpha * ramp(epoch)
+        alpha = fixed(self.config.alpha) * ramp(epoch)
         itc = contrast(
             model.image_feat(image_states),
             model.text_feat(text_states),

@@ -14,6 +14,7 @@ from albef.data.record import Record
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate, Transform
 from albef.models.albef import ALBEF
+from albef.models.fusion import select
 from albef.models.ranking import (
     best,
     chance_recalls,
@@ -23,7 +24,7 @@ from albef.models.ranking import (
     match_scores,
     recalls,
 )
-from albef.tasks.task import Records, Table, Task
+from albef.tasks.task import Pairs, Records, Table, Task
 
 MAX_WORDS = 30
 """Words kept of a caption, as in the original."""
@@ -120,6 +121,23 @@ class RankingTask(MatchingTask):
             return match_scores(self.model, self.itm_head, images, text_states, mask, pairs)
 
         return ranked(rows, (image_feat @ text_feat.t()).float(), self.rerank_k, match)
+
+    @torch.no_grad()
+    def agreement(self, records: Records, pairs: Pairs, batch_size: int) -> list[float]:
+        """What ITM says of each pair: the probability that text and picture belong together."""
+        found: list[float] = []
+        for start in range(0, len(pairs), batch_size):
+            part = pairs[start : start + batch_size]
+            rows = {place: row for row, place in enumerate(dict.fromkeys(p for p, _ in part))}
+            states = self.model.encode_image(self.pixels([records[place] for place in rows]))
+            image = self.model.fusion_encoder.image_key_values(states)
+            owner = torch.tensor([rows[place] for place, _ in part], device=states.device)
+            ids, mask = self.texts([text for _, text in part])
+            fused = self.model.fused_cls(
+                self.model.encode_text(ids, mask), mask, select(image, owner)
+            )
+            found += torch.softmax(self.itm_head(fused).float(), dim=1)[:, 1].tolist()
+        return found
 
     def score(self, table: Table) -> dict[str, float]:
         """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""

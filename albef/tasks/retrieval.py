@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from albef.data.record import Record
 from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.tasks.pairs import PairConfig, PairTask
@@ -24,9 +25,15 @@ class Config(PairConfig):
 class Task(PairTask, RankingTask):
     """Retrieval, fine-tuned; with 0 epochs, the zero-shot protocol of its ``init``."""
 
+    judges = True
     config: Config
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.itc, self.hard_negatives = config.itc, config.hard_negatives
         self.rerank_k = config.rerank_k
+
+    @classmethod
+    def claims(cls, record: Record) -> tuple[str, ...]:
+        """The captions."""
+        return record.captions

@@ -43,7 +43,7 @@ class TrainingConfig(Section):
     """Rate at the end of the schedule."""
     warmup_steps: int
     """Optimizer steps of linear warm-up from ``min_lr``."""
-    weight_decay: float
+    weight_decay: Tunable
     """AdamW's decay of tensors with two or more dimensions."""
     schedule: Literal["cosine", "original"]
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
@@ -52,6 +52,12 @@ class TrainingConfig(Section):
     pooled_batches: Annotated[int, Field(ge=0)] = 0
     """Batches whose records are sorted by length and cut anew, so that less padding is computed;
     left out, none: what is drawn for a batch has any length."""
+    source_weights: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1000)]] | None,
+        Field(exclude_if=lambda weights: weights is None),
+    ] = None
+    """Passes over each source of the data set in an epoch, by name; a source without one has 1.
+    Left out, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs whose weights are kept too, as ``NAME/epochs/N``; left out, the last ones alone."""
 
@@ -110,6 +116,8 @@ class Records(Protocol):
 
 Table = dict[str, list[Any]]
 """Per-example predictions, column by column; becomes Parquet."""
+Pairs = Sequence[tuple[int, str]]
+"""Places of records, and a text for the picture of each."""
 
 
 class Task(nn.Module, ABC):
@@ -208,6 +216,24 @@ class RunTask(Task):
     def choices(cls, record: Record) -> tuple[str, ...]:
         """The answers that come into question for this record alone; none given: all."""
         return ()
+
+    judges: ClassVar[bool] = False
+    """Whether it says of any text if it is true of a picture, so that its behaviour is tested."""
+
+    @classmethod
+    def claims(cls, record: Record) -> tuple[str, ...]:
+        """The texts that are true of the record's picture, if the kind judges."""
+        return ()
+
+    def agreement(self, records: Records, pairs: Pairs, batch_size: int) -> list[float]:
+        """The probability that each text is true of the picture beside it, if the kind judges.
+
+        Args:
+            records: of the split.
+            pairs: by place, so that a picture's texts stand together.
+            batch_size: pairs of one forward pass.
+        """
+        raise NotImplementedError
 
 
 def accuracies(right: Sequence[float], groups: Sequence[str | None]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from albef.answers import Answer
-from albef.config import ParamsError
+from albef.config import ParamsError, Tunable, fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.data.text import TextTokenizer, clean_question
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class Config(RunConfig):
     """Values of a VQA run."""
 
-    alpha: float
+    alpha: Tunable
     """Weight of the twin in the targets of the answers' tokens."""
     momentum: float
     """Share of the twin that stays at each step."""
@@ -216,7 +216,7 @@ class Task(RunTask):
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The loss of a micro-batch of B questions with A answers in all."""
-        alpha = self.config.alpha * ramp(epoch)
+        alpha = fixed(self.config.alpha) * ramp(epoch)
         logits = self._logits(self.model, self.answer_decoder, batch)
         logits_m = None
         if alpha > 0:

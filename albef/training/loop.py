@@ -36,7 +36,15 @@ _KEYS_SHOWN = 64
 
 
 class NotFinite(ValueError):
-    """The loss stopped being a number."""
+    """The loss stopped being a number.
+
+    Attributes:
+        what: where, without the remedy.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
 
 
 class Progress(Protocol):
@@ -104,7 +112,7 @@ def train(
     task.to(device)
     lr = fixed(config.lr)
     dtype = autocast_dtype(config.precision, device)
-    optimizer = adamw(task, lr, config.weight_decay)
+    optimizer = adamw(task, lr, fixed(config.weight_decay))
     processes = world()
     state = TrainingState(folder, mirror)
     with _owned(folder, processes), interruptible() as interrupt:
@@ -160,7 +168,7 @@ def train(
             save_due |= done % checkpoint_every == 0 or done == total or leaving
             saving = save_due and (processes.size == 1 or point_due)
             if (saving or point_due) and (found := -processes.most(-int(bad), device)) < total:
-                raise NotFinite(_not_finite(found, loader.keys(found), folder, lr))
+                raise _not_finite(found, loader.keys(found), folder, lr)
             if point_due:
                 points = LOG_EVERY if done % LOG_EVERY == 0 else done % LOG_EVERY
                 sums = processes.mean(sums)
@@ -240,9 +248,10 @@ def _owned(folder: Path, processes: World) -> contextlib.AbstractContextManager[
     return own(folder) if processes.first else contextlib.nullcontext()
 
 
-def _not_finite(step: int, keys: Sequence[str], folder: Path, lr: float) -> str:
+def _not_finite(step: int, keys: Sequence[str], folder: Path, lr: float) -> NotFinite:
     shown = ", ".join(keys[:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
-    return (
-        f"the loss is no number at step {step}, of the samples {shown}; the last good state is "
-        f"kept in {folder}. Lower the learning rate ({lr:g}) or use precision float32"
+    return NotFinite(
+        f"the loss is no number at step {step}, of the samples {shown}",
+        f"the last good state is kept in {folder}. Lower the learning rate ({lr:g}) or use "
+        "precision float32",
     )

@@ -30,6 +30,10 @@ class StateLocked(ValueError):
     """Another live process trains on the same state."""
 
 
+class StateUnfit(ValueError):
+    """A state is whole but of another model."""
+
+
 @contextlib.contextmanager
 def own(folder: Path) -> Iterator[None]:
     """Be the only trainer on ``folder``; the kernel frees the lock when the process dies.
@@ -124,7 +128,7 @@ class TrainingState:
         processes the first one finds it, and the others read the same file.
 
         Raises:
-            ValueError: a state is whole but of another model.
+            StateUnfit: a state is whole but of another model.
         """
         found = processes.told(lambda: self._newest(task, optimizer))
         if found is None:
@@ -157,7 +161,7 @@ class TrainingState:
             task.load_state_dict(value["task"])
             optimizer.load_state_dict(value["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(
+            raise StateUnfit(
                 f"{path} is the state of another model ({_first(error)}): the code has changed "
                 f"since; delete {self.folder} to start this training anew"
             ) from error

@@ -1,6 +1,7 @@
 """The public formats, read as they are; a bad row is named by file and number."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from albef.config import ParamsError, validate
 from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal
 from albef.data.sources import SourcesConfig, kind_of
 from tests.data import toy
 
@@ -26,13 +28,18 @@ def files(tmp_path: Path) -> Files:
     return write
 
 
-def read(folder: Path, **source: Any) -> list[Record]:
+def rows(folder: Path, **source: Any) -> list[Record | Refusal]:
     values = {"images": str(folder), **source}
     if values["kind"] == "annotations":
         values = {"joined": False, "boxes": None, "proposals": None, **values}
     config = validate(SourcesConfig, {"sources": {"s": values}, "shard_mb": 1}, where="test")
     section = config.sources["s"]
     return list(kind_of(section).records(section, 0))
+
+
+def read(folder: Path, **source: Any) -> list[Record]:
+    found = rows(folder, **source)
+    return [row for row in found if isinstance(row, Record)]
 
 
 def lists(folder: Path, form: str, files: dict[str, list[str]], **more: Any) -> list[Record]:
@@ -123,50 +130,76 @@ def test_karpathys_splits(files: Files, tmp_path: Path) -> None:
 
 
 GOOD = {"image": "a.jpg", "caption": "x"}
-BAD: dict[str, tuple[str, Any, str]] = {
-    "not a list": ("captions", {"a": 1}, r"must hold a list of objects, not \{"),
-    "not an object": ("captions", [GOOD, "b"], 'row 1: must be an object, not "b"'),
-    "no caption": ("captions", [GOOD, {"image": "a.jpg"}], "row 1: 'caption' is missing; it must"),
+BAD: dict[str, tuple[str, Any, str, Reason | None]] = {
+    "not a list": ("captions", {"a": 1}, r"must hold a list of objects, not \{", None),
+    "not an object": (
+        "captions",
+        [GOOD, "b"],
+        'row 2: must be an object, not "b"',
+        Reason.MALFORMED_ROW,
+    ),
+    "no caption": (
+        "captions",
+        [GOOD, {"image": "a.jpg"}],
+        "row 2: 'caption' is missing; it must",
+        Reason.MISSING_FIELD,
+    ),
     "empty caption": (
         "captions",
         [{"image": "a.jpg", "caption": [" "]}],
-        r"row 0: 'caption' is \[\" \"\]; it must be a text, or",
+        r"row 1: 'caption' is \[\" \"\]; it must be a text, or",
+        Reason.MISSING_FIELD,
     ),
     "no picture": (
         "captions",
         [{"image": "gone.jpg", "caption": "x"}],
-        r"row 0: the image .*gone.jpg cannot be read: No such file",
+        r"row 1: the image .*gone.jpg cannot be read: No such file",
+        Reason.MISSING_FILE,
     ),
     "data set": (
         "vqa",
         [{"image": "a.jpg", "question": "?", "answer": "x", "dataset": "gqa"}],
-        r"row 0: 'dataset' is \"gqa\"; it must be vqa or vg",
+        r"row 1: 'dataset' is \"gqa\"; it must be vqa or vg",
+        Reason.MISSING_FIELD,
     ),
     "label": (
         "entailment",
         [{"image": "a", "sentence": "x", "label": "-"}],
         r"'label' is \"-\"; it must be contradiction or neutral or entailment",
+        Reason.MISSING_FIELD,
     ),
     "one image": (
         "nlvr2",
         [{"images": ["a.jpg"], "sentence": "x", "label": "True"}],
-        "row 0: 'images' names 1 pictures; it must name two",
+        "row 1: 'images' names 1 pictures; it must name two",
+        Reason.MISSING_FIELD,
     ),
     "box": (
         "grounding",
         [{"image": "a.jpg", "text": "x", "ref_id": 1, "box": [1, 2, 0, 4]}],
-        r"row 0: \[1, 2, 0, 4\] is no box",
+        r"row 1: \[1, 2, 0, 4\] is no box",
+        Reason.MISSING_FIELD,
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_row_is_named(case: str, files: Files, tmp_path: Path) -> None:
-    form, held, message = BAD[case]
+def test_a_bad_row_is_set_aside_and_named(case: str, files: Files, tmp_path: Path) -> None:
+    form, held, message, reason = BAD[case]
     path = files("bad.json", held)
-    with pytest.raises(ParamsError, match=message) as caught:
-        lists(tmp_path, form, {"train": [path]})
-    assert str(caught.value).startswith(path)
+    values = {"kind": "annotations", "format": form, "files": {"train": [path]}}
+    if reason is None:
+        with pytest.raises(ParamsError, match=message) as caught:
+            rows(tmp_path, **values)
+        assert str(caught.value).startswith(path)
+        return
+    *good, bad = rows(tmp_path, **values)
+    assert isinstance(bad, Refusal)
+    assert (bad.reason, bad.line) == (reason, len(held))
+    assert re.search(message, bad.detail)
+    assert bad.detail.startswith(path)
+    assert all(isinstance(row, Record) for row in good)
+    assert len(good) == len(held) - 1
 
 
 def test_bad_files_are_named(files: Files, tmp_path: Path) -> None:
@@ -175,17 +208,44 @@ def test_bad_files_are_named(files: Files, tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text("[{")
     with pytest.raises(ParamsError, match=r"cut.json is no JSON"):
         lists(tmp_path, "captions", {"train": [str(tmp_path / "cut.json")]})
-    rows = files("rows.json", [{"image": "a.jpg", "text": "x", "ref_id": 1}])
+    refs = files("rows.json", [{"image": "a.jpg", "text": "x", "ref_id": 1}])
     dets = files("dets.json", {"57": [[0, 0, 9, 9]]})
-    with pytest.raises(ParamsError, match=r"row 0: .*dets.json has no boxes for a.jpg"):
-        lists(tmp_path, "grounding", {"test": [rows]}, proposals=dets)
+    [bad] = rows(
+        tmp_path, kind="annotations", format="grounding", files={"test": [refs]}, proposals=dets
+    )
+    assert isinstance(bad, Refusal)
+    assert re.search(r"row 1: .*dets.json has no boxes for a.jpg", bad.detail)
     bare = files("bare.json", [1])
     with pytest.raises(ParamsError, match="must hold a list under 'images'"):
         read(tmp_path, kind="karpathy", file=bare, splits=["test"])
     with pytest.raises(ParamsError, match="proposals belong to format grounding; write null"):
-        lists(tmp_path, "captions", {"train": [rows]}, proposals=dets)
+        lists(tmp_path, "captions", {"train": [refs]}, proposals=dets)
     with pytest.raises(ParamsError, match="joined belongs to format captions; write false"):
-        lists(tmp_path, "vqa", {"train": [rows]}, joined=True)
-    split = files("split.json", {"images": [{"filename": "a.jpg", "split": "dev"}]})
-    with pytest.raises(ParamsError, match=r"images, row 0: 'split' is \"dev\"; it must be train"):
-        read(tmp_path, kind="karpathy", file=split, splits=["test"])
+        lists(tmp_path, "vqa", {"train": [refs]}, joined=True)
+
+
+def test_bad_rows_of_karpathys_are_set_aside(files: Files, tmp_path: Path) -> None:
+    said = [{"raw": "one"}]
+    images = [
+        {"filename": "a.jpg", "split": "dev"},
+        7,
+        {"filename": "a.jpg", "split": "test", "sentences": []},
+        {"filename": "a.jpg", "split": "test", "sentences": [{"raw": ""}]},
+        {"filename": "../a.jpg", "split": "test", "sentences": said},
+        {"filename": "a\0.jpg", "split": "test", "sentences": said},
+        {"filename": "b.jpg", "split": "test", "sentences": said},
+    ]
+    path = files("split.json", {"images": images})
+    *bad, good = rows(tmp_path, kind="karpathy", file=path, splits=["test"])
+    assert isinstance(good, Record)
+    found = [(row.line, row.key, row.reason) for row in bad if isinstance(row, Refusal)]
+    assert found == [
+        (1, "a.jpg", Reason.MISSING_FIELD),
+        (2, "", Reason.MALFORMED_ROW),
+        (3, "a.jpg", Reason.MISSING_FIELD),
+        (4, "a.jpg", Reason.MISSING_FIELD),
+        (5, "../a.jpg", Reason.OUTSIDE_ROOT),
+        (6, "a\0.jpg", Reason.MISSING_FILE),
+    ]
+    assert isinstance(bad[0], Refusal)
+    assert bad[0].detail.startswith(f"{path}, images, row 1: 'split' is \"dev\"; it must be train")

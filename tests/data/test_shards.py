@@ -185,7 +185,9 @@ def test_records_of_one_image_are_written_as_without_the_second(tmp_path: Path) 
 
 
 def test_all_records_have_equally_many_images(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="toy-0001 has 1 images and toy-0000 has 2: records of"):
+    with pytest.raises(
+        ShardError, match="toy-0001 has 1 images and the first one has 2: records of"
+    ):
         toy.write(tmp_path / "toy", [two_images(0), toy.record(1)])
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from albef.data.record import Record
-from albef.export.scoring import predict
+from albef.export.scoring import agreement, predict
 from albef.inference import model_of
 from albef.models.weights import load_checkpoint
 from albef.tasks import grounding
-from tests.conftest import ANSWERS, CAPTIONS, save_task, tiny_task
+from tests.conftest import ANSWERS, CAPTIONS, KINDS, save_task, tiny_task
 from tests.data.toy import picture
 
 KEPT = {"retrieval", "vqa", "vqa written", "entailment", "nlvr2"}
@@ -52,6 +52,16 @@ def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: 
         else:
             assert found[column] == values, column
     assert len({str(row) for row in zip(*expected.values(), strict=True)}) > 5
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if type(tiny_task(kind)).judges])
+def test_it_judges_texts_as_the_task_does(kind: str, pictures: list[bytes], tmp_path: Path) -> None:
+    task, records = tiny_task(kind), _records(kind, pictures)
+    model = model_of(load_checkpoint(save_task(task, tmp_path)))
+    pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
+    found = agreement(model, task, records, pairs)
+    np.testing.assert_allclose(found, task.agreement(records, pairs, 7), rtol=1e-4, atol=1e-6)
+    assert len(set(found)) > 20
 
 
 def test_grounding_finds_boxes_by_attention_alone(pictures: list[bytes], tmp_path: Path) -> None:

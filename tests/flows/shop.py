@@ -59,6 +59,7 @@ for target in map(Path, sys.argv[1:]):
 METRICS = {
     "test": {"r_mean": 40.0, "tr@1": 20.0},
     "pairs": {"accuracy": 61.0},
+    "behaviour": {"overall": 65.0, "synonym": 60.0, "unrelated": 70.0, "accepted": 55.0},
     "chance": {"test": {"r_mean": 21.0}, "pairs": {"accuracy": 50.0}},
     "random_weights": {"test": {"r_mean": 22.0}, "pairs": {"accuracy": 49.0}},
 }
@@ -99,6 +100,9 @@ def set_params(path: Path, **gate: float) -> None:
     own["precisions"] = {"float32": 0.3, "int8": 100.0}
     # Calls of a tiny model take no time worth comparing on a machine that does other work.
     limits = {"max_drop": 1.0, "max_slower": 50.0, "max_larger": 1.2, "max_int8_loss": 100.0}
+    limits["max_behaviour_drop"] = 20.0
+    tests = str(ROOT / "behaviour/english.json")
+    behaviour = {"tests": tests, "cases": 12, "threshold": 0.5}
     values: dict[str, Any] = {
         "seed": 1,
         "paths": {"root": "products", "models": "products/models"},
@@ -109,6 +113,7 @@ def set_params(path: Path, **gate: float) -> None:
         "pretrain": {"dataset": "web"},
         "tasks": {"retrieval": tiny_config().model_dump()},
         "export": {"runs": {"retrieval": own}, "opset": 23, "tolerance": 1e-3},
+        "evaluate": {"splits": ["test"], "batch_size": 8, "behaviour": behaviour},
         "release": limits | gate,
     }  # fmt: skip
     YAML(typ="safe").dump(values, path / "params.yaml")

@@ -283,6 +283,76 @@ def test_metrics_without_predictions_are_told(project: Path) -> None:
     ]
 
 
+def test_damaged_predictions_are_told(project: Path) -> None:
+    path = project / "products/results/said/predictions.parquet"
+    path.unlink()
+    path.write_bytes(b"PAR1 no more")
+    it, problems = gather(["one", "."], None, 2)
+    assert it.splits[0].paired == ()
+    (sentence,) = problems
+    assert sentence.startswith("workspace: products/results/said/predictions.parquet is damaged (")
+    assert sentence.endswith("; `albef run --only evaluate@said` makes it again")
+
+
+def _tested(project: Path, tag: str, failing: set[int]) -> None:
+    """Commit a revision that has behaviour tests, those at some places failing."""
+    rows = [
+        {"split": "test", "test": test, "expects": "lower", "key": f"toy-{i}",
+         "caption": f"picture number {i}", "changed": f"{test} {i}", "score": 0.9,
+         "changed_score": 0.95 if i in failing and test == "count" else 0.1, "least": 0.9,
+         "accepted": True, "passed": i not in failing or test != "count", "chance": 0.5}
+        for test in ("count", "left_right") for i in range(COUNT)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, project / "products/results/said/behaviour.parquet")
+    path = project / "products/metrics/said.json"
+    metrics = json.loads(path.read_text())
+    rate = 100 * (1 - len(failing) / COUNT)
+    told = {"overall": (rate + 100) / 2, "count": rate, "left_right": 100.0, "accepted": 100.0}
+    metrics["behaviour"] = told
+    metrics["chance"]["behaviour"] = {"count": 50.0, "left_right": 50.0}
+    path.write_text(json.dumps(metrics))
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    sh(project, "git add -A", f"git commit -qm {tag}", f"git tag {tag}")
+
+
+def test_behaviour_tests_are_compared_like_metrics(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in NAMES.items():
+        monkeypatch.setenv(name, value)
+    text = (project / "dvc.yaml").read_text()
+    more = "predictions.parquet, products/results/said/behaviour.parquet"
+    (project / "dvc.yaml").write_text(text.replace("predictions.parquet", more))
+    _tested(project, "before", set(range(0, COUNT, 2)))
+    _tested(project, "after", {0})
+    it, problems = gather(["before", "after"], None, 3)
+    assert problems == []
+    (split,) = [split for split in it.splits if split.name == "behaviour"]
+    assert split.metrics[0].name == "overall"
+    overall, count, swapped = split.paired
+    assert [test.metric for test in split.paired] == ["overall", "count", "left_right"]
+    assert [test.part for test in split.paired] == [False, True, True]
+    assert (count.difference, count.gained, count.lost) == (47.5, 19, 0)
+    assert (overall.difference, overall.shared) == (23.75, 2 * COUNT)
+    assert count.interval.low > 0
+    assert swapped.equal
+    assert overall.better == ()
+    flip = count.better[0]
+    assert flip.asked.startswith("count ")
+    assert flip.truth.startswith("picture number ")
+    assert flip.before.text == "0.950, the true one 0.900"
+    assert flip.after.text == "0.100, the true one 0.900"
+    assert all(flip.picture and flip.picture.uri for flip in count.better)
+    assert not _command(monkeypatch, "before", "after", "one", "--out", "x.html")
+    out = capsys.readouterr().out
+    assert "said behaviour count before -> after 50.00 97.50 +47.50 (+" in " ".join(out.split())
+    text = Page(Path("x.html").read_text()).text
+    assert "said · behaviour count · turned right" in text
+    assert "no cases of behaviour tests" not in text, "one has none that could be missing"
+
+
 def test_other_code_makes_no_seed_of_another(project: Path) -> None:
     (project / "albef").mkdir()
     (project / "albef/extra.py").write_text("# changed\n")

@@ -86,6 +86,18 @@ def test_the_metrics_follow_from_the_predictions(folder: Path, run: str, classes
     assert set(metrics["random_weights"]["test"]) == set(metrics["test"])
 
 
+def test_the_behaviour_of_a_kind_that_judges_one_picture_is_tested(folder: Path) -> None:
+    metrics = json.loads((folder / "products/metrics/entailment.json").read_text())
+    assert set(metrics["behaviour"]) >= {"overall", "accepted", "count", "unrelated"}
+    table = pq.read_table(folder / "products/results/entailment/behaviour.parquet")
+    assert set(table["test"].to_pylist()) == set(metrics["behaviour"]) - {"overall", "accepted"}
+    metrics = json.loads((folder / "products/metrics/nlvr2.json").read_text())
+    assert "behaviour" not in {*metrics, *metrics["chance"]}
+    none = pq.read_table(folder / "products/results/nlvr2/behaviour.parquet")
+    assert none.num_rows == 0
+    assert none.schema == table.schema
+
+
 def test_text_assignment_is_scored_on_every_split(folder: Path) -> None:
     metrics = json.loads((folder / "products/metrics/text_assignment.json").read_text())
     assert {"test", "pairs"} <= set(metrics)

@@ -50,6 +50,11 @@ def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
     assert figures["records"] == 24
     assert set(figures["new"]) == {"float32", "int8"}
     json.dumps(found)
+    rates = figures["new"]["int8"]["behaviour"]
+    assert {"count", "unrelated"} <= set(rates)
+    assert ["behaviour test count", "int8", "", f"{rates['count']:.2f}"] in [
+        list(row[:4]) for row in found["rows"]
+    ]
     card = found["card"]
     value = figures["new"]["float32"]["metrics"]["r_mean"]
     small = figures["new"]["int8"]["metrics"]["r_mean"]
@@ -59,6 +64,10 @@ def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
         "| metric | torch | float32 | int8 | chance | random weights |",
         f"| `r_mean` | 40 | {value:.4g} | {small:.4g} | 22.22 | 22 |",
         "| `accuracy` | 61 | 50 | 49 |",  # of the other split
+        "## Behaviour tests",
+        f"| `unrelated` | 70 | {figures['new']['float32']['behaviour']['unrelated']:.4g} | "
+        f"{figures['new']['int8']['behaviour']['unrelated']:.4g} |  |  |",
+        "| `accepted` | 55 |  |  |  |  |",
         "## Behaviour",
         "| `negation` | 81.25 |",
         f"- {LICENCE['what']}: {LICENCE['licence']}, {LICENCE['attribution']} ({LICENCE['url']})",

@@ -74,6 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tempfile, "tempdir", slots)
         patch.chdir(folder)
         work(folder, values(**TWO))
+        step("heldout", "scenes")
         for dataset in ("web", "scenes"):
             step("ingest", dataset)
             step("validate", dataset)
@@ -125,6 +126,7 @@ def test_two_processes_survive_what_befalls_them(
     curves = file_digest(Path("products/curves/pretrained/plots/metrics/train/loss.tsv"))
     record = json.loads(Path("products/runs/pretrain.json").read_text())
     assert record["steps"] == 128
+    assert record["core_hours"] == pytest.approx(record["cpu_seconds"] / 3600, abs=1e-4)
     assert not list(Path("elsewhere/albef").iterdir())
 
     killed = start("pretrain")
@@ -180,7 +182,7 @@ def test_search_and_fine_tuning_in_two_processes(
             told = ended(process)
         assert process.returncode == 0, told
         work(prepared, values(**TWO | {"pretrain__epochs": 1}))
-    trials = json.loads(Path("products/search/retrieval/trials.json").read_text())
+    trials = json.loads(Path("products/search/retrieval/trials.json").read_text())["trials"]
     assert [trial["number"] for trial in trials] == [0, 1]
     assert load_checkpoint(Path("products/models/retrieval")).kind == "retrieval"
 

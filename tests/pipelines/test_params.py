@@ -1,6 +1,7 @@
 """The whole file: built-in values, presets, contradictions."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def test_every_params_file_loads_strictly(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("behaviour").symlink_to(ROOT / "behaviour")
     Path("models/albef-4m").mkdir(parents=True)  # what docs/checkpoints.md has imported before
     params = load(path)
     assert set(params.tasks)
@@ -53,6 +55,16 @@ def changed(tmp_path: Path, key: str, value: Any) -> str:
 EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": {"float32": 1.0}}
 
 
+def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path) -> None:
+    case = {"key": "k", "caption": "a key", "changed": "a dog"}
+    rule = {"expects": "changed", "cases": [case], "dataset": "scene"}
+    suite = {"source": "", "common": [], "tests": {"own": rule}}
+    (tmp_path / "own.json").write_text(json.dumps(suite))
+    sentence = changed(tmp_path, "evaluate.behaviour.tests", str(tmp_path / "own.json"))
+    assert "own.json: tests.own.dataset: 'scene' is not one of the datasets" in sentence
+    assert "did you mean scenes?" in sentence
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
@@ -76,11 +88,19 @@ EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": 
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
         ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
+        ("evaluate.behaviour.tests", "none.json", "behaviour tests none.json cannot be read: No"),
+        ("evaluate.behaviour.threshold", 1.0, "evaluate.behaviour.threshold: input should be less"),
         ("tasks.retrieval.init", "gpt", "`albef import` makes one of an original"),
         ("tasks.retrieval.init", "pretrained/epochs/3", "pretrained does not keep epoch 3"),
         ("runtime.processes", 2, "1 micro-batches of 32 cannot be shared equally by 2 processes"),
         ("runtime.processes", 0, "runtime.processes"),
         ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 4 epochs"),
+        (
+            "pretrain.source_weights",
+            {"scene": 2.0},
+            "'scene' is no source of its data; did you me",
+        ),
+        ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
         ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
         ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
     ],

@@ -91,6 +91,7 @@ def products(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
     folder = tmp_path_factory.mktemp("project")
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     values["runtime"] |= {"device": "cpu", "threads": 1}
+    values["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
     lr = {"low": 1e-5, "high": 1e-3, "log": True, "start": 1e-4}
     values |= {
         "datasets": {"scenes": {}},
@@ -111,7 +112,8 @@ def products(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
         trial = {"number": 0, "state": "complete", "params": {"lr": 2e-4}, "values": [50.0]}
         write_json(layout.search("retrieval") / "choice.json", {"lr": 2e-4})
         write_json(
-            layout.search("retrieval") / "trials.json", [trial | {"value": 50.0, "start": True}]
+            layout.search("retrieval") / "trials.json",
+            {"trials": [trial | {"value": 50.0, "start": True}]},
         )
         write_json(layout.export("retrieval") / "manifest.json", {"format": 1, "files": {"a": "b"}})
         for name in ("ingest@scenes", "evaluate@retrieval"):
@@ -153,9 +155,11 @@ def test_it_shows_everything_there_is(here: Path) -> None:
         "2 to 11, median 6",
         "CC BY 9",
         "Ann <b>",
-        "Chosen: lr: 2e-4, of 1 trials",
+        "Chosen: lr: 2e-4, of 1 trial.",
         "2.5 min in all, at most 300 MiB",
         "No run record of validate@scenes, pretrain, search@retrieval, finetune@retrieval,",
+        "said in other words",
+        "of the true texts are said to be true, in split test",
         "export of retrieval",
         "Git ffffffffffff",
     ):
@@ -201,6 +205,38 @@ def test_digests_are_compared_with_what_is_at_hand(here: Path) -> None:
     assert "not here to compare with" in text
 
 
+def test_each_evaluated_run_has_a_card_that_the_page_links_to(here: Path) -> None:
+    page = Page(made())
+    assert "cards/retrieval.md" in page.addresses
+    card = Path("products/report/cards/retrieval.md").read_text()
+    metrics = json.loads(Path("products/metrics/retrieval.json").read_text())
+    for part in (
+        "# retrieval",
+        'model = albef.load("CHECKPOINT")  # the folder models/retrieval',
+        f"value: {metrics['test']['r_mean']:.4g}",
+        "| metric | torch | chance | random weights |",
+        "Split `pairs`, in torch:",
+        "CC BY 9",
+        "squeezed to 16 x 16 pixels",
+    ):
+        assert part in card, part
+    Path("products/metrics/retrieval.json").unlink()
+    assert "cards/retrieval.md" not in Page(made()).addresses
+    assert not list(Path("products/report/cards").iterdir())
+
+
+def test_the_card_of_an_export_has_its_precisions(here: Path, tiny_export: Path) -> None:
+    shutil.rmtree("products/exports/retrieval")
+    shutil.copytree(tiny_export, "products/exports/retrieval")
+    scores = {name: {"r_mean": value} for name, value in (("torch", 40.0), ("int8", 39.0))}
+    write_json(Path("products/metrics/exports/retrieval.json"), scores | {"bytes": {"int8": 1}})
+    made()
+    card = Path("products/report/cards/retrieval.md").read_text()
+    assert "as ONNX in float32, int8" in card
+    assert "| `r_mean` | 40 | 39 |" in card
+    assert "manifest, SHA-256" in card
+
+
 def _remove(path: str) -> Callable[[], None]:
     return lambda: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
 
@@ -210,6 +246,7 @@ def _remove(path: str) -> Callable[[], None]:
     [
         ("products/metrics/retrieval.json", "has not been evaluated yet"),
         ("products/results", "There are no examples, since"),
+        ("products/results/retrieval/behaviour.parquet", "Behaviour tests are not shown, since"),
         ("products/data/scenes", "There are no pictures, since"),
         ("products/validation", "has not been validated yet"),
         ("products/curves", "There are no curves yet"),
@@ -232,7 +269,7 @@ def test_before_the_first_stage_there_is_a_page_too(here: Path) -> None:
 
 def test_a_run_without_ranges_had_nothing_to_search(here: Path) -> None:
     write_json(Path("products/search/retrieval/choice.json"), {})
-    write_json(Path("products/search/retrieval/trials.json"), [])
+    write_json(Path("products/search/retrieval/trials.json"), {"trials": []})
     assert "there was nothing to search" in Page(made()).text
 
 

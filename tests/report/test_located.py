@@ -8,9 +8,10 @@ from PIL import Image
 
 from albef.heatmap import MEANT, WRONG, outline, overlay
 from albef.report import examples, located
-from albef.report.content import Report, Run, SplitResult
+from albef.report.content import Report
 from albef.report.page import render
-from pipelines.report import _with_examples
+from albef.report.results import Run, SplitResult
+from pipelines.results import with_examples
 
 
 class Records:
@@ -95,10 +96,10 @@ def test_it_is_told_apart_and_stands_on_the_page() -> None:
 
 def test_the_stage_takes_them_for_what_they_are() -> None:
     made, empty = table([1.0, 0.0]), SplitResult("test", 2, {}, {}, {})
-    result = _with_examples(empty, made, Records(), 2)  # type: ignore[arg-type]
+    result = with_examples(empty, made, Records(), 2)  # type: ignore[arg-type]
     assert len(result.places) == 2
     assert result.examples == result.galleries == ()
-    assert _with_examples(empty, made, None, 2) == empty
+    assert with_examples(empty, made, None, 2) == empty
 
 
 def test_heat_is_shown_where_it_is() -> None:

@@ -1,7 +1,7 @@
 """Which metric stands where, and beside what."""
 
-from albef.report.content import SplitResult
 from albef.report.metrics import flatten, headline, rows, words
+from albef.report.results import SplitResult
 
 
 def test_recalls_are_in_a_readers_order_beside_those_of_itc() -> None:

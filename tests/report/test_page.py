@@ -1,30 +1,28 @@
 """The page: safe, whole, and in plain words where something is missing."""
 
+import re
 from html.parser import HTMLParser
 
 import pytest
 
-from albef.report.content import (
+from albef.lineage.step import Record, Step
+from albef.report.content import Report, Search, Training, Trial
+from albef.report.figures import Dot, scatter
+from albef.report.origins import Cost, Dataset, Export, Licence, Model, Samples, Validation
+from albef.report.page import render
+from albef.report.results import (
     Answer,
-    Cost,
-    Dataset,
-    Export,
+    Answered,
+    Answers,
+    Example,
     Gallery,
-    Licence,
-    Model,
     Outcome,
     Picture,
+    Place,
     Query,
-    Report,
     Run,
-    Samples,
-    Search,
     SplitResult,
-    Training,
-    Trial,
-    Validation,
 )
-from albef.report.page import render
 
 VOID = {"meta", "img", "br"}
 BAD = """<script>alert(1)</script>"' onload=x <img src=http://x.test/a>"""
@@ -91,6 +89,12 @@ def full(text: str, url: str = "https://a.test") -> Report:
         {"r_mean": 1.5},
         (Outcome(text, 5, 3, 1, 1),),
         (texts, images, pairs),
+        answers=tuple(
+            Answers(good, text, (Answered((picture,), text, text, text, 0.75),) * 5)
+            for good in (True, False)
+        ),
+        examples=(Example(picture, ((text, text),)),),
+        places=(Place(picture, text, True, text),),
     )
     points = ((9.0, 2.0), (19.0, 1.0))
     return Report(
@@ -132,8 +136,19 @@ def full(text: str, url: str = "https://a.test") -> Report:
                 (
                     Trial(0, "complete", {"lr": 3e-4}, (60.0, 61.0), 61.0, True, True),
                     Trial(1, "pruned", {"lr": 3e-5}, (20.0,), None, False, False),
-                    Trial(2, text, {"lr": 3e-5}, (), None, False, False),
+                    Trial(2, text, {"lr": 3e-5}, (), None, False, False, text),
                 ),
+                evidence={
+                    "metric": text,
+                    "trials": {"complete": 1, "pruned": 1, "fail": 1},
+                    "chosen": {"trial": 0, "start": True},
+                    "value": 61.0,
+                    "start": 61.0,
+                    "gain": 0.0,
+                    "best": [61.0],
+                    "spread": 0.0,
+                    "not_repeatable_because": text,
+                },
             ),
         ),
         costs=(
@@ -151,7 +166,7 @@ def full(text: str, url: str = "https://a.test") -> Report:
             ),
             Cost("export@x", None),
         ),
-        models=(Model(text, text, {text: text}, {text: 1}, ((text, text, text),)),),
+        models=(Model(text, text, {text: text}, {text: 1}),),
         exports=(
             Export(
                 text,
@@ -162,6 +177,21 @@ def full(text: str, url: str = "https://a.test") -> Report:
             ),
         ),
         values={text: text},
+        chains=(
+            Step(
+                text,
+                text,
+                text,
+                text,
+                "changed",
+                text,
+                {text: text},
+                (text, "changed"),
+                Record(text, "verified", {"started": text, "machine": text, "seconds": 3.0}),
+                (Step("data set", text, state="missing"), Step("file", text, state="verified")),
+            ),
+        ),
+        cards=(text,),
     )
 
 
@@ -170,7 +200,8 @@ def test_nothing_that_is_shown_becomes_markup() -> None:
     assert "script" not in page.tags
     assert "onload" not in page.names
     assert page.text.count("<script>alert(1)</script>") > 20
-    assert not [a for a in page.addresses if "x.test" in a]
+    inside = ("#run-", "cards/")
+    assert not [a for a in page.addresses if "x.test" in a and not a.startswith(inside)]
 
 
 def test_the_page_fetches_nothing() -> None:
@@ -180,7 +211,7 @@ def test_the_page_fetches_nothing() -> None:
     assert "url(" not in html
     assert "@import" not in html
     outside = [a for a in page.addresses if not a.startswith(("#", "data:image/"))]
-    assert outside == ["https://a.test"], "only the link to whose work it is, followed by a click"
+    assert outside == ["cards/a%20dog.md", "https://a.test"], "links, followed by a click"
     assert "default-src 'none'" in html
 
 
@@ -211,6 +242,10 @@ def test_it_says_what_there_is() -> None:
         "No run record of export@x: it either did not run yet",
         "with uncommitted changes",
         "A dog: a dog, a dog.",
+        "another one than the one at hand",
+        "75 % sure",
+        "right: a dog",
+        "1 more",
     ):
         assert part in text, part
 
@@ -226,7 +261,6 @@ def test_an_empty_report_says_so_in_plain_words() -> None:
     text = Page(render(Report(seed=1))).text
     for part in (
         "No run has been evaluated yet",
-        "There are no examples",
         "nothing has been trained",
         "There is no run to search for",
         "There are no run records",
@@ -265,7 +299,7 @@ def test_metrics_of_a_kind_to_come_need_no_new_code() -> None:
     text = Page(render(report)).text
     assert "bleu" in text
     assert "345.0" in text
-    assert "ITC" not in text.partition("Results")[2].partition("Examples")[0]
+    assert "ITC" not in text.partition("Results")[2].partition("Curves")[0]
 
 
 def test_what_the_text_alone_gives_away_is_told_where_it_is_known() -> None:
@@ -292,3 +326,32 @@ def test_validation_curves_are_by_epoch_and_once_where_nothing_is_re_ranked() ->
     assert "r_mean: 50 at 2" in same
     curves["val/itc_r_mean"] = ((99.0, 20.0), (199.0, 40.0))
     assert "ITC alone" in Page(render(Report(seed=1, trainings=(Training("a", curves),)))).text
+
+
+def test_the_top_has_one_card_for_each_run_and_names_its_other_splits() -> None:
+    test = SplitResult("test", 9, {"r_mean": 53.5}, {"r_mean": 1.07}, {})
+    pairs = SplitResult("pairs", 9, {"accuracy": 61.0}, {"accuracy": 50.0}, {})
+    cost = Cost("pretrain", {"seconds": 90.0, "core_hours": 0.05, "gpu_hours": 0.02})
+    report = Report(seed=7, runs=(Run("a", "b", "c", "d", (test, pairs)),), costs=(cost,))
+    html = render(report)
+    assert html.count('class="card"') == 1
+    assert 'href="#run-a"' in html
+    assert 'id="run-a"' in html
+    top = Page(html).text.partition("Results")[0]
+    for part in ("53.5 %", "50 times chance", "pairs: 61.0 %, chance 50.0", "seed 7", "90 s",
+                 "core hours 0.05", "GPU hours 0.02"):  # fmt: skip
+        assert part.replace(" ", "") in top.replace(" ", ""), part
+
+
+def test_curves_that_say_less_are_folded() -> None:
+    points = ((9.0, 2.0), (19.0, 1.0))
+    curves = {"train/loss": points, "lr": points, "val/accuracy": points, "val/map_iou": points}
+    html = render(Report(seed=1, trainings=(Training("a", curves),)))
+    assert "<summary>Learning rate, Mean overlap of the map&#39;s own box</summary>" in html
+
+
+def test_values_that_are_equal_but_for_rounding_are_drawn_in_the_middle() -> None:
+    dots = [Dot(1.0, 84.33333333333333, "a", ""), Dot(2.0, 84.33333333333334, "b", "")]
+    svg = str(scatter(dots, log_x=False, x_label="lr", name="n"))
+    places = [float(y) for y in re.findall(r' y="([-\d.]+)"', svg)]
+    assert max(places) <= 180, "a tick far off would stand somewhere else on the page"

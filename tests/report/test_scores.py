@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from albef.behaviour.judging import rates
 from albef.report import scores
 from pipelines.params import kinds
 
@@ -80,6 +81,32 @@ def test_a_paired_ranking_is_scored_by_its_decisions() -> None:
     assert found is not None
     assert (found.metric, found.mean()) == ("accuracy", pytest.approx(200 / 3))
     assert found.right.tolist() == [True, False, True]
+
+
+CASES = {
+    "split": ["test"] * 4,
+    "test": ["count", "count", "count", "synonym"],
+    "expects": ["lower"] * 3 + ["same"],
+    "key": ["a", "b", "c", "a"],
+    "caption": ["two keys"] * 4,
+    "changed": ["three keys"] * 3 + ["2 keys"],
+    "score": [0.9] * 4,
+    "changed_score": [0.1, 0.2, 0.95, 0.1],
+    "accepted": [True] * 4,
+    "passed": [True, True, False, False],
+}
+
+
+def test_behaviour_tests_are_scored_as_a_whole_and_each() -> None:
+    found = scores.parts(pa.table(CASES))
+    own = {name: score.mean() for name, score in found.items()}
+    told = rates(CASES)
+    assert own == {name: pytest.approx(told[name]) for name in ("overall", "count", "synonym")}
+    assert next(iter(own)) == "overall"
+    assert found["count"].right.tolist() == [True, True, False]
+    assert set(found["overall"].table.column_names) >= scores.CASES
+    assert list(scores.parts(pa.table(TABLES["entailment"]))) == ["accuracy"]
+    assert scores.parts(pa.table({"key": ["a"]})) == {}
 
 
 def test_what_is_unknown_or_hidden_has_no_scores() -> None:

@@ -7,12 +7,14 @@ stand (``LICENCES``). Nothing here knows torch or a task.
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Protocol, cast
 
 from pydantic import Field, PlainValidator
 
-from albef.config import ParamsError, Section, nearest, validate
+from albef.config import Section, by_kind
 from albef.data.record import Record
+from albef.data.refusal import Refusal
 
 
 class Kind(Protocol):
@@ -21,8 +23,16 @@ class Kind(Protocol):
     Config: type[Section]
     LICENCES: tuple[dict[str, str], ...]
 
-    def records(self, config: Section, seed: int) -> Iterator[Record]:
-        """The records of a source; their ``key`` and ``image_id`` are unique within it."""
+    def records(self, config: Section, seed: int, *scratch: Path) -> Iterator[Record | Refusal]:
+        """What becomes of each row: a record, or a refusal that says why there is none.
+
+        Pictures and captions are raw: they are guarded and cleaned later, for all sources alike.
+        A record's ``key`` is unique in the source, its ``image_id`` equal where the picture is.
+        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest.
+
+        Raises:
+            ParamsError: the source as a whole cannot be read.
+        """
 
 
 def kinds() -> list[str]:
@@ -36,25 +46,70 @@ def kind_of(source: Section) -> Kind:
     return cast(Kind, importlib.import_module(type(source).__module__))
 
 
+def files_of(source: Section) -> dict[str, Path]:
+    """The files that a source reads, by name, pictures aside: of those records have the digests.
+
+    They are the files that its values name; a kind without any tells by ``inputs`` what it draws
+    from.
+    """
+    own = getattr(kind_of(source), "inputs", None)
+    if own is not None:
+        return dict(own())
+    named = sorted(set(_texts(source.model_dump(mode="json"))))
+    return {text: Path(text) for text in named if _is_file(text)}
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a text that is no path
+        return False
+
+
+def rows_of(source: Section, seed: int, scratch: Path) -> Iterator[Record | Refusal]:
+    """What becomes of each row of a source (:meth:`Kind.records`).
+
+    Args:
+        source: its section.
+        seed: of what is random in it.
+        scratch: folder in which a kind may keep what it would be costly to get again.
+    """
+    kind = kind_of(source)
+    return kind.records(source, seed, *([scratch] if getattr(kind, "SCRATCH", False) else []))
+
+
+def evaluated(source: Section) -> Section | None:
+    """A source without its training split, as far as its section names splits; None where nothing
+    is left. What it still yields of training is to be passed over.
+    """
+    for field in ("splits", "files"):
+        named = getattr(source, field, None)
+        if isinstance(named, dict):
+            rest: object = {split: value for split, value in named.items() if split != "train"}
+        elif isinstance(named, list) and "train" in named:
+            rest = [split for split in named if split != "train"]
+        else:
+            continue
+        return source.model_copy(update={field: rest}) if rest else None
+    return None if getattr(source, "split", None) == "train" else source
+
+
 def _module(name: str) -> object:
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def _read(values: object) -> Section:
     """A source's section as the ``Config`` of the kind that it names."""
-    name = values.get("kind") if isinstance(values, dict) else None
-    known = kinds()
-    if name not in known:
-        near = nearest(str(name), known)
-        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(known)}"
-        raise ValueError(
-            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
-        )
-    try:
-        return validate(cast(Kind, _module(name)).Config, values, where="")
-    except ParamsError as error:
-        lines = (line.removeprefix(": ") for line in str(error).splitlines())
-        raise ValueError("; ".join(lines)) from None
+    return by_kind(values, {name: cast(Kind, _module(name)).Config for name in kinds()})
 
 
 class SourcesConfig(Section):

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from albef.config import ParamsError, Section
 from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.sources.files import ImageIds, Row, number_in, read_json, rows
 
 LICENCES: tuple[dict[str, str], ...] = ()
@@ -62,23 +63,30 @@ class Parsed(NamedTuple):
     meta: dict[str, Any]
 
 
-def records(config: Config, seed: int) -> Iterator[Record]:
+Found = tuple[Row, Parsed | Refused]
+
+
+def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """The records of all splits, in the order of the files.
 
     Raises:
-        ParamsError: a file, row or picture that cannot be read; it is named.
+        ParamsError: a file that cannot be read; it is named.
     """
     root = Path(config.images)
     ids = ImageIds()
     parse = _parser(config)
     for split, files in config.files.items():
-        found: Iterator[tuple[Row, Parsed]] = (
-            (row, parse(row)) for name in files for row in rows(Path(name))
-        )
+        found: Iterator[Found] = (_parsed(row, parse) for name in files for row in rows(Path(name)))
         if config.joined:
             found = _grouped(found)
         for number, (row, parsed) in enumerate(found):
-            first, *more = (row.picture(root, name) for name in parsed.images)
+            try:
+                if isinstance(parsed, Refused):
+                    raise parsed
+                first, *more = (row.picture(root, name) for name in parsed.images)
+            except Refused as error:
+                yield row.refusal(error, "image")
+                continue
             yield Record(
                 key=f"{split}-{number:07d}",
                 image=first,
@@ -91,11 +99,21 @@ def records(config: Config, seed: int) -> Iterator[Record]:
             )
 
 
-def _grouped(found: Iterator[tuple[Row, Parsed]]) -> Iterator[tuple[Row, Parsed]]:
-    """Rows of the same picture joined into the first of them."""
+def _parsed(row: Row, parse: Callable[[Row], Parsed]) -> Found:
+    try:
+        return row, parse(row)
+    except Refused as error:
+        return row, error
+
+
+def _grouped(found: Iterator[Found]) -> Iterator[Found]:
+    """Bad rows first; then rows of the same picture joined into the first of them."""
     first: dict[str, tuple[Row, Parsed]] = {}
     captions: dict[str, list[str]] = {}
     for row, parsed in found:
+        if isinstance(parsed, Refused):
+            yield row, parsed
+            continue
         name = parsed.images[0]
         first.setdefault(name, (row, parsed))
         captions.setdefault(name, []).extend(parsed.captions)
@@ -138,7 +156,8 @@ def _vqa(row: Row) -> Parsed:
 def _nlvr2(row: Row) -> Parsed:
     images = row.texts("images")
     if len(images) != 2:
-        raise row.error(f"'images' names {len(images)} pictures; it must name two")
+        said = f"'images' names {len(images)} pictures; it must name two"
+        raise row.refused(Reason.MISSING_FIELD, said)
     return Parsed(images, (row.text("sentence"),), {"label": row.one_of("label", NLVR2_LABELS)})
 
 
@@ -154,7 +173,8 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
             meta["box"] = _box(row, box)
         own = proposals.get(number_in(image) or "")
         if config.proposals and own is None:
-            raise row.error(f"{config.proposals} has no boxes for {image}")
+            said = f"{config.proposals} has no boxes for {image}"
+            raise row.refused(Reason.MISSING_FIELD, said)
         if own is not None:
             meta["proposals"] = [_box(row, proposal) for proposal in own]
         return Parsed((image,), row.texts("text"), meta)
@@ -179,5 +199,6 @@ def _box(row: Row, box: object) -> list[float]:
         or not all(isinstance(side, int | float) for side in box[:4])
         or min(box[2:4]) <= 0
     ):
-        raise row.error(f"{box!r} is no box; it must be [x, y, width, height]")
+        said = f"{box!r} is no box; it must be [x, y, width, height]"
+        raise row.refused(Reason.MISSING_FIELD, said)
     return [float(side) for side in box[:4]]

@@ -17,7 +17,7 @@ from albef.data.sources import describe, openmoji
 from albef.data.sources.describe import Scene
 from albef.data.sources.studio import Studio
 
-LICENCES = openmoji.LICENCES
+LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 Form = Literal["first", "second", "order", "both", "one", "neither"]
 WORDINGS: dict[Form, tuple[str, str]] = {
     "first": ("{a} in the first picture", "the first picture with {a}"),

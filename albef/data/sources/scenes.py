@@ -17,7 +17,7 @@ from albef.data.sources.describe import Scene
 from albef.data.sources.pictures import GENERIC
 from albef.data.sources.studio import Studio
 
-LICENCES = openmoji.LICENCES
+LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 CHANGES = ("relation", "count", "object")
 """What the two scenes of a pair may differ in."""
 _ONE_GROUP = 0.1  # share of scenes with a single group of things

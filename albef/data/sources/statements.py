@@ -18,7 +18,7 @@ from albef.data.sources import describe, openmoji
 from albef.data.sources.describe import MOST, Claim, Group, Scene
 from albef.data.sources.studio import Studio
 
-LICENCES = openmoji.LICENCES
+LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 LABELS = ("entailment", "neutral", "contradiction")
 """Of the three records of a sentence, in order."""
 _ONE_GROUP = 2 / 3  # share of sentences that name one group of a scene only

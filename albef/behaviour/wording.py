@@ -1,0 +1,97 @@
+"""Changing the words of a caption. Case does not count: models read small letters."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
+
+_END = re.compile(r"[\s.!]+$")
+
+
+def swapped(text: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The text in which the phrases of each pair take each other's place; nothing without any."""
+    other = {a.lower(): b for a, b in pairs} | {b.lower(): a for a, b in pairs}
+    yield from _replaced(text, other)
+
+
+def reworded(
+    text: str, groups: Sequence[Sequence[str]], common: Collection[str] = ()
+) -> Iterator[str]:
+    """Every text in which one phrase is replaced by another that means the same.
+
+    Args:
+        text: any.
+        groups: phrases that mean the same; those with {a} and {b} are whole wordings.
+        common: words that end nothing which could stand for {a} or {b}.
+    """
+    for group in groups:
+        for said in group:
+            others = [phrase for phrase in group if phrase != said]
+            if "{" in said:
+                if (parts := _parts(text, said, common)) is not None:
+                    yield from (phrase.format(**parts) for phrase in others)
+            else:
+                for other in others:
+                    yield from _replaced(text, {said.lower(): other})
+
+
+def miscounted(text: str, numbers: Sequence[str], known: Collection[str]) -> Iterator[str]:
+    """Every text in which one count is wrong by one: too high, or too low where there is no higher.
+
+    Args:
+        text: any.
+        numbers: words for counts, in their order.
+        known: those that may be put in.
+    """
+    places = {word.lower(): place for place, word in enumerate(numbers)}
+    for match in _any(tuple(numbers)).finditer(text):
+        place = places[match["phrase"].lower()]
+        near = [n for n in (place + 1, place - 1) if 0 <= n < len(numbers) and numbers[n] in known]
+        if near:
+            start, end = match.span("phrase")
+            yield f"{text[:start]}{numbers[near[0]]}{text[end:]}"
+
+
+def told(text: str, words: Collection[str]) -> frozenset[str]:
+    """Those of ``words`` (small letters) that a text has."""
+    return frozenset(re.findall(r"\w+", text.lower())) & frozenset(words)
+
+
+def topics(text: str, common: Collection[str]) -> frozenset[str]:
+    """The words of a text that tell what it is about, cut so that apple and apples are one."""
+    return frozenset(
+        word.rstrip("s")[:4] for word in re.findall(r"\w+", text.lower()) if word not in common
+    )
+
+
+def _replaced(text: str, other: dict[str, str]) -> Iterator[str]:
+    found, count = _any(tuple(other)).subn(lambda match: _agreeing(match, other), text)
+    if count:
+        yield found
+
+
+@cache
+def _any(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of the phrases as whole words, the longest first, with an article before it."""
+    told = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?P<article>an? )?(?P<phrase>{told})(?!\w)", re.IGNORECASE)
+
+
+def _agreeing(match: re.Match[str], other: dict[str, str]) -> str:
+    """What takes the place of a phrase, with the article that it asks for."""
+    phrase = other[match["phrase"].lower()]
+    if not match["article"]:
+        return phrase
+    return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
+
+
+def _parts(text: str, wording: str, common: Collection[str]) -> dict[str, str] | None:
+    """What stands in the open places of a wording; None where the text is not worded so, or where
+    it could be read in two ways."""
+    found = []
+    for some in (".+?", ".+"):
+        pattern = re.sub(r"\\\{(\w)\\\}", rf"(?P<\1>{some})", re.escape(wording))
+        match = re.fullmatch(pattern, _END.sub("", text), re.IGNORECASE)
+        found.append(match.groupdict() if match else None)
+    parts = found[0] if found[0] == found[1] else None
+    last = [(part.split() or [""])[-1].lower() for part in (parts or {}).values()]
+    return None if any(not word or word in common for word in last) else parts

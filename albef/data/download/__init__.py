@@ -1,0 +1,1 @@
+"""Downloading the pictures of a list: addresses, one request, hosts and retries, what is kept."""

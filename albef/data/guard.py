@@ -1,0 +1,191 @@
+"""Encoded pictures from anywhere to RGB: what is opened, held against bounds, and made plain.
+
+The header is read and judged before anything is unpacked. This is the only place that opens a
+picture of unknown origin: training, evaluation, serving and ingest all pass here.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from albef.data.refusal import Reason, Refused
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What is opened, by its bytes; other decoders are never reached."""
+MAX_PIXELS = 2**26
+"""Most pixels that are decoded; a header that claims more is refused."""
+
+_WHITE = (255, 255, 255, 255)
+_ORIENTATION = 0x0112  # tag of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LOOKS = (  # what other files begin with
+    (b"<svg", "it is SVG"),
+    (b"<!doctype", "it is HTML"),
+    (b"<html", "it is HTML"),
+    (b"<?xml", "it is XML"),
+    (b"%pdf", "it is PDF"),
+    (b"{", "it is JSON or the like"),
+)
+
+
+class ImageError(Refused):
+    """A picture that cannot be decoded; its text names the record."""
+
+    def __init__(self, detail: str, reason: Reason = Reason.UNDECODABLE) -> None:
+        super().__init__(reason, detail)
+
+
+@contextlib.contextmanager
+def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The picture with its header read and its size held against the bound.
+
+    Raises:
+        ImageError: it is damaged, of no format that is read, or its header claims too many
+            pixels; so do errors of the decoder within the ``with``.
+    """
+    name = f"the image of {key or '?'}"
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:  # before anything is unpacked
+                raise ImageError(
+                    f"{name} has {picture.width} x {picture.height} pixels; "
+                    f"at most {max_pixels} are decoded",
+                    Reason.TOO_MANY_PIXELS,
+                )
+            yield picture
+    except Refused:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
+    except UnidentifiedImageError:
+        said = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
+        raise ImageError(said, Reason.NO_IMAGE) from None
+    except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
+        raise ImageError(f"{name} cannot be decoded: {error}") from None
+
+
+def decode(image: bytes, key: str = "") -> Image.Image:
+    """``image`` as RGB, upright, its transparent parts white; of an animation the first frame.
+
+    Raises:
+        ImageError: it is damaged, of no known format, or its header claims too many pixels.
+    """
+    with opened(image, key) as picture:
+        return turned(flat(picture), orientation(picture))
+
+
+def orientation(picture: Image.Image) -> int:
+    """How the camera was held, by EXIF: 1 to 8; 1 where it does not say, or says nonsense.
+
+    To be asked after the pixels were read: a PNG may have it at its end.
+    """
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block says nothing about the picture
+        return 1
+
+
+def turned(picture: Image.Image, held: int) -> Image.Image:
+    """The picture upright, from its :func:`orientation`."""
+    return picture.transpose(_TURNS[held]) if held in _TURNS else picture
+
+
+def flat(picture: Image.Image) -> Image.Image:
+    """An opened picture as RGB, whatever its mode: see docs/data.md.
+
+    Raises:
+        ValueError: its values have no known scale, as those of 32 bits.
+    """
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        picture.load()
+        return picture
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, _WHITE)
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    if picture.mode.startswith("I;16"):  # Pillow would cut them off at 255
+        high = np.asarray(picture, np.uint16) >> 8
+        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"its values are of 32 bits (mode {picture.mode})")
+    return picture.convert("RGB")
+
+
+def is_plain(picture: Image.Image) -> bool:
+    """Whether any decoder shows it as :func:`decode` does: one frame of RGB or gray, upright."""
+    return (
+        picture.format in ("JPEG", "PNG", "WEBP")
+        and picture.mode in ("RGB", "L")
+        and "transparency" not in picture.info
+        and not getattr(picture, "is_animated", False)
+        and orientation(picture) not in _TURNS
+    )
+
+
+def unpacked(picture: Image.Image, image: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """``picture``, encoded as ``image``, as RGB (H, W, 3); a JPEG no larger than need be.
+
+    A JPEG has at least the given size: the whole or 1/2, 3/8, 1/4, 1/8 of it, as 5/8 to 7/8 take
+    longer than the whole. Pillow gives the same pixels, more slowly.
+    """
+    import simplejpeg
+
+    if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
+        with contextlib.suppress(ValueError):  # of damage that Pillow may overlook
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                image, min_height=height, min_width=width, min_factor=2
+            )
+            return pixels
+    return np.asarray(flat(picture))
+
+
+def smaller(picture: Image.Image, image: bytes, longest_side: int | None) -> Image.Image:
+    """``picture``, encoded as ``image``, as RGB with its longer side at most ``longest_side``."""
+    longer = max(picture.size)
+    if longest_side is None or longer <= longest_side:
+        return flat(picture)  # what is stored as it is must please the stricter decoder
+    scale = longest_side / longer
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    pixels = Image.fromarray(unpacked(picture, image, width, height))
+    return pixels.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def check_shape(size: tuple[int, int], min_side: int, max_aspect_ratio: float) -> None:
+    """Refuse a picture by its size (width, height) in pixels.
+
+    Raises:
+        ImageError: it is too small or too elongated.
+    """
+    shorter, longer = sorted(size)
+    shown = f"the image has {size[0]} x {size[1]} pixels"
+    if shorter < min_side:
+        said = f"{shown}; the shorter side must have {min_side}"
+        raise ImageError(said, Reason.TOO_SMALL)
+    if longer > max_aspect_ratio * shorter:
+        ratio = math.floor(10 * longer / shorter) / 10
+        said = f"{shown}: one side is {ratio:g} times the other, at most {max_aspect_ratio:g}"
+        raise ImageError(said, Reason.TOO_ELONGATED)
+
+
+def _looks(image: bytes) -> str:
+    if not image:
+        return "it is empty"
+    if not image.strip(b"\0"):
+        return "it holds NULs only"
+    head = image[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith(b"<?xml") and b"<svg" in image[:4096].lower():
+        return "it is SVG"
+    return next((said for start, said in _LOOKS if head.startswith(start)), "no known format")

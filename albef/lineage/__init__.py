@@ -1,0 +1,1 @@
+"""The chain from a product back to the raw source, read from products and run records; no torch."""

@@ -1,0 +1,82 @@
+"""What a search found and how well it is founded: rows of its trials, the choice, its evidence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+BEST = 5
+"""Trials whose spread is told."""
+NOT_REPEATABLE = (
+    "several processes or machines took part, so the next trial depended on which one was done "
+    "first: another search of the same values finds other trials"
+)
+
+
+def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTrial:
+    """The best complete trial; of equals the start, then the earliest.
+
+    Raises:
+        ValueError: no trial came to its end.
+    """
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        pruned = len(trials) - len(failed)
+        also = f", and {pruned} were ended early" if pruned else ""
+        first = failed[0].user_attrs["error"] if failed else "no trial was run"
+        raise ValueError(
+            f"no trial of the search came to its end: {len(failed)} of {len(trials)} failed{also}. "
+            f"The first: {first}"
+        )
+    return max(complete, key=lambda t: (t.value, t.params == start, -t.number))
+
+
+def evidence(
+    trials: Sequence[FrozenTrial], start: dict[str, float], metric: str, repeatable: bool
+) -> dict[str, Any]:
+    """What the choice rests on, as JSON values.
+
+    Args:
+        trials: those that ended, by number; one is complete.
+        start: the values of the first trial.
+        metric: what was maximised.
+        repeatable: whether the search would find the same again.
+    """
+    best = best_of(trials, start)
+    values = sorted((t.value for t in trials if t.state == TrialState.COMPLETE), reverse=True)
+    at_start = [t.value for t in trials if t.params == start and t.value is not None]
+    began = at_start[0] if at_start else None
+    states = ("complete", "pruned", "fail")
+    return {
+        "metric": metric,
+        "trials": {state: sum(t.state.name.lower() == state for t in trials) for state in states},
+        "chosen": {"trial": _place(trials, best), "start": best.params == start},
+        "value": best.value,
+        "start": began,
+        "gain": None if began is None else best.value - began,
+        "best": values[:BEST],
+        "spread": values[0] - values[:BEST][-1],
+        "repeatable": repeatable,
+        **({} if repeatable else {"not_repeatable_because": NOT_REPEATABLE}),
+    }
+
+
+def rows(trials: Sequence[FrozenTrial], start: dict[str, float]) -> list[dict[str, Any]]:
+    """The trials as JSON values, numbered from 0."""
+    return [
+        {
+            "number": number,
+            "state": trial.state.name.lower(),
+            "params": trial.params,
+            "values": [value for _, value in sorted(trial.intermediate_values.items())],
+            "value": trial.value,
+            "start": trial.params == start,
+            **({"error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}),
+        }
+        for number, trial in enumerate(trials)
+    ]
+
+
+def _place(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    return [other.number for other in trials].index(trial.number)

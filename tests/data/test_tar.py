@@ -1,0 +1,114 @@
+"""A tar is read to its end, whatever is in it."""
+
+import io
+import pickle
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.data.refusal import Reason
+from albef.data.tar import Damage, Member, members
+
+LONG = "folder/" * 30 + "a.jpg"
+
+
+def tar(format: int = tarfile.USTAR_FORMAT, count: int = 6, size: int = 700) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format) as written:
+        for i in range(count):
+            info = tarfile.TarInfo(f"{i:03d}.jpg")
+            info.size = size
+            written.addfile(info, io.BytesIO(bytes([i]) * size))
+    return file.getvalue()
+
+
+def read(folder: Path, held: bytes, max_bytes: int = 10_000) -> list[Member | Damage]:
+    (folder / "a.tar").write_bytes(held)
+    return list(members(folder / "a.tar", max_bytes))
+
+
+def names(found: list[Member | Damage]) -> list[str]:
+    return [item.name for item in found if isinstance(item, Member)]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_plain_members_with_long_names(tmp_path: Path, format: int) -> None:
+    long = LONG if format != tarfile.USTAR_FORMAT else "f" * 90 + "/" + "n" * 90
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format) as written:
+        for name, data in (("ü.jpg", b"one"), (long, b"two"), ("empty.txt", b"")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mtime = 1.5 if format == tarfile.PAX_FORMAT else 1  # type: ignore[assignment]
+            written.addfile(info, io.BytesIO(data))
+    found = read(tmp_path, file.getvalue())
+    assert found == [Member("ü.jpg", b"one"), Member(long, b"two"), Member("empty.txt", b"")]
+
+
+def test_links_devices_and_folders_are_passed_over(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as written:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE,
+                     tarfile.FIFOTYPE):  # fmt: skip
+            info = tarfile.TarInfo("a.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            written.addfile(info)
+        info = tarfile.TarInfo("b.pkl")
+        info.size = len(held := pickle.dumps([1]))
+        written.addfile(info, io.BytesIO(held))
+    assert read(tmp_path, file.getvalue()) == [Member("b.pkl", held)]
+
+
+def test_a_damaged_header_costs_its_own_member(tmp_path: Path) -> None:
+    held = bytearray(tar())
+    held[3 * 1536 + 20] ^= 0xFF
+    found = read(tmp_path, bytes(held))
+    assert names(found) == ["000.jpg", "001.jpg", "002.jpg", "004.jpg", "005.jpg"]
+    assert found[3] == Damage(3 * 1536, Reason.DAMAGED_MEMBER, "no header of a tar member")
+
+
+def test_a_file_that_was_cut(tmp_path: Path) -> None:
+    found = read(tmp_path, tar()[: 3 * 1536 + 600])
+    assert names(found) == ["000.jpg", "001.jpg", "002.jpg"]
+    assert isinstance(found[3], Damage)
+    assert (found[3].name, found[3].detail) == ("003.jpg", "the file ends within a member")
+
+
+def test_large_members_and_files_that_are_no_tars(tmp_path: Path) -> None:
+    large = read(tmp_path, tar(), max_bytes=600)
+    assert all(isinstance(one, Damage) for one in large)
+    assert {one.reason for one in large if isinstance(one, Damage)} == {Reason.TOO_MANY_BYTES}
+    assert len(large) == 6
+    assert len(read(tmp_path, b"\x1f\x8b" + random.Random(0).randbytes(20_000))) == 1
+    assert read(tmp_path, b"") == []
+
+
+def test_tars_that_were_joined(tmp_path: Path) -> None:
+    assert len(names(read(tmp_path, tar() + tar()))) == 12
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_damage_is_too_odd(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    held = bytearray(tar(data.draw(st.sampled_from([0, 1, 2])), count=4))
+    for _ in range(data.draw(st.integers(0, 6))):
+        at = data.draw(st.integers(0, len(held) - 1))
+        piece = data.draw(st.binary(min_size=1, max_size=40))
+        held[at : at + len(piece)] = piece
+    cut = data.draw(st.integers(0, len(held)))
+    found = read(tmp_path_factory.mktemp("odd"), bytes(held[:cut]))
+    assert sum(len(item.data) for item in found if isinstance(item, Member)) <= len(held)
+    for item in found:
+        item.name.encode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=3000))
+def test_no_bytes_are_too_odd(tmp_path_factory: pytest.TempPathFactory, held: bytes) -> None:
+    read(tmp_path_factory.mktemp("any"), held)

@@ -1,0 +1,275 @@
+"""The search stage on tiny real trainings: what it writes, and what fine-tuning takes over."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from albef.digest import file_digest
+from albef.tasks import retrieval
+from pipelines import search, trials
+from pipelines.stage import Stage
+from tests.pipelines.test_training import _own_slots as _own_slots
+from tests.pipelines.test_training import start, step, values, work
+
+TPE = {"kind": "tpe", "startup_trials": 1, "candidates": 24, "multivariate": False}
+NONE = {"kind": "none"}
+
+
+def searched(**changed: Any) -> dict[str, Any]:
+    """Values whose trials have as many epochs as the run."""
+    params = values(search={"trials": 3, "epochs": 2, "sampler": TPE, "pruner": NONE}, **changed)
+    params["tasks"] = {"retrieval": params["tasks"]["retrieval"] | {"epochs": 2}}
+    params["tasks"]["retrieval"] |= {"keep_epochs": [1]}
+    return params
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and a checkpoint to start from."""
+    folder = tmp_path_factory.mktemp("project")
+    work(folder, searched())
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        step("heldout", "scenes")
+        for dataset in ("web", "scenes"):
+            step("ingest", dataset)
+            step("validate", dataset)
+        step("pretrain")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, with no search begun."""
+    monkeypatch.chdir(prepared)
+    work(prepared, searched())
+    for folder in ("scratch", "products/search", "products/models/retrieval", "products/curves"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return prepared
+
+
+def found() -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(Path("products/search/retrieval/trials.json").read_text())
+    return told
+
+
+def made() -> dict[str, str]:
+    """Digests of what fine-tuning makes."""
+    roots = (Path("products/models/retrieval"), Path("products/curves/retrieval"))
+    paths = sorted(path for root in roots for path in root.rglob("*") if path.is_file())
+    return {str(path): file_digest(path) for path in paths}
+
+
+def test_the_best_training_is_taken_over_with_equal_bytes(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = step("search", "retrieval")
+    told = found()
+    best = told["evidence"]["chosen"]["trial"]
+    assert stage.record["search"] == told["evidence"]
+    assert told["evidence"]["repeatable"] is True
+    [left] = Path("scratch/albef").iterdir()
+    assert left.name.startswith("finetune@retrieval-")
+    assert len(list(left.glob("state-*.pt"))) == 1
+
+    with caplog.at_level(logging.INFO):
+        stage = step("finetune", "retrieval")
+    assert f"trial {best + 1} of the search trained this" in caplog.text
+    assert stage.record["reused"] == f"trial {best + 1} of search@retrieval"
+    assert stage.record["steps"] == 0
+    taken = made()
+    assert "products/models/retrieval/epochs/1/model.safetensors" in taken
+    assert not list(Path("scratch/albef").iterdir())
+
+    stage = step("finetune", "retrieval")
+    assert "reused" not in stage.record
+    assert stage.record["steps"] > 0
+    assert made() == taken
+
+
+def test_a_training_in_other_circumstances_is_not_taken_over(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = torch.get_num_threads()
+    step("search", "retrieval")
+    params = searched()
+    params["runtime"]["threads"] = 2
+    work(here, params)
+    with caplog.at_level(logging.INFO):
+        stage = step("finetune", "retrieval")
+    torch.set_num_threads(threads)
+    assert "the search trained this in another way; it is trained anew" in caplog.text
+    assert "reused" not in stage.record
+    assert stage.record["steps"] > 0
+
+
+def test_trials_of_fewer_epochs_are_not_taken_over(here: Path) -> None:
+    params = searched()
+    params["search"]["epochs"] = 1
+    work(here, params)
+    step("search", "retrieval")
+    assert not list(Path("scratch/albef").iterdir())
+    assert all(len(trial["values"]) == 1 for trial in found()["trials"])
+
+
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = searched()
+    params["search"] |= {"trials": 4, "epochs": 1, "sampler": {"kind": "random"}}
+    # Where the rate is this high the loss is no number, which the loop itself finds.
+    params["tasks"]["retrieval"]["lr"] = {"low": 1e-4, "high": 1e30, "log": True, "start": 3e-4}
+    work(here, params)
+    step("search", "retrieval")
+    told = found()
+    failed = [trial for trial in told["trials"] if trial["state"] == "fail"]
+    assert failed
+    assert told["evidence"]["trials"]["fail"] == len(failed)
+    assert "the loss is no number at step" in failed[0]["error"]
+    assert str(here) not in failed[0]["error"]
+    assert "failed: the loss is no number" in caplog.text
+    assert json.loads(Path("products/search/retrieval/choice.json").read_text())["lr"] < 1e29
+
+
+def test_where_every_trial_fails_there_is_one_error_and_nothing_is_left(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieval.Task, "start", broken)
+        with pytest.raises(ValueError, match=r"3 of 3 failed\. .* RuntimeError: out of memory"):
+            step("search", "retrieval")
+    assert not Path("products/search/retrieval").exists()
+    assert not list(Path("scratch/albef").iterdir())
+    step("search", "retrieval")  # once mended it starts anew
+    assert found()["evidence"]["trials"]["complete"] == 3
+
+
+def test_a_full_disk_ends_the_search_and_fails_no_trial(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "fit", full)
+        with pytest.raises(OSError, match="no space left"):
+            step("search", "retrieval")
+    step("search", "retrieval")
+    assert found()["evidence"]["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
+
+
+def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second epoch of the second trial is cut off, whose first epoch is not trained again."""
+    step("search", "retrieval")
+    whole = Path("products/search/retrieval/trials.json").read_bytes()
+    shutil.rmtree("scratch")
+    trained: list[tuple[str, int]] = []
+    fit = trials.fit
+
+    def cut(stage: Stage, *args: Any, on_epoch: Any, label: str, **rest: Any) -> Any:
+        def heard(epoch: int, metrics: dict[str, float]) -> bool:
+            ends: bool = on_epoch(epoch, metrics)
+            trained.append((label, epoch))
+            if len(trained) == 4:
+                raise KeyboardInterrupt
+            return ends
+
+        return fit(stage, *args, on_epoch=heard, label=label, **rest)
+
+    monkeypatch.setattr(trials, "fit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        step("search", "retrieval")
+    step("search", "retrieval")
+    assert Path("products/search/retrieval/trials.json").read_bytes() == whole
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """The workers of a search."""
+    found = process.children()
+    return [child for child in found if "pipelines.search" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
+    params = searched()
+    params["search"] |= {"trials": 4, "epochs": 8}
+    params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1}
+    work(here, params)
+    process = start(here, "search", "retrieval")
+    deadline = time.monotonic() + 300
+    while not all(list(Path("scratch").rglob(f"trial-{n}/state-*.pt")) for n in (0, 1)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    [one, _] = children(psutil.Process(process.pid))
+    one.kill()
+    told = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, told
+    assert "of the search died (SIGKILL); its trial is tried again" in told
+    assert "was cut off; it is tried again" in told
+    assert "going on at step" in told  # with the state that the killed one left
+    ended = found()["trials"]
+    assert [trial["state"] for trial in ended] == ["complete"] * 4
+    assert [len(trial["values"]) for trial in ended] == [8] * 4
+    assert len({trial["params"]["lr"] for trial in ended}) == 4
+    assert [trial["start"] for trial in ended].count(True) == 1
+    assert found()["evidence"]["repeatable"] is False
+    record = json.loads(Path("products/runs/search@retrieval.json").read_text())
+    assert record["search"] == found()["evidence"]
+    assert not list(Path("scratch/albef").glob("search@*"))
+
+
+@pytest.mark.slow
+def test_workers_that_are_stopped_go_on_where_they_were(here: Path) -> None:
+    params = searched()
+    params["search"] |= {"trials": 3, "epochs": 8}
+    params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1000}
+    work(here, params)
+    process = start(here, "search", "retrieval")
+    deadline = time.monotonic() + 300
+    while not list(Path("scratch").rglob("trial-0/curves/**/*.tsv")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    again = start(here, "search", "retrieval")
+    told = again.communicate(timeout=600)[1]
+    assert again.returncode == 0, told
+    assert "going on at step" in told
+    assert found()["evidence"]["trials"]["complete"] == 3
+
+
+def test_a_worker_that_is_refused_something_says_it_once(here: Path) -> None:
+    params = searched()
+    params["runtime"]["search_workers"] = 2
+    work(here, params)
+    looked = search._search(Stage("search", "retrieval"))
+    assert looked
+    looked.journal.write_text("no journal\n")
+    process = start(here, "search", "retrieval")
+    told = process.communicate(timeout=600)[1]
+    assert process.returncode == 2
+    lines = [line for line in told.splitlines() if "no entry of a journal" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("search@retrieval: ")
+    assert "Traceback" not in told

@@ -1,0 +1,82 @@
+"""Two replicas under Ray Serve answer as one server does; needs the extra ``ray``."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+import albef.runtime
+
+PORT = 8000  # Ray Serve's
+ENDED_WITHIN = 60
+STATES = """
+import ray
+from ray import serve
+
+ray.init(address="auto", log_to_driver=False, logging_level="error")
+replicas = serve.status().applications["default"].deployments["albef"]
+for state, count in replicas.replica_states.items():
+    print(state, count)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
+def test_two_replicas_answer_as_the_runtime_does(tiny_export: Path, tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "ray.serve.scripts", "run", "--blocking"]
+    given = [f"exports={tiny_export}", "replicas=2", "threads=1"]
+    environment = os.environ | {
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        served = subprocess.Popen(
+            [*run, "albef.serving.replicas:application", *given],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
+            deadline = time.monotonic() + 300
+            while not (_ready(client) and _states(environment) == ["RUNNING", "2"]):
+                assert served.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(1)
+            right = albef.runtime.load(tiny_export, threads=1).embed_text(["two frogs"])
+            counts = set()
+            for _ in range(20):
+                answer = client.post("/v1/embed/texts", json={"texts": ["two frogs"]})
+                assert answer.status_code == 200
+                assert answer.json()["embeddings"][0] == pytest.approx(right[0].tolist(), abs=1e-5)
+                counts.add(client.get("/metrics").text)
+            assert len(counts) > 1
+    finally:
+        served.send_signal(signal.SIGINT)
+        try:
+            served.wait(ENDED_WITHIN)
+        except subprocess.TimeoutExpired:
+            os.killpg(served.pid, signal.SIGKILL)
+            served.wait()
+
+
+def _ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _states(environment: Mapping[str, str]) -> list[str]:
+    command = [sys.executable, "-c", STATES]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
