@@ -3,6 +3,7 @@
 import json
 
 from albef.config import choose
+from pipelines.handover import take_trial
 from pipelines.launch import launch
 from pipelines.provenance import origin
 from pipelines.runs import init_of, run_of
@@ -15,7 +16,6 @@ from pipelines.trainer import (
     training,
     verified_digest,
 )
-from pipelines.trial import take_trial
 
 
 def run(stage: Stage) -> None:

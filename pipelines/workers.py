@@ -39,7 +39,7 @@ def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool])
     told = stage.scratch("workers")
     command = [sys.executable, "-m", f"pipelines.{stage.name}", stage.key]
     try:
-        with device_slot(str(device_of(stage))):
+        with device_slot(str(device_of(stage)), stage.runtime.threads):
             workers = [
                 subprocess.Popen(
                     command,

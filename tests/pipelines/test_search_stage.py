@@ -15,7 +15,7 @@ import torch
 
 from albef.digest import file_digest
 from albef.tasks import retrieval
-from pipelines import search
+from pipelines import search, trials
 from pipelines.stage import Stage
 from tests.pipelines.test_training import _own_slots as _own_slots
 from tests.pipelines.test_training import start, step, values, work
@@ -40,6 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
+        step("heldout", "scenes")
         for dataset in ("web", "scenes"):
             step("ingest", dataset)
             step("validate", dataset)
@@ -165,7 +166,7 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "fit", full)
+        patch.setattr(trials, "fit", full)
         with pytest.raises(OSError, match="no space left"):
             step("search", "retrieval")
     step("search", "retrieval")
@@ -180,7 +181,7 @@ def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
     whole = Path("products/search/retrieval/trials.json").read_bytes()
     shutil.rmtree("scratch")
     trained: list[tuple[str, int]] = []
-    fit = search.fit
+    fit = trials.fit
 
     def cut(stage: Stage, *args: Any, on_epoch: Any, label: str, **rest: Any) -> Any:
         def heard(epoch: int, metrics: dict[str, float]) -> bool:
@@ -192,7 +193,7 @@ def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
 
         return fit(stage, *args, on_epoch=heard, label=label, **rest)
 
-    monkeypatch.setattr(search, "fit", cut)
+    monkeypatch.setattr(trials, "fit", cut)
     with pytest.raises(KeyboardInterrupt):
         step("search", "retrieval")
     step("search", "retrieval")
@@ -213,7 +214,7 @@ def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
     work(here, params)
     process = start(here, "search", "retrieval")
     deadline = time.monotonic() + 300
-    while len(list(Path("scratch").rglob("trial-*/state-*.pt"))) < 2:  # both are at work
+    while not all(list(Path("scratch").rglob(f"trial-{n}/state-*.pt")) for n in (0, 1)):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -224,11 +225,11 @@ def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
     assert "of the search died (SIGKILL); its trial is tried again" in told
     assert "was cut off; it is tried again" in told
     assert "going on at step" in told  # with the state that the killed one left
-    trials = found()["trials"]
-    assert [trial["state"] for trial in trials] == ["complete"] * 4
-    assert [len(trial["values"]) for trial in trials] == [8] * 4
-    assert len({trial["params"]["lr"] for trial in trials}) == 4
-    assert [trial["start"] for trial in trials].count(True) == 1
+    ended = found()["trials"]
+    assert [trial["state"] for trial in ended] == ["complete"] * 4
+    assert [len(trial["values"]) for trial in ended] == [8] * 4
+    assert len({trial["params"]["lr"] for trial in ended}) == 4
+    assert [trial["start"] for trial in ended].count(True) == 1
     assert found()["evidence"]["repeatable"] is False
     record = json.loads(Path("products/runs/search@retrieval.json").read_text())
     assert record["search"] == found()["evidence"]
@@ -266,7 +267,7 @@ def test_a_worker_that_is_refused_something_says_it_once(here: Path) -> None:
     assert looked
     looked.journal.write_text("no journal\n")
     process = start(here, "search", "retrieval")
-    told = process.communicate(timeout=120)[1]
+    told = process.communicate(timeout=600)[1]
     assert process.returncode == 2
     lines = [line for line in told.splitlines() if "no entry of a journal" in line]
     assert len(lines) == 1
