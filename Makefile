@@ -40,6 +40,7 @@ bench: setup
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.urls
+	$(BIN)/python -m benchmarks.ingest
 
 bench-serve: setup
 	$(BIN)/python -m benchmarks.serving

@@ -5,6 +5,7 @@ It shares DVC's cache, and takes nothing else from the work tree.
 
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
-from dvc.utils.serialize import load_yaml
 
 from albef.config import read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
@@ -22,6 +22,8 @@ from flows.graph import LOCK
 from flows.process import Child
 from flows.stages import sentence
 
+_STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)'")
+"""How DVC names each stage that it goes through."""
 log = logging.getLogger("albef")
 
 
@@ -144,7 +146,8 @@ class Clone:
         layout = self._layout()
         kept = [path for path in (layout.root / "metrics", layout.root / "runs") if self._has(path)]
         untracked = [part for path in kept for part in ("--include-untracked", str(path))]
-        made = load_yaml(self._folder / LOCK)["stages"]  # DVC would miss the products of others
+        # DVC would miss the products of the stages that were not asked for.
+        made = [found[1] for text in lines if (found := _STAGE.match(text))]
         options = ["--name", variation.name, "--force", *untracked]
         self._dvc_plain("exp", "save", *options, *made)
         files = sorted((self._folder / layout.root / "metrics").glob("*.json"))

@@ -15,7 +15,7 @@ from albef.lineage import chain
 from albef.lineage.project import Project
 from albef.lineage.step import Step
 from albef.report import curves
-from albef.report.content import Report, Search, Training, Trial
+from albef.report.content import NOTHING, Report, Search, Training, Trial
 from albef.report.metrics import flatten
 from albef.report.origins import Cost
 from albef.report.page import render
@@ -149,7 +149,7 @@ def _search(layout: Layout, name: str, values: Mapping[str, Any]) -> Search:
             )
             for trial in trials
         ),
-        note="" if trials else "No value of this run is a range, so there was nothing to search.",
+        note="" if trials else NOTHING,
         evidence=told.get("evidence", {}),
     )
 

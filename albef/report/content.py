@@ -40,6 +40,10 @@ class Trial:
     error: str = ""
 
 
+NOTHING = "No value of this run is a range, so there was nothing to search."
+"""Note of a search that had nothing to do."""
+
+
 @dataclass(frozen=True)
 class Search:
     """The search of a run.

@@ -79,7 +79,7 @@ def _flip(
             after=replace(flip.after, picture=drawn[1]),
         )
     if "changed" in old:
-        return replace(flip, asked=f"{old['caption']} / {old['changed']}")
+        return replace(flip, asked=old["changed"])
     return replace(flip, asked=old["caption"]) if old.get("query") == "t2i" else flip
 
 
@@ -87,6 +87,8 @@ def _truth(row: Mapping[str, Any], picture: Picture | None) -> str:
     """The right answer in words, as far as it has any."""
     if "query" in row:
         return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
+    if "changed" in row:
+        return str(row["caption"])
     if "truths" in row:
         return ", ".join(dict.fromkeys(row["truths"]))
     return str(row["answer"]) if "predicted" in row else ""
@@ -101,7 +103,7 @@ def _choice(row: Mapping[str, Any], records: Records | None) -> Choice:
         shown = records.picture(first) if records and first else None
         return Choice(right, f"right one at place {row['rank'] + 1}", shown)
     if "changed" in row:
-        return Choice(right, f"{row['score']:.3f} / {row['changed_score']:.3f}")
+        return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
     if "iou" in row:
         return Choice(right, f"IoU {row['iou']:.2f}")
     text = next(row[name] for name in ("predicted", "written", "answer") if name in row)

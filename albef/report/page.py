@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from albef.lineage.show import facts_of
 from albef.report import charts, costs, search, wording
-from albef.report.content import Report
+from albef.report.content import NOTHING, Report
 from albef.report.metrics import Row, headline, rows
 from albef.report.origins import Licence
 from albef.report.results import Query, SplitResult
@@ -40,6 +40,7 @@ def environment() -> Environment:
         "against": wording.against,
         "metric_bar": charts.metric_bar,
         "told": facts_of,
+        "nothing": NOTHING,
         "outcome_bar": charts.outcome_bar,
         "tested_bar": charts.tested_bar,
         "trial_charts": search.trial_charts,

@@ -34,7 +34,7 @@ def test_a_line_is_a_caption_and_paths_give_the_order(tmp_path: Path) -> None:
     assert isinstance(b, Record)
     assert isinstance(c, Record)
     assert isinstance(z, Record)
-    assert (b.captions, b.image) == (("one", " two "), toy.picture(2))
+    assert (b.captions, b.image) == (("one", " two \r"), toy.picture(2))
     assert (z.captions, z.meta) == (("three",), {"path": "a/z.JPG"})
     assert [row.key for row in (b, c, z)] == ["train-0000000", "train-0000001", "train-0000002"]
     assert read(tmp_path) == [b, c, z]

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albef.config import read_yaml, validate
 from albef.data.loader import Loader
 from albef.data.mixing import Mixture
 from albef.data.shards import Shards
+from albef.tasks.pretraining import Config
 from tests.data import toy
 from tests.data.test_loader import batches, collate
 
@@ -91,3 +93,11 @@ def test_a_weight_of_no_source(shards: Shards, tmp_path: Path) -> None:
         Loader(shards, collate, 1, 1, 1, 0, weights={"cocoa": 2.0})
     with pytest.raises(ValueError, match="has 7 records in split train, fewer than a batch of 8"):
         Loader(shards, collate, 8, 8, 1, 0, weights={"web": 0.0})
+
+
+def test_a_training_without_weights_tells_of_none() -> None:
+    values = read_yaml(Path(__file__).parents[2] / "params.yaml")["pretrain"]
+    plain = validate(Config, values, where="params.yaml")
+    assert "source_weights" not in plain.model_dump(), "what it made before stays as it is"
+    weighed = validate(Config, {**values, "source_weights": {"web": 2}}, where="params.yaml")
+    assert weighed.model_dump()["source_weights"] == {"web": 2.0}

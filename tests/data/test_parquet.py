@@ -41,7 +41,8 @@ def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
     assert isinstance(first, Record)
     assert isinstance(second, Record)
     assert (first.captions, first.image) == (("one", "two", "first"), toy.picture(0))
-    assert (second.captions, second.meta, second.key) == (("three",), {"id": 8}, "train-00000001")
+    assert (second.captions, second.key) == (("three",), "train-00000001")
+    assert second.meta == {"id": 8, "path": "train-0.parquet:2"}
     assert isinstance(far, Refusal)
     assert isinstance(none, Refusal)
     assert (far.line, far.reason) == (3, Reason.MISSING_FIELD)

@@ -28,6 +28,7 @@ def read(
 
 
 def test_quotes_lines_and_endings(tmp_path: Path) -> None:
+    assert read(tmp_path, b"a\0,1") == [(1, ("a\0", "1"))]  # cleaning takes it out
     held = b'\xef\xbb\xbfb,a\r\n1,2\r\n"x, ""y""\r\nz",3\r\n\r\n4,5'
     assert read(tmp_path, held, header=None) == [
         (2, ("2", "1")), (3, ("3", 'x, "y"\nz')), (6, ("5", "4"))
@@ -45,9 +46,7 @@ def test_a_quote_that_is_never_closed_costs_one_row(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "bad", [b"a\0b,1", b"\xff\xfe,1", b"1", b"1,2,3", b'"a"b,1', b"x" * (2**20 + 9)]
-)
+@pytest.mark.parametrize("bad", [b"\xff\xfe,1", b"1", b"1,2,3", b'"a"b,1', b"x" * (2**20 + 9)])
 def test_a_bad_row_between_good_ones(tmp_path: Path, bad: bytes) -> None:
     assert read(tmp_path, b"1,2\n" + bad + b"\n3,4\n") == [
         (1, ("1", "2")), (2, Reason.MALFORMED_ROW), (3, ("3", "4"))
@@ -57,8 +56,8 @@ def test_a_bad_row_between_good_ones(tmp_path: Path, bad: bytes) -> None:
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"t is UTF-16; save it as UTF-8"):
         read(tmp_path, "a,b\n".encode("utf-16"))
-    with pytest.raises(ParamsError, match=r"t, line 1, which should name the columns: the row hol"):
-        read(tmp_path, b"\0\n", header=None)
+    with pytest.raises(ParamsError, match=r"t, line 1, which should name the columns: the row is"):
+        read(tmp_path, b"a\xff\n", header=None)
     with pytest.raises(ParamsError, match=r"t has no column 'a'; it has none"):
         read(tmp_path, b"", header=None)
     with pytest.raises(ParamsError, match=r"gone cannot be read: No such file"):

@@ -18,6 +18,7 @@ from albef.data.sources import webdataset
 from tests.data import toy
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "img2dataset"
+"""A shard that img2dataset 1.47.0 wrote on pyspark 4.3.0; its pictures are plain colours."""
 
 
 def read(*files: Path, **changed: Any) -> list[Record | Refusal]:
@@ -102,7 +103,7 @@ def test_captions_out_of_the_json_and_what_is_kept(tmp_path: Path) -> None:
     [row] = read(shard, caption="json.tags", keep=["url", "odd", "none"])
     assert isinstance(row, Record)
     assert row.captions == ("one", "two")
-    assert row.meta == {"url": "http://a.test/0", "odd": None}
+    assert row.meta == {"url": "http://a.test/0", "odd": None, "path": "a.tar/0000"}
 
 
 def test_samples_that_lack_something(tmp_path: Path) -> None:

@@ -340,8 +340,10 @@ def test_behaviour_tests_are_compared_like_metrics(
     assert swapped.equal
     assert overall.better == ()
     flip = count.better[0]
-    assert flip.asked.startswith("picture number ")
-    assert (flip.before.text, flip.after.text) == ("0.900 / 0.950", "0.900 / 0.100")
+    assert flip.asked.startswith("count ")
+    assert flip.truth.startswith("picture number ")
+    assert flip.before.text == "0.950, the true one 0.900"
+    assert flip.after.text == "0.100, the true one 0.900"
     assert all(flip.picture and flip.picture.uri for flip in count.better)
     assert not _command(monkeypatch, "before", "after", "one", "--out", "x.html")
     out = capsys.readouterr().out

@@ -49,7 +49,7 @@ def run(stage: Stage) -> None:
         text = "".join((layout.data(d) / "part.txt").read_text() for d in ("web", "scenes"))
         path = layout.model("pretrained") / "weights.txt"
         path.parent.mkdir(parents=True)
-        path.write_text(f"{text} {stage.params['pretrain']['lr']}")
+        path.write_text(f"{text} {stage.params['pretrain']['lr']} {stage.seed}")
     elif stage.name == "finetune":
         path = layout.model(stage.key) / "weights.txt"
         path.parent.mkdir(parents=True)

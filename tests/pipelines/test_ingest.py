@@ -2,18 +2,28 @@
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError
-from albef.data.shards import Shards, describe
-from pipelines import ingest
+from albef.data.blocks import Blocks
+from albef.data.refusal import Reason
+from albef.data.shard_writer import ShardWriter
+from albef.data.shards import ShardError, Shards, describe
+from pipelines import heldout, ingest
 from pipelines.stage import Stage
+from tests.data import toy
+from tests.data.bad_rows import LIMITS, bad_rows, encoded, gradient
 
 ROOT = Path(__file__).parents[2]
 SCENES = {
@@ -40,6 +50,43 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     params(tmp_path, {"names": PICTURES, "placed": SCENES})
     return tmp_path
+
+
+def pictures(
+    folder: Path, rows: dict[str, tuple[bytes, str]], split: str = "train"
+) -> dict[str, Any]:
+    """A source of picture files with a caption each, by name."""
+    folder.mkdir(exist_ok=True)
+    for name, (image, _) in rows.items():
+        (folder / name).write_bytes(image)
+    listed = [{"image": name, "caption": caption} for name, (_, caption) in rows.items()]
+    (folder / f"{split}.json").write_text(json.dumps(listed))
+    files = {split: [str(folder / f"{split}.json")]}
+    return {
+        "kind": "annotations", "format": "captions", "files": files,
+        "images": str(folder), "joined": False, "boxes": None, "proposals": None,
+    }  # fmt: skip
+
+
+def many(count: int) -> dict[str, tuple[bytes, str]]:
+    """Small pictures that differ, every seventh of them no picture."""
+    return {
+        f"{i:05d}.png": (b"<html>" if i % 7 == 3 else toy.picture(i, (24, 20)), f"picture {i}")
+        for i in range(count)
+    }
+
+
+def kept(folder: Path) -> list[str]:
+    """The paths of the records of a data set."""
+    metas = pq.read_table(folder / "index.parquet")["meta"].to_pylist()
+    return [json.loads(meta)["path"] for meta in metas]
+
+
+def aside(folder: Path) -> dict[str, tuple[str, str]]:
+    """Reason and detail of each row of a quarantine, by what names the row."""
+    rows = pq.read_table(folder / "quarantine.parquet").to_pylist()
+    assert len({row["key"] for row in rows}) == len(rows)
+    return {row["key"]: (row["reason"], row["detail"]) for row in rows}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -150,3 +197,271 @@ def test_it_needs_neither_torch_nor_transforms_nor_tasks_before_it_writes() -> N
     assert "albef.data.shards" in loaded
     for absent in ("transforms", "albef.tasks", "albef.models", "albef.training"):
         assert absent not in loaded
+
+
+DATA, ASIDE = Path("products/data/toy"), Path("products/quarantine/toy")
+
+
+def toy_params(here: Path, rows: dict[str, tuple[bytes, str]], **more: Any) -> None:
+    """A data set of picture files, with the limits of the bad rows where none are given."""
+    limits = LIMITS | {name: more.pop(name) for name in list(more) if name in LIMITS}
+    workers = more.pop("workers", 0)
+    values = params(here, {"own": pictures(here / "images", rows)}, **more)
+    values["ingest"] = limits
+    values["runtime"]["workers"] = workers
+    (here / "params.yaml").write_text(json.dumps(values))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_bad_row_ends_in_one_place(here: Path, workers: int) -> None:
+    rows = {row.name: row for row in bad_rows()}
+    listed = {name: (row.image, row.caption) for name, row in rows.items()}
+    toy_params(here, listed, workers=workers)
+    stage = Stage("ingest", "toy")
+    ingest.run(stage)
+    found = aside(ASIDE)
+    assert not set(found) & set(kept(DATA))
+    assert set(found) | set(kept(DATA)) == set(rows)
+    for name, row in rows.items():
+        if isinstance(row.expected, Reason) and row.caption.strip():
+            assert found[name][0] == row.expected
+    for record in Shards(DATA, "train"):
+        assert record.captions == (rows[record.meta["path"]].expected,)
+    summary = json.loads((ASIDE / "summary.json").read_text())["own"]
+    assert summary["rows"] == len(rows)
+    assert summary["set_aside"]["no_image"] == sum(why == "no_image" for why, _ in found.values())
+    assert summary["kept"] + sum(summary["set_aside"].values()) == summary["rows"]
+    assert stage.record["set_aside"] == len(found)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.sampled_from(bad_rows()), min_size=1, max_size=25), st.integers(1, 9))
+@pytest.mark.filterwarnings("ignore")
+def test_counts_add_up_whatever_the_rows(
+    here: Path, monkeypatch: pytest.MonkeyPatch, rows: list[Any], size: int
+) -> None:
+    monkeypatch.setattr(ingest, "_ROWS", size)
+    rows = [*rows, next(row for row in bad_rows() if row.name == "jpeg")]
+    listed = {f"{i}": (row.image, row.caption) for i, row in enumerate(rows)}
+    toy_params(here, listed, duplicates="drop_exact")
+    ingest.run(Stage("ingest", "toy"))
+    names = [*kept(DATA), *aside(ASIDE)]
+    assert sorted(names, key=int) == list(listed)
+
+
+def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
+    toy_params(here, many(14), min_yield=0.9)
+    with pytest.raises(ShardError) as caught:
+        ingest.run(Stage("ingest", "toy"))
+    assert str(caught.value) == (
+        "of 14 rows 12 are left (85.7 %), less than ingest.min_yield 0.9 asks for; set aside were "
+        "2 no_image: see products/quarantine/toy/quarantine.parquet, mend the source or lower "
+        "ingest.min_yield"
+    )
+    assert set(aside(ASIDE)) == {"00003.png", "00010.png"}
+    assert not DATA.exists()
+    toy_params(here, many(14), min_yield=0.8)
+    ingest.run(Stage("ingest", "toy"))
+    assert len(kept(DATA)) == 12
+
+
+PHOTOS = {
+    "first.jpg": (encoded(gradient(300, 200, 1)), "one"),
+    "other.jpg": (encoded(gradient(300, 200, 2)), "two"),
+    "equal.jpg": (encoded(gradient(300, 200, 1)), "three"),
+    "smaller.png": (encoded(gradient(300, 200, 1).resize((150, 100)), "PNG"), "four"),
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "dropped"),
+    [
+        ("keep", {}),
+        ("drop_exact", {"equal.jpg": "duplicate"}),
+        ("drop_near", {"equal.jpg": "duplicate", "smaller.png": "near_duplicate"}),
+    ],
+)
+def test_repeated_pictures_are_told_and_dropped_by_rule(
+    here: Path, rule: str, dropped: dict[str, str]
+) -> None:
+    toy_params(here, PHOTOS, duplicates=rule, near_distance=4)
+    ingest.run(Stage("ingest", "toy"))
+    found = aside(ASIDE)
+    assert {name: why for name, (why, _) in found.items()} == dropped
+    assert set(kept(DATA)) == set(PHOTOS) - set(dropped)
+    groups = pq.read_table(ASIDE / "duplicates.parquet").to_pylist()
+    assert [(row["key"], row["of"], row["kind"]) for row in groups] == [
+        ("own-train-0000002", "own-train-0000000", "exact"),
+        ("own-train-0000003", "own-train-0000000", "near"),
+    ]
+    assert sum(row["dropped"] for row in groups) == len(dropped)
+    if "equal.jpg" in dropped:
+        assert found["equal.jpg"][1] == "its picture is that of own-train-0000000"
+
+
+@pytest.mark.parametrize("distance", [4, None])
+def test_what_is_evaluated_on_is_not_trained_on(here: Path, distance: int | None) -> None:
+    toy_params(here, PHOTOS, screened=True, near_distance=distance)
+    values = json.loads((here / "params.yaml").read_text())
+    tests = {"a.jpg": PHOTOS["first.jpg"], "b.jpg": (encoded(gradient(99, 99, 9)), "nine")}
+    other = values["datasets"]["toy"] | {"screened": False}
+    trained = pictures(here / "held", {"t.jpg": PHOTOS["other.jpg"]})
+    other["sources"] = {"s": trained, "e": pictures(here / "held", tests, "test")}
+    values["datasets"]["coco"] = other
+    values["ingest"]["heldout"] = ["coco"]
+    (here / "params.yaml").write_text(json.dumps(values))
+    heldout.run(Stage("heldout", "coco"))
+    assert pq.read_table("products/heldout/coco.parquet")["key"].to_pylist() == [
+        "e-test-0000000", "e-test-0000001"
+    ]  # fmt: skip
+    ingest.run(Stage("ingest", "toy"))
+    found = aside(ASIDE)
+    near = {"smaller.png"} if distance else set()
+    assert set(found) == {"first.jpg", "equal.jpg"} | near
+    assert set(kept(DATA)) == set(PHOTOS) - set(found)
+    why, said = found["first.jpg"]
+    assert why == "contamination"
+    assert said == (
+        "its picture looks like that of e-test-0000000 of the data set coco, which is evaluated on "
+        "(0 bits apart)"
+    )
+    ingest.run(Stage("ingest", "coco"))
+    assert len(kept(Path("products/data/coco"))) == 3
+
+
+def test_the_evaluated_pictures_of_a_source_are_those_of_its_whole(here: Path) -> None:
+    values = json.loads((here / "params.yaml").read_text())
+    heldout.run(Stage("heldout", "toy"))
+    ingest.run(Stage("ingest", "toy"))
+    found = pq.read_table("products/heldout/toy.parquet").to_pylist()
+    tests = pq.read_table(DATA / "index.parquet", filters=[("split", "!=", "train")]).to_pylist()
+    assert {row["key"]: row["digest"].hex() for row in found} == {
+        row["key"]: row["digest"][:32] for row in tests
+    }
+    assert len(found) == 6
+    assert values["datasets"]["toy"]["sources"]["placed"]["splits"]["test"] == 6
+
+
+@pytest.fixture
+def whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What an ingest of 60 rows in blocks of ten and several shards writes when nothing ends it."""
+    monkeypatch.setattr(ingest, "_ROWS", 10)
+    monkeypatch.setattr("albef.data.shard_writer._END", 2**20 - 20_000)
+    toy_params(here, many(60))
+    ingest.run(Stage("ingest", "toy"))
+    assert describe(DATA)["shards"] > 4
+    return contents(DATA) | contents(ASIDE)
+
+
+@pytest.mark.parametrize(
+    ("step", "at"),
+    [
+        ("block", 0),
+        ("block", 3),
+        ("shard", 0),
+        ("shard", 3),
+        ("part", 2),
+        ("part", 4),
+        ("finish", 0),
+    ],
+)
+def test_what_was_ended_goes_on_where_it_was(
+    here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, step: str, at: int
+) -> None:
+    where = {
+        "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
+        "part": (ShardWriter, "add"), "finish": (ingest, "_account"),
+    }[step]  # fmt: skip
+    real, calls = getattr(*where), [0]
+
+    def ends(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > at * (7 if step == "part" else 1):
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(*where, ends)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.run(Stage("ingest", "toy"))
+    read = []
+    monkeypatch.setattr(*where, real)
+    write = Blocks.write
+    monkeypatch.setattr(Blocks, "write", lambda *args: (read.append(args), write(*args))[1])
+    ingest.run(Stage("ingest", "toy"))
+    assert contents(DATA) | contents(ASIDE) == whole
+    assert len(read) == (6 - at if step == "block" else 0)
+    assert not [path for path in (here / "scratch").rglob("*") if path.is_file()]
+
+
+def test_a_source_that_changed_is_read_again_from_there(
+    here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = Blocks.write, [0]
+
+    def ends(*args: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        write(*args)
+
+    monkeypatch.setattr(Blocks, "write", ends)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.run(Stage("ingest", "toy"))
+    (here / "images" / "00025.png").write_bytes(toy.picture(999, (24, 20)))
+    calls[0] = 10
+    ingest.run(Stage("ingest", "toy"))
+    assert calls[0] == 14  # the third block and those after it
+    images = {record.meta["path"]: record.image for record in Shards(DATA, "train")}
+    assert images["00025.png"] == toy.picture(999, (24, 20))
+    changed = {
+        name for name, data in (contents(DATA) | contents(ASIDE)).items() if data != whole[name]
+    }
+    assert {"index.parquet", "dataset.json"} < changed
+    assert len(changed) == 3  # and one shard
+
+
+def test_shards_that_were_moved_away_half_are_made_again(
+    here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(part: Path, target: Path) -> None:
+        if target.name == "toy" and target.parent.name == "data":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ingest, "_move", ends)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.run(Stage("ingest", "toy"))
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(ingest, "_ROWS", 10)
+    monkeypatch.setattr("albef.data.shard_writer._END", 2**20 - 20_000)
+    [work] = [path for path in (here / "scratch" / "albef").iterdir() if path.is_dir()]
+    shutil.rmtree(work / "toy")  # as when it was killed between two moves
+    ingest.run(Stage("ingest", "toy"))
+    assert contents(DATA) | contents(ASIDE) == whole
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path) -> None:
+    toy_params(here, many(6000), workers=2)
+    command = [sys.executable, "-m", "pipelines.ingest", "toy"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    expected = contents(DATA) | contents(ASIDE)
+    for folder in (DATA, ASIDE):
+        shutil.rmtree(folder)
+    rng = random.Random(1)
+    kills = 0
+    while not DATA.exists():
+        target = len(list((here / "scratch").rglob("*"))) + rng.randint(0, 5)
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list((here / "scratch").rglob("*"))) < target:
+            pass
+        if kills < 12:
+            kills += process.poll() is None
+            process.kill()
+        process.wait()
+    assert kills > 3
+    assert contents(DATA) | contents(ASIDE) == expected

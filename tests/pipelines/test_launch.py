@@ -74,6 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tempfile, "tempdir", slots)
         patch.chdir(folder)
         work(folder, values(**TWO))
+        step("heldout", "scenes")
         for dataset in ("web", "scenes"):
             step("ingest", dataset)
             step("validate", dataset)

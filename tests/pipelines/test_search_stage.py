@@ -40,6 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
+        step("heldout", "scenes")
         for dataset in ("web", "scenes"):
             step("ingest", dataset)
             step("validate", dataset)

@@ -24,11 +24,12 @@ from albef.config import read_yaml
 from albef.digest import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import StateLocked, own, step_of
-from pipelines import evaluate, finetune, ingest, pretrain, search, validate
+from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.stage import FORGOTTEN_S, Stage, device_slot
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
+    "heldout": heldout.run,
     "ingest": ingest.run,
     "validate": validate.run,
     "pretrain": pretrain.run,
@@ -44,6 +45,7 @@ def values(**changed: Any) -> dict[str, Any]:
     params["paths"] = {"root": "products", "models": "products/models"}
     params["runtime"] |= {"threads": 1, "workers": 0, "scratch": "scratch", "device": "cpu"}
     params["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
+    params["ingest"]["heldout"] = ["scenes"]
     params["pretrain"] |= {"epochs": 1, "keep_epochs": [1]}
     for key, value in changed.items():
         *parents, last = key.split("__")
@@ -84,6 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
+        step("heldout", "scenes")
         for dataset in ("web", "scenes"):
             step("ingest", dataset)
             step("validate", dataset)

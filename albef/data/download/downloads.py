@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -21,6 +21,7 @@ from albef.data.refusal import Reason
 
 T = TypeVar("T")
 _AHEAD = 32  # chunks: a host that is slow to fail holds up those behind it, but not their download
+_RESOLVERS = 64  # threads, in which names are resolved
 _SYNC_S = 1.0
 _SAY_S = 10.0
 log = logging.getLogger("albef")
@@ -75,7 +76,8 @@ class Downloads:
         pending: deque[tuple[T, Future[Chunk]]] = deque()
         for number, (told, rows) in enumerate(lists):
             pending.append((told, self._call(self._chunk(number, rows))))
-            if len(pending) > _AHEAD:
+            given = number + 1 - len(pending)
+            if len(pending) > min(_AHEAD, 1 + given):  # who reads few rows has few downloaded
                 yield from self._next(pending)
         while pending:
             yield from self._next(pending)
@@ -92,6 +94,7 @@ class Downloads:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _start(self) -> None:
+        self._loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, "downloads"))
         self._hosts = Hosts(self._limits.per_host, self._limits.give_up_after)
         self._client = client.session(self._limits)
         workers = [self._work() for _ in range(self._limits.connections)]

@@ -86,7 +86,7 @@ def _record(config: Config, path: Path, inside: Path, key: str, number: int) -> 
         raise Refused(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
     lines = _read(caption, inside, LARGEST_TEXT)
     try:
-        captions = texts([lines.decode("utf-8-sig").splitlines()])
+        captions = texts([lines.decode("utf-8-sig").split("\n")])
     except UnicodeDecodeError:
         raise Refused(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
     return Record(

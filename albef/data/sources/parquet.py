@@ -47,18 +47,19 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     for split, patterns in config.files.items():
         for file in expand(patterns):
             for line, values in parquet_rows(file, columns, _BATCH):
+                key = f"{file.name}:{line}"
                 try:
-                    if isinstance(values, str):
-                        raise Refused(Reason.DAMAGED_MEMBER, values)
-                    record = _record(config, values, split, number)
+                    if isinstance(values, Refused):
+                        raise values
+                    record = _record(config, values, split, number, key)
                 except Refused as error:
-                    yield Refusal("", line, f"{file.name}:{line}", error.reason, f"{file}: {error}")
+                    yield Refusal("", line, key, error.reason, f"{file}: {error}")
                     continue
                 number += 1
                 yield record
 
 
-def _record(config: Config, values: Mapping[str, Any], split: str, number: int) -> Record:
+def _record(config: Config, values: Mapping[str, Any], split: str, number: int, key: str) -> Record:
     held = values[config.image]
     image = held.get("bytes") if isinstance(held, Mapping) else held
     if not isinstance(image, bytes):
@@ -72,5 +73,5 @@ def _record(config: Config, values: Mapping[str, Any], split: str, number: int) 
         image_id=number,
         split=split,
         source="parquet",
-        meta={name: plain(values[name]) for name in config.keep},
+        meta={**{name: plain(values[name]) for name in config.keep}, "path": key},
     )

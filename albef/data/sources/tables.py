@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from albef.config import ParamsError, nearest
-from albef.data.refusal import Reason, Refusal
+from albef.data.refusal import Reason, Refusal, Refused
 
 _LONGEST_LINE = 2**20
 _LONGEST_ROW = 20  # lines that a quoted field of a CSV file may stretch over
 _BATCH = 4096
+csv.field_size_limit(_LONGEST_LINE * _LONGEST_ROW)  # a line has a limit of its own
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -44,7 +45,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
-        own = sorted(glob(pattern, recursive=True)) if _is_pattern(pattern) else [pattern]
+        own = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
         files = [Path(name) for name in own if Path(name).is_file()]
         if not files:
             raise ParamsError(f"{pattern} names no file")
@@ -126,9 +127,6 @@ def _lines(opened: IO[bytes]) -> Iterator[tuple[int, str, bool]]:
         raw = raw.rstrip(b"\r\n")
         if not raw:
             continue
-        if b"\0" in raw:
-            yield number, "the row holds a NUL", False
-            continue
         try:
             yield number, raw.decode(), True
         except UnicodeDecodeError as error:
@@ -179,15 +177,15 @@ def _csv(
 
 def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Line | Refusal]:
     for number, values in parquet_rows(file, columns, _BATCH):
-        if isinstance(values, str):
-            yield Refusal("", number, "", Reason.MALFORMED_ROW, f"{file}: {values}")
+        if isinstance(values, Refused):
+            yield Refusal("", number, "", values.reason, f"{file}: {values}")
         else:
             yield Line(file, number, values)
 
 
 def parquet_rows(
     file: Path, columns: Sequence[str], batch: int
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
+) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
     """Number, from 1, and values of each row of a Parquet file; where it is bad, what is wrong.
 
     Raises:
@@ -205,7 +203,7 @@ def parquet_rows(
         number = 0
         for group in range(opened.num_row_groups):
             until = number + opened.metadata.row_group(group).num_rows
-            said = "the row group is damaged"
+            damage = Refused(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
                 batches = opened.iter_batches(batch, row_groups=[group], columns=list(columns))
                 for rows in batches:
@@ -213,24 +211,20 @@ def parquet_rows(
                         number += 1
                         yield number, values
             except (pa.ArrowException, OSError) as error:
-                said = f"the row group is damaged: {_first(error)}"
+                damage = Refused(damage.reason, f"{damage}: {_first(error)}")
             while number < until:
                 number += 1
-                yield number, said
+                yield number, damage
 
 
-def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | str]:
+def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refused]:
     held = [rows.column(column) for column in columns]
     for i in range(rows.num_rows):
         try:
             yield {column: own[i].as_py() for column, own in zip(columns, held, strict=True)}
         except (ValueError, OverflowError) as error:  # a text that is none, a date out of range
-            yield f"a value cannot be read: {_first(error)}"
+            yield Refused(Reason.MALFORMED_ROW, f"a value cannot be read: {_first(error)}")
 
 
 def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _is_pattern(text: str) -> bool:
-    return any(sign in text for sign in "*?[")

@@ -122,7 +122,7 @@ def _rows(
 ) -> Iterator[Record | Refusal]:
     """What becomes of a sample, and of damage before it."""
     try:
-        record = _record(config, sample, split, number)
+        record = _record(config, shard, sample, split, number)
     except Refused as error:
         if sample.damage is None:
             yield Refusal("", place, sample.name, error.reason, f"{shard}: {error}")
@@ -135,7 +135,7 @@ def _rows(
         yield record
 
 
-def _record(config: Config, sample: _Sample, split: str, number: int) -> Record:
+def _record(config: Config, shard: Path, sample: _Sample, split: str, number: int) -> Record:
     image = sample.picture()
     if image is None:
         raise Refused(Reason.MISSING_FILE, "there is no picture of this name")
@@ -155,7 +155,7 @@ def _record(config: Config, sample: _Sample, split: str, number: int) -> Record:
         image_id=number,
         split=split,
         source="webdataset",
-        meta=meta,
+        meta={**meta, "path": f"{shard.name}/{sample.name}"},
     )
 
 
@@ -189,8 +189,8 @@ def _failed(shard: Path, seen: set[str]) -> Iterator[Refusal]:
         raise ParamsError(f"{table} is missing; without such tables write statuses: false")
     columns = ["key", "url", "status", "error_message"]
     for line, row in parquet_rows(table, columns, _BATCH):
-        if isinstance(row, str):
-            yield Refusal("", line, "", Reason.MALFORMED_ROW, f"{table}: {row}")
+        if isinstance(row, Refused):
+            yield Refusal("", line, "", row.reason, f"{table}: {row}")
             continue
         key, url, status, message = (row[column] for column in columns)
         if status != "success":

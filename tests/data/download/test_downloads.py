@@ -92,7 +92,7 @@ def test_a_slow_host_holds_up_no_other(server: Server, tmp_path: Path) -> None:
             return await real(path, writer)
 
         server.ok = ok  # type: ignore[assignment, method-assign]
-        ended, _ = download(tmp_path, addresses, limits(connections=4, per_host=2))
+        ended, _ = download(tmp_path, addresses, limits(connections=4, per_host=2), chunk=50)
         assert len(ended) == 38
         assert max(quick) < 8, "all of the quick ones came before the last of the slow ones"
 

@@ -1,0 +1,192 @@
+"""How fast pictures become shards, and how memory grows with the number of rows.
+
+python -m benchmarks.ingest [--pictures N] [--rows N ...] [--rounds N]
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import psutil
+import simplejpeg
+from PIL import Image
+
+from albef.config import validate
+from albef.data import duplicates, shard_writer
+from albef.data.blocks import Blocks
+from albef.data.pool import Given, prepared
+from albef.data.prepare import Prepared, Print, Rules
+from albef.data.record import Record
+from albef.data.rules import IngestConfig
+from benchmarks.timing import machine
+
+LIMITS = {
+    "heldout": ["none"], "max_megabytes": 16, "max_megapixels": 64, "min_side": 16,
+    "max_aspect_ratio": 20.0, "max_caption_chars": 1000, "format": "jpeg", "quality": 90,
+    "near_distance": 4, "min_yield": 0.0,
+}  # fmt: skip
+BLOCK = 1000
+MIB = 2**20
+
+
+def main() -> None:
+    """Print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, nargs="+", default=[60_000, 120_000, 240_000])
+    options = parser.parse_args()
+    print(machine(), "\n")
+    _speed(options.pictures, options.rounds)
+    _memory(options.rows)
+
+
+def _photo(seed: int) -> bytes:
+    """A JPEG of 640 x 480 pixels with the noise of a camera."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
+    noisy = smooth + rng.normal(0, 6, smooth.shape)
+    return bytes(simplejpeg.encode_jpeg(noisy.clip(0, 255).astype(np.uint8), 90))
+
+
+def _speed(pictures: int, rounds: int) -> None:
+    photos = [_photo(seed) for seed in range(64)]
+    size = statistics.mean(map(len, photos)) / 1024
+    rules = Rules(validate(IngestConfig, LIMITS, where="benchmark"), 256)
+
+    def rows() -> Iterator[Given]:
+        for i, photo in zip(range(pictures), itertools.cycle(photos), strict=False):
+            yield i, Record(f"{i:07d}", photo, ("a caption of a photograph",), i, "train", "a")
+
+    shares, walls = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            before, start = time.process_time(), time.perf_counter()
+            _ingest(Path(folder), rows(), rules)
+            shares.append(pictures / (time.process_time() - before))
+            walls.append(pictures / (time.perf_counter() - start))
+    print(
+        f"{pictures} JPEGs of 640 x 480 pixels, {size:.0f} KiB in the mean, to shards of 256 px, "
+        f"in one process; medians of {rounds}\n\n"
+        "| images/s of processor time | images/s of the clock |\n|---|---|\n"
+        f"| {_median(shares)} | {_median(walls)} |\n"
+    )
+
+
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
+def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
+    """The steps of the stage but for its sources."""
+    blocks = Blocks(folder / "blocks")
+    made = prepared(rows, rules, 0)
+    while batch := list(itertools.islice(made, BLOCK)):
+        blocks.write(batch, "")
+    _compare(blocks)
+    _shards(folder / "data", blocks)
+
+
+def _compare(blocks: Blocks) -> None:
+    for _ in duplicates.repeated_keys(blocks):
+        pass
+    own = duplicates.prints(blocks)
+    for _ in duplicates.contaminated(own, duplicates.HELDOUT.empty_table(), 4, blocks):
+        pass
+    for _ in duplicates.repeated(own, set(), 4, blocks):
+        pass
+
+
+def _shards(folder: Path, blocks: Blocks) -> None:
+    records = (
+        stored.record()
+        for block in range(len(blocks))
+        for _, stored in blocks.stored(block)
+        if stored is not None
+    )
+    shard_writer.write(folder, "data", records, shard_mb=8, licences=[], sources=[])
+
+
+def _memory(counts: list[int]) -> None:
+    """Each number of rows in a process of its own; a picture has 600 bytes, so that rows count."""
+    print("| rows | MiB while rows are prepared | compared | written | s |\n|---|---|---|---|---|")
+    peaks = []
+    for count in counts:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            own, seconds = pool.submit(_peaks, count).result()
+        peaks.append(own)
+        print(f"| {count} | {' | '.join(f'{x / MIB:.0f}' for x in own)} | {seconds:.0f} |")
+    slopes = [
+        np.polyfit(counts, [peak[step] for peak in peaks], 1)[0] if len(counts) > 1 else 0.0
+        for step in range(3)
+    ]
+    told = ", ".join(f"{slope:.0f}" for slope in slopes)
+    most = max(peaks[-1]) + max(slopes) * (10_000_000 - counts[-1])
+    print(f"\nbytes a row: {told}; ten million rows would take {most / 2**30:.2f} GiB")
+
+
+def _peaks(count: int) -> tuple[list[int], float]:
+    """The most memory in each step, page cache of files left out; and seconds of all."""
+    image = np.random.default_rng(0).bytes(600)
+    jpeg = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)) + image
+    rng = np.random.default_rng(1)
+    looks = rng.integers(0, 2**64, count, np.uint64)
+    start = time.perf_counter()
+
+    def rows() -> Iterator[Prepared]:
+        for i in range(count):
+            record = Record(f"{i:08d}", jpeg, (f"a caption of picture {i}",), i, "train", "a")
+            own = Print(i.to_bytes(16, "little"), int(looks[i]))
+            yield Prepared(record, i + 1, f"{i}.jpg", (own,))
+
+    peaks = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        blocks = Blocks(folder / "blocks")
+
+        def fill() -> None:
+            made = rows()
+            while batch := list(itertools.islice(made, BLOCK)):
+                blocks.write(batch, "")
+
+        for step in (fill, lambda: _compare(blocks), lambda: _shards(folder / "data", blocks)):
+            with _Watch() as watch:
+                step()
+            peaks.append(watch.peak - looks.nbytes)
+    return peaks, time.perf_counter() - start
+
+
+class _Watch:
+    """The most private memory of this process while it is open, in bytes."""
+
+    def __enter__(self) -> "_Watch":
+        import threading
+
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        process = psutil.Process(os.getpid())
+        while not self._over.wait(0.05):
+            info = process.memory_info()
+            self.peak = max(self.peak, info.rss - getattr(info, "shared", 0))
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    main()
