@@ -165,7 +165,8 @@ class _StartFirst(BaseSampler):  # type: ignore[misc]
         if trial.number == 0:
             return {}
         drawn: dict[str, float] = self._then.sample_relative(study, trial, search_space)
-        tried = study.get_trials(deepcopy=False)
+        # Of all brackets of Hyperband, of which the study here shows one.
+        tried = study._storage.get_all_trials(study._study_id, deepcopy=False)
         if drawn and any(drawn == other.params for other in tried if other.number != trial.number):
             return {
                 name: self._instead.sample_independent(study, trial, name, distribution)

@@ -63,7 +63,11 @@ class Study:
         seed: int | None,
     ) -> None:
         self._study = study
-        self._study.pruner = make_pruner(settings)
+        self._study.pruner = pruner = make_pruner(settings)
+        if isinstance(pruner, optuna.pruners.HyperbandPruner):
+            # Else its brackets, by which samplers learn, are made when it is first asked: a study
+            # that goes on would draw otherwise than one that was not cut off.
+            pruner._try_initialization(study)
         self._settings = settings
         self._space = space
         self._seed = seed
