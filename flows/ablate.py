@@ -126,10 +126,12 @@ def ablate(options: argparse.Namespace) -> None:
 
         def done(variation: Variation, outcome: Outcome) -> None:
             results.add(variation, outcome)
+            results.write()
             log.info("%s: %s; %s", variation.name, results.line(variation), clock.tick(outcome))
 
         runs = [place.variation for place in left]
         variations.run(runs, commit, [f"evaluate@{ladder.run}"], jobs, done)
+    results.write()
     print(results.text())
 
 
@@ -220,7 +222,7 @@ class _Results:
         return [place for name, place in self._places.items() if name not in self._rows]
 
     def add(self, variation: Variation, outcome: Outcome) -> None:
-        """Keep an outcome, and write the tables anew."""
+        """Keep an outcome."""
         place = self._places[variation.name]
         metrics = outcome.metrics[self._ladder.run]
         for wanted in self._ladder.metrics:
@@ -242,8 +244,12 @@ class _Results:
         part = self.folder / "results.json.part"
         part.write_text(json.dumps(ordered, indent=1) + "\n")
         part.replace(self.folder / "results.json")
-        (self.folder / "table.md").write_text(markdown(self._table(), self._chance()))
-        self._write_csv()
+
+    def write(self) -> None:
+        """Write the tables anew."""
+        if self._rows:
+            (self.folder / "table.md").write_text(markdown(self._table(), self._chance()))
+            self._write_csv()
 
     def _write_csv(self) -> None:
         with (self.folder / "results.csv").open("w", newline="") as file:
@@ -279,8 +285,9 @@ class _Results:
         return Table(self._ladder, results, len(self._places))
 
     def _chance(self) -> dict[int, float]:
-        metrics = next(iter(self._rows.values()))["metrics"]["chance"]
-        return {i: metrics[m.split][m.name] for i, m in enumerate(self._ladder.metrics)}
+        metrics = next(iter(self._rows.values()))["metrics"]["chance"]  # of ITC alone, the same
+        names = [(m.split, m.name.removeprefix("itc_")) for m in self._ladder.metrics]
+        return {place: metrics[split][name] for place, (split, name) in enumerate(names)}
 
     def text(self) -> str:
         """The tables for a terminal."""
