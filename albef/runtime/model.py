@@ -160,7 +160,7 @@ def encoded(image: Picture) -> bytes:
         return image
     if isinstance(image, Image.Image):  # without loss, so that every picture goes the same way
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "PPM")
+        image.convert("RGB").save(buffer, "BMP")
         return buffer.getvalue()
     with open(image, "rb") as file:
         return file.read()
