@@ -6,6 +6,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -148,6 +149,7 @@ class Toy:
         (path / "params.yaml").write_text(re.sub(other_runs, "", values))
         for preset in (ROOT / "presets").glob("*.yaml"):
             (path / "presets" / preset.name).write_text(preset.read_text())
+        shutil.copytree(ROOT / "behaviour", path / "behaviour")  # which values name
         (path / ".gitignore").write_text(
             (ROOT / ".gitignore").read_text() + "\n/do/\n/flows\n*.log\n"
         )
