@@ -74,7 +74,7 @@ def test_an_accepted_edit_holds_after_a_change_of_values_and_back(project: Path)
     edit("code/train.py")
     accept(["code/train.py"])
     toy = Toy(project, Path("unused"))
-    Path("params.yaml").write_text(values.replace("seed: 1", "seed: 2"))
+    Path("params.yaml").write_text(values.replace("seed: 1 # of", "seed: 2 # of"))
     toy.sh("dvc repro -q")
     Path("params.yaml").write_text(values)
     toy.started()
@@ -91,7 +91,7 @@ def test_an_accepted_edit_holds_after_a_change_of_values_and_back(project: Path)
         (lambda: shutil.rmtree("products/models/pretrained"), "is missing"),
         (
             lambda: Path("params.yaml").write_text(
-                Path("params.yaml").read_text().replace("seed: 1\n", "seed: 2\n")
+                Path("params.yaml").read_text().replace("seed: 1 # of", "seed: 2 # of")
             ),
             "seed 1 -> 2",
         ),
@@ -143,7 +143,7 @@ def test_what_is_no_edited_code_is_refused(project: Path, name: str, says: str) 
 def test_status_says_why(project: Path) -> None:
     edit("code/tune.py")
     text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("seed: 1\n", "seed: 3\n"))
+    Path("params.yaml").write_text(text.replace("seed: 1 # of", "seed: 3 # of"))
     nodes = graph.read()
     assert nodes["finetune@retrieval"].reasons == ("code/tune.py changed", "seed 1 -> 3")
     assert nodes["finetune@retrieval"].waits == ("pretrain",)
