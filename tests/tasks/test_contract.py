@@ -16,8 +16,9 @@ from ruamel.yaml import YAML
 import albef.tasks
 from albef.config import read_yaml, validate
 from albef.data import shard_writer
+from albef.data.rules import RowsConfig
 from albef.data.shards import Shards
-from albef.data.sources import SourcesConfig, kind_of
+from albef.data.sources import kind_of
 from albef.data.text import TextTokenizer
 from albef.data.transforms import AugmentConfig, Train
 from albef.models.weights import load_checkpoint, save_checkpoint
@@ -80,7 +81,7 @@ def data(folder: Path, name: str) -> Path:
     made = folder / "data" / name
     if not made.exists():
         section = {n: v for n, v in SMOKE["datasets"][name].items() if n != "augment"}
-        config = validate(SourcesConfig, section, where="smoke")
+        config = validate(RowsConfig, section, where="smoke")
         source = next(reversed(config.sources.values()))
         licences = getattr(kind_of(source), "LICENCES")  # noqa: B009 - a protocol's own
         shard_writer.write(
