@@ -9,6 +9,7 @@ imported before it is asked for.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from albef.inference import load as load
 
 __all__ = ["load", "runtime"]
+
+# Else ONNX Runtime sends usage data, from a thread that a process may wait for at its end, and
+# keeps a number of the machine. It looks when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -93,3 +93,14 @@ def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path)
     manifest.write(folder, found.model_copy(update={"files": files}))
     with pytest.raises(ExportError, match=r"cannot load .*matcher/1/model\.onnx"):
         albef.runtime.load(folder)
+
+
+def test_onnx_runtime_sends_and_keeps_nothing(tiny_export: Path, tmp_path: Path) -> None:
+    program = f"import albef.runtime; albef.runtime.load({str(tiny_export)!r})"
+    apart = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env=apart | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    assert not list(tmp_path.iterdir())

@@ -80,6 +80,6 @@ def test_the_schedule_is_a_value() -> None:
 
 def test_the_originals_warm_up_has_whole_blocks() -> None:
     values = tiny_config().model_dump() | {"schedule": "original", "warmup_steps": 250}
-    own = {name: values[name] for name in TrainingConfig.model_fields}
+    own = {name: values[name] for name in TrainingConfig.model_fields if name in values}
     with pytest.raises(ParamsError, match="warmup_steps 250 is no multiple of 100"):
         validate(TrainingConfig, own, where="params.yaml", key="pretrain")
