@@ -42,8 +42,8 @@ def _serve(options: argparse.Namespace) -> None:
         )
     # Written in a thread, so that whoever reads the log slowly stops no request; what does not
     # fit is lost.
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(_LINES)
-    handler = logging.handlers.QueueHandler(lines)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = _Lines(lines)
     handler.setFormatter(JsonLines())
     logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -79,6 +79,23 @@ def _serve(options: argparse.Namespace) -> None:
     server.run()
     if not server.started:
         raise SystemExit(1)
+
+
+class _Lines(logging.handlers.QueueHandler):
+    """Hands lines on to who writes them, as long as not too many wait.
+
+    Its queue must be a ``SimpleQueue``: a signal's handler logs too, and may interrupt a line that
+    is being handed on, where a ``Queue`` would wait for itself.
+    """
+
+    def __init__(self, lines: "queue.SimpleQueue[logging.LogRecord]") -> None:
+        super().__init__(lines)
+        self._waiting = lines
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Hand on a line, or lose it."""
+        if self._waiting.qsize() < _LINES:
+            self._waiting.put_nowait(record)
 
 
 def _parser() -> argparse.ArgumentParser:
