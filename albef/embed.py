@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from albef.data.guard import ImageError, decode
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.data.transforms import ImageError, decode
 from albef.inference import load
 from albef.runtime.matching import Matching, matching
 from albef.runtime.model import BATCH, Floats

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from albef.data.guard import decode
 from albef.data.text import TextTokenizer, clean_caption
-from albef.data.transforms import Evaluate, decode
+from albef.data.transforms import Evaluate
 from albef.export.graphs import Matcher, facts_of, looked_at
 from albef.heatmap import overlay
 from albef.models.gradcam import itm_maps

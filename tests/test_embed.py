@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from albef import embed
+from albef.data.guard import ImageError
 from albef.data.record import Record
 from albef.data.shard_writer import write
 from albef.data.shards import ShardError, Shards
-from albef.data.transforms import ImageError
 from albef.inference import load
 from albef.models.ranking import first_rank, recalls
 from albef.models.weights import load_checkpoint

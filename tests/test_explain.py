@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from albef import explain
+from albef.data.guard import ImageError
 from albef.data.text import clean_caption
-from albef.data.transforms import ImageError
 from albef.export.graphs import Matcher
 from albef.inference import load
 from albef.models.gradcam import itm_maps

@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from albef.config import Section
+from albef.data.guard import ImageError, decode
 from albef.data.shards import Shards, describe, read_index
-from albef.data.transforms import ImageError, decode
 
 SUITE = "image_text"
 _SAMPLE = 10  # offending rows that are named

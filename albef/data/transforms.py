@@ -15,9 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field, model_validator
 
 from albef.config import Section
-from albef.data.guard import ImageError as ImageError
-from albef.data.guard import decode as decode
-from albef.data.guard import flat, opened, unpacked
+from albef.data.guard import decode, flat, opened, unpacked
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean of each channel, of values from 0 to 1."""

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albef.data.guard import ImageError
 from albef.data.loader import Batch, Loader
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
-from albef.data.transforms import AugmentConfig, ImageError, Train
+from albef.data.transforms import AugmentConfig, Train
 from tests.data import toy
 
 RECORDS = 23

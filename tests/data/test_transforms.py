@@ -16,7 +16,8 @@ from PIL import Image
 
 from albef.config import ParamsError, validate
 from albef.data import transforms
-from albef.data.transforms import AugmentConfig, Evaluate, ImageError, Train
+from albef.data.guard import ImageError, decode
+from albef.data.transforms import AugmentConfig, Evaluate, Train
 from albef.tasks.task import to_device
 from tests.data import toy
 
@@ -277,7 +278,7 @@ def test_each_operation_is_applied_half_of_the_time() -> None:
 def test_every_mode_becomes_rgb(mode: str) -> None:
     picture = gradient().convert(mode)
     image = encoded(picture, "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
-    assert transforms.decode(image).mode == "RGB"
+    assert decode(image).mode == "RGB"
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -293,7 +294,7 @@ def _png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("size", [(8193, 8193), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_a_header_that_claims_too_much_is_refused_before_decoding(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="image of row-7"):
-        transforms.decode(_png_header(*size), "row-7")
+        decode(_png_header(*size), "row-7")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_any_damage_is_an_image_error_or_a_picture(place: int, value: int) -> No
     image = bytearray(encoded(gradient(20, 20), "JPEG" if value % 2 else "PNG"))
     image[place % len(image)] = value
     with contextlib.suppress(ImageError):
-        assert transforms.decode(bytes(image)).mode == "RGB"
+        assert decode(bytes(image)).mode == "RGB"
 
 
 @pytest.mark.parametrize(
