@@ -77,6 +77,35 @@ def read(
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
+def count(file: Path, form: str, titled: bool) -> int:
+    """Rows of a file: of a text its lines, of which some may be blank or parts of a row.
+
+    Args:
+        file: the file.
+        form: ``tsv``, ``csv`` or ``parquet``.
+        titled: whether a first line names the columns of a text.
+
+    Raises:
+        ParamsError: the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if form == "parquet":
+            return int(pq.read_metadata(file).num_rows)
+        lines, last = 0, b"\n"
+        with file.open("rb") as opened:
+            while part := opened.read(_LONGEST_LINE):
+                lines += part.count(b"\n")
+                last = part[-1:]
+    except pa.ArrowException as error:
+        raise ParamsError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
+    except OSError as error:
+        raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
+    return max(0, lines + (last != b"\n") - titled)
+
+
 def check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> None:
     """Refuse a column that a file does not have.
 
