@@ -328,13 +328,15 @@ def test_some_rows_of_each_reason_are_kept_to_be_looked_at(here: Path) -> None:
     equal, near, *wordless, html = found
     assert equal["of"] == near["of"] == "own-train-0000000"
     assert (equal["key"], equal["captions"], equal["distance"]) == ("equal.jpg", ["three"], 0)
-    assert near["distance"] <= 4 and near["of_dataset"] is None
+    assert near["distance"] <= 4
+    assert near["of_dataset"] is None
     shown = decode(near["picture"])
     assert shown.size == (150, 100)
     original = PHOTOS["smaller.png"][0]
     assert np.abs(np.asarray(shown, float) - np.asarray(decode(original), float)).mean() < 4
     assert all(decode(row["picture"]).size == (160, 120) for row in wordless)
-    assert html["picture"] is None and "HTML" in html["detail"]
+    assert html["picture"] is None
+    assert "HTML" in html["detail"]
 
 
 @pytest.mark.parametrize("distance", [4, None])
