@@ -30,9 +30,10 @@ def told(result: Mapping[str, Any]) -> str:
         lines.append(f"stored: {mean:.1f} KiB of pictures a record")
     if result["whole"]:
         whole = result["whole"]
+        shards = f"{whole['shards']:,} shard{'s' * (whole['shards'] > 1)}"
         lines.append(
             f"the whole, if it is like this: about {whole['kept']:,} records, "
-            f"{whole['shard_bytes'] / _MIB:,.1f} MiB in {whole['shards']:,} shard{'s' * (whole['shards'] > 1)}"
+            f"{whole['shard_bytes'] / _MIB:,.1f} MiB in {shards}"
         )
     elif result["kept"]:
         lines.append("how many rows there are in all is not known before they are read")
