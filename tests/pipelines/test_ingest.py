@@ -126,6 +126,19 @@ def test_it_writes_all_sources_as_one_data_set(here: Path) -> None:
     assert not list((here / "scratch").rglob("*-toy*"))
 
 
+def test_works_from_outside_stand_under_the_licences_that_are_named(here: Path) -> None:
+    own = {"what": "photos", "licence": "CC BY 4.0", "url": "https://a.test"}
+    shots = pictures(here / "own", PHOTOS)
+    params(here, {"names": PICTURES, "shots": {**shots, "licences": [own, own]}})
+    ingest.run(Stage("ingest", "toy"))
+    described = describe(DATA)
+    assert described["licences"][2:] == [{**own, "attribution": ""}]
+    assert "licences" not in described["sources"][1]
+    params(here, {"shots": shots})
+    ingest.run(Stage("ingest", "toy"))
+    assert describe(DATA)["licences"] == []
+
+
 def test_another_process_writes_the_same_bytes(here: Path) -> None:
     ingest.run(Stage("ingest", "toy"))
     first = contents(here / "products" / "data" / "toy")
