@@ -137,7 +137,7 @@ def _parquet(files: list[Path]) -> Section:
 
     try:
         schema = pq.read_schema(files[0])
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError):
         raise ParamsError(f"{files[0]} is no Parquet file that can be read") from None
     texts = [field.name for field in schema if _of_text(field.type)]
     captions = [name for name in texts if _CAPTION.search(name)]
@@ -212,17 +212,21 @@ def _json(path: Path) -> Section:
         rows = [row for row in images if isinstance(row, Mapping) and row.get("sentences")]
         if not rows:
             raise ParamsError(f"{path}: its images have no sentences, as Karpathy's do; {HELP}")
-        named = {"train" if s in karpathy.TRAINED else s for s in (r.get("split") for r in rows)}
-        splits = [split for split in ("train", "val", "test") if split in named]
-        names = ["/".join(filter(None, [r.get("filepath"), r.get("filename")])) for r in rows[:20]]
-        root = _root(path, names)
+        named = [row.get("split") for row in rows]
+        trained = any(split in karpathy.TRAINED for split in named)
+        splits = ["train"] * trained + [split for split in ("val", "test") if split in named]
+        parts = [(row.get("filepath") or ".", row.get("filename")) for row in rows[:20]]
+        root = _root(path, [f"{folder}/{name}" for folder, name in parts])
         return {"kind": "karpathy", "file": str(path), "images": root, "splits": splits}
     rows = [row for row in held if isinstance(row, Mapping)] if isinstance(held, list) else []
     form = next((name for name, has in _FORMATS.items() if rows and has <= set(rows[0])), None)
     if form is None:
         raise ParamsError(f"{path}: no format of annotations is known by what it holds; {HELP}")
-    first = [row.get("image") or (row.get("images") or [None])[0] for row in rows[:20]]
-    names = [f"{name}.jpg" if form == "entailment" else str(name) for name in first if name]
+    field = "images" if form == "nlvr2" else "image"
+    held = [row.get(field) for row in rows[:20]]
+    first = held if form == "nlvr2" else [[name] for name in held]
+    ending = ".jpg" if form == "entailment" else ""
+    names = [f"{own[0]}{ending}" for own in first if isinstance(own, list) and own]
     return {
         "kind": "annotations", "format": form, "files": _by_split([path]),
         "images": _root(path, names), "joined": False, "boxes": None, "proposals": None,
@@ -232,10 +236,17 @@ def _json(path: Path) -> Section:
 def _root(path: Path, names: list[str]) -> str:
     """The folder that some pictures' paths start from."""
     for folder in _around(path.parent):
-        if any((folder / name).is_file() for name in names):
+        if any(_is_file(folder / name) for name in names):
             return str(folder)
     shown = names[0] if names else "its pictures"
     raise ParamsError(f"{path}: the folder that {shown} lies in is not beside it; {HELP}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is no path
+        return False
 
 
 def _around(here: Path) -> Iterator[Path]:

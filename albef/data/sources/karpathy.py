@@ -50,9 +50,8 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
 def count(config: Config) -> int:
     """Pictures of the splits, and rows that name none."""
     splits = (row.get("split") if isinstance(row, dict) else None for row in _images(config))
-    left_out = {"train", "val", "test", *TRAINED} - set(config.splits)
-    if "train" in config.splits:
-        left_out -= {*TRAINED}
+    asked = [*config.splits, *(TRAINED if "train" in config.splits else ())]
+    left_out = [split for split in (*TRAINED, "val", "test") if split not in asked]
     return sum(split not in left_out for split in splits)
 
 
