@@ -7,6 +7,7 @@ they hold, so that a folder of them tells by itself where to go on.
 
 import functools
 import json
+import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from albef.data.cleaning import writable
 from albef.data.prepare import Prepared
@@ -184,6 +187,18 @@ class Blocks:
     def drop_images(self, block: int) -> None:
         """Free the room of a block's pictures, once they are in shards."""
         self._images(block).unlink(missing_ok=True)
+
+    def array(self, kind: str, count: int) -> NDArray[Any]:
+        """An array of zeros on disk: it takes no memory of its own, and goes with whoever holds it.
+
+        Args:
+            kind: NumPy's name of its values.
+            count: how many.
+        """
+        if not count:
+            return np.zeros(0, kind)
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            return np.asarray(np.memmap(file, kind, "w+", shape=(count,)))
 
     def at(self, number: int, column: str) -> Any:
         """A value of the row with that number."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from albef.data.near import runs
 from albef.data.record import Record
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, digested
 
@@ -213,8 +214,8 @@ class ShardWriter:
 
     def _check(self, words: "array[int]") -> None:
         """Hold that every key comes once, from a word of each."""
-        ordered = np.sort(np.frombuffer(words, np.uint64))
-        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        every = np.frombuffer(words, np.uint64)
+        twice = {int(every[run[0]]) for run in runs(every)}
         seen: set[str] = set()
         for key in (
             pq.read_table(self._folder / "index.parquet", columns=["key"])[0] if twice else ()
