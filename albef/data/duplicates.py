@@ -1,8 +1,8 @@
 """Which prepared rows are dropped because another one is there: equal keys, repeated pictures, and
 training pictures that an evaluation split shows too.
 
-Rows are compared by arrays on disk with a few words for each, a part at a time; their texts are read
-where they are needed.
+Rows are compared by arrays on disk with a few words for each, a part at a time; their texts are
+read where they are needed.
 """
 
 import hashlib
