@@ -146,6 +146,7 @@ ALLOWED = {
     "albef.card": {"albef.layout", "albef.runtime"},
     "albef.config": set(),
     "albef.digest": set(),
+    "albef.records": {"albef.digest"},
     "albef.layout": {"albef.config"},
     "albef.heatmap": set(),
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
@@ -200,7 +201,13 @@ ALLOWED = {
         "albef.tasks.vqa_accuracy",
     },
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
-    "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},
+    "flows": {
+        "albef.config",
+        "albef.layout",
+        "albef.data.shards",
+        "albef.records",
+        "albef.report",
+    },
 }
 """Parts and modules that a part may import beside itself; pipelines may import all of albef."""
 FOREIGN = {
