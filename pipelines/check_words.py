@@ -59,7 +59,9 @@ def told(result: Mapping[str, Any]) -> str:
 
 def _yaml(suggested: Mapping[str, Any]) -> list[str]:
     [(name, section)] = suggested.items()
-    lines = [f"  {name}:", "    sources:"]
+    asks = any(own["kind"] == "urls" for own in section["sources"].values())
+    lines = ["  # user_agent: say who asks and how to reach you"] if asks else []
+    lines += [f"  {name}:", "    sources:"]
     lines += [f"      {own}: {_flow(values)}" for own, values in section["sources"].items()]
     rest = {key: value for key, value in section.items() if key != "sources"}
     lines += [f"    {key}: {_flow(value)}" for key, value in rest.items()]

@@ -14,9 +14,10 @@ from albef.data.sources.folder import PICTURES
 from albef.data.tar import Member, members
 
 DOWNLOAD = {
-    "user_agent": "albef/0.1 (say here who asks and how to reach you)", "connections": 64,
-    "per_host": 8, "connect_s": 10, "read_s": 15, "total_s": 60, "attempts": 3, "backoff_s": 2,
-    "max_wait_s": 300, "give_up_after": 50, "redirects": 5, "max_mb": 16, "allow_loopback": False,
+    "user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)",
+    "connections": 64, "per_host": 8, "connect_s": 10, "read_s": 15, "total_s": 60, "attempts": 3,
+    "backoff_s": 2, "max_wait_s": 300, "give_up_after": 50, "redirects": 5, "max_mb": 16,
+    "allow_loopback": False,
 }  # fmt: skip
 """How a list of addresses is downloaded where nobody said anything else."""
 HELP = "name it under datasets in params.yaml, see docs/data.md"

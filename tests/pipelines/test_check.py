@@ -141,6 +141,17 @@ def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_list_that_is_named_by_its_path_asks_no_private_address(here: Path) -> None:
+    with bad.Pictures() as server:
+        bad.urls(here, server)
+        result = check("list.csv", 5)
+        assert not server.asked
+    own = result["sources"]["list"]
+    assert own["set_aside"]["private_address"]["count"] == own["rows"] == 5
+    assert result["stops"]
+    assert "# user_agent: say who asks and how to reach you\n  list:\n" in told(result)
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
