@@ -93,10 +93,8 @@ def check(source: str, most: int) -> dict[str, Any]:
         if not rows:
             raise ParamsError(f"{source} has no row")
         kept = rows - reasons.total()
-        stored = _stored(blocks, set(twins))
+        stored = _stored(blocks, set(twins), config)
         sources = _sources(Path(folder), config, most)
-    totals = [own["total"] for own in sources.values()]
-    whole = None if None in totals else sum(totals)
     result = {
         "source": source,
         "rows": rows,
@@ -108,8 +106,11 @@ def check(source: str, most: int) -> dict[str, Any]:
             "dropped": sum(twin.row in twins for twin in groups),
             "rule": config.duplicates,
         },
-        "stored": stored,
-        "whole": None if whole is None else _whole(whole, rows, kept, stored, config.shard_mb),
+        "stored": {
+            "picture_bytes": sum(pictures for pictures, _ in stored.values()),
+            "shard_bytes": sum(size for _, size in stored.values()),
+        },
+        "whole": _whole(sources, stored, config.shard_mb),
         "min_yield": limits.min_yield,
         "stops": kept < limits.min_yield * rows or not kept,
         "not_compared": [str(path) for path in heldout if path not in there],
@@ -165,15 +166,17 @@ def _filled(
     return blocks
 
 
-def _stored(blocks: Blocks, dropped: set[int]) -> dict[str, int]:
-    """Bytes of the pictures that are kept, and of their records in shards."""
-    pictures = shards = 0
+def _stored(blocks: Blocks, dropped: set[int], config: RowsConfig) -> dict[str, tuple[int, int]]:
+    """Bytes of the pictures that are kept of each source, and of their records in shards."""
+    found = dict.fromkeys(config.sources, (0, 0))
     for block in range(len(blocks)):
         for row, stored in blocks.stored(block):
             if stored is not None and row.number not in dropped:
+                pictures, shards = found[row.values["source"]]
                 pictures += sum(map(len, stored.images))
                 shards += shard_writer.room(stored.record())
-    return {"picture_bytes": pictures, "shard_bytes": shards}
+                found[row.values["source"]] = pictures, shards
+    return found
 
 
 def _sources(folder: Path, config: RowsConfig, most: int) -> dict[str, Any]:
@@ -202,13 +205,16 @@ def _kind(source: Section) -> str:
 
 
 def _whole(
-    total: int, rows: int, kept: int, stored: Mapping[str, int], shard_mb: int
-) -> dict[str, int]:
-    """What the whole would come to, where its rows are as the first ones."""
-    size = round(stored["shard_bytes"] * total / rows)
+    sources: Mapping[str, Any], stored: Mapping[str, tuple[int, int]], shard_mb: int
+) -> dict[str, int] | None:
+    """What the whole would come to, where the rows of each source are as its first ones."""
+    if any(own["total"] is None for own in sources.values()):
+        return None
+    times = {name: own["total"] / own["rows"] for name, own in sources.items() if own["rows"]}
+    size = round(sum(stored[name][1] * factor for name, factor in times.items()))
     return {
-        "rows": total,
-        "kept": round(kept * total / rows),
+        "rows": sum(own["total"] for own in sources.values()),
+        "kept": round(sum(sources[name]["kept"] * factor for name, factor in times.items())),
         "shard_bytes": size,
         "shards": math.ceil(size / (shard_mb * _MIB)),
     }

@@ -19,6 +19,7 @@ from pipelines import heldout, ingest
 from pipelines.check import check, main
 from pipelines.check_words import told
 from pipelines.stage import Stage
+from tests.data import toy
 from tests.data.bad_rows import LIMITS
 from tests.pipelines import test_bad_rows as bad
 from tests.pipelines.test_ingest import PHOTOS, PICTURES, ROOT, SCENES, contents, params, pictures
@@ -98,6 +99,16 @@ def test_whole_and_yield_and_repeated(here: Path) -> None:
     assert some["whole"]["kept"] == 5
     assert not some["stops"]
     assert "the first 2 rows of about 5" in told(some)
+
+
+def test_each_source_is_as_its_own_first_rows(here: Path) -> None:
+    small = {f"{i}.png": (toy.picture(i, (20, 20)), "small") for i in range(30)}
+    large = {f"{i}.png": (toy.picture(i, (300, 300)), "large") for i in range(3)}
+    params(here, {"s": pictures(here / "s", small), "l": pictures(here / "l", large)})
+    whole = check("toy", 100)["whole"]
+    some = check("toy", 3)["whole"]
+    assert some["kept"] == whole["kept"] == 33
+    assert some["shard_bytes"] == pytest.approx(whole["shard_bytes"], rel=0.1)
 
 
 def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> None:
