@@ -38,7 +38,7 @@ PICTURES = {
 def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Write a params file with the values of the project's own, and one data set ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
-    own = {"longest_side": None, "duplicates": "keep", "screened": False, "augment": {}, **more}
+    own = {"longest_side": None, "duplicates": "keep", "screened": False, "store": None, **more}
     values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
     values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
     (folder / "params.yaml").write_text(json.dumps(values))
