@@ -22,6 +22,7 @@ from albef.data.record import Record
 from albef.data.shard_files import Damaged as Damaged
 from albef.data.shard_files import ShardError as ShardError
 from albef.data.shard_files import ShardFiles, remedy
+from albef.data.store import MANIFEST as MANIFEST
 
 SCHEMA = pa.schema(
     [

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from albef.config import read_yaml
 from albef.data import cache as caches
 from albef.data.cache import ShardCache
+from albef.data.loader import Batch, Loader
+from albef.data.reading import ReadingConfig
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
 from albef.data.store import Store, read_manifest
@@ -264,3 +269,22 @@ def test_a_manifest_that_lacks_a_shard(tmp_path: Path) -> None:
 def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="store nothing://a cannot be used"):
         toy.write(tmp_path / "toy", RECORDS[:1], store="nothing://a")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_read_from_a_store_that_their_parent_has_read_from(
+    stored: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, _ = stored
+    cache = ShardCache(tmp_path / "cache", ROOM)
+    shards = Shards(folder, "train", cache=cache)
+    assert shards[0] == RECORDS[0]  # this process is connected
+
+    def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        return {"id": torch.tensor([record.image_id for record in records])}
+
+    reading = ReadingConfig(window=1, max_damaged_records=0, max_damaged_shards=0)
+    loader = Loader(shards, collate, 2, 2, 1, 2, reading=reading)
+    found = [i for (micro,) in loader.batches(0, 10) for i in micro["id"].tolist()]
+    assert sorted(found) == list(range(20))
+    assert len(list(cache.folder.iterdir())) == 4
