@@ -11,6 +11,7 @@ of the next micro-batch of the epoch takes its place, or the first one after it 
 """
 
 import contextlib
+import copy
 import functools
 import itertools
 import multiprocessing
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from albef.data.ahead import Ahead
 from albef.data.damage import Damage, Met
 from albef.data.guard import ImageError, decode
 from albef.data.mixing import Mixture
@@ -150,11 +152,28 @@ class Loader:
             wds.map(stages.collate),
         )
         workers = min(self._workers, len(steps) * self._own)
-        for micro in _from_workers(pipeline, workers) if workers else pipeline:
-            if isinstance(micro, Exception):
-                raise micro
-            self.damage.meet(micro.met)
-            yield micro.batch
+        micros = iter(_from_workers(pipeline, workers) if workers else pipeline)
+        ahead = self._ahead(steps)  # after the workers: a fork has no threads
+        try:
+            for micro in micros:
+                if isinstance(micro, Exception):
+                    raise micro
+                self.damage.meet(micro.met)
+                if ahead:
+                    ahead.given()
+                yield micro.batch
+        finally:
+            if ahead:
+                ahead.stop()
+
+    def _ahead(self, steps: range) -> Ahead | None:
+        """What fetches the shards of the next window, where there is a store."""
+        if self._stages.shards.files.cache is None:
+            return None
+        order = copy.copy(self._stages.order)  # of the thread alone
+        names = (order.shards_of(number) for number in self._numbers(steps))
+        own = max(1, order.per_window * self._own // self._micros)
+        return Ahead(self._stages.shards.files, names, own)
 
     def _numbers(self, steps: range) -> Iterator[int]:
         return itertools.chain.from_iterable(map(self.numbers, steps))

@@ -51,6 +51,19 @@ class Order:
         epoch, inside = divmod(number, self.per_epoch)
         return self._of(epoch)[inside * self._size : (inside + 1) * self._size]
 
+    def shards_of(self, number: int) -> list[str]:
+        """Names of the shards that they are in."""
+        names: list[str] = self._shards.shard_names.take(self.chosen(number)).unique().to_pylist()
+        return names
+
+    @property
+    def per_window(self) -> int:
+        """Micro-batches of a window, or of an epoch."""
+        if not self._window:
+            return self.per_epoch
+        shards = len(self._shards.shard_names.unique())
+        return max(1, min(self.per_epoch, self.per_epoch * self._window // shards))
+
     def spares(self, number: int, position: int) -> Iterator[int]:
         """Records that may stand for the one at a position of a micro-batch, the first one first.
 

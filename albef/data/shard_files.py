@@ -150,7 +150,7 @@ class ShardFiles:
             return file
         if shard not in self._lost:
             try:
-                file = self._files[shard] = _File(self._descriptor(shard))
+                file = self._files[shard] = _File(self.descriptor(shard))
                 self._let_go()
                 return file
             except FileNotFoundError:
@@ -159,7 +159,13 @@ class ShardFiles:
                 self._lost[shard] = str(error)
         raise Damaged(shard, "", self._lost[shard], self.remedy)
 
-    def _descriptor(self, shard: str) -> int:
+    def descriptor(self, shard: str) -> int:
+        """An open file of a shard, fetched if it has to be; the caller closes it.
+
+        Raises:
+            LostShard, FileNotFoundError: it cannot be read.
+            OSError: the store cannot be reached.
+        """
         if self.cache:
             return self.cache.open(self._store, self._stored(shard))
         path = self._folder / "shards" / shard

@@ -444,8 +444,9 @@ def test_shards_that_were_moved_away_half_are_made_again(
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path) -> None:
-    toy_params(here, many(6000), workers=2)
+@pytest.mark.parametrize("store", [None, "store"])
+def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path, store: str | None) -> None:
+    toy_params(here, many(6000), workers=2, store=store)
     command = [sys.executable, "-m", "pipelines.ingest", "toy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, capture_output=True)
