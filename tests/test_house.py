@@ -147,6 +147,7 @@ ALLOWED = {
     "albef.card": {"albef.layout", "albef.runtime"},
     "albef.config": set(),
     "albef.digest": set(),
+    "albef.records": {"albef.digest"},
     "albef.layout": {"albef.config"},
     "albef.storage": set(),
     "albef.heatmap": set(),
@@ -208,7 +209,13 @@ ALLOWED = {
         "albef.tasks.vqa_accuracy",
     },
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
-    "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},
+    "flows": {
+        "albef.config",
+        "albef.layout",
+        "albef.data.shards",
+        "albef.records",
+        "albef.report",
+    },
 }
 """Parts and modules that a part may import beside itself; pipelines may import all of albef."""
 FOREIGN = {
