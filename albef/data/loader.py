@@ -10,36 +10,32 @@ where the index says; collating. A damaged record is counted, and the record at 
 of the next micro-batch of the epoch takes its place, or the first one after it that is not damaged.
 """
 
-import contextlib
 import copy
 import functools
 import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from albef.data.ahead import Ahead
-from albef.data.damage import Damage, Met
-from albef.data.guard import ImageError, decode
+from albef.data.damage import Damage
 from albef.data.mixing import Mixture
 from albef.data.order import Order
 from albef.data.reading import ReadingConfig
-from albef.data.record import Record
-from albef.data.shards import Damaged, Shards
-
-Batch = dict[str, Tensor]
-Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
+from albef.data.shards import Shards
+from albef.data.stages import Batch as Batch
+from albef.data.stages import Collate as Collate
+from albef.data.stages import Stages
 
 WHOLE = ReadingConfig(window=None, max_damaged_records=0, max_damaged_shards=0)
 """All of a split shuffled, and the first damaged record stops the training."""
-_CONTENT, _DRAWS = 1, 2  # keeps the generators of different things apart; the order has 0
+_DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
 _AHEAD = 4  # batches that a worker prepares before they are asked for
 
 
@@ -104,7 +100,7 @@ class Loader:
         shards.hold(reading.window)
         pool = pooled * self._micros
         order = Order(shards, micro_batch_size, per_epoch, seed, pool, mixture, reading.window)
-        self._stages = _Stages(shards, collate, order, seed)
+        self._stages = Stages(shards, collate, order, seed)
         self._workers = workers
         self.damage = Damage(shards, reading)
 
@@ -194,103 +190,6 @@ def _from_workers(pipeline: "IterableDataset[Any]", workers: int) -> Iterable[An
         # Its own: else it draws from the generator of the model's dropout.
         generator=torch.Generator().manual_seed(0),
     )
-
-
-class _Micro(NamedTuple):
-    """What comes out of the pipeline."""
-
-    batch: Batch
-    met: Sequence[Met]
-
-
-class _Read(NamedTuple):
-    """The records of a micro-batch, some in place of others that were damaged."""
-
-    number: int
-    places: list[int]
-    records: list[Record]
-    met: list[Met]
-
-
-class _Stages:
-    """What the pipeline does to the number of a micro-batch, counted from the start of training.
-
-    An error is handed on as it is, to be raised where it is asked for, with no foreign trace.
-    """
-
-    def __init__(self, shards: Shards, collate: Collate, order: Order, seed: int) -> None:
-        self.shards = shards
-        self.order = order
-        self.seed = seed
-        self._collate = collate
-
-    def read(self, numbers: Iterable[int]) -> Iterator[_Read | Exception]:
-        """Numbers to records, by their places in the tars."""
-        for number in numbers:
-            try:
-                yield self._read(number)
-            except (ValueError, OSError) as error:
-                yield error
-
-    def collate(self, read: _Read | Exception) -> _Micro | Exception:
-        """Records to a batch."""
-        if isinstance(read, Exception):
-            return read
-        try:
-            try:
-                return self._batch(read)
-            except ImageError:
-                return self._batch(self._decodable(read))
-        except (ValueError, OSError) as error:
-            return error
-
-    def _batch(self, read: _Read) -> _Micro:
-        number = divmod(read.number, self.order.per_epoch)
-        rng = np.random.default_rng([self.seed, _CONTENT, *number])
-        return _Micro(self._collate(read.records, rng), read.met)
-
-    def _read(self, number: int) -> _Read:
-        read = _Read(number, [], [], [])
-        for position, place in enumerate(self.order.chosen(number).tolist()):
-            read.places.append(place)
-            try:
-                read.records.append(self.shards[place])
-            except Damaged as error:
-                read.met.append(Met(error.shard, error.key, error.what))
-                read.records.append(self._spare(read, position, error))
-        return read
-
-    def _decodable(self, read: _Read) -> _Read:
-        """The same, with others for the records that cannot be decoded."""
-        for position, record in enumerate(read.records):
-            try:
-                _decode(record)
-            except ImageError as error:
-                shard = self.shards.shard_names[read.places[position]].as_py()
-                read.met.append(Met(shard, record.key, str(error)))
-                read.records[position] = self._spare(read, position, error, _decode)
-        return read
-
-    def _spare(
-        self,
-        read: _Read,
-        position: int,
-        error: Exception,
-        check: Callable[[Record], None] = lambda record: None,
-    ) -> Record:
-        """The record that stands for a damaged one: the first spare that is not."""
-        for place in self.order.spares(read.number, position):
-            with contextlib.suppress(Damaged, ImageError):
-                record = self.shards[place]
-                check(record)
-                read.places[position] = place
-                return record
-        raise error
-
-
-def _decode(record: Record) -> None:
-    for image in record.images:
-        decode(image, record.key)
 
 
 def _as_it_is(item: Any) -> Any:
