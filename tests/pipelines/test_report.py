@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from albef.config import ParamsError
 from albef.data import shard_writer
-from albef.data.quality import Check
+from albef.data.quality.outcome import Check
 from albef.data.record import Record
 from albef.training.tracking import Tracker
 from pipelines import evaluate, report
