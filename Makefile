@@ -21,7 +21,7 @@ run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

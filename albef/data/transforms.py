@@ -172,7 +172,7 @@ def _shrunk(
     rows = slice(round(top * down), round(bottom * down))
     columns = slice(round(left * across), round(right * across))
     part = np.require(pixels[rows, columns], requirements="W")  # else torch warns
-    given = torch.from_numpy(part).permute(2, 0, 1)[None]
+    given = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # by its strides channels last: faster
     small = interpolate(given, (side, side), mode="bicubic", antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
     return result

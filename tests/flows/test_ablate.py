@@ -132,8 +132,8 @@ def test_a_ladder_that_was_killed_goes_on(toy: Toy) -> None:
     busy = toy.albef(command, fails=True)
     assert f"variations are at work here already (process {process.pid})" in busy
     process.kill()
-    process.wait()
     stage.wait(60)  # nothing goes on unseen
+    process.communicate()
     toy.do("sleep-evaluate")
     assert started(toy)["pretrain"] == 1
     assert "2 of 2" in toy.albef(command)

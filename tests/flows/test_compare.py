@@ -351,6 +351,11 @@ def test_behaviour_tests_are_compared_like_metrics(
     text = Page(Path("x.html").read_text()).text
     assert "said · behaviour count · turned right" in text
     assert "no cases of behaviour tests" not in text, "one has none that could be missing"
+    (project / "products/results/said/behaviour.parquet").unlink()
+    assert gather(["before", "."], None, 3)[1] == [
+        "workspace has metrics of said but no cases of behaviour tests, so its examples are not "
+        "compared; `albef run --only evaluate@said` makes them"
+    ]
 
 
 def test_other_code_makes_no_seed_of_another(project: Path) -> None:

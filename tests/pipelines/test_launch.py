@@ -22,6 +22,7 @@ from albef.training.state import KEPT
 from pipelines.launch import launch
 from pipelines.stage import Stage
 from tests.conftest import Bucket
+from tests.pipelines.states import saved as saved_states
 from tests.pipelines.test_training import ROOT, step, values, work
 
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
@@ -101,7 +102,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 def ranks(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
     """The launched processes by rank, once they train."""
     deadline = time.monotonic() + 120
-    while not list(Path("scratch").rglob("state-*.pt")):
+    while not saved_states():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -203,7 +204,7 @@ def test_a_mirror_replaces_a_lost_machine(
     asked.send_signal(signal.SIGTERM)
     ended(asked)
     assert asked.returncode == 130
-    assert len(list(bucket.folder.rglob("state-*.pt"))) == KEPT
+    assert len(saved_states(str(bucket.folder))) == KEPT
     again = start("pretrain", **settings, scratch="a new machine")
     told = ended(again)
     assert again.returncode == 0, told

@@ -26,6 +26,7 @@ from albef.models.weights import load_checkpoint
 from albef.training.state import StateLocked, own, step_of
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.stage import FORGOTTEN_S, Stage, device_slot
+from tests.pipelines.states import saved as saved_states
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
@@ -269,7 +270,7 @@ def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
     work(trained, values(pretrain__epochs=8, runtime__checkpoint_every=3))
     first = start(trained)
     deadline = time.monotonic() + 120
-    while not (states := list(Path("scratch").rglob("state-0*.pt"))):
+    while not (states := saved_states()):
         assert time.monotonic() < deadline
         assert first.poll() is None, first.communicate()[1]
         time.sleep(0.02)
@@ -278,7 +279,7 @@ def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
         pass
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    assert list(Path("scratch").rglob("state-0*.pt"))
+    assert saved_states()
 
     second = start(trained)
     told = second.communicate(timeout=300)[1]
@@ -310,7 +311,7 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
         os.killpg(process.pid, number)
         told = process.communicate(timeout=60)[1]
         assert process.returncode == 130, told
-        state = max(Path("scratch").rglob("state-0*.pt"))
+        state = max(saved_states())
         assert step_of(state) > saved
         saved = step_of(state)
         assert f"pretrain: stopped after step {saved} of 64, which is saved" in told
@@ -361,10 +362,10 @@ def test_kills_at_any_moment_change_no_byte(
     while True:
         process = start(trained, *stage, start_new_session=True)
         while process.poll() is None:
-            steps = [step_of(path) for path in Path("scratch").rglob("state-*.pt")]
+            steps = [step_of(path) for path in saved_states()]
             if max(steps, default=0) > saved and kills < 5:
                 time.sleep(rng.uniform(0, 0.3))
-                saved = max([step_of(path) for path in Path("scratch").rglob("state-*.pt")] + steps)
+                saved = max([step_of(path) for path in saved_states()] + steps)
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
                 break

@@ -1,0 +1,1 @@
+"""The endpoints of the server, a file for each group."""
