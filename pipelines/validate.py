@@ -1,23 +1,16 @@
 """validate@DATASET: let a data set pass to training, or stop the pipeline and say why."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from albef.config import ParamsError
-from albef.data import guard
-from albef.data.quality import looks
-from albef.data.quality.checking import check_dataset, seen
+from albef.data.quality.checking import check_dataset
 from albef.data.quality.config import ValidateConfig
 from albef.data.quality.drift import read_accepted
 from albef.data.quality.outcome import NotFit
 from albef.data.quality.page import page
-from albef.data.shards import describe
-from albef.digest import file_digest
+from pipelines.seen import pictures
 from pipelines.stage import PARAMS, Stage, main, write_json
 
 log = logging.getLogger("albef")
@@ -29,7 +22,7 @@ def run(stage: Stage) -> None:
     accepted = read_accepted(_accepted(stage))
     verdict = stage.layout.verdict(stage.key)
     verdict.unlink(missing_ok=True)  # an earlier one says nothing about this data
-    result, profile = check_dataset(stage.layout.data(stage.key), config, _seen(stage), accepted)
+    result, profile = check_dataset(stage.layout.data(stage.key), config, pictures(stage), accepted)
     folder = stage.layout.validation(stage.key)
     write_json(folder / "result.json", result.to_json())
     write_json(folder / "profile.json", profile)
@@ -55,24 +48,6 @@ def _accepted(stage: Stage) -> Path:
             "expects nothing"
         )
     return Path(named)
-
-
-def _seen(stage: Stage) -> NDArray[np.float64]:
-    """What the pictures look like, which takes the most time; kept in scratch, so that another
-    threshold or an accepted profile asks for no decoding."""
-    folder = stage.layout.data(stage.key)
-    code = "".join(file_digest(Path(str(module.__file__))) for module in (looks, guard))
-    print_ = hashlib.sha256(f"{describe(folder)['digest']} {code}".encode()).hexdigest()
-    kept = stage.scratch(print_) / "looks.npy"
-    if kept.exists():
-        known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
-        return known
-    found = seen(folder, stage.runtime.threads)
-    part = kept.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, found, allow_pickle=False)
-    part.replace(kept)
-    return found
 
 
 if __name__ == "__main__":

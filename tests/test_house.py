@@ -200,7 +200,13 @@ ALLOWED = {
         "albef.tasks.vqa_accuracy",
     },
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
-    "flows": {"albef.config", "albef.layout", "albef.data.shards", "albef.report"},
+    "flows": {
+        "albef.config",
+        "albef.data.quality.drift",
+        "albef.data.shards",
+        "albef.layout",
+        "albef.report",
+    },
 }
 """Parts and modules that a part may import beside itself; pipelines may import all of albef."""
 FOREIGN = {

@@ -76,11 +76,17 @@ def expectation(item: Item, place: int) -> Any:
 
 def _context() -> Any:
     import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context: Any = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    without_bars(context)
     return context
+
+
+def without_bars(context: Any) -> None:
+    """Have a context of Great Expectations draw no progress bars."""
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
 
 
 def _message(info: Mapping[str, Any]) -> str:
