@@ -82,8 +82,9 @@ def _elsewhere(records: pd.DataFrame, images: pd.DataFrame) -> "pd.Series[Any]":
     train = records["split"] == TRAIN
     owned = images[["digest"]].assign(key=records["key"], train=train)
     trained = owned[owned["train"]].drop_duplicates("digest").set_index("digest")["key"]
-    shared = owned.loc[~owned["train"], "digest"].map(trained).groupby(level=0).first()
-    return shared.reindex(records.index).fillna("").astype(object).where(~train, None)
+    shared = owned.loc[~owned["train"], "digest"].map(trained).astype(object)
+    found = shared.groupby(level=0).first().reindex(records.index)
+    return found.where(found.notna(), "").where(~train, None)
 
 
 def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:

@@ -266,3 +266,22 @@ def test_wrong_values_are_named(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError) as caught:
         validate(ValidateConfig, {**VALUES, **changed}, where="test")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"split": "test"}, []),
+        ({"captions": ()}, ["records have a caption"]),
+        ({"captions": ("12 + 3",)}, []),  # in no script
+        ({"image": b"\x89PNG not at all"}, ["images can be decoded"]),
+    ],
+)
+def test_a_data_set_that_lacks_something_altogether_is_judged_all_the_same(
+    tmp_path: Path, changed: dict[str, Any], what: list[str]
+) -> None:
+    toy.write(tmp_path / "toy", [record(i, **changed) for i in range(3)])
+    allowed = {"max_duplicate_images": 1.0}
+    result, own = check(tmp_path / "toy", **allowed)
+    assert [one.what for one in failed(result)] == what
+    assert "Profile" in page(result, own)
