@@ -75,6 +75,7 @@ def test_a_later_version_is_held_to_what_was_accepted_and_can_be_accepted_in_tur
     assert not (here / "products/verdicts/scenes.json").exists()
     page = (here / "products/validation/scenes/report.html").read_text()
     assert "distributions moved too far; nothing is trained on it" in page
+    assert '<p class="verdict told fail">vocabulary: divergence of ' in page
     assert accept("scenes") == (Path("profiles/scenes.json"), 42)
     validated()
     assert (here / "products/verdicts/scenes.json").exists()
@@ -96,7 +97,8 @@ def test_a_small_change_is_logged_as_a_warning_and_trained_on(
     assert any("(validate.drift.accepted.divergence.warn)" in line for line in caplog.messages)
     assert (here / "products/verdicts/scenes.json").exists()
     assert (
-        '<p class="verdict warn">' in (here / "products/validation/scenes/report.html").read_text()
+        '<p class="verdict told warn">'
+        in (here / "products/validation/scenes/report.html").read_text()
     )
 
 

@@ -1,9 +1,11 @@
 """What there is to show of a profile and of drift, from the files of a validation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PARTS = ("train", "evaluation")
+"""The training split, and all others together."""
 _WORDS = 24  # of the vocabulary, shown
 
 
@@ -57,10 +59,15 @@ class Drifted:
     level: str
 
 
+def parts(profile: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a profile, what is trained on first; JSON does not keep their order."""
+    return ((part, profile["parts"][part]) for part in PARTS if part in profile["parts"])
+
+
 def histograms(profile: Mapping[str, Any]) -> tuple[Histogram, ...]:
     """The histograms of a profile, those of both parts together."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for part, own in profile["parts"].items():
+    for part, own in parts(profile):
         for numbers in own["numbers"]:
             found.setdefault(numbers["what"], {})[part] = numbers
     return tuple(_histogram(what, by) for what, by in found.items())
@@ -84,7 +91,7 @@ def _histogram(what: str, by: Mapping[str, Mapping[str, Any]]) -> Histogram:
 def listed(profile: Mapping[str, Any]) -> tuple[Listed, ...]:
     """The most frequent words, and labels or answers."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for part, own in profile["parts"].items():
+    for part, own in parts(profile):
         for category in own["categories"]:
             found.setdefault(category["what"], {})[part] = category
     shown = []

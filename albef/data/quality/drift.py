@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from albef.config import ParamsError
+from albef.data.quality import content
 from albef.data.quality import profile as profiles
 from albef.data.quality.config import DriftConfig, Limits, Movement
 from albef.data.quality.expectations import Item, run
@@ -34,7 +35,7 @@ def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The expectations that a profile makes of another data set."""
     return [
         {"type": EXPECTATIONS[measure], "kwargs": kwargs, "meta": {**meta, "part": part}}
-        for part, own in profile["parts"].items()
+        for part, own in content.parts(profile)
         for measure, kwargs, meta in _expected(own)
     ]
 
@@ -114,7 +115,7 @@ def moved(
         NotFit: an expectation of the accepted profile cannot be computed.
     """
     asked = [("accepted", item) for item in accepted]
-    if len(rows) == len(profiles.PARTS):  # there is something to train and to evaluate on
+    if len(rows) == len(content.PARTS):  # there is something to train and to evaluate on
         evaluated = [item for item in suite(own) if item["meta"]["part"] != TRAIN]
         # How many captions stand in a record says how rows were cut, not what they hold.
         evaluated = [item for item in evaluated if item["meta"]["table"] != "records"]

@@ -34,7 +34,8 @@ def page(result: Result, profile: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{title}</h1>",
         f'<p class="verdict {_class(not reasons)}">{_verdict(result)}</p>',
-        *(f'<p class="verdict warn">{escape(warning)}</p>' for warning in result.warnings()),
+        *_told("fail", [moved.reason() for moved in result.moved if moved.level == "stopped"]),
+        *_told("warn", result.warnings()),
         f'<p class="quiet">Digest of the data: <code>{escape(result.digest)}</code></p>',
         *_expectations(result),
         "<h2>The data set in numbers</h2>",
@@ -49,6 +50,10 @@ def page(result: Result, profile: Mapping[str, Any]) -> str:
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+
+
+def _told(look: str, sentences: Iterable[str]) -> Iterator[str]:
+    return (f'<p class="verdict told {look}">{escape(sentence)}</p>' for sentence in sentences)
 
 
 def _verdict(result: Result) -> str:
@@ -97,7 +102,7 @@ def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Profile</h2>"
     keys = (
         f'<span><span class="key part{i}"></span>{escape(part)}, {own["records"]:,} records</span>'
-        for i, (part, own) in enumerate(profile["parts"].items())
+        for i, (part, own) in enumerate(content.parts(profile))
     )
     yield f'<p class="legend">{" ".join(keys)}</p>'
     yield '<div class="charts">'

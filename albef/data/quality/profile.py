@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from albef.data.quality.content import PARTS
 from albef.data.quality.tables import TRAIN, Tables
 from albef.data.quality.vocabulary import counted
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OTHER = "(other)"
 """What stands for all words, or labels, that are not listed; no word has parentheses."""
-PARTS = (TRAIN, "evaluation")
-"""The training split, and all others together."""
 
 
 @dataclass(frozen=True)

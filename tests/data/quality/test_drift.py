@@ -234,6 +234,9 @@ def test_what_is_shown_is_what_was_counted(tmp_path: Path) -> None:
     assert list(words.shares) == ["train", "evaluation"]
     assert all(sum(shares) == pytest.approx(1) for shares in words.shares.values())
     assert all(len(shares) == len(words.edges) - 1 for shares in words.shares.values())
+    stored = json.loads(json.dumps(own, sort_keys=True))
+    assert content.histograms(stored) == content.histograms(own)
+    assert drift.accepted_suite(stored) == drift.accepted_suite(own)
     (said,) = content.listed(own)
     assert said.what == "vocabulary"
     assert next(iter(said.shares["train"])) == "on"
