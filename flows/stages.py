@@ -12,9 +12,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from albef.records import recall
 from flows.graph import Node
 from flows.process import Child
 from flows.results import duration
+from flows.values import layout
 
 log = logging.getLogger("albef")
 RETRIED = {"ingest": (10.0, 60.0)}
@@ -22,6 +24,7 @@ RETRIED = {"ingest": (10.0, 60.0)}
 USER_ERROR = "exited with 2"
 """What DVC says of a stage that refused its values or data; trying again is of no use."""
 UNCHANGED = "Nothing that it depends on changed."
+TAKEN = "Taken from DVC's cache."
 _DVC = re.compile(
     r"Running stage |Stage '|> |(Generating|Updating) lock|Data and pipelines are|Use `dvc push`"
     r"|To (track|enable)|\t|ERROR: |WARNING: Process .* had been killed"
@@ -100,6 +103,8 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     took = duration(time.monotonic() - began)
     if code == 0:
         state = outcome(lines)
+        if state.message == TAKEN:  # what lies there tells of other products
+            recall(layout().record(name))
         log.info("%s: %s, %s", name, "cached" if state.name == "Cached" else "done", took)
         return state
     log.info("%s: %s after %s", name, "ended" if child.stopped else "failed", took)
@@ -113,7 +118,7 @@ def outcome(lines: list[str]) -> State:
     if any("didn't change, skipping" in text for text in lines):
         return Completed(name="Cached", message=UNCHANGED)
     if any("is cached - skipping run" in text for text in lines):
-        return Completed(name="Cached", message="Taken from DVC's cache.")
+        return Completed(name="Cached", message=TAKEN)
     return Completed(message="Ran.")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from albef.card.content import Card, Dataset, Evaluation, Reads
+from albef.data.overlap import shared
 from albef.data.shards import ShardError, describe
 from albef.digest import file_digest
 from albef.layout import BEHAVIOUR, Layout
@@ -30,7 +31,7 @@ def read_card(params: Mapping[str, Any], layout: Layout, run: str) -> Card | Non
     except manifest.ExportError:  # none, or of another version: the checkpoint is described
         written = None
     values = config.get("values", {})
-    test = str(params["tasks"][run]["dataset"])
+    evaluation = _evaluation(params, layout, run, metrics)
     if written:
         facts = written.model
         reads = Reads(*(getattr(facts, name) for name in Reads.__dataclass_fields__))
@@ -41,9 +42,9 @@ def read_card(params: Mapping[str, Any], layout: Layout, run: str) -> Card | Non
         kind=str(config.get("kind", "")),
         reads=reads,
         precisions=written.precisions if written else (),
-        evaluation=_evaluation(params, layout, run, metrics),
+        evaluation=evaluation,
         metrics=metrics,
-        datasets=tuple(datasets(params, layout, run, test)),
+        datasets=tuple(datasets(params, layout, run, (evaluation.dataset, evaluation.split))),
         provenance=dict(_provenance(layout, run, config, written)),
     )
 
@@ -99,8 +100,17 @@ def told_of(provenance: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             yield f"checkpoint: {name}", value
 
 
-def datasets(params: Mapping[str, Any], layout: Layout, run: str, test: str) -> Iterator[Dataset]:
-    """What a run, and those that it started from, learned from; and what it was judged on."""
+def datasets(
+    params: Mapping[str, Any], layout: Layout, run: str, test: tuple[str, str]
+) -> Iterator[Dataset]:
+    """What a run, and those that it started from, learned from; and what it was judged on.
+
+    Args:
+        params: the whole file, plain.
+        layout: where products lie.
+        run: the run.
+        test: data set and split that it was judged on.
+    """
     tasks, name = params["tasks"], run
     roles: dict[str, list[str]] = {}
     while name in tasks:
@@ -110,12 +120,16 @@ def datasets(params: Mapping[str, Any], layout: Layout, run: str, test: str) -> 
     if name == "pretrained":
         roles.setdefault(params["pretrain"]["dataset"], []).append("pre-training")
     elif name not in tasks:
-        yield Dataset(f"checkpoint {name}", "imported; what it learned from is not known here")
-    roles.setdefault(test, []).append("test")
+        told = "imported; what it learned from is not known here"
+        yield Dataset(f"checkpoint {name}", told, trained=True)
+    trained = set(roles)
+    roles.setdefault(test[0], []).append("test")
     for dataset, own in roles.items():
+        described, both = None, None
         try:
             described = describe(layout.data(dataset))
+            if dataset in trained:
+                both = shared(layout.data(test[0]), test[1], layout.data(dataset))
         except ShardError:
-            described = None
             own.append("not at hand when this was written")
-        yield Dataset(dataset, ", ".join(own), described)
+        yield Dataset(dataset, ", ".join(own), described, dataset in trained, both)

@@ -21,7 +21,7 @@ from albef.card.content import Compared, Evaluation
 from albef.card.markdown import markdown
 from albef.data.shards import Shards, describe
 from albef.models.weights import load_checkpoint
-from albef.release.gate import ReleaseConfig, judge
+from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Measured, Tested, measure
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
@@ -68,6 +68,9 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     tested = _tested(stage, config.dataset, kind)
     new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
+    used = tuple(datasets(stage.params, stage.layout, stage.key, (own.dataset, own.split)))
+    found = {data.name: data.shared for data in used if data.trained and data.shared is not None}
+    rows.append(contaminated(gate, len(split), found))
     evaluation = Evaluation(
         dataset=own.dataset,
         split=own.split,
@@ -96,7 +99,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
             card,
             version=facts["version"],
             evaluation=evaluation,
-            datasets=tuple(datasets(stage.params, stage.layout, stage.key, own.dataset)),
+            datasets=used,
             compared=Compared(note, [row[:6] for row in rows]),
             further=facts["further"],
             provenance=provenance,

@@ -32,6 +32,7 @@ from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
+from albef.records import keep
 
 S = TypeVar("S", bound=Section)
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
@@ -317,6 +318,7 @@ def _write_record(stage: Stage, started: float) -> None:
     }
     path = stage.layout.record(stage.address)
     write_json(path, record)
+    keep(path)
     if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
         subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
 

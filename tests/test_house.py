@@ -146,6 +146,7 @@ ALLOWED = {
     "albef.card": {"albef.layout", "albef.runtime"},
     "albef.config": set(),
     "albef.digest": set(),
+    "albef.records": {"albef.digest"},
     "albef.layout": {"albef.config"},
     "albef.heatmap": set(),
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
@@ -205,6 +206,7 @@ ALLOWED = {
         "albef.data.quality.drift",
         "albef.data.shards",
         "albef.layout",
+        "albef.records",
         "albef.report",
     },
 }

@@ -75,11 +75,16 @@ class Dataset:
         name: of it.
         role: what it was used for.
         described: its dataset.json, if that is at hand.
+        trained: whether a model learned from it.
+        shared: keys of the test records with a picture of its training split; None where that is
+            not known.
     """
 
     name: str
     role: str
     described: Mapping[str, Any] | None = None
+    trained: bool = False
+    shared: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

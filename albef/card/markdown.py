@@ -56,6 +56,7 @@ def markdown(card: Card) -> str:
         *_further(card.further),
         "## Data",
         *(_data(dataset) for dataset in card.datasets),
+        *_shared(evaluation, card.datasets),
         "## Limits",
         "\n".join(f"- {limit}." for limit in _limits(card, tested)),
         "## Provenance",
@@ -203,6 +204,17 @@ def _data(dataset: Dataset) -> str:
     return "\n\n".join(lines[:1]) + ("\n\n" + "\n".join(lines[1:]) if lines[1:] else "")
 
 
+def _shared(evaluation: Evaluation, datasets: Sequence[Dataset]) -> Iterator[str]:
+    """How much of the test split was trained on."""
+    known = {own.name: own.shared for own in datasets if own.trained and own.shared is not None}
+    if known:
+        told = ", ".join(f"{len(keys)} by `{name}`" for name, keys in known.items())
+        yield (
+            f"Of the records of split `{evaluation.split}`, with a picture that is, as the same "
+            f"file, in training data: {told}."
+        )
+
+
 def _limits(card: Card, tested: bool) -> Iterator[str]:
     evaluation, reads = card.evaluation, card.reads
     yield (
@@ -229,10 +241,9 @@ def _limits(card: Card, tested: bool) -> Iterator[str]:
         "prejudice included"
     )
     if not tested:
-        yield (
-            "Neither its behaviour beyond these metrics nor an overlap of training and test data "
-            "was tested"
-        )
+        yield "Its behaviour beyond these metrics was not tested"
+    if any(own.trained and own.shared is None for own in card.datasets):
+        yield "Whether all of its training data are free of test pictures is not known"
 
 
 def _behind(evaluation: Evaluation) -> str | None:

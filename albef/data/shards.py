@@ -81,7 +81,9 @@ def describe(folder: Path) -> dict[str, Any]:
 def read_index(
     folder: Path, split: str | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """The index of a data set, or of one split, in order.
+    """The index of a data set, or of one split, in order; all columns, or those that are named.
+
+    A named one that it has not is left out.
 
     Raises:
         ShardError: it is missing or damaged.
@@ -89,9 +91,8 @@ def read_index(
     path = folder / "index.parquet"
     filters = None if split is None else [("split", "==", split)]
     try:
-        return pq.read_table(
-            path, columns=None if columns is None else list(columns), filters=filters
-        )
+        named = columns and [name for name in columns if name in pq.read_schema(path).names]
+        return pq.read_table(path, columns=named, filters=filters)
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: {_remedy(folder)}") from None
     except pa.ArrowException as error:

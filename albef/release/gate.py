@@ -1,6 +1,6 @@
 """The gate before production: what a new export may cost beside the released one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
@@ -22,6 +22,9 @@ class ReleaseConfig(Section):
     """Points of the primary metric that int8 may lose against float32."""
     max_behaviour_drop: Annotated[float, Field(ge=0)]
     """Points of a behaviour test's pass rate that a precision may lose against the released one."""
+    max_contamination: Annotated[float, Field(ge=0, le=1)]
+    """Share of the test split's records with a picture that the run, or what it started from, was
+    trained on."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,27 @@ def judge(
             f"{most:g} in all",
             "" if lost <= most else f"{refused} {most:g}",
         )
+
+
+def contaminated(config: ReleaseConfig, records: int, found: Mapping[str, Sequence[str]]) -> Row:
+    """Hold what was trained on and tested with the same pictures against the gate.
+
+    Args:
+        config: the gate.
+        records: of the test split.
+        found: keys of those with a picture that is in the training split of each data set.
+    """
+    every = set().union(*found.values())
+    share, most = len(every) / records, config.max_contamination
+    named = "; ".join(f"{len(own)} by {name}, as {own[0]}" for name, own in found.items() if own)
+    refused = (
+        f"{len(every)} of {records} test records have a picture that was trained on ({named}), "
+        f"more than release.max_contamination {most:g}; `screened: true` for that data set and "
+        "the test data in ingest.heldout leave them out"
+    )
+    told = f"{len(every)} of {records}"
+    allowed = f"{100 * most:g} %"
+    return Row("tested and trained on", "", "", told, "", allowed, refused if share > most else "")
 
 
 def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:

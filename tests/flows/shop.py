@@ -100,7 +100,7 @@ def set_params(path: Path, **gate: float) -> None:
     own["precisions"] = {"float32": 0.3, "int8": 100.0}
     # Calls of a tiny model take no time worth comparing on a machine that does other work.
     limits = {"max_drop": 1.0, "max_slower": 50.0, "max_larger": 1.2, "max_int8_loss": 100.0}
-    limits["max_behaviour_drop"] = 20.0
+    limits |= {"max_behaviour_drop": 20.0, "max_contamination": 0.0}
     tests = str(ROOT / "behaviour/english.json")
     behaviour = {"tests": tests, "cases": 12, "threshold": 0.5}
     values: dict[str, Any] = {

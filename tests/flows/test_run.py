@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from albef.config import read_yaml
 from tests.flows.toy import Toy
 
 ALL = [
@@ -120,6 +121,19 @@ def test_a_changed_value_runs_what_depends_on_it_and_says_why(toy: Toy) -> None:
     assert "recorded as experiment three" in told
     assert toy.started() == ["finetune@retrieval", "evaluate@retrieval"]
     assert "three" in toy.sh("dvc exp show --md")
+
+
+def test_products_that_come_back_from_the_cache_bring_their_run_record(toy: Toy) -> None:
+    record = toy.path / "products/runs/finetune@retrieval.json"
+    before = record.read_text()
+    epochs = read_yaml(toy.path / "params.yaml")["tasks"]["retrieval"]["epochs"]
+    toy.albef("run --set tasks.retrieval.epochs=70")
+    assert toy.started() == ["finetune@retrieval", "evaluate@retrieval"]
+    other = record.read_text()
+    assert json.loads(other)["made"] != json.loads(before)["made"]
+    assert "cached" in toy.albef(f"run --set tasks.retrieval.epochs={epochs}")
+    assert toy.started() == []
+    assert record.read_text() == before
 
 
 def test_an_experiment_without_a_git_identity_or_commit_is_refused_first(

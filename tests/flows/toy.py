@@ -56,6 +56,7 @@ def run(stage: Stage) -> None:
         path.parent.mkdir(parents=True)
         text = (layout.model("pretrained") / "weights.txt").read_text()
         path.write_text(f"{text} {stage.params['tasks'][stage.key]['epochs']}")
+        stage.made(path)
     elif stage.name == "evaluate":
         size = stage.params["evaluate"]["batch_size"]
         write_json(layout.metrics(stage.key), {

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from albef.config import validate
-from albef.release.gate import Figures, ReleaseConfig, Row, int8_loss, judge
+from albef.release.gate import Figures, ReleaseConfig, Row, contaminated, int8_loss, judge
 
 GATE = validate(
     ReleaseConfig,
@@ -16,6 +16,7 @@ GATE = validate(
         "max_larger": 1.2,
         "max_int8_loss": 2.0,
         "max_behaviour_drop": 5.0,
+        "max_contamination": 0.01,
     },
     where="tests",
 )
@@ -112,3 +113,17 @@ def test_int8_is_held_against_the_best_there_is() -> None:
     assert int8_loss({"float16": FULL, "int8": SMALL}, "accuracy") == 1.5
     assert int8_loss({"int8": SMALL}, "accuracy") is None
     assert int8_loss({"float32": FULL}, "accuracy") is None
+
+
+def test_test_records_that_were_trained_on_are_counted_once_and_bounded() -> None:
+    row = contaminated(GATE, 200, {"web": (), "scenes": ("a", "b")})
+    assert row[:6] == ("tested and trained on", "", "", "2 of 200", "", "1 %")
+    assert row.refused == ""
+    row = contaminated(GATE, 200, {"web": ("b", "c"), "scenes": ("a", "b")})
+    assert row.new == "3 of 200"
+    assert row.refused == (
+        "3 of 200 test records have a picture that was trained on (2 by web, as b; 2 by scenes, "
+        "as a), more than release.max_contamination 0.01; `screened: true` for that data set and "
+        "the test data in ingest.heldout leave them out"
+    )
+    assert contaminated(GATE, 200, {}).new == "0 of 200"
