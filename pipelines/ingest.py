@@ -23,6 +23,7 @@ from albef.data.rules import IngestConfig, RowsConfig
 from albef.data.shard_writer import ShardWriter
 from albef.data.shards import ShardError
 from albef.data.sources import files_of, licences_of
+from albef.data.store import Store
 from albef.digest import file_digest
 from pipelines.aside import compared, names_of, set_aside
 from pipelines.rows import batches, logged, read_config, read_rows, sha
@@ -131,7 +132,8 @@ def _written(
 ) -> dict[str, Any]:
     """The shards and their index, from the first shard on that is not there yet."""
     spent: deque[tuple[int, int]] = deque()  # blocks, with the shard that their last record is in
-    with ShardWriter(folder, stage.key, config.shard_mb) as writer:
+    store = Store(config.store) if config.store else None
+    with ShardWriter(folder, stage.key, config.shard_mb, store) as writer:
         skipped = writer.finished
         for block in range(len(blocks)) if not writer.complete else ():
             kept = [r.number for r in blocks.rows(block) if not r.refusal and r.number not in twins]

@@ -41,9 +41,12 @@ PICTURES = {
 def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Write a params file with the values of the project's own, and one data set ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
-    own = {"longest_side": None, "duplicates": "keep", "screened": False, "augment": {}, **more}
+    own = {"longest_side": None, "duplicates": "keep", "screened": False, "store": None, **more}
+    own = {"accepted": str(ROOT / "profiles" / "none.json"), "augment": {}, **own}
     values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
     values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
+    off = {"warn": None, "stop": None}  # a few rows are never alike
+    values["validate"]["drift"]["evaluation"] = {"divergence": off, "shift": off}
     (folder / "params.yaml").write_text(json.dumps(values))
     return dict(values)
 
@@ -497,8 +500,9 @@ def test_shards_that_were_moved_away_half_are_made_again(
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path) -> None:
-    toy_params(here, rough(6000), workers=2, duplicates="drop_exact")
+@pytest.mark.parametrize("store", [None, "store"])
+def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path, store: str | None) -> None:
+    toy_params(here, rough(6000), workers=2, duplicates="drop_exact", store=store)
     command = [sys.executable, "-m", "pipelines.ingest", "toy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, capture_output=True)

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from albef.data.quality.content import Drifted
 from albef.lineage.step import Record, Step
 from albef.report.content import Report, Search, Training, Trial
 from albef.report.figures import Dot, scatter
@@ -124,7 +125,14 @@ def full(text: str, url: str = "https://a.test") -> Report:
                 (Licence(text, text, text, url),),
                 (Samples(text, (picture,)), Samples(text, (picture,))),
                 (text,),
-                Validation(False, False, ((text, text, False),), ((text, text),), text),
+                Validation(
+                    False,
+                    False,
+                    ((text, text, False),),
+                    ((text, text),),
+                    text,
+                    (Drifted(text, text, "accepted", text, text, "stopped"),),
+                ),
                 (text,),
             ),
         ),
