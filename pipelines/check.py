@@ -37,7 +37,12 @@ _SUGGESTED = {
     "shard_mb": 256, "store": None, "longest_side": 512, "duplicates": "drop_near",
     "screened": True,
 }  # fmt: skip
-"""Values of a data set for a path that params.yaml does not name yet."""
+_TRAINED = {
+    "accepted": "profiles/none.json",
+    "augment": {"flip": True, "crop": [0.5, 1.0], "randaugment": 7},
+    "window": None, "max_damaged_records": 0, "max_damaged_shards": 0,
+}  # fmt: skip
+"""Values of a data set for a path that params.yaml does not name yet: of ingest, and the others."""
 log = logging.getLogger("albef")
 
 
@@ -135,7 +140,7 @@ def _chosen(source: str) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     name = "".join(c if c.isalnum() else "_" for c in path.stem.lower()).strip("_") or "mine"
     section = {"sources": {name: derive(path)}, **_SUGGESTED}
     config = validate(RowsConfig, section, where=str(path))
-    return Stage("ingest", name), config, {name: section}
+    return Stage("ingest", name), config, {name: {**section, **_TRAINED}}
 
 
 def _path(source: str) -> Path:

@@ -64,8 +64,7 @@ def _yaml(suggested: Mapping[str, Any]) -> list[str]:
     lines += [f"  {name}:", "    sources:"]
     lines += [f"      {own}: {_flow(values)}" for own, values in section["sources"].items()]
     rest = {key: value for key, value in section.items() if key != "sources"}
-    lines += [f"    {key}: {_flow(value)}" for key, value in rest.items()]
-    return [*lines, "    augment: {flip: true, crop: [0.5, 1.0], randaugment: 7}"]
+    return lines + [f"    {key}: {_flow(value)}" for key, value in rest.items()]
 
 
 def _flow(value: Any) -> str:
