@@ -17,6 +17,7 @@ PIPELINE = {
     "release": ("flows.release", "an export into production behind a gate, or back"),
     "data accept": ("flows.accept_profile", "take a data set as what later versions are held to"),
     "data docs": ("pipelines.data_docs", "a validation as the Data Docs of Great Expectations"),
+    "data check": ("pipelines.check", "what ingest would do with the first rows of a source"),
     "ask": ("albef.ask", "answers to a question about a picture"),
 }
 """Commands of a project, run at its root: the module that becomes this process, and what for."""

@@ -1,12 +1,14 @@
 """Where things are: the sections `paths` and `runtime`, and the files of all products."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from albef.config import Section
+from albef.config import Section, validate
 
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
@@ -38,6 +40,8 @@ class Runtime(Section):
     """Processes that decode and augment; 0 decodes in the trainer."""
     scratch: str | None
     """Folder for work in progress; null is the user's cache folder."""
+    cache_gb: Annotated[float, Field(gt=0)]
+    """GiB on this machine's disk for shards of data sets with a ``store``."""
     mirror: str | None
     """Folder or bucket (``s3://...``) for copies of the training states; null makes none."""
     recompute: bool
@@ -51,6 +55,30 @@ class Runtime(Section):
     compile: bool = False
     """Have torch compile the encoders' blocks in training, which is for GPUs; left out, they run as
     they are. Last digits differ."""
+
+    @property
+    def scratch_root(self) -> Path:
+        """The folder of all work in progress."""
+        base = self.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        return Path(base).expanduser() / "albef"
+
+
+def runtime(values: object) -> Runtime:
+    """The ``runtime`` section, with ``ALBEF_RUNTIME__NAME`` from the environment over it."""
+    merged = dict(values) if isinstance(values, Mapping) else {}
+    for name, text in os.environ.items():
+        if name.startswith("ALBEF_RUNTIME__"):
+            merged[name.removeprefix("ALBEF_RUNTIME__").lower()] = _value(text)
+    return validate(Runtime, merged, where=str(PARAMS), key="runtime")
+
+
+def _value(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 @dataclass(frozen=True)
@@ -124,6 +152,10 @@ class Layout:
     def report(self) -> Path:
         """The page."""
         return self.root / "report" / "index.html"
+
+    def data_pages(self) -> Path:
+        """Pages of the data sets, a file for each."""
+        return self.root / "report" / "data"
 
     def cards(self) -> Path:
         """Model cards, a file for each run."""

@@ -19,6 +19,7 @@ from dvc.scm import SCMError, resolve_rev
 from dvc_data.index import DataIndexDirError
 
 from albef.config import ParamsError, nearest, read_yaml, validate
+from albef.data.shards import MANIFEST
 from albef.layout import PARAMS, Layout, Paths
 
 WORKSPACE = ("workspace", ".")
@@ -161,9 +162,13 @@ class Revision:
         return self.folder / folder if all(found) else None
 
     def pictures(self, dataset: str) -> Path | None:
-        """A data set's folder with its shards; None where these are not all on this machine."""
+        """A data set's folder with its shards, or with the manifest of those in a store; None where
+        these are not all on this machine.
+        """
         if self.data(dataset) is None:
             return None
+        if self._fetch(self._layout.data(dataset) / MANIFEST) is not None:
+            return self.folder / self._layout.data(dataset)
         folder = self._layout.data(dataset) / "shards"
         if self._files is None:
             return folder.parent if folder.is_dir() else None

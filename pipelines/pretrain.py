@@ -14,6 +14,7 @@ from pipelines.trainer import (
     fit,
     publish,
     seed_everything,
+    seen_as,
     training,
     verified_digest,
 )
@@ -32,13 +33,7 @@ def run(stage: Stage) -> None:
             provenance["start"] = start
         values = config.model_dump()
         folder = stage.scratch(
-            fingerprint(
-                {
-                    "values": values,
-                    **provenance,
-                    "augment": stage.params["datasets"][config.dataset]["augment"],
-                }
-            )
+            fingerprint({"values": values, **provenance, **seen_as(stage, config.dataset)})
         )
         stage.record |= fit(
             stage,

@@ -22,6 +22,7 @@ from pipelines.trainer import (
     fingerprint,
     mirror_of,
     provenance_of,
+    seen_as,
     training,
     verified_digest,
 )
@@ -80,7 +81,7 @@ def _search(stage: Stage) -> Search | None:
             "seed": stage.seed,
             "data": data,
             "init": init.digest,
-            "augment": stage.params["datasets"][config.dataset]["augment"],
+            **seen_as(stage, config.dataset),
         }
     )
     return Search(config, kind, settings, space, init, data, key, stage.scratch(key))

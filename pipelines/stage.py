@@ -32,6 +32,7 @@ from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
+from albef.layout import runtime
 from albef.records import keep
 
 S = TypeVar("S", bound=Section)
@@ -141,8 +142,7 @@ class Stage:
     @property
     def scratch_root(self) -> Path:
         """The folder of all work in progress."""
-        base = self.runtime.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
-        return Path(base).expanduser() / "albef"
+        return self.runtime.scratch_root
 
 
 def _idle_s(folder: Path) -> float:
@@ -151,16 +151,6 @@ def _idle_s(folder: Path) -> float:
         return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except FileNotFoundError:
         return 0.0
-
-
-def runtime(values: object) -> Runtime:
-    """The ``runtime`` section, with ``ALBEF_RUNTIME__NAME`` from the environment over it."""
-    merged = dict(values) if isinstance(values, Mapping) else {}
-    for name, text in os.environ.items():
-        if name.startswith("ALBEF_RUNTIME__"):
-            field = name.removeprefix("ALBEF_RUNTIME__").lower()
-            merged[field] = int(text) if text.lstrip("-").isdigit() else text
-    return validate(Runtime, merged, where=str(PARAMS), key="runtime")
 
 
 def _seed(params: Mapping[str, Any], name: str) -> int:

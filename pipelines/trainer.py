@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from albef.data.loader import Loader
+from albef.data.reading import read_reading
 from albef.data.shards import Shards, describe
 from albef.data.transforms import AugmentConfig, Train
 from albef.models.compiled import compile_blocks
@@ -26,7 +27,7 @@ from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.watch import at_chance
 from pipelines.progress import progress
-from pipelines.stage import WORKER, WORKERS, Stage, device_slot, first
+from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, device_slot, first
 
 log = logging.getLogger("albef")
 
@@ -114,8 +115,17 @@ def provenance_of(
         "parent": config.init,
         "parent_weights": init.digest,
     }
-    augment = stage.params["datasets"][config.dataset]["augment"]
-    return provenance, fingerprint({"values": config.model_dump(), "augment": augment} | provenance)
+    values = {"values": config.model_dump(), **seen_as(stage, config.dataset)}
+    return provenance, fingerprint(values | provenance)
+
+
+def seen_as(stage: Stage, dataset: str) -> dict[str, Any]:
+    """What training depends on of a data set's section: for fingerprints.
+
+    How much may be damaged is not of it: a training that was stopped by that goes on.
+    """
+    section = stage.params["datasets"][dataset]
+    return {name: section[name] for name in ("augment", "window")}
 
 
 class EndedEarly(Exception):
@@ -195,6 +205,9 @@ def fit(
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
+        read_reading(
+            stage.params["datasets"][dataset], where=str(PARAMS), key=f"datasets.{dataset}"
+        ),
     )
     val = Shards(data, "val")
 
@@ -219,7 +232,7 @@ def fit(
 
     try:
         with progress(label) as show:
-            return train(
+            facts: dict[str, Any] = train(
                 task,
                 config,
                 loader,
@@ -230,6 +243,7 @@ def fit(
                 validate=validate,
                 progress=show,
             )
+        return facts | {"damaged": loader.damage.facts()}
     finally:
         stage.tally()
 

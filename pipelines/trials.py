@@ -13,6 +13,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from albef.config import Range, choose
+from albef.data.shards import ShardError
 from albef.models.weights import Checkpoint
 from albef.tasks.task import RunConfig, RunTask
 from albef.training.distributed import world
@@ -126,8 +127,8 @@ def _train(
         )
     except EndedEarly:
         return TrialState.PRUNED, ""
-    except (OSError, StateLocked, StateUnfit, StudyError, TrialLost):
-        raise  # the machine's or the study's fault, not the values'
+    except (OSError, ShardError, StateLocked, StateUnfit, StudyError, TrialLost):
+        raise  # the machine's, the data's or the study's fault, not the values'
     except NotFinite as error:
         return TrialState.FAIL, error.what
     except Exception as error:

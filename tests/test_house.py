@@ -125,7 +125,8 @@ def test_foreign_deps_of_the_stages_exist() -> None:
 
 def test_adding_a_task_a_report_field_or_a_serving_value_leaves_pretrain_fresh() -> None:
     entry = declared("pretrain")
-    assert set(entry["params"]) == {"seed", "pretrain", "datasets.${pretrain.dataset}.augment"}
+    of_data = {f"datasets.${{pretrain.dataset}}.{name}" for name in ("augment", "window")}
+    assert set(entry["params"]) == {"seed", "pretrain"} | of_data
     code = set(entry["deps"])
     assert not code & {f"albef/tasks/{Path(kind).name}" for kind in kinds()}
     for folder in ("report", "serving", "export", "runtime", "data/sources"):
@@ -148,11 +149,12 @@ ALLOWED = {
     "albef.digest": set(),
     "albef.records": {"albef.digest"},
     "albef.layout": {"albef.config"},
+    "albef.storage": set(),
     "albef.heatmap": set(),
     "albef.explain": {"albef.data", "albef.export", "albef.heatmap", "albef.models"},
     "albef.embed": {"albef.data", "albef.inference", "albef.runtime"},
     "albef.losses": set(),
-    "albef.data": {"albef.config", "albef.digest"},
+    "albef.data": {"albef.config", "albef.digest", "albef.layout", "albef.storage"},
     "albef.lineage": {
         "albef.config",
         "albef.data",
@@ -168,7 +170,13 @@ ALLOWED = {
         "albef.data",
     },
     "albef.tasks": {"albef.answers", "albef.config", "albef.losses", "albef.models", "albef.data"},
-    "albef.training": {"albef.digest", "albef.config", "albef.data", "albef.tasks"},
+    "albef.training": {
+        "albef.digest",
+        "albef.config",
+        "albef.data",
+        "albef.storage",
+        "albef.tasks",
+    },
     "albef.serving": {"albef.data", "albef.runtime"},
     "albef.runtime": {"albef.answers", "albef.digest", "albef.config", "albef.data"},
     "albef.importing": {"albef.digest", "albef.config", "albef.data", "albef.models"},

@@ -1,15 +1,16 @@
 """The section of a data set, whole: for the check of a params file before the first stage.
 
-A stage reads only the part that it depends on: training ``augment``, validation ``accepted``,
-ingest the rest.
+A stage reads only the part that it depends on: training ``augment`` and how it reads, validation
+``accepted``, ingest the rest.
 """
 
+from albef.data.reading import ReadingConfig
 from albef.data.rules import RowsConfig
 from albef.data.transforms import AugmentConfig
 
 
-class DatasetConfig(RowsConfig):
-    """A data set: what it is made of and how training may change its pictures."""
+class DatasetConfig(RowsConfig, ReadingConfig):
+    """A data set: what it is made of, how training reads it and may change its pictures."""
 
     augment: AugmentConfig
     """What training may do to a picture without making its captions false."""

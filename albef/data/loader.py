@@ -3,30 +3,39 @@
 Any number of processes and workers, and a start in the middle of an epoch, give the same
 micro-batches bit by bit: the order is a permutation from (seed, epoch), and what is random in a
 micro-batch comes from (seed, epoch, its number).
+
+They are made by a pipeline of webdataset: numbers of micro-batches, split among the workers; our
+tar stage, which reads their records by place and takes nothing from a tar but pictures that are
+where the index says; collating. A damaged record is counted, and the record at the same position
+of the next micro-batch of the epoch takes its place, or the first one after it that is not damaged.
 """
 
+import copy
+import functools
 import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset
 
+from albef.data.ahead import Ahead
+from albef.data.damage import Damage
 from albef.data.mixing import Mixture
-from albef.data.record import Record
+from albef.data.order import Order
+from albef.data.reading import ReadingConfig
 from albef.data.shards import Shards
+from albef.data.stages import Batch as Batch
+from albef.data.stages import Collate as Collate
+from albef.data.stages import Stages
 
-Batch = dict[str, Tensor]
-Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
-
-_ORDER, _CONTENT, _DRAWS = 0, 1, 2  # keeps the generators of different things apart
+WHOLE = ReadingConfig(window=None, max_damaged_records=0, max_damaged_shards=0)
+"""All of a split shuffled, and the first damaged record stops the training."""
+_DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
 _AHEAD = 4  # batches that a worker prepares before they are asked for
 
 
@@ -46,13 +55,15 @@ class Loader:
         pooled: batches whose records are sorted by the words of their captions before they are cut
             into micro-batches, which are then shuffled; 0 leaves the records in random order.
         weights: passes over each source in an epoch, by name; None is one over all records.
+        reading: within how many shards records are shuffled, and what may be damaged.
 
     Attributes:
         steps_per_epoch: steps of a pass over the split.
+        damage: what this process has met.
 
     Raises:
-        ValueError: the split has fewer records than a batch, the processes cannot share it, or a
-            weight is of no source.
+        ValueError: the split has fewer records than a batch, the processes cannot share it, a
+            weight is of no source, or the cache of a store does not hold a window.
     """
 
     def __init__(
@@ -66,6 +77,7 @@ class Loader:
         share: tuple[int, int] = (0, 1),
         pooled: int = 0,
         weights: Mapping[str, float] | None = None,
+        reading: ReadingConfig = WHOLE,
     ) -> None:
         mixture = Mixture(shards.sources, weights, seed) if weights else None
         shown = len(shards) if mixture is None else len(mixture)
@@ -85,11 +97,12 @@ class Loader:
             )
         self._own = self._micros // processes
         per_epoch = self._micros * self.steps_per_epoch
+        shards.hold(reading.window)
         pool = pooled * self._micros
-        self._work = _MicroBatches(
-            shards, collate, micro_batch_size, seed, per_epoch, pool, mixture
-        )
+        order = Order(shards, micro_batch_size, per_epoch, seed, pool, mixture, reading.window)
+        self._stages = Stages(shards, collate, order, seed)
         self._workers = workers
+        self.damage = Damage(shards, reading)
 
     def numbers(self, step: int) -> range:
         """The micro-batches of this process in a step, counted from the start of the training."""
@@ -98,37 +111,77 @@ class Loader:
 
     def draw_seed(self, number: int) -> int:
         """Seed of what the model draws for a micro-batch, as hard negatives and dropout."""
-        work = self._work
-        sequence = np.random.SeedSequence([work.seed, _DRAWS, *divmod(number, work.per_epoch)])
+        stages = self._stages
+        number_in_epoch = divmod(number, stages.order.per_epoch)
+        sequence = np.random.SeedSequence([stages.seed, _DRAWS, *number_in_epoch])
         return int(sequence.generate_state(1, np.uint64)[0])
 
     def keys(self, step: int) -> list[str]:
-        """The keys of a step's records, over all processes."""
+        """The keys of a step's records, over all processes; damaged ones are named too."""
         numbers = range(step * self._micros, (step + 1) * self._micros)
-        shards = self._work.shards
-        return [shards.keys[int(i)].as_py() for n in numbers for i in self._work.chosen(n)]
+        shards, order = self._stages.shards, self._stages.order
+        return [shards.keys[int(i)].as_py() for n in numbers for i in order.chosen(n)]
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
         """This process' micro-batches of each step from ``start_step`` to before ``stop_step``.
 
         What lies before is skipped without reading it. Workers live as long as the iterator.
+
+        Raises:
+            ShardError: more is damaged than ``reading`` takes.
+            ImageError: nothing can be decoded.
+            OSError: a store cannot be reached.
         """
-        numbers = [n for step in range(start_step, stop_step) for n in self.numbers(step)]
-        if self._workers and numbers:
-            micros = _from_workers(self._work, numbers, self._workers)
-        else:
-            micros = (self._work.batch(number) for number in numbers)
+        micros = self._micro_batches(range(start_step, stop_step))
         return iter(lambda: list(itertools.islice(micros, self._own)), [])
 
+    def _micro_batches(self, steps: range) -> Iterator[Batch]:
+        if not steps:
+            return
+        import webdataset as wds  # takes its time, and only training reads so
 
-def _from_workers(work: "_MicroBatches", numbers: Sequence[int], workers: int) -> Iterator[Batch]:
+        stages = self._stages
+        pipeline = wds.DataPipeline(
+            functools.partial(self._numbers, steps),
+            wds.split_by_worker,  # in turns, as torch asks its workers: so they come in order
+            stages.read,
+            wds.map(stages.collate),
+        )
+        workers = min(self._workers, len(steps) * self._own)
+        micros = iter(_from_workers(pipeline, workers) if workers else pipeline)
+        ahead = self._ahead(steps)  # after the workers: a fork has no threads
+        try:
+            for micro in micros:
+                if isinstance(micro, Exception):
+                    raise micro
+                self.damage.meet(micro.met)
+                if ahead:
+                    ahead.given()
+                yield micro.batch
+        finally:
+            if ahead:
+                ahead.stop()
+
+    def _ahead(self, steps: range) -> Ahead | None:
+        """What fetches the shards of the next window, where there is a store."""
+        if self._stages.shards.files.cache is None:
+            return None
+        order = copy.copy(self._stages.order)  # of the thread alone
+        names = (order.shards_of(number) for number in self._numbers(steps))
+        own = max(1, order.per_window * self._own // self._micros)
+        return Ahead(self._stages.shards.files, names, own)
+
+    def _numbers(self, steps: range) -> Iterator[int]:
+        return itertools.chain.from_iterable(map(self.numbers, steps))
+
+
+def _from_workers(pipeline: "IterableDataset[Any]", workers: int) -> Iterable[Any]:
     methods = multiprocessing.get_all_start_methods()
-    batches = DataLoader(
-        work,
-        sampler=_InOrder(numbers),
+    return DataLoader(
+        pipeline,
         batch_size=None,  # an item is a batch
         collate_fn=_as_it_is,
-        num_workers=min(workers, len(numbers)),
+        num_workers=workers,
         prefetch_factor=_AHEAD,
         pin_memory=torch.cuda.is_available(),
         # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
@@ -137,87 +190,6 @@ def _from_workers(work: "_MicroBatches", numbers: Sequence[int], workers: int) -
         # Its own: else it draws from the generator of the model's dropout.
         generator=torch.Generator().manual_seed(0),
     )
-    for batch in batches:
-        if isinstance(batch, ValueError):
-            raise batch
-        yield batch
-
-
-class _MicroBatches(Dataset[Batch | ValueError]):
-    """Micro-batches by number, counted from the start of the training."""
-
-    def __init__(
-        self,
-        shards: Shards,
-        collate: Collate,
-        size: int,
-        seed: int,
-        per_epoch: int,
-        pool: int,
-        mixture: Mixture | None,
-    ) -> None:
-        self.shards = shards
-        self.seed = seed
-        self.per_epoch = per_epoch
-        self._collate = collate
-        self._size = size
-        self._pool = pool
-        self._mixture = mixture
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-        self._lengths: NDArray[np.int64] | None = None
-
-    def __getitem__(self, number: int) -> Batch | ValueError:
-        try:
-            return self.batch(number)
-        except ValueError as error:  # raised as it is where it is asked for, with no foreign trace
-            return error
-
-    def batch(self, number: int) -> Batch:
-        """A micro-batch."""
-        rng = np.random.default_rng([self.seed, _CONTENT, *divmod(number, self.per_epoch)])
-        return self._collate([self.shards[int(i)] for i in self.chosen(number)], rng)
-
-    def chosen(self, number: int) -> NDArray[np.int64]:
-        """The places of its records."""
-        epoch, inside = divmod(number, self.per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([self.seed, _ORDER, epoch])
-            shown = len(self.shards) if self._mixture is None else self._mixture.epoch(epoch)
-            order = rng.permutation(shown)[: self.per_epoch * self._size]
-            self._order = epoch, self._by_length(order, rng) if self._pool else order
-        return self._order[1][inside * self._size : (inside + 1) * self._size]
-
-    def _by_length(self, order: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """The records, sorted by length within each pool of micro-batches, and those shuffled."""
-        words = self._words()
-        parts = []
-        for start in range(0, len(order), self._pool * self._size):
-            pool = order[start : start + self._pool * self._size]
-            micros = pool[np.argsort(words[pool], kind="stable")].reshape(-1, self._size)
-            parts.append(micros[rng.permutation(len(micros))])
-        return np.concatenate(parts).ravel()
-
-    def _words(self) -> NDArray[np.int64]:
-        """The most words that a caption of each record has."""
-        if self._lengths is None:
-            captions = self.shards.captions
-            blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
-            starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
-            self._lengths = np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
-        return self._lengths
-
-
-class _InOrder(Sampler[int]):
-    """The numbers, in order."""
-
-    def __init__(self, numbers: Sequence[int]) -> None:
-        self._numbers = numbers
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
 
 
 def _as_it_is(item: Any) -> Any:

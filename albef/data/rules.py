@@ -47,3 +47,6 @@ class RowsConfig(SourcesConfig):
     screened: bool
     """Whether training pictures are dropped that an evaluation split shows too: of this data set,
     or of one that ``ingest.heldout`` names."""
+    store: str | None
+    """Bucket or folder (``s3://...``) that keeps the shards under their digests; null keeps them in
+    the product itself."""

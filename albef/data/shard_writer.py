@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from albef.data.near import runs
 from albef.data.record import Record
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, digested
+from albef.data.store import MANIFEST, Manifest, Store, Stored
+from albef.data.tar import BLOCK
 
 _ROWS = 10_000  # of the index, held before they are written
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_BLOCK = 512  # of a tar file
-_END = 20 * _BLOCK  # it may be filled up to
+_END = 20 * BLOCK  # it may be filled up to
 
 
 def write(
@@ -33,6 +36,7 @@ def write(
     shard_mb: int,
     licences: Sequence[Mapping[str, str]],
     sources: Sequence[Mapping[str, Any]],
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Write a data set; equal records give equal bytes.
 
@@ -43,6 +47,7 @@ def write(
         shard_mb: a shard is closed before it outgrows this many MiB.
         licences: under which the records stand.
         sources: what the records were made from.
+        store: where shards go; None leaves them in the folder.
 
     Returns:
         What dataset.json holds.
@@ -51,7 +56,7 @@ def write(
         ShardError: a key that is no plain name or comes twice, no record at all, or records
             with different numbers of images.
     """
-    with ShardWriter(folder, name, shard_mb) as writer:
+    with ShardWriter(folder, name, shard_mb, store) as writer:
         for record in records:
             writer.add(record)
         return writer.finish(licences, sources)
@@ -60,12 +65,14 @@ def write(
 class ShardWriter:
     """Writes a data set record by record; what was killed goes on at its first missing shard.
 
-    A finished shard is a tar with its part of the index beside it, each whole or absent.
+    A finished shard is a tar with its part of the index beside it, each whole or absent; where
+    there is a store, it is sent there, and what was sent stands in the tar's place.
 
     Args:
         folder: of the data set, with the shards that are finished already.
         name: of the data set.
         shard_mb: a shard is closed before it outgrows this many MiB.
+        store: where shards go; None leaves them in the folder.
 
     Attributes:
         finished: records in the shards that are finished: the first of all, not to be added again.
@@ -73,23 +80,41 @@ class ShardWriter:
         complete: whether everything is finished already.
     """
 
-    def __init__(self, folder: Path, name: str, shard_mb: int) -> None:
+    def __init__(self, folder: Path, name: str, shard_mb: int, store: Store | None = None) -> None:
         self.finished = 0
         self.shards = 0
         self._folder = folder
         self._name = name
         self._limit = shard_mb * 2**20
+        self._store = store
         self._rows: list[dict[str, Any]] = []
         self._tar: Any = None
         self._images = 0  # of each record; 0 before the first
         self.complete = (folder / "dataset.json").exists()
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        while self._shard(self.shards).exists() and self._part(self.shards).exists():
+        while not self.complete and self._is_finished(self.shards):
             rows = pq.ParquetFile(self._part(self.shards))
             self.finished += rows.metadata.num_rows
+            self._send(self.shards)
             self.shards += 1
             if not self._images:
                 self._images = _images_of(next(rows.iter_batches(1)).to_pylist()[0])
+
+    def _is_finished(self, number: int) -> bool:
+        there = self._shard(number).exists() or self._sent(number).exists()
+        return there and self._part(number).exists()
+
+    def _sent(self, number: int) -> Path:
+        return self._folder / f"sent-{number:05d}.part"
+
+    def _send(self, number: int) -> None:
+        """Have a finished shard in the store, if there is one, and not here."""
+        if self._store is None:
+            return
+        shard, sent = self._shard(number), self._sent(number)
+        if not sent.exists():
+            _write_whole(sent, self._store.put(shard).model_dump_json())
+        shard.unlink(missing_ok=True)
 
     def _shard(self, number: int) -> Path:
         return self._folder / "shards" / f"{self._name}-{number:05d}.tar"
@@ -116,17 +141,9 @@ class ShardWriter:
                 f"record {record.key} has {len(record.images)} images and the first one has "
                 f"{self._images}: records of one data set have equally many"
             )
-        told = {
-            "captions": record.captions,
-            "image_id": record.image_id,
-            "key": record.key,
-            "meta": record.meta,
-            "source": record.source,
-            "split": record.split,
-        }
-        names = _members(record)
-        members = {"json": _json(told), **dict(zip(names, record.images, strict=True))}
-        size = sum(map(_padded, map(len, members.values())))
+        names = _names(record)
+        members = _members(record)
+        size = _size(members)
         if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
             self._close()
         if self._tar is None:
@@ -136,7 +153,7 @@ class ShardWriter:
         places = {}
         start = self._tar.tarstream.offset
         for name in sorted(members):  # as TarWriter orders the members of a sample
-            places[name] = start + _BLOCK
+            places[name] = start + BLOCK
             start += _padded(len(members[name]))
         self._tar.write({"__key__": record.key, **members})
         shard = self._shard(self.shards).name
@@ -157,6 +174,7 @@ class ShardWriter:
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
         self._unfinished.replace(self._shard(self.shards))
+        self._send(self.shards)
         self.finished += len(self._rows)
         self.shards += 1
         self._rows = []
@@ -170,6 +188,7 @@ class ShardWriter:
             ShardError: there is no record, or a key comes twice.
         """
         if self.complete:
+            self._tidy()
             return describe(self._folder)
         if self._tar is not None:
             self._close()
@@ -196,13 +215,25 @@ class ShardWriter:
             "sources": list(sources),
             **({"images": images} if images > 1 else {}),
         }
-        text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        beside = self._folder / "dataset.part"
-        beside.write_text(text)
-        beside.replace(self._folder / "dataset.json")
-        for shard in range(self.shards):
-            self._part(shard).unlink()
+        if self._store:
+            _write_whole(self._folder / MANIFEST, _text(self._manifest(self._store.url)))
+        _write_whole(self._folder / "dataset.json", _text(described))
+        self._tidy()
         return described
+
+    def _manifest(self, url: str) -> dict[str, Any]:
+        shards = {
+            self._shard(number).name: Stored.model_validate_json(self._sent(number).read_text())
+            for number in range(self.shards)
+        }
+        return Manifest(store=url, shards=shards).model_dump()
+
+    def _tidy(self) -> None:
+        """Leave nothing but the data set."""
+        for part in (*self._folder.glob("*.part"), *self._folder.glob("*.unfinished")):
+            part.unlink()
+        if self._store:
+            shutil.rmtree(self._folder / "shards", ignore_errors=True)
 
     def _index(self) -> Iterator[dict[str, Any]]:
         """The rows of the parts, in order, while they are written to one index."""
@@ -221,8 +252,8 @@ class ShardWriter:
 
     def _check(self, words: "array[int]") -> None:
         """Hold that every key comes once, from a word of each."""
-        ordered = np.sort(np.frombuffer(words, np.uint64))
-        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        every = np.frombuffer(words, np.uint64)
+        twice = {int(every[run[0]]) for run in runs(every)}
         seen: set[str] = set()
         for key in (
             pq.read_table(self._folder / "index.parquet", columns=["key"])[0] if twice else ()
@@ -233,6 +264,17 @@ class ShardWriter:
                         f"key {key.as_py()!r} comes twice; keys are unique in a data set"
                     )
                 seen.add(key.as_py())
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    beside = path.with_name(path.name + ".unfinished")
+    beside.write_text(text)
+    beside.replace(path)
 
 
 def _word(key: str) -> int:
@@ -248,7 +290,29 @@ def _images_of(row: Mapping[str, Any]) -> int:
     return 1 + len(row.get("more") or ())
 
 
-def _members(record: Record) -> list[str]:
+def room(record: Record) -> int:
+    """Bytes of a record in a shard."""
+    return _size(_members(record))
+
+
+def _size(members: Mapping[str, bytes]) -> int:
+    return sum(map(_padded, map(len, members.values())))
+
+
+def _members(record: Record) -> dict[str, bytes]:
+    """What a shard holds of a record, by the suffix of its file name."""
+    told = {
+        "captions": record.captions,
+        "image_id": record.image_id,
+        "key": record.key,
+        "meta": record.meta,
+        "source": record.source,
+        "split": record.split,
+    }
+    return {"json": _json(told), **dict(zip(_names(record), record.images, strict=True))}
+
+
+def _names(record: Record) -> list[str]:
     """File name suffixes of a record's images: ``png``, then ``1.png`` and on."""
     suffixes = [_suffix(image, record.key) for image in record.images]
     return [f"{i}.{suffix}" if i else suffix for i, suffix in enumerate(suffixes)]
@@ -304,4 +368,4 @@ def _json(value: object) -> bytes:
 
 def _padded(size: int) -> int:
     """Bytes of a tar member with its header."""
-    return _BLOCK + -(-size // _BLOCK) * _BLOCK
+    return BLOCK + -(-size // BLOCK) * BLOCK

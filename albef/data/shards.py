@@ -2,12 +2,12 @@
 
 A data set is a folder: ``shards/NAME-00000.tar`` and on, ``index.parquet`` with a row for each
 record and ``dataset.json`` that describes the whole. A member's place in its tar stands in the
-index, so a record is read without unpacking anything. :mod:`albef.data.shard_writer` writes it.
+index, so a record is read without unpacking anything. With a store, ``shards.json`` is there
+instead of the shards. :mod:`albef.data.shard_writer` writes it.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from albef.data.cache import ShardCache
 from albef.data.record import Record
+from albef.data.shard_files import Damaged as Damaged
+from albef.data.shard_files import ShardError as ShardError
+from albef.data.shard_files import ShardFiles, remedy
+from albef.data.store import MANIFEST as MANIFEST
 
 SCHEMA = pa.schema(
     [
@@ -56,10 +61,6 @@ MORE = pa.field(
 """One more column where records have several images: the same of each image after the first."""
 
 
-class ShardError(ValueError):
-    """A data set that cannot be read or written; its text is the sentence to show."""
-
-
 def describe(folder: Path) -> dict[str, Any]:
     """What dataset.json of a data set holds.
 
@@ -70,11 +71,11 @@ def describe(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ShardError(f"{path} is missing: {_remedy(folder)}") from None
+        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
     except ValueError as error:
-        raise ShardError(f"{path} is no JSON ({error}): {_remedy(folder)}") from None
+        raise ShardError(f"{path} is no JSON ({error}): {remedy(folder)}") from None
     if not isinstance(value, dict):
-        raise ShardError(f"{path} holds no description: {_remedy(folder)}")
+        raise ShardError(f"{path} holds no description: {remedy(folder)}")
     return value
 
 
@@ -94,9 +95,9 @@ def read_index(
         named = columns and [name for name in columns if name in pq.read_schema(path).names]
         return pq.read_table(path, columns=named, filters=filters)
     except FileNotFoundError:
-        raise ShardError(f"{path} is missing: {_remedy(folder)}") from None
+        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
     except pa.ArrowException as error:
-        raise ShardError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
+        raise ShardError(f"{path} is damaged ({error}): {remedy(folder)}") from None
 
 
 def digested(row: Mapping[str, Any]) -> bytes:
@@ -121,14 +122,10 @@ def index_digest(folder: Path) -> str:
                 for row in batch.to_pylist():
                     found.update(digested(row))
     except FileNotFoundError:
-        raise ShardError(f"{path} is missing: {_remedy(folder)}") from None
+        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
     except pa.ArrowException as error:
-        raise ShardError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
+        raise ShardError(f"{path} is damaged ({error}): {remedy(folder)}") from None
     return found.hexdigest()
-
-
-def _remedy(folder: Path) -> str:
-    return f"run the stage ingest@{folder.name}, or dvc checkout, to get it back"
 
 
 class Shards:
@@ -140,17 +137,21 @@ class Shards:
         folder: of the data set.
         split: of the data set.
         check: compare each image read with its digest.
+        cache: where shards of a store are kept; None is that of ``runtime`` in params.yaml.
 
     Attributes:
         folder, split: as given.
         name: of the data set.
         digest: of the whole data set.
+        files: its shards.
 
     Raises:
         ShardError: no such data set or split, or it is damaged.
     """
 
-    def __init__(self, folder: Path, split: str, *, check: bool = True) -> None:
+    def __init__(
+        self, folder: Path, split: str, *, check: bool = True, cache: ShardCache | None = None
+    ) -> None:
         self.folder = folder
         self.split = split
         described = describe(folder)
@@ -164,8 +165,7 @@ class Shards:
         self._columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         self._offsets: NDArray[np.int64] = self._columns["offset"].to_numpy()
         self._sizes: NDArray[np.int32] = self._columns["size"].to_numpy()
-        self._files: dict[str, int] = {}
-        self._process = os.getpid()
+        self.files = ShardFiles(folder, cache)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -192,6 +192,11 @@ class Shards:
         return ids
 
     @property
+    def shard_names(self) -> pa.StringArray:
+        """Names of the shards that they are in, in order."""
+        return self._columns["shard"]
+
+    @property
     def metas(self) -> pa.StringArray:
         """Meta as JSON texts, in order; :meth:`meta` reads one."""
         return self._columns["meta"]
@@ -205,56 +210,65 @@ class Shards:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder} {self.split} has {len(self)} records, no {i}")
         row = {name: self._columns[name][i].as_py() for name in _READ}
-        shard, key = row["shard"], row["key"]
-        place = int(self._offsets[i]), int(self._sizes[i])
+        first = {"offset": int(self._offsets[i]), "size": int(self._sizes[i])} | row
         more = self._columns["more"][i].as_py() if "more" in self._columns else ()
+        image, *further = (
+            self.files.image(
+                row["shard"],
+                one["offset"],
+                one["size"],
+                one["digest"] if self._check else None,
+                f"{row['key']}.{number}" if number else row["key"],
+            )
+            for number, one in enumerate((first, *more))
+        )
         return Record(
-            key=key,
-            image=self._image(shard, *place, key, row["digest"]),
+            key=row["key"],
+            image=image,
             captions=tuple(row["captions"]),
             image_id=row["image_id"],
             split=self.split,
             source=row["source"],
             meta=json.loads(row["meta"]),
-            more=tuple(
-                self._image(shard, one["offset"], one["size"], key, one["digest"]) for one in more
-            ),
+            more=tuple(further),
         )
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
-    def _image(self, shard: str, offset: int, size: int, key: str, digest: str) -> bytes:
-        if self._process != os.getpid():  # a fork shares no file with its parent
-            self._files = {}
-            self._process = os.getpid()
-        path = self.folder / "shards" / shard
-        try:
-            file = self._files.get(shard)
-            if file is None:
-                file = self._files[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            image = os.pread(file, size, offset)
-        except FileNotFoundError:
-            raise ShardError(f"{path} is missing: {_remedy(self.folder)}") from None
-        if len(image) != size:
-            raise ShardError(f"{path} ends before {key}: {_remedy(self.folder)}")
-        if self._check and hashlib.sha256(image).hexdigest() != digest:
-            raise ShardError(f"{path} is damaged at {key}: {_remedy(self.folder)}")
-        return image
+    def hold(self, window: int | None) -> None:
+        """Hold that the cache has room for what training reads at once, if there is a store.
+
+        While some processes are still in a window of shards others are in the next one, so it is
+        two windows, or the whole split where there is none.
+
+        Raises:
+            ShardError: it has not.
+        """
+        if self.files.cache is None:
+            return
+        sizes = sorted(map(self.files.size, self.shard_names.unique().to_pylist()), reverse=True)
+        limit = self.files.cache.limit
+        needed = sum(sizes if window is None else sizes[: 2 * window])
+        if needed > limit:
+            fits = int(np.searchsorted(np.cumsum(sizes), limit, "right")) // 2
+            what = f"two windows of {window} shards" if window else "all shards"
+            smaller = f"set datasets.{self.name}.window to at most {fits} or " if fits else ""
+            raise ShardError(
+                f"{what} of {self.name}, split {self.split}, are {needed / 2**30:.3g} GiB, more "
+                f"than runtime.cache_gb {limit / 2**30:.3g}: {smaller}raise runtime.cache_gb"
+            )
 
     def close(self) -> None:
         """Close the files of this process; the next read opens them again."""
-        if self._process == os.getpid():
-            for file in self._files.values():
-                os.close(file)
-        self._files = {}
+        self.files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.folder, self.split, self._check)
+        return _opened, (self.folder, self.split, self._check, self.files.cache)
 
 
 _READ = ("key", "shard", "captions", "image_id", "source", "digest", "meta")
 
 
-def _opened(folder: Path, split: str, check: bool) -> Shards:
-    return Shards(folder, split, check=check)
+def _opened(folder: Path, split: str, check: bool, cache: ShardCache | None) -> Shards:
+    return Shards(folder, split, check=check, cache=cache)

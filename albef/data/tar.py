@@ -14,10 +14,12 @@ from typing import IO
 from albef.data.refusal import Reason
 
 _DAMAGED = Reason.DAMAGED_MEMBER
-_BLOCK = 512
+BLOCK = 512
+"""Bytes of a header, and what members are filled up to."""
 _LONGEST_NAME = 4096
 _MAGIC = (b"ustar\x00", b"ustar ")
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+"""Types of plain files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +77,27 @@ class _Reader:
     def members(self) -> Iterator[Member | Damage]:
         long_name = ""
         while (start := self._at) < self._end:
-            block = self._read(start, _BLOCK)
-            self._at += _BLOCK
+            block = self._read(start, BLOCK)
+            self._at += BLOCK
             if not block.strip(b"\0"):
                 continue  # the end, or filling: more may follow in tars that were joined
-            header = _header(block)
+            header = header_of(block)
             if header is None or header.size < 0:
                 yield Damage(start, _DAMAGED, "no header of a tar member")
-                self._seek_header()
+                self._seekheader()
                 continue
             if self._at + header.size > self._end:
                 name = long_name or _text(header.name)
                 yield Damage(start, _DAMAGED, "the file ends within a member", name)
-                self._seek_header()
+                self._seekheader()
                 continue
             data_at = self._at
-            self._at += -(-header.size // _BLOCK) * _BLOCK
+            self._at += -(-header.size // BLOCK) * BLOCK
             if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
                 long_name = self._long_name(header, data_at)
                 continue
             name, long_name = long_name or _text(header.name), ""
-            if header.type not in _PLAIN:
+            if header.type not in PLAIN:
                 continue
             if header.size > self._max_bytes:
                 said = f"a member of {header.size} bytes, more than {self._max_bytes}"
@@ -118,13 +120,13 @@ class _Reader:
                 return told.removeprefix(b"path=").decode("utf-8", "replace")
         return ""
 
-    def _seek_header(self) -> None:
+    def _seekheader(self) -> None:
         """Go on at the next block that is a header."""
         while self._at < self._end:
-            block = self._read(self._at, _BLOCK)
-            if block[257:263] in _MAGIC and _header(block) is not None:
+            block = self._read(self._at, BLOCK)
+            if block[257:263] in _MAGIC and header_of(block) is not None:
                 return
-            self._at += _BLOCK
+            self._at += BLOCK
 
 
 def _text(name: str) -> str:
@@ -132,7 +134,7 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _header(block: bytes) -> tarfile.TarInfo | None:
+def header_of(block: bytes) -> tarfile.TarInfo | None:
     """A block as a header, if it is one by its checksum."""
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")

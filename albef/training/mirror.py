@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from albef.storage import opened
+
 log = logging.getLogger(__name__)
 
 
@@ -29,12 +31,7 @@ class Mirror:
     """
 
     def __init__(self, url: str, name: str) -> None:
-        import fsspec  # only where a mirror is asked for
-
-        try:
-            self._files, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"runtime.mirror {url} cannot be used: {error}") from None
+        self._files, root = opened(url, "runtime.mirror")
         self._root = posixpath.join(root, name)
         self.url = f"{url.rstrip('/')}/{name}"
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")

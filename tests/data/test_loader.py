@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.data.guard import ImageError
 from albef.data.loader import Batch, Loader
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
@@ -193,7 +192,7 @@ def test_an_error_comes_out_as_one_sentence(tmp_path: Path, workers: int) -> Non
     records = [toy.record(i, image=image) for i, image in enumerate(images)]
     toy.write(tmp_path / "toy", records)
     loader = Loader(Shards(tmp_path / "toy", "train"), collate, 2, 2, 1, workers)
-    with pytest.raises(ImageError, match=r"^the image of toy-0002 cannot be decoded") as caught:
+    with pytest.raises(ShardError, match=r"^the image of toy-0002 cannot be decoded") as caught:
         list(loader.batches(0, 2))
     assert "\n" not in str(caught.value)
     (tmp_path / "toy" / "shards" / "toy-00000.tar").unlink()

@@ -1,5 +1,6 @@
 """Tiny records and data sets for tests."""
 
+import hashlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 
 from albef.data import shard_writer
 from albef.data.record import Record
+from albef.data.store import Store
 
 LICENCE = {"what": "pictures", "licence": "CC0", "attribution": "nobody", "url": "https://a.test"}
 
@@ -33,7 +35,23 @@ def record(number: int, **changed: Any) -> Record:
     return Record(**{**values, **changed})
 
 
-def write(folder: Path, records: Iterable[Record], shard_mb: int = 1) -> dict[str, Any]:
+def noisy(number: int, **changed: Any) -> Record:
+    """A record of some 150 kB: six or seven fill a shard of 1 MiB."""
+    noise = hashlib.shake_256(number.to_bytes(4, "big")).digest(150_000)
+    file = io.BytesIO()
+    Image.frombytes("RGB", (250, 200), noise).save(file, "PNG")
+    return record(number, image=file.getvalue(), **changed)
+
+
+def write(
+    folder: Path, records: Iterable[Record], shard_mb: int = 1, store: str | None = None
+) -> dict[str, Any]:
     return shard_writer.write(
-        folder, folder.name, records, shard_mb=shard_mb, licences=[LICENCE], sources=[]
+        folder,
+        folder.name,
+        records,
+        shard_mb=shard_mb,
+        licences=[LICENCE],
+        sources=[],
+        store=Store(store) if store else None,
     )

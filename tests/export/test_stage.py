@@ -58,6 +58,7 @@ def _set(folder: Path, opset: int = 23, tolerance: float = 1e-3, **precisions: f
             "workers": 0,
             "scratch": None,
             "mirror": None,
+            "cache_gb": 1,
             "recompute": False,
             "checkpoint_every": 1,
         },

@@ -108,7 +108,8 @@ def set_params(path: Path, **gate: float) -> None:
         "paths": {"root": "products", "models": "products/models"},
         "runtime": {
             "device": "cpu", "processes": 1, "launch": "torchrun", "threads": 1, "workers": 0,
-            "scratch": None, "mirror": None, "recompute": False, "checkpoint_every": 1,
+            "scratch": None, "mirror": None, "cache_gb": 1, "recompute": False,
+            "checkpoint_every": 1,
         },
         "pretrain": {"dataset": "web"},
         "tasks": {"retrieval": tiny_config().model_dump()},

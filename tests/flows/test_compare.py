@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from dvc.repo import Repo
 
+from albef.data.cache import ShardCache
 from albef.data.record import Record
+from albef.data.shards import Shards
 from albef.training.tracking import Tracker
 from flows import compare
+from flows.revisions import opened
 from flows.sides import gather
 from tests.data import toy
 from tests.report.test_page import Page
@@ -271,6 +274,23 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     assert test.gained == 15
     assert problems == []
     assert "the pictures of toy are not shown" in it.notes[0]
+
+
+def test_pictures_of_a_revision_whose_shards_are_in_a_store(project: Path) -> None:
+    records = _records(3)
+    _products(project, [True] * COUNT, records, 0.1)
+    data = project / "products/data/toy"
+    shutil.rmtree(data)
+    toy.write(data, records, store=str(project / ".albef/store"))
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    sh(project, "git add -A", "git commit -qm stored", "git tag stored")
+    shutil.rmtree(data)
+    with opened(["stored"]) as (revision,):
+        folder = revision.pictures("toy")
+        assert folder is not None
+        cache = ShardCache(project / ".albef/cache", 2**30)
+        assert list(Shards(folder, "test", cache=cache)) == records
 
 
 def test_metrics_without_predictions_are_told(project: Path) -> None:

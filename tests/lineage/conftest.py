@@ -29,7 +29,8 @@ def params(root: str = "products") -> dict[str, object]:
         "paths": {"root": root, "models": f"{root}/models"},
         "runtime": {
             "device": "cpu", "processes": 1, "launch": "torchrun", "threads": 1, "workers": 0,
-            "scratch": None, "mirror": None, "recompute": False, "checkpoint_every": 1,
+            "scratch": None, "mirror": None, "cache_gb": 1, "recompute": False,
+            "checkpoint_every": 1,
         },
         "pretrain": {"dataset": "web"},
         "tasks": {"retrieval": tiny_config().model_dump()},

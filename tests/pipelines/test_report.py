@@ -215,6 +215,8 @@ def test_digests_are_compared_with_what_is_at_hand(here: Path) -> None:
 def test_each_evaluated_run_has_a_card_that_the_page_links_to(here: Path) -> None:
     page = Page(made())
     assert "cards/retrieval.md" in page.addresses
+    written = {path.name for path in Path("products/report/data").iterdir()}
+    assert written == {a.removeprefix("data/") for a in page.addresses if a.startswith("data/")}
     card = Path("products/report/cards/retrieval.md").read_text()
     metrics = json.loads(Path("products/metrics/retrieval.json").read_text())
     for part in (

@@ -80,7 +80,7 @@ def data(folder: Path, name: str) -> Path:
     """A data set of the smallest preset, made once."""
     made = folder / "data" / name
     if not made.exists():
-        section = {n: v for n, v in SMOKE["datasets"][name].items() if n != "augment"}
+        section = {n: SMOKE["datasets"][name][n] for n in RowsConfig.model_fields}
         config = validate(RowsConfig, section, where="smoke")
         source = next(reversed(config.sources.values()))
         licences = getattr(kind_of(source), "LICENCES")  # noqa: B009 - a protocol's own

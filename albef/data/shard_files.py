@@ -1,0 +1,218 @@
+"""Pictures out of shards, by place, from the data set's folder or its store.
+
+A picture is taken only where the index and the tar agree: the header before it must be that of a
+plain file with the expected name and size. Nothing is unpacked, and no other member is touched.
+"""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from albef.data.cache import LostShard, ShardCache, shared
+from albef.data.store import Manifest, Store, Stored, read_manifest
+from albef.data.tar import BLOCK, PLAIN, header_of
+
+SUFFIXES = ("png", "jpg", "webp")
+"""File name suffixes of pictures."""
+_OPEN = 128  # shards that a process has open at once
+
+
+class ShardError(ValueError):
+    """A data set that cannot be read or written; its text is the sentence to show."""
+
+
+class Damaged(ShardError):
+    """A shard, or a record in one, that cannot be read.
+
+    Attributes:
+        shard: its name.
+        key: of the record, or "" where it is the shard as a whole.
+        what: what is wrong, without the remedy.
+        remedy: what to do.
+    """
+
+    def __init__(self, shard: str, key: str, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.shard, self.key, self.what, self.remedy = shard, key, what, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Damaged, (self.shard, self.key, self.what, self.remedy)
+
+
+class ShardFiles:
+    """The shards of a data set, opened by each process when it first reads from one.
+
+    Args:
+        folder: of the data set.
+        cache: where shards of a store are kept; None is that of ``runtime`` in params.yaml.
+
+    Attributes:
+        manifest: of the data set, where its shards are in a store.
+        cache: where they are kept; None without a store.
+
+    Raises:
+        ShardError: the manifest is damaged.
+    """
+
+    def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
+        self._folder = folder
+        try:
+            self.manifest: Manifest | None = read_manifest(folder)
+        except ValueError as error:
+            raise ShardError(f"{error}; {remedy(folder)}") from None
+        self.cache = None
+        if self.manifest:
+            self.cache = cache or shared()
+            self._store = Store(self.manifest.store)
+        self._files: dict[str, _File] = {}
+        self._lost: dict[str, str] = {}
+        self._process = os.getpid()
+
+    def size(self, shard: str) -> int:
+        """Bytes of a shard of the store."""
+        return self._stored(shard).size
+
+    def image(self, shard: str, offset: int, size: int, digest: str | None, member: str) -> bytes:
+        """A picture.
+
+        Args:
+            shard: name of its shard.
+            offset: where it begins, in bytes.
+            size: its bytes.
+            digest: its SHA-256; None does not compare it.
+            member: its file name without suffix: the key of its record, and ``.1`` and on where
+                it is not the first.
+
+        Raises:
+            Damaged: it is not there, or another than it should be.
+            OSError: the store cannot be reached.
+        """
+        what, image = self._read(shard, offset, size, digest, member)
+        if what and self.cache:  # this machine's copy may be what is damaged
+            self._files.pop(shard, None)
+            self.cache.drop(self._stored(shard))
+            what, image = self._read(shard, offset, size, digest, member)
+        if what:
+            raise Damaged(shard, member.partition(".")[0], what, self.remedy)
+        return image
+
+    def _read(
+        self, shard: str, offset: int, size: int, digest: str | None, member: str
+    ) -> tuple[str, bytes]:
+        """What is wrong, if anything, and the picture."""
+        file = self._open(shard)
+        if self.cache:
+            self.cache.use(file.number)
+        place, key = self.place(shard), member.partition(".")[0]
+        try:
+            block = os.pread(file.number, BLOCK + size, offset - BLOCK)
+        except OSError as error:
+            return f"{place} cannot be read at {key} ({error.strerror})", b""
+        image = block[BLOCK:]
+        if len(block) != BLOCK + size:
+            return f"{place} ends before {key}", image
+        if wrong := _header_wrong(block[:BLOCK], size, member):
+            return f"{place} is damaged at {key}, where {wrong}", image
+        if digest is not None and hashlib.sha256(image).hexdigest() != digest:
+            return f"{place} is damaged at {key}", image
+        return "", image
+
+    def place(self, shard: str) -> str:
+        """Where a shard is, for errors: a path, or an address in the store."""
+        if self.manifest and shard in self.manifest.shards:
+            return self._store.address(self.manifest.shards[shard])
+        return str(self._folder / "shards" / shard)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a shard that is damaged or missing."""
+        if not self.manifest:
+            return remedy(self._folder)
+        name = self._folder.name
+        return f"remove it there if it is, and `albef run --force ingest@{name}` sends it again"
+
+    def _stored(self, shard: str) -> Stored:
+        assert self.manifest is not None
+        stored = self.manifest.shards.get(shard)
+        if stored is None:
+            raise ShardError(
+                f"the manifest of {self._folder} lacks the shard {shard}: {remedy(self._folder)}"
+            )
+        return stored
+
+    def _open(self, shard: str) -> "_File":
+        if self._process != os.getpid():
+            self.close()  # a fork shares no file with its parent
+        file = self._files.get(shard)
+        if file is not None:
+            return file
+        if shard not in self._lost:
+            try:
+                file = self._files[shard] = _File(self.descriptor(shard))
+                self._let_go()
+                return file
+            except FileNotFoundError:
+                self._lost[shard] = f"{self.place(shard)} is missing"
+            except LostShard as error:
+                self._lost[shard] = str(error)
+        raise Damaged(shard, "", self._lost[shard], self.remedy)
+
+    def descriptor(self, shard: str) -> int:
+        """An open file of a shard, fetched if it has to be; the caller closes it.
+
+        Raises:
+            LostShard, FileNotFoundError: it cannot be read.
+            OSError: the store cannot be reached.
+        """
+        if self.cache:
+            return self.cache.open(self._store, self._stored(shard))
+        path = self._folder / "shards" / shard
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOENT):
+                raise
+            raise LostShard(f"{path} cannot be read ({error.strerror})") from None
+
+    def _let_go(self) -> None:
+        """Close the first of too many, and what the cache has removed: it still takes room."""
+        for shard, file in list(self._files.items())[:-1]:
+            if len(self._files) > _OPEN or (self.cache and not os.fstat(file.number).st_nlink):
+                self._files.pop(shard, None)
+
+    def close(self) -> None:
+        """Close the files of this process; the next read opens them again."""
+        self._files = {}
+        self._lost = {}
+        self._process = os.getpid()
+
+
+class _File:
+    """An open file, closed when nobody reads from it any more: threads may share it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+def _header_wrong(block: bytes, size: int, member: str) -> str:
+    """What is wrong with the header of a picture; "" where nothing is."""
+    found = header_of(block)
+    if found is None:
+        return "no header of a tar member stands"
+    if found.type not in PLAIN:
+        return "a link, folder or device stands"
+    if found.name not in [f"{member}.{suffix}" for suffix in SUFFIXES]:
+        return f"the member {found.name[:100]!r} stands"
+    if found.size != size:
+        return f"a member of {found.size} bytes stands, not {size}"
+    return ""
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a data set's folder that is damaged."""
+    return f"run the stage ingest@{folder.name}, or dvc checkout, to get it back"

@@ -1,0 +1,290 @@
+"""Shards in a bucket of a real S3 server, or a folder, and data sets that are read from there."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from albef.config import read_yaml
+from albef.data import cache as caches
+from albef.data.cache import ShardCache
+from albef.data.loader import Batch, Loader
+from albef.data.reading import ReadingConfig
+from albef.data.record import Record
+from albef.data.shards import Damaged, ShardError, Shards, read_index
+from albef.data.store import Store, read_manifest
+from albef.digest import file_digest
+from albef.storage import opened
+from tests.conftest import Bucket
+from tests.data import toy
+
+RECORDS = [toy.noisy(i) for i in range(20)]
+ROOM = 2**30
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """The address of a store, and the folder that it is in the end."""
+    if request.param == "folder":
+        return str(tmp_path / "store"), tmp_path / "store"
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return f"{bucket.url}/{tmp_path.name}", bucket.folder / tmp_path.name
+
+
+def remove(url: str) -> None:
+    """Remove an object, as the store's owner may."""
+    files, path = opened(url, "store")
+    files.rm_file(path)
+
+
+def read(folder: Path, cache: ShardCache) -> list[Record]:
+    shards = Shards(folder, "train", cache=cache)
+    found = list(shards)
+    shards.close()
+    return found
+
+
+def test_a_data_set_in_a_store_is_the_one_in_its_folder(
+    store: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, objects = store
+    plain = toy.write(tmp_path / "a" / "toy", RECORDS)
+    stored = toy.write(tmp_path / "b" / "toy", RECORDS, store=url)
+    assert stored == plain
+    assert sorted(path.name for path in (tmp_path / "b" / "toy").iterdir()) == [
+        "dataset.json",
+        "index.parquet",
+        "shards.json",
+    ]
+    manifest = read_manifest(tmp_path / "b" / "toy")
+    assert manifest is not None
+    assert manifest.store == url
+    tars = sorted((tmp_path / "a" / "toy" / "shards").iterdir())
+    assert [*manifest.shards] == [tar.name for tar in tars]
+    for tar, shard in zip(tars, manifest.shards.values(), strict=True):
+        assert (shard.digest, shard.size) == (file_digest(tar), tar.stat().st_size)
+        assert (objects / f"{shard.digest}.tar").read_bytes() == tar.read_bytes()
+    assert {path.name for path in objects.iterdir()} == {
+        f"{shard.digest}.tar" for shard in manifest.shards.values()
+    }
+    cache = ShardCache(tmp_path / "cache", ROOM)
+    assert read(tmp_path / "b" / "toy", cache) == RECORDS
+    assert cache.fetched == len(tars)
+    assert read(tmp_path / "b" / "toy", cache) == RECORDS
+    assert cache.fetched == len(tars)  # what is here is not fetched again
+
+
+def test_what_is_there_is_not_sent_again_and_half_a_shard_is(
+    store: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, objects = store
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"a shard")
+    shard = Store(url).put(path)
+    (there,) = objects.iterdir()
+    there.write_bytes(b"another")  # of the same size
+    assert Store(url).put(path) == shard
+    assert there.read_bytes() == b"another"
+    there.write_bytes(b"a sha")
+    Store(url).put(path)
+    assert there.read_bytes() == b"a shard"
+
+
+def test_writing_goes_on_where_the_store_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = tmp_path / "b" / "toy", str(tmp_path / "store")
+    plain = toy.write(tmp_path / "a" / "toy", RECORDS, store=str(tmp_path / "other"))
+    put = Store.put
+    sent: list[str] = []
+
+    def failing(self: Store, path: Path) -> object:
+        if len(sent) == 2:
+            sent.append("failed")
+            raise OSError("no route")
+        sent.append(path.name)
+        return put(self, path)
+
+    monkeypatch.setattr(Store, "put", failing)
+    with pytest.raises(OSError, match="no route"):
+        toy.write(folder, RECORDS, store=url)
+    left = sorted(path.name for path in (folder / "shards").iterdir())
+    assert left == ["toy-00002.tar"]  # those that were sent take no room here
+    from albef.data.shard_writer import ShardWriter
+
+    with ShardWriter(folder, "toy", 1, Store(url)) as writer:
+        assert writer.shards == 3
+        for record in RECORDS[writer.finished :]:
+            writer.add(record)
+        assert writer.finish([toy.LICENCE], []) == plain
+    assert sent == ["toy-00000.tar", "toy-00001.tar", "failed", "toy-00002.tar", "toy-00003.tar"]
+    assert read(folder, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
+    other = (tmp_path / "a" / "toy" / "shards.json").read_text()
+    assert (folder / "shards.json").read_text() == other.replace(str(tmp_path / "other"), url)
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"\.tar cannot be written .* goes on where it was"):
+        toy.write(tmp_path / "toy", RECORDS[:1], store=str(tmp_path / "file" / "inside"))
+
+
+@pytest.fixture
+def stored(store: tuple[str, Path], tmp_path: Path) -> tuple[Path, list[Path]]:
+    """A data set, and the objects of its shards in order."""
+    url, objects = store
+    folder = tmp_path / "toy"
+    toy.write(folder, RECORDS, store=url)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return folder, [objects / f"{one.digest}.tar" for one in manifest.shards.values()]
+
+
+def test_a_swapped_object_is_named(stored: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    folder, (first, second, *_) = stored
+    shutil.copy(second, first)
+    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    said = rf"{first.name} is not what was sent: .*remove it there .* ingest@toy` sends it again"
+    with pytest.raises(Damaged, match=said) as caught:
+        shards[0]
+    assert (caught.value.shard, caught.value.key) == ("toy-00000.tar", "")
+    assert shards[7] == RECORDS[7]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [second.name]
+
+
+def test_a_missing_object_is_named(stored: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    folder, (first, *_) = stored
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    remove(f"{manifest.store}/{first.name}")
+    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    with pytest.raises(Damaged, match=rf"{first.name} is missing: remove it there if it is"):
+        shards[0]
+
+
+def test_a_transfer_that_went_wrong_once_is_repeated(
+    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = stored
+    get, wrong = Store.get, iter([True])
+
+    def flipping(self: Store, shard: object, path: Path) -> None:
+        get(self, shard, path)  # type: ignore[arg-type]
+        if next(wrong, False):
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    monkeypatch.setattr(Store, "get", flipping)
+    assert read(folder, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
+
+
+def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
+    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = stored
+    monkeypatch.setattr(caches, "_WAITS_S", (0.0, 0.0))
+    get, asked = Store.get, []
+
+    def failing(self: Store, shard: object, path: Path) -> None:
+        asked.append(path)
+        if len(asked) != 3:
+            raise ConnectionError("no route")
+        get(self, shard, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "get", failing)
+    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    assert shards[0] == RECORDS[0]
+    assert len(asked) == 3
+    with pytest.raises(OSError, match=r"cannot be fetched to .*cache \(no route\): mend that"):
+        shards[7]
+    assert len(asked) == 6
+
+
+def test_a_damaged_copy_on_this_machine_is_fetched_again(
+    stored: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, (first, *_) = stored
+    cache = ShardCache(tmp_path / "cache", ROOM)
+    shards = Shards(folder, "train", cache=cache)
+    assert shards[3] == RECORDS[3]
+    copy = tmp_path / "cache" / first.name
+    content = bytearray(copy.read_bytes())
+    content[read_index(folder)["offset"][3].as_py() + 2000] ^= 1
+    copy.write_bytes(content)
+    assert shards[3] == RECORDS[3]
+    assert cache.fetched == 2
+    copy.write_bytes(b"short")
+    shards.close()
+    assert shards[4] == RECORDS[4]
+    assert cache.fetched == 3
+
+
+def test_the_cache_is_that_of_the_values(
+    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = stored
+    monkeypatch.chdir(tmp_path)
+    values = read_yaml(Path(__file__).parents[2] / "params.yaml")
+    values["runtime"] |= {"scratch": "scratch"}
+    Path("params.yaml").write_text(json.dumps(values))
+    monkeypatch.setenv("ALBEF_RUNTIME__CACHE_GB", "0.5")
+    assert list(Shards(folder, "train")) == RECORDS
+    cache = caches.shared()
+    assert (cache.folder, cache.limit) == (Path("scratch/albef/shards"), 2**29)
+    assert len(list(cache.folder.glob("*.tar"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shards": {"a.tar": {"digest": "../" * 20, "size": 1}}}, "digest: string should match"),
+        ({"shards": {"a.tar": {"digest": "0" * 64, "size": 0}}}, "size: input should be greater"),
+        ({"store": 1}, "store: input should be a valid string"),
+    ],
+)
+def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    folder = tmp_path / "toy"
+    toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
+    path = folder / "shards.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ShardError, match=rf"{path}: .*{said}.*ingest@toy"):
+        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    path.write_text("{")
+    with pytest.raises(ShardError, match=f"{path} is no JSON"):
+        Shards(folder, "train")
+
+
+def test_a_manifest_that_lacks_a_shard(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
+    path = folder / "shards.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": {}}))
+    with pytest.raises(ShardError, match=r"manifest of .*toy lacks the shard toy-00000\.tar"):
+        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
+
+
+def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="store nothing://a cannot be used"):
+        toy.write(tmp_path / "toy", RECORDS[:1], store="nothing://a")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_read_from_a_store_that_their_parent_has_read_from(
+    stored: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, _ = stored
+    cache = ShardCache(tmp_path / "cache", ROOM)
+    shards = Shards(folder, "train", cache=cache)
+    assert shards[0] == RECORDS[0]  # this process is connected
+
+    def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        return {"id": torch.tensor([record.image_id for record in records])}
+
+    reading = ReadingConfig(window=1, max_damaged_records=0, max_damaged_shards=0)
+    loader = Loader(shards, collate, 2, 2, 1, 2, reading=reading)
+    found = [i for (micro,) in loader.batches(0, 10) for i in micro["id"].tolist()]
+    assert sorted(found) == list(range(20))
+    assert len(list(cache.folder.iterdir())) == 4

@@ -1,0 +1,92 @@
+"""Stages over a data set whose shards are in a bucket of a real S3 server."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from albef.digest import file_digest
+from albef.layout import Layout, Paths
+from albef.report.pictures import SplitRecords
+from tests.conftest import Bucket
+from tests.pipelines.test_training import _own_slots as _own_slots
+from tests.pipelines.test_training import step, values, work
+
+MODEL = Path("products/models/pretrained/model.safetensors")
+WEB = Path("products/data/web")
+CACHE = Path("scratch/albef/shards")
+
+
+def test_a_model_trained_from_a_bucket_has_the_bytes_of_one_without(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, str] = {}
+    url = f"{bucket.url}/{tmp_path.name}"
+    for store in (None, url):
+        folder = tmp_path / ("stored" if store else "plain")
+        work(folder, values(datasets__web__store=store))
+        monkeypatch.chdir(folder)
+        for stage, key in (("heldout", "scenes"), ("ingest", "web"), ("validate", "web")):
+            step(stage, key)
+        if store:
+            assert sorted(path.name for path in WEB.iterdir()) == [
+                "dataset.json",
+                "index.parquet",
+                "shards.json",
+            ]
+            assert [path.name for path in Path("scratch/albef").iterdir()] == ["shards"]
+            shutil.rmtree(CACHE)  # another machine, with what DVC brings
+        record = step("pretrain").record
+        assert record["damaged"] == {"records": 0, "shards": 0, "replaced": 0}
+        for path in (MODEL, WEB / "dataset.json", WEB / "index.parquet"):
+            made.setdefault(path.name, file_digest(path))
+            assert file_digest(path) == made[path.name]
+    manifest = json.loads((WEB / "shards.json").read_text())
+    assert manifest["store"] == url
+    digests = {shard["digest"] for shard in manifest["shards"].values()}
+    assert {path.stem for path in CACHE.iterdir()} == digests
+
+    shutil.rmtree(CACHE)
+    layout = Layout(Paths(root="products", models="products/models"))
+    pictures = SplitRecords(layout.data("web"), "val")
+    assert len(pictures) == 32
+    assert pictures.at(0).key.startswith("scenes-")
+    pictures.close()
+
+    objects = bucket.folder / tmp_path.name
+    sent = {path.name: path.stat().st_mtime_ns for path in objects.iterdir()}
+    assert {f"{digest}.tar" for digest in digests} == set(sent)
+    step("ingest", "web")
+    assert json.loads((WEB / "shards.json").read_text()) == manifest
+    assert {path.name: path.stat().st_mtime_ns for path in objects.iterdir()} == sent
+
+
+def test_other_workers_and_windows_change_no_more_than_they_say(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/{tmp_path.name}"
+    made = []
+    monkeypatch.chdir(tmp_path)
+    for workers, window in ((0, 1), (1, 1), (1, None)):
+        settings = {"datasets__web__store": url, "datasets__web__window": window}
+        settings["datasets__web__shard_mb"] = 1  # two of them
+        work(tmp_path, values(**settings, runtime__workers=workers))
+        if not made:
+            for stage, key in (("heldout", "scenes"), ("ingest", "web"), ("validate", "web")):
+                step(stage, key)
+        step("pretrain")
+        made.append(file_digest(MODEL))
+    assert made[0] == made[1]
+
+
+def test_a_cache_that_is_too_small_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    work(tmp_path, values(datasets__web__store="store"))
+    for stage, key in (("heldout", "scenes"), ("ingest", "web"), ("validate", "web")):
+        step(stage, key)
+    monkeypatch.setenv("ALBEF_RUNTIME__CACHE_GB", "0.0001")
+    with pytest.raises(ValueError, match=r"all shards of web, split train, .* raise runtime\.cac"):
+        step("pretrain")
