@@ -177,8 +177,10 @@ def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
 def test_keys_that_come_twice_or_are_no_names_are_found(tmp_path: Path) -> None:
     folder = written(tmp_path, lambda record: record)
     rows = pq.read_table(folder / "index.parquet").to_pylist()
+    pictures = seen(folder, threads=1)
     rows[1]["key"], rows[2]["key"] = "toy-0000", "toy 2.x"
-    found = {one.what: one for one in failed(check(reindexed(folder, rows))[0])}
+    result, _ = check_dataset(reindexed(folder, rows), config(), pictures)
+    found = {one.what: one for one in failed(result)}
     assert list(found) == ["keys are unique", "keys are plain names"]
     assert found["keys are unique"].sentence() == "2 of 20 (10 %) fail, none may"
     assert [row["key"] for row in found["keys are plain names"].sample] == ["toy 2.x"]
