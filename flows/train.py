@@ -21,7 +21,7 @@ from albef.config import ParamsError
 from albef.layout import PARAMS
 from flows import graph, lease, remote, stages, values
 from flows.process import die_with
-from flows.refresh import CHECKS, SOURCES, of, watching
+from flows.refresh import CHECKS, SOURCES, stages_of, watching
 from flows.results import show_progress
 
 log = logging.getLogger("albef")
@@ -56,19 +56,21 @@ def _refresh(then: str, only: list[str] | None, force: list[str] | None) -> Stat
     """See :func:`train`."""
     if only or force:
         raise ParamsError("refresh chooses its stages itself; leave only and force out")
-    sources = of(graph.read(), SOURCES)
+    sources = stages_of(graph.read(), SOURCES)
     with watching(values.layout()) as before:
         state = _train(sources, sources, push=False)
         if state.is_failed():
             return state
         changed, aside = before.changed(), before.set_aside_otherwise()
-        if not changed:
-            told = f"; other rows were set aside: {', '.join(aside)}" if aside else ""
-            return _told(f"nothing changed{told}")
-        told = ". ".join(map(before.told, changed))
+        told = ". ".join(map(before.told, changed)) or "nothing changed"
+    if aside:
+        told += f"; other rows of {', '.join(aside)} were set aside"
+    nodes = graph.read()
+    checks = [name for name in stages_of(nodes, CHECKS) if nodes[name].stale]  # or refused before
+    if not changed and not checks:
+        return _told(told)
     log.info(told)
-    checks = [name for name in of(graph.read(), CHECKS) if name.partition("@")[2] in changed]
-    state = _train([] if then == "all" else [*sources, *checks], [])
+    state = _train([] if changed and then == "all" else [*sources, *checks], [])
     return state if state.is_failed() else _told(f"{told}. {state.message}")
 
 
