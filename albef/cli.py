@@ -15,6 +15,9 @@ PIPELINE = {
     "ablate": ("flows.ablate", "a ladder of variations over seeds and caption noise, as a table"),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
     "release": ("flows.release", "an export into production behind a gate, or back"),
+    "data accept": ("flows.accept_profile", "take a data set as what later versions are held to"),
+    "data docs": ("pipelines.data_docs", "a validation as the Data Docs of Great Expectations"),
+    "data check": ("pipelines.check", "what ingest would do with the first rows of a source"),
     "ask": ("albef.ask", "answers to a question about a picture"),
 }
 """Commands of a project, run at its root: the module that becomes this process, and what for."""
@@ -29,10 +32,12 @@ LIBRARY = {
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in PIPELINE:  # the module has the options, and says what they are
-        os.environ["ALBEF_FROM"] = str(Path.cwd())  # paths on the command line are relative to it
-        _go_to_root()  # where flows/ is
-        _become(PIPELINE[given[0]][0], given[1:])
+    for words in (2, 1):
+        name = " ".join(given[:words])
+        if name in PIPELINE:  # the module has the options, and says what they are
+            os.environ["ALBEF_FROM"] = str(Path.cwd())  # paths of the command are relative to it
+            _go_to_root()  # where flows/ is
+            _become(PIPELINE[name][0], given[words:])
     if given and given[0] in LIBRARY:
         _become(LIBRARY[given[0]][0], given[1:])
     options = _parser().parse_args(given)

@@ -153,6 +153,10 @@ class Layout:
         """The page."""
         return self.root / "report" / "index.html"
 
+    def data_pages(self) -> Path:
+        """Pages of the data sets, a file for each."""
+        return self.root / "report" / "data"
+
     def cards(self) -> Path:
         """Model cards, a file for each run."""
         return self.root / "report" / "cards"

@@ -4,6 +4,7 @@ python -m benchmarks.ingest [--pictures N] [--rows N ...] [--rounds N]
 """
 
 import argparse
+import hashlib
 import itertools
 import os
 import statistics
@@ -26,6 +27,7 @@ from albef.data.pool import Given, prepared
 from albef.data.prepare import Prepared, Print, Rules
 from albef.data.record import Record
 from albef.data.rules import IngestConfig
+from albef.data.sources import tables
 from benchmarks.timing import machine
 
 LIMITS = {
@@ -118,7 +120,10 @@ def _shards(folder: Path, blocks: Blocks) -> None:
 
 def _memory(counts: list[int]) -> None:
     """Each number of rows in a process of its own; a picture has 600 bytes, so that rows count."""
-    print("| rows | MiB while rows are prepared | compared | written | s |\n|---|---|---|---|---|")
+    print(
+        "| rows | MiB while a list is read | rows are prepared | compared | written | s |\n"
+        "|---|---|---|---|---|---|"
+    )
     peaks = []
     for count in counts:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -127,7 +132,7 @@ def _memory(counts: list[int]) -> None:
         print(f"| {count} | {' | '.join(f'{x / MIB:.0f}' for x in own)} | {seconds:.0f} |")
     slopes = [
         np.polyfit(counts, [peak[step] for peak in peaks], 1)[0] if len(counts) > 1 else 0.0
-        for step in range(3)
+        for step in range(4)
     ]
     told = ", ".join(f"{slope:.0f}" for slope in slopes)
     most = max(peaks[-1]) + max(slopes) * (10_000_000 - counts[-1])
@@ -145,7 +150,7 @@ def _peaks(count: int) -> tuple[list[int], float]:
     def rows() -> Iterator[Prepared]:
         for i in range(count):
             record = Record(f"{i:08d}", jpeg, (f"a caption of picture {i}",), i, "train", "a")
-            own = Print(i.to_bytes(16, "little"), int(looks[i]))
+            own = Print(hashlib.sha256(b"%d" % i).digest()[:16], int(looks[i]))
             yield Prepared(record, i + 1, f"{i}.jpg", (own,))
 
     peaks = []
@@ -158,7 +163,16 @@ def _peaks(count: int) -> tuple[list[int], float]:
             while batch := list(itertools.islice(made, BLOCK)):
                 blocks.write(batch, "")
 
-        for step in (fill, lambda: _compare(blocks), lambda: _shards(folder / "data", blocks)):
+        def listed() -> None:
+            path = folder / "list.tsv"
+            with path.open("w") as file:
+                rows = (f"a caption of picture {i}\thttps://a.test/{i}\n" for i in range(count))
+                file.writelines(rows)
+            header = ["caption", "url"]
+            assert sum(1 for _ in tables.read(path, "tsv", header, header)) == count
+
+        steps = (listed, fill, lambda: _compare(blocks), lambda: _shards(folder / "data", blocks))
+        for step in steps:
             with _Watch() as watch:
                 step()
             peaks.append(watch.peak - looks.nbytes)

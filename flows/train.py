@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import sys
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from prefect import flow, runtime, task
@@ -17,9 +17,11 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from albef.config import ParamsError
 from albef.layout import PARAMS
 from flows import graph, lease, remote, stages, values
 from flows.process import die_with
+from flows.refresh import CHECKS, SOURCES, of, watching
 from flows.results import show_progress
 
 log = logging.getLogger("albef")
@@ -27,24 +29,55 @@ THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
 
 
 @flow(name="train", task_runner=THREADS, persist_result=False)
-def train(only: list[str] | None = None, force: list[str] | None = None) -> State:
+def train(
+    only: list[str] | None = None,
+    force: list[str] | None = None,
+    refresh: Literal["data", "all"] | None = None,
+) -> State:
     """Bring the pipeline up to date.
 
     Args:
         only: stages to run, and no others; ``NAME`` stands for every ``NAME@KEY``.
         force: stages to run although nothing changed.
+        refresh: read all sources again first, and stop where that changes no data set; else check
+            the data sets that changed (``data``) or bring everything up to date (``all``).
     """
     run = runtime.flow_run.id
     with lease.hold(), lease.flow_run(UUID(run) if run else None):
         stages.starting()
         try:
-            return _train(only or [], force or [])
+            return _refresh(refresh, only, force) if refresh else _train(only or [], force or [])
         except BaseException:  # cancelled, interrupted or broken: nothing may go on unseen
             stages.stop_all()
             raise
 
 
-def _train(only: list[str], force: list[str]) -> State:
+def _refresh(then: str, only: list[str] | None, force: list[str] | None) -> State:
+    """See :func:`train`."""
+    if only or force:
+        raise ParamsError("refresh chooses its stages itself; leave only and force out")
+    sources = of(graph.read(), SOURCES)
+    with watching(values.layout()) as before:
+        state = _train(sources, sources, push=False)
+        if state.is_failed():
+            return state
+        changed, aside = before.changed(), before.set_aside_otherwise()
+        if not changed:
+            told = f"; other rows were set aside: {', '.join(aside)}" if aside else ""
+            return _told(f"nothing changed{told}")
+        told = ". ".join(map(before.told, changed))
+    log.info(told)
+    checks = [name for name in of(graph.read(), CHECKS) if name.partition("@")[2] in changed]
+    state = _train([] if then == "all" else [*sources, *checks], [])
+    return state if state.is_failed() else _told(f"{told}. {state.message}")
+
+
+def _told(message: str) -> State:
+    log.info(message)
+    return Completed(message=message)
+
+
+def _train(only: list[str], force: list[str], push: bool = True) -> State:
     values.check(PARAMS)
     nodes = graph.read()
     forced = set(graph.choose(nodes, force, "force"))
@@ -70,7 +103,7 @@ def _train(only: list[str], force: list[str]) -> State:
         futures[node.name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}
     failed = [state.message or name for name, state in states.items() if state.is_failed()]
-    if not failed and shared and (problem := _push()):
+    if not failed and shared and push and (problem := _push()):
         failed.append(problem)
     if failed:
         return Failed(message="\n".join(failed))

@@ -8,27 +8,24 @@ import itertools
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 import albef.data
-from albef.data import duplicates
-from albef.data.blocks import Blocks, Row
+from albef.data.blocks import Blocks
 from albef.data.duplicates import Twin
 from albef.data.pool import Given, prepared
 from albef.data.prepare import Rules
-from albef.data.quarantine import Quarantine
-from albef.data.refusal import Reason, Refusal
 from albef.data.rules import IngestConfig, RowsConfig
 from albef.data.shard_writer import ShardWriter
 from albef.data.shards import ShardError
-from albef.data.sources import files_of, kind_of
+from albef.data.sources import files_of, licences_of
 from albef.data.store import Store
 from albef.digest import file_digest
+from pipelines.aside import compared, names_of, set_aside
 from pipelines.rows import batches, logged, read_config, read_rows, sha
 from pipelines.stage import Stage, main, write_json
 from pipelines.working import alone
@@ -46,16 +43,15 @@ def run(stage: Stage) -> None:
     with alone(stage.scratch(_fingerprint(stage, config, limits, heldout))) as work:
         data, quarantine = work / stage.key, work / "quarantine"
         blocks = _filled(work / "blocks", data, stage, Rules(limits, config.longest_side))
-        twins, groups = _compared(blocks, config, limits.near_distance, heldout)
-        names = _names(heldout)
-        reasons = _set_aside(quarantine, blocks, twins, groups, names)
+        twins, groups = compared(blocks, config, limits.near_distance, heldout)
+        reasons = set_aside(quarantine, blocks, twins, groups, names_of(heldout), limits)
         if blocks.starts[-1] - reasons.total() < limits.min_yield * blocks.starts[-1]:
-            _move(quarantine, stage.layout.quarantine(stage.key))
+            _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
             raise ShardError(_too_few(stage, blocks.starts[-1], reasons, limits.min_yield))
         described = _written(data, blocks, twins, config, stage)
         _account(described, quarantine, blocks.starts[-1])
-        _move(quarantine, stage.layout.quarantine(stage.key))
-        _move(data, stage.layout.data(stage.key))
+        _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
+        _place(data, stage.layout.data(stage.key), shutil.move)
         shutil.rmtree(work)
     stage.made(stage.layout.data(stage.key) / "dataset.json")
     _tell(stage, described, reasons)
@@ -71,6 +67,7 @@ def _fingerprint(
         [
             stage.data_seed,
             _sources(config),
+            _licences(config),
             config.model_dump(mode="json", exclude={"sources"}),
             limits.model_dump(mode="json", exclude={"min_yield"}),
             [file_digest(path) for path in (*named, *heldout, *code)],
@@ -80,7 +77,10 @@ def _fingerprint(
 
 def _sources(config: RowsConfig) -> list[dict[str, Any]]:
     """The values of all sources, in order, with their names."""
-    return [{"name": name, **own.model_dump(mode="json")} for name, own in config.sources.items()]
+    return [
+        {"name": name, **own.model_dump(mode="json", exclude={"licences"})}
+        for name, own in config.sources.items()
+    ]
 
 
 def _told(config: RowsConfig, seed: int) -> list[dict[str, Any]]:
@@ -102,6 +102,7 @@ def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
         done.unlink(missing_ok=True)
     if done.exists():
         return blocks
+    shutil.rmtree(folder.with_name("quarantine"), ignore_errors=True)  # of other rows
     cuts: deque[tuple[int, str]] = deque()
 
     def missing() -> Iterator[Given]:
@@ -124,91 +125,6 @@ def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
         blocks.write([first, *itertools.islice(made, count - 1)], digest)
     write_json(done, {"rows": blocks.starts[-1]})
     return blocks
-
-
-def _compared(
-    blocks: Blocks, config: RowsConfig, distance: int | None, heldout: Sequence[Path]
-) -> tuple[dict[int, Twin], list[Twin]]:
-    """The rows that are dropped for another one, by number; and all repeated ones, in order."""
-    twins = {twin.row: twin for twin in duplicates.repeated_keys(blocks)}
-    own = duplicates.prints(blocks)
-    if config.screened:
-        tests = pa.concat_tables(map(pq.read_table, heldout))
-        for twin in duplicates.contaminated(own, tests, distance, blocks):
-            twins.setdefault(twin.row, twin)
-    repeated = list(duplicates.repeated(own, set(twins), distance, blocks))
-    dropped = {
-        "keep": (),
-        "drop_exact": (Reason.DUPLICATE,),
-        "drop_near": (Reason.DUPLICATE, Reason.NEAR_DUPLICATE),
-    }[config.duplicates]
-    twins |= {twin.row: twin for twin in repeated if twin.reason in dropped}
-    return twins, repeated
-
-
-def _names(heldout: Sequence[Path]) -> pa.Table:
-    """Data set and key of each held-out picture."""
-    tables = [pq.read_table(path, columns=["dataset", "key"]) for path in heldout]
-    return pa.concat_tables(tables) if tables else pa.table({"dataset": [], "key": []})
-
-
-def _set_aside(
-    folder: Path,
-    blocks: Blocks,
-    twins: Mapping[int, Twin],
-    groups: Sequence[Twin],
-    names: pa.Table,
-) -> Counter[tuple[str, str]]:
-    """Write the quarantine and what is repeated; returns how many rows by source and reason."""
-    rows: Counter[str] = Counter()
-    with Quarantine(folder / "quarantine.parquet") as quarantine:
-        for row in (row for block in range(len(blocks)) for row in blocks.rows(block)):
-            rows[row.values["source"]] += 1
-            twin = twins.get(row.number)
-            if row.refusal is not None:
-                quarantine.add(row.refusal)
-            elif twin is not None:
-                quarantine.add(_dropped(row, twin, blocks, names))
-    repeated = {
-        "key": [blocks.at(twin.row, "key") for twin in groups],
-        "of": [blocks.at(twin.other, "key") for twin in groups],
-        "kind": ["exact" if twin.reason == Reason.DUPLICATE else "near" for twin in groups],
-        "distance": [twin.distance for twin in groups],
-        "dropped": [twin.row in twins for twin in groups],
-    }
-    table = pa.table(repeated, duplicates.GROUPS)
-    pq.write_table(table, folder / "duplicates.parquet", compression="zstd")
-    reasons = quarantine.reasons
-    write_json(
-        folder / "summary.json",
-        {
-            name: {
-                "rows": count,
-                "kept": count - sum(n for (own, _), n in reasons.items() if own == name),
-                "set_aside": {why: n for (own, why), n in reasons.items() if own == name},
-            }
-            for name, count in rows.items()
-        },
-    )
-    return reasons
-
-
-def _dropped(row: Row, twin: Twin, blocks: Blocks, names: pa.Table) -> Refusal:
-    if twin.other < 0:
-        place = -1 - twin.other
-        other = f"{names['key'][place]} of the data set {names['dataset'][place]}"
-    else:
-        other = blocks.at(twin.other, "key")
-    said = {
-        Reason.MALFORMED_ROW: f"its key {row.values['key']} is that of an earlier row",
-        Reason.DUPLICATE: f"its picture is that of {other}",
-        Reason.NEAR_DUPLICATE: f"its picture looks like that of {other}",
-        Reason.CONTAMINATION: f"its picture looks like that of {other}, which is evaluated on",
-    }[twin.reason]
-    if twin.reason in (Reason.NEAR_DUPLICATE, Reason.CONTAMINATION):
-        said += f" ({twin.distance} bits apart)"
-    values = row.values
-    return Refusal(values["source"], values["line"], values["name"], twin.reason, said)
 
 
 def _written(
@@ -279,17 +195,17 @@ def _tell(stage: Stage, described: Mapping[str, Any], reasons: Counter[tuple[str
 
 def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
     """The licences of all sources, each once."""
-    every = [licence for source in config.sources.values() for licence in kind_of(source).LICENCES]
+    every = [licence for source in config.sources.values() for licence in licences_of(source)]
     return [licence for i, licence in enumerate(every) if licence not in every[:i]]
 
 
-def _move(part: Path, target: Path) -> None:
+def _place(part: Path, target: Path, put: Callable[[Path, Path], object]) -> None:
     """Put a finished folder in its place, from whatever file system; nothing half is left."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(target.name + ".part")
     for old in (beside, target):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.move(part, beside)
+    put(part, beside)
     beside.rename(target)
 
 

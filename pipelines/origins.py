@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from albef.data.quality.content import drifted
 from albef.layout import Layout
 from albef.report import examples
 from albef.report.metrics import PRIMARY, flatten
@@ -64,6 +65,7 @@ def _validation(layout: Layout, name: str, digest: str) -> Validation | None:
         checks=tuple((c["what"], _found(c), c["passed"]) for c in result["checks"]),
         statistics=tuple(_statistics(result.get("statistics", {}))),
         page=str(layout.validation(name) / "report.html"),
+        drifted=drifted(result),
     )
 
 

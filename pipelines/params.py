@@ -20,7 +20,7 @@ from albef.runtime.manifest import GRAPHS
 
 SECTIONS = {
     "ingest": "albef.data.rules:IngestConfig",
-    "validate": "albef.data.quality:ValidateConfig",
+    "validate": "albef.data.quality.config:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
     "search": "pipelines.samplers:SearchConfig",
     "evaluate": "pipelines.evaluate:EvaluateConfig",

@@ -1,7 +1,7 @@
 """Gather what there is of all products and write the report: a page, and cards of the runs."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +14,14 @@ from albef.layout import Layout
 from albef.lineage import chain
 from albef.lineage.project import Project
 from albef.lineage.step import Step
-from albef.report import curves
+from albef.report import curves, dataset_page
 from albef.report.content import NOTHING, Report, Search, Training, Trial
 from albef.report.metrics import flatten
 from albef.report.origins import Cost
 from albef.report.page import render
 from albef.runtime.manifest import NAME as MANIFEST
 from pipelines.cards import read_card
+from pipelines.datasets import read_page
 from pipelines.origins import read_dataset, read_export, read_model
 from pipelines.results import read_run
 from pipelines.stage import Stage, main, read_json
@@ -40,16 +41,29 @@ def run(stage: Stage) -> None:
     """Write the report on everything that exists by now."""
     config = stage.section("report", ReportConfig)
     report = gather(stage.params, stage.layout, stage.seed, config.examples)
-    path, folder = stage.layout.report(), stage.layout.cards()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, text in _cards(stage):
-        (folder / f"{name}.md").write_text(text)
-    cards = sorted(folder.iterdir())
+    path = stage.layout.report()
+    cards = _write(stage.layout.cards(), ".md", _cards(stage))
+    pages = _write(
+        stage.layout.data_pages(),
+        ".html",
+        (
+            (data.name, dataset_page.render(read_page(stage.layout, data, config.examples)))
+            for data in report.datasets
+        ),
+    )
     page = render(replace(report, cards=tuple(card.stem for card in cards)))
     path.write_text(page)
-    stage.made(path, *cards)
+    stage.made(path, *cards, *pages)
     stage.record["bytes"] = len(page.encode())
+
+
+def _write(folder: Path, suffix: str, texts: Iterable[tuple[str, str]]) -> list[Path]:
+    """A folder of texts by name, anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in texts:
+        (folder / f"{name}{suffix}").write_text(text)
+    return sorted(folder.iterdir())
 
 
 def _cards(stage: Stage) -> Iterator[tuple[str, str]]:

@@ -35,8 +35,15 @@ def read_config(stage: Stage) -> RowsConfig:
     return validate(RowsConfig, values, where=str(PARAMS), key=f"datasets.{stage.key}")
 
 
-def read_rows(sources: Mapping[str, Section], stage: Stage) -> Iterator[Given]:
+def read_rows(
+    sources: Mapping[str, Section], stage: Stage, most: int | None = None
+) -> Iterator[Given]:
     """The rows of sources one after the other, with keys and image ids of the data set.
+
+    Args:
+        sources: by name.
+        stage: that reads them, for the data set of its key.
+        most: rows of each to read, from the first on; None reads all.
 
     Raises:
         ParamsError: a source that cannot be read as a whole; it is named.
@@ -46,7 +53,7 @@ def read_rows(sources: Mapping[str, Section], stage: Stage) -> Iterator[Given]:
         # A seed of its own: two data sets with a source of the same kind share no picture.
         seed = int(sha([stage.data_seed, stage.key, name])[:12], 16)
         last_id = first_id - 1
-        rows = rows_of(source, seed, stage.scratch_root)
+        rows = rows_of(source, seed, stage.scratch_root, most)
         line = 0
         while True:
             try:

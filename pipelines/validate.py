@@ -1,35 +1,53 @@
 """validate@DATASET: let a data set pass to training, or stop the pipeline and say why."""
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 
-from albef.data.quality import NotFit, ValidateConfig, check_dataset
-from albef.data.quality_page import page
-from pipelines.stage import Stage, main, write_json
+from albef.config import ParamsError
+from albef.data.quality.checking import check_dataset
+from albef.data.quality.config import ValidateConfig
+from albef.data.quality.drift import read_accepted
+from albef.data.quality.outcome import NotFit
+from albef.data.quality.page import page
+from pipelines.seen import pictures
+from pipelines.stage import PARAMS, Stage, main, write_json
 
 log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Check a data set against the suite; its verdict is written only if it passes."""
+    """Check a data set against its suites; its verdict is written only if it passes."""
     config = stage.section("validate", ValidateConfig)
+    accepted = read_accepted(_accepted(stage))
     verdict = stage.layout.verdict(stage.key)
     verdict.unlink(missing_ok=True)  # an earlier one says nothing about this data
-    result = check_dataset(stage.layout.data(stage.key), config, stage.runtime.threads)
+    result, profile = check_dataset(stage.layout.data(stage.key), config, pictures(stage), accepted)
     folder = stage.layout.validation(stage.key)
     write_json(folder / "result.json", result.to_json())
+    write_json(folder / "profile.json", profile)
     report = folder / "report.html"
-    report.write_text(page(result))
-    failed = [check for check in result.checks if not check.passed]
-    if failed:
-        reasons = "; ".join(
-            f"{check.what} ({check.place()}): {check.sentence()}"
-            + (f" (validate.{check.threshold})" if check.threshold else "")
-            for check in failed
-        )
-        raise NotFit(f"data set {stage.key} is refused: {reasons}; see {report}")
+    report.write_text(page(result, profile))
+    for warning in result.warnings():
+        log.warning("%s", warning)
+    if reasons := result.reasons():
+        raise NotFit(f"data set {stage.key} is refused: {'; '.join(reasons)}; see {report}")
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
-    stage.made(verdict, folder / "result.json")
+    stage.made(verdict, folder / "result.json", folder / "profile.json")
     log.info("all %d expectations are met; see %s", len(result.checks), report)
+
+
+def _accepted(stage: Stage) -> Path:
+    """The accepted profile that params.yaml names."""
+    datasets = stage.params.get("datasets")
+    section = datasets.get(stage.key) if isinstance(datasets, Mapping) else None
+    named = section.get("accepted") if isinstance(section, Mapping) else None
+    if not isinstance(named, str):
+        raise ParamsError(
+            f"{PARAMS}: datasets.{stage.key}.accepted must name a file; profiles/none.json "
+            "expects nothing"
+        )
+    return Path(named)
 
 
 if __name__ == "__main__":

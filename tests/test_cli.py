@@ -1,5 +1,6 @@
 """The command: fast help, and sentences where there is nothing to work on."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pydantic")
 COMMANDS = (
+    "data check",
     "run",
     "status",
     "compare",
@@ -37,12 +39,12 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("[]")
     for command in COMMANDS:
-        assert f"    {command} " in done.stdout
+        assert re.search(rf"\n    {command}\s", done.stdout)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself(command: str) -> None:
-    done = albef(command, "--help")
+    done = albef(*command.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert f"albef {command}" in done.stdout
 

@@ -211,8 +211,9 @@ ALLOWED = {
     "albef.find": {"albef.config", "albef.data", "albef.layout", "albef.runtime"},
     "flows": {
         "albef.config",
-        "albef.layout",
+        "albef.data.quality.drift",
         "albef.data.shards",
+        "albef.layout",
         "albef.records",
         "albef.report",
     },

@@ -195,13 +195,14 @@ def _data(dataset: Dataset) -> str:
         f"**{dataset.name}**, {dataset.role}: {splits}"
         + (f"; made by {kinds}" if kinds else "")
         + f"; SHA-256 `{described['digest']}`.",
-        *(
-            f"- {licence['what']}: {licence['licence']}, {licence['attribution']} "
-            f"({licence['url']})"
-            for licence in described["licences"]
-        ),
+        *([_licence(own) for own in described["licences"]] or ["- licences: none is named"]),
     ]
     return "\n\n".join(lines[:1]) + ("\n\n" + "\n".join(lines[1:]) if lines[1:] else "")
+
+
+def _licence(entry: Mapping[str, str]) -> str:
+    told = ", ".join(filter(None, [entry["licence"], entry.get("attribution")]))
+    return f"- {entry['what']}: {told}" + (f" ({entry['url']})" if entry.get("url") else "")
 
 
 def _shared(evaluation: Evaluation, datasets: Sequence[Dataset]) -> Iterator[str]:

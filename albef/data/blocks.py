@@ -7,16 +7,21 @@ they hold, so that a folder of them tells by itself where to go on.
 
 import functools
 import json
+import tempfile
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from albef.data.cleaning import writable
 from albef.data.prepare import Prepared
+from albef.data.quarantine import EXAMPLES
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 
@@ -35,10 +40,12 @@ SCHEMA = pa.schema(
         ("sizes", pa.list_(pa.int32())),
         ("digests", pa.list_(pa.binary(16))),
         ("looks", pa.list_(pa.uint64())),
+        ("picture", pa.binary()),
     ]
 )
 """Columns of a block's rows; ``reason`` is null where a row is kept so far. ``sizes`` are the bytes
-of its pictures, which follow each other in the order of rows."""
+of its pictures, which follow each other in the order of rows; ``picture`` is a small one of a row
+that is not kept."""
 _OPEN = 64  # blocks that are held open, of the last ones used
 
 
@@ -113,7 +120,7 @@ class Blocks:
                 if isinstance(row, Prepared):
                     file.writelines(row.record.images)
         images.replace(self._images(block))
-        table = pa.Table.from_pylist([_values(row) for row in rows], SCHEMA)
+        table = pa.Table.from_pylist([_values(row) for row in _lighter(rows)], SCHEMA)
         table = table.replace_schema_metadata({"digest": digest})
         part = self._rows(block).with_suffix(".part")
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -153,6 +160,7 @@ class Blocks:
                     values["name"],
                     Reason(values["reason"]),
                     values["detail"],
+                    values["picture"],
                 )
             yield Row(number, refusal, values)
 
@@ -163,6 +171,15 @@ class Blocks:
                 images = tuple(file.read(size) for size in row.values["sizes"] or ())
                 yield row, None if row.refusal else Stored(row, images)
 
+    def image(self, number: int) -> bytes:
+        """The first picture of the row with that number, which is kept so far."""
+        block = bisect_right(self.starts, number) - 1
+        place = number - self.starts[block]
+        sizes = self.table(block)["sizes"][: place + 1].to_pylist()
+        with self._images(block).open("rb") as file:
+            file.seek(sum(sum(own) for own in sizes[:-1] if own))
+            return file.read(sizes[-1][0])
+
     def has_images(self, block: int) -> bool:
         """Whether the pictures of a block are still there."""
         return self._images(block).exists()
@@ -171,10 +188,33 @@ class Blocks:
         """Free the room of a block's pictures, once they are in shards."""
         self._images(block).unlink(missing_ok=True)
 
+    def array(self, kind: str, count: int) -> NDArray[Any]:
+        """An array of zeros on disk: it takes no memory of its own, and goes with whoever holds it.
+
+        Args:
+            kind: NumPy's name of its values.
+            count: how many.
+        """
+        if not count:
+            return np.zeros(0, kind)
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            return np.asarray(np.memmap(file, kind, "w+", shape=(count,)))
+
     def at(self, number: int, column: str) -> Any:
         """A value of the row with that number."""
         block = bisect_right(self.starts, number) - 1
         return self.table(block)[column][number - self.starts[block]].as_py()
+
+
+def _lighter(rows: Sequence[Prepared | Refusal]) -> Iterator[Prepared | Refusal]:
+    """The same rows; of those with equal source and reason a few keep their small picture."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        if isinstance(row, Refusal):
+            seen[row.source, row.reason] += 1
+            if row.picture and seen[row.source, row.reason] > EXAMPLES:
+                row = replace(row, picture=b"")
+        yield row
 
 
 def _values(row: Prepared | Refusal) -> dict[str, Any]:
@@ -185,6 +225,7 @@ def _values(row: Prepared | Refusal) -> dict[str, Any]:
             "name": writable(row.key),
             "reason": str(row.reason),
             "detail": writable(row.detail),
+            "picture": row.picture,
         }
     record = row.record
     return {

@@ -1,7 +1,7 @@
 """The section of a data set, whole: for the check of a params file before the first stage.
 
-A stage reads only the part that it depends on: training ``augment`` and how it reads, ingest the
-rest.
+A stage reads only the part that it depends on: training ``augment`` and how it reads, validation
+``accepted``, ingest the rest.
 """
 
 from albef.data.reading import ReadingConfig
@@ -14,3 +14,6 @@ class DatasetConfig(RowsConfig, ReadingConfig):
 
     augment: AugmentConfig
     """What training may do to a picture without making its captions false."""
+    accepted: str
+    """Path of the accepted profile that a new version is held against; ``profiles/none.json``
+    expects nothing. ``albef data accept NAME`` makes one."""

@@ -1,7 +1,8 @@
 """Which prepared rows are dropped because another one is there: equal keys, repeated pictures, and
 training pictures that an evaluation split shows too.
 
-Rows are compared by arrays with a few words for each; their texts are read where they are needed.
+Rows are compared by arrays on disk with a few words for each, a part at a time; their texts are
+read where they are needed.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from albef.data.blocks import Blocks
-from albef.data.near import Places, Words, near_pairs
+from albef.data.near import Places, Words, near_pairs, parts, runs
 from albef.data.refusal import Reason
 
 TRAIN = "train"
@@ -80,15 +81,27 @@ class Prints:
 
 
 def prints(blocks: Blocks) -> Prints:
-    """The prints of all blocks."""
-    parts = [_of_block(blocks, block) for block in range(len(blocks))]
-    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Prints(*columns) if parts else Prints(*_of_none())
+    """The prints of all blocks, on disk beside them."""
+    kinds = ("i8", "i8", "u8", "u8", "?", "?")
+    count = sum(int(_counts(blocks, block).sum()) for block in range(len(blocks)))
+    columns = [blocks.array(kind, count) for kind in kinds]
+    start = 0
+    for block in range(len(blocks)):
+        own = _of_block(blocks, block)
+        for column, values in zip(columns, own, strict=True):
+            column[start : start + len(values)] = values
+        start += len(own[0])
+    return Prints(*columns)
+
+
+def _counts(blocks: Blocks, block: int) -> Places:
+    """Pictures of each row of a block that is kept so far."""
+    lengths = pc.list_value_length(blocks.table(block)["digests"]).fill_null(0)
+    return np.asarray(lengths.to_numpy(), np.int64)
 
 
 def _of_block(blocks: Blocks, block: int) -> tuple[Any, ...]:
-    table = blocks.table(block).combine_chunks()
-    counts = table["digests"].combine_chunks().value_lengths().fill_null(0).to_numpy()
+    table, counts = blocks.table(block).combine_chunks(), _counts(blocks, block)
     owner = np.repeat(np.arange(table.num_rows), counts)
     taken = table.select(["image_id", "split"]).take(pa.array(owner))
     return (
@@ -101,10 +114,6 @@ def _of_block(blocks: Blocks, block: int) -> tuple[Any, ...]:
     )
 
 
-def _of_none() -> tuple[Any, ...]:
-    return tuple(np.empty(0, kind) for kind in ("i8", "i8", "u8", "u8", bool, bool))
-
-
 def _words(digests: Any) -> Words:
     """The first eight bytes of binary values of 16."""
     return np.frombuffer(b"".join(digests.to_pylist()), np.uint64).reshape(-1, 2)[:, 0]
@@ -112,16 +121,16 @@ def _words(digests: Any) -> Words:
 
 def repeated_keys(blocks: Blocks) -> Iterator[Twin]:
     """The rows whose key an earlier row has."""
-    numbers, words = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-    for block in range(len(blocks)):
+    words = blocks.array("u8", blocks.starts[-1])
+    kept = blocks.array("?", blocks.starts[-1])
+    for block, start in enumerate(blocks.starts[:-1]):
         keys = blocks.table(block)["key"]
-        kept = np.flatnonzero(keys.is_valid().to_numpy())
-        numbers.append(blocks.starts[block] + kept)
-        words.append(np.array([_word(key) for key in keys.drop_null().to_pylist()], np.uint64))
-    places = np.concatenate(numbers)
-    for run in _runs(np.concatenate(words)):
+        here = np.flatnonzero(keys.is_valid().to_numpy())
+        kept[start + here] = True
+        words[start + here] = [_word(key) for key in keys.drop_null().to_pylist()]
+    for run in runs(words, kept):
         first: dict[str, int] = {}
-        for row in places[run].tolist():
+        for row in run.tolist():
             key = blocks.at(row, "key")
             if first.setdefault(key, row) != row:
                 yield Twin(row, Reason.MALFORMED_ROW, first[key], 0)
@@ -146,14 +155,13 @@ def contaminated(
     others = np.concatenate([own.row[tests], -1 - np.arange(heldout.num_rows)])
     digests = np.concatenate([own.digest[tests], _words(heldout["digest"])])
     looks = np.concatenate([own.look[tests], heldout["look"].to_numpy()])
-    trained = np.flatnonzero(own.train)
     matched = {
         int(own.row[i]): (int(others[k]), 0)
-        for i, k in _equal(own.digest, trained, digests)
+        for i, k in _equal(own.digest, own.train, digests)
         if _digests(blocks, int(own.row[i])) & _digests(blocks, int(others[k]), heldout)
     }
     if distance is not None:
-        for i, k, bits in _alike(own.look, trained, looks, distance):
+        for i, k, bits in _alike(own.look, own.train, looks, distance, blocks):
             matched.setdefault(int(own.row[i]), (int(others[k]), bits))
     for row, (other, bits) in sorted(matched.items()):
         yield Twin(row, Reason.CONTAMINATION, other, bits)
@@ -174,9 +182,8 @@ def repeated(own: Prints, gone: set[int], distance: int | None, blocks: Blocks) 
     if gone:
         left &= ~np.isin(own.row, np.fromiter(gone, np.int64))
     twins: dict[int, Twin] = {}
-    at = np.flatnonzero(left)
-    for run in _runs(own.digest[at]):
-        first, *later = at[run].tolist()
+    for run in runs(own.digest, left):
+        first, *later = run.tolist()
         for i in later:
             row, other = int(own.row[i]), int(own.row[first])
             if own.image_id[i] == own.image_id[first]:
@@ -184,9 +191,8 @@ def repeated(own: Prints, gone: set[int], distance: int | None, blocks: Blocks) 
             if _digests(blocks, row) == _digests(blocks, other):
                 twins[i] = Twin(row, Reason.DUPLICATE, other, 0)
     if distance is not None:
-        at = at[~np.isin(at, np.fromiter(twins, np.int64))]
-        for i, first, bits in _followers(own.look[at], distance):
-            i, first = int(at[i]), int(at[first])
+        left[list(twins)] = False
+        for i, first, bits in _followers(own.look, left, distance, blocks):
             if own.image_id[i] != own.image_id[first]:
                 row, other = int(own.row[i]), int(own.row[first])
                 twins[i] = Twin(row, Reason.NEAR_DUPLICATE, other, bits)
@@ -200,12 +206,14 @@ def _digests(blocks: Blocks, row: int, heldout: pa.Table | None = None) -> set[b
     return set(blocks.at(row, "digests"))
 
 
-def _followers(looks: Words, distance: int) -> Iterator[tuple[int, int, int]]:
+def _followers(
+    looks: Words, chosen: NDArray[np.bool_], distance: int, blocks: Blocks
+) -> Iterator[tuple[int, int, int]]:
     """Places of hashes with the place of the first of their group, and the bits between them.
 
     In order of place, each hash joins the first group whose first one is near, or begins one.
     """
-    known, first, which = np.unique(looks, return_index=True, return_inverse=True)
+    known, first = _distinct(looks, chosen, blocks)
     near: dict[int, list[tuple[int, int]]] = {}
     for a, b, bits in zip(*map(np.ndarray.tolist, near_pairs(known, distance)), strict=True):
         near.setdefault(a, []).append((b, bits))
@@ -220,47 +228,70 @@ def _followers(looks: Words, distance: int) -> Iterator[tuple[int, int, int]]:
         if heads:
             _, head, bits = min(heads)
             leader[own] = head, bits
-    alone = np.ones(len(known), bool)
-    alone[list(leader)] = False
-    follows = ~alone[which] | (first[which] != np.arange(len(looks)))
-    for i in np.flatnonzero(follows).tolist():
-        head, bits = leader.get(int(which[i]), (int(which[i]), 0))
-        yield i, int(first[head]), bits
+    led = np.array(sorted(leader), np.int64)
+    for places in parts(looks, chosen):
+        which = np.searchsorted(known, looks[places])
+        follows = np.isin(which, led) | (first[which] != places)
+        for j in np.flatnonzero(follows).tolist():
+            head, bits = leader.get(int(which[j]), (int(which[j]), 0))
+            yield int(places[j]), int(first[head]), bits
 
 
 def _alike(
-    looks: Words, at: Places, others: Words, distance: int
-) -> Iterator[tuple[int, int, int]]:
-    """Places out of ``at`` whose hash is near one of ``others``: itself, that one, the bits."""
-    known, which = np.unique(np.concatenate([looks[at], others]), return_inverse=True)
-    mine, theirs = which[: len(at)], which[len(at) :]
-    held = np.full(len(known), -1)
-    held[theirs[::-1]] = np.arange(len(others))[::-1]  # the first of equal ones
-    best = {int(place): (0, int(held[place])) for place in np.flatnonzero(held >= 0)}
+    looks: Words, chosen: NDArray[np.bool_], others: Words, distance: int, blocks: Blocks
+) -> list[tuple[int, int, int]]:
+    """Chosen places whose hash is near one of ``others``: itself, that one, the bits; in order."""
+    tests, at = np.unique(others, return_index=True)  # the first of equal ones
+    known = _merged(_distinct(looks, chosen, blocks)[0], tests, blocks)
+    held = dict(zip(np.searchsorted(known, tests).tolist(), at.tolist(), strict=True))
+    best = {place: (0, other) for place, other in held.items()}
     for a, b, bits in zip(*map(np.ndarray.tolist, near_pairs(known, distance)), strict=True):
         for place, other in ((a, b), (b, a)):
-            if held[other] >= 0:
-                here = bits, int(held[other])
+            if other in held:
+                here = bits, held[other]
                 best[place] = min(best.get(place, here), here)
-    near = np.zeros(len(known), bool)
-    near[list(best)] = True
-    for i in np.flatnonzero(near[mine]).tolist():
-        bits, other = best[int(mine[i])]
-        yield int(at[i]), other, bits
+    wanted = np.array(sorted(best), np.int64)
+    found = []
+    for places in parts(looks, chosen):
+        which = np.searchsorted(known, looks[places])
+        for j in np.flatnonzero(np.isin(which, wanted)).tolist():
+            bits, other = best[int(which[j])]
+            found.append((int(places[j]), other, bits))
+    return sorted(found)
 
 
-def _equal(words: Words, at: Places, others: Words) -> Iterator[tuple[int, int]]:
-    """Each place out of ``at`` whose word is among ``others``, and the first place of it there."""
+def _distinct(looks: Words, chosen: NDArray[np.bool_], blocks: Blocks) -> tuple[Words, Places]:
+    """The different ones of the chosen hashes, rising, and the first place of each."""
+    count = int(chosen.sum())
+    known, first = blocks.array("u8", count), blocks.array("i8", count)
+    end = 0
+    for places in parts(looks, chosen):
+        own, at = np.unique(looks[places], return_index=True)
+        known[end : end + len(own)], first[end : end + len(own)] = own, places[at]
+        end += len(own)
+    return known[:end], first[:end]
+
+
+def _merged(known: Words, more: Words, blocks: Blocks) -> Words:
+    """Two rising lists of different words as one."""
+    places = np.searchsorted(known, more)
+    inside = places < len(known)
+    inside[inside] = known[places[inside]] == more[inside]
+    new, places = more[~inside], places[~inside]
+    both = blocks.array("u8", len(known) + len(new))
+    is_new = np.zeros(len(both), bool)
+    is_new[places + np.arange(len(new))] = True
+    both[is_new], both[~is_new] = new, known
+    return both
+
+
+def _equal(words: Words, chosen: NDArray[np.bool_], others: Words) -> list[tuple[int, int]]:
+    """Chosen places whose word is among ``others``, and the first place of it there; in order."""
     known, first = np.unique(others, return_index=True)
-    places = np.searchsorted(known, words[at]).clip(max=max(len(known) - 1, 0))
-    hits = np.flatnonzero(known[places] == words[at]) if len(known) else ()
-    return ((int(at[i]), int(first[places[i]])) for i in hits)
-
-
-def _runs(words: Words) -> Iterator[Places]:
-    """Places of equal words, in rising order, where there are several."""
-    order = np.argsort(words, kind="stable")
-    cuts = np.flatnonzero(np.diff(words[order])) + 1
-    edges = np.concatenate([[0], cuts, [len(words)]])
-    for k in np.flatnonzero(np.diff(edges) > 1):
-        yield order[edges[k] : edges[k + 1]]
+    found: list[tuple[int, int]] = []
+    for places in parts(words, chosen) if len(known) else ():
+        own = words[places]
+        at = np.searchsorted(known, own).clip(max=len(known) - 1)
+        hits = np.flatnonzero(known[at] == own)
+        found += zip(places[hits].tolist(), first[at[hits]].tolist(), strict=True)
+    return sorted(found)

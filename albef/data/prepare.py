@@ -20,6 +20,15 @@ from albef.data.rules import IngestConfig
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _MIB = 2**20
+_SIDE, _QUALITY = 160, 80  # of a thumbnail
+_LOOKED_AT = (
+    Reason.MALFORMED_ROW,
+    Reason.NO_CAPTION,
+    Reason.CAPTION_TOO_LONG,
+    Reason.TOO_SMALL,
+    Reason.TOO_ELONGATED,
+)
+"""Reasons that leave a picture which can be shown."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,20 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
     try:
         return _prepared(line, name, row, rules)
     except Refused as error:
-        return dataclasses.replace(error.of(line, name), source=row.source)
+        picture = thumbnail(row.image, rules.limits) if error.reason in _LOOKED_AT else b""
+        return dataclasses.replace(error.of(line, name), source=row.source, picture=picture)
+
+
+def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
+    """A small JPEG of a picture, for people to look at; nothing where it cannot be shown."""
+    if len(image) > limits.max_megabytes * _MIB:
+        return b""
+    try:
+        with guard.opened(image, max_pixels=round(limits.max_megapixels * _MIB)) as picture:
+            pixels = guard.smaller(picture, image, _SIDE)
+            return encoded(guard.turned(pixels, guard.orientation(picture)), "jpeg", _QUALITY)
+    except Refused:
+        return b""
 
 
 def _name(record: Record) -> str:

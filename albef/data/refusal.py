@@ -65,6 +65,7 @@ class Refusal:
         key: what names the row there: a file, an address, an id; may be empty.
         reason: one of the fixed list.
         detail: what exactly, as a sentence.
+        picture: a small JPEG to look at, where there is one.
     """
 
     source: str
@@ -72,6 +73,7 @@ class Refusal:
     key: str
     reason: Reason
     detail: str
+    picture: bytes = b""
 
 
 class Refused(ValueError):

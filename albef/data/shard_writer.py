@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from albef.data.near import runs
 from albef.data.record import Record
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, digested
 from albef.data.store import MANIFEST, Manifest, Store, Stored
@@ -140,17 +141,9 @@ class ShardWriter:
                 f"record {record.key} has {len(record.images)} images and the first one has "
                 f"{self._images}: records of one data set have equally many"
             )
-        told = {
-            "captions": record.captions,
-            "image_id": record.image_id,
-            "key": record.key,
-            "meta": record.meta,
-            "source": record.source,
-            "split": record.split,
-        }
-        names = _members(record)
-        members = {"json": _json(told), **dict(zip(names, record.images, strict=True))}
-        size = sum(map(_padded, map(len, members.values())))
+        names = _names(record)
+        members = _members(record)
+        size = _size(members)
         if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
             self._close()
         if self._tar is None:
@@ -259,8 +252,8 @@ class ShardWriter:
 
     def _check(self, words: "array[int]") -> None:
         """Hold that every key comes once, from a word of each."""
-        ordered = np.sort(np.frombuffer(words, np.uint64))
-        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        every = np.frombuffer(words, np.uint64)
+        twice = {int(every[run[0]]) for run in runs(every)}
         seen: set[str] = set()
         for key in (
             pq.read_table(self._folder / "index.parquet", columns=["key"])[0] if twice else ()
@@ -297,7 +290,29 @@ def _images_of(row: Mapping[str, Any]) -> int:
     return 1 + len(row.get("more") or ())
 
 
-def _members(record: Record) -> list[str]:
+def room(record: Record) -> int:
+    """Bytes of a record in a shard."""
+    return _size(_members(record))
+
+
+def _size(members: Mapping[str, bytes]) -> int:
+    return sum(map(_padded, map(len, members.values())))
+
+
+def _members(record: Record) -> dict[str, bytes]:
+    """What a shard holds of a record, by the suffix of its file name."""
+    told = {
+        "captions": record.captions,
+        "image_id": record.image_id,
+        "key": record.key,
+        "meta": record.meta,
+        "source": record.source,
+        "split": record.split,
+    }
+    return {"json": _json(told), **dict(zip(_names(record), record.images, strict=True))}
+
+
+def _names(record: Record) -> list[str]:
     """File name suffixes of a record's images: ``png``, then ``1.png`` and on."""
     suffixes = [_suffix(image, record.key) for image in record.images]
     return [f"{i}.{suffix}" if i else suffix for i, suffix in enumerate(suffixes)]

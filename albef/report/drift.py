@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from albef.data.quality.vocabulary import counted
+
 _WORDS = 12  # new and lost words that are named
 _ROWS = 1 << 16  # of an index that are written out at a time
 
@@ -139,7 +141,7 @@ def _distance(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
 
 
 def _words(before: pa.Table, after: pa.Table) -> Vocabulary:
-    old, new = (_counted(table) for table in (before, after))
+    old, new = (counted(pc.list_flatten(table["captions"])) for table in (before, after))
     fresh, gone = new.keys() - old.keys(), old.keys() - new.keys()
     return Vocabulary(
         before=len(old),
@@ -150,12 +152,6 @@ def _words(before: pa.Table, after: pa.Table) -> Vocabulary:
         lost_count=len(gone),
         unseen=sum(new[word] for word in fresh) / max(1, new.total()),
     )
-
-
-def _counted(table: pa.Table) -> Counter[str]:
-    words = pc.list_flatten(pc.utf8_split_whitespace(pc.list_flatten(table["captions"])))
-    counts = pc.value_counts(pc.utf8_trim(pc.utf8_lower(words), ".,;:!?\"'()"))
-    return Counter({c["values"]: c["counts"] for c in counts.to_pylist() if c["values"]})
 
 
 def _first(counts: Counter[str], words: Iterable[str]) -> tuple[str, ...]:

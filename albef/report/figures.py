@@ -99,6 +99,30 @@ def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
     return frame.svg(body, x_label, name, whole=all(x == int(x) for x in xs))
 
 
+def histogram(edges: Sequence[float], counts: Sequence[int], *, x_label: str, name: str) -> Markup:
+    """A chart of how many values lie between each two edges.
+
+    Args:
+        edges: rising, one more than counts.
+        counts: of each bin.
+        x_label: what the values are.
+        name: said to those who do not see it.
+    """
+    frame = _Frame(edges[0], edges[-1], 0, max(counts), log_x=False)
+    body = []
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        left, right, top = frame.x(low), frame.x(high), frame.y(count)
+        body.append(
+            Markup(
+                '<rect class="bin" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
+            ).format(
+                _n(left + 0.5), _n(top), _n(max(right - left - 1, 1)), _n(frame.y(0) - top),
+                f"{count:,} from {show(low)} to {show(high)}",
+            )
+        )  # fmt: skip
+    return frame.svg(body, x_label, name, whole=False)
+
+
 def scatter(
     dots: Sequence[Dot], *, log_x: bool, x_label: str, name: str, line: Sequence[Point] = ()
 ) -> Markup:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from albef.data.quality.content import Drifted
 from albef.report.results import Picture
 
 
@@ -21,6 +22,8 @@ class Validation:
         checks: (what is expected, found, met).
         statistics: numbers about the data set, in words.
         page: where the whole report lies.
+        drifted: how far each distribution is from the accepted profile, and those of the training
+            split from those of the evaluation splits.
     """
 
     passed: bool
@@ -28,6 +31,7 @@ class Validation:
     checks: tuple[tuple[str, str, bool], ...]
     statistics: tuple[tuple[str, str], ...]
     page: str
+    drifted: tuple[Drifted, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class SplitRecords:
         """The picture of the record at a place."""
         record = self._shards[place]
         image = record.image if not record.more else side_by_side(record.images)
-        return Picture(record.key, data_uri(image), record.captions, _badges(record.meta))
+        came = tuple(map(str, record.meta.get("original_captions", ())))
+        return Picture(record.key, data_uri(image), record.captions, _badges(record.meta), came)
 
     def picture(self, key: str) -> Picture | None:
         """The picture of a record; None where there is no such record."""

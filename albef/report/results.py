@@ -21,12 +21,14 @@ class Picture:
         uri: the picture as a ``data:`` address; "" where it cannot be shown.
         captions: what is said of it.
         badges: what else is worth a word, as "caption wrong on purpose".
+        originals: the captions as they came, where cleaning changed any.
     """
 
     key: str
     uri: str
     captions: tuple[str, ...] = ()
     badges: tuple[str, ...] = ()
+    originals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

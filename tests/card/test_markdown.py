@@ -70,6 +70,13 @@ def test_a_run_without_an_export_has_a_card() -> None:
     assert text == markdown(CARD)
 
 
+def test_a_licence_says_what_is_known_of_it() -> None:
+    short = {"what": "photos", "licence": "CC0", "attribution": "", "url": ""}
+    for licences, line in (([short], "- photos: CC0"), ([], "- licences: none is named")):
+        own = replace(CARD, datasets=(Dataset("web", "test", {**DESCRIBED, "licences": licences}),))
+        assert line in markdown(own).splitlines()
+
+
 def test_the_front_matter_is_what_the_hub_reads() -> None:
     values = front(CARD)
     assert values["pipeline_tag"] == "visual-question-answering"

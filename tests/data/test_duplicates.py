@@ -1,5 +1,7 @@
 """Rows that repeat another one, found without comparing all with all."""
 
+import hashlib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,102 @@ def test_blocks_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (made.at(3, "key"), made.digest(1)) == ("toy-3", "3")
     made.cut(1)
     assert Blocks(tmp_path / "blocks").starts == [0, 3]
+
+
+LOOKS = st.builds(
+    lambda word, changes: word ^ sum(1 << place for place in set(changes)),
+    st.sampled_from([0, 2**63, 0x0F0F0F0F0F0F0F0F]),
+    st.lists(st.integers(0, 63), max_size=3),
+)
+SEEN = st.lists(st.tuples(LOOKS, st.integers(0, 6), st.integers(0, 4)), max_size=14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEN, st.integers(0, 4))
+def test_groups_are_those_of_comparing_all_with_all(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int]], distance: int
+) -> None:
+    made = blocks(
+        tmp_path_factory.mktemp("all"),
+        *(row(i, look, file=file, image_id=own) for i, (look, file, own) in enumerate(rows)),
+    )
+    found = list(duplicates.repeated(duplicates.prints(made), set(), distance, made))
+    expected, files = {}, {}
+    for i, (_, file, own) in enumerate(rows):
+        first = files.setdefault(file, i)
+        if first != i and rows[first][2] != own:
+            expected[i] = (i, Reason.DUPLICATE, first, 0)
+    heads: dict[int, int] = {}
+    groups: dict[int, tuple[int, int]] = {}
+    for i, (seen, _, own) in enumerate(rows):
+        if i in expected:
+            continue
+        if seen not in groups:
+            near = [(at, (seen ^ head).bit_count()) for head, at in heads.items()]
+            close = [pair for pair in near if pair[1] <= distance]
+            groups[seen] = min(close) if close else (i, 0)
+            if not close:
+                heads[seen] = i
+        first, bits = groups[seen]
+        if first != i and rows[first][2] != own:
+            expected[i] = (i, Reason.NEAR_DUPLICATE, first, bits)
+    assert found == sorted(expected.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEN, SEEN, st.integers(0, 4))
+def test_contamination_is_that_of_comparing_all_with_all(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[int, int, int]],
+    tests: list[tuple[int, int, int]],
+    distance: int,
+) -> None:
+    made = blocks(
+        tmp_path_factory.mktemp("all"),
+        *(row(i, look, file=file, split="val" if own == 4 else "train")
+          for i, (look, file, own) in enumerate(rows)),
+    )  # fmt: skip
+    held = pa.table(
+        {
+            "dataset": ["coco"] * len(tests),
+            "key": [str(i) for i in range(len(tests))],
+            "digest": [file.to_bytes(16, "little") for _, file, _ in tests],
+            "look": pa.array([look for look, _, _ in tests], pa.uint64()),
+        },
+        HELDOUT,
+    )
+    found = list(duplicates.contaminated(duplicates.prints(made), held, distance, made))
+    others = [(look, file, i) for i, (look, file, own) in enumerate(rows) if own == 4]
+    others += [(look, file, -1 - i) for i, (look, file, _) in enumerate(tests)]
+    expected = []
+    for i, (seen, file, own) in enumerate(rows):
+        equal = [other for _, held_file, other in others if held_file == file]
+        near = [
+            ((seen ^ held_look).bit_count(), place, other)
+            for place, (held_look, _, other) in enumerate(others)
+        ]
+        close = sorted(one for one in near if one[0] <= distance)
+        if own != 4 and equal:
+            expected.append((i, Reason.CONTAMINATION, equal[0], 0))
+        elif own != 4 and close:
+            expected.append((i, Reason.CONTAMINATION, close[0][2], close[0][0]))
+    assert found == expected
+
+
+def test_comparing_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
+    """Ten million rows take no more than some hundred megabytes beside what lies on disk."""
+    peaks = []
+    for count in (5000, 25_000):
+        looks = np.random.default_rng(1).integers(0, 2**64, count, np.uint64).tolist()
+        files = [int.from_bytes(hashlib.md5(b"%d" % i).digest(), "little") for i in range(count)]
+        rows = [row(i, looks[i], file=files[i]) for i in range(count)]
+        made = blocks(tmp_path / str(count), *rows, size=1000)
+        del rows, looks, files
+        tracemalloc.start()
+        assert not list(duplicates.repeated_keys(made))
+        own = duplicates.prints(made)
+        assert not list(duplicates.contaminated(own, HELDOUT.empty_table(), 4, made))
+        assert not list(duplicates.repeated(own, set(), 4, made))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 40 * 20_000

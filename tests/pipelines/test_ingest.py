@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,8 @@ from ruamel.yaml import YAML
 
 from albef.config import ParamsError
 from albef.data.blocks import Blocks
+from albef.data.guard import decode
+from albef.data.quarantine import EXAMPLES
 from albef.data.refusal import Reason
 from albef.data.shard_writer import ShardWriter
 from albef.data.shards import ShardError, Shards, describe
@@ -39,8 +42,11 @@ def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]
     """Write a params file with the values of the project's own, and one data set ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     own = {"longest_side": None, "duplicates": "keep", "screened": False, "store": None, **more}
+    own = {"accepted": str(ROOT / "profiles" / "none.json"), "augment": {}, **own}
     values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
     values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
+    off = {"warn": None, "stop": None}  # a few rows are never alike
+    values["validate"]["drift"]["evaluation"] = {"divergence": off, "shift": off}
     (folder / "params.yaml").write_text(json.dumps(values))
     return dict(values)
 
@@ -74,6 +80,17 @@ def many(count: int) -> dict[str, tuple[bytes, str]]:
         f"{i:05d}.png": (b"<html>" if i % 7 == 3 else toy.picture(i, (24, 20)), f"picture {i}")
         for i in range(count)
     }
+
+
+def rough(count: int) -> dict[str, tuple[bytes, str]]:
+    """The same, some of them with nothing said or the picture of the one before."""
+    rows = many(count)
+    for i, name in enumerate(rows):
+        if i % 9 == 5:
+            rows[name] = rows[name][0], "..."
+        elif i % 8 == 6:
+            rows[name] = toy.picture(i - 1, (24, 20)), f"picture {i}"
+    return rows
 
 
 def kept(folder: Path) -> list[str]:
@@ -110,6 +127,19 @@ def test_it_writes_all_sources_as_one_data_set(here: Path) -> None:
     assert sorted(ids) == list(range(24))
     assert [path.name for path in (here / "products" / "data").iterdir()] == ["toy"]
     assert not list((here / "scratch").rglob("*-toy*"))
+
+
+def test_works_from_outside_stand_under_the_licences_that_are_named(here: Path) -> None:
+    own = {"what": "photos", "licence": "CC BY 4.0", "url": "https://a.test"}
+    shots = pictures(here / "own", PHOTOS)
+    params(here, {"names": PICTURES, "shots": {**shots, "licences": [own, own]}})
+    ingest.run(Stage("ingest", "toy"))
+    described = describe(DATA)
+    assert described["licences"][2:] == [{**own, "attribution": ""}]
+    assert "licences" not in described["sources"][1]
+    params(here, {"shots": shots})
+    ingest.run(Stage("ingest", "toy"))
+    assert describe(DATA)["licences"] == []
 
 
 def test_another_process_writes_the_same_bytes(here: Path) -> None:
@@ -302,6 +332,29 @@ def test_repeated_pictures_are_told_and_dropped_by_rule(
         assert found["equal.jpg"][1] == "its picture is that of own-train-0000000"
 
 
+def test_some_rows_of_each_reason_are_kept_to_be_looked_at(here: Path) -> None:
+    said = {f"{i:02d}.png": (toy.picture(i, (200, 150)), "...") for i in range(20)}
+    toy_params(here, {**PHOTOS, **said, "z.jpg": (b"<html>", "z")}, duplicates="drop_near",
+               near_distance=4)  # fmt: skip
+    ingest.run(Stage("ingest", "toy"))
+    found = pq.read_table(ASIDE / "examples.parquet").to_pylist()
+    reasons = [row["reason"] for row in found]
+    assert reasons == ["duplicate", "near_duplicate", *["no_caption"] * EXAMPLES, "no_image"]
+    assert len(aside(ASIDE)) == 23
+    equal, near, *wordless, html = found
+    assert equal["of"] == near["of"] == "own-train-0000000"
+    assert (equal["key"], equal["captions"], equal["distance"]) == ("equal.jpg", ["three"], 0)
+    assert near["distance"] <= 4
+    assert near["of_dataset"] is None
+    shown = decode(near["picture"])
+    assert shown.size == (150, 100)
+    original = PHOTOS["smaller.png"][0]
+    assert np.abs(np.asarray(shown, float) - np.asarray(decode(original), float)).mean() < 4
+    assert all(decode(row["picture"]).size == (160, 120) for row in wordless)
+    assert html["picture"] is None
+    assert "HTML" in html["detail"]
+
+
 @pytest.mark.parametrize("distance", [4, None])
 def test_what_is_evaluated_on_is_not_trained_on(here: Path, distance: int | None) -> None:
     toy_params(here, PHOTOS, screened=True, near_distance=distance)
@@ -350,9 +403,9 @@ def whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """What an ingest of 60 rows in blocks of ten and several shards writes when nothing ends it."""
     monkeypatch.setattr(ingest, "_ROWS", 10)
     monkeypatch.setattr("albef.data.shard_writer._END", 2**20 - 20_000)
-    toy_params(here, many(60))
+    toy_params(here, rough(60), duplicates="drop_exact")
     ingest.run(Stage("ingest", "toy"))
-    assert describe(DATA)["shards"] > 4
+    assert describe(DATA)["shards"] > 3
     return contents(DATA) | contents(ASIDE)
 
 
@@ -426,11 +479,14 @@ def test_a_source_that_changed_is_read_again_from_there(
 def test_shards_that_were_moved_away_half_are_made_again(
     here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ends(part: Path, target: Path) -> None:
+    place = ingest._place
+
+    def ends(part: Path, target: Path, put: Any) -> None:
         if target.name == "toy" and target.parent.name == "data":
             raise KeyboardInterrupt
+        place(part, target, put)
 
-    monkeypatch.setattr(ingest, "_move", ends)
+    monkeypatch.setattr(ingest, "_place", ends)
     with pytest.raises(KeyboardInterrupt):
         ingest.run(Stage("ingest", "toy"))
     monkeypatch.undo()
@@ -446,7 +502,7 @@ def test_shards_that_were_moved_away_half_are_made_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("store", [None, "store"])
 def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path, store: str | None) -> None:
-    toy_params(here, many(6000), workers=2, store=store)
+    toy_params(here, rough(6000), workers=2, duplicates="drop_exact", store=store)
     command = [sys.executable, "-m", "pipelines.ingest", "toy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, capture_output=True)

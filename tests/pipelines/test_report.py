@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from albef.config import ParamsError
 from albef.data import shard_writer
-from albef.data.quality import Check
+from albef.data.quality.outcome import Check, Moved
 from albef.data.record import Record
 from albef.training.tracking import Tracker
 from pipelines import evaluate, report
@@ -54,6 +54,12 @@ def _data(folder: Path) -> dict[str, Any]:
     )
 
 
+DRIFT: tuple[tuple[str, str, float | None, float, float, str], ...] = (
+    ("accepted", "divergence", 0.21, 0.1, 0.5, "warned"),
+    ("evaluation", "divergence", 0.02, 0.1, 0.5, "met"),
+)
+
+
 def _validated(folder: Path, digest: str) -> None:
     check = Check("keys are unique", "e", "records.key", True, 30, 0, 0.0, "", "", ())
     words = {"least": 2.0, "median": 6.0, "most": 11.0}
@@ -63,6 +69,7 @@ def _validated(folder: Path, digest: str) -> None:
         "passed": True,
         "checks": [asdict(check)],
         "statistics": {"captions": 30, "words of a caption": words},
+        "moved": [asdict(Moved("vocabulary", "train", *far)) for far in DRIFT],
     }
     write_json(folder / "result.json", result)
 
@@ -208,6 +215,8 @@ def test_digests_are_compared_with_what_is_at_hand(here: Path) -> None:
 def test_each_evaluated_run_has_a_card_that_the_page_links_to(here: Path) -> None:
     page = Page(made())
     assert "cards/retrieval.md" in page.addresses
+    written = {path.name for path in Path("products/report/data").iterdir()}
+    assert written == {a.removeprefix("data/") for a in page.addresses if a.startswith("data/")}
     card = Path("products/report/cards/retrieval.md").read_text()
     metrics = json.loads(Path("products/metrics/retrieval.json").read_text())
     for part in (
@@ -279,6 +288,13 @@ def test_data_that_changed_since_validation_is_told(here: Path) -> None:
     text = Page(made()).text
     assert "validated before it changed" in text
     assert "refused" in text
+
+
+def test_drift_is_told(here: Path) -> None:
+    text = Page(made()).text
+    assert "Drift from the accepted profile: 1 of 1 beyond a limit" in text
+    assert "Drift of the training split from the evaluation splits: none of 1 beyond" in text
+    assert "0.210 nats" in text
 
 
 def test_a_damaged_product_is_one_sentence(here: Path) -> None:

@@ -47,6 +47,8 @@ def values(**changed: Any) -> dict[str, Any]:
     params["runtime"] |= {"threads": 1, "workers": 0, "scratch": "scratch", "device": "cpu"}
     params["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
     params["ingest"]["heldout"] = ["scenes"]
+    for dataset in params["datasets"].values():
+        dataset["accepted"] = str(ROOT / "profiles/none.json")
     params["pretrain"] |= {"epochs": 1, "keep_epochs": [1]}
     for key, value in changed.items():
         *parents, last = key.split("__")

@@ -12,7 +12,7 @@ import pytest
 
 from albef.config import validate
 from albef.data import shard_writer, shards
-from albef.data.quality import NotFit
+from albef.data.quality.outcome import NotFit
 from albef.data.record import Record
 from albef.data.sources import scenes
 from pipelines import validate as stage_module
@@ -97,7 +97,7 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
         "captions are not empty"
     ]
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
-    assert "1 of 10 expectations are not met" in report
+    assert "1 of 17 expectations are not met" in report
 
 
 def test_allowed_it_passes(here: Path) -> None:

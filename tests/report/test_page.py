@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from albef.data.quality.content import Drifted
 from albef.lineage.step import Record, Step
 from albef.report.content import Report, Search, Training, Trial
 from albef.report.figures import Dot, scatter
@@ -124,7 +125,14 @@ def full(text: str, url: str = "https://a.test") -> Report:
                 (Licence(text, text, text, url),),
                 (Samples(text, (picture,)), Samples(text, (picture,))),
                 (text,),
-                Validation(False, False, ((text, text, False),), ((text, text),), text),
+                Validation(
+                    False,
+                    False,
+                    ((text, text, False),),
+                    ((text, text),),
+                    text,
+                    (Drifted(text, text, "accepted", text, text, "stopped"),),
+                ),
                 (text,),
             ),
         ),
@@ -200,7 +208,7 @@ def test_nothing_that_is_shown_becomes_markup() -> None:
     assert "script" not in page.tags
     assert "onload" not in page.names
     assert page.text.count("<script>alert(1)</script>") > 20
-    inside = ("#run-", "cards/")
+    inside = ("#run-", "cards/", "data/")
     assert not [a for a in page.addresses if "x.test" in a and not a.startswith(inside)]
 
 
@@ -211,7 +219,9 @@ def test_the_page_fetches_nothing() -> None:
     assert "url(" not in html
     assert "@import" not in html
     outside = [a for a in page.addresses if not a.startswith(("#", "data:image/"))]
-    assert outside == ["cards/a%20dog.md", "https://a.test"], "links, followed by a click"
+    assert outside == ["cards/a%20dog.md", "data/a%20dog.html", "https://a.test"], (
+        "links, followed by a click"
+    )
     assert "default-src 'none'" in html
 
 

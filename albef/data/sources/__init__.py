@@ -1,12 +1,13 @@
 """Where records come from: one file per kind of source, with a ``Config`` and ``records``.
 
 The name of the kind is the name of the file. A kind also says under which licences its records
-stand (``LICENCES``). Nothing here knows torch or a task.
+stand (``LICENCES``); of works from outside the section says it. Nothing here knows torch or a task.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Protocol, cast
 
@@ -15,6 +16,7 @@ from pydantic import Field, PlainValidator
 from albef.config import Section, by_kind
 from albef.data.record import Record
 from albef.data.refusal import Refusal
+from albef.data.sources.outside import Licence
 
 
 class Kind(Protocol):
@@ -23,12 +25,15 @@ class Kind(Protocol):
     Config: type[Section]
     LICENCES: tuple[dict[str, str], ...]
 
-    def records(self, config: Section, seed: int, *scratch: Path) -> Iterator[Record | Refusal]:
+    def records(
+        self, config: Section, seed: int, *scratch: Path | int | None
+    ) -> Iterator[Record | Refusal]:
         """What becomes of each row: a record, or a refusal that says why there is none.
 
         Pictures and captions are raw: they are guarded and cleaned later, for all sources alike.
         A record's ``key`` is unique in the source, its ``image_id`` equal where the picture is.
-        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest.
+        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest, and how
+        many rows will be read, None for all.
 
         Raises:
             ParamsError: the source as a whole cannot be read.
@@ -55,7 +60,7 @@ def files_of(source: Section) -> dict[str, Path]:
     own = getattr(kind_of(source), "inputs", None)
     if own is not None:
         return dict(own())
-    named = sorted(set(_texts(source.model_dump(mode="json"))))
+    named = sorted(set(_texts(source.model_dump(mode="json", exclude={"licences"}))))
     return {text: Path(text) for text in named if _is_file(text)}
 
 
@@ -75,16 +80,36 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def rows_of(source: Section, seed: int, scratch: Path) -> Iterator[Record | Refusal]:
+def licences_of(source: Section) -> list[dict[str, str]]:
+    """The licences of a source's records: those of its kind, and those that its section names."""
+    named: list[Licence] = getattr(source, "licences", None) or []
+    return [*kind_of(source).LICENCES, *(licence.model_dump() for licence in named)]
+
+
+def rows_of(
+    source: Section, seed: int, scratch: Path, most: int | None = None
+) -> Iterator[Record | Refusal]:
     """What becomes of each row of a source (:meth:`Kind.records`).
 
     Args:
         source: its section.
         seed: of what is random in it.
         scratch: folder in which a kind may keep what it would be costly to get again.
+        most: rows to read, from the first on; None reads all.
     """
     kind = kind_of(source)
-    return kind.records(source, seed, *([scratch] if getattr(kind, "SCRATCH", False) else []))
+    more = [scratch, most] if getattr(kind, "SCRATCH", False) else []
+    return islice(kind.records(source, seed, *more), most)
+
+
+def count_of(source: Section) -> int | None:
+    """How many rows a source has, about; None where one would have to read it to know.
+
+    Raises:
+        ParamsError: the source as a whole cannot be read.
+    """
+    count = getattr(kind_of(source), "count", None)
+    return None if count is None else count(source)
 
 
 def evaluated(source: Section) -> Section | None:

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from albef.config import ParamsError, Section
+from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.sources.files import ImageIds, Row, number_in, read_json, rows
+from albef.data.sources.outside import Outside
 
 LICENCES: tuple[dict[str, str], ...] = ()
 VQA_LABELS = ("vqa", "vg")
@@ -26,7 +27,7 @@ VG_WEIGHT = 0.5
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
-class Config(Section):
+class Config(Outside):
     """JSON lists of annotations, and the folder of their pictures."""
 
     kind: Literal["annotations"]
@@ -97,6 +98,13 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 meta={**parsed.meta, "path": parsed.images[0]},
                 more=tuple(more),
             )
+
+
+def count(config: Config) -> int | None:
+    """Rows of all files; None where those of a picture are joined."""
+    if config.joined:
+        return None
+    return sum(1 for files in config.files.values() for name in files for _ in rows(Path(name)))
 
 
 def _parsed(row: Row, parse: Callable[[Row], Parsed]) -> Found:

@@ -24,7 +24,7 @@ def read_json(path: Path) -> Any:
             return json.load(file)
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is no JSON: {error}") from None
 
 

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from albef.config import ParamsError, Section
+from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.sources.outside import Outside
 from albef.data.sources.values import plain, texts
 
 LICENCES: tuple[dict[str, str], ...] = ()
@@ -26,7 +27,7 @@ LARGEST_PICTURE = 2**28
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
-class Config(Section):
+class Config(Outside):
     """A folder of pictures with a text beside each."""
 
     kind: Literal["folder"]
@@ -63,6 +64,12 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 continue
             number += 1
             yield record
+
+
+def count(config: Config) -> int:
+    """Pictures of the folder, and texts without one."""
+    found = _rows(Path(config.path))
+    return sum(len(pictures) + len(lone) for _, pictures, lone in found)
 
 
 def _rows(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

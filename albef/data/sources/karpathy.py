@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from albef.config import ParamsError, Section
+from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.sources.files import Row, read_json
+from albef.data.sources.outside import Outside
 
 LICENCES: tuple[dict[str, str], ...] = ()
 TRAINED = ("train", "restval")
 """COCO's ``restval`` is trained on too, as everybody does."""
 
 
-class Config(Section):
+class Config(Outside):
     """A JSON of Karpathy's splits, and the folder of its pictures."""
 
     kind: Literal["karpathy"]
@@ -35,11 +36,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     Raises:
         ParamsError: the file cannot be read; it is named.
     """
-    held = read_json(Path(config.file))
-    images = held.get("images") if isinstance(held, dict) else None
-    if not isinstance(images, list):
-        raise ParamsError(f"{config.file} must hold a list under 'images', as Karpathy's do")
-    for number, values in enumerate(images):
+    for number, values in enumerate(_images(config)):
         row = Row(values, f"{config.file}, images", number + 1)
         try:
             record = _record(config, row, number)
@@ -48,6 +45,22 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
         else:
             if record is not None:
                 yield record
+
+
+def count(config: Config) -> int:
+    """Pictures of the splits, and rows that name none."""
+    splits = (row.get("split") if isinstance(row, dict) else None for row in _images(config))
+    asked = [*config.splits, *(TRAINED if "train" in config.splits else ())]
+    left_out = [split for split in (*TRAINED, "val", "test") if split not in asked]
+    return sum(split not in left_out for split in splits)
+
+
+def _images(config: Config) -> list[Any]:
+    held = read_json(Path(config.file))
+    images = held.get("images") if isinstance(held, dict) else None
+    if not isinstance(images, list):
+        raise ParamsError(f"{config.file} must hold a list under 'images', as Karpathy's do")
+    return images
 
 
 def _record(config: Config, row: Row, number: int) -> Record | None:

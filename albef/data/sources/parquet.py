@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from albef.config import Section
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.sources import tables
+from albef.data.sources.outside import Outside
 from albef.data.sources.tables import expand, parquet_rows
 from albef.data.sources.values import plain, texts
 
@@ -21,7 +22,7 @@ _BATCH = 64  # rows, which hold their pictures
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
-class Config(Section):
+class Config(Outside):
     """Parquet files that hold pictures."""
 
     kind: Literal["parquet"]
@@ -57,6 +58,12 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                     continue
                 number += 1
                 yield record
+
+
+def count(config: Config) -> int:
+    """Rows of all files."""
+    files = (file for patterns in config.files.values() for file in expand(patterns))
+    return sum(tables.count(file, "parquet", titled=False) for file in files)
 
 
 def _record(config: Config, values: Mapping[str, Any], split: str, number: int, key: str) -> Record:

@@ -1,5 +1,6 @@
 """Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read is given as a Refusal."""
 
+import contextlib
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,31 @@ def read(
             yield from _text(file, opened, form, header, columns)
     except OSError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def count(file: Path, form: str, titled: bool) -> int:
+    """Rows of a file: of a text its lines, of which some may be blank or parts of a row.
+
+    Args:
+        file: the file.
+        form: ``tsv``, ``csv`` or ``parquet``.
+        titled: whether a first line names the columns of a text.
+
+    Raises:
+        ParamsError: the file cannot be read.
+    """
+    try:
+        if form == "parquet":
+            with _opened(file) as table:
+                return int(table.metadata.num_rows)
+        lines, last = 0, b"\n"
+        with file.open("rb") as opened:
+            while part := opened.read(_LONGEST_LINE):
+                lines += part.count(b"\n")
+                last = part[-1:]
+    except OSError as error:
+        raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
+    return max(0, lines + (last != b"\n") - titled)
 
 
 def check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> None:
@@ -192,13 +218,8 @@ def parquet_rows(
         ParamsError: its end, which describes it, cannot be read, or it has no such column.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        opened = pq.ParquetFile(file)
-    except pa.ArrowException as error:
-        raise ParamsError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
-    with opened:
+    with _opened(file) as opened:
         check_columns(file, opened.schema_arrow.names, columns)
         number = 0
         for group in range(opened.num_row_groups):
@@ -215,6 +236,26 @@ def parquet_rows(
             while number < until:
                 number += 1
                 yield number, damage
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A Parquet file.
+
+    Raises:
+        ParamsError: its end, which describes it, cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(file)
+    except FileNotFoundError as error:
+        raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (pa.ArrowException, OSError) as error:  # an OSError where its description is damaged
+        raise ParamsError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
+    with opened:
+        yield opened
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refused]:

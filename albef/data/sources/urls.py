@@ -14,11 +14,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from albef.config import Section
 from albef.data.download.limits import Limits
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.sources import tables
+from albef.data.sources.outside import Outside
 from albef.data.sources.values import plain, texts
 from albef.digest import file_digest
 
@@ -31,7 +31,7 @@ CHUNK = 1000
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
-class Config(Section):
+class Config(Outside):
     """Tables of addresses and captions, and how they are downloaded."""
 
     kind: Literal["urls"]
@@ -64,13 +64,16 @@ Entry = tuple[int, tables.Line, str, tuple[str, ...]] | Refusal
 """A row: its place, itself, address and captions."""
 
 
-def records(config: Config, seed: int, scratch: Path) -> Iterator[Record | Refusal]:
+def records(
+    config: Config, seed: int, scratch: Path, most: int | None = None
+) -> Iterator[Record | Refusal]:
     """The rows of the list, in order, each downloaded or set aside.
 
     Args:
         config: the list.
         seed: not needed.
         scratch: keeps what was downloaded, in a folder named by the digest of the list.
+        most: rows that are asked for, from the first on; None asks for all.
 
     Raises:
         ParamsError: a file that cannot be read at all; it is named.
@@ -81,7 +84,7 @@ def records(config: Config, seed: int, scratch: Path) -> Iterator[Record | Refus
     files = tables.expand(config.files)
     folder = scratch / f"downloads-{_digest(config, files)[:16]}"
     with Downloads(folder, config.download) as downloads:
-        for entries, chunk in downloads.chunks(_chunks(config, files)):
+        for entries, chunk in downloads.chunks(_chunks(config, files, most)):
             for entry in entries:
                 if isinstance(entry, Refusal):
                     yield entry
@@ -103,11 +106,17 @@ def records(config: Config, seed: int, scratch: Path) -> Iterator[Record | Refus
                 )
 
 
+def count(config: Config) -> int:
+    """Rows of the list, about."""
+    files = tables.expand(config.files)
+    return sum(tables.count(file, config.format, config.header is None) for file in files)
+
+
 def _chunks(
-    config: Config, files: Sequence[Path]
+    config: Config, files: Sequence[Path], most: int | None
 ) -> Iterator[tuple[list[Entry], list[tuple[int, str]]]]:
     """The entries of each chunk, and the addresses among them by place."""
-    entries = _entries(config, files)
+    entries = islice(_entries(config, files), most)
     while chunk := list(islice(entries, CHUNK)):
         yield chunk, [(e[0], e[2]) for e in chunk if not isinstance(e, Refusal)]
 

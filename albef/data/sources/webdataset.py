@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from albef.config import ParamsError, Section
+from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.sources import tables
+from albef.data.sources.outside import Outside
 from albef.data.sources.tables import expand, parquet_rows
 from albef.data.sources.values import plain, texts
 from albef.data.tar import Damage, Member, members
@@ -31,7 +33,7 @@ _BATCH = 1024
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
-class Config(Section):
+class Config(Outside):
     """Shards in WebDataset's format."""
 
     kind: Literal["webdataset"]
@@ -85,6 +87,15 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
             if config.statuses:
                 yield from _failed(shard, seen)
+
+
+def count(config: Config) -> int | None:
+    """Rows by the tables beside the shards; None where there are none."""
+    if not config.statuses:
+        return None
+    shards = (shard for patterns in config.files.values() for shard in expand(patterns))
+    beside = (shard.with_suffix(".parquet") for shard in shards)
+    return sum(tables.count(table, "parquet", titled=False) for table in beside)
 
 
 def _samples(found: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:

@@ -1,0 +1,95 @@
+"""When a data set is refused: the section ``validate``."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from albef.config import Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Limit = Annotated[float, Field(gt=0)] | None
+Script = Literal[
+    "Latin", "Cyrillic", "Greek", "Han", "Hiragana", "Katakana", "Hangul", "Arabic", "Hebrew",
+    "Devanagari", "Bengali", "Tamil", "Telugu", "Thai", "Georgian", "Armenian", "Ethiopic",
+]  # fmt: skip
+"""Scripts that are told apart, by their names in Unicode."""
+
+
+class Limits(Section):
+    """How far a distribution may move; null sets no limit."""
+
+    warn: Limit
+    """Beyond this it is told."""
+    stop: Limit
+    """Beyond this the data set is refused."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.warn is not None and self.stop is not None and self.warn > self.stop:
+            raise ValueError(f"warn ({self.warn:g}) is beyond stop ({self.stop:g})")
+        return self
+
+
+class Movement(Section):
+    """How far the distributions of a data set may be from those of a reference."""
+
+    divergence: Limits
+    """Kullback-Leibler divergence from the reference in nats, of each histogram."""
+    shift: Limits
+    """Farthest that a quantile (5, 25, 50, 75 or 95 %) has moved, as a share of what lies between
+    the reference's 5 % and 95 %, or of its median where these are equal."""
+
+
+class DriftConfig(Section):
+    """How far a data set may be from what was accepted, and from what it is evaluated on."""
+
+    accepted: Movement
+    """From the data set's accepted profile, where ``datasets.NAME.accepted`` names one."""
+    evaluation: Movement
+    """Of the training split from the evaluation splits of the same data set."""
+
+
+class ValidateConfig(Section):
+    """When a data set is refused."""
+
+    max_empty_captions: Share
+    """Share of captions without a word."""
+    min_caption_words: Annotated[int, Field(ge=0)]
+    """A caption with fewer words is short."""
+    max_short_captions: Share
+    """Share of captions that are short; questions, statements and the like are not counted."""
+    max_caption_words: Annotated[int, Field(ge=1)]
+    """Words of the longest caption."""
+    max_caption_images: Annotated[int, Field(ge=1)]
+    """A caption that stands at more different images is a repeated one."""
+    max_repeated_captions: Share
+    """Share of captions that are repeated; questions, statements and the like are not counted."""
+    scripts: Annotated[list[Script], Field(min_length=1)]
+    """Scripts that captions may be written in; of each the one with most of its letters counts."""
+    max_other_scripts: Share
+    """Share of captions in another script."""
+    max_duplicate_images: Share
+    """Share of records whose image stands in an earlier record under another image id."""
+    max_shared_images: Share
+    """Share of evaluation records whose image stands in the training split too."""
+    min_image_side: Annotated[int, Field(ge=1)]
+    """Shorter side of the smallest image in pixels."""
+    max_image_side: Annotated[int, Field(ge=1)]
+    """Longer side of the largest image in pixels."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)]
+    """Longer to shorter side of the most elongated image."""
+    min_image_spread: Annotated[float, Field(ge=0, le=128)]
+    """An image is blank if the standard deviation of each colour, of 0 to 255, is below this."""
+    max_blank_images: Share
+    """Share of records with a blank image."""
+    max_decode_failures: Share
+    """Share of records with an image that cannot be decoded."""
+    max_label_share: Share
+    """Share of the most frequent label of statements and comparisons, or answer of questions, in
+    any split."""
+    max_boxes_outside: Share
+    """Share of expressions with a box or proposal that is not within its image."""
+    max_boxes_unproposed: Share
+    """Share of expressions whose box none of its proposals overlaps by half (IoU)."""
+    drift: DriftConfig
+    """How far distributions may move."""

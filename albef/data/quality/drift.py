@@ -1,0 +1,212 @@
+"""How far a data set is from an accepted profile, and training data from what they are tested on.
+
+An accepted profile is a suite: for each histogram an expectation of its Kullback-Leibler divergence
+and one of its quantiles. What is accepted stands in it, how far data may be from that in
+params.yaml: ``$divergence`` takes the limit, and the ranges of quantiles are widened by it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from albef.config import ParamsError
+from albef.data.quality import content
+from albef.data.quality import profile as profiles
+from albef.data.quality.config import DriftConfig, Limits, Movement
+from albef.data.quality.expectations import Item, run
+from albef.data.quality.outcome import Moved
+from albef.data.quality.profile import QUANTILES
+from albef.data.quality.tables import TRAIN, Tables
+
+DIVERGENCE, SHIFT = "divergence", "shift"
+EXPECTATIONS = {
+    DIVERGENCE: "expect_column_kl_divergence_to_be_less_than",
+    SHIFT: "expect_column_quantile_values_to_be_between",
+}
+_HELD_OUT = 1e-4
+"""Weight that the empty bins of a reference, or words it does not have, share: without any, one
+picture there would be an infinite divergence. Equal data diverge by up to as many nats."""
+
+
+def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The expectations that a profile makes of another data set."""
+    return [
+        {"type": EXPECTATIONS[measure], "kwargs": kwargs, "meta": {**meta, "part": part}}
+        for part, own in content.parts(profile)
+        for measure, kwargs, meta in _expected(own)
+    ]
+
+
+def _expected(part: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for own in part["numbers"]:
+        meta = {"table": own["table"], "what": own["what"]}
+        partition = {"bins": own["bins"], "weights": _weights(own["counts"])}
+        column = {"column": own["column"]}
+        yield DIVERGENCE, {**column, **_diverged(partition, "internal_weight_holdout")}, meta
+        ranges = [[value, value] for value in own["quantiles"]]
+        quantiles = {"quantiles": list(QUANTILES), "value_ranges": ranges}
+        yield SHIFT, {**column, "quantile_ranges": quantiles}, meta
+    for own in part["categories"]:
+        meta = {"table": own["table"], "what": own["what"]}
+        partition = {"values": own["values"], "weights": _weights(own["counts"])}
+        yield DIVERGENCE, {"column": "value", **_diverged(partition, "tail_weight_holdout")}, meta
+
+
+def _weights(counts: list[int]) -> list[float]:
+    whole = sum(counts)
+    return [count / whole for count in counts]
+
+
+def _diverged(partition: dict[str, Any], holdout: str) -> dict[str, Any]:
+    return {"partition_object": partition, "threshold": "$divergence", holdout: _HELD_OUT}
+
+
+def accepted_suite(profile: Mapping[str, Any]) -> str:
+    """The text of the file that accepts a profile."""
+    lines = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in suite(profile))
+    head = f'  "name": {json.dumps(profile["dataset"])},\n  "digest": "{profile["digest"]}",\n'
+    return f'{{\n{head}  "expectations": [\n{lines}\n  ]\n}}\n'
+
+
+def read_accepted(path: Path) -> dict[str, Any]:
+    """An accepted profile: its ``digest`` and ``expectations``.
+
+    Raises:
+        ParamsError: the file is missing or holds something else.
+    """
+    try:
+        held = json.loads(path.read_text())
+        items = held["expectations"]
+        for item in items:
+            if item["type"] not in EXPECTATIONS.values():
+                raise ParamsError(f"{path}: {item['type']} is no expectation of a profile")
+            _ = item["meta"]["table"], item["meta"]["part"], item["meta"]["what"]
+            _ = item["kwargs"]["column"]
+    except FileNotFoundError:
+        raise ParamsError(
+            f"the accepted profile {path} is missing: get it back from git, accept the data set "
+            "as it is, or name profiles/none.json, which expects nothing"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, ParamsError):
+            raise
+        raise ParamsError(
+            f"{path} is no accepted profile ({type(error).__name__}: {error}): accept the data "
+            "set again"
+        ) from None
+    return {"digest": held.get("digest", ""), "expectations": items}
+
+
+def moved(
+    rows: Mapping[str, Tables], own: Mapping[str, Any], accepted: list[Item], config: DriftConfig
+) -> list[Moved]:
+    """How far each distribution is from its reference.
+
+    Args:
+        rows: of the data set by part, as :func:`albef.data.quality.profile.parts` gives them.
+        own: its profile.
+        accepted: expectations of the accepted profile.
+        config: how far it may be.
+
+    Raises:
+        NotFit: an expectation of the accepted profile cannot be computed.
+    """
+    asked = [("accepted", item) for item in accepted]
+    if len(rows) == len(content.PARTS):  # there is something to train and to evaluate on
+        evaluated = [item for item in suite(own) if item["meta"]["part"] != TRAIN]
+        # How many captions stand in a record says how rows were cut, not what they hold.
+        evaluated = [item for item in evaluated if item["meta"]["table"] != "records"]
+        asked += [
+            ("evaluation", {**item, "meta": {**item["meta"], "part": TRAIN}}) for item in evaluated
+        ]
+    frames: dict[str, pd.DataFrame] = {}
+    items: list[Item] = []
+    told: list[tuple[str, Item, Limits]] = []
+    said = {part: profiles.said(tables) for part, tables in rows.items()}
+    for reference, item in asked:
+        table, part = item["meta"]["table"], item["meta"]["part"]
+        if part not in rows:
+            continue
+        name = f"{part}.{table}"
+        if table in profiles.SAID:
+            name = f"{reference}.{name}"
+            values = item["kwargs"]["partition_object"]["values"]
+            frames[name] = pd.DataFrame({"value": profiles.repeated(said[part][table], values)})
+        else:
+            frames[name] = rows[part][table]
+        if frames[name].empty:
+            continue
+        limits = _limits(item, getattr(config, reference))
+        told.append((reference, item, limits))
+        named = {**item, "meta": {**item["meta"], "table": name}}
+        items += [_filled(named, limit) for limit in (limits.warn, limits.stop)]
+    outcomes = run(frames, items)
+    return [
+        _moved(*one, warn, stop)
+        for one, warn, stop in zip(told, outcomes[::2], outcomes[1::2], strict=True)
+    ]
+
+
+def _limits(item: Item, movement: Movement) -> Limits:
+    limits: Limits = getattr(movement, _measure(item))
+    return limits
+
+
+def _measure(item: Item) -> str:
+    return DIVERGENCE if item["type"] == EXPECTATIONS[DIVERGENCE] else SHIFT
+
+
+def _filled(item: Item, limit: float | None) -> Item:
+    """An expectation with its limit; None expects nothing."""
+    kwargs = dict(item["kwargs"])
+    if _measure(item) == DIVERGENCE:
+        kwargs["threshold"] = limit
+    else:
+        ranges = kwargs["quantile_ranges"]["value_ranges"]
+        scale = _scale(ranges)
+        wide = [
+            [None, None] if limit is None else [low - limit * scale, high + limit * scale]
+            for low, high in ranges
+        ]
+        kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": wide}
+    return {**item, "kwargs": kwargs}
+
+
+def _scale(ranges: list[list[float]]) -> float:
+    """What shifts are told in: from the first quantile to the last, or else the size of the
+    middle one."""
+    across = ranges[-1][1] - ranges[0][0]
+    return across or abs(ranges[len(ranges) // 2][0]) or 1.0
+
+
+def _moved(
+    reference: str,
+    item: Item,
+    limits: Limits,
+    warn: Mapping[str, Any],
+    stop: Mapping[str, Any],
+) -> Moved:
+    level = "met" if warn["success"] else "warned"
+    return Moved(
+        of=item["meta"]["what"],
+        part=item["meta"]["part"],
+        reference=reference,
+        measure=_measure(item),
+        value=_value(item, stop["result"]["observed_value"]),
+        warn=limits.warn,
+        stop=limits.stop,
+        level=level if stop["success"] else "stopped",
+    )
+
+
+def _value(item: Item, observed: Any) -> float | None:
+    if _measure(item) == DIVERGENCE:
+        return None if observed is None else round(float(observed), 6)
+    ranges = item["kwargs"]["quantile_ranges"]["value_ranges"]
+    pairs = zip(observed["values"], ranges, strict=True)
+    far = max(abs(float(value) - low) for value, (low, _) in pairs)
+    shift: float = round(far / _scale(ranges), 6)
+    return shift

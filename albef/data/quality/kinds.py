@@ -1,0 +1,122 @@
+"""What kind of records a source has, by what its records hold, and their annotations as columns.
+
+A task knows a record's annotations by their names in meta; so does this: whoever made the records,
+they are questions, statements, comparisons, expressions, or captions if they are none of these.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from albef.data.boxes import RIGHT, iou
+
+KINDS = ("captions", "questions", "statements", "comparisons", "expressions")
+"""Kinds of records, each with a suite of that name."""
+_FIELDS = r'"(?:label|answers|question_id|box|proposals|ref_id)": '
+_SLACK = 1.0  # pixels that a box may leave its image by: coordinates are rounded
+_ROWS = 1 << 16  # of an index that are read at a time
+
+
+def annotations(index: pa.Table) -> pd.DataFrame:
+    """The kind and the annotations of each record, in order.
+
+    Returns:
+        ``kind``, that of the most records of its source; ``label``, or the most weighted answer of
+        a question; ``answers``, how many; ``box``, ``within`` its image with all proposals or
+        ``outside``; ``proposed``, whether a proposal overlaps the box by half, ``yes`` or ``no``.
+        What a record does not have is null; so is what no record of its split has, unless that is
+        the training split, where ``label`` is then "", ``answers`` 0 and ``box`` ``missing``.
+    """
+    frame = pd.DataFrame(
+        [row for batch in _batches(index) for row in _rows(batch)],
+        columns=["own", "label", "answers", "box", "proposed"],
+    )
+    frame["source"] = index["source"].to_pandas()
+    frame["split"] = index["split"].to_pandas()
+    if "more" in index.column_names:
+        frame["own"] = np.where(frame["own"] == "captions", "comparisons", frame["own"])
+        frame["own"] = frame["own"].replace("statements", "comparisons")
+    counts = frame.groupby(["source", "own"]).size().reset_index(name="count")
+    counts["order"] = counts["own"].map(KINDS.index)
+    most = counts.sort_values(["count", "order"], ascending=[False, True])
+    frame["kind"] = frame["source"].map(most.drop_duplicates("source").set_index("source")["own"])
+    for name, kinds, missing in (
+        ("label", ("statements", "comparisons"), ""),
+        ("answers", ("questions",), 0),
+        ("box", ("expressions",), "missing"),
+    ):
+        known = frame[name].notna().groupby([frame["source"], frame["split"]]).transform("any")
+        asked = frame["kind"].isin(kinds) & (known | (frame["split"] == "train"))
+        frame[name] = frame[name].where(~(asked & frame[name].isna()), missing)
+    return frame[["kind", "label", "answers", "box", "proposed"]]
+
+
+def _batches(index: pa.Table) -> Iterator[pa.RecordBatch]:
+    columns = index.select(["meta", "width", "height"])
+    yield from columns.to_batches(max_chunksize=_ROWS)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """Kind and annotations of each record by itself."""
+    annotated = pc.match_substring_regex(batch["meta"], _FIELDS).to_pylist()
+    metas = batch["meta"].to_pylist()
+    sizes = zip(batch["width"].to_pylist(), batch["height"].to_pylist(), strict=True)
+    for has, text, size in zip(annotated, metas, sizes, strict=True):
+        yield _told(json.loads(text), size) if has else _NOTHING
+
+
+_NOTHING = ("captions", None, None, None, None)
+
+
+def _told(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[Any, ...]:
+    if meta.keys() & {"answers", "question_id"}:
+        answers = meta.get("answers")
+        if not isinstance(answers, Mapping) or not answers:
+            return ("questions", None, None, None, None)
+        first = min(answers, key=lambda answer: (-_weight(answers[answer]), answer))
+        return ("questions", first, len(answers), None, None)
+    if meta.keys() & {"box", "proposals", "ref_id"}:
+        return ("expressions", None, None, *_located(meta, size))
+    if "label" in meta:
+        label = meta["label"]
+        return ("statements", label if isinstance(label, str) else None, None, None, None)
+    return _NOTHING
+
+
+def _weight(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _located(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[str | None, str | None]:
+    """Whether boxes are within the image, and whether a proposal has the true one."""
+    box, proposals = meta.get("box"), meta.get("proposals")
+    if box is None:
+        return None, None
+    proposals = proposals if isinstance(proposals, list) else []
+    within = all(_within(one, size) for one in [box, *proposals])
+    if not proposals:
+        return "within" if within else "outside", None
+    right = any(_is_box(one) and iou(one, box) >= RIGHT for one in proposals if _is_box(box))
+    return "within" if within else "outside", "yes" if right else "no"
+
+
+def _is_box(box: object) -> bool:
+    return (
+        isinstance(box, Sequence)
+        and len(box) == 4
+        and all(isinstance(side, int | float) for side in box)
+    )
+
+
+def _within(box: Any, size: tuple[int, int]) -> bool:
+    if not _is_box(box) or min(box[2:]) <= 0:
+        return False
+    ends = (box[0] + box[2], box[1] + box[3])
+    return min(box[:2]) >= -_SLACK and all(
+        end <= side + _SLACK for end, side in zip(ends, size, strict=True)
+    )

@@ -1,0 +1,148 @@
+"""What a validation found."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation and how the data set met it.
+
+    Attributes:
+        what: what is expected, in words.
+        expectation: its name in Great Expectations.
+        column: table and column that it looks at.
+        passed: whether it is met.
+        counted: rows looked at.
+        failed: rows that do not meet it.
+        allowed: share of rows that need not meet it.
+        bound: the bound of a row's value, as "at most 30".
+        threshold: the key in params.yaml that sets share or bound, if one does.
+        sample: the first offending rows.
+        suite: the suite that it stands in.
+    """
+
+    what: str
+    expectation: str
+    column: str
+    passed: bool
+    counted: int
+    failed: int
+    allowed: float
+    bound: str
+    threshold: str
+    sample: tuple[Mapping[str, Any], ...]
+    suite: str = "image_text"
+
+    def sentence(self) -> str:
+        """The outcome in words, with numbers and threshold."""
+        if self.expectation.startswith("expect_table"):
+            return f"there are {self.counted:,}"
+        share = self.failed / self.counted if self.counted else 0.0
+        allowed = f"at most {percent(self.allowed)} may" if self.allowed else "none may"
+        return f"{self.failed:,} of {self.counted:,} ({percent(share)}) fail, {allowed}"
+
+    def place(self) -> str:
+        """The expectation and what it looks at, as Great Expectations has it."""
+        bound = f" {self.bound}" if self.bound else ""
+        return f"{self.expectation} of {self.column}{bound}"
+
+    def reason(self) -> str:
+        """All of it: what, where, the numbers and the key that sets the threshold."""
+        key = f" (validate.{self.threshold})" if self.threshold else ""
+        return f"{self.what} ({self.place()}): {self.sentence()}{key}"
+
+
+def percent(share: float) -> str:
+    """A share in words."""
+    return f"{100 * share:.3g} %"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a distribution is from that of a reference.
+
+    Attributes:
+        of: what is counted, as "words of a caption".
+        part: the rows looked at: ``train`` or ``evaluation``.
+        reference: what it is compared with: ``accepted`` or ``evaluation``.
+        measure: ``divergence`` (nats) or ``shift`` (share of the reference's range).
+        value: how far; None where it is beyond all bounds.
+        warn, stop: the limits, None where there is none.
+        level: ``met``, ``warned`` or ``stopped``, as Great Expectations found.
+    """
+
+    of: str
+    part: str
+    reference: str
+    measure: str
+    value: float | None
+    warn: float | None
+    stop: float | None
+    level: str
+
+    def reason(self) -> str:
+        """All of it: what moved, how far, from what, and the key that sets the limit."""
+        stopped = self.level == "stopped"
+        limit, word = (self.stop, "stop") if stopped else (self.warn, "warn")
+        far = "without bound" if self.value is None else f"{self.value:.3g}"
+        unit = " nats" if self.measure == "divergence" else " of its range"
+        whose = {
+            "accepted": f"that of the accepted profile ({self.part} rows)",
+            "evaluation": "that of the evaluation splits",
+        }[self.reference]
+        said = f"{self.measure} of {far}{unit} from {whose}"
+        allowed = f", at most {limit:g} is allowed" if limit is not None else ""
+        return f"{self.of}: {said}{allowed} (validate.drift.{self.reference}.{self.measure}.{word})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The validation of a data set.
+
+    Attributes:
+        dataset: its name.
+        digest: of its data.
+        checks: every expectation of its suites, in their order.
+        statistics: numbers about the data set.
+        moved: every distribution that was compared.
+        accepted: digest of the data whose profile was accepted; "" where none is.
+    """
+
+    dataset: str
+    digest: str
+    checks: tuple[Check, ...]
+    statistics: Mapping[str, Any]
+    moved: tuple[Moved, ...] = ()
+    accepted: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every expectation is met, and nothing moved too far."""
+        return not list(self.reasons())
+
+    def reasons(self) -> list[str]:
+        """Why it is refused, a sentence each."""
+        failed = [check.reason() for check in self.checks if not check.passed]
+        return failed + [moved.reason() for moved in self.moved if moved.level == "stopped"]
+
+    def warnings(self) -> list[str]:
+        """What does not stop it but should be known, a sentence each."""
+        return [moved.reason() for moved in self.moved if moved.level == "warned"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values, without times or run ids."""
+        return {
+            "dataset": self.dataset,
+            "digest": self.digest,
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            "statistics": dict(self.statistics),
+            "accepted": self.accepted,
+            "moved": [asdict(moved) for moved in self.moved],
+        }
+
+
+class NotFit(ValueError):
+    """A data set failed its validation; the text names what failed and where to read more."""

@@ -1,0 +1,107 @@
+"""``albef data accept NAME``: a data set as it is becomes what later versions are held to."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from albef.config import ParamsError, nearest, read_yaml
+from albef.data.quality.drift import accepted_suite
+from albef.data.shards import ShardError, describe
+from albef.layout import PARAMS
+from flows import values
+
+FOLDER = Path("profiles")
+NONE = FOLDER / "none.json"
+"""Names no profile: nothing is expected."""
+
+
+def main() -> None:
+    """The command; exit code 2 if there is nothing to accept."""
+    parser = argparse.ArgumentParser(
+        prog="albef data accept",
+        description="Take the profile of a validated data set as what its later versions are held "
+        "to: it is written as a suite to a file of the project, which params.yaml then names.",
+    )
+    parser.add_argument("name", metavar="NAME", help="the data set")
+    parser.add_argument("--file", help="where to write; the file that params.yaml names already, "
+                        f"or {FOLDER}/NAME.json")  # fmt: skip
+    options = parser.parse_args()
+    try:
+        file, count = accept(options.name, Path(options.file) if options.file else None)
+    except (ParamsError, ShardError) as error:
+        print(f"albef data accept: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(
+        f"{file} holds {count} expectations of {options.name}; commit it with {PARAMS}. "
+        f"validate@{options.name} holds every later version against it."
+    )
+
+
+def accept(name: str, file: Path | None = None) -> tuple[Path, int]:
+    """Write the profile of a data set as a suite, and its path into params.yaml.
+
+    Args:
+        name: of the data set.
+        file: where to write it, from the root of the project; None chooses.
+
+    Returns:
+        The file, and how many expectations it holds.
+
+    Raises:
+        ParamsError: no such data set, or its profile is missing or of other data.
+        ShardError: the data set is missing.
+    """
+    named = _named(name)
+    profile = _profile(name)
+    if file is None:
+        file = FOLDER / f"{name}.json" if named == NONE else named
+        if named == NONE and file.exists():
+            raise ParamsError(
+                f"{file} is there already, and {PARAMS} does not name it: it may be of another "
+                f"data set {name}; say --file {file} to overwrite it, or name another file"
+            )
+    if file == NONE:
+        raise ParamsError(f"{NONE} stands for no profile: name another file")
+    text = accepted_suite(profile)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(file.name + ".part")
+    beside.write_text(text)
+    beside.replace(file)
+    if file != named:
+        values.override(PARAMS, [f"datasets.{name}.accepted={file.as_posix()}"])
+    return file, len(json.loads(text)["expectations"])
+
+
+def _named(name: str) -> Path:
+    """The accepted profile that params.yaml names for a data set."""
+    datasets = read_yaml(PARAMS).get("datasets")
+    datasets = datasets if isinstance(datasets, Mapping) else {}
+    if name not in datasets:
+        near = nearest(name, list(datasets))
+        raise ParamsError(
+            f"{PARAMS} has no data set {name}; "
+            + (f"did you mean {near}?" if near else f"there are: {', '.join(datasets) or 'none'}")
+        )
+    return Path(str(datasets[name].get("accepted", NONE)))
+
+
+def _profile(name: str) -> dict[str, Any]:
+    """The profile of a data set, of the data that are there now."""
+    layout = values.layout()
+    path = layout.validation(name) / "profile.json"
+    remedy = f"run `albef run --only validate@{name}`, whatever it says, and accept it then"
+    digest = describe(layout.data(name))["digest"]
+    try:
+        profile: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: {remedy}") from None
+    if profile["digest"] != digest:
+        raise ParamsError(f"{path} is the profile of an earlier version of {name}: {remedy}")
+    return profile
+
+
+if __name__ == "__main__":
+    main()
