@@ -35,6 +35,7 @@ _BATCH, _BYTES = 200, 2**25
 _MIB = 2**20
 _SUGGESTED = {
     "shard_mb": 256, "longest_side": 512, "duplicates": "drop_near", "screened": True,
+    "store": None,
 }  # fmt: skip
 """Values of a data set for a path that params.yaml does not name yet."""
 log = logging.getLogger("albef")

@@ -57,6 +57,16 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_REST = (
+    "    accepted: profiles/none.json",
+    "    augment: {flip: true, crop: [0.5, 1.0], randaugment: 7}",
+    "    window: null",
+    "    max_damaged_records: 0.001",
+    "    max_damaged_shards: 0.01",
+)
+"""What ingest does not read of a data set's section."""
+
+
 def _yaml(suggested: Mapping[str, Any]) -> list[str]:
     [(name, section)] = suggested.items()
     asks = any(own["kind"] == "urls" for own in section["sources"].values())
@@ -65,7 +75,7 @@ def _yaml(suggested: Mapping[str, Any]) -> list[str]:
     lines += [f"      {own}: {_flow(values)}" for own, values in section["sources"].items()]
     rest = {key: value for key, value in section.items() if key != "sources"}
     lines += [f"    {key}: {_flow(value)}" for key, value in rest.items()]
-    return [*lines, "    augment: {flip: true, crop: [0.5, 1.0], randaugment: 7}"]
+    return [*lines, *_REST]
 
 
 def _flow(value: Any) -> str:

@@ -13,8 +13,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError, validate
+from albef.data.dataset import DatasetConfig
 from albef.data.refusal import Reason
-from albef.data.rules import RowsConfig
 from pipelines import heldout, ingest
 from pipelines.check import check, main
 from pipelines.check_words import told
@@ -144,8 +144,7 @@ def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
     words = told(result)
     lines = words[words.index("To take it, write under datasets in params.yaml:\n") :]
     [(name, section)] = YAML(typ="safe").load(lines.partition("\n")[2]).items()
-    assert section.pop("augment")
-    read = validate(RowsConfig, section, where="told")
+    read = validate(DatasetConfig, section, where="told")
     assert name == "in"
     assert read.sources["in"].model_dump(exclude={"licences"}) == {
         "kind": "folder", "path": "in", "split": "train"
