@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from albef.behaviour.suite import load as load_suite
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
+from albef.data.quality.drift import read_accepted
 from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
 
@@ -170,6 +171,11 @@ def _contradictions(params: Params) -> Iterator[str]:
         )
 
     datasets = list(params.datasets)
+    for name, own in params.datasets.items():
+        try:
+            read_accepted(Path(cast(Any, own).accepted))
+        except ParamsError as error:
+            yield f"datasets.{name}.accepted: {error}"
     for name in cast(Any, params.sections["ingest"]).heldout:
         if name not in params.datasets:
             yield unknown("ingest.heldout", name, "not one of the datasets", datasets)

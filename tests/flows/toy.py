@@ -167,7 +167,8 @@ class Toy:
         (path / "params.yaml").write_text(re.sub(other_runs, "", values))
         for preset in (ROOT / "presets").glob("*.yaml"):
             (path / "presets" / preset.name).write_text(preset.read_text())
-        shutil.copytree(ROOT / "behaviour", path / "behaviour")  # which values name
+        for folder in ("behaviour", "profiles"):  # which values name
+            shutil.copytree(ROOT / folder, path / folder)
         (path / ".gitignore").write_text(
             (ROOT / ".gitignore").read_text() + "\n/do/\n/flows\n*.log\n"
         )

@@ -21,6 +21,7 @@ def test_every_params_file_loads_strictly(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("behaviour").symlink_to(ROOT / "behaviour")
+    Path("profiles").symlink_to(ROOT / "profiles")
     Path("models/albef-4m").mkdir(parents=True)  # what docs/checkpoints.md has imported before
     params = load(path)
     assert set(params.tasks)
@@ -87,6 +88,13 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ("release.max_slow", 2.0, "release.max_slow is not a known key; did you mean release.max_"),
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
         ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
+        (
+            "datasets.web.accepted",
+            "profiles/web.json",
+            "datasets.web.accepted: the accepted profile profiles/web.json is missing: get it back",
+        ),
+        ("datasets.web.accepted", None, "datasets.web.accepted is missing"),
+        ("validate.drift.accepted.shift.warn", 2.0, "shift: warn (2) is beyond stop (1)"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
         ("evaluate.behaviour.tests", "none.json", "behaviour tests none.json cannot be read: No"),
         ("evaluate.behaviour.threshold", 1.0, "evaluate.behaviour.threshold: input should be less"),

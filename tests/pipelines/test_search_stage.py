@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+from albef.data.shards import ShardError
 from albef.digest import file_digest
 from albef.tasks import retrieval
 from pipelines import search, trials
@@ -170,6 +171,19 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(
         patch.setattr(trials, "fit", full)
         with pytest.raises(OSError, match="no space left"):
             step("search", "retrieval")
+    step("search", "retrieval")
+    assert found()["evidence"]["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
+
+
+def test_damaged_data_end_the_search_and_fail_no_trial(here: Path) -> None:
+    (shard,) = Path("products/data/scenes/shards").iterdir()
+    content = shard.read_bytes()
+    shard.unlink()
+    try:
+        with pytest.raises(ShardError, match=r"scenes-00000\.tar is missing: run the stage in"):
+            step("search", "retrieval")
+    finally:
+        shard.write_bytes(content)
     step("search", "retrieval")
     assert found()["evidence"]["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
 

@@ -55,7 +55,7 @@ def looks(
                     own[places[done : done + len(rows)]] = values[:, k]
                 done += len(rows)
             records.close()
-    return np.stack(found)
+    return np.stack(found) if found else np.empty((1, 0, len(LOOKS)))
 
 
 def _look(image: bytes, key: str) -> tuple[float, ...]:

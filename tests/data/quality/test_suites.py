@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
 from albef.config import ParamsError, validate
+from albef.data.quality.checking import check_dataset, seen
 from albef.data.quality.config import ValidateConfig
 from albef.data.quality.outcome import Result
 from albef.data.quality.page import page
 from albef.data.record import Record
 from tests.data import toy
-from tests.data.quality.values import VALUES, check, failed
+from tests.data.quality.values import VALUES, check, config, failed
 
 COUNT = 20
 
@@ -164,19 +167,46 @@ def test_a_repeated_image_of_the_same_image_id_is_no_fault(tmp_path: Path) -> No
     assert checked(tmp_path, twin).passed
 
 
-def test_what_is_wrong_with_the_index_itself_is_found(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder = written(tmp_path, lambda record: record)
-    rows = pq.read_table(folder / "index.parquet").to_pylist()
-    rows[1]["key"], rows[2]["key"] = "toy-0000", "toy 2.x"
+def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """A data set with another index."""
     schema = pq.read_schema(folder / "index.parquet")
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "index.parquet")
-    found = {one.what: one for one in failed(check(folder)[0])}
+    return folder
+
+
+def test_keys_that_come_twice_or_are_no_names_are_found(tmp_path: Path) -> None:
+    folder = written(tmp_path, lambda record: record)
+    rows = pq.read_table(folder / "index.parquet").to_pylist()
+    pictures = seen(folder, threads=1)
+    rows[1]["key"], rows[2]["key"] = "toy-0000", "toy 2.x"
+    result, _ = check_dataset(reindexed(folder, rows), config(), pictures)
+    found = {one.what: one for one in failed(result)}
     assert list(found) == ["keys are unique", "keys are plain names"]
     assert found["keys are unique"].sentence() == "2 of 20 (10 %) fail, none may"
     assert [row["key"] for row in found["keys are plain names"].sample] == ["toy 2.x"]
+
+
+def test_digests_of_another_kind_are_found(tmp_path: Path) -> None:
+    folder = written(tmp_path, lambda record: record)
+    index = pq.read_table(folder / "index.parquet")
+    pictures = seen(folder, threads=1)
+    rows = index.to_pylist()
+    rows[3]["digest"] = "0123"
+    (one,) = failed(check_dataset(reindexed(folder, rows), config(), pictures)[0])
+    assert (one.what, one.failed) == ("digests are SHA-256", 1)
+    assert [row["key"] for row in one.sample] == ["toy-0003"]
+
+
+def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
+    folder = reindexed(written(tmp_path, lambda record: record), [])
+    described = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(described | {"splits": {}}))
+    result, own = check(folder)
+    assert [one.reason() for one in failed(result)] == [
+        "there are records (expect_table_row_count_to_be_between of records at least 1): "
+        "there are 0"
+    ]
+    assert "refused" in page(result, own)
 
 
 def pair(first: int, second: int, size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
