@@ -260,9 +260,31 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {n: _normalised(t) if t.dtype == torch.uint8 else t for n, t in moved.items()}
 
 
+_SOME = 2**17  # numbers that are normalised at a time
+
+
 def _normalised(pixels: Tensor) -> Tensor:
     """The numbers of :func:`albef.data.transforms.normalised`."""
+    if pixels.device.type == "cpu":
+        return _in_cache(pixels)
     values = pixels.float()
     for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
+        # Python's numbers: nothing is copied to the device, which would be waited for.
         values[..., channel, :, :].mul_(float(scale)).sub_(float(shift))
     return values
+
+
+def _in_cache(pixels: Tensor) -> Tensor:
+    """The same by whole rows of pixels, whose colours lie side by side as decoders give them.
+
+    As many rows at a time as a processor's cache holds.
+    """
+    given = pixels.movedim(-3, -1)  # (..., H, W, 3)
+    values = torch.empty(given.shape)
+    width = given.shape[-2]
+    scale, shift = (torch.from_numpy(each.ravel()).repeat(width) for each in (SCALE, SHIFT))
+    some = max(1, _SOME // len(scale))
+    rows = values.view(-1, 3 * width).split(some), given.reshape(-1, 3 * width).split(some)
+    for into, part in zip(*rows, strict=True):
+        into.copy_(part).mul_(scale).sub_(shift)
+    return values.movedim(-1, -3)
