@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
     parser.add_argument("--seconds", type=float, default=15, help="of each load")
     parser.add_argument("--minutes", type=float, default=10, help="of full load")
+    parser.add_argument("--server", default="", help="options of `albef serve` under load")
     options = parser.parse_args()
     wanted = options.part or PARTS
     print(f"{machine()}\n")
@@ -107,7 +108,7 @@ def main() -> None:
             if "batching" in wanted:
                 _batching(folder / "export", requests, options.seconds)
             if "load" in wanted:
-                _load(folder / "export", requests, options.seconds)
+                _load(folder / "export", requests, options.seconds, options.server.split())
             if "endurance" in wanted:
                 _endurance(folder / "export", requests, options.minutes)
 
@@ -199,15 +200,17 @@ def _batching(folder: Path, requests: dict[str, Request], seconds: float) -> Non
     print()
 
 
-def _load(folder: Path, requests: dict[str, Request], seconds: float) -> None:
+def _load(
+    folder: Path, requests: dict[str, Request], seconds: float, server_options: list[str]
+) -> None:
     """From a start to a first answer, and latency at a part of the peak."""
     print(
-        f"One server, {seconds:g} s each; at 80 % of the peak requests arrive evenly or at random "
-        "(Poisson) and wait for no other\n"
+        f"One server{' '.join(['', *server_options])}, {seconds:g} s each; at 80 % of the peak "
+        "requests arrive evenly or at random (Poisson) and wait for no other\n"
     )
     print("| | load | answers/s | median ms | p99 ms | failed | p99 / unloaded median |")
     print("|---|---|---|---|---|---|---|")
-    with _server(folder) as server:
+    with _server(folder, *server_options) as server:
         first = server.first
         for what, request in requests.items():
             idle = _apply(server.port, request, 1, seconds)

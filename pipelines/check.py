@@ -39,6 +39,7 @@ _SUGGESTED = {
 }  # fmt: skip
 _TRAINED = {
     "accepted": "profiles/none.json",
+    "evaluated_on": "profiles/none.json",
     "augment": {"flip": True, "crop": [0.5, 1.0], "randaugment": 7},
     "window": None, "max_damaged_records": 0, "max_damaged_shards": 0,
 }  # fmt: skip

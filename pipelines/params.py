@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from albef.behaviour.suite import load as load_suite
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
-from albef.data.quality.drift import read_accepted
+from albef.data.quality.drift import read_accepted, read_evaluated
 from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
 
@@ -172,10 +172,11 @@ def _contradictions(params: Params) -> Iterator[str]:
 
     datasets = list(params.datasets)
     for name, own in params.datasets.items():
-        try:
-            read_accepted(Path(cast(Any, own).accepted))
-        except ParamsError as error:
-            yield f"datasets.{name}.accepted: {error}"
+        for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
+            try:
+                read(Path(getattr(own, key)))
+            except ParamsError as error:
+                yield f"datasets.{name}.{key}: {error}"
     for name in cast(Any, params.sections["ingest"]).heldout:
         if name not in params.datasets:
             yield unknown("ingest.heldout", name, "not one of the datasets", datasets)

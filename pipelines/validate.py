@@ -7,7 +7,7 @@ from pathlib import Path
 from albef.config import ParamsError
 from albef.data.quality.checking import check_dataset
 from albef.data.quality.config import ValidateConfig
-from albef.data.quality.drift import read_accepted
+from albef.data.quality.drift import read_accepted, read_evaluated
 from albef.data.quality.outcome import NotFit
 from albef.data.quality.page import page
 from pipelines.seen import pictures
@@ -19,10 +19,13 @@ log = logging.getLogger("albef")
 def run(stage: Stage) -> None:
     """Check a data set against its suites; its verdict is written only if it passes."""
     config = stage.section("validate", ValidateConfig)
-    accepted = read_accepted(_accepted(stage))
+    accepted = read_accepted(_named(stage, "accepted"))
+    evaluated = read_evaluated(_named(stage, "evaluated_on"))
     verdict = stage.layout.verdict(stage.key)
     verdict.unlink(missing_ok=True)  # an earlier one says nothing about this data
-    result, profile = check_dataset(stage.layout.data(stage.key), config, pictures(stage), accepted)
+    result, profile = check_dataset(
+        stage.layout.data(stage.key), config, pictures(stage), accepted, evaluated
+    )
     folder = stage.layout.validation(stage.key)
     write_json(folder / "result.json", result.to_json())
     write_json(folder / "profile.json", profile)
@@ -37,14 +40,14 @@ def run(stage: Stage) -> None:
     log.info("all %d expectations are met; see %s", len(result.checks), report)
 
 
-def _accepted(stage: Stage) -> Path:
-    """The accepted profile that params.yaml names."""
+def _named(stage: Stage, key: str) -> Path:
+    """The accepted profile that a key of the data set names."""
     datasets = stage.params.get("datasets")
     section = datasets.get(stage.key) if isinstance(datasets, Mapping) else None
-    named = section.get("accepted") if isinstance(section, Mapping) else None
+    named = section.get(key) if isinstance(section, Mapping) else None
     if not isinstance(named, str):
         raise ParamsError(
-            f"{PARAMS}: datasets.{stage.key}.accepted must name a file; profiles/none.json "
+            f"{PARAMS}: datasets.{stage.key}.{key} must name a file; profiles/none.json "
             "expects nothing"
         )
     return Path(named)

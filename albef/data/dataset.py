@@ -1,7 +1,7 @@
 """The section of a data set, whole: for the check of a params file before the first stage.
 
 A stage reads only the part that it depends on: training ``augment`` and how it reads, validation
-``accepted``, ingest the rest.
+``accepted`` and ``evaluated_on``, ingest the rest.
 """
 
 from albef.data.reading import ReadingConfig
@@ -17,3 +17,6 @@ class DatasetConfig(RowsConfig, ReadingConfig):
     accepted: str
     """Path of the accepted profile that a new version is held against; ``profiles/none.json``
     expects nothing. ``albef data accept NAME`` makes one."""
+    evaluated_on: str
+    """Path of the accepted profile of another data set, whose evaluation splits the training split
+    is held against; ``profiles/none.json`` leaves it at its own."""

@@ -36,6 +36,7 @@ def write(caption: str) -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALBEF_RUNTIME__SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/none.json").write_text((ROOT / "profiles/none.json").read_text())

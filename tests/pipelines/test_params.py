@@ -94,6 +94,11 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
             "datasets.web.accepted: the accepted profile profiles/web.json is missing: get it back",
         ),
         ("datasets.web.accepted", None, "datasets.web.accepted is missing"),
+        (
+            "datasets.web.evaluated_on",
+            "profiles/web.json",
+            "datasets.web.evaluated_on: the accepted profile profiles/web.json is missing: get it",
+        ),
         ("validate.drift.accepted.shift.warn", 2.0, "shift: warn (2) is beyond stop (1)"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
         ("evaluate.behaviour.tests", "none.json", "behaviour tests none.json cannot be read: No"),

@@ -54,9 +54,10 @@ def _data(folder: Path) -> dict[str, Any]:
     )
 
 
-DRIFT: tuple[tuple[str, str, float | None, float, float, str], ...] = (
-    ("accepted", "divergence", 0.21, 0.1, 0.5, "warned"),
-    ("evaluation", "divergence", 0.02, 0.1, 0.5, "met"),
+DRIFT: tuple[tuple[str, str, str, float | None, float, float, str], ...] = (
+    ("accepted", "", "divergence", 0.21, 0.1, 0.5, "warned"),
+    ("evaluation", "", "divergence", 0.02, 0.1, 0.5, "met"),
+    ("evaluation", "flickr", "divergence", 0.03, 0.1, 0.5, "met"),
 )
 
 
@@ -294,6 +295,7 @@ def test_drift_is_told(here: Path) -> None:
     text = Page(made()).text
     assert "Drift from the accepted profile: 1 of 1 beyond a limit" in text
     assert "Drift of the training split from the evaluation splits: none of 1 beyond" in text
+    assert "from the evaluation splits of flickr: none of 1 beyond" in text
     assert "0.210 nats" in text
 
 

@@ -48,7 +48,7 @@ def values(**changed: Any) -> dict[str, Any]:
     params["evaluate"]["behaviour"]["tests"] = str(ROOT / "behaviour/english.json")
     params["ingest"]["heldout"] = ["scenes"]
     for dataset in params["datasets"].values():
-        dataset["accepted"] = str(ROOT / "profiles/none.json")
+        dataset["accepted"] = dataset["evaluated_on"] = str(ROOT / "profiles/none.json")
     params["pretrain"] |= {"epochs": 1, "keep_epochs": [1]}
     for key, value in changed.items():
         *parents, last = key.split("__")

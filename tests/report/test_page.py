@@ -131,7 +131,7 @@ def full(text: str, url: str = "https://a.test") -> Report:
                     ((text, text, False),),
                     ((text, text),),
                     text,
-                    (Drifted(text, text, "accepted", text, text, "stopped"),),
+                    (Drifted(text, text, "evaluation", text, text, text, "stopped"),),
                 ),
                 (text,),
             ),

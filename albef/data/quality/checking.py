@@ -1,6 +1,6 @@
 """Holding a data set against its suites, and its profile against others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def check_dataset(
     config: ValidateConfig,
     pictures: NDArray[np.float64],
     accepted: Mapping[str, Any] | None = None,
+    evaluated: Mapping[str, Any] | None = None,
 ) -> tuple[Result, dict[str, Any]]:
     """Validate a data set.
 
@@ -41,6 +42,8 @@ def check_dataset(
         config: when it is refused.
         pictures: what :func:`seen` gives.
         accepted: a profile as :func:`albef.data.quality.drift.read_accepted` gives it.
+        evaluated: that of another data set that models are evaluated on, as
+            :func:`albef.data.quality.drift.read_evaluated` gives it.
 
     Returns:
         The result, and the profile of the data set.
@@ -53,13 +56,14 @@ def check_dataset(
     found = tables(read_index(folder).combine_chunks(), pictures)
     rows = profile.parts(found)
     own = profile.profile(described["name"], described["digest"], rows)
-    held: Sequence[Any] = accepted["expectations"] if accepted else ()
+    held: list[Any] = accepted["expectations"] if accepted else []
+    other = (evaluated["name"], evaluated["expectations"]) if evaluated else ("", [])
     result = Result(
         dataset=described["name"],
         digest=described["digest"],
         checks=tuple(checks(found, config)),
         statistics=_statistics(described, found),
-        moved=tuple(drift.moved(rows, own, list(held), config.drift)),
+        moved=tuple(drift.moved(rows, own, held, other, config.drift)),
         accepted=accepted["digest"] if accepted else "",
     )
     return result, own

@@ -46,7 +46,7 @@ class Drifted:
     """A row of a table of drift: one distribution against one reference.
 
     Attributes:
-        of, part, reference: as :class:`albef.data.quality.outcome.Moved` has them.
+        of, part, reference, name: as :class:`albef.data.quality.outcome.Moved` has them.
         divergence, shift: how far, in words; "" where it is not measured.
         level: the worse of both: ``met``, ``warned`` or ``stopped``.
     """
@@ -54,6 +54,7 @@ class Drifted:
     of: str
     part: str
     reference: str
+    name: str
     divergence: str
     shift: str
     level: str
@@ -112,9 +113,9 @@ def listed(profile: Mapping[str, Any]) -> tuple[Listed, ...]:
 
 def drifted(result: Mapping[str, Any]) -> tuple[Drifted, ...]:
     """How far each distribution moved, from the JSON of a validation's result."""
-    rows: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    rows: dict[tuple[str, str, str, str], dict[str, Mapping[str, Any]]] = {}
     for moved in result.get("moved", ()):
-        key = (moved["reference"], moved["part"], moved["of"])
+        key = (moved["reference"], moved["name"], moved["part"], moved["of"])
         rows.setdefault(key, {})[moved["measure"]] = moved
     levels = ("met", "warned", "stopped")
     return tuple(
@@ -122,11 +123,12 @@ def drifted(result: Mapping[str, Any]) -> tuple[Drifted, ...]:
             of,
             part,
             reference,
+            name,
             _far(by.get("divergence"), " nats"),
             _far(by.get("shift"), " of its range"),
             max((moved["level"] for moved in by.values()), key=levels.index),
         )
-        for (reference, part, of), by in rows.items()
+        for (reference, name, part, of), by in rows.items()
     )
 
 

@@ -72,7 +72,7 @@ def accepted_suite(profile: Mapping[str, Any]) -> str:
 
 
 def read_accepted(path: Path) -> dict[str, Any]:
-    """An accepted profile: its ``digest`` and ``expectations``.
+    """An accepted profile: ``name`` and ``digest`` of the data set, and its ``expectations``.
 
     Raises:
         ParamsError: the file is missing or holds something else.
@@ -97,11 +97,45 @@ def read_accepted(path: Path) -> dict[str, Any]:
             f"{path} is no accepted profile ({type(error).__name__}: {error}): accept the data "
             "set again"
         ) from None
-    return {"digest": held.get("digest", ""), "expectations": items}
+    return {
+        "name": str(held.get("name", "")),
+        "digest": held.get("digest", ""),
+        "expectations": items,
+    }
+
+
+def read_evaluated(path: Path) -> dict[str, Any]:
+    """An accepted profile, of which only what it expects of evaluation splits is taken.
+
+    Raises:
+        ParamsError: as for :func:`read_accepted`; or it is of a data set that has only ``train``.
+    """
+    held = read_accepted(path)
+    items = _evaluated(held["expectations"])
+    if held["expectations"] and not items:
+        raise ParamsError(
+            f"{path} is the profile of a data set without evaluation splits: name that of one "
+            "that models are evaluated on"
+        )
+    return {**held, "expectations": items}
+
+
+def _evaluated(items: list[Item]) -> list[Item]:
+    """What evaluation splits expect of what is trained on."""
+    # How many captions stand in a record says how rows were cut, not what they hold.
+    return [
+        {**item, "meta": {**item["meta"], "part": TRAIN}}
+        for item in items
+        if item["meta"]["part"] != TRAIN and item["meta"]["table"] != "records"
+    ]
 
 
 def moved(
-    rows: Mapping[str, Tables], own: Mapping[str, Any], accepted: list[Item], config: DriftConfig
+    rows: Mapping[str, Tables],
+    own: Mapping[str, Any],
+    accepted: list[Item],
+    evaluated: tuple[str, list[Item]],
+    config: DriftConfig,
 ) -> list[Moved]:
     """How far each distribution is from its reference.
 
@@ -109,39 +143,37 @@ def moved(
         rows: of the data set by part, as :func:`albef.data.quality.profile.parts` gives them.
         own: its profile.
         accepted: expectations of the accepted profile.
+        evaluated: another data set that models are evaluated on, and what it expects of rows that
+            are trained on; its own evaluation splits expect as much.
         config: how far it may be.
 
     Raises:
         NotFit: an expectation of the accepted profile cannot be computed.
     """
-    asked = [("accepted", item) for item in accepted]
-    if len(rows) == len(content.PARTS):  # there is something to train and to evaluate on
-        evaluated = [item for item in suite(own) if item["meta"]["part"] != TRAIN]
-        # How many captions stand in a record says how rows were cut, not what they hold.
-        evaluated = [item for item in evaluated if item["meta"]["table"] != "records"]
-        asked += [
-            ("evaluation", {**item, "meta": {**item["meta"], "part": TRAIN}}) for item in evaluated
-        ]
+    name, theirs = evaluated
+    asked = [("accepted", "", item) for item in accepted]
+    asked += [("evaluation", "", item) for item in _evaluated(suite(own))]
+    asked += [("evaluation", name, item) for item in theirs]
     frames: dict[str, pd.DataFrame] = {}
     items: list[Item] = []
-    told: list[tuple[str, Item, Limits]] = []
+    told: list[tuple[str, str, Item, Limits]] = []
     said = {part: profiles.said(tables) for part, tables in rows.items()}
-    for reference, item in asked:
+    for reference, of_data, item in asked:
         table, part = item["meta"]["table"], item["meta"]["part"]
         if part not in rows:
             continue
-        name = f"{part}.{table}"
+        frame = f"{part}.{table}"
         if table in profiles.SAID:
-            name = f"{reference}.{name}"
+            frame = f"{reference}.{of_data}.{frame}"
             values = item["kwargs"]["partition_object"]["values"]
-            frames[name] = pd.DataFrame({"value": profiles.repeated(said[part][table], values)})
+            frames[frame] = pd.DataFrame({"value": profiles.repeated(said[part][table], values)})
         else:
-            frames[name] = rows[part][table]
-        if frames[name].empty:
+            frames[frame] = rows[part][table]
+        if frames[frame].empty:
             continue
         limits = _limits(item, getattr(config, reference))
-        told.append((reference, item, limits))
-        named = {**item, "meta": {**item["meta"], "table": name}}
+        told.append((reference, of_data, item, limits))
+        named = {**item, "meta": {**item["meta"], "table": frame}}
         items += [_filled(named, limit) for limit in (limits.warn, limits.stop)]
     outcomes = run(frames, items)
     return [
@@ -184,6 +216,7 @@ def _scale(ranges: list[list[float]]) -> float:
 
 def _moved(
     reference: str,
+    name: str,
     item: Item,
     limits: Limits,
     warn: Mapping[str, Any],
@@ -194,6 +227,7 @@ def _moved(
         of=item["meta"]["what"],
         part=item["meta"]["part"],
         reference=reference,
+        name=name,
         measure=_measure(item),
         value=_value(item, stop["result"]["observed_value"]),
         warn=limits.warn,

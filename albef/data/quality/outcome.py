@@ -54,6 +54,11 @@ class Check:
         return f"{self.what} ({self.place()}): {self.sentence()}{key}"
 
 
+def of(name: str) -> str:
+    """What follows "the evaluation splits" where they are another data set's."""
+    return f" of {name}" if name else ""
+
+
 def percent(share: float) -> str:
     """A share in words."""
     return f"{100 * share:.3g} %"
@@ -67,6 +72,7 @@ class Moved:
         of: what is counted, as "words of a caption".
         part: the rows looked at: ``train`` or ``evaluation``.
         reference: what it is compared with: ``accepted`` or ``evaluation``.
+        name: the data set whose evaluation splits these are; "" for its own.
         measure: ``divergence`` (nats) or ``shift`` (share of the reference's range).
         value: how far; None where it is beyond all bounds.
         warn, stop: the limits, None where there is none.
@@ -76,6 +82,7 @@ class Moved:
     of: str
     part: str
     reference: str
+    name: str
     measure: str
     value: float | None
     warn: float | None
@@ -90,7 +97,7 @@ class Moved:
         unit = " nats" if self.measure == "divergence" else " of its range"
         whose = {
             "accepted": f"that of the accepted profile ({self.part} rows)",
-            "evaluation": "that of the evaluation splits",
+            "evaluation": f"that of the evaluation splits{of(self.name)}",
         }[self.reference]
         said = f"{self.measure} of {far}{unit} from {whose}"
         allowed = f", at most {limit:g} is allowed" if limit is not None else ""

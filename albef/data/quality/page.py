@@ -8,7 +8,7 @@ from typing import Any
 
 from albef.data.quality import content
 from albef.data.quality.bars import bars
-from albef.data.quality.outcome import Check, Result
+from albef.data.quality.outcome import Check, Result, of
 
 SUITES = {
     "image_text": "Every data set",
@@ -130,25 +130,24 @@ def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
 
 def _drift(result: Result) -> Iterator[str]:
     rows = content.drifted(result.to_json())
-    for reference, title in REFERENCES.items():
-        own = [row for row in rows if row.reference == reference]
-        if own:
-            yield f"<h2>Drift: {title[0].lower()}{title[1:]}</h2>"
-            if reference == "accepted":
-                yield f'<p class="quiet">Accepted: <code>{escape(result.accepted)}</code></p>'
-            yield _table(
-                ("", "Distribution", "Rows", "Divergence", "Shift"),
-                (
-                    [
-                        f'<span class="{_LEVELS[row.level]}">{row.level}</span>',
-                        escape(row.of),
-                        escape(row.part),
-                        row.divergence,
-                        row.shift,
-                    ]
-                    for row in own
-                ),
-            )
+    for (reference, name), own in groupby(rows, key=lambda row: (row.reference, row.name)):
+        title = REFERENCES[reference] + of(name)
+        yield f"<h2>Drift: {escape(title[0].lower() + title[1:])}</h2>"
+        if reference == "accepted":
+            yield f'<p class="quiet">Accepted: <code>{escape(result.accepted)}</code></p>'
+        yield _table(
+            ("", "Distribution", "Rows", "Divergence", "Shift"),
+            (
+                [
+                    f'<span class="{_LEVELS[row.level]}">{row.level}</span>',
+                    escape(row.of),
+                    escape(row.part),
+                    row.divergence,
+                    row.shift,
+                ]
+                for row in own
+            ),
+        )
 
 
 _LEVELS = {"met": "pass", "warned": "warn", "stopped": "fail"}

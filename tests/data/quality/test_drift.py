@@ -3,6 +3,8 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from albef.config import ParamsError, validate
 from albef.data.quality import content, drift, profile
 from albef.data.quality.config import DriftConfig
 from albef.data.quality.outcome import Moved, Result
+from albef.data.quality.page import page
 from albef.data.record import Record
 from tests.data import toy
 from tests.data.quality.test_suites import picture
@@ -176,6 +179,48 @@ def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) 
     assert {moved.reference for moved in result.moved} == {"evaluation"}
 
 
+def test_training_data_are_held_against_another_data_set_that_models_are_tested_on(
+    tmp_path: Path,
+) -> None:
+    halves = [replace(row, split=("train", "val")[i % 2]) for i, row in enumerate(rows(48))]
+    accepted(tmp_path, halves)
+    held = drift.read_evaluated(tmp_path / "toy.json")
+    long = [replace(record, split="train") for record in rows(48, long=1.0)]
+    tight = {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": None, "stop": None}}
+    values = {"max_caption_images": 100, "drift": {**LIMITS, "evaluation": tight}}
+    toy.write(tmp_path / "toy", long)
+    result, own = check(tmp_path / "toy", evaluated=held, **values)
+    assert list(own["parts"]) == ["train"]
+    assert {(moved.reference, moved.name, moved.part) for moved in result.moved} == {
+        ("evaluation", "accepted", "train")
+    }
+    assert {moved.of for moved in level(result, "stopped")} == {"words of a caption", "vocabulary"}
+    assert any(
+        " nats from that of the evaluation splits of accepted, at most 0.5 is allowed " in reason
+        for reason in result.reasons()
+    )
+    assert "from the evaluation splits of accepted</h2>" in page(result, own)
+    toy.write(tmp_path / "near", [replace(record, split="train") for record in rows(48)])
+    assert check(tmp_path / "near", evaluated=held, **values)[0].passed
+
+
+def test_own_and_other_evaluation_splits_are_told_apart(tmp_path: Path) -> None:
+    accepted(tmp_path, rows())
+    held = drift.read_evaluated(tmp_path / "toy.json")
+    toy.write(tmp_path / "toy", rows(long=0.4))
+    shown = content.drifted(check(tmp_path / "toy", evaluated=held)[0].to_json())
+    assert [name for name, _ in groupby(row.name for row in shown)] == ["", "accepted"]
+
+
+def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path) -> None:
+    accepted(tmp_path, [replace(record, split="train") for record in rows()])
+    with pytest.raises(ParamsError) as caught:
+        drift.read_evaluated(tmp_path / "toy.json")
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'toy.json'} is the profile of a data set without evaluation splits"
+    )
+
+
 def test_a_data_set_of_one_part_has_no_evaluation_drift(tmp_path: Path) -> None:
     toy.write(tmp_path / "toy", [toy.record(i, image=picture(i)) for i in range(4)])
     result, own = check(tmp_path / "toy")
@@ -217,7 +262,11 @@ def test_drift_is_zero_for_the_same_rows_and_never_negative(
     mixed = draw.sample(first, len(first))
     for other, most in ((first, 1.1e-4), (mixed, 1.1e-4), (second, np.inf)):
         found = drift.moved(
-            tables(other), profile.profile("x", "y", tables(other)), held["expectations"], config
+            tables(other),
+            profile.profile("x", "y", tables(other)),
+            held["expectations"],
+            ("", []),
+            config,
         )
         words = [moved.value for moved in found if moved.of == "words of a caption"]
         assert len(words) == 2
@@ -270,3 +319,4 @@ def test_a_file_that_is_no_accepted_profile_is_named(
 
 def test_the_profile_of_nothing_expects_nothing() -> None:
     assert drift.read_accepted(NONE)["expectations"] == []
+    assert drift.read_evaluated(NONE)["expectations"] == []

@@ -42,9 +42,12 @@ def config(**values: Any) -> ValidateConfig:
 
 
 def check(
-    folder: Path, accepted: Mapping[str, Any] | None = None, **values: Any
+    folder: Path,
+    accepted: Mapping[str, Any] | None = None,
+    evaluated: Mapping[str, Any] | None = None,
+    **values: Any,
 ) -> tuple[Result, dict[str, Any]]:
-    return check_dataset(folder, config(**values), seen(folder, threads=2), accepted)
+    return check_dataset(folder, config(**values), seen(folder, threads=2), accepted, evaluated)
 
 
 def failed(result: Result) -> list[Check]:
