@@ -6,7 +6,7 @@ params.yaml: ``$divergence`` takes the limit, and the ranges of quantiles are wi
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def read_evaluated(path: Path) -> dict[str, Any]:
     return {**held, "expectations": items}
 
 
-def _evaluated(items: list[Item]) -> list[Item]:
+def _evaluated(items: Sequence[Item]) -> list[Item]:
     """What evaluation splits expect of what is trained on."""
     # How many captions stand in a record says how rows were cut, not what they hold.
     return [
