@@ -19,7 +19,7 @@ _MAIN = ("r_mean", "accuracy", "overall")
 def main() -> None:
     """The command; exit code 1 where something is missing, told in a sentence."""
     options = _parser().parse_args()
-    from flows.sides import gather, write_curves  # takes seconds
+    from flows.gather import gather, write_curves  # takes seconds
 
     try:
         if options.save_curve:

@@ -20,7 +20,7 @@ from albef.data.shards import Shards
 from albef.training.tracking import Tracker
 from flows import compare
 from flows.revisions import opened
-from flows.sides import gather
+from flows.gather import gather
 from tests.data import toy
 from tests.report.test_page import Page
 
