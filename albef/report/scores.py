@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from albef.data.boxes import RIGHT
 from albef.report.examples import RANKED, is_paired
-from albef.tasks.vqa_accuracy import normalised, vqa_accuracy
+from albef.tasks.vqa_accuracy import judged
 
 CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
 """Columns of the stored cases of behaviour tests."""
@@ -119,11 +119,8 @@ def _questions(table: pa.Table) -> Scores:
     nothing = [None] * table.num_rows
     annotators = table["annotators"].to_pylist() if "annotators" in table.column_names else nothing
     rows = zip(table["answer"].to_pylist(), table["truths"].to_pylist(), annotators, strict=True)
-    right = [
-        vqa_accuracy(answer, told) if told else float(normalised(answer) in map(normalised, truths))
-        for answer, truths, told in rows
-    ]
-    return _plain(table, "accuracy", ("key", "question"), np.array(right, float))
+    right = np.array([judged(*row) for row in rows], float)
+    return _plain(table, "accuracy", ("key", "question"), right)
 
 
 def _classes(table: pa.Table) -> Scores:

@@ -4,12 +4,9 @@ A record has one caption, the question, and ``meta["answers"]``, a weight by ans
 ``annotators`` (the answers of all of them), ``question_id`` and ``type``.
 """
 
-import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 
 from albef.answers import Answer
-from albef.config import ParamsError, Tunable, fixed
+from albef.config import Tunable, fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.data.text import TextTokenizer, clean_question
@@ -30,8 +27,9 @@ from albef.models.decoder import AnswerDecoder, decoder_start, generate
 from albef.models.fusion import select
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
+from albef.tasks.answer_list import answer_list
 from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, accuracies
-from albef.tasks.vqa_accuracy import normalised, vqa_accuracy
+from albef.tasks.vqa_accuracy import judged, normalised
 
 TRAINED_WORDS, ASKED_WORDS = 30, 50
 """Words kept of a question in training and of one that is asked, as in the original."""
@@ -39,8 +37,6 @@ WRITTEN_TOKENS = 10
 """Tokens of the longest answer that is written, marks included."""
 TOP = 5
 """Answers kept of each question."""
-FROM_TRAIN = "train"
-"""Value of ``answer_list`` that stands for the answers of the train split."""
 _OPTIONAL = ("annotators", "type", "question_id")
 
 log = logging.getLogger(__name__)
@@ -179,23 +175,12 @@ class Task(RunTask):
             ParamsError: there is no train split to take it from, it cannot be read, or it has no
                 answer of the train split.
         """
-        config = self.config
-        if config.answer_list == FROM_TRAIN:
-            if train is None:
-                raise ParamsError(
-                    f"answer_list is {FROM_TRAIN}, but data set {config.dataset} has no train "
-                    "split: name a JSON file of answers"
-                )
-            listed = _frequent(train)
-        else:
-            listed = _listed(Path(config.answer_list))
-            if train is not None:
-                _check_coverage(config.answer_list, listed, _weights(train))
+        listed = answer_list(self.config.answer_list, self.config.dataset, train)
         ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
         # Answers of equal tokens, as "Yes" and "yes", are one: the first stands for them.
         first = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
         kept = set(first.values())
-        self.answers = [text for text in listed if text in kept][: config.max_answers]
+        self.answers = [text for text in listed if text in kept][: self.config.max_answers]
         unknown = self.tokenizer.tokenizer.token_to_id("[UNK]")
         if strange := [text for text, row in zip(listed, ids, strict=True) if unknown in row]:
             log.warning(
@@ -303,7 +288,7 @@ class Task(RunTask):
         """
         right, groups = [], []
         for answer, truths, annotators, group in _judged(table):
-            right.append(_right(answer, truths, annotators))
+            right.append(judged(answer, truths, annotators))
             groups.append(group)
         return accuracies(right, groups) if right else {}
 
@@ -316,7 +301,7 @@ class Task(RunTask):
         for _, truths, annotators, group in _judged(table):
             pool = pools[group]
             told = {normalised(text) for text in (annotators or truths)} & pool.keys()
-            right.append(sum(_right(text, truths, annotators) for text in told) / len(pool))
+            right.append(sum(judged(text, truths, annotators) for text in told) / len(pool))
             groups.append(group)
         return accuracies(right, groups) if right else {}
 
@@ -368,60 +353,3 @@ def _judged(table: Table) -> list[tuple[str, list[str], list[str] | None, str | 
     columns = (table.get(name, nothing) for name in ("annotators", "type"))
     rows = zip(table["answer"], table["truths"], *columns, strict=True)
     return [row for row in rows if row[1]]
-
-
-def _right(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:
-    if annotators:
-        return vqa_accuracy(answer, annotators)
-    return float(normalised(answer) in map(normalised, truths))
-
-
-def _weights(train: Shards) -> Counter[str]:
-    """The answers of a split with their weights, summed over its questions."""
-    weights: Counter[str] = Counter()
-    for meta in train.metas.to_pylist():
-        for answer, weight in (json.loads(meta).get("answers") or {}).items():
-            weights[answer] += weight
-    return weights
-
-
-def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
-    """Warn of a list that lacks some of the train split's answers; one without any is refused."""
-    known = set(map(normalised, listed))
-    lacking = [answer for answer in weights if normalised(answer) not in known]
-    if weights and len(lacking) == len(weights):
-        raise ParamsError(
-            f"answer_list {path} has none of the answers of the train split, as {lacking[0]!r}: "
-            f"name the list of this data set, or {FROM_TRAIN}"
-        )
-    if lacking:
-        share = 100 * sum(weights[answer] for answer in lacking) / sum(weights.values())
-        log.warning(
-            "answer_list %s lacks %d answers of the train split, as %r, with %.1f %% of their "
-            "weight: they are never given",
-            path, len(lacking), lacking[0], share,
-        )  # fmt: skip
-
-
-def _frequent(train: Shards) -> list[str]:
-    """The answers of a split, those of most weight first, of equals the first by letter."""
-    weights = _weights(train)
-    if not weights:
-        raise ValueError(
-            f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "
-            "of questions"
-        )
-    return sorted(weights, key=lambda answer: (-weights[answer], answer))
-
-
-def _listed(path: Path) -> list[str]:
-    """The answers in a JSON file."""
-    try:
-        listed = json.loads(path.read_text())
-    except OSError as error:
-        raise ParamsError(f"answer_list {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ParamsError(f"answer_list {path} is no JSON: {error}") from None
-    if not isinstance(listed, list) or not listed or not all(isinstance(a, str) for a in listed):
-        raise ParamsError(f"answer_list {path} must hold a list of texts, the answers")
-    return listed

@@ -68,5 +68,13 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     return sum(parts) / len(told)
 
 
+def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:
+    """How right an answer is, from 0 to 1: :func:`vqa_accuracy` where annotators are known, else
+    whether it equals one of the truths after normalisation."""
+    if annotators:
+        return vqa_accuracy(answer, annotators)
+    return float(normalised(answer) in map(normalised, truths))
+
+
 def _spaced(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()

@@ -19,8 +19,8 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.training.tracking import Tracker
 from flows import compare
-from flows.revisions import opened
 from flows.gather import gather
+from flows.revisions import opened
 from tests.data import toy
 from tests.report.test_page import Page
 

@@ -1,0 +1,92 @@
+"""The answers that a VQA run chooses from: those of its train split, or a file's."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from albef.config import ParamsError
+from albef.data.shards import Shards
+from albef.tasks.vqa_accuracy import normalised
+
+FROM_TRAIN = "train"
+"""Value of ``answer_list`` that stands for the answers of the train split."""
+
+log = logging.getLogger(__name__)
+
+
+def answer_list(named: str, dataset: str, train: Shards | None) -> list[str]:
+    """The list of answers.
+
+    Args:
+        named: :data:`FROM_TRAIN`, or the path of a JSON file.
+        dataset: name of the data set, for errors.
+        train: its train split, if it has one.
+
+    Raises:
+        ParamsError: there is no train split to take it from, it cannot be read, or it has no
+            answer of the train split.
+    """
+    if named == FROM_TRAIN:
+        if train is None:
+            raise ParamsError(
+                f"answer_list is {FROM_TRAIN}, but data set {dataset} has no train "
+                "split: name a JSON file of answers"
+            )
+        return _frequent(train)
+    listed = _listed(Path(named))
+    if train is not None:
+        _check_coverage(named, listed, _weights(train))
+    return listed
+
+
+def _weights(train: Shards) -> Counter[str]:
+    """The answers of a split with their weights, summed over its questions."""
+    weights: Counter[str] = Counter()
+    for meta in train.metas.to_pylist():
+        for answer, weight in (json.loads(meta).get("answers") or {}).items():
+            weights[answer] += weight
+    return weights
+
+
+def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
+    """Warn of a list that lacks some of the train split's answers; one without any is refused."""
+    known = set(map(normalised, listed))
+    lacking = [answer for answer in weights if normalised(answer) not in known]
+    if weights and len(lacking) == len(weights):
+        raise ParamsError(
+            f"answer_list {path} has none of the answers of the train split, as {lacking[0]!r}: "
+            f"name the list of this data set, or {FROM_TRAIN}"
+        )
+    if lacking:
+        share = 100 * sum(weights[answer] for answer in lacking) / sum(weights.values())
+        log.warning(
+            "answer_list %s lacks %d answers of the train split, as %r, with %.1f %% of their "
+            "weight: they are never given",
+            path, len(lacking), lacking[0], share,
+        )  # fmt: skip
+
+
+def _frequent(train: Shards) -> list[str]:
+    """The answers of a split, those of most weight first, of equals the first by letter."""
+    weights = _weights(train)
+    if not weights:
+        raise ValueError(
+            f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "
+            "of questions"
+        )
+    return sorted(weights, key=lambda answer: (-weights[answer], answer))
+
+
+def _listed(path: Path) -> list[str]:
+    """The answers in a JSON file."""
+    try:
+        listed = json.loads(path.read_text())
+    except OSError as error:
+        raise ParamsError(f"answer_list {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ParamsError(f"answer_list {path} is no JSON: {error}") from None
+    if not isinstance(listed, list) or not listed or not all(isinstance(a, str) for a in listed):
+        raise ParamsError(f"answer_list {path} must hold a list of texts, the answers")
+    return listed
