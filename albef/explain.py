@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from albef.data.guard import decode
 from albef.data.text import TextTokenizer, clean_caption
 from albef.data.transforms import Evaluate
-from albef.export.graphs import Matcher, facts_of, looked_at
+from albef.export.graphs import facts_of, looked_at
+from albef.export.modules import Matcher
 from albef.heatmap import overlay
 from albef.models.gradcam import itm_maps
 from albef.models.weights import Checkpoint, load_checkpoint

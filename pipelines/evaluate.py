@@ -20,7 +20,8 @@ from albef.tasks import text_only
 from albef.tasks.task import RunTask, Table
 from pipelines.provenance import code_of
 from pipelines.runs import run_of
-from pipelines.stage import Stage, device_slot, main, write_json
+from pipelines.slot import device_slot
+from pipelines.stage import Stage, main, write_json
 from pipelines.trainer import counted, device_of, seed_everything
 
 log = logging.getLogger("albef")

@@ -24,7 +24,8 @@ from albef.runtime.model import Model
 from albef.tasks.task import Records
 from pipelines.provenance import code_of
 from pipelines.runs import run_of
-from pipelines.stage import Stage, device_slot, main, write_json
+from pipelines.slot import device_slot
+from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # records of the task's own prediction

@@ -6,8 +6,6 @@
 import argparse
 import json
 import logging
-import os
-import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -29,6 +27,7 @@ from albef.tasks.task import RunTask
 from pipelines.cards import datasets, read_card, told_of
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
+from pipelines.facts import machine
 from pipelines.runs import run_of
 from pipelines.stage import Stage, write_json
 
@@ -81,7 +80,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         new=new,
         torch=_json(stage.layout.export_metrics(stage.key))["torch"],
         chance=task.chance(new.table),
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        machine=machine(),
     )
     provenance = {
         **facts["provenance"],

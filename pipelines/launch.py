@@ -20,16 +20,9 @@ from typing import Any
 
 from albef.config import ParamsError
 from albef.training.distributed import launched
-from pipelines.stage import (
-    LAUNCHED_ON,
-    RANKS,
-    Stage,
-    device_slot,
-    machine,
-    read_json,
-    spent,
-    write_json,
-)
+from pipelines.facts import spent
+from pipelines.slot import device_slot
+from pipelines.stage import LAUNCHED_ON, RANKS, Stage, node, read_json, write_json
 from pipelines.trainer import device_of
 
 _NOISE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d|\*+$")
@@ -49,7 +42,7 @@ def launch(stage: Stage) -> bool:
     if processes == 1 or launched():
         return False
     told = stage.scratch("processes")
-    environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: machine()}
+    environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: node()}
     try:
         with device_slot(str(device_of(stage)), stage.runtime.threads):
             child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The frame of every stage: values, layout, seed, device slot, logging, run record, exit codes.
+"""The frame of every stage: values, layout, seed, logging, run record, exit codes.
 
 A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it as
 ``python -m pipelines.NAME [KEY]``; what it reads and writes is declared in dvc.yaml.
@@ -6,23 +6,19 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 
 import argparse
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import platform
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -34,6 +30,7 @@ from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
 from albef.records import keep
+from pipelines.facts import spent, surroundings
 
 S = TypeVar("S", bound=Section)
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
@@ -43,7 +40,6 @@ GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
 _TALLY, _BEFORE = "spent.json", "interrupted"
 """What interrupted processes of a stage cost: a file of its scratch, an entry of its record."""
-_POLL_S = 0.1
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
 WORKER, WORKERS = "ALBEF_WORKER", "ALBEF_WORKERS"
@@ -160,62 +156,7 @@ def _seed(params: Mapping[str, Any], name: str) -> int:
     return seed
 
 
-@contextlib.contextmanager
-def device_slot(device: str, threads: int = 0) -> Iterator[None]:
-    """Hold a device while at work on it: a lock file per GPU, or one per core of the CPU.
-
-    The kernel frees the locks when the process dies, however it dies; plain ``dvc repro``, DVC's
-    queue and Prefect all pass here.
-
-    Args:
-        device: torch's name.
-        threads: cores of the CPU that are used; 0 is all.
-    """
-    name = device.replace(":", "-")
-    slots, needed = [name], 1
-    if device == "cpu":
-        slots = [f"cpu-{core}" for core in range(os.cpu_count() or 1)]
-        needed = min(threads or len(slots), len(slots))
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(_lock_file(slot)) for slot in slots]
-        # Whoever waits has the turn: of two that need several cores none waits with half of them.
-        with _lock_file(f"{name}-turn") as turn:
-            _wait([turn], 1, device)
-            _wait(files, needed, device)
-        yield
-
-
-def _lock_file(name: str) -> IO[str]:
-    path = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{name}.slot"
-    file = path.open("a+")
-    os.chmod(path, 0o600)
-    return file
-
-
-def _wait(files: Sequence[IO[str]], needed: int, device: str) -> None:
-    """Lock some of the files, as they become free."""
-    free, told = list(files), False
-    while len(files) - len(free) < needed:
-        for file in list(free):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.seek(0)
-                file.truncate()
-                file.write(str(os.getpid()))
-                file.flush()
-                free.remove(file)
-                if len(files) - len(free) == needed:
-                    return
-        if not told:
-            free[0].seek(0)
-            log.info(
-                "waiting for %s: process %s works on it", device, free[0].read().strip() or "?"
-            )
-            told = True
-        time.sleep(_POLL_S)
-
-
-def machine() -> str:
+def node() -> str:
     """The name of this machine."""
     return platform.node()
 
@@ -238,7 +179,7 @@ def die_with_dvc() -> None:
     above = psutil.Process().parents()
     named = os.environ.get("ALBEF_DVC")
     dvc = int(named) if named else next((p.pid for p in above if p.name() not in SHELLS), 0)
-    if os.environ.get(LAUNCHED_ON, machine()) != machine():
+    if os.environ.get(LAUNCHED_ON, node()) != node():
         dvc = os.getppid()  # of a process on another machine than its DVC, the launcher is followed
 
     def watch() -> None:
@@ -291,19 +232,13 @@ def main(
 
 
 def _write_record(stage: Stage, started: float) -> None:
-    usage = _usage()
-    packages = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
     record = {
         "stage": stage.address,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
         "seed": stage.seed,
         **spent(stage.gpu_seconds, stage.record.get(_BEFORE)),
-        "peak_memory_mib": round(max(u.ru_maxrss for u in usage) / 1024),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages if _version(name)},
-        "git": git_state(),
+        **surroundings(),
         **stage.record,
     }
     path = stage.layout.record(stage.address)
@@ -311,49 +246,6 @@ def _write_record(stage: Stage, started: float) -> None:
     keep(path)
     if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
         subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
-
-
-def _usage() -> list[resource.struct_rusage]:
-    """Of this process, and of its children that have ended."""
-    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-
-
-def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict[str, float]:
-    """What a stage cost, for its run record: time on cores, and time that it held GPUs.
-
-    Args:
-        gpu_seconds: time that this process held GPUs, times their number.
-        before: the same of the processes whose work this one went on with.
-    """
-    seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
-    found = {
-        "cpu_seconds": seconds,
-        "core_hours": seconds / 3600,
-        "gpu_hours": gpu_seconds / 3600,
-    }
-    return {name: round(value + (before or {}).get(name, 0.0), 5) for name, value in found.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def git_state() -> dict[str, Any]:
-    """Revision of the work tree and whether it is clean; empty outside git."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"revision": git("rev-parse", "HEAD"), "clean": not changed}
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return {}
 
 
 def write_json(path: Path, value: object) -> None:

@@ -27,7 +27,8 @@ from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.watch import at_chance
 from pipelines.progress import progress
-from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, device_slot, first
+from pipelines.slot import device_slot
+from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, first
 
 log = logging.getLogger("albef")
 

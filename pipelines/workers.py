@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from pipelines.launch import handing_on, tell
-from pipelines.stage import RANKS, WORKER, WORKERS, Stage, device_slot
+from pipelines.slot import device_slot
+from pipelines.stage import RANKS, WORKER, WORKERS, Stage
 from pipelines.trainer import device_of
 
 MIRROR_EVERY = 30.0

@@ -15,7 +15,7 @@ from PIL import Image
 from albef import explain
 from albef.data.guard import ImageError
 from albef.data.text import clean_caption
-from albef.export.graphs import Matcher
+from albef.export.modules import Matcher
 from albef.inference import load
 from albef.models.gradcam import itm_maps
 from albef.models.weights import load_checkpoint

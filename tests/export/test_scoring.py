@@ -30,7 +30,8 @@ def _records(kind: str, pictures: list[bytes]) -> list[Record]:
             meta = {"label": ("False", "True")[i % 2]}
         elif kind == "grounding":
             meta = {"box": [1, 1, 9, 9], "proposals": [[0, 0, 8, 8], [2, 2, 12, 12]]}
-        words = " ".join(rng.permutation(CAPTIONS[i % 4].split()))
+        # Equal captions would have equal scores, whose order rounding decides.
+        words = " ".join(rng.permutation(CAPTIONS[i % 4].split() + [ANSWERS[i % 5]]))
         own = i if kind == "retrieval" else i % 5  # else several records of a picture
         image = picture(i, (16, 16)) if kind == "retrieval" else pictures[own]
         more = (pictures[i % 3],) if kind == "nlvr2" else ()

@@ -25,7 +25,8 @@ from albef.digest import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import StateLocked, own, step_of
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
-from pipelines.stage import FORGOTTEN_S, Stage, device_slot
+from pipelines.slot import device_slot
+from pipelines.stage import FORGOTTEN_S, Stage
 from tests.pipelines.states import saved as saved_states
 
 ROOT = Path(__file__).parents[2]
