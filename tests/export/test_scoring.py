@@ -31,7 +31,7 @@ def _records(kind: str, pictures: list[bytes]) -> list[Record]:
         elif kind == "grounding":
             meta = {"box": [1, 1, 9, 9], "proposals": [[0, 0, 8, 8], [2, 2, 12, 12]]}
         # Equal captions would have equal scores, whose order rounding decides.
-        words = " ".join(rng.permutation(CAPTIONS[i % 4].split() + [ANSWERS[i % 5]]))
+        words = " ".join(rng.permutation([*CAPTIONS[i % 4].split(), ANSWERS[i % 5]]))
         own = i if kind == "retrieval" else i % 5  # else several records of a picture
         image = picture(i, (16, 16)) if kind == "retrieval" else pictures[own]
         more = (pictures[i % 3],) if kind == "nlvr2" else ()
