@@ -265,8 +265,11 @@ _SOME = 2**17  # numbers that are normalised at a time
 
 def _normalised(pixels: Tensor) -> Tensor:
     """The numbers of :func:`albef.data.transforms.normalised`."""
-    if pixels.device.type == "cpu":
-        return _in_cache(pixels)
+    return _in_cache(pixels) if pixels.device.type == "cpu" else _unwaited(pixels)
+
+
+def _unwaited(pixels: Tensor) -> Tensor:
+    """The same without a wait for the device."""
     values = pixels.float()
     for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
         # Python's numbers: nothing is copied to the device, which would be waited for.

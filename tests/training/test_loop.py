@@ -12,6 +12,7 @@ from albef.config import validate
 from albef.data.loader import Loader
 from albef.data.shards import Shards
 from albef.data.transforms import AugmentConfig, Train
+from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite, train
 from albef.training.state import step_of
@@ -107,7 +108,9 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
         done[0] = step
 
-    with mock.patch.object(loader, "batches", return_value=iter(steps)), seen:
+    batches = mock.patch.object(loader, "batches", return_value=iter(steps))
+    as_on_a_gpu = mock.patch.object(tasks, "_in_cache", tasks._unwaited)
+    with batches, as_on_a_gpu, seen:
         train(
             task,
             config,
