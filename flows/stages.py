@@ -30,6 +30,8 @@ _DVC = re.compile(
     r"|To (track|enable)|\t|ERROR: |WARNING: Process .* had been killed"
 )
 """How DVC's own lines start, which say nothing of what a stage does."""
+_LOST = re.compile(r"No such file or directory: '(.+?)'")
+"""What DVC says where a product that a stage reads was never made."""
 _children: set[Child] = set()
 _ending = threading.Event()
 _slots = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -128,6 +130,11 @@ def sentence(name: str, lines: list[str]) -> str:
     told = own[-1:] or [text for text in lines if not _DVC.match(text)][-1:]
     dvc = [text.removeprefix("ERROR: ") for text in lines if text.startswith("ERROR: ")]
     code = re.search(r"exited with -?\d+", " ".join(dvc))
+    if not told and (lost := _LOST.search(" ".join(dvc))):
+        return (
+            f"{name}: it reads {os.path.relpath(lost[1])}, which is not there: run the stage that "
+            "makes it first, or leave --only out"
+        )
     text = (told or dvc or ["dvc failed without a word"])[0].removeprefix(f"{name}: ")
     return f"{name}: {text}" + (f" ({code.group()})" if code else "")
 

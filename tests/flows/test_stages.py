@@ -54,6 +54,15 @@ def test_a_failure_is_told_in_the_stages_own_sentence() -> None:
     assert stages.sentence("a", ["ERROR: 'x' does not exist"]) == "a: 'x' does not exist"
 
 
+def test_a_stage_alone_whose_input_was_never_made_says_which() -> None:
+    path = os.path.join(os.getcwd(), "products", "data", "web")
+    lost = f"ERROR: failed to reproduce 'a@b': [Errno 2] No such file or directory: '{path}'"
+    assert stages.sentence("a@b", ["Running stage 'a@b':", lost]) == (
+        "a@b: it reads products/data/web, which is not there: run the stage that makes it first, "
+        "or leave --only out"
+    )
+
+
 def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "leader.py")
     with open(path, "w") as file:
