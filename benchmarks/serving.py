@@ -108,7 +108,7 @@ def main() -> None:
             if "batching" in wanted:
                 _batching(folder / "export", requests, options.seconds)
             if "load" in wanted:
-                _load(folder / "export", requests, options.seconds, options.server.split())
+                _load(folder / "export", requests, options.seconds, options.server)
             if "endurance" in wanted:
                 _endurance(folder / "export", requests, options.minutes)
 
@@ -200,17 +200,15 @@ def _batching(folder: Path, requests: dict[str, Request], seconds: float) -> Non
     print()
 
 
-def _load(
-    folder: Path, requests: dict[str, Request], seconds: float, server_options: list[str]
-) -> None:
+def _load(folder: Path, requests: dict[str, Request], seconds: float, options: str) -> None:
     """From a start to a first answer, and latency at a part of the peak."""
     print(
-        f"One server{' '.join(['', *server_options])}, {seconds:g} s each; at 80 % of the peak "
+        f"{f'One server {options}'.strip()}, {seconds:g} s each; at 80 % of the peak "
         "requests arrive evenly or at random (Poisson) and wait for no other\n"
     )
     print("| | load | answers/s | median ms | p99 ms | failed | p99 / unloaded median |")
     print("|---|---|---|---|---|---|---|")
-    with _server(folder, *server_options) as server:
+    with _server(folder, *options.split()) as server:
         first = server.first
         for what, request in requests.items():
             idle = _apply(server.port, request, 1, seconds)

@@ -7,6 +7,7 @@ the work is done by the launched processes, each of which runs the same stage.
 import contextlib
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -22,7 +23,7 @@ from albef.config import ParamsError
 from albef.training.distributed import launched
 from pipelines.facts import spent
 from pipelines.slot import device_slot
-from pipelines.stage import LAUNCHED_ON, RANKS, Stage, node, read_json, write_json
+from pipelines.stage import LAUNCHED_ON, RANKS, Stage, read_json, write_json
 from pipelines.trainer import device_of
 
 _NOISE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d|\*+$")
@@ -42,7 +43,7 @@ def launch(stage: Stage) -> bool:
     if processes == 1 or launched():
         return False
     told = stage.scratch("processes")
-    environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: node()}
+    environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: platform.node()}
     try:
         with device_slot(str(device_of(stage)), stage.runtime.threads):
             child = subprocess.Popen(

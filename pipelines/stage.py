@@ -156,11 +156,6 @@ def _seed(params: Mapping[str, Any], name: str) -> int:
     return seed
 
 
-def node() -> str:
-    """The name of this machine."""
-    return platform.node()
-
-
 def first() -> bool:
     """Whether this process writes: it runs the stage alone, or as the first of several."""
     return os.environ.get("RANK", "0") == "0"
@@ -179,7 +174,7 @@ def die_with_dvc() -> None:
     above = psutil.Process().parents()
     named = os.environ.get("ALBEF_DVC")
     dvc = int(named) if named else next((p.pid for p in above if p.name() not in SHELLS), 0)
-    if os.environ.get(LAUNCHED_ON, node()) != node():
+    if os.environ.get(LAUNCHED_ON, platform.node()) != platform.node():
         dvc = os.getppid()  # of a process on another machine than its DVC, the launcher is followed
 
     def watch() -> None:

@@ -265,11 +265,11 @@ _SOME = 2**17  # numbers that are normalised at a time
 
 def _normalised(pixels: Tensor) -> Tensor:
     """The numbers of :func:`albef.data.transforms.normalised`."""
-    return _in_cache(pixels) if pixels.device.type == "cpu" else _unwaited(pixels)
+    return _by_rows(pixels) if pixels.device.type == "cpu" else _by_channel(pixels)
 
 
-def _unwaited(pixels: Tensor) -> Tensor:
-    """The same without a wait for the device."""
+def _by_channel(pixels: Tensor) -> Tensor:
+    """Normalised channel by channel, without a wait for the device."""
     values = pixels.float()
     for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
         # Python's numbers: nothing is copied to the device, which would be waited for.
@@ -277,8 +277,8 @@ def _unwaited(pixels: Tensor) -> Tensor:
     return values
 
 
-def _in_cache(pixels: Tensor) -> Tensor:
-    """The same by whole rows of pixels, whose colours lie side by side as decoders give them.
+def _by_rows(pixels: Tensor) -> Tensor:
+    """Normalised by whole rows of pixels, whose colours lie side by side as decoders give them.
 
     As many rows at a time as a processor's cache holds.
     """

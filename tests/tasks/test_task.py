@@ -12,11 +12,11 @@ from albef.tasks.task import to_device
 
 @pytest.mark.parametrize("shape", [(2, 17, 23), (3, 2, 260, 180)])
 @pytest.mark.parametrize("planar", [False, True])
-@pytest.mark.parametrize("way", ["_in_cache", "_unwaited"])
+@pytest.mark.parametrize("way", ["_by_rows", "_by_channel"])
 def test_bytes_become_the_numbers_of_evaluation(
     shape: tuple[int, ...], planar: bool, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_in_cache", getattr(tasks, way))  # a GPU has the other one
+    monkeypatch.setattr(tasks, "_by_rows", getattr(tasks, way))  # a GPU has the other one
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     pictures = pixels.reshape(-1, *pixels.shape[-3:])
     wanted = np.stack([normalised(Image.fromarray(picture)) for picture in pictures])

@@ -109,7 +109,7 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
         done[0] = step
 
     batches = mock.patch.object(loader, "batches", return_value=iter(steps))
-    as_on_a_gpu = mock.patch.object(tasks, "_in_cache", tasks._unwaited)
+    as_on_a_gpu = mock.patch.object(tasks, "_by_rows", tasks._by_channel)
     with batches, as_on_a_gpu, seen:
         train(
             task,

@@ -8,7 +8,7 @@ params.yaml: ``$divergence`` takes the limit, and the ranges of quantiles are wi
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -130,6 +130,14 @@ def _evaluated(items: Sequence[Item]) -> list[Item]:
     ]
 
 
+class _Asked(NamedTuple):
+    """An expectation, and whose it is: ``reference`` and ``name`` as in :class:`Moved`."""
+
+    reference: str
+    name: str
+    item: Item
+
+
 def moved(
     rows: Mapping[str, Tables],
     own: Mapping[str, Any],
@@ -151,14 +159,15 @@ def moved(
         NotFit: an expectation of the accepted profile cannot be computed.
     """
     name, theirs = evaluated
-    asked = [("accepted", "", item) for item in accepted]
-    asked += [("evaluation", "", item) for item in _evaluated(suite(own))]
-    asked += [("evaluation", name, item) for item in theirs]
+    asked = [_Asked("accepted", "", item) for item in accepted]
+    asked += [_Asked("evaluation", "", item) for item in _evaluated(suite(own))]
+    asked += [_Asked("evaluation", name, item) for item in theirs]
     frames: dict[str, pd.DataFrame] = {}
     items: list[Item] = []
-    told: list[tuple[str, str, Item, Limits]] = []
+    told: list[tuple[_Asked, Limits]] = []
     said = {part: profiles.said(tables) for part, tables in rows.items()}
-    for reference, of_data, item in asked:
+    for one in asked:
+        reference, of_data, item = one
         table, part = item["meta"]["table"], item["meta"]["part"]
         if part not in rows:
             continue
@@ -172,7 +181,7 @@ def moved(
         if frames[frame].empty:
             continue
         limits = _limits(item, getattr(config, reference))
-        told.append((reference, of_data, item, limits))
+        told.append((one, limits))
         named = {**item, "meta": {**item["meta"], "table": frame}}
         items += [_filled(named, limit) for limit in (limits.warn, limits.stop)]
     outcomes = run(frames, items)
@@ -215,19 +224,15 @@ def _scale(ranges: list[list[float]]) -> float:
 
 
 def _moved(
-    reference: str,
-    name: str,
-    item: Item,
-    limits: Limits,
-    warn: Mapping[str, Any],
-    stop: Mapping[str, Any],
+    asked: _Asked, limits: Limits, warn: Mapping[str, Any], stop: Mapping[str, Any]
 ) -> Moved:
+    item = asked.item
     level = "met" if warn["success"] else "warned"
     return Moved(
         of=item["meta"]["what"],
         part=item["meta"]["part"],
-        reference=reference,
-        name=name,
+        reference=asked.reference,
+        name=asked.name,
         measure=_measure(item),
         value=_value(item, stop["result"]["observed_value"]),
         warn=limits.warn,

@@ -54,7 +54,7 @@ class Check:
         return f"{self.what} ({self.place()}): {self.sentence()}{key}"
 
 
-def of(name: str) -> str:
+def of_dataset(name: str) -> str:
     """What follows "the evaluation splits" where they are another data set's."""
     return f" of {name}" if name else ""
 
@@ -97,7 +97,7 @@ class Moved:
         unit = " nats" if self.measure == "divergence" else " of its range"
         whose = {
             "accepted": f"that of the accepted profile ({self.part} rows)",
-            "evaluation": f"that of the evaluation splits{of(self.name)}",
+            "evaluation": f"that of the evaluation splits{of_dataset(self.name)}",
         }[self.reference]
         said = f"{self.measure} of {far}{unit} from {whose}"
         allowed = f", at most {limit:g} is allowed" if limit is not None else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from albef.data.quality import content
 from albef.data.quality.bars import bars
-from albef.data.quality.outcome import Check, Result, of
+from albef.data.quality.outcome import Check, Result, of_dataset
 
 SUITES = {
     "image_text": "Every data set",
@@ -131,7 +131,7 @@ def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
 def _drift(result: Result) -> Iterator[str]:
     rows = content.drifted(result.to_json())
     for (reference, name), own in groupby(rows, key=lambda row: (row.reference, row.name)):
-        title = REFERENCES[reference] + of(name)
+        title = REFERENCES[reference] + of_dataset(name)
         yield f"<h2>Drift: {escape(title[0].lower() + title[1:])}</h2>"
         if reference == "accepted":
             yield f'<p class="quiet">Accepted: <code>{escape(result.accepted)}</code></p>'
