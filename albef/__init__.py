@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from albef import runtime as runtime
-    from albef.inference import load as load
+    from albef.export.torch_model import load as load
 
 __all__ = ["load", "runtime"]
 
@@ -25,7 +25,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        return importlib.import_module("albef.inference").load
+        return importlib.import_module("albef.export.torch_model").load
     if name == "runtime":
         return importlib.import_module("albef.runtime")
     raise AttributeError(f"module 'albef' has no attribute {name!r}")

@@ -11,18 +11,27 @@ from pathlib import Path
 PIPELINE = {
     "run": ("flows.run", "bring the pipeline up to date"),
     "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
-    "compare": ("flows.compare", "experiments or git revisions side by side, as one page"),
-    "ablate": ("flows.ablate", "a ladder of variations over seeds and caption noise, as a table"),
+    "compare": (
+        "flows.experiments.compare",
+        "experiments or git revisions side by side",
+    ),
+    "ablate": (
+        "flows.experiments.ablate",
+        "a ladder of variations over seeds and caption noise, as a table",
+    ),
     "accept": ("flows.accept", "take an edit of code as one that changes no product"),
-    "release": ("flows.release", "an export into production behind a gate, or back"),
+    "release": ("flows.releases.release", "an export into production behind a gate, or back"),
     "data accept": ("flows.accept_profile", "take a data set as what later versions are held to"),
     "data docs": ("pipelines.data_docs", "a validation as the Data Docs of Great Expectations"),
     "data check": ("pipelines.check", "what ingest would do with the first rows of a source"),
-    "ask": ("albef.ask", "answers to a question about a picture"),
+    "ask": ("albef.commands.ask", "answers to a question about a picture"),
 }
 """Commands of a project, run at its root: the module that becomes this process, and what for."""
 LIBRARY = {
-    "import": ("albef.importing", "a checkpoint of the original code into one of ours, and back"),
+    "import": (
+        "albef.commands.importing",
+        "a checkpoint of the original code into one of ours, and back",
+    ),
     "lineage": ("albef.lineage.command", "where a product comes from, back to the raw source"),
     "serve": ("albef.serving.serve", "exported models over HTTP, with a page"),
 }
@@ -89,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _submit(options: argparse.Namespace) -> None:
-    from albef.submission import main as submit
+    from albef.commands.submit import main as submit
 
     here = Path.cwd()
     options.out = here / options.out
@@ -100,7 +109,7 @@ def _submit(options: argparse.Namespace) -> None:
 
 
 def _find(options: argparse.Namespace) -> None:
-    from albef.find import main as find
+    from albef.commands.find import main as find
 
     _go_to_root()
     with _sentences("find"):
@@ -111,7 +120,7 @@ def _with_checkpoint(options: argparse.Namespace) -> None:
     """Run a command that needs torch, in the working folder: its paths are relative to it."""
     with _sentences(options.name):
         options.model = _checkpoint(options.model)
-        module = importlib.import_module(f"albef.{options.name}")
+        module = importlib.import_module(f"albef.commands.{options.name}")
         module.main(options)
 
 

@@ -21,13 +21,13 @@ import simplejpeg
 from PIL import Image
 
 from albef.config import validate
-from albef.data import duplicates, shard_writer
-from albef.data.blocks import Blocks
-from albef.data.pool import Given, prepared
-from albef.data.prepare import Prepared, Print, Rules
 from albef.data.record import Record
-from albef.data.rules import IngestConfig
-from albef.data.sources import tables
+from albef.ingest import duplicates, shard_writer
+from albef.ingest.blocks import Blocks
+from albef.ingest.config import IngestConfig
+from albef.ingest.pool import Given, prepared
+from albef.ingest.prepare import Prepared, Print, Rules
+from albef.ingest.sources import tables
 from benchmarks.timing import machine
 
 LIMITS = {

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from albef.config import read_yaml, validate
-from albef.data import shard_writer
-from albef.data.loader import Batch, Loader
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.data.transforms import MEAN, STD, AugmentConfig, Train
+from albef.ingest import shard_writer
+from albef.loading.loader import Batch, Loader
+from albef.preprocessing.transforms import MEAN, STD, AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import to_device
 from albef.training.loop import train

@@ -32,7 +32,7 @@ from PIL import Image
 
 from albef.config import read_yaml, validate
 from albef.export.folder import export
-from albef.inference import model_of
+from albef.export.torch_model import model_of
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.runtime.loading import load

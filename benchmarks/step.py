@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from albef.config import read_yaml, validate
-from albef.data.text import SPECIAL
+from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import Batch
 from albef.training.optim import adamw

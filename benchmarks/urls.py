@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from albef.data.download.limits import Limits
 from albef.data.record import Record
-from albef.data.sources import urls
+from albef.ingest.download.limits import Limits
+from albef.ingest.sources import urls
 from benchmarks.timing import machine
 
 SIDE, PICTURES = 128, 100

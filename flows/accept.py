@@ -25,7 +25,8 @@ from dvc.stage.serialize import to_single_stage_lockfile
 
 from albef.config import ParamsError, nearest
 from albef.layout import PARAMS
-from flows import graph, lease, values
+from flows import graph, values
+from flows import run_lock as lease
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError, nearest, read_yaml
-from albef.data.quality.drift import accepted_suite
 from albef.data.shards import ShardError, describe
 from albef.layout import PARAMS
+from albef.validation.drift import accepted_suite
 from flows import values
 
 FOLDER = Path("profiles")

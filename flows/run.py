@@ -12,8 +12,10 @@ from collections.abc import Mapping
 
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, lease, remote, results, seeds, values
-from flows.clone import Failure
+from flows import graph, remote, results, values
+from flows import run_lock as lease
+from flows.experiments import seeds
+from flows.experiments.clone import Failure
 from flows.process import dvc, in_session
 
 INTERRUPTED = 130

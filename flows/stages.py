@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from albef.records import recall
+from albef.run_record import recall
 from flows.graph import Node
 from flows.process import Child
 from flows.results import duration

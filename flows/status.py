@@ -10,7 +10,8 @@ import psutil
 
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, lease, results, values
+from flows import graph, results, values
+from flows import run_lock as lease
 
 
 def main() -> None:

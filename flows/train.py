@@ -19,7 +19,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
 from albef.layout import PARAMS
-from flows import graph, lease, remote, stages, values
+from flows import graph, remote, stages, values
+from flows import run_lock as lease
 from flows.process import die_with
 from flows.refresh import CHECKS, SOURCES, stages_of, watching
 from flows.results import show_progress

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from albef.card.content import Card, Dataset, Evaluation, Reads
 from albef.data.overlap import shared
 from albef.data.shards import ShardError, describe
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.layout import BEHAVIOUR, Layout
+from albef.report.card_content import Card, Dataset, Evaluation, Reads
 from albef.report.metrics import PRIMARY
 from albef.runtime import manifest
 from pipelines.stage import read_json

@@ -17,15 +17,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from albef.config import ParamsError, Section, nearest, validate
-from albef.data import shard_writer
-from albef.data.blocks import Blocks
-from albef.data.derive import derive
-from albef.data.pool import prepared
-from albef.data.prepare import Rules
-from albef.data.rules import IngestConfig, RowsConfig
-from albef.data.sources import count_of
-from pipelines.aside import SUMMARY, compared, names_of, set_aside
+from albef.ingest import shard_writer
+from albef.ingest.blocks import Blocks
+from albef.ingest.config import IngestConfig, RowsConfig
+from albef.ingest.derive import derive
+from albef.ingest.pool import prepared
+from albef.ingest.prepare import Rules
+from albef.ingest.sources import count_of
 from pipelines.check_words import told
+from pipelines.quarantine import SUMMARY, compared, names_of, set_aside
 from pipelines.rows import batches, read_config, read_rows
 from pipelines.stage import PARAMS, Stage, read_json
 

@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from albef.data.quality.config import ValidateConfig
-from albef.data.quality.data_docs import build
-from albef.data.quality.outcome import NotFit
-from albef.data.quality.tables import tables
 from albef.data.shards import read_index
+from albef.validation.config import ValidateConfig
+from albef.validation.data_docs import build
+from albef.validation.outcome import NotFit
+from albef.validation.tables import tables
 from pipelines.seen import pictures
 from pipelines.stage import Stage
 

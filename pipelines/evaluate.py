@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from albef.behaviour import judging
-from albef.behaviour.suite import OVERALL, BehaviourConfig
 from albef.config import Section
 from albef.data.shards import Shards, describe
+from albef.evaluation import text_only
+from albef.evaluation.behaviour import judging
+from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BEHAVIOUR
 from albef.models.weights import load_checkpoint
-from albef.tasks import text_only
 from albef.tasks.task import RunTask, Table
+from pipelines.device_lock import device_slot
 from pipelines.provenance import code_of
 from pipelines.runs import run_of
-from pipelines.slot import device_slot
 from pipelines.stage import Stage, main, write_json
 from pipelines.trainer import counted, device_of, seed_everything
 

@@ -15,16 +15,16 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.folder import export
 from albef.export.scoring import predict
+from albef.export.torch_model import model_of
 from albef.export.verify import Difference, VerificationError
-from albef.inference import model_of
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
+from pipelines.device_lock import device_slot
 from pipelines.provenance import code_of
 from pipelines.runs import run_of
-from pipelines.slot import device_slot
 from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")

@@ -3,7 +3,6 @@
 import json
 
 from albef.config import choose
-from pipelines.handover import take_trial
 from pipelines.launch import launch
 from pipelines.provenance import origin
 from pipelines.runs import init_of, run_of
@@ -16,6 +15,7 @@ from pipelines.trainer import (
     training,
     verified_digest,
 )
+from pipelines.trial_reuse import take_trial
 
 
 def run(stage: Stage) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef.data.duplicates import HELDOUT, TRAIN
-from albef.data.pool import Given, prepared
-from albef.data.prepare import Prepared, Rules
 from albef.data.refusal import Refusal
-from albef.data.rules import IngestConfig
-from albef.data.sources import evaluated
+from albef.ingest.config import IngestConfig
+from albef.ingest.duplicates import HELDOUT, TRAIN
+from albef.ingest.pool import Given, prepared
+from albef.ingest.prepare import Prepared, Rules
+from albef.ingest.sources import evaluated
 from pipelines.rows import logged, read_config, read_rows
 from pipelines.stage import Stage, main
 

@@ -14,21 +14,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+import albef.builtin
 import albef.data
-from albef.data.blocks import Blocks
-from albef.data.duplicates import Twin
-from albef.data.pool import Given, prepared
-from albef.data.prepare import Rules
-from albef.data.rules import IngestConfig, RowsConfig
-from albef.data.shard_writer import ShardWriter
+import albef.ingest
 from albef.data.shards import ShardError
-from albef.data.sources import files_of, licences_of
 from albef.data.store import Store
-from albef.digest import file_digest
-from pipelines.aside import compared, names_of, set_aside
+from albef.ingest.blocks import Blocks
+from albef.ingest.config import IngestConfig, RowsConfig
+from albef.ingest.duplicates import Twin
+from albef.ingest.pool import Given, prepared
+from albef.ingest.prepare import Rules
+from albef.ingest.shard_writer import ShardWriter
+from albef.ingest.sources import files_of, licences_of
+from albef.io import file_digest
+from pipelines.quarantine import compared, names_of, set_aside
 from pipelines.rows import batches, logged, read_config, read_rows, sha
 from pipelines.stage import Stage, main, write_json
-from pipelines.working import alone
+from pipelines.workdir_lock import alone
 
 log = logging.getLogger("albef")
 _ROWS, _BYTES = 1000, 2**25
@@ -62,7 +64,8 @@ def _fingerprint(
 ) -> str:
     """Of all that a data set's bytes depend on but the pictures that its sources point to."""
     named = [path for own in config.sources.values() for path in files_of(own).values()]
-    code = sorted(Path(albef.data.__path__[0]).rglob("*.py"))
+    packages = (albef.builtin, albef.data, albef.ingest)
+    code = sorted(file for own in packages for file in Path(own.__path__[0]).rglob("*.py"))
     return sha(
         [
             stage.data_seed,

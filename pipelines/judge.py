@@ -14,20 +14,20 @@ from typing import Any
 
 import onnxruntime as ort
 
-from albef.behaviour.judging import prepare
-from albef.card.content import Compared, Evaluation
-from albef.card.markdown import markdown
 from albef.data.shards import Shards, describe
+from albef.evaluation.behaviour.judging import prepare
 from albef.models.weights import load_checkpoint
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Measured, Tested, measure
+from albef.report.card import markdown
+from albef.report.card_content import Compared, Evaluation
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.cards import datasets, read_card, told_of
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
-from pipelines.facts import machine
+from pipelines.run_record import machine
 from pipelines.runs import run_of
 from pipelines.stage import Stage, write_json
 

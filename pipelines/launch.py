@@ -21,8 +21,8 @@ from typing import Any
 
 from albef.config import ParamsError
 from albef.training.distributed import launched
-from pipelines.facts import spent
-from pipelines.slot import device_slot
+from pipelines.device_lock import device_slot
+from pipelines.run_record import spent
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, read_json, write_json
 from pipelines.trainer import device_of
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from albef.data.quality.content import drifted
 from albef.layout import Layout
 from albef.report import examples
 from albef.report.metrics import PRIMARY, flatten
 from albef.report.origins import Dataset, Export, Licence, Model, Samples, Validation
 from albef.report.pictures import SplitRecords
+from albef.validation.content import drifted
 from pipelines.stage import read_json
 
 _SPLITS = ("train", "val", "test")

@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from albef.behaviour.suite import load as load_suite
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
-from albef.data.quality.drift import read_accepted, read_evaluated
+from albef.evaluation.behaviour.suite import load as load_suite
 from albef.layout import PARAMS, Layout, Paths, Runtime
 from albef.runtime.manifest import GRAPHS
+from albef.validation.drift import read_accepted, read_evaluated
 
 SECTIONS = {
-    "ingest": "albef.data.rules:IngestConfig",
-    "validate": "albef.data.quality.config:ValidateConfig",
+    "ingest": "albef.ingest.config:IngestConfig",
+    "validate": "albef.validation.config:ValidateConfig",
     "pretrain": "albef.tasks.pretraining:Config",
-    "search": "pipelines.samplers:SearchConfig",
+    "search": "albef.search.samplers:SearchConfig",
     "evaluate": "pipelines.evaluate:EvaluateConfig",
     "export": "pipelines.export:ExportConfig",
     "release": "albef.release.gate:ReleaseConfig",
     "report": "pipelines.report:ReportConfig",
 }
 """Owner's class of each section that is one class."""
-DATASET = "albef.data.dataset:DatasetConfig"
+DATASET = "albef.loading.dataset:DatasetConfig"
 SEEDS = ("seed", "data_seed")
 KNOWN = (*SEEDS, "paths", "runtime", "datasets", *SECTIONS, "tasks")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -3,7 +3,7 @@
 import torch
 
 from albef.data.shards import Shards
-from albef.data.text import TextTokenizer, clean_caption
+from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.ranking import MAX_WORDS
 from pipelines.launch import launch

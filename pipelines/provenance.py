@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.data.shards import describe
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.lineage.code import code_digest
 from albef.models.weights import Checkpoint
 from pipelines.stage import Stage

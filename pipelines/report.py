@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from albef.card.markdown import markdown
 from albef.config import Section
 from albef.layout import Layout
 from albef.lineage import chain
 from albef.lineage.project import Project
 from albef.lineage.step import Step
 from albef.report import curves, dataset_page
+from albef.report.card import markdown
 from albef.report.content import NOTHING, Report, Search, Training, Trial
 from albef.report.metrics import flatten
 from albef.report.origins import Cost

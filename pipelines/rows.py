@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from albef.config import ParamsError, Section, validate
-from albef.data.pool import Given
 from albef.data.refusal import Refusal
-from albef.data.rules import RowsConfig
-from albef.data.sources import rows_of
+from albef.ingest.config import RowsConfig
+from albef.ingest.pool import Given
+from albef.ingest.sources import rows_of
 from pipelines.stage import PARAMS, Stage
 
 T = TypeVar("T")

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from albef.config import choose, ranges
-from pipelines.evidence import best_of, evidence, rows
-from pipelines.handover import hand_on
+from albef.search.samplers import SearchConfig
+from albef.search.study import Study, place_of
+from albef.search.summary import best_of, evidence, rows
 from pipelines.launch import launch
 from pipelines.runs import init_of, run_of
-from pipelines.samplers import SearchConfig
 from pipelines.stage import WORKER, Stage, first, main, write_json
-from pipelines.study import Study, place_of
 from pipelines.trainer import (
     counted,
     device_of,
@@ -26,6 +25,7 @@ from pipelines.trainer import (
     training,
     verified_digest,
 )
+from pipelines.trial_reuse import hand_on
 from pipelines.trials import Search, mirrored, run_trials
 from pipelines.workers import work
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from albef.data import guard
-from albef.data.quality import looks
-from albef.data.quality.checking import seen
+from albef.data import image_decoding as guard
 from albef.data.shards import describe
-from albef.digest import file_digest
+from albef.io import file_digest
+from albef.validation import image_stats as looks
+from albef.validation.checking import seen
 from pipelines.stage import Stage
 
 
 def pictures(stage: Stage) -> NDArray[np.float64]:
-    """What :func:`albef.data.quality.looks.looks` gives for the data set that a stage works on.
+    """What :func:`albef.validation.image_stats.looks` gives for the data set that a stage works on.
 
     It takes the most time of a validation, so it is kept in scratch: another threshold, or a
     profile that was accepted, asks for no decoding.

@@ -23,14 +23,14 @@ from typing import Any, TypeVar
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.records import keep
-from pipelines.facts import spent, surroundings
+from albef.run_record import keep
+from pipelines.run_record import spent, surroundings
 
 S = TypeVar("S", bound=Section)
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}

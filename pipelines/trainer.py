@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from albef.data.loader import Loader
-from albef.data.reading import read_reading
 from albef.data.shards import Shards, describe
-from albef.data.transforms import AugmentConfig, Train
+from albef.loading.loader import Loader
+from albef.loading.reading import read_reading
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.watch import at_chance
+from pipelines.device_lock import device_slot
 from pipelines.progress import progress
-from pipelines.slot import device_slot
 from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, first
 
 log = logging.getLogger("albef")

@@ -15,19 +15,19 @@ from optuna.trial import FrozenTrial, TrialState
 from albef.config import Range, choose
 from albef.data.shards import ShardError
 from albef.models.weights import Checkpoint
+from albef.search.samplers import SearchConfig
+from albef.search.shared_study import open_study
+from albef.search.study import Asked, Study, TrialLost, place_of
+from albef.search.study_storage import StudyError
+from albef.search.summary import best_of
 from albef.tasks.task import RunConfig, RunTask
 from albef.training.distributed import world
 from albef.training.loop import NotFinite
 from albef.training.mirror import Mirror
 from albef.training.state import StateLocked, StateUnfit
-from pipelines.evidence import best_of
-from pipelines.handover import sign
-from pipelines.samplers import SearchConfig
-from pipelines.shared_study import open_study
 from pipelines.stage import WORKER, Stage
-from pipelines.study import Asked, Study, TrialLost, place_of
-from pipelines.study_storage import StudyError
 from pipelines.trainer import EndedEarly, fit, mirror_of, seed_everything
+from pipelines.trial_reuse import sign
 
 log = logging.getLogger("albef")
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from albef.config import ParamsError
-from albef.data.quality.checking import check_dataset
-from albef.data.quality.config import ValidateConfig
-from albef.data.quality.drift import read_accepted, read_evaluated
-from albef.data.quality.outcome import NotFit
-from albef.data.quality.page import page
+from albef.validation.checking import check_dataset
+from albef.validation.config import ValidateConfig
+from albef.validation.drift import read_accepted, read_evaluated
+from albef.validation.outcome import NotFit
+from albef.validation.page import page
 from pipelines.seen import pictures
 from pipelines.stage import PARAMS, Stage, main, write_json
 

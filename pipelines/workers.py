@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from pipelines.device_lock import device_slot
 from pipelines.launch import handing_on, tell
-from pipelines.slot import device_slot
 from pipelines.stage import RANKS, WORKER, WORKERS, Stage
 from pipelines.trainer import device_of
 

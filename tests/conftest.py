@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from albef.config import validate
-from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.preprocessing.text import TextTokenizer
 
 CAPTIONS = (
     "a dog left of an apple",

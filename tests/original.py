@@ -9,9 +9,9 @@ from tokenizers.models import WordPiece
 from torch import Tensor, nn
 
 from albef.config import validate
-from albef.data.text import SPECIAL, TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.models.original import original_name, to_ours
+from albef.preprocessing.text import SPECIAL, TextTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}

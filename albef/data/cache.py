@@ -15,7 +15,7 @@ from pathlib import Path
 
 from albef.config import read_yaml
 from albef.data.store import Store, Stored
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.layout import PARAMS, runtime
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 A data set is a folder: ``shards/NAME-00000.tar`` and on, ``index.parquet`` with a row for each
 record and ``dataset.json`` that describes the whole. A member's place in its tar stands in the
 index, so a record is read without unpacking anything. With a store, ``shards.json`` is there
-instead of the shards. :mod:`albef.data.shard_writer` writes it.
+instead of the shards. :mod:`albef.ingest.shard_writer` writes it.
 """
 
 import hashlib

@@ -15,8 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from albef.config import Section, validate
-from albef.digest import file_digest
-from albef.storage import opened
+from albef.io import file_digest, opened
 
 MANIFEST = "shards.json"
 

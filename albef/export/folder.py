@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from albef.digest import file_digest
 from albef.export.graphs import parts
 from albef.export.onnx import convert, write_graphs
+from albef.export.torch_model import TorchBackend
 from albef.export.triton import write_config
 from albef.export.verify import Difference, compare, shapes, verify
-from albef.inference import TorchBackend
+from albef.io import file_digest
 from albef.models.weights import Checkpoint
 from albef.runtime import manifest
 from albef.runtime.manifest import Precision

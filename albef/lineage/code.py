@@ -14,6 +14,7 @@ from albef.config import read_yaml
 GRAPH = Path("dvc.yaml")
 """Lists the code of each stage, from the root of the project."""
 _KIND = "${item.kind}"
+_CODE = ("albef/", "pipelines/")
 
 
 def code_digest(root: Path, address: str, params: Mapping[str, Any]) -> str:
@@ -35,8 +36,12 @@ def code_digest(root: Path, address: str, params: Mapping[str, Any]) -> str:
     kind = params.get("tasks", {}).get(key, {}).get("kind", "")
     found = hashlib.sha256()
     listed = [str(dep) for dep in stage.get("do", stage).get("deps", ())]
-    files = [dep.replace(_KIND, kind) for dep in listed if dep.endswith(".py")]
-    for file in sorted(set(files)):
+    named = {dep.replace(_KIND, kind) for dep in listed if dep.startswith(_CODE)}
+    files: set[str] = set()
+    for name in named:
+        inside = (root / name).rglob("*.py") if (root / name).is_dir() else [root / name]
+        files |= {path.relative_to(root).as_posix() for path in inside}
+    for file in sorted(files):
         if not (root / file).is_file():
             return ""
         found.update(f"{file}\n{said((root / file).read_text())}\n".encode())

@@ -1,6 +1,5 @@
 """Data sets and the sources that they were made from, as steps of a chain."""
 
-import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,9 @@ def _sources(sources: list[Mapping[str, Any]], root: Path) -> Iterator[Step]:
 def _drawn_from(kind: str) -> dict[str, Path]:
     """Files that a kind of source draws from, by name; none where it is not at hand here."""
     try:
-        module = importlib.import_module(f"albef.data.sources.{kind}")
-        own = getattr(module, "inputs", None)
+        from albef.ingest.sources import module_of
+
+        own = getattr(module_of(kind), "inputs", None)
         return dict(own()) if own else {}
-    except (ImportError, ParamsError):
+    except (KeyError, ParamsError):
         return {}

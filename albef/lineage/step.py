@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from albef.digest import file_digest
+from albef.io import file_digest
 
 State = Literal["verified", "changed", "missing", ""]
 """The file at hand has the digest that is told of it; has another; is not here; nothing tells."""

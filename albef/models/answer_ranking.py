@@ -6,9 +6,9 @@ Shapes: B questions, K answers to each, L answer tokens.
 import torch
 from torch import Tensor
 
-from albef.answers import answer_tree
 from albef.models.bert import KeyValue
 from albef.models.decoder import AnswerDecoder
+from albef.preprocessing.answers import answer_tree
 
 AT_ONCE = 512
 """Nodes whose likelihoods are computed together: the vocabulary is wide."""

@@ -11,9 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from albef.answers import Floats, Ints, write
 from albef.models.bert import BertLayer, KeyValue, init_bert_weights
 from albef.models.text import Embeddings, MLMHead, TextConfig
+from albef.preprocessing.answers import Floats, Ints, write
 
 
 class AnswerDecoder(nn.Module):

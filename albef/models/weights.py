@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from albef.config import validate
-from albef.data.text import TextTokenizer
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.models.albef import ModelConfig
+from albef.preprocessing.text import TextTokenizer
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from albef.behaviour.judging import Behaviour, rates
-from albef.behaviour.suite import ACCEPTED, OVERALL
 from albef.data.record import Record
+from albef.evaluation.behaviour.judging import Behaviour, rates
+from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL
 from albef.export.scoring import agreement, predict
 from albef.release.gate import Figures
 from albef.runtime import manifest

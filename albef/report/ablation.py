@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from albef.config import Section
+from albef.evaluation.statistics import Interval, Spread, between, spread
 from albef.report.comparison import interval_words
-from albef.report.statistics import Interval, Spread, between, spread
 
 
 class Metric(Section):

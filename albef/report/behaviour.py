@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from albef.evaluation.statistics import Interval, proportion
 from albef.report.examples import spread
 from albef.report.results import Picture
-from albef.report.statistics import Interval, proportion
 
 EXPECTED = {
     "changed": "the true text is said to be true and the changed one is not",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from albef.evaluation.statistics import Interval, Spread
 from albef.report import figures
 from albef.report.charts import curve_title
 from albef.report.curves import Curve, Curves, Deviation
@@ -17,7 +18,6 @@ from albef.report.figures import Chart
 from albef.report.flips import Flip
 from albef.report.metrics import ITC, order, words
 from albef.report.page import environment
-from albef.report.statistics import Interval, Spread
 
 _COLOURS = 6
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.data.quality.vocabulary import counted
+from albef.validation.vocabulary import counted
 
 _WORDS = 12  # new and lost words that are named
 _ROWS = 1 << 16  # of an index that are written out at a time

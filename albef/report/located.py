@@ -9,8 +9,8 @@ import pyarrow as pa
 from PIL import Image
 
 from albef.data.boxes import RIGHT, Box
-from albef.heatmap import MEANT, OWN, WRONG, outline, overlay
 from albef.report.examples import spread
+from albef.report.heatmap import MEANT, OWN, WRONG, outline, overlay
 from albef.report.pictures import data_uri
 from albef.report.results import Picture, Place
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from albef.data.quality.content import Drifted
 from albef.report.results import Picture
+from albef.validation.content import Drifted
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from albef.data.guard import ImageError, decode
+from albef.data.image_decoding import ImageError, decode
 from albef.data.shards import Shards
 from albef.report import examples
 from albef.report.results import Picture

@@ -9,8 +9,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from albef.answers import Answer, AnswerTree, answer_tree, write
-from albef.data.text import TextTokenizer, clean_question
+from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, write
+from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.runtime.manifest import Facts
 from albef.runtime.model import (
     Array,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from albef.config import nearest
-from albef.data.text import TextTokenizer
+from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.answering import Answering
 from albef.runtime.classifying import Comparing, Entailing

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albef.config import ParamsError, Section, validate
-from albef.data.transforms import MEAN, STD
-from albef.digest import file_digest
+from albef.io import file_digest
+from albef.preprocessing.transforms import MEAN, STD
 
 FORMAT = 2
 """Changes when an older runtime could no longer read the folder."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef.data.text import TextTokenizer, clean_caption
-from albef.data.transforms import Evaluate
+from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
 Picture = bytes | str | os.PathLike[str] | Image.Image

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from albef.data.boxes import Box
-from albef.data.guard import ImageError, decode
+from albef.data.image_decoding import ImageError, decode
 from albef.runtime.matching import Grounded
 from albef.runtime.model import CALLS, Floats, ImageStates, Ints
 from albef.serving.batching import Batcher

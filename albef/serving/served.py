@@ -14,7 +14,7 @@ from PIL import Image
 
 from albef import runtime
 from albef.data.boxes import Box
-from albef.data.guard import ImageError, decode
+from albef.data.image_decoding import ImageError, decode
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints, Model

@@ -14,14 +14,14 @@ from pydantic import Field
 from torch import Tensor
 
 from albef.data.record import Record
-from albef.data.text import TextTokenizer, clean_caption
-from albef.data.transforms import Evaluate, Transform
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig, resized
 from albef.models.decoder import AnswerDecoder, decoder_start, generate, log_likelihood
 from albef.models.fusion import select
 from albef.models.vision import ImageEncoder
 from albef.models.weights import Checkpoint, load_strict
+from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.ranking import MAX_WORDS, training_pairs
 from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table
 

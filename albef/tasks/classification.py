@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from albef.config import Tunable, fixed
 from albef.data.record import Record
-from albef.data.text import TextTokenizer, clean_caption
-from albef.data.transforms import Evaluate, Transform
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
+from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.ranking import MAX_WORDS
 from albef.tasks.task import Batch, Pairs, Records, RunConfig, RunTask, Table, to_device
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, iou, places, recall
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
+from albef.preprocessing.text import TextTokenizer
 from albef.tasks.pairs import PairConfig, PairTask
 from albef.tasks.task import Records, Table, accuracies
 

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from albef.config import Tunable, fixed
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
-from albef.data.transforms import Transform
 from albef.losses.distill import ramp
 from albef.losses.itc import contrast, same_image_targets
 from albef.losses.itm import itm_loss
@@ -24,6 +22,8 @@ from albef.models.matching import match_pairs
 from albef.models.momentum import MomentumTwin
 from albef.models.queue import EMPTY, FeatureQueue
 from albef.models.weights import Checkpoint, load_strict
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import Transform
 from albef.tasks.ranking import MatchingTask, training_pairs
 from albef.tasks.task import Batch, RunConfig, RunTask
 

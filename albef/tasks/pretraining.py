@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from albef.config import Section
 from albef.data.record import Record
-from albef.data.text import TextTokenizer, mask_tokens
-from albef.data.transforms import Transform
 from albef.losses.distill import ramp
 from albef.losses.itc import contrast, one_hot_targets
 from albef.losses.itm import itm_loss
@@ -23,6 +21,8 @@ from albef.models.momentum import MomentumTwin
 from albef.models.queue import FeatureQueue
 from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
+from albef.preprocessing.text import TextTokenizer, mask_tokens
+from albef.preprocessing.transforms import Transform
 from albef.tasks.ranking import RankingTask, training_pairs
 from albef.tasks.task import Batch, TrainingConfig
 

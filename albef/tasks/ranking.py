@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from albef.data.record import Record
-from albef.data.text import TextTokenizer, clean_caption
-from albef.data.transforms import Evaluate, Transform
 from albef.models.albef import ALBEF
 from albef.models.fusion import select
 from albef.models.ranking import (
@@ -24,6 +22,8 @@ from albef.models.ranking import (
     match_scores,
     recalls,
 )
+from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.task import Pairs, Records, Table, Task
 
 MAX_WORDS = 30

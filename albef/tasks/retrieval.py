@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
 from albef.models.albef import ModelConfig
+from albef.preprocessing.text import TextTokenizer
 from albef.tasks.pairs import PairConfig, PairTask
 from albef.tasks.ranking import RankingTask
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from albef.config import Section, Tunable
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
-from albef.data.transforms import SCALE, SHIFT, Transform
 from albef.models.albef import ModelConfig
 from albef.models.weights import Checkpoint, load_strict
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import SCALE, SHIFT, Transform
 
 if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
@@ -264,7 +264,7 @@ _SOME = 2**17  # numbers that are normalised at a time
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    """The numbers of :func:`albef.data.transforms.normalised`."""
+    """The numbers of :func:`albef.preprocessing.transforms.normalised`."""
     return _by_rows(pixels) if pixels.device.type == "cpu" else _by_channel(pixels)
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
-from albef.data.transforms import Evaluate, Transform
 from albef.losses.itm import hard_negatives
 from albef.models.albef import ModelConfig, resized
 from albef.models.pair import PairALBEF, doubled
 from albef.models.weights import Checkpoint, load_strict
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.classification import (
     RecordError,
     accuracies,

@@ -13,12 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from albef.answers import Answer
 from albef.config import Tunable, fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.data.text import TextTokenizer, clean_question
-from albef.data.transforms import Evaluate, Transform
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
@@ -27,6 +24,9 @@ from albef.models.decoder import AnswerDecoder, decoder_start, generate
 from albef.models.fusion import select
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
+from albef.preprocessing.answers import Answer
+from albef.preprocessing.text import TextTokenizer, clean_question
+from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.answer_list import answer_list
 from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, accuracies
 from albef.tasks.vqa_accuracy import judged, normalised

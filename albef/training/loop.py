@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import fixed
-from albef.data.loader import Loader
+from albef.loading.loader import Loader
 from albef.tasks.task import Task, TrainingConfig, to_device
 from albef.training.distributed import World, world
 from albef.training.interrupt import Stopped, interruptible

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from albef.storage import opened
+from albef.io import opened
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.training.distributed import World
 from albef.training.mirror import Mirror
 

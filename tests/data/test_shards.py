@@ -127,7 +127,7 @@ def test_the_digest_changes_with_the_data(tmp_path: Path, changed: dict[str, obj
 def test_one_index_for_more_rows_than_are_held_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("albef.data.shard_writer._ROWS", 4)
+    monkeypatch.setattr("albef.ingest.shard_writer._ROWS", 4)
     toy.write(tmp_path / "toy", [toy.record(i) for i in range(11)])
     assert read_index(tmp_path / "toy").num_rows == 11
     shards = Shards(tmp_path / "toy", "train")

@@ -12,13 +12,12 @@ import torch
 from albef.config import read_yaml
 from albef.data import cache as caches
 from albef.data.cache import ShardCache
-from albef.data.loader import Batch, Loader
-from albef.data.reading import ReadingConfig
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
 from albef.data.store import Store, read_manifest
-from albef.digest import file_digest
-from albef.storage import opened
+from albef.io import file_digest, opened
+from albef.loading.loader import Batch, Loader
+from albef.loading.reading import ReadingConfig
 from tests.conftest import Bucket
 from tests.data import toy
 
@@ -114,7 +113,7 @@ def test_writing_goes_on_where_the_store_failed(
         toy.write(folder, RECORDS, store=url)
     left = sorted(path.name for path in (folder / "shards").iterdir())
     assert left == ["toy-00002.tar"]  # those that were sent take no room here
-    from albef.data.shard_writer import ShardWriter
+    from albef.ingest.shard_writer import ShardWriter
 
     with ShardWriter(folder, "toy", 1, Store(url)) as writer:
         assert writer.shards == 3

@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from albef.data import shard_writer
 from albef.data.record import Record
 from albef.data.store import Store
+from albef.ingest import shard_writer
 
 LICENCE = {"what": "pictures", "licence": "CC0", "attribution": "nobody", "url": "https://a.test"}
 

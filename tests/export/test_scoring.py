@@ -8,7 +8,7 @@ import pytest
 
 from albef.data.record import Record
 from albef.export.scoring import agreement, predict
-from albef.inference import model_of
+from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
 from albef.tasks import grounding
 from tests.conftest import ANSWERS, CAPTIONS, KINDS, save_task, tiny_task

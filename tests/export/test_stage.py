@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 import albef
 from albef.data.record import Record
-from albef.data.shard_writer import write
 from albef.export.verify import VerificationError
+from albef.ingest.shard_writer import write
 from albef.models.weights import CheckpointError
 from albef.runtime.manifest import NAME, read
 from pipelines.export import check, run

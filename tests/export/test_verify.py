@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from albef.export.graphs import parts
+from albef.export.torch_model import TorchBackend
 from albef.export.verify import Difference, Shape, VerificationError, compare, shapes, verify
-from albef.inference import TorchBackend
 from albef.models.weights import load_checkpoint
 from albef.runtime.manifest import GRAPHS
 from albef.runtime.sessions import CPU, Sessions

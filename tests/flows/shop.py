@@ -13,8 +13,8 @@ import onnx
 from ruamel.yaml import YAML
 
 from albef.data.record import Record
-from albef.data.shard_writer import write
-from albef.digest import file_digest
+from albef.ingest.shard_writer import write
+from albef.io import file_digest
 from albef.runtime.manifest import NAME, graph_file
 from tests.conftest import CAPTIONS, tiny_config
 from tests.data.toy import LICENCE

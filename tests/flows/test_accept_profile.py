@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from albef.config import ParamsError, read_yaml
-from albef.data.quality.outcome import NotFit
 from albef.data.shards import ShardError
+from albef.validation.outcome import NotFit
 from flows.accept_profile import accept
 from pipelines import validate
 from pipelines.stage import Stage
 from tests.data import toy
-from tests.data.quality.test_suites import picture
+from tests.validation.test_suites import picture
 
 ROOT = Path(__file__).parents[2]
 TEXT = "one dog left of some apples"

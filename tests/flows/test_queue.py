@@ -9,7 +9,7 @@ import pytest
 from tests.flows.toy import Toy
 
 SLOTTED = '''
-from pipelines.slot import device_slot
+from pipelines.device_lock import device_slot
 
 
 def slotted(stage):

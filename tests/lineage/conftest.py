@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from albef.data.shard_writer import write
-from albef.digest import file_digest
+from albef.ingest.shard_writer import write
+from albef.io import file_digest
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.runtime.manifest import NAME
 from pipelines.provenance import code_of, origin

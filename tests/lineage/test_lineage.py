@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.lineage import command
 from albef.lineage.find import lineage
 from albef.lineage.show import plain, text

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.answers import answer_tree
 from albef.models.answer_ranking import log_likelihoods, rank
 from albef.models.decoder import log_likelihood
+from albef.preprocessing.answers import answer_tree
 from tests.original import fixture
 from tests.reference.ranking import rank_answers
 from tests.tasks.test_vqa_parity import original_task

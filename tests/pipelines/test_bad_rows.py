@@ -16,9 +16,9 @@ from albef.data.refusal import Reason
 from albef.data.shards import Shards
 from pipelines import ingest
 from pipelines.stage import Stage
-from tests.data.bad_rows import LIMITS, bad_rows
-from tests.data.download.server import Answer, Server
-from tests.data.download.test_client import LIMITS as DOWNLOAD
+from tests.ingest.bad_rows import LIMITS, bad_rows
+from tests.ingest.download.server import Answer, Server
+from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.pipelines.test_ingest import params
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd headers

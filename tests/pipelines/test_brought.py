@@ -11,18 +11,18 @@ import torch
 from ruamel.yaml import YAML
 
 import albef
+from albef.commands.importing import import_original, write
 from albef.config import ParamsError, validate
 from albef.data.shards import Shards
-from albef.importing import import_original, write
 from albef.models.ranking import chance_recalls
 from albef.models.weights import load_checkpoint
 from pipelines import evaluate, export
 from pipelines.evaluate import Reference, differing
 from pipelines.params import load
 from pipelines.stage import Stage
+from tests.commands.test_importing import HEADS, original
 from tests.original import TOKENS
 from tests.pipelines.test_training import step, values
-from tests.test_importing import HEADS, original
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError, validate
-from albef.data.dataset import DatasetConfig
 from albef.data.refusal import Reason
+from albef.loading.dataset import DatasetConfig
 from pipelines import heldout, ingest
 from pipelines.check import check, main
 from pipelines.check_words import told
 from pipelines.stage import Stage
 from tests.data import toy
-from tests.data.bad_rows import LIMITS
+from tests.ingest.bad_rows import LIMITS
 from tests.pipelines import test_bad_rows as bad
 from tests.pipelines.test_ingest import PHOTOS, PICTURES, ROOT, SCENES, contents, params, pictures
 

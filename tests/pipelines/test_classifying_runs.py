@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from albef.config import validate
-from albef.data.text import TextTokenizer
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.preprocessing.text import TextTokenizer
 from albef.tasks import pretraining
 from tests.pipelines.test_training import step, values, work
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from albef.data.quarantine import EXAMPLES
+from albef.ingest.quarantine import EXAMPLES
 from albef.report.dataset_page import render
 from pipelines import datasets, ingest
 from pipelines.datasets import read_page
 from pipelines.origins import read_dataset
 from pipelines.stage import Stage
 from tests.data import toy
-from tests.data.bad_rows import encoded, gradient
+from tests.ingest.bad_rows import encoded, gradient
 from tests.pipelines.test_ingest import PHOTOS, pictures
 from tests.pipelines.test_ingest import here as here
 from tests.pipelines.test_ingest import toy_params as toy_params

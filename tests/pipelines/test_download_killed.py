@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.download.server import Server
-from tests.data.download.test_client import LIMITS
+from tests.ingest.download.server import Server
+from tests.ingest.download.test_client import LIMITS
 from tests.pipelines.test_ingest import ROOT, contents, params
 
 ROWS = 1500

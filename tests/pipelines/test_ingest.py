@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError
-from albef.data.blocks import Blocks
-from albef.data.guard import decode
-from albef.data.quarantine import EXAMPLES
+from albef.data.image_decoding import decode
 from albef.data.refusal import Reason
-from albef.data.shard_writer import ShardWriter
 from albef.data.shards import ShardError, Shards, describe
+from albef.ingest.blocks import Blocks
+from albef.ingest.quarantine import EXAMPLES
+from albef.ingest.shard_writer import ShardWriter
 from pipelines import heldout, ingest
 from pipelines.stage import Stage
 from tests.data import toy
-from tests.data.bad_rows import LIMITS, bad_rows, encoded, gradient
+from tests.ingest.bad_rows import LIMITS, bad_rows, encoded, gradient
 
 ROOT = Path(__file__).parents[2]
 SCENES = {
@@ -218,7 +218,7 @@ def test_an_unknown_data_set(here: Path) -> None:
 
 def test_it_needs_neither_torch_nor_transforms_nor_tasks_before_it_writes() -> None:
     code = (
-        "import sys, pipelines.ingest, albef.data.sources.scenes, albef.data.sources.pictures\n"
+        "import sys, pipelines.ingest, albef.builtin.scenes, albef.builtin.pictures\n"
         "print([m for m in sys.modules if m == 'torch' or m.startswith('albef')])"
     )
     loaded = subprocess.run(
@@ -403,7 +403,7 @@ def test_the_evaluated_pictures_of_a_source_are_those_of_its_whole(here: Path) -
 def whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """What an ingest of 60 rows in blocks of ten and several shards writes when nothing ends it."""
     monkeypatch.setattr(ingest, "_ROWS", 10)
-    monkeypatch.setattr("albef.data.shard_writer._END", 2**20 - 20_000)
+    monkeypatch.setattr("albef.ingest.shard_writer._END", 2**20 - 20_000)
     toy_params(here, rough(60), duplicates="drop_exact")
     ingest.run(Stage("ingest", "toy"))
     assert describe(DATA)["shards"] > 3
@@ -493,7 +493,7 @@ def test_shards_that_were_moved_away_half_are_made_again(
     monkeypatch.undo()
     monkeypatch.chdir(here)
     monkeypatch.setattr(ingest, "_ROWS", 10)
-    monkeypatch.setattr("albef.data.shard_writer._END", 2**20 - 20_000)
+    monkeypatch.setattr("albef.ingest.shard_writer._END", 2**20 - 20_000)
     [work] = [path for path in (here / "scratch" / "albef").iterdir() if path.is_dir()]
     shutil.rmtree(work / "toy")  # as when it was killed between two moves
     ingest.run(Stage("ingest", "toy"))

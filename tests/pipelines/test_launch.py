@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from albef.config import ParamsError
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import KEPT
 from pipelines.launch import launch

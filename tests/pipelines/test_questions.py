@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.data.shards import Shards
-from albef.inference import load
+from albef.export.torch_model import load
 from albef.models.weights import load_checkpoint
 from pipelines.stage import write_json
 from tests.pipelines.test_training import step, values, work

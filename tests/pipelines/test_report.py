@@ -13,10 +13,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError
-from albef.data import shard_writer
-from albef.data.quality.outcome import Check, Moved
 from albef.data.record import Record
+from albef.ingest import shard_writer
 from albef.training.tracking import Tracker
+from albef.validation.outcome import Check, Moved
 from pipelines import evaluate, report
 from pipelines.stage import Stage, write_json
 from tests.conftest import CAPTIONS, tiny_config

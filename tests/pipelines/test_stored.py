@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.layout import Layout, Paths
 from albef.report.pictures import SplitRecords
 from tests.conftest import Bucket

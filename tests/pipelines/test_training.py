@@ -21,11 +21,11 @@ import torch
 from ruamel.yaml import YAML
 
 from albef.config import read_yaml
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import StateLocked, own, step_of
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
-from pipelines.slot import device_slot
+from pipelines.device_lock import device_slot
 from pipelines.stage import FORGOTTEN_S, Stage
 from tests.pipelines.states import saved as saved_states
 

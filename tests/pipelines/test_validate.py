@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from albef.builtin import scenes
 from albef.config import validate
-from albef.data import shard_writer, shards
-from albef.data.quality.outcome import NotFit
+from albef.data import shards
 from albef.data.record import Record
-from albef.data.sources import scenes
+from albef.ingest import shard_writer
+from albef.validation.outcome import NotFit
 from pipelines import validate as stage_module
 from pipelines.stage import Stage
 from tests.pipelines.test_ingest import ROOT, SCENES, contents, params

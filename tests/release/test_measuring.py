@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.inference import model_of
+from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
 from albef.release.measuring import BATCHES, main_call, measure, medians, size
 from albef.runtime.model import CALLS

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from albef.config import ParamsError, validate
+from albef.evaluation.statistics import Interval
 from albef.report.ablation import Ladder, Result, Table, markdown, told
-from albef.report.statistics import Interval
 
 LADDER = {
     "run": "retrieval",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
+from albef.evaluation.statistics import Interval, Spread
 from albef.report import scores
 from albef.report.comparison import (
     Comparison,
@@ -21,7 +22,6 @@ from albef.report.curves import Deviation
 from albef.report.drift import Drift, Profile, SplitRows, Vocabulary
 from albef.report.flips import Choice, Flip, flips
 from albef.report.results import Picture
-from albef.report.statistics import Interval, Spread
 from tests.report.test_page import BAD, Page
 from tests.report.test_scores import PAIRED, TABLES
 

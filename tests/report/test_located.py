@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from albef.heatmap import MEANT, WRONG, outline, overlay
 from albef.report import examples, located
 from albef.report.content import Report
+from albef.report.heatmap import MEANT, WRONG, outline, overlay
 from albef.report.page import render
 from albef.report.results import Run, SplitResult
 from pipelines.results import with_examples

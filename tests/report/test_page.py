@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from albef.data.quality.content import Drifted
 from albef.lineage.step import Record, Step
 from albef.report.content import Report, Search, Training, Trial
 from albef.report.figures import Dot, scatter
@@ -24,6 +23,7 @@ from albef.report.results import (
     Run,
     SplitResult,
 )
+from albef.validation.content import Drifted
 
 VOID = {"meta", "img", "br"}
 BAD = """<script>alert(1)</script>"' onload=x <img src=http://x.test/a>"""

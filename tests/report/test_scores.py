@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from albef.behaviour.judging import rates
+from albef.evaluation.behaviour.judging import rates
 from albef.report import scores
 from pipelines.params import kinds
 

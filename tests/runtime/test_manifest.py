@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import albef
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import albef
-from albef.data.guard import ImageError
+from albef.data.image_decoding import ImageError
 from albef.runtime.matching import Matching
 from albef.runtime.model import BATCH
 from tests.conftest import CAPTIONS

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 import albef
-from albef.digest import file_digest
+from albef.io import file_digest
 from albef.runtime import manifest, sessions
 from albef.runtime.manifest import ExportError
 
@@ -39,7 +39,9 @@ def test_serving_imports_no_torch(tiny_export: Path, pictures: list[bytes], tmp_
 
 
 def test_finding_imports_no_torch() -> None:
-    program = f"import sys, albef.find; print([n for n in {HEAVY[:5]} if n in sys.modules])"
+    program = (
+        f"import sys, albef.commands.find; print([n for n in {HEAVY[:5]} if n in sys.modules])"
+    )
     root = str(Path(albef.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -14,11 +14,11 @@ import torch
 
 from albef.config import validate
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
-from albef.data.transforms import AugmentConfig, Train
 from albef.models.original import original_name
 from albef.models.pair import doubled
 from albef.models.weights import Checkpoint, CheckpointError
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import entailment, nlvr2, pretraining, text_assignment
 from albef.tasks.classification import RecordError
 from albef.tasks.task import to_device

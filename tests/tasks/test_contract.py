@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 
 import albef.tasks
 from albef.config import read_yaml, validate
-from albef.data import shard_writer
-from albef.data.rules import RowsConfig
 from albef.data.shards import Shards
-from albef.data.sources import kind_of
-from albef.data.text import TextTokenizer
-from albef.data.transforms import AugmentConfig, Train
+from albef.ingest import shard_writer
+from albef.ingest.config import RowsConfig
+from albef.ingest.sources import kind_of
 from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
 from albef.tasks.task import Batch, RunConfig, RunTask, to_device
 from albef.training.optim import adamw

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from albef.config import read_yaml, validate
-from albef.data.text import TextTokenizer
-from albef.data.transforms import AugmentConfig, Train
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import to_device
 from albef.training.optim import adamw

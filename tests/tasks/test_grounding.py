@@ -9,10 +9,10 @@ from PIL import Image
 from albef.config import ParamsError, validate
 from albef.data.boxes import around, hottest, iou
 from albef.data.record import Record
-from albef.data.text import TextTokenizer
 from albef.losses import itm
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.preprocessing.text import TextTokenizer
 from albef.tasks.grounding import GRID, Config, Task
 from tests.conftest import CAPTIONS, tiny_config, tiny_model, tiny_task
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from albef.data.transforms import normalised
+from albef.preprocessing.transforms import normalised
 from albef.tasks import task as tasks
 from albef.tasks.task import to_device
 

@@ -11,12 +11,12 @@ import torch
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.data.text import TextTokenizer
-from albef.data.transforms import AugmentConfig, Train
 from albef.losses.answers import answer_losses
 from albef.models.answer_ranking import rank
 from albef.models.decoder import generate
 from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks.task import Table, to_device
 from albef.tasks.vqa import Config, Task
 from tests.conftest import CAPTIONS, tiny_model

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from albef.config import validate
-from albef.data.loader import Loader
 from albef.data.shards import Shards
-from albef.data.transforms import AugmentConfig, Train
+from albef.loading.loader import Loader
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite, train

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from albef.config import validate
-from albef.data.loader import Loader
 from albef.data.shards import Shards
-from albef.data.transforms import AugmentConfig, Train
+from albef.loading.loader import Loader
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
 from albef.tasks.task import Task, to_device
 from albef.training.distributed import joined, world

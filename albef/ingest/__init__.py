@@ -1,0 +1,1 @@
+"""Rows of a source to shards: read, downloaded, cleaned, compared, set aside, written."""

@@ -1,0 +1,89 @@
+"""Captions from anywhere to plain text: what is repaired, and what is set aside.
+
+These rules take away what is no language at all. Lower case, punctuation and length are matters of
+a task (:mod:`albef.preprocessing.text`).
+"""
+
+import re
+from collections.abc import Iterable
+
+import ftfy
+
+from albef.data.refusal import Reason, Refused
+
+_PLAIN = re.compile(r"(?! )[ !\"#$%'-;=?-\[\]-~]*(?<! )")  # printable ASCII without &, <, > and \
+_TAGS = (
+    "a abbr b big blockquote body br center cite code dd del div dl dt em embed font footer form "
+    "h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins li link main meta nav object ol "
+    "option p pre q s section select small span strike strong sub sup table tbody td tfoot th "
+    "thead title tr tt u ul var video audio button label figure figcaption"
+)
+_DROPPED = re.compile(r"<(script|style)\b[^>]*>.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)", re.I | re.S)
+_TAG = re.compile(rf"<!doctype[^>]*>|</?(?:{'|'.join(_TAGS.split())})\b[^<>]*/?>", re.I)
+_SPACES = re.compile(r"\s+")
+_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
+_RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False)
+
+
+def clean(text: str) -> str:
+    """A caption without HTML, control characters and broken letters, with single spaces.
+
+    Raises:
+        Refused: letters are lost in it, which a wrong encoding once cost.
+    """
+    if _PLAIN.fullmatch(text):
+        return _SPACES.sub(" ", text) if "  " in text else text
+    text = text.replace("\0", " ")
+    text = _TAG.sub(" ", _DROPPED.sub(" ", text))
+    text = ftfy.fix_text(text, _RULES)
+    text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # tags that were written as &lt;b&gt;
+    text = _SPACES.sub(" ", _UNSEEN.sub("", text)).strip()
+    if "\ufffd" in text:
+        raise Refused(Reason.MALFORMED_ROW, f"letters are lost in the caption {_shown(text)}")
+    return text
+
+
+def clean_captions(captions: Iterable[object], max_chars: int) -> tuple[str, ...]:
+    """The captions that are left of a row's, cleaned, each once where cleaning made some equal.
+
+    Raises:
+        Refused: none is left; the reason is the last that dropped one.
+    """
+    kept: dict[str, None] = {}
+    why = Refused(Reason.NO_CAPTION, "there is no caption")
+    for raw in captions:
+        try:
+            kept[_allowed(raw, max_chars)] = None
+        except Refused as error:
+            why = error
+    if not kept:
+        raise why
+    return tuple(kept)
+
+
+def _allowed(raw: object, max_chars: int) -> str:
+    if not isinstance(raw, str):
+        raise Refused(Reason.MALFORMED_ROW, f"a caption is {type(raw).__name__}, no text")
+    if len(raw) > 64 * max_chars:  # nothing that long is worth cleaning
+        raise _too_long(len(raw), max_chars)
+    text = clean(raw)
+    if not any(map(str.isalnum, text)):
+        raise Refused(Reason.NO_CAPTION, f"the caption {_shown(raw)} says nothing")
+    if len(text) > max_chars:
+        raise _too_long(len(text), max_chars)
+    return text
+
+
+def _too_long(length: int, max_chars: int) -> Refused:
+    said = f"a caption has {length} characters; at most {max_chars} are kept"
+    return Refused(Reason.CAPTION_TOO_LONG, said)
+
+
+def _shown(text: str) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def writable(text: str) -> str:
+    """A text of whatever origin as UTF-8 can hold it: lone halves of letters are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,121 @@
+"""Rows prepared by several processes, in the order in which they came."""
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal
+from albef.ingest.prepare import Prepared, Rules, prepare
+
+Given = tuple[int, Record | Refusal]
+"""A row with its place in its source."""
+Made = Prepared | Refusal
+
+_ROWS = 16  # handed to a process at once
+_BYTES = 2**22  # of pictures, at which fewer rows are
+_AHEAD = 3  # such portions that wait for each process
+
+
+def prepared(rows: Iterable[Given], rules: Rules, processes: int) -> Iterator[Made]:
+    """What becomes of each row, in order; the number of processes changes nothing of it.
+
+    Args:
+        rows: with their places in their sources.
+        rules: what they are held against.
+        processes: that share the work; 0 does it in this one.
+
+    A row whose decoder ends its process is set aside, and the others go on.
+    """
+    if not processes:
+        for portion in _portions(rows):
+            yield from _portion(portion, rules)
+        return
+    pool = _Pool(rules, processes)
+    try:
+        yield from pool.run(rows)
+    finally:
+        pool.close()
+
+
+class _Pool:
+    def __init__(self, rules: Rules, processes: int) -> None:
+        self._rules = rules
+        self._processes = processes
+        self._executor = _executor(processes)
+
+    def run(self, rows: Iterable[Given]) -> Iterator[Made]:
+        waiting: deque[tuple[list[Given], Future[list[Made]]]] = deque()
+        for portion in _portions(rows):
+            waiting.append((portion, self._submit(portion)))
+            if len(waiting) > _AHEAD * self._processes:
+                yield from self._result(*waiting.popleft())
+        while waiting:
+            yield from self._result(*waiting.popleft())
+
+    def _submit(self, portion: list[Given]) -> "Future[list[Made]]":
+        try:
+            return self._executor.submit(_portion, portion, self._rules)
+        except BrokenProcessPool:
+            self._executor = _executor(self._processes)
+            return self._executor.submit(_portion, portion, self._rules)
+
+    def _result(self, portion: list[Given], future: "Future[list[Made]]") -> list[Made]:
+        try:
+            return future.result()
+        except BrokenProcessPool:  # of this portion or of one beside it
+            return [made for row in portion for made in self._alone(row)]
+
+    def _alone(self, given: Given) -> list[Made]:
+        line, row = given
+        try:
+            return self._submit([given]).result()
+        except BrokenProcessPool:
+            if isinstance(row, Refusal):
+                raise
+            said = "its decoder ended the process that it ran in"
+            return [Refusal(row.source, line, row.key, Reason.UNDECODABLE, said)]
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _executor(processes: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
+    return ProcessPoolExecutor(processes, context, initializer=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    """End this process with the one that started it, however that dies."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _portions(rows: Iterable[Given]) -> Iterator[list[Given]]:
+    portion: list[Given] = []
+    size = 0
+    for line, row in rows:
+        portion.append((line, row))
+        size += 0 if isinstance(row, Refusal) else sum(map(len, row.images))
+        if len(portion) == _ROWS or size >= _BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def _portion(rows: Sequence[Given], rules: Rules) -> list[Made]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow has opinions on many a damaged file
+        return [prepare(line, row, rules) for line, row in rows]

@@ -1,0 +1,196 @@
+"""A record of a source to what is stored of it: guarded, made smaller, cleaned and hashed."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from albef.data import boxes
+from albef.data import image_decoding as guard
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
+from albef.ingest.cleaning import clean_captions, writable
+from albef.ingest.config import IngestConfig
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_MIB = 2**20
+_SIDE, _QUALITY = 160, 80  # of a thumbnail
+_LOOKED_AT = (
+    Reason.MALFORMED_ROW,
+    Reason.NO_CAPTION,
+    Reason.CAPTION_TOO_LONG,
+    Reason.TOO_SMALL,
+    Reason.TOO_ELONGATED,
+)
+"""Reasons that leave a picture which can be shown."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What rows are held against.
+
+    Attributes:
+        limits: of every data set.
+        longest_side: of a stored picture, in pixels; None leaves each at its size.
+    """
+
+    limits: IngestConfig
+    longest_side: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """What tells whether two pictures show the same.
+
+    Attributes:
+        digest: the first 16 bytes of the SHA-256 of its file, as the source has it.
+        look: its perceptual hash of 64 bits; 0 where none is asked for.
+    """
+
+    digest: bytes
+    look: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A record as it is stored.
+
+    Attributes:
+        record: with pictures and captions as stored.
+        line: its place in its source, from 1.
+        name: what names it there.
+        prints: one of each picture.
+    """
+
+    record: Record
+    line: int
+    name: str
+    prints: tuple[Print, ...]
+
+
+def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusal:
+    """What becomes of a row, taken by itself; never an exception for what it holds.
+
+    Args:
+        line: its place in its source, from 1.
+        row: with key and source name of the data set.
+        rules: what it is held against.
+    """
+    if isinstance(row, Refusal):
+        return row
+    name = _name(row)
+    try:
+        return _prepared(line, name, row, rules)
+    except Refused as error:
+        picture = thumbnail(row.image, rules.limits) if error.reason in _LOOKED_AT else b""
+        return dataclasses.replace(error.of(line, name), source=row.source, picture=picture)
+
+
+def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
+    """A small JPEG of a picture, for people to look at; nothing where it cannot be shown."""
+    if len(image) > limits.max_megabytes * _MIB:
+        return b""
+    try:
+        with guard.opened(image, max_pixels=round(limits.max_megapixels * _MIB)) as picture:
+            pixels = guard.smaller(picture, image, _SIDE)
+            return encoded(guard.turned(pixels, guard.orientation(picture)), "jpeg", _QUALITY)
+    except Refused:
+        return b""
+
+
+def _name(record: Record) -> str:
+    """What a reader of the quarantine finds the row by: its file or address, else its key."""
+    named = (record.meta.get(field) for field in ("path", "url"))
+    return next((name for name in named if isinstance(name, str)), record.key)
+
+
+def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
+    if not _KEY.fullmatch(record.key):
+        said = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
+        raise Refused(Reason.MALFORMED_ROW, said)
+    captions = clean_captions(record.captions, rules.limits.max_caption_chars)
+    meta = _told(record.meta)
+    located = boxes.of_meta(meta)
+    # Boxes are in pixels of the picture as its file holds it: it is not turned.
+    stored = [_image(image, name, rules, not located) for image in record.images]
+    (first, scale, _), *more = stored
+    if located and scale != (1.0, 1.0):
+        meta = {**meta, **boxes.scaled(located, *scale)}
+    if captions != record.captions:
+        meta = {**meta, "original_captions": [writable(text) for text in record.captions]}
+    kept = dataclasses.replace(
+        record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
+    )
+    return Prepared(kept, line, name, tuple(own for *_, own in stored))
+
+
+def _image(
+    image: bytes, name: str, rules: Rules, upright: bool
+) -> tuple[bytes, tuple[float, float], Print]:
+    """A picture as stored, how much smaller it became in width and height, and its print."""
+    limits = rules.limits
+    if len(image) > limits.max_megabytes * _MIB:
+        said = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
+        raise Refused(Reason.TOO_MANY_BYTES, said)
+    with guard.opened(image, name, round(limits.max_megapixels * _MIB)) as picture:
+        width, height = picture.size
+        guard.check_shape(picture.size, limits.min_side, limits.max_aspect_ratio)
+        pixels = guard.smaller(picture, image, rules.longest_side)
+        held = guard.orientation(picture)
+        plain = guard.is_plain(picture)
+    scale = pixels.width / width, pixels.height / height
+    if upright:
+        pixels = guard.turned(pixels, held)
+    own = Print(
+        hashlib.sha256(image).digest()[:16],
+        0 if limits.near_distance is None else look(pixels),
+    )
+    if plain and scale == (1.0, 1.0):
+        return image, scale, own
+    return encoded(pixels, limits.format, limits.quality), scale, own
+
+
+def look(picture: Image.Image) -> int:
+    """The perceptual hash of a picture: 64 signs of its coarse structure."""
+    import imagehash  # it takes SciPy with it
+
+    bits = imagehash.phash(picture).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def encoded(picture: Image.Image, kind: str, quality: int) -> bytes:
+    """An RGB picture as JPEG or WebP."""
+    if kind == "jpeg":
+        import simplejpeg
+
+        pixels = np.ascontiguousarray(picture)
+        return bytes(simplejpeg.encode_jpeg(pixels, quality, colorsubsampling="420"))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality, method=4)
+    return file.getvalue()
+
+
+def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Meta as JSON can hold it; lone halves of letters become question marks.
+
+    Raises:
+        Refused: it holds something else.
+    """
+    try:
+        text = json.dumps(meta, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode(errors="replace").decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Refused(Reason.MALFORMED_ROW, f"its meta is no JSON: {error}") from None
+    else:
+        return dict(meta)
+    value: dict[str, Any] = json.loads(text)
+    return value

@@ -1,0 +1,147 @@
+"""Kind ``urls``: a list of addresses of pictures with their captions, which are downloaded.
+
+Records stand in the order of the list. What was downloaded is kept in scratch under the digest of
+the list: an ingest that is killed, or made again with other values, asks no server twice. Meta
+holds the address and the SHA-256 of what it gave.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
+from albef.ingest.download.limits import Limits
+from albef.ingest.sources import tables
+from albef.ingest.sources.licences import Outside
+from albef.ingest.sources.values import plain, texts
+from albef.io import file_digest
+
+LICENCES: tuple[dict[str, str], ...] = ()
+SCRATCH = True
+"""``records`` is given a folder for what should outlast an ingest."""
+CHUNK = 1000
+"""Rows that are kept together."""
+
+Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class Config(Outside):
+    """Tables of addresses and captions, and how they are downloaded."""
+
+    kind: Literal["urls"]
+    """This kind."""
+    files: Annotated[list[str], Field(min_length=1)]
+    """Tables, as paths or patterns."""
+    format: Literal["tsv", "csv", "parquet"]
+    """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
+    header: list[str] | None
+    """Names of the columns where no first line names them, as in CC3M; else null."""
+    url: str
+    """Column of the addresses."""
+    caption: str
+    """Column of the captions; in Parquet it may hold lists."""
+    keep: list[str]
+    """Columns kept in meta."""
+    split: Split
+    """Split of all rows."""
+    download: Limits
+    """What bounds the download."""
+
+    @model_validator(mode="after")
+    def _of_its_format(self) -> Self:
+        if self.header is not None and self.format == "parquet":
+            raise ValueError("header belongs to tsv and csv; write null")
+        return self
+
+
+Entry = tuple[int, tables.Line, str, tuple[str, ...]] | Refusal
+"""A row: its place, itself, address and captions."""
+
+
+def records(
+    config: Config, seed: int, scratch: Path, most: int | None = None
+) -> Iterator[Record | Refusal]:
+    """The rows of the list, in order, each downloaded or set aside.
+
+    Args:
+        config: the list.
+        seed: not needed.
+        scratch: keeps what was downloaded, in a folder named by the digest of the list.
+        most: rows that are asked for, from the first on; None asks for all.
+
+    Raises:
+        ParamsError: a file that cannot be read at all; it is named.
+        OSError: what is downloaded cannot be kept.
+    """
+    from albef.ingest.download.downloads import Downloads
+
+    files = tables.expand(config.files)
+    folder = scratch / f"downloads-{_digest(config, files)[:16]}"
+    with Downloads(folder, config.download) as downloads:
+        for entries, chunk in downloads.chunks(_chunks(config, files, most)):
+            for entry in entries:
+                if isinstance(entry, Refusal):
+                    yield entry
+                    continue
+                place, line, address, captions = entry
+                outcome = chunk.outcomes[place]
+                if outcome.reason:
+                    yield line.refusal(Reason(outcome.reason), outcome.detail, address)
+                    continue
+                kept = {name: plain(line.values[name]) for name in config.keep}
+                yield Record(
+                    key=f"{config.split}-{place:08d}",
+                    image=chunk.body(outcome),
+                    captions=captions,
+                    image_id=place,
+                    split=config.split,
+                    source="urls",
+                    meta={**kept, "url": address, "sha256": outcome.sha256},
+                )
+
+
+def count(config: Config) -> int:
+    """Rows of the list, about."""
+    files = tables.expand(config.files)
+    return sum(tables.count(file, config.format, config.header is None) for file in files)
+
+
+def _chunks(
+    config: Config, files: Sequence[Path], most: int | None
+) -> Iterator[tuple[list[Entry], list[tuple[int, str]]]]:
+    """The entries of each chunk, and the addresses among them by place."""
+    entries = islice(_entries(config, files), most)
+    while chunk := list(islice(entries, CHUNK)):
+        yield chunk, [(e[0], e[2]) for e in chunk if not isinstance(e, Refusal)]
+
+
+def _entries(config: Config, files: Sequence[Path]) -> Iterator[Entry]:
+    columns = list(dict.fromkeys([config.url, config.caption, *config.keep]))
+    place = -1
+    for file in files:
+        for line in tables.read(file, config.format, config.header, columns):
+            place += 1
+            yield line if isinstance(line, Refusal) else _entry(config, place, line)
+
+
+def _entry(config: Config, place: int, line: tables.Line) -> Entry:
+    address = line.values[config.url]
+    if not isinstance(address, str) or not address.strip():
+        return line.refusal(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
+    address = plain(address.strip())
+    try:
+        return place, line, address, texts([line.values[config.caption]])
+    except Refused as error:
+        return line.refusal(error.reason, f"{config.caption!r}: {error}", address)
+
+
+def _digest(config: Config, files: Sequence[Path]) -> str:
+    """Names the addresses of the list and their places."""
+    told = [config.format, config.header, config.url, [file_digest(file) for file in files]]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()

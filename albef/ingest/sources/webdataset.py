@@ -1,0 +1,229 @@
+"""Kind ``webdataset``: shards that are there already, img2dataset's among them.
+
+A sample is what stands together under one name: a picture, and a text or JSON with its caption.
+Only these members are looked at. A member that is damaged becomes a refusal, and what follows it is
+read on. Where img2dataset tells of rows that failed, they are refusals too.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from albef.config import ParamsError
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.tar import Damage, Member, members
+from albef.ingest.sources import tables
+from albef.ingest.sources.licences import Outside
+from albef.ingest.sources.tables import expand, parquet_rows
+from albef.ingest.sources.values import plain, texts
+
+LICENCES: tuple[dict[str, str], ...] = ()
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""Suffixes of members that are pictures."""
+LARGEST_PICTURE = 2**28
+LARGEST_TEXT = 2**20
+_BATCH = 1024
+
+Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class Config(Outside):
+    """Shards in WebDataset's format."""
+
+    kind: Literal["webdataset"]
+    """This kind."""
+    files: Annotated[dict[Split, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    """Tars by split, as paths or patterns; they are not compressed."""
+    caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")]
+    """Where captions are: ``txt``, or ``json.FIELD``, which may hold a list."""
+    keep: list[str] | None
+    """Fields of the JSON that are kept in meta; null keeps all."""
+    statuses: bool
+    """Whether a table lies beside each shard (NAME.parquet), as img2dataset writes it, that tells
+    of the rows that failed."""
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Members that stand together; what was damaged among them."""
+
+    name: str
+    parts: dict[str, bytes] = field(default_factory=dict)
+    damage: Damage | None = None
+
+    def picture(self) -> bytes | None:
+        return next((self.parts[kind] for kind in PICTURES if kind in self.parts), None)
+
+    def takes(self, damage: Damage, name: str, wanted: str) -> bool:
+        """Whether damage, under a name if it has one, is taken as a part of this sample."""
+        whole = self.picture() is not None and wanted in self.parts
+        return self.damage is None and (name == self.name if name else not whole)
+
+
+def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+    """The samples of all shards, in order.
+
+    Raises:
+        ParamsError: no such shard, or it or its table cannot be read at all.
+    """
+    number = 0
+    for split, patterns in config.files.items():
+        for shard in expand(patterns):
+            seen: set[str] = set()
+            try:
+                found = _samples(members(shard, LARGEST_PICTURE), config.caption.partition(".")[0])
+                for place, sample in enumerate(found, 1):
+                    seen.add(Path(sample.name).name)
+                    for row in _rows(config, shard, place, sample, split, number):
+                        yield row
+                        number += isinstance(row, Record)
+            except OSError as error:
+                raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
+            if config.statuses:
+                yield from _failed(shard, seen)
+
+
+def count(config: Config) -> int | None:
+    """Rows by the tables beside the shards; None where there are none."""
+    if not config.statuses:
+        return None
+    shards = (shard for patterns in config.files.values() for shard in expand(patterns))
+    beside = (shard.with_suffix(".parquet") for shard in shards)
+    return sum(tables.count(table, "parquet", titled=False) for table in beside)
+
+
+def _samples(found: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:
+    """Members by name; damage belongs to what is not whole yet, or to what follows."""
+    current: _Sample | None = None
+    for item in found:
+        name, suffix = _cut(item.name)
+        if isinstance(item, Damage):
+            if current is None or not current.takes(item, name, wanted):
+                if current is not None:
+                    yield current
+                current = _Sample(name)
+            current.damage = item
+        elif suffix in (*PICTURES, "txt", "json"):
+            if current is not None and not current.name:
+                current.name = name  # what was damaged may have been its start
+            if current is None or current.name != name or suffix in current.parts:
+                if current is not None:
+                    yield current
+                current = _Sample(name)
+            current.parts[suffix] = item.data
+    if current is not None:
+        yield current
+
+
+def _cut(path: str) -> tuple[str, str]:
+    """A member's path up to the first dot of its file's name, and what follows it."""
+    folder, slash, file = path.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _rows(
+    config: Config, shard: Path, place: int, sample: _Sample, split: str, number: int
+) -> Iterator[Record | Refusal]:
+    """What becomes of a sample, and of damage before it."""
+    try:
+        record = _record(config, shard, sample, split, number)
+    except Refused as error:
+        if sample.damage is None:
+            yield Refusal("", place, sample.name, error.reason, f"{shard}: {error}")
+            return
+        record = None
+    if sample.damage is not None:
+        said = f"{shard}, byte {sample.damage.offset}: {sample.damage.detail}"
+        yield Refusal("", place, sample.name, sample.damage.reason, said)
+    if record is not None:
+        yield record
+
+
+def _record(config: Config, shard: Path, sample: _Sample, split: str, number: int) -> Record:
+    image = sample.picture()
+    if image is None:
+        raise Refused(Reason.MISSING_FILE, "there is no picture of this name")
+    for kind in ("txt", "json"):
+        if len(sample.parts.get(kind, b"")) > LARGEST_TEXT:
+            raise Refused(Reason.MALFORMED_ROW, f"its {kind} has more than {LARGEST_TEXT} bytes")
+    told = _json(sample.parts["json"]) if "json" in sample.parts else {}
+    own = told if config.keep is None else {k: told[k] for k in config.keep if k in told}
+    try:
+        meta = plain(own)
+    except RecursionError:
+        raise Refused(Reason.MALFORMED_ROW, "its json is nested too deeply") from None
+    return Record(
+        key=f"{split}-{number:08d}",
+        image=image,
+        captions=texts([_caption(config, sample, told)]),
+        image_id=number,
+        split=split,
+        source="webdataset",
+        meta={**meta, "path": f"{shard.name}/{sample.name}"},
+    )
+
+
+def _caption(config: Config, sample: _Sample, told: Mapping[str, Any]) -> object:
+    if config.caption != "txt":
+        return told.get(config.caption.removeprefix("json."))
+    try:
+        return sample.parts["txt"].decode() if "txt" in sample.parts else None
+    except UnicodeDecodeError:
+        raise Refused(Reason.MALFORMED_ROW, "its txt is not UTF-8") from None
+
+
+def _json(text: bytes) -> Mapping[str, Any]:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Refused(Reason.MALFORMED_ROW, "its json is no JSON") from None
+    if not isinstance(told, Mapping):
+        raise Refused(Reason.MALFORMED_ROW, "its json holds no object")
+    return told
+
+
+def _failed(shard: Path, seen: set[str]) -> Iterator[Refusal]:
+    """The rows that img2dataset could not get, and those that it got but that are not in the tar.
+
+    Raises:
+        ParamsError: there is no such table.
+    """
+    table = shard.with_suffix(".parquet")
+    if not table.is_file():
+        raise ParamsError(f"{table} is missing; without such tables write statuses: false")
+    columns = ["key", "url", "status", "error_message"]
+    for line, row in parquet_rows(table, columns, _BATCH):
+        if isinstance(row, Refused):
+            yield Refusal("", line, "", row.reason, f"{table}: {row}")
+            continue
+        key, url, status, message = (row[column] for column in columns)
+        if status != "success":
+            why = _reason(str(status), str(message))
+            yield Refusal("", line, str(url), why, f"{table}: {status}: {message}")
+        elif str(key) not in seen:
+            said = f"{table}: {key} was downloaded and is not in {shard.name}"
+            yield Refusal("", line, str(url), Reason.DAMAGED_MEMBER, said)
+
+
+_REASONS = (
+    (r"HTTP Error (404|410)", Reason.NOT_FOUND),
+    (r"HTTP Error", Reason.HTTP_ERROR),
+    (r"X-Robots-Tag", Reason.OPTED_OUT),
+    (r"timed? ?out", Reason.TIMED_OUT),
+    (r"unknown url type|no host given|[Ii]nvalid URL", Reason.BAD_URL),
+    (r"image too small", Reason.TOO_SMALL),
+    (r"aspect ratio", Reason.TOO_ELONGATED),
+)
+"""What img2dataset's messages mean, the first that is found."""
+
+
+def _reason(status: str, message: str) -> Reason:
+    rest = Reason.UNDECODABLE if status == "failed_to_resize" else Reason.UNREACHABLE
+    return next((why for text, why in _REASONS if re.search(text, message)), rest)

@@ -1,0 +1,1 @@
+"""Batches of training: records in an order that seed and epoch decide, decoded ahead."""

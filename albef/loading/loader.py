@@ -1,0 +1,203 @@
+"""Batches in an order that depends on seed and epoch alone.
+
+Any number of processes and workers, and a start in the middle of an epoch, give the same
+micro-batches bit by bit: the order is a permutation from (seed, epoch), and what is random in a
+micro-batch comes from (seed, epoch, its number).
+
+They are made by a pipeline of webdataset: numbers of micro-batches, split among the workers; our
+tar stage, which reads their records by place and takes nothing from a tar but pictures that are
+where the index says; collating. A damaged record is counted, and the record at the same position
+of the next micro-batch of the epoch takes its place, or the first one after it that is not damaged.
+"""
+
+import copy
+import functools
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from albef.data.shards import Shards
+from albef.loading.damage import Damage
+from albef.loading.mixing import Mixture
+from albef.loading.pipeline import Batch as Batch
+from albef.loading.pipeline import Collate as Collate
+from albef.loading.pipeline import Stages
+from albef.loading.prefetch import Ahead
+from albef.loading.reading import ReadingConfig
+from albef.loading.sampler import Order
+
+WHOLE = ReadingConfig(window=None, max_damaged_records=0, max_damaged_shards=0)
+"""All of a split shuffled, and the first damaged record stops the training."""
+_DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
+_AHEAD = 4  # batches that a worker prepares before they are asked for
+
+
+class Loader:
+    """Training batches of a split, each as the micro-batches of this process.
+
+    Args:
+        shards: the split.
+        collate: records and a generator to a micro-batch; runs in the workers.
+        batch_size: samples of a step, over all processes; the last records of an epoch that fill no
+            batch are left out.
+        micro_batch_size: B, samples of a micro-batch; divides ``batch_size``.
+        seed: of order, augmentation and draws.
+        workers: processes that decode and augment; 0 does it here.
+        share: rank of this process and number of processes; each has as many micro-batches of
+            every step.
+        pooled: batches whose records are sorted by the words of their captions before they are cut
+            into micro-batches, which are then shuffled; 0 leaves the records in random order.
+        weights: passes over each source in an epoch, by name; None is one over all records.
+        reading: within how many shards records are shuffled, and what may be damaged.
+
+    Attributes:
+        steps_per_epoch: steps of a pass over the split.
+        damage: what this process has met.
+
+    Raises:
+        ValueError: the split has fewer records than a batch, the processes cannot share it, a
+            weight is of no source, or the cache of a store does not hold a window.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        collate: Collate,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        workers: int,
+        share: tuple[int, int] = (0, 1),
+        pooled: int = 0,
+        weights: Mapping[str, float] | None = None,
+        reading: ReadingConfig = WHOLE,
+    ) -> None:
+        mixture = Mixture(shards.sources, weights, seed) if weights else None
+        shown = len(shards) if mixture is None else len(mixture)
+        if shown < batch_size:
+            raise ValueError(
+                f"{shards.folder} has {shown} records in split {shards.split}, fewer than "
+                f"a batch of {batch_size}: lower the batch size or make the data set larger"
+            )
+        self.steps_per_epoch = shown // batch_size
+        self._micros = batch_size // micro_batch_size
+        self._rank, processes = share
+        if self._micros % processes:
+            raise ValueError(
+                f"global_batch_size {batch_size} is {self._micros} micro-batches of "
+                f"{micro_batch_size}, which {processes} processes cannot share equally: change "
+                "micro_batch_size or runtime.processes"
+            )
+        self._own = self._micros // processes
+        per_epoch = self._micros * self.steps_per_epoch
+        shards.hold(reading.window)
+        pool = pooled * self._micros
+        order = Order(shards, micro_batch_size, per_epoch, seed, pool, mixture, reading.window)
+        self._stages = Stages(shards, collate, order, seed)
+        self._workers = workers
+        self.damage = Damage(shards, reading)
+
+    def numbers(self, step: int) -> range:
+        """The micro-batches of this process in a step, counted from the start of the training."""
+        first = step * self._micros + self._rank * self._own
+        return range(first, first + self._own)
+
+    def draw_seed(self, number: int) -> int:
+        """Seed of what the model draws for a micro-batch, as hard negatives and dropout."""
+        stages = self._stages
+        number_in_epoch = divmod(number, stages.order.per_epoch)
+        sequence = np.random.SeedSequence([stages.seed, _DRAWS, *number_in_epoch])
+        return int(sequence.generate_state(1, np.uint64)[0])
+
+    def keys(self, step: int) -> list[str]:
+        """The keys of a step's records, over all processes; damaged ones are named too."""
+        numbers = range(step * self._micros, (step + 1) * self._micros)
+        shards, order = self._stages.shards, self._stages.order
+        return [shards.keys[int(i)].as_py() for n in numbers for i in order.chosen(n)]
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
+        """This process' micro-batches of each step from ``start_step`` to before ``stop_step``.
+
+        What lies before is skipped without reading it. Workers live as long as the iterator.
+
+        Raises:
+            ShardError: more is damaged than ``reading`` takes.
+            ImageError: nothing can be decoded.
+            OSError: a store cannot be reached.
+        """
+        micros = self._micro_batches(range(start_step, stop_step))
+        return iter(lambda: list(itertools.islice(micros, self._own)), [])
+
+    def _micro_batches(self, steps: range) -> Iterator[Batch]:
+        if not steps:
+            return
+        import webdataset as wds  # takes its time, and only training reads so
+
+        stages = self._stages
+        pipeline = wds.DataPipeline(
+            functools.partial(self._numbers, steps),
+            wds.split_by_worker,  # in turns, as torch asks its workers: so they come in order
+            stages.read,
+            wds.map(stages.collate),
+        )
+        workers = min(self._workers, len(steps) * self._own)
+        micros = iter(_from_workers(pipeline, workers) if workers else pipeline)
+        ahead = self._ahead(steps)  # after the workers: a fork has no threads
+        try:
+            for micro in micros:
+                if isinstance(micro, Exception):
+                    raise micro
+                self.damage.meet(micro.met)
+                if ahead:
+                    ahead.given()
+                yield micro.batch
+        finally:
+            if ahead:
+                ahead.stop()
+
+    def _ahead(self, steps: range) -> Ahead | None:
+        """What fetches the shards of the next window, where there is a store."""
+        if self._stages.shards.files.cache is None:
+            return None
+        order = copy.copy(self._stages.order)  # of the thread alone
+        names = (order.shards_of(number) for number in self._numbers(steps))
+        own = max(1, order.per_window * self._own // self._micros)
+        return Ahead(self._stages.shards.files, names, own)
+
+    def _numbers(self, steps: range) -> Iterator[int]:
+        return itertools.chain.from_iterable(map(self.numbers, steps))
+
+
+def _from_workers(pipeline: "IterableDataset[Any]", workers: int) -> Iterable[Any]:
+    methods = multiprocessing.get_all_start_methods()
+    return DataLoader(
+        pipeline,
+        batch_size=None,  # an item is a batch
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=_AHEAD,
+        pin_memory=torch.cuda.is_available(),
+        # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
+        multiprocessing_context="fork" if "fork" in methods else None,
+        worker_init_fn=_start,
+        # Its own: else it draws from the generator of the model's dropout.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _start(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a group; the trainer ends us
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

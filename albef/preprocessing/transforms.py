@@ -1,0 +1,223 @@
+"""Encoded pictures to arrays: training augmentation and evaluation.
+
+Numpy and Pillow; what training needs beside them, to be fast, is imported where it is used.
+Everything random comes from the generator that is passed.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import Field, model_validator
+
+from albef.config import Section
+from albef.data.image_decoding import decode, flat, opened, unpacked
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""CLIP's mean of each channel, of values from 0 to 1."""
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's deviation of each channel."""
+_MEAN, _STD = (np.array(each, np.float32)[:, None, None] for each in (MEAN, STD))
+SCALE, SHIFT = 1 / (255 * _STD), _MEAN / _STD
+"""What a value from 0 to 255 is multiplied by, and what is subtracted then, each (3, 1, 1)."""
+
+_RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
+_OPERATIONS = 2  # of RandAugment on one picture
+_FILL = (128, 128, 128)  # where RandAugment moves a picture away
+
+Crop = Annotated[float, Field(gt=0, le=1)]
+
+
+class AugmentConfig(Section):
+    """What training may do to a picture without making its captions false."""
+
+    flip: bool
+    """Mirror half of the pictures; it makes "left" and "right" false."""
+    crop: tuple[Crop, Crop]
+    """Least and most share of the area that a random crop keeps; [1, 1] crops nothing."""
+    randaugment: Annotated[int, Field(ge=0, le=10)]
+    """Magnitude of RandAugment's two operations; 0 leaves them out, the paper has 7."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.crop[0] > self.crop[1]:
+            raise ValueError(f"crop starts at {self.crop[0]:g}, above its end {self.crop[1]:g}")
+        return self
+
+
+class Transform(Protocol):
+    """An encoded picture to an array, in training."""
+
+    def __call__(self, image: bytes, rng: np.random.Generator, key: str = "") -> NDArray[np.uint8]:
+        """``image`` as (3, S, S), drawing from ``rng``; ``key`` names the record in errors."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Random crop, flip and RandAugment, as far as the data set allows them.
+
+    The result is not normalised yet, and so a quarter as large to hand from process to process. A
+    JPEG is unpacked at half of its size or less where the crop is still as large as the result.
+
+    Attributes:
+        augment: what is allowed.
+        image_size: side S of the result in pixels.
+    """
+
+    augment: AugmentConfig
+    image_size: int
+
+    def __call__(self, image: bytes, rng: np.random.Generator, key: str = "") -> NDArray[np.uint8]:
+        """``image`` as (3, S, S).
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        with opened(image, key) as picture:
+            width, height = picture.size
+            box = (0, 0, width, height)
+            if self.augment.crop != (1.0, 1.0):
+                box = random_box(width, height, self.augment.crop, rng)
+            if min(box[2] - box[0], box[3] - box[1]) > self.image_size:
+                pixels = _shrunk(picture, image, box, self.image_size)
+            else:
+                pixels = np.asarray(_square(flat(picture), self.image_size, box))
+        if self.augment.flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if self.augment.randaugment:
+            plain = Image.fromarray(pixels)
+            pixels = np.asarray(randaugment(plain, self.augment.randaugment, rng))
+        return pixels.transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """A plain resize to a square.
+
+    Attributes:
+        image_size: side S of the result in pixels.
+    """
+
+    image_size: int
+
+    def __call__(self, image: bytes, key: str = "") -> NDArray[np.float32]:
+        """``image`` as (3, S, S); ``key`` names the record in errors.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        picture = decode(image, key)
+        return normalised(_square(picture, self.image_size, (0, 0, *picture.size)))
+
+
+def normalised(picture: Image.Image) -> NDArray[np.float32]:
+    """An RGB picture as (3, H, W), with CLIP's mean and deviation."""
+    values = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
+    values *= SCALE
+    values -= SHIFT
+    return values
+
+
+def random_box(
+    width: int, height: int, crop: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) of a random share of the area and a random shape.
+
+    After ten draws that do not fit it is the largest allowed shape in the middle.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*crop)
+        ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(width - w + 1))
+            top = int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * _RATIO[1])))
+    h = max(1, min(height, round(width / _RATIO[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _square(picture: Image.Image, side: int, box: tuple[float, float, float, float]) -> Image.Image:
+    if box == (0, 0, *picture.size) and picture.size == (side, side):
+        return picture
+    return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def _shrunk(
+    picture: Image.Image, image: bytes, box: tuple[int, int, int, int], side: int
+) -> NDArray[np.uint8]:
+    """The box of ``picture``, encoded as ``image``, smaller and as RGB (S, S, 3).
+
+    Pillow gives the same but for rounding, in three times the time; of a picture that is as small
+    as the result it is as fast.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    left, top, right, bottom = box
+    width, height = picture.size
+    pixels = unpacked(
+        picture,
+        image,
+        math.ceil(side * width / (right - left)),
+        math.ceil(side * height / (bottom - top)),
+    )
+    across, down = pixels.shape[1] / width, pixels.shape[0] / height
+    rows = slice(round(top * down), round(bottom * down))
+    columns = slice(round(left * across), round(right * across))
+    part = np.require(pixels[rows, columns], requirements="W")  # else torch warns
+    given = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # by its strides channels last: faster
+    small = interpolate(given, (side, side), mode="bicubic", antialias=True)
+    result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
+    return result
+
+
+def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:
+    """Two operations drawn with replacement, each applied with probability 0.5.
+
+    None of them changes colours, since captions name them.
+
+    Args:
+        picture: RGB.
+        magnitude: 1 to 10; from it come the strength, the angle and the way moved.
+        rng: what is drawn from.
+    """
+    for name in rng.choice(len(_AUGMENTATIONS), _OPERATIONS):
+        if rng.random() < 0.5:
+            sign = 1 if rng.random() < 0.5 else -1
+            picture = _AUGMENTATIONS[name](picture, magnitude / 10, sign)
+    return picture
+
+
+def _moved(
+    picture: Image.Image, matrix: tuple[float, float, float, float, float, float]
+) -> Image.Image:
+    """``picture`` where output (x, y) shows input (ax + by + c, dx + ey + f)."""
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=_FILL,
+    )
+
+
+# Each takes a picture, a strength up to 1 and a sign.
+_AUGMENTATIONS: tuple[Callable[[Image.Image, float, int], Image.Image], ...] = (
+    lambda p, m, s: p,
+    lambda p, m, s: ImageOps.autocontrast(p),
+    lambda p, m, s: ImageOps.equalize(p),
+    lambda p, m, s: ImageEnhance.Brightness(p).enhance(0.1 + 1.8 * m),
+    lambda p, m, s: ImageEnhance.Sharpness(p).enhance(0.1 + 1.8 * m),
+    lambda p, m, s: _moved(p, (1, s * 0.3 * m, 0, 0, 1, 0)),
+    lambda p, m, s: _moved(p, (1, 0, 0, s * 0.3 * m, 1, 0)),
+    lambda p, m, s: _moved(p, (1, 0, s * 10 * m, 0, 1, 0)),
+    lambda p, m, s: _moved(p, (1, 0, 0, 0, 1, s * 10 * m)),
+    lambda p, m, s: p.rotate(s * 30 * m, Image.Resampling.BILINEAR, fillcolor=_FILL),
+)

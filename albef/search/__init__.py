@@ -1,0 +1,1 @@
+"""An Optuna study over the ranges of a run."""

@@ -1,0 +1,251 @@
+"""How far a data set is from an accepted profile, and training data from what they are tested on.
+
+An accepted profile is a suite: for each histogram an expectation of its Kullback-Leibler divergence
+and one of its quantiles. What is accepted stands in it, how far data may be from that in
+params.yaml: ``$divergence`` takes the limit, and the ranges of quantiles are widened by it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from albef.config import ParamsError
+from albef.validation import content
+from albef.validation import profile as profiles
+from albef.validation.config import DriftConfig, Limits, Movement
+from albef.validation.expectations import Item, run
+from albef.validation.outcome import Moved
+from albef.validation.profile import QUANTILES
+from albef.validation.tables import TRAIN, Tables
+
+DIVERGENCE, SHIFT = "divergence", "shift"
+EXPECTATIONS = {
+    DIVERGENCE: "expect_column_kl_divergence_to_be_less_than",
+    SHIFT: "expect_column_quantile_values_to_be_between",
+}
+_HELD_OUT = 1e-4
+"""Weight that the empty bins of a reference, or words it does not have, share: without any, one
+picture there would be an infinite divergence. Equal data diverge by up to as many nats."""
+
+
+def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The expectations that a profile makes of another data set."""
+    return [
+        {"type": EXPECTATIONS[measure], "kwargs": kwargs, "meta": {**meta, "part": part}}
+        for part, own in content.parts(profile)
+        for measure, kwargs, meta in _expected(own)
+    ]
+
+
+def _expected(part: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for own in part["numbers"]:
+        meta = {"table": own["table"], "what": own["what"]}
+        partition = {"bins": own["bins"], "weights": _weights(own["counts"])}
+        column = {"column": own["column"]}
+        yield DIVERGENCE, {**column, **_diverged(partition, "internal_weight_holdout")}, meta
+        ranges = [[value, value] for value in own["quantiles"]]
+        quantiles = {"quantiles": list(QUANTILES), "value_ranges": ranges}
+        yield SHIFT, {**column, "quantile_ranges": quantiles}, meta
+    for own in part["categories"]:
+        meta = {"table": own["table"], "what": own["what"]}
+        partition = {"values": own["values"], "weights": _weights(own["counts"])}
+        yield DIVERGENCE, {"column": "value", **_diverged(partition, "tail_weight_holdout")}, meta
+
+
+def _weights(counts: list[int]) -> list[float]:
+    whole = sum(counts)
+    return [count / whole for count in counts]
+
+
+def _diverged(partition: dict[str, Any], holdout: str) -> dict[str, Any]:
+    return {"partition_object": partition, "threshold": "$divergence", holdout: _HELD_OUT}
+
+
+def accepted_suite(profile: Mapping[str, Any]) -> str:
+    """The text of the file that accepts a profile."""
+    lines = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in suite(profile))
+    head = f'  "name": {json.dumps(profile["dataset"])},\n  "digest": "{profile["digest"]}",\n'
+    return f'{{\n{head}  "expectations": [\n{lines}\n  ]\n}}\n'
+
+
+def read_accepted(path: Path) -> dict[str, Any]:
+    """An accepted profile: ``name`` and ``digest`` of the data set, and its ``expectations``.
+
+    Raises:
+        ParamsError: the file is missing or holds something else.
+    """
+    try:
+        held = json.loads(path.read_text())
+        items = held["expectations"]
+        for item in items:
+            if item["type"] not in EXPECTATIONS.values():
+                raise ParamsError(f"{path}: {item['type']} is no expectation of a profile")
+            _ = item["meta"]["table"], item["meta"]["part"], item["meta"]["what"]
+            _ = item["kwargs"]["column"]
+    except FileNotFoundError:
+        raise ParamsError(
+            f"the accepted profile {path} is missing: get it back from git, accept the data set "
+            "as it is, or name profiles/none.json, which expects nothing"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, ParamsError):
+            raise
+        raise ParamsError(
+            f"{path} is no accepted profile ({type(error).__name__}: {error}): accept the data "
+            "set again"
+        ) from None
+    return {
+        "name": str(held.get("name", "")),
+        "digest": held.get("digest", ""),
+        "expectations": items,
+    }
+
+
+def read_evaluated(path: Path) -> dict[str, Any]:
+    """An accepted profile, of which only what it expects of evaluation splits is taken.
+
+    Raises:
+        ParamsError: as for :func:`read_accepted`; or it is of a data set that has only ``train``.
+    """
+    held = read_accepted(path)
+    items = _evaluated(held["expectations"])
+    if held["expectations"] and not items:
+        raise ParamsError(
+            f"{path} is the profile of a data set without evaluation splits: name that of one "
+            "that models are evaluated on"
+        )
+    return {**held, "expectations": items}
+
+
+def _evaluated(items: Sequence[Item]) -> list[Item]:
+    """What evaluation splits expect of what is trained on."""
+    # How many captions stand in a record says how rows were cut, not what they hold.
+    return [
+        {**item, "meta": {**item["meta"], "part": TRAIN}}
+        for item in items
+        if item["meta"]["part"] != TRAIN and item["meta"]["table"] != "records"
+    ]
+
+
+class _Asked(NamedTuple):
+    """An expectation, and whose it is: ``reference`` and ``name`` as in :class:`Moved`."""
+
+    reference: str
+    name: str
+    item: Item
+
+
+def moved(
+    rows: Mapping[str, Tables],
+    own: Mapping[str, Any],
+    accepted: list[Item],
+    evaluated: tuple[str, list[Item]],
+    config: DriftConfig,
+) -> list[Moved]:
+    """How far each distribution is from its reference.
+
+    Args:
+        rows: of the data set by part, as :func:`albef.validation.profile.parts` gives them.
+        own: its profile.
+        accepted: expectations of the accepted profile.
+        evaluated: another data set that models are evaluated on, and what it expects of rows that
+            are trained on; its own evaluation splits expect as much.
+        config: how far it may be.
+
+    Raises:
+        NotFit: an expectation of the accepted profile cannot be computed.
+    """
+    name, theirs = evaluated
+    asked = [_Asked("accepted", "", item) for item in accepted]
+    asked += [_Asked("evaluation", "", item) for item in _evaluated(suite(own))]
+    asked += [_Asked("evaluation", name, item) for item in theirs]
+    frames: dict[str, pd.DataFrame] = {}
+    items: list[Item] = []
+    told: list[tuple[_Asked, Limits]] = []
+    said = {part: profiles.said(tables) for part, tables in rows.items()}
+    for one in asked:
+        reference, of_data, item = one
+        table, part = item["meta"]["table"], item["meta"]["part"]
+        if part not in rows:
+            continue
+        frame = f"{part}.{table}"
+        if table in profiles.SAID:
+            frame = f"{reference}.{of_data}.{frame}"
+            values = item["kwargs"]["partition_object"]["values"]
+            frames[frame] = pd.DataFrame({"value": profiles.repeated(said[part][table], values)})
+        else:
+            frames[frame] = rows[part][table]
+        if frames[frame].empty:
+            continue
+        limits = _limits(item, getattr(config, reference))
+        told.append((one, limits))
+        named = {**item, "meta": {**item["meta"], "table": frame}}
+        items += [_filled(named, limit) for limit in (limits.warn, limits.stop)]
+    outcomes = run(frames, items)
+    return [
+        _moved(*one, warn, stop)
+        for one, warn, stop in zip(told, outcomes[::2], outcomes[1::2], strict=True)
+    ]
+
+
+def _limits(item: Item, movement: Movement) -> Limits:
+    limits: Limits = getattr(movement, _measure(item))
+    return limits
+
+
+def _measure(item: Item) -> str:
+    return DIVERGENCE if item["type"] == EXPECTATIONS[DIVERGENCE] else SHIFT
+
+
+def _filled(item: Item, limit: float | None) -> Item:
+    """An expectation with its limit; None expects nothing."""
+    kwargs = dict(item["kwargs"])
+    if _measure(item) == DIVERGENCE:
+        kwargs["threshold"] = limit
+    else:
+        ranges = kwargs["quantile_ranges"]["value_ranges"]
+        scale = _scale(ranges)
+        wide = [
+            [None, None] if limit is None else [low - limit * scale, high + limit * scale]
+            for low, high in ranges
+        ]
+        kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": wide}
+    return {**item, "kwargs": kwargs}
+
+
+def _scale(ranges: list[list[float]]) -> float:
+    """What shifts are told in: from the first quantile to the last, or else the size of the
+    middle one."""
+    across = ranges[-1][1] - ranges[0][0]
+    return across or abs(ranges[len(ranges) // 2][0]) or 1.0
+
+
+def _moved(
+    asked: _Asked, limits: Limits, warn: Mapping[str, Any], stop: Mapping[str, Any]
+) -> Moved:
+    item = asked.item
+    level = "met" if warn["success"] else "warned"
+    return Moved(
+        of=item["meta"]["what"],
+        part=item["meta"]["part"],
+        reference=asked.reference,
+        name=asked.name,
+        measure=_measure(item),
+        value=_value(item, stop["result"]["observed_value"]),
+        warn=limits.warn,
+        stop=limits.stop,
+        level=level if stop["success"] else "stopped",
+    )
+
+
+def _value(item: Item, observed: Any) -> float | None:
+    if _measure(item) == DIVERGENCE:
+        return None if observed is None else round(float(observed), 6)
+    ranges = item["kwargs"]["quantile_ranges"]["value_ranges"]
+    pairs = zip(observed["values"], ranges, strict=True)
+    far = max(abs(float(value) - low) for value, (low, _) in pairs)
+    shift: float = round(far / _scale(ranges), 6)
+    return shift

@@ -1,0 +1,159 @@
+"""The profile of a data set: what its captions and pictures are like, as counts and quantiles.
+
+Bins are fixed, so that the profiles of two data sets can be held against each other; equal data
+have equal profiles, in whatever order.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from albef.validation.content import PARTS
+from albef.validation.tables import TRAIN, Tables
+from albef.validation.vocabulary import counted
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+OTHER = "(other)"
+"""What stands for all words, or labels, that are not listed; no word has parentheses."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Numbers that are counted in bins.
+
+    Attributes:
+        table, name: where they stand.
+        what: what they are, in words.
+        bins: edges, ascending; the last bin holds its upper edge too.
+    """
+
+    table: str
+    name: str
+    what: str
+    bins: tuple[float, ...]
+
+
+_SIDES = (
+    1, 16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536,
+    2048, 3072, 4096, 6144, 8192, 2**26,
+)  # fmt: skip
+_SHAPES = (0, 0.2, 0.33, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.4, 1.6, 2, 3, 5, 2**26)
+_WORDS = (*range(21), 25, 30, 40, 60, 100, 200, 2**15)
+_COLOURS = tuple(range(0, 257, 16))
+COLUMNS = (
+    Column("captions", "words", "words of a caption", _WORDS),
+    Column("records", "captions", "captions of a record", (*range(11), 20, 50, 2**26)),
+    Column("images", "width", "width in pixels", _SIDES),
+    Column("images", "height", "height in pixels", _SIDES),
+    Column("images", "aspect", "width to height", _SHAPES),
+    Column("images", "red", "mean red", _COLOURS),
+    Column("images", "green", "mean green", _COLOURS),
+    Column("images", "blue", "mean blue", _COLOURS),
+    Column("images", "brightness", "mean brightness", _COLOURS),
+    Column("images", "saturation", "mean saturation", tuple(i / 16 for i in range(17))),
+)
+WORDS, LABELS = "words", "labels"
+LISTED = {WORDS: 200, LABELS: 50}
+"""How many of the most frequent words, and labels or answers, are listed."""
+SAID = {WORDS: "vocabulary", LABELS: "labels"}
+"""What they are, in words."""
+
+
+def parts(tables: Tables) -> dict[str, Tables]:
+    """The rows that are trained on, and those that are evaluated on; without what has no rows."""
+    found = {}
+    for part in PARTS:
+        own = {
+            name: frame[(frame["split"] == TRAIN) == (part == TRAIN)].reset_index(drop=True)
+            for name, frame in tables.items()
+        }
+        own["images"] = own["images"].dropna(subset=_of("images")).reset_index(drop=True)
+        if len(own["records"]):
+            found[part] = own
+    return found
+
+
+def _of(table: str) -> list[str]:
+    return [column.name for column in COLUMNS if column.table == table]
+
+
+def profile(dataset: str, digest: str, rows: Mapping[str, Tables]) -> dict[str, Any]:
+    """The profile of a data set as JSON values.
+
+    Args:
+        dataset: its name.
+        digest: of its data.
+        rows: as :func:`parts` gives them.
+    """
+    return {
+        "dataset": dataset,
+        "digest": digest,
+        "parts": {part: _profile(tables) for part, tables in rows.items()},
+    }
+
+
+def _profile(tables: Tables) -> dict[str, Any]:
+    return {
+        "records": len(tables["records"]),
+        "numbers": [
+            numbers
+            for column in COLUMNS
+            if (numbers := _numbers(column, tables[column.table][column.name]))
+        ],
+        "categories": [
+            {"table": name, "what": SAID[name], **_listed(counts, LISTED[name])}
+            for name, counts in said(tables).items()
+            if counts
+        ],
+    }
+
+
+def said(tables: Tables) -> dict[str, Counter[str]]:
+    """How often each word, and each label or answer, is there."""
+    labels = tables["records"]["label"]
+    labels = labels[labels.notna() & (labels != "")]
+    return {
+        WORDS: counted(pa.array(tables["captions"]["caption"], pa.string())),
+        LABELS: Counter({str(k): int(n) for k, n in labels.value_counts().items()}),
+    }
+
+
+def _numbers(column: Column, values: "pd.Series[Any]") -> dict[str, Any]:
+    if values.empty:
+        return {}
+    counts, _ = np.histogram(values, column.bins)
+    return {
+        "table": column.table,
+        "column": column.name,
+        "what": column.what,
+        "quantiles": [  # as Great Expectations takes them
+            float(value) for value in values.quantile(list(QUANTILES), interpolation="nearest")
+        ],
+        "bins": list(column.bins),
+        "counts": counts.tolist(),
+    }
+
+
+def _listed(counts: Counter[str], most: int) -> dict[str, Any]:
+    """The most frequent of all, and how many there are beside."""
+    first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+    rest = counts.total() - sum(count for _, count in first)
+    return {
+        "different": len(counts),
+        "values": [*(name for name, _ in first), *([OTHER] if rest else [])],
+        "counts": [*(count for _, count in first), *([rest] if rest else [])],
+    }
+
+
+def repeated(counts: Counter[str], values: Sequence[str]) -> "pd.Series[Any]":
+    """A column in which each of ``values`` stands as often as it is counted, and :data:`OTHER` as
+    often as anything that is not among them."""
+    sizes = {name: counts[name] for name in values if name != OTHER and counts[name]}
+    sizes |= {OTHER: rest} if (rest := counts.total() - sum(sizes.values())) else {}
+    codes = np.repeat(np.arange(len(sizes), dtype=np.int16), list(sizes.values()))
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(sizes))))

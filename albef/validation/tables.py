@@ -1,0 +1,120 @@
+"""The tables that suites and profiles look at, from the index and what the pictures look like."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from albef.validation.image_stats import LOOKS
+from albef.validation.kinds import annotations
+from albef.validation.scripts import scripts
+
+Tables = dict[str, pd.DataFrame]
+TRAIN = "train"
+"""The split that is trained on; all others are evaluated on."""
+
+
+def tables(index: pa.Table, looks: NDArray[np.float64]) -> Tables:
+    """``images``, ``records``, ``captions`` and ``labels``, each with ``split`` and ``kind``.
+
+    Args:
+        index: of the data set, its chunks combined.
+        looks: (pictures of a record, records, 6), of :func:`albef.validation.image_stats.looks`.
+    """
+    images = _images(index, looks)
+    records = _records(index, images)
+    return {
+        "records": records,
+        "captions": _captions(index, records),
+        "labels": _labels(records),
+        "images": images.assign(split=records["split"], kind=records["kind"]),
+    }
+
+
+def _images(index: pa.Table, looks: NDArray[np.float64]) -> pd.DataFrame:
+    """A row for each image, at the place of its record."""
+    frame: pd.DataFrame = index.select(["width", "height", "digest"]).to_pandas()
+    if "more" in index.column_names:
+        owner = pc.list_parent_indices(index["more"]).to_numpy()
+        more = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
+        further = more.select(frame.columns.to_list()).to_pandas()
+        number = np.arange(len(owner)) - np.searchsorted(owner, owner)  # of the image in its record
+        order = np.lexsort((owner, number))
+        frame = pd.concat([frame, further.set_index(owner).iloc[order]])
+    known = frame["width"] > 0  # the size of an image without a readable header is not known
+    frame[["width", "height"]] = frame[["width", "height"]].where(known)
+    frame["aspect"] = frame["width"] / frame["height"]
+    frame[list(LOOKS)] = looks.reshape(-1, len(LOOKS))
+    return frame
+
+
+def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
+    """A row for each record."""
+    frame: pd.DataFrame = index.select(["key", "split", "digest", "image_id"]).to_pandas()
+    frame = pd.concat([frame, annotations(index)], axis=1)
+    by = images.groupby(level=0)
+    frame["captions"] = pc.list_value_length(index["captions"]).to_numpy()
+    frame["images"] = by.size()
+    decoded = images["spread"].notna().groupby(level=0).all()
+    frame["image"] = np.where(decoded, "decoded", "broken")
+    frame["spread"] = by["spread"].min()
+    sides = images[["width", "height"]]
+    shorter, longer = sides.min(axis=1), sides.max(axis=1)
+    frame["shorter_side"] = shorter.groupby(level=0).min()
+    frame["longer_side"] = longer.groupby(level=0).max()
+    frame["aspect_ratio"] = (longer / shorter).groupby(level=0).max()
+    frame["elsewhere"] = _elsewhere(frame, images)
+    if len(images) > len(frame):  # records are repeated where all of their images are
+        frame["digest"] = images["digest"].groupby(level=0).agg(" ".join)
+    first = frame.drop_duplicates("digest").set_index("digest")
+    twin = frame["digest"].map(first["key"])
+    same = frame["digest"].map(first["image_id"]) == frame["image_id"]
+    frame["twin"] = twin.where(~same, "")
+    return frame
+
+
+def _elsewhere(records: pd.DataFrame, images: pd.DataFrame) -> "pd.Series[Any]":
+    """For each record that is evaluated on the key of a training record with one of its images,
+    or ""; null for training records."""
+    train = records["split"] == TRAIN
+    owned = images[["digest"]].assign(key=records["key"], train=train)
+    trained = owned[owned["train"]].drop_duplicates("digest").set_index("digest")["key"]
+    shared = owned.loc[~owned["train"], "digest"].map(trained).astype(object)
+    found = shared.groupby(level=0).first().reindex(records.index)
+    return found.where(found.notna(), "").where(~train, None)
+
+
+def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
+    """A row for each caption."""
+    owner = pc.list_parent_indices(index["captions"]).to_numpy()
+    texts = pc.list_flatten(index["captions"]).combine_chunks()
+    own = records[["key", "split", "kind", "digest"]].iloc[owner].reset_index(drop=True)
+    frame: pd.DataFrame = own[["key", "split", "kind"]]
+    words = pc.list_flatten(index["caption_words"]).to_numpy()
+    return frame.assign(
+        caption=texts.to_pandas(),
+        words=words,
+        said=np.where(words > 0, words, np.nan),  # an empty caption is not a short one as well
+        script=scripts(texts).to_pandas(),
+        images=_stood(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), own["digest"]),
+    )
+
+
+def _stood(texts: pa.Array, digests: "pd.Series[Any]") -> NDArray[np.int64]:
+    """At how many different images each text stands."""
+    said, _ = pd.factorize(texts.to_pandas())
+    seen, _ = pd.factorize(digests)
+    pairs = pd.DataFrame({"text": said, "image": seen}).drop_duplicates()
+    counts: NDArray[np.int64] = np.bincount(pairs["text"], minlength=1)
+    return counts[said]
+
+
+def _labels(records: pd.DataFrame) -> pd.DataFrame:
+    """A row for each label of a split, with its share of the labelled records."""
+    labelled = records[records["label"].notna() & (records["label"] != "")]
+    counts = labelled.groupby(["kind", "split", "label"]).size().rename("records").reset_index()
+    whole = counts.groupby(["kind", "split"])["records"].transform("sum")
+    return counts.assign(share=counts["records"] / whole, key=counts["label"])

@@ -1,0 +1,223 @@
+"""``albef compare A B ...``: experiments or git revisions side by side. It runs nothing again."""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from albef.layout import BEHAVIOUR
+
+if TYPE_CHECKING:
+    from albef.report.comparison import Comparison
+
+OUT = Path(".albef/compare")
+_MAIN = ("r_mean", "accuracy", "overall")
+
+
+def main() -> None:
+    """The command; exit code 1 where something is missing, told in a sentence."""
+    options = _parser().parse_args()
+    from flows.experiments.gather import gather, write_curves
+
+    try:
+        if options.save_curve:
+            write_curves(options.revisions[0], _here(options.save_curve))
+            print(f"curves: {options.save_curve}")
+        if options.save_curve and len(options.revisions) == 1 and not options.curve:
+            return
+        reference = _here(options.curve) if options.curve else None
+        comparison, problems = gather(options.revisions, reference, options.examples)
+        path = write(comparison, _here(options.out) if options.out else None)
+        print(text(comparison))
+        print(f"\npage: {path}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # as before `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"albef compare: {error}") from None
+    for note in comparison.notes:
+        print(f"albef compare: {note}", file=sys.stderr)
+    raise SystemExit(bool(problems))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="albef compare",
+        description="Set experiments, branches, tags or commits side by side, as they are stored: "
+        "values, data, metrics, curves, and the answers that turned. It runs nothing again.",
+    )
+    parser.add_argument(
+        "revisions",
+        metavar="REVISION",
+        nargs="+",
+        help="an experiment, branch, tag or commit, or `workspace`; the first is the baseline",
+    )
+    parser.add_argument("--curve", metavar="FILE", help="reference curves to lay over the others")
+    parser.add_argument(
+        "--save-curve", metavar="FILE", help="write the baseline's curves as such a file"
+    )
+    parser.add_argument("--out", metavar="FILE", help=f"the page; else it goes to {OUT}/")
+    parser.add_argument(
+        "--examples", metavar="N", type=int, default=6, help="answers shown that turned, each way"
+    )
+    return parser
+
+
+def _here(name: str) -> Path:
+    """A path as the user means it: the command may have been typed below the root."""
+    return Path(os.path.relpath(Path(os.environ.get("ALBEF_FROM", "."), name)))
+
+
+def write(comparison: "Comparison", out: Path | None) -> Path:
+    """Write the page, and say where it is."""
+    from albef.report.comparison import render
+
+    if out is None:
+        names = [side.name for side in comparison.sides]
+        names += [comparison.reference_name] if comparison.reference_name else []
+        plain = (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "workspace" for name in names)
+        out = OUT / f"{'-vs-'.join(plain)[:200]}.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(render(comparison))
+    return out
+
+
+def text(it: "Comparison") -> str:
+    """The comparison for a terminal."""
+    parts = [_sides(it), _values(it), _data(it), _metrics(it), _seeds(it), _deviations(it)]
+    notes = [f"note: {s.run} {s.name}: {note}" for s in it.splits for note in s.notes]
+    return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
+
+
+def _sides(it: "Comparison") -> str:
+    from flows.results import table
+
+    rows = []
+    for place, side in enumerate(it.sides):
+        code = f"{len(side.code)} files differ" if side.code else "the same"
+        commit = f"{side.commit} {side.subject}".strip()[:60] or "the working tree"
+        rows.append((side.name, commit, "baseline" if place == 0 else code))
+    return table(rows, ("side", "commit", "code"))
+
+
+def _values(it: "Comparison") -> str:
+    from flows.results import table
+
+    if not it.values:
+        return "values: none differs" if len(it.sides) > 1 else ""
+    rows = [(row.key, *(value or "-" for value in row.values)) for row in it.values]
+    return table(rows, ("value", *(side.name for side in it.sides)))
+
+
+def _data(it: "Comparison") -> str:
+    lines, same = [], []
+    for data in it.data:
+        head = f"data {data.name}"
+        if len(it.sides) > 2:
+            head += f", {it.sides[data.after].name} against {it.sides[data.before].name}"
+        if data.note:
+            lines.append(f"{head}: {data.note}")
+        elif data.drift is None:
+            same.append(data.name)
+        else:
+            rows = data.drift.rows
+            added, removed, changed = (
+                sum(getattr(row, name) for row in rows) for name in ("added", "removed", "changed")
+            )
+            lines.append(f"{head}: {added:,} rows added, {removed:,} removed, {changed:,} changed")
+            far = max(data.drift.profiles, key=lambda profile: profile.distance, default=None)
+            words = data.drift.vocabulary
+            drift = f"{words.new_count:,} new words, {words.lost_count:,} gone"
+            if far is not None and far.distance > 0:
+                drift += f"; {far.name} moved most (distance {far.distance:.3f})"
+            lines.append(f"  {drift}")
+    if same:
+        head = "data, the same" if len(it.sides) == 2 else "data, otherwise the same"
+        lines.append(f"{head}: {', '.join(dict.fromkeys(same))}")
+    return "\n".join(lines)
+
+
+def _metrics(it: "Comparison") -> str:
+    from albef.report.comparison import chance, difference, interval_words
+    from flows.results import table
+
+    rows: list[tuple[str, ...]] = []
+    for split in it.splits:
+        tests = {(test.after, test.metric): test for test in split.paired}
+        for metric in split.metrics:
+            if metric.name.removeprefix("itc_") not in _MAIN and split.name != BEHAVIOUR:
+                continue
+            name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
+            if len(it.sides) == 1:
+                rows.append((split.run, name, _number(metric.values[0])))
+            for after, side in enumerate(it.sides[1:], 1):
+                test = tests.get((after, metric.name))
+                found = (difference(metric.difference(side.against, after)), "", "")
+                if test is not None:
+                    found = (
+                        interval_words(test.difference, test.interval),
+                        f"+{test.gained} −{test.lost}, p {chance(test.p)}",
+                        test.verdict,
+                    )
+                names = f"{it.sides[side.against].name} -> {side.name}"
+                values = [_number(metric.values[place]) for place in (side.against, after)]
+                rows.append((split.run, name, names, *values, *found))
+    if len(it.sides) == 1:
+        return table(rows, ("run", "metric", "value")) if rows else ""
+    header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
+    return table(rows, header) if rows else ""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _seeds(it: "Comparison") -> str:
+    from albef.report.comparison import interval_words, verdict
+    from flows.results import table
+
+    rows = []
+    for row in it.seeds:
+        interval = row.spread.interval
+        found = ("", "")
+        if row.difference is not None and row.interval is not None:
+            found = (interval_words(row.difference, row.interval), verdict(row.interval))
+        rows.append(
+            (
+                f"{row.run} {row.split}",
+                row.metric,
+                it.label(row.group),
+                str(row.spread.count),
+                f"{row.spread.mean:.2f}"
+                + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval else ""),
+                *found,
+            )
+        )
+    header = ("over seeds", "metric", "group", "seeds", "mean (95 %)", "difference (95 %)", "")
+    return table(rows, header) if rows else ""
+
+
+def _deviations(it: "Comparison") -> str:
+    from flows.results import table
+
+    rows = [
+        (d.training, d.curve, *(f"{n:.4g}" for n in (d.step, d.reference, d.value, 100 * d.share)))
+        for d in it.deviations[:8]
+    ]
+    if not rows:
+        return ""
+    first = it.deviations[0]
+    head = (
+        f"{len(it.deviations)} curves in common with {it.reference_name}; the largest deviation is "
+        f"{first.training} {first.curve}: {first.value - first.reference:+.4g} at step "
+        f"{first.step:g}, {100 * first.share:.1f} % of the reference's largest value"
+    )
+    header = ("training", "curve", "at step", "reference", "here", "% of its largest")
+    return f"{head}\n\n{table(rows, header)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""An export on its way to production, and back."""

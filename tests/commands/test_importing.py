@@ -1,0 +1,279 @@
+"""Checkpoints in the original code's format, imported, put to use, and written back."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import albef
+from albef.commands.importing import export_original, import_original, track, write
+from albef.models.weights import CheckpointError, load_checkpoint
+from tests import original as originals
+from tests.original import TOKENS
+
+HEADS = (3, 4)
+POSITIONS = "image_encoder.vit.pos_embed"
+
+
+def original(name: str) -> dict[str, Tensor]:
+    """A checkpoint as the original code saves it: with what it ties, shares and counts."""
+    state = originals.weights(originals.fixture(name))
+    for key, tensor in list(state.items()):
+        if key.endswith(".position_embeddings.weight"):
+            stem = key.removesuffix("position_embeddings.weight")
+            state[f"{stem}position_ids"] = torch.arange(len(tensor))[None]
+        if key.endswith(".cls.predictions.bias"):
+            stem = key.removesuffix(".cls.predictions.bias")
+            words = state[f"{stem}.bert.embeddings.word_embeddings.weight"]
+            state[f"{stem}.cls.predictions.decoder.weight"] = words
+            state[f"{stem}.cls.predictions.decoder.bias"] = tensor
+        layer = re.fullmatch(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)", key)
+        if layer and name in ("nlvr2", "text_assignment"):  # the second of a pair has the same
+            state[f"{layer[1]}{int(layer[2]) + 1}{layer[3]}"] = tensor
+    return state
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(TOKENS) + "\n")
+    return path
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def save(state: object, name: str = "original.pth") -> Path:
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "size", "max_tokens"),
+    [
+        ("pretrain", "pretraining", 48, 25),
+        ("retrieval", "retrieval", 32, 30),
+        ("vqa", "vqa", 32, 25),
+        ("entailment", "entailment", 32, 30),
+        ("text_assignment", "text_assignment", 32, 25),
+        ("nlvr2", "nlvr2", 32, 30),
+    ],
+)
+def test_there_and_back_again_nothing_changes(
+    name: str, kind: str, size: int, max_tokens: int, save: Save, vocabulary: Path, tmp_path: Path
+) -> None:
+    state = original(name)
+    width, heads = state["visual_encoder.cls_token"].shape[-1], (2, 4) if name == "vqa" else HEADS
+    imported = import_original(
+        save({"model": state, "epoch": 3}), tokenizer=vocabulary, heads=heads
+    )
+    folder = tmp_path / "imported"
+    write(imported, folder)
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.kind == kind
+    assert checkpoint.model.image.model_dump() == {
+        "image_size": size, "patch_size": 16, "width": width, "depth": 3, "heads": heads[0]
+    }  # fmt: skip
+    assert checkpoint.model.text.model_dump() == {
+        "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
+        "max_positions": 40, "dropout": 0.1,
+    }  # fmt: skip
+    assert checkpoint.config["values"]["max_tokens"] == max_tokens
+    assert checkpoint.config["text"] == {"sep": False}
+    export_original(folder, tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert set(back) == set(state)
+    for key, tensor in state.items():
+        assert torch.equal(back[key], tensor), key
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_imported_checkpoint_is_put_to_use(
+    save: Save, vocabulary: Path, tmp_path: Path, pictures: list[bytes]
+) -> None:
+    write(
+        import_original(save(original("pretrain")), tokenizer=vocabulary, heads=HEADS),
+        tmp_path / "m",
+    )
+    model = albef.load(tmp_path / "m")
+    assert model.embed_image(pictures).shape == (len(pictures), 16)
+    assert model.match(pictures[:1], ["w8 w9"]).shape == (1,)
+
+
+def test_position_embeddings_of_student_and_twin_are_resized(save: Save, vocabulary: Path) -> None:
+    state = original("retrieval")
+    taken = import_original(save(state), tokenizer=vocabulary, heads=HEADS, image_size=48)
+    expected = originals.fixture("retrieval")["pos_embed/outputs/32to48"]
+    assert taken.model.image.image_size == 48
+    for twin in ("model.", "model_m.model."):
+        resized = taken.tensors[twin + POSITIONS]
+        assert resized.shape == expected.shape
+        mine = state["visual_encoder_m.pos_embed" if "_m" in twin else "visual_encoder.pos_embed"]
+        assert torch.equal(resized[:, 0], mine[:, 0])  # [CLS] is kept apart
+
+
+def without(state: dict[str, Tensor], *parts: str) -> dict[str, Tensor]:
+    return {n: t for n, t in state.items() if not any(part in n for part in parts)}
+
+
+BAD: dict[str, tuple[Callable[[], object], str]] = {
+    "a tensor is missing": (
+        lambda: without(original("retrieval"), "itm_head.bias"),
+        "does not fit kind retrieval: 1 tensors missing: itm_head.bias",
+    ),
+    "a tensor is left over": (
+        lambda: original("retrieval") | {"lm_head.weight": torch.zeros(1)},
+        "1 tensors left over: lm_head.weight",
+    ),
+    "no twin": (
+        lambda: without(original("pretrain"), "_m."),
+        "tensors missing: visual_encoder_m.cls_token",
+    ),
+    "a decoder that is not tied": (
+        lambda: (
+            original("pretrain")
+            | {"text_encoder.cls.predictions.decoder.weight": torch.zeros(211, 32)}
+        ),
+        "1 tensors left over: text_encoder.cls.predictions.decoder.weight",
+    ),
+    "another model": (
+        lambda: {"conv1.weight": torch.zeros(2, 2)},
+        "is no checkpoint of the original code: it has conv1.weight",
+    ),
+    "another width inside": (
+        lambda: original("retrieval") | {"text_proj.weight": torch.zeros(16, 31)},
+        r"1 tensors of another shape: model.text_proj.weight \(16, 31\) for \(16, 32\)",
+    ),
+    "no weights": (lambda: [1, 2], "holds no weights by name"),
+    "weights among other things": (
+        lambda: {"a": torch.zeros(1), "b": 3},
+        "holds no weights by name",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_named(case: str, save: Save, vocabulary: Path) -> None:
+    make, message = BAD[case]
+    with pytest.raises(CheckpointError, match=message):
+        import_original(save(make()), tokenizer=vocabulary, heads=HEADS)
+
+
+class Code:
+    """What a pickle can hold besides data."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_a_file_with_code_is_refused_and_nothing_is_run(
+    save: Save, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds code besides tensors \(posix.system\)"):
+        import_original(save({"model": original("retrieval"), "x": Code()}), tokenizer=vocabulary)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 40, 100_000])
+def test_a_file_that_is_cut_off_is_told(
+    kept: int, save: Save, vocabulary: Path, tmp_path: Path
+) -> None:
+    path = save(original("retrieval"))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="damaged or cut off"):
+        import_original(path, tokenizer=vocabulary, heads=HEADS)
+
+
+def test_heads_that_do_not_divide_the_width_are_told(save: Save, vocabulary: Path) -> None:
+    path = save(original("retrieval"))
+    with pytest.raises(CheckpointError, match="0 heads do not divide the image encoder's width 48"):
+        import_original(path, tokenizer=vocabulary)
+    with pytest.raises(CheckpointError, match="5 heads do not divide the text encoder's width 32"):
+        import_original(path, tokenizer=vocabulary, heads=(3, 5))
+
+
+def test_an_image_size_that_is_no_multiple_of_the_patch_is_told(
+    save: Save, vocabulary: Path
+) -> None:
+    with pytest.raises(ValueError, match="image_size 40 is not a multiple of patch_size 16"):
+        import_original(
+            save(original("retrieval")), tokenizer=vocabulary, heads=HEADS, image_size=40
+        )
+
+
+def test_another_vocabulary_is_told(save: Save, vocabulary: Path) -> None:
+    vocabulary.write_text("\n".join(TOKENS[:200]) + "\n")
+    with pytest.raises(CheckpointError, match=r"embeds 211 tokens, but .* has 200"):
+        import_original(save(original("retrieval")), tokenizer=vocabulary, heads=HEADS)
+
+
+def test_a_kind_that_is_not_the_files_is_told(save: Save, vocabulary: Path) -> None:
+    path = save(original("retrieval"))
+    with pytest.raises(CheckpointError, match=r"does not fit kind pretraining: .* missing"):
+        import_original(path, tokenizer=vocabulary, heads=HEADS, kind="pretraining")
+    with pytest.raises(CheckpointError, match="there is no kind 'retrieve'"):
+        import_original(path, tokenizer=vocabulary, heads=HEADS, kind="retrieve")
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "albef.cli", "import", *map(str, arguments)]
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        line, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": root}
+    )
+
+
+def project(folder: Path) -> None:
+    """A git and DVC project."""
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+
+
+def test_the_command_imports_tracks_and_refuses(
+    save: Save, vocabulary: Path, tmp_path: Path
+) -> None:
+    source = save(original("retrieval"))
+    project(tmp_path)
+    (tmp_path / "models").mkdir()
+    options = ("--tokenizer", vocabulary.name, "--heads", 3, 4)
+    done = command(source.name, "models/mine", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "models/mine: kind retrieval, 277 tensors" in done.stdout
+    assert "tracked by models/mine.dvc" in done.stdout
+    assert (tmp_path / "models/mine.dvc").is_file()
+
+    again = command(source.name, "models/mine", *options, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "models/mine is there already" in again.stderr
+
+    source.write_bytes(b"")
+    cut = command(source.name, "models/cut", *options, cwd=tmp_path)
+    assert cut.returncode == 2
+    assert cut.stderr.startswith("albef import: original.pth is no checkpoint of torch")
+    assert "Traceback" not in cut.stderr
+    assert sorted(p.name for p in (tmp_path / "models").iterdir() if p.name != ".gitignore") == [
+        "mine", "mine.dvc"
+    ]  # fmt: skip
+
+
+def test_outside_a_dvc_project_nothing_is_tracked(tmp_path: Path) -> None:
+    assert track(tmp_path / "models" / "mine") == "not tracked: it lies in no DVC project"
+
+
+def test_what_dvc_refuses_is_told(tmp_path: Path) -> None:
+    project(tmp_path)
+    (tmp_path / ".gitignore").write_text("models\n")
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert track(tmp_path / "models" / "mine").startswith("not tracked: bad DVC file name")

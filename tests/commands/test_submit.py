@@ -1,0 +1,115 @@
+"""The submission file: written from predictions, and every way in which one is wrong."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from albef.commands import submit as submission
+from albef.commands.submit import SubmissionError, check
+from albef.config import ParamsError
+from tests.data.toy import record, write
+
+
+def entry(number: Any, answer: Any = "yes") -> dict[str, Any]:
+    return {"question_id": number, "answer": answer}
+
+
+@pytest.mark.parametrize(
+    ("entries", "problems"),
+    [
+        ([entry(1), entry(2, "two dogs"), entry("c")], []),
+        ({"1": "yes"}, ["a submission is a list of answers, in square brackets"]),
+        ([entry(1), "yes"], ["entry 1 must hold question_id and answer, and nothing else"]),
+        ([entry(1) | {"score": 1}], ["entry 0 must hold question_id and answer, and nothing else"]),
+        ([entry(None)], ["entry 0: question_id must be a number or text, got None"]),
+        ([entry(True)], ["entry 0: question_id must be a number or text, got True"]),
+        ([entry(1, 3)], ["entry 0: the answer to question 1 must be a text"]),
+        ([entry(1, " ")], ["entry 0: the answer to question 1 must be a text"]),
+        (
+            [entry(1), entry(1, "no"), entry(2), entry("c")],
+            ["more than one answer to question 1; keep one"],
+        ),
+        ([entry(2)], ["no answer to question 1, c; answer every question"]),
+        (
+            [entry(1), entry(2), entry("c"), *(entry(n) for n in range(10, 18))],
+            ["an answer to question 10, 11, 12, 13, 14 and 3 more; it was not asked, so remove it"],
+        ),
+        (
+            [entry(1), entry(1), entry(9)],
+            [
+                "more than one answer to question 1; keep one",
+                "no answer to question 2, c; answer every question",
+                "an answer to question 9; it was not asked, so remove it",
+            ],
+        ),
+    ],
+)
+def test_each_mistake_is_a_sentence(entries: Any, problems: list[str]) -> None:
+    assert check(entries, [1, 2, "c"]) == problems
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with an evaluated run of three questions."""
+    asked = [record(i, split="test", meta={"question_id": 100 + i}) for i in range(3)]
+    write(tmp_path / "products/data/questions", [*asked, record(9, split="val")])
+    predictions = tmp_path / "products/results/vqa/predictions.parquet"
+    predictions.parent.mkdir(parents=True)
+    rows = {"split": ["test"] * 3, "question_id": [100, 101, 102], "answer": ["yes", "no", "ü"]}
+    pq.write_table(pa.table(rows), predictions)
+    (tmp_path / "params.yaml").write_text(
+        "paths: {root: products, models: products/models}\n"
+        "tasks: {vqa: {dataset: questions}, other: {dataset: questions}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def options(**changed: Any) -> argparse.Namespace:
+    given = {"run": "vqa", "split": "test", "out": Path("out.json"), "check": None}
+    return argparse.Namespace(**(given | changed))
+
+
+def test_it_is_written_and_passes_its_own_check(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission.main(options())
+    entries = json.loads((project / "out.json").read_text())
+    assert entries == [entry(100), entry(101, "no"), entry(102, "ü")]
+    submission.main(options(check=project / "out.json"))
+    assert capsys.readouterr().out.count("an answer to each of the 3 questions") == 2
+
+
+def test_a_wrong_file_is_told_with_its_name(project: Path) -> None:
+    file = project / "mine.json"
+    file.write_text(json.dumps([entry(100), entry(100), entry(5)]))
+    with pytest.raises(SubmissionError) as error:
+        submission.main(options(check=file))
+    assert [line.split(": ", 1)[1] for line in str(error.value).splitlines()] == [
+        "more than one answer to question 100; keep one (split test of questions)",
+        "no answer to question 101, 102; answer every question (split test of questions)",
+        "an answer to question 5; it was not asked, so remove it (split test of questions)",
+    ]
+    file.write_text("[")
+    with pytest.raises(SubmissionError, match=r"mine\.json is no JSON"):
+        submission.main(options(check=file))
+    with pytest.raises(SubmissionError, match=r"gone\.json cannot be read: No such file"):
+        submission.main(options(check=project / "gone.json"))
+
+
+def test_a_run_that_cannot_hand_in_is_told(project: Path) -> None:
+    with pytest.raises(ParamsError, match="has no run 'vqq' with a dataset"):
+        submission.main(options(run="vqq"))
+    with pytest.raises(SubmissionError, match=r"predictions\.parquet is missing: run the stage"):
+        submission.main(options(run="other"))
+    with pytest.raises(SubmissionError, match="has no question with an id in split val"):
+        submission.main(options(split="val"))
+    file = project / "products/results/vqa/predictions.parquet"
+    pq.write_table(pa.table({"split": ["test"], "answer": ["yes"]}), file)
+    with pytest.raises(SubmissionError, match="has no question ids"):
+        submission.main(options())

@@ -1,0 +1,146 @@
+"""The cases that rules make of records."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albef.builtin import scenes
+from albef.builtin.describe import Group, Scene
+from albef.config import ParamsError, validate
+from albef.data.record import Record
+from albef.evaluation.behaviour import cases
+from albef.evaluation.behaviour.suite import Suite, load
+
+ENGLISH = load(Path(__file__).parents[3] / "behaviour/english.json")
+
+
+def made(suite: Suite, rows: list[Record], most: int = 1000, **changed: Any) -> list[cases.Case]:
+    claims = changed.get("claims", [row.captions for row in rows])
+    return cases.make(suite, rows, claims, "scenes", most, "own.json")
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Record]:
+    values = {
+        "kind": "scenes", "objects": 16, "pixels": 32, "splits": {"test": 80}, "captions": 1,
+        "caption_noise": 0.0, "unseen": 0.2,
+    }  # fmt: skip
+    return list(scenes.records(validate(scenes.Config, values, where="tests"), 1))
+
+
+def test_every_test_has_cases_of_the_built_in_scenes(rows: list[Record]) -> None:
+    found = made(ENGLISH, rows)
+    names = [case.test for case in found]
+    assert list(dict.fromkeys(names)) == list(ENGLISH.tests)
+    assert all(names.count(name) >= 20 for name in ENGLISH.tests)
+    for case in found:
+        assert case.key == rows[case.place].key
+        assert case.caption in rows[case.place].captions
+        assert case.changed != case.caption
+    assert found == made(ENGLISH, rows), "they depend on nothing else"
+
+
+def scene_of(row: Record) -> Scene:
+    return Scene.from_meta(row.meta)
+
+
+def named(row: Record) -> set[str]:
+    return {group.name for group in scene_of(row).groups}
+
+
+def said(text: str) -> set[Group]:
+    """The groups that a caption of the built-in scenes names, things in the singular."""
+    numbers = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
+    words = text.split()
+    return {
+        Group(words[i + 1].rstrip("s")[:4], numbers[word])
+        for i, word in enumerate(words)
+        if word in numbers
+    }
+
+
+def shown(row: Record) -> set[Group]:
+    return {Group(group.name[:4].rstrip("s"), group.count) for group in scene_of(row).groups}
+
+
+def test_what_is_changed_is_false_and_what_is_reworded_is_true(rows: list[Record]) -> None:
+    relations = {"left of": "left", "right of": "right", "on the left and": "left",
+                 "on the right and": "right"}  # fmt: skip
+    for case in made(ENGLISH, rows):
+        row = rows[case.place]
+        same = {Group(g.name.rstrip("s"), g.count) for g in said(case.changed)} == shown(row)
+        if case.test == "count":
+            assert not same
+        elif case.test == "unrelated":
+            assert not {g.name for g in said(case.changed)} & {g.name for g in shown(row)}
+        elif case.test == "synonym":
+            assert same or "bike" in case.changed + case.caption  # named so or so
+        else:
+            assert same
+            (told,) = (r for phrase, r in relations.items() if f" {phrase} " in case.changed)
+            first = case.changed.split()[1][:3]
+            groups = scene_of(row).groups
+            place = next(i for i, group in enumerate(groups) if group.name.startswith(first))
+            assert scene_of(row).relation == "left"
+            assert (told == "left") != (place == 0), "it says the opposite of what is shown"
+
+
+def test_cases_are_taken_at_even_steps(rows: list[Record]) -> None:
+    found = made(ENGLISH, rows, most=8)
+    for name in ENGLISH.tests:
+        places = [case.place for case in found if case.test == name]
+        assert len(places) == 8
+        assert max(places) - min(places) > 40
+    texts = {(c.place, c.caption) for c in found if c.test != "unrelated"}
+    beside = {(c.place, c.caption) for c in found if c.test == "unrelated"}
+    assert beside <= texts, "an unrelated text stands beside others of its picture"
+
+
+def test_an_unrelated_text_is_about_nothing_that_the_picture_is_known_to_show() -> None:
+    rows = [
+        Record("a", b"", ("a dog",), 1, "test", "x", {"objects": [{"name": "cat"}]}),
+        Record("b", b"", ("two cats",), 2, "test", "x"),
+        Record("c", b"", ("two dogs",), 1, "test", "x"),  # of the same picture
+        Record("d", b"", ("a picture",), 3, "test", "x"),  # is about nothing
+        Record("e", b"", ("A Boat.",), 4, "test", "x"),
+    ]
+    suite = validate(
+        Suite,
+        {"source": "", "common": ["a", "two", "picture"],
+         "tests": {"other": {"expects": "lowest", "another": True}}},
+        where="tests",
+    )  # fmt: skip
+    found = {case.key: case.changed for case in made(suite, rows)}
+    assert found["a"] == found["c"] == "A Boat."
+    assert found["e"] in ("a dog", "two cats", "two dogs")
+    assert found["b"] in ("a dog", "two dogs", "A Boat.")
+
+
+OWN = {
+    "source": "mine", "common": [],
+    "tests": {"colour": {"expects": "changed", "dataset": "scenes", "cases": [
+        {"key": "test-000003", "caption": "a red key", "changed": "a blue key"}
+    ]}},
+}  # fmt: skip
+
+
+def test_cases_written_by_hand_are_taken_as_they_are(rows: list[Record]) -> None:
+    suite = validate(Suite, OWN, where="tests")
+    (case,) = made(suite, rows, most=1)
+    assert (case.place, case.key, case.changed) == (3, "test-000003", "a blue key")
+    assert cases.make(suite, rows, [r.captions for r in rows], "other", 1, "own.json") == []
+
+
+def test_a_case_of_a_record_that_is_not_there_is_told(rows: list[Record]) -> None:
+    suite = validate(Suite, OWN, where="tests")
+    says = (
+        "own.json: tests.colour.cases: scenes has no record 'test-000003' in the split that is "
+        "tested, test; take a key of that split"
+    )
+    with pytest.raises(ParamsError, match=says):
+        made(suite, rows[:3])
+
+
+def test_where_nothing_is_claimed_there_are_no_cases(rows: list[Record]) -> None:
+    assert made(ENGLISH, rows, claims=[()] * len(rows)) == []

@@ -1,0 +1,92 @@
+"""Words that are swapped, replaced and miscounted."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from albef.evaluation.behaviour import wording
+from albef.evaluation.behaviour.suite import load
+
+ENGLISH = load(Path(__file__).parents[3] / "behaviour/english.json")
+SWAP = ENGLISH.tests["left_right"].swap
+ALIKE = ENGLISH.tests["synonym"].alike
+NUMBERS = ENGLISH.tests["count"].numbers
+COMMON = ENGLISH.common
+assert SWAP
+assert ALIKE
+assert NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("two apples left of a key", ["two apples right of a key"]),
+        (
+            "a key on the left and three frogs on the right",
+            ["a key on the right and three frogs on the left"],
+        ),
+        ("A man to the Left of an airplane.", ["A man to the right of an airplane."]),
+        ("the leftmost of four dogs", ["the rightmost of four dogs"]),
+        ("a hat in the left corner", ["a hat in the right corner"]),
+        ("the train has left the station", []),  # no place is meant
+        ("right next to the bridge", []),
+    ],
+)
+def test_left_and_right_are_swapped_where_they_are_places(text: str, becomes: list[str]) -> None:
+    assert SWAP
+    assert list(wording.swapped(text, SWAP)) == becomes
+
+
+@given(st.lists(st.sampled_from(["a dog", "left of", "on the right", "key", "far left", ","])))
+def test_swapping_twice_gives_the_text_again(words: list[str]) -> None:
+    assert SWAP
+    text = " ".join(words)
+    for once in wording.swapped(text, SWAP):
+        assert list(wording.swapped(once, SWAP)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("two apples left of a key", ["two apples on the left and a key on the right"]),
+        ("a fox at the top and a bus at the bottom", ["a fox above a bus"]),
+        ("only three frogs", ["three frogs and nothing else"]),
+        ("a kid on an airplane", ["a kid on a plane", "a child on an airplane"]),
+        ("A couch.", ["A sofa."]),
+        ("couches", ["sofas"]),
+        ("a dog left of a cat left of a cow", []),  # could be read in two ways
+        ("a man to the left of a dog", []),  # "a man to the" is nobody
+        ("left of a dog", []),
+        ("a rugged man", []),
+    ],
+)
+def test_a_phrase_becomes_one_that_means_the_same(text: str, becomes: list[str]) -> None:
+    assert ALIKE
+    found = wording.reworded(text, ALIKE, COMMON)
+    # The article is as its phrase asks for, in small letters; models read no others.
+    assert [option.lower() for option in found] == [option.lower() for option in becomes]
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        (
+            "two apples above three keys",
+            ["three apples above three keys", "two apples above four keys"],
+        ),
+        ("only four snails", ["only three snails"]),  # the data know no five
+        ("a key", []),
+        ("one of the players", []),
+    ],
+)
+def test_a_count_becomes_the_next_that_the_data_have(text: str, becomes: list[str]) -> None:
+    assert NUMBERS
+    assert list(wording.miscounted(text, NUMBERS, {"two", "three", "four"})) == becomes
+
+
+def test_the_topics_of_a_text_are_its_words_that_are_not_common() -> None:
+    assert wording.topics("Two apples left of a key", COMMON) == {"appl", "key"}
+    assert wording.topics("an apple", COMMON) < wording.topics("keys and apples", COMMON)
+    assert wording.told("two apples, three keys", {"two", "three", "four"}) == {"two", "three"}

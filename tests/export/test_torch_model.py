@@ -1,0 +1,85 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import albef
+from albef.export.torch_model import model_of
+from albef.models.ranking import encode_images, encode_texts, match_scores
+from albef.models.weights import CheckpointError, load_checkpoint
+from albef.tasks.retrieval import Task
+from tests.conftest import CAPTIONS, tiny_config
+
+
+def test_same_calls_and_numbers_as_the_export(
+    tiny_checkpoint: Path, tiny_export: Path, pictures: list[bytes]
+) -> None:
+    here, there = albef.load(tiny_checkpoint), albef.runtime.load(tiny_export)
+    texts = [*CAPTIONS, "a dog", "zebra!"]
+    np.testing.assert_allclose(here.embed_image(pictures), there.embed_image(pictures), atol=1e-5)
+    np.testing.assert_allclose(here.embed_text(texts), there.embed_text(texts), atol=1e-5)
+    np.testing.assert_allclose(
+        here.match_logits(pictures, texts), there.match_logits(pictures, texts), atol=1e-4
+    )
+    np.testing.assert_allclose(here.match(pictures, texts), there.match(pictures, texts), atol=1e-5)
+
+
+def test_same_numbers_as_the_task_that_was_saved(
+    tiny_checkpoint: Path, pictures: list[bytes]
+) -> None:
+    task = Task.restore(tiny_config(), load_checkpoint(tiny_checkpoint)).eval()
+    model = albef.load(tiny_checkpoint)
+    images = torch.from_numpy(np.stack([task.resize(picture) for picture in pictures]))
+    ids, mask = task.texts(CAPTIONS)
+    text_feat, text_states = encode_texts(task.model, ids, mask, 2)
+    every = torch.ones(len(images), len(ids), dtype=torch.bool)
+    scores = match_scores(task.model, task.itm_head, [images], text_states, mask, every)
+    np.testing.assert_allclose(
+        model.embed_image(pictures), encode_images(task.model, [images]).numpy(), atol=1e-5
+    )
+    np.testing.assert_allclose(model.embed_text(CAPTIONS), text_feat.numpy(), atol=1e-5)
+    pairs = [(i, t) for i in range(len(images)) for t in range(len(ids))]
+    logits = model.match_logits([pictures[i] for i, _ in pairs], [CAPTIONS[t] for _, t in pairs])
+    np.testing.assert_allclose(logits[:, 1].reshape(scores.shape), scores.numpy(), atol=1e-4)
+
+
+def test_every_tensor_is_accounted_for(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    more = dataclasses.replace(
+        checkpoint, tensors={**checkpoint.tensors, "answer_decoder.bias": torch.zeros(1)}
+    )
+    with pytest.raises(CheckpointError, match=r"left over: answer_decoder\.bias"):
+        model_of(more)
+    less = dict(checkpoint.tensors)
+    del less["model.text_proj.weight"]
+    with pytest.raises(CheckpointError, match=r"missing: model\.text_proj\.weight"):
+        model_of(dataclasses.replace(checkpoint, tensors=less))
+
+
+def test_what_has_no_use_of_its_own_is_refused(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    with pytest.raises(CheckpointError, match="of kind text_assignment, which has no use of its"):
+        model_of(dataclasses.replace(checkpoint, kind="text_assignment"))
+    tensors = {n: t for n, t in checkpoint.tensors.items() if not n.startswith("itm_head")}
+    with pytest.raises(CheckpointError, match="is of kind retrieval, which has no image-text mat"):
+        model_of(dataclasses.replace(checkpoint, tensors=tensors))
+
+
+def test_texts_longer_than_the_model_are_refused(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    for value in (17, None):
+        config = {**checkpoint.config, "values": {"max_tokens": value}}
+        with pytest.raises(CheckpointError, match=f"max_tokens is {value}"):
+            model_of(dataclasses.replace(checkpoint, config=config))
+
+
+def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        albef.load(tmp_path)
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'loda'"):
+        albef.loda  # noqa: B018

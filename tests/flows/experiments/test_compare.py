@@ -1,0 +1,403 @@
+"""`albef compare` on a real git and DVC repository, whose products are written by hand."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dvc.repo import Repo
+
+from albef.data.cache import ShardCache
+from albef.data.record import Record
+from albef.data.shards import Shards
+from albef.training.tracking import Tracker
+from flows.experiments import compare
+from flows.experiments.gather import gather
+from flows.experiments.revisions import opened
+from tests.data import toy
+from tests.report.test_page import Page
+
+ROOT = Path(__file__).parents[3]
+DVC = """
+stages:
+  made:
+    cmd: "true"
+    params: [seed, tasks]
+    outs: [products/data/toy, products/curves/said, products/results/said/predictions.parquet]
+    metrics: [{products/metrics/said.json: {cache: false}}]
+"""
+NAMES = {name: value for who in ("AUTHOR", "COMMITTER") for name, value in (
+    (f"GIT_{who}_NAME", "A Tester"), (f"GIT_{who}_EMAIL", "tester@example.org")
+)}  # fmt: skip
+COUNT = 40
+
+
+def _records(seed: int = 1) -> list[Record]:
+    return [toy.record(seed * 100 + i, key=f"toy-{i}", split="test") for i in range(COUNT)]
+
+
+def _products(root: Path, right: Sequence[bool], records: Sequence[Record], lr: float) -> None:
+    """What a run of a kind with classes leaves."""
+    shutil.rmtree(root / "products", ignore_errors=True)
+    toy.write(root / "products/data/toy", records)
+    tracker = Tracker(root / "products/curves/said", {})
+    for step in (9, 19, 29):
+        tracker.log(step, {"train/loss": 3 / (1 + step * lr)})
+    tracker.close()
+    table = {
+        "split": ["test"] * len(records),
+        "key": [record.key for record in records],
+        "sentence": [record.captions[0] for record in records],
+        "answer": ["yes"] * len(records),
+        "predicted": ["yes" if good else "no" for good in right],
+    }
+    path = root / "products/results/said/predictions.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table(table), path)
+    accuracy = 100 * sum(right) / len(right)
+    sections = {"test": {"accuracy": accuracy}, "chance": {"test": {"accuracy": 50.0}}}
+    path = root / "products/metrics/said.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(sections))
+
+
+def _params(root: Path, seed: int = 1, lr: float = 0.1, name: str = "said") -> None:
+    values = {
+        "seed": seed,
+        "paths": {"root": "products", "models": "products/models"},
+        "datasets": {"toy": {}},
+        "tasks": {name: {"kind": "entailment", "dataset": "toy", "lr": lr}},
+    }
+    (root / "params.yaml").write_text(json.dumps(values))
+
+
+def sh(root: Path, *commands: str) -> None:
+    for command in commands:
+        done = subprocess.run(  # noqa: S602 - commands that the tests write
+            command, shell=True, cwd=root, env=os.environ | NAMES, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a remote; copy it, do not write to it.
+
+    Tags ``one`` and ``two`` are seeds of the first values, ``better`` and ``better2`` of others.
+    """
+    root = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for name, value in NAMES.items():
+            patch.setenv(name, value)
+        _history(root)
+    return root
+
+
+def _history(root: Path) -> None:
+    (root / "dvc.yaml").write_text(DVC)
+    (root / ".gitignore").write_text("/products/*\n!/products/metrics/\n/.albef/\n")
+    _params(root, lr=0.2)
+    sh(root, "git init -q -b main")
+    Repo.init(".").close()
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    sh(root, "git add -A", "git commit -qm bare", "git tag bare")
+    low, high = [i % 2 == 0 for i in range(COUNT)], [i % 8 != 1 for i in range(COUNT)]
+    for tag, seed, lr, right in (
+        ("one", 1, 0.1, low),
+        ("two", 2, 0.1, [*low[:-2], True, True]),
+        ("better", 1, 0.3, high),
+        ("better2", 2, 0.3, high),
+    ):
+        _params(root, seed, lr)
+        _products(root, right, _records(seed), lr)
+        with Repo(".") as repo:
+            repo.commit(force=True)
+        sh(root, "git add -A", f"git commit -qm {tag}", f"git tag {tag}")
+    _params(root, lr=0.4)
+    _products(root, [True] * COUNT, _records()[:-4] + _records(3)[-4:], 0.4)
+    with Repo(".") as repo:
+        repo.commit(force=True)
+        repo.experiments.save(name="tried", include_untracked=["products/metrics"])
+    (root / "albef").mkdir()
+    (root / "albef/extra.py").write_text("# another\n")
+    _params(root, name="other")
+    shutil.rmtree(root / "products/curves")
+    (root / "products/metrics/other.json").write_text('{"test": {"bleu": 1.0}}')
+    sh(
+        root,
+        "git rm -q --cached dvc.lock dvc.yaml",
+        "rm dvc.lock dvc.yaml products/metrics/said.json",
+    )
+    sh(root, "git add -A", "git commit -qm strange", "git tag strange", "git checkout -q better")
+    with Repo(".") as repo:
+        repo.checkout(force=True)
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, at its root."""
+    root = tmp_path / "project"
+    shutil.copytree(made, root, symlinks=True)
+    monkeypatch.chdir(root)
+    yield root
+    subprocess.run(["chmod", "-R", "u+w", str(root)], check=True)  # the cache is read-only
+
+
+def test_two_revisions_side_by_side(project: Path) -> None:
+    it, problems = gather(["one", "better"], None, 3)
+    assert problems == []
+    assert [(side.name, side.subject) for side in it.sides] == [
+        ("one", "one"),
+        ("better", "better"),
+    ]
+    assert [(v.key, v.values) for v in it.values] == [("tasks.said.lr", ("0.1", "0.3"))]
+    (split,) = it.splits
+    assert [metric.values for metric in split.metrics] == [(50.0, 87.5)]
+    (test,) = split.paired
+    assert (test.shared, test.gained, test.lost, test.difference) == (COUNT, 15, 0, 37.5)
+    assert test.interval.low > 0
+    assert test.p == 2 / 2**15
+    assert test.verdict == "better"
+    assert [flip.before.text for flip in test.better] == ["no"] * 3
+    assert all(flip.picture and flip.picture.uri.startswith("data:") for flip in test.better)
+    assert it.data[0].drift is None
+    assert it.groups == ()
+    assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
+
+
+def test_an_experiment_of_other_data_is_compared_where_both_answered(project: Path) -> None:
+    it, problems = gather(["better", "tried"], None, 3)
+    assert problems == []
+    (test,) = it.splits[0].paired
+    assert (test.shared, test.of) == (COUNT - 4, COUNT)
+    assert it.data[0].drift is not None
+    assert [(r.split, r.added, r.changed) for r in it.data[0].drift.rows] == [("test", 0, 4)]
+
+
+def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:
+    it, _ = gather(["one", "two", "better", "better2"], None, 0)
+    assert it.groups == ((0, 1), (2, 3))
+    assert [side.against for side in it.sides] == [0, 0, 0, 1]
+    assert [(test.before, test.after) for test in it.splits[0].paired] == [(0, 2), (1, 3)]
+    first, second = it.seeds
+    assert (first.spread.mean, second.spread.mean) == (51.25, 87.5)
+    assert second.difference == pytest.approx(36.25)  # 37.5 of one seed, 35.0 of the other
+    assert second.interval is not None
+    assert second.interval.high == pytest.approx(36.25 + 12.7062 * 1.25, abs=1e-3)
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    monkeypatch.setattr(sys, "argv", ["albef compare", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        compare.main()
+    return ended.value.code
+
+
+def test_the_command_prints_a_table_and_writes_a_page(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not _command(monkeypatch, "one", ".")
+    out = capsys.readouterr().out
+    assert "+37.50 (+" in out
+    assert "+15 −0, p < 0.001" in out
+    assert "data, the same: toy" in out
+    assert out.endswith("page: .albef/compare/one-vs-workspace.html\n")
+    text = Page(Path(".albef/compare/one-vs-workspace.html").read_text()).text
+    assert "workspace against one" in text
+    assert "turned right" in text
+
+
+def test_a_reference_curve_is_written_and_held_against(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALBEF_FROM", "docs")
+    compare_code = "docs/curves/own.csv"
+    monkeypatch.setattr(sys, "argv", ["albef compare", "one", "--save-curve", "curves/own.csv"])
+    compare.main()
+    assert Path(compare_code).read_text().splitlines()[1] == "said,train/loss,9,1.5789"
+    assert not _command(monkeypatch, "better", "--curve", "curves/own.csv", "--out", "x.html")
+    out = capsys.readouterr().out
+    assert "1 curves in common with own.csv; the largest deviation is said train/loss" in out
+    assert "own.csv" in Page(Path("docs/x.html").read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["one"], "name a second revision to set beside one, or a reference with --curve FILE"),
+        (["one", "bettr"], "bettr is no experiment, branch, tag or commit here; did you mean"),
+        (["one", "treid"], "did you mean tried?"),
+        (["one", "zzzzz"], "`dvc exp list --all-commits` names them"),
+        (["one", "bare"], "bare has no metrics: nothing was evaluated there"),
+        (["bare", "--save-curve", "x.csv"], "bare has no curves"),
+        (["one", "strange"], "one and strange have nothing in common"),
+        (["one", "--curve", "none.csv"], "none.csv does not exist"),
+        (["one", "--curve", "other.csv"], "have no curve in common: the file has other, one said"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    Path("other.csv").write_text("training,curve,step,value\nother,loss,1,2\n")
+    code = _command(monkeypatch, *arguments)
+    assert code.startswith("albef compare: ")
+    assert sentence in code
+    assert "\n" not in code
+
+
+def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = project / ".dvc/cache"
+    cache.rename(project / "remote")
+    assert _command(monkeypatch, "one", "better") is True
+    told = capsys.readouterr()
+    assert "said  accuracy  one -> better   50.00  87.50" in told.out
+    lines = told.err.splitlines()
+    assert [line.split()[2] for line in lines] == ["one:", "better:"]
+    assert "neither in DVC's cache nor in a remote; `dvc push`" in lines[0]
+
+    (project / "remote/files").rename(project / "files")
+    config = project / ".dvc/config"  # of today, which no commit has
+    there = "    remote = there\n['remote \"there\"']\n    url = ..\n"
+    config.write_text(config.read_text() + there)
+    it, problems = gather(["one", "better"], None, 2)  # a remote has what the cache has not
+    (test,) = it.splits[0].paired
+    assert test.gained == 15
+    assert problems == []
+    assert "the pictures of toy are not shown" in it.notes[0]
+
+
+def test_pictures_of_a_revision_whose_shards_are_in_a_store(project: Path) -> None:
+    records = _records(3)
+    _products(project, [True] * COUNT, records, 0.1)
+    data = project / "products/data/toy"
+    shutil.rmtree(data)
+    toy.write(data, records, store=str(project / ".albef/store"))
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    sh(project, "git add -A", "git commit -qm stored", "git tag stored")
+    shutil.rmtree(data)
+    with opened(["stored"]) as (revision,):
+        folder = revision.pictures("toy")
+        assert folder is not None
+        cache = ShardCache(project / ".albef/cache", 2**30)
+        assert list(Shards(folder, "test", cache=cache)) == records
+
+
+def test_metrics_without_predictions_are_told(project: Path) -> None:
+    (project / "products/results/said/predictions.parquet").unlink()
+    it, problems = gather(["one", "."], None, 2)
+    assert it.splits[0].paired == ()
+    assert problems == [
+        "workspace has metrics of said but no predictions, so its examples are not compared; "
+        "`albef run --only evaluate@said` makes them"
+    ]
+
+
+def test_damaged_predictions_are_told(project: Path) -> None:
+    path = project / "products/results/said/predictions.parquet"
+    path.unlink()
+    path.write_bytes(b"PAR1 no more")
+    it, problems = gather(["one", "."], None, 2)
+    assert it.splits[0].paired == ()
+    (sentence,) = problems
+    assert sentence.startswith("workspace: products/results/said/predictions.parquet is damaged (")
+    assert sentence.endswith("; `albef run --only evaluate@said` makes it again")
+
+
+def _tested(project: Path, tag: str, failing: set[int]) -> None:
+    """Commit a revision that has behaviour tests, those at some places failing."""
+    rows = [
+        {"split": "test", "test": test, "expects": "lower", "key": f"toy-{i}",
+         "caption": f"picture number {i}", "changed": f"{test} {i}", "score": 0.9,
+         "changed_score": 0.95 if i in failing and test == "count" else 0.1, "least": 0.9,
+         "accepted": True, "passed": i not in failing or test != "count", "chance": 0.5}
+        for test in ("count", "left_right") for i in range(COUNT)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, project / "products/results/said/behaviour.parquet")
+    path = project / "products/metrics/said.json"
+    metrics = json.loads(path.read_text())
+    rate = 100 * (1 - len(failing) / COUNT)
+    told = {"overall": (rate + 100) / 2, "count": rate, "left_right": 100.0, "accepted": 100.0}
+    metrics["behaviour"] = told
+    metrics["chance"]["behaviour"] = {"count": 50.0, "left_right": 50.0}
+    path.write_text(json.dumps(metrics))
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    sh(project, "git add -A", f"git commit -qm {tag}", f"git tag {tag}")
+
+
+def test_behaviour_tests_are_compared_like_metrics(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in NAMES.items():
+        monkeypatch.setenv(name, value)
+    text = (project / "dvc.yaml").read_text()
+    more = "predictions.parquet, products/results/said/behaviour.parquet"
+    (project / "dvc.yaml").write_text(text.replace("predictions.parquet", more))
+    _tested(project, "before", set(range(0, COUNT, 2)))
+    _tested(project, "after", {0})
+    it, problems = gather(["before", "after"], None, 3)
+    assert problems == []
+    (split,) = [split for split in it.splits if split.name == "behaviour"]
+    assert split.metrics[0].name == "overall"
+    overall, count, swapped = split.paired
+    assert [test.metric for test in split.paired] == ["overall", "count", "left_right"]
+    assert [test.part for test in split.paired] == [False, True, True]
+    assert (count.difference, count.gained, count.lost) == (47.5, 19, 0)
+    assert (overall.difference, overall.shared) == (23.75, 2 * COUNT)
+    assert count.interval.low > 0
+    assert swapped.equal
+    assert overall.better == ()
+    flip = count.better[0]
+    assert flip.asked.startswith("count ")
+    assert flip.truth.startswith("picture number ")
+    assert flip.before.text == "0.950, the true one 0.900"
+    assert flip.after.text == "0.100, the true one 0.900"
+    assert all(flip.picture and flip.picture.uri for flip in count.better)
+    assert not _command(monkeypatch, "before", "after", "one", "--out", "x.html")
+    out = capsys.readouterr().out
+    assert "said behaviour count before -> after 50.00 97.50 +47.50 (+" in " ".join(out.split())
+    text = Page(Path("x.html").read_text()).text
+    assert "said · behaviour count · turned right" in text
+    assert "no cases of behaviour tests" not in text, "one has none that could be missing"
+    (project / "products/results/said/behaviour.parquet").unlink()
+    assert gather(["before", "."], None, 3)[1] == [
+        "workspace has metrics of said but no cases of behaviour tests, so its examples are not "
+        "compared; `albef run --only evaluate@said` makes them"
+    ]
+
+
+def test_other_code_makes_no_seed_of_another(project: Path) -> None:
+    (project / "albef").mkdir()
+    (project / "albef/extra.py").write_text("# changed\n")
+    sh(project, "git add -A", "git commit -qm code")
+    it, _ = gather(["one", "HEAD"], None, 0)
+    assert it.sides[1].code == ("albef/extra.py",)
+
+
+def test_help_is_fast() -> None:
+    code = (
+        "import sys; from flows.experiments.compare import main\n"
+        "sys.argv = ['albef compare', '--help']\n"
+        "try: main()\n"
+        "finally: print(sorted({'dvc', 'numpy', 'pandas', 'scipy', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.rstrip().endswith("[]"), done.stdout
+
+
+def test_a_revision_is_equal_to_itself(project: Path) -> None:
+    it, _ = gather(["one", "one"], None, 0)
+    assert it.splits[0].paired[0].verdict == "equal"
+    assert it.values == ()

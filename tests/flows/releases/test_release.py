@@ -1,0 +1,291 @@
+"""`albef release`: what is compared, refused and registered, and how others get it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import albef
+from albef.config import ParamsError
+from flows import git
+from flows.releases.registry import Registry, annotate, named
+from flows.releases.release import _stale
+from tests.flows.shop import another, build
+from tests.flows.toy import Toy
+
+# DVC's own use of pygtrie
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path) -> Toy:
+    """An evaluated export, everything committed and pushed; tests work on copies."""
+    folder = tmp_path_factory.mktemp("shop")
+    return build(folder / "project", folder, str(folder / "store"), tiny_checkpoint, tiny_export)
+
+
+@pytest.fixture
+def project(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """A copy with remotes of its own; the working folder."""
+    for name in ("project", "project.git", "store"):
+        shutil.copytree(made.path.parent / name, tmp_path / name, symlinks=True)
+    toy = Toy(tmp_path / "project", made.path.parent)
+    toy.sh("git remote set-url origin ../project.git")
+    toy.sh(f"dvc remote modify -q store url {tmp_path}/store")
+    toy.sh("git commit -qam remotes && git push -q")
+    for name, value in toy.env.items():
+        if name.startswith("GIT_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(toy.path)
+    return toy
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def lacking(revision: str = "HEAD") -> list[str]:
+    return list(Registry("retrieval").lacking(Path("products/exports/retrieval"), revision))
+
+
+def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
+    first = content(project.path / "products/exports/retrieval")
+    said = project.albef("release retrieval --approve")
+    assert "released: retrieval@v0.1.0, retrieval#prod#1, pushed to origin" in said
+    assert project.sh("git status --porcelain") == ""
+    assert project.sh("git log -1 --format=%s") == "Release retrieval v0.1.0\n"
+    changed = project.sh("git show --format= --name-only").split()
+    assert changed == ["dvc.yaml", "releases/retrieval/v0.1.0.json", "releases/retrieval/v0.1.0.md"]
+    assert "# A comment that stays." in Path("dvc.yaml").read_text()
+    assert "| git revision | `" in Path(changed[2]).read_text()
+    assert project.sh("git ls-remote --tags origin").count("retrieval") >= 2
+    assert "nothing to release" in project.albef("release retrieval", fails=True)
+
+    # Another clone gets exactly that folder, from the remotes alone, and it works.
+    there = Toy(tmp_path / "there", tmp_path)
+    there.path.mkdir()
+    there.sh("dvc artifacts get ../project.git retrieval --stage prod -o got")
+    assert content(there.path / "got") == first
+    assert albef.runtime.load(there.path / "got").embed_text(["a dog"]).shape == (1, 8)
+
+    # A worse one is refused, with all the reasons at once.
+    another(project, worse=True)
+    (project.path / "products/metrics/behaviour").mkdir()
+    (project.path / "products/metrics/behaviour/retrieval.json").write_text('{"left": {"of": 7}}')
+    before = project.sh("git rev-parse HEAD && git tag")
+    said = project.albef("release retrieval --approve", fails=True)
+    assert "retrieval is not released:\n- git commits that are not pushed: 1; `git push`\n" in said
+    assert "- products/exports/retrieval is not in the DVC remote store (" in said
+    assert "- float32 loses " in said
+    assert "behaviour left.of" in said
+    assert "This and v0.1.0 were measured in one process" in said
+    assert project.sh("git rev-parse HEAD && git tag") == before
+
+    # One that is registered with GTO's own command counts as well; then the way back.
+    project.sh("dvc push -q && git push -q")
+    project.sh("gto register retrieval HEAD --version v0.2.0 && sleep 1")
+    project.sh("gto assign retrieval --version v0.2.0 --stage prod")
+    assert Registry("retrieval").holder("prod") == "v0.2.0"
+    said = project.albef("release retrieval --back")
+    assert said == "retrieval: prod goes from v0.2.0 back to v0.1.0; run again with --approve\n"
+    assert Registry("retrieval").holder("prod") == "v0.2.0"
+    project.albef("release retrieval --back --approve")
+    assert Registry("retrieval").holder("prod") == "v0.1.0"
+    assert "retrieval#prod#3" in project.sh("git ls-remote --tags origin")
+    there.sh("dvc artifacts get ../project.git retrieval --stage prod -o again")
+    assert content(there.path / "again") == first
+    said = project.albef("release retrieval --back --approve", fails=True)
+    assert said == "albef release: retrieval v0.1.0 is the first that held prod\n"
+
+
+@pytest.fixture
+def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("bucket").url
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_second_release_from_a_clone_without_a_cache(
+    store: str, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
+) -> None:
+    project = build(tmp_path / "project", tmp_path, store, tiny_checkpoint, tiny_export)
+    said = project.albef("release retrieval --dry --approve")
+    assert "## Limits" in said  # the card
+    assert said.endswith("pushed to origin; run again with --approve\n")
+    assert project.sh("git tag") == ""
+    project.albef("release retrieval --approve --stage staging --bump patch")
+    said = project.albef("release retrieval --approve")  # the same export: the same version
+    assert "released: retrieval#prod#2, pushed" in said
+    another(project)
+    project.sh("dvc push -q && git push -q")
+    second = content(project.path / "products/exports/retrieval")
+
+    project.sh("git clone -q ../project.git ../clone")
+    clone = Toy(tmp_path / "clone", tmp_path)
+    clone.checked()
+    said = clone.albef("release retrieval --approve", fails=True)
+    assert "- export@retrieval is stale: products/exports/retrieval is not in the cache" in said
+    assert "`dvc pull` what is elsewhere" in said
+    shutil.copytree(project.path / "made", clone.path / "made")
+    clone.sh("dvc pull -q")
+    said = clone.albef("release retrieval --approve")
+    assert re.search(r"precision +v0\.0\.1 +v0\.1\.0 +change", said)
+    assert "released: retrieval@v0.1.0, retrieval#prod#3, pushed to origin" in said
+    there = Toy(tmp_path / "there", tmp_path)
+    there.path.mkdir()
+    there.sh("dvc artifacts get ../project.git retrieval --stage prod -o got")
+    assert content(there.path / "got") == second
+    albef.runtime.load(there.path / "got", precision="int8")
+
+
+def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
+    needed = [Path("params.yaml"), Path("dvc.lock")]
+    assert [*git.uncommitted(needed), *git.unpushed(), *lacking()] == []
+    with open("dvc.yaml", "a") as file:
+        file.write("# edited\n")
+    Path("new.json").touch()
+    assert list(git.uncommitted([*needed, Path("new.json")])) == [
+        "not as in the last commit: dvc.yaml; commit or undo that",
+        "new.json is not in git; `git add` and commit it",
+    ]
+    project.sh("git commit -qam edited")
+    assert list(git.unpushed()) == ["git commits that are not pushed: 1; `git push`"]
+    project.sh("git clone -q ../project.git ../other && cd ../other && git commit -q --allow-empty "
+               "-m theirs && git push -q")  # fmt: skip
+    git.fetch()
+    assert list(git.unpushed())[1:] == [
+        "git commits of the remote that are not here: 1; `git pull`"
+    ]
+    project.sh("git checkout -q --detach")
+    assert list(git.unpushed()) == [
+        "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
+    ]
+    project.sh("git remote remove origin")
+    assert list(git.unpushed()) == []
+
+
+def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
+    shutil.rmtree("../store/files")
+    (said,) = lacking()
+    assert said.startswith("products/exports/retrieval is not in the DVC remote store (")
+    assert said.endswith("files are missing); `dvc push`")
+    project.sh("dvc remote remove store && git commit -qam none")
+    (said,) = lacking()
+    assert said.startswith("there is no DVC remote that others could take the export from")
+
+
+def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> None:
+    assert list(_stale("retrieval")) == []
+    shutil.rmtree("made/data")  # of a stage above
+    assert list(_stale("retrieval")) == []
+    with open("made/models/retrieval/config.json", "a") as file:
+        file.write("\n")
+    shutil.rmtree("products/exports")
+    said = project.albef("release retrieval", fails=True)
+    assert "- finetune@retrieval is stale: made/models/retrieval changed" in said
+    assert "- export@retrieval is stale: products/exports/retrieval is missing" in said
+    assert "`albef run` brings it up to date" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("fails", ["push", "commit"])
+def test_what_fails_leaves_nothing(project: Toy, fails: str) -> None:
+    before = project.sh("git rev-parse HEAD")
+    hook = Path("../project.git/hooks/pre-receive" if fails == "push" else ".git/hooks/pre-commit")
+    hook.write_text("#!/bin/sh\necho protected >&2\nexit 1\n")
+    hook.chmod(0o755)
+    tags: list[str] = []
+
+    def release() -> None:
+        card = Path("releases/retrieval/v0.1.0.md")
+        with git.whole([card, Path("dvc.yaml")], tags):
+            card.parent.mkdir(parents=True)
+            card.write_text("a card")
+            annotate("retrieval", Path("products"), Path("products/exports/retrieval"))
+            git.git("add", "-A")
+            git.git("commit", "-qm", "release")
+            tags.append(Registry("retrieval").register("v0.1.0"))
+            tags.append(Registry("retrieval").assign("v0.1.0", "prod"))
+
+    with pytest.raises(ParamsError, match=rf"`git {fails} .* failed: .*protected"):
+        release()
+    assert tags == (["retrieval@v0.1.0", "retrieval#prod#1"] if fails == "push" else [])
+    assert project.sh("git rev-parse HEAD") == before
+    assert project.sh("git status --porcelain; git tag") == ""
+
+
+def test_dvc_yaml_names_the_export_and_nothing_else_changes(project: Toy) -> None:
+    before = Path("dvc.yaml").read_text()
+    for run in ("retrieval", "vqa", "vqa"):
+        annotate(run, Path("products"), Path("products/exports", run))
+    assert Path("dvc.yaml").read_text() == before + (
+        "\nartifacts:\n"
+        "  vqa:\n    path: ${paths.root}/exports/vqa\n    type: model\n"
+        "  retrieval:\n    path: ${paths.root}/exports/retrieval\n    type: model\n"
+    )
+    with pytest.raises(ParamsError, match=r"artifacts\.vqa\.path is products/exports/vqa, but the"):
+        annotate("vqa", Path("products"), Path("products/elsewhere/vqa"))
+    odd = before + "artifacts: {other: {path: a}}\n"
+    Path("dvc.yaml").write_text(odd)
+    with pytest.raises(ParamsError, match="add vqa with path"):
+        annotate("vqa", Path("products"), Path("products/exports/vqa"))
+    assert Path("dvc.yaml").read_text() == odd
+
+
+def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
+    registry = Registry("retrieval")
+    assert (registry.versions, registry.last, registry.holder("prod")) == ({}, None, None)
+    assert [registry.next(bump) for bump in ("patch", "minor", "major")] == [
+        "v0.0.1", "v0.1.0", "v1.0.0"
+    ]  # fmt: skip
+    hashed = registry.hash_here()
+    assert hashed is not None
+    assert hashed == registry.hash_at("HEAD")
+    for version in ("v0.1.0", "v0.2.0", "v0.10.0"):
+        project.sh(f"git commit -q --allow-empty -m {version}")
+        registry.register(version)
+    for version in ("v0.1.0", "v0.2.0", "v0.10.0"):
+        Registry("retrieval").assign(version, "prod")
+    found = Registry("retrieval")
+    assert list(found.versions) == ["v0.1.0", "v0.2.0", "v0.10.0"]
+    assert found.next("minor") == "v0.11.0"
+    assert (found.holder("prod"), found.before("prod")) == ("v0.10.0", "v0.2.0")
+    found.assign("v0.2.0", "prod")
+    found = Registry("retrieval")
+    assert (found.holder("prod"), found.before("prod")) == ("v0.2.0", "v0.1.0")
+    assert found.holder("staging") is None
+    assert found.same(hashed) == "v0.10.0"
+    assert found.same("another.dir") is None
+    project.sh(
+        "GIT_COMMITTER_DATE=2090-01-01T00:00:00Z git tag -a -m ahead 'retrieval#prod#9' HEAD"
+    )
+    with pytest.raises(ParamsError, match=r"ahead of this machine's clock.*; set the clock"):
+        Registry("retrieval").assign("v0.2.0", "prod")
+    project.sh("git tag -d 'retrieval#prod#9'")
+    project.sh("sleep 1 && gto assign retrieval --version v0.1.0 --stage prod --force --push")
+    assert Registry("retrieval").holder("prod") == "v0.1.0"  # as docs/release.md goes back
+    project.sh("gto deprecate retrieval v0.10.0")
+    found = Registry("retrieval")
+    assert list(found.versions) == ["v0.1.0", "v0.2.0"]
+    assert found.next("patch") == "v0.10.1"  # a number is not given twice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("release retreival", "albef release: there is no export retreival; did you mean retriev"),
+        ("release retrieval --back", "albef release: no version of retrieval holds prod; `gto sho"),
+        ("release retrieval --stage pr.od", "albef release: pr.od cannot be a name in GTO's regis"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(project: Toy, arguments: str, says: str) -> None:
+    said = project.albef(arguments, fails=True)
+    assert said.startswith(says)
+    assert said.count("\n") == 1
+
+
+def test_names_are_what_gto_takes() -> None:
+    named("as_it_is", "prod")
+    with pytest.raises(ParamsError, match="coco_ cannot be a name"):
+        named("coco_", "prod")

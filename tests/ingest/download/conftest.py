@@ -1,0 +1,13 @@
+"""What the tests of downloads share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.ingest.download.server import Server
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running

@@ -1,0 +1,57 @@
+"""Only public addresses, however they are written."""
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from albef.ingest.download.addresses import PrivateAddress, guarded, is_loopback, is_public
+
+PRIVATE = [
+    "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1",
+    "169.254.169.254", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "192.0.2.1",
+    "198.18.0.1", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1",
+    "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::10.0.0.1",
+    "2002:7f00:1::", "2002:a00:1::", "2001:0:0:0:0:0:80ff:fffe",
+]  # fmt: skip
+PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+
+
+def info(host: str) -> tuple[int, int, int, str, tuple[str, int]]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, socket.SOCK_STREAM, 0, "", (host, 80)
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_what_is_not_public_gets_no_socket(host: str) -> None:
+    assert not is_public(host)
+    with pytest.raises(PrivateAddress):
+        guarded(allow_loopback=False)(info(host))
+    if not is_loopback(host):
+        with pytest.raises(PrivateAddress):
+            guarded(allow_loopback=True)(info(host))
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_what_is_public_gets_one(host: str) -> None:
+    assert is_public(host)
+    guarded(allow_loopback=False)(info(host)).close()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "0x7f000001", "localhost", "", "017.0.0.1"]
+)
+def test_other_ways_to_write_an_address_are_none(host: str) -> None:
+    with pytest.raises(PrivateAddress):
+        guarded(allow_loopback=True)(info(host))
+
+
+def test_this_machine_may_be_asked_where_it_is_allowed() -> None:
+    for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        guarded(allow_loopback=True)(info(host)).close()
+
+
+@given(st.text(max_size=50) | st.ip_addresses().map(str))
+def test_no_text_is_too_odd(text: str) -> None:
+    assert not (is_public(text) and is_loopback(text))

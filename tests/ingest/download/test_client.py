@@ -1,0 +1,178 @@
+"""One request against a real server: what comes back, and what is not even asked for."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from albef.data.refusal import Reason
+from albef.ingest.download import client
+from albef.ingest.download.client import Failure, Picture, opted_out, retry_after
+from albef.ingest.download.limits import Limits
+from tests.data import toy
+from tests.ingest.download.server import PICTURE, Server
+
+LIMITS = Limits(
+    user_agent="albef-tests/1 (tests@a.test)", connections=8, per_host=8, connect_s=5, read_s=5,
+    total_s=10, attempts=3, backoff_s=0.01, max_wait_s=1, give_up_after=0, redirects=3, max_mb=1,
+    allow_loopback=True,
+)  # fmt: skip
+
+
+def limits(**changed: Any) -> Limits:
+    return LIMITS.model_copy(update=changed)
+
+
+def fetch(address: str, **changed: Any) -> Picture | Failure:
+    async def once() -> Picture | Failure:
+        async with client.session(limits(**changed)) as session:
+            return await client.fetch(session, address, limits(**changed))
+
+    return asyncio.run(once())
+
+
+def failure(address: str, **changed: Any) -> Failure:
+    answer = fetch(address, **changed)
+    assert isinstance(answer, Failure), answer
+    return answer
+
+
+def test_a_picture_and_who_asks_for_it(server: Server) -> None:
+    assert fetch(server.url("ok/3")) == Picture(toy.picture(3))
+    assert server.headers["User-Agent"] == "albef-tests/1 (tests@a.test)"
+    assert server.headers["Accept-Encoding"] == "identity"
+    assert not {"Cookie", "Referer", "Authorization"} & set(server.headers)
+
+
+FINAL = {
+    "status/404": (Reason.NOT_FOUND, "status 404 Not Found"),
+    "status/410": (Reason.NOT_FOUND, "status 410 Gone"),
+    "status/403": (Reason.HTTP_ERROR, "status 403 Forbidden"),
+    "status/799": (Reason.HTTP_ERROR, "status 799"),
+    "status/204": (Reason.HTTP_ERROR, "status 204 No Content"),
+    "status/304": (Reason.HTTP_ERROR, "status 304 Not Modified"),
+    "kind/text/html": (Reason.NO_IMAGE, "the server sends text/html"),
+    "packed": (Reason.HTTP_ERROR, "the server packs it as gzip, unasked"),
+    "large": (Reason.TOO_MANY_BYTES, "more than 1048576 bytes"),
+    "endless": (Reason.TOO_MANY_BYTES, "more than 1048576 bytes"),
+    "loop": (Reason.HTTP_ERROR, "more than 3 redirects"),
+    "nowhere": (Reason.HTTP_ERROR, "a redirect to nowhere"),
+    "to/ftp://a.test/x": (Reason.BAD_URL, "the address is neither http nor https"),
+    "to/http://[": (Reason.BAD_URL, "a redirect to what is no address"),
+    "to/http://10.0.0.1/x": (Reason.PRIVATE_ADDRESS, "the address is not public"),
+    "to/http://169.254.169.254/latest/meta-data": (Reason.PRIVATE_ADDRESS, "the address is not"),
+    "to/http://[fe80::1]/x": (Reason.PRIVATE_ADDRESS, "the address is not public"),
+    "rubbish": (Reason.HTTP_ERROR, "the answer is no HTTP"),
+    "robots/noai": (Reason.OPTED_OUT, "the server says X-Robots-Tag: noai"),
+    "tdm/1": (Reason.OPTED_OUT, "the server says tdm-reservation: 1"),
+}
+
+
+@pytest.mark.parametrize("path", FINAL)
+def test_what_is_final(server: Server, path: str) -> None:
+    found = failure(server.url(path))
+    reason, detail = FINAL[path]
+    assert (found.reason, found.passing) == (reason, path == "status/799"), found
+    assert found.detail.startswith(detail)
+
+
+PASSING = {
+    "status/500": Reason.HTTP_ERROR,
+    "status/429": Reason.HTTP_ERROR,
+    "status/408": Reason.HTTP_ERROR,
+    "cut/9": Reason.UNREACHABLE,
+    "close": Reason.UNREACHABLE,
+}
+
+
+@pytest.mark.parametrize("path", PASSING)
+def test_what_may_pass(server: Server, path: str) -> None:
+    found = failure(server.url(path))
+    assert (found.reason, found.passing) == (PASSING[path], True), found
+
+
+@pytest.mark.parametrize(
+    ("path", "changed"), [("silent", {"read_s": 0.2}), ("drip", {"total_s": 0.5, "read_s": 5})]
+)
+def test_deadlines(server: Server, path: str, changed: dict[str, float]) -> None:
+    found = failure(server.url(path), **changed)
+    assert (found.reason, found.passing) == (Reason.TIMED_OUT, True)
+
+
+def test_a_size_is_refused_before_it_is_read(server: Server) -> None:
+    assert failure(server.url("large"), read_s=5).reason == Reason.TOO_MANY_BYTES
+    assert isinstance(fetch(server.url("large"), max_mb=3), Picture)
+
+
+def test_redirects_are_followed(server: Server) -> None:
+    assert fetch(server.url(f"to/{server.url('ok/7')}")) == Picture(PICTURE)
+    assert fetch(server.url("to//ok/7")) == Picture(PICTURE)
+    assert failure(server.url("to//robots/noai")).reason == Reason.OPTED_OUT
+
+
+def test_this_machine_is_refused_unless_it_is_allowed(server: Server) -> None:
+    for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1"):
+        found = failure(f"http://{host}:{server.port}/ok/1", allow_loopback=False)
+        assert (found.reason, found.passing) == (Reason.PRIVATE_ADDRESS, False), host
+    for host in ("127.1", "2130706433"):
+        found = failure(f"http://{host}:{server.port}/ok/1", allow_loopback=False)
+        assert (found.reason, found.passing) == (Reason.BAD_URL, False), host
+    assert not server.asked
+    assert fetch(f"http://localhost:{server.port}/ok/1") == Picture(toy.picture(1))
+
+
+def test_a_port_where_nobody_listens() -> None:
+    found = failure("http://127.0.0.1:9/x")
+    assert (found.reason, found.passing, found.answered) == (Reason.UNREACHABLE, True, False)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "a.jpg", "ftp://a.test/x", "file:///etc/passwd", "http://", "http:///x", "data:a/b;,",
+     "http://a:b@a.test/", "http://[::1", "http://a.test:99999/", "javascript:1",
+     "http://a.test/" + "x" * 9000, "http://\ud800/"],
+)  # fmt: skip
+def test_what_is_no_address(address: str) -> None:
+    assert failure(address).reason == Reason.BAD_URL
+
+
+@given(st.text(max_size=80) | st.text(max_size=60).map("http://127.0.0.1:1/".__add__))
+def test_no_address_is_too_odd(address: str) -> None:
+    assert isinstance(client.host_of(address), str)
+
+
+def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
+    return CIMultiDictProxy(CIMultiDict(pairs))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["noai"], "noai"), (["nofollow, NoImageAI"], "noimageai"), (["all"], ""),
+        (["none", "noindex"], "noindex"), (["nofollow"], ""), (["googlebot: noindex"], ""),
+        (["albef-tests: noimageindex"], "noimageindex"), (["*: noai"], "noai"),
+        (["googlebot: nofollow, noai"], ""), (["max-snippet: 3, noai"], "noai"),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noindex"], "noindex"), ([""], ""),
+    ],
+)  # fmt: skip
+def test_which_opt_outs_are_respected(lines: list[str], said: str) -> None:
+    found = opted_out(headers(*(("X-Robots-Tag", line) for line in lines)), "albef-tests/1 (x)")
+    assert found == (f"X-Robots-Tag: {said}" if said else "")
+
+
+def test_tdm_reservation() -> None:
+    assert opted_out(headers(("TDM-Reservation", "1")), "x") == "tdm-reservation: 1"
+    assert opted_out(headers(("TDM-Reservation", "0")), "x") == ""
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after(headers(("Retry-After", "120"))) == 120
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    later = "Wed, 21 Oct 2015 07:30:00 GMT"
+    assert retry_after(headers(("Retry-After", later), ("Date", date))) == 120
+    assert retry_after(headers(("Retry-After", date), ("Date", later))) == 0
+    for odd in ("", "soon", "-3", "9" * 400, "Wed, 99 Oct 2015"):
+        assert retry_after(headers(("Retry-After", odd), ("Date", date))) is None

@@ -1,0 +1,162 @@
+"""A list of downloads: order, hosts, retries, and nothing asked for twice."""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from albef.data.refusal import Reason
+from albef.ingest.download.downloads import Downloads
+from albef.ingest.download.limits import Limits
+from albef.ingest.download.store import Outcome
+from tests.data import toy
+from tests.ingest.download.server import PICTURE, Server
+from tests.ingest.download.test_client import limits
+
+Ended = dict[int, bytes | str]
+
+
+def download(
+    folder: Path, addresses: Sequence[str], bounds: Limits, chunk: int = 10
+) -> tuple[Ended, dict[int, Outcome]]:
+    rows = list(enumerate(addresses))
+    lists = [("", rows[i : i + chunk]) for i in range(0, len(rows), chunk)]
+    ended: Ended = {}
+    outcomes: dict[int, Outcome] = {}
+    with Downloads(folder, bounds) as downloads:
+        for _, kept in downloads.chunks(lists):
+            outcomes |= kept.outcomes
+            for row, outcome in sorted(kept.outcomes.items()):
+                ended[row] = outcome.reason or kept.body(outcome)
+    return ended, outcomes
+
+
+def test_every_row_ends_in_its_place_whatever_comes_first(server: Server, tmp_path: Path) -> None:
+    paths = [f"ok/{i}" for i in range(95)]
+    paths[3], paths[40], paths[94] = "later/503/2", "status/404", "robots/noai"
+    ended, _ = download(tmp_path, [server.url(path) for path in paths], limits())
+    assert list(ended) == list(range(95))
+    told: Ended = {i: toy.picture(i) for i in range(95)}
+    assert ended == told | {3: PICTURE, 40: Reason.NOT_FOUND, 94: Reason.OPTED_OUT}
+    assert server.asked["/later/503/2"] == 3
+    assert server.asked["/status/404"] == 1
+
+
+def test_a_second_run_asks_nothing(server: Server, tmp_path: Path) -> None:
+    paths = ["ok/1", "status/404", "status/500", "large", "cut/9", "to//ok/2"]
+    addresses = [server.url(path) for path in paths]
+    first = download(tmp_path, addresses, limits())
+    asked = dict(server.asked)
+    assert asked["/status/500"] == asked["/cut/9"] == 3
+    assert download(tmp_path, addresses, limits()) == first
+    assert dict(server.asked) == asked
+    download(tmp_path, addresses, limits(attempts=4))  # what may pass is tried again on demand
+    changed = {path for path, count in server.asked.items() if count != asked[path]}
+    assert changed == {"/status/500", "/cut/9"}
+
+
+def test_what_may_pass_is_given_up_after_its_attempts(server: Server, tmp_path: Path) -> None:
+    ended, outcomes = download(tmp_path, [server.url("later/500/2")], limits(attempts=2))
+    assert ended[0] == Reason.HTTP_ERROR
+    assert (outcomes[0].attempts, outcomes[0].passing) == (2, True)
+    assert server.asked["/later/500/2"] == 2
+
+
+def test_a_server_that_asks_for_a_long_rest_is_left_alone(server: Server, tmp_path: Path) -> None:
+    ended, _ = download(tmp_path, [server.url("asks/3600")], limits(max_wait_s=0.05))
+    assert ended == {0: Reason.HTTP_ERROR}
+    assert server.asked["/asks/3600"] == 1
+
+
+def test_no_more_than_so_many_of_a_host_at_once(server: Server, tmp_path: Path) -> None:
+    server.slow_s = 0.01
+    addresses = [server.url(f"ok/{i}") for i in range(40)]
+    download(tmp_path, addresses, limits(connections=30, per_host=3))
+    assert server.at_once == 3
+
+
+def test_a_slow_host_holds_up_no_other(server: Server, tmp_path: Path) -> None:
+    with Server() as slow:
+        slow.slow_s = 0.4
+        addresses = [slow.url(f"ok/{i}") for i in range(8)]
+        addresses += [server.url(f"ok/{i}") for i in range(30)]
+        quick = []
+        real = server.ok
+
+        async def ok(path: str, writer: object) -> object:
+            quick.append(sum(slow.asked.values()))
+            return await real(path, writer)
+
+        server.ok = ok  # type: ignore[assignment, method-assign]
+        ended, _ = download(tmp_path, addresses, limits(connections=4, per_host=2), chunk=50)
+        assert len(ended) == 38
+        assert max(quick) < 8, "all of the quick ones came before the last of the slow ones"
+
+
+def test_a_host_without_an_answer_is_given_up(server: Server, tmp_path: Path) -> None:
+    dead = [f"http://127.0.0.1:9/{i}" for i in range(50)]
+    bounds = limits(attempts=2, give_up_after=5, connections=1)
+    ended, outcomes = download(tmp_path, [*dead, server.url("ok/1")], bounds)
+    assert ended[50] == toy.picture(1)
+    assert {ended[i] for i in range(50)} == {Reason.UNREACHABLE}
+    said = [outcomes[i].detail for i in range(50)]
+    assert said.count("its host left 5 attempts in a row without an answer") >= 45
+    assert all(outcome.holds(bounds) for outcome in outcomes.values())
+    assert not outcomes[49].holds(limits(attempts=3))
+
+
+def test_a_disk_that_is_full_stops_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "0000").mkdir()
+    (tmp_path / "0000" / "0000000.bodies").symlink_to(full)
+    with pytest.raises(OSError, match="No space left"):
+        download(tmp_path, [server.url("ok/1")], limits())
+
+
+def test_who_stops_reading_stops_the_download(server: Server, tmp_path: Path) -> None:
+    server.slow_s = 0.02
+    lists = [("", [(i, server.url(f"ok/{i}"))]) for i in range(500)]
+    with Downloads(tmp_path, limits(connections=2, per_host=2)) as downloads:
+        next(downloads.chunks(lists))
+    asked = sum(server.asked.values())
+    assert asked < 100
+    time.sleep(0.2)
+    assert sum(server.asked.values()) == asked
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from albef.ingest.download.downloads import Downloads
+from tests.data.download.test_client import limits
+with Downloads(Path(sys.argv[1]), limits()):
+    print("has it", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    held = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert held.stdin is not None
+    assert held.stdout is not None
+    assert held.stdout.readline() == b"has it\n"
+    other = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with pytest.raises(subprocess.TimeoutExpired):
+        other.wait(3)
+    held.communicate(b"\n")
+    assert other.communicate(b"\n")[0] == b"has it\n"
+    with caplog.at_level(logging.INFO), Downloads(tmp_path, limits()):
+        assert not caplog.messages

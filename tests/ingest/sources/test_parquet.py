@@ -1,0 +1,90 @@
+"""Pictures in Parquet files."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from albef.config import ParamsError
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal
+from albef.ingest.sources import parquet
+from tests.data import toy
+
+
+def read(*files: Path, **changed: Any) -> list[Record | Refusal]:
+    values: dict[str, Any] = {
+        "kind": "parquet", "files": {"train": [str(file) for file in files]}, "image": "image",
+        "captions": ["caption"], "keep": [],
+    }  # fmt: skip
+    config = parquet.Config.model_validate({**values, **changed})
+    return list(parquet.records(config, 0))
+
+
+def image(number: int) -> dict[str, Any]:
+    return {"bytes": toy.picture(number), "path": f"{number}.png"}
+
+
+def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
+    table = {
+        "image": [image(0), image(1), {"bytes": None, "path": "far.png"}, None],
+        "caption": [["one", " ", "two"], ["three"], ["x"], ["x"]],
+        "title": ["first", None, "x", "x"],
+        "id": [7, 8, 9, 10],
+    }
+    pq.write_table(pa.table(table), tmp_path / "train-0.parquet")
+    first, second, far, none = read(
+        tmp_path / "train-*.parquet", captions=["caption", "title"], keep=["id"]
+    )
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert (first.captions, first.image) == (("one", "two", "first"), toy.picture(0))
+    assert (second.captions, second.key) == (("three",), "train-00000001")
+    assert second.meta == {"id": 8, "path": "train-0.parquet:2"}
+    assert isinstance(far, Refusal)
+    assert isinstance(none, Refusal)
+    assert (far.line, far.reason) == (3, Reason.MISSING_FIELD)
+    assert far.detail.endswith("'image' holds no bytes: its file far.png lies elsewhere")
+    assert none.key == "train-0.parquet:4"
+
+
+def test_plain_bytes_and_captions_of_other_types(tmp_path: Path) -> None:
+    pictures = [toy.picture(i) for i in range(2)]
+    pq.write_table(pa.table({"image": pictures, "caption": ["a", None]}), tmp_path / "a.parquet")
+    one, none = read(tmp_path / "a.parquet")
+    assert isinstance(one, Record)
+    assert one.image == pictures[0]
+    assert isinstance(none, Refusal)
+    assert none.reason == Reason.NO_CAPTION
+    pq.write_table(pa.table({"image": pictures, "caption": [1, 2]}), tmp_path / "b.parquet")
+    for row in read(tmp_path / "b.parquet"):
+        assert isinstance(row, Refusal)
+        assert (row.reason, "is of type int" in row.detail) == (Reason.MISSING_FIELD, True)
+
+
+def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    table = pa.table({"image": [image(i) for i in range(9)], "caption": list("abcdefghi")})
+    pq.write_table(table, file, row_group_size=3, use_dictionary=False)
+    column = pq.ParquetFile(file).metadata.row_group(1).column(0)
+    held = bytearray(file.read_bytes())
+    start = column.data_page_offset
+    held[start : start + column.total_compressed_size] = b"\xee" * column.total_compressed_size
+    file.write_bytes(held)
+    found = read(file)
+    assert [row.captions for row in found if isinstance(row, Record)] == [
+        ("a",), ("b",), ("c",), ("g",), ("h",), ("i",)
+    ]  # fmt: skip
+    bad = [(row.line, row.reason) for row in found if isinstance(row, Refusal)]
+    assert bad == [(line, Reason.DAMAGED_MEMBER) for line in (4, 5, 6)]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no end")
+    with pytest.raises(ParamsError, match=r"a.parquet is no Parquet file that can be read"):
+        read(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [b"x"], "text": ["a"]}), tmp_path / "b.parquet")
+    with pytest.raises(ParamsError, match=r"b.parquet has no column 'caption'; it has image, text"):
+        read(tmp_path / "b.parquet")

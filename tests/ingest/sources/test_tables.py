@@ -1,0 +1,104 @@
+"""Rows of TSV and CSV: each is read or told of, and none is swallowed by another."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.config import ParamsError
+from albef.data.refusal import Reason, Refusal
+from albef.ingest.sources import tables
+from albef.ingest.sources.tables import Line
+
+HEADER = ["a", "b"]
+
+
+def read(
+    folder: Path, held: bytes, form: str = "csv", header: list[str] | None = HEADER
+) -> list[tuple[int, tuple[str, ...] | Reason]]:
+    (folder / "t").write_bytes(held)
+    found = tables.read(folder / "t", form, header, ["a", "b"])
+    return [
+        (row.line, row.reason if isinstance(row, Refusal) else tuple(row.values.values()))
+        for row in found
+    ]
+
+
+def test_quotes_lines_and_endings(tmp_path: Path) -> None:
+    assert read(tmp_path, b"a\0,1") == [(1, ("a\0", "1"))]  # cleaning takes it out
+    held = b'\xef\xbb\xbfb,a\r\n1,2\r\n"x, ""y""\r\nz",3\r\n\r\n4,5'
+    assert read(tmp_path, held, header=None) == [
+        (2, ("2", "1")), (3, ("3", 'x, "y"\nz')), (6, ("5", "4"))
+    ]  # fmt: skip
+    assert read(tmp_path, b'"1\t2"\n', "tsv") == [(1, ('"1', '2"'))]
+
+
+def test_a_quote_that_is_never_closed_costs_one_row(tmp_path: Path) -> None:
+    rows = b"".join(b"%d,x\n" % i for i in range(60))
+    found = read(tmp_path, b'"open,1\n' + rows)
+    assert found[0] == (1, Reason.MALFORMED_ROW)
+    assert found[1:] == [(i + 2, (str(i), "x")) for i in range(60)]
+    assert read(tmp_path, b'0,1\n2,"open\n3,4') == [
+        (1, ("0", "1")), (2, Reason.MALFORMED_ROW), (3, ("3", "4"))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe,1", b"1", b"1,2,3", b'"a"b,1', b"x" * (2**20 + 9)])
+def test_a_bad_row_between_good_ones(tmp_path: Path, bad: bytes) -> None:
+    assert read(tmp_path, b"1,2\n" + bad + b"\n3,4\n") == [
+        (1, ("1", "2")), (2, Reason.MALFORMED_ROW), (3, ("3", "4"))
+    ]  # fmt: skip
+
+
+def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"t is UTF-16; save it as UTF-8"):
+        read(tmp_path, "a,b\n".encode("utf-16"))
+    with pytest.raises(ParamsError, match=r"t, line 1, which should name the columns: the row is"):
+        read(tmp_path, b"a\xff\n", header=None)
+    with pytest.raises(ParamsError, match=r"t has no column 'a'; it has none"):
+        read(tmp_path, b"", header=None)
+    with pytest.raises(ParamsError, match=r"gone cannot be read: No such file"):
+        list(tables.read(tmp_path / "gone", "tsv", HEADER, ["a"]))
+
+
+CELLS = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(CELLS, CELLS).filter(lambda row: row[0].count("\n") < 9), max_size=8))
+def test_what_csv_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    file = io.StringIO()
+    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
+    found = read(tmp_path_factory.mktemp("csv"), file.getvalue().encode())
+    assert [fields for _, fields in found] == rows
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=20) | st.sampled_from([b'"', b'1,"', b'",2', b"1,2", b'""'])))
+def test_no_rows_are_too_odd_and_none_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[bytes]
+) -> None:
+    held = b"\n".join(rows)
+    for form in ("csv", "tsv"):
+        folder = tmp_path_factory.mktemp("odd")
+        if held[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            with pytest.raises(ParamsError, match="UTF-16"):
+                read(folder, held, form)
+            continue
+        found = read(folder, held, form)
+        lines = [line for line, _ in found]
+        assert lines == sorted(set(lines))
+        if form == "tsv" and not held.startswith(b"\xef\xbb\xbf"):
+            blank = [not line.rstrip(b"\r") for line in held.split(b"\n")]
+            assert lines == [i for i, is_blank in enumerate(blank, 1) if not is_blank]
+
+
+def test_a_line_is_read_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"1,2\n" * 1000)
+    rows = tables.read(tmp_path / "t", "csv", HEADER, ["b"])
+    assert next(rows) == Line(tmp_path / "t", 1, {"b": "2"})

@@ -1,0 +1,197 @@
+"""A list of addresses: its rows, what becomes of each, and a kill in between."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from albef.config import ParamsError
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal
+from albef.ingest.sources import urls
+from albef.io import file_digest
+from tests.data import toy
+from tests.ingest.download.server import Server
+from tests.ingest.download.test_client import LIMITS
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+def config(files: Path | list[str], **changed: Any) -> urls.Config:
+    values: dict[str, Any] = {
+        "kind": "urls", "files": files if isinstance(files, list) else [str(files)],
+        "format": "tsv", "header": ["caption", "url"], "url": "url", "caption": "caption",
+        "keep": [], "split": "train", "download": LIMITS.model_dump(),
+    }  # fmt: skip
+    return urls.Config.model_validate({**values, **changed})
+
+
+def read(folder: Path, source: urls.Config) -> list[Record | Refusal]:
+    return list(urls.records(source, 0, folder / "scratch"))
+
+
+def test_rows_in_the_order_of_the_list(server: Server, tmp_path: Path) -> None:
+    lines = [
+        f"a first\t{server.url('ok/1')}",
+        f"gone\t{server.url('status/404')}",
+        "no address",
+        f" \t{server.url('ok/2')}",
+        "none\t",
+        f"a file\t{server.url('later/500/1')}",
+        "elsewhere\tftp://a.test/x.jpg",
+    ]
+    file = tmp_path / "list.tsv"
+    file.write_text("\n".join(lines))
+    first, gone, short, blank, none, later, ftp = read(tmp_path, config(file))
+    assert isinstance(first, Record)
+    assert (first.image, first.captions) == (toy.picture(1), ("a first",))
+    assert (first.key, first.image_id, first.split) == ("train-00000000", 0, "train")
+    sha256 = hashlib.sha256(first.image).hexdigest()
+    assert first.meta == {"url": server.url("ok/1"), "sha256": sha256}
+    said = f"{file}: status 404 Not Found"
+    assert gone == Refusal("", 2, server.url("status/404"), Reason.NOT_FOUND, said)
+    said = f"{file}: 1 columns; there should be 2"
+    assert short == Refusal("", 3, "", Reason.MALFORMED_ROW, said)
+    assert isinstance(blank, Refusal)
+    assert blank.reason == Reason.NO_CAPTION
+    assert none == Refusal("", 5, "", Reason.MISSING_FIELD, f"{file}: 'url' holds no address")
+    assert isinstance(later, Record)
+    assert later.image_id == 5
+    assert isinstance(ftp, Refusal)
+    assert (ftp.line, ftp.reason) == (7, Reason.BAD_URL)
+    assert "/ok/2" not in server.asked, "what has no caption is not downloaded"
+
+
+def test_many_chunks_of_several_files(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "CHUNK", 7)
+    for part in range(3):
+        rows = [f"number {i}\t{server.url(f'ok/{i}')}\n" for i in range(part * 20, part * 20 + 20)]
+        (tmp_path / f"part-{part}.tsv").write_text("".join(rows))
+    found = read(tmp_path, config([str(tmp_path / "part-*.tsv")]))
+    assert [row.captions for row in found if isinstance(row, Record)] == [
+        (f"number {i}",) for i in range(60)
+    ]
+    assert len({row.key for row in found if isinstance(row, Record)}) == 60
+
+
+def test_csv_and_parquet(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text(f'url,title,score\n{server.url("ok/1")},"a ""dog"",\nand a cat",0.5\n')
+    columns = {"format": "csv", "header": None, "caption": "title", "keep": ["score"]}
+    [record] = read(tmp_path, config(file, **columns))
+    assert isinstance(record, Record)
+    assert record.captions == ('a "dog",\nand a cat',)
+    assert record.meta["score"] == "0.5"
+    table = pa.table(
+        {
+            "URL": [server.url("ok/2"), None, server.url("ok/3")],
+            "TEXT": [["one", "two"], ["x"], None],
+            "score": [float("nan"), 1.0, 1.0],
+        }
+    )
+    pq.write_table(table, tmp_path / "list.parquet")
+    columns = {"format": "parquet", "header": None, "url": "URL", "caption": "TEXT"}
+    source = config(tmp_path / "list.parquet", **columns, keep=["score"])
+    one, two, three = read(tmp_path, source)
+    assert isinstance(one, Record)
+    assert (one.captions, one.meta["score"]) == (("one", "two"), None)
+    assert isinstance(two, Refusal)
+    assert isinstance(three, Refusal)
+    assert (two.line, two.reason, three.reason) == (2, Reason.MISSING_FIELD, Reason.NO_CAPTION)
+
+
+def test_what_makes_a_list_unreadable_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("url,captoin\n")
+    with pytest.raises(ParamsError, match=r"has no column 'caption'; did you mean captoin"):
+        read(tmp_path, config(file, format="csv", header=None))
+    with pytest.raises(ParamsError, match=r"gone.*.tsv names no file"):
+        read(tmp_path, config([str(tmp_path / "gone*.tsv")]))
+    with pytest.raises(ParamsError, match=r"list.csv is no Parquet file that can be read"):
+        read(tmp_path, config(file, format="parquet", header=None))
+    with pytest.raises(ValueError, match="header belongs to tsv and csv; write null"):
+        config(file, format="parquet")
+
+
+KILLED = """
+import json, sys
+from pathlib import Path
+from albef.ingest.sources import urls
+urls.CHUNK = 20
+source = urls.Config.model_validate_json(sys.argv[1])
+for row in urls.records(source, 0, Path(sys.argv[2])):
+    pass
+"""
+
+
+def journalled(scratch: Path) -> set[int]:
+    texts = [path.read_text() for path in scratch.rglob("*.jsonl")]
+    whole = [line for text in texts for line in text.split("\n")[:-1]]
+    return {json.loads(line)[0] for line in whole}
+
+
+@pytest.mark.parametrize("after", [1, 60, 150])
+def test_a_kill_loses_nothing_and_nothing_is_asked_for_twice(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    rows = 200
+    file = tmp_path / "list.tsv"
+    gone = {i for i in range(rows) if i % 11 == 0}
+    paths = [f"status/404/{i}" if i in gone else f"ok/{i}" for i in range(rows)]
+    file.write_text("".join(f"row {i}\t{server.url(path)}\n" for i, path in enumerate(paths)))
+    source = config(file)
+    server.slow_s = 0.02
+    killed = subprocess.Popen(
+        [sys.executable, "-c", KILLED, source.model_dump_json(), str(tmp_path / "scratch")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    while sum(server.asked.values()) < after:
+        assert killed.poll() is None
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = journalled(tmp_path / "scratch")
+    before = server.asked.copy()
+    assert 0 < sum(before.values()) < rows
+    assert len(kept) >= sum(before.values()) - LIMITS.per_host
+    server.slow_s = 0.0
+    monkeypatch.setattr(urls, "CHUNK", 20)
+    found = read(tmp_path, source)
+    assert not {i for i in kept if server.asked["/" + paths[i]] > 1}
+    twice = [path for path, count in server.asked.items() if count > 1]
+    assert len(twice) <= LIMITS.per_host, "only what was on its way when it was killed"
+    assert [row.captions[0] for row in found if isinstance(row, Record)] == [
+        f"row {i}" for i in range(rows) if i not in gone
+    ]
+    assert found == read(tmp_path, source)
+    assert max(server.asked.values()) <= 2
+
+
+def test_another_list_has_other_downloads(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "list.tsv"
+    file.write_text(f"one\t{server.url('ok/1')}\n")
+    first = file_digest(file)
+    read(tmp_path, config(file))
+    read(tmp_path, config(file, split="val", caption="caption"))
+    assert server.asked["/ok/1"] == 1
+    file.write_text(f"two\t{server.url('ok/1')}\n")
+    assert file_digest(file) != first
+    read(tmp_path, config(file))
+    assert server.asked["/ok/1"] == 2
+    assert len(list((tmp_path / "scratch").iterdir())) == 2

@@ -1,0 +1,154 @@
+"""What lies at a path becomes the section of a source that reads it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from albef.config import ParamsError, validate
+from albef.ingest.derive import DOWNLOAD, derive
+from albef.ingest.sources import SourcesConfig
+from tests.data import toy
+from tests.ingest.sources.test_webdataset import write
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What is derived, held against the class of its kind."""
+    section = derive(path)
+    validate(SourcesConfig, {"sources": {"own": section}, "shard_mb": 1}, where="derived")
+    return section
+
+
+def put(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(toy.picture(1))
+        path.with_suffix(".txt").write_text("one")
+
+
+def test_folders_of_pictures(tmp_path: Path) -> None:
+    put(tmp_path / "flat", "a.png", "more/b.png")
+    assert read(tmp_path / "flat")["split"] == "train"
+    put(tmp_path / "split", "train/a.png", "val/b.png", "test/c/d.png")
+    assert read(tmp_path / "split") == {
+        "kind": "folder", "path": str(tmp_path / "split"), "split": None
+    }  # fmt: skip
+    put(tmp_path / "named", "dogs/a.png", "cats/b.png")
+    assert read(tmp_path / "named")["split"] == "train"
+
+
+def test_shards(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "a" / split).mkdir(parents=True)
+    told = json.dumps({"id": 3, "caption": "one"}).encode()
+    write(tmp_path / "a" / "train" / "0.tar", ("1.jpg", b"x"), ("1.txt", b"one"))
+    write(tmp_path / "a" / "val" / "0.tar", ("1.jpg", b"x"), ("1.txt", b"one"))
+    write(tmp_path / "b.tar", ("1.jpg", b"x"), ("1.json", told))
+    own = read(tmp_path / "a")
+    assert set(own["files"]) == {"train", "val"}
+    assert (own["caption"], own["statuses"]) == ("txt", False)
+    assert read(tmp_path / "b.tar")["caption"] == "json.caption"
+    pq.write_table(pa.table({"status": ["success"]}), tmp_path / "b.parquet")
+    assert read(tmp_path / "b.tar")["statuses"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    image = {"bytes": b"x", "path": "a"}
+    table = pa.table({"image": [image], "caption": [["one"]], "filename": ["a"]})
+    for split in ("train-00000-of-00002", "train-00001-of-00002", "validation", "test"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    own = read(tmp_path)
+    assert (own["kind"], own["image"], own["captions"]) == ("parquet", "image", ["caption"])
+    assert {split: len(names) for split, names in own["files"].items()} == {
+        "train": 2, "val": 1, "test": 1
+    }  # fmt: skip
+    links = tmp_path / "links.parquet"
+    pq.write_table(pa.table({"URL": ["http://a.test"], "TEXT": ["one"], "n": [1]}), links)
+    own = read(links)
+    assert (own["kind"], own["url"], own["caption"]) == ("urls", "URL", "TEXT")
+
+
+def test_many_files_become_a_pattern_that_names_no_other(tmp_path: Path) -> None:
+    table = pa.table({"url": ["http://a.test"], "caption": ["one"]})
+    for i in range(5):
+        pq.write_table(table, tmp_path / f"part-{i}.parquet")
+    assert read(tmp_path)["files"] == [str(tmp_path / "part-*.parquet")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.tsv", "a dog\thttp://a.test/1\n", {"header": ["caption", "url"], "url": "url"}),
+        ("a.tsv", "http://a.test/1\ta dog\n", {"header": ["url", "caption"], "format": "tsv"}),
+        ("a.csv", "URL,TEXT\nhttp://a.test,a\n", {"header": None, "url": "URL", "caption": "TEXT"}),
+        ("a.csv", '\ufeffid,image_url,"title"\n', {"url": "image_url", "caption": "title"}),
+    ],
+)
+def test_lists(tmp_path: Path, name: str, text: str, expected: dict[str, Any]) -> None:
+    (tmp_path / name).write_text(text)
+    own = read(tmp_path / name)
+    assert {**own, **expected} == own
+    assert own["download"] == DOWNLOAD
+    assert not own["download"]["allow_loopback"]
+
+
+def test_json_of_annotations(tmp_path: Path) -> None:
+    put(tmp_path, "images/val2014/a.png", "images/b.jpg")
+    (tmp_path / "notes").mkdir()
+
+    def given(held: Any, name: str = "coco_val.json") -> dict[str, Any]:
+        (tmp_path / "notes" / name).write_text(json.dumps(held))
+        return read(tmp_path / "notes" / name)
+
+    sentences = [{"raw": "one"}]
+    first = {"filepath": "val2014", "filename": "a.png", "sentences": sentences}
+    images = [{**first, "split": split} for split in ("restval", "test")]
+    assert given({"images": images}) == {
+        "kind": "karpathy", "file": str(tmp_path / "notes" / "coco_val.json"),
+        "images": str(tmp_path / "images"), "splits": ["train", "test"],
+    }  # fmt: skip
+    for row, form in (
+        ({"image": "b.jpg", "caption": "one"}, "captions"),
+        ({"image": "b.jpg", "question": "one?", "dataset": "vqa"}, "vqa"),
+        ({"image": "b", "sentence": "one", "label": "neutral"}, "entailment"),
+        ({"image": "b.jpg", "text": "one", "ref_id": 1}, "grounding"),
+        ({"images": ["b.jpg", "b.jpg"], "sentence": "one", "label": "True"}, "nlvr2"),
+    ):
+        own = given([row], "test.json")
+        assert (own["format"], own["images"]) == (form, str(tmp_path / "images"))
+        assert list(own["files"]) == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("no", None, "is neither there nor a data set"),
+        ("a.bin", "", "what it holds cannot be told by .bin"),
+        ("a.json", "[1]", "no format of annotations is known"),
+        ("a.json", '{"images": [{}]}', "its images have no sentences"),
+        ("a.json", '[{"image": "x.jpg", "caption": "one"}]', "the folder that x.jpg lies in"),
+        ("a.csv", "one\n", "has no two columns"),
+        ("a.csv", "one,two\n", "which column holds the addresses cannot be told"),
+        ("a.csv", "url,two\n", "which column holds the captions cannot be told"),
+        ("a.parquet", "no", "is no Parquet file that can be read"),
+        ("a.tar", "", "no sample of its first ones has a .txt"),
+    ],
+)
+def test_what_cannot_be_told_is_said(
+    tmp_path: Path, name: str, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        derive(tmp_path / name)
+    assert said in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_folder_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="holds neither pictures, shards"):
+        derive(tmp_path)

@@ -1,0 +1,244 @@
+"""Rows that repeat another one, found without comparing all with all."""
+
+import hashlib
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.data.refusal import Reason, Refusal
+from albef.ingest import duplicates
+from albef.ingest.blocks import Blocks
+from albef.ingest.duplicates import HELDOUT
+from albef.ingest.near_duplicates import near_pairs
+from albef.ingest.prepare import Prepared, Print, look
+from tests.data import toy
+from tests.ingest.bad_rows import gradient
+
+words = st.integers(0, 2**64 - 1)
+flips = st.lists(st.integers(0, 63), max_size=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(words, st.lists(flips, max_size=3)), max_size=12), st.integers(0, 8))
+def test_all_pairs_within_the_distance_are_found(
+    seeds: list[tuple[int, list[list[int]]]], distance: int
+) -> None:
+    values = {word for word, _ in seeds}
+    for word, changes in seeds:
+        for places in changes:
+            values.add(word ^ sum(1 << place for place in set(places)))
+    hashes = np.array(sorted(values), np.uint64)
+    left, right, bits = near_pairs(hashes, distance)
+    exact = [
+        (i, j, apart)
+        for i, a in enumerate(hashes.tolist())
+        for j, b in enumerate(hashes.tolist())
+        if i < j and (apart := (a ^ b).bit_count()) <= distance
+    ]
+    assert list(zip(left.tolist(), right.tolist(), bits.tolist(), strict=True)) == exact
+
+
+def test_a_picture_looks_like_itself_made_smaller_and_unlike_others() -> None:
+    own = look(gradient(640, 480))
+    assert (own ^ look(gradient(640, 480).resize((200, 150)))).bit_count() <= 2
+    apart = [(own ^ look(gradient(640, 480, seed))).bit_count() for seed in range(1, 9)]
+    assert min(apart) > 12
+
+
+def row(
+    number: int, look: int = 0, *, split: str = "train", key: str = "", **more: object
+) -> Prepared:
+    """A row whose picture's file is told by ``file``, and whose image id by ``image_id``."""
+    record = toy.record(
+        number, split=split, key=key or f"toy-{number}", image_id=more.get("image_id", number)
+    )
+    digest = int(str(more.get("file", number))).to_bytes(16, "little")
+    return Prepared(record, number + 1, f"{number}.jpg", (Print(digest, look),))
+
+
+def blocks(folder: Path, *rows: Prepared | Refusal, size: int = 3) -> Blocks:
+    made = Blocks(folder / "blocks")
+    for i in range(0, len(rows), size):
+        made.write(rows[i : i + size], str(i))
+    return Blocks(folder / "blocks")
+
+
+REFUSED = Refusal("toy", 9, "x", Reason.NOT_FOUND, "it is gone")
+
+
+def test_a_key_that_comes_again_is_told(tmp_path: Path) -> None:
+    made = blocks(tmp_path, row(0, key="a"), REFUSED, REFUSED, row(1, key="b"), row(2, key="a"))
+    assert list(duplicates.repeated_keys(made)) == [(4, Reason.MALFORMED_ROW, 0, 0)]
+
+
+def test_equal_files_of_other_image_ids_are_told(tmp_path: Path) -> None:
+    made = blocks(
+        tmp_path, row(0, file=7), REFUSED, row(2, file=7), row(3, file=7, image_id=0),
+        row(4, file=7, split="test"), row(5), row(6, file=7),
+    )  # fmt: skip
+    own = duplicates.prints(made)
+    found = list(duplicates.repeated(own, set(), None, made))
+    assert found == [(2, Reason.DUPLICATE, 0, 0), (6, Reason.DUPLICATE, 0, 0)]
+    assert list(duplicates.repeated(own, {0, 2}, None, made)) == [(6, Reason.DUPLICATE, 3, 0)]
+
+
+def test_each_near_duplicate_is_near_to_one_that_stays(tmp_path: Path) -> None:
+    """A chain of pictures, each near the next: the third is far from the first, and stays."""
+    chain = [0, 0b11, 0b1111, 0b111111]
+    made = blocks(tmp_path, *(row(i, own) for i, own in enumerate(chain)), row(4, 0), row(5, 2**60))
+    found = list(duplicates.repeated(duplicates.prints(made), set(), 2, made))
+    assert found == [
+        (1, Reason.NEAR_DUPLICATE, 0, 2),
+        (3, Reason.NEAR_DUPLICATE, 2, 2),
+        (4, Reason.NEAR_DUPLICATE, 0, 0),
+        (5, Reason.NEAR_DUPLICATE, 0, 1),
+    ]
+
+
+@pytest.mark.parametrize("distance", [None, 3])
+def test_training_pictures_that_are_evaluated_on_are_told(
+    tmp_path: Path, distance: int | None
+) -> None:
+    made = blocks(
+        tmp_path, row(0, 2**40), row(1, 2**40 + 7, file=50), row(2, 2**50 - 1), row(3, file=60),
+        row(4, 2**20 - 1, split="test", file=50), row(5, 2**64 - 1, split="val"), row(6, 2**20 - 2),
+    )  # fmt: skip
+    held = pa.table(
+        {
+            "dataset": ["coco", "coco"],
+            "key": ["a", "b"],
+            "digest": [(60).to_bytes(16, "little"), (61).to_bytes(16, "little")],
+            "look": [0x5555555555555555, 2**40 + 3],
+        },
+        HELDOUT,
+    )
+    found = list(duplicates.contaminated(duplicates.prints(made), held, distance, made))
+    equal = [(1, Reason.CONTAMINATION, 4, 0), (3, Reason.CONTAMINATION, -1, 0)]
+    near = [(0, Reason.CONTAMINATION, -2, 2), (6, Reason.CONTAMINATION, 4, 1)]
+    assert found == sorted(equal + (near if distance else []))
+
+
+def test_nothing_is_told_of_nothing(tmp_path: Path) -> None:
+    made = blocks(tmp_path, REFUSED)
+    own = duplicates.prints(made)
+    assert not list(duplicates.repeated_keys(made))
+    assert not list(duplicates.repeated(own, set(), 2, made))
+    assert not list(duplicates.contaminated(own, HELDOUT.empty_table(), 2, made))
+
+
+def test_blocks_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [row(0), REFUSED, row(2, 2**63, split="val"), row(3)]
+    made = blocks(tmp_path, *rows)
+    assert made.starts == [0, 3, 4]
+    stored = [one for block in range(2) for one in made.stored(block)]
+    assert [None if s is None else s.record() for _, s in stored] == [
+        None if isinstance(own, Refusal) else own.record for own in rows
+    ]
+    assert stored[1][0].refusal == REFUSED
+    assert (made.at(3, "key"), made.digest(1)) == ("toy-3", "3")
+    made.cut(1)
+    assert Blocks(tmp_path / "blocks").starts == [0, 3]
+
+
+LOOKS = st.builds(
+    lambda word, changes: word ^ sum(1 << place for place in set(changes)),
+    st.sampled_from([0, 2**63, 0x0F0F0F0F0F0F0F0F]),
+    st.lists(st.integers(0, 63), max_size=3),
+)
+SEEN = st.lists(st.tuples(LOOKS, st.integers(0, 6), st.integers(0, 4)), max_size=14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEN, st.integers(0, 4))
+def test_groups_are_those_of_comparing_all_with_all(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int]], distance: int
+) -> None:
+    made = blocks(
+        tmp_path_factory.mktemp("all"),
+        *(row(i, look, file=file, image_id=own) for i, (look, file, own) in enumerate(rows)),
+    )
+    found = list(duplicates.repeated(duplicates.prints(made), set(), distance, made))
+    expected, files = {}, {}
+    for i, (_, file, own) in enumerate(rows):
+        first = files.setdefault(file, i)
+        if first != i and rows[first][2] != own:
+            expected[i] = (i, Reason.DUPLICATE, first, 0)
+    heads: dict[int, int] = {}
+    groups: dict[int, tuple[int, int]] = {}
+    for i, (seen, _, own) in enumerate(rows):
+        if i in expected:
+            continue
+        if seen not in groups:
+            near = [(at, (seen ^ head).bit_count()) for head, at in heads.items()]
+            close = [pair for pair in near if pair[1] <= distance]
+            groups[seen] = min(close) if close else (i, 0)
+            if not close:
+                heads[seen] = i
+        first, bits = groups[seen]
+        if first != i and rows[first][2] != own:
+            expected[i] = (i, Reason.NEAR_DUPLICATE, first, bits)
+    assert found == sorted(expected.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEN, SEEN, st.integers(0, 4))
+def test_contamination_is_that_of_comparing_all_with_all(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[int, int, int]],
+    tests: list[tuple[int, int, int]],
+    distance: int,
+) -> None:
+    made = blocks(
+        tmp_path_factory.mktemp("all"),
+        *(row(i, look, file=file, split="val" if own == 4 else "train")
+          for i, (look, file, own) in enumerate(rows)),
+    )  # fmt: skip
+    held = pa.table(
+        {
+            "dataset": ["coco"] * len(tests),
+            "key": [str(i) for i in range(len(tests))],
+            "digest": [file.to_bytes(16, "little") for _, file, _ in tests],
+            "look": pa.array([look for look, _, _ in tests], pa.uint64()),
+        },
+        HELDOUT,
+    )
+    found = list(duplicates.contaminated(duplicates.prints(made), held, distance, made))
+    others = [(look, file, i) for i, (look, file, own) in enumerate(rows) if own == 4]
+    others += [(look, file, -1 - i) for i, (look, file, _) in enumerate(tests)]
+    expected = []
+    for i, (seen, file, own) in enumerate(rows):
+        equal = [other for _, held_file, other in others if held_file == file]
+        near = [
+            ((seen ^ held_look).bit_count(), place, other)
+            for place, (held_look, _, other) in enumerate(others)
+        ]
+        close = sorted(one for one in near if one[0] <= distance)
+        if own != 4 and equal:
+            expected.append((i, Reason.CONTAMINATION, equal[0], 0))
+        elif own != 4 and close:
+            expected.append((i, Reason.CONTAMINATION, close[0][2], close[0][0]))
+    assert found == expected
+
+
+def test_comparing_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
+    """Ten million rows take no more than some hundred megabytes beside what lies on disk."""
+    peaks = []
+    for count in (5000, 25_000):
+        looks = np.random.default_rng(1).integers(0, 2**64, count, np.uint64).tolist()
+        files = [int.from_bytes(hashlib.md5(b"%d" % i).digest(), "little") for i in range(count)]
+        rows = [row(i, looks[i], file=files[i]) for i in range(count)]
+        made = blocks(tmp_path / str(count), *rows, size=1000)
+        del rows, looks, files
+        tracemalloc.start()
+        assert not list(duplicates.repeated_keys(made))
+        own = duplicates.prints(made)
+        assert not list(duplicates.contaminated(own, HELDOUT.empty_table(), 4, made))
+        assert not list(duplicates.repeated(own, set(), 4, made))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 40 * 20_000

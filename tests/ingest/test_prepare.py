@@ -1,0 +1,248 @@
+"""What becomes of a row, taken by itself."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from albef.config import validate
+from albef.data.image_decoding import FORMATS, decode
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
+from albef.ingest.cleaning import clean
+from albef.ingest.config import IngestConfig
+from albef.ingest.pool import prepared
+from albef.ingest.prepare import Prepared, Rules, prepare
+from tests.ingest.bad_rows import (
+    CAPTION,
+    CAPTIONS,
+    LIMITS,
+    BadRow,
+    bad_rows,
+    encoded,
+    gradient,
+    turned,
+)
+
+ROWS = {row.name: row for row in bad_rows()}
+IMAGES = {name: row.image for name, row in ROWS.items() if not name.startswith("caption_")}
+
+
+def rules(longest_side: int | None = None, **changed: Any) -> Rules:
+    return Rules(validate(IngestConfig, LIMITS | changed, where="test"), longest_side)
+
+
+def record(image: bytes, *captions: str, **meta: Any) -> Record:
+    return Record("toy-1", image, captions or (CAPTION,), 0, "train", "toy", meta)
+
+
+def shown(image: bytes) -> Image.Image:
+    opened = Image.open(io.BytesIO(image))
+    opened.load()
+    return opened
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+@pytest.mark.parametrize("longest_side", [None, 24])
+def test_each_bad_row_is_repaired_or_set_aside(row: BadRow, longest_side: int | None) -> None:
+    made = prepare(7, record(row.image, row.caption, path=row.name), rules(longest_side))
+    if isinstance(row.expected, Reason):
+        assert isinstance(made, Refusal), made
+        assert (made.source, made.line, made.key) == ("toy", 7, row.name)
+        assert made.reason == row.expected, made.detail
+        assert made.detail.strip()
+        return
+    assert isinstance(made, Prepared), made
+    assert made.record.captions == (row.expected,)
+    original = made.record.meta.get("original_captions")
+    assert original == (None if row.expected == row.caption else [row.caption])
+    picture = shown(made.record.image)
+    assert picture.format in ("JPEG", "PNG", "WEBP")
+    assert picture.mode in ("RGB", "L")
+    assert max(picture.size) <= (longest_side or 200)
+    assert not getattr(picture, "is_animated", False)
+    assert picture.getexif().get(0x0112, 1) not in range(2, 9)
+    looks = np.asarray(picture.convert("RGB"), int)
+    exact = np.asarray(decode(row.image).resize(picture.size, Image.Resampling.LANCZOS), int)
+    assert np.abs(looks - exact).mean() < (20 if row.name == "palette" else 10)
+
+
+def pixels(image: bytes) -> np.ndarray:
+    return np.asarray(decode(image), int)
+
+
+def test_every_kind_of_picture_shows_what_it_held() -> None:
+    exact = np.asarray(gradient(), int)
+    for name in ("png", "bmp", "animated_png"):
+        np.testing.assert_array_equal(pixels(IMAGES[name]), exact)
+    for name, most in (("webp", 6), ("gif", 12), ("animated_gif", 12), ("animated_webp", 6)):
+        assert np.abs(pixels(IMAGES[name]) - exact).mean() < most, name
+    gray = np.asarray(gradient().convert("L").convert("RGB"), int)
+    assert np.abs(pixels(IMAGES["gray"]) - gray).mean() < 2
+    assert np.abs(pixels(IMAGES["palette"]) - exact).mean() < 25
+    assert np.abs(pixels(IMAGES["cmyk"]) - exact).mean() < 6
+    assert (pixels(IMAGES["transparent"]) == 255).all()
+    assert (pixels(IMAGES["transparent_gray"]) == 255).all()
+    deep = pixels(IMAGES["sixteen_bits"])
+    assert (deep[0, 0], deep[-1, -1]) == (pytest.approx([0] * 3), pytest.approx([255] * 3))
+    assert (np.diff(deep[:, :, 0].ravel()) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("held", "corner"), [(1, (0, 0)), (2, (0, 47)), (3, (31, 47)), (4, (31, 0)), (5, (0, 0)),
+                         (6, (31, 0)), (7, (31, 47)), (8, (0, 47))],
+)  # fmt: skip
+def test_a_picture_is_turned_as_exif_says(held: int, corner: tuple[int, int]) -> None:
+    raw = pixels(turned(1))
+    upright = pixels(turned(held))
+    assert upright.shape[:2] == ((32, 48) if held < 5 else (48, 32))
+    np.testing.assert_allclose(upright[0, 0], raw[corner], atol=3)
+
+
+def test_what_needs_nothing_is_stored_as_it_is() -> None:
+    for kind in ("PNG", "JPEG", "WEBP"):
+        image = encoded(gradient(), kind)
+        made = prepare(1, record(image), rules(48))
+        assert isinstance(made, Prepared)
+        assert made.record.image == image
+        assert made.record.meta == {}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_what_is_larger_is_stored_smaller_and_never_larger(kind: str) -> None:
+    made = prepare(1, record(encoded(gradient(640, 480))), rules(256, format=kind))
+    assert isinstance(made, Prepared)
+    picture = shown(made.record.image)
+    assert (picture.format, picture.size) == (kind.upper(), (256, 192))
+    exact = gradient(640, 480).resize((256, 192), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(picture, int) - np.asarray(exact, int)).mean() < 3
+    tall = prepare(1, record(encoded(gradient(30, 90), "GIF")), rules(80))
+    assert isinstance(tall, Prepared)
+    assert shown(tall.record.image).size == (27, 80)
+
+
+def test_boxes_shrink_with_the_picture_which_is_not_turned() -> None:
+    meta = {"box": [10, 20, 30, 10], "proposals": [[0, 0, 48, 32]], "path": "a",
+            "objects": [{"name": "ball", "box": [2, 4, 6, 8]}]}  # fmt: skip
+    made = prepare(1, record(turned(6), **meta), rules(24))
+    assert isinstance(made, Prepared)
+    assert shown(made.record.image).size == (24, 16)
+    assert made.record.meta == {
+        "box": [5, 10, 15, 5], "proposals": [[0, 0, 24, 16]], "path": "a",
+        "objects": [{"name": "ball", "box": [1, 2, 3, 4]}],
+    }  # fmt: skip
+    same = prepare(1, record(turned(6), **meta), rules(48))
+    assert isinstance(same, Prepared)
+    assert same.record.meta == meta
+    other = prepare(1, record(turned(6), box="brown", objects=["ball"]), rules(24))
+    assert isinstance(other, Prepared)
+    assert shown(other.record.image).size == (16, 24)
+
+
+def test_one_good_caption_of_several_is_enough() -> None:
+    captions = ("<b>one</b>", "", "x" * 201, "two", " two ")
+    made = prepare(1, record(encoded(gradient()), *captions), rules())
+    assert isinstance(made, Prepared)
+    assert made.record.captions == ("one", "two")
+    assert made.record.meta["original_captions"] == list(captions)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "said"),
+    [
+        ({"key": "a.b"}, Reason.MALFORMED_ROW, "key 'a.b': a key has 1 to 80 letters"),
+        ({"captions": ()}, Reason.NO_CAPTION, "there is no caption"),
+        ({"captions": (None,)}, Reason.MALFORMED_ROW, "a caption is NoneType, no text"),
+        ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "its meta is no JSON"),
+    ],
+)
+def test_what_no_shard_can_hold_is_set_aside(
+    changed: dict[str, Any], reason: Reason, said: str
+) -> None:
+    values = {"key": "a", "image": encoded(gradient()), "captions": ("a",), "image_id": 0,
+              "split": "train", "source": "toy", "meta": {}} | changed  # fmt: skip
+    made = prepare(3, Record(**values), rules())
+    assert isinstance(made, Refusal)
+    assert (made.reason, made.line, made.source) == (reason, 3, "toy")
+    assert said in made.detail
+
+
+def test_meta_with_half_a_letter_is_mended() -> None:
+    made = prepare(1, record(encoded(gradient()), title="a \ud83d b"), rules())
+    assert isinstance(made, Prepared)
+    assert made.record.meta == {"title": "a ? b"}
+
+
+def test_a_detail_names_what_the_file_is() -> None:
+    told = {name: prepare(1, record(IMAGES[name]), rules()) for name in IMAGES}
+    for name, said in (("html", "it is HTML"), ("svg_with_declaration", "it is SVG"),
+                       ("nuls", "it holds NULs only"), ("empty", "it is empty")):  # fmt: skip
+        made = told[name]
+        assert isinstance(made, Refusal)
+        assert said in made.detail
+        assert ", ".join(FORMATS) in made.detail
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(IMAGES)),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+    st.integers(0, 10**6),
+    st.sampled_from([None, 16]),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_no_damage_to_a_picture_ends_the_work(
+    name: str, changes: list[tuple[int, int]], cut: int, longest_side: int | None
+) -> None:
+    image = bytearray(IMAGES[name])
+    for place, value in changes:
+        if image:
+            image[place % len(image)] = value
+    whole = bytes(image[: cut % (2 * len(image) + 1)])
+    made = prepare(1, record(whole), rules(longest_side, near_distance=2))
+    if isinstance(made, Prepared):
+        assert shown(made.record.image).mode in ("RGB", "L")
+
+
+texts = st.text(st.characters(codec=None), max_size=60)
+tagged = st.lists(
+    st.one_of(
+        texts, st.sampled_from(["<b>", "</b", "<!--", "-->", "&lt;", "&#0;", "<script>", "\0"])
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(tagged)
+@example("&lt;script&gt;x")
+def test_whatever_is_said_is_cleaned_once_or_refused(text: str) -> None:
+    try:
+        cleaned = clean(text)
+    except Refused:
+        return
+    cleaned.encode()
+    assert cleaned == " ".join(cleaned.split())
+    assert "\0" not in cleaned
+    assert "<b>" not in cleaned.lower()
+
+
+@pytest.mark.parametrize(("raw", "expected"), CAPTIONS.values(), ids=list(CAPTIONS))
+def test_cleaning_again_changes_nothing(raw: str, expected: Reason | str) -> None:
+    if isinstance(expected, str) and not isinstance(expected, Reason):
+        assert clean(clean(raw)) == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_processes_give_the_same_rows_in_order() -> None:
+    given = [
+        (i, record(row.image, row.caption, number=i))
+        for i, row in enumerate(list(ROWS.values()) * 2, 1)
+    ]
+    given.insert(5, (6, Refusal("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
+    assert list(prepared(given, rules(24), 2)) == list(prepared(given, rules(24), 0))

@@ -1,0 +1,253 @@
+"""Damage in training: counted, replaced by a stated rule, and stopped beyond a set share."""
+
+import contextlib
+import io
+import logging
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.data.image_decoding import decode
+from albef.data.record import Record
+from albef.data.shards import Damaged, ShardError, Shards, read_index
+from albef.loading.loader import Batch, Loader
+from albef.loading.reading import ReadingConfig
+from tests.data import toy
+
+COUNT = 24
+
+
+def write(folder: Path) -> Path:
+    """24 records in four shards."""
+    toy.write(folder, [toy.noisy(i) for i in range(COUNT)])
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write(tmp_path / "toy")
+
+
+def shard_of(folder: Path, record: int) -> tuple[Path, int]:
+    """The shard of a record, and where its picture begins."""
+    row = read_index(folder).slice(record, 1).to_pylist()[0]
+    return folder / "shards" / row["shard"], row["offset"]
+
+
+def change(folder: Path, record: int, edit: Callable[[tarfile.TarInfo], object]) -> None:
+    """Change the header that stands before a picture, with a right checksum."""
+    path, offset = shard_of(folder, record)
+    content = bytearray(path.read_bytes())
+    info = tarfile.TarInfo.frombuf(bytes(content[offset - 512 : offset]), "utf-8", "strict")
+    edit(info)
+    content[offset - 512 : offset] = info.tobuf(tarfile.USTAR_FORMAT)[:512]
+    path.write_bytes(content)
+
+
+def flip(folder: Path, record: int) -> None:
+    path, offset = shard_of(folder, record)
+    content = bytearray(path.read_bytes())
+    content[offset + 1000] ^= 1
+    path.write_bytes(content)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path, int], object], str]] = {
+    "a pickle": (
+        lambda folder, i: change(folder, i, lambda info: setattr(info, "name", "toy-0003.pyd")),
+        "the member 'toy-0003.pyd' stands",
+    ),
+    "another record": (
+        lambda folder, i: change(folder, i, lambda info: setattr(info, "name", "toy-0004.png")),
+        "the member 'toy-0004.png' stands",
+    ),
+    "a way out": (
+        lambda folder, i: change(folder, i, lambda info: setattr(info, "name", "../{0}")),
+        "the member '../{0}' stands",
+    ),
+    "a symbolic link": (
+        lambda folder, i: change(folder, i, lambda info: setattr(info, "type", tarfile.SYMTYPE)),
+        "a link, folder or device stands",
+    ),
+    "another size": (
+        lambda folder, i: change(folder, i, lambda info: setattr(info, "size", info.size - 1)),
+        "bytes stands, not",
+    ),
+    "a flipped bit": (flip, r"is damaged at toy-0003: run the stage ingest@toy"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_picture_is_taken_only_where_index_and_tar_agree(data: Path, kind: str) -> None:
+    edit, said = HOSTILE[kind]
+    edit(data, 3)
+    shards = Shards(data, "train")
+    with pytest.raises(Damaged) as caught:
+        shards[3]
+    assert said in str(caught.value)
+    assert (caught.value.shard, caught.value.key) == ("toy-00000.tar", "toy-0003")
+    assert shards[2] == toy.noisy(2)
+    assert shards[4] == toy.noisy(4)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("whole") / "toy")
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.integers(0, 4000), bits=st.integers(1, 255), cut=st.booleans())
+def test_no_damage_of_a_shard_is_anything_but_told(
+    whole: Path, at: int, bits: int, cut: bool
+) -> None:
+    path = whole / "shards" / "toy-00000.tar"
+    before = path.read_bytes()
+    start = shard_of(whole, 1)[1] - 1000  # around the header of the second picture
+    content = bytearray(before)
+    content[start + at] ^= bits
+    path.write_bytes(content[: start + at] if cut else content)
+    try:
+        shards = Shards(whole, "train")
+        for i in range(4):
+            with contextlib.suppress(Damaged):
+                assert shards[i] == toy.noisy(i)
+    finally:
+        path.write_bytes(before)
+
+
+def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+    for record in records:
+        decode(record.image, record.key)
+    return {
+        "id": torch.tensor([record.image_id for record in records]),
+        "drawn": torch.from_numpy(rng.random(2)),
+    }
+
+
+def taking(records: float, shards: float = 0.0, window: int | None = None) -> ReadingConfig:
+    return ReadingConfig(window=window, max_damaged_records=records, max_damaged_shards=shards)
+
+
+def ids(loader: Loader, start: int = 0, epochs: int = 2) -> list[list[int]]:
+    stop = epochs * loader.steps_per_epoch
+    return [micro["id"].tolist() for step in loader.batches(start, stop) for micro in step]
+
+
+def loader(data: Path, reading: ReadingConfig, workers: int = 0, **more: object) -> Loader:
+    return Loader(Shards(data, "train"), collate, 4, 4, 7, workers, reading=reading, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_next_micro_batch_lends_its_record(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    plain = ids(loader(data, taking(0)))
+    flip(data, 3)
+    alone = loader(data, taking(0.05))
+    found = ids(alone)
+    flat, order = np.array(found), np.array(plain)
+    assert flat.shape == order.shape
+    for epoch in (0, 6):  # of six micro-batches each
+        (place,) = np.flatnonzero(order[epoch : epoch + 6].ravel() == 3)
+        expected = order[epoch : epoch + 6].ravel()
+        expected[place] = expected[(place + 4) % 24]
+        assert flat[epoch : epoch + 6].ravel().tolist() == expected.tolist()
+    assert alone.damage.facts() == {"records": 1, "shards": 0, "replaced": 2}
+    (told,) = (record.getMessage() for record in caplog.records)  # once, not in each epoch
+    assert told.startswith(str(data / "shards" / "toy-00000.tar"))
+    assert "toy-0003" in told
+    several = loader(data, taking(0.05), workers=2)
+    assert ids(several) == found
+    assert several.damage.facts() == alone.damage.facts()
+    assert ids(loader(data, taking(0.05)), start=5) == found[5:]
+
+
+def test_ranks_read_what_one_process_reads(data: Path) -> None:
+    flip(data, 3)
+    flip(data, 11)
+    shards = Shards(data, "train")
+    whole = Loader(shards, collate, 8, 2, 7, 0, reading=taking(0.2))
+    ranks = [Loader(shards, collate, 8, 2, 7, 0, (r, 2), reading=taking(0.2)) for r in (0, 1)]
+    steps = zip(whole.batches(0, 6), *(one.batches(0, 6) for one in ranks), strict=True)
+    for together, first, second in steps:
+        expected = [micro["id"].tolist() for micro in together]
+        assert [micro["id"].tolist() for micro in (*first, *second)] == expected
+    replaced = [one.damage.facts()["replaced"] for one in (whole, *ranks)]
+    assert replaced[0] == sum(replaced[1:]) == 4  # two in each of two epochs
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_damaged_records_stop_the_training(data: Path, workers: int) -> None:
+    flip(data, 3)
+    said = (
+        r"toy-00000\.tar is damaged at toy-0003; that makes 1 damaged of the 24 records of toy, "
+        r"split train, more than datasets\.toy\.max_damaged_records 0 allows: run the stage "
+        r"ingest@toy, or dvc checkout, to get it back, or allow more$"
+    )
+    with pytest.raises(ShardError, match=said):
+        ids(loader(data, taking(0), workers))
+    flip(data, 17)
+    with pytest.raises(ShardError, match=r"makes 2 damaged of the 24 .*_records 0\.05 allows"):
+        ids(loader(data, taking(0.05), workers))
+    assert len(ids(loader(data, taking(0.1), workers))) == 12
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["missing", "unreadable"])
+def test_a_shard_that_cannot_be_read_is_named_once(
+    data: Path, kind: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    path, _ = shard_of(data, 0)
+    own = read_index(data)["shard"].to_pylist().count(path.name)
+    path.unlink()
+    if kind == "unreadable":
+        path.symlink_to(path)
+    with pytest.raises(ShardError, match=r"makes 1 damaged of the 4 shards .*_shards 0 allows"):
+        ids(loader(data, taking(1.0), workers))
+    one = loader(data, taking(0, 0.25), workers)
+    found = ids(one)
+    assert [len(micro) for micro in found] == [4] * 12
+    assert min(i for micro in found for i in micro) == own  # the first ones are in that shard
+    assert one.damage.facts() == {"records": 0, "shards": 1, "replaced": 2 * own}
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert path.name in told
+
+
+def test_a_record_that_cannot_be_decoded_is_damaged_too(tmp_path: Path) -> None:
+    records = [toy.noisy(i) for i in range(COUNT)]
+    records[5] = toy.record(5, image=records[5].image[:2000])
+    toy.write(tmp_path / "toy", records)
+    one = loader(tmp_path / "toy", taking(0.05))
+    found = ids(one)
+    assert all(5 not in micro for micro in found)
+    assert {len(micro) for micro in found} == {4}
+    assert one.damage.facts() == {"records": 1, "shards": 0, "replaced": 2}
+
+
+def test_nothing_to_take_instead(tmp_path: Path) -> None:
+    toy.write(tmp_path / "toy", [toy.record(i) for i in range(4)])
+    (tmp_path / "toy" / "shards" / "toy-00000.tar").unlink()
+    with pytest.raises(Damaged, match=r"toy-00000\.tar is missing"):
+        ids(loader(tmp_path / "toy", taking(1.0, 1.0)))
+
+
+def test_evaluation_takes_no_damage(data: Path) -> None:
+    flip(data, 3)
+    with pytest.raises(ShardError, match="is damaged at toy-0003"):
+        list(Shards(data, "train"))
+
+
+def test_the_index_is_what_it_was(data: Path) -> None:
+    assert pq.read_metadata(data / "index.parquet").num_rows == COUNT
+    with tarfile.open(fileobj=io.BytesIO(shard_of(data, 0)[0].read_bytes())) as tar:
+        assert tar.getnames()[:2] == ["toy-0000.json", "toy-0000.png"]

@@ -1,0 +1,206 @@
+"""The batches depend on seed, epoch and step alone."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.data.record import Record
+from albef.data.shards import ShardError, Shards
+from albef.loading.loader import Batch, Loader
+from albef.preprocessing.transforms import AugmentConfig, Train
+from tests.data import toy
+
+RECORDS = 23
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    toy.write(folder, [toy.record(i) for i in range(RECORDS)])
+    return Shards(folder, "train")
+
+
+TRANSFORM = Train(AugmentConfig(flip=True, crop=(0.5, 1.0), randaugment=5), 16)
+
+
+def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+    images = [TRANSFORM(record.image, rng, record.key) for record in records]
+    return {
+        "image": torch.from_numpy(np.stack(images)),
+        "id": torch.tensor([record.image_id for record in records]),
+    }
+
+
+def batches(loader: Loader, start: int, stop: int) -> list[Batch]:
+    """The micro-batches of some steps, one after the other."""
+    return [micro for step in loader.batches(start, stop) for micro in step]
+
+
+def equal(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x["image"], y["image"]) and torch.equal(x["id"], y["id"])
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch_size=st.integers(1, RECORDS), seed=st.integers(0, 2**40), start=st.integers(0, 40))
+def test_a_start_in_the_middle_gives_the_same_batches(
+    shards: Shards, batch_size: int, seed: int, start: int
+) -> None:
+    def loader() -> Loader:
+        return Loader(shards, collate, batch_size, batch_size, seed, 0)
+
+    stop = start + 3
+    assert equal(batches(loader(), 0, stop)[start:], batches(loader(), start, stop))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    micro=st.integers(1, 3),
+    own=st.integers(1, 2),
+    processes=st.sampled_from([1, 2, 3]),
+    seed=st.integers(0, 2**40),
+    start=st.integers(0, 9),
+)
+def test_any_number_of_processes_reads_the_same_micro_batches(
+    shards: Shards, micro: int, own: int, processes: int, seed: int, start: int
+) -> None:
+    size = micro * own * processes
+
+    def of(rank: int, among: int) -> Loader:
+        return Loader(shards, collate, size, micro, seed, 0, (rank, among))
+
+    alone, together = of(0, 1), [of(rank, processes) for rank in range(processes)]
+    for step in (start, start + 1):
+        (whole,) = alone.batches(step, step + 1)
+        parts = [batch for one in together for batch in next(one.batches(step, step + 1))]
+        assert equal(whole, parts)
+        numbers = [number for one in together for number in one.numbers(step)]
+        assert numbers == list(alone.numbers(step))
+        shown = [i for batch in whole for i in batch["id"].tolist()]
+        assert [shards[i].key for i in shown] == alone.keys(step)
+        assert {len(one.numbers(step)) for one in together} == {own}
+    seeds = {alone.draw_seed(number) for number in range(50)}
+    assert len(seeds) == 50
+    assert seeds == {together[-1].draw_seed(number) for number in range(50)}
+
+
+@settings(max_examples=20, deadline=None)
+@given(pooled=st.integers(1, 6), seed=st.integers(0, 2**40))
+def test_pooled_batches_have_less_padding_and_every_record_once(
+    tmp_path_factory: pytest.TempPathFactory, pooled: int, seed: int
+) -> None:
+    lengths = [(7 * i) % 23 + 1 for i in range(RECORDS)]
+    folder = tmp_path_factory.getbasetemp() / "long" / "toy"
+    if not folder.exists():
+        captions = [("short", " ".join(["word"] * length)) for length in lengths]
+        toy.write(folder, [toy.record(i, captions=c) for i, c in enumerate(captions)])
+    split = Shards(folder, "train")
+
+    def ids(pooled: int, start: int = 0) -> list[list[int]]:
+        loader = Loader(split, collate, 4, 2, seed, 0, pooled=pooled)
+        return [b["id"].tolist() for b in batches(loader, start, loader.steps_per_epoch)]
+
+    found, plain = ids(pooled), ids(0)
+    flat = [i for micro in found for i in micro]
+    assert len(flat) == len(set(flat)) == 20
+    assert sorted(flat) == sorted(i for micro in plain for i in micro)  # a pool is of its batches
+    assert ids(pooled, start=3) == found[6:]
+
+    def padded(micros: list[list[int]]) -> int:
+        return sum(max(lengths[i] for i in micro) for micro in micros)
+
+    assert padded(found) <= padded(plain)
+    if pooled == 5:  # all of the epoch: no two micro-batches overlap in length
+        spans = sorted(sorted(lengths[i] for i in micro) for micro in found)
+        assert all(a[-1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
+def test_a_batch_that_the_processes_cannot_share(shards: Shards) -> None:
+    with pytest.raises(ValueError, match="is 3 micro-batches of 4, which 2 processes cannot share"):
+        Loader(shards, collate, 12, 4, 1, 0, (0, 2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch_size=st.integers(1, RECORDS), seed=st.integers(0, 2**40))
+def test_an_epoch_shows_each_record_at_most_once(
+    shards: Shards, batch_size: int, seed: int
+) -> None:
+    loader = Loader(shards, collate, batch_size, batch_size, seed, 0)
+    steps = loader.steps_per_epoch
+    assert steps == RECORDS // batch_size
+    ids = [batch["id"].tolist() for batch in batches(loader, 0, 2 * steps)]
+    for epoch in (ids[:steps], ids[steps:]):
+        flat = [i for batch in epoch for i in batch]
+        assert len(set(flat)) == len(flat) == steps * batch_size
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_augmentation(shards: Shards) -> None:
+    def epochs(seed: int) -> list[Batch]:
+        return batches(Loader(shards, collate, RECORDS, RECORDS, seed, 0), 0, 2)
+
+    made = [*epochs(1), *epochs(2)]
+    assert len({tuple(batch["id"].tolist()) for batch in made}) == 4
+    sorted_images = [batch["image"][batch["id"].argsort()] for batch in made]
+    for i, first in enumerate(sorted_images):
+        assert not any(torch.equal(first, second) for second in sorted_images[i + 1 :])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same_batches(shards: Shards, workers: int) -> None:
+    here = batches(Loader(shards, collate, 4, 2, 9, 0), 2, 14)
+    assert equal(here, batches(Loader(shards, collate, 4, 2, 9, workers), 2, 14))
+
+
+def test_workers_leave_the_generator_of_the_model_alone(shards: Shards) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(Loader(shards, collate, 4, 4, 9, 1).batches(0, 3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_skipping_ahead_reads_nothing(shards: Shards) -> None:
+    calls = []
+
+    def counting(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        calls.append(len(records))
+        return collate(records, rng)
+
+    coming = Loader(shards, counting, 4, 4, 9, 0).batches(1000, 1002)
+    assert not calls
+    list(coming)
+    assert calls == [4, 4]
+
+
+def test_no_step_is_no_batch(shards: Shards) -> None:
+    assert not list(Loader(shards, collate, 4, 4, 9, 0).batches(5, 5))
+    assert not list(Loader(shards, collate, 4, 4, 9, 2).batches(5, 5))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_comes_out_as_one_sentence(tmp_path: Path, workers: int) -> None:
+    images = [toy.picture(i) for i in range(4)]
+    images[2] = images[2][:60]
+    records = [toy.record(i, image=image) for i, image in enumerate(images)]
+    toy.write(tmp_path / "toy", records)
+    loader = Loader(Shards(tmp_path / "toy", "train"), collate, 2, 2, 1, workers)
+    with pytest.raises(ShardError, match=r"^the image of toy-0002 cannot be decoded") as caught:
+        list(loader.batches(0, 2))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "toy" / "shards" / "toy-00000.tar").unlink()
+    loader = Loader(Shards(tmp_path / "toy", "train"), collate, 2, 2, 1, workers)
+    with pytest.raises(ShardError, match=r"toy-00000\.tar is missing"):
+        list(loader.batches(0, 2))
+
+
+def test_fewer_records_than_a_batch(shards: Shards) -> None:
+    with pytest.raises(ValueError, match="has 23 records in split train, fewer than a batch of 24"):
+        Loader(shards, collate, 24, 24, 1, 0)

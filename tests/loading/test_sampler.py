@@ -1,0 +1,157 @@
+"""The order in windows of shards: every record once, for any processes, few shards at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.data.cache import ShardCache
+from albef.data.record import Record
+from albef.data.shards import ShardError, Shards
+from albef.loading.loader import Batch, Loader
+from albef.loading.reading import ReadingConfig
+from tests.data import toy
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 records of two sources in ten shards, in a store."""
+    folder = tmp_path_factory.mktemp("windows")
+    records = [toy.noisy(i, source="ab"[i % 3 == 0]) for i in range(COUNT)]
+    described = toy.write(folder / "toy", records, store=str(folder / "store"))
+    assert described["shards"] == 10
+    return folder
+
+
+def shards(folder: Path, limit: int = 2**30, name: str = "cache") -> Shards:
+    return Shards(folder / "toy", "train", cache=ShardCache(folder / name, limit))
+
+
+def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
+    return {"id": torch.tensor([record.image_id for record in records])}
+
+
+def reading(window: int | None) -> ReadingConfig:
+    return ReadingConfig(window=window, max_damaged_records=0, max_damaged_shards=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    window=st.integers(1, 12),
+    seed=st.integers(0, 2**40),
+    micro=st.sampled_from([1, 2, 5]),
+    processes=st.sampled_from([1, 2, 3]),
+    pooled=st.sampled_from([0, 2]),
+    start=st.integers(0, 3),
+)
+def test_every_record_once_for_any_number_of_processes(
+    folder: Path, window: int, seed: int, micro: int, processes: int, pooled: int, start: int
+) -> None:
+    split, size = shards(folder), 30
+
+    def steps(rank: int, among: int, first: int = 0) -> list[list[list[int]]]:
+        one = Loader(
+            split, collate, size, micro, seed, 0, (rank, among), pooled, reading=reading(window)
+        )
+        return [[m["id"].tolist() for m in step] for step in one.batches(first, 4)]
+
+    if 30 // micro % processes:
+        processes = 1
+    alone = steps(0, 1)
+    flat = [i for step in alone[:2] for m in step for i in m]
+    assert sorted(flat) == list(range(COUNT))
+    parts = [steps(rank, processes) for rank in range(processes)]
+    assert [[m for part in step for m in part] for step in zip(*parts, strict=True)] == alone
+    assert steps(0, 1, start) == alone[start:]
+
+
+@settings(max_examples=25, deadline=None)
+@given(window=st.integers(1, 12), seed=st.integers(0, 2**40))
+def test_a_window_is_left_before_the_next_one_begins(folder: Path, window: int, seed: int) -> None:
+    split = shards(folder)
+    names = split.shard_names.to_pylist()
+    one = Loader(split, collate, 1, 1, seed, 0, reading=reading(window))
+    shown = [names[micro["id"].item()] for (micro,) in one.batches(0, COUNT)]
+    last = {name: place for place, name in enumerate(shown)}
+    opened = sorted(last, key=shown.index)
+    for first in range(0, len(opened), window):
+        own = opened[first : first + window]
+        assert all(last[a] < shown.index(b) for a in own for b in opened[first + window :])
+
+
+def test_a_window_of_all_shards_is_none(folder: Path) -> None:
+    split = shards(folder)
+    orders = []
+    for window in (None, 10, 11, 3):
+        one = Loader(split, collate, 4, 4, 5, 0, reading=reading(window))
+        orders.append([m["id"].tolist() for step in one.batches(0, 30) for m in step])
+    assert orders[0] == orders[1] == orders[2] != orders[3]
+
+
+def test_weights_are_kept_in_windows(folder: Path) -> None:
+    split = shards(folder)
+    weights = {"a": 2.0, "b": 0.5}
+    one = Loader(split, collate, 1, 1, 5, 0, weights=weights, reading=reading(2))
+    shown = [m["id"].item() for step in one.batches(0, one.steps_per_epoch) for m in step]
+    sources = np.array(split.sources.to_pylist())[shown]
+    assert (sources == "a").sum() == 80
+    assert (sources == "b").sum() == 10
+    names = split.shard_names.to_pylist()
+    visits = [names[i] for i in shown]
+    first, last = {}, {}
+    for place, name in enumerate(visits):
+        first.setdefault(name, place)
+        last[name] = place
+    open_at_once = max(sum(first[n] <= p <= last[n] for n in first) for p in range(len(visits)))
+    assert open_at_once <= 2
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_small_cache_fetches_each_shard_once_an_epoch(
+    folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "fetched"
+    download = ShardCache._download
+
+    def counting(self: ShardCache, *args: object) -> None:
+        with log.open("a") as file:  # from whichever process
+            file.write("x")
+        download(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShardCache, "_download", counting)
+    plain = Loader(shards(folder), collate, 1, 1, 5, 0, reading=reading(2))
+    expected = [m["id"].item() for step in plain.batches(0, 2 * COUNT) for m in step]
+    log.unlink(missing_ok=True)
+    split = shards(folder, limit=4 * 2**20, name=f"small-{workers}")
+    one = Loader(split, collate, 1, 1, 5, workers, reading=reading(2))
+    assert [m["id"].item() for step in one.batches(0, 2 * COUNT) for m in step] == expected
+    assert split.files.cache is not None
+    kept = [path.stat().st_size for path in split.files.cache.folder.iterdir()]
+    assert sum(kept) <= 4 * 2**20
+    fetched = len(log.read_text())
+    assert 16 <= fetched <= (20 if not workers else 24)  # ten shards, two epochs
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        (3, r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
+            r"runtime\.cache_gb 0\.0039\d?: set datasets\.toy\.window to at most 2 or raise"),
+        (None, r"all shards of toy, .* set datasets\.toy\.window to at most 2 or raise runtime"),
+    ],
+)  # fmt: skip
+def test_what_the_cache_cannot_hold_is_said_before(
+    folder: Path, window: int | None, said: str
+) -> None:
+    split = shards(folder, limit=4 * 2**20)
+    with pytest.raises(ShardError, match=said):
+        Loader(split, collate, 4, 4, 5, 0, reading=reading(window))
+    with pytest.raises(ShardError, match=r"GiB, more than runtime\.cache_gb \S+: raise runtime"):
+        Loader(shards(folder, limit=2**20), collate, 4, 4, 5, 0, reading=reading(1))

@@ -1,0 +1,74 @@
+"""Cleaning and tokenising, against what the original code makes of the same texts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TEXTS: dict[str, Any] = json.loads((FIXTURES / "text_and_schedule.json").read_text())
+TOKENIZER: dict[str, Any] = json.loads((FIXTURES / "tokenizer.json").read_text())
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(TOKENIZER["vocab"]) + "\n")
+    return path
+
+
+def test_captions_are_cleaned_as_in_the_original() -> None:
+    assert len(TEXTS["pre_caption"]) == 64
+    for case in TEXTS["pre_caption"]:
+        assert clean_caption(case["in"], case["max_words"]) == case["out"], case
+
+
+def test_questions_are_cleaned_as_in_the_original() -> None:
+    assert len(TEXTS["pre_question"]) == 96
+    for case in TEXTS["pre_question"]:
+        assert clean_question(case["in"], case["max_ques_words"]) == case["out"], case
+
+
+@pytest.mark.parametrize("call", TOKENIZER["calls"], ids=lambda call: call["label"])
+def test_ids_and_masks_equal_the_original(call: dict[str, Any], vocabulary: Path) -> None:
+    settings = call["kwargs"]
+    most = settings["max_length"] if settings.get("truncation") else 512
+    ids, mask = TextTokenizer.load(vocabulary).encode(call["texts"], most)
+    expected = np.array(call["input_ids"])
+    length = ids.shape[1]  # the original pads some calls to a fixed length; ours never do
+    assert np.array_equal(ids, expected[:, :length])
+    assert np.array_equal(mask, np.array(call["attention_mask"])[:, :length])
+    assert not expected[:, length:].any()
+    assert length == expected.shape[1] or settings["padding"] == "max_length"
+
+
+def test_a_saved_tokenizer_gives_the_same_ids(vocabulary: Path, tmp_path: Path) -> None:
+    tokenizer = TextTokenizer.load(tmp_path)  # the folder of a vocab.txt
+    tokenizer.save(tmp_path / "saved.json")
+    texts = ["a man rides horses", "yes[SEP]"]
+    again = TextTokenizer.load(tmp_path / "saved.json").encode(texts, 30)[0]
+    assert np.array_equal(tokenizer.encode(texts, 30)[0], again)
+    assert "[SEP]" not in tokenizer.tokenizer.encode("a man rides").tokens
+
+
+@pytest.mark.parametrize(
+    "content", [b"a\nb\n", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n", b"\xff\xfe"]
+)
+def test_what_is_no_vocabulary_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is no vocabulary"):
+        TextTokenizer.load(path)
+
+
+def test_a_text_for_retrieval_is_cut_in_training_as_in_evaluation(vocabulary: Path) -> None:
+    """The original cuts none in training; ours has one length, the one that it evaluates with."""
+    call = next(call for call in TOKENIZER["calls"] if call["label"] == "retrieval train")
+    ids, _ = TextTokenizer.load(vocabulary).encode(call["texts"], 30)
+    expected = np.array(call["input_ids"])
+    assert ids.shape[1] == 30 < expected.shape[1]
+    assert np.array_equal(ids, expected[:, :30])

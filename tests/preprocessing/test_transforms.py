@@ -1,0 +1,331 @@
+"""Decoding, augmentation and normalisation."""
+
+import contextlib
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from albef.config import ParamsError, validate
+from albef.data.image_decoding import ImageError, decode
+from albef.preprocessing import transforms
+from albef.preprocessing.transforms import AugmentConfig, Evaluate, Train
+from albef.tasks.task import to_device
+from tests.data import toy
+
+SIDE = 32
+
+
+def augment(**changed: object) -> AugmentConfig:
+    values = {"flip": False, "crop": [1.0, 1.0], "randaugment": 0, **changed}
+    return validate(AugmentConfig, values, where="test")
+
+
+def encoded(picture: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+def gradient(width: int = 48, height: int = 40) -> Image.Image:
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    values = np.stack([x * 255 / width, y * 255 / height, (x + y) % 256], -1)
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def test_values_are_normalised_as_clip_does() -> None:
+    picture = Image.new("RGB", (SIDE, SIDE), (255, 0, 128))
+    values = Evaluate(SIDE)(encoded(picture))
+    assert values.shape == (3, SIDE, SIDE)
+    assert values.dtype == np.float32
+    assert values.flags.c_contiguous
+    expected = [
+        (1 - 0.48145466) / 0.26862954,
+        -0.4578275 / 0.26130258,
+        (128 / 255 - 0.40821073) / 0.27577711,
+    ]
+    for channel, value in zip(values, expected, strict=True):
+        np.testing.assert_allclose(channel, value, rtol=1e-5)
+
+
+def test_evaluation_is_a_plain_bicubic_resize() -> None:
+    picture = gradient()
+    expected = transforms.normalised(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture)), expected)
+
+
+def trained(transform: Train, image: bytes, seed: int = 0) -> np.ndarray:
+    """What a model sees of a picture in training."""
+    pixels = transform(image, np.random.default_rng(seed))
+    assert pixels.dtype == np.uint8
+    batch = to_device({"image": torch.from_numpy(pixels.copy())}, torch.device("cpu"))
+    return batch["image"].numpy()
+
+
+def test_without_augmentation_training_is_evaluation() -> None:
+    image = encoded(gradient())
+    rng = np.random.default_rng(0)
+    Train(augment(), SIDE)(image, rng)
+    assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
+    for side in (SIDE, 40, 44):
+        found, exact = trained(Train(augment(), side), image), Evaluate(side)(image)
+        if side == SIDE:  # another kernel makes it smaller: at most two levels of 255
+            assert np.abs(found - exact).max() < 2.5 / 255 / min(transforms.STD)
+        else:
+            np.testing.assert_array_equal(found, exact)
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG with large and small structures."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return encoded(coarse.resize((width, height), Image.Resampling.BICUBIC), "JPEG")
+
+
+def test_training_unpacks_a_jpeg_no_larger_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never smaller than the crop needs; what it shows stays within what nobody sees."""
+    unpacked: list[tuple[int, ...]] = []
+    decode = simplejpeg.decode_jpeg
+
+    def seen(*args: Any, **options: Any) -> Any:
+        unpacked.append(decode(*args, **options).shape[:2])
+        return decode(*args, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", seen)
+    image = photo(640, 480)
+    for side, eighths in ((512, None), (479, 8), (241, 8), (240, 4), (181, 4), (180, 3), (61, 2)):
+        unpacked.clear()
+        exact = Evaluate(side)(image)
+        assert not unpacked
+        found = trained(Train(augment(), side), image)
+        expected = [] if eighths is None else [(60 * eighths, 80 * eighths)]
+        assert unpacked == expected
+        assert np.abs(found - exact).mean() < 0.05  # deviations of a channel
+    unpacked.clear()
+    Train(augment(crop=[0.3, 0.3]), 200)(image, np.random.default_rng(0))
+    assert unpacked == [(480, 640)]  # of a small box all pixels are needed
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(40, 200), st.integers(40, 200), st.integers(8, 60), st.integers(0, 2**32))
+def test_a_crop_of_a_smaller_jpeg_shows_the_same_part(
+    width: int, height: int, side: int, seed: int
+) -> None:
+    """To half a pixel of the result: brightness tells the place."""
+    transform = Train(augment(crop=[0.3, 1.0]), side)
+    for across in (True, False):
+        slope = np.linspace(0, 255, width if across else height)
+        levels = np.broadcast_to(slope if across else slope[:, None], (height, width))
+        picture = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+        jpeg, png = (
+            transform(encoded(picture, kind), np.random.default_rng(seed)).astype(int)
+            for kind in ("JPEG", "PNG")
+        )
+        assert np.abs(jpeg - png).mean() < 0.5 * 255 / side + 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_of_any_mode_is_unpacked_as_by_pillow(mode: str) -> None:
+    picture = Image.open(io.BytesIO(photo(64, 48))).convert(mode)
+    jpeg = encoded(picture, "JPEG")
+    png = encoded(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    found, exact = (trained(Train(augment(), SIDE), image) for image in (jpeg, png))
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
+    whole = photo(64, 48)
+    place = whole.index(b"\xff\xda")
+    damaged = whole[:place] + b"\x00\x00" + whole[place:]  # bytes between two segments
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(damaged)
+    transform = Train(augment(), SIDE)
+    found, exact = (trained(transform, image) for image in (damaged, whole))
+    np.testing.assert_array_equal(found, exact)
+    with pytest.raises(ImageError, match="row-7"):
+        transform(whole[: len(whole) // 2], np.random.default_rng(0), "row-7")
+
+
+def test_a_picture_of_the_right_size_is_not_resized() -> None:
+    picture = gradient(SIDE, SIDE)
+    np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture)), transforms.normalised(picture))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 10), st.booleans())
+def test_a_generator_in_the_same_state_gives_the_same_picture(
+    seed: int, magnitude: int, flip: bool
+) -> None:
+    transform = Train(augment(crop=[0.3, 1.0], flip=flip, randaugment=magnitude), SIDE)
+    image = encoded(gradient())
+    first, second = (transform(image, np.random.default_rng(seed)) for _ in range(2))
+    assert first.shape == (3, SIDE, SIDE)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_half_of_the_pictures_are_flipped_when_allowed() -> None:
+    image = encoded(gradient())
+    plain = Train(augment(), SIDE)(image, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    results = [Train(augment(flip=True), SIDE)(image, rng) for _ in range(200)]
+    kinds = [np.array_equal(r, plain) + 2 * np.array_equal(r, plain[:, :, ::-1]) for r in results]
+    assert set(kinds) == {1, 2}
+    assert 70 < kinds.count(1) < 130
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.floats(0.05, 1),
+    st.floats(0.05, 1),
+    st.integers(0, 2**32),
+)
+def test_a_random_box_lies_inside(width: int, height: int, a: float, b: float, seed: int) -> None:
+    crop = min(a, b), max(a, b)
+    rng = np.random.default_rng(seed)
+    left, top, right, bottom = transforms.random_box(width, height, crop, rng)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_random_boxes_keep_the_share_and_shape_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [transforms.random_box(200, 200, (0.2, 0.9), rng) for _ in range(2000)]
+    areas = np.array([(r - x) * (b - y) / 40_000 for x, y, r, b in boxes])
+    ratios = np.array([(r - x) / (b - y) for x, y, r, b in boxes])
+    assert areas.min() == pytest.approx(0.2, abs=0.02)
+    assert areas.max() == pytest.approx(0.9, abs=0.03)
+    assert 0.72 < ratios.min() < 0.78
+    assert 1.28 < ratios.max() < 1.38
+
+
+def test_a_crop_shows_a_part() -> None:
+    picture = gradient(64, 64)
+    values = Train(augment(crop=[0.25, 0.25]), SIDE)(encoded(picture), np.random.default_rng(1))
+    red = values[0].astype(float)
+    assert 0.4 < (red.max() - red.min()) / 255 < 0.65  # half of the way from left to right
+
+
+NAMES = (
+    "identity", "autocontrast", "equalize", "brightness", "sharpness",
+    "shear_x", "shear_y", "translate_x", "translate_y", "rotate",
+)  # fmt: skip
+
+
+def operate(name: str, picture: Image.Image, strength: float, sign: int) -> np.ndarray:
+    operation = transforms._AUGMENTATIONS[NAMES.index(name)]
+    result = operation(picture, strength, sign)
+    assert result.size == picture.size
+    assert result.mode == "RGB"
+    return np.asarray(result).astype(int)
+
+
+def test_there_are_the_ten_operations_without_colour_changes() -> None:
+    assert len(transforms._AUGMENTATIONS) == len(NAMES)
+    grey = gradient().convert("L").convert("RGB")
+    for name in NAMES:
+        values = operate(name, grey, 0.7, 1)
+        assert (values.max(-1) == values.min(-1)).all(), name  # what is grey stays grey
+
+
+def test_what_moves_leaves_grey_behind() -> None:
+    white = Image.new("RGB", (40, 40), (255, 255, 255))
+    moved = operate("translate_x", white, 0.7, -1)
+    assert (moved[:, :7] == 128).all()
+    assert (moved[:, 7:] == 255).all()
+    moved = operate("translate_y", white, 0.7, 1)
+    assert (moved[33:] == 128).all()
+    assert (moved[:33] == 255).all()
+    for name in ("shear_x", "shear_y", "rotate"):
+        left, right = (operate(name, white, 0.7, sign) for sign in (1, -1))
+        assert (left == 128).any()
+        assert (left == 255).sum() > (left == 128).sum()
+        assert not np.array_equal(left, right)
+
+
+def test_strengths_by_hand() -> None:
+    flat = Image.new("RGB", (20, 20), (100, 100, 100))
+    assert operate("identity", flat, 0.7, 1)[0, 0, 0] == 100
+    assert operate("brightness", flat, 0.5, 1)[0, 0, 0] == 100  # 0.1 + 1.8 * 0.5 = 1
+    assert operate("brightness", flat, 0.7, 1)[0, 0, 0] == 136
+    two = flat.copy()
+    two.paste((150, 150, 150), (0, 0, 10, 20))
+    assert set(np.unique(operate("autocontrast", two, 0.7, 1))) == {0, 255}
+
+
+def test_each_operation_is_applied_half_of_the_time() -> None:
+    picture = gradient()
+    rng = np.random.default_rng(0)
+    same = sum(
+        np.array_equal(np.asarray(transforms.randaugment(picture, 7, rng)), np.asarray(picture))
+        for _ in range(400)
+    )
+    # Neither of two is applied, or an applied one is the identity: (0.5 + 0.5 * 0.1) ** 2. Some
+    # of the others may change nothing here.
+    assert 0.25 < same / 400 < 0.45
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    picture = gradient().convert(mode)
+    image = encoded(picture, "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
+    assert decode(image).mode == "RGB"
+
+
+def _png_header(width: int, height: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rest = chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + rest
+
+
+@pytest.mark.parametrize("size", [(8193, 8193), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_a_header_that_claims_too_much_is_refused_before_decoding(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="image of row-7"):
+        decode(_png_header(*size), "row-7")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [b"", b"no picture", toy.picture(1)[:60], toy.picture(1)[:-40], _png_header(0, 5)],
+)
+def test_a_damaged_picture_is_named(image: bytes) -> None:
+    with pytest.raises(ImageError, match="the image of row-7 cannot be decoded"):
+        Evaluate(SIDE)(image, "row-7")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 255))
+def test_any_damage_is_an_image_error_or_a_picture(place: int, value: int) -> None:
+    image = bytearray(encoded(gradient(20, 20), "JPEG" if value % 2 else "PNG"))
+    image[place % len(image)] = value
+    with contextlib.suppress(ImageError):
+        assert decode(bytes(image)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"crop": [0.9, 0.2]}, "crop starts at 0.9, above its end 0.2"),
+        ({"crop": [0.0, 1.0]}, "greater than 0"),
+        ({"crop": [0.5]}, "crop.1 is missing"),
+        ({"randaugment": 11}, "less than or equal to 10"),
+        ({"flips": True}, "did you mean flip?"),
+    ],
+)
+def test_wrong_values_are_named(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        augment(**changed)
+    assert message in str(caught.value)

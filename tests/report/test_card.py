@@ -1,0 +1,133 @@
+"""The model card of a run, and of a release."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from albef.release.gate import Figures
+from albef.report.card import markdown
+from albef.report.card_content import Card, Compared, Dataset, Evaluation, Reads
+from albef.runtime.manifest import Answering
+from tests.data.toy import LICENCE
+
+METRICS: dict[str, Any] = {
+    "test": {"accuracy": 60.0},
+    "pairs": {"accuracy": 70.0},
+    "behaviour": {"count": 81.25, "overall": 80.0},
+    "chance": {"test": {"accuracy": 28.0}, "behaviour": {"count": 50.0}},
+    "random_weights": {"test": {"accuracy": 5.0}, "behaviour": {"count": 49.0}},
+    "text_only": {"test": {"accuracy": 27.0}},
+}
+DESCRIBED = {
+    "digest": "d" * 64,
+    "splits": {"test": 9},
+    "sources": [{"kind": "questions"}],
+    "licences": [LICENCE],
+}
+EVALUATION = Evaluation(
+    "questions", "test", 9, "d" * 64, True, "accuracy", {}, {"accuracy": 60.0}, {"accuracy": 28.0}
+)
+CARD = Card(
+    run="mine",
+    kind="vqa",
+    reads=Reads(64, 25, 30, (), Answering(by="rank", k=3, beams=1, max_tokens=8)),
+    precisions=(),
+    evaluation=EVALUATION,
+    metrics=METRICS,
+    datasets=(Dataset("questions", "test", DESCRIBED), Dataset("web", "pre-training")),
+    provenance={"checkpoint, SHA-256": "c" * 64},
+)
+
+
+def front(card: Card) -> dict[str, Any]:
+    """The front matter, as YAML has it."""
+    _, text, _ = markdown(card).split("---\n", 2)
+    values: dict[str, Any] = YAML(typ="safe").load(text)
+    return values
+
+
+def test_a_run_without_an_export_has_a_card() -> None:
+    text = markdown(CARD)
+    for line in (
+        "# mine",
+        'model = albef.load("CHECKPOINT")  # the folder models/mine',
+        "| metric | torch | chance | random weights | text only |",
+        "| `accuracy` | 60 | 28 | 5 | 27 |",
+        "Split `pairs`, in torch:",
+        "## Behaviour tests",
+        "| `count` | 81.25 | 50 | 49 |",
+        "**questions**, test: 9 test; made by questions; SHA-256 `" + "d" * 64 + "`.",
+        "- pictures: CC0, nobody (https://a.test)",
+        "- It answers from its list alone, also where none of it is right.",
+        "| checkpoint, SHA-256 | `" + "c" * 64 + "` |",
+    ):
+        assert line in text.splitlines(), line
+    assert "Beside the released one" not in text
+    assert "was tested" not in text, "its behaviour was"
+    assert text == markdown(CARD)
+
+
+def test_a_licence_says_what_is_known_of_it() -> None:
+    short = {"what": "photos", "licence": "CC0", "attribution": "", "url": ""}
+    for licences, line in (([short], "- photos: CC0"), ([], "- licences: none is named")):
+        own = replace(CARD, datasets=(Dataset("web", "test", {**DESCRIBED, "licences": licences}),))
+        assert line in markdown(own).splitlines()
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    values = front(CARD)
+    assert values["pipeline_tag"] == "visual-question-answering"
+    assert "license" not in values
+    (model,) = values["model-index"]
+    (result,) = model["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": 60}]
+    assert result["dataset"] == {"name": "questions", "type": "questions", "split": "test"}
+
+
+@pytest.mark.parametrize("name", ['a "quoted": name', "yes", "- x", "ü # y"])
+def test_any_name_is_a_name_in_it(name: str) -> None:
+    assert front(replace(CARD, run=name))["model-index"][0]["name"] == name
+
+
+def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
+    new = {"int8": Figures({"accuracy": 59.0}, {}, 1)}
+    card = replace(
+        CARD,
+        precisions=("int8",),
+        evaluation=replace(EVALUATION, new=new, records=5, whole=False, machine="a machine"),
+    )
+    text = markdown(card)
+    assert "| metric | torch | int8 | chance |" in text.splitlines()
+    assert "5 records, the first ones" in text
+    assert front(card)["model-index"][0]["results"][0]["metrics"][0]["value"] == 59
+    assert "onnx" in front(card)["tags"]
+    released = replace(
+        card,
+        version="v0.2.0",
+        compared=Compared("Beside v0.1.0.", [("accuracy", "int8", "58", "59", "+1", "-1")]),
+        further={"drift": {"v0.2.0": {"x": 1.0}}},
+    )
+    text = markdown(released)
+    for line in (
+        "# mine v0.2.0",
+        "dvc artifacts get ADDRESS mine --rev v0.2.0",
+        "| accuracy | int8 | 58 | 59 | +1 | -1 |",
+        "## Drift",
+        "Times are medians of whole calls, pictures decoded, on a machine.",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_a_model_that_is_no_better_than_guessing_says_so() -> None:
+    poor = replace(EVALUATION, torch={"accuracy": 28.0})
+    assert "no better than guessing" in markdown(replace(CARD, evaluation=poor))
+    assert "no better than guessing" not in markdown(CARD)
+
+
+def test_without_any_metric_there_is_no_result_in_front() -> None:
+    empty = replace(EVALUATION, torch={}, primary="", chance={})
+    assert "model-index" not in front(replace(CARD, evaluation=empty))
+    json.dumps(front(CARD))

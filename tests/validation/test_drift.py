@@ -1,0 +1,322 @@
+"""Profiles, accepted ones, and how far data sets are from them."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from albef.config import ParamsError, validate
+from albef.data.record import Record
+from albef.validation import content, drift, profile
+from albef.validation.config import DriftConfig
+from albef.validation.outcome import Moved, Result
+from albef.validation.page import page
+from tests.data import toy
+from tests.validation.test_suites import picture
+from tests.validation.values import FREE, check
+
+LIMITS = {
+    "accepted": {
+        "divergence": {"warn": 0.1, "stop": 0.5},
+        "shift": {"warn": 0.25, "stop": 1.0},
+    },
+    "evaluation": FREE["evaluation"],
+}
+NONE = Path(__file__).parents[2] / "profiles" / "none.json"
+
+
+def rows(count: int = 24, *, long: float = 0.0, **changed: Any) -> list[Record]:
+    """Records of which a share has long captions; the last quarter is evaluated on."""
+    made = []
+    for i in range(count):
+        text = "a dog left of an apple" if i % 3 else "a frog"
+        if (i % 12) / 12 < long:
+            text = "what is said here goes on and on and on"
+        split = "val" if i >= 0.75 * count else "train"
+        own = {"image": picture(i * 9), "captions": (text,), "split": split, **changed}
+        made.append(toy.record(i, **own))
+    return made
+
+
+def accepted(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
+    """The profile of a data set as it is read after it was accepted."""
+    toy.write(folder / "accepted", records)
+    (folder / "toy.json").write_text(drift.accepted_suite(check(folder / "accepted")[1]))
+    return drift.read_accepted(folder / "toy.json")
+
+
+def against(folder: Path, records: Sequence[Record], held: dict[str, Any], **limits: Any) -> Result:
+    toy.write(folder / "toy", records)
+    values = {"max_caption_images": 100, "max_shared_images": 1.0, "max_duplicate_images": 1.0}
+    return check(folder / "toy", held, drift={**LIMITS, **limits}, **values)[0]
+
+
+def level(result: Result, level: str) -> list[Moved]:
+    return [moved for moved in result.moved if moved.level == level]
+
+
+def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(tmp_path: Path) -> None:
+    records = rows()
+    held = accepted(tmp_path, records)
+    mixed = random.Random(1).sample(records, len(records))
+    result = against(tmp_path, mixed, held)
+    assert result.passed
+    assert result.warnings() == []
+    own = [moved for moved in result.moved if moved.reference == "accepted"]
+    assert {moved.part for moved in own} == {"train", "evaluation"}
+    assert max(moved.value or 0 for moved in own) <= 1.1e-4
+    assert {moved.of for moved in own} == {
+        *(column.what for column in profile.COLUMNS), "vocabulary"
+    }  # fmt: skip
+    assert result.accepted == held["digest"]
+
+
+def test_the_profile_does_not_depend_on_the_order(tmp_path: Path) -> None:
+    records = rows()
+    profiles = []
+    for name, own in (("a", records), ("b", records[::-1])):
+        toy.write(tmp_path / name / "toy", own)
+        profiles.append(check(tmp_path / name / "toy")[1]["parts"])
+    assert json.dumps(profiles[0]) == json.dumps(profiles[1])
+
+
+def test_longer_captions_stop_a_new_version_with_what_where_and_which_key(tmp_path: Path) -> None:
+    held = accepted(tmp_path, rows())
+    result = against(tmp_path, rows(long=0.6), held)
+    assert not result.passed
+    stopped = {(moved.of, moved.part, moved.measure) for moved in level(result, "stopped")}
+    assert ("words of a caption", "train", "divergence") in stopped
+    assert ("vocabulary", "train", "divergence") in stopped
+    assert not {of for of, _, _ in stopped} - {"words of a caption", "vocabulary"}
+    (sentence,) = (
+        reason
+        for reason in result.reasons()
+        if reason.startswith("words of a caption: divergence") and "(train rows)" in reason
+    )
+    assert (
+        " nats from that of the accepted profile (train rows), at most 0.5 is allowed" in sentence
+    )
+    assert sentence.endswith("(validate.drift.accepted.divergence.stop)")
+
+
+def test_a_small_drift_warns_and_does_not_stop(tmp_path: Path) -> None:
+    held = accepted(tmp_path, rows(48))
+    loose = {"divergence": {"warn": 0.1, "stop": 9.0}, "shift": {"warn": 0.25, "stop": 9.0}}
+    result = against(tmp_path, rows(48, long=0.2), held, accepted=loose)
+    assert result.passed
+    assert level(result, "warned")
+    assert all("validate.drift.accepted." in warning for warning in result.warnings())
+    assert all(warning.endswith(".warn)") for warning in result.warnings())
+
+
+def test_without_limits_drift_is_measured_and_nothing_else(tmp_path: Path) -> None:
+    held = accepted(tmp_path, rows())
+    result = against(tmp_path, rows(long=1.0), held, **FREE)
+    assert result.passed
+    assert result.warnings() == []
+    assert max(moved.value or 0 for moved in result.moved) > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "of"),
+    [
+        ({"image": picture(7, (80, 64))}, {"width in pixels", "height in pixels"}),
+        ({"image": picture(7, (64, 32))}, {"width to height"}),
+        ({"image": picture(255 * 256)}, {"mean green", "mean brightness"}),
+        ({"captions": ("a dog", "a frog", "a hat")}, {"captions of a record"}),
+        ({"captions": ("one cat right of some ball",)}, {"vocabulary"}),
+    ],
+)
+def test_each_distribution_is_watched(
+    tmp_path: Path, changed: dict[str, Any], of: set[str]
+) -> None:
+    held = accepted(tmp_path, rows())
+    result = against(tmp_path, rows(**changed), held)
+    assert of <= {moved.of for moved in level(result, "stopped")}
+
+
+def test_labels_are_watched(tmp_path: Path) -> None:
+    def labelled(names: Sequence[str]) -> list[Record]:
+        return [
+            toy.record(i, image=picture(i * 9), captions=("a dog",), meta={"label": names[i % 6]})
+            for i in range(24)
+        ]
+
+    even = ("neutral", "entailment", "contradiction") * 2
+    held = accepted(tmp_path, labelled(even))
+    result = against(tmp_path, labelled(("neutral",) * 5 + ("entailment",)), held)
+    assert [moved.of for moved in level(result, "stopped")] == ["labels"]
+
+
+def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) -> None:
+    records = rows(48)
+    far = [
+        toy.record(100 + i, image=picture(i * 9), image_id=i, split="test", captions=("so " * 9,))
+        for i in range(24)
+    ]
+    tight = {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": None, "stop": None}}
+    nothing = {"digest": "", "expectations": []}
+    result = against(tmp_path, [*records[:36], *far], nothing, evaluation=tight)
+    of = {moved.of for moved in level(result, "stopped")}
+    assert of >= {"words of a caption", "vocabulary"}
+    assert any(
+        reason.startswith("vocabulary: divergence of ")
+        and reason.endswith(
+            " nats from that of the evaluation splits, at most 0.5 is allowed "
+            "(validate.drift.evaluation.divergence.stop)"
+        )
+        for reason in result.reasons()
+    )
+    assert {moved.reference for moved in result.moved} == {"evaluation"}
+
+
+def test_training_data_are_held_against_another_data_set_that_models_are_tested_on(
+    tmp_path: Path,
+) -> None:
+    halves = [replace(row, split=("train", "val")[i % 2]) for i, row in enumerate(rows(48))]
+    accepted(tmp_path, halves)
+    held = drift.read_evaluated(tmp_path / "toy.json")
+    long = [replace(record, split="train") for record in rows(48, long=1.0)]
+    tight = {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": None, "stop": None}}
+    values = {"max_caption_images": 100, "drift": {**LIMITS, "evaluation": tight}}
+    toy.write(tmp_path / "toy", long)
+    result, own = check(tmp_path / "toy", evaluated=held, **values)
+    assert list(own["parts"]) == ["train"]
+    assert {(moved.reference, moved.name, moved.part) for moved in result.moved} == {
+        ("evaluation", "accepted", "train")
+    }
+    assert {moved.of for moved in level(result, "stopped")} == {"words of a caption", "vocabulary"}
+    assert any(
+        " nats from that of the evaluation splits of accepted, at most 0.5 is allowed " in reason
+        for reason in result.reasons()
+    )
+    assert "from the evaluation splits of accepted</h2>" in page(result, own)
+    toy.write(tmp_path / "near", [replace(record, split="train") for record in rows(48)])
+    assert check(tmp_path / "near", evaluated=held, **values)[0].passed
+
+
+def test_own_and_other_evaluation_splits_are_told_apart(tmp_path: Path) -> None:
+    accepted(tmp_path, rows())
+    held = drift.read_evaluated(tmp_path / "toy.json")
+    toy.write(tmp_path / "toy", rows(long=0.4))
+    shown = content.drifted(check(tmp_path / "toy", evaluated=held)[0].to_json())
+    assert [name for name, _ in groupby(row.name for row in shown)] == ["", "accepted"]
+
+
+def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path) -> None:
+    accepted(tmp_path, [replace(record, split="train") for record in rows()])
+    with pytest.raises(ParamsError) as caught:
+        drift.read_evaluated(tmp_path / "toy.json")
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'toy.json'} is the profile of a data set without evaluation splits"
+    )
+
+
+def test_a_data_set_of_one_part_has_no_evaluation_drift(tmp_path: Path) -> None:
+    toy.write(tmp_path / "toy", [toy.record(i, image=picture(i)) for i in range(4)])
+    result, own = check(tmp_path / "toy")
+    assert result.moved == ()
+    assert list(own["parts"]) == ["train"]
+
+
+def test_undecodable_pictures_are_left_out_of_the_profile(tmp_path: Path) -> None:
+    broken = [toy.record(90 + i, image=picture(i)[:60], split="train") for i in range(3)]
+    toy.write(tmp_path / "toy", [*rows(), *broken])
+    own = check(tmp_path / "toy")[1]
+    (red,) = (n for n in own["parts"]["train"]["numbers"] if n["column"] == "red")
+    assert (own["parts"]["train"]["records"], sum(red["counts"])) == (21, 18)
+
+
+def numbers(values: Sequence[float]) -> pd.DataFrame:
+    frame = pd.DataFrame({column: [1] * len(values) for column in ("words", "captions")})
+    return frame.assign(split="train", caption="a b", label=None, words=list(values))
+
+
+def tables(values: Sequence[int]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Rows whose captions have so many words, without pictures."""
+    images = pd.DataFrame({c.name: [] for c in profile.COLUMNS if c.table == "images"})
+    frame = numbers(values)
+    return {"train": {"captions": frame, "records": frame, "images": images}}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=40),
+    st.lists(st.integers(0, 300), min_size=1, max_size=40),
+    st.randoms(use_true_random=False),
+)
+def test_drift_is_zero_for_the_same_rows_and_never_negative(
+    first: list[int], second: list[int], draw: random.Random
+) -> None:
+    config = validate(DriftConfig, FREE, where="test")
+    held = json.loads(drift.accepted_suite(profile.profile("x", "y", tables(first))))
+    mixed = draw.sample(first, len(first))
+    for other, most in ((first, 1.1e-4), (mixed, 1.1e-4), (second, np.inf)):
+        found = drift.moved(
+            tables(other),
+            profile.profile("x", "y", tables(other)),
+            held["expectations"],
+            ("", []),
+            config,
+        )
+        words = [moved.value for moved in found if moved.of == "words of a caption"]
+        assert len(words) == 2
+        assert all(value is not None and -1e-9 <= value <= most for value in words)
+
+
+def test_what_is_shown_is_what_was_counted(tmp_path: Path) -> None:
+    held = accepted(tmp_path, rows())
+    toy.write(tmp_path / "toy", rows(long=0.6))
+    result, own = check(tmp_path / "toy", held, drift=LIMITS)
+    shown = {histogram.what: histogram for histogram in content.histograms(own)}
+    words = shown["words of a caption"]
+    assert words.edges[0] == 2
+    assert list(words.shares) == ["train", "evaluation"]
+    assert all(sum(shares) == pytest.approx(1) for shares in words.shares.values())
+    assert all(len(shares) == len(words.edges) - 1 for shares in words.shares.values())
+    stored = json.loads(json.dumps(own, sort_keys=True))
+    assert content.histograms(stored) == content.histograms(own)
+    assert drift.accepted_suite(stored) == drift.accepted_suite(own)
+    (said,) = content.listed(own)
+    assert said.what == "vocabulary"
+    assert next(iter(said.shares["train"])) == "on"
+    assert {row.level for row in content.drifted(result.to_json())} == {"met", "stopped"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is missing: get it back from git, accept the data set"),
+        ("{", "is no accepted profile (JSONDecodeError"),
+        ("[]", "is no accepted profile (TypeError"),
+        ('{"expectations": [{"type": "expect_nothing"}]}', "expect_nothing is no expectation"),
+        (
+            '{"expectations": [{"type": "expect_column_kl_divergence_to_be_less_than"}]}',
+            "is no accepted profile (KeyError: 'meta')",
+        ),
+    ],
+)
+def test_a_file_that_is_no_accepted_profile_is_named(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "web.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        drift.read_accepted(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_the_profile_of_nothing_expects_nothing() -> None:
+    assert drift.read_accepted(NONE)["expectations"] == []
+    assert drift.read_evaluated(NONE)["expectations"] == []

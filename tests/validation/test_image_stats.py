@@ -1,0 +1,73 @@
+"""What pictures look like, in numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from albef.validation.checking import seen
+from albef.validation.image_stats import LOOKS, look
+from tests.data import toy
+from tests.validation.test_suites import picture
+
+
+def named(picture: Image.Image) -> dict[str, float]:
+    return dict(zip(LOOKS, look(picture), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("colour", "brightness", "saturation"),
+    [
+        ((0, 0, 0), 0.0, 0.0),
+        ((255, 255, 255), 255.0, 0.0),
+        ((200, 100, 50), 124.2, 0.75),
+        ((0, 0, 255), 29.07, 1.0),
+    ],
+)
+def test_a_plain_picture_has_its_colour_and_no_spread(
+    colour: tuple[int, int, int], brightness: float, saturation: float
+) -> None:
+    found = named(Image.new("RGB", (50, 40), colour))
+    assert tuple(found[name] for name in ("red", "green", "blue")) == colour
+    assert found["brightness"] == pytest.approx(brightness)
+    assert found["saturation"] == pytest.approx(saturation)
+    assert found["spread"] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_spread_is_that_of_the_colour_that_varies_most() -> None:
+    halves = Image.new("RGB", (20, 20), (100, 50, 0))
+    halves.paste((100, 90, 10), (0, 0, 10, 20))
+    assert named(halves)["spread"] == pytest.approx(20)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 5))
+def test_any_size_gives_means_within_a_step_of_the_whole_picture(
+    width: int, height: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = look(Image.fromarray(pixels))
+    assert found[:3] == pytest.approx(pixels.reshape(-1, 3).mean(0), abs=6)
+    assert all(np.isfinite(found))
+
+
+def test_every_picture_stands_at_the_place_of_its_record(tmp_path: Path) -> None:
+    splits = ("train", "val", "train", "test", "val", "train")
+    rows = [
+        toy.record(
+            i,
+            image=picture(i, kind="JPEG") if i % 2 else toy.picture(i * 40),
+            more=(toy.picture(i * 40 + 20),),
+            split=split,
+        )
+        for i, split in enumerate(splits)
+    ]
+    toy.write(tmp_path / "toy", rows)
+    found = seen(tmp_path / "toy", threads=1)
+    assert found.shape == (2, 6, 6)
+    assert found[1, :, 0].tolist() == [i * 40 + 20 for i in range(6)]
+    assert found[0, ::2, 0].tolist() == [0, 80, 160]
+    assert np.array_equal(found, seen(tmp_path / "toy", threads=3))

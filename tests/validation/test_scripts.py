@@ -1,0 +1,37 @@
+"""In which script texts are written."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from albef.validation.scripts import OTHER, SCRIPTS, scripts
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("a dog", "Latin"),
+        ("ein Köter, été", "Latin"),
+        ("собака dog", "Cyrillic"),
+        ("σκύλος", "Greek"),
+        ("一只狗在草地上", "Han"),
+        ("いぬがいる", "Hiragana"),
+        ("कुत्ता ab", "Devanagari"),
+        ("개가 있다", "Hangul"),
+        ("كلب", "Arabic"),
+        ("ᚠᚢᚦᚨᚱᚲ", OTHER),
+        ("ᚠᚢᚦᚨ dog", OTHER),
+        ("12 + 3 = 15!", None),
+        ("", None),
+    ],
+)
+def test_a_text_is_in_the_script_of_most_of_its_letters(text: str, script: str | None) -> None:
+    assert scripts(pa.array([text])).to_pylist() == [script]
+
+
+@given(st.lists(st.text(max_size=12), max_size=6))
+def test_each_text_is_judged_by_itself(texts: list[str]) -> None:
+    together = scripts(pa.array(texts, pa.string())).to_pylist()
+    assert together == [scripts(pa.array([text])).to_pylist()[0] for text in texts]
+    assert set(together) <= {*SCRIPTS, OTHER, None}
