@@ -202,7 +202,7 @@ def test_every_threshold_is_used_and_every_expectation_is_explained() -> None:
     partners = {"min_caption_words", "max_caption_images", "scripts", "min_image_spread", "drift"}
     assert used | partners == set(VALUES)
     text = "".join(
-        resources.files("albef.data").joinpath("suites", f"{name}.json").read_text()
+        resources.files("albef.validation").joinpath("suite_files", f"{name}.json").read_text()
         for name in (COMMON, *KINDS)
     )
     assert all(f'"${name}"' in text for name in partners - {"drift"})
