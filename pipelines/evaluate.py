@@ -19,7 +19,6 @@ from albef.layout import BEHAVIOUR, HEADLINE
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunTask, Table
 from pipelines.device_lock import device_slot
-from pipelines.provenance import code_of
 from pipelines.runs import run_of
 from pipelines.stage import Stage, main, write_json
 from pipelines.trainer import counted, device_of, seed_everything
@@ -103,7 +102,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
         "dataset": config.dataset,
         "data": describe(data)["digest"],
         "seed": stage.seed,
-        **code_of(stage),
+        "code": stage.code,
     }
     pq.write_table(stored(kind, tables, source), path)
     stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))

@@ -22,7 +22,6 @@ from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
 from pipelines.device_lock import device_slot
-from pipelines.provenance import code_of
 from pipelines.runs import run_of
 from pipelines.stage import Stage, main, write_json
 
@@ -71,7 +70,6 @@ def _export(stage: Stage) -> None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target = stage.layout.export(stage.key)
-    code = code_of(stage).get("code")
     with _finished(target) as folder:
         result = export(
             checkpoint,
@@ -81,7 +79,7 @@ def _export(stage: Stage) -> None:
             tolerance=config.tolerance,
             precisions=tuple(own.precisions),
             threads=threads,
-            provenance={"export_code": code} if code else None,
+            provenance={"export_code": stage.code},
         )
         scores = _evaluated(stage, own, checkpoint, folder)
     sizes = {
