@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from albef.data.overlap import shared
-from albef.data.shards import ShardError, describe
+from albef.data.shards import ShardError, describe, shared_keys
 from albef.io import file_digest
 from albef.layout import BEHAVIOUR, Layout
 from albef.report.card_content import Card, Dataset, Evaluation, Reads
@@ -129,7 +128,7 @@ def datasets(
         try:
             described = describe(layout.data(dataset))
             if dataset in trained:
-                both = shared(layout.data(test[0]), test[1], layout.data(dataset))
+                both = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
         except ShardError:
             own.append("not at hand when this was written")
         yield Dataset(dataset, ", ".join(own), described, dataset in trained, both)
