@@ -84,7 +84,7 @@ def _verdict(project: Project, name: str, digest: str) -> str:
 
 def _sources(sources: list[Mapping[str, Any]], root: Path) -> Iterator[Step]:
     for source in sources:
-        drawn = _drawn_from(str(source.get("kind", "")))
+        drawn = _artwork()
         files = tuple(
             Step("file", name, str(path), told, held(told, digest_at(path)))
             for name, told in dict(source.get("inputs", {})).items()
@@ -94,12 +94,11 @@ def _sources(sources: list[Mapping[str, Any]], root: Path) -> Iterator[Step]:
         yield Step("source", str(source.get("name", "")), facts=facts, origins=files)
 
 
-def _drawn_from(kind: str) -> dict[str, Path]:
-    """Files that a kind of source draws from, by name; none where it is not at hand here."""
-    try:
-        from albef.ingest.sources import module_of
+def _artwork() -> dict[str, Path]:
+    """The file that built-in sources draw from, by name; none where it is not at hand here."""
+    from albef.builtin import openmoji
 
-        own = getattr(module_of(kind), "inputs", None)
-        return dict(own()) if own else {}
-    except (KeyError, ParamsError):
+    try:
+        return openmoji.inputs()
+    except ParamsError:
         return {}
