@@ -32,7 +32,7 @@ LIBRARY = {
         "albef.commands.importing",
         "a checkpoint of the original code into one of ours, and back",
     ),
-    "lineage": ("albef.lineage.command", "where a product comes from, back to the raw source"),
+    "lineage": ("albef.commands.lineage", "where a product comes from, back to the raw source"),
     "serve": ("albef.serving.serve", "exported models over HTTP, with a page"),
 }
 """Commands that need no project: the same."""

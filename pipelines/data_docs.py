@@ -7,11 +7,12 @@ from pathlib import Path
 
 from albef.data.shards import read_index
 from albef.validation.config import ValidateConfig
-from albef.validation.data_docs import build
-from albef.validation.outcome import NotFit
+from albef.validation.expectations import write_data_docs
+from albef.validation.result import NotFit
+from albef.validation.suites import expectations_of, parameters
 from albef.validation.tables import tables
-from pipelines.seen import pictures
 from pipelines.stage import Stage
+from pipelines.validate import image_stats
 
 
 def main() -> None:
@@ -27,11 +28,10 @@ def main() -> None:
     try:
         stage = Stage("validate", options.name)
         config = stage.section("validate", ValidateConfig)
-        found = tables(
-            read_index(stage.layout.data(options.name)).combine_chunks(), pictures(stage)
-        )
+        index = read_index(stage.layout.data(options.name)).combine_chunks()
+        items = expectations_of(tables(index, image_stats(stage)))
         out = Path(os.environ.get("ALBEF_FROM", "."), options.out)
-        print(build(options.name, found, config, out))
+        print(write_data_docs(*items, parameters(config), out))
     except (ValueError, NotFit) as error:
         print(f"albef data docs: {error}", file=sys.stderr)
         raise SystemExit(2) from None
