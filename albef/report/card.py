@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from albef.data.overlap import shared
-from albef.data.shards import ShardError, describe
+from albef.data.shards import ShardError, describe, shared_keys
 from albef.io import file_digest, read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.report import scores
@@ -239,7 +238,7 @@ def read_datasets(
         try:
             described = describe(layout.data(dataset))
             if dataset in trained:
-                both = shared(layout.data(test[0]), test[1], layout.data(dataset))
+                both = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
         except ShardError:
             of_dataset.append("not at hand when this was written")
         yield Dataset(dataset, ", ".join(of_dataset), described, dataset in trained, both)

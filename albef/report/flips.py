@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from albef.report import located
-from albef.report.results import Picture
+from albef.report.pictures import Picture, draw_located
 from albef.report.scores import Scores
 
 
@@ -59,7 +58,7 @@ def flips(
             after.table.slice(new, 1).to_pylist()[0] | {"right": bool(after.right[new])},
             before.columns,
             records,
-            located.is_grounding(before.table) and located.is_grounding(after.table),
+            all("heat" in side.table.column_names for side in (before, after)),
         )
         for old, new in pairs
     )
@@ -81,7 +80,7 @@ def _flip(
         after=_choice(new, columns, records),
     )
     if boxes and records:
-        drawn = [located.drawn(records, row) for row in (old, new)]
+        drawn = [draw_located(records, row) for row in (old, new)]
         flip = replace(
             flip,
             picture=None,
