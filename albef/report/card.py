@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -255,7 +256,7 @@ def render(card: Card) -> str:
             tables=list(_tables(card)),
             json=json.dumps,
             table=_table,
-            beside=lambda sides: _beside("", sides, dict.fromkeys(k for v in sides.values() for k in v)),
+            beside=lambda sides: _beside("", sides, dict.fromkeys(chain(*sides.values()))),
             shared={own.name: own.shared for own in card.datasets if own.shared is not None},
         )
     )
@@ -290,7 +291,9 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
 
 
 def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[str, float]]:
-    return {name.replace("_", " "): metrics.get(name, {}).get(section, {}) for name in BASELINES[:2]}
+    return {
+        name.replace("_", " "): metrics.get(name, {}).get(section, {}) for name in BASELINES[:2]
+    }
 
 
 def _beside(what: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:

@@ -59,7 +59,7 @@ class Metric:
     values: tuple[float | None, ...]
 
     @property
-    def metric_words(self) -> str:
+    def words(self) -> str:
         """What it says, or ""."""
         return metric_words(self.name)
 

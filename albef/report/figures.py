@@ -124,7 +124,12 @@ def scatter(
 
 
 def bar(
-    value: float, most: float, *, name: str, look: str = "", marks: Mapping[str, float] | None = None
+    value: float,
+    most: float,
+    *,
+    name: str,
+    look: str = "",
+    marks: Mapping[str, float] | None = None,
 ) -> Markup:
     """A bar from 0 to ``most`` over the whole width, with marks; it scales without its strokes.
 
@@ -266,7 +271,9 @@ class _Frame:
         for tick in _ticks(*self._y, 4):
             y = self.y(tick)
             grid.append(_tag("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y))
-            grid.append(_tag("text", format_number(tick), class_="tick end", x=_LEFT - 6, y=y + 3.5))
+            grid.append(
+                _tag("text", format_number(tick), class_="tick end", x=_LEFT - 6, y=y + 3.5)
+            )
         for tick in _log_ticks(*self._x) if self._log else _ticks(*self._x, 5):
             if not whole or tick == int(tick):
                 place = {"x": self.x(tick), "y": _HEIGHT - _BOTTOM + 15}

@@ -317,9 +317,7 @@ def _contamination(quarantine: Path, most: int) -> Iterator[tuple[str, str]]:
         yield from ((row["key"], row["detail"]) for row in rows.to_pylist())
 
 
-def _refused(
-    summary: Mapping[str, Any], rows: Iterable[_Example], count: int
-) -> Iterator[Refused]:
+def _refused(summary: Mapping[str, Any], rows: Iterable[_Example], count: int) -> Iterator[Refused]:
     totals: dict[str, dict[str, int]] = {}
     for source, intake in summary.items():
         for reason, number in intake["set_aside"].items():

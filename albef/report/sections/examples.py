@@ -302,7 +302,9 @@ def _answer(
         question=str(row[columns["question"]]) if columns["question"] else "",
         given=str(row[columns["given"]]),
         truth=", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths),
-        sure=row["probability"] if "probability" in row else max(row.get("probabilities") or [None]),
+        sure=row["probability"]
+        if "probability" in row
+        else max(row.get("probabilities") or [None]),
     )
 
 

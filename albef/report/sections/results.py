@@ -93,7 +93,7 @@ class SplitResult:
     text_only: Mapping[str, float] = field(default_factory=dict)
     headline: str = ""
     records: int = 0
-    examples: Examples = Examples()
+    examples: Examples = field(default_factory=Examples)
 
     def rows(self) -> list[Row]:
         """Its metrics, the headline first; without those of ITC if they say the same."""

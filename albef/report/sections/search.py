@@ -14,8 +14,8 @@ from albef.report.wording import format_number
 _CURVES = 60
 """Most curves of trials in one figure; the best ones."""
 Trial = Mapping[str, Any]
-"""A row of ``trials.json``: ``number``, ``state``, ``params``, ``values`` by epoch, ``value``, which
-is None where it was stopped early or failed of ``error``, whether it is the ``start``; ``chosen``."""
+"""A row of ``trials.json`` with ``chosen``: ``number``, ``state``, ``params``, ``values`` by epoch,
+whether it is the ``start``; ``value`` is None where it was stopped early or failed of ``error``."""
 
 
 @dataclass(frozen=True)
