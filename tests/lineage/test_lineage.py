@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from albef.cli import main
 from albef.io import file_digest
-from albef.lineage import command
 from albef.lineage.find import lineage
 from albef.lineage.show import plain, text
 from albef.lineage.step import LineageError, Step
@@ -27,13 +27,9 @@ def steps(chain: Step) -> list[tuple[str, str, str]]:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """The command: exit code, and what it says on both streams."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["lineage", *arguments])
-        try:
-            command.main()
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
+    with pytest.raises(SystemExit) as ended:
+        main(["lineage", *arguments])
+    code = int(ended.value.code or 0)
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -306,11 +302,11 @@ def test_an_export_alone_needs_no_more_than_serving_does(project: Path, tmp_path
     code = (
         "import sys\n"
         f"sys.modules |= dict.fromkeys({heavy!r})\n"  # importing them fails
-        "from albef.lineage import command\n"
-        "command.main()"
+        "from albef.cli import main\n"
+        "main(['lineage', 'got'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "got"],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
