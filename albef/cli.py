@@ -6,7 +6,6 @@ These commands need no project, or its values alone. Those that run its pipeline
 
 import functools
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -258,16 +257,9 @@ def lineage(
     Export, checkpoint, search, data sets, sources; of each its digest, whether the file at hand
     has it, and how it was made. The exit code is 1 if a file at hand is another one.
     """
-    from albef.lineage.find import lineage as chain_of
-    from albef.lineage.show import plain, text
+    from albef.commands.lineage import main
 
-    chain = chain_of(path)
-    print(
-        json.dumps(plain(chain), indent=2, ensure_ascii=False)
-        if as_json
-        else text(chain, Path.cwd())
-    )
-    return int(any(step.state == "changed" for step in chain.walk()))
+    return main(path, as_json)
 
 
 command(app, "serve", code=1)(serve)

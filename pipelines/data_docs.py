@@ -4,10 +4,11 @@ from pathlib import Path
 
 from albef.data.shards import read_index
 from albef.validation.config import ValidateConfig
-from albef.validation.data_docs import build
+from albef.validation.expectations import write_data_docs
+from albef.validation.suites import expectations_of, parameters
 from albef.validation.tables import tables
-from pipelines.seen import pictures
 from pipelines.stage import Stage
+from pipelines.validate import image_stats
 
 
 def main(name: str, out: Path) -> Path:
@@ -19,5 +20,6 @@ def main(name: str, out: Path) -> Path:
     """
     stage = Stage("validate", name)
     config = stage.section("validate", ValidateConfig)
-    found = tables(read_index(stage.layout.data(name)).combine_chunks(), pictures(stage))
-    return build(name, found, config, out)
+    index = read_index(stage.layout.data(name)).combine_chunks()
+    items = expectations_of(tables(index, image_stats(stage)))
+    return write_data_docs(*items, parameters(config), out)

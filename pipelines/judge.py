@@ -21,13 +21,13 @@ from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Measured, Tested, measure
 from albef.report.card import markdown
 from albef.report.card_content import Compared, Evaluation
+from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.cards import datasets, read_card, told_of
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
-from pipelines.run_record import machine
 from pipelines.runs import run_of
 from pipelines.stage import Stage, write_json
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +29,11 @@ from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.run_record import keep
-from pipelines.run_record import spent, surroundings
+from albef.run_record import code_digest, code_files, keep, spent, surroundings
 
 S = TypeVar("S", bound=Section)
+GRAPH = Path("dvc.yaml")
+"""Declares what each stage reads, its code included, from the root of the project."""
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
 FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
@@ -93,6 +95,11 @@ class Stage:
         """``NAME`` or ``NAME@KEY``, as DVC calls it."""
         return f"{self.name}@{self.key}" if self.key else self.name
 
+    @property
+    def code(self) -> str:
+        """Digest of the code that it runs, as dvc.yaml declares it."""
+        return code_of(self.address, self.params)
+
     def scratch(self, fingerprint: str) -> Path:
         """The folder for this stage's work in progress, outside any work tree."""
         folder = self.scratch_of(self.address, fingerprint)
@@ -138,6 +145,21 @@ class Stage:
     def scratch_root(self) -> Path:
         """The folder of all work in progress."""
         return self.runtime.scratch_root
+
+
+def code_of(address: str, params: Mapping[str, Any]) -> str:
+    """Digest of the code that dvc.yaml declares for a stage; "" where it declares none.
+
+    Comments, docstrings and blank lines do not count.
+    """
+    stages = _stages(GRAPH.read_text()) if GRAPH.is_file() else {}
+    return code_digest(code_files(stages, address, params))
+
+
+@cache
+def _stages(graph: str) -> dict[str, Any]:
+    """The stages of dvc.yaml, whose text this is; it takes a while to read."""
+    return dict(read_yaml(GRAPH).get("stages", {}))
 
 
 def _idle_s(folder: Path) -> float:

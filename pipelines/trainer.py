@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from albef.data.shards import Shards, describe
+from albef.io import file_digest
 from albef.loading.loader import Loader
 from albef.loading.reading import read_reading
 from albef.models.compiled import compile_blocks
@@ -118,6 +119,28 @@ def provenance_of(
     }
     values = {"values": config.model_dump(), **seen_as(stage, config.dataset)}
     return provenance, fingerprint(values | provenance)
+
+
+def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
+    """What a checkpoint tells beside the digests of its data and parent.
+
+    Whoever has nothing but the checkpoint, or its export, reads in it where it comes from.
+
+    Args:
+        stage: the running stage.
+        dataset: that it learned from.
+        init: the checkpoint that it started from, with the values that the search chose.
+    """
+    described = describe(stage.layout.data(dataset))
+    kept = ("splits", "captions", "sources", "licences")
+    origin: dict[str, Any] = {
+        "code": stage.code,
+        "described": {key: described[key] for key in kept if key in described},
+    }
+    if init is not None:
+        origin["choice"] = file_digest(stage.layout.search(stage.key) / "choice.json")
+        origin["parent_provenance"] = init.config.get("provenance", {})
+    return origin
 
 
 def seen_as(stage: Stage, dataset: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from albef.config import ParamsError, read_yaml
 from albef.data.shards import ShardError
-from albef.validation.outcome import NotFit
+from albef.validation.result import NotFit
 from flows.accept_profile import accept
 from pipelines import validate
 from pipelines.stage import Stage
