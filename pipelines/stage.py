@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
+from albef.data.cache import ShardCache
 from albef.io import file_digest
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
@@ -67,6 +68,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
+        ShardCache.default = ShardCache.of(self.runtime)
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
         self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from albef.config import ParamsError, nearest, read_yaml, validate
+from albef.data.cache import ShardCache
 from albef.data.shards import Shards
-from albef.layout import PARAMS, Layout, Paths
+from albef.layout import PARAMS, Layout, Paths, runtime
 from albef.runtime import load
 from albef.runtime.matching import Matching, matching
 from albef.runtime.model import BATCH, Floats, softmax
@@ -69,7 +70,8 @@ def main(text: str, run: str, k: int, show: bool = False) -> None:
     layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
     dataset = _dataset(params, run)
     model = matching(load(layout.export(run)), str(layout.export(run)))
-    shards = Shards(layout.data(dataset), SPLIT)
+    cache = ShardCache.of(runtime(params.get("runtime")))
+    shards = Shards(layout.data(dataset), SPLIT, cache=cache)
     found = find(model, shards, text, k)
     width = max(len(item.key) for item in found)
     for item in found:
