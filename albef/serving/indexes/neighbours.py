@@ -3,25 +3,19 @@
 Shapes: n vectors, E their width, k results.
 """
 
+import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from albef.runtime.model import Floats
+from albef.runtime.model import Floats, Ints
 
-Ints = NDArray[np.int64]
+Nearest = tuple[Ints, Floats]
+"""Numbers (k,) of vectors and their similarities (k,), the most similar first."""
 _CELLS = 4  # of faiss, for the root of the number of vectors
 _TRAINED_ON = 64  # vectors a cell
 _VISITED = 16  # one cell in so many is searched
-
-
-class Near(NamedTuple):
-    """Vectors by their number, the most similar first: numbers (k,), similarities (k,)."""
-
-    numbers: Ints
-    similarities: Floats
 
 
 class Exact:
@@ -41,37 +35,34 @@ class Exact:
 
     def add(self, numbers: Ints, feats: Floats) -> None:
         """Add vectors (n, E); ``numbers`` (n,) go on from the highest."""
-        count = self._count + len(numbers)
-        if count > len(self._numbers):  # twice the room, so that adding one by one stays cheap
-            room = max(count, 2 * self._count)
-            self._numbers = np.resize(self._numbers[: self._count], room)
-            feats_before, self._feats = self._feats, np.empty((room, feats.shape[1]), np.float32)
-            self._feats[: self._count] = feats_before[: self._count]
-        self._numbers[self._count : count], self._feats[self._count : count] = numbers, feats
-        self._count = count
+        before, self._count = self._count, self._count + len(numbers)
+        if self._count > len(self._numbers):  # twice the room: adding one by one stays cheap
+            room = max(self._count, 2 * before)
+            self._numbers = np.resize(self._numbers[:before], room)
+            self._feats, old = np.empty((room, feats.shape[1]), np.float32), self._feats
+            self._feats[:before] = old[:before]
+        new = slice(before, self._count)
+        self._numbers[new], self._feats[new] = numbers, feats
 
     def remove(self, numbers: Ints) -> None:
         """Take vectors out; numbers (n,) that are not there are no error."""
         kept = ~np.isin(self._numbers[: self._count], numbers)
         if not kept.all():
-            self._numbers, self._feats = self.copy(kept)
+            self._numbers = self._numbers[: self._count][kept]
+            self._feats = self._feats[: self._count][kept]
             self._count = len(self._numbers)
 
-    def copy(self, kept: NDArray[np.bool_] | None = None) -> tuple[Ints, Floats]:
-        """Numbers (n,) and vectors (n, E), all or those ``kept``."""
-        chosen = slice(None) if kept is None else kept
-        return (
-            np.array(self._numbers[: self._count][chosen]),
-            np.array(self._feats[: self._count][chosen]),
-        )
+    def copy(self) -> tuple[Ints, Floats]:
+        """All numbers (n,) and vectors (n, E)."""
+        return self._numbers[: self._count].copy(), self._feats[: self._count].copy()
 
-    def search(self, feat: Floats, k: int) -> Near:
+    def search(self, feat: Floats, k: int) -> Nearest:
         """The ``k`` vectors, or all, with the largest product with ``feat`` (E,)."""
         sims: Floats = self._feats[: self._count] @ feat
         k = min(k, self._count)
         some = np.argpartition(-sims, k - 1)[:k] if k else np.empty(0, np.int64)
         best = some[np.lexsort((some, -sims[some]))]
-        return Near(self._numbers[best], sims[best])
+        return self._numbers[best], sims[best]
 
 
 class Approximate:
@@ -88,7 +79,8 @@ class Approximate:
     @classmethod
     def train(cls, feats: Floats) -> "Approximate":
         """An empty one whose cells fit vectors like ``feats`` (n, E)."""
-        faiss = _faiss()
+        import faiss  # half a second, and not everybody's index is that large
+
         cells = max(1, min(round(_CELLS * len(feats) ** 0.5), len(feats) // 39))
         width = feats.shape[1]
         index = faiss.IndexIVFFlat(
@@ -101,11 +93,15 @@ class Approximate:
     @classmethod
     def load(cls, path: Path) -> "Approximate":
         """What :meth:`save` wrote."""
-        return cls(_faiss().read_index(str(path)))
+        import faiss
+
+        return cls(faiss.read_index(str(path)))
 
     def save(self, path: Path) -> None:
         """Write a file."""
-        _faiss().write_index(self._index, str(path))
+        import faiss
+
+        faiss.write_index(self._index, str(path))
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -118,23 +114,13 @@ class Approximate:
         """See :meth:`Exact.remove`."""
         self._index.remove_ids(numbers)
 
-    def search(self, feat: Floats, k: int) -> Near:
+    def search(self, feat: Floats, k: int) -> Nearest:
         """The most similar vectors of the cells that are searched, at most ``k``."""
         sims, numbers = self._index.search(np.ascontiguousarray(feat[None]), k)
-        found = numbers[0] >= 0
-        return Near(numbers[0][found], sims[0][found])
+        there = numbers[0] >= 0
+        return numbers[0][there], sims[0][there]
 
 
-def available() -> bool:
-    """Whether faiss is installed."""
-    try:
-        _faiss()
-    except ImportError:
-        return False
-    return True
-
-
-def _faiss() -> Any:
-    import faiss  # half a second, and not everybody's index is that large
-
-    return faiss
+def has_faiss() -> bool:
+    """Whether it is installed."""
+    return importlib.util.find_spec("faiss") is not None

@@ -10,8 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from albef.serving.gate import State
 from albef.serving.limits import Limits
+from albef.serving.middleware import State
 
 _HEADERS = 16 * 1024  # most bytes of a request's line and headers
 _KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60
@@ -87,29 +87,28 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=_HEADERS,
         )
         super().__init__(config)
-        self._gate, self._drain, self._until = state, drain, 0.0
+        self.drain = drain
+        self._state, self._until = state, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
         """Start, and say where."""
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        log.info("serving at http://%s:%d", shown, port)
+        log.info("serving at http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; at a second signal, stop."""
-        if self._gate.leaving:
+        if self._state.leaving:
             self.should_exit = self.force_exit = True
             return
-        self._gate.leaving = True
+        self._state.leaving = True
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
-        if not self._drain:
-            self.should_exit = True
+        self.should_exit = not self.drain
 
     async def on_tick(self, counter: int) -> bool:
         """See whether the time to drain is over."""
-        if self._gate.leaving and self._drain:
-            loop = asyncio.get_running_loop()
-            self._until = self._until or loop.time() + self._drain
-            self.should_exit = self.should_exit or loop.time() >= self._until
+        if self._state.leaving and self.drain:
+            now = asyncio.get_running_loop().time()
+            self._until = self._until or now + self.drain
+            self.should_exit = self.should_exit or now >= self._until
         return await super().on_tick(counter)

@@ -11,17 +11,37 @@ from fastapi.routing import APIRouter
 
 from albef.serving import bodies
 from albef.serving.engine import Engine
-from albef.serving.errors import Problem, told
-from albef.serving.gate import State
+from albef.serving.errors import CODES, Problem, describe_errors
 from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
+from albef.serving.middleware import State
 
 
-def server(engine: Engine, state: State) -> APIRouter:
-    """What is served, health, readiness and numbers."""
+def health_routes(state: State) -> APIRouter:
+    """Health and readiness, for everybody."""
+    router = APIRouter(tags=["server"])
+
+    @router.get("/healthz")
+    async def healthz() -> bodies.Health:
+        """Whether the process is alive."""
+        return bodies.Health(status="alive")
+
+    @router.get("/readyz", responses={503: describe_errors()[503]})
+    async def readyz() -> bodies.Health:
+        """Whether it takes requests; not any more once it was told to stop."""
+        if not state.ready or state.leaving:
+            raise Problem(503, CODES[503][0], "the server is starting or stopping", 1)
+        return bodies.Health(status="ready")
+
+    return router
+
+
+def server_routes(engine: Engine) -> APIRouter:
+    """What is served, and numbers."""
     router = APIRouter(tags=["server"])
     limits = engine.limits
+    of_facts = {"kind", "image_size", "max_tokens", "max_words", "embed_dim", "classes"}
 
-    @router.get("/v1/model", responses=told())
+    @router.get("/v1/model", responses=describe_errors())
     async def model() -> bodies.Server:
         """What is served: exports, calls, versions and limits."""
         return bodies.Server(
@@ -30,20 +50,15 @@ def server(engine: Engine, state: State) -> APIRouter:
             models=[
                 bodies.ModelInfo(
                     run=served.run,
-                    kind=served.facts.kind,
-                    digest=served.digest,
+                    digest=served.model.digest,
                     precision=served.precision,
-                    providers=served.providers,
-                    calls=sorted(served.calls),
-                    image_size=served.facts.image_size,
-                    max_tokens=served.facts.max_tokens,
-                    max_words=served.facts.max_words,
-                    embed_dim=served.facts.embed_dim,
-                    classes=list(served.facts.classes),
+                    providers=served.model.backend.providers,
+                    calls=sorted(served.model.calls),
+                    **served.model.facts.model_dump(include=of_facts),
                 )
-                for served in engine.exports
+                for served in engine.models
             ],
-            calls={call: lane.served.run for call, lane in engine.calls.items()},
+            calls={call: queues.model.run for call, queues in engine.calls.items()},
             limits=bodies.Bounds(
                 body_bytes=limits.body,
                 pixels=limits.pixels,
@@ -55,19 +70,7 @@ def server(engine: Engine, state: State) -> APIRouter:
             ),
         )
 
-    @router.get("/healthz")
-    async def healthz() -> bodies.Health:
-        """Whether the process is alive."""
-        return bodies.Health(status="alive")
-
-    @router.get("/readyz", responses={503: told()[503]})
-    async def readyz() -> bodies.Health:
-        """Whether it takes requests; not any more once it was told to stop."""
-        if not state.ready or state.leaving:
-            raise Problem(503, "unavailable", "the server is starting or stopping", 1)
-        return bodies.Health(status="ready")
-
-    @router.get("/metrics", response_class=PlainTextResponse, responses=told())
+    @router.get("/metrics", response_class=PlainTextResponse, responses=describe_errors())
     async def metrics() -> PlainTextResponse:
         """Numbers for Prometheus."""
         return PlainTextResponse(engine.metrics.page())
@@ -75,7 +78,7 @@ def server(engine: Engine, state: State) -> APIRouter:
     return router
 
 
-def page() -> APIRouter:
+def page_routes() -> APIRouter:
     """The files of the page, each under its name; no other path leads to a file."""
     router = APIRouter(include_in_schema=False)
     for file in files("albef.serving").joinpath("web").iterdir():
