@@ -33,17 +33,8 @@ STOPS = 1
 """Exit code where ingest would stop."""
 _BATCH, _BYTES = 200, 2**25
 _MIB = 2**20
-_SUGGESTED = {
-    "shard_mb": 256, "store": None, "longest_side": 512, "duplicates": "drop_near",
-    "screened": True,
-}  # fmt: skip
-_TRAINED = {
-    "accepted": "profiles/none.json",
-    "evaluated_on": "profiles/none.json",
-    "augment": {"flip": True, "crop": [0.5, 1.0], "randaugment": 7},
-    "window": None, "max_damaged_records": 0, "max_damaged_shards": 0,
-}  # fmt: skip
-"""Values of a data set for a path that params.yaml does not name yet: of ingest, and the others."""
+_SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
+"""Values of a data set for a path that params.yaml does not name yet."""
 log = logging.getLogger("albef")
 
 
@@ -141,7 +132,7 @@ def _chosen(source: str) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     name = "".join(c if c.isalnum() else "_" for c in path.stem.lower()).strip("_") or "mine"
     section = {"sources": {name: derive(path)}, **_SUGGESTED}
     config = validate(RowsConfig, section, where=str(path))
-    return Stage("ingest", name), config, {name: {**section, **_TRAINED}}
+    return Stage("ingest", name), config, {name: section}
 
 
 def _path(source: str) -> Path:

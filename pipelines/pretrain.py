@@ -14,7 +14,6 @@ from pipelines.trainer import (
     fit,
     publish,
     seed_everything,
-    seen_as,
     training,
     verified_digest,
 )
@@ -32,9 +31,7 @@ def run(stage: Stage) -> None:
         if start := task.take_start():
             provenance["start"] = start
         values = config.model_dump()
-        folder = stage.scratch(
-            fingerprint({"values": values, **provenance, **seen_as(stage, config.dataset)})
-        )
+        folder = stage.scratch(fingerprint({"values": values, **provenance}))
         stage.record |= fit(
             stage,
             task,

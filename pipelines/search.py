@@ -21,7 +21,6 @@ from pipelines.trainer import (
     fingerprint,
     mirror_of,
     provenance_of,
-    seen_as,
     training,
     verified_digest,
 )
@@ -81,7 +80,6 @@ def _search(stage: Stage) -> Search | None:
             "seed": stage.seed,
             "data": data,
             "init": init.digest,
-            **seen_as(stage, config.dataset),
         }
     )
     return Search(config, kind, settings, space, init, data, key, stage.scratch(key))

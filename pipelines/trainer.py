@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 
 from albef.data.shards import Shards, describe
 from albef.loading.loader import Loader
-from albef.loading.reading import read_reading
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
@@ -28,7 +27,7 @@ from albef.training.state import kept
 from albef.training.watch import at_chance
 from pipelines.device_lock import device_slot
 from pipelines.progress import progress
-from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, first
+from pipelines.stage import WORKER, WORKERS, Stage, first
 
 log = logging.getLogger("albef")
 
@@ -116,17 +115,7 @@ def provenance_of(
         "parent": config.init,
         "parent_weights": init.digest,
     }
-    values = {"values": config.model_dump(), **seen_as(stage, config.dataset)}
-    return provenance, fingerprint(values | provenance)
-
-
-def seen_as(stage: Stage, dataset: str) -> dict[str, Any]:
-    """What training depends on of a data set's section: for fingerprints.
-
-    How much may be damaged is not of it: a training that was stopped by that goes on.
-    """
-    section = stage.params["datasets"][dataset]
-    return {name: section[name] for name in ("augment", "window")}
+    return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
 
 class EndedEarly(Exception):
@@ -189,7 +178,6 @@ def fit(
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
-    augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     shards = Shards(data, "train")
     task.prepare(shards)
     recompute(task, stage.runtime.recompute)
@@ -198,7 +186,7 @@ def fit(
     processes = world()
     loader = Loader(
         shards,
-        task.collate(Train(augment, task.image_size)),
+        task.collate(Train(config.augment, task.image_size)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,
@@ -206,9 +194,7 @@ def fit(
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
-        read_reading(
-            stage.params["datasets"][dataset], where=str(PARAMS), key=f"datasets.{dataset}"
-        ),
+        config,
     )
     val = Shards(data, "val")
 

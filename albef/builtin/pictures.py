@@ -49,7 +49,7 @@ class Config(Section):
     """Side of a picture."""
     splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]]
     """Number of pictures by split; one of each thing at most where it is evaluated."""
-    caption_noise: Annotated[float, Field(ge=0, le=1)]
+    caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of training pictures whose caption is wrong or says nothing."""
 
 

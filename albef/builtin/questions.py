@@ -42,7 +42,7 @@ class Config(Section):
     """Side of a picture."""
     splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]]
     """Number of scenes by split; evaluated scenes differ from each other."""
-    questions: Annotated[int, Field(ge=1, le=len(TYPES))]
+    questions: Annotated[int, Field(ge=1, le=len(TYPES))] = 4
     """Questions about a scene, each of another type."""
 
 

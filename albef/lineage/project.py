@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, read_yaml, validate
+from albef.config import ParamsError, read_preset, validate
 from albef.layout import PARAMS, Layout, Paths
 from albef.lineage.code import GRAPH, code_digest
 from albef.lineage.step import Record, State, held, read
@@ -87,7 +87,7 @@ def around(path: Path) -> Project | None:
 
 def _seen(root: Path) -> Iterator[Project]:
     for file in (root / PARAMS, *sorted((root / "presets").glob("*.yaml"))):
-        params = read_yaml(file)
+        params = read_preset(file)
         try:
             paths = validate(Paths, params.get("paths"), where=str(file), key="paths")
         except ParamsError:

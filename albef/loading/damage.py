@@ -4,8 +4,8 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from albef.data.reading import ReadingConfig
 from albef.data.shards import ShardError, Shards
-from albef.loading.reading import ReadingConfig
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Damage:
             whose = self._shards.name
             raise ShardError(
                 f"{met.what}; that makes {count} damaged of the {of} {name} of {whose}, split "
-                f"{split}, more than datasets.{whose}.max_damaged_{name} {most:g} allows: "
+                f"{split}, more than max_damaged_{name} {most:g} allows: "
                 f"{self._shards.files.remedy}, or allow more"
             )
 

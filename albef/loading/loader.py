@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from albef.data.reading import ReadingConfig
 from albef.data.shards import Shards
 from albef.loading.damage import Damage
 from albef.loading.mixing import Mixture
@@ -30,10 +31,9 @@ from albef.loading.pipeline import Batch as Batch
 from albef.loading.pipeline import Collate as Collate
 from albef.loading.pipeline import Stages
 from albef.loading.prefetch import Ahead
-from albef.loading.reading import ReadingConfig
 from albef.loading.sampler import Order
 
-WHOLE = ReadingConfig(window=None, max_damaged_records=0, max_damaged_shards=0)
+WHOLE = ReadingConfig()
 """All of a split shuffled, and the first damaged record stops the training."""
 _DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
 _AHEAD = 4  # batches that a worker prepares before they are asked for

@@ -12,12 +12,12 @@ import torch
 from albef.config import read_yaml
 from albef.data import cache as caches
 from albef.data.cache import ShardCache
+from albef.data.reading import ReadingConfig
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
 from albef.data.store import Store, read_manifest
 from albef.io import file_digest, opened
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
 from tests.conftest import Bucket
 from tests.data import toy
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.data.cache import ShardCache
+from albef.data.reading import ReadingConfig
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
 from tests.data import toy
 
 COUNT = 60
@@ -143,8 +143,8 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
     ("window", "said"),
     [
         (3, r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
-            r"runtime\.cache_gb 0\.0039\d?: set datasets\.toy\.window to at most 2 or raise"),
-        (None, r"all shards of toy, .* set datasets\.toy\.window to at most 2 or raise runtime"),
+            r"runtime\.cache_gb 0\.0039\d?: set the training's window to at most 2 or raise"),
+        (None, r"all shards of toy, .* set the training's window to at most 2 or raise runtime"),
     ],
 )  # fmt: skip
 def test_what_the_cache_cannot_hold_is_said_before(

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from albef.loading.dataset import DatasetConfig
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError, validate
 from albef.data.refusal import Reason
-from albef.loading.dataset import DatasetConfig
 from pipelines import heldout, ingest
 from pipelines.check import check, main
 from pipelines.check_words import told

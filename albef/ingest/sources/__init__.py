@@ -152,9 +152,9 @@ def _read(values: object) -> Section:
 
 
 class SourcesConfig(Section):
-    """The part of a data set's section that its bytes depend on."""
+    """What a data set is made of, and how it is cut."""
 
     sources: Annotated[dict[str, Annotated[Section, PlainValidator(_read)]], Field(min_length=1)]
     """Sources by name; the fields of each are those of its ``kind``."""
-    shard_mb: Annotated[int, Field(ge=1)]
+    shard_mb: Annotated[int, Field(ge=1)] = 512
     """Largest size of a shard in MiB."""

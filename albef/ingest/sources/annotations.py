@@ -38,12 +38,12 @@ class Config(Outside):
     """JSON lists by split."""
     images: str
     """Folder that the images' paths start from."""
-    joined: bool
+    joined: bool = False
     """Captions: whether the rows of a picture are one record; false is a record for each row, as
     the original trains, which keeps a picture once for each of its rows."""
-    boxes: str | None
+    boxes: str | None = None
     """Grounding: JSON of the true box of each ``ref_id``, where the rows have none; else null."""
-    proposals: str | None
+    proposals: str | None = None
     """Grounding: JSON of boxes by image id, as ``dets.json`` and ``cocos.json``; else null."""
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ class Config(Outside):
     """This kind."""
     path: str
     """The folder; folders in it are read too, links to elsewhere are not."""
-    split: Split | None
+    split: Split | None = None
     """Split of all pictures; null takes it from the folder's first sub-folders, ``train/dog.jpg``.
     """
 

@@ -33,7 +33,7 @@ class Config(Outside):
     """Column of the pictures."""
     captions: Annotated[list[str], Field(min_length=1)]
     """Columns of the captions; those of a row are taken together."""
-    keep: list[str]
+    keep: list[str] = Field([])
     """Columns kept in meta."""
 
 

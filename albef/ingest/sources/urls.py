@@ -40,13 +40,13 @@ class Config(Outside):
     """Tables, as paths or patterns."""
     format: Literal["tsv", "csv", "parquet"]
     """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
-    header: list[str] | None
+    header: list[str] | None = None
     """Names of the columns where no first line names them, as in CC3M; else null."""
     url: str
     """Column of the addresses."""
     caption: str
     """Column of the captions; in Parquet it may hold lists."""
-    keep: list[str]
+    keep: list[str] = Field([])
     """Columns kept in meta."""
     split: Split
     """Split of all rows."""

@@ -40,11 +40,11 @@ class Config(Outside):
     """This kind."""
     files: Annotated[dict[Split, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     """Tars by split, as paths or patterns; they are not compressed."""
-    caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")]
+    caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")] = "txt"
     """Where captions are: ``txt``, or ``json.FIELD``, which may hold a list."""
-    keep: list[str] | None
+    keep: list[str] | None = None
     """Fields of the JSON that are kept in meta; null keeps all."""
-    statuses: bool
+    statuses: bool = False
     """Whether a table lies beside each shard (NAME.parquet), as img2dataset writes it, that tells
     of the rows that failed."""
 
