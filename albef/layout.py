@@ -10,12 +10,17 @@ from pydantic import Field
 
 from albef.config import Section, validate
 
+Share = Annotated[float, Field(ge=0, le=1)]
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
 """What the name of a variable starts with that overrides a value of ``runtime``."""
 BEHAVIOUR = "behaviour"
 """Section of a run's metrics that holds its behaviour tests, beside those of the splits."""
+HEADLINE = "headline"
+"""Section of a run's metrics that names the metric which each split is judged by."""
+BASELINES = ("chance", "random_weights", "text_only")
+"""Sections of a run's metrics that stand beside those of the splits."""
 
 
 class Paths(Section):
@@ -28,7 +33,8 @@ class Paths(Section):
 
 
 class Runtime(Section):
-    """What changes speed and never the experiment; ``ALBEF_RUNTIME__NAME`` overrides a value."""
+    """What changes speed and never the experiment, and what is borne on the way; the variable
+    ``ALBEF_RUNTIME__NAME`` overrides a value."""
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
@@ -51,6 +57,11 @@ class Runtime(Section):
     fit on a small card, for one more forward pass of time."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between two saves of the training state."""
+    max_damaged_records: dict[str, Share] = Field({})
+    """By data set, the largest share of a split's records that a process may find damaged before
+    training stops; others take their places. 0 where it is not named."""
+    max_damaged_shards: dict[str, Share] = Field({})
+    """The same of shards that are missing or unreadable."""
     search_workers: Annotated[int, Field(ge=1)] = 1
     """Processes that run trials of a search side by side and share the device. Those of several are
     not repeatable."""

@@ -1,27 +1,106 @@
-"""Run records of products that are not at hand now, kept until DVC brings those back.
+"""How stages came to their products: run records, and digests of the code that ran.
 
-A record tells how a stage came to its products. When DVC takes earlier products from its cache, no
-stage runs, and the record that lies there is that of later ones: theirs is then put back.
+A record tells what a stage cost, where and with what it ran, and the digests of what it made. When
+DVC takes earlier products from its cache, no stage runs, and the record that lies there is that of
+later ones: theirs, kept in :data:`KEPT`, is then put back.
 """
 
+import ast
+import hashlib
+import io
 import json
+import os
+import platform
+import resource
 import shutil
+import subprocess
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from albef.io import file_digest
 
 KEPT = Path(".albef/records")
-"""Where they lie, from the root of the project."""
+"""Where kept records lie, from the root of the project."""
 MOST = 50
 """Records kept of each stage; the oldest go first."""
+_PACKAGES = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
+_HOUR_S = 3600
+_CODE = ("albef/", "pipelines/")
+
+
+class Git(BaseModel):
+    """The state of a work tree; ``clean`` is None where it is not known."""
+
+    revision: str = ""
+    clean: bool | None = None
+
+
+class RunRecord(BaseModel):
+    """What a stage wrote down of itself; its further facts stand beside, as ``samples_per_second``.
+
+    Attributes:
+        made: SHA-256 of each product, by its path from the root of the project.
+        core_hours: time on cores of the stage and its processes.
+        gpu_hours: time that GPUs were held, times their number.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    stage: str = ""
+    started: str = ""
+    seconds: float | None = None
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+    peak_memory_mib: float | None = None
+    machine: str = ""
+    python: str = ""
+    versions: dict[str, str] = {}
+    git: Git = Git()
+    made: dict[str, str] = {}
+
+    @property
+    def further(self) -> Mapping[str, Any]:
+        """Facts that only some stages tell."""
+        return self.model_extra or {}
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read(path: Path) -> RunRecord | None:
+    """The record in a file; None where there is none."""
+    return read_as(RunRecord, path)
+
+
+def read_as(schema: type[M], path: Path) -> M | None:
+    """A JSON file that tells of a product; None where there is none.
+
+    Raises:
+        ValueError: it is damaged; the sentence names the file and the first wrong key.
+    """
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ": ".join(filter(None, [str(path), ".".join(map(str, first["loc"]))]))
+        raise ValueError(
+            f"{where}: {first['msg'].lower()}: make it again, or `dvc checkout`"
+        ) from None
 
 
 def keep(record: Path) -> None:
     """Keep a copy of a run record that was just written."""
     folder = KEPT / record.stem
     folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / f"{file_digest(record)[:16]}.json"
-    shutil.copyfile(record, copy)
+    shutil.copyfile(record, folder / f"{file_digest(record)[:16]}.json")
     for old in _newest_first(folder)[MOST:]:
         old.unlink(missing_ok=True)
 
@@ -31,23 +110,135 @@ def recall(record: Path) -> bool:
 
     What lies there stays if it is right, or if no other is.
     """
-    digests: dict[str, str] = {}
+    digest_of = cache(lambda name: file_digest(Path(name)) if Path(name).is_file() else "")
 
-    def own(path: Path) -> bool:
+    def holds(path: Path) -> bool:
         made = json.loads(path.read_text()).get("made", {})
-        for name in made:
-            if name not in digests:
-                digests[name] = file_digest(Path(name)) if Path(name).is_file() else ""
-        return bool(made) and all(digests[name] == digest for name, digest in made.items())
+        return bool(made) and all(digest_of(name) == digest for name, digest in made.items())
 
-    if record.is_file() and own(record):
+    if record.is_file() and holds(record):
         return True
-    for copy in _newest_first(KEPT / record.stem):
-        if own(copy):
-            shutil.copyfile(copy, record)
-            return True
-    return False
+    right = next(filter(holds, _newest_first(KEPT / record.stem)), None)
+    if right is not None:
+        shutil.copyfile(right, record)
+    return right is not None
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def surroundings() -> dict[str, Any]:
+    """Where and with what a process runs: memory, machine, versions, revision of the work tree."""
+    return {
+        "peak_memory_mib": round(max(u.ru_maxrss for u in _usage()) / 1024),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "versions": dict(_versions()),
+        "git": _git(),
+    }
+
+
+def machine() -> str:
+    """What kind of machine this is, as run records and model cards have it."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What a stage cost: time on cores, and time that it held GPUs.
+
+    Args:
+        gpu_seconds: time that this process held GPUs, times their number.
+        before: the same of the processes whose work this one went on with.
+    """
+    seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
+    costs = {
+        "cpu_seconds": seconds,
+        "core_hours": seconds / _HOUR_S,
+        "gpu_hours": gpu_seconds / _HOUR_S,
+    }
+    return {name: round(value + (before or {}).get(name, 0.0), 5) for name, value in costs.items()}
+
+
+def _usage() -> list[resource.struct_rusage]:
+    """Of this process, and of its children that have ended."""
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in _PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _git() -> dict[str, Any]:
+    """Revision of the work tree and whether it is clean; empty outside git."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "clean": not changed}
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return {}
+
+
+def code_files(
+    stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
+) -> set[Path]:
+    """The code that a stage declares, from the root of the project; empty if it is not known.
+
+    Args:
+        stages: of dvc.yaml, plain.
+        address: ``NAME`` or ``NAME@KEY`` of the stage.
+        params: the whole params file, plain; it has the kinds of the runs.
+        root: of the project.
+    """
+    name, _, key = address.partition("@")
+    stage = stages.get(name, {})
+    kind = str(params.get("tasks", {}).get(key, {}).get("kind", ""))
+    files: set[Path] = set()
+    for dep in stage.get("do", stage).get("deps", ()):
+        if dep.startswith(_CODE):
+            path = root / dep.replace("${item.kind}", kind)
+            files |= set(path.rglob("*.py")) if path.is_dir() else {path}
+    return {path.relative_to(root) for path in files}
+
+
+def code_digest(files: Iterable[Path], root: Path = Path()) -> str:
+    """SHA-256 over what code says; comments, docstrings and blank lines do not count.
+
+    Args:
+        files: the modules, from the root of the project.
+        root: of it.
+
+    Returns:
+        The digest in hex, or "" where there is no file, or one is missing.
+    """
+    digest, names = hashlib.sha256(), sorted({path.as_posix() for path in files})
+    for name in names:
+        if not (root / name).is_file():
+            return ""
+        digest.update(f"{name}\n{strip_comments((root / name).read_text())}\n".encode())
+    return digest.hexdigest() if names else ""
+
+
+@cache
+def strip_comments(source: str) -> str:
+    """A module without comments, docstrings and blank lines; the same in every Python."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            match statement:  # a docstring, or the string under a field that explains it
+                case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
+                    lines[first - 1 : last] = [""] * (last - first + 1)
+    tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline)
+    for row, column in [token.start for token in tokens if token.type == tokenize.COMMENT]:
+        lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())

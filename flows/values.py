@@ -89,6 +89,11 @@ def named(folder: Path, name: str, what: str) -> Path:
     return files[name]
 
 
+def file_of(preset: str | None) -> Path:
+    """The file of a preset; params.yaml for None."""
+    return PARAMS if preset is None else named(PRESETS, preset, "preset")
+
+
 def compose(preset: Path) -> str:
     """A preset as the text of a whole params file: that of its base with what it changes.
 
@@ -110,7 +115,7 @@ def _head(text: str) -> str:
 
 def _preset(name: str) -> str:
     """A preset's whole text, once the present params.yaml is known to be kept elsewhere."""
-    text = compose(named(PRESETS, name, "preset"))
+    text = compose(file_of(name))
     now = PARAMS.read_text() if PARAMS.exists() else text
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
     known = itertools.chain([text, committed.stdout], map(compose, sorted(PRESETS.glob("*.yaml"))))

@@ -14,7 +14,6 @@ from albef.config import Section
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.folder import export
-from albef.export.scoring import predict
 from albef.export.torch_model import model_of
 from albef.export.verify import Difference, VerificationError
 from albef.models.weights import Checkpoint, load_checkpoint
@@ -23,7 +22,6 @@ from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
 from pipelines.device_lock import device_slot
-from pipelines.provenance import code_of
 from pipelines.runs import run_of
 from pipelines.stage import Stage, main, write_json
 
@@ -73,7 +71,6 @@ def _export(stage: Stage) -> None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target = stage.layout.export(stage.key)
-    code = code_of(stage).get("code")
     with _finished(target) as folder:
         result = export(
             checkpoint,
@@ -83,7 +80,7 @@ def _export(stage: Stage) -> None:
             tolerance=own.tolerance,
             precisions=tuple(own.precisions),
             threads=threads,
-            provenance={"export_code": code} if code else None,
+            provenance={"export_code": stage.code},
         )
         scores = _evaluated(stage, own, checkpoint, folder)
     sizes = {
@@ -120,13 +117,13 @@ def _evaluated(
     task = kind.restore(config, checkpoint).eval()
     scores = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
-    if checkpoint.kind == "grounding":  # what is exported is attention without Grad-CAM's gradient
-        scores["torch_gradcam"] = scores["torch"]
+    if kind.gradient:  # what is exported does without: its part is told apart
+        scores[f"torch_{kind.gradient}"] = scores["torch"]
         models["torch"] = model_of(checkpoint)
     threads = stage.runtime.threads
     models |= {name: load(folder, threads=threads, precision=name) for name in own.precisions}
     for name, model in models.items():
-        scores[name] = task.score(predict(model, task, records))
+        scores[name] = task.score(task.predict(records, _BATCH, model))
     told = {name: score[kind.primary] for name, score in scores.items()}
     log.info(
         "%s of %s in %s: %s",

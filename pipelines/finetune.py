@@ -4,11 +4,11 @@ import json
 
 from albef.config import choose
 from pipelines.launch import launch
-from pipelines.provenance import origin
 from pipelines.runs import init_of, run_of
 from pipelines.stage import Stage, main
 from pipelines.trainer import (
     fit,
+    origin_of,
     provenance_of,
     publish,
     seed_everything,
@@ -45,7 +45,7 @@ def run(stage: Stage) -> None:
         folder,
         stage.key,
         task,
-        provenance | origin(stage, config.dataset, init),
+        provenance | origin_of(stage, config.dataset, init),
         kind=config.kind,
         model=task.sizes,
         tokenizer=task.tokenizer,

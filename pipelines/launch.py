@@ -20,9 +20,9 @@ from types import FrameType
 from typing import Any
 
 from albef.config import ParamsError
+from albef.run_record import spent
 from albef.training.distributed import launched
 from pipelines.device_lock import device_slot
-from pipelines.run_record import spent
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, read_json, write_json
 from pipelines.trainer import device_of
 

@@ -1,4 +1,4 @@
-"""The whole of params.yaml, checked or printed: ``python -m pipelines.params [FILE]``.
+"""The whole of params.yaml, checked before the first stage or printed.
 
 Each section is read by the class that stands beside its owner; what one section says of another
 is checked here.
@@ -19,7 +19,6 @@ from typing import Any, cast
 from albef.config import ParamsError, Range, Section, hint, read_preset, validate
 from albef.evaluation.behaviour.suite import load as load_suite
 from albef.layout import ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
-from albef.runtime.manifest import GRAPHS
 from albef.validation.drift import read_accepted, read_evaluated
 
 SECTIONS = {
@@ -209,6 +208,9 @@ def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]
     for name, export in _section(params, "export").runs.items():
         yield f"export.runs.{name}", name, *runs
         yield f"export.runs.{name}.dataset", export.dataset, *datasets
+    for key in ("max_damaged_records", "max_damaged_shards"):
+        for name in getattr(params.runtime, key):
+            yield f"runtime.{key}", name, *datasets
     evaluate = _section(params, "evaluate")
     for name in evaluate.reference or ():
         yield f"evaluate.reference.{name}", name, *runs
@@ -255,13 +257,18 @@ def _check_processes(params: Params) -> Iterator[str]:
             )
 
 
+def _is_exported(kind: str) -> bool:
+    """Whether a model of a kind has a use of its own."""
+    return bool(importlib.import_module(f"albef.tasks.{kind}").Task.surface)
+
+
 def _check_exports(params: Params) -> Iterator[str]:
     for name in _section(params, "export").runs:
         kind = getattr(params.tasks.get(name), "kind", None)
-        if kind is not None and kind not in GRAPHS:
+        if kind is not None and not _is_exported(kind):
             yield (
                 f"export.runs.{name}: {name} is of kind {kind}, which has no use of its own; those "
-                f"that are exported are {', '.join(kind for kind in GRAPHS if kind in kinds())}"
+                f"that are exported are {', '.join(filter(_is_exported, kinds()))}"
             )
 
 
@@ -357,18 +364,14 @@ def _is_shown_in_parts(value: Any) -> bool:
 
 
 def main() -> None:
-    """Check files, or print one; errors go to standard error, exit code 2."""
+    """Check files; their errors go to standard error, exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.params", description=__doc__)
     parser.add_argument("files", nargs="*", default=[PARAMS], type=Path)
     parser.add_argument("--name", help="what errors call the file")
-    parser.add_argument("--explain", metavar="SECTION", help="print the values of the file")
     options = parser.parse_args()
     try:
         for file in options.files:
-            if options.explain is None:
-                load(file, name=options.name)
-            else:
-                print(explain(file, options.explain))
+            load(file, name=options.name)
     except ParamsError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -7,11 +7,11 @@ from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.ranking import MAX_WORDS
 from pipelines.launch import launch
-from pipelines.provenance import origin
 from pipelines.stage import Stage, main
 from pipelines.trainer import (
     fingerprint,
     fit,
+    origin_of,
     publish,
     seed_everything,
     training,
@@ -46,7 +46,7 @@ def run(stage: Stage) -> None:
         folder,
         "pretrained",
         task,
-        provenance | origin(stage, config.dataset),
+        provenance | origin_of(stage, config.dataset),
         kind="pretraining",
         model=config.model,
         tokenizer=tokenizer,

@@ -10,9 +10,7 @@ from pydantic import Field
 
 from albef.config import Section
 from albef.layout import Layout
-from albef.lineage import chain
-from albef.lineage.project import Project
-from albef.lineage.step import Step
+from albef.lineage import CONFIG, Project, Step, of_checkpoint, of_export
 from albef.report import curves, dataset_page
 from albef.report.card import markdown
 from albef.report.content import NOTHING, Report, Search, Training, Trial
@@ -24,7 +22,7 @@ from pipelines.cards import read_card
 from pipelines.datasets import read_page
 from pipelines.origins import read_dataset, read_export, read_model
 from pipelines.results import read_run
-from pipelines.stage import Stage, main, read_json
+from pipelines.stage import Stage, code_of, main, read_json
 
 NOT_SHOWN = ("paths", "runtime", "release")
 """Sections of params.yaml that change no product."""
@@ -115,12 +113,13 @@ def gather(params: Mapping[str, Any], layout: Layout, seed: int, count: int) -> 
 
 def _chains(params: Mapping[str, Any], layout: Layout) -> Iterator[Step]:
     """The chain of each run, from its export or, without one, its checkpoint."""
-    project = Project(Path.cwd(), params, layout.paths)
-    for name in params.get("tasks", {}):
+    runs = tuple(params.get("tasks", {}))
+    project = Project(Path(), layout, runs, lambda address: code_of(address, params))
+    for name in runs:
         if (layout.export(name) / MANIFEST).is_file():
-            yield chain.export(project.layout.export(name), project)
-        elif (layout.model(name) / chain.CONFIG).is_file():
-            yield chain.checkpoint(name, project)
+            yield of_export(layout.export(name), project)
+        elif (layout.model(name) / CONFIG).is_file():
+            yield of_checkpoint(name, project)
 
 
 def _stages(params: Mapping[str, Any]) -> Iterator[str]:

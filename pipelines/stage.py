@@ -4,7 +4,6 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 ``python -m pipelines.NAME [KEY]``; what it reads and writes is declared in dvc.yaml.
 """
 
-import argparse
 import contextlib
 import json
 import logging
@@ -17,22 +16,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
+from albef.data.cache import ShardCache
 from albef.io import file_digest
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.run_record import keep
-from pipelines.run_record import spent, surroundings
+from albef.run_record import code_digest, code_files, keep, spent, surroundings
 
 S = TypeVar("S", bound=Section)
+GRAPH = Path("dvc.yaml")
+"""Declares what each stage reads, its code included, from the root of the project."""
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
 FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
@@ -66,6 +68,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
+        ShardCache.default = ShardCache.of(self.runtime)
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
         self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0
@@ -93,6 +96,11 @@ class Stage:
     def address(self) -> str:
         """``NAME`` or ``NAME@KEY``, as DVC calls it."""
         return f"{self.name}@{self.key}" if self.key else self.name
+
+    @property
+    def code(self) -> str:
+        """Digest of the code that it runs, as dvc.yaml declares it."""
+        return code_of(self.address, self.params)
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder for this stage's work in progress, outside any work tree."""
@@ -139,6 +147,21 @@ class Stage:
     def scratch_root(self) -> Path:
         """The folder of all work in progress."""
         return self.runtime.scratch_root
+
+
+def code_of(address: str, params: Mapping[str, Any]) -> str:
+    """Digest of the code that dvc.yaml declares for a stage; "" where it declares none.
+
+    Comments, docstrings and blank lines do not count.
+    """
+    stages = _stages(GRAPH.read_text()) if GRAPH.is_file() else {}
+    return code_digest(code_files(stages, address, params))
+
+
+@cache
+def _stages(graph: str) -> dict[str, Any]:
+    """The stages of dvc.yaml, whose text this is; it takes a while to read."""
+    return dict(read_yaml(GRAPH).get("stages", {}))
 
 
 def _idle_s(folder: Path) -> float:
@@ -197,9 +220,7 @@ def main(
         launch: does it in processes of its own, or returns false where they are not asked for.
     """
     name = Path(sys.argv[0]).stem
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=run.__doc__)
-    parser.add_argument("key", nargs="?", default="", help="data set or run")
-    key = parser.parse_args().key
+    key = "".join(sys.argv[1:2])  # a data set or run
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if first() else logging.WARNING)
     started = time.time()

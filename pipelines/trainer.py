@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from albef.data.shards import Shards, describe
+from albef.io import file_digest
 from albef.loading.loader import Loader
+from albef.loading.pipeline import Reading
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
@@ -118,6 +120,28 @@ def provenance_of(
     return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
 
+def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
+    """What a checkpoint tells beside the digests of its data and parent.
+
+    Whoever has nothing but the checkpoint, or its export, reads in it where it comes from.
+
+    Args:
+        stage: the running stage.
+        dataset: that it learned from.
+        init: the checkpoint that it started from, with the values that the search chose.
+    """
+    described = describe(stage.layout.data(dataset))
+    kept = ("splits", "captions", "sources", "licences")
+    origin: dict[str, Any] = {
+        "code": stage.code,
+        "described": {key: described[key] for key in kept if key in described},
+    }
+    if init is not None:
+        origin["choice"] = file_digest(stage.layout.search(stage.key) / "choice.json")
+        origin["parent_provenance"] = init.config.get("provenance", {})
+    return origin
+
+
 class EndedEarly(Exception):
     """A training was ended after an epoch, as ``on_epoch`` asked."""
 
@@ -194,7 +218,11 @@ def fit(
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
-        config,
+        Reading(
+            config.window,
+            stage.runtime.max_damaged_records.get(dataset, 0.0),
+            stage.runtime.max_damaged_shards.get(dataset, 0.0),
+        ),
     )
     val = Shards(data, "val")
 
@@ -230,7 +258,7 @@ def fit(
                 validate=validate,
                 progress=show,
             )
-        return facts | {"damaged": loader.damage.facts()}
+        return facts | {"damaged": loader.damage.counts()}
     finally:
         stage.tally()
 

@@ -1,13 +1,21 @@
 """validate@DATASET: let a data set pass to training, or stop the pipeline and say why."""
 
+import hashlib
 import logging
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from albef.data import image_decoding
+from albef.data.shards import describe
+from albef.io import file_digest
+from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.drift import read_accepted, read_evaluated
-from albef.validation.outcome import NotFit
-from albef.validation.page import page
-from pipelines.seen import pictures
+from albef.validation.page import render_page
+from albef.validation.result import NotFit
 from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")
@@ -21,13 +29,13 @@ def run(stage: Stage) -> None:
     verdict = stage.layout.verdict(stage.key)
     verdict.unlink(missing_ok=True)  # an earlier one says nothing about this data
     result, profile = check_dataset(
-        stage.layout.data(stage.key), config, pictures(stage), accepted, evaluated
+        stage.layout.data(stage.key), config, image_stats(stage), accepted, evaluated
     )
     folder = stage.layout.validation(stage.key)
     write_json(folder / "result.json", result.to_json())
     write_json(folder / "profile.json", profile)
     report = folder / "report.html"
-    report.write_text(page(result, profile))
+    report.write_text(render_page(result, profile))
     for warning in result.warnings():
         log.warning("%s", warning)
     if reasons := result.reasons():
@@ -35,6 +43,29 @@ def run(stage: Stage) -> None:
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
     stage.made(verdict, folder / "result.json", folder / "profile.json")
     log.info("all %d expectations are met; see %s", len(result.checks), report)
+
+
+def image_stats(stage: Stage) -> NDArray[np.float64]:
+    """The statistics of the pictures of the data set that a stage works on.
+
+    They take the most time of a validation, so they are kept in scratch: another threshold, or a
+    profile that was accepted, asks for no decoding.
+
+    Raises:
+        ShardError: a part of the data set is missing or damaged.
+    """
+    folder = stage.layout.data(stage.key)
+    code = [file_digest(Path(str(module.__file__))) for module in (stats, image_decoding)]
+    fingerprint = hashlib.sha256(" ".join([describe(folder)["digest"], *code]).encode())
+    kept = stage.scratch(fingerprint.hexdigest()) / "image_stats.npy"
+    if not kept.exists():
+        part = kept.with_suffix(".part")
+        with part.open("wb") as file:
+            values = stats.read_image_stats(folder, stage.runtime.threads)
+            np.save(file, values, allow_pickle=False)
+        part.replace(kept)
+    known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
+    return known
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from albef import run_record as records
+from albef import run_record
 from albef.io import file_digest
 
 RECORD = Path("runs/finetune@vqa.json")
@@ -22,17 +22,17 @@ def _made(text: str, seconds: int = 1) -> str:
     Path("weights").write_text(text)
     told = {"made": {"weights": file_digest(Path("weights"))}, "seconds": seconds}
     RECORD.write_text(json.dumps(told))
-    records.keep(RECORD)
+    run_record.keep(RECORD)
     return RECORD.read_text()
 
 
 def test_the_record_of_what_is_at_hand_comes_back() -> None:
     first = _made("one")
     second = _made("two")
-    assert records.recall(RECORD)
+    assert run_record.recall(RECORD)
     assert RECORD.read_text() == second
     Path("weights").write_text("one")
-    assert records.recall(RECORD)
+    assert run_record.recall(RECORD)
     assert RECORD.read_text() == first
 
 
@@ -41,23 +41,93 @@ def test_of_two_that_made_the_same_the_newer_one() -> None:
     newer = _made("one", 2)
     _made("two")
     Path("weights").write_text("one")
-    assert records.recall(RECORD)
+    assert run_record.recall(RECORD)
     assert RECORD.read_text() == newer
 
 
 def test_what_nobody_made_here_leaves_the_record_as_it_is() -> None:
     before = _made("one")
     Path("weights").write_text("from elsewhere")
-    assert not records.recall(RECORD)
+    assert not run_record.recall(RECORD)
     assert RECORD.read_text() == before
     Path("weights").unlink()
-    assert not records.recall(RECORD)
+    assert not run_record.recall(RECORD)
 
 
 def test_a_bounded_number_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MOST", 2)
+    monkeypatch.setattr(run_record, "MOST", 2)
     for text in ("one", "two", "three"):
         _made(text)
-    assert len(list((records.KEPT / RECORD.stem).iterdir())) == 2
+    assert len(list((run_record.KEPT / RECORD.stem).iterdir())) == 2
     Path("weights").write_text("one")
-    assert not records.recall(RECORD)
+    assert not run_record.recall(RECORD)
+
+
+BEFORE = '''"""A module."""
+
+import os  # for the folder
+
+
+class Values:
+    """Values."""
+
+    seed: int
+    """Of everything."""
+
+
+def where(path: str) -> str:
+    """The folder
+    of a path."""
+    text = """# no comment"""
+    return os.path.dirname(path) + text
+'''
+AFTER = '''# Another head.
+
+import os
+class Values:
+    seed: int
+def where(path: str) -> str:
+    # Why it is so.
+    text = """# no comment"""
+    return os.path.dirname(path) + text
+'''
+
+
+def test_comments_docstrings_and_blank_lines_are_not_code() -> None:
+    stripped = run_record.strip_comments(BEFORE)
+    assert stripped == run_record.strip_comments(AFTER)
+    for old, new in (("int", "float"), ("no comment", "a comment"), ("+ t", "* t")):
+        assert stripped != run_record.strip_comments(BEFORE.replace(old, new))
+
+
+def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
+    deps = ["albef/a.py", "albef/tasks/${item.kind}.py", "albef/folder", "data/x"]
+    stages = {"finetune": {"foreach": "x", "do": {"deps": deps}}}
+    values = {"tasks": {"mine": {"kind": "vqa"}}}
+    Path("albef/tasks").mkdir(parents=True)
+    Path("albef/folder").mkdir()
+    for name in ("a", "tasks/vqa", "tasks/other", "folder/b"):
+        Path(f"albef/{name}.py").write_text("x = 1\n")
+
+    def digest(address: str = "finetune@mine") -> str:
+        return run_record.code_digest(run_record.code_files(stages, address, values))
+
+    first = digest()
+    Path("albef/tasks/other.py").write_text("x = 2\n")
+    Path("albef/a.py").write_text("x = 1  # as ever\n")
+    assert digest() == first
+    for changed in ("tasks/vqa", "folder/b"):
+        Path(f"albef/{changed}.py").write_text("x = 2\n")
+        assert digest() != first
+        Path(f"albef/{changed}.py").write_text("x = 1\n")
+    Path("albef/a.py").unlink()
+    assert digest() == ""
+    assert digest("nothing") == ""
+
+
+def test_a_damaged_record_is_a_sentence_that_names_it() -> None:
+    RECORD.write_text('{"seconds": "long"}')
+    with pytest.raises(ValueError, match=r"finetune@vqa\.json: seconds: .* make it again"):
+        run_record.read(RECORD)
+    RECORD.unlink()
+    assert run_record.read(RECORD) is None

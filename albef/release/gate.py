@@ -81,23 +81,23 @@ def judge(
         released: the same; empty for a first release, which only int8's loss can stop.
     """
     for name in [*new, *(name for name in released if name not in new)]:
-        own, before = new.get(name), released.get(name)
-        if own is None:
+        figures, before = new.get(name), released.get(name)
+        if figures is None:
             gone = f"{name} is gone, which the released export has: who loads it would fail"
             yield Row("precision", name, "there", "gone", "", "", gone)
             continue
-        yield _metric(config, primary, name, own, before)
-        for test, rate in own.behaviour.items():
+        was = before.metrics[primary] if before else None
+        yield _points(primary, name, figures.metrics[primary], was, config, "max_drop")
+        for test, rate in figures.behaviour.items():
             was = before.behaviour.get(test) if before else None
-            yield _tested(config.max_behaviour_drop, test, name, rate, was)
-        for batch in own.ms:
-            times = own.ms[batch], before.ms[batch] if before else None
-            yield _ratio(f"ms, batch {batch}", name, times, config.max_slower, "max_slower")
-        sizes = own.bytes / 1e6, before.bytes / 1e6 if before else None
-        yield _ratio("MB", name, sizes, config.max_larger, "max_larger")
+            yield _points(f"behaviour test {test}", name, rate, was, config, "max_behaviour_drop")
+        for batch, ms in figures.ms.items():
+            was = before.ms[batch] if before else None
+            yield _ratio(f"ms, batch {batch}", name, ms, was, config, "max_slower")
+        was = before.bytes / 1e6 if before else None
+        yield _ratio("MB", name, figures.bytes / 1e6, was, config, "max_larger")
     if (lost := int8_loss(new, primary)) is not None:
-        earlier = int8_loss(released, primary)
-        most = config.max_int8_loss
+        earlier, most = int8_loss(released, primary), config.max_int8_loss
         refused = f"int8 loses {lost:.2f} points of {primary}, more than release.max_int8_loss"
         yield Row(
             f"{primary} lost",
@@ -126,9 +126,9 @@ def contaminated(config: ReleaseConfig, records: int, found: Mapping[str, Sequen
         f"more than release.max_contamination {most:g}; `screened: true` for that data set and "
         "the test data in ingest.heldout leave them out"
     )
-    told = f"{len(every)} of {records}"
-    allowed = f"{100 * most:g} %"
-    return Row("tested and trained on", "", "", told, "", allowed, refused if share > most else "")
+    counted, allowed = f"{len(every)} of {records}", f"{100 * most:g} %"
+    refused = refused if share > most else ""
+    return Row("tested and trained on", "", "", counted, "", allowed, refused)
 
 
 def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
@@ -139,52 +139,30 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
     return full.metrics[primary] - figures["int8"].metrics[primary]
 
 
-def _metric(
-    config: ReleaseConfig, primary: str, name: str, own: Figures, before: Figures | None
+def _points(
+    what: str, name: str, value: float, before: float | None, config: ReleaseConfig, key: str
 ) -> Row:
-    was = before.metrics[primary] if before else None
-    return _points(primary, name, (own.metrics[primary], was), config.max_drop, "max_drop")
-
-
-def _tested(most: float, test: str, name: str, rate: float, was: float | None) -> Row:
-    return _points(f"behaviour test {test}", name, (rate, was), most, "max_behaviour_drop")
-
-
-def _points(what: str, name: str, values: tuple[float, float | None], most: float, key: str) -> Row:
-    value, before = values
     if before is None:
         return Row(what, name, "", f"{value:.2f}", "", "")
-    change = value - before
+    change, most = value - before, getattr(config, key)
     refused = (
         f"{name} loses {-change:.2f} points of {what} ({value:.2f} after {before:.2f}), more than "
         f"release.{key} {most:g}"
     )
-    return Row(
-        what,
-        name,
-        f"{before:.2f}",
-        f"{value:.2f}",
-        f"{change:+.2f}",
-        f"-{most:g}",
-        "" if -change <= most else refused,  # NaN is refused
-    )
+    passed = -change <= most  # NaN is refused
+    shown = (f"{before:.2f}", f"{value:.2f}", f"{change:+.2f}", f"-{most:g}")
+    return Row(what, name, *shown, "" if passed else refused)
 
 
-def _ratio(what: str, name: str, values: tuple[float, float | None], most: float, key: str) -> Row:
-    own, before = values
+def _ratio(
+    what: str, name: str, value: float, before: float | None, config: ReleaseConfig, key: str
+) -> Row:
     if before is None:
-        return Row(what, name, "", f"{own:.3g}", "", "")
-    ratio = own / before
+        return Row(what, name, "", f"{value:.3g}", "", "")
+    ratio, most = value / before, getattr(config, key)
     refused = (
-        f"{name}, {what}: {own:.3g} is {ratio:.2f} times the released {before:.3g}, more than "
+        f"{name}, {what}: {value:.3g} is {ratio:.2f} times the released {before:.3g}, more than "
         f"release.{key} {most:g}"
     )
-    return Row(
-        what,
-        name,
-        f"{before:.3g}",
-        f"{own:.3g}",
-        f"x {ratio:.2f}",
-        f"x {most:g}",
-        "" if ratio <= most else refused,
-    )
+    shown = (f"{before:.3g}", f"{value:.3g}", f"x {ratio:.2f}", f"x {most:g}")
+    return Row(what, name, *shown, "" if ratio <= most else refused)

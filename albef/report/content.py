@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from albef.lineage.step import Step
+from albef.lineage import Step
 from albef.report.origins import Cost, Dataset, Export, Model
 from albef.report.results import Run
 

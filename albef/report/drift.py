@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.validation.vocabulary import counted
+from albef.validation.tables import count_words
 
 _WORDS = 12  # new and lost words that are named
 _ROWS = 1 << 16  # of an index that are written out at a time
@@ -141,7 +141,7 @@ def _distance(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
 
 
 def _words(before: pa.Table, after: pa.Table) -> Vocabulary:
-    old, new = (counted(pc.list_flatten(table["captions"])) for table in (before, after))
+    old, new = (count_words(pc.list_flatten(table["captions"])) for table in (before, after))
     fresh, gone = new.keys() - old.keys(), old.keys() - new.keys()
     return Vocabulary(
         before=len(old),

@@ -5,7 +5,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from albef.lineage.show import facts_of
+from albef.lineage import render_facts
 from albef.report import charts, costs, search, wording
 from albef.report.content import NOTHING, Report
 from albef.report.metrics import Row, headline, rows
@@ -39,7 +39,7 @@ def environment() -> Environment:
         "rows": rows,
         "against": wording.against,
         "metric_bar": charts.metric_bar,
-        "told": facts_of,
+        "told": render_facts,
         "nothing": NOTHING,
         "outcome_bar": charts.outcome_bar,
         "tested_bar": charts.tested_bar,

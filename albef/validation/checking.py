@@ -9,29 +9,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from albef.data.shards import describe, read_index
-from albef.validation import drift, profile
 from albef.validation.config import ValidateConfig
-from albef.validation.image_stats import looks
-from albef.validation.outcome import Result
-from albef.validation.suites import checks
+from albef.validation.drift import measure_drift
+from albef.validation.profile import parts, profile
+from albef.validation.result import Result
+from albef.validation.suites import check_suites
 from albef.validation.tables import Tables, tables
-
-
-def seen(folder: Path, threads: int) -> NDArray[np.float64]:
-    """What the pictures of a data set look like (:func:`albef.validation.image_stats.looks`).
-
-    Raises:
-        ShardError: a part of the data set is missing or damaged.
-    """
-    splits = read_index(folder, columns=["split"])["split"].to_numpy(zero_copy_only=False)
-    places = {name: np.flatnonzero(splits == name) for name in describe(folder)["splits"]}
-    return looks(folder, places, threads)
 
 
 def check_dataset(
     folder: Path,
     config: ValidateConfig,
-    pictures: NDArray[np.float64],
+    stats: NDArray[np.float64],
     accepted: Mapping[str, Any] | None = None,
     evaluated: Mapping[str, Any] | None = None,
 ) -> tuple[Result, dict[str, Any]]:
@@ -40,7 +29,7 @@ def check_dataset(
     Args:
         folder: of the data set.
         config: when it is refused.
-        pictures: what :func:`seen` gives.
+        stats: what :func:`albef.validation.image_stats.read_image_stats` gives.
         accepted: a profile as :func:`albef.validation.drift.read_accepted` gives it.
         evaluated: that of another data set that models are evaluated on, as
             :func:`albef.validation.drift.read_evaluated` gives it.
@@ -53,24 +42,30 @@ def check_dataset(
         NotFit: an expectation cannot be computed.
     """
     described = describe(folder)
-    found = tables(read_index(folder).combine_chunks(), pictures)
-    rows = profile.parts(found)
-    own = profile.profile(described["name"], described["digest"], rows)
-    held: list[Any] = accepted["expectations"] if accepted else []
-    other = (evaluated["name"], evaluated["expectations"]) if evaluated else ("", [])
+    rows = tables(read_index(folder).combine_chunks(), stats)
+    by_part = parts(rows)
+    of_dataset = profile(described["name"], described["digest"], by_part)
     result = Result(
         dataset=described["name"],
         digest=described["digest"],
-        checks=tuple(checks(found, config)),
-        statistics=_statistics(described, found),
-        moved=tuple(drift.moved(rows, own, held, other, config.drift)),
+        checks=check_suites(rows, config),
+        statistics=_statistics(described, rows),
+        drift=tuple(
+            measure_drift(
+                by_part,
+                of_dataset,
+                accepted["expectations"] if accepted else [],
+                (evaluated["name"], evaluated["expectations"]) if evaluated else ("", []),
+                config.drift,
+            )
+        ),
         accepted=accepted["digest"] if accepted else "",
     )
-    return result, own
+    return result, of_dataset
 
 
-def _statistics(described: Mapping[str, Any], found: Tables) -> dict[str, Any]:
-    words, records = found["captions"]["words"], found["records"]
+def _statistics(described: Mapping[str, Any], rows: Tables) -> dict[str, Any]:
+    words, records = rows["captions"]["words"], rows["records"]
     kinds = records["kind"].value_counts()
     return {
         "splits": described["splits"],
@@ -79,8 +74,8 @@ def _statistics(described: Mapping[str, Any], found: Tables) -> dict[str, Any]:
         "words of a caption": _spread(words),
         "shorter side in pixels": _spread(records["shorter_side"].dropna()),
         "longer side in pixels": _spread(records["longer_side"].dropna()),
-        "different images": int(found["images"]["digest"].nunique()),
-        "scripts": _shares(found["captions"]["script"]),
+        "different images": int(rows["images"]["digest"].nunique()),
+        "scripts": _shares(rows["captions"]["script"]),
     }
 
 

@@ -40,13 +40,21 @@ class Listed:
     shares: Mapping[str, Mapping[str, float]]
     different: Mapping[str, int]
 
+    def rows(self) -> list[list[str]]:
+        """A row for each: its name, and its share in each part."""
+        names = next(iter(self.shares.values()))
+        return [
+            [name, *(f"{100 * shares[name]:.2f} %" for shares in self.shares.values())]
+            for name in names
+        ]
+
 
 @dataclass(frozen=True)
 class Drifted:
     """A row of a table of drift: one distribution against one reference.
 
     Attributes:
-        of, part, reference, name: as :class:`albef.validation.outcome.Moved` has them.
+        of, part, reference, name: as :class:`albef.validation.result.DriftResult` has them.
         divergence, shift: how far, in words; "" where it is not measured.
         level: the worse of both: ``met``, ``warned`` or ``stopped``.
     """

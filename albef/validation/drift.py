@@ -2,23 +2,24 @@
 
 An accepted profile is a suite: for each histogram an expectation of its Kullback-Leibler divergence
 and one of its quantiles. What is accepted stands in it, how far data may be from that in
-params.yaml: ``$divergence`` takes the limit, and the ranges of quantiles are widened by it.
+params.yaml: the divergence is held against it, and the ranges of quantiles are widened by it.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from albef.config import ParamsError
 from albef.validation import content
 from albef.validation import profile as profiles
-from albef.validation.config import DriftConfig, Limits, Movement
+from albef.validation.config import DriftConfig, Limits
 from albef.validation.expectations import Item, run
-from albef.validation.outcome import Moved
 from albef.validation.profile import QUANTILES
+from albef.validation.result import DriftResult
 from albef.validation.tables import TRAIN, Tables
 
 DIVERGENCE, SHIFT = "divergence", "shift"
@@ -61,7 +62,11 @@ def _weights(counts: list[int]) -> list[float]:
 
 
 def _diverged(partition: dict[str, Any], holdout: str) -> dict[str, Any]:
-    return {"partition_object": partition, "threshold": "$divergence", holdout: _HELD_OUT}
+    return {
+        "partition_object": partition,
+        "threshold": {"$PARAMETER": "divergence"},
+        holdout: _HELD_OUT,
+    }
 
 
 def accepted_suite(profile: Mapping[str, Any]) -> str:
@@ -86,17 +91,14 @@ def read_accepted(path: Path | str | None) -> dict[str, Any]:
         items = held["expectations"]
         for item in items:
             if item["type"] not in EXPECTATIONS.values():
-                raise ParamsError(f"{path}: {item['type']} is no expectation of a profile")
-            _ = item["meta"]["table"], item["meta"]["part"], item["meta"]["what"]
-            _ = item["kwargs"]["column"]
+                raise ValueError(f"{item['type']} is no expectation of a profile")
+            _ = [item["meta"][key] for key in ("table", "part", "what")], item["kwargs"]["column"]
     except FileNotFoundError:
         raise ParamsError(
             f"the accepted profile {path} is missing: get it back from git, accept the data set "
             "as it is, or name none"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, ParamsError):
-            raise
         raise ParamsError(
             f"{path} is no accepted profile ({type(error).__name__}: {error}): accept the data "
             "set again"
@@ -134,26 +136,71 @@ def _evaluated(items: Sequence[Item]) -> list[Item]:
     ]
 
 
-class _Asked(NamedTuple):
-    """An expectation, and whose it is: ``reference`` and ``name`` as in :class:`Moved`."""
+@dataclass(frozen=True)
+class _Distribution:
+    """An expectation of a distribution, and whose it is: fields as in :class:`DriftResult`."""
 
     reference: str
     name: str
     item: Item
 
+    @property
+    def part(self) -> str:
+        part: str = self.item["meta"]["part"]
+        return part
 
-def moved(
+    @property
+    def measure(self) -> str:
+        return DIVERGENCE if self.item["type"] == EXPECTATIONS[DIVERGENCE] else SHIFT
+
+    @property
+    def ranges(self) -> list[list[float]]:
+        ranges: list[list[float]] = self.item["kwargs"]["quantile_ranges"]["value_ranges"]
+        return ranges
+
+    @property
+    def scale(self) -> float:
+        """What shifts are measured in: from the first quantile to the last, or else the size of
+        the middle one."""
+        across = self.ranges[-1][1] - self.ranges[0][0]
+        return across or abs(self.ranges[len(self.ranges) // 2][0]) or 1.0
+
+    def limited(self, table: str, limit: float | None) -> Item:
+        """The expectation of a table with its limit; None expects nothing."""
+        kwargs = dict(self.item["kwargs"])
+        if self.measure == DIVERGENCE:
+            kwargs["threshold"] = limit
+        else:
+            wide = [
+                [None, None]
+                if limit is None
+                else [low - limit * self.scale, high + limit * self.scale]
+                for low, high in self.ranges
+            ]
+            kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": wide}
+        return {**self.item, "kwargs": kwargs, "meta": {**self.item["meta"], "table": table}}
+
+    def value(self, observed: Any) -> float | None:
+        """How far the distribution is, of what Great Expectations observed."""
+        if self.measure == DIVERGENCE:
+            return None if observed is None else round(float(observed), 6)
+        pairs = zip(observed["values"], self.ranges, strict=True)
+        far = max(abs(float(value) - low) for value, (low, _) in pairs)
+        return round(far / self.scale, 6)
+
+
+def measure_drift(
     rows: Mapping[str, Tables],
-    own: Mapping[str, Any],
+    profile: Mapping[str, Any],
     accepted: list[Item],
     evaluated: tuple[str, list[Item]],
     config: DriftConfig,
-) -> list[Moved]:
+) -> list[DriftResult]:
     """How far each distribution is from its reference.
 
     Args:
         rows: of the data set by part, as :func:`albef.validation.profile.parts` gives them.
-        own: its profile.
+        profile: of the data set.
         accepted: expectations of the accepted profile.
         evaluated: another data set that models are evaluated on, and what it expects of rows that
             are trained on; its own evaluation splits expect as much.
@@ -162,94 +209,46 @@ def moved(
     Raises:
         NotFit: an expectation of the accepted profile cannot be computed.
     """
-    name, theirs = evaluated
-    asked = [_Asked("accepted", "", item) for item in accepted]
-    asked += [_Asked("evaluation", "", item) for item in _evaluated(suite(own))]
-    asked += [_Asked("evaluation", name, item) for item in theirs]
+    name, of_other = evaluated
+    distributions = [_Distribution("accepted", "", item) for item in accepted]
+    distributions += [_Distribution("evaluation", "", item) for item in _evaluated(suite(profile))]
+    distributions += [_Distribution("evaluation", name, item) for item in of_other]
     frames: dict[str, pd.DataFrame] = {}
     items: list[Item] = []
-    told: list[tuple[_Asked, Limits]] = []
-    said = {part: profiles.said(tables) for part, tables in rows.items()}
-    for one in asked:
-        reference, of_data, item = one
-        table, part = item["meta"]["table"], item["meta"]["part"]
-        if part not in rows:
+    measured: list[tuple[_Distribution, Limits]] = []
+    counts = {part: profiles.count_values(tables) for part, tables in rows.items()}
+    for one in distributions:
+        table = one.item["meta"]["table"]
+        if one.part not in rows:
             continue
-        frame = f"{part}.{table}"
-        if table in profiles.SAID:
-            frame = f"{reference}.{of_data}.{frame}"
-            values = item["kwargs"]["partition_object"]["values"]
-            frames[frame] = pd.DataFrame({"value": profiles.repeated(said[part][table], values)})
+        frame = f"{one.part}.{table}"
+        if table in profiles.NAMES:
+            frame = f"{one.reference}.{one.name}.{frame}"
+            values = one.item["kwargs"]["partition_object"]["values"]
+            column = profiles.repeated(counts[one.part][table], values)
+            frames[frame] = pd.DataFrame({"value": column})
         else:
-            frames[frame] = rows[part][table]
+            frames[frame] = rows[one.part][table]
         if frames[frame].empty:
             continue
-        limits = _limits(item, getattr(config, reference))
-        told.append((one, limits))
-        named = {**item, "meta": {**item["meta"], "table": frame}}
-        items += [_filled(named, limit) for limit in (limits.warn, limits.stop)]
+        limits: Limits = getattr(getattr(config, one.reference), one.measure)
+        measured.append((one, limits))
+        items += [one.limited(frame, limit) for limit in (limits.warn, limits.stop)]
     outcomes = run(frames, items)
-    return [
-        _moved(*one, warn, stop)
-        for one, warn, stop in zip(told, outcomes[::2], outcomes[1::2], strict=True)
-    ]
-
-
-def _limits(item: Item, movement: Movement) -> Limits:
-    limits: Limits = getattr(movement, _measure(item))
-    return limits
-
-
-def _measure(item: Item) -> str:
-    return DIVERGENCE if item["type"] == EXPECTATIONS[DIVERGENCE] else SHIFT
-
-
-def _filled(item: Item, limit: float | None) -> Item:
-    """An expectation with its limit; None expects nothing."""
-    kwargs = dict(item["kwargs"])
-    if _measure(item) == DIVERGENCE:
-        kwargs["threshold"] = limit
-    else:
-        ranges = kwargs["quantile_ranges"]["value_ranges"]
-        scale = _scale(ranges)
-        wide = [
-            [None, None] if limit is None else [low - limit * scale, high + limit * scale]
-            for low, high in ranges
-        ]
-        kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": wide}
-    return {**item, "kwargs": kwargs}
-
-
-def _scale(ranges: list[list[float]]) -> float:
-    """What shifts are told in: from the first quantile to the last, or else the size of the
-    middle one."""
-    across = ranges[-1][1] - ranges[0][0]
-    return across or abs(ranges[len(ranges) // 2][0]) or 1.0
-
-
-def _moved(
-    asked: _Asked, limits: Limits, warn: Mapping[str, Any], stop: Mapping[str, Any]
-) -> Moved:
-    item = asked.item
-    level = "met" if warn["success"] else "warned"
-    return Moved(
-        of=item["meta"]["what"],
-        part=item["meta"]["part"],
-        reference=asked.reference,
-        name=asked.name,
-        measure=_measure(item),
-        value=_value(item, stop["result"]["observed_value"]),
-        warn=limits.warn,
-        stop=limits.stop,
-        level=level if stop["success"] else "stopped",
-    )
-
-
-def _value(item: Item, observed: Any) -> float | None:
-    if _measure(item) == DIVERGENCE:
-        return None if observed is None else round(float(observed), 6)
-    ranges = item["kwargs"]["quantile_ranges"]["value_ranges"]
-    pairs = zip(observed["values"], ranges, strict=True)
-    far = max(abs(float(value) - low) for value, (low, _) in pairs)
-    shift: float = round(far / _scale(ranges), 6)
-    return shift
+    results = []
+    for (one, limits), warn, stop in zip(measured, outcomes[::2], outcomes[1::2], strict=True):
+        level = "met" if warn["success"] else "warned"
+        results.append(
+            DriftResult(
+                of=one.item["meta"]["what"],
+                part=one.part,
+                reference=one.reference,
+                name=one.name,
+                measure=one.measure,
+                value=one.value(stop["result"]["observed_value"]),
+                warn=limits.warn,
+                stop=limits.stop,
+                level=level if stop["success"] else "stopped",
+            )
+        )
+    return results

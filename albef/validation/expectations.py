@@ -1,19 +1,23 @@
 """Running expectations by Great Expectations, which is imported only here and when it is needed.
 
 An item of a suite is ``{"type", "kwargs", "meta"}``, as Great Expectations keeps it in JSON;
-``meta["table"]`` names the table that it looks at.
+``meta["table"]`` names the table that it looks at. Values of ``kwargs`` may be its parameters:
+``{"$PARAMETER": "1 - max_empty_captions"}``.
 """
 
 import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from albef.validation.outcome import NotFit
+from albef.validation.result import NotFit
 
 SAMPLE = 10
 """Offending rows that are named."""
@@ -21,72 +25,117 @@ Item = Mapping[str, Any]
 _PLACE = "place"
 
 
-def run(tables: Mapping[str, pd.DataFrame], items: Sequence[Item]) -> list[Mapping[str, Any]]:
-    """What came of each item, in order.
-
-    All items of a table run together, so that what several of them need is counted once; each
-    carries its place along, and is known by it.
+def run(
+    tables: Mapping[str, pd.DataFrame],
+    items: Sequence[Item],
+    parameters: Mapping[str, Any] | None = None,
+) -> list[Mapping[str, Any]]:
+    """What came of each item, in order: all of a table run together.
 
     Raises:
         NotFit: an expectation that cannot be computed.
     """
     outcomes: dict[int, Mapping[str, Any]] = {}
-    with quiet():
-        context = _context()
-        for name, frame in tables.items():
-            places = [i for i, item in enumerate(items) if item["meta"]["table"] == name]
-            if places:
-                outcomes.update(_of_table(context, name, frame, places, items))
+    with _context(mode="ephemeral") as context:
+        for name, frame, suite in _suites(tables, items):
+            batch = _definition(context, name).get_batch({"dataframe": frame})
+            results = batch.validate(
+                suite,
+                expectation_parameters=dict(parameters or {}),
+                result_format={
+                    "result_format": "SUMMARY",
+                    "partial_unexpected_count": SAMPLE,
+                    **({"unexpected_index_column_names": ["key"]} if "key" in frame else {}),
+                },
+            ).to_json_dict()["results"]
+            for outcome in results:
+                place = outcome["expectation_config"]["meta"][_PLACE]
+                if not outcome["result"]:
+                    raise NotFit(
+                        f"the expectation {items[place]['type']} of {name} cannot be computed: "
+                        f"{_message(outcome['exception_info'])}"
+                    )
+                outcomes[place] = outcome
     return [outcomes[place] for place in range(len(items))]
 
 
-def _of_table(
-    context: Any, name: str, frame: pd.DataFrame, places: Sequence[int], items: Sequence[Item]
-) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    from great_expectations.core.expectation_suite import ExpectationSuite
+def write_data_docs(
+    tables: Mapping[str, pd.DataFrame],
+    items: Sequence[Item],
+    parameters: Mapping[str, Any],
+    out: Path,
+) -> Path:
+    """Run items and draw what came of them as Data Docs, the web site of Great Expectations.
 
-    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": frame})
-    found = batch.validate(
-        ExpectationSuite(name=name, expectations=[expectation(items[i], i) for i in places]),
-        result_format={
-            "result_format": "SUMMARY",
-            "partial_unexpected_count": SAMPLE,
-            **({"unexpected_index_column_names": ["key"]} if "key" in frame else {}),
-        },
-    ).to_json_dict()["results"]
-    for outcome in found:
-        place = outcome["expectation_config"]["meta"][_PLACE]
-        if not outcome["result"]:
-            raise NotFit(
-                f"the expectation {items[place]['type']} of {name} cannot be computed: "
-                f"{_message(outcome['exception_info'])}"
+    Returns:
+        The page to open.
+
+    Raises:
+        ValueError: the folder is there already.
+    """
+    if out.exists():
+        raise ValueError(f"{out} is there already: name another folder, or remove it")
+    with (
+        tempfile.TemporaryDirectory() as work,
+        _context(mode="file", project_root_dir=work) as context,
+    ):
+        import great_expectations as gx
+
+        for name, frame, suite in _suites(tables, items):
+            validation = gx.ValidationDefinition(
+                name=name, data=_definition(context, name), suite=context.suites.add(suite)
             )
-        yield place, outcome
+            context.validation_definitions.add(validation).run(
+                batch_parameters={"dataframe": frame}, expectation_parameters=dict(parameters)
+            )
+        context.build_data_docs()
+        shutil.copytree(next(Path(work).rglob("local_site")), out)
+    return out / "index.html"
 
 
-def expectation(item: Item, place: int) -> Any:
-    """An item as an object of Great Expectations."""
+def _suites(
+    tables: Mapping[str, pd.DataFrame], items: Sequence[Item]
+) -> Iterator[tuple[str, pd.DataFrame, Any]]:
+    """The tables that items look at, each with its suite; an expectation carries its place."""
+    import great_expectations as gx
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    return ExpectationConfiguration(
-        type=item["type"], kwargs=dict(item["kwargs"]), meta={**item["meta"], _PLACE: place}
-    ).to_domain_obj()
+    for name, frame in tables.items():
+        expectations = [
+            ExpectationConfiguration(
+                type=item["type"], kwargs=dict(item["kwargs"]), meta={**item["meta"], _PLACE: place}
+            ).to_domain_obj()
+            for place, item in enumerate(items)
+            if item["meta"]["table"] == name
+        ]
+        if expectations:
+            yield name, frame, gx.ExpectationSuite(name=name, expectations=expectations)
 
 
-def _context() -> Any:
-    import great_expectations as gx
-
-    context: Any = gx.get_context(mode="ephemeral")
-    without_bars(context)
-    return context
+def _definition(context: Any, name: str) -> Any:
+    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+    return asset.add_batch_definition_whole_dataframe(name)
 
 
-def without_bars(context: Any) -> None:
-    """Have a context of Great Expectations draw no progress bars."""
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+@contextlib.contextmanager
+def _context(**options: str) -> Iterator[Any]:
+    """Great Expectations, which reports nothing home and keeps the terminal clear."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of its own dependencies
+            import great_expectations as gx
+            from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+            context: Any = gx.get_context(**options)  # type: ignore[call-overload,unused-ignore]
+            context.variables.progress_bars = ProgressBarsConfig(
+                globally=False, metric_calculations=False
+            )
+            yield context
+    finally:
+        logging.disable(disabled)
 
 
 def _message(info: Mapping[str, Any]) -> str:
@@ -94,17 +143,3 @@ def _message(info: Mapping[str, Any]) -> str:
     if "exception_message" in info:
         return str(info["exception_message"])
     return next((_message(one) for one in info.values() if isinstance(one, Mapping)), "no reason")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Great Expectations from reporting home, and its warnings and notes off the terminal."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    disabled = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of its own dependencies
-            yield
-    finally:
-        logging.disable(disabled)

@@ -1,7 +1,6 @@
 """What the pictures of a data set look like: each decoded once, and described by six numbers."""
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef.data.image_decoding import ImageError, flat, opened
-from albef.data.shards import Shards
+from albef.data.shards import Shards, describe, read_index
 
-LOOKS = ("red", "green", "blue", "brightness", "saturation", "spread")
+STATS = ("red", "green", "blue", "brightness", "saturation", "spread")
 """Means of the colours and of the brightness (Rec. 601 luma), 0 to 255; mean saturation (of HSV),
 0 to 1; the largest standard deviation of a colour over the picture."""
 _SIDE = 32  # pixels that numbers are taken from, along the longer side, or up to twice as many
@@ -20,56 +19,50 @@ _ROWS = 256  # records of a piece of work
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def looks(
-    folder: Path, splits: Mapping[str, NDArray[np.int64]], threads: int
-) -> NDArray[np.float64]:
-    """The :data:`LOOKS` of all pictures.
+def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
+    """The :data:`STATS` of all pictures of a data set.
 
     Args:
         folder: of the data set.
-        splits: for each split the places of its records in the index.
         threads: that decode; 0 takes all cores.
 
     Returns:
         (pictures of a record, records, 6), NaN where a picture cannot be decoded.
 
     Raises:
-        ShardError: a shard is missing or damaged.
+        ShardError: a part of the data set is missing or damaged.
     """
-    count = sum(map(len, splits.values()))
-    found: list[NDArray[np.float64]] = []
+    splits = read_index(folder, columns=["split"])["split"].to_numpy(zero_copy_only=False)
+    stats = np.empty((1, len(splits), len(STATS)))
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for split, places in splits.items():
+        for split in describe(folder)["splits"]:
             records = Shards(folder, split)
 
             def part(start: int, records: Shards = records) -> list[list[tuple[float, ...]]]:
                 rows = (records[i] for i in range(start, min(start + _ROWS, len(records))))
-                return [[_look(image, row.key) for image in row.images] for row in rows]
+                return [[_decoded(image, row.key) for image in row.images] for row in rows]
 
-            done = 0
-            for rows in pool.map(part, range(0, len(records), _ROWS)):
-                if not found:
-                    found = [np.full((count, len(LOOKS)), np.nan) for _ in rows[0]]
-                values = np.asarray(rows)  # (records, pictures, 6)
-                for k, own in enumerate(found):
-                    own[places[done : done + len(rows)]] = values[:, k]
-                done += len(rows)
+            pieces = [np.asarray(rows) for rows in pool.map(part, range(0, len(records), _ROWS))]
             records.close()
-    return np.stack(found) if found else np.empty((1, 0, len(LOOKS)))
+            if pieces:
+                values = np.concatenate(pieces).swapaxes(0, 1)  # (pictures, records, 6)
+                stats = np.resize(stats, (len(values), *stats.shape[1:]))
+                stats[:, splits == split] = values
+    return stats
 
 
-def _look(image: bytes, key: str) -> tuple[float, ...]:
+def _decoded(image: bytes, key: str) -> tuple[float, ...]:
     try:
         with opened(image, key) as picture:
             picture.draft(None, (_SIDE, _SIDE))  # a JPEG is unpacked small, and read to its end
             pixels = flat(picture)
     except ImageError:
-        return (float("nan"),) * len(LOOKS)
-    return look(pixels)
+        return (float("nan"),) * len(STATS)
+    return image_stats(pixels)
 
 
-def look(picture: Image.Image) -> tuple[float, ...]:
-    """The :data:`LOOKS` of an RGB picture, rounded, from a small copy of it."""
+def image_stats(picture: Image.Image) -> tuple[float, ...]:
+    """The :data:`STATS` of an RGB picture, rounded, from a small copy of it."""
     factor = max(1, max(picture.size) // _SIDE)
     small = np.asarray(picture.reduce(factor), np.float32).reshape(-1, 3)
     red, green, blue = small.T

@@ -14,8 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from albef.validation.content import PARTS
-from albef.validation.tables import TRAIN, Tables
-from albef.validation.vocabulary import counted
+from albef.validation.tables import TRAIN, Tables, count_words
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OTHER = "(other)"
@@ -60,7 +59,7 @@ COLUMNS = (
 WORDS, LABELS = "words", "labels"
 LISTED = {WORDS: 200, LABELS: 50}
 """How many of the most frequent words, and labels or answers, are listed."""
-SAID = {WORDS: "vocabulary", LABELS: "labels"}
+NAMES = {WORDS: "vocabulary", LABELS: "labels"}
 """What they are, in words."""
 
 
@@ -106,19 +105,19 @@ def _profile(tables: Tables) -> dict[str, Any]:
             if (numbers := _numbers(column, tables[column.table][column.name]))
         ],
         "categories": [
-            {"table": name, "what": SAID[name], **_listed(counts, LISTED[name])}
-            for name, counts in said(tables).items()
+            {"table": name, "what": NAMES[name], **_listed(counts, LISTED[name])}
+            for name, counts in count_values(tables).items()
             if counts
         ],
     }
 
 
-def said(tables: Tables) -> dict[str, Counter[str]]:
+def count_values(tables: Tables) -> dict[str, Counter[str]]:
     """How often each word, and each label or answer, is there."""
     labels = tables["records"]["label"]
     labels = labels[labels.notna() & (labels != "")]
     return {
-        WORDS: counted(pa.array(tables["captions"]["caption"], pa.string())),
+        WORDS: count_words(pa.array(tables["captions"]["caption"], pa.string())),
         LABELS: Counter({str(k): int(n) for k, n in labels.value_counts().items()}),
     }
 

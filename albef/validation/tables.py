@@ -1,6 +1,7 @@
-"""The tables that suites and profiles look at, from the index and what the pictures look like."""
+"""The tables that suites and profiles look at, from an index and its pictures' statistics."""
 
-from typing import Any
+from collections import Counter
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -8,23 +9,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.validation.image_stats import LOOKS
-from albef.validation.kinds import annotations
-from albef.validation.scripts import scripts
+from albef.validation.annotations import annotations
+from albef.validation.config import Script
+from albef.validation.image_stats import STATS
 
 Tables = dict[str, pd.DataFrame]
 TRAIN = "train"
 """The split that is trained on; all others are evaluated on."""
+SCRIPTS: tuple[str, ...] = get_args(Script)
+OTHER = "other"
+"""Any script that is not told apart."""
 
 
-def tables(index: pa.Table, looks: NDArray[np.float64]) -> Tables:
+def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
     """``images``, ``records``, ``captions`` and ``labels``, each with ``split`` and ``kind``.
 
     Args:
         index: of the data set, its chunks combined.
-        looks: (pictures of a record, records, 6), of :func:`albef.validation.image_stats.looks`.
+        stats: (pictures of a record, records, 6), of :func:`read_image_stats`.
     """
-    images = _images(index, looks)
+    images = _images(index, stats)
     records = _records(index, images)
     return {
         "records": records,
@@ -34,7 +38,7 @@ def tables(index: pa.Table, looks: NDArray[np.float64]) -> Tables:
     }
 
 
-def _images(index: pa.Table, looks: NDArray[np.float64]) -> pd.DataFrame:
+def _images(index: pa.Table, stats: NDArray[np.float64]) -> pd.DataFrame:
     """A row for each image, at the place of its record."""
     frame: pd.DataFrame = index.select(["width", "height", "digest"]).to_pandas()
     if "more" in index.column_names:
@@ -47,7 +51,7 @@ def _images(index: pa.Table, looks: NDArray[np.float64]) -> pd.DataFrame:
     known = frame["width"] > 0  # the size of an image without a readable header is not known
     frame[["width", "height"]] = frame[["width", "height"]].where(known)
     frame["aspect"] = frame["width"] / frame["height"]
-    frame[list(LOOKS)] = looks.reshape(-1, len(LOOKS))
+    frame[list(STATS)] = stats.reshape(-1, len(STATS))
     return frame
 
 
@@ -91,25 +95,25 @@ def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
     """A row for each caption."""
     owner = pc.list_parent_indices(index["captions"]).to_numpy()
     texts = pc.list_flatten(index["captions"]).combine_chunks()
-    own = records[["key", "split", "kind", "digest"]].iloc[owner].reset_index(drop=True)
-    frame: pd.DataFrame = own[["key", "split", "kind"]]
+    record = records[["key", "split", "kind", "digest"]].iloc[owner].reset_index(drop=True)
+    frame: pd.DataFrame = record[["key", "split", "kind"]]
     words = pc.list_flatten(index["caption_words"]).to_numpy()
     return frame.assign(
         caption=texts.to_pandas(),
         words=words,
-        said=np.where(words > 0, words, np.nan),  # an empty caption is not a short one as well
+        nonempty_words=np.where(words > 0, words, np.nan),  # an empty one is not short as well
         script=scripts(texts).to_pandas(),
-        images=_stood(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), own["digest"]),
+        images=_stood(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), record["digest"]),
     )
 
 
 def _stood(texts: pa.Array, digests: "pd.Series[Any]") -> NDArray[np.int64]:
     """At how many different images each text stands."""
-    said, _ = pd.factorize(texts.to_pandas())
-    seen, _ = pd.factorize(digests)
-    pairs = pd.DataFrame({"text": said, "image": seen}).drop_duplicates()
+    codes, _ = pd.factorize(texts.to_pandas())
+    images, _ = pd.factorize(digests)
+    pairs = pd.DataFrame({"text": codes, "image": images}).drop_duplicates()
     counts: NDArray[np.int64] = np.bincount(pairs["text"], minlength=1)
-    return counts[said]
+    return counts[codes]
 
 
 def _labels(records: pd.DataFrame) -> pd.DataFrame:
@@ -118,3 +122,39 @@ def _labels(records: pd.DataFrame) -> pd.DataFrame:
     counts = labelled.groupby(["kind", "split", "label"]).size().rename("records").reset_index()
     whole = counts.groupby(["kind", "split"])["records"].transform("sum")
     return counts.assign(share=counts["records"] / whole, key=counts["label"])
+
+
+def scripts(texts: pa.Array) -> pa.Array:
+    """For each text the script that most of its letters are of; null where it has no letter.
+
+    Of two with equally many the first of :data:`SCRIPTS`.
+    """
+    letters = _letters(texts, r"\p{L}\p{M}")
+    found = np.full(len(letters), None, object)
+    open_ = np.flatnonzero(letters > 0)
+    most = np.zeros(len(open_), np.int64)
+    known = np.zeros(len(open_), np.int64)
+    for name in SCRIPTS:
+        count = _letters(texts.take(pa.array(open_)), rf"\p{{{name}}}")
+        known += count
+        better = count > most
+        found[open_[better]] = name
+        most = np.maximum(most, count)
+        rest = known < letters[open_]  # what has letters of a script that was not looked for yet
+        open_, most, known = open_[rest], most[rest], known[rest]
+        if not len(open_):
+            break
+    found[open_[letters[open_] - known > most]] = OTHER
+    return pa.array(found, pa.string())
+
+
+def _letters(texts: pa.Array, classes: str) -> NDArray[np.int64]:
+    """How many characters of each text are of some classes: vowel signs are letters here."""
+    return np.asarray(pc.count_substring_regex(texts, f"[{classes}]").fill_null(0), np.int64)
+
+
+def count_words(captions: pa.Array | pa.ChunkedArray) -> Counter[str]:
+    """How often each word stands in captions: in small letters, without the punctuation around."""
+    words = pc.list_flatten(pc.utf8_split_whitespace(captions))
+    counts = pc.value_counts(pc.utf8_trim(pc.utf8_lower(words), ".,;:!?\"'()"))
+    return Counter({c["values"]: c["counts"] for c in counts.to_pylist() if c["values"]})

@@ -10,13 +10,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from albef.loading.dataset import DatasetConfig
 from ruamel.yaml import YAML
 
+from albef.cli import main
 from albef.config import ParamsError, validate
 from albef.data.refusal import Reason
+from albef.ingest.config import RowsConfig
 from pipelines import heldout, ingest
-from pipelines.check import check, main
+from pipelines.check import check
 from pipelines.check_words import told
 from pipelines.stage import Stage
 from tests.data import toy
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of o
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALBEF_FROM", str(tmp_path))
+    (tmp_path / "dvc.yaml").touch()
     params(tmp_path, {"names": PICTURES, "placed": SCENES})
     return tmp_path
 
@@ -144,7 +145,7 @@ def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
     words = told(result)
     lines = words[words.index("To take it, write under datasets in params.yaml:\n") :]
     [(name, section)] = YAML(typ="safe").load(lines.partition("\n")[2]).items()
-    read = validate(DatasetConfig, section, where="told")
+    read = validate(RowsConfig, section, where="told")
     assert name == "in"
     assert read.sources["in"].model_dump(exclude={"licences"}) == {
         "kind": "folder", "path": "in", "split": "train"
@@ -187,7 +188,7 @@ def test_no_rows_are_asked_for_or_there(here: Path) -> None:
 def test_exit_codes_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, code in ((["toy", "--json", "--rows", "3"], 0), (["nothing"], 2)):
         with pytest.raises(SystemExit) as caught:
-            main(arguments)
+            main(["data", "check", *arguments])
         assert caught.value.code == code
         out, err = capsys.readouterr()
         if code:
@@ -196,7 +197,7 @@ def test_exit_codes_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> 
             assert json.loads(out)["rows"] == 6
     params(here, {"own": pictures(here / "own", {"a.jpg": (b"", "a")})})
     with pytest.raises(SystemExit) as caught:
-        main(["toy"])
+        main(["data", "check", "toy"])
     assert caught.value.code == 1
     assert Reason.NO_IMAGE in capsys.readouterr().out
 

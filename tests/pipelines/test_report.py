@@ -16,7 +16,7 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.ingest import shard_writer
 from albef.training.tracking import Tracker
-from albef.validation.outcome import Check, Moved
+from albef.validation.result import Check, DriftResult
 from pipelines import evaluate, report
 from pipelines.stage import Stage, write_json
 from tests.conftest import CAPTIONS, tiny_config
@@ -70,7 +70,7 @@ def _validated(folder: Path, digest: str) -> None:
         "passed": True,
         "checks": [asdict(check)],
         "statistics": {"captions": 30, "words of a caption": words},
-        "moved": [asdict(Moved("vocabulary", "train", *far)) for far in DRIFT],
+        "moved": [asdict(DriftResult("vocabulary", "train", *far)) for far in DRIFT],
     }
     write_json(folder / "result.json", result)
 

@@ -15,7 +15,7 @@ from albef.config import validate
 from albef.data import shards
 from albef.data.record import Record
 from albef.ingest import shard_writer
-from albef.validation.outcome import NotFit
+from albef.validation.result import NotFit
 from pipelines import validate as stage_module
 from pipelines.stage import Stage
 from tests.pipelines.test_ingest import ROOT, SCENES, contents, params

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from albef.lineage.step import Record, Step
+from albef.lineage import Step
 from albef.report.content import Report, Search, Training, Trial
 from albef.report.figures import Dot, scatter
 from albef.report.origins import Cost, Dataset, Export, Licence, Model, Samples, Validation
@@ -23,6 +23,7 @@ from albef.report.results import (
     Run,
     SplitResult,
 )
+from albef.run_record import RunRecord
 from albef.validation.content import Drifted
 
 VOID = {"meta", "img", "br"}
@@ -195,7 +196,8 @@ def full(text: str, url: str = "https://a.test") -> Report:
                 text,
                 {text: text},
                 (text, "changed"),
-                Record(text, "verified", {"started": text, "machine": text, "seconds": 3.0}),
+                RunRecord(stage=text, started=text, machine=text, seconds=3.0),
+                "verified",
                 (Step("data set", text, state="missing"), Step("file", text, state="verified")),
             ),
         ),

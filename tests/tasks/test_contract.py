@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -18,7 +19,7 @@ from albef.config import read_preset, validate
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
-from albef.ingest.sources import kind_of
+from albef.ingest.sources import kind_of, licences_of
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Train
@@ -82,10 +83,9 @@ def data(folder: Path, name: str) -> Path:
     if not made.exists():
         config = validate(RowsConfig, SMOKE["datasets"][name], where="smoke")
         source = next(reversed(config.sources.values()))
-        licences = getattr(kind_of(source), "LICENCES")  # noqa: B009 - a protocol's own
         shard_writer.write(
-            made, name, kind_of(source).records(source, 1), shard_mb=8, licences=list(licences),
-            sources=[],
+            made, name, kind_of(source).records(source, 1), shard_mb=8,
+            licences=licences_of(source), sources=[],
         )  # fmt: skip
     return made
 
@@ -152,6 +152,13 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     metrics = task.score(table)
     assert 0 <= metrics[task.primary] <= 100
     assert metrics == task.score(rows.to_pydict()), "scored from Parquet as from memory"
+    examples = task.examples(table)
+    groups = table[examples.strata] if examples.strata else [""] * len(examples.credit)
+    credit = pd.Series(examples.credit).groupby(groups).mean().mean()
+    assert metrics[examples.metric] == pytest.approx(100 * credit)
+    assert examples.credit == task.examples(rows.to_pydict()).credit
+    for column in (examples.question, examples.given, examples.truth, *examples.pictures):
+        assert not column or column in table
     chance = task.chance(table)
     assert task.primary in chance
     assert set(chance) <= set(metrics)

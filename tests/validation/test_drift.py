@@ -18,8 +18,8 @@ from albef.config import ParamsError, validate
 from albef.data.record import Record
 from albef.validation import content, drift, profile
 from albef.validation.config import DriftConfig
-from albef.validation.outcome import Moved, Result
-from albef.validation.page import page
+from albef.validation.page import render_page
+from albef.validation.result import DriftResult, Result
 from tests.data import toy
 from tests.validation.test_suites import picture
 from tests.validation.values import FREE, check
@@ -59,8 +59,8 @@ def against(folder: Path, records: Sequence[Record], held: dict[str, Any], **lim
     return check(folder / "toy", held, drift={**LIMITS, **limits}, **values)[0]
 
 
-def level(result: Result, level: str) -> list[Moved]:
-    return [moved for moved in result.moved if moved.level == level]
+def level(result: Result, level: str) -> list[DriftResult]:
+    return [drifted for drifted in result.drift if drifted.level == level]
 
 
 def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(tmp_path: 
     result = against(tmp_path, mixed, held)
     assert result.passed
     assert result.warnings() == []
-    own = [moved for moved in result.moved if moved.reference == "accepted"]
-    assert {moved.part for moved in own} == {"train", "evaluation"}
-    assert max(moved.value or 0 for moved in own) <= 1.1e-4
-    assert {moved.of for moved in own} == {
+    own = [drifted for drifted in result.drift if drifted.reference == "accepted"]
+    assert {drifted.part for drifted in own} == {"train", "evaluation"}
+    assert max(drifted.value or 0 for drifted in own) <= 1.1e-4
+    assert {drifted.of for drifted in own} == {
         *(column.what for column in profile.COLUMNS), "vocabulary"
     }  # fmt: skip
     assert result.accepted == held["digest"]
@@ -92,7 +92,7 @@ def test_longer_captions_stop_a_new_version_with_what_where_and_which_key(tmp_pa
     held = accepted(tmp_path, rows())
     result = against(tmp_path, rows(long=0.6), held)
     assert not result.passed
-    stopped = {(moved.of, moved.part, moved.measure) for moved in level(result, "stopped")}
+    stopped = {(drifted.of, drifted.part, drifted.measure) for drifted in level(result, "stopped")}
     assert ("words of a caption", "train", "divergence") in stopped
     assert ("vocabulary", "train", "divergence") in stopped
     assert not {of for of, _, _ in stopped} - {"words of a caption", "vocabulary"}
@@ -122,7 +122,7 @@ def test_without_limits_drift_is_measured_and_nothing_else(tmp_path: Path) -> No
     result = against(tmp_path, rows(long=1.0), held, **FREE)
     assert result.passed
     assert result.warnings() == []
-    assert max(moved.value or 0 for moved in result.moved) > 1
+    assert max(drifted.value or 0 for drifted in result.drift) > 1
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_each_distribution_is_watched(
 ) -> None:
     held = accepted(tmp_path, rows())
     result = against(tmp_path, rows(**changed), held)
-    assert of <= {moved.of for moved in level(result, "stopped")}
+    assert of <= {drifted.of for drifted in level(result, "stopped")}
 
 
 def test_labels_are_watched(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_labels_are_watched(tmp_path: Path) -> None:
     even = ("neutral", "entailment", "contradiction") * 2
     held = accepted(tmp_path, labelled(even))
     result = against(tmp_path, labelled(("neutral",) * 5 + ("entailment",)), held)
-    assert [moved.of for moved in level(result, "stopped")] == ["labels"]
+    assert [drifted.of for drifted in level(result, "stopped")] == ["labels"]
 
 
 def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) 
     tight = {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": None, "stop": None}}
     nothing = {"digest": "", "expectations": []}
     result = against(tmp_path, [*records[:36], *far], nothing, evaluation=tight)
-    of = {moved.of for moved in level(result, "stopped")}
+    of = {drifted.of for drifted in level(result, "stopped")}
     assert of >= {"words of a caption", "vocabulary"}
     assert any(
         reason.startswith("vocabulary: divergence of ")
@@ -175,7 +175,7 @@ def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) 
         )
         for reason in result.reasons()
     )
-    assert {moved.reference for moved in result.moved} == {"evaluation"}
+    assert {drifted.reference for drifted in result.drift} == {"evaluation"}
 
 
 def test_training_data_are_held_against_another_data_set_that_models_are_tested_on(
@@ -190,15 +190,18 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
     toy.write(tmp_path / "toy", long)
     result, own = check(tmp_path / "toy", evaluated=held, **values)
     assert list(own["parts"]) == ["train"]
-    assert {(moved.reference, moved.name, moved.part) for moved in result.moved} == {
+    assert {(drifted.reference, drifted.name, drifted.part) for drifted in result.drift} == {
         ("evaluation", "accepted", "train")
     }
-    assert {moved.of for moved in level(result, "stopped")} == {"words of a caption", "vocabulary"}
+    assert {drifted.of for drifted in level(result, "stopped")} == {
+        "words of a caption",
+        "vocabulary",
+    }
     assert any(
         " nats from that of the evaluation splits of accepted, at most 0.5 is allowed " in reason
         for reason in result.reasons()
     )
-    assert "from the evaluation splits of accepted</h2>" in page(result, own)
+    assert "from the evaluation splits of accepted</h2>" in render_page(result, own)
     toy.write(tmp_path / "near", [replace(record, split="train") for record in rows(48)])
     assert check(tmp_path / "near", evaluated=held, **values)[0].passed
 
@@ -223,7 +226,7 @@ def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path)
 def test_a_data_set_of_one_part_has_no_evaluation_drift(tmp_path: Path) -> None:
     toy.write(tmp_path / "toy", [toy.record(i, image=picture(i)) for i in range(4)])
     result, own = check(tmp_path / "toy")
-    assert result.moved == ()
+    assert result.drift == ()
     assert list(own["parts"]) == ["train"]
 
 
@@ -260,14 +263,14 @@ def test_drift_is_zero_for_the_same_rows_and_never_negative(
     held = json.loads(drift.accepted_suite(profile.profile("x", "y", tables(first))))
     mixed = draw.sample(first, len(first))
     for other, most in ((first, 1.1e-4), (mixed, 1.1e-4), (second, np.inf)):
-        found = drift.moved(
+        found = drift.measure_drift(
             tables(other),
             profile.profile("x", "y", tables(other)),
             held["expectations"],
             ("", []),
             config,
         )
-        words = [moved.value for moved in found if moved.of == "words of a caption"]
+        words = [drifted.value for drifted in found if drifted.of == "words of a caption"]
         assert len(words) == 2
         assert all(value is not None and -1e-9 <= value <= most for value in words)
 

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from albef.validation.checking import seen
-from albef.validation.image_stats import LOOKS, look
+from albef.validation.image_stats import STATS, image_stats, read_image_stats
 from tests.data import toy
 from tests.validation.test_suites import picture
 
 
 def named(picture: Image.Image) -> dict[str, float]:
-    return dict(zip(LOOKS, look(picture), strict=True))
+    return dict(zip(STATS, image_stats(picture), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_any_size_gives_means_within_a_step_of_the_whole_picture(
 ) -> None:
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found = look(Image.fromarray(pixels))
+    found = image_stats(Image.fromarray(pixels))
     assert found[:3] == pytest.approx(pixels.reshape(-1, 3).mean(0), abs=6)
     assert all(np.isfinite(found))
 
@@ -66,8 +65,8 @@ def test_every_picture_stands_at_the_place_of_its_record(tmp_path: Path) -> None
         for i, split in enumerate(splits)
     ]
     toy.write(tmp_path / "toy", rows)
-    found = seen(tmp_path / "toy", threads=1)
+    found = read_image_stats(tmp_path / "toy", threads=1)
     assert found.shape == (2, 6, 6)
     assert found[1, :, 0].tolist() == [i * 40 + 20 for i in range(6)]
     assert found[0, ::2, 0].tolist() == [0, 80, 160]
-    assert np.array_equal(found, seen(tmp_path / "toy", threads=3))
+    assert np.array_equal(found, read_image_stats(tmp_path / "toy", threads=3))

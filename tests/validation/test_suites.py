@@ -14,10 +14,11 @@ from PIL import Image, ImageDraw
 
 from albef.config import ParamsError, validate
 from albef.data.record import Record
-from albef.validation.checking import check_dataset, seen
+from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
-from albef.validation.outcome import Result
-from albef.validation.page import page
+from albef.validation.image_stats import read_image_stats
+from albef.validation.page import render_page
+from albef.validation.result import Result
 from tests.data import toy
 from tests.validation.values import VALUES, check, config, failed
 
@@ -177,7 +178,7 @@ def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
 def test_keys_that_come_twice_or_are_no_names_are_found(tmp_path: Path) -> None:
     folder = written(tmp_path, lambda record: record)
     rows = pq.read_table(folder / "index.parquet").to_pylist()
-    pictures = seen(folder, threads=1)
+    pictures = read_image_stats(folder, threads=1)
     rows[1]["key"], rows[2]["key"] = "toy-0000", "toy 2.x"
     result, _ = check_dataset(reindexed(folder, rows), config(), pictures)
     found = {one.what: one for one in failed(result)}
@@ -189,7 +190,7 @@ def test_keys_that_come_twice_or_are_no_names_are_found(tmp_path: Path) -> None:
 def test_digests_of_another_kind_are_found(tmp_path: Path) -> None:
     folder = written(tmp_path, lambda record: record)
     index = pq.read_table(folder / "index.parquet")
-    pictures = seen(folder, threads=1)
+    pictures = read_image_stats(folder, threads=1)
     rows = index.to_pylist()
     rows[3]["digest"] = "0123"
     (one,) = failed(check_dataset(reindexed(folder, rows), config(), pictures)[0])
@@ -206,7 +207,7 @@ def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
         "there are records (expect_table_row_count_to_be_between of records at least 1): "
         "there are 0"
     ]
-    assert "refused" in page(result, own)
+    assert "refused" in render_page(result, own)
 
 
 def pair(first: int, second: int, size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
@@ -249,15 +250,15 @@ def test_the_result_is_the_same_every_time(tmp_path: Path) -> None:
     assert first == second
     texts = [json.dumps([one[0].to_json(), one[1]], sort_keys=True) for one in (first, second)]
     assert texts[0] == texts[1]
-    assert str(tmp_path) not in texts[0] + page(*first)
-    assert page(*first) == page(*second)
+    assert str(tmp_path) not in texts[0] + render_page(*first)
+    assert render_page(*first) == render_page(*second)
 
 
 def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
     def long(record: Record) -> Record:
         return dataclasses.replace(record, captions=("<script>" + " b" * 20,))
 
-    text = page(*check(written(tmp_path, long)))
+    text = render_page(*check(written(tmp_path, long)))
     assert "refused" in text
     assert "1 of 17 expectations are not met" in text
     assert "Not met: captions are not too long" in text
@@ -268,7 +269,7 @@ def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_good_data_set(good: tuple[Result, dict[str, Any]]) -> None:
-    text = page(*good)
+    text = render_page(*good)
     assert "Data set toy: fit to train on" in text
     assert "not met" not in text
     assert "<h3>Every data set</h3>" in text
@@ -314,4 +315,4 @@ def test_a_data_set_that_lacks_something_altogether_is_judged_all_the_same(
     allowed = {"max_duplicate_images": 1.0}
     result, own = check(tmp_path / "toy", **allowed)
     assert [one.what for one in failed(result)] == what
-    assert "Profile" in page(result, own)
+    assert "Profile" in render_page(result, own)

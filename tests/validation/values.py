@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import validate
-from albef.validation.checking import check_dataset, seen
+from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
-from albef.validation.outcome import Check, Result
+from albef.validation.image_stats import read_image_stats
+from albef.validation.result import Check, Result
 
 FREE = {
     name: {"divergence": dict.fromkeys(("warn", "stop")), "shift": dict.fromkeys(("warn", "stop"))}
@@ -47,7 +48,9 @@ def check(
     evaluated: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> tuple[Result, dict[str, Any]]:
-    return check_dataset(folder, config(**values), seen(folder, threads=2), accepted, evaluated)
+    return check_dataset(
+        folder, config(**values), read_image_stats(folder, threads=2), accepted, evaluated
+    )
 
 
 def failed(result: Result) -> list[Check]:

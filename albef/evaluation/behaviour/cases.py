@@ -72,7 +72,7 @@ def make(
     common = frozenset(word.lower() for word in suite.common)
     found: dict[str, list[Case]] = {}
     counts = {word.lower() for rule in suite.tests.values() for word in rule.numbers or ()}
-    known = {word for claim in all_claims for word in wording.told(claim.text, counts)}
+    known = {word for claim in all_claims for word in wording.words_in(claim.text, counts)}
     for name, rule in suite.tests.items():
         if rule.cases is not None:
             found[name] = list(_own(name, rule, rows, where)) if rule.dataset == dataset else []
@@ -141,8 +141,8 @@ class _Others:
         self._about: dict[int, set[str]] = {}
         for row, own in zip(rows, claims, strict=True):
             about = self._about.setdefault(row.image_id, set())
-            shown = [thing.get("name", "") for thing in row.meta.get("objects") or ()]
-            for text in (*row.captions, *own, *shown):
+            things = [thing.get("name", "") for thing in row.meta.get("objects") or ()]
+            for text in (*row.captions, *own, *things):
                 about |= wording.topics(text, common)
         self._all = [Claim(place, text) for place, own in enumerate(claims) for text in own]
 

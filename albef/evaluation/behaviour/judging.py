@@ -58,45 +58,27 @@ class Behaviour:
         Args:
             scores: of the pairs.
         """
-        told = dict(zip(self.pairs, scores, strict=True))
-        texts: dict[tuple[int, str], dict[str, None]] = {}
+        score_of = dict(zip(self.pairs, scores, strict=True))
+        texts: dict[tuple[int, str], set[str]] = {}
         for case in self.cases:
-            own = texts.setdefault((case.place, case.caption), {case.caption: None})
-            own[case.changed] = None
-        table: Table = {name: [] for name in SCHEMA.names}
+            texts.setdefault((case.place, case.caption), {case.caption}).add(case.changed)
+        rows = []
         for case in self.cases:
-            others = [t for t in texts[case.place, case.caption] if t != case.changed]
-            score, changed = told[case.place, case.caption], told[case.place, case.changed]
-            least = min(told[case.place, text] for text in others)
-            row = (
-                *(self.split, case.test, case.expects, case.key, case.caption, case.changed),
-                *(score, changed, least, score >= self.threshold),
-                self._passes(case, score, changed, least),
-                self._chance(case, len(others)),
-            )
-            for column, value in zip(SCHEMA.names, row, strict=True):
-                table[column].append(value)
-        return table
-
-    def _passes(self, case: Case, score: float, changed: float, least: float) -> bool:
-        if not (isfinite(score) and isfinite(changed)):
-            return False
-        said, says = score >= self.threshold, changed >= self.threshold
-        return {
-            "changed": said and not says,
-            "same": said == says,
-            "lower": changed < score,
-            "lowest": changed < least,
-        }[case.expects]
-
-    def _chance(self, case: Case, others: int) -> float:
-        yes = 1 - self.threshold
-        return {
-            "changed": yes * (1 - yes),
-            "same": yes**2 + (1 - yes) ** 2,
-            "lower": 0.5,
-            "lowest": 1 / (1 + others),
-        }[case.expects]
+            others = texts[case.place, case.caption] - {case.changed}
+            score, changed = (score_of[case.place, text] for text in (case.caption, case.changed))
+            least = min(score_of[case.place, text] for text in others)
+            accepted, still = score >= self.threshold, changed >= self.threshold
+            passed, chance = {
+                "changed": (accepted and not still, self.threshold * (1 - self.threshold)),
+                "same": (accepted == still, self.threshold**2 + (1 - self.threshold) ** 2),
+                "lower": (changed < score, 0.5),
+                "lowest": (changed < least, 1 / (1 + len(others))),
+            }[case.expects]
+            passed = passed and isfinite(score) and isfinite(changed)
+            texts_of = (self.split, case.test, case.expects, case.key, case.caption, case.changed)
+            rows.append((*texts_of, score, changed, least, accepted, passed, chance))
+        columns = zip(*rows, strict=True) if rows else ((),) * len(SCHEMA)
+        return dict(zip(SCHEMA.names, map(list, columns), strict=True))
 
 
 def prepare(
@@ -128,8 +110,8 @@ def rates(table: Table) -> dict[str, float]:
     ``accepted``, the true texts that are said to be true."""
     texts = zip(table["key"], table["caption"], strict=True)
     claims = dict(zip(texts, table["accepted"], strict=True))
-    found = _rates(table, [float(passed) for passed in table["passed"]])
-    return {**found, ACCEPTED: 100.0 * sum(claims.values()) / len(claims)}
+    accepted = 100.0 * sum(claims.values()) / len(claims)
+    return {**_rates(table, table["passed"]), ACCEPTED: accepted}
 
 
 def chances(table: Table) -> dict[str, float]:
@@ -141,5 +123,5 @@ def _rates(table: Table, values: Sequence[float]) -> dict[str, float]:
     by_test: dict[str, list[float]] = {}
     for test, value in zip(table["test"], values, strict=True):
         by_test.setdefault(test, []).append(value)
-    found = {test: 100.0 * sum(own) / len(own) for test, own in by_test.items()}
-    return {OVERALL: sum(found.values()) / len(found), **found}
+    rates = {test: 100.0 * sum(some) / len(some) for test, some in by_test.items()}
+    return {OVERALL: sum(rates.values()) / len(rates), **rates}

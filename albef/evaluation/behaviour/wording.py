@@ -24,14 +24,14 @@ def reworded(
         common: words that end nothing which could stand for {a} or {b}.
     """
     for group in groups:
-        for said in group:
-            others = [phrase for phrase in group if phrase != said]
-            if "{" in said:
-                if (parts := _parts(text, said, common)) is not None:
+        for wording in group:
+            others = [phrase for phrase in group if phrase != wording]
+            if "{" in wording:
+                if (parts := _parts(text, wording, common)) is not None:
                     yield from (phrase.format(**parts) for phrase in others)
             else:
                 for other in others:
-                    yield from _replaced(text, {said.lower(): other})
+                    yield from _replaced(text, {wording.lower(): other})
 
 
 def miscounted(text: str, numbers: Sequence[str], known: Collection[str]) -> Iterator[str]:
@@ -51,7 +51,7 @@ def miscounted(text: str, numbers: Sequence[str], known: Collection[str]) -> Ite
             yield f"{text[:start]}{numbers[near[0]]}{text[end:]}"
 
 
-def told(text: str, words: Collection[str]) -> frozenset[str]:
+def words_in(text: str, words: Collection[str]) -> frozenset[str]:
     """Those of ``words`` (small letters) that a text has."""
     return frozenset(re.findall(r"\w+", text.lower())) & frozenset(words)
 
@@ -72,8 +72,8 @@ def _replaced(text: str, other: dict[str, str]) -> Iterator[str]:
 @cache
 def _any(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """Any of the phrases as whole words, the longest first, with an article before it."""
-    told = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?P<article>an? )?(?P<phrase>{told})(?!\w)", re.IGNORECASE)
+    words = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?P<article>an? )?(?P<phrase>{words})(?!\w)", re.IGNORECASE)
 
 
 def _agreeing(match: re.Match[str], other: dict[str, str]) -> str:

@@ -89,4 +89,4 @@ def test_a_count_becomes_the_next_that_the_data_have(text: str, becomes: list[st
 def test_the_topics_of_a_text_are_its_words_that_are_not_common() -> None:
     assert wording.topics("Two apples left of a key", COMMON) == {"appl", "key"}
     assert wording.topics("an apple", COMMON) < wording.topics("keys and apples", COMMON)
-    assert wording.told("two apples, three keys", {"two", "three", "four"}) == {"two", "three"}
+    assert wording.words_in("two apples, three keys", {"two", "three", "four"}) == {"two", "three"}

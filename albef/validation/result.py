@@ -13,9 +13,7 @@ class Check:
         what: what is expected, in words.
         expectation: its name in Great Expectations.
         column: table and column that it looks at.
-        passed: whether it is met.
-        counted: rows looked at.
-        failed: rows that do not meet it.
+        counted, failed: rows looked at, and those that do not meet it.
         allowed: share of rows that need not meet it.
         bound: the bound of a row's value, as "at most 30".
         threshold: the key in params.yaml that sets share or bound, if one does.
@@ -40,18 +38,21 @@ class Check:
         if self.expectation.startswith("expect_table"):
             return f"there are {self.counted:,}"
         share = self.failed / self.counted if self.counted else 0.0
-        allowed = f"at most {percent(self.allowed)} may" if self.allowed else "none may"
-        return f"{self.failed:,} of {self.counted:,} ({percent(share)}) fail, {allowed}"
+        allowed = f"at most {_percent(self.allowed)} may" if self.allowed else "none may"
+        return f"{self.failed:,} of {self.counted:,} ({_percent(share)}) fail, {allowed}"
 
     def place(self) -> str:
         """The expectation and what it looks at, as Great Expectations has it."""
-        bound = f" {self.bound}" if self.bound else ""
-        return f"{self.expectation} of {self.column}{bound}"
+        return f"{self.expectation} of {self.column} {self.bound}".rstrip()
 
     def reason(self) -> str:
         """All of it: what, where, the numbers and the key that sets the threshold."""
         key = f" (validate.{self.threshold})" if self.threshold else ""
         return f"{self.what} ({self.place()}): {self.sentence()}{key}"
+
+    def rows(self) -> list[list[Any]]:
+        """The values of the offending rows."""
+        return [list(row.values()) for row in self.sample]
 
 
 def of_dataset(name: str) -> str:
@@ -59,13 +60,12 @@ def of_dataset(name: str) -> str:
     return f" of {name}" if name else ""
 
 
-def percent(share: float) -> str:
-    """A share in words."""
+def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
 @dataclass(frozen=True)
-class Moved:
+class DriftResult:
     """How far a distribution is from that of a reference.
 
     Attributes:
@@ -91,17 +91,17 @@ class Moved:
 
     def reason(self) -> str:
         """All of it: what moved, how far, from what, and the key that sets the limit."""
-        stopped = self.level == "stopped"
-        limit, word = (self.stop, "stop") if stopped else (self.warn, "warn")
+        word = "stop" if self.level == "stopped" else "warn"
+        limit = self.stop if word == "stop" else self.warn
         far = "without bound" if self.value is None else f"{self.value:.3g}"
         unit = " nats" if self.measure == "divergence" else " of its range"
         whose = {
             "accepted": f"that of the accepted profile ({self.part} rows)",
             "evaluation": f"that of the evaluation splits{of_dataset(self.name)}",
         }[self.reference]
-        said = f"{self.measure} of {far}{unit} from {whose}"
         allowed = f", at most {limit:g} is allowed" if limit is not None else ""
-        return f"{self.of}: {said}{allowed} (validate.drift.{self.reference}.{self.measure}.{word})"
+        key = f"validate.drift.{self.reference}.{self.measure}.{word}"
+        return f"{self.of}: {self.measure} of {far}{unit} from {whose}{allowed} ({key})"
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,10 @@ class Result:
     """The validation of a data set.
 
     Attributes:
-        dataset: its name.
-        digest: of its data.
+        dataset, digest: its name, and the digest of its data.
         checks: every expectation of its suites, in their order.
         statistics: numbers about the data set.
-        moved: every distribution that was compared.
+        drift: every distribution that was compared.
         accepted: digest of the data whose profile was accepted; "" where none is.
     """
 
@@ -121,22 +120,22 @@ class Result:
     digest: str
     checks: tuple[Check, ...]
     statistics: Mapping[str, Any]
-    moved: tuple[Moved, ...] = ()
+    drift: tuple[DriftResult, ...] = ()
     accepted: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether every expectation is met, and nothing moved too far."""
-        return not list(self.reasons())
+        return not self.reasons()
 
     def reasons(self) -> list[str]:
         """Why it is refused, a sentence each."""
         failed = [check.reason() for check in self.checks if not check.passed]
-        return failed + [moved.reason() for moved in self.moved if moved.level == "stopped"]
+        return failed + [drift.reason() for drift in self.drift if drift.level == "stopped"]
 
     def warnings(self) -> list[str]:
         """What does not stop it but should be known, a sentence each."""
-        return [moved.reason() for moved in self.moved if moved.level == "warned"]
+        return [drift.reason() for drift in self.drift if drift.level == "warned"]
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values, without times or run ids."""
@@ -147,7 +146,7 @@ class Result:
             "checks": [asdict(check) for check in self.checks],
             "statistics": dict(self.statistics),
             "accepted": self.accepted,
-            "moved": [asdict(moved) for moved in self.moved],
+            "moved": [asdict(drift) for drift in self.drift],
         }
 
 

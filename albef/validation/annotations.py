@@ -67,13 +67,13 @@ def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
     metas = batch["meta"].to_pylist()
     sizes = zip(batch["width"].to_pylist(), batch["height"].to_pylist(), strict=True)
     for has, text, size in zip(annotated, metas, sizes, strict=True):
-        yield _told(json.loads(text), size) if has else _NOTHING
+        yield _annotated(json.loads(text), size) if has else _NOTHING
 
 
 _NOTHING = ("captions", None, None, None, None)
 
 
-def _told(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[Any, ...]:
+def _annotated(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[Any, ...]:
     if meta.keys() & {"answers", "question_id"}:
         answers = meta.get("answers")
         if not isinstance(answers, Mapping) or not answers:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.validation.scripts import OTHER, SCRIPTS, scripts
+from albef.validation.tables import OTHER, SCRIPTS, scripts
 
 
 @pytest.mark.parametrize(

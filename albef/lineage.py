@@ -1,0 +1,686 @@
+"""From a product back to its raw source: export, checkpoint, search, parents, data sets, files.
+
+A product names what it was made of by digest, and repeats what those tell of themselves. Where a
+relative is at hand it is compared and speaks for itself; where it is not, or is another one by
+now, the chain goes on with what was repeated. Nothing is run and nothing is changed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from albef.config import ParamsError
+from albef.io import file_digest
+from albef.layout import Layout
+from albef.run_record import RunRecord, read_as
+from albef.runtime.manifest import NAME as MANIFEST
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CHOICE, DESCRIBED = "choice.json", "dataset.json"
+PRETRAINED = "pretrained"
+"""Name of the checkpoint that pre-training makes."""
+State = Literal["verified", "changed", "missing", ""]
+"""The file at hand has the digest that is known of it; has another; is not here; none is known."""
+
+
+class LineageError(ValueError):
+    """A path that is no product, or a damaged one; its text is the sentence to show."""
+
+
+class _Schema(BaseModel):
+    """What a file of a product tells, as far as a chain reads it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _Source(_Schema):
+    name: str = ""
+    kind: str = ""
+    inputs: dict[str, str] = {}
+
+
+class _Described(_Schema):
+    digest: str = ""
+    splits: dict[str, int] = {}
+    captions: int = 0
+    sources: list[_Source] = []
+    licences: list[dict[str, str]] = []
+
+
+class _Provenance(_Schema):
+    seed: int | None = None
+    epoch: int | None = None
+    code: str = ""
+    dataset: str = ""
+    data: str = ""
+    described: _Described | None = None
+    choice: str = ""
+    parent: str = ""
+    parent_weights: str = ""
+    parent_provenance: "_Provenance | None" = None
+    imported: str | None = None
+    file: str = ""
+    start: dict[str, str] = {}
+    checkpoint: str = ""
+    export_code: str = ""
+
+
+class _Config(_Schema):
+    kind: str = ""
+    values: dict[str, Any] = {}
+    provenance: _Provenance = _Provenance()
+
+
+class _Manifest(_Schema):
+    run: str = ""
+    kind: str = ""
+    files: dict[str, str] = {}
+    precisions: list[str] = []
+    model: dict[str, Any] = {}
+    provenance: _Provenance = _Provenance()
+
+
+class _Validation(_Schema):
+    digest: str = ""
+    passed: bool = False
+    checks: list[dict[str, Any]] = []
+
+
+@dataclass(frozen=True)
+class Step:
+    """A product or source.
+
+    Attributes:
+        what: it is, as ``checkpoint``.
+        name: of it.
+        path: where it lies, or should; "" where that is not known.
+        digest: SHA-256 that is known of it, or of what is at hand; "" where neither is.
+        state: of the file at hand.
+        at_hand: digest of the file at hand where that is another one; "" otherwise.
+        facts: what it tells of itself.
+        code: of the stage that made it: digest and whether the code at hand is the same; None
+            where it does not tell.
+        record: of the run that made it, or another one of its name; None where there is none.
+        recorded: whether the record names the file at hand; "" where it names none.
+        origins: what it was made of.
+    """
+
+    what: str
+    name: str
+    path: str = ""
+    digest: str = ""
+    state: State = ""
+    at_hand: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    code: tuple[str, State] | None = None
+    record: RunRecord | None = None
+    recorded: State = ""
+    origins: tuple["Step", ...] = ()
+
+    def walk(self) -> Iterator["Step"]:
+        """This step and all before it."""
+        yield self
+        for origin in self.origins:
+            yield from origin.walk()
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is known of the project around a product, where its relatives lie.
+
+    Attributes:
+        root: of it.
+        layout: of one of its params files, by full paths.
+        runs: keys of ``tasks``.
+        code: digest of the code of a stage as it is at hand, by address; "" where it is not known.
+    """
+
+    root: Path
+    layout: Layout
+    runs: Sequence[str]
+    code: Callable[[str], str]
+
+
+def compare(known: str, at_hand: str) -> State:
+    """How a digest that is known compares with the one at hand, "" being none."""
+    if not at_hand:
+        return "missing"
+    if not known:
+        return ""
+    return "verified" if known == at_hand else "changed"
+
+
+@cache
+def _digest_at(path: Path) -> str:
+    """SHA-256 of a file, or "" where there is none."""
+    return file_digest(path) if path.is_file() else ""
+
+
+def lineage(path: Path, project: Project | None = None) -> Step:
+    """The chain of a product.
+
+    Args:
+        path: an export, checkpoint, data set, search, or any file of one; or metrics,
+            predictions, curves, a verdict, the report or a run record of a project.
+        project: around it; without one it speaks for itself.
+
+    Raises:
+        LineageError: nothing is there, or it is no product.
+        ValueError: a file of a product is damaged.
+    """
+    if not path.exists():
+        raise LineageError(f"{path} is not here: give the path of a product, or `dvc pull` it")
+    _digest_at.cache_clear()  # a file may have changed since
+    chain = _by_content(path, project) or (_by_place(path, project) if project else None)
+    if chain is None:
+        raise LineageError(
+            f"{path} is no product: neither an export ({MANIFEST}), a checkpoint ({CONFIG} and "
+            f"{WEIGHTS}) or a data set ({DESCRIBED}), nor anything that a stage of a project makes"
+        )
+    return chain
+
+
+def _by_content(path: Path, project: Project | None) -> Step | None:
+    """The chain of a folder that tells itself what it is, or of a file in it."""
+    stop = project.root if project else Path(path.anchor)
+    for folder in (path, *path.resolve().parents) if path.is_dir() else path.resolve().parents:
+        name = folder.resolve().name
+        if folder.resolve() == stop:
+            break
+        if (folder / MANIFEST).is_file():
+            return of_export(folder, project)
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            models = Path(project.layout.paths.models).resolve() if project else folder.resolve()
+            if models in folder.resolve().parents:
+                name = folder.resolve().relative_to(models).as_posix()
+            return of_checkpoint(name, project, folder=folder)
+        if (folder / DESCRIBED).is_file():
+            return _of_data(name, project, folder=folder)
+        if (folder / CHOICE).is_file():
+            return _of_search(name, project, folder=folder)
+    return None
+
+
+def _by_place(path: Path, project: Project) -> Step | None:
+    """The chain of what the layout of a project has at a path."""
+    full, layout = path.resolve(), project.layout
+    if full == layout.report() or full.parent == layout.cards():
+        whole = full == layout.report()
+        what, runs = ("report", project.runs) if whole else ("model card", [full.stem])
+        origins = _of_runs(runs, project)
+        return _step(what, full.name, full, project, "report", state="", origins=origins)
+    for name in dict.fromkeys(n for part in (full, *full.parents) for n in (part.name, part.stem)):
+        for place, make in _PLACES.items():
+            if full.is_relative_to(place(layout, name)):
+                return make(name, project, full)
+        if full == layout.record(name):
+            return _of_record(name, project)
+    return None
+
+
+def _of_runs(runs: Sequence[str], project: Project) -> Iterator[Step]:
+    """The metrics and the export of each run that has them."""
+    for run in runs:
+        if (path := project.layout.metrics(run)).is_file():
+            yield _of_evaluation(run, project, path)
+        if (project.layout.export(run) / MANIFEST).is_file():
+            yield of_export(project.layout.export(run), project)
+
+
+def _of_record(address: str, project: Project) -> Step | None:
+    """The chain of what the stage of a run record made."""
+    stage, _, key = address.partition("@")
+    layout = project.layout
+    places = {
+        "ingest": layout.data(key),
+        "validate": layout.verdict(key),
+        "pretrain": layout.model(PRETRAINED),
+        "search": layout.search(key),
+        "finetune": layout.model(key),
+        "evaluate": layout.metrics(key),
+        "export": layout.export(key),
+        "report": layout.report(),
+    }
+    return lineage(places[stage], project) if stage in places else None
+
+
+def _step(
+    what: str,
+    name: str,
+    path: Path | None,
+    project: Project | None,
+    stage: str,
+    *,
+    file: str = "",
+    kept: Path | None = None,
+    at_hand: str | None = None,
+    code: str = "",
+    origins: Iterable[Step] = (),
+    **known: Any,
+) -> Step:
+    """A step, held against what is at hand and against the record of the stage that made it.
+
+    Args:
+        what, name: it is.
+        path: where it lies; None where that is not known.
+        project: around it.
+        stage: address of what made it; "" where no record is asked for.
+        file: in ``path``, whose digest names it; "" for ``path`` itself.
+        kept: where the project keeps it, as a record names it; None for ``path``.
+        at_hand: what is compared with ``digest``; None takes the digest of the file.
+        code: digest of the code that made it, as it tells.
+        origins: what it was made of.
+        known: of the step: ``digest``, as its child tells, ``facts``, and a ``state`` that is not
+            that of the digest.
+    """
+    of_file = _digest_at(path / file) if path else ""
+    at_hand = of_file if at_hand is None else at_hand
+    digest = known.pop("digest", "")
+    state = known.pop("state", compare(digest, at_hand))
+    recorded: State = ""
+    record = None
+    if project and path and stage and (path / file).exists():
+        record = read_as(RunRecord, project.layout.record(stage))
+        product = (kept or path) / file
+        if product.is_relative_to(project.root):
+            product = product.relative_to(project.root)
+        if record and of_file:
+            recorded = compare(record.made.get(str(product), ""), of_file)
+    return Step(
+        what,
+        name,
+        str(path or ""),
+        digest or at_hand,
+        state or ("verified" if recorded == "verified" else ""),
+        at_hand if state == "changed" else "",
+        code=(code, compare(code, project.code(stage))) if project and code else None,
+        record=record,
+        recorded=recorded,
+        origins=tuple(origins),
+        **known,
+    )
+
+
+def of_export(folder: Path, project: Project | None) -> Step:
+    """The chain of an exported folder, wherever it lies.
+
+    Raises:
+        ValueError: its manifest is damaged.
+    """
+    manifest = read_as(_Manifest, folder / MANIFEST) or _Manifest()
+    files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
+    for name, known in manifest.files.items():
+        files[compare(known, _digest_at(folder / name))].append(name)
+    run, origin = manifest.run or folder.name, manifest.provenance
+    return _step(
+        "export",
+        run,
+        folder,
+        project,
+        f"export@{run}",
+        file=MANIFEST,
+        kept=project.layout.export(run) if project else None,
+        # precisions that are not deployed may be left out
+        state="changed" if files["changed"] else "verified" if files["verified"] else "missing",
+        code=origin.export_code,
+        facts={
+            "kind": manifest.model.get("kind") or manifest.kind,
+            "precisions": manifest.precisions,
+            "files": files,
+        },
+        origins=[of_checkpoint(run, project, digest=origin.checkpoint, repeated=origin)],
+    )
+
+
+def of_checkpoint(
+    name: str,
+    project: Project | None,
+    *,
+    folder: Path | None = None,
+    digest: str = "",
+    repeated: _Provenance | None = None,
+    after: tuple[str, ...] = (),
+) -> Step:
+    """The chain of a checkpoint.
+
+    Args:
+        name: as ``init`` names it.
+        project: around it.
+        folder: where it lies; None looks where the project keeps it.
+        digest: of its weights, as its child tells.
+        repeated: its provenance, as its child tells.
+        after: checkpoints that came of it.
+
+    Raises:
+        LineageError: it came of itself.
+        ValueError: a file of it is damaged.
+    """
+    if name in after:
+        raise LineageError(f"checkpoint {name} tells that it comes from itself: make it again")
+    kept = project.layout.model(name) if project else None
+    folder = folder or kept
+    config = read_as(_Config, folder / CONFIG) if folder else None
+    if folder and compare(digest, _digest_at(folder / WEIGHTS)) not in ("verified", ""):
+        config = None  # of another one
+    origin = (config.provenance if config else repeated) or _Provenance()
+    facts = origin.model_dump(include={"seed", "epoch"}, exclude_unset=True)
+    if config:
+        facts |= {"kind": config.kind, "values": config.values}
+    run = name.split("/")[0]
+    stage = "pretrain" if run == PRETRAINED else f"finetune@{run}"
+    return _step(
+        "checkpoint",
+        name,
+        folder,
+        project,
+        "" if origin.imported is not None else stage,
+        file=WEIGHTS,
+        kept=kept,
+        digest=digest,
+        code=origin.code,
+        facts=facts,
+        origins=_of_training(origin, project, (*after, name)),
+    )
+
+
+def _of_training(
+    origin: _Provenance, project: Project | None, after: tuple[str, ...]
+) -> Iterator[Step]:
+    """What the last of ``after`` was made of."""
+    if origin.choice:
+        yield _of_search(after[-1].split("/")[0], project, digest=origin.choice)
+    if origin.parent:
+        yield of_checkpoint(
+            origin.parent,
+            project,
+            digest=origin.parent_weights,
+            repeated=origin.parent_provenance,
+            after=after,
+        )
+    if origin.imported is not None:
+        yield Step("file", origin.imported, digest=origin.file, state="missing")
+    for part, digest in origin.start.items():
+        yield Step(f"{part} weights", "taken as a start", digest=digest)
+    if origin.dataset:
+        yield _of_data(origin.dataset, project, digest=origin.data, repeated=origin.described)
+
+
+def _of_search(
+    run: str, project: Project | None, *, folder: Path | None = None, digest: str = ""
+) -> Step:
+    """What the search of a run chose."""
+    kept = project.layout.search(run) if project else None
+    folder = folder or kept
+    choice = read_as(_Schema, folder / CHOICE) if folder else None
+    return _step(
+        "search",
+        run,
+        folder,
+        project,
+        f"search@{run}",
+        file=CHOICE,
+        kept=kept,
+        digest=digest,
+        facts={"choice": choice.model_extra} if choice else {},
+    )
+
+
+def _of_data(
+    name: str,
+    project: Project | None,
+    *,
+    folder: Path | None = None,
+    digest: str = "",
+    repeated: _Described | None = None,
+) -> Step:
+    """The chain of a data set: its index is read and its digest made again.
+
+    Args:
+        name: of it.
+        project: around it.
+        folder: where it lies; None looks where the project keeps it.
+        digest: of its records, as its child tells.
+        repeated: what its child tells of it.
+    """
+    kept = project.layout.data(name) if project else None
+    folder, at_hand = folder or kept, ""
+    described = read_as(_Described, folder / DESCRIBED) if folder else None
+    if folder and described:
+        from albef.data.shards import index_digest  # pyarrow, which serving lacks
+
+        at_hand = index_digest(folder)
+        digest = digest or described.digest
+    told = described if compare(digest, at_hand) == "verified" else repeated
+    facts = {}
+    if told:
+        facts = told.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
+    if project and at_hand:
+        facts["validation"] = _verdict(project, name, digest)
+    return _step(
+        "data set",
+        name,
+        folder,
+        project,
+        f"ingest@{name}",
+        file=DESCRIBED,
+        kept=kept,
+        at_hand=at_hand,
+        digest=digest,
+        facts=facts,
+        origins=_of_sources(told.sources if told else [], project.root if project else Path()),
+    )
+
+
+def _verdict(project: Project, name: str, digest: str) -> str:
+    """What validation says of the very data."""
+    result = read_as(_Validation, project.layout.validation(name) / "result.json")
+    if result is None:
+        return "not validated"
+    if result.digest != digest:
+        return "validated as other data"
+    met = sum(bool(check.get("passed")) for check in result.checks)
+    word = "valid" if result.passed else "refused"
+    return f"{word}, {met} of {len(result.checks)} expectations met"
+
+
+def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
+    drawn = _artwork()
+    for source in sources:
+        files = [
+            Step("file", name, str(path), known, compare(known, _digest_at(path)))
+            for name, known in source.inputs.items()
+            for path in (drawn.get(name, root / name),)
+        ]
+        facts = source.model_dump(exclude={"name", "inputs"}, exclude_unset=True)
+        yield Step("source", source.name, facts=facts, origins=tuple(files))
+
+
+def _artwork() -> dict[str, Path]:
+    """The file that built-in sources draw from, by name; none where it is not at hand here."""
+    from albef.builtin import openmoji  # Pillow's, which only these sources need
+
+    try:
+        return openmoji.inputs()
+    except ParamsError:
+        return {}
+
+
+def _of_evaluation(run: str, project: Project, path: Path) -> Step:
+    """The chain of the metrics, predictions or behaviour tests of a run."""
+    origin = _read_predictions(project.layout.predictions(run))
+    origins = [of_checkpoint(run, project, digest=origin.checkpoint)]
+    if origin.dataset:
+        origins.append(_of_data(origin.dataset, project, digest=origin.data))
+    return _step(
+        "metrics" if path.suffix == ".json" else "predictions",
+        run,
+        path,
+        project,
+        f"evaluate@{run}",
+        state="",
+        code=origin.code,
+        facts=origin.model_dump(include={"seed"}, exclude_unset=True),
+        origins=origins,
+    )
+
+
+def _read_predictions(path: Path) -> _Provenance:
+    """What a table of predictions tells of its origin; nothing where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return _Provenance()
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return _Provenance.model_validate_json(metadata.get(b"albef", b"{}"))
+    except (pa.ArrowException, ValidationError) as error:
+        raise LineageError(f"{path} is damaged ({error}): make it again") from None
+
+
+def _beside(
+    what: str,
+    stage: str,
+    origin: Callable[[str, Project], Step],
+    name: str,
+    project: Project,
+    path: Path,
+) -> Step:
+    """The chain of what a stage leaves beside the product that ``origin`` is of."""
+    address = f"{stage}@{name}" if stage else ""
+    return _step(what, name, path, project, address, state="", origins=[origin(name, project)])
+
+
+_PLACES: Mapping[Callable[[Layout, str], Path], Callable[[str, Project, Path], Step]] = {
+    Layout.metrics: _of_evaluation,
+    Layout.predictions: _of_evaluation,
+    Layout.behaviour: _of_evaluation,
+    Layout.export_metrics: partial(
+        _beside, "export metrics", "export", lambda run, it: of_export(it.layout.export(run), it)
+    ),
+    Layout.curves: partial(_beside, "curves", "", of_checkpoint),
+    Layout.log: partial(_beside, "log", "", of_checkpoint),
+    Layout.quarantine: partial(_beside, "quarantine", "", _of_data),
+    Layout.verdict: partial(_beside, "verdict", "validate", _of_data),
+    Layout.validation: partial(_beside, "validation", "validate", _of_data),
+}
+"""What a stage leaves beside its main product, by where it lies."""
+_DIGITS = 12  # of a digest for a reader
+_CLEAN = {True: "clean", False: "with uncommitted changes"}
+_SHOWN_VALUES = ("epochs", "lr", "global_batch_size", "precision")
+
+
+def to_json(step: Step) -> str:
+    """A chain as JSON: every digest whole, every value."""
+    return TypeAdapter(Step).dump_json(step, indent=2).decode()
+
+
+def render(step: Step, here: Path) -> str:
+    """A chain as a tree; what was written once is not written again.
+
+    Args:
+        step: the first.
+        here: folder that paths are shown from.
+    """
+    return "\n".join(_tree(step, here, set()))
+
+
+def _tree(step: Step, here: Path, seen: set[tuple[str, str, str]]) -> Iterator[str]:
+    where = ""
+    if step.path and step.what != "file":
+        full = Path(step.path).resolve()
+        where = f"  {full.relative_to(here) if full.is_relative_to(here) else full}"
+    yield f"{step.what} {step.name}{where}"
+    key = (step.what, step.name, step.digest)
+    if step.origins and key in seen:
+        yield "   as above"
+        return
+    seen.add(key)
+    bar = "│  " if step.origins else "   "
+    if step.digest or step.state:
+        words = {"missing": "missing: not here to compare with"}.get(step.state, step.state)
+        if step.at_hand:
+            words = f"changed: the one at hand is {step.at_hand[:_DIGITS]}"
+        yield f"{bar}{step.digest[:_DIGITS] or 'no digest told'} {words}".rstrip()
+    for line in render_facts(step):
+        yield bar + line
+    for place, origin in enumerate(step.origins, 1):
+        last = place == len(step.origins)
+        first, *rest = _tree(origin, here, seen)
+        yield ("└─ " if last else "├─ ") + first
+        for line in rest:
+            yield ("   " if last else "│  ") + line
+
+
+def render_facts(step: Step) -> Iterator[str]:
+    """What a step tells beside its digest, a line each."""
+    facts = step.facts
+    match step.what:
+        case "export":
+            files = facts["files"]
+            count = f"{len(files['verified'])} of {sum(map(len, files.values()))} files verified"
+            yield "; ".join(filter(None, [count, ", ".join(facts["precisions"])]))
+            for state in ("changed", "missing"):
+                if files[state]:
+                    yield f"{state}: {', '.join(files[state])}"
+        case "checkpoint":
+            values = facts.get("values", {})
+            known = {name: values[name] for name in _SHOWN_VALUES if name in values}
+            known |= {name: facts[name] for name in ("seed", "epoch") if name in facts}
+            if known:
+                yield _pairs(known)
+        case "search":
+            if "choice" in facts:
+                yield f"chosen: {_pairs(facts['choice'])}" if facts["choice"] else "no ranges"
+        case "data set":
+            if "splits" in facts:
+                splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
+                yield f"{splits}; {facts.get('captions', 0):,} captions"
+            if "validation" in facts:
+                yield str(facts["validation"])
+            for licence in facts.get("licences", []):
+                yield f"licence of {licence.get('what')}: {licence.get('licence')}"
+        case _:
+            if facts:
+                yield _pairs(facts)
+    if step.code:
+        digest, state = step.code
+        words = {"verified": "as at hand", "changed": "the code at hand is another"}
+        yield f"code {digest[:_DIGITS]} {words.get(state, 'not here to compare with')}"
+    if step.record:
+        yield from _render_record(step.record, step.recorded)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "{" + _pairs(value) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return str(value)
+
+
+def _render_record(record: RunRecord, recorded: State) -> Iterator[str]:
+    if recorded == "changed":
+        yield f"the run record of {record.stage} is that of another one"
+        return
+    took = [f"{record.seconds:,} s"] if record.seconds is not None else []
+    hours = {"core": record.core_hours, "gpu": record.gpu_hours}
+    took += [f"{value:.3g} {name} hours" for name, value in hours.items() if value]
+    words = ", ".join([record.stage, record.started, *took])
+    yield words if recorded else f"{words}; the record does not name its product"
+    git = record.git
+    where = [record.machine] if record.machine else []
+    where += [f"Python {record.python}"] if record.python else []
+    where += [f"git {git.revision[:_DIGITS]}" if git.revision else "outside git"]
+    where += [_CLEAN[git.clean]] if git.clean is not None else []
+    yield ", ".join(where)

@@ -1,1 +1,0 @@
-"""The chain from a product back to the raw source, read from products and run records; no torch."""

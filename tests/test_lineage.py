@@ -1,0 +1,399 @@
+"""The chain of a product, from an export back to the files that its data were read from."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+
+from albef.commands import lineage as command
+from albef.ingest.shard_writer import write
+from albef.io import file_digest
+from albef.lineage import LineageError, Step
+from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.runtime.manifest import NAME, graph_file
+from pipelines.stage import Stage, _write_record, write_json
+from pipelines.trainer import origin_of
+from tests.conftest import tiny_config
+from tests.data.toy import LICENCE, record
+
+ROOT = Path(__file__).parents[1]
+EXPORT = Path("products/exports/retrieval")
+WEIGHTS = Path("products/models/pretrained/model.safetensors")
+
+
+def params(root: str = "products") -> dict[str, object]:
+    return {
+        "seed": 1,
+        "paths": {"root": root, "models": f"{root}/models"},
+        "runtime": {
+            "device": "cpu", "processes": 1, "launch": "torchrun", "threads": 1, "workers": 0,
+            "scratch": None, "mirror": None, "cache_gb": 1, "recompute": False,
+            "checkpoint_every": 1,
+        },
+        "pretrain": {"dataset": "web"},
+        "tasks": {"retrieval": tiny_config().model_dump()},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path
+) -> Path:
+    """A project whose products were made of one another, as its stages leave them."""
+    folder = tmp_path_factory.mktemp("lineage") / "project"
+    folder.mkdir()
+    for code in ("albef", "pipelines"):
+        (folder / code).symlink_to(ROOT / code)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    YAML(typ="safe").dump(params(), folder / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        build(tiny_checkpoint, tiny_export)
+    return folder
+
+
+def build(tiny_checkpoint: Path, tiny_export: Path) -> None:
+    """Make the products in the working folder."""
+    tiny = load_checkpoint(tiny_checkpoint)
+    layout = Stage("report", "").layout
+
+    def done(stage: Stage, *made: Path) -> None:
+        stage.made(*made)
+        _write_record(stage, time.time())
+
+    for number, name in enumerate(("web", "scenes")):
+        rows = Path(f"{name}.json")
+        rows.write_text("[]")
+        inputs = {str(rows): file_digest(rows)}
+        sources = [{"name": "rows", "kind": "pairs", "seed": 1, "inputs": inputs}]
+        records = [record(i + 10 * number) for i in range(4)]
+        folder = layout.data(name)
+        described = write(folder, name, records, shard_mb=1, licences=[LICENCE], sources=sources)
+        done(Stage("ingest", name), folder / "dataset.json")
+        verdict = {"dataset": name, "digest": described["digest"]}
+        checks = {"passed": True, "checks": [{"what": "x", "passed": True}]}
+        write_json(layout.validation(name) / "result.json", verdict | checks)
+        write_json(layout.verdict(name), verdict)
+        done(Stage("validate", name), layout.verdict(name))
+
+    def train(stage: Stage, kind: str, dataset: str, **parent: Any) -> None:
+        name = stage.key or "pretrained"
+        described = json.loads((layout.data(dataset) / "dataset.json").read_text())
+        init = load_checkpoint(layout.model("pretrained")) if parent else None
+        save_checkpoint(
+            layout.model(name),
+            kind=kind,
+            model=tiny.model,
+            tensors={n: t + len(name) for n, t in tiny.tensors.items()},
+            tokenizer=tiny.tokenizer,
+            values=tiny.config["values"],
+            provenance={
+                "dataset": dataset, "data": described["digest"], "seed": 1, **parent,
+                **origin_of(stage, dataset, init),
+            },
+        )  # fmt: skip
+        done(stage, layout.model(name) / "model.safetensors")
+
+    train(Stage("pretrain", ""), "pretraining", "web")
+    choice = layout.search("retrieval") / "choice.json"
+    write_json(choice, {"lr": 3e-4})
+    done(Stage("search", "retrieval"), choice)
+    parent = {"parent": "pretrained", "parent_weights": file_digest(WEIGHTS)}
+    train(Stage("finetune", "retrieval"), "retrieval", "scenes", **parent)
+    trained = load_checkpoint(layout.model("retrieval"))
+    origin = {**trained.config["provenance"], "checkpoint": trained.digest}
+    shutil.copytree(tiny_export, layout.export("retrieval"))
+    manifest, stage = layout.export("retrieval") / NAME, Stage("export", "retrieval")
+    exported = {"provenance": {**origin, "export_code": stage.code}}
+    write_json(manifest, json.loads(manifest.read_text()) | exported)
+    write_json(layout.export_metrics("retrieval"), {"torch": {"r_mean": 1.0}})
+    done(stage, manifest, layout.export_metrics("retrieval"))
+    stage = Stage("evaluate", "retrieval")
+    write_json(layout.metrics("retrieval"), {"test": {"r_mean": 1.0}})
+    about = {name: origin[name] for name in ("checkpoint", "dataset", "data", "seed")}
+    layout.predictions("retrieval").parent.mkdir(parents=True)
+    pq.write_table(
+        pa.table({"key": ["a"]}).replace_schema_metadata(
+            {"albef": json.dumps(about | {"code": stage.code})}
+        ),
+        layout.predictions("retrieval"),
+    )
+    done(stage, layout.metrics("retrieval"), layout.predictions("retrieval"))
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, which is the working folder."""
+    shutil.copytree(built, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def lineage(path: Path | str) -> Step:
+    return command.lineage(Path(path), command.project_around(Path(path)))
+
+
+def states(chain: Step) -> list[tuple[str, str, str]]:
+    return [(step.what, step.name, step.state) for step in chain.walk()]
+
+
+def change(path: str | Path, key: str, **values: object) -> None:
+    """Change the mapping under a key of a JSON file; None removes an entry."""
+    file = Path(path)
+    whole = json.loads(file.read_text())
+    changed = whole[key] | values
+    whole[key] = {name: value for name, value in changed.items() if value is not None}
+    file.write_text(json.dumps(whole))
+
+
+def test_an_export_leads_back_to_the_files_of_its_sources(project: Path) -> None:
+    chain = lineage(EXPORT)
+    assert states(chain) == [
+        ("export", "retrieval", "verified"),
+        ("checkpoint", "retrieval", "verified"),
+        ("search", "retrieval", "verified"),
+        ("checkpoint", "pretrained", "verified"),
+        ("data set", "web", "verified"),
+        ("source", "rows", ""),
+        ("file", "web.json", "verified"),
+        ("data set", "scenes", "verified"),
+        ("source", "rows", ""),
+        ("file", "scenes.json", "verified"),
+    ]
+    assert {step.code[1] for step in chain.walk() if step.code} == {"verified"}
+    recorded = {step.record.stage: step.recorded for step in chain.walk() if step.record}
+    assert recorded == dict.fromkeys(
+        ("export@retrieval", "finetune@retrieval", "search@retrieval", "pretrain", "ingest@web",
+         "ingest@scenes"), "verified"
+    )  # fmt: skip
+
+
+def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(EXPORT, False) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "export retrieval  products/exports/retrieval\n",
+        "13 of 13 files verified; float32, int8",
+        "└─ checkpoint retrieval  products/models/retrieval",
+        "chosen: lr 0.0003",
+        "4 train; 8 captions",
+        "valid, 1 of 1 expectations met",
+        "licence of pictures: CC0",
+        "as at hand",
+        "outside git",
+        "pretrain, 20",
+    ):
+        assert part in text, part
+    assert command.main(EXPORT, True) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["digest"] == file_digest(EXPORT / NAME)
+    about = values["origins"][0]["record"]
+    assert {"machine", "versions", "seed", "core_hours", "gpu_hours"} <= set(about)
+
+
+def test_a_checkpoint_that_is_another_by_now_is_told_and_the_chain_goes_on(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("products/models/retrieval/model.safetensors", WEIGHTS)
+    chain = states(lineage(EXPORT))
+    assert ("checkpoint", "pretrained", "changed") in chain
+    assert ("data set", "web", "verified") in chain, "by what its child was told"
+    assert command.main(EXPORT, False) == 1
+    text = capsys.readouterr().out
+    assert f"changed: the one at hand is {file_digest(WEIGHTS)[:12]}" in text
+    assert "the run record of pretrain is that of another one" in text
+
+
+def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_serving(
+    project: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(EXPORT, tmp_path / "got")
+    chain = lineage(tmp_path / "got")
+    assert {s.state for s in chain.walk() if s.what in ("checkpoint", "data set")} == {"missing"}
+    assert not [step for step in chain.walk() if step.record or step.code]
+    heavy = ("torch", "pyarrow", "dvc", "prefect", "pandas")
+    code = (
+        "import sys; from pathlib import Path\n"
+        f"sys.modules |= dict.fromkeys({heavy!r})\n"  # importing them fails
+        "from albef.commands.lineage import main\n"
+        f"main(Path('got') / {graph_file('int8', 'matcher')!r}, False)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for part in ("export retrieval", "checkpoint pretrained", "data set web", "licence of pictures",
+                 "kind pairs", "missing: not here to compare with", "4 train"):  # fmt: skip
+        assert part in ended.stdout, part
+
+
+def test_a_file_of_an_export_that_was_changed_or_left_out_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(EXPORT / "int8")
+    assert lineage(EXPORT).state == "verified", "a precision may be left out"
+    with (EXPORT / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    assert command.main(EXPORT, False) == 1
+    text = capsys.readouterr().out
+    assert "changed: tokenizer.json" in text
+    files = json.loads((EXPORT / NAME).read_text())["files"]
+    assert f"missing: {', '.join(name for name in files if name.startswith('int8/'))}" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "origins"),
+    [
+        ("models/retrieval/config.json", "checkpoint", ["search", "checkpoint", "data set"]),
+        ("data/web/index.parquet", "data set", ["source"]),
+        ("search/retrieval/choice.json", "search", []),
+        ("metrics/retrieval.json", "metrics", ["checkpoint", "data set"]),
+        ("results/retrieval/predictions.parquet", "predictions", ["checkpoint", "data set"]),
+        ("metrics/exports/retrieval.json", "export metrics", ["export"]),
+        ("curves/retrieval/lr.tsv", "curves", ["checkpoint"]),
+        ("quarantine/web/summary.json", "quarantine", ["data set"]),
+        ("verdicts/web.json", "verdict", ["data set"]),
+        ("validation/web/result.json", "validation", ["data set"]),
+        ("runs/pretrain.json", "checkpoint", ["data set"]),
+        ("runs/evaluate@retrieval.json", "metrics", ["checkpoint", "data set"]),
+        ("report/index.html", "report", ["metrics", "export"]),
+        ("report/cards/retrieval.md", "model card", ["metrics", "export"]),
+    ],
+)
+def test_every_product_has_a_chain(
+    project: Path, path: str, first: str, origins: list[str]
+) -> None:
+    file = Path("products") / path
+    if not file.exists():  # whose content is not looked into
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    chain = lineage(file)
+    assert (chain.what, [origin.what for origin in chain.origins]) == (first, origins)
+    assert chain.state in ("verified", "")
+
+
+def test_metrics_know_their_checkpoint_by_the_predictions(project: Path) -> None:
+    shutil.copy(WEIGHTS, "products/models/retrieval/model.safetensors")
+    chain = lineage("products/metrics/retrieval.json")
+    assert (chain.state, chain.origins[0].state) == ("verified", "changed")
+
+
+def test_data_that_changed_are_told(project: Path) -> None:
+    shutil.copy("products/data/scenes/index.parquet", "products/data/web/index.parquet")
+    Path("scenes.json").write_text("[1]")
+    changed = {(what, name) for what, name, state in states(lineage(EXPORT)) if state == "changed"}
+    assert changed == {("data set", "web"), ("file", "scenes.json")}
+
+
+def test_an_edit_of_code_is_told_and_one_of_a_comment_is_not(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("pipelines")
+    real = folder.resolve()
+    folder.unlink()
+    shutil.copytree(real, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    code = folder / "pretrain.py"
+    text = code.read_text()
+    for edited, state in ((f"# Why.\n{text}", "verified"), (f"{text}\nx = 1\n", "changed")):
+        code.write_text(edited)
+        chain = lineage(WEIGHTS)
+        assert chain.code
+        assert chain.code[1] == state
+    command.main(WEIGHTS, False)
+    assert "the code at hand is another" in capsys.readouterr().out
+
+
+def test_a_record_without_its_product_claims_less(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change("products/runs/pretrain.json", "made", **{str(WEIGHTS): None})
+    assert lineage(WEIGHTS).state == ""
+    command.main(WEIGHTS, False)
+    assert "the record does not name its product" in capsys.readouterr().out
+
+
+def test_an_imported_checkpoint_comes_from_its_file(project: Path) -> None:
+    config = WEIGHTS.with_name("config.json")
+    values = json.loads(config.read_text())
+    values["provenance"] = {"imported": "ALBEF.pth", "file": "f" * 64}
+    config.write_text(json.dumps(values))
+    chain = lineage(WEIGHTS)
+    assert states(chain)[1:] == [("file", "ALBEF.pth", "missing")]
+    assert chain.origins[0].digest == "f" * 64
+    assert chain.record is None
+
+
+def test_what_was_made_by_an_earlier_version_has_what_it_tells(project: Path) -> None:
+    absent = dict.fromkeys(("code", "described", "choice", "parent_provenance"))
+    change("products/models/retrieval/config.json", "provenance", **absent)
+    chain = states(lineage("products/models/retrieval"))
+    assert {("checkpoint", "pretrained", "verified"), ("data set", "scenes", "verified")} < {*chain}
+
+
+def test_products_of_a_preset_are_its_own(project: Path) -> None:
+    Path("presets").mkdir()
+    YAML(typ="safe").dump(params("products/small"), Path("presets/small.yaml"))
+    shutil.copytree("products/models", "products/small/models")
+    shutil.move("products/data", "products/small/data")
+    chain = lineage("products/small/models/pretrained")
+    assert states(chain)[:2] == [
+        ("checkpoint", "pretrained", ""),  # no record there names it
+        ("data set", "web", "verified"),
+    ]
+
+
+def test_a_checkpoint_that_claims_to_come_from_itself_is_a_sentence(project: Path) -> None:
+    parent = {"parent": "pretrained", "parent_weights": file_digest(WEIGHTS)}
+    change(WEIGHTS.with_name("config.json"), "provenance", **parent)
+    with pytest.raises(LineageError, match="comes from itself"):
+        lineage(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("nowhere", "nowhere is not here: give the path of a product, or `dvc pull` it"),
+        ("params.yaml", "params.yaml is no product: neither an export"),
+        ("products", "products is no product"),
+    ],
+)
+def test_a_path_that_is_no_product_is_a_sentence(project: Path, path: str, sentence: str) -> None:
+    with pytest.raises(LineageError, match=f"^{sentence}"):
+        lineage(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        (EXPORT / NAME, "{", "manifest.json: invalid json"),
+        (EXPORT / NAME, "[]", "manifest.json: input should be an object"),
+        (EXPORT / NAME, '{"provenance": 3}', "manifest.json: provenance: input should be"),
+        (EXPORT / NAME, '{"provenance": {"described": {"splits": [1]}}}', "described.splits"),
+        (Path("products/runs/pretrain.json"), '{"made": 1}', "pretrain.json: made"),
+        (Path("products/data/web/dataset.json"), '{"sources": [1]}', "dataset.json: sources.0"),
+        (Path("products/data/web/index.parquet"), "x", "index.parquet is damaged"),
+        (Path("params.yaml"), "paths: 3", "params.yaml: paths"),
+    ],
+)
+def test_a_damaged_file_is_a_sentence(
+    project: Path, file: Path, content: str, sentence: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(ValueError) as error:
+        lineage(EXPORT)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
