@@ -6,13 +6,14 @@ has its default there, beside its sentence. Nothing here imports torch.
 
 import difflib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 
 S = TypeVar("S", bound="Section")
+_FEW = 20  # names that a sentence lists
 
 
 class ParamsError(ValueError):
@@ -175,11 +176,10 @@ def _sentences(
         dotted = ".".join(filter(None, [prefix, *parts]))
         match item["type"]:
             case "extra_forbidden":
-                near = nearest(parts[-1], _fields(cls, parts[:-1]))
-                meant = ".".join(filter(None, [prefix, *parts[:-1], near])) if near else ""
-                yield f"{where}: {dotted} is not a known key" + (
-                    f"; did you mean {meant}?" if meant else "; remove it"
+                hint = did_you_mean(
+                    parts[-1], _fields(cls, parts[:-1]), dotted.removesuffix(parts[-1])
                 )
+                yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
             case "default_factory_not_called":  # what it is made of is wrong itself
                 continue
             case "missing":
@@ -221,10 +221,8 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         return cast(S, values)
     name = values.get("kind") if isinstance(values, Mapping) else None
     if name not in classes:
-        meant = hint(str(name), list(classes))
-        raise ValueError(
-            f"kind {name!r} is not known; {meant}" if name else f"kind is missing; {meant}"
-        )
+        what = f"kind {name!r} is not known" if name else "kind is missing"
+        raise ValueError(what + did_you_mean(str(name), classes))
     try:
         return validate(classes[str(name)], values, where="")
     except ParamsError as error:
@@ -232,13 +230,21 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         raise ValueError("; ".join(lines)) from None
 
 
-def hint(name: str, known: Collection[str]) -> str:
-    """What may have been meant by a name that is not known, to end a sentence."""
-    near = nearest(name, list(known))
-    return f"did you mean {near}?" if near else f"there are {', '.join(known) or 'none'}"
+def did_you_mean(name: str, known: Iterable[str], within: str = "") -> str:
+    """How a sentence about an unknown name ends: the nearest known one, or a few that there are.
+
+    Args:
+        name: what is not known.
+        known: the names that there are.
+        within: what stands before each of them, as ``tasks.``.
+    """
+    names = list(known)
+    if near := nearest(name, names):
+        return f"; did you mean {within}{near}?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= _FEW else ""
 
 
-def nearest(name: str, known: Iterator[str] | list[str]) -> str | None:
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``name``, if any is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return close[0] if close else None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, hint, read_preset, read_yaml, validate
+from albef.config import ParamsError, did_you_mean, read_preset, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 
 PRESETS = Path("presets")
@@ -85,7 +85,7 @@ def named(folder: Path, name: str, what: str) -> Path:
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
-        raise ParamsError(f"there is no {what} {name}; {hint(name, list(files))}")
+        raise ParamsError(f"there is no {what} {name}{did_you_mean(name, files)}")
     return files[name]
 
 
@@ -168,7 +168,7 @@ def _settable(values: Mapping[str, Any], item: str, option: str) -> str:
         if not isinstance(here, Mapping):
             raise ParamsError(f"{option}: {above} is a value, not a section")
         if part not in here and above in ("datasets", "tasks", "export.runs"):
-            raise ParamsError(f"{option}: there is no {above}.{part}; {hint(part, list(here))}")
+            raise ParamsError(f"{option}: there is no {above}.{part}{did_you_mean(part, here)}")
         here = here.get(part, {} if place < len(parts) - 1 else None)
         if here is None:
             break

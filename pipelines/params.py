@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from albef.config import ParamsError, Range, Section, hint, read_preset, validate
+from albef.config import ParamsError, Range, Section, did_you_mean, read_preset, validate
 from albef.evaluation.behaviour.suite import load as load_suite
 from albef.layout import ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
 from albef.validation.drift import read_accepted, read_evaluated
@@ -88,7 +88,7 @@ def load(path: Path, *, name: str | None = None) -> Params:
 
     for key in values:
         if key not in KNOWN:
-            errors.append(f"{where}: {key} is not a known section; {hint(str(key), KNOWN)}")
+            errors.append(f"{where}: {key} is not a known section{did_you_mean(str(key), KNOWN)}")
     for key in KNOWN:
         if key not in values and key not in OPTIONAL:
             remedy = f"; write `{key}: {{}}` for its defaults" if key in SECTIONS else ""
@@ -148,7 +148,7 @@ def _run(values: Any, *, where: str, key: str) -> Section:
         raise ParamsError(f"{where}: {key}.kind is missing; there are {', '.join(kinds())}")
     if kind not in kinds():
         raise ParamsError(
-            f"{where}: {key}.kind: there is no kind {kind!r}; {hint(str(kind), kinds())}"
+            f"{where}: {key}.kind: there is no kind {kind!r}{did_you_mean(str(kind), kinds())}"
         )
     return validate(_class(f"albef.tasks.{kind}:Config"), values, where=where, key=key)
 
@@ -168,7 +168,7 @@ def _contradictions(params: Params) -> Iterator[str]:
     """What one section says of another that is not so."""
     for key, value, what, known in _references(params):
         if value not in known:
-            yield f"{key}: {value!r} is not one of {what}; {hint(value, known)}"
+            yield f"{key}: {value!r} is not one of {what}{did_you_mean(value, known)}"
     yield from _check_profiles(params)
     yield from _check_processes(params)
     yield from _check_exports(params)
@@ -289,8 +289,8 @@ def _check_starts(params: Params) -> Iterator[str]:
         if init not in owners and not _is_imported(Layout(params.paths).model(init)):
             yield (
                 f"tasks.{name}.init: {init!r} is neither pretrained, a run, nor a checkpoint under "
-                f"{params.paths.models} (`albef import` makes one of an original); "
-                + hint(init, [known for known in owners if known != name])
+                f"{params.paths.models} (`albef import` makes one of an original)"
+                + did_you_mean(init, [known for known in owners if known != name])
             )
     for name in starts:
         chain = [name]
@@ -330,7 +330,7 @@ def explain(path: Path, wanted: str = "") -> str:
         if not wanted or f"{key}.".startswith(f"{wanted}.")
     ]
     if not lines:
-        raise ParamsError(f"{path} has no {wanted}; {hint(wanted, [row[0] for row in rows])}")
+        raise ParamsError(f"{path} has no {wanted}{did_you_mean(wanted, [row[0] for row in rows])}")
     return "\n".join(lines)
 
 
