@@ -5,6 +5,7 @@ machine's role, as for any S3 client.
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,21 @@ def opened(url: str, key: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ValueError(f"{key} {url} cannot be used: {error}") from None
     return files, path
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON with sorted keys, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None

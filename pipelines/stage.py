@@ -25,6 +25,8 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.io import file_digest
+from albef.io import read_json as read_json
+from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
@@ -262,21 +264,3 @@ def _write_record(stage: Stage, started: float) -> None:
     keep(path)
     if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
         subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON with sorted keys, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None
