@@ -20,11 +20,12 @@ from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.derive import derive
+from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Rules
+from albef.ingest.quarantine import SUMMARY, write_quarantine
 from albef.ingest.sources import count_of
 from pipelines.check_words import told
-from pipelines.quarantine import SUMMARY, compared, names_of, set_aside
 from pipelines.rows import batches, read_config, read_rows
 from pipelines.stage import PARAMS, Stage, read_json
 
@@ -83,8 +84,9 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
     there = [path for path in heldout if path.is_file()]
     with tempfile.TemporaryDirectory(prefix="albef-check-") as folder:
         blocks = _filled(Path(folder) / "blocks", stage, config, limits, most)
-        twins, groups = compared(blocks, config, limits.near_distance, there)
-        reasons = set_aside(Path(folder), blocks, twins, groups, names_of(there), limits)
+        others = read_heldout(there)
+        twins, groups = compare(blocks, config, limits.near_distance, others)
+        reasons = write_quarantine(Path(folder), blocks, twins, groups, others, limits)
         rows = blocks.starts[-1]
         if not rows:
             raise ParamsError(f"{source} has no row")
@@ -165,11 +167,11 @@ def _stored(blocks: Blocks, dropped: set[int], config: RowsConfig) -> dict[str, 
     """Bytes of the pictures that are kept of each source, and of their records in shards."""
     found = dict.fromkeys(config.sources, (0, 0))
     for block in range(len(blocks)):
-        for row, stored in blocks.stored(block):
-            if stored is not None and row.number not in dropped:
+        for row, record in blocks.records(block):
+            if record is not None and row.number not in dropped:
                 pictures, shards = found[row.values["source"]]
-                pictures += sum(map(len, stored.images))
-                shards += shard_writer.room(stored.record())
+                pictures += sum(map(len, record.images))
+                shards += shard_writer.room(record)
                 found[row.values["source"]] = pictures, shards
     return found
 

@@ -5,7 +5,6 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 """
 
 import contextlib
-import json
 import logging
 import os
 import platform

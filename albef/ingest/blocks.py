@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import feather
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 from albef.ingest.cleaning import writable
 from albef.ingest.prepare import Prepared
+from albef.io import atomic
 
 EXAMPLES = 12
 """Rows of each source and reason that are kept to be looked at."""
@@ -168,15 +170,12 @@ class Blocks:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    part = path.with_suffix(".part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    part.replace(path)
+    with atomic(path) as part:
+        feather.write_feather(table, str(part), compression="uncompressed")
 
 
 def _read(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+    return feather.read_table(str(path), memory_map=True)
 
 
 def _values(row: Prepared | Refusal, seen: Counter[tuple[str, str]]) -> dict[str, Any]:

@@ -126,9 +126,7 @@ def _write_rows(
     }
 
 
-def _repeating(
-    row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table
-) -> dict[str, Any]:
+def _repeating(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
     """The columns of a row that is set aside for another one, but its picture."""
     dataset = None
     if duplicate.other < 0:

@@ -18,7 +18,7 @@ from albef.data.record import Record
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, index_digest, read_index
 from albef.data.store import MANIFEST, Manifest, Store, Stored
 from albef.data.tar import BLOCK
-from albef.io import write_json
+from albef.io import atomic, write_json
 
 _ROWS = 10_000  # of the index, held before they are written
 _END = 20 * BLOCK  # a tar may be filled up to
@@ -144,9 +144,8 @@ class ShardWriter:
         """Finish the shard that is open: its part of the index first, then itself."""
         self._tar.close()
         self._tar = None
-        beside = self._folder / "index.part"
-        pq.write_table(pa.Table.from_pylist(self._rows, self._schema), beside)
-        beside.replace(self._part(self.shards))
+        with atomic(self._part(self.shards)) as part:
+            pq.write_table(pa.Table.from_pylist(self._rows, self._schema), part)
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
         self._unfinished.replace(self._shard(self.shards))

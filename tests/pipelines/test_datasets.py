@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.ingest.quarantine import EXAMPLES
+from albef.ingest.blocks import EXAMPLES
 from albef.report.dataset_page import render
 from pipelines import datasets, ingest
 from pipelines.datasets import read_page

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.data.refusal import Reason
-from albef.ingest.download.store import Chunk, DamagedDownload, Outcome
+from albef.ingest.download.journal import Chunk, DamagedDownload, Outcome
 from tests.ingest.download.test_client import limits
 
 
