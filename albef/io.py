@@ -22,6 +22,20 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file or folder at, which takes its place once it is whole.
@@ -49,16 +63,6 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON with sorted keys, whole or not at all."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None
 
 
 class Locked(ValueError):

@@ -22,13 +22,13 @@ from albef.data.store import Store
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.duplicates import compare, read_heldout
-from albef.ingest.pool import Given, prepared
+from albef.ingest.pool import Given, portions, prepared
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import ShardWriter
 from albef.ingest.sources import files_of, licences_of
 from albef.io import file_digest, lock, write_json
-from pipelines.rows import batches, logged, read_config, read_rows, sha
+from pipelines.rows import digest_of, logged, read_config, read_rows, sha
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -118,7 +118,8 @@ def _read(folder: Path, data: Path, stage: Stage, config: RowsConfig, rules: Rul
     def missing() -> Iterator[Given]:
         number = -1
         rows = logged(read_rows(config.sources, stage))
-        for number, (batch, digest) in enumerate(batches(rows, _ROWS, _BYTES)):
+        for number, batch in enumerate(portions(rows, _ROWS, _BYTES)):
+            digest = digest_of(batch)
             if number < len(blocks):
                 if blocks.digest(number) == digest:
                     continue
