@@ -5,6 +5,7 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import platform
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psutil
 
@@ -32,6 +33,9 @@ from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
 from albef.run_record import code_digest, code_files, keep, spent, surroundings
+
+if TYPE_CHECKING:  # stages of data need no torch
+    from albef.tasks.task import RunConfig, RunTask
 
 S = TypeVar("S", bound=Section)
 GRAPH = Path("dvc.yaml")
@@ -148,6 +152,24 @@ class Stage:
     def scratch_root(self) -> Path:
         """The folder of all work in progress."""
         return self.runtime.scratch_root
+
+
+class Run(NamedTuple):
+    """An entry of ``tasks``."""
+
+    config: "RunConfig"
+    """Its values; ranges may be unfilled."""
+    task: "type[RunTask]"
+    """The class of its kind."""
+
+
+def run_of(stage: Stage) -> Run:
+    """The run that the stage works on, read by its kind: the file of that name in albef/tasks."""
+    entry: Any = stage.params.get("tasks", {}).get(stage.key)
+    if not isinstance(entry, dict) or "kind" not in entry:
+        raise ParamsError(f"{PARAMS}: tasks.{stage.key} is missing, or has no kind")
+    module = importlib.import_module(f"albef.tasks.{entry['kind']}")
+    return Run(stage.section(f"tasks.{stage.key}", module.Config), module.Task)
 
 
 def code_of(address: str, params: Mapping[str, Any]) -> str:
