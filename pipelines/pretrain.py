@@ -13,8 +13,6 @@ from pipelines.trainer import (
     fit,
     origin_of,
     publish,
-    seed_everything,
-    seen_as,
     training,
     verified_digest,
 )
@@ -25,24 +23,16 @@ def run(stage: Stage) -> None:
     config = stage.section("pretrain", Config)
     data_digest = verified_digest(stage, config.dataset)
     with training(stage) as device:
-        seed_everything(stage.seed)
+        torch.manual_seed(stage.seed)
         tokenizer = _tokenizer(stage, config)
         task = Task(config, tokenizer)
         provenance = {"dataset": config.dataset, "data": data_digest, "seed": stage.seed}
         if start := task.take_start():
             provenance["start"] = start
         values = config.model_dump()
-        folder = stage.scratch(
-            fingerprint({"values": values, **provenance, **seen_as(stage, config.dataset)})
-        )
+        folder = stage.scratch(fingerprint({"values": values, **provenance}))
         stage.record |= fit(
-            stage,
-            task,
-            config,
-            dataset=config.dataset,
-            device=device,
-            folder=folder,
-            label="pretrain",
+            stage, task, config, dataset=config.dataset, device=device, folder=folder
         )
     publish(
         stage,
