@@ -52,12 +52,12 @@ class Scores:
             records: a hash of what stands in each record, by key; None takes what was asked alone.
         """
         cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.asked]
-        told = pc.binary_join_element_wise(*cells, "\0").to_pandas()
+        names = pc.binary_join_element_wise(*cells, "\0").to_pandas()
         if records is not None:
-            told += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
-        again = told.groupby(told).cumcount().astype(str)  # the same may be asked twice
-        names: pd.Index[str] = pd.Index(told + "\0" + again)
-        return names
+            names += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
+        again = names.groupby(names).cumcount().astype(str)  # the same may be asked twice
+        index: pd.Index[str] = pd.Index(names + "\0" + again)
+        return index
 
 
 def described(schema: pa.Schema) -> dict[str, Any]:
