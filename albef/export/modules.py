@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
-from albef.models.bert import BertLayer, KeyValue, attention_bias
+from albef.models.bert import BertLayer, attention_bias
 from albef.models.decoder import AnswerDecoder
-from albef.models.fusion import FusionEncoder
-from albef.models.pair import PairFusionEncoder
+from albef.models.fusion import FusionEncoder, PairFusionEncoder
+from albef.models.kernels import KeyValue
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 
 TRAINING_ONLY = ("model_m.", "mlm_head.", "mlm_head_m.", "queue.", "temperature")

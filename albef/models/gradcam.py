@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
-from albef.models.bert import BertLayer, KeyValue, attention_bias
+from albef.models.bert import BertLayer, attention_bias
+from albef.models.kernels import KeyValue
 
 
 class CrossAttention(NamedTuple):

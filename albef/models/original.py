@@ -14,7 +14,7 @@ from torch import Tensor
 
 from albef.config import validate
 from albef.models.albef import ModelConfig
-from albef.models.queue import EMPTY
+from albef.models.momentum import EMPTY
 from albef.models.weights import CheckpointError, listed
 
 HEAD_WIDTH = 64

@@ -80,7 +80,7 @@ def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
     return AnswerTree(tree_ids, depth, sees, slots.reshape(count, k, length - 1))
 
 
-def write(
+def beam_search(
     likely: Callable[[Ints], tuple[Floats, Ints]],
     count: int,
     *,

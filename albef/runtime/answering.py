@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, write
+from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, beam_search
 from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.runtime.manifest import Facts
 from albef.runtime.model import (
@@ -120,7 +120,7 @@ class Answering(Model):
         return logits
 
     def _rank(self, asked: _Asked) -> list[list[Answer]]:
-        """As :func:`albef.models.answer_ranking.rank`."""
+        """As :func:`albef.models.decoder.rank`."""
         ids, mask, count = self._listed, self._listed_mask, len(asked.mask)
         start = np.full((count, 1), self.tokenizer.cls_id)
         first = self._logits(asked, start, np.zeros_like(start), np.ones((count, 1, 1)))[:, 0]
@@ -153,7 +153,7 @@ class Answering(Model):
             best = np.argsort(-log_p, axis=1, kind="stable")[:, : settings.beams]
             return np.take_along_axis(log_p, best, axis=1), best
 
-        ids, score = write(
+        ids, score = beam_search(
             likely,
             count,
             start=tokenizer.cls_id,

@@ -17,7 +17,7 @@ from albef.data.record import Record
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig, resized
 from albef.models.decoder import AnswerDecoder, decoder_start, generate, log_likelihood
-from albef.models.fusion import select
+from albef.models.kernels import select
 from albef.models.vision import ImageEncoder
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption

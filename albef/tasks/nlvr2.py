@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 from albef.config import fixed
 from albef.losses.distill import ramp
-from albef.models.albef import ALBEF, resized
-from albef.models.pair import PairALBEF, doubled
+from albef.models.albef import ALBEF, PairALBEF, resized
+from albef.models.fusion import doubled
 from albef.models.weights import Checkpoint, load_strict
 from albef.tasks.classification import ClassificationConfig, ClassificationTask
 
@@ -36,7 +36,9 @@ class Task(ClassificationTask):
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         load_strict(
             task,
-            doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),
+            doubled(
+                {n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model.text
+            ),
             where=str(init.folder),
             fresh=("model_m.", "head.", "head_m."),
         )

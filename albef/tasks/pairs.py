@@ -19,8 +19,7 @@ from albef.losses.itc import contrast, same_image_targets
 from albef.losses.itm import itm_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.matching import match_pairs
-from albef.models.momentum import MomentumTwin
-from albef.models.queue import EMPTY, FeatureQueue
+from albef.models.momentum import EMPTY, FeatureQueue, MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform

@@ -17,8 +17,7 @@ from albef.losses.itm import itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.matching import match_pairs
-from albef.models.momentum import MomentumTwin
-from albef.models.queue import FeatureQueue
+from albef.models.momentum import FeatureQueue, MomentumTwin
 from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from albef.data.record import Record
 from albef.models.albef import ALBEF
-from albef.models.fusion import select
-from albef.models.ranking import (
+from albef.models.kernels import select
+from albef.models.matching import (
     NOT_RANKED,
     RANKS,
     best,

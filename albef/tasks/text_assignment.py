@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.losses.itm import hard_negatives
-from albef.models.albef import ModelConfig, resized
-from albef.models.pair import PairALBEF, doubled
+from albef.models.albef import ModelConfig, PairALBEF, resized
+from albef.models.fusion import doubled
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate, Transform
@@ -128,7 +128,9 @@ class Task(RunTask):
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         load_strict(
             task,
-            doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),
+            doubled(
+                {n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model.text
+            ),
             where=str(init.folder),
             fresh=("head.",),
         )

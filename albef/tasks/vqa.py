@@ -19,9 +19,8 @@ from albef.data.shards import Shards
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
-from albef.models.answer_ranking import rank
-from albef.models.decoder import AnswerDecoder, decoder_start, generate
-from albef.models.fusion import select
+from albef.models.decoder import AnswerDecoder, decoder_start, generate, rank
+from albef.models.kernels import select
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 from albef.preprocessing.answers import Answer

@@ -13,7 +13,7 @@ from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.export.torch_model import load
 from albef.ingest.shard_writer import write
-from albef.models.ranking import first_rank, recalls
+from albef.models.matching import first_rank, recalls
 from albef.models.weights import load_checkpoint
 from albef.tasks.retrieval import Task
 from tests.commands.test_find import _records

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from albef.models import bert, vision
-from albef.models.bert import attend, attention_bias, products_pay
-from albef.models.fusion import select
+from albef.models import kernels, vision
+from albef.models.bert import attention_bias
+from albef.models.kernels import attend, products_pay, select
 from tests.conftest import tiny_model
 
 
@@ -30,7 +30,7 @@ def test_products_give_what_the_kernel_gives(biased: bool, monkeypatch: pytest.M
     bias = attention_bias(mask) if biased else None
     kernel = attend(query, key, value, bias, 0.0)
     expected = gradients(kernel, query, key, value)
-    monkeypatch.setattr(bert, "products_pay", lambda states: True)
+    monkeypatch.setattr(kernels, "products_pay", lambda states: True)
     products = attend(query, key, value, bias, 0.0)
     torch.testing.assert_close(products, kernel)
     torch.testing.assert_close(gradients(products, query, key, value), expected)

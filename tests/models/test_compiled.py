@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from albef.models.albef import ALBEF
-from albef.models.compiled import compile_blocks
-from albef.models.recompute import recompute
+from albef.models.kernels import compile_blocks, recompute
 from albef.tasks.pretraining import Task
 from albef.training.speed import Speed
 from tests.conftest import tiny_model

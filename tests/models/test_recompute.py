@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef.models.recompute import recompute
+from albef.models.kernels import recompute
 from albef.tasks.pretraining import Task
 from tests.original import vocabulary
 from tests.tasks.test_pretraining import batch

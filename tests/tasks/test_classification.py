@@ -14,8 +14,8 @@ import torch
 
 from albef.config import validate
 from albef.data.record import Record
+from albef.models.fusion import doubled
 from albef.models.original import original_name
-from albef.models.pair import doubled
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Train
@@ -154,8 +154,8 @@ def test_a_doubled_model_does_not_fit_entailment() -> None:
 
 def test_doubling_twice_changes_nothing_more() -> None:
     init = pretrained()
-    once = doubled(init.tensors, init.model)
-    twice = doubled(once, init.model)
+    once = doubled(init.tensors, init.model.text)
+    twice = doubled(once, init.model.text)
     assert list(once) == list(twice)
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from albef.config import validate
 from albef.losses import itm
 from albef.losses.itc import same_image_targets
-from albef.models.original import original_name, sizes_of
-from albef.models.ranking import (
+from albef.models.matching import (
     NOT_RANKED,
     best,
     encode_images,
@@ -19,6 +18,7 @@ from albef.models.ranking import (
     match_scores,
     recalls,
 )
+from albef.models.original import original_name, sizes_of
 from albef.models.weights import Checkpoint, resize_position_embedding
 from albef.tasks.retrieval import Config, Task
 from tests import original

@@ -12,8 +12,7 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.losses.answers import answer_losses
-from albef.models.answer_ranking import rank
-from albef.models.decoder import generate
+from albef.models.decoder import generate, rank
 from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Train

@@ -12,8 +12,8 @@ from torch import Tensor
 from albef.config import validate
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig
-from albef.models.answer_ranking import rank
-from albef.models.fusion import select
+from albef.models.decoder import rank
+from albef.models.kernels import select
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.tasks import pretraining
