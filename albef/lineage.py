@@ -488,8 +488,8 @@ def _verdict(project: Project, name: str, digest: str) -> str:
 
 
 def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
+    drawn = _artwork()
     for source in sources:
-        drawn = _drawn_from(source.kind)
         files = [
             Step("file", name, str(path), known, compare(known, _digest_at(path)))
             for name, known in source.inputs.items()
@@ -499,14 +499,13 @@ def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
         yield Step("source", source.name, facts=facts, origins=tuple(files))
 
 
-def _drawn_from(kind: str) -> dict[str, Path]:
-    """Files that a kind of source draws from, by name; none where it is not at hand here."""
-    try:
-        from albef.ingest.sources import module_of
+def _artwork() -> dict[str, Path]:
+    """The file that built-in sources draw from, by name; none where it is not at hand here."""
+    from albef.builtin import openmoji  # Pillow's, which only these sources need
 
-        inputs = getattr(module_of(kind), "inputs", dict)
-        return dict(inputs())
-    except (KeyError, ParamsError):
+    try:
+        return openmoji.inputs()
+    except ParamsError:
         return {}
 
 

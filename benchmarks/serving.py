@@ -266,7 +266,7 @@ class _Server(NamedTuple):
 def _server(folder: Path, *arguments: str) -> Iterator[_Server]:
     start = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-m", "albef.serving.serve", str(folder), "--port", "0", *arguments],
+        [sys.executable, "-m", "albef.cli", "serve", str(folder), "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         env={**os.environ, "ALBEF_TOKENS": ""},
         text=True,

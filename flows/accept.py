@@ -5,15 +5,13 @@ hash for every stage that depends on it, if code is all that differs there, and 
 ``dvc commit`` would also swallow a changed value, without a word.
 """
 
-import argparse
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,21 +42,10 @@ class Verdict:
     edits: Mapping[str, tuple[str | None, str]]
 
 
-def main() -> None:
-    """The command; exit code 1 if a stage refused, 2 if there was nothing to take."""
-    parser = argparse.ArgumentParser(
-        prog="albef accept",
-        description="Take edits of code that are known to change no product: stages that depend "
-        "on them stay fresh, where code is all that differs.",
-    )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="edited code")
-    options = parser.parse_args()
-    try:
-        with lease.hold():
-            verdicts = accept([_from_root(name) for name in options.files])
-    except (ParamsError, lease.Busy) as error:
-        print(f"albef accept: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+def main(files: Sequence[Path]) -> int:
+    """Take edits, and say so; exit code 1 if a stage refused."""
+    with lease.hold():
+        verdicts = accept([file.as_posix() for file in files])
     for verdict in verdicts:
         if verdict.refused:
             print(f"{verdict.stage}: refused, since it also differs in:", file=sys.stderr)
@@ -66,13 +53,7 @@ def main() -> None:
                 print(f"  {reason}", file=sys.stderr)
         else:
             print(f"{verdict.stage}: accepted {', '.join(verdict.edits)}")
-    raise SystemExit(any(verdict.refused for verdict in verdicts))
-
-
-def _from_root(name: str) -> str:
-    """A path from the root of the project, as dvc.yaml writes it."""
-    path = Path(os.path.normpath(Path(os.environ.get("ALBEF_FROM", "."), name)))
-    return Path(os.path.relpath(path)).as_posix()
+    return int(any(verdict.refused for verdict in verdicts))
 
 
 def accept(files: list[str]) -> list[Verdict]:
@@ -177,7 +158,3 @@ def _record(taken: list[Verdict]) -> None:
                 "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             file.write(json.dumps(entry) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,12 @@
 """``albef data accept NAME``: a data set as it is becomes what later versions are held to."""
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError, nearest, read_yaml
-from albef.data.shards import ShardError, describe
+from albef.data.shards import describe
 from albef.layout import PARAMS
 from albef.validation.drift import accepted_suite
 from flows import values
@@ -18,25 +16,12 @@ NONE = FOLDER / "none.json"
 """Names no profile: nothing is expected."""
 
 
-def main() -> None:
-    """The command; exit code 2 if there is nothing to accept."""
-    parser = argparse.ArgumentParser(
-        prog="albef data accept",
-        description="Take the profile of a validated data set as what its later versions are held "
-        "to: it is written as a suite to a file of the project, which params.yaml then names.",
-    )
-    parser.add_argument("name", metavar="NAME", help="the data set")
-    parser.add_argument("--file", help="where to write; the file that params.yaml names already, "
-                        f"or {FOLDER}/NAME.json")  # fmt: skip
-    options = parser.parse_args()
-    try:
-        file, count = accept(options.name, Path(options.file) if options.file else None)
-    except (ParamsError, ShardError) as error:
-        print(f"albef data accept: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+def main(name: str, file: Path | None) -> None:
+    """Accept, and say so."""
+    file, count = accept(name, file)
     print(
-        f"{file} holds {count} expectations of {options.name}; commit it with {PARAMS}. "
-        f"validate@{options.name} holds every later version against it."
+        f"{file} holds {count} expectations of {name}; commit it with {PARAMS}. "
+        f"validate@{name} holds every later version against it."
     )
 
 
@@ -101,7 +86,3 @@ def _profile(name: str) -> dict[str, Any]:
     if profile["digest"] != digest:
         raise ParamsError(f"{path} is the profile of an earlier version of {name}: {remedy}")
     return profile
-
-
-if __name__ == "__main__":
-    main()

@@ -237,7 +237,7 @@ def _product_reasons(stage: Any) -> Iterator[str]:
             )
 
 
-def choose(nodes: Mapping[str, Node], names: list[str], option: str) -> list[str]:
+def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
     """Stages by name; the name before an ``@`` stands for all of its keys.
 
     Raises:

@@ -1,14 +1,12 @@
 """``albef run``: values, what is stale, the flow, the results."""
 
-import argparse
 import contextlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from albef.config import ParamsError
 from albef.layout import Layout
@@ -22,83 +20,41 @@ INTERRUPTED = 130
 log = logging.getLogger("albef")
 
 
-def main() -> None:
-    """The command; exit code 1 for a failed stage, 2 for wrong values, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="albef run", description="Bring the pipeline up to date.")
-    arguments(parser)
-    options = parser.parse_args()
-    results.show_progress()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` had it ignored
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = run(options) if options.seeds is None else run_seeds(options)
-    except (ParamsError, lease.Busy) as error:
-        print(error, file=sys.stderr)
-        code = 2
-    except Failure as error:
-        print(error, file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("interrupted; `albef run` goes on from here", file=sys.stderr)
-        code = INTERRUPTED
-    raise SystemExit(code)
+def run(
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    force: Sequence[str] = (),
+    name: str | None = None,
+    *,
+    dry: bool = False,
+) -> int:
+    """Bring the pipeline up to date, as ``albef run`` says; the exit code.
 
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``albef run``."""
-    parser.add_argument("--preset", metavar="NAME", help="take presets/NAME.yaml as params.yaml")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change a value of params.yaml, as tasks.retrieval.lr=3e-5; may be repeated",
-    )
-    parser.add_argument(
-        "--only",
-        metavar="STAGE",
-        action="append",
-        default=[],
-        help="run this stage alone (NAME, or NAME@KEY for one data set or run); may be repeated",
-    )
-    parser.add_argument(
-        "--force",
-        metavar="STAGE",
-        action="append",
-        default=[],
-        help="run this stage although nothing changed; may be repeated",
-    )
-    parser.add_argument("--name", metavar="EXPERIMENT", help="record the run under this name")
-    parser.add_argument(
-        "--seeds",
-        metavar="N",
-        type=int,
-        help="run the values under N seeds from `seed` on and record each, as NAME-seed1",
-    )
-    parser.add_argument("--dry", action="store_true", help="only say what would run, and why")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; the exit code."""
-    if options.name:
+    Raises:
+        ParamsError: wrong values, or no such stage.
+        Busy: another run is at work here.
+    """
+    if name:
         _experiments_work()
-    with contextlib.nullcontext() if options.dry else lease.hold():
-        values.prepare(options.preset, options.overrides)
+    with contextlib.nullcontext() if dry else lease.hold():
+        values.prepare(preset, list(overrides))
         nodes = graph.read()
         layout = values.layout()
-        forced = set(graph.choose(nodes, options.force, "--force"))
-        chosen = set(graph.choose(nodes, options.only, "--only") if options.only else nodes)
-        if options.dry:
+        forced = set(graph.choose(nodes, force, "--force"))
+        chosen = set(graph.choose(nodes, only, "--only") if only else nodes)
+        if dry:
             print(plan(nodes, chosen, forced, layout))
             return 0
-        todo = [name for name in nodes if name in chosen and (nodes[name].stale or name in forced)]
-        for name in options.only and todo:
-            for above in nodes[name].waits:
+        todo = [
+            stage for stage in nodes if stage in chosen and (nodes[stage].stale or stage in forced)
+        ]
+        for stage in only and todo:
+            for above in nodes[stage].waits:
                 if above not in chosen:
                     log.info("note: %s is stale too, but not asked for", above)
         if todo:
-            asked = {"only": options.only or None, "force": options.force or None}
+            asked = {"only": only or None, "force": force or None}
             # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
             os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
             code = in_session("flows.train", json.dumps(asked), keep=lease.hand_on())
@@ -113,20 +69,36 @@ def run(options: argparse.Namespace) -> int:
             return 1
         print(("" if todo else "nothing to do: every stage is up to date\n"), end="")
         print(f"\n{results.summary(layout)}")
-        return _record(options.name, layout) if options.name else 0
+        return _record(name, layout) if name else 0
 
 
-def run_seeds(options: argparse.Namespace) -> int:
-    """Run the values here, and under further seeds in clones; the exit code."""
-    if options.name:
+def run_seeds(
+    preset: str | None,
+    overrides: Sequence[str],
+    name: str | None,
+    count: int,
+    unwanted: Sequence[str] = (),
+) -> int:
+    """Run the values here, and under further seeds in clones; the exit code.
+
+    Args:
+        preset: as :func:`run` takes it.
+        overrides: as :func:`run` takes them.
+        name: which those of the experiments begin with.
+        count: of seeds.
+        unwanted: options that were given too, and that do not go with this.
+    """
+    if name:
         _experiments_work()
-    seeds.refuse(options)
-    values.prepare(options.preset, options.overrides)
-    own = argparse.Namespace(**{**vars(options), "preset": None, "overrides": []})
-    own.name = seeds.name_of(options.name, seeds.first())
-    if code := run(own):
+    name = seeds.refuse(name, count, unwanted)
+    values.prepare(preset, list(overrides))
+    if code := run(name=seeds.name_of(name, seeds.first())):
         return code
-    names = seeds.others(options.name, options.seeds)
+    try:
+        names = seeds.others(name, count)
+    except Failure as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"\nrecorded as experiments {', '.join(names)}")
     if len(names) > 1:
         print(f"`albef compare {' '.join(names)}` tells their spread")
@@ -187,7 +159,3 @@ def _record(name: str, layout: Layout) -> int:
         return 1
     print(f"\nrecorded as experiment {name}; `dvc exp show` compares")
     return 0
-
-
-if __name__ == "__main__":
-    main()

@@ -1,35 +1,18 @@
 """``albef status``: which stages are fresh, stale (and why) or running; the last results."""
 
-import argparse
-import signal
-import sys
 import time
 from collections.abc import Iterator
 
 import psutil
 
-from albef.config import ParamsError
 from albef.layout import Layout
 from flows import graph, results, values
 from flows import run_lock as lease
 
 
-def main() -> None:
-    """The command; exit code 2 when the project cannot be read."""
-    argparse.ArgumentParser(
-        prog="albef status",
-        description="Say which stages are fresh, stale (and why) or running, and the last results.",
-    ).parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `albef status | head` is no error
-    try:
-        print(report(values.layout()))
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def report(layout: Layout) -> str:
+def report() -> str:
     """The whole answer."""
+    layout = values.layout()
     rows = [row for node in graph.read().values() for row in _rows(node, layout)]
     parts = [results.table(rows, ("stage", "state"))]
     if (process := lease.holder()) is not None:
@@ -58,7 +41,3 @@ def _age(process: int) -> str:
         return f"for {results.duration(time.time() - psutil.Process(process).create_time())}"
     except psutil.NoSuchProcess:
         return "just ended"
-
-
-if __name__ == "__main__":
-    main()

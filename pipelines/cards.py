@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from albef.data.overlap import shared
-from albef.data.shards import ShardError, describe
+from albef.data.shards import ShardError, describe, shared_keys
 from albef.io import file_digest
 from albef.layout import BEHAVIOUR, HEADLINE, Layout
 from albef.report.card_content import Card, Dataset, Evaluation, Reads
@@ -135,7 +134,7 @@ def datasets(
         try:
             described = describe(layout.data(dataset))
             if dataset in trained:
-                both = shared(layout.data(test[0]), test[1], layout.data(dataset))
+                both = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
         except ShardError:
             own.append("not at hand when this was written")
         yield Dataset(dataset, ", ".join(own), described, dataset in trained, both)

@@ -2,7 +2,6 @@
 folder that is thrown away.
 """
 
-import argparse
 import itertools
 import json
 import logging
@@ -47,38 +46,28 @@ _TRAINED = {
 log = logging.getLogger("albef")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; exit code 1 where ingest would stop, 2 for what cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="albef data check",
-        description="What ingest would do with the first rows of a source; nothing of it stays, "
-        "but pictures that were downloaded, which ingest need not fetch again.",
-    )
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a data set of params.yaml (web), a source of it (web.scenes), or a path: a folder of "
-        "pictures or shards, a list (.tsv, .csv, .parquet), a shard, JSON of annotations",
-    )
-    parser.add_argument("--rows", type=int, default=200, metavar="N", help="rows of each source")
-    parser.add_argument("--json", action="store_true", help="the result for machines")
-    options = parser.parse_args(arguments)
+def main(source: str, rows: int = 200, as_json: bool = False, here: Path = Path()) -> int:
+    """Print what ingest would do; exit code 1 where it would stop.
+
+    Args:
+        source: as :func:`check` takes it.
+        rows: of each source.
+        as_json: print the result for machines.
+        here: the folder that a path is relative to.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        result = check(options.source, options.rows)
-    except (ValueError, OSError) as error:
-        print(f"albef data check: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else told(result))
-    raise SystemExit(STOPS if result["stops"] else 0)
+    result = check(source, rows, here)
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else told(result))
+    return STOPS if result["stops"] else 0
 
 
-def check(source: str, most: int) -> dict[str, Any]:
+def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
     """Do what ingest does with the first rows.
 
     Args:
         source: a data set, a source of it, or a path.
         most: rows of each source.
+        here: the folder that a path is relative to.
 
     Returns:
         What :func:`told` puts in words; all of it is JSON.
@@ -88,7 +77,7 @@ def check(source: str, most: int) -> dict[str, Any]:
     """
     if most < 1:
         raise ParamsError(f"--rows {most}: at least one row")
-    stage, config, suggested = _chosen(source)
+    stage, config, suggested = _chosen(source, _path(here / source))
     limits = stage.section("ingest", IngestConfig)
     heldout = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
     there = [path for path in heldout if path.is_file()]
@@ -125,9 +114,8 @@ def check(source: str, most: int) -> dict[str, Any]:
     return {**result, "suggested": suggested} if suggested else result
 
 
-def _chosen(source: str) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
+def _chosen(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     """The stage that would ingest, its values, and a section for what params.yaml does not name."""
-    path = _path(source)
     named = Stage("ingest", source.partition(".")[0])
     known = named.params.get("datasets")
     if isinstance(known, Mapping) and named.key in known and not path.exists():
@@ -144,9 +132,9 @@ def _chosen(source: str) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     return Stage("ingest", name), config, {name: {**section, **_TRAINED}}
 
 
-def _path(source: str) -> Path:
-    """A path of the command line, from the root where it lies below it."""
-    path = Path(os.path.abspath(Path(os.environ.get("ALBEF_FROM", ".")) / source))
+def _path(source: Path) -> Path:
+    """A path, from the root where it lies below it."""
+    path = Path(os.path.abspath(source))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -225,7 +213,3 @@ def _whole(
         "shard_bytes": size,
         "shards": math.ceil(size / (shard_mb * _MIB)),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
-"""The export of a run beside the released one: ``python -m pipelines.judge RUN OUT``.
+"""The export of a run beside the released one: `albef release` starts it.
 
-`albef release` starts it. It writes no product: what it found goes to the file that it is told.
+``python -m pipelines.judge RUN OUT FACTS RELEASED``: FACTS, what the registry knows, is JSON, and
+RELEASED the folder of the released export or "". What was found goes to OUT; it is no product.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -152,17 +152,12 @@ def _json(path: Path) -> Any:
 
 
 def main() -> None:
-    """The command; a sentence and exit code 2 where it cannot compare."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.judge", description=__doc__)
-    parser.add_argument("run", help="whose export is compared")
-    parser.add_argument("out", type=Path, help="JSON file that takes what was found")
-    parser.add_argument("--released", type=Path, help="folder of the released export")
-    parser.add_argument("--facts", default="{}", help="JSON: what the registry knows")
-    options = parser.parse_args()
+    """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
+    run, out, facts, released = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        stage = Stage("compare", options.run)
-        write_json(options.out, compare(stage, options.released, json.loads(options.facts)))
+        before = Path(released) if released else None
+        write_json(Path(out), compare(Stage("compare", run), before, json.loads(facts)))
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if str(error):
             print(f"albef release: {error}", file=sys.stderr)

@@ -4,7 +4,6 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 ``python -m pipelines.NAME [KEY]``; what it reads and writes is declared in dvc.yaml.
 """
 
-import argparse
 import contextlib
 import json
 import logging
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
+from albef.data.cache import ShardCache
 from albef.io import file_digest
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
@@ -68,6 +68,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
+        ShardCache.default = ShardCache.of(self.runtime)
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
         self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0
@@ -219,9 +220,7 @@ def main(
         launch: does it in processes of its own, or returns false where they are not asked for.
     """
     name = Path(sys.argv[0]).stem
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=run.__doc__)
-    parser.add_argument("key", nargs="?", default="", help="data set or run")
-    key = parser.parse_args().key
+    key = "".join(sys.argv[1:2])  # a data set or run
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if first() else logging.WARNING)
     started = time.time()

@@ -266,7 +266,7 @@ def fit(
                 validate=validate,
                 progress=show,
             )
-        return facts | {"damaged": loader.damage.facts()}
+        return facts | {"damaged": loader.damage.counts()}
     finally:
         stage.tally()
 

@@ -6,7 +6,6 @@ where it is an image) and ``feature``, a unit vector. The product of an image's 
 similarity that evaluation ranks by.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -79,12 +78,15 @@ class Folder:
         )
 
 
-def main(args: argparse.Namespace) -> None:
+def main(folder: Path, split: str, checkpoint: Path, device: str, out: Path) -> None:
     """Write the features and print how many, and the path.
 
     Args:
-        args: ``folder`` of pictures or of a data set, ``split`` of a data set, ``model`` (the
-            folder of a checkpoint), ``device`` and ``out``.
+        folder: of pictures, or of a data set.
+        split: of a data set.
+        checkpoint: its folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        out: the file to write.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.
@@ -92,15 +94,13 @@ def main(args: argparse.Namespace) -> None:
         ShardError: the data set has no such split, or is damaged.
         ValueError: no folder, or nothing in it.
     """
-    folder, out = Path(args.folder), Path(args.out)
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
     records: Records
-    records = Shards(folder, args.split) if (folder / "dataset.json").is_file() else Folder(folder)
-    device = args.device
+    records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = matching(load(args.model, device=device), str(args.model))
+    model = matching(load(checkpoint, device=device), str(checkpoint))
     images, texts = write(model, records, out)
     print(f"{images:,} pictures, {texts:,} texts")
     print(out)

@@ -3,7 +3,6 @@
 Grad-CAM of the logit with which ITM says that they belong together (:mod:`albef.models.gradcam`).
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,24 +44,28 @@ class Explanation:
     words: tuple[tuple[str, Heat, float], ...]
 
 
-def main(args: argparse.Namespace) -> None:
+def main(
+    image: Path, text: str, model: Path, layer: int | None = None, out: Path | None = None
+) -> None:
     """Write the figure and print the probability and the figure's path.
 
     Args:
-        args: ``image`` (a path), ``text``, ``model`` (the folder of a checkpoint), ``layer`` or
-            None, and ``out``, the path of the figure, or None.
+        image: the picture's file.
+        text: what to look for.
+        model: the folder of a checkpoint.
+        layer: as :func:`explain` takes it.
+        out: the file of the figure; None names it after the picture.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.
         ImageError: the picture cannot be decoded.
         ValueError: an empty text, or a layer that is not there.
     """
-    path = Path(args.image)
-    image = path.read_bytes()
-    picture = decode(image, str(path))
-    found = explain(load_checkpoint(Path(args.model)), image, args.text, args.layer)
-    out = Path(args.out) if args.out else Path(f"{path.stem}.explained.png")
-    figure(picture, args.text, found).save(out, "PNG")
+    encoded = image.read_bytes()
+    picture = decode(encoded, str(image))
+    found = explain(load_checkpoint(model), encoded, text, layer)
+    out = out or Path(f"{image.stem}.explained.png")
+    figure(picture, text, found).save(out, "PNG")
     print(f"{found.probability:.1%} that picture and text belong together")
     print(out)
 

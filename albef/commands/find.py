@@ -3,7 +3,6 @@
 The text is compared with every picture (ITC), then read together with the best of them (ITM).
 """
 
-import argparse
 import base64
 import html
 import logging
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from albef.config import ParamsError, nearest, read_yaml, validate
+from albef.data.cache import ShardCache
 from albef.data.shards import Shards
-from albef.layout import PARAMS, Layout, Paths
+from albef.layout import PARAMS, Layout, Paths, runtime
 from albef.runtime import load
 from albef.runtime.matching import Matching, matching
 from albef.runtime.model import BATCH, Floats, softmax
@@ -48,34 +48,38 @@ class Found(NamedTuple):
     image: bytes
 
 
-def main(args: argparse.Namespace) -> None:
+def main(text: str, run: str, k: int, show: bool = False) -> None:
     """Print the pictures found and the path of a page that shows them.
 
     Args:
-        args: ``text``, ``run`` (an entry of tasks), ``k`` pictures, ``open`` the page.
+        text: what to look for.
+        run: an entry of tasks.
+        k: how many pictures.
+        show: open the page.
 
     Raises:
         ParamsError: no such run, or an empty text.
         ExportError: the run has not been exported.
         ShardError: its data set is not there.
     """
-    if not args.text.strip():
+    if not text.strip():
         raise ParamsError("the text is empty; say what to look for, as 'a dog left of an apple'")
-    if args.k < 1:
-        raise ParamsError(f"-k {args.k}: at least one picture")
+    if k < 1:
+        raise ParamsError(f"-k {k}: at least one picture")
     params = read_yaml(PARAMS)
     layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
-    dataset = _dataset(params, args.run)
-    model = matching(load(layout.export(args.run)), str(layout.export(args.run)))
-    shards = Shards(layout.data(dataset), SPLIT)
-    found = find(model, shards, args.text, args.k)
+    dataset = _dataset(params, run)
+    model = matching(load(layout.export(run)), str(layout.export(run)))
+    cache = ShardCache.of(runtime(params.get("runtime")))
+    shards = Shards(layout.data(dataset), SPLIT, cache=cache)
+    found = find(model, shards, text, k)
     width = max(len(item.key) for item in found)
     for item in found:
         print(f"{item.key:{width}}  {item.probability:6.1%}  {item.caption}")
     page = FOLDER / "found.html"
-    _write(page, _page(args.text, args.run, found).encode())
+    _write(page, _page(text, run, found).encode())
     print(page)
-    if args.open and not webbrowser.open(page.resolve().as_uri()):
+    if show and not webbrowser.open(page.resolve().as_uri()):
         print(f"no browser was found; open {page.resolve()} yourself", file=sys.stderr)
 
 

@@ -4,7 +4,6 @@ It is read strictly: every tensor has its place in a task of its kind, none is m
 left over.
 """
 
-import argparse
 import dataclasses
 import importlib
 import logging
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from albef.config import ParamsError
 from albef.io import file_digest
 from albef.models.original import DROPOUT, kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
@@ -166,66 +164,35 @@ def track(folder: Path) -> str:
     return f"tracked by {folder}.dvc, which belongs in git"
 
 
-def main() -> None:
-    """The command; exit code 2 for a file that does not fit."""
-    parser = argparse.ArgumentParser(
-        prog="albef import",
-        description="Turn a checkpoint of the original code into one of ours, tracked by DVC, so "
-        "that a run can start from it (`init: NAME`). Nothing in the file is executed.",
-    )
-    parser.add_argument("source", type=Path, help="the original's .pth file")
-    parser.add_argument("target", type=Path, help="the folder to make, as models/NAME")
-    parser.add_argument(
-        "--tokenizer",
-        default=TOKENIZER,
-        help="a vocab.txt, a folder with it, or a Hugging Face name (default: %(default)s)",
-    )
-    parser.add_argument("--kind", help="kind of run that made it, if its names leave that open")
-    parser.add_argument(
-        "--image-size", type=int, help="resize the position embeddings to this side, in pixels"
-    )
-    parser.add_argument(
-        "--heads",
-        type=int,
-        nargs=2,
-        metavar=("IMAGE", "TEXT"),
-        help="attention heads of both encoders (default: one for each 64 of width)",
-    )
-    parser.add_argument("--no-dvc", action="store_true", help="leave DVC alone")
-    parser.add_argument(
-        "--back",
-        action="store_true",
-        help="the other way: source is a folder of ours, target the .pth file to write",
-    )
-    options = parser.parse_args()
-    try:
-        print(_run(options))
-    except (ParamsError, ValueError, OSError) as error:
-        print(f"albef import: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+def main(
+    source: Path,
+    target: Path,
+    tokenizer: str = TOKENIZER,
+    kind: str | None = None,
+    image_size: int | None = None,
+    heads: tuple[int, int] | None = None,
+    *,
+    track_it: bool = True,
+    back: bool = False,
+) -> None:
+    """Import, or with ``back`` the other way; see :func:`import_original`.
 
-
-def _run(options: argparse.Namespace) -> str:
-    if options.back:
-        export_original(options.source, options.target)
-        return f"{options.target}: as the original code loads it"
-    if options.target.exists():  # before gigabytes are read
-        raise CheckpointError(f"{options.target} is there already: remove it, or choose another")
+    Raises:
+        CheckpointError: the file does not fit, or something is at ``target`` already.
+    """
+    if back:
+        export_original(source, target)
+        print(f"{target}: as the original code loads it")
+        return
+    if target.exists():  # before gigabytes are read
+        raise CheckpointError(f"{target} is there already: remove it, or choose another")
     checkpoint = import_original(
-        options.source,
-        tokenizer=options.tokenizer,
-        kind=options.kind,
-        image_size=options.image_size,
-        heads=tuple(options.heads) if options.heads else None,
+        source, tokenizer=tokenizer, kind=kind, image_size=image_size, heads=heads
     )
-    write(checkpoint, options.target)
-    tracked = "not tracked, as asked" if options.no_dvc else track(options.target)
+    write(checkpoint, target)
+    tracked = track(target) if track_it else "not tracked, as asked"
     count = sum(t.numel() for n, t in checkpoint.tensors.items() if not n.startswith("queue."))
-    return (
-        f"{options.target}: kind {checkpoint.kind}, {len(checkpoint.tensors)} tensors, "
+    print(
+        f"{target}: kind {checkpoint.kind}, {len(checkpoint.tensors)} tensors, "
         f"{count / 1e6:.1f} M values, {checkpoint.model.image.image_size} px; {tracked}"
     )
-
-
-if __name__ == "__main__":
-    main()

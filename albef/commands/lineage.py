@@ -1,7 +1,5 @@
 """``albef lineage PATH``: the chain from a product back to the raw source."""
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,15 +65,3 @@ def _project(
         tuple(params.get("tasks") or ()),
         lambda address: code_digest(code_files(stages, address, params, root), root),
     )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="albef lineage", description=__doc__)
-    parser.add_argument("path", type=Path, help="an export, or any other product")
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
-    options = parser.parse_args()
-    try:
-        raise SystemExit(main(options.path, options.json))
-    except (ValueError, OSError) as error:
-        print(f"albef lineage: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

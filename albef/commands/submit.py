@@ -4,7 +4,6 @@ The file is a JSON list of ``{"question_id": ..., "answer": ...}``, one for ever
 split. No torch.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,12 +25,14 @@ class SubmissionError(ValueError):
     """A submission that would be refused, or cannot be made; a sentence a line."""
 
 
-def main(options: argparse.Namespace) -> None:
+def main(run: str, split: str, out: Path, file: Path | None = None) -> None:
     """Write the submission of an evaluated run, or check a file.
 
     Args:
-        options: ``run`` (an entry of tasks), ``split``, ``out`` to write to, ``check`` a file to
-            check instead, or None.
+        run: an entry of tasks.
+        split: whose questions are answered.
+        out: the file to write.
+        file: checked instead, if it is given.
 
     Raises:
         ParamsError: no such run.
@@ -41,19 +42,16 @@ def main(options: argparse.Namespace) -> None:
     params = read_yaml(PARAMS)
     layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
     tasks: Any = params.get("tasks")
-    entry = tasks.get(options.run) if isinstance(tasks, dict) else None
+    entry = tasks.get(run) if isinstance(tasks, dict) else None
     if not isinstance(entry, dict) or not isinstance(entry.get("dataset"), str):
-        raise ParamsError(f"{PARAMS} has no run {options.run!r} with a dataset under tasks")
-    asked = question_ids(layout.data(entry["dataset"]), options.split)
-    where = f"split {options.split} of {entry['dataset']}"
-    path = options.check or options.out
-    if options.check:
-        entries = read(path)
-    else:
-        entries = of_predictions(layout.predictions(options.run), options.split)
+        raise ParamsError(f"{PARAMS} has no run {run!r} with a dataset under tasks")
+    asked = question_ids(layout.data(entry["dataset"]), split)
+    where = f"split {split} of {entry['dataset']}"
+    path = file or out
+    entries = read(path) if file else of_predictions(layout.predictions(run), split)
     if problems := check(entries, asked):
         raise SubmissionError("\n".join(f"{path}: {problem} ({where})" for problem in problems))
-    if not options.check:
+    if not file:
         path.write_text(json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
     print(f"{path}: an answer to each of the {len(asked)} questions ({where})")
 

@@ -10,8 +10,8 @@ from typing import Any
 from albef.config import ParamsError
 from albef.data.tar import Member, members
 from albef.ingest.sources import karpathy
-from albef.ingest.sources.files import read_json
 from albef.ingest.sources.folder import PICTURES
+from albef.ingest.sources.rows import read_json
 
 DOWNLOAD = {
     "user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)",
@@ -214,8 +214,9 @@ def _json(path: Path) -> Section:
         if not rows:
             raise ParamsError(f"{path}: its images have no sentences, as Karpathy's do; {HELP}")
         named = [row.get("split") for row in rows]
-        trained = any(split in karpathy.TRAINED for split in named)
-        splits = ["train"] * trained + [split for split in ("val", "test") if split in named]
+        splits = list(
+            dict.fromkeys(ours for theirs, ours in karpathy.SPLITS.items() if theirs in named)
+        )
         parts = [(row.get("filepath") or ".", row.get("filename")) for row in rows[:20]]
         root = _root(path, [f"{folder}/{name}" for folder, name in parts])
         return {"kind": "karpathy", "file": str(path), "images": root, "splits": splits}

@@ -1,6 +1,5 @@
 """``albef ablate``: a ladder of variations over caption noise and seeds, as a table."""
 
-import argparse
 import csv
 import hashlib
 import json
@@ -8,10 +7,8 @@ import logging
 import math
 import os
 import re
-import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,12 @@ from albef.config import ParamsError, read_yaml, validate
 from albef.layout import Runtime
 from albef.report.ablation import Ladder, Result, Table, markdown
 from flows import git, values
-from flows import run_lock as lease
 from flows.experiments import variations
-from flows.experiments.clone import Failure, Outcome, Variation
-from flows.results import duration, show_progress, table
+from flows.experiments.clone import Outcome, Variation
+from flows.results import duration, table
 
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
-INTERRUPTED = 130
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 CODE = ("albef", "pipelines", "dvc.yaml")
 """What results depend on beside values."""
@@ -44,86 +39,55 @@ class Place:
     variation: Variation
 
 
-def main() -> None:
-    """The command; exit code 1 for failed trainings, 2 for what cannot work."""
-    parser = argparse.ArgumentParser(
-        prog="albef ablate",
-        description="Train a ladder of variations over caption noise and seeds, each recorded as "
-        "an experiment, and set them in a table. What is there already is not trained again.",
-    )
-    _arguments(parser)
-    options = parser.parse_args()
-    show_progress()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` had it ignored
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        ablate(options)
-    except (ParamsError, lease.Busy) as error:
-        print(f"albef ablate: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except Failure as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+def ablate(
+    noises: Sequence[float],
+    seeds: int,
+    preset_name: str,
+    ladder_name: str,
+    name: str | None = None,
+    jobs: int | None = None,
+    *,
+    show: bool = False,
+) -> None:
+    """Train what is missing, and print the tables.
 
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--noise",
-        type=float,
-        nargs="+",
-        default=[0.0, 0.4],
-        metavar="SHARE",
-        help="shares of the pre-training captions that are wrong or say nothing",
-    )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each")
-    parser.add_argument("--preset", default="ablation", help="presets/NAME.yaml, the last rung")
-    parser.add_argument("--ladder", default="paper", help=f"{LADDERS}/NAME.yaml, the rungs")
-    parser.add_argument("--name", help="of the results and experiments; the preset's if not given")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="trainings at the same time; else as many as runtime.threads leaves cores for on a "
-        "preset for the CPU, and one on others",
-    )
-    parser.add_argument("--show", action="store_true", help="train nothing, show what is there")
-
-
-def ablate(options: argparse.Namespace) -> None:
-    """Do what the options say.
+    Args:
+        noises: shares of the pre-training captions that are wrong or say nothing.
+        seeds: how many, of each.
+        preset_name: the last rung.
+        ladder_name: the rungs.
+        name: of the results and experiments; None is the preset's.
+        jobs: trainings at the same time; None is as many as there are cores for.
+        show: train nothing.
 
     Raises:
         ParamsError: what cannot work.
         Failure: trainings failed.
     """
-    noises = _noises(options.noise)
-    if options.seeds < 1:
-        raise ParamsError(f"--seeds must be at least 1, got {options.seeds}")
-    if options.jobs is not None and options.jobs < 1:
-        raise ParamsError(f"--jobs must be at least 1, got {options.jobs}")
-    if options.name and not NAME.fullmatch(options.name):
+    noises = _noises(noises)
+    if seeds < 1:
+        raise ParamsError(f"--seeds must be at least 1, got {seeds}")
+    if jobs is not None and jobs < 1:
+        raise ParamsError(f"--jobs must be at least 1, got {jobs}")
+    if name and not NAME.fullmatch(name):
         raise ParamsError(
-            "--name is part of file and experiment names: letters, digits, . _ and -, "
-            f"got {options.name}"
+            f"--name is part of file and experiment names: letters, digits, . _ and -, got {name}"
         )
-    preset = values.named(values.PRESETS, options.preset, "preset")
-    file = values.named(LADDERS, options.ladder, "ladder")
+    preset = values.named(values.PRESETS, preset_name, "preset")
+    file = values.named(LADDERS, ladder_name, "ladder")
     ladder = validate(Ladder, read_yaml(file), where=str(file))
-    commit = git.git("rev-parse", "HEAD") if options.show else variations.clean()
-    name = options.name or options.preset
-    places = list(_places(name, preset, file, ladder, noises, options.seeds))
+    commit = git.git("rev-parse", "HEAD") if show else variations.clean()
+    name = name or preset_name
+    places = list(_places(name, preset, file, ladder, noises, seeds))
     results = _Results(OUT / name, ladder, places)
     left = results.missing()
-    if left and not options.show:
+    if left and not show:
         variations.check([place.variation for place in left])
         log.info(
             "%d trainings, %d of them there already; results go to %s",
             *(len(places), len(places) - len(left), results.folder),
         )
-        jobs = options.jobs or _jobs(read_yaml(preset))
+        jobs = jobs or _jobs(read_yaml(preset))
         clock = _Clock(len(left), jobs)
 
         def done(variation: Variation, outcome: Outcome) -> None:
@@ -137,7 +101,7 @@ def ablate(options: argparse.Namespace) -> None:
     print(results.text())
 
 
-def _noises(given: list[float]) -> list[float]:
+def _noises(given: Sequence[float]) -> list[float]:
     for noise in given:
         if not 0 <= noise <= 1:
             raise ParamsError(f"--noise is a share from 0 to 1, got {noise:g}")
@@ -151,7 +115,7 @@ def _jobs(params: Mapping[str, Any]) -> int:
 
 
 def _places(
-    name: str, preset: Path, file: Path, ladder: Ladder, noises: list[float], seeds: int
+    name: str, preset: Path, file: Path, ladder: Ladder, noises: Sequence[float], seeds: int
 ) -> Iterator[Place]:
     """Every variation; those that share the most come one after the other."""
     params = read_yaml(preset)
@@ -306,7 +270,3 @@ class _Results:
             parts.append(f"not finished: {len(self._rows)} of {len(self._places)} trainings")
         parts.append(f"tables and results: {self.folder}")
         return "\n\n".join(parts)
-
-
-if __name__ == "__main__":
-    main()

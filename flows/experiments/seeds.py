@@ -4,8 +4,8 @@ The first seed is the run in the work tree. The others are trained and evaluated
 data, whose seed is another, are shared by all.
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
 
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS
@@ -17,22 +17,22 @@ from flows.results import duration
 log = logging.getLogger("albef")
 
 
-def refuse(options: argparse.Namespace) -> None:
-    """Refuse at once what cannot be repeated.
+def refuse(name: str | None, count: int, unwanted: Sequence[str]) -> str:
+    """Refuse at once what cannot be repeated; the name.
 
     Raises:
         ParamsError: which option is in the way, or what is not committed.
     """
-    if options.seeds < 1:
-        raise ParamsError(f"--seeds must be at least 1, got {options.seeds}")
-    if not options.name:
+    if count < 1:
+        raise ParamsError(f"--seeds must be at least 1, got {count}")
+    if not name:
         raise ParamsError(
             "--seeds records each seed as an experiment; say its name with --name EXPERIMENT"
         )
-    for option in ("only", "force", "dry"):
-        if getattr(options, option):
-            raise ParamsError(f"--seeds brings whole runs up to date and takes no --{option}")
+    for option in unwanted:
+        raise ParamsError(f"--seeds brings whole runs up to date and takes no {option}")
     variations.clean()
+    return name
 
 
 def name_of(name: str, seed: int) -> str:

@@ -1,8 +1,6 @@
 """``albef release RUN``: an evaluated export goes to production behind a gate, or back."""
 
-import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,6 @@ from flows.releases.registry import DVC, Registry, annotate, named, path_at
 
 CARDS = Path("releases")
 """Model cards and what they were written from, a folder for each run."""
-REFUSED, INTERRUPTED = 1, 130
 
 
 class Refused(Exception):
@@ -31,53 +28,35 @@ class Refused(Exception):
         super().__init__("\n".join([*lines, *([remedy] if remedy else [])]))
 
 
-def main() -> None:
-    """The command; exit code 1 when refused, 2 for what cannot be done at all."""
-    parser = argparse.ArgumentParser(
-        prog="albef release",
-        description="Compare the export of a run with the released one, side by side, and release "
-        "it if it passes the gate (params.yaml, release) and --approve is given. Without "
-        "--approve nothing is changed, and the exit code is 0 if it would be released.",
-    )
-    arguments(parser)
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> int:
+    """Release, or go back; exit code 1 when refused.
+
+    Args:
+        run: whose export.
+        stage: what the version is to hold.
+        bump: which part of the version counts up.
+        approve: do it, and not only say what would be done.
+        back: let the version before hold the stage again.
+        dry: show the model card too.
+
+    Raises:
+        ParamsError: what cannot be done at all.
+    """
     try:
         with lease.hold():
-            (back if options.back else release)(options)
+            if back:
+                go_back(run, stage, approve)
+            else:
+                release(run, stage, bump, approve, dry)
     except Refused as refused:
-        print(f"albef release: {options.run} is not released:\n{refused}", file=sys.stderr)
-        raise SystemExit(REFUSED) from None
-    except (ParamsError, lease.Busy, GTOException) as error:
-        print(f"albef release: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("albef release: interrupted; nothing was released", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        print(f"albef release: {run} is not released:\n{refused}", file=sys.stderr)
+        return 1
+    except GTOException as error:
+        raise ParamsError(str(error)) from None
+    return 0
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``albef release``."""
-    parser.add_argument("run", metavar="RUN", help="an entry of export.runs")
-    parser.add_argument(
-        "--approve", action="store_true", help="do it; someone has read the comparison"
-    )
-    parser.add_argument("--stage", default="prod", help="what the version is to hold (prod)")
-    parser.add_argument(
-        "--bump",
-        choices=("patch", "minor", "major"),
-        default="minor",
-        help="which part of the version counts up (minor)",
-    )
-    parser.add_argument(
-        "--back", action="store_true", help="let the version before hold the stage again"
-    )
-    parser.add_argument(
-        "--dry", action="store_true", help="show the model card too, and change nothing"
-    )
-
-
-def release(options: argparse.Namespace) -> None:
+def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     """Compare, judge and, once approved, register.
 
     Raises:
@@ -86,69 +65,65 @@ def release(options: argparse.Namespace) -> None:
     """
     values.prepare(None, [])
     layout = values.layout()
-    _known(options.run)
-    named(options.run, options.stage)
-    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(options.run)]
-    needed.append(layout.export_metrics(options.run))
-    if stale := [*_stale(options.run), *(f"{p} is missing" for p in needed if not p.exists())]:
+    _known(run)
+    named(run, stage)
+    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run)]
+    needed.append(layout.export_metrics(run))
+    if stale := [*_stale(run), *(f"{p} is missing" for p in needed if not p.exists())]:
         raise Refused(stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
     git.fetch()
-    registry = Registry(options.run)
-    here, holder = registry.hash_here(), registry.holder(options.stage)
+    registry = Registry(run)
+    here, holder = registry.hash_here(), registry.holder(stage)
     assert here is not None
     if holder and registry.hash_at(registry.versions[holder]) == here:
         raise ParamsError(
-            f"{options.run} {holder} holds {options.stage} and is exactly this export; there is "
-            "nothing to release"
+            f"{run} {holder} holds {stage} and is exactly this export; there is nothing to release"
         )
     reasons = list(git.uncommitted(needed))
     if not reasons:
-        reasons = [*git.unpushed(), *registry.lacking(layout.export(options.run), "HEAD")]
+        reasons = [*git.unpushed(), *registry.lacking(layout.export(run), "HEAD")]
     version = registry.same(here)
     anew = version is None
-    version = version or registry.next(options.bump)
-    further = _further(options.run, layout, registry, version, holder)
+    version = version or registry.next(bump)
+    further = _further(run, layout, registry, version, holder)
     provenance = {"git revision": git.git("rev-parse", "HEAD"), "export in DVC": here}
     facts = {
         "version": version,
-        "stage": options.stage,
+        "stage": stage,
         "replaces": holder,
         "further": further,
         "provenance": provenance,
     }
-    found = _compare(options.run, registry, facts)
+    found = _compare(run, registry, facts)
     print(_shown(found, further, holder, version))
     if reasons := [*reasons, *found["reasons"]]:
         raise Refused(reasons)
-    if options.dry:
+    if dry:
         print(f"\n{found['card']}")
     remote = git.remote()
     pushed = f", pushed to {remote}" if remote else ""
-    what = f"the commit of its model card and the tag {options.run}@{version}" if anew else version
-    if options.dry or not options.approve:
-        print(
-            f"\nit would be released: {what}, holding {options.stage}{pushed}; run again with "
-            "--approve"
-        )
+    what = f"the commit of its model card and the tag {run}@{version}" if anew else version
+    if not approve:
+        print(f"\nit would be released: {what}, holding {stage}{pushed}; run again with --approve")
         return
     tags: list[str] = []
-    card = CARDS / options.run / f"{version}.md"
+    card = CARDS / run / f"{version}.md"
     written = [card, card.with_suffix(".json"), DVC] if anew else []
     if changed := list(git.uncommitted(needed)):  # while it was measured
         raise Refused(changed)
     with git.whole(written, tags):
         if anew:
-            _write(options.run, version, found, written)
+            _write(run, version, found, written)
             tags.append(registry.register(version))
-        tags.append(Registry(options.run).assign(version, options.stage))
+        tags.append(Registry(run).assign(version, stage))
     print(f"\nreleased: {', '.join(tags)}{pushed}")
     print(
-        f"others get it with `dvc artifacts get ADDRESS {options.run} --stage {options.stage}`; "
+        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`; "
         f"its model card is {card}"
     )
 
 
-def back(options: argparse.Namespace) -> None:
+def go_back(run: str, stage: str, approve: bool) -> None:
     """Let the version before hold the stage again.
 
     Raises:
@@ -156,24 +131,22 @@ def back(options: argparse.Namespace) -> None:
         ParamsError: there is none.
     """
     git.fetch()
-    registry = Registry(options.run)
-    holder, before = registry.holder(options.stage), registry.before(options.stage)
+    registry = Registry(run)
+    holder, before = registry.holder(stage), registry.before(stage)
     if holder is None:
-        raise ParamsError(
-            f"no version of {options.run} holds {options.stage}; `gto show` lists what there is"
-        )
+        raise ParamsError(f"no version of {run} holds {stage}; `gto show` lists what there is")
     if before is None:
-        raise ParamsError(f"{options.run} {holder} is the first that held {options.stage}")
+        raise ParamsError(f"{run} {holder} is the first that held {stage}")
     revision = registry.versions[before]
-    if reasons := list(registry.lacking(path_at(options.run, revision), revision)):
+    if reasons := list(registry.lacking(path_at(run, revision), revision)):
         raise Refused(reasons)
-    said = f"{options.run}: {options.stage} goes from {holder} back to {before}"
-    if options.dry or not options.approve:
+    said = f"{run}: {stage} goes from {holder} back to {before}"
+    if not approve:
         print(f"{said}; run again with --approve")
         return
     tags: list[str] = []
     with git.whole((), tags):
-        tags.append(registry.assign(before, options.stage))
+        tags.append(registry.assign(before, stage))
     print(f"{said}: {tags[0]}")
 
 
@@ -213,13 +186,19 @@ def _compare(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str
         ParamsError: the released export cannot be had.
     """
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
-        out = Path(scratch) / "found.json"
-        command = [sys.executable, "-m", "pipelines.judge", run, str(out)]
-        command += ["--facts", json.dumps(facts)]
+        out, released = Path(scratch) / "found.json", Path(scratch) / "released"
         if facts["replaces"]:
-            released = Path(scratch) / "released"
             registry.fetch(facts["replaces"], released)
-            command += ["--released", str(released)]
+        before = str(released) if facts["replaces"] else ""
+        command = [
+            sys.executable,
+            "-m",
+            "pipelines.judge",
+            run,
+            str(out),
+            json.dumps(facts),
+            before,
+        ]
         if code := subprocess.run(command).returncode:
             raise SystemExit(code)  # it said why
         found: dict[str, Any] = json.loads(out.read_text())
@@ -283,7 +262,3 @@ def _write(run: str, version: str, found: Mapping[str, Any], written: list[Path]
     git.git("add", "--", *map(str, written))
     message = f"Release {run} {version}"
     git.git("commit", "--quiet", "--message", message, "--", *map(str, written))
-
-
-if __name__ == "__main__":
-    main()

@@ -122,5 +122,5 @@ def test_the_same_seed_gives_the_same_records_and_another_gives_others(
 
 
 def test_wrong_values_are_named() -> None:
-    with pytest.raises(ParamsError, match="val must be an even number, got 3"):
+    with pytest.raises(ParamsError, match="val: input should be a multiple of 2, got 3"):
         made(splits={"val": 3})

@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_records_and_another_gives_others(
 
 
 def test_wrong_values_are_named() -> None:
-    with pytest.raises(ParamsError, match="train must be a multiple of three, got 4"):
+    with pytest.raises(ParamsError, match="train: input should be a multiple of 3, got 4"):
         made(splits={"train": 4})
     with pytest.raises(ParamsError, match="raise objects"):
         made(objects=2, splits={"val": 3})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import albef
-from albef.commands import ask
+from albef.cli import main
 from tests.data.toy import picture
 from tests.tasks.test_vqa import QUESTIONS, saved, task
 
@@ -22,15 +22,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "a.png").write_bytes(picture(0, (16, 16)))
     (tmp_path / "here" / "b.png").write_text("no picture")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALBEF_FROM", str(tmp_path / "here"))
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
 def test_it_prints_answers_as_the_run_predicts_them(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask.main(["a.png", QUESTIONS[0].captions[0], "-k", "3"])
+    with pytest.raises(SystemExit) as end:
+        main(["ask", "a.png", QUESTIONS[0].captions[0], "-k", "3"])
+    assert not end.value.code
     lines = capsys.readouterr().out.splitlines()
     table = task().predict(QUESTIONS[:1], 1)
     answers = [line.rsplit(maxsplit=1)[0].strip() for line in lines]
@@ -55,7 +57,7 @@ def test_what_is_wrong_is_one_sentence(
     project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        ask.main(arguments)
+        main(["ask", *arguments])
     assert stop.value.code == 1
     told = capsys.readouterr().err
     assert told.startswith("albef ask: ")
@@ -68,7 +70,7 @@ def test_a_run_that_was_not_trained_is_told(
 ) -> None:
     (project / "models" / "vqa" / "model.safetensors").unlink()
     with pytest.raises(SystemExit):
-        ask.main(["a.png", "what?"])
+        main(["ask", "a.png", "what?"])
     assert "is no checkpoint: model.safetensors is missing" in capsys.readouterr().err
 
 

@@ -1,4 +1,3 @@
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,8 @@ def _read(path: Path) -> tuple[Columns, Columns]:
     return parts[0], parts[1]
 
 
-def _args(checkpoint: Path, folder: Path, out: Path, **values: Any) -> argparse.Namespace:
-    given = {"folder": str(folder), "split": "test", "device": "cpu", "out": str(out)}
-    return argparse.Namespace(model=str(checkpoint), **(given | values))
+def run(checkpoint: Path, folder: Path, out: Path, split: str = "test") -> None:
+    embed.main(folder, split, checkpoint, "cpu", out)
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def test_recall_from_the_features_is_that_of_evaluation(
     found = []
     for source in (data, folder):
         out = tmp_path / f"{source.name}.parquet"
-        embed.main(_args(tiny_checkpoint, source, out))
+        run(tiny_checkpoint, source, out)
         images, texts = _read(out)
         sim = torch.tensor(images["feature"]) @ torch.tensor(texts["feature"]).t()
         right = (
@@ -87,7 +85,7 @@ def test_rows_say_whose_they_are(
     (tmp_path / "b.txt").write_text("a dog\n\n  two apples \n", encoding="utf-8")
     (tmp_path / "alone.txt").write_text("of no picture")
     out = tmp_path / "x.parquet"
-    embed.main(_args(tiny_checkpoint, tmp_path, out))
+    run(tiny_checkpoint, tmp_path, out)
     assert capsys.readouterr().out == f"2 pictures, 2 texts\n{out}\n"
     images, texts = _read(out)
     assert images["key"] == ["b.PNG", "below/a.jpeg"]
@@ -112,23 +110,23 @@ def test_errors_are_sentences(
 ) -> None:
     out = tmp_path / "out.parquet"
     with pytest.raises(ValueError, match=r"there is no folder .*gone"):
-        embed.main(_args(tiny_checkpoint, tmp_path / "gone", out))
+        run(tiny_checkpoint, tmp_path / "gone", out)
     with pytest.raises(ValueError, match=r"holds no picture, a file ending in \.png"):
-        embed.main(_args(tiny_checkpoint, tmp_path, out))
+        run(tiny_checkpoint, tmp_path, out)
     with pytest.raises(ValueError, match=r"no folder .*nowhere; make it first"):
-        embed.main(_args(tiny_checkpoint, tmp_path, tmp_path / "nowhere" / "x.parquet"))
+        run(tiny_checkpoint, tmp_path, tmp_path / "nowhere" / "x.parquet")
     (tmp_path / "good.png").write_bytes(pictures[0])
     (tmp_path / "latin.png").write_bytes(pictures[0])
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"latin\.txt is no UTF-8 text"):
-        embed.main(_args(tiny_checkpoint, tmp_path, out))
+        run(tiny_checkpoint, tmp_path, out)
     (tmp_path / "latin.txt").unlink()
     (tmp_path / "latin.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"image of latin\.png cannot be decoded"):
-        embed.main(_args(tiny_checkpoint, tmp_path, out))
+        run(tiny_checkpoint, tmp_path, out)
     data = tmp_path / "data"
     write(data, "data", records, shard_mb=1, licences=[], sources=[])
     with pytest.raises(ShardError, match="has no split 'tset'; its splits are test"):
-        embed.main(_args(tiny_checkpoint, data, out, split="tset"))
+        run(tiny_checkpoint, data, out, split="tset")
     assert not out.exists()
     assert not list(tmp_path.glob("*.part"))

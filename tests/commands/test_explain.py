@@ -1,11 +1,9 @@
-import argparse
 import dataclasses
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +19,6 @@ from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import clean_caption
 
 TEXT = "Two apples above a squid."
-
-
-def _args(**values: Any) -> argparse.Namespace:
-    return argparse.Namespace(**({"text": TEXT, "layer": None, "out": None} | values))
 
 
 def test_maps_are_grad_cam_of_words_and_text(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
@@ -58,7 +52,7 @@ def test_writes_a_figure(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("toy.png").write_bytes(pictures[1])
-    explain.main(_args(image="toy.png", model=str(tiny_checkpoint)))
+    explain.main(Path("toy.png"), TEXT, tiny_checkpoint)
     first, path = capsys.readouterr().out.splitlines()
     assert first.endswith("% that picture and text belong together")
     assert path == "toy.explained.png"
@@ -71,7 +65,7 @@ def test_writes_a_figure(
     tops = [y for y in range(page.shape[0] - 160) if (page[y : y + 160, 18:258] == plain).all()]
     assert len(tops) == 1
     assert not (page[tops[0] : tops[0] + 160, 276:516] == plain).all()
-    explain.main(_args(image="toy.png", model=str(tiny_checkpoint), out="again.png"))
+    explain.main(Path("toy.png"), TEXT, tiny_checkpoint, out=Path("again.png"))
     assert Path("again.png").read_bytes() == Path(path).read_bytes()
 
 
@@ -105,9 +99,9 @@ def test_errors_are_sentences(tiny_checkpoint: Path, pictures: list[bytes], tmp_
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"broken\.png cannot be decoded"):
-        explain.main(_args(image=str(broken), model=str(tiny_checkpoint)))
+        explain.main(broken, TEXT, tiny_checkpoint)
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        explain.main(_args(image=str(tmp_path / "gone.png"), model=str(tiny_checkpoint)))
+        explain.main(tmp_path / "gone.png", TEXT, tiny_checkpoint)
 
 
 def test_the_command(tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path) -> None:

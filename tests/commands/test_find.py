@@ -1,11 +1,9 @@
-import argparse
 import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -55,13 +53,12 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
-def _args(**values: Any) -> argparse.Namespace:
-    given = {"text": "a dog left of an apple", "run": "retrieval", "k": 5, "open": False}
-    return argparse.Namespace(**(given | values))
+def search(text: str = "a dog left of an apple", run: str = "retrieval", k: int = 5) -> None:
+    find.main(text, run, k)
 
 
 def test_prints_the_best_and_a_page(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    find.main(_args())
+    search()
     first = capsys.readouterr()
     *lines, page = first.out.splitlines()
     assert len(lines) == 5
@@ -71,7 +68,7 @@ def test_prints_the_best_and_a_page(project: Path, capsys: pytest.CaptureFixture
     assert "&lt;" in content  # captions are text
     assert all(line.split()[0] in content for line in lines)
 
-    find.main(_args())
+    search()
     second = capsys.readouterr()
     assert second.out == first.out
     assert second.err == ""  # features were kept
@@ -95,33 +92,33 @@ def test_ranks_as_reading_every_picture_would(project: Path) -> None:
 def test_more_than_are_re_ranked_and_more_than_there_are(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find.main(_args(k=1000))
+    search(k=1000)
     assert len(capsys.readouterr().out.splitlines()) == COUNT + 1
 
 
 def test_damaged_features_are_made_again(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    find.main(_args())
+    search()
     first = capsys.readouterr().out
     (kept,) = find.FOLDER.glob("*.npy")
     kept.write_bytes(b"no features")
-    find.main(_args())
+    search()
     assert capsys.readouterr().out == first
 
 
 def test_errors_are_sentences(project: Path) -> None:
     with pytest.raises(ParamsError, match=r"no run 'retreival' .* did you mean retrieval\?"):
-        find.main(_args(run="retreival"))
+        search(run="retreival")
     with pytest.raises(ParamsError, match=r"tasks\.broken\.dataset must name a data set"):
-        find.main(_args(run="broken"))
+        search(run="broken")
     with pytest.raises(ParamsError, match="the text is empty"):
-        find.main(_args(text="  "))
+        search(text="  ")
     with pytest.raises(ParamsError, match="at least one picture"):
-        find.main(_args(k=0))
+        search(k=0)
     with pytest.raises(ExportError, match=r"exports/other holds no export .* `albef run` first"):
-        find.main(_args(run="other"))
+        search(run="other")
     shutil.rmtree("products/data")
     with pytest.raises(ShardError, match="ingest@scenes"):
-        find.main(_args())
+        search()
 
 
 def test_an_output_that_nobody_reads_on_is_no_error(project: Path) -> None:

@@ -1,6 +1,5 @@
 """The submission file: written from predictions, and every way in which one is wrong."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -70,18 +69,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def options(**changed: Any) -> argparse.Namespace:
-    given = {"run": "vqa", "split": "test", "out": Path("out.json"), "check": None}
-    return argparse.Namespace(**(given | changed))
+def submit(run: str = "vqa", split: str = "test", check: Path | None = None) -> None:
+    submission.main(run, split, Path("out.json"), check)
 
 
 def test_it_is_written_and_passes_its_own_check(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    submission.main(options())
+    submit()
     entries = json.loads((project / "out.json").read_text())
     assert entries == [entry(100), entry(101, "no"), entry(102, "ü")]
-    submission.main(options(check=project / "out.json"))
+    submit(check=project / "out.json")
     assert capsys.readouterr().out.count("an answer to each of the 3 questions") == 2
 
 
@@ -89,7 +87,7 @@ def test_a_wrong_file_is_told_with_its_name(project: Path) -> None:
     file = project / "mine.json"
     file.write_text(json.dumps([entry(100), entry(100), entry(5)]))
     with pytest.raises(SubmissionError) as error:
-        submission.main(options(check=file))
+        submit(check=file)
     assert [line.split(": ", 1)[1] for line in str(error.value).splitlines()] == [
         "more than one answer to question 100; keep one (split test of questions)",
         "no answer to question 101, 102; answer every question (split test of questions)",
@@ -97,19 +95,19 @@ def test_a_wrong_file_is_told_with_its_name(project: Path) -> None:
     ]
     file.write_text("[")
     with pytest.raises(SubmissionError, match=r"mine\.json is no JSON"):
-        submission.main(options(check=file))
+        submit(check=file)
     with pytest.raises(SubmissionError, match=r"gone\.json cannot be read: No such file"):
-        submission.main(options(check=project / "gone.json"))
+        submit(check=project / "gone.json")
 
 
 def test_a_run_that_cannot_hand_in_is_told(project: Path) -> None:
     with pytest.raises(ParamsError, match="has no run 'vqq' with a dataset"):
-        submission.main(options(run="vqq"))
+        submit(run="vqq")
     with pytest.raises(SubmissionError, match=r"predictions\.parquet is missing: run the stage"):
-        submission.main(options(run="other"))
+        submit(run="other")
     with pytest.raises(SubmissionError, match="has no question with an id in split val"):
-        submission.main(options(split="val"))
+        submit(split="val")
     file = project / "products/results/vqa/predictions.parquet"
     pq.write_table(pa.table({"split": ["test"], "answer": ["yes"]}), file)
     with pytest.raises(SubmissionError, match="has no question ids"):
-        submission.main(options())
+        submit()

@@ -15,7 +15,9 @@ from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
 from albef.data.store import Store, read_manifest
+from albef.ingest.shard_writer import ShardWriter
 from albef.io import file_digest, opened
+from albef.layout import runtime
 from albef.loading.loader import Batch, Loader
 from albef.loading.reading import ReadingConfig
 from tests.conftest import Bucket
@@ -32,12 +34,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
         return str(tmp_path / "store"), tmp_path / "store"
     bucket: Bucket = request.getfixturevalue("bucket")
     return f"{bucket.url}/{tmp_path.name}", bucket.folder / tmp_path.name
-
-
-def remove(url: str) -> None:
-    """Remove an object, as the store's owner may."""
-    files, path = opened(url, "store")
-    files.rm_file(path)
 
 
 def read(folder: Path, cache: ShardCache) -> list[Record]:
@@ -113,8 +109,6 @@ def test_writing_goes_on_where_the_store_failed(
         toy.write(folder, RECORDS, store=url)
     left = sorted(path.name for path in (folder / "shards").iterdir())
     assert left == ["toy-00002.tar"]  # those that were sent take no room here
-    from albef.ingest.shard_writer import ShardWriter
-
     with ShardWriter(folder, "toy", 1, Store(url)) as writer:
         assert writer.shards == 3
         for record in RECORDS[writer.finished :]:
@@ -143,26 +137,24 @@ def stored(store: tuple[str, Path], tmp_path: Path) -> tuple[Path, list[Path]]:
     return folder, [objects / f"{one.digest}.tar" for one in manifest.shards.values()]
 
 
-def test_a_swapped_object_is_named(stored: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    folder, (first, second, *_) = stored
+def test_a_swapped_or_missing_object_is_named(
+    stored: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, (first, second, third, _) = stored
     shutil.copy(second, first)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    files, path = opened(f"{manifest.store}/{third.name}", "store")
+    files.rm_file(path)
     shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     said = rf"{first.name} is not what was sent: .*remove it there .* ingest@toy` sends it again"
     with pytest.raises(Damaged, match=said) as caught:
         shards[0]
     assert (caught.value.shard, caught.value.key) == ("toy-00000.tar", "")
     assert shards[7] == RECORDS[7]
+    with pytest.raises(Damaged, match=rf"{third.name} is missing: remove it there if it is"):
+        shards[13]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [second.name]
-
-
-def test_a_missing_object_is_named(stored: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    folder, (first, *_) = stored
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    remove(f"{manifest.store}/{first.name}")
-    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
-    with pytest.raises(Damaged, match=rf"{first.name} is missing: remove it there if it is"):
-        shards[0]
 
 
 def test_a_transfer_that_went_wrong_once_is_repeated(
@@ -225,14 +217,12 @@ def test_the_cache_is_that_of_the_values(
     stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = stored
-    monkeypatch.chdir(tmp_path)
-    values = read_yaml(Path(__file__).parents[2] / "params.yaml")
-    values["runtime"] |= {"scratch": "scratch"}
-    Path("params.yaml").write_text(json.dumps(values))
+    values = read_yaml(Path(__file__).parents[2] / "params.yaml")["runtime"]
     monkeypatch.setenv("ALBEF_RUNTIME__CACHE_GB", "0.5")
+    cache = ShardCache.of(runtime({**values, "scratch": str(tmp_path / "scratch")}))
+    assert (cache.folder, cache.limit) == (tmp_path / "scratch/albef/shards", 2**29)
+    monkeypatch.setattr(ShardCache, "default", cache)
     assert list(Shards(folder, "train")) == RECORDS
-    cache = caches.shared()
-    assert (cache.folder, cache.limit) == (Path("scratch/albef/shards"), 2**29)
     assert len(list(cache.folder.glob("*.tar"))) == 4
 
 
@@ -242,6 +232,7 @@ def test_the_cache_is_that_of_the_values(
         ({"shards": {"a.tar": {"digest": "../" * 20, "size": 1}}}, "digest: string should match"),
         ({"shards": {"a.tar": {"digest": "0" * 64, "size": 0}}}, "size: input should be greater"),
         ({"store": 1}, "store: input should be a valid string"),
+        ({"shards": {}}, r"lacks the shard toy-00000\.tar"),
     ],
 )
 def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -249,20 +240,11 @@ def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], 
     toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
     path = folder / "shards.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ShardError, match=rf"{path}: .*{said}.*ingest@toy"):
-        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    with pytest.raises(ShardError, match=rf"{path}.*{said}.*ingest@toy"):
+        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
     path.write_text("{")
     with pytest.raises(ShardError, match=f"{path} is no JSON"):
         Shards(folder, "train")
-
-
-def test_a_manifest_that_lacks_a_shard(tmp_path: Path) -> None:
-    folder = tmp_path / "toy"
-    toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
-    path = folder / "shards.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": {}}))
-    with pytest.raises(ShardError, match=r"manifest of .*toy lacks the shard toy-00000\.tar"):
-        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
 
 
 def test_an_address_of_no_known_kind(tmp_path: Path) -> None:

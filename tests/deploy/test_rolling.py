@@ -62,7 +62,7 @@ async def load(until: asyncio.Event) -> collections.Counter[object]:
 def test_servers_are_replaced_with_nothing_dropped(tiny_export: Path, tmp_path: Path) -> None:
     def server(port: int) -> list[str]:
         own = ["--port", str(port), "--drain", "2", "--threads", "1"]
-        return [sys.executable, "-m", "albef.serving.serve", str(tiny_export), *own]
+        return [sys.executable, "-m", "albef.cli", "serve", str(tiny_export), *own]
 
     async def replaced(stack: ExitStack, running: dict[int, "subprocess.Popen[bytes]"]) -> None:
         for port in PORTS:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from albef.config import ParamsError, read_yaml
-from flows import graph, values
+from flows import graph
 from flows.accept import accept
 from flows.status import report
 from tests.flows.toy import Toy
@@ -162,4 +162,4 @@ def test_pretraining_that_no_run_starts_from_is_not_needed(project: Path) -> Non
     assert (nodes["pretrain"].needed, nodes["pretrain"].stale) == (False, False)
     assert nodes["finetune@retrieval"].reasons
     assert "pretrain" not in nodes["finetune@retrieval"].waits
-    assert re.search(r"pretrain +not needed: no run starts from it", report(values.layout()))
+    assert re.search(r"pretrain +not needed: no run starts from it", report())

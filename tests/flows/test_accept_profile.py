@@ -38,6 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ALBEF_RUNTIME__SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").touch()
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/none.json").write_text((ROOT / "profiles/none.json").read_text())
     write(TEXT)
@@ -140,9 +141,9 @@ def test_what_cannot_be_accepted_is_said(here: Path) -> None:
 
 
 def test_the_commands_say_what_is_wrong_in_a_sentence(here: Path) -> None:
-    for command in (["flows.accept_profile", "nope"], ["pipelines.data_docs", "nope", "site"]):
+    for command in (["accept", "nope"], ["docs", "nope", "site"]):
         done = subprocess.run(
-            [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "albef.cli", "data", *command], capture_output=True, text=True
         )
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
@@ -150,7 +151,7 @@ def test_the_commands_say_what_is_wrong_in_a_sentence(here: Path) -> None:
 
 
 def test_data_docs_are_written_for_every_suite(here: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.data_docs", "scenes", "site"]
+    command = [sys.executable, "-m", "albef.cli", "data", "docs", "scenes", "site"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "site/index.html")
     assert done.stderr == ""

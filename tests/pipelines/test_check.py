@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from albef.cli import main
 from albef.config import ParamsError, validate
 from albef.data.refusal import Reason
 from albef.loading.dataset import DatasetConfig
 from pipelines import heldout, ingest
-from pipelines.check import check, main
+from pipelines.check import check
 from pipelines.check_words import told
 from pipelines.stage import Stage
 from tests.data import toy
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of o
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALBEF_FROM", str(tmp_path))
+    (tmp_path / "dvc.yaml").touch()
     params(tmp_path, {"names": PICTURES, "placed": SCENES})
     return tmp_path
 
@@ -187,7 +188,7 @@ def test_no_rows_are_asked_for_or_there(here: Path) -> None:
 def test_exit_codes_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, code in ((["toy", "--json", "--rows", "3"], 0), (["nothing"], 2)):
         with pytest.raises(SystemExit) as caught:
-            main(arguments)
+            main(["data", "check", *arguments])
         assert caught.value.code == code
         out, err = capsys.readouterr()
         if code:
@@ -196,7 +197,7 @@ def test_exit_codes_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> 
             assert json.loads(out)["rows"] == 6
     params(here, {"own": pictures(here / "own", {"a.jpg": (b"", "a")})})
     with pytest.raises(SystemExit) as caught:
-        main(["toy"])
+        main(["data", "check", "toy"])
     assert caught.value.code == 1
     assert Reason.NO_IMAGE in capsys.readouterr().out
 

@@ -19,7 +19,7 @@ from albef.config import read_yaml, validate
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
-from albef.ingest.sources import kind_of
+from albef.ingest.sources import kind_of, licences_of
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Train
@@ -84,10 +84,9 @@ def data(folder: Path, name: str) -> Path:
         section = {n: SMOKE["datasets"][name][n] for n in RowsConfig.model_fields}
         config = validate(RowsConfig, section, where="smoke")
         source = next(reversed(config.sources.values()))
-        licences = getattr(kind_of(source), "LICENCES")  # noqa: B009 - a protocol's own
         shard_writer.write(
-            made, name, kind_of(source).records(source, 1), shard_mb=8, licences=list(licences),
-            sources=[],
+            made, name, kind_of(source).records(source, 1), shard_mb=8,
+            licences=licences_of(source), sources=[],
         )  # fmt: skip
     return made
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.data.refusal import Reason, Refused
-from albef.ingest.sources.values import plain, texts
+from albef.ingest.sources.rows import captions_of, plain
 
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=9)
@@ -35,7 +35,7 @@ def test_what_json_cannot_say() -> None:
 @given(st.lists(ODD, max_size=4))
 def test_captions_are_texts_or_refused(values: list[Any]) -> None:
     try:
-        found = texts(values)
+        found = captions_of(values)
     except Refused as error:
         reasons = (Reason.NO_CAPTION, Reason.MISSING_FIELD, Reason.MALFORMED_ROW)
         found = () if error.reason in reasons else ("",)
@@ -43,11 +43,11 @@ def test_captions_are_texts_or_refused(values: list[Any]) -> None:
 
 
 def test_why_captions_are_refused() -> None:
-    assert texts([["a", None, " "], "b", None]) == ("a", "b")
+    assert captions_of([["a", None, " "], "b", None]) == ("a", "b")
     for values, reason in (
         ([], Reason.NO_CAPTION), ([" ", [""]], Reason.NO_CAPTION),
         ([3], Reason.MISSING_FIELD), (["\ud800"], Reason.MALFORMED_ROW),
     ):  # fmt: skip
         with pytest.raises(Refused) as caught:
-            texts(values)
+            captions_of(values)
         assert caught.value.reason == reason

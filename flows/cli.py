@@ -1,0 +1,286 @@
+"""The commands of a project, which run its pipeline; they work in its root."""
+
+import os
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from albef.cli import command, from_root, project_root
+
+app = typer.Typer(rich_markup_mode=None)
+data = typer.Typer(
+    rich_markup_mode=None, help="Look into data, and say what later versions are held to."
+)
+app.add_typer(data, name="data")
+
+
+class Bump(StrEnum):
+    """Parts of a version."""
+
+    patch = "patch"
+    minor = "minor"
+    major = "major"
+
+
+def _stop_on_signals() -> None:
+    """Let the signals that end a command reach it as KeyboardInterrupt."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` had SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+
+
+@command(app, "run", at_root=True, interrupted="interrupted; `albef run` goes on from here")
+def run(
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Take presets/NAME.yaml as params.yaml."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value of params.yaml, as tasks.retrieval.lr=3e-5; may be repeated.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE",
+            help="Run this stage alone (NAME, or NAME@KEY for one data set or run); may be "
+            "repeated.",
+        ),
+    ] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE", help="Run this stage although nothing changed; may be repeated."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="EXPERIMENT", help="Record the run under this name.")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Run the values under N seeds from `seed` on and record each, as NAME-seed1.",
+        ),
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
+) -> int:
+    """Bring the pipeline up to date.
+
+    The exit code is 1 for a failed stage, 2 for wrong values, 130 when interrupted.
+    """
+    from flows.results import show_progress
+    from flows.run import run, run_seeds
+
+    show_progress()
+    _stop_on_signals()
+    if seeds is None:
+        return run(preset, overrides or [], only or [], force or [], name, dry=dry)
+    unwanted = {"--only": only, "--force": force, "--dry": dry}
+    return run_seeds(
+        preset, overrides or [], name, seeds, [option for option, it in unwanted.items() if it]
+    )
+
+
+@command(app, "status", at_root=True)
+def status() -> None:
+    """Say what is fresh, stale (and why) or running, and the last results."""
+    from flows.status import report
+
+    print(report())
+
+
+@command(app, "compare", code=1, at_root=True)
+def compare(
+    revisions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REVISION",
+            help="An experiment, branch, tag or commit, or `workspace`; the first is the baseline.",
+        ),
+    ],
+    curve: Annotated[
+        Path | None,
+        typer.Option(
+            parser=from_root, metavar="FILE", help="Reference curves to lay over the others."
+        ),
+    ] = None,
+    save_curve: Annotated[
+        Path | None,
+        typer.Option(
+            parser=from_root, metavar="FILE", help="Write the baseline's curves as such a file."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=from_root, metavar="FILE", help="The page; else it goes to .albef/compare/."
+        ),
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(metavar="N", help="Answers shown that turned, each way.")
+    ] = 6,
+) -> int:
+    """Set experiments or git revisions side by side.
+
+    As they are stored: values, data, metrics, curves, and the answers that turned. It runs
+    nothing again.
+    """
+    from flows.experiments.compare import compare
+
+    return compare(revisions, curve, save_curve, out, examples)
+
+
+@command(app, "ablate", at_root=True, interrupted="interrupted; the same command goes on from here")
+def ablate(
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the pre-training captions that are wrong or say nothing; may be "
+            "repeated; 0 and 0.4 if not given.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds of each.")] = 3,
+    preset: Annotated[str, typer.Option(help="presets/NAME.yaml, the last rung.")] = "ablation",
+    ladder: Annotated[str, typer.Option(help="ablations/NAME.yaml, the rungs.")] = "paper",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the results and experiments; the preset's if not given."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Trainings at the same time; else as many as runtime.threads leaves cores for "
+            "on a preset for the CPU, and one on others.",
+        ),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Train nothing, show what is there.")
+    ] = False,
+) -> None:
+    """Train variations over caption noise and seeds, as a table.
+
+    They are the rungs of a ladder. Each is recorded as an experiment. What is there already is
+    not trained again.
+    """
+    from flows.experiments.ablate import ablate
+    from flows.results import show_progress
+
+    show_progress()
+    _stop_on_signals()
+    ablate(noise or [0.0, 0.4], seeds, preset, ladder, name, jobs, show=show)
+
+
+@command(app, "accept", at_root=True)
+def accept(
+    files: Annotated[
+        list[Path], typer.Argument(parser=from_root, metavar="FILE", help="Edited code.")
+    ],
+) -> int:
+    """Take edits of code that are known to change no product.
+
+    Stages that depend on them stay fresh, where code is all that differs. The exit code is 1 if
+    a stage refused, 2 if there was nothing to take.
+    """
+    from flows.accept import main
+
+    return main(files)
+
+
+@command(app, "release", at_root=True, interrupted="interrupted; nothing was released")
+def release(
+    run: Annotated[str, typer.Argument(help="An entry of export.runs.")],
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Do it; someone has read the comparison.")
+    ] = False,
+    stage: Annotated[str, typer.Option(help="What the version is to hold.")] = "prod",
+    bump: Annotated[Bump, typer.Option(help="Part of the version that counts up.")] = Bump.minor,
+    back: Annotated[
+        bool, typer.Option("--back", help="Let the version before hold the stage again.")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Show the model card too, and change nothing.")
+    ] = False,
+) -> int:
+    """Release an evaluated export behind a gate, or go back.
+
+    It is compared with the released one, side by side, and released if it passes the gate
+    (params.yaml, release) and --approve is given. Without --approve nothing is changed, and the
+    exit code is 0 if it would be released, 1 if not.
+    """
+    from flows.releases.release import main
+
+    _stop_on_signals()
+    return main(run, stage, bump, approve=approve and not dry, back=back, dry=dry)
+
+
+@command(data, "data check")
+def check(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A data set of params.yaml (web), a source of it (web.scenes), or a path: a "
+            "folder of pictures or shards, a list (.tsv, .csv, .parquet), a shard, JSON of "
+            "annotations."
+        ),
+    ],
+    rows: Annotated[int, typer.Option(metavar="N", help="Rows of each source.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="The result for machines.")] = False,
+) -> int:
+    """Do what ingest would do with the first rows of a source.
+
+    It is done in a folder that is thrown away; nothing of it stays, but pictures that were
+    downloaded, which ingest need not fetch again.
+    The exit code is 1 where ingest would stop.
+    """
+    here = Path.cwd()  # SOURCE may be a path, which is then relative to this
+    os.chdir(project_root())
+    from pipelines.check import main
+
+    return main(source, rows, as_json, here)
+
+
+@command(data, "data accept", at_root=True)
+def accept_data(
+    name: Annotated[str, typer.Argument(help="The data set.")],
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write, from the root; the file that params.yaml names already, or "
+            "profiles/NAME.json, if not given."
+        ),
+    ] = None,
+) -> None:
+    """Take a data set as what its later versions are held to.
+
+    The profile of its validation is written as a suite to a file of the project, which
+    params.yaml then names.
+    """
+    from flows.accept_profile import main
+
+    main(name, file)
+
+
+@command(data, "data docs", at_root=True)
+def docs(
+    name: Annotated[str, typer.Argument(help="The data set.")],
+    out: Annotated[
+        Path, typer.Argument(parser=from_root, help="Folder of the site; not there yet.")
+    ],
+) -> None:
+    """Write a validation as the Data Docs of Great Expectations.
+
+    The data set is held against its suites again. A browser that opens them fetches styles and a
+    logo from other hosts.
+    """
+    from pipelines.data_docs import main
+
+    print(main(name, out))
