@@ -25,7 +25,7 @@ from albef.models.albef import ALBEF
 from albef.models.weights import CONFIG, Checkpoint, CheckpointError
 from albef.runtime.classifying import PLACES
 from albef.runtime.manifest import Answering, Facts
-from albef.tasks.ranking import MAX_WORDS
+from albef.tasks.task import MAX_WORDS
 
 
 class Input(NamedTuple):
@@ -80,10 +80,10 @@ def parts(checkpoint: Checkpoint) -> Parts:
         raise CheckpointError(
             f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no use of its own"
         )
-    result = _BUILDERS[surface](checkpoint)
-    for graph in result.graphs.values():
+    made = _BUILDERS[surface](checkpoint)
+    for graph in made.graphs.values():
         graph.module.eval().requires_grad_(False)
-    return result
+    return made
 
 
 def _kind(checkpoint: Checkpoint) -> ModuleType:
@@ -106,30 +106,23 @@ def _restored(checkpoint: Checkpoint) -> Any:
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
     grounding = _kind(checkpoint).Task.surface == "grounding"
-    width = sizes.text.width
     texts = {
-        "text_states": Input("floats", ("batch", "texts", "length", width)),
+        "text_states": Input("floats", ("batch", "texts", "length", sizes.text.width)),
         "text_mask": Input("mask", ("batch", "texts", "length")),
     }
+    text = {
+        "ids": Input("ids", ("batch", "length")),
+        "text_mask": Input("mask", ("batch", "length")),
+    }
+    heat = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
+    outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
-        "text_encoder": Graph(
-            TextEncoder(matcher.model),
-            {
-                "ids": Input("ids", ("batch", "length")),
-                "text_mask": Input("mask", ("batch", "length")),
-            },
-            ("text_states", "text_feat"),
-        ),
-        "matcher": Graph(
-            TextsMatcher(matcher, looked_at(checkpoint) if grounding else None),
-            {**texts, **_states(checkpoint, "image")},
-            ("logits", "heat") if grounding else ("logits",),
-        ),
+        "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
+        "matcher": Graph(heat, {**texts, **_states(checkpoint, "image")}, outputs),
     }
     threshold = _values(checkpoint)["threshold"] if grounding else None
-    facts = facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold)
-    return Parts(facts, graphs)
+    return Parts(facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold), graphs)
 
 
 def looked_at(checkpoint: Checkpoint) -> int:

@@ -15,6 +15,7 @@ from albef.models.bert import BertLayer, init_bert_weights
 from albef.models.kernels import KeyValue
 from albef.models.text import Embeddings, MLMHead, TextConfig
 from albef.preprocessing.answers import Floats, Ints, answer_tree, beam_search
+from albef.preprocessing.text import TextTokenizer
 
 AT_ONCE = 512
 """Nodes whose likelihoods are computed together: the vocabulary is wide."""
@@ -91,12 +92,12 @@ class AnswerDecoder(nn.Module):
         self, states: Tensor, seen: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
         """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
-        own = (1.0 - seen) * -1e4
-        asked = (1.0 - question_mask[:, None, None, :].to(own.dtype)) * -1e4  # (B, 1, 1, N)
+        bias = (1.0 - seen) * -1e4
+        asked = (1.0 - question_mask[:, None, None, :].to(bias.dtype)) * -1e4  # (B, 1, 1, N)
         rows = states.shape[0] * states.shape[1] // question_mask.shape[0]
         asked = asked.expand(-1, -1, rows, -1)  # ONNX Runtime does not broadcast over queries
         for layer, key_value in zip(self.layer, question, strict=True):
-            states = layer(states, own, key_value, image_bias=asked)
+            states = layer(states, bias, key_value, image_bias=asked)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
@@ -114,8 +115,8 @@ class AnswerDecoder(nn.Module):
 def log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """Log-likelihood (A,) of answers with their states (A, L, D), summed over their tokens."""
     log_p = torch.log_softmax(decoder.logits(states[:, :-1]).float(), dim=2)
-    told: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
-    return (told * mask[:, 1:]).sum(dim=1)
+    by_token: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
+    return (by_token * mask[:, 1:]).sum(dim=1)
 
 
 def log_likelihoods(
@@ -137,15 +138,15 @@ def log_likelihoods(
     tree = answer_tree(ids.cpu().numpy(), mask.cpu().numpy())
     tree_ids, depth, sees, nodes = (torch.from_numpy(part).to(ids.device) for part in tree)
     states = decoder.tree_states(tree_ids, depth, sees, question, question_mask)
-    told = []
+    by_token = []
     at_once = max(1, AT_ONCE // states.shape[1])
-    for own, node, target in zip(
+    for part, node, target in zip(
         states.split(at_once), nodes.split(at_once), ids[:, :, 1:].split(at_once), strict=True
     ):
-        log_p = torch.log_softmax(decoder.logits(own).float(), dim=2)
-        row = torch.arange(len(own), device=ids.device)[:, None, None]
-        told.append(log_p[row, node, target])
-    return (torch.cat(told) * mask[:, :, 1:]).sum(dim=2)
+        log_p = torch.log_softmax(decoder.logits(part).float(), dim=2)
+        row = torch.arange(len(part), device=ids.device)[:, None, None]
+        by_token.append(log_p[row, node, target])
+    return (torch.cat(by_token) * mask[:, :, 1:]).sum(dim=2)
 
 
 @torch.no_grad()
@@ -189,10 +190,8 @@ def generate(
     decoder: AnswerDecoder,
     fused_states: Tensor,
     question_mask: Tensor,
+    tokenizer: TextTokenizer,
     *,
-    start: int,
-    end: int,
-    pad: int,
     beams: int,
     max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
@@ -202,9 +201,7 @@ def generate(
         decoder: the model.
         fused_states: (B, N, D) of the questions.
         question_mask: (B, N).
-        start: id of [CLS], which opens an answer.
-        end: id of [SEP], which closes it.
-        pad: id of [PAD].
+        tokenizer: its [CLS] opens an answer, its [SEP] closes it.
         beams: answers followed at a time.
         max_tokens: of the longest answer; one that has not ended by then is cut.
 
@@ -216,21 +213,15 @@ def generate(
 
     def likely(rows: Ints) -> tuple[Floats, Ints]:
         ids = torch.from_numpy(rows).to(device)
-        states = decoder.states(ids, ids.ne(pad).long(), question, question_mask)[:, -1]
+        states = decoder.states(ids, ids.ne(tokenizer.pad_id).long(), question, question_mask)[
+            :, -1
+        ]
         log_p = torch.log_softmax(decoder.logits(states).float(), dim=1)
-        log_p[:, [pad, start]] = -torch.inf
+        log_p[:, [tokenizer.pad_id, tokenizer.cls_id]] = -torch.inf
         best = log_p.topk(min(beams, log_p.shape[1]), dim=1)
         return best.values.cpu().numpy(), best.indices.cpu().numpy()
 
-    written = beam_search(
-        likely,
-        len(fused_states),
-        start=start,
-        end=end,
-        pad=pad,
-        beams=beams,
-        max_tokens=max_tokens,
-    )
+    written = beam_search(likely, len(fused_states), tokenizer, beams=beams, max_tokens=max_tokens)
     ids, score = (torch.from_numpy(part).to(device) for part in written)
     return ids, score
 
@@ -246,7 +237,7 @@ def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Ten
     Returns:
         Tensors by their names in ``answer_decoder``, the twin's in ``answer_decoder_m``.
     """
-    found: dict[str, Tensor] = {}
+    taken: dict[str, Tensor] = {}
     for ours, model, head in (
         ("answer_decoder.", "model.", "mlm_head."),
         ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
@@ -260,5 +251,5 @@ def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Ten
             of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
             for start, target in parts.items():
                 if name.startswith(start) and (fits or not of_image):
-                    found[target + name.removeprefix(start)] = tensor
-    return found
+                    taken[target + name.removeprefix(start)] = tensor
+    return taken

@@ -94,16 +94,16 @@ def doubled(tensors: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tens
         tensors: of modules that hold one fusion encoder, doubled or not.
         config: sizes of its text side.
     """
-    layers = {int(found[2]) for name in tensors if (found := _LAYER.fullmatch(name))}
-    if len(layers) > config.fusion_depth:
+    parts = {name: _LAYER.fullmatch(name) for name in tensors}
+    if len({int(part[2]) for part in parts.values() if part}) > config.fusion_depth:
         return dict(tensors)
     result = {}
     for name, tensor in tensors.items():
-        found = _LAYER.fullmatch(name)
-        if found is None:
+        part = parts[name]
+        if part is None:
             result[name] = tensor
             continue
-        start, index, rest = found[1], int(found[2]), found[3]
+        start, index, rest = part[1], int(part[2]), part[3]
         result[f"{start}{2 * index}.{rest}"] = tensor
         if not rest.startswith(_SHARED):
             result[f"{start}{2 * index + 1}.{rest}"] = tensor

@@ -3,8 +3,8 @@
 Shapes: B batch, I images, T texts, Q queries, C candidates, E shared width, L text tokens, D width.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from albef.losses.itm import hard_negatives
 from albef.models.albef import ALBEF
 from albef.models.kernels import KeyValue, select
 
+Image = TypeVar("Image")
 NOT_RANKED = -100.0
 """Score of a pair that is not re-ranked; it ranks below every pair that is."""
 RANKS = (1, 5, 10)
@@ -59,9 +60,9 @@ def match_pairs(
     batch = len(text_states)
     neg_image, has_image = hard_negatives(sim_t2i, barred)
     neg_text, has_text = hard_negatives(sim_i2t, barred)
-    own = torch.arange(batch, device=text_states.device)
-    texts = torch.cat([own, own, neg_text])
-    images = torch.cat([own, neg_image, own])
+    each = torch.arange(batch, device=text_states.device)
+    texts = torch.cat([each, each, neg_text])
+    images = torch.cat([each, neg_image, each])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
     labels = (torch.arange(3 * batch, device=logits.device) < batch).long()
@@ -102,11 +103,10 @@ def match_scores(
     text_mask: Tensor,
     pairs: Tensor,
 ) -> Tensor:
-    """The raw ITM logit of class 1 for chosen pairs.
+    """The raw ITM logit of class 1 for chosen pairs; see :func:`score_pairs`.
 
-    Image-major: an image's keys and values are computed once and read by all of its texts; only
-    [CLS] is computed in the last layer; padding beyond an image's longest text is trimmed.
-    Memory is bounded by one batch of images and one image's texts.
+    An image's keys and values are computed once and read by all of its texts, and only [CLS] is
+    computed in the last layer. Memory is bounded by one batch of images and one image's texts.
 
     Args:
         model: the model.
@@ -115,25 +115,41 @@ def match_scores(
         text_states: (T, L, D).
         text_mask: (T, L).
         pairs: (I, T) bool, the pairs to score.
-
-    Returns:
-        (I, T) float32, :data:`NOT_RANKED` where not scored.
     """
-    scores = torch.full(pairs.shape, NOT_RANKED, device=text_states.device)
-    lengths = text_mask.sum(1)
-    row = 0
-    for batch in images:
-        image = model.fusion_encoder.image_key_values(model.encode_image(batch))
-        for inner in range(len(batch)):
-            texts = pairs[row].nonzero().squeeze(1)
-            if len(texts):
-                longest = int(lengths[texts].max())
-                own = [(key[inner : inner + 1], value[inner : inner + 1]) for key, value in image]
-                fused = model.fused_cls(
-                    text_states[texts, :longest], text_mask[texts, :longest], own
-                )
-                scores[row, texts] = itm_head(fused)[:, 1].float()
-            row += 1
+
+    def score(texts: Tensor, longest: int, image: list[KeyValue]) -> Tensor:
+        states, mask = text_states[texts, :longest], text_mask[texts, :longest]
+        logits: Tensor = itm_head(model.fused_cls(states, mask, image))
+        return logits[:, 1].float()
+
+    each = (
+        [(key[i : i + 1], value[i : i + 1]) for key, value in image]
+        for batch in images
+        for image in [model.fusion_encoder.image_key_values(model.encode_image(batch))]
+        for i in range(len(batch))
+    )
+    return score_pairs(pairs, text_mask.sum(1), each, score)
+
+
+def score_pairs(
+    pairs: Tensor,
+    lengths: Tensor,
+    images: Iterable[Image],
+    score: Callable[[Tensor, int, Image], Tensor],
+) -> Tensor:
+    """Scores (I, T) of chosen pairs, image by image; :data:`NOT_RANKED` where not chosen.
+
+    Args:
+        pairs: (I, T) bool, the pairs to score.
+        lengths: (T,) of the texts, in tokens.
+        images: I of them, encoded.
+        score: of texts (n,), the length to which they are trimmed, and an image: (n,).
+    """
+    scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
+    for row, image in enumerate(images):
+        texts = pairs[row].nonzero().squeeze(1)
+        if len(texts):
+            scores[row, texts] = score(texts, int(lengths[texts].max()), image)
     return scores
 
 

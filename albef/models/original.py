@@ -105,14 +105,14 @@ def read_original(path: Path) -> dict[str, Tensor]:
     if isinstance(held, dict) and isinstance(held.get("model"), dict):
         held = held["model"]
     tensors = held if isinstance(held, dict) else {}
-    found = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
-    if not found or len(found) < len(tensors):
+    by_name = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
+    if not by_name or len(by_name) < len(tensors):
         raise CheckpointError(
             f"{path} holds no weights by name, neither at its top nor under 'model'"
         )
     return {
         str(name).removeprefix("module."): t.float() if t.is_floating_point() else t
-        for name, t in found.items()
+        for name, t in by_name.items()
     }
 
 

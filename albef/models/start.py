@@ -92,10 +92,10 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
         if not _BERT_UNUSED.match(name):
             tensors[_bert_name(name, layers)] = tensor
     words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
-    own = model.text_encoder.embeddings.word_embeddings.num_embeddings
-    if words is not None and len(words) != own:
+    known = model.text_encoder.embeddings.word_embeddings.num_embeddings
+    if words is not None and len(words) != known:
         raise CheckpointError(
-            f"{source} embeds {len(words)} tokens, but the tokenizer has {own}: set "
+            f"{source} embeds {len(words)} tokens, but the tokenizer has {known}: set "
             f"pretrain.tokenizer.source to {source}"
         )
     parts = nn.ModuleDict(

@@ -135,14 +135,14 @@ def load_strict(
     Raises:
         CheckpointError: names what is missing, left over or of another shape.
     """
-    own = module.state_dict()
-    missing = [n for n in own if n not in tensors and not n.startswith(tuple(fresh))]
-    extra = [n for n in tensors if n not in own and not n.startswith(tuple(dropped))]
-    taken = {n: _fit(n, t, own[n]) for n, t in tensors.items() if n in own}
+    state = module.state_dict()
+    missing = [n for n in state if n not in tensors and not n.startswith(tuple(fresh))]
+    extra = [n for n in tensors if n not in state and not n.startswith(tuple(dropped))]
+    taken = {n: _fit(n, t, state[n]) for n, t in tensors.items() if n in state}
     shapes = [
-        f"{n} {tuple(t.shape)} for {tuple(own[n].shape)}"
+        f"{n} {tuple(t.shape)} for {tuple(state[n].shape)}"
         for n, t in taken.items()
-        if t.shape != own[n].shape
+        if t.shape != state[n].shape
     ]
     for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
         if names:

@@ -124,8 +124,8 @@ class TextTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special ones left out."""
         tokens = (self.tokenizer.id_to_token(number) for number in ids)
-        told = (token for token in tokens if token is not None and token not in SPECIAL)
-        return " ".join(told).replace(" ##", "")
+        words = (token for token in tokens if token is not None and token not in SPECIAL)
+        return " ".join(words).replace(" ##", "")
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

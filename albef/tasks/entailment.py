@@ -6,8 +6,8 @@ ALBEF, section 5; distilled from the first step on, as in the original.
 from typing import TYPE_CHECKING, ClassVar
 
 from albef.data.record import Record
-from albef.tasks.classification import ClassificationConfig, ClassificationTask, Retold
-from albef.tasks.task import Pairs, Records
+from albef.tasks.classification import ClassificationTask, Retold
+from albef.tasks.task import Pairs, Records, TwinConfig
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ENTAILED = "entailment"
 
 
-class Config(ClassificationConfig):
+class Config(TwinConfig):
     """Values of a visual entailment run."""
 
 
@@ -38,4 +38,4 @@ class Task(ClassificationTask):
     ) -> list[float]:
         """The probability that the picture entails each text."""
         chances = self.predict(Retold(records, pairs), batch_size, model)["probabilities"]
-        return [own[self.classes.index(ENTAILED)] for own in chances]
+        return [row[self.classes.index(ENTAILED)] for row in chances]

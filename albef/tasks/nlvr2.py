@@ -10,10 +10,11 @@ from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, PairALBEF, resized
 from albef.models.fusion import doubled
 from albef.models.weights import Checkpoint, load_strict
-from albef.tasks.classification import ClassificationConfig, ClassificationTask
+from albef.tasks.classification import ClassificationTask
+from albef.tasks.task import TwinConfig
 
 
-class Config(ClassificationConfig):
+class Config(TwinConfig):
     """Values of an NLVR2 run."""
 
 

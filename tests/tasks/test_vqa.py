@@ -195,8 +195,7 @@ def test_a_written_answer_is_the_most_probable_token_each_time() -> None:
         states = made.model.encode_image(images)
         image = made.model.fusion_encoder.image_key_values(states)
         fused = made.model.fuse(made.model.encode_text(ids, mask), mask, image)
-        marks = {"start": tokenizer.cls_id, "end": tokenizer.sep_id, "pad": tokenizer.pad_id}
-        greedy, score = generate(made.answer_decoder, fused, mask, beams=1, max_tokens=6, **marks)
+        greedy, score = generate(made.answer_decoder, fused, mask, tokenizer, beams=1, max_tokens=6)
         question = made.answer_decoder.question_key_values(fused)
         told = [tokenizer.cls_id]
         while len(told) < 6 and told[-1] != tokenizer.sep_id:
@@ -208,7 +207,7 @@ def test_a_written_answer_is_the_most_probable_token_each_time() -> None:
         logits = made.answer_decoder(greedy, torch.ones_like(greedy), question, mask)
         loss = answer_losses(logits, greedy, torch.ones_like(greedy), None, 0.0)
         torch.testing.assert_close(score, -loss, rtol=1e-2, atol=1e-2)  # marks are left out
-        _, wider = generate(made.answer_decoder, fused, mask, beams=8, max_tokens=6, **marks)
+        _, wider = generate(made.answer_decoder, fused, mask, tokenizer, beams=8, max_tokens=6)
     assert float(wider) >= float(score) - 1e-4
     (best,) = made.ask(images, ["Is there a dog?"], torch.tensor([0]))[0]
     assert best.text == tokenizer.decode(greedy[0].tolist()) or len(told) == 6
@@ -221,9 +220,8 @@ def test_an_answer_that_has_ended_is_followed_no_further() -> None:
         made.answer_decoder.head.bias[made.tokenizer.sep_id] = 0
         fused = torch.randn(2, 3, 16)
         ids, score = generate(
-            made.answer_decoder, fused, torch.ones(2, 3), start=made.tokenizer.cls_id,
-            end=made.tokenizer.sep_id, pad=made.tokenizer.pad_id, beams=2, max_tokens=8,
-        )  # fmt: skip
+            made.answer_decoder, fused, torch.ones(2, 3), made.tokenizer, beams=2, max_tokens=8
+        )
     assert ids[:, :2].tolist() == [[made.tokenizer.cls_id, made.tokenizer.sep_id]] * 2
     assert not ids[:, 2:].any()
     torch.testing.assert_close(score, torch.zeros(2))
