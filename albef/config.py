@@ -6,13 +6,14 @@ every value of a run is in its params file. Nothing here imports torch.
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 
 S = TypeVar("S", bound="Section")
+_FEW = 20  # names that a sentence lists
 
 
 class ParamsError(ValueError):
@@ -131,11 +132,10 @@ def _sentences(
         dotted = ".".join(filter(None, [prefix, *parts]))
         match item["type"]:
             case "extra_forbidden":
-                near = nearest(parts[-1], _fields(cls, parts[:-1]))
-                hint = ".".join(filter(None, [prefix, *parts[:-1], near])) if near else ""
-                yield f"{where}: {dotted} is not a known key" + (
-                    f"; did you mean {hint}?" if hint else "; remove it"
+                hint = did_you_mean(
+                    parts[-1], _fields(cls, parts[:-1]), dotted.removesuffix(parts[-1])
                 )
+                yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
             case "missing":
                 yield f"{where}: {dotted} is missing"
             case _:
@@ -175,11 +175,8 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         return cast(S, values)
     name = values.get("kind") if isinstance(values, Mapping) else None
     if name not in classes:
-        near = nearest(str(name), list(classes))
-        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(classes)}"
-        raise ValueError(
-            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
-        )
+        what = f"kind {name!r} is not known" if name else "kind is missing"
+        raise ValueError(what + did_you_mean(str(name), classes))
     try:
         return validate(classes[str(name)], values, where="")
     except ParamsError as error:
@@ -187,7 +184,21 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         raise ValueError("; ".join(lines)) from None
 
 
-def nearest(name: str, known: Iterator[str] | list[str]) -> str | None:
+def did_you_mean(name: str, known: Iterable[str], within: str = "") -> str:
+    """How a sentence about an unknown name ends: the nearest known one, or a few that there are.
+
+    Args:
+        name: what is not known.
+        known: the names that there are.
+        within: what stands before each of them, as ``tasks.``.
+    """
+    names = list(known)
+    if near := nearest(name, names):
+        return f"; did you mean {within}{near}?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= _FEW else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``name``, if any is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return close[0] if close else None

@@ -68,7 +68,7 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
             yield picture
     except Refused:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
         said = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"

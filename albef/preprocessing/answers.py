@@ -46,9 +46,7 @@ def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
     """The tree of answers ``ids`` (B, K, L) with ``mask`` (B, K, L); all start with one token."""
     count, k, length = ids.shape
     tokens = ids.reshape(count * k, length)
-    has_token = (
-        mask.reshape(count * k, length)[:, 1:] == 1
-    )  # none after the last
+    has_token = mask.reshape(count * k, length)[:, 1:] == 1  # none after the last
     question = np.repeat(np.arange(count), k)
     node = np.zeros_like(tokens[:, 1:])
     prefix, spread = question.copy(), int(ids.max()) + 1

@@ -4,10 +4,11 @@ Nothing heavy is imported before the options are read, so that ``--help`` answer
 """
 
 import atexit
+import json
 import logging
 import logging.handlers
-import os
 import sys
+import time
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated
@@ -69,30 +70,20 @@ def serve(
     Of several exports the first that has a call answers it. Tokens of clients stand in the
     environment variable ALBEF_TOKENS.
     """
-    from albef.serving.assembly import TOKENS, assembled, clients
-    from albef.serving.gate import JsonLines, State
+    from albef.serving.app import TOKENS, create_app, read_tokens
     from albef.serving.limits import MIB, Limits
-    from albef.serving.server import Server
+    from albef.serving.middleware import State
+    from albef.serving.uvicorn_server import Server
 
     if gallery is not None and not gallery.is_dir():
         raise ValueError(f"--gallery {gallery}: there is no such folder")
-    tokens = clients(os.environ.get(TOKENS, ""))
+    tokens = read_tokens()
     if not tokens and host not in _LOOPBACK:
         raise ValueError(
             f"--host {host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
             "serve on 127.0.0.1"
         )
-    # Written in a thread, so that whoever reads the log slowly stops no request; what does not
-    # fit is lost.
-    lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
-    handler = _Lines(lines)
-    handler.setFormatter(JsonLines())
-    logging.raiseExceptions = False
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    writer = logging.handlers.QueueListener(lines, logging.StreamHandler(sys.stderr))
-    writer.start()
-    atexit.register(writer.stop)
+    _start_log()
     limits = Limits(
         body=round(body_mib * MIB),
         pixels=round(megapixels * 1e6),
@@ -104,7 +95,7 @@ def serve(
         grace=grace,
     )
     state = State()
-    app = assembled(
+    app = create_app(
         export,
         limits,
         state,
@@ -120,6 +111,40 @@ def serve(
     server = Server(app, state, limits, host, port, drain)
     server.run()
     return 0 if server.started else 1
+
+
+def _start_log() -> None:
+    """Lines of JSON on standard error.
+
+    They are written in a thread, so that whoever reads them slowly stops no request; what does not
+    fit is lost.
+    """
+    lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = _Lines(lines)
+    handler.setFormatter(JsonLines())
+    logging.raiseExceptions = False
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    writer = logging.handlers.QueueListener(lines, logging.StreamHandler(sys.stderr))
+    writer.start()
+    atexit.register(writer.stop)
+
+
+class JsonLines(logging.Formatter):
+    """A line of JSON for each record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class _Lines(logging.handlers.QueueHandler):

@@ -198,7 +198,7 @@ def test_an_earlier_data_set_is_replaced_whole(here: Path) -> None:
     [
         ({"a": {**SCENES, "kind": "sceens"}}, "sources.a: kind 'sceens' is not known; did you"),
         ({"a": {**SCENES, "objets": 3}}, "sources.a: objets is not a known key; did you mean"),
-        ({"a": {"kind": "openmoji"}}, "is not known; the kinds are "),
+        ({"a": {"kind": "openmoji"}}, "is not known; there are "),
         ({"a": {}}, "kind is missing"),
         ({}, "datasets.toy.sources"),
     ],

@@ -235,7 +235,7 @@ def test_where_all_trials_fail_one_sentence_says_of_what() -> None:
     [
         (
             {"sampler": {"kind": "grid"}},
-            r"search\.sampler: kind 'grid' is not known; the kinds are",
+            r"search\.sampler: kind 'grid' is not known; there are",
         ),
         ({"sampler": {"kind": "tpr"}}, "did you mean tpe"),
         ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),

@@ -90,7 +90,5 @@ def test_a_process_serves_without_torch_and_ends_well(tiny_export: Path, tmp_pat
     assert process.returncode == 0
     assert out.strip() == "[]"
     lines = [json.loads(line) for line in err.splitlines()]
-    assert [line["message"] for line in lines] == [
-        "request",
-        "SIGTERM: finishing what was accepted",
-    ]
+    messages = {line["message"] for line in lines}
+    assert messages == {"request", "SIGTERM: finishing what was accepted"}

@@ -397,7 +397,7 @@ def test_an_error_is_told_in_its_own_sentence(page: Page, url: str) -> None:
     expect(place.locator(".caption")).to_contain_text("notes.png · cannot be shown")
     say(place, "what is it?")
     expect(place.get_by_role("alert")).to_have_text(
-        re.compile(r"^Picture 0 cannot be read; what can is PNG, .*\.$")
+        re.compile(r"^The image of picture 0 cannot be decoded: .* are read\.$")
     )
     expect(place.locator(".card")).to_have_count(0)
     assert place.get_attribute("aria-busy") == "false"
