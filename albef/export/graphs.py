@@ -29,26 +29,16 @@ from albef.tasks.task import MAX_WORDS
 
 
 class Input(NamedTuple):
-    """An input of a graph.
-
-    Attributes:
-        holds: what it holds: numbers, token ids, a mask of them, places in an answer, or which
-            nodes of a tree see which.
-        dims: its axes; those with a name take any length.
-    """
+    """An input of a graph."""
 
     holds: Literal["floats", "ids", "mask", "positions", "sees"]
+    """Numbers, token ids, a mask of them, places in an answer, which nodes of a tree see which."""
     dims: tuple[int | str, ...]
+    """Its axes; those with a name take any length."""
 
 
 class Graph(NamedTuple):
-    """A part of a model.
-
-    Attributes:
-        module: takes the inputs in order, gives the outputs in order.
-        inputs: by name.
-        outputs: their names.
-    """
+    """A part of a model, whose module takes inputs and gives outputs in order."""
 
     module: nn.Module
     inputs: Mapping[str, Input]
@@ -56,13 +46,7 @@ class Graph(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A checkpoint ready for use.
-
-    Attributes:
-        facts: what has to be known of it.
-        graphs: by name.
-        answers: the list that a VQA model ranks.
-    """
+    """A checkpoint ready for use; ``answers`` is the list that a VQA model ranks."""
 
     facts: Facts
     graphs: dict[str, Graph]

@@ -26,13 +26,7 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One comparison of one graph.
-
-    Attributes:
-        graph: its name.
-        shape: sizes of its dynamic axes.
-        largest: greatest absolute difference over all of its outputs.
-    """
+    """One comparison of one graph: the greatest absolute difference over all of its outputs."""
 
     graph: str
     shape: Shape

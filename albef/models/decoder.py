@@ -25,12 +25,8 @@ class AnswerDecoder(nn.Module):
     """Causal layers, as many as fuse, that attend to the fused states of the question.
 
     Its parts are those of fusion encoder, embeddings and masked-language head, so that it can
-    start from them; its logits come from its own word embeddings.
-
-    Args:
-        config: sizes of the text side.
-        vocab_size: of the tokenizer.
-        attended_width: of the states it attends to, N of them for each question.
+    start from them; its logits come from its own word embeddings. ``attended_width`` is that of the
+    states it attends to, N of them for each question.
     """
 
     def __init__(self, config: TextConfig, vocab_size: int, attended_width: int) -> None:
@@ -52,17 +48,11 @@ class AnswerDecoder(nn.Module):
     def states(
         self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """States of answers, each token seeing itself, those before it and its question.
+        """States (A, L, D) of answers, each token seeing itself, those before it and its question.
 
-        Args:
-            ids: (A, L) token ids; A is B, or a multiple of it: the first A / B answers are then
-                answers to the first question, and so on.
-            mask: (A, L).
-            question: keys and values of B questions, one pair a layer.
-            question_mask: (B, N).
-
-        Returns:
-            (A, L, D).
+        Of ids and mask (A, L), and of keys and values of B questions with their mask (B, N). A is
+        B, or a multiple of it: the first A / B answers are then answers to the first question, and
+        so on.
         """
         length = ids.shape[1]
         seen = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
@@ -76,14 +66,9 @@ class AnswerDecoder(nn.Module):
         question: list[KeyValue],
         question_mask: Tensor,
     ) -> Tensor:
-        """States (B, W, D) of the nodes of a tree of answers, one for each question.
+        """States (B, W, D) of the nodes of a tree of answers, one tree for each question.
 
-        Args:
-            ids: (B, W) a token a node.
-            positions: (B, W) its place in an answer.
-            sees: (B, W, W) bool: which nodes a node sees.
-            question: keys and values of B questions, one pair a layer.
-            question_mask: (B, N).
+        Of a token a node (B, W), its place in an answer, and which nodes it sees (B, W, W).
         """
         states = self.embeddings(ids, positions)
         return self._layers(states, sees[:, None].to(states.dtype), question, question_mask)
@@ -126,15 +111,7 @@ def log_likelihoods(
     question: list[KeyValue],
     question_mask: Tensor,
 ) -> Tensor:
-    """Log-likelihoods (B, K) of answers, summed over their tokens.
-
-    Args:
-        decoder: the model.
-        ids: (B, K, L) the answers to each question, [CLS] first.
-        mask: (B, K, L).
-        question: keys and values of B questions, one pair a layer.
-        question_mask: (B, N).
-    """
+    """Log-likelihoods (B, K) of answers (B, K, L) to each question, summed over their tokens."""
     tree = answer_tree(ids.cpu().numpy(), mask.cpu().numpy())
     tree_ids, depth, sees, nodes = (torch.from_numpy(part).to(ids.device) for part in tree)
     states = decoder.tree_states(tree_ids, depth, sees, question, question_mask)
@@ -167,8 +144,8 @@ def rank(
         decoder: the model.
         fused_states: (B, N, D) of the questions.
         question_mask: (B, N).
-        ids: (C, L) the answers, [CLS] first and [SEP] last.
-        mask: (C, L).
+        ids: (C, L) the answers, [CLS] first and [SEP] last; ``mask`` likewise.
+        mask: of the answers.
         k: how many are scored in full; all where there are fewer.
 
     Returns:
@@ -195,19 +172,8 @@ def generate(
     beams: int,
     max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """Write an answer to each question by beam search; one beam takes the best token each time.
-
-    Args:
-        decoder: the model.
-        fused_states: (B, N, D) of the questions.
-        question_mask: (B, N).
-        tokenizer: its [CLS] opens an answer, its [SEP] closes it.
-        beams: answers followed at a time.
-        max_tokens: of the longest answer; one that has not ended by then is cut.
-
-    Returns:
-        Ids (B, T), [CLS] first and padded, and the log-likelihood (B,) of each answer.
-    """
+    """Write an answer to each question, of fused states (B, N, D) with their mask (B, N): ids and
+    log-likelihoods of :func:`albef.preprocessing.answers.beam_search`."""
     device = fused_states.device
     question = decoder.question_key_values(fused_states)
 

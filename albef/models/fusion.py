@@ -68,14 +68,8 @@ class PairFusionEncoder(FusionEncoder):
             del projections.key, projections.value
 
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
-        """Keys and values for every layer.
-
-        Args:
-            image_states: (2B, N, D), the first images of all texts, then the second ones.
-
-        Returns:
-            One pair a layer, of B images each.
-        """
+        """Keys and values of B images for every layer, of states (2B, N, D): the first images of
+        all texts, then the second ones."""
         result: list[KeyValue] = []
         for key, value in self.shared_key_values(image_states):
             result += zip(key.chunk(2), value.chunk(2), strict=True)
@@ -88,12 +82,7 @@ class PairFusionEncoder(FusionEncoder):
 
 
 def doubled(tensors: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
-    """Tensors by name with every fusion layer doubled; those of a doubled model stay as they are.
-
-    Args:
-        tensors: of modules that hold one fusion encoder, doubled or not.
-        config: sizes of its text side.
-    """
+    """Tensors by name with every fusion layer doubled; of a doubled model they stay as they are."""
     parts = {name: _LAYER.fullmatch(name) for name in tensors}
     if len({int(part[2]) for part in parts.values() if part}) > config.fusion_depth:
         return dict(tensors)

@@ -50,9 +50,9 @@ def match_pairs(
     Args:
         model: the student.
         itm_head: linear, 2 classes.
-        text_states: (B, L, D) student states, with gradient.
+        text_states: (B, L, D), with gradient.
         text_mask: (B, L).
-        image: the student's image keys and values.
+        image: keys and values.
         sim_i2t: (B, B) similarities that weigh the negative texts.
         sim_t2i: (B, B) similarities that weigh the negative images.
         barred: (B, B) bool; true where two entries are no negatives of each other.
@@ -105,16 +105,9 @@ def match_scores(
 ) -> Tensor:
     """The raw ITM logit of class 1 for chosen pairs; see :func:`score_pairs`.
 
-    An image's keys and values are computed once and read by all of its texts, and only [CLS] is
-    computed in the last layer. Memory is bounded by one batch of images and one image's texts.
-
-    Args:
-        model: the model.
-        itm_head: linear, 2 classes.
-        images: batches of images (B, 3, H, W), I in all, in order.
-        text_states: (T, L, D).
-        text_mask: (T, L).
-        pairs: (I, T) bool, the pairs to score.
+    Of batches of images (B, 3, H, W), I in all, and texts (T, L, D). An image's keys and values
+    are computed once and read by all of its texts, and only [CLS] is computed in the last layer.
+    Memory is bounded by one batch of images and one image's texts.
     """
 
     def score(texts: Tensor, longest: int, image: list[KeyValue]) -> Tensor:

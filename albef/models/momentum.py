@@ -72,13 +72,8 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_feat: Tensor, text_feat: Tensor, ids: Tensor) -> None:
-        """Overwrite the oldest entries with B new ones; B need not divide the size.
-
-        Args:
-            image_feat: (B, E) features of the twin.
-            text_feat: (B, E) features of the twin.
-            ids: (B,) image ids.
-        """
+        """Overwrite the oldest entries with the twin's features (B, E) and image ids (B,) of new
+        ones; B need not divide the size."""
         size = len(self.ids)
         if size == 0:
             return

@@ -30,13 +30,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A checkpoint as it lies in its folder.
 
-    Attributes:
-        folder: where it lies.
-        kind: what was trained: ``pretraining`` or the kind of a run.
-        model: sizes of the model.
-        config: all of config.json, provenance included.
-        tensors: every tensor by name.
-        tokenizer: the vocabulary it was trained with.
+    ``kind`` is ``pretraining`` or that of a run, ``model`` its sizes, ``config`` all of config.json
+    with the provenance.
     """
 
     folder: Path
@@ -71,7 +66,7 @@ def save_checkpoint(
         model: sizes.
         tensors: weights by name.
         tokenizer: the vocabulary.
-        values: the values it was trained with, chosen ones filled in.
+        values: it was trained with, chosen ones filled in.
         provenance: digests of data and parent; nothing of time or machine.
         facts: what else the kind has to know to be restored.
     """

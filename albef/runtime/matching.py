@@ -28,11 +28,7 @@ from albef.runtime.model import (
 
 
 def matching(model: Model, name: str) -> "Matching":
-    """A model as one that matches images and texts.
-
-    Args:
-        model: any.
-        name: what the error calls it.
+    """A model, which an error calls ``name``, as one that matches images and texts.
 
     Raises:
         ValueError: it is of another kind.

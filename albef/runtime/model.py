@@ -59,13 +59,8 @@ class ImageStates(NamedTuple):
 class Model:
     """A finished model.
 
-    Args:
-        backend: computes the graphs of the kind.
-        tokenizer: of the model.
-        facts: what has to be known of it.
-        digest: of the weights, or of the export.
-
     Attributes:
+        digest: of the weights, or of the export.
         calls: what a model of the kind can be asked.
         main: the call that it is made for, of a list of pictures or several, and one of texts.
     """

@@ -19,7 +19,17 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Transform
 from albef.tasks.ranking import Collate
-from albef.tasks.task import MAX_WORDS, Batch, Examples, Records, RunConfig, RunTask, Table, batches
+from albef.tasks.task import (
+    MAX_WORDS,
+    Batch,
+    Examples,
+    Records,
+    RunConfig,
+    RunTask,
+    Table,
+    batches,
+    extend,
+)
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -121,8 +131,7 @@ class Task(RunTask):
                 "log_likelihood": likelihood.tolist(),
                 "tokens": tokens.tolist(),
             }
-            for name, values in columns.items():
-                table.setdefault(name, []).extend(values)
+            extend(table, columns)
         return table
 
     def score(self, table: Table) -> dict[str, float]:

@@ -17,7 +17,8 @@ from albef.config import fixed
 from albef.data.record import Record
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
-from albef.models.albef import ALBEF, ModelConfig, resized
+from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
+from albef.models.fusion import doubled
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
@@ -33,6 +34,7 @@ from albef.tasks.task import (
     TwinConfig,
     accuracies,
     batches,
+    extend,
     to_device,
 )
 
@@ -74,6 +76,8 @@ class ClassTask(RunTask):
     classes: ClassVar[tuple[str, ...]]
     images: ClassVar[int]
     backbone: ClassVar[type[ALBEF]] = ALBEF
+    starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
+    """Prefixes of the tensors taken of another's checkpoint; the head is new."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -85,6 +89,17 @@ class ClassTask(RunTask):
     def new_head(self, width: int) -> nn.Module:
         """The head: states (B, D) to logits (B, C)."""
         return nn.Linear(width, len(self.classes))
+
+    @classmethod
+    def start(cls, config: Any, init: Checkpoint) -> Self:
+        """A task that takes :attr:`starts_from`, fusion layers doubled for two images."""
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
+        tensors = {n: t for n, t in init.tensors.items() if n.startswith(cls.starts_from)}
+        if cls.backbone is PairALBEF:
+            tensors = doubled(tensors, init.model.text)
+        fresh = {"model_m.", "head.", "head_m."}.difference(cls.starts_from)
+        load_strict(task, tensors, where=str(init.folder), fresh=fresh)
+        return task
 
     def questions(self, records: Records, batch_size: int) -> Any:
         """Batches of records with one sentence and I pictures each, and columns to add to them."""
@@ -111,10 +126,8 @@ class ClassTask(RunTask):
                 "answer": [label_of(record, self.classes) for record in part],
                 "predicted": [self.classes[i] for i in chances.argmax(axis=1)],
                 "probabilities": chances.tolist(),
-                **more,
             }
-            for name, values in columns.items():
-                table.setdefault(name, []).extend(values)
+            extend(table, columns | more)
         return table
 
     @classmethod
@@ -148,18 +161,6 @@ class ClassificationTask(ClassTask):
         return nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(self.classes))
         )
-
-    @classmethod
-    def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes model and twin from another's checkpoint; the head is new."""
-        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        load_strict(
-            task,
-            {n: t for n, t in init.tensors.items() if n.startswith(("model.", "model_m."))},
-            where=str(init.folder),
-            fresh=("head.", "head_m."),
-        )
-        return task
 
     @classmethod
     def answer(cls, record: Record) -> str:

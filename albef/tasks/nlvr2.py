@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Self
 
 from albef.config import fixed
 from albef.losses.distill import ramp
-from albef.models.albef import ALBEF, PairALBEF, resized
-from albef.models.fusion import doubled
-from albef.models.weights import Checkpoint, load_strict
+from albef.models.albef import ALBEF, PairALBEF
+from albef.models.weights import Checkpoint
 from albef.tasks.classification import ClassificationTask
 from albef.tasks.task import TwinConfig
 
@@ -26,6 +25,7 @@ class Task(ClassificationTask):
     classes: ClassVar[tuple[str, ...]] = ("False", "True")
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF
+    starts_from: ClassVar[tuple[str, ...]] = ("model.",)
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
@@ -34,15 +34,7 @@ class Task(ClassificationTask):
         The twin starts at the student: text assignment has none, and one with the random weights
         of its construction would teach noise for hundreds of steps.
         """
-        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        load_strict(
-            task,
-            doubled(
-                {n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model.text
-            ),
-            where=str(init.folder),
-            fresh=("model_m.", "head.", "head_m."),
-        )
+        task = super().start(config, init)
         task.model_m.copy_from(task.model)
         return task
 

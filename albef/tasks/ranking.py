@@ -40,6 +40,7 @@ from albef.tasks.task import (
     Task,
     accuracies,
     batches,
+    extend,
 )
 
 if TYPE_CHECKING:
@@ -349,8 +350,7 @@ def ranked(
         }
         if paired:
             columns["change"] = [row.meta["change"] for row, _ in queries]
-        for column, values in columns.items():
-            table.setdefault(column, []).extend(values)
+        extend(table, columns)
     return table
 
 

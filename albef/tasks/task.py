@@ -336,6 +336,12 @@ def batches(records: Records, size: int) -> Iterator[list[Record]]:
         yield [records[i] for i in range(start, min(start + size, len(records)))]
 
 
+def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Add rows to a table, column by column."""
+    for name, values in columns.items():
+        table.setdefault(name, []).extend(values)
+
+
 def accuracies(
     credit: Sequence[float | None], groups: Sequence[str | None] | None
 ) -> dict[str, float]:

@@ -6,7 +6,7 @@ section 5). There is no twin.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.losses.itm import hard_negatives
-from albef.models.albef import ALBEF, PairALBEF, resized
-from albef.models.fusion import doubled
-from albef.models.weights import Checkpoint, load_strict
+from albef.models.albef import ALBEF, PairALBEF
 from albef.preprocessing.transforms import Transform
 from albef.tasks.classification import ClassTask, RecordError
 from albef.tasks.ranking import Collate
@@ -74,20 +72,7 @@ class Task(ClassTask):
     classes: ClassVar[tuple[str, ...]] = CLASSES
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF
-
-    @classmethod
-    def start(cls, config: Config, init: Checkpoint) -> Self:
-        """A task that takes the model of another's checkpoint, fusion layers doubled."""
-        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        load_strict(
-            task,
-            doubled(
-                {n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model.text
-            ),
-            where=str(init.folder),
-            fresh=("head.",),
-        )
-        return task
+    starts_from: ClassVar[tuple[str, ...]] = ("model.",)
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""

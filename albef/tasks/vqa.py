@@ -36,6 +36,7 @@ from albef.tasks.task import (
     TwinConfig,
     accuracies,
     batches,
+    extend,
 )
 from albef.tasks.vqa_accuracy import judged, normalised
 
@@ -288,8 +289,7 @@ class Task(RunTask):
                 "truths": [list(_answers(row)) for row in rows],
                 **{name: [row.meta.get(name) for row in rows] for name in _OPTIONAL},
             }
-            for name, values in columns.items():
-                table.setdefault(name, []).extend(values)
+            extend(table, columns)
         empty = [n for n in _OPTIONAL if all(value is None for value in table.get(n, ()))]
         return {name: values for name, values in table.items() if name not in empty}
 
