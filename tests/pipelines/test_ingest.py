@@ -20,8 +20,7 @@ from albef.config import ParamsError
 from albef.data.image_decoding import decode
 from albef.data.refusal import Reason
 from albef.data.shards import ShardError, Shards, describe
-from albef.ingest.blocks import Blocks
-from albef.ingest.quarantine import EXAMPLES
+from albef.ingest.blocks import EXAMPLES, Blocks
 from albef.ingest.shard_writer import ShardWriter
 from pipelines import heldout, ingest
 from pipelines.stage import Stage
@@ -427,7 +426,7 @@ def test_what_was_ended_goes_on_where_it_was(
 ) -> None:
     where = {
         "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
-        "part": (ShardWriter, "add"), "finish": (ingest, "_account"),
+        "part": (ShardWriter, "add"), "finish": (ingest, "_check_counts"),
     }[step]  # fmt: skip
     real, calls = getattr(*where), [0]
 
