@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Config(RunConfig):
     """Values of a captioning run."""
 
-    beams: Annotated[int, Field(ge=1)]
+    beams: Annotated[int, Field(ge=1)] = 3
     """Captions followed at a time while one is written; 1 takes the best token each time."""
 
 

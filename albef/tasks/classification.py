@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     from albef.runtime.model import Model
 
 
+class ClassificationConfig(TwinConfig):
+    """Values of a run that classifies."""
+
+    max_tokens: int = 512
+    """Longest sentence, in tokens."""
+
+
 class RecordError(ValueError):
     """A record that does not fit the kind of run; its text names it."""
 
@@ -151,7 +158,9 @@ class ClassificationTask(ClassTask):
 
     surface: ClassVar[str] = "classifying"
 
-    def __init__(self, config: TwinConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self, config: ClassificationConfig, model: ModelConfig, tokenizer: TextTokenizer
+    ) -> None:
         super().__init__(config, model, tokenizer)
         self.model_m = MomentumTwin(self.model)
         self.head_m = MomentumTwin(self.head)

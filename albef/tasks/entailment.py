@@ -6,8 +6,8 @@ ALBEF, section 5; distilled from the first step on, as in the original.
 from typing import TYPE_CHECKING, ClassVar
 
 from albef.data.record import Record
-from albef.tasks.classification import ClassificationTask, Retold
-from albef.tasks.task import Pairs, Records, TwinConfig
+from albef.tasks.classification import ClassificationConfig, ClassificationTask, Retold
+from albef.tasks.task import Pairs, Records
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ENTAILED = "entailment"
 
 
-class Config(TwinConfig):
+class Config(ClassificationConfig):
     """Values of a visual entailment run."""
 
 

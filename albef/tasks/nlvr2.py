@@ -9,11 +9,10 @@ from albef.config import fixed
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, PairALBEF
 from albef.models.weights import Checkpoint
-from albef.tasks.classification import ClassificationTask
-from albef.tasks.task import TwinConfig
+from albef.tasks.classification import ClassificationConfig, ClassificationTask
 
 
-class Config(TwinConfig):
+class Config(ClassificationConfig):
     """Values of an NLVR2 run."""
 
 

@@ -24,9 +24,9 @@ from albef.tasks.task import Batch, RunTask, TwinConfig
 class PairConfig(TwinConfig):
     """Values of a training on pairs."""
 
-    queue_size: int
+    queue_size: int = 65536
     """Pairs in the feature queue."""
-    hard_negatives: bool
+    hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity, as in the paper; false draws them uniformly.
     Where a text is true of many pictures ("the key"), the most similar ones are no negatives, and
     false is better."""

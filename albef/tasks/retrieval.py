@@ -14,9 +14,9 @@ from albef.tasks.ranking import RankingTask
 class Config(PairConfig):
     """Values of a retrieval run."""
 
-    itc: bool
+    itc: bool = True
     """Whether to train the contrastive loss."""
-    rerank_k: Annotated[int, Field(ge=0)] | None
+    rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
 
 

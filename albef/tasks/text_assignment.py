@@ -31,6 +31,9 @@ NEITHER = 1 / 3
 class Config(RunConfig):
     """Values of a text assignment run."""
 
+    max_tokens: int = 25
+    """Longest caption, in tokens."""
+
 
 class Pairs(NamedTuple):
     """The two pictures of each text; P = B."""
