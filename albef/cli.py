@@ -19,7 +19,7 @@ import albef
 from albef.serving.serve import serve
 
 P = ParamSpec("P")
-PIPELINE = ("run", "status", "compare", "ablate", "accept", "release", "data")
+PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "data")
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 INTERRUPTED = 130
 app = typer.Typer(

@@ -12,8 +12,6 @@ from albef.validation.drift import accepted_suite
 from flows import values
 
 FOLDER = Path("profiles")
-NONE = FOLDER / "none.json"
-"""Names no profile: nothing is expected."""
 
 
 def main(name: str, file: Path | None) -> None:
@@ -42,27 +40,28 @@ def accept(name: str, file: Path | None = None) -> tuple[Path, int]:
     named = _named(name)
     profile = _profile(name)
     if file is None:
-        file = FOLDER / f"{name}.json" if named == NONE else named
-        if named == NONE and file.exists():
+        file = named or FOLDER / f"{name}.json"
+        if named is None and file.exists():
             raise ParamsError(
                 f"{file} is there already, and {PARAMS} does not name it: it may be of another "
                 f"data set {name}; say --file {file} to overwrite it, or name another file"
             )
-    if file == NONE:
-        raise ParamsError(f"{NONE} stands for no profile: name another file")
+    if not file.resolve().is_relative_to(FOLDER.resolve()):
+        raise ParamsError(f"{file} is not in {FOLDER}, which validation depends on: name one there")
     text = accepted_suite(profile)
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(file.name + ".part")
     beside.write_text(text)
     beside.replace(file)
     if file != named:
-        values.override(PARAMS, [f"datasets.{name}.accepted={file.as_posix()}"])
+        values.override(PARAMS, [f"validate.accepted.{name}={file.as_posix()}"])
     return file, len(json.loads(text)["expectations"])
 
 
-def _named(name: str) -> Path:
-    """The accepted profile that params.yaml names for a data set."""
-    datasets = read_yaml(PARAMS).get("datasets")
+def _named(name: str) -> Path | None:
+    """The accepted profile that params.yaml names for a data set, if any."""
+    params = read_yaml(PARAMS)
+    datasets = params.get("datasets")
     datasets = datasets if isinstance(datasets, Mapping) else {}
     if name not in datasets:
         near = nearest(name, list(datasets))
@@ -70,7 +69,8 @@ def _named(name: str) -> Path:
             f"{PARAMS} has no data set {name}; "
             + (f"did you mean {near}?" if near else f"there are: {', '.join(datasets) or 'none'}")
         )
-    return Path(str(datasets[name].get("accepted", NONE)))
+    named = ((params.get("validate") or {}).get("accepted") or {}).get(name)
+    return None if named is None else Path(named)
 
 
 def _profile(name: str) -> dict[str, Any]:

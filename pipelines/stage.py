@@ -85,7 +85,7 @@ class Stage:
 
     def section(self, key: str, cls: type[S]) -> S:
         """The section at a dotted ``key`` of params.yaml, strictly."""
-        value: Any = self.params
+        value: Any = {key: {}} | self.params  # a section that is left out has its defaults
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
                 raise ParamsError(f"{PARAMS}: {key} is missing")

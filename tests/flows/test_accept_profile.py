@@ -1,6 +1,7 @@
 """`albef data accept`: a profile becomes a suite, and later versions are held to it."""
 
 import difflib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from albef.config import ParamsError, read_yaml
 from albef.data.shards import ShardError
 from albef.validation.result import NotFit
 from flows.accept_profile import accept
+from flows.values import override
 from pipelines import validate
 from pipelines.stage import Stage
 from tests.data import toy
@@ -37,10 +39,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALBEF_RUNTIME__SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    shutil.copyfile(ROOT / "presets/built-in.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles/none.json").write_text((ROOT / "profiles/none.json").read_text())
     write(TEXT)
     return tmp_path
 
@@ -59,12 +59,9 @@ def test_a_later_version_is_held_to_what_was_accepted_and_can_be_accepted_in_tur
     changed = [
         line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"
     ]
-    assert changed == [
-        "-     accepted: profiles/none.json",
-        "+     accepted: profiles/scenes.json",
-    ]
-    assert (
-        read_yaml(here / "params.yaml")["datasets"]["scenes"]["accepted"] == changed[1].split()[2]
+    assert changed == ["+   accepted: {scenes: profiles/scenes.json}"]
+    assert read_yaml(here / "params.yaml")["validate"]["accepted"]["scenes"] == (
+        "profiles/scenes.json"
     )
     validated()
     page = (here / "products/validation/scenes/report.html").read_text()
@@ -88,11 +85,8 @@ def test_a_small_change_is_logged_as_a_warning_and_trained_on(
 ) -> None:
     validated()
     accept("scenes")
-    text = (here / "params.yaml").read_text()
-    loose = "accepted: {divergence: {warn: 0.1, stop: null}, shift: {warn: 0.25, stop: null}}"
-    strict = "accepted: {divergence: {warn: 0.1, stop: 0.5}, shift: {warn: 0.25, stop: 1.0}}"
-    assert strict in text
-    (here / "params.yaml").write_text(text.replace(strict, loose))
+    loose = "{divergence: {warn: 0.1}, shift: {warn: 0.25}}"
+    override(Path("params.yaml"), [f"validate.drift.accepted={loose}"])
     write(TEXT + " here")
     with caplog.at_level("WARNING", "albef"):
         validated()
@@ -129,8 +123,9 @@ def test_what_cannot_be_accepted_is_said(here: Path) -> None:
     with pytest.raises(ParamsError, match=r"profile.json is missing: run `albef run --only"):
         accept("scenes")
     validated()
-    with pytest.raises(ParamsError, match="stands for no profile"):
-        accept("scenes", Path("profiles/none.json"))
+    with pytest.raises(ParamsError, match="is not in profiles, which validation depends on"):
+        accept("scenes", Path("scenes.json"))
+    Path("profiles").mkdir()
     Path("profiles/scenes.json").write_text("{}")
     with pytest.raises(ParamsError, match=r"is there already, and params.yaml does not name it"):
         accept("scenes")

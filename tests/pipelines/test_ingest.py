@@ -40,8 +40,6 @@ def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]
     """Write a params file with the values of the project's own, and one data set ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     own = {"longest_side": None, "duplicates": "keep", "screened": False, "store": None, **more}
-    none = str(ROOT / "profiles" / "none.json")
-    own = {"accepted": none, "evaluated_on": none, "augment": {}, **own}
     values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
     values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
     off = {"warn": None, "stop": None}  # a few rows are never alike
