@@ -1,4 +1,4 @@
-"""heldout@DATASET: the prints of what a data set evaluates on, which no screened one trains on."""
+"""heldout@DATASET: fingerprints of pictures evaluated on, on which no screened data set trains."""
 
 import logging
 from typing import Any
