@@ -5,7 +5,7 @@ import torch
 from albef.data.shards import Shards
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
-from albef.tasks.ranking import MAX_WORDS
+from albef.tasks.task import MAX_WORDS
 from pipelines.launch import launch
 from pipelines.stage import Stage, main
 from pipelines.trainer import fit, provenance_of, publish, training

@@ -17,8 +17,7 @@ from albef.data.shards import Shards, describe
 from albef.io import file_digest, write_atomic
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
-from albef.models.compiled import compile_blocks
-from albef.models.recompute import recompute
+from albef.models.kernels import compile_blocks, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Task, TrainingConfig
