@@ -190,9 +190,9 @@ def accept(
     Stages that depend on them stay fresh, where code is all that differs. The exit code is 1 if
     a stage refused, 2 if there was nothing to take.
     """
-    from flows.accept import main
+    from flows.accept import accept_files
 
-    return main(files)
+    return accept_files(files)
 
 
 @command(app, "release", at_root=True, interrupted="interrupted; nothing was released")
@@ -264,9 +264,9 @@ def accept_data(
     The profile of its validation is written as a suite to a file of the project, which
     params.yaml then names.
     """
-    from flows.accept_profile import main
+    from flows.accept import accept_data
 
-    main(name, file)
+    print(accept_data(name, file))
 
 
 @command(data, "data docs", at_root=True)

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, remote, results, values
-from flows import run_lock as lease
+from flows import graph, remote, results, run_lock, values
 from flows.experiments import seeds
 from flows.experiments.clone import Failure
 from flows.process import dvc, in_session
@@ -37,7 +36,7 @@ def run(
     """
     if name:
         _experiments_work()
-    with contextlib.nullcontext() if dry else lease.hold():
+    with contextlib.nullcontext() if dry else run_lock.acquire():
         values.prepare(preset, list(overrides))
         nodes = graph.read()
         layout = values.layout()
@@ -57,7 +56,7 @@ def run(
             asked = {"only": only or None, "force": force or None}
             # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
             os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-            code = in_session("flows.train", json.dumps(asked), keep=lease.hand_on())
+            code = in_session("flows.train", json.dumps(asked), keep=run_lock.descriptor())
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             if code not in (0, 1):  # the flow tells of a failed stage itself

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import psutil
 
 from albef.layout import Layout
-from flows import graph, results, values
-from flows import run_lock as lease
+from flows import graph, results, run_lock, values
 
 
 def report() -> str:
@@ -15,7 +14,7 @@ def report() -> str:
     layout = values.layout()
     rows = [row for node in graph.read().values() for row in _rows(node, layout)]
     parts = [results.table(rows, ("stage", "state"))]
-    if (process := lease.holder()) is not None:
+    if (process := run_lock.holder()) is not None:
         parts.append(f"a run is at work: process {process}, {_age(process)}")
     return "\n\n".join([*parts, results.summary(layout)])
 

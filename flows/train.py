@@ -8,7 +8,6 @@ import logging
 import signal
 import sys
 from typing import Any, Literal
-from uuid import UUID
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -19,8 +18,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
 from albef.layout import PARAMS
-from flows import graph, remote, stages, values
-from flows import run_lock as lease
+from flows import graph, remote, run_lock, stages, values
 from flows.process import die_with
 from flows.refresh import CHECKS, SOURCES, stages_of, watching
 from flows.results import show_progress
@@ -43,8 +41,7 @@ def train(
         refresh: read all sources again first, and stop where that changes no data set; else check
             the data sets that changed (``data``) or bring everything up to date (``all``).
     """
-    run = runtime.flow_run.id
-    with lease.hold(), lease.flow_run(UUID(run) if run else None):
+    with run_lock.acquire(), run_lock.flow_run(runtime.flow_run.id):
         stages.starting()
         try:
             return _refresh(refresh, only, force) if refresh else _train(only or [], force or [])

@@ -12,8 +12,7 @@ from gto.exceptions import GTOException
 
 from albef.config import ParamsError, nearest, read_yaml
 from albef.layout import PARAMS, Layout
-from flows import git, graph, results, values
-from flows import run_lock as lease
+from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, named, path_at
 
 CARDS = Path("releases")
@@ -43,7 +42,7 @@ def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: boo
         ParamsError: what cannot be done at all.
     """
     try:
-        with lease.hold():
+        with run_lock.acquire():
             if back:
                 go_back(run, stage, approve)
             else:
