@@ -142,8 +142,11 @@ def find(
 ) -> None:
     """Find the pictures of a test split that fit a text best."""
     from albef.commands.find import main
+    from albef.commands.project import Project
 
-    main(text, run, k, show)
+    project = Project()
+    shards = project.shards(run, "test")
+    main(project.layout.export(run), shards, text, k, Path(".albef/find"), show=show)
 
 
 @command(app, "ask", code=1, at_root=True)
@@ -155,8 +158,9 @@ def ask(
 ) -> None:
     """Answer a question about a picture."""
     from albef.commands.ask import main
+    from albef.commands.project import Project
 
-    main(image, question, run, k)
+    main(Project().checkpoint(run), image, question, k)
 
 
 @command(app, "explain", code=1)
@@ -206,9 +210,11 @@ def submit(
     ] = None,
 ) -> None:
     """Write or check the answers of a VQA run, as a challenge takes them."""
+    from albef.commands.project import Project
     from albef.commands.submit import main
 
-    main(run, split, out, check)
+    project = Project()
+    main(project.dataset(run), project.layout.predictions(run), split, out, check)
 
 
 @command(app, "import")
@@ -267,15 +273,11 @@ command(app, "serve", code=1)(serve)
 
 def _checkpoint(given: str) -> Path:
     """The folder of a checkpoint, or of the one with this name in the project around."""
-    from albef.config import read_yaml, validate
-    from albef.layout import PARAMS, Layout, Paths
-
     if (Path(given) / "config.json").is_file():
         return Path(given)
-    root = project_root()
-    params = root / PARAMS
-    paths = validate(Paths, read_yaml(params).get("paths"), where=str(params), key="paths")
-    return root / Layout(paths).model(given)
+    from albef.commands.project import Project
+
+    return Project(project_root()).layout.model(given)
 
 
 if __name__ == "__main__":

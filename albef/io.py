@@ -7,6 +7,7 @@ machine's role, as for any S3 client.
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -19,6 +20,20 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None
 
 
 @contextlib.contextmanager

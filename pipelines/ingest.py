@@ -22,13 +22,13 @@ from albef.data.store import Store
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.duplicates import Twin
-from albef.ingest.pool import Given, prepared
+from albef.ingest.pool import Given, portions, prepared
 from albef.ingest.prepare import Rules
 from albef.ingest.shard_writer import ShardWriter
 from albef.ingest.sources import files_of, licences_of
 from albef.io import file_digest
 from pipelines.quarantine import compared, names_of, set_aside
-from pipelines.rows import batches, logged, read_config, read_rows, sha
+from pipelines.rows import digest_of, logged, read_config, read_rows, sha
 from pipelines.stage import Stage, main, write_json
 from pipelines.workdir_lock import alone
 
@@ -111,7 +111,8 @@ def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
     def missing() -> Iterator[Given]:
         number = -1
         rows = logged(read_rows(config.sources, stage))
-        for number, (batch, digest) in enumerate(batches(rows, _ROWS, _BYTES)):
+        for number, batch in enumerate(portions(rows, _ROWS, _BYTES)):
+            digest = digest_of(batch)
             if number < len(blocks):
                 if blocks.digest(number) == digest:
                     continue

@@ -19,13 +19,12 @@ from albef.evaluation.behaviour.judging import prepare
 from albef.models.weights import load_checkpoint
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Measured, Tested, measure
-from albef.report.card import markdown
-from albef.report.card_content import Compared, Evaluation
+from albef.report import card as model_card
+from albef.report.card import Compared, Evaluation, read_datasets, training_facts
 from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
-from pipelines.cards import datasets, read_card, told_of
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
 from pipelines.runs import run_of
@@ -67,7 +66,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     tested = _tested(stage, config.dataset, kind)
     new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
-    used = tuple(datasets(stage.params, stage.layout, stage.key, (own.dataset, own.split)))
+    used = tuple(read_datasets(stage.params, stage.layout, stage.key, (own.dataset, own.split)))
     found = {data.name: data.shared for data in used if data.trained and data.shared is not None}
     rows.append(contaminated(gate, len(split), found))
     evaluation = Evaluation(
@@ -86,14 +85,14 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         **facts["provenance"],
         "manifest, SHA-256": manifest.digest(folder),
         "checkpoint, SHA-256": checkpoint.digest,
-        **dict(told_of({k: v for k, v in written.provenance.items() if k != "checkpoint"})),
+        **training_facts({k: v for k, v in written.provenance.items() if k != "checkpoint"}),
         "test data, SHA-256": split.digest,
         "ONNX opset": written.onnx.opset,
         "ONNX Runtime": ort.__version__,
     }
-    card = read_card(stage.params, stage.layout, stage.key)
+    card = model_card.read(stage.params, stage.layout, stage.key)
     assert card is not None  # its metrics, checkpoint and export have been read
-    page = markdown(
+    page = model_card.render(
         replace(
             card,
             version=facts["version"],

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from albef.config import ParamsError, Section, validate
+from albef.data.record import Record
 from albef.data.refusal import Refusal
 from albef.ingest.config import RowsConfig
 from albef.ingest.pool import Given
@@ -52,53 +53,32 @@ def read_rows(
     for name, source in sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
         seed = int(sha([stage.data_seed, stage.key, name])[:12], 16)
-        last_id = first_id - 1
-        rows = rows_of(source, seed, stage.scratch_root, most)
-        line = 0
-        while True:
-            try:
-                row = next(rows, None)
-            except ParamsError as error:
-                where = f"{PARAMS}: datasets.{stage.key}.sources.{name}"
-                raise ParamsError(f"{where}: {error}") from None
-            if row is None:
-                break
-            line += 1
-            if isinstance(row, Refusal):
-                yield row.line, dataclasses.replace(row, source=name)
-                continue
-            last_id = max(last_id, first_id + row.image_id)
-            named = dataclasses.replace(
-                row, key=f"{name}-{row.key}", image_id=first_id + row.image_id, source=name
-            )
-            yield line, named
-        first_id = last_id + 1
+        next_id = first_id
+        try:
+            for line, row in enumerate(rows_of(source, seed, stage.scratch_root, most), 1):
+                if isinstance(row, Refusal):
+                    yield row.line, dataclasses.replace(row, source=name)
+                    continue
+                image_id = first_id + row.image_id
+                next_id = max(next_id, image_id + 1)
+                key = f"{name}-{row.key}"
+                yield line, dataclasses.replace(row, key=key, image_id=image_id, source=name)
+        except ParamsError as error:
+            where = f"{PARAMS}: datasets.{stage.key}.sources.{name}"
+            raise ParamsError(f"{where}: {error}") from None
+        first_id = next_id
 
 
-def batches(rows: Iterable[Given], most: int, most_bytes: int) -> Iterator[tuple[list[Given], str]]:
-    """Rows in lists of at most ``most`` rows, each closed at so many bytes of pictures, with a
-    digest of all that they hold.
-    """
-    batch: list[Given] = []
-    size = 0
+def digest_of(rows: Iterable[Given]) -> str:
+    """SHA-256 of all that rows hold."""
     digest = hashlib.sha256()
     for line, row in rows:
-        batch.append((line, row))
-        told: tuple[object, ...]
-        if isinstance(row, Refusal):
-            told = (line, row)
-        else:
-            told = (line, row.key, row.captions, row.image_id, row.split, row.source, row.meta)
+        if isinstance(row, Record):
             for image in row.images:
-                digest.update(len(image).to_bytes(8, "big"))
-                digest.update(image)
-                size += len(image)
-        digest.update(repr(told).encode(errors="backslashreplace"))
-        if len(batch) == most or size >= most_bytes:
-            yield batch, digest.hexdigest()
-            batch, size, digest = [], 0, hashlib.sha256()
-    if batch:
-        yield batch, digest.hexdigest()
+                digest.update(len(image).to_bytes(8, "big") + image)
+            row = dataclasses.replace(row, image=b"", more=())
+        digest.update(repr((line, row)).encode(errors="backslashreplace"))
+    return digest.hexdigest()
 
 
 def logged(rows: Iterable[T]) -> Iterator[T]:

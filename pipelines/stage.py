@@ -26,6 +26,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.io import file_digest
+from albef.io import read_json as read_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
@@ -285,13 +286,3 @@ def write_json(path: Path, value: object) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None

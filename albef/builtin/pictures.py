@@ -44,7 +44,7 @@ class Config(view.Drawn):
     """Side of a picture."""
     splits: view.Splits
     """Number of pictures by split; one of each thing at most where it is evaluated."""
-    caption_noise: Annotated[float, Field(ge=0, le=1)]
+    caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of training pictures whose caption is wrong or says nothing."""
 
 

@@ -33,7 +33,7 @@ class Config(view.Drawn):
     """How many different things there are."""
     splits: view.Splits
     """Number of scenes by split; evaluated scenes differ from each other."""
-    questions: Annotated[int, Field(ge=1, le=len(TYPES))]
+    questions: Annotated[int, Field(ge=1, le=len(TYPES))] = 4
     """Questions about a scene, each of another type."""
 
 

@@ -26,11 +26,11 @@ class Config(view.Drawn):
 
     splits: dict[Literal["train", "val", "test", "pairs"], view.Count]
     """Number of scenes by split; ``pairs`` holds scenes that differ two by two in one thing."""
-    captions: Annotated[int, Field(ge=1, le=3)]
+    captions: Annotated[int, Field(ge=1, le=3)] = 2
     """Number of different captions of a training scene; evaluated scenes have one."""
-    caption_noise: Annotated[float, Field(ge=0, le=1)]
+    caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of training scenes whose captions are wrong or say nothing."""
-    unseen: Annotated[float, Field(ge=0, le=1)]
+    unseen: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of evaluated scenes whose things never stand together in a training scene."""
 
     @field_validator("splits")

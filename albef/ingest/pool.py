@@ -33,7 +33,7 @@ def prepared(rows: Iterable[Given], rules: Rules, processes: int) -> Iterator[Ma
     A row whose decoder ends its process is set aside, and the others go on.
     """
     if not processes:
-        for portion in _portions(rows):
+        for portion in portions(rows, _ROWS, _BYTES):
             yield from _portion(portion, rules)
         return
     pool = _Pool(rules, processes)
@@ -51,7 +51,7 @@ class _Pool:
 
     def run(self, rows: Iterable[Given]) -> Iterator[Made]:
         waiting: deque[tuple[list[Given], Future[list[Made]]]] = deque()
-        for portion in _portions(rows):
+        for portion in portions(rows, _ROWS, _BYTES):
             waiting.append((portion, self._submit(portion)))
             if len(waiting) > _AHEAD * self._processes:
                 yield from self._result(*waiting.popleft())
@@ -102,13 +102,14 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _portions(rows: Iterable[Given]) -> Iterator[list[Given]]:
+def portions(rows: Iterable[Given], most: int, most_bytes: int) -> Iterator[list[Given]]:
+    """Rows in lists of at most ``most`` rows, each closed at so many bytes of pictures."""
     portion: list[Given] = []
     size = 0
     for line, row in rows:
         portion.append((line, row))
         size += 0 if isinstance(row, Refusal) else sum(map(len, row.images))
-        if len(portion) == _ROWS or size >= _BYTES:
+        if len(portion) == most or size >= most_bytes:
             yield portion
             portion, size = [], 0
     if portion:

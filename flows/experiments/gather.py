@@ -23,9 +23,8 @@ from albef.report.comparison import (
     Value,
     metrics_of,
 )
-from albef.report.examples import spread
-from albef.report.metrics import flatten
-from albef.report.wording import plain
+from albef.report.pictures import spread
+from albef.report.wording import flatten, format_value
 from flows.experiments.revisions import differing_code, opened, subject
 from flows.experiments.sides import ELSEWHERE, Sides
 from flows.results import COLUMNS
@@ -248,7 +247,7 @@ def _numbers(section: object) -> Iterator[tuple[str, float]]:
 def _values(params: Sequence[Mapping[str, Any]]) -> Iterator[Value]:
     flat = [dict(flatten({k: v for k, v in p.items() if k not in ELSEWHERE})) for p in params]
     for key in dict.fromkeys(key for side in flat for key in side):
-        found = [plain(side[key]) if key in side else "" for side in flat]
+        found = [format_value(side[key]) if key in side else "" for side in flat]
         if len(set(found)) > 1:
             yield Value(key, tuple(found))
 

@@ -84,7 +84,7 @@ def test_many_files_become_a_pattern_that_names_no_other(tmp_path: Path) -> None
     [
         ("a.tsv", "a dog\thttp://a.test/1\n", {"header": ["caption", "url"], "url": "url"}),
         ("a.tsv", "http://a.test/1\ta dog\n", {"header": ["url", "caption"], "format": "tsv"}),
-        ("a.csv", "URL,TEXT\nhttp://a.test,a\n", {"header": None, "url": "URL", "caption": "TEXT"}),
+        ("a.csv", "URL,TEXT\nhttp://a.test,a\n", {"url": "URL", "caption": "TEXT"}),
         ("a.csv", '\ufeffid,image_url,"title"\n', {"url": "image_url", "caption": "title"}),
     ],
 )
@@ -93,7 +93,6 @@ def test_lists(tmp_path: Path, name: str, text: str, expected: dict[str, Any]) -
     own = read(tmp_path / name)
     assert {**own, **expected} == own
     assert own["download"] == DOWNLOAD
-    assert not own["download"]["allow_loopback"]
 
 
 def test_json_of_annotations(tmp_path: Path) -> None:

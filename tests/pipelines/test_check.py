@@ -15,10 +15,9 @@ from ruamel.yaml import YAML
 from albef.cli import main
 from albef.config import ParamsError, validate
 from albef.data.refusal import Reason
-from albef.loading.dataset import DatasetConfig
+from albef.ingest.config import RowsConfig
 from pipelines import heldout, ingest
-from pipelines.check import check
-from pipelines.check_words import told
+from pipelines.check import check, render
 from pipelines.stage import Stage
 from tests.data import toy
 from tests.ingest.bad_rows import LIMITS
@@ -90,7 +89,7 @@ def test_whole_and_yield_and_repeated(here: Path) -> None:
     result = check("toy", 100)
     assert result["repeated"] == {"exact": 1, "near": 1, "dropped": 2, "rule": "drop_near"}
     assert (result["rows"], result["kept"], result["stops"]) == (5, 2, True)
-    words = told(result)
+    words = render(result)
     assert "ingest would stop: 40 % kept, ingest.min_yield is 0.5" in words
     assert "own (annotations): all 5 rows\n  kept 2 (40 %)\n" in words
     assert "set aside 1 (20 %): no_image\n    first: row 5, none.jpg: " in words
@@ -99,7 +98,7 @@ def test_whole_and_yield_and_repeated(here: Path) -> None:
     assert some["sources"]["own"]["total"] == some["whole"]["rows"] == 5
     assert some["whole"]["kept"] == 5
     assert not some["stops"]
-    assert "the first 2 rows of about 5" in told(some)
+    assert "the first 2 rows of about 5" in render(some)
 
 
 def test_each_source_is_as_its_own_first_rows(here: Path) -> None:
@@ -120,7 +119,7 @@ def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> N
     (here / "params.yaml").write_text(json.dumps(values))
     result = check("toy", 100)
     assert result["not_compared"] == ["products/heldout/coco.parquet"]
-    assert "not compared with products/heldout/coco.parquet" in told(result)
+    assert "not compared with products/heldout/coco.parquet" in render(result)
     heldout.run(Stage("heldout", "coco"))
     result = check("toy", 100)
     assert result["sources"]["own"]["set_aside"]["contamination"]["count"] == 2
@@ -142,10 +141,10 @@ def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
     (here / "in").mkdir()
     bad.folder(here)
     result = check("in", 3)
-    words = told(result)
+    words = render(result)
     lines = words[words.index("To take it, write under datasets in params.yaml:\n") :]
     [(name, section)] = YAML(typ="safe").load(lines.partition("\n")[2]).items()
-    read = validate(DatasetConfig, section, where="told")
+    read = validate(RowsConfig, section, where="shown")
     assert name == "in"
     assert read.sources["in"].model_dump(exclude={"licences"}) == {
         "kind": "folder", "path": "in", "split": "train"
@@ -160,7 +159,7 @@ def test_a_list_that_is_named_by_its_path_asks_no_private_address(here: Path) ->
     own = result["sources"]["list"]
     assert own["set_aside"]["private_address"]["count"] == own["rows"] == 5
     assert result["stops"]
-    assert "# user_agent: say who asks and how to reach you\n  list:\n" in told(result)
+    assert "# user_agent: say who asks and how to reach you\n  list:\n" in render(result)
 
 
 @pytest.mark.parametrize(

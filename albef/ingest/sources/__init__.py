@@ -148,5 +148,5 @@ class SourcesConfig(Section):
 
     sources: Annotated[dict[str, Annotated[Section, PlainValidator(_read)]], Field(min_length=1)]
     """Sources by name; the fields of each are those of its ``kind``."""
-    shard_mb: Annotated[int, Field(ge=1)]
+    shard_mb: Annotated[int, Field(ge=1)] = 512
     """Largest size of a shard in MiB."""

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from albef.report import figures
-from albef.report.dataset import Tally
 from albef.report.figures import Chart
+from albef.report.wording import format_number
 
 COLUMNS = ("captions", "caption_words", "width", "height", "size", "meta")
 """Columns of the index that are looked at."""
@@ -25,7 +26,19 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _LONGEST = 120  # letters of a caption or answer that are shown
 
 
-def histograms(table: pa.Table) -> Iterator[Chart]:
+@dataclass(frozen=True)
+class Tally:
+    """What is most frequent of something: (text, how often), the most frequent first.
+
+    ``note`` says how many there are in all.
+    """
+
+    title: str
+    note: str
+    entries: tuple[tuple[str, int], ...]
+
+
+def draw_histograms(table: pa.Table) -> Iterator[Chart]:
     """Of captions and pictures; of what is the same everywhere there is none.
 
     Args:
@@ -43,17 +56,12 @@ def histograms(table: pa.Table) -> Iterator[Chart]:
         ("Bytes of a picture", "KiB", table["size"].to_numpy() / 1024),
     )
     for title, unit, values in measured:
-        edges, found = binned(np.asarray(values, float)) if len(values) else ([], [])
-        if len(found) > 1:
-            yield _histogram(title, unit, values, edges, found)
-
-
-def _histogram(
-    title: str, unit: str, values: NDArray[Any], edges: list[float], counts: list[int]
-) -> Chart:
-    median = figures.show(float(np.median(values)))
-    svg = figures.histogram(edges, counts, x_label=unit, name=f"{title}, median {median} {unit}")
-    return Chart(title, f"median {median}", (), svg)
+        edges, bins = binned(np.asarray(values, float)) if len(values) else ([], [])
+        if len(bins) > 1:
+            median = format_number(float(np.median(values)))
+            name = f"{title}, median {median} {unit}"
+            svg = figures.histogram(edges, bins, x_label=unit, name=name)
+            yield Chart(title, f"median {median}", (), svg)
 
 
 def binned(values: NDArray[np.float64]) -> tuple[list[float], list[int]]:
@@ -77,11 +85,9 @@ def tallies(table: pa.Table) -> Iterator[Tally]:
     """The most frequent captions, words, and labels or answers where records have them."""
     captions: Counter[str] = Counter()
     words: Counter[str] = Counter()
-    for said in pc.list_flatten(table["captions"]).to_pylist():
-        captions[_short(said)] += 1
-        words.update(_WORD.findall(said.lower()))
-    yield _tally("Captions", captions, f"{len(captions):,} different of {captions.total():,}")
-    yield _tally("Words", words, f"{len(words):,} different of {words.total():,}")
+    for caption in pc.list_flatten(table["captions"]).to_pylist():
+        captions[_short(caption)] += 1
+        words.update(_WORD.findall(caption.lower()))
     labels: Counter[str] = Counter()
     answers: Counter[str] = Counter()
     for text in table["meta"].to_pylist():
@@ -89,15 +95,17 @@ def tallies(table: pa.Table) -> Iterator[Tally]:
             meta = json.loads(text)
             labels.update(_label(meta))
             answers.update(_answer(meta))
-    for title, found in (("Labels", labels), ("Answers", answers)):
-        if found:
-            yield _tally(title, found, f"{len(found):,} different of {found.total():,} records")
-
-
-def _tally(title: str, found: Counter[str], aside: str) -> Tally:
-    first = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN]
-    again = [entry for entry in first if entry[1] > 1]
-    return Tally(title, aside, tuple(again or first))
+    for title, of, counts in (
+        ("Captions", "", captions),
+        ("Words", "", words),
+        ("Labels", " records", labels),
+        ("Answers", " records", answers),
+    ):
+        if counts or not of:
+            first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN]
+            again = [entry for entry in first if entry[1] > 1]
+            note = f"{len(counts):,} different of {counts.total():,}{of}"
+            yield Tally(title, note, tuple(again or first))
 
 
 def _label(meta: Mapping[str, Any]) -> Iterator[str]:
@@ -110,7 +118,7 @@ def _answer(meta: Mapping[str, Any]) -> Iterator[str]:
     """The heaviest answer, the first of equal ones."""
     answers = meta.get("answers")
     if isinstance(answers, Mapping) and answers:
-        yield _short(max(sorted(answers), key=lambda own: float(answers[own])))
+        yield _short(max(sorted(answers), key=lambda answer: float(answers[answer])))
     elif isinstance(answers, list) and answers:
         yield _short(str(answers[0]))
 
