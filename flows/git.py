@@ -9,6 +9,12 @@ from typing import NamedTuple
 
 from albef.config import ParamsError
 
+NOBODY = (
+    "git does not know who you are; tell it with `git config user.name NAME` and "
+    "`git config user.email ADDRESS`"
+)
+"""What to say where git refuses to commit."""
+
 
 class Upstream(NamedTuple):
     """Where the branch goes.
@@ -33,8 +39,8 @@ def git(*args: str) -> str:
         ["git", *args], capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise ParamsError(f"`git {' '.join(args)}` failed: {said or done.returncode}")
+        reason = " ".join((done.stderr or done.stdout).split()) or done.returncode
+        raise ParamsError(f"`git {' '.join(args)}` failed: {reason}")
     return done.stdout.strip()
 
 
@@ -84,10 +90,7 @@ def uncommitted(needed: Sequence[Path], apart: Sequence[Path] = ()) -> Iterator[
     if strange := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
         yield f"{', '.join(strange)} is not in git; `git add` and commit it"
     if ask("var", "GIT_COMMITTER_IDENT") is None:
-        yield (
-            "git does not know who you are; tell it with `git config user.name NAME` and "
-            "`git config user.email ADDRESS`"
-        )
+        yield NOBODY
 
 
 def unpushed() -> Iterator[str]:

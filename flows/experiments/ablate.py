@@ -16,10 +16,11 @@ from typing import Any
 from albef.config import ParamsError, read_yaml, validate
 from albef.layout import Runtime
 from albef.report.ablation import Ladder, Result, Table, markdown
+from albef.report.wording import format_duration
 from flows import git, values
 from flows.experiments import variations
 from flows.experiments.clone import Outcome, Variation
-from flows.results import duration, table
+from flows.results import table
 
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
@@ -158,8 +159,8 @@ class _Clock:
         self._took.append(outcome.seconds)
         left = self._count - len(self._took)
         mean = sum(self._took) / len(self._took)
-        return f"{len(self._took)} of {self._count}, {duration(outcome.seconds)}" + (
-            f", about {duration(math.ceil(left / self._jobs) * mean)} left" if left else ""
+        return f"{len(self._took)} of {self._count}, {format_duration(outcome.seconds)}" + (
+            f", about {format_duration(math.ceil(left / self._jobs) * mean)} left" if left else ""
         )
 
 

@@ -9,8 +9,8 @@ import pytest
 import albef
 from albef.config import ParamsError
 from flows import git
-from flows.releases.registry import Registry, annotate, named
-from flows.releases.release import _stale
+from flows.releases.registry import Registry, annotate, check_names
+from flows.releases.release import stale_reasons
 from tests.flows.shop import another, build
 from tests.flows.toy import Toy
 
@@ -176,9 +176,9 @@ def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
 
 
 def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> None:
-    assert list(_stale("retrieval")) == []
+    assert list(stale_reasons("retrieval")) == []
     shutil.rmtree("made/data")  # of a stage above
-    assert list(_stale("retrieval")) == []
+    assert list(stale_reasons("retrieval")) == []
     with open("made/models/retrieval/config.json", "a") as file:
         file.write("\n")
     shutil.rmtree("products/exports")
@@ -286,6 +286,6 @@ def test_what_cannot_be_done_is_a_sentence(project: Toy, arguments: str, says: s
 
 
 def test_names_are_what_gto_takes() -> None:
-    named("as_it_is", "prod")
+    check_names("as_it_is", "prod")
     with pytest.raises(ParamsError, match="coco_ cannot be a name"):
-        named("coco_", "prod")
+        check_names("coco_", "prod")
