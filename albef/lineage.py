@@ -92,21 +92,16 @@ class _Validation(_Schema):
 
 @dataclass(frozen=True)
 class Step:
-    """A product or source.
+    """A product or source: what it is, as ``checkpoint``, its name, and what it was made of.
 
     Attributes:
-        what: it is, as ``checkpoint``.
-        name: of it.
         path: where it lies, or should; "" where that is not known.
         digest: SHA-256 that is known of it, or of what is at hand; "" where neither is.
-        state: of the file at hand.
-        at_hand: digest of the file at hand where that is another one; "" otherwise.
+        state: of the file at hand, whose digest is ``at_hand`` where that is another one.
         facts: what it tells of itself.
-        code: of the stage that made it: digest and whether the code at hand is the same; None
-            where it does not tell.
-        record: of the run that made it, or another one of its name; None where there is none.
+        code: digest of the code that made it, and whether that at hand is the same.
+        record: of the run that made it, or of another run of that stage.
         recorded: whether the record names the file at hand; "" where it names none.
-        origins: what it was made of.
     """
 
     what: str
@@ -133,8 +128,8 @@ class Project:
     """What is known of the project around a product, where its relatives lie.
 
     Attributes:
-        root: of it.
-        layout: of one of its params files, by full paths.
+        root: what run records name their products from.
+        layout: of one of its params files.
         runs: keys of ``tasks``.
         code: digest of the code of a stage as it is at hand, by address; "" where it is not known.
     """
@@ -161,12 +156,8 @@ def _digest_at(path: Path) -> str:
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
-    """The chain of a product.
-
-    Args:
-        path: an export, checkpoint, data set, search, or any file of one; or metrics,
-            predictions, curves, a verdict, the report or a run record of a project.
-        project: around it; without one it speaks for itself.
+    """The chain of a product: of an export, checkpoint, data set or search, or any file of one; of
+    a project also of metrics, predictions, curves, a verdict, the report or a run record.
 
     Raises:
         LineageError: nothing is there, or it is no product.
@@ -274,8 +265,7 @@ def _step(
         at_hand: what is compared with ``digest``; None takes the digest of the file.
         code: digest of the code that made it, as it tells.
         origins: what it was made of.
-        known: of the step: ``digest``, as its child tells, ``facts``, and a ``state`` that is not
-            that of the digest.
+        known: ``digest``, as its child tells, ``facts``, and a ``state`` not of the digest.
     """
     of_file = _digest_at(path / file) if path else ""
     at_hand = of_file if at_hand is None else at_hand
@@ -306,11 +296,7 @@ def _step(
 
 
 def of_export(folder: Path, project: Project | None) -> Step:
-    """The chain of an exported folder, wherever it lies.
-
-    Raises:
-        ValueError: its manifest is damaged.
-    """
+    """The chain of an exported folder, wherever it lies."""
     manifest = read_as(_Manifest, folder / MANIFEST) or _Manifest()
     files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
     for name, known in manifest.files.items():
@@ -345,19 +331,15 @@ def of_checkpoint(
     repeated: _Provenance | None = None,
     after: tuple[str, ...] = (),
 ) -> Step:
-    """The chain of a checkpoint.
+    """The chain of a checkpoint, which lies in ``folder`` or where the project keeps it.
 
     Args:
         name: as ``init`` names it.
-        project: around it.
-        folder: where it lies; None looks where the project keeps it.
-        digest: of its weights, as its child tells.
-        repeated: its provenance, as its child tells.
+        digest, repeated: of its weights, and its provenance, as its child tells.
         after: checkpoints that came of it.
 
     Raises:
         LineageError: it came of itself.
-        ValueError: a file of it is damaged.
     """
     if name in after:
         raise LineageError(f"checkpoint {name} tells that it comes from itself: make it again")
@@ -439,12 +421,7 @@ def _of_data(
 ) -> Step:
     """The chain of a data set: its index is read and its digest made again.
 
-    Args:
-        name: of it.
-        project: around it.
-        folder: where it lies; None looks where the project keeps it.
-        digest: of its records, as its child tells.
-        repeated: what its child tells of it.
+    ``digest`` and ``repeated`` are what its child tells of it.
     """
     kept = project.layout.data(name) if project else None
     folder, at_hand = folder or kept, ""
@@ -580,12 +557,7 @@ def to_json(step: Step) -> str:
 
 
 def render(step: Step, here: Path) -> str:
-    """A chain as a tree; what was written once is not written again.
-
-    Args:
-        step: the first.
-        here: folder that paths are shown from.
-    """
+    """A chain as a tree, with paths as seen from a folder; nothing is written twice."""
     return "\n".join(_tree(step, here, set()))
 
 

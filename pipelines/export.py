@@ -22,8 +22,7 @@ from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
 from pipelines.device_lock import device_slot
-from pipelines.runs import run_of
-from pipelines.stage import Stage, main, write_json
+from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # records of the task's own prediction

@@ -27,8 +27,7 @@ from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import ExportConfig, First
-from pipelines.runs import run_of
-from pipelines.stage import Stage, write_json
+from pipelines.stage import Stage, run_of, write_json
 
 log = logging.getLogger("albef")
 

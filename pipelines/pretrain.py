@@ -9,12 +9,11 @@ from albef.tasks.ranking import MAX_WORDS
 from pipelines.launch import launch
 from pipelines.stage import Stage, main
 from pipelines.trainer import (
+    data_values,
     fingerprint,
     fit,
     origin_of,
     publish,
-    seed_everything,
-    seen_as,
     training,
     verified_digest,
 )
@@ -25,7 +24,7 @@ def run(stage: Stage) -> None:
     config = stage.section("pretrain", Config)
     data_digest = verified_digest(stage, config.dataset)
     with training(stage) as device:
-        seed_everything(stage.seed)
+        torch.manual_seed(stage.seed)
         tokenizer = _tokenizer(stage, config)
         task = Task(config, tokenizer)
         provenance = {"dataset": config.dataset, "data": data_digest, "seed": stage.seed}
@@ -33,16 +32,10 @@ def run(stage: Stage) -> None:
             provenance["start"] = start
         values = config.model_dump()
         folder = stage.scratch(
-            fingerprint({"values": values, **provenance, **seen_as(stage, config.dataset)})
+            fingerprint({"values": values, **provenance, **data_values(stage, config.dataset)})
         )
         stage.record |= fit(
-            stage,
-            task,
-            config,
-            dataset=config.dataset,
-            device=device,
-            folder=folder,
-            label="pretrain",
+            stage, task, config, dataset=config.dataset, device=device, folder=folder
         )
     publish(
         stage,

@@ -6,6 +6,7 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -19,13 +20,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
-from albef.io import file_digest
+from albef.io import file_digest, write_atomic
 from albef.io import read_json as read_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
@@ -33,6 +34,9 @@ from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
 from albef.run_record import code_digest, code_files, declared_files, keep, spent, surroundings
+
+if TYPE_CHECKING:  # stages of data need no torch
+    from albef.tasks.task import RunConfig, RunTask
 
 S = TypeVar("S", bound=Section)
 GRAPH = Path("dvc.yaml")
@@ -149,6 +153,24 @@ class Stage:
     def scratch_root(self) -> Path:
         """The folder of all work in progress."""
         return self.runtime.scratch_root
+
+
+class Run(NamedTuple):
+    """An entry of ``tasks``."""
+
+    config: "RunConfig"
+    """Its values; ranges may be unfilled."""
+    task: "type[RunTask]"
+    """The class of its kind."""
+
+
+def run_of(stage: Stage) -> Run:
+    """The run that the stage works on, read by its kind: the file of that name in albef/tasks."""
+    entry: Any = stage.params.get("tasks", {}).get(stage.key)
+    if not isinstance(entry, dict) or "kind" not in entry:
+        raise ParamsError(f"{PARAMS}: tasks.{stage.key} is missing, or has no kind")
+    module = importlib.import_module(f"albef.tasks.{entry['kind']}")
+    return Run(stage.section(f"tasks.{stage.key}", module.Config), module.Task)
 
 
 def code_of(address: str, params: Mapping[str, Any]) -> str:
@@ -282,7 +304,5 @@ def _write_record(stage: Stage, started: float) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON with sorted keys, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    part.replace(path)
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    write_atomic(path, text + "\n")

@@ -25,65 +25,38 @@ from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
+from albef.training.progress import progress
 from albef.training.state import kept
-from albef.training.watch import at_chance
-from pipelines.device_lock import device_slot
-from pipelines.progress import progress
+from albef.training.tracking import at_chance
+from pipelines.device_lock import device_of, held_device
 from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, first
 
+TRIAL = "trial.json"
+"""In the scratch folder of a training that a trial of a search has finished: which one, and how."""
 log = logging.getLogger("albef")
-
-
-def device_of(stage: Stage) -> torch.device:
-    """The device that ``runtime`` names, and the number of threads set; ``auto`` takes a GPU."""
-    if stage.runtime.threads:
-        torch.set_num_threads(stage.runtime.threads)
-    name = stage.runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"runtime.device {name} is not auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"runtime.device is {name}, but torch finds no GPU here; use auto or cpu")
-    return device
 
 
 @contextlib.contextmanager
 def training(stage: Stage) -> Iterator[torch.device]:
     """The device to train on, held while inside, alone or as one of several processes."""
-    device = device_of(stage)
     if launched():  # the launching stage holds the device
+        device = device_of(stage)
         threads = stage.runtime.threads or os.cpu_count() or 1
         torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
-        with joined(device) as own, counted(stage, own):
-            yield own
+        with joined(device) as device:
+            gpus = world().size if device.type == "cuda" else 0
+            with stage.holding(gpus):
+                yield device
     elif WORKER in os.environ:  # so does the stage of a worker
-        threads = torch.get_num_threads() // int(os.environ[WORKERS])
-        torch.set_num_threads(max(1, threads))
+        device = device_of(stage)
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ[WORKERS])))
         if device.type == "cuda" and device.index is None:
             number = int(os.environ[WORKER]) % torch.cuda.device_count()
             device = torch.device("cuda", number)
         yield device
     else:
-        with device_slot(str(device), stage.runtime.threads), counted(stage, device):
+        with held_device(stage) as device:
             yield device
-
-
-def counted(
-    stage: Stage, device: torch.device, workers: int = 1
-) -> contextlib.AbstractContextManager[None]:
-    """Count the time that GPUs are held, one for each process, for the run record.
-
-    Args:
-        stage: the running stage.
-        device: that is held.
-        workers: of a search, which share the GPUs of the machine.
-    """
-    if device.type != "cuda":
-        return stage.holding(0)
-    return stage.holding(world().size * min(workers, torch.cuda.device_count()))
 
 
 def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
@@ -117,7 +90,7 @@ def provenance_of(
         "parent": config.init,
         "parent_weights": init.digest,
     }
-    values = {"values": config.model_dump(), **seen_as(stage, config.dataset)}
+    values = {"values": config.model_dump(), **data_values(stage, config.dataset)}
     return provenance, fingerprint(values | provenance)
 
 
@@ -143,7 +116,7 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
     return origin
 
 
-def seen_as(stage: Stage, dataset: str) -> dict[str, Any]:
+def data_values(stage: Stage, dataset: str) -> dict[str, Any]:
     """What training depends on of a data set's section: for fingerprints.
 
     How much may be damaged is not of it: a training that was stopped by that goes on.
@@ -154,11 +127,6 @@ def seen_as(stage: Stage, dataset: str) -> dict[str, Any]:
 
 class EndedEarly(Exception):
     """A training was ended after an epoch, as ``on_epoch`` asked."""
-
-
-def seed_everything(seed: int) -> None:
-    """Start torch's generators, from which initial weights are drawn, from ``seed``."""
-    torch.manual_seed(seed)
 
 
 def verified_digest(stage: Stage, dataset: str) -> str:
@@ -185,7 +153,7 @@ def fit(
     dataset: str,
     device: torch.device,
     folder: Path,
-    label: str,
+    label: str = "",
     on_epoch: Callable[[int, dict[str, float]], bool] | None = None,
 ) -> dict[str, Any]:
     """Train on a data set's train split, validating on its val split after each epoch.
@@ -197,7 +165,7 @@ def fit(
         dataset: name of the data set.
         device: where to train.
         folder: scratch of this training, named by its fingerprint.
-        label: shown with the progress.
+        label: shown with the progress; the stage's address where it is left out.
         on_epoch: given the epoch, from 1, and its validation metrics; true ends the training. Of
             several processes the first one alone validates and is asked.
 
@@ -207,6 +175,7 @@ def fit(
     Raises:
         EndedEarly: ``on_epoch`` said so.
     """
+    label = label or stage.address
     data = stage.layout.data(dataset)
     if not config.epochs:  # a run that takes its start as it is needs no train split
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
@@ -248,15 +217,15 @@ def fit(
         return metrics, bool(on_epoch and on_epoch(epoch, metrics))
 
     def validate(epoch: int) -> dict[str, float]:
-        metrics, ended = processes.told(lambda: judge(epoch))
+        metrics, ended = processes.broadcast(lambda: judge(epoch))
         stage.tally()
         if ended:
             raise EndedEarly
         return metrics
 
     try:
-        with progress(label) as show:
-            facts: dict[str, Any] = train(
+        with progress(label, bar=WORKER not in os.environ) as show:
+            facts = train(
                 task,
                 config,
                 loader,
@@ -267,7 +236,7 @@ def fit(
                 validate=validate,
                 progress=show,
             )
-        return facts | {"damaged": loader.damage.counts()}
+        return {**facts, "damaged": loader.damage.counts()}
     finally:
         stage.tally()
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from albef.config import validate
@@ -31,6 +32,8 @@ CAPTIONS = (
 )
 """What the tiny tokenizer was trained on."""
 
+settings.register_profile("no deadline", deadline=None)  # a test depends on no machine's speed
+settings.load_profile("no deadline")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     torch.set_num_threads(max(1, share))

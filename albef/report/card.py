@@ -67,22 +67,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that the model learned from or was judged on.
-
-    Attributes:
-        name: of it.
-        role: what it was used for.
-        described: its dataset.json, if that is at hand.
-        trained: whether a model learned from it.
-        shared: keys of the test records with a picture of its training split; None where that is
-            not known.
-    """
+    """A data set that the model learned from or was judged on, and what it was used for."""
 
     name: str
     role: str
     described: Mapping[str, Any] | None = None
+    """Its dataset.json, if that is at hand."""
     trained: bool = False
+    """Whether a model learned from it."""
     shared: Sequence[str] | None = None
+    """Keys of the test records with a picture of its training split; None is not known."""
 
 
 class Compared(NamedTuple):
@@ -98,7 +92,6 @@ class Card:
     """Everything on a card.
 
     Attributes:
-        run, kind: of the model.
         does: what a model of the kind does, after "It"; "" where that is not at hand.
         hub: the Hugging Face Hub's name of its task, or "".
         reads: what has to be known to use it, as :class:`albef.runtime.manifest.Facts` has it; of
@@ -129,13 +122,7 @@ class Card:
 
 
 def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
-    """The card of a run; None before it was evaluated or where its checkpoint is not here.
-
-    Args:
-        params: the whole file, plain.
-        layout: where products lie.
-        run: its name.
-    """
+    """The card of a run; None before it was evaluated or where its checkpoint is not here."""
     metrics = read_json(layout.metrics(run))
     config = read_json(layout.model(run) / "config.json")
     if metrics is None or config is None:
@@ -213,14 +200,8 @@ def training_facts(provenance: Mapping[str, Any]) -> dict[str, object]:
 def read_datasets(
     params: Mapping[str, Any], layout: Layout, run: str, test: tuple[str, str]
 ) -> Iterator[Dataset]:
-    """What a run, and those that it started from, learned from; and what it was judged on.
-
-    Args:
-        params: the whole file, plain.
-        layout: where products lie.
-        run: the run.
-        test: data set and split that it was judged on.
-    """
+    """What a run, and those that it started from, learned from; and the data set and split of the
+    ``test``."""
     tasks, name = params["tasks"], run
     roles: dict[str, list[str]] = {}
     while name in tasks:

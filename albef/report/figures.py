@@ -22,18 +22,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Attributes:
-        label: its name in the legend.
-        points: (x, y), x ascending.
-        colour: 1 to 6, of the page's series colours; 0 is a muted one.
-        dashed: whether it is drawn so.
-    """
+    """A line of a chart, from the left to the right."""
 
     label: str
     points: Sequence[Point]
     colour: int = 1
+    """1 to 6, of the page's series colours; 0 is a muted one."""
     dashed: bool = False
 
     @property
@@ -54,20 +48,14 @@ class Dot:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure.
-
-    Attributes:
-        title, note: its title, and what stands beside it.
-        legend: (label, class) of what is drawn.
-        svg: it.
-        main: whether it belongs to those that are looked at first.
-    """
+    """A figure with its title, what stands beside that, and (label, class) of what is drawn."""
 
     title: str
     note: str
     legend: tuple[tuple[str, str], ...]
     svg: Markup
     main: bool = True
+    """Whether it belongs to those that are looked at first."""
 
 
 def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
@@ -93,14 +81,7 @@ def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], *, x_label: str, name: str) -> Markup:
-    """A chart of how many values lie between each two edges.
-
-    Args:
-        edges: rising, one more than counts.
-        counts: of each bin.
-        x_label: what the values are.
-        name: said to those who do not see it.
-    """
+    """A chart of how many values lie between each two edges; see :func:`lines`."""
     frame = _Frame(edges[0], edges[-1], 0, max(counts))
     body = []
     for low, high, count in zip(edges, edges[1:], counts, strict=False):

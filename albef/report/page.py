@@ -50,12 +50,9 @@ class Report:
 
 
 def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
-    """What there is of the products of a params file by now.
+    """What there is of a project's products by now, with ``count`` examples of each group.
 
-    Args:
-        params: the sections that decide the experiment, plain.
-        project: whose products they are.
-        count: examples of each group.
+    ``params`` are the sections that decide the experiment, plain.
     """
     layout: Layout = project.layout
     tasks: Mapping[str, Any] = params.get("tasks", {})

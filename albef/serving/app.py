@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,7 +32,6 @@ from albef.serving.middleware import (
     State,
     Tokens,
 )
-from albef.serving.model_steps import ModelSteps
 from albef.serving.routes.calls import call_routes
 from albef.serving.routes.health import health_routes, page_routes, server_routes
 from albef.serving.routes.indexes import index_routes
@@ -62,10 +62,7 @@ def create_app(
     hosts: Sequence[str] = (),
     indexes: Path | None = None,
     gallery: Path | None = None,
-    threads: int = 0,
-    providers: Sequence[str] | None = None,
-    precision: str | None = None,
-    workers: int = 1,
+    **options: Any,
 ) -> FastAPI:
     """The application that serves some exports; its engine is ``app.state.engine``.
 
@@ -77,21 +74,15 @@ def create_app(
         hosts: further names under which the server may be asked without a token.
         indexes: folder that keeps indexes of pictures; None keeps them in memory.
         gallery: folder of pictures that the index of this name follows.
-        threads: of a computation; 0 takes all cores.
-        providers: ONNX Runtime's, first choice first; None takes what works here.
-        precision: of the weights; None takes each export's first.
-        workers: computations at a time.
+        options: ``threads``, ``providers`` and ``precision`` of :func:`albef.runtime.load`, and
+            ``workers``, computations at a time.
 
     Raises:
         ExportError: a folder holds no export, a changed one, or cannot run as asked.
         ValueError: there is a gallery, but no export embeds pictures.
     """
-    models = [
-        ModelSteps(folder, threads=threads, providers=providers, precision=precision)
-        for folder in exports
-    ]
     metrics = Metrics()
-    engine = Engine(models, Store(indexes), limits, metrics, workers)
+    engine = Engine(exports, Store(indexes), limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
 

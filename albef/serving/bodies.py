@@ -7,6 +7,7 @@ from fastapi import File, Form, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from albef.runtime.manifest import Facts
 from albef.serving.errors import CODES, Problem
 from albef.serving.limits import PICTURES, TEXT
 
@@ -188,13 +189,11 @@ class Hits(Answered):
     by similarity."""
 
 
-class ModelInfo(Body):
+class ModelInfo(Facts):
     """An export that is served."""
 
     run: str
     """The run that was exported."""
-    kind: str
-    """Its kind."""
     digest: str
     """SHA-256 of the whole export."""
     precision: str
@@ -203,16 +202,6 @@ class ModelInfo(Body):
     """What ONNX Runtime computes it on."""
     calls: list[str]
     """What it can be asked."""
-    image_size: int
-    """Side of the square that a picture is resized to, in pixels."""
-    max_tokens: int
-    """Tokens that are read of a text."""
-    max_words: int
-    """Words that are read of a text."""
-    embed_dim: int | None
-    """Width of a vector; null where there is none."""
-    classes: list[str]
-    """What a statement may be; empty of other kinds."""
 
 
 class Bounds(Body):

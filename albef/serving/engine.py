@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,24 +19,15 @@ from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError, decode, opened
 from albef.data.refusal import Reason
 from albef.runtime.matching import Grounded
-from albef.runtime.model import CALLS, Floats, ImageStates, Ints
-from albef.serving.batching import Batcher
+from albef.runtime.model import CALLS, Floats, ImageStates
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
-from albef.serving.model_steps import ModelSteps, Pair, Pixels, ReadPicture, ReadText
+from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, ReadText
 
 T = TypeVar("T")
-ASKED = {
-    "ask": "questions",
-    "entail": "statements",
-    "compare": "comparisons",
-    "classify": "classifications",
-    "ground": "expressions",
-}
-"""Calls that the model answers as a whole, and what waits for them."""
 _DECODERS = 2  # threads; one more than computes keeps a batch ready
 _READERS = 2  # threads of the indexes
 _THUMBNAIL = 320  # longest side, in pixels
@@ -43,85 +35,54 @@ _THUMBNAIL = 320  # longest side, in pixels
 log = logging.getLogger("albef")
 
 
-class ModelQueues:
-    """An export and what waits for it.
-
-    Args:
-        model: the export.
-        executor: of the thread that computes.
-        limits: of the server.
-        metrics: of the server.
-    """
-
-    def __init__(
-        self, model: ModelSteps, executor: ThreadPoolExecutor, limits: Limits, metrics: Metrics
-    ) -> None:
-        self.model = model
-
-        def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
-            return Batcher(model.run, step, compute, executor, limits, metrics, **padded)
-
-        self.pictures: Batcher[Pixels, ReadPicture] = batcher("pictures", model.read_pictures)
-        self.texts: Batcher[Ints, ReadText] = batcher("texts", model.read_texts, length=len)
-        self.pairs: Batcher[Pair, float] = batcher(
-            "pairs", model.match, length=lambda pair: len(pair.text.states)
-        )
-        self.asked = {
-            call: batcher(step, partial(model.answer, call))
-            for call, step in ASKED.items()
-            if call in model.model.calls
-        }
-
-    @property
-    def batchers(self) -> list[Batcher[Any, Any]]:
-        """All of them."""
-        return [self.pictures, self.texts, self.pairs, *self.asked.values()]
-
-
 class Engine:
     """The exports of a server; of those that have a call the first one answers it.
 
     Args:
-        models: at least one.
+        exports: at least one.
         store: of the indexes.
         limits: of the server.
         metrics: of the server.
-        workers: threads that compute; each takes as many cores as the exports were loaded for.
+        workers: threads that compute; each takes as many cores as the exports are loaded for.
+        options: of :func:`albef.runtime.load`.
 
     Attributes:
+        models: the exports.
         calls: the export that answers each call.
     """
 
     def __init__(
         self,
-        models: Sequence[ModelSteps],
+        exports: Sequence[Path],
         store: Store,
         limits: Limits,
         metrics: Metrics,
         workers: int = 1,
+        **options: Any,
     ) -> None:
-        self.models, self.store, self.limits, self.metrics = models, store, limits, metrics
+        self.store, self.limits, self.metrics = store, limits, metrics
         self._workers = workers
         self._computing = ThreadPoolExecutor(workers, "compute")
         self._decoding = ThreadPoolExecutor(_DECODERS, "decode")
         self._reading = ThreadPoolExecutor(_READERS, "index")
-        self._queues = [ModelQueues(model, self._computing, limits, metrics) for model in models]
-        self.calls: dict[str, ModelQueues] = {}
-        for call in CALLS:
-            able = (queues for queues in self._queues if call in queues.model.model.calls)
-            if (first := next(able, None)) is not None:
-                self.calls[call] = first
+        self.models = [
+            ModelQueues(folder, self._computing, limits, metrics, **options) for folder in exports
+        ]
+        self.calls = {
+            call: queues
+            for call in CALLS
+            for queues in reversed(self.models)  # the first has the last word
+            if call in queues.model.calls
+        }
         self._states = StatesCache(limits.cache)
         self._settling: set[asyncio.Future[None]] = set()
-        for model in models:
-            metrics.model.labels(model.run, model.model.facts.kind, model.model.digest).set(1)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Compute what is asked inside this context."""
         tasks = [
             asyncio.create_task(batcher.run())
-            for queues in self._queues
+            for queues in self.models
             for batcher in queues.batchers
             for _ in range(self._workers)
         ]
@@ -155,12 +116,10 @@ class Engine:
         return [probability(margin) for margin in await queues.pairs(pairs)]
 
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
-        """What a call (of :data:`ASKED`) says of each text about the same picture or pictures."""
+        """What a call of the model says of each text about the same picture or pictures."""
         queues = self.calls[call]
         queues.asked[call].check_room(len(texts))
-        pictures = [
-            await self._decode(queues.model.square, image, i) for i, image in enumerate(images)
-        ]
+        pictures = [await self._decode(queues.square, image, i) for i, image in enumerate(images)]
         return await queues.asked[call]([(*pictures, text) for text in texts])
 
     async def ground(
@@ -182,7 +141,7 @@ class Engine:
         queues = self.calls["embed_image"]
         pictures = await self._read_pictures(queues, images, keep=False)
         entries = [
-            await self._decode(partial(_entry, queues.model, picture.feat, name), image, i)
+            await self._decode(partial(_entry, queues, picture.feat, name), image, i)
             for i, (image, picture, name) in enumerate(zip(images, pictures, ids, strict=True))
         ]
         await self.stored(index.add, entries)
@@ -261,7 +220,7 @@ class Engine:
     ) -> list[ReadPicture]:
         queues.pictures.check_room(len(images))
         decoding = [
-            asyncio.ensure_future(self._decode(queues.model.pixels, image, i))
+            asyncio.ensure_future(self._decode(queues.pixels, image, i))
             for i, image in enumerate(images)
         ]
         try:
@@ -272,7 +231,7 @@ class Engine:
         return await queues.pictures([Pixels(each, keep) for each in pixels])
 
     async def _read_texts(self, queues: ModelQueues, texts: Sequence[str]) -> list[ReadText]:
-        return await queues.texts([queues.model.ids(text) for text in texts])
+        return await queues.texts([queues.ids(text) for text in texts])
 
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.
@@ -325,11 +284,11 @@ def _size(states: ImageStates) -> int:
     return int(states.keys.nbytes + states.values.nbytes)
 
 
-def _entry(model: ModelSteps, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
+def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
     digest = hashlib.sha256(image).hexdigest()
     small = decode(image, f"picture {number}")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     thumbnail, square = io.BytesIO(), io.BytesIO()
     small.save(thumbnail, "JPEG", quality=85)
-    model.square(image, number).save(square, "PNG", compress_level=3)
+    queues.square(image, number).save(square, "PNG", compress_level=3)
     return Entry(name or digest[:32], digest, feat, thumbnail.getvalue(), square.getvalue())

@@ -61,38 +61,34 @@ class ClientGoneError(Exception):
     """The client left before its answer was ready."""
 
 
+@dataclass(eq=False)
 class HttpMiddleware:
-    """What they have in common: :meth:`handle` sees requests alone, no start and stop.
+    """What they have in common: they see requests alone, no start and stop of the server.
 
-    Args:
+    Attributes:
         app: what is behind it.
+        spared: paths that pass untouched.
     """
 
+    app: ASGIApp
     spared: ClassVar[frozenset[str]] = frozenset()
-    """Paths that pass untouched."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do its duty, or pass on."""
         spared = scope["type"] != "http" or scope["path"] in self.spared
-        await (self.app if spared else self.handle)(scope, receive, send)
+        await (self.app if spared else self._handle)(scope, receive, send)
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Do its duty for one request."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
 
 
+@dataclass(eq=False)
 class RequestLog(HttpMiddleware):
-    """Gives a request its id, a line of the log and a place in the metrics."""
+    """Gives a request its id (``request_id`` of the scope), a line of the log, and is counted."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        super().__init__(app)
-        self._metrics = metrics
+    metrics: Metrics
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what goes in and out; the id stands in ``scope["request_id"]``."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         wished = Headers(scope=scope).get("x-request-id", "")
         scope["request_id"] = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
         start = time.perf_counter()
@@ -112,7 +108,7 @@ class RequestLog(HttpMiddleware):
             sent += len(message.get("body", b""))
             await send(message)
 
-        self._metrics.open.inc()
+        self.metrics.open.inc()
         try:
             await self.app(scope, counted_receive, counted_send)
         except ClientGoneError:
@@ -121,15 +117,15 @@ class RequestLog(HttpMiddleware):
             status = status or 503
             raise
         finally:
-            self._metrics.open.dec()
+            self.metrics.open.dec()
             self._write(scope, status, time.perf_counter() - start, received, sent)
 
     def _write(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
         """One line, with nothing of what was sent or answered."""
         route = getattr(scope.get("route"), "path", None) or "other"
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.requests.labels(route, method, f"{status}").inc()
-        self._metrics.seconds.labels(route).observe(seconds)
+        self.metrics.requests.labels(route, method, f"{status}").inc()
+        self.metrics.seconds.labels(route).observe(seconds)
         if route in _QUIET and status < 400:
             return
         fields = {
@@ -145,45 +141,36 @@ class RequestLog(HttpMiddleware):
         log.info("request", extra={"fields": fields})
 
 
+@dataclass(eq=False)
 class ResponseHeaders(HttpMiddleware):
     """Headers that keep browsers safe, and the end of connections to a server that is leaving."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
-        super().__init__(app)
-        self._state = state
+    state: State
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers that the answer lacks."""
-
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-                if self._state.leaving:
+                if self.state.leaving:
                     headers["connection"] = "close"
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
+@dataclass(eq=False)
 class Refusals(HttpMiddleware):
     """Answers with the problem that something behind it raised, or with 500.
 
-    A client that is cut off while it sends never sees the answer, so what it sends is read on for
-    a moment; then the connection is closed.
-
-    Args:
-        app: what is behind it.
-        linger: most bytes that are read on.
+    A client that is cut off while it sends never sees the answer, so up to ``linger`` bytes of what
+    it sends are read on for a moment; then the connection is closed.
     """
 
-    def __init__(self, app: ASGIApp, linger: int) -> None:
-        super().__init__(app)
-        self._linger = linger
+    linger: int
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and see what comes of it."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         unread = "content-length" in headers or "transfer-encoding" in headers
         started = False
@@ -214,53 +201,42 @@ class Refusals(HttpMiddleware):
             problem = Problem(500, "internal", text)
         if started:
             return
-        if problem.status != 408:
-            most = self._linger
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LINGER):
-                    while unread and most > 0:
-                        most -= len((await watched_receive()).get("body", b""))
+        most = 0 if problem.status == 408 else self.linger
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while unread and most > 0:
+                    most -= len((await watched_receive()).get("body", b""))
         await problem.response()(scope, receive, watched_send)
 
 
+@dataclass(eq=False)
 class Tokens(HttpMiddleware):
-    """Whoever asks a model needs one of the clients' tokens."""
+    """Whoever asks a model needs one of the clients' tokens, or is refused with 401."""
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str]) -> None:
-        super().__init__(app)
-        self._tokens = [token.encode() for token in tokens]
+    tokens: Sequence[str]
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 401, or pass on."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(_GUARDED):
             kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
             sent = token.strip().encode() if kind.lower() == "bearer" else b""
             # Every token is compared, each in constant time: none is told by how long it took.
-            if not sum([hmac.compare_digest(sent, known) for known in self._tokens]):
+            if not sum([hmac.compare_digest(sent, known.encode()) for known in self.tokens]):
                 raise Problem(401, "unauthorized", "send a token: Authorization: Bearer TOKEN")
         await self.app(scope, receive, send)
 
 
+@dataclass(eq=False)
 class Hosts(HttpMiddleware):
-    """Without tokens only this machine asks, and no browser on it lends its place to a page of
-    another site.
-
-    Args:
-        app: what is behind it.
-        names: of the server, beside :data:`LOCAL`.
-    """
+    """Without tokens only this machine asks (else 421), under ``names`` too, and no browser on it
+    lends its place to a page of another site (else 403)."""
 
     spared = PROBES
+    names: Sequence[str]
 
-    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
-        super().__init__(app)
-        self._names = {*LOCAL, *names}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 403 or 421, or pass on."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         host = _host_name(f"//{headers.get('host', '')}")
-        if host not in self._names:
+        if host not in (*LOCAL, *self.names):
             raise Problem(421, "misdirected", "without tokens the server answers to localhost only")
         origin = headers.get("origin")
         if origin is not None and _host_name(origin) != host:
@@ -268,96 +244,84 @@ class Hosts(HttpMiddleware):
         await self.app(scope, receive, send)
 
 
+@dataclass(eq=False)
 class Slots(HttpMiddleware):
-    """Bounds the requests that are worked on at once."""
+    """Refuses with 503 what is more than so many requests at once."""
 
     spared = PROBES
+    free: int
+    metrics: Metrics
 
-    def __init__(self, app: ASGIApp, requests: int, metrics: Metrics) -> None:
-        super().__init__(app)
-        self._free, self._metrics = requests, metrics
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 503, or pass on."""
-        if not self._free:
-            self._metrics.refused.labels("requests").inc()
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.free:
+            self.metrics.refused.labels("requests").inc()
             raise Problem(503, "unavailable", "the server works on as much as it can", 1)
-        self._free -= 1
+        self.free -= 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self._free += 1
+            self.free += 1
 
 
+@dataclass(eq=False)
 class Bodies(HttpMiddleware):
-    """Reads a body as a whole, so that its size and time are bounded before it is looked into."""
+    """Reads a body as a whole, so that its size (413), its time (408) and the bytes of all bodies
+    at once (503) are bounded before anything looks into it."""
 
     spared = PROBES
+    limits: Limits
+    metrics: Metrics
+    held: int = 0
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
-        super().__init__(app)
-        self._limits, self._metrics, self._held = limits, metrics, 0
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 408, 413 or, where too much is held already, 503; or pass on."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         is_json = headers.get("content-type", "").partition(";")[0].strip().endswith("json")
-        most = min(self._limits.json, self._limits.body) if is_json else self._limits.body
+        most = min(self.limits.json, self.limits.body) if is_json else self.limits.body
         large = Problem(413, "too_large", f"the body has more than {most} bytes")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > most:
             raise large
-        parts = await self._read(receive, most, large)
-        held = sum(len(part.get("body", b"")) for part in parts)
-        try:
-            await self.app(scope, _replay(parts, receive), send)
-        finally:
-            self._hold(-held)
-
-    async def _read(self, receive: Receive, most: int, large: Problem) -> list[Message]:
-        """The body in the parts in which it came; it is held until the answer is given."""
         parts: list[Message] = []
         received = 0
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
+            async with asyncio.timeout(self.limits.body_seconds):
                 while not parts or parts[-1].get("more_body", False):
                     part = await receive()
                     if part["type"] == "http.disconnect":
                         raise ClientGoneError
-                    size = len(part.get("body", b""))
-                    received += size
-                    self._hold(size)
+                    received += len(part.get("body", b""))
+                    self._hold(len(part.get("body", b"")))
                     if received > most:
                         raise large
-                    if self._held > self._limits.held:
-                        self._metrics.refused.labels("bytes").inc()
+                    if self.held > self.limits.held:
+                        self.metrics.refused.labels("bytes").inc()
                         raise Problem(503, "unavailable", "the server holds many bodies", 1)
                     parts.append(part)
-            return parts
         except BaseException as error:
             parts.clear()  # not to be kept by the error
             self._hold(-received)
             if isinstance(error, TimeoutError):
-                seconds = self._limits.body_seconds
-                raise Problem(408, "slow_body", f"no body within {seconds:g} s") from None
+                text = f"no body within {self.limits.body_seconds:g} s"
+                raise Problem(408, "slow_body", text) from None
             raise
+        try:
+            await self.app(scope, _replay(parts, receive), send)
+        finally:
+            self._hold(-received)
 
     def _hold(self, count: int) -> None:
-        self._held += count
-        self._metrics.held.set(self._held)
+        self.held += count
+        self.metrics.held.set(self.held)
 
 
+@dataclass(eq=False)
 class Answers(HttpMiddleware):
-    """Gives up an answer that takes too long, or that nobody waits for any more."""
+    """Gives up an answer that takes too long (504), or that nobody waits for any more."""
 
     spared = PROBES
+    seconds: float
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        super().__init__(app)
-        self._seconds = seconds
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 504 once the time is over."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = [await receive()]
         while body[-1].get("more_body", False):
             body.append(await receive())
@@ -370,10 +334,10 @@ class Answers(HttpMiddleware):
         leaving = asyncio.ensure_future(leave())
         try:
             done, _ = await asyncio.wait(
-                {answer, leaving}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED
+                {answer, leaving}, timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
-                raise Problem(504, "deadline", f"no answer within {self._seconds:g} s")
+                raise Problem(504, "deadline", f"no answer within {self.seconds:g} s")
             if answer not in done:
                 raise ClientGoneError
             answer.result()

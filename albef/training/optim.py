@@ -1,7 +1,15 @@
-"""The optimizer of every training."""
+"""The optimizer of every training, and its learning rate by step."""
+
+import math
 
 from torch import nn
 from torch.optim import AdamW
+
+from albef.config import fixed
+from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
+
+ORIGINAL_START = 1e-5
+"""Rate before the first block of the original's warm-up, the same in each of its trainings."""
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
@@ -21,3 +29,62 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
             assert isinstance(group, list)
             group.append(parameter)
     return AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
+    """The rate of an optimizer step, from 0, by the schedule that ``config`` names."""
+    lr = fixed(config.lr)
+    if config.schedule == "original":
+        return original(
+            step,
+            steps_per_epoch,
+            epochs=config.epochs,
+            lr=lr,
+            min_lr=config.min_lr,
+            warmup_steps=config.warmup_steps,
+        )
+    total = config.epochs * steps_per_epoch
+    return cosine(step, total, lr=lr, min_lr=config.min_lr, warmup_steps=config.warmup_steps)
+
+
+def cosine(step: int, total: int, *, lr: float, min_lr: float, warmup_steps: int) -> float:
+    """Linear from ``min_lr`` to ``lr`` over ``warmup_steps``, then half a cosine to ``min_lr``.
+
+    Args:
+        step: optimizer step, from 0.
+        total: optimizer steps of the whole training.
+        lr: highest rate.
+        min_lr: lowest rate.
+        warmup_steps: optimizer steps; cut to ``total`` where longer.
+    """
+    warmup = min(warmup_steps, total)
+    if step < warmup:
+        return min_lr + (lr - min_lr) * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def original(
+    step: int, steps_per_epoch: int, *, epochs: int, lr: float, min_lr: float, warmup_steps: int
+) -> float:
+    """The staircase of the original code: one rate a block of 100 steps, then one an epoch.
+
+    The first epoch climbs from :data:`ORIGINAL_START` to ``lr``, a step of the stairs every 100
+    steps, and stays there; each later epoch has one value of a cosine. A first epoch shorter than
+    the warm-up ends low, and the second jumps.
+
+    Args:
+        step: optimizer step, from 0.
+        steps_per_epoch: optimizer steps of an epoch.
+        epochs: of the whole training.
+        lr: highest rate.
+        min_lr: rate that the cosine would reach after the last epoch.
+        warmup_steps: optimizer steps of the climb, a multiple of 100.
+    """
+    epoch, inside = divmod(step, steps_per_epoch)
+    if epoch == 0:
+        stairs = warmup_steps // WARMUP_BLOCK
+        climbed = max(0, inside - 1) // WARMUP_BLOCK  # the first block has 101 steps
+        if climbed < stairs:
+            return ORIGINAL_START + (lr - ORIGINAL_START) * climbed / stairs
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))

@@ -1,7 +1,6 @@
 """Training state on disk: whole or not at all, two kept, one owner."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from albef.io import file_digest
+from albef.io import Locked, atomic, file_digest, lock
 from albef.training.distributed import World
 from albef.training.mirror import Mirror
 
@@ -34,30 +33,6 @@ class StateUnfit(ValueError):
     """A state is whole but of another model."""
 
 
-@contextlib.contextmanager
-def own(folder: Path) -> Iterator[None]:
-    """Be the only trainer on ``folder``; the kernel frees the lock when the process dies.
-
-    Raises:
-        StateLocked: names the process that holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise StateLocked(
-                f"process {owner} already trains on {folder}; wait for it or stop it"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
 class TrainingState:
     """Student, twin, queues, optimizer and position, in one folder.
 
@@ -73,6 +48,23 @@ class TrainingState:
         self.folder = folder
         self.mirror = mirror
         self._last: tuple[int, dict[str, Any]] = 0, {}
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the only trainer on the folder; the kernel frees the lock when the process dies.
+
+        Raises:
+            StateLocked: names the process that holds it.
+        """
+        try:
+            held = contextlib.ExitStack()
+            held.enter_context(lock(self.folder / "lock"))
+        except Locked as other:
+            raise StateLocked(
+                f"process {other.holder} already trains on {self.folder}; wait for it or stop it"
+            ) from None
+        with held:
+            yield
 
     def files(self) -> list[Path]:
         """Saved states, the newest first."""
@@ -113,9 +105,8 @@ class TrainingState:
     def keep(self, epoch: int, task: nn.Module) -> None:
         """Keep the weights of an epoch, whole or not at all; see :func:`kept`."""
         path = self.folder / KEPT_EPOCH.format(epoch)
-        part = path.with_suffix(".part")
-        save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
-        part.replace(path)
+        with atomic(path) as part:
+            save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
         if self.mirror:
             self.mirror.push(path, KEPT_PATTERN, keep=EVERY)
 
@@ -130,14 +121,19 @@ class TrainingState:
         Raises:
             StateUnfit: a state is whole but of another model.
         """
-        found = processes.told(lambda: self._newest(task, optimizer))
-        if found is None:
+        newest = processes.broadcast(lambda: self._newest(task, optimizer))
+        if newest is None:
             return 0, {}
         if not processes.first:
-            path = self.folder / found
+            path = self.folder / newest
             value = torch.load(path, weights_only=True, map_location="cpu")
             self._take(path, value, task, optimizer)
         return self._last
+
+    def wait(self) -> None:
+        """Until all copies in the mirror are made."""
+        if self.mirror:
+            self.mirror.wait()
 
     def _newest(self, task: nn.Module, optimizer: Optimizer) -> str | None:
         if self.mirror and not self.files() and self.mirror.pull(self.folder, PATTERN):

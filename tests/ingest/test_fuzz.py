@@ -33,7 +33,8 @@ from tests.data import toy
 from tests.data.test_tar import tar
 from tests.ingest.bad_rows import encoded, gradient
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
-from tests.ingest.sources.test_webdataset import sample, write
+from tests.ingest.sources.reading import write_tar
+from tests.ingest.sources.test_webdataset import sample
 from tests.ingest.test_prepare import rules
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd headers
@@ -156,7 +157,7 @@ def test_tars(held: bytes) -> None:
 def shard(**more: Any) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         parts = [*sample(0, **more), *sample(1, **more), *sample(2, **more)]
-        return write(Path(name) / "a.tar", *parts).read_bytes()
+        return write_tar(Path(name) / "a.tar", *parts).read_bytes()
 
 
 JSON = st.recursive(

@@ -10,16 +10,7 @@ from albef.lineage import Step
 from albef.report.page import Report, render
 from albef.report.pictures import Picture
 from albef.report.sections.datasets import Dataset, Validation
-from albef.report.sections.examples import (
-    Answer,
-    Answers,
-    Candidate,
-    Examples,
-    Gallery,
-    Outcome,
-    Place,
-    Query,
-)
+from albef.report.sections.examples import Answer, Candidate, Group, Outcome, Place, Query
 from albef.report.sections.provenance import Costs, Export, Model
 from albef.report.sections.results import Run, SplitResult
 from albef.report.sections.search import Search
@@ -100,8 +91,16 @@ def dataset(text: str, url: str) -> Dataset:
 def split(text: str) -> SplitResult:
     """What was reached on a split, with examples of every sort."""
     picture = Picture(text, "data:image/png;base64,AA==", (text,), (text,))
-    answers = (Candidate(1, True, picture), Candidate(2, False, Picture(text, "")))
-    described = (Candidate(5, True, text=text),)
+    found = (Candidate(1, True, False, picture), Candidate(2, False, True, Picture(text)))
+    described = (Candidate(5, True, False, text=text),)
+    examples: dict[str, Any] = {
+        "texts": Query(text, None, 0, 3, found),
+        "images": Query("", picture, 4, 3, described),
+        "pairs": Query(text, None, 0, 1, found, text),
+        "rows": (picture, {text: text}),
+        "places": Place(True, picture, text, text),
+    }
+    answers = [Answer(good, (picture,), text, text, text, 0.75) for good in (True, False)]
     return SplitResult(
         name=text,
         metrics={"r_mean": 53.5, "itc_r_mean": 50.0, text: 5000.0},
@@ -109,20 +108,11 @@ def split(text: str) -> SplitResult:
         random_weights={"r_mean": 1.5},
         headline="r_mean",
         records=1234,
-        examples=Examples(
-            outcomes=(Outcome(text, 5, 3, 1, 1),),
-            galleries=(
-                Gallery(text, text, True, False, (Query(text, None, 0, 3, answers),)),
-                Gallery(text, text, False, False, (Query("", picture, 4, 3, described),)),
-                Gallery(text, text, True, True, (Query(text, None, 0, 1, answers, text),)),
-            ),
-            answers=tuple(
-                Answers(good, text, (Answer((picture,), text, text, text, 0.75),) * 5)
-                for good in (True, False)
-            ),
-            rows=((picture, {text: text}),),
-            places=(Place(picture, text, True, text),),
-        ),
+        outcomes=[Outcome(text, 5, 3, 1, 1)],
+        examples=[
+            *(Group(look, text, text, True, [one]) for look, one in examples.items()),
+            *(Group("answers", text, text, one.right, [one] * 5) for one in answers),
+        ],
     )
 
 

@@ -135,7 +135,7 @@ def read_picture(root: Path, name: str) -> bytes:
         Refused: it lies elsewhere, or cannot be read.
     """
     path = root / name
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise Refused(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
     try:
         return path.read_bytes()

@@ -59,13 +59,8 @@ _Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Validation:
-    """The verdict on a data set.
-
-    Attributes:
-        result: as validation wrote it.
-        current: whether the data that were checked are the ones described here.
-        page: where the whole report lies.
-    """
+    """The verdict on a data set, whose whole report is at ``page``; ``current`` where the data that
+    were checked are the ones described here."""
 
     result: Mapping[str, Any]
     current: bool
@@ -94,19 +89,14 @@ def _statistics(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set.
+    """A data set, by its ``dataset.json``.
 
     Attributes:
-        name: of it.
         used_by: trainings and runs that read it.
         note: what is missing, in words.
-        digest: of its records.
-        captions: in all.
         splits: records of each, those of training first.
         samples: some pictures of each split.
-        sources: values of each, by name.
         licences: of everything in it: ``what``, ``licence``, ``attribution``, ``url``.
-        validation: None before it was validated.
     """
 
     name: str
@@ -122,14 +112,7 @@ class Dataset:
 
 
 def read(layout: Layout, name: str, used_by: tuple[str, ...], count: int) -> Dataset:
-    """A data set, its verdict and some of its pictures.
-
-    Args:
-        layout: where products lie.
-        name: of the data set.
-        used_by: trainings and runs that read it.
-        count: pictures of each split.
-    """
+    """A data set, its verdict and ``count`` pictures of each split."""
     folder = layout.data(name)
     described = read_json(folder / "dataset.json")
     if described is None:
@@ -165,23 +148,18 @@ def read(layout: Layout, name: str, used_by: tuple[str, ...], count: int) -> Dat
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture beside the one that it repeats, or that is evaluated on.
-
-    Attributes:
-        picture: the later one.
-        of: the one that was there.
-        dataset: of that one, where it is another one.
-        exact: whether their files are equal.
-        distance: bits of 64 between their perceptual hashes; None where none was taken.
-        dropped: whether the later one was.
-    """
+    """A picture beside the one that it repeats, or that is evaluated on."""
 
     picture: Picture
     of: Picture
     dataset: str
+    """Where that one is, if in another one."""
     exact: bool
+    """Whether their files are equal."""
     distance: int | None
+    """Bits of 64 between their perceptual hashes; None where none was taken."""
     dropped: bool
+    """Whether the picture was."""
 
 
 @dataclass(frozen=True)
@@ -208,14 +186,11 @@ class DatasetPage:
     Attributes:
         data: what the main page shows of it too.
         intakes: ``rows`` and ``kept`` of each source, in order.
-        repeated: pictures of the training split that repeat an earlier one: equal files, and those
-            that look alike.
-        pairs: some of them.
+        repeated: training pictures that repeat an earlier one: equal files, and those that look
+            alike; ``pairs`` are some of them.
         contaminated: some training pictures that are evaluated on.
         contamination: the first rows that were set aside for it: their name and what they show.
         refused: by reason, the most frequent first.
-        histograms: of captions and pictures.
-        tallies: of captions, words and labels.
         counted: of how many records histograms and tallies are.
     """
 
@@ -232,13 +207,7 @@ class DatasetPage:
 
 
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
-    """What the page of a data set shows.
-
-    Args:
-        layout: where products lie.
-        data: what the main page shows of it.
-        count: examples of each group.
-    """
+    """The page of a data set, with ``count`` examples of each group."""
     folder, quarantine = layout.data(data.name), layout.quarantine(data.name)
     summary = read_json(quarantine / "summary.json") or {}
     rows: list[_Example] = []

@@ -27,83 +27,71 @@ _DIRECTIONS = {"i2t": "picture to text", "t2i": "text to picture"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A ranked answer to a query: a picture or a text.
-
-    Attributes:
-        place: from 1.
-        right: whether it is a right answer.
-        picture, text: the one of both that it is.
-        by_itc: whether ITC alone puts it first.
-    """
+    """A ranked answer to a query, a picture or a text; ``place`` counts from 1."""
 
     place: int
     right: bool
+    by_itc: bool
+    """Whether ITC alone puts it first."""
     picture: Picture | None = None
     text: str = ""
-    by_itc: bool = False
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question to the model and its answers.
-
-    Attributes:
-        text, picture: the one of both that it is asked with.
-        rank, rank_itc: of the best right answer, from 0, after ITM, and by ITC alone.
-        answers: the first ones, and the right one where it comes later.
-        label: what kind of question it is, as the change of a pair.
-    """
+    """A text or a picture, and the first answers to it, the right one last where it comes later."""
 
     text: str
     picture: Picture | None
     rank: int
+    """Of the best right answer, from 0, after ITM."""
     rank_itc: int
-    answers: tuple[Candidate, ...]
+    answers: Sequence[Candidate]
     label: str = ""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Queries that are right, or wrong; ``paired`` where they decide between two."""
-
-    title: str
-    note: str
-    good: bool
-    paired: bool
-    queries: tuple[Query, ...]
+    """What kind of question it is, as the change of a pair."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a question or statement, "" where there is none, about pictures.
+    """What a model says to a question or statement, "" where there is none, about pictures."""
 
-    ``sure`` is the probability of the answer given, from 0 to 1; None where it is not known.
-    """
-
-    pictures: tuple[Picture, ...]
+    right: bool
+    pictures: Sequence[Picture]
     question: str
     given: str
     truth: str
     sure: float | None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers that are right, or wrong."""
-
-    good: bool
-    note: str
-    rows: tuple[Answer, ...]
+    """Probability of the answer given, from 0 to 1; None where it is not known."""
 
 
 @dataclass(frozen=True)
 class Place:
     """An expression, and the picture under the heat map with the boxes drawn into it."""
 
+    right: bool
     picture: Picture
     expression: str
-    right: bool
     note: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples that belong together.
+
+    Attributes:
+        look: how they are drawn, which says what they are: ``texts``, ``images`` or ``pairs``
+            (:class:`Query`), ``answers``, ``places``, or ``rows``, a picture and its cells each.
+        title: of it.
+        note: how they were chosen and out of how many.
+        good: whether the model is right in them; None where that is mixed, or not known.
+        examples: at least one.
+    """
+
+    look: str
+    title: str
+    note: str
+    good: bool | None
+    examples: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -122,43 +110,19 @@ class Outcome:
         return self.both + self.itm + self.itc + self.neither
 
 
-@dataclass(frozen=True)
-class Examples:
-    """What is shown of the predictions on a split: what fits its kind, as far as it is here.
-
-    ``rows`` are those of a table that tells nothing: a picture, and its columns in words.
-    """
-
-    outcomes: tuple[Outcome, ...] = ()
-    galleries: tuple[Gallery, ...] = ()
-    places: tuple[Place, ...] = ()
-    answers: tuple[Answers, ...] = ()
-    rows: tuple[tuple[Picture | None, Mapping[str, str]], ...] = ()
-
-
-def read(table: pa.Table, records: SplitRecords | None, count: int) -> Examples:
-    """Examples of the predictions on one split.
-
-    Args:
-        table: rows of that split.
-        records: of the split; None where they are not at hand.
-        count: of each group.
-    """
-    if table.num_rows == 0:
-        return Examples()
+def read(table: pa.Table, records: SplitRecords | None, count: int) -> list[Group]:
+    """Examples of the predictions on one split, as fits their columns, and as far as its records
+    are at hand; ``count`` of each group."""
     columns = set(table.column_names)
     if columns >= _LOCATED:
-        return Examples(places=tuple(_places(table, records, count)) if records else ())
-    if columns >= _RANKED:
-        galleries: Iterator[Gallery] = iter(())
-        if records:
-            draw = _pairs if is_paired(table) else _directions
-            galleries = draw(table, records, count)
-        return Examples(
-            outcomes(table, records), tuple(gallery for gallery in galleries if gallery.queries)
-        )
-    answers = tuple(_answers(table, records, (count + 1) // 2))
-    return Examples(answers=answers, rows=() if answers else tuple(_rows(table, records, count)))
+        groups = _places(table, records, count) if records else iter(())
+    elif columns >= _RANKED:
+        draw = _pairs if is_paired(table) else _directions
+        groups = draw(table, records, count) if records else iter(())
+    else:
+        answers = list(_answers(table, records, (count + 1) // 2))
+        groups = iter(answers or [_rows(table, records, count)])
+    return [group for group in groups if group.examples]
 
 
 def is_paired(table: pa.Table) -> bool:
@@ -166,8 +130,11 @@ def is_paired(table: pa.Table) -> bool:
     return "change" in table.column_names and table["change"].null_count < table.num_rows
 
 
-def outcomes(table: pa.Table, records: SplitRecords | None) -> tuple[Outcome, ...]:
-    """Who puts the right answer first: by change in a paired split, else by direction."""
+def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
+    """Who puts the right answer first: by change in a paired split, else by direction; empty of a
+    kind that does not rank."""
+    if not table.num_rows or not set(table.column_names) >= _RANKED:
+        return []
     itm = table["rank"].to_numpy() == 0
     itc = table["rank_itc"].to_numpy() == 0
     column = "change" if is_paired(table) else "query"
@@ -185,7 +152,7 @@ def outcomes(table: pa.Table, records: SplitRecords | None) -> tuple[Outcome, ..
         unseen = pc.is_in(table["key"], pa.array(sorted(strange))).to_numpy()
         groups.append(outcome("things seen together in training", ~unseen))
         groups.append(outcome("things never seen together", unseen))
-    return tuple(group for group in groups if group.total)
+    return [group for group in groups if group.total]
 
 
 def _take(table: pa.Table, places: Sequence[int]) -> list[dict[str, Any]]:
@@ -198,22 +165,22 @@ def _note(of: int, asked: int, count: int, what: str = "") -> str:
     return f"{min(of, count):,} of {of:,}{how}; {asked:,} {what}were asked"
 
 
-def _directions(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Gallery]:
+def _directions(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
     """Queries of each direction, right ones and wrong ones."""
     ranks, query = table["rank"].to_numpy(), table["query"]
-    for direction, what, right_title, wrong_title in (
-        ("t2i", "texts ", "Asked in words, found", "Asked in words, not found first"),
-        ("i2t", "pictures ", "Pictures, described right", "Pictures, described wrong"),
+    for direction, look, what, right_title, wrong_title in (
+        ("t2i", "texts", "texts ", "Asked in words, found", "Asked in words, not found first"),
+        ("i2t", "images", "pictures ", "Pictures, described right", "Pictures, described wrong"),
     ):
         asked = pc.equal(query, direction).to_numpy()
         for good, title in ((True, right_title), (False, wrong_title)):
             places = np.flatnonzero(asked & ((ranks == 0) == good)).tolist()
             rows = _take(table, spread(places, count))
             note = _note(len(places), int(asked.sum()), count, what)
-            yield Gallery(title, note, good, False, tuple(_query(row, records) for row in rows))
+            yield Group(look, title, note, good, [_query(row, records) for row in rows])
 
 
-def _pairs(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Gallery]:
+def _pairs(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
     """Decisions by a text between two pictures: what ITM gains over ITC, and what it gets wrong."""
     itm, itc = table["rank"].to_numpy() == 0, table["rank_itc"].to_numpy() == 0
     asked = pc.equal(table["query"], "t2i").to_numpy()
@@ -232,8 +199,8 @@ def _pairs(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Galle
             for place in spread(by_change[change], count * (i + 1) // parts - count * i // parts)
         ]
         note = _note(len(places), int(asked.sum()), count, "texts ")
-        queries = tuple(_query(row, records) for row in _take(table, chosen))
-        yield Gallery(title, note, good, True, queries)
+        queries = [_query(row, records) for row in _take(table, chosen)]
+        yield Group("pairs", title, note, good, queries)
 
 
 def _query(row: Mapping[str, Any], records: SplitRecords) -> Query:
@@ -247,8 +214,8 @@ def _query(row: Mapping[str, Any], records: SplitRecords) -> Query:
     def candidate(place: int, value: str) -> Candidate:
         by_itc = row["top_itc"][:1] == [value]
         if by_text:
-            return Candidate(place, value in rights, picture(value), by_itc=by_itc)
-        return Candidate(place, value in rights, text=value, by_itc=by_itc)
+            return Candidate(place, value in rights, by_itc, picture(value))
+        return Candidate(place, value in rights, by_itc, text=value)
 
     most = PICTURES if by_text else TEXTS
     answers = [candidate(place, value) for place, value in enumerate(row["top"][:most], 1)]
@@ -262,59 +229,71 @@ def _query(row: Mapping[str, Any], records: SplitRecords) -> Query:
         picture=None if by_text else picture(row["key"]),
         rank=row["rank"],
         rank_itc=row["rank_itc"],
-        answers=tuple(answers),
+        answers=answers,
         label=change,
     )
 
 
-def _places(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Place]:
+def _places(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
     """Boxes, half of them right as far as there are."""
     right = table["iou"].to_numpy() >= RIGHT
     good, bad = np.flatnonzero(right).tolist(), np.flatnonzero(~right).tolist()
     chosen = spread(good, max(count - count // 2, count - len(bad)))
     chosen += spread(bad, count - len(chosen))
-    for row in _take(table, chosen):
-        note = f"IoU {row['iou']:.2f}, of the map's own box {row['map_iou']:.2f}"
-        yield Place(draw_located(records, row), row["expression"], row["iou"] >= RIGHT, note)
+    places = [
+        Place(
+            row["iou"] >= RIGHT,
+            draw_located(records, row),
+            row["expression"],
+            f"IoU {row['iou']:.2f}, of the map's own box {row['map_iou']:.2f}",
+        )
+        for row in _take(table, chosen)
+    ]
+    note = (
+        "half of them right and half wrong, as far as there are, taken at even steps. The heat is "
+        "Grad-CAM"
+    )
+    yield Group("places", "Where the model looks", note, None, places)
 
 
-def _answers(table: pa.Table, records: SplitRecords | None, count: int) -> Iterator[Answers]:
+def _answers(table: pa.Table, records: SplitRecords | None, count: int) -> Iterator[Group]:
     """Right answers and wrong ones, ``count`` each; none of a table without answers and truths."""
     scored = scores.of(table)
     if scored is None or not (scored.columns.get("given") and scored.columns.get("truth")):
         return
-    for good in (True, False):
+    for good, title in ((True, "Answered right"), (False, "Answered wrong")):
         places = np.flatnonzero(scored.right == good).tolist()
         if places:
             rows = _take(scored.table, spread(places, count))
             note = _note(len(places), len(scored.right), count)
-            answers = tuple(_answer(row, scored.columns, records) for row in rows)
-            yield Answers(good, note, answers)
+            answers = [_answer(row, scored.columns, records, good) for row in rows]
+            yield Group("answers", title, note, good, answers)
 
 
 def _answer(
-    row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None
+    row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None, right: bool
 ) -> Answer:
     pictures = [records.picture(row[name]) for name in columns["pictures"]] if records else []
     truths = row[columns["truth"]]
+    probabilities = row.get("probabilities") or [None]
     return Answer(
-        pictures=tuple(picture for picture in pictures if picture is not None),
+        right=right,
+        pictures=[picture for picture in pictures if picture is not None],
         question=str(row[columns["question"]]) if columns["question"] else "",
         given=str(row[columns["given"]]),
         truth=", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths),
-        sure=row["probability"]
-        if "probability" in row
-        else max(row.get("probabilities") or [None]),
+        sure=row.get("probability", max(probabilities)),
     )
 
 
-def _rows(
-    table: pa.Table, records: SplitRecords | None, count: int
-) -> Iterator[tuple[Picture | None, dict[str, str]]]:
+def _rows(table: pa.Table, records: SplitRecords | None, count: int) -> Group:
+    """Predictions of a table that tells nothing: their pictures, and their columns in words."""
+    rows = []
     for row in _take(table, spread(range(table.num_rows), count)):
         picture = records.picture(row["key"]) if records and "key" in row else None
         cells = {n: v for n, v in row.items() if n not in ("key", "split") and v is not None}
-        yield picture, {name: _cell(value) for name, value in cells.items()}
+        rows.append((picture, {name: _cell(value) for name, value in cells.items()}))
+    return Group("rows", "Predictions", "taken at even steps", None, rows)
 
 
 def _cell(value: Any) -> str:

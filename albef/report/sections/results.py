@@ -4,7 +4,7 @@ As far as it is known; an empty tuple, None or "" stands for what is missing.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from albef.io import read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.report.pictures import Picture, SplitRecords, spread
 from albef.report.sections import examples
-from albef.report.sections.examples import Examples, Query
+from albef.report.sections.examples import Group, Outcome, Query
 from albef.report.wording import ITC, flatten, format_metric, metric_order, metric_words
 
 _PASSES = {
@@ -83,7 +83,7 @@ class SplitResult:
         chance, random_weights, text_only: the same of the baselines.
         headline: the metric that it is judged by, or "".
         records: in the split; 0 where that is not known.
-        examples: of its predictions.
+        outcomes, examples: of its predictions.
     """
 
     name: str
@@ -93,7 +93,8 @@ class SplitResult:
     text_only: Mapping[str, float] = field(default_factory=dict)
     headline: str = ""
     records: int = 0
-    examples: Examples = field(default_factory=Examples)
+    outcomes: Sequence[Outcome] = ()
+    examples: Sequence[Group] = ()
 
     def rows(self) -> list[Row]:
         """Its metrics, the headline first; without those of ITC if they say the same."""
@@ -116,16 +117,9 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class BehaviourTest:
-    """A behaviour test: its counts, what is held against them, and some cases that fail.
-
-    Attributes:
-        name, words: of it, and what it changes, or "".
-        passes: what passes, in words.
-        passed, cases: counts.
-        rate, interval: percent of cases that pass; Wilson's interval of it.
-        chance, random_weights: rates to hold it against; None where they are not known.
-        failed: some cases that fail, each with its picture where that is at hand.
-    """
+    """A behaviour test: what it changes and what passes, in words; counts; the percent of cases
+    that pass with Wilson's interval and those of the baselines; some cases that fail, each with its
+    picture where that is at hand."""
 
     name: str
     words: str
@@ -168,20 +162,13 @@ class Run:
     def queries(self) -> Iterator[tuple[SplitResult, Query]]:
         """Those in words that find their picture among all of a split."""
         for split in self.splits:
-            for gallery in split.examples.galleries:
-                if gallery.good and not gallery.paired:
-                    yield from ((split, query) for query in gallery.queries if query.text)
+            for group in split.examples:
+                if group.good and group.look == "texts":
+                    yield from ((split, query) for query in group.examples)
 
 
 def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:
-    """What a run reached on each split.
-
-    Args:
-        layout: where products lie.
-        name: of the run.
-        values: of its section.
-        count: examples of each group.
-    """
+    """What a run reached on each split, with ``count`` examples of each group."""
     kind, dataset, init = (str(values.get(key, "")) for key in ("kind", "dataset", "init"))
     metrics = read_json(layout.metrics(name))
     if metrics is None:
@@ -211,7 +198,8 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
                 **baselines,
                 headline=metrics.get(HEADLINE, {}).get(split, ""),
                 records=present.get(split, 0),
-                examples=examples.read(part, records, count) if part else Examples(),
+                outcomes=examples.outcomes(part, records) if part else (),
+                examples=examples.read(part, records, count) if part else (),
             )
         )
         if cases and cases["split"][0].as_py() == split:
@@ -238,14 +226,7 @@ def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
 def read_behaviour(
     cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
 ) -> Behaviour:
-    """What the stored cases come to.
-
-    Args:
-        cases: at least one.
-        metrics: of the run, baselines included.
-        records: of the split; None where they are not at hand.
-        count: failures shown of each test.
-    """
+    """What the stored cases of a run come to, with ``count`` failures of each test."""
     claims = {(row["key"], row["caption"]): row["accepted"] for row in cases.to_pylist()}
     return Behaviour(
         split=cases["split"][0].as_py(),

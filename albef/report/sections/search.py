@@ -23,7 +23,6 @@ class Search:
     """The search of a run.
 
     Attributes:
-        run: its name.
         choice: the values handed to fine-tuning.
         trials: in order; empty where nothing was to be searched.
         scales: whether each searched value is drawn on a logarithmic scale.
@@ -45,13 +44,7 @@ class Search:
 
 
 def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
-    """What the search of a run left.
-
-    Args:
-        layout: where products lie.
-        run: its name.
-        values: of the run, ranges included.
-    """
+    """What the search of a run left; ``values`` are the run's, ranges included."""
     folder = layout.search(run)
     choice = read_json(folder / "choice.json")
     if choice is None:

@@ -43,12 +43,12 @@ async def follow(engine: Engine, folder: Path) -> None:
 
 
 async def _open(engine: Engine) -> Index:
-    model, store = engine.calls["embed_image"].model, engine.store
+    queues, store = engine.calls["embed_image"], engine.store
     index = await engine.stored(store.get, GALLERY)
-    if index is not None and index.about.space != model.space:
+    if index is not None and index.about.space != queues.space:
         log.info("the gallery was made by another model; it is made again")
         await engine.stored(store.delete, GALLERY)
-    about = About(GALLERY, model.space, model.run, model.model.facts.embed_dim)
+    about = About(GALLERY, queues.space, queues.run, queues.model.facts.embed_dim)
     return await engine.stored(store.create, about)
 
 

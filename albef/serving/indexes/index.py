@@ -6,7 +6,6 @@ Each is one SQLite file, so a change is there as a whole or not at all, whatever
 import contextlib
 import itertools
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from albef.io import atomic
 from albef.runtime.model import Floats, Ints
 from albef.serving.indexes.neighbours import Approximate, Exact, has_faiss
 
@@ -114,15 +114,13 @@ class Index:
         )
         try:
             if new is not None:
-                with self._change():
-                    self._create(new)
+                self._create(new)
             ((version, *about),) = self._rows("SELECT format, name, space, run, width FROM about")
+            if version != FORMAT:
+                raise ValueError(f"its format is {version}, not {FORMAT}; delete it")
         except (sqlite3.DatabaseError, ValueError) as error:
             self._file.close()
             raise ValueError(f"{path} is no index of pictures: {error}") from None
-        if version != FORMAT:
-            self._file.close()
-            raise ValueError(f"{path} is no index of format {FORMAT}; delete it")
         self.about = About(*about)
 
     def __len__(self) -> int:
@@ -193,12 +191,11 @@ class Index:
             return  # somebody is at it
         try:
             with self._lock:
-                features = self._follow()
-                if not isinstance(features, Exact) or len(features) <= self._exact:
+                features, followed = self._follow(), self._followed
+                if isinstance(features, Approximate) or len(features) <= self._exact:
                     return
                 if not has_faiss():
                     return
-                followed = self._followed
                 numbers, feats = features.copy()
             cells = Approximate.train(feats)
             cells.add(numbers, feats)
@@ -226,10 +223,11 @@ class Index:
 
     def _create(self, about: About) -> None:
         """Make the tables, unless another process was faster."""
-        if not self._rows("SELECT 1 FROM sqlite_master"):
-            for table in _TABLES:
-                self._file.execute(table)
-            self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", (*about, FORMAT))
+        with self._change():
+            if not self._rows("SELECT 1 FROM sqlite_master"):
+                for table in _TABLES:
+                    self._file.execute(table)
+                self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", (*about, FORMAT))
 
     def _drop(self, rows: list[tuple[Any, ...]]) -> int:
         """Take the picture of a row that begins with its number out; how many there were."""
@@ -269,13 +267,13 @@ class Index:
         """Keep cells for the next start; they are only a copy of what the file has."""
         if self._path is None:
             return
+        outdated = self._cell_files()
         path = self._path.with_suffix(f".{followed.highest}.{followed.revision}.faiss")
-        part = path.with_suffix(f".{os.getpid()}.part")
-        cells.save(part)
-        outdated = set(self._cell_files()) - {path}
-        part.replace(path)
+        with atomic(path) as part:
+            cells.save(part)
         for file in outdated:
-            file.unlink(missing_ok=True)
+            if file != path:
+                file.unlink(missing_ok=True)
 
     def _kept(self) -> tuple[Approximate, _Followed] | None:
         for path in self._cell_files():

@@ -71,24 +71,15 @@ class Store:
             if self.folder is None:
                 return index
             path = self.folder / file
-            try:
-                there = path.stat().st_ino
-            except FileNotFoundError:
-                there = 0
-            if index is not None and inode == there:
-                return index
-            if index is not None:
-                index.close()
-                del self._open[file]
-            if not there:
-                return None
-            try:
-                index = Index(path, exact=self._exact)
-            except ValueError as error:
-                log.warning("%s", error)
-                return None
-            self._open[file] = there, index
-            return index
+            there = path.stat().st_ino if path.exists() else 0
+            if index is not None and inode != there:
+                self._open.pop(file)[1].close()
+            if there and inode != there:
+                try:
+                    self._open[file] = there, Index(path, exact=self._exact)
+                except ValueError as error:
+                    log.warning("%s", error)
+            return self._open.get(file, (0, None))[1]
 
 
 def _file_name(name: str) -> str:

@@ -41,7 +41,7 @@ def call_routes(engine: Engine) -> APIRouter:
     router = APIRouter(route_class=Route, tags=["models"])
 
     def name(call: str) -> str:
-        return engine.calls[call].model.name
+        return engine.calls[call].name
 
     async def embed_images(image: Images) -> bodies.Embeddings:
         """Pictures to unit vectors."""

@@ -39,7 +39,6 @@ def server_routes(engine: Engine) -> APIRouter:
     """What is served, and numbers."""
     router = APIRouter(tags=["server"])
     limits = engine.limits
-    of_facts = {"kind", "image_size", "max_tokens", "max_words", "embed_dim", "classes"}
 
     @router.get("/v1/model", responses=describe_errors())
     async def model() -> bodies.Server:
@@ -49,16 +48,16 @@ def server_routes(engine: Engine) -> APIRouter:
             onnxruntime=onnxruntime.__version__,
             models=[
                 bodies.ModelInfo(
-                    run=served.run,
-                    digest=served.model.digest,
-                    precision=served.precision,
-                    providers=served.model.backend.providers,
-                    calls=sorted(served.model.calls),
-                    **served.model.facts.model_dump(include=of_facts),
+                    run=queues.run,
+                    digest=queues.model.digest,
+                    precision=queues.precision,
+                    providers=queues.model.backend.providers,
+                    calls=sorted(queues.model.calls),
+                    **dict(queues.model.facts),
                 )
-                for served in engine.models
+                for queues in engine.models
             ],
-            calls={call: queues.model.run for call, queues in engine.calls.items()},
+            calls={call: queues.run for call, queues in engine.calls.items()},
             limits=bodies.Bounds(
                 body_bytes=limits.body,
                 pixels=limits.pixels,

@@ -23,7 +23,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     router = APIRouter(prefix="/v1/indexes", route_class=Route, tags=["indexes"])
     if "embed_image" not in engine.calls:
         return router
-    model, store = engine.calls["embed_image"].model, engine.store
+    queues, store = engine.calls["embed_image"], engine.store
 
     async def existing(name: Name) -> Index:
         index = await engine.stored(store.get, name)
@@ -32,12 +32,12 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
         return index
 
     async def usable(index: Annotated[Index, Depends(existing)]) -> Index:
-        if index.about.space != model.space:
+        if index.about.space != queues.space:
             raise Problem(
                 409,
                 "other_model",
                 f"the index {index.about.name} was made by another model (run {index.about.run}) "
-                f"than {model.name}; delete it and add its pictures again",
+                f"than {queues.name}; delete it and add its pictures again",
             )
         return index
 
@@ -57,7 +57,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             name=index.about.name,
             pictures=await engine.stored(len, index),
             run=index.about.run,
-            usable=index.about.space == model.space,
+            usable=index.about.space == queues.space,
             approximate=index.approximate,
             read_only=read_only(index.about.name) is not None,
         )
@@ -84,7 +84,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
         if index is None:
             if len(await engine.stored(store.all)) >= INDEXES:
                 raise Problem(409, "too_many_indexes", f"there are {INDEXES} indexes already")
-            about = About(name, model.space, model.run, model.model.facts.embed_dim)
+            about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
             index = await engine.stored(store.create, about)
             response.status_code = 201
         return await info(await usable(index))
@@ -121,7 +121,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             raise Problem(422, CODES[422][0], f"{counts}: one for each, or none")
         names: list[str | None] = [*id] if id else [None] * len(image)
         ids = await engine.add_pictures(index, await read_files(image), names)
-        return bodies.Added(model=model.name, ids=ids, pictures=await engine.stored(len, index))
+        return bodies.Added(model=queues.name, ids=ids, pictures=await engine.stored(len, index))
 
     @router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
     async def search_index(
@@ -148,7 +148,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             bodies.Hit(id=hit.id, similarity=hit.similarity, probability=probability)
             for hit, probability in await engine.search(index, query, k, rerank)
         ]
-        return bodies.Hits(model=model.name, results=results)
+        return bodies.Hits(model=queues.name, results=results)
 
     @router.get(
         "/{name}/images/{id}",

@@ -32,16 +32,6 @@ def test_what_json_cannot_say() -> None:
     assert plain(held) == {"day": "2020-01-02", "nan": None, "raw": "01ff", "3": [1, "?"]}
 
 
-@given(st.lists(ODD, max_size=4))
-def test_captions_are_texts_or_refused(values: list[Any]) -> None:
-    try:
-        found = captions_of(values)
-    except Refused as error:
-        reasons = (Reason.NO_CAPTION, Reason.MISSING_FIELD, Reason.MALFORMED_ROW)
-        found = () if error.reason in reasons else ("",)
-    assert all(text.strip() for text in found)
-
-
 def test_why_captions_are_refused() -> None:
     assert captions_of([["a", None, " "], "b", None]) == ("a", "b")
     for values, reason in (

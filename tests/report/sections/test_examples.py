@@ -52,13 +52,15 @@ def table(*rows: Any) -> pa.Table:
 
 
 def galleries(*rows: Any, count: int) -> Any:
-    return examples.read(table(*rows), Toy(), count).galleries
+    return examples.read(table(*rows), Toy(), count)
 
 
 def test_texts_show_their_pictures_and_mark_the_right_ones() -> None:
     made = galleries(row("t2i", "a", 0, 1, "abcdef", "cabdef"), count=8)
-    assert [(gallery.title, gallery.good) for gallery in made] == [("Asked in words, found", True)]
-    (query,) = made[0].queries
+    assert [(group.title, group.look, group.good) for group in made] == [
+        ("Asked in words, found", "texts", True)
+    ]
+    (query,) = made[0].examples
     assert query.text == "says a"
     assert [answer.right for answer in query.answers] == [True, True, False, False, False]
     assert [answer.place for answer in query.answers] == [1, 2, 3, 4, 5]
@@ -71,18 +73,18 @@ def test_a_right_answer_beyond_those_shown_is_shown_last_with_its_rank() -> None
     texts, pictures = galleries(by_text, by_picture, count=8)
     assert not texts.good
     assert not pictures.good
-    last = texts.queries[0].answers[-1]
+    last = texts.examples[0].answers[-1]
     assert (last.place, last.right, last.picture) == (41, True, Picture("f", "data:f"))
-    assert len(texts.queries[0].answers) == examples.PICTURES
-    last = pictures.queries[0].answers[-1]
+    assert len(texts.examples[0].answers) == examples.PICTURES
+    last = pictures.examples[0].answers[-1]
     assert (last.place, last.right, last.text) == (8, True, "says f")
-    assert len(pictures.queries[0].answers) == examples.TEXTS
+    assert len(pictures.examples[0].answers) == examples.TEXTS
 
 
 def test_successes_and_failures_are_taken_at_even_steps() -> None:
     asked = [row("t2i", "c", rank, 0, "c", "c") for rank in (0, 1) for _ in range(10)]
     right, wrong = galleries(*asked, count=4)
-    assert (len(right.queries), len(wrong.queries)) == (4, 4)
+    assert (len(right.examples), len(wrong.examples)) == (4, 4)
     assert right.note == "4 of 10, taken at even steps; 20 texts were asked"
     assert spread(range(10), 4) == [0, 3, 5, 8]
     assert spread(range(9), 9) == list(range(9))
@@ -100,15 +102,15 @@ def test_pairs_show_what_itm_gains_over_itc_change_by_change() -> None:
     rows.append(row("t2i", "e", 1, 0, "fe", "ef", change="count"))
     rows.append(row("i2t", "e", 0, 1, "ef", "fe", change="count"))
     gained, lost = galleries(*rows, count=6)
-    assert gained.paired
-    assert [query.label for query in gained.queries] == [
+    assert gained.look == "pairs"
+    assert [query.label for query in gained.examples] == [
         "count", "count", "object", "object", "relation", "relation",
     ]  # fmt: skip
-    right, other = gained.queries[0].answers
+    right, other = gained.examples[0].answers
     assert (right.right, right.place, right.by_itc) == (True, 1, False)
     assert (other.right, other.place, other.by_itc) == (False, 2, True)
     assert not lost.good
-    assert [answer.place for answer in lost.queries[0].answers] == [2, 1], "the right one is left"
+    assert [answer.place for answer in lost.examples[0].answers] == [2, 1], "the right one is left"
 
 
 def test_outcomes_count_who_is_right_first() -> None:
@@ -144,7 +146,8 @@ def test_predictions_of_a_kind_that_tells_nothing_are_shown_as_they_are() -> Non
         {"split": "test", "key": "a", "question": "how many?", "answer": "2", "score": 0.25},
         {"split": "test", "key": "z", "question": "what?", "answer": None, "score": 1.0},
     )
-    first, second = examples.read(rows, Toy(), 8).rows
+    [group] = examples.read(rows, Toy(), 8)
+    first, second = group.examples
     assert first == (
         Picture("a", "data:a"), {"question": "how many?", "answer": "2", "score": "0.25"}
     )  # fmt: skip
@@ -154,13 +157,13 @@ def test_predictions_of_a_kind_that_tells_nothing_are_shown_as_they_are() -> Non
 @pytest.mark.parametrize("missing", ["top", "rank_itc", "query"])
 def test_a_ranking_is_told_by_its_columns(missing: str) -> None:
     full = table(row("t2i", "c", 0, 0, "c", "c"))
-    assert examples.read(full, Toy(), 1).outcomes
-    assert not examples.read(full.drop_columns([missing]), Toy(), 1).outcomes
+    assert examples.outcomes(full, None)
+    assert not examples.outcomes(full.drop_columns([missing]), None)
 
 
 def test_a_picture_that_is_gone_leaves_a_gap() -> None:
     made = galleries(row("t2i", "c", 0, 0, "cz", "cz"), count=1)
-    assert made[0].queries[0].answers[1].picture == Picture("z", "")
+    assert made[0].examples[0].answers[1].picture == Picture("z", "")
 
 
 def located(*ious: float) -> pa.Table:
@@ -181,7 +184,8 @@ class Plain:
 
 
 def places(rows: pa.Table, count: int) -> Any:
-    return examples.read(rows, Plain(), count).places
+    [group] = examples.read(rows, Plain(), count)
+    return group.examples
 
 
 def test_half_of_the_places_are_right_as_far_as_there_are() -> None:
@@ -218,7 +222,7 @@ def test_a_place_without_its_picture_or_a_box() -> None:
     rows = located(0.0).to_pylist()
     rows[0] |= {"key": "gone", "box": None, "map_box": None}
     assert places(table(*rows), 1)[0].picture.uri == ""
-    assert examples.read(table(*rows), None, 1) == examples.Examples()
+    assert examples.read(table(*rows), None, 1) == []
     rows[0]["key"] = "here"
     assert not has_colour(pixels_of(places(table(*rows), 1)[0].picture.uri), WRONG)
 

@@ -143,7 +143,7 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     file.execute("UPDATE about SET format = 99")
     file.commit()
     file.close()
-    with pytest.raises(ValueError, match="is no index of format 1"):
+    with pytest.raises(ValueError, match="its format is 99, not 1; delete it"):
         Index(tmp_path / "old")
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="is no index of pictures"):

@@ -1,32 +1,35 @@
 """How far a training is: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
-from albef.training.loop import Progress
-from pipelines.stage import WORKER
+from typing import Protocol
 
 log = logging.getLogger("albef")
 LINE_EVERY = 10.0
 """Seconds between two plain lines."""
 
 
-@contextmanager
-def progress(label: str) -> Iterator[Progress]:
-    """What the train loop calls after each step."""
-    if sys.stderr.isatty() and WORKER not in os.environ:  # several have no bar in common
-        with _bar(label) as show:
-            yield show
-    else:
+class Progress(Protocol):
+    """What shows how far a training is."""
+
+    def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
+        """Called after each step with the last means."""
+
+
+@contextlib.contextmanager
+def progress(label: str, *, bar: bool) -> Iterator[Progress]:
+    """What the train loop calls after each step.
+
+    Args:
+        label: shown with it.
+        bar: whether standard error is ours alone; several processes have no bar in common.
+    """
+    if not bar or not sys.stderr.isatty():
         yield _lines(label)
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Progress]:
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -39,13 +42,13 @@ def _bar(label: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[values]}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None, values="", rate="")
+    with Bar(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task(label, total=None, values="", rate="")
 
         def show(step: int, total: int, values: Mapping[str, float]) -> None:
-            speed = bar.tasks[0].speed
+            speed = shown.tasks[0].speed
             rate = f"{speed:.1f} steps/s" if speed else ""
-            bar.update(task, completed=step, total=total, values=_shown(values), rate=rate)
+            shown.update(task, completed=step, total=total, values=_format(values), rate=rate)
 
         yield show
 
@@ -65,11 +68,11 @@ def _lines(label: str) -> Progress:
         rate = (step - first[1]) / (now - first[0]) if step > first[1] else 0.0
         left = f", {(total - step) / rate:.0f} s left" if rate else ""
         log.info(
-            "%s: step %d of %d, %.2f steps/s%s  %s", label, step, total, rate, left, _shown(values)
+            "%s: step %d of %d, %.2f steps/s%s  %s", label, step, total, rate, left, _format(values)
         )
 
     return show
 
 
-def _shown(values: Mapping[str, float]) -> str:
+def _format(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -1,12 +1,14 @@
+"""Warnings of a training that learns nothing. Curves and log are tested with the loop."""
+
 import logging
 
 import pytest
 
-from albef.training.watch import LONG, Watch, at_chance
+from albef.training.tracking import LONG, ChanceWatch, at_chance
 
 
 def test_a_loss_at_chance_for_long_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch({"itm": 0.6365})
+    watch = ChanceWatch({"itm": 0.6365})
     with caplog.at_level(logging.WARNING):
         for point in range(LONG - 1):
             watch.point(point, {"itm": 0.64, "mlm": 5.0})
