@@ -5,7 +5,6 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from albef.config import ParamsError
 
@@ -14,18 +13,6 @@ NOBODY = (
     "`git config user.email ADDRESS`"
 )
 """What to say where git refuses to commit."""
-
-
-class Upstream(NamedTuple):
-    """Where the branch goes.
-
-    Attributes:
-        remote: name of the remote.
-        branch: full name of the branch there.
-    """
-
-    remote: str
-    branch: str
 
 
 def git(*args: str) -> str:
@@ -52,12 +39,12 @@ def ask(*args: str) -> str | None:
         return None
 
 
-def upstream() -> Upstream | None:
-    """Where the branch is pushed to; None where it is not."""
+def upstream() -> tuple[str, str] | None:
+    """The remote that the branch is pushed to and the full name of the branch there, if any."""
     branch = ask("symbolic-ref", "--quiet", "--short", "HEAD")
     remote = branch and ask("config", f"branch.{branch}.remote")
     merge = branch and ask("config", f"branch.{branch}.merge")
-    return Upstream(remote, merge) if remote and merge else None
+    return (remote, merge) if remote and merge else None
 
 
 def fetch() -> None:
@@ -137,7 +124,7 @@ def whole(paths: Sequence[Path], tags: Sequence[str]) -> Iterator[None]:
 def remote() -> str | None:
     """The remote that a release goes to: the branch's, or the first; None where there is none."""
     target = upstream()
-    return target.remote if target else next(iter(git("remote").split()), None)
+    return target[0] if target else next(iter(git("remote").split()), None)
 
 
 def _push(tags: Sequence[str], *, commit: bool) -> None:
@@ -146,11 +133,9 @@ def _push(tags: Sequence[str], *, commit: bool) -> None:
     Raises:
         ParamsError: the remote refused.
     """
-    where, target = remote(), upstream()
-    if where:
-        refs = [f"refs/tags/{tag}" for tag in tags]
-        if commit and target:
-            refs.append(f"HEAD:{target.branch}")
+    if where := remote():
+        branch = upstream() if commit else None
+        refs = [*(f"refs/tags/{tag}" for tag in tags), *([f"HEAD:{branch[1]}"] if branch else [])]
         git("push", "--quiet", "--atomic", where, *refs)
 
 

@@ -149,20 +149,19 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
         "not as in the last commit: dvc.yaml; commit or undo that",
         "new.json is not in git; `git add` and commit it",
     ]
-    project.sh("git commit -qam edited")
-    assert list(git.unpushed()) == ["git commits that are not pushed: 1; `git push`"]
-    project.sh("git clone -q ../project.git ../other && cd ../other && git commit -q --allow-empty "
-               "-m theirs && git push -q")  # fmt: skip
-    git.fetch()
-    assert list(git.unpushed())[1:] == [
-        "git commits of the remote that are not here: 1; `git pull`"
-    ]
-    project.sh("git checkout -q --detach")
-    assert list(git.unpushed()) == [
-        "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
-    ]
-    project.sh("git remote remove origin")
-    assert list(git.unpushed()) == []
+    ahead = "git commits that are not pushed: 1; `git push`"
+    behind = "git commits of the remote that are not here: 1; `git pull`"
+    nowhere = "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
+    theirs = "git clone -q ../project.git ../other && cd ../other && git commit -q --allow-empty"
+    for command, reasons in (
+        ("git commit -qam edited", [ahead]),
+        (f"{theirs} -m theirs && git push -q", [ahead, behind]),
+        ("git checkout -q --detach", [nowhere]),
+        ("git remote remove origin", []),
+    ):
+        project.sh(command)
+        git.fetch()
+        assert list(git.unpushed()) == reasons
 
 
 def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
