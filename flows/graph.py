@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import networkx as nx
 import psutil
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
@@ -101,14 +102,14 @@ def read() -> dict[str, Node]:
 def _nodes(repo: Any) -> dict[str, Node]:
     graph = repo.index.graph
     order = {stage: place for place, stage in enumerate(repo.index.stages)}
-    above = {stage: sorted(graph.successors(stage), key=order.__getitem__) for stage in order}
     lock, producers, starts = locked(), producers_of(order), _starts()
     busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
     nodes: dict[str, Node] = {}
-    for stage in _in_order(above):
+    for stage in nx.lexicographical_topological_sort(graph.reverse(copy=False), order.get):
         if not hasattr(stage, "name"):  # a .dvc file: data that no stage makes
             continue
-        upstream = tuple(other.name for other in above[stage] if hasattr(other, "name"))
+        above = sorted(graph.successors(stage), key=order.__getitem__)
+        upstream = tuple(other.name for other in above if hasattr(other, "name"))
         outs = tuple(str(out) for out in stage.outs)
         running = next((busy[out] for out in outs if out in busy), None)
         needed = stage.name != PRETRAIN or PRETRAINED in starts
@@ -121,26 +122,11 @@ def _nodes(repo: Any) -> dict[str, Node]:
     return nodes
 
 
-def _in_order(above: Mapping[Any, list[Any]]) -> list[Any]:
-    """Stages after those that they depend on, else as in dvc.yaml."""
-    done: dict[Any, None] = {}
-
-    def visit(stage: Any) -> None:
-        if stage not in done:
-            for other in above[stage]:
-                visit(other)
-            done[stage] = None
-
-    for stage in above:
-        visit(stage)
-    return list(done)
-
-
 def _starts() -> set[str]:
     """What the runs start from, as params.yaml says it."""
     tasks = read_yaml(PARAMS).get("tasks")
     runs = tasks.values() if isinstance(tasks, Mapping) else ()
-    inits = [str(run.get("init")) for run in runs if isinstance(run, Mapping)]
+    inits = (str(run.get("init")) for run in runs if isinstance(run, Mapping))
     return {init.partition("/epochs/")[0] for init in inits}
 
 
@@ -155,19 +141,12 @@ def _busy(tmp: Path, root: Path) -> dict[str, int]:
         writers = json.loads((tmp / "rwlock").read_text()).get("write", {})
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
+    alive = {p.pid for p in psutil.process_iter(["status"]) if p.info["status"] != "zombie"}
     return {
         str(Path(path).relative_to(root)): info["pid"]
         for path, info in writers.items()
-        if _is_alive(info["pid"]) and Path(path).is_relative_to(root)
+        if info["pid"] in alive and Path(path).is_relative_to(root)
     }
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process exists and is more than a zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def producers_of(stages: Iterable[Any]) -> dict[str, str]:

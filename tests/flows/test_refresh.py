@@ -129,7 +129,7 @@ def test_its_deployment_runs_through_a_worker_and_its_schedule_rests(toy: Toy, s
         assert sorted(toy.started()) == READ
     finally:
         worker.terminate()
-        worker.wait(timeout=60)
+        worker.wait()
 
 
 def test_records_are_told_by_what_they_hold(tmp_path: Path) -> None:
