@@ -1,7 +1,7 @@
 """Strict values: what a section of params.yaml is, how it is read, and what an error says.
 
-A section's class stands beside its owner and derives from :class:`Section`. It has no defaults:
-every value of a run is in its params file. Nothing here imports torch.
+A section's class stands beside its owner and derives from :class:`Section`. What most never touch
+has its default there, beside its sentence. Nothing here imports torch.
 """
 
 import difflib
@@ -99,6 +99,50 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a preset: those of its ``base``, without what ``drop`` lists, below its own.
+
+    A mapping is laid over another key by key, unless it is of another ``kind``; all else takes the
+    other's place.
+
+    Args:
+        path: a preset, or a params file, which is one without a base.
+        above: presets that it is the base of.
+
+    Raises:
+        ParamsError: a base that is missing or lies on itself, or a dropped key that it lacks.
+    """
+    values = read_yaml(path)
+    base, dropped = values.pop("base", None), values.pop("drop", ())
+    if base is None:
+        return values
+    below = path.parent / f"{base}.yaml"
+    if below in (path, *above):
+        raise ParamsError(f"{path}: its base {base} is laid over it")
+    if not below.exists():
+        raise ParamsError(f"{path}: there is no preset {base} (base)")
+    lower = read_preset(below, (*above, path))
+    for key in dropped:
+        *parents, last = key.split(".")
+        section: Any = lower
+        for part in parents:
+            section = section.get(part, {})
+        if last not in section:
+            raise ParamsError(f"{path}: {base} has no {key} (drop)")
+        del section[last]
+    return _laid_over(lower, values)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old: Any = merged.get(key)
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        is_of_it = isinstance(old, Mapping) and kind in (None, old.get("kind"))
+        merged[key] = _laid_over(old, value) if is_of_it and isinstance(value, Mapping) else value
+    return merged
+
+
 def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
     """``values`` as a section of class ``cls``.
 
@@ -136,6 +180,8 @@ def _sentences(
                     parts[-1], _fields(cls, parts[:-1]), dotted.removesuffix(parts[-1])
                 )
                 yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
+            case "default_factory_not_called":  # what it is made of is wrong itself
+                continue
             case "missing":
                 yield f"{where}: {dotted} is missing"
             case _:

@@ -60,6 +60,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON with sorted keys, whole or not at all."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
 class Locked(ValueError):
     """A lock that another process holds: ``holder``, by its number, or ``?``."""
 

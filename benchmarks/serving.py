@@ -30,7 +30,7 @@ import psutil
 import torch
 from PIL import Image
 
-from albef.config import read_yaml, validate
+from albef.config import read_preset, validate
 from albef.export.folder import export
 from albef.export.torch_model import model_of
 from albef.models.albef import ModelConfig
@@ -116,7 +116,7 @@ def main() -> None:
 def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
     """A retrieval checkpoint with random weights, and its export."""
     path, run, changed = SIZES[size]
-    values = read_yaml(path)
+    values = read_preset(path)
     section = values["tasks"][run] | changed
     section = {
         name: value["start"] if isinstance(value, dict) else value

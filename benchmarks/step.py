@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from albef.config import read_yaml, validate
+from albef.config import read_preset, validate
 from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import Batch
@@ -24,7 +24,7 @@ from tests.reference import pretraining as plain
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MASKED_SHARE = 0.15
-PRESET = read_yaml(Path("presets/paper-4m.yaml"))["pretrain"]
+PRESET = read_preset(Path("presets/paper-4m.yaml"))["pretrain"]
 PAPER = {name: PRESET[name] for name in ("model", "tokenizer", "queue_size", "queue_from")}
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "built-in": ({}, 32, 12),
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="built-in")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
     options = parser.parse_args()
-    values = read_yaml(options.params)
+    values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
     changed, size, length = SIZES[options.size]
     config = validate(Config, values["pretrain"] | changed, where="benchmark", key="pretrain")

@@ -28,8 +28,6 @@ from albef.validation.drift import accepted_suite
 from flows import git, graph, run_lock, values
 
 PROFILES = Path("profiles")
-NO_PROFILE = PROFILES / "none.json"
-"""Names no profile: nothing is expected."""
 
 
 @dataclass(frozen=True)
@@ -172,24 +170,27 @@ def accept_data(name: str, file: Path | None = None) -> str:
         ParamsError: no such data set, or its profile is missing or of other data.
         ShardError: the data set is missing.
     """
-    datasets = read_yaml(PARAMS).get("datasets") or {}
+    params = read_yaml(PARAMS)
+    datasets = params.get("datasets") or {}
     if name not in datasets:
         raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, datasets)}")
-    named = Path(str(datasets[name].get("accepted", NO_PROFILE)))
+    named = ((params.get("validate") or {}).get("accepted") or {}).get(name)
     profile = _read_profile(name)
     if file is None:
-        file = PROFILES / f"{name}.json" if named == NO_PROFILE else named
-        if named == NO_PROFILE and file.exists():
+        file = Path(named or PROFILES / f"{name}.json")
+        if named is None and file.exists():
             raise ParamsError(
                 f"{file} is there already, and {PARAMS} does not name it: it may be of another "
                 f"data set {name}; say --file {file} to overwrite it, or name another file"
             )
-    if file == NO_PROFILE:
-        raise ParamsError(f"{NO_PROFILE} stands for no profile: name another file")
+    if not file.resolve().is_relative_to(PROFILES.resolve()):
+        raise ParamsError(
+            f"{file} is not in {PROFILES}, which validation depends on: name one there"
+        )
     text = accepted_suite(profile)
     write_atomic(file, text)
-    if file != named:
-        values.override(PARAMS, [f"datasets.{name}.accepted={file.as_posix()}"])
+    if file.as_posix() != named:
+        values.override(PARAMS, [f"validate.accepted.{name}={file.as_posix()}"])
     return (
         f"{file} holds {len(json.loads(text)['expectations'])} expectations of {name}; commit it "
         f"with {PARAMS}. validate@{name} holds every later version against it."

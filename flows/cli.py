@@ -65,6 +65,21 @@ def status() -> None:
     print(report())
 
 
+@command(app, "params", at_root=True)
+def params(
+    section: Annotated[str, Argument(help="A key, as tasks.retrieval; if not given, all.")] = "",
+    preset: Annotated[str | None, Option(help="Those of presets/PRESET.yaml.")] = None,
+) -> None:
+    """Print every value as it stands, with its sentence.
+
+    Defaults are included; after each value stands where it comes from.
+    """
+    from flows.values import file_of
+    from pipelines.params import explain
+
+    print(explain(file_of(preset), section))
+
+
 @command(app, "compare", code=1, at_root=True)
 def compare(
     revisions: Annotated[

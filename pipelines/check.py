@@ -23,10 +23,11 @@ from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.derive import derive
+from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Rules
+from albef.ingest.quarantine import SUMMARY, write_quarantine
 from albef.ingest.sources import count_of
-from pipelines.quarantine import SUMMARY, compared, names_of, set_aside
 from pipelines.rows import read_config, read_rows
 from pipelines.stage import PARAMS, Stage, read_json
 
@@ -84,8 +85,9 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
         count = blocks.starts[-1]
         if not count:
             raise ParamsError(f"{source} has no row")
-        dropped, repeated = compared(blocks, config, limits.near_distance, there)
-        reasons = set_aside(folder, blocks, dropped, repeated, names_of(there), limits)
+        others = read_heldout(there)
+        dropped, repeated = compare(blocks, config, limits.near_distance, others)
+        reasons = write_quarantine(folder, blocks, dropped, repeated, others, limits)
         sources = _sources(folder, blocks, dropped, config, most)
     kept = count - reasons.total()
     result = {
@@ -164,10 +166,10 @@ def _sources(
                 for reason, n in sorted(counts["set_aside"].items(), key=lambda pair: -pair[1])
             },
         }
-    for row, stored in (pair for block in range(len(blocks)) for pair in blocks.stored(block)):
-        if stored is not None and row.number not in dropped:
-            sources[row.values["source"]]["picture_bytes"] += sum(map(len, stored.images))
-            sources[row.values["source"]]["shard_bytes"] += shard_writer.room(stored.record())
+    for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
+        if record is not None and row.number not in dropped:
+            sources[record.source]["picture_bytes"] += sum(map(len, record.images))
+            sources[record.source]["shard_bytes"] += shard_writer.room(record)
     return sources
 
 

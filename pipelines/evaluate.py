@@ -38,9 +38,9 @@ class Reference(Section):
 class EvaluateConfig(Section):
     """Values of the evaluation."""
 
-    splits: tuple[str, ...]
+    splits: tuple[str, ...] = ("test",)
     """Splits to evaluate, as far as the data set has them; `val` where it has none of them."""
-    batch_size: int
+    batch_size: int = 64
     """Images of one forward pass."""
     behaviour: BehaviourConfig
     """What a change of the words must do, on the first split that is evaluated."""

@@ -33,24 +33,26 @@ class RunExport(Section):
 
     dataset: str
     """Data set on which the export is evaluated."""
-    split: str
+    split: str = "test"
     """Its split, one whose answers are known."""
-    examples: Annotated[int, Field(ge=1)] | None
+    examples: Annotated[int, Field(ge=1)] | None = None
     """Records of that split that are read, the first ones; null reads all."""
-    precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)] = (
+        Field({"float32": 0.3, "int8": 3.0})
+    )
     """Weights to write, the first being the ones that are loaded unless others are named, each
     with the points of the primary metric that it may lose against torch."""
+    opset: Annotated[int, Field(ge=18, le=23)] = 23
+    """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest absolute difference from torch with which a float32 export may be finished."""
 
 
 class ExportConfig(Section):
-    """Values of every export."""
+    """What is exported."""
 
     runs: Annotated[dict[str, RunExport], Field(min_length=1)]
     """Runs that are exported."""
-    opset: Annotated[int, Field(ge=18, le=23)]
-    """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
-    tolerance: Annotated[float, Field(gt=0)]
-    """Largest absolute difference from torch with which a float32 export may be finished."""
 
 
 def run(stage: Stage) -> None:
@@ -60,8 +62,7 @@ def run(stage: Stage) -> None:
 
 
 def _export(stage: Stage) -> None:
-    config = stage.section("export", ExportConfig)
-    own = config.runs[stage.key]
+    own = stage.section(f"export.runs.{stage.key}", RunExport)
     for name in ("onnxscript", "onnx_ir"):  # each tells of every node it folds
         logging.getLogger(name).setLevel(logging.WARNING)
     threads = stage.runtime.threads
@@ -74,8 +75,8 @@ def _export(stage: Stage) -> None:
             checkpoint,
             folder,
             run=stage.key,
-            opset=config.opset,
-            tolerance=config.tolerance,
+            opset=own.opset,
+            tolerance=own.tolerance,
             precisions=tuple(own.precisions),
             threads=threads,
             provenance={"export_code": stage.code},

@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
         for row in logged(made)
         if isinstance(row, Prepared)
-        for one in row.prints
+        for one in row.fingerprints
     ]
     path = stage.layout.heldout(stage.key)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
-from pipelines.export import ExportConfig, First
+from pipelines.export import First, RunExport
 from pipelines.stage import Stage, run_of, write_json
 
 log = logging.getLogger("albef")
@@ -48,7 +48,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         ValueError: the export is not there, or not of the model that was evaluated.
     """
     gate = stage.section("release", ReleaseConfig)
-    own = stage.section("export", ExportConfig).runs[stage.key]
+    own = stage.section(f"export.runs.{stage.key}", RunExport)
     folder = stage.layout.export(stage.key)
     written = manifest.read(folder)
     config, kind = run_of(stage)

@@ -9,7 +9,6 @@ from albef.tasks.ranking import MAX_WORDS
 from pipelines.launch import launch
 from pipelines.stage import Stage, main
 from pipelines.trainer import (
-    data_values,
     fingerprint,
     fit,
     origin_of,
@@ -31,9 +30,7 @@ def run(stage: Stage) -> None:
         if start := task.take_start():
             provenance["start"] = start
         values = config.model_dump()
-        folder = stage.scratch(
-            fingerprint({"values": values, **provenance, **data_values(stage, config.dataset)})
-        )
+        folder = stage.scratch(fingerprint({"values": values, **provenance}))
         stage.record |= fit(
             stage, task, config, dataset=config.dataset, device=device, folder=folder
         )

@@ -21,7 +21,7 @@ NOT_SHOWN = ("paths", "runtime", "release")
 class ReportConfig(Section):
     """Values of the report."""
 
-    examples: Annotated[int, Field(ge=1, le=100)]
+    examples: Annotated[int, Field(ge=1, le=100)] = 8
     """Queries, pairs and sample pictures shown of each group."""
 
 

@@ -22,7 +22,7 @@ _LOG_EVERY = 5.0  # seconds
 
 
 def read_config(stage: Stage) -> RowsConfig:
-    """The part of the data set's section that its rows depend on; ``augment`` is not read.
+    """The values of the data set that a stage works on.
 
     Raises:
         ParamsError: no such data set, or a wrong key, type or range.
@@ -32,8 +32,7 @@ def read_config(stage: Stage) -> RowsConfig:
     if not isinstance(section, Mapping):
         known = ", ".join(datasets) if isinstance(datasets, Mapping) else "none"
         raise ParamsError(f"{PARAMS}: no data set {stage.key!r}; the data sets are {known}")
-    values = {name: section[name] for name in RowsConfig.model_fields if name in section}
-    return validate(RowsConfig, values, where=str(PARAMS), key=f"datasets.{stage.key}")
+    return validate(RowsConfig, section, where=str(PARAMS), key=f"datasets.{stage.key}")
 
 
 def read_rows(

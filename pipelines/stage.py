@@ -7,7 +7,6 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 import contextlib
 import hashlib
 import importlib
-import json
 import logging
 import os
 import platform
@@ -26,8 +25,9 @@ import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
-from albef.io import file_digest, write_atomic
+from albef.io import file_digest
 from albef.io import read_json as read_json
+from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
@@ -86,7 +86,7 @@ class Stage:
 
     def section(self, key: str, cls: type[S]) -> S:
         """The section at a dotted ``key`` of params.yaml, strictly."""
-        value: Any = self.params
+        value: Any = {key: {}} | self.params  # a section that is left out has its defaults
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
                 raise ParamsError(f"{PARAMS}: {key} is missing")
@@ -300,9 +300,3 @@ def _write_record(stage: Stage, started: float) -> None:
     keep(path)
     if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
         subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON with sorted keys, whole or not at all."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomic(path, text + "\n")

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from albef.data.shards import Shards, describe
 from albef.io import file_digest
 from albef.loading.loader import Loader
-from albef.loading.reading import read_reading
+from albef.loading.pipeline import Reading
 from albef.models.compiled import compile_blocks
 from albef.models.recompute import recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
@@ -29,7 +29,7 @@ from albef.training.progress import progress
 from albef.training.state import kept
 from albef.training.tracking import at_chance
 from pipelines.device_lock import device_of, held_device
-from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, first
+from pipelines.stage import WORKER, WORKERS, Stage, first
 
 TRIAL = "trial.json"
 """In the scratch folder of a training that a trial of a search has finished: which one, and how."""
@@ -90,8 +90,7 @@ def provenance_of(
         "parent": config.init,
         "parent_weights": init.digest,
     }
-    values = {"values": config.model_dump(), **data_values(stage, config.dataset)}
-    return provenance, fingerprint(values | provenance)
+    return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
 
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
@@ -114,15 +113,6 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
         origin["choice"] = file_digest(stage.layout.search(stage.key) / "choice.json")
         origin["parent_provenance"] = init.config.get("provenance", {})
     return origin
-
-
-def data_values(stage: Stage, dataset: str) -> dict[str, Any]:
-    """What training depends on of a data set's section: for fingerprints.
-
-    How much may be damaged is not of it: a training that was stopped by that goes on.
-    """
-    section = stage.params["datasets"][dataset]
-    return {name: section[name] for name in ("augment", "window")}
 
 
 class EndedEarly(Exception):
@@ -181,7 +171,6 @@ def fit(
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
-    augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     shards = Shards(data, "train")
     task.prepare(shards)
     recompute(task, stage.runtime.recompute)
@@ -190,7 +179,7 @@ def fit(
     processes = world()
     loader = Loader(
         shards,
-        task.collate(Train(augment, task.image_size)),
+        task.collate(Train(config.augment, task.image_size)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,
@@ -198,8 +187,10 @@ def fit(
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
-        read_reading(
-            stage.params["datasets"][dataset], where=str(PARAMS), key=f"datasets.{dataset}"
+        Reading(
+            config.window,
+            stage.runtime.max_damaged_records.get(dataset, 0.0),
+            stage.runtime.max_damaged_shards.get(dataset, 0.0),
         ),
     )
     val = Shards(data, "val")

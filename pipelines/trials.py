@@ -27,7 +27,6 @@ from pipelines.trainer import (
     TRIAL,
     EndedEarly,
     circumstances,
-    data_values,
     fingerprint,
     fit,
     mirror_of,
@@ -105,7 +104,6 @@ def read_search(stage: Stage) -> Search | None:
             "seed": stage.seed,
             "data": data,
             "init": init.digest,
-            **data_values(stage, config.dataset),
         }
     )
     folder = stage.scratch(key)

@@ -17,23 +17,18 @@ from albef.builtin.studio import Studio
 from albef.config import ParamsError
 
 Form = Literal["first", "second", "order", "both", "one", "neither"]
-WORDINGS: dict[Form, tuple[str, str]] = {
-    "first": ("{a} in the first picture", "the first picture with {a}"),
-    "second": ("{a} in the second picture", "the second picture with {a}"),
-    "order": (
-        "{a} in the first picture and {b} in the second",
-        "the first picture with {a} and the second with {b}",
-    ),
-    "both": ("{a} in both pictures", "both pictures with {a}"),
-    "one": ("{a} in only one picture", "only one picture with {a}"),
-    "neither": ("{a} in neither picture", "neither picture with {a}"),
-}
-"""Sentences by what they say of scene ``a``, and of ``b`` where the order counts."""
-WEIGHTS: dict[Form, int] = {
-    "first": 3, "second": 3, "order": 3, "both": 1, "one": 1, "neither": 1
+FORMS: dict[Form, tuple[int, str, str]] = {
+    "first": (3, "{a} in the first picture", "the first picture with {a}"),
+    "second": (3, "{a} in the second picture", "the second picture with {a}"),
+    "order": (3, "{a} in the first picture and {b} in the second",
+              "the first picture with {a} and the second with {b}"),
+    "both": (1, "{a} in both pictures", "both pictures with {a}"),
+    "one": (1, "{a} in only one picture", "only one picture with {a}"),
+    "neither": (1, "{a} in neither picture", "neither picture with {a}"),
 }  # fmt: skip
-"""How often a form is said. Most are of one picture or of one after the other, as in NLVR2; the
-others, which join two findings, are learned last."""
+"""What a sentence says of scene ``a``, and of ``b`` where the order counts: how often, and in which
+words. Most are of one picture or of one after the other, as in NLVR2; the others, which join two
+findings, are learned last."""
 _NEAR = 1 / 3  # share of pictures of another scene that differ from it in one thing alone
 
 
@@ -85,10 +80,10 @@ def _records(config: Config, seed: int) -> Iterator[view.Row]:
         known = frozenset(pool)
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")
-            (form,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
+            (form,) = rng.choices(list(FORMS), [weight for weight, *_ in FORMS.values()])
             a, b = rng.sample(pool, 2)
             words = {"a": studio.caption(a, rng)[0], "b": studio.caption(b, rng)[0]}
-            text = rng.choice(WORDINGS[form]).format(**words)
+            text = rng.choice(FORMS[form][1:]).format(**words)
             comparison = Comparison(form, a, b if form == "order" else None)
             for label in rng.sample((True, False), 2):
                 scenes = _pair(comparison, label, studio, pool, known, rng)
@@ -136,11 +131,10 @@ def _pair(
             return first, second
 
 
-Plan = tuple[tuple[Scene, bool], tuple[Scene, bool]]
-"""For each picture a scene and whether it is to be shown."""
-
-
-def _plan(comparison: Comparison, truth: bool, rng: random.Random) -> Plan:
+def _plan(
+    comparison: Comparison, truth: bool, rng: random.Random
+) -> tuple[tuple[Scene, bool], tuple[Scene, bool]]:
+    """For each picture a scene and whether it is to be shown."""
     form, a, b = comparison.form, comparison.a, comparison.b
     if b is not None:
         if truth:

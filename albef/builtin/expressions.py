@@ -50,13 +50,12 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
     studio = Studio(config.objects, config.pixels)
     names = list(studio.names)
     for split, count in config.splits.items():
-        plans = [
-            iter(_plan(names, size, split, len(range(turn, count, len(KINDS))), f"{seed} {by}"))
+        plans = {
+            by: iter(_plan(names, size, split, len(range(turn, count, len(KINDS))), f"{seed} {by}"))
             for turn, (by, size) in enumerate(KINDS.items())
-        ]
-        for number in range(count):
-            turn, by = number % len(KINDS), tuple(KINDS)[number % len(KINDS)]
-            things = next(plans[turn])
+        }
+        for number, by in zip(range(count), itertools.cycle(KINDS), strict=False):
+            things = next(plans[by])
             rng = random.Random(f"{seed} expressions {split} {number}")
             quarter = number // len(KINDS) % 4
             placed = arrange(things, quarter, rng)

@@ -17,6 +17,8 @@ from albef.builtin.describe import MOST, Claim, Group, Scene
 from albef.builtin.studio import Studio
 from albef.config import ParamsError
 
+Options = dict[tuple[str | None, bool], list["View"]]
+"""Views by what they change and whether they have a card."""
 LABELS = ("entailment", "neutral", "contradiction")
 """Of the three records of a sentence, in order."""
 _ONE_GROUP = 2 / 3  # share of sentences that name one group of a scene only
@@ -109,10 +111,6 @@ def _statement(
     raise ParamsError(
         "no scene can be entailed, contradicted and left open with so few objects: raise objects"
     )
-
-
-Options = dict[tuple[str | None, bool], list[View]]
-"""Views by what they change and whether they have a card."""
 
 
 def _options(

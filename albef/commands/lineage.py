@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, read_yaml, validate
+from albef.config import ParamsError, read_preset, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 from albef.lineage import Project, lineage, render, to_json
 from albef.run_record import code_digest, code_files
@@ -47,12 +47,12 @@ def _projects(root: Path) -> Iterator[Project]:
     paths = validate(Paths, base.get("paths"), where=str(root / PARAMS), key="paths")
     yield _project(root, base, paths, stages)
     for file in sorted((root / "presets").glob("*.yaml")):
-        preset = read_yaml(file)
+        preset = read_preset(file)
         try:
             paths = validate(Paths, preset.get("paths"), where=str(file), key="paths")
         except ParamsError:
             continue
-        yield _project(root, {**base, **preset}, paths, stages)
+        yield _project(root, preset, paths, stages)
 
 
 def _project(

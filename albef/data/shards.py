@@ -238,7 +238,7 @@ class Shards:
         if needed > limit:
             fits = int(np.searchsorted(np.cumsum(sizes), limit, "right")) // 2
             what = f"two windows of {window} shards" if window else "all shards"
-            smaller = f"set datasets.{self.name}.window to at most {fits} or " if fits else ""
+            smaller = f"set the training's window to at most {fits} or " if fits else ""
             raise ShardError(
                 f"{what} of {self.name}, split {self.split}, are {needed / 2**30:.3g} GiB, more "
                 f"than runtime.cache_gb {limit / 2**30:.3g}: {smaller}raise runtime.cache_gb"

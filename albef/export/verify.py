@@ -88,7 +88,7 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
         batch, texts, length = worst.shape
         raise VerificationError(
             f"{worst.graph} differs from torch by {worst.largest:.2g} at batch {batch}, {texts} "
-            f"texts an image and text length {length}, above export.tolerance {tolerance:g}; "
+            f"texts an image and text length {length}, above the tolerance {tolerance:g}; "
             "nothing was exported"
         )
     largest: defaultdict[str, float] = defaultdict(float)

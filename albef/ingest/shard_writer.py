@@ -18,6 +18,7 @@ from albef.data.record import Record
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, index_digest, read_index
 from albef.data.store import MANIFEST, Manifest, Store, Stored
 from albef.data.tar import BLOCK
+from albef.io import atomic, write_json
 
 _ROWS = 10_000  # of the index, held before they are written
 _END = 20 * BLOCK  # a tar may be filled up to
@@ -101,7 +102,7 @@ class ShardWriter:
             return
         shard, sent = self._shard(number), self._sent(number)
         if not sent.exists():
-            _write_json(sent, self._store.put(shard).model_dump())
+            write_json(sent, self._store.put(shard).model_dump())
         shard.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -143,9 +144,8 @@ class ShardWriter:
         """Finish the shard that is open: its part of the index first, then itself."""
         self._tar.close()
         self._tar = None
-        beside = self._folder / "index.unfinished"
-        pq.write_table(pa.Table.from_pylist(self._rows, self._schema), beside)
-        beside.replace(self._part(self.shards))
+        with atomic(self._part(self.shards)) as part:
+            pq.write_table(pa.Table.from_pylist(self._rows, self._schema), part)
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
         self._unfinished.replace(self._shard(self.shards))
@@ -175,7 +175,7 @@ class ShardWriter:
                 )
             self._write_index()
             self._describe(licences, sources)
-        for part in (*self._folder.glob("*.part"), *self._folder.glob("*.unfinished")):
+        for part in self._folder.glob("*.part"):
             part.unlink()
         if self._store:
             shutil.rmtree(self._folder / "shards", ignore_errors=True)
@@ -203,7 +203,7 @@ class ShardWriter:
                 for number in range(self.shards)
             }
             manifest = Manifest(store=self._store.url.rstrip("/"), shards=sent)
-            _write_json(self._folder / MANIFEST, manifest.model_dump())
+            write_json(self._folder / MANIFEST, manifest.model_dump())
         index = read_index(self._folder, columns=["split", "captions"])
         described = {
             "name": self._name,
@@ -218,7 +218,7 @@ class ShardWriter:
             "sources": list(sources),
             **({"images": self._images} if self._images > 1 else {}),
         }
-        _write_json(self._folder / "dataset.json", described)
+        write_json(self._folder / "dataset.json", described)
 
 
 def room(record: Record) -> int:
@@ -290,10 +290,3 @@ def _images_of(row: Mapping[str, Any]) -> int:
 
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _write_json(path: Path, value: object) -> None:
-    """Write a file, whole or not at all."""
-    beside = path.with_name(path.name + ".unfinished")
-    beside.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    beside.replace(path)

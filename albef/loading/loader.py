@@ -25,12 +25,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from albef.data.shards import Shards
 from albef.loading.pipeline import Batch as Batch
 from albef.loading.pipeline import Collate as Collate
-from albef.loading.pipeline import DamageCount, Pipeline
+from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
-from albef.loading.reading import ReadingConfig
 from albef.loading.sampler import Mixture, Sampler
 
-WHOLE = ReadingConfig(window=None, max_damaged_records=0, max_damaged_shards=0)
+WHOLE = Reading()
 """All of a split shuffled, and the first damaged record stops the training."""
 _DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
 _AHEAD = 4  # batches that a worker prepares before they are asked for
@@ -74,7 +73,7 @@ class Loader:
         share: tuple[int, int] = (0, 1),
         pooled: int = 0,
         weights: Mapping[str, float] | None = None,
-        reading: ReadingConfig = WHOLE,
+        reading: Reading = WHOLE,
     ) -> None:
         mixture = Mixture(shards.sources, weights, seed) if weights else None
         records = len(shards) if mixture is None else len(mixture)

@@ -15,7 +15,6 @@ from torch import Tensor
 from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards
-from albef.loading.reading import ReadingConfig
 from albef.loading.sampler import Sampler
 
 Batch = dict[str, Tensor]
@@ -23,6 +22,17 @@ Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
 
 _CONTENT = 1  # keeps the generators of what is in a batch apart from those of order and draws
 log = logging.getLogger(__name__)
+
+
+class Reading(NamedTuple):
+    """In which order a split is read, and how much of it may be damaged before training stops."""
+
+    window: int | None = None
+    """As in :class:`albef.tasks.task.TrainingConfig`."""
+    max_damaged_records: float = 0.0
+    """Share, as in :class:`albef.layout.Runtime`."""
+    max_damaged_shards: float = 0.0
+    """The same of shards."""
 
 
 class DamagedRecord(NamedTuple):
@@ -135,7 +145,7 @@ class DamageCount:
     nothing of others'.
     """
 
-    def __init__(self, shards: Shards, config: ReadingConfig) -> None:
+    def __init__(self, shards: Shards, config: Reading) -> None:
         self._shards = shards
         self._config = config
         self._known: set[tuple[str, str]] = set()
@@ -164,7 +174,7 @@ class DamageCount:
         if count > share * total:
             raise ShardError(
                 f"{damaged.what}; that makes {count} damaged of the {total} {kind} of {name}, "
-                f"split {self._shards.split}, more than datasets.{name}.max_damaged_{kind} "
+                f"split {self._shards.split}, more than runtime.max_damaged_{kind}.{name} "
                 f"{share:g} allows: {self._shards.files.remedy}, or allow more"
             )
 

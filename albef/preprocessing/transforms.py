@@ -35,11 +35,11 @@ Crop = Annotated[float, Field(gt=0, le=1)]
 class AugmentConfig(Section):
     """What training may do to a picture without making its captions false."""
 
-    flip: bool
+    flip: bool = False
     """Mirror half of the pictures; it makes "left" and "right" false."""
-    crop: tuple[Crop, Crop]
+    crop: tuple[Crop, Crop] = (0.85, 1.0)
     """Least and most share of the area that a random crop keeps; [1, 1] crops nothing."""
-    randaugment: Annotated[int, Field(ge=0, le=10)]
+    randaugment: Annotated[int, Field(ge=0, le=10)] = 0
     """Magnitude of RandAugment's two operations; 0 leaves them out, the paper has 7."""
 
     @model_validator(mode="after")

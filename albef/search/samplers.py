@@ -17,12 +17,12 @@ Count = Annotated[int, Field(ge=1)]
 class Tpe(Section):
     """Tree-structured Parzen estimators: draws where good trials lie denser than bad ones."""
 
-    kind: Literal["tpe"]
-    startup_trials: Count
+    kind: Literal["tpe"] = "tpe"
+    startup_trials: Count = 10
     """Trials drawn at random before the estimators have a say."""
-    candidates: Count
+    candidates: Count = 24
     """Values drawn for each trial, of which the most promising is tried."""
-    multivariate: bool
+    multivariate: bool = False
     """Whether several ranges are estimated together instead of one by one."""
 
 
@@ -30,7 +30,7 @@ class Gp(Section):
     """A Gaussian process with log expected improvement: for few trials over few ranges."""
 
     kind: Literal["gp"]
-    startup_trials: Count
+    startup_trials: Count = 10
     """Trials drawn at random before the process has a say."""
 
 
@@ -43,10 +43,10 @@ class Random(Section):
 class Median(Section):
     """Ends a trial that is worse, after an epoch, than the median of the others after that one."""
 
-    kind: Literal["median"]
-    startup_trials: Count
+    kind: Literal["median"] = "median"
+    startup_trials: Count = 5
     """Complete trials before any is ended."""
-    warmup_epochs: Annotated[int, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of each trial before it may be ended."""
 
 
@@ -54,9 +54,9 @@ class Hyperband(Section):
     """Successive halving in brackets: of the trials that reach a rung only the best go on."""
 
     kind: Literal["hyperband"]
-    min_epochs: Count
+    min_epochs: Count = 1
     """Epochs of the lowest rung."""
-    reduction_factor: Annotated[int, Field(ge=2)]
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of so many trials goes on; rungs are so many times apart."""
 
 
@@ -77,22 +77,22 @@ _PRUNERS: Mapping[str, type[Section]] = {
 class SearchConfig(Section):
     """Values of the search."""
 
-    trials: Count
+    trials: Count = 1
     """Trials in all; the first one is at each range's start. One that a kill cut off is tried
     again and counts once."""
-    epochs: Count
+    epochs: Count = 1
     """Epochs of a trial. Where a run has as many, the best trial's training is its fine-tuning."""
     sampler: Annotated[
         Tpe | Gp | Random,
         PlainValidator(lambda values: by_kind(values, _SAMPLERS)),
         PlainSerializer(Section.model_dump),
-    ]
+    ] = Tpe()
     """How values are chosen: ``tpe``, ``gp`` or ``random``."""
     pruner: Annotated[
         Median | Hyperband | Unpruned,
         PlainValidator(lambda values: by_kind(values, _PRUNERS)),
         PlainSerializer(Section.model_dump),
-    ]
+    ] = Median()
     """Which trials are ended early: ``median``, ``hyperband`` or ``none``."""
 
     @model_validator(mode="after")

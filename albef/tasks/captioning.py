@@ -34,9 +34,9 @@ class Config(RunConfig):
 
     image_size: int
     """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 30
     """Longest caption, in tokens, its two marks included."""
-    beams: Annotated[int, Field(ge=1)]
+    beams: Annotated[int, Field(ge=1)] = 3
     """Captions followed at a time while one is written; 1 takes the best token each time."""
 
 

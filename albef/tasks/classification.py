@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 class ClassificationConfig(RunConfig):
     """Values of a run that classifies."""
 
-    alpha: Tunable
+    alpha: Tunable = 0.4
     """Weight of the twin in the targets."""
-    momentum: float
+    momentum: float = 0.995
     """Share of the twin that stays at each step."""
     image_size: int
     """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 512
     """Longest sentence, in tokens."""
 
 

@@ -31,15 +31,15 @@ from albef.tasks.task import Batch, RunConfig, RunTask
 class PairConfig(RunConfig):
     """Values of a training on pairs."""
 
-    alpha: Tunable
+    alpha: Tunable = 0.4
     """Weight of the twin in the contrastive targets."""
-    queue_size: int
+    queue_size: int = 65536
     """Pairs in the feature queue."""
-    momentum: float
+    momentum: float = 0.995
     """Share of the twin that stays at each step."""
     image_size: int
     """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 30
     """Longest caption, in tokens."""
 
 

@@ -32,9 +32,9 @@ TEMPERATURE_BOUNDS = (0.001, 0.5)
 class TokenizerConfig(Section):
     """Where the WordPiece vocabulary comes from."""
 
-    source: str
+    source: str = "bert-base-uncased"
     """``corpus`` to train one on the captions, else a folder or a Hugging Face name."""
-    vocab_size: int
+    vocab_size: int = 30522
     """Size of a trained vocabulary; a loaded one keeps its own."""
 
 
@@ -43,37 +43,39 @@ class Config(TrainingConfig):
 
     dataset: str
     """Name of the data set."""
-    itc: bool
+    min_lr: float = 1e-5
+    """Rate at the end of the schedule."""
+    itc: bool = True
     """Whether to train the contrastive loss."""
-    hard_negatives: bool
+    hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
-    alpha_itc: float
+    alpha_itc: float = 0.4
     """Weight of the twin in the contrastive targets."""
-    alpha_mlm: float
+    alpha_mlm: float = 0.4
     """Weight of the twin in masked language modelling."""
-    mlm_probability: float
+    mlm_probability: float = 0.15
     """Share of tokens masked."""
-    queue_size: int
+    queue_size: int = 65536
     """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
-    queue_from: float
+    queue_from: float = 0.0
     """Epochs before the queue's candidates count. From random weights they are told from the
     batch by their age alone, which teaches nothing; the paper starts from trained encoders, at 0.
     """
-    momentum: float
+    momentum: float = 0.995
     """Share of the twin that stays at each step."""
-    temperature: float
+    temperature: float = 0.07
     """Where the learned temperature starts."""
-    max_tokens: int
+    max_tokens: int = 25
     """Longest caption, in tokens."""
-    tokenizer: TokenizerConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
     """The vocabulary."""
     model: ModelConfig
     """Sizes of the model."""
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the patches that the student does not see, other ones in each step, to be faster;
-    left out, none. The twin sees all, and so do the runs that start from here."""
+    """Share of the patches that the student does not see, other ones in each step, to be faster.
+    The twin sees all, and so do the runs that start from here."""
     start: StartConfig | None = None
-    """What the encoders start from; left out, random weights."""
+    """What the encoders start from; null is random weights."""
 
 
 @dataclass(frozen=True)

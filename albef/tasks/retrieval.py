@@ -14,11 +14,11 @@ from albef.tasks.ranking import RankingTask
 class Config(PairConfig):
     """Values of a retrieval run."""
 
-    itc: bool
+    itc: bool = True
     """Whether to train the contrastive loss."""
-    hard_negatives: bool
+    hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
-    rerank_k: Annotated[int, Field(ge=0)] | None
+    rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
 
 

@@ -22,7 +22,7 @@ from albef.data.record import Record
 from albef.models.albef import ModelConfig
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import SCALE, SHIFT, Transform
+from albef.preprocessing.transforms import SCALE, SHIFT, AugmentConfig, Transform
 
 if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
@@ -41,33 +41,40 @@ class TrainingConfig(Section):
     """Passes over the train split; 0 trains nothing."""
     global_batch_size: Annotated[int, Field(ge=1)]
     """Samples of one optimizer step, over all processes."""
-    micro_batch_size: Annotated[int, Field(ge=1)]
-    """Samples of one forward pass; contrastive candidates and hard negatives come from it."""
-    precision: Literal["auto", "float32", "bfloat16"]
+    micro_batch_size: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda values: values["global_batch_size"]
+    )
+    """Samples of one forward pass; contrastive candidates and hard negatives come from it. Left
+    out, it has those of a whole step."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster."""
     lr: Tunable
     """Base learning rate."""
-    min_lr: float
+    min_lr: float = 1e-6
     """Rate at the end of the schedule."""
     warmup_steps: int
     """Optimizer steps of linear warm-up from ``min_lr``."""
-    weight_decay: Tunable
+    weight_decay: Tunable = 0.02
     """AdamW's decay of tensors with two or more dimensions."""
-    schedule: Literal["cosine", "original"]
+    schedule: Literal["cosine", "original"] = "cosine"
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
     steps of the first epoch."""
-
+    augment: AugmentConfig = AugmentConfig()
+    """What training may do to a picture without making its captions false."""
+    window: Annotated[int, Field(ge=1)] | None = None
+    """Shards within which records are shuffled, one such window after the other, the shards in
+    random order; null shuffles the whole split."""
     pooled_batches: Annotated[int, Field(ge=0)] = 0
     """Batches whose records are sorted by length and cut anew, so that less padding is computed;
-    left out, none: what is drawn for a batch has any length."""
+    0 leaves each batch as it is drawn."""
     source_weights: Annotated[
         dict[str, Annotated[float, Field(ge=0, le=1000)]] | None,
         Field(exclude_if=lambda weights: weights is None),
     ] = None
     """Passes over each source of the data set in an epoch, by name; a source without one has 1.
-    Left out, an epoch is one pass over all records."""
+    Without any, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Epochs whose weights are kept too, as ``NAME/epochs/N``; left out, the last ones alone."""
+    """Epochs whose weights are kept too, as ``NAME/epochs/N``, beside the last ones."""
 
     @model_validator(mode="after")
     def _kept_epochs_come(self) -> Self:

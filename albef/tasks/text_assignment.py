@@ -46,7 +46,7 @@ class Config(RunConfig):
 
     image_size: int
     """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 25
     """Longest caption, in tokens."""
 
 

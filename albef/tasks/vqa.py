@@ -57,23 +57,23 @@ log = logging.getLogger(__name__)
 class Config(RunConfig):
     """Values of a VQA run."""
 
-    alpha: Tunable
+    alpha: Tunable = 0.4
     """Weight of the twin in the targets of the answers' tokens."""
-    momentum: float
+    momentum: float = 0.995
     """Share of the twin that stays at each step."""
     image_size: int
     """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 25
     """Longest question in training, in tokens."""
-    answer_list: str
+    answer_list: str = "train"
     """Answers that are ranked: ``train`` for those of the train split, or a JSON file of them."""
-    max_answers: int
+    max_answers: int = 3128
     """Answers kept of the list, the first ones; those of the train split are sorted by weight."""
-    answering: Literal["rank", "generate"]
+    answering: Literal["rank", "generate"] = "rank"
     """Whether an answer is ranked from the list, as in the paper, or written freely."""
-    answer_k: int
+    answer_k: int = 128
     """Answers of the list scored in full, those with the most probable first token."""
-    beams: int
+    beams: int = 3
     """Answers followed at a time where they are written; 1 takes the best token each time."""
 
 

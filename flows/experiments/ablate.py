@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, read_yaml, validate
+from albef.config import ParamsError, read_preset, read_yaml, validate
 from albef.layout import Runtime
 from albef.report.ablation import Ladder, Result, Table, markdown
 from albef.report.wording import format_duration
@@ -88,7 +88,7 @@ def ablate(
             "%d trainings, %d of them there already; results go to %s",
             *(len(places), len(places) - len(left), results.folder),
         )
-        jobs = jobs or _jobs(read_yaml(preset))
+        jobs = jobs or _jobs(read_preset(preset))
         clock = _Clock(len(left), jobs)
 
         def done(variation: Variation, outcome: Outcome) -> None:
@@ -110,7 +110,7 @@ def _noises(given: Sequence[float]) -> list[float]:
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
-    runtime = validate(Runtime, params["runtime"], where="params", key="runtime")
+    runtime = validate(Runtime, params.get("runtime", {}), where="params", key="runtime")
     cores = os.cpu_count() or 1
     return max(1, cores // (runtime.threads or cores)) if runtime.device == "cpu" else 1
 
@@ -119,7 +119,7 @@ def _places(
     name: str, preset: Path, file: Path, ladder: Ladder, noises: Sequence[float], seeds: int
 ) -> Iterator[Place]:
     """Every variation; those that share the most come one after the other."""
-    params = read_yaml(preset)
+    params = read_preset(preset)
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
     dataset = params["pretrain"]["dataset"]

@@ -8,7 +8,6 @@ groups whose data are the same never run at once, as both would make them.
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ def varied(preset: Path, overrides: Sequence[str], where: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS.name
-        shutil.copyfile(preset, path)
+        path.write_text(values.compose(preset))
         if overrides:
             values.override(path, list(overrides), where)
         return path.read_text()

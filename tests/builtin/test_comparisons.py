@@ -73,7 +73,7 @@ def test_each_sentence_is_as_often_true_as_false(records: list[Record]) -> None:
     for record in records:
         labels[record.split, record.captions[0]][record.meta["label"]] += 1
     assert all(counted["True"] == counted["False"] for counted in labels.values())
-    assert {record.meta["form"] for record in records} == set(comparisons.WORDINGS)
+    assert {record.meta["form"] for record in records} == set(comparisons.FORMS)
 
 
 def test_what_makes_a_sentence_false_may_be_in_either_picture(records: list[Record]) -> None:

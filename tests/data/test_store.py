@@ -19,7 +19,7 @@ from albef.ingest.shard_writer import ShardWriter
 from albef.io import file_digest, opened
 from albef.layout import runtime
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
+from albef.loading.pipeline import Reading
 from tests.conftest import Bucket
 from tests.data import toy
 
@@ -264,7 +264,7 @@ def test_workers_read_from_a_store_that_their_parent_has_read_from(
     def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
         return {"id": torch.tensor([record.image_id for record in records])}
 
-    reading = ReadingConfig(window=1, max_damaged_records=0, max_damaged_shards=0)
+    reading = Reading(window=1, max_damaged_records=0, max_damaged_shards=0)
     loader = Loader(shards, collate, 2, 2, 1, 2, reading=reading)
     found = [i for (micro,) in loader.batches(0, 10) for i in micro["id"].tolist()]
     assert sorted(found) == list(range(20))

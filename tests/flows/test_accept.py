@@ -201,10 +201,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALBEF_RUNTIME__SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    shutil.copyfile(ROOT / "presets/built-in.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles/none.json").write_text((ROOT / "profiles/none.json").read_text())
     write(TEXT)
     return tmp_path
 
@@ -223,13 +221,7 @@ def test_a_later_version_is_held_to_what_was_accepted_and_can_be_accepted_in_tur
     changed = [
         line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"
     ]
-    assert changed == [
-        "-     accepted: profiles/none.json",
-        "+     accepted: profiles/scenes.json",
-    ]
-    assert (
-        read_yaml(here / "params.yaml")["datasets"]["scenes"]["accepted"] == changed[1].split()[2]
-    )
+    assert changed == ["+   accepted: {scenes: profiles/scenes.json}"]
     validated()
     page = (here / "products/validation/scenes/report.html").read_text()
     assert "Drift: from the accepted profile" in page
@@ -272,8 +264,9 @@ def test_what_cannot_be_accepted_is_said(here: Path) -> None:
     with pytest.raises(ParamsError, match=r"profile.json is missing: run `albef run --only"):
         accept_data("scenes")
     validated()
-    with pytest.raises(ParamsError, match="stands for no profile"):
-        accept_data("scenes", Path("profiles/none.json"))
+    with pytest.raises(ParamsError, match="is not in profiles, which validation depends on"):
+        accept_data("scenes", Path("scenes.json"))
+    Path("profiles").mkdir()
     Path("profiles/scenes.json").write_text("{}")
     with pytest.raises(ParamsError, match=r"is there already, and params.yaml does not name it"):
         accept_data("scenes")

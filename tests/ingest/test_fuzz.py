@@ -26,8 +26,9 @@ from albef.data.refusal import Refusal
 from albef.data.tar import Member, members
 from albef.ingest.blocks import Blocks
 from albef.ingest.derive import derive
+from albef.ingest.duplicates import HELDOUT
 from albef.ingest.prepare import Prepared, prepare
-from albef.ingest.quarantine import Quarantine
+from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import annotations, folder, karpathy, parquet, urls, webdataset
 from tests.data import toy
 from tests.data.test_tar import tar
@@ -82,13 +83,10 @@ def accounted(rows: Iterable[Record | Refusal]) -> None:
     with tempfile.TemporaryDirectory() as name:
         blocks = Blocks(Path(name) / "blocks")
         blocks.write(made, "")
-        with Quarantine(Path(name)) as quarantine:
-            for row, stored in blocks.stored(0):
-                if row.refusal is not None:
-                    quarantine.add(row.refusal)
-                elif stored is not None:
-                    assert stored.record().image
-        assert quarantine.reasons.total() == sum(isinstance(one, Refusal) for one in made)
+        assert all(record is None or record.image for _, record in blocks.records(0))
+        none = HELDOUT.empty_table()
+        reasons = write_quarantine(Path(name), blocks, {}, [], none, strict.limits)
+        assert reasons.total() == sum(isinstance(one, Refusal) for one in made)
 
 
 def said(read: Callable[[], Any]) -> Any:

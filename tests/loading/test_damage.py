@@ -16,7 +16,7 @@ from albef.data.image_decoding import decode
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
+from albef.loading.pipeline import Reading
 from tests.data import toy
 
 COUNT = 24
@@ -128,8 +128,8 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     }
 
 
-def taking(records: float, shards: float = 0.0, window: int | None = None) -> ReadingConfig:
-    return ReadingConfig(window=window, max_damaged_records=records, max_damaged_shards=shards)
+def taking(records: float, shards: float = 0.0, window: int | None = None) -> Reading:
+    return Reading(window=window, max_damaged_records=records, max_damaged_shards=shards)
 
 
 def ids(loader: Loader, start: int = 0, epochs: int = 2) -> list[list[int]]:
@@ -137,7 +137,7 @@ def ids(loader: Loader, start: int = 0, epochs: int = 2) -> list[list[int]]:
     return [micro["id"].tolist() for step in loader.batches(start, stop) for micro in step]
 
 
-def loader(data: Path, reading: ReadingConfig, workers: int = 0, **more: object) -> Loader:
+def loader(data: Path, reading: Reading, workers: int = 0, **more: object) -> Loader:
     return Loader(Shards(data, "train"), collate, 4, 4, 7, workers, reading=reading, **more)  # type: ignore[arg-type]
 
 
@@ -187,13 +187,13 @@ def test_too_many_damaged_records_stop_the_training(data: Path, workers: int) ->
     flip(data, 3)
     said = (
         r"toy-00000\.tar is damaged at toy-0003; that makes 1 damaged of the 24 records of toy, "
-        r"split train, more than datasets\.toy\.max_damaged_records 0 allows: run the stage "
+        r"split train, more than runtime\.max_damaged_records\.toy 0 allows: run the stage "
         r"ingest@toy, or dvc checkout, to get it back, or allow more$"
     )
     with pytest.raises(ShardError, match=said):
         ids(loader(data, taking(0), workers))
     flip(data, 17)
-    with pytest.raises(ShardError, match=r"makes 2 damaged of the 24 .*_records 0\.05 allows"):
+    with pytest.raises(ShardError, match=r"makes 2 damaged of the 24 .*_records\.toy 0\.05 allows"):
         ids(loader(data, taking(0.05), workers))
     assert len(ids(loader(data, taking(0.1), workers))) == 12
 
@@ -210,7 +210,7 @@ def test_a_shard_that_cannot_be_read_is_named_once(
     path.unlink()
     if kind == "unreadable":
         path.symlink_to(path)
-    with pytest.raises(ShardError, match=r"makes 1 damaged of the 4 shards .*_shards 0 allows"):
+    with pytest.raises(ShardError, match=r"makes 1 damaged of the 4 .*_shards\.toy 0 allows"):
         ids(loader(data, taking(1.0), workers))
     one = loader(data, taking(0, 0.25), workers)
     found = ids(one)

@@ -19,7 +19,7 @@ from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.data.store import Store, Stored
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
+from albef.loading.pipeline import Reading
 from albef.loading.sampler import Mixture
 from albef.tasks.pretraining import Config
 from tests.data import toy
@@ -45,8 +45,8 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     return {"id": torch.tensor([record.image_id for record in records])}
 
 
-def reading(window: int | None) -> ReadingConfig:
-    return ReadingConfig(window=window, max_damaged_records=0, max_damaged_shards=0)
+def reading(window: int | None) -> Reading:
+    return Reading(window=window, max_damaged_records=0, max_damaged_shards=0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -153,8 +153,8 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
     ("window", "said"),
     [
         (3, r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
-            r"runtime\.cache_gb 0\.0039\d?: set datasets\.toy\.window to at most 2 or raise"),
-        (None, r"all shards of toy, .* set datasets\.toy\.window to at most 2 or raise runtime"),
+            r"runtime\.cache_gb 0\.0039\d?: set the training's window to at most 2 or raise"),
+        (None, r"all shards of toy, .* set the training's window to at most 2 or raise runtime"),
     ],
 )  # fmt: skip
 def test_what_the_cache_cannot_hold_is_said_before(

@@ -20,8 +20,7 @@ from albef.config import ParamsError
 from albef.data.image_decoding import decode
 from albef.data.refusal import Reason
 from albef.data.shards import ShardError, Shards, describe
-from albef.ingest.blocks import Blocks
-from albef.ingest.quarantine import EXAMPLES
+from albef.ingest.blocks import EXAMPLES, Blocks
 from albef.ingest.shard_writer import ShardWriter
 from pipelines import heldout, ingest
 from pipelines.stage import Stage
@@ -42,8 +41,6 @@ def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]
     """Write a params file with the values of the project's own, and one data set ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     own = {"longest_side": None, "duplicates": "keep", "screened": False, "store": None, **more}
-    none = str(ROOT / "profiles" / "none.json")
-    own = {"accepted": none, "evaluated_on": none, "augment": {}, **own}
     values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
     values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
     off = {"warn": None, "stop": None}  # a few rows are never alike
@@ -427,7 +424,7 @@ def test_what_was_ended_goes_on_where_it_was(
 ) -> None:
     where = {
         "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
-        "part": (ShardWriter, "add"), "finish": (ingest, "_account"),
+        "part": (ShardWriter, "add"), "finish": (ingest, "_check_counts"),
     }[step]  # fmt: skip
     real, calls = getattr(*where), [0]
 

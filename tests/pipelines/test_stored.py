@@ -70,7 +70,7 @@ def test_other_workers_and_windows_change_no_more_than_they_say(
     made = []
     monkeypatch.chdir(tmp_path)
     for workers, window in ((0, 1), (1, 1), (1, None)):
-        settings = {"datasets__web__store": url, "datasets__web__window": window}
+        settings = {"datasets__web__store": url, "pretrain__window": window}
         settings["datasets__web__shard_mb"] = 1  # two of them
         work(tmp_path, values(**settings, runtime__workers=workers))
         if not made:

@@ -22,11 +22,8 @@ from albef.ingest.sources.rows import (
     json_rows,
     read_json,
     read_picture,
-)
+)  # fmt: skip
 
-VQA_LABELS = ("vqa", "vg")
-VE_LABELS = ("contradiction", "neutral", "entailment")
-NLVR2_LABELS = ("True", "False")
 VG_WEIGHT = 0.5
 """Weight of Visual Genome's one answer, as in the original."""
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
@@ -140,19 +137,19 @@ def _parser(config: Config) -> Callable[[Row], Parsed]:
         case "vqa":
             return _vqa
         case "entailment":
-            return lambda row: Parsed(
-                row,
-                (f"{row.text('image')}.jpg",),
-                (row.text("sentence"),),
-                {"label": row.one_of("label", VE_LABELS)},
-            )
+            return _entailment
         case "nlvr2":
             return _nlvr2
     return _grounding(config)
 
 
+def _entailment(row: Row) -> Parsed:
+    label = row.one_of("label", ("contradiction", "neutral", "entailment"))
+    return Parsed(row, (f"{row.text('image')}.jpg",), (row.text("sentence"),), {"label": label})
+
+
 def _vqa(row: Row) -> Parsed:
-    source = row.one_of("dataset", VQA_LABELS)
+    source = row.one_of("dataset", ("vqa", "vg"))
     meta: dict[str, Any] = {"question_id": row.get("question_id"), "dataset": source}
     if row.get("answer") is not None:  # the test split has none
         answers = row.texts("answer")
@@ -170,7 +167,7 @@ def _nlvr2(row: Row) -> Parsed:
     if len(images) != 2:
         detail = f"'images' names {len(images)} pictures; it must name two"
         raise Refused(Reason.MISSING_FIELD, detail)
-    label = row.one_of("label", NLVR2_LABELS)
+    label = row.one_of("label", ("True", "False"))
     return Parsed(row, images, (row.text("sentence"),), {"label": label})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from albef.data.refusal import Reason
-from albef.ingest.quarantine import EXAMPLES
+from albef.ingest.blocks import EXAMPLES
 from albef.report import figures
 from albef.report.figures import Chart
 from albef.report.page import render_dataset

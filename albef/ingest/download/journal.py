@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from albef.data.refusal import Reason
 from albef.ingest.download.limits import Limits
@@ -57,21 +57,14 @@ class DamagedDownload(OSError):
 
 
 class Chunk:
-    """The outcomes of some rows of a list, in two files.
-
-    Args:
-        folder: of the list's downloads.
-        number: of the chunk.
-
-    Attributes:
-        outcomes: by row.
-    """
+    """The outcomes of some rows of a list, by row, in two files of its folder."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        name = f"{number:07d}"
-        self._paths = folder / name[:4] / f"{name}.bodies", folder / name[:4] / f"{name}.jsonl"
-        self._paths[0].parent.mkdir(exist_ok=True)
-        self._bodies, self._journal = (path.open("a+b") for path in self._paths)
+        self._folder = folder
+        self._path = folder / f"{number:07d}"[:4] / f"{number:07d}.bodies"
+        self._path.parent.mkdir(exist_ok=True)
+        self._bodies = self._path.open("a+b")
+        self._journal = self._path.with_suffix(".jsonl").open("a+b")
         self._end = self._bodies.seek(0, os.SEEK_END)
         self.outcomes = self._read()
         self._dirty = False
@@ -103,8 +96,8 @@ class Chunk:
         body = os.pread(self._bodies.fileno(), outcome.size, outcome.offset)
         if _sha256(body) != outcome.sha256:
             raise DamagedDownload(
-                f"{self._paths[0]} is damaged: remove the folder {self._paths[0].parents[1]}, and "
-                "what it held is downloaded again"
+                f"{self._path} is damaged: remove the folder {self._folder}, and what it held is "
+                "downloaded again"
             )
         return body
 
@@ -126,23 +119,17 @@ class Chunk:
         text = self._journal.read()
         whole = text.rfind(b"\n") + 1
         self._journal.truncate(whole)
-        read = (_outcome(line) for line in text[:whole].splitlines())
-        return {
-            outcome.row: outcome
-            for outcome in read
-            if outcome is not None and outcome.offset + outcome.size <= self._end
-        }
+        outcomes = filter(None, map(_outcome, text[:whole].splitlines()))
+        return {one.row: one for one in outcomes if one.offset + one.size <= self._end}
 
 
 def _outcome(line: bytes) -> Outcome | None:
-    try:
-        held: Any = json.loads(line)
-    except ValueError:
-        return None
-    kinds = (int, int, int, str, str, bool, int, int, str)
-    if not isinstance(held, list) or [type(one) for one in held] != list(kinds):
-        return None
-    return Outcome(*held)
+    """A line of a journal; None where it is none."""
+    with contextlib.suppress(ValueError, TypeError):
+        outcome = Outcome(*json.loads(line))
+        if [type(value) for value in outcome] == [int, int, int, str, str, bool, int, int, str]:
+            return outcome
+    return None
 
 
 def _sha256(body: bytes) -> str:
