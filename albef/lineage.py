@@ -149,10 +149,18 @@ def compare(known: str, at_hand: str) -> State:
     return "verified" if known == at_hand else "changed"
 
 
-@cache
 def _digest_at(path: Path) -> str:
     """SHA-256 of a file, or "" where there is none."""
-    return file_digest(path) if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    state = path.stat()
+    return _digest(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _digest(path: Path, *_state: int) -> str:
+    """SHA-256 of a file, whose relatives name it again and again."""
+    return file_digest(path)
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
@@ -165,7 +173,6 @@ def lineage(path: Path, project: Project | None = None) -> Step:
     """
     if not path.exists():
         raise LineageError(f"{path} is not here: give the path of a product, or `dvc pull` it")
-    _digest_at.cache_clear()  # a file may have changed since
     chain = _by_content(path, project) or (_by_place(path, project) if project else None)
     if chain is None:
         raise LineageError(
@@ -431,10 +438,10 @@ def _of_data(
 
         at_hand = index_digest(folder)
         digest = digest or described.digest
-    told = described if compare(digest, at_hand) == "verified" else repeated
+    known = described if compare(digest, at_hand) == "verified" else repeated
     facts = {}
-    if told:
-        facts = told.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
+    if known:
+        facts = known.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
     if project and at_hand:
         facts["validation"] = _verdict(project, name, digest)
     return _step(
@@ -448,7 +455,7 @@ def _of_data(
         at_hand=at_hand,
         digest=digest,
         facts=facts,
-        origins=_of_sources(told.sources if told else [], project.root if project else Path()),
+        origins=_of_sources(known.sources if known else [], project.root if project else Path()),
     )
 
 
@@ -577,7 +584,7 @@ def _tree(step: Step, here: Path, seen: set[tuple[str, str, str]]) -> Iterator[s
         words = {"missing": "missing: not here to compare with"}.get(step.state, step.state)
         if step.at_hand:
             words = f"changed: the one at hand is {step.at_hand[:_DIGITS]}"
-        yield f"{bar}{step.digest[:_DIGITS] or 'no digest told'} {words}".rstrip()
+        yield f"{bar}{step.digest[:_DIGITS] or 'no digest known'} {words}".rstrip()
     for line in render_facts(step):
         yield bar + line
     for place, origin in enumerate(step.origins, 1):

@@ -1,6 +1,5 @@
 """Fine-tune a run from its start, with the values that the search chose."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -15,11 +14,10 @@ from pipelines.trainer import (
     TRIAL,
     circumstances,
     fit,
-    origin_of,
+    parents_of,
     provenance_of,
     publish,
     training,
-    verified_digest,
 )
 
 log = logging.getLogger("albef")
@@ -28,14 +26,13 @@ log = logging.getLogger("albef")
 def run(stage: Stage) -> None:
     """Fine-tune a run and write its checkpoint and curves."""
     searched, kind = run_of(stage)
-    choice = json.loads((stage.layout.search(stage.key) / "choice.json").read_text())
+    choice = read_json(stage.layout.search(stage.key) / "choice.json")
     config = choose(searched, choice)
-    data = verified_digest(stage, config.dataset)
+    init = load_checkpoint(stage.layout.model(config.init))
+    provenance, key = provenance_of(stage, config, config.dataset, **parents_of(config, init))
     with training(stage) as device:
-        init = load_checkpoint(stage.layout.model(config.init))
         torch.manual_seed(stage.seed)
         task = kind.start(config, init)
-        provenance, key = provenance_of(stage, config, data, init)
         folder = stage.scratch(key)
         if first():
             _take_trial(stage, folder, device)
@@ -47,7 +44,8 @@ def run(stage: Stage) -> None:
         folder,
         stage.key,
         task,
-        provenance | origin_of(stage, config.dataset, init),
+        provenance,
+        init,
         kind=config.kind,
         model=task.sizes,
         tokenizer=task.tokenizer,

@@ -10,10 +10,10 @@ from typing import Any
 
 from albef.config import choose
 from albef.search.study import Study, place_of
-from albef.search.summary import evidence, rows
+from albef.search.summary import best_of, evidence, rows
 from pipelines.launch import launch, work
 from pipelines.stage import WORKER, Stage, first, main, write_json
-from pipelines.trainer import TRIAL, discard, provenance_of, training
+from pipelines.trainer import TRIAL, discard, parents_of, provenance_of, training
 from pipelines.trials import Search, read_search, run_trials
 
 log = logging.getLogger("albef")
@@ -28,19 +28,17 @@ def run(stage: Stage) -> None:
         return
     if search.mirror and not search.journal.exists():
         search.mirror.pull(search.folder, search.journal.name)
-    with contextlib.ExitStack() as opened:
-
-        def open_study() -> Study:
-            return opened.enter_context(contextlib.closing(search.study(stage)))
-
-        if stage.runtime.search_workers > 1:
-            study: Study | None = open_study()  # made, or refused, before the workers start
-            work(stage, search.mirror_journal, lambda: bool(study and study.complete))
-        else:
-            with training(stage) as device:
-                study = open_study() if first() else None
-                run_trials(stage, search, study, device)
-        if study:
+    if stage.runtime.search_workers > 1:
+        with contextlib.closing(search.study(stage)) as study:  # refused before workers start
+            work(stage, search.mirror_journal, lambda: study.complete)
+            _conclude(stage, search, study)
+        return
+    with training(stage) as device:
+        if not first():
+            run_trials(stage, search, None, device)
+            return
+        with contextlib.closing(search.study(stage)) as study:
+            run_trials(stage, search, study, device)
             _conclude(stage, search, study)
 
 
@@ -58,7 +56,7 @@ def _conclude(stage: Stage, search: Search, study: Study) -> None:
     """Write what was chosen, and leave the best training to fine-tuning where it is the same."""
     ended = study.ended
     try:
-        best = search.best(ended)
+        best = best_of(ended, search.start)
     except ValueError:
         discard(stage, search.folder)  # what was amiss may be mended: the next search starts anew
         raise
@@ -69,7 +67,8 @@ def _conclude(stage: Stage, search: Search, study: Study) -> None:
     place = search.folder / place_of(best)
     if search.config.epochs == search.settings.epochs and (place / TRIAL).exists():
         config = choose(search.config, best.params)
-        _, key = provenance_of(stage, config, search.data, search.init)
+        parents = parents_of(config, search.init)
+        _, key = provenance_of(stage, config, config.dataset, **parents)
         scratch = stage.scratch_of(f"finetune@{stage.key}", key)
         shutil.rmtree(scratch, ignore_errors=True)
         place.rename(scratch)

@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from albef.data.shards import Shards, describe
-from albef.io import file_digest
+from albef.io import file_digest, write_atomic
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
-from albef.models.compiled import compile_blocks
-from albef.models.recompute import recompute
+from albef.models.kernels import compile_blocks, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Task, TrainingConfig
@@ -73,41 +72,27 @@ def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
 
 
 def provenance_of(
-    stage: Stage, config: RunConfig, data: str, init: Checkpoint
+    stage: Stage, config: TrainingConfig, dataset: str, **parents: Any
 ) -> tuple[dict[str, Any], str]:
-    """What a run's training comes from, and the fingerprint of its scratch folder.
-
-    Args:
-        stage: the running stage.
-        config: values of the training, ranges chosen.
-        data: digest of its data set.
-        init: what it starts from.
-    """
-    provenance = {
-        "dataset": config.dataset,
-        "data": data,
-        "seed": stage.seed,
-        "parent": config.init,
-        "parent_weights": init.digest,
-    }
+    """What a training comes from, and the fingerprint of its scratch folder."""
+    data = verified_digest(stage, dataset)
+    provenance = {"dataset": dataset, "data": data, "seed": stage.seed, **parents}
     return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
 
+def parents_of(config: RunConfig, init: Checkpoint) -> dict[str, str]:
+    """What a run's training starts from, for its provenance."""
+    return {"parent": config.init, "parent_weights": init.digest}
+
+
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
-    """What a checkpoint tells beside the digests of its data and parent.
-
-    Whoever has nothing but the checkpoint, or its export, reads in it where it comes from.
-
-    Args:
-        stage: the running stage.
-        dataset: that it learned from.
-        init: the checkpoint that it started from, with the values that the search chose.
-    """
+    """What a checkpoint tells beside its provenance: whoever has nothing but the checkpoint, or its
+    export, reads in it where it comes from."""
     described = describe(stage.layout.data(dataset))
-    kept = ("splits", "captions", "sources", "licences")
+    keys = ("splits", "captions", "sources", "licences")
     origin: dict[str, Any] = {
         "code": stage.code,
-        "described": {key: described[key] for key in kept if key in described},
+        "described": {key: described[key] for key in keys if key in described},
     }
     if init is not None:
         origin["choice"] = file_digest(stage.layout.search(stage.key) / "choice.json")
@@ -154,7 +139,7 @@ def fit(
         config: values of the training, ranges chosen.
         dataset: name of the data set.
         device: where to train.
-        folder: scratch of this training, named by its fingerprint.
+        folder: scratch of this training.
         label: shown with the progress; the stage's address where it is left out.
         on_epoch: given the epoch, from 1, and its validation metrics; true ends the training. Of
             several processes the first one alone validates and is asked.
@@ -247,7 +232,13 @@ def discard(stage: Stage, folder: Path) -> None:
 
 
 def publish(
-    stage: Stage, folder: Path, name: str, task: Task, provenance: Mapping[str, Any], **rest: Any
+    stage: Stage,
+    folder: Path,
+    name: str,
+    task: Task,
+    provenance: Mapping[str, Any],
+    init: Checkpoint | None = None,
+    **rest: Any,
 ) -> None:
     """Make the products of a finished training, by its first process, and remove its scratch.
 
@@ -256,26 +247,24 @@ def publish(
         folder: scratch of the training.
         name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
         task: as trained.
-        provenance: digests of data, code and parent.
+        provenance: of the training.
+        init: the checkpoint that it started from, with the values that the search chose.
         rest: what else :func:`save_checkpoint` wants.
     """
     if not first():
         return
-    model, curves, log_file = (
-        f(name) for f in (stage.layout.model, stage.layout.curves, stage.layout.log)
-    )
+    provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
+    model, curves = stage.layout.model(name), stage.layout.curves(name)
     save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
     stage.made(model / WEIGHTS, model / CONFIG)
     for epoch, path in kept(folder).items():
         whose = {**provenance, "epoch": epoch}
-        save_checkpoint(
-            model / "epochs" / str(epoch), tensors=load_file(path), provenance=whose, **rest
-        )
+        epochs = model / "epochs" / str(epoch)
+        save_checkpoint(epochs, tensors=load_file(path), provenance=whose, **rest)
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():
         shutil.copytree(folder / "curves", curves, dirs_exist_ok=True)
     if (folder / LOG).exists():
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / LOG, log_file)
+        write_atomic(stage.layout.log(name), (folder / LOG).read_bytes())
     discard(stage, folder)

@@ -14,7 +14,7 @@ from albef.config import Range, choose, ranges
 from albef.data.shards import ShardError
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.search.samplers import SearchConfig
-from albef.search.study import Asked, Study, place_of
+from albef.search.study import Study, place_of
 from albef.search.study_storage import StudyError, TrialLost
 from albef.search.summary import best_of
 from albef.tasks.task import RunConfig, RunTask
@@ -45,8 +45,6 @@ class Search:
     settings: SearchConfig
     space: Mapping[str, Range]
     init: Checkpoint
-    data: str
-    """Digest of the data set."""
     name: str
     """Of the study, with the digest of all that it depends on."""
     folder: Path
@@ -72,9 +70,8 @@ class Search:
     def study(self, stage: Stage) -> Study:
         """The study, gone on with where there is one."""
         shared = stage.runtime.search_workers > 1
-        return Study(
-            self.journal, self.name, self.settings, self.space, seed=stage.seed, shared=shared
-        )
+        seed = stage.seed
+        return Study(self.journal, self.name, self.settings, self.space, seed=seed, shared=shared)
 
     def config_of(self, values: Mapping[str, float]) -> RunConfig:
         """The values of a trial's training: the run's own where it has as many epochs."""
@@ -82,10 +79,6 @@ class Search:
         if config.epochs == self.settings.epochs:
             return config
         return config.model_copy(update={"epochs": self.settings.epochs, "keep_epochs": ()})
-
-    def best(self, ended: list[FrozenTrial]) -> FrozenTrial:
-        """The trial whose values are chosen."""
-        return best_of(ended, self.start)
 
 
 def read_search(stage: Stage) -> Search | None:
@@ -109,20 +102,20 @@ def read_search(stage: Stage) -> Search | None:
     folder = stage.scratch(key)
     mirror = None if WORKER in os.environ else mirror_of(stage, folder)
     name = f"{stage.address}-{key[:16]}"
-    return Search(config, kind, settings, space, init, data, name, folder, mirror)
+    return Search(config, kind, settings, space, init, name, folder, mirror)
 
 
 def run_trials(stage: Stage, search: Search, study: Study | None, device: torch.device) -> None:
     """Run trials until all have ended; of several processes that train one together, the first
     alone has the study, and the others train as they are told."""
     processes = world()
-    while asked := processes.broadcast(lambda: study.ask() if study else None):
-        values = ", ".join(f"{name} {value:.3g}" for name, value in asked.values.items())
-        log.info("trial %d of %d: %s", asked.number + 1, search.settings.trials, values)
+    while trial := processes.broadcast(lambda: study.ask() if study else None):
+        values = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+        log.info("trial %d of %d: %s", trial.number + 1, search.settings.trials, values)
         try:
-            _run(stage, search, study, asked, device)
+            _run(stage, search, study, trial, device)
         except TrialLost:
-            log.warning("trial %d was given to another machine meanwhile", asked.number + 1)
+            log.warning("trial %d was given to another machine meanwhile", trial.number + 1)
         except BaseException:
             if study:
                 study.put_back()
@@ -130,10 +123,10 @@ def run_trials(stage: Stage, search: Search, study: Study | None, device: torch.
 
 
 def _run(
-    stage: Stage, search: Search, study: Study | None, asked: Asked, device: torch.device
+    stage: Stage, search: Search, study: Study | None, trial: FrozenTrial, device: torch.device
 ) -> None:
     """Train a trial, tell the study how it ended, and keep the best one's training."""
-    place = search.folder / asked.place
+    place = search.folder / place_of(trial)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> bool:
         ends = bool(study and study.report(epoch, metrics[search.kind.primary]))
@@ -141,11 +134,11 @@ def _run(
         return ends
 
     error, pruned = "", False
-    config = search.config_of(asked.values)
+    config = search.config_of(trial.params)
     try:
         torch.manual_seed(stage.seed)
         task = search.kind.start(config, search.init)
-        label = f"{stage.address} trial {asked.number + 1}"
+        label = f"{stage.address} trial {trial.number + 1}"
         fit(
             stage,
             task,
@@ -174,19 +167,15 @@ def _run(
             for state in TrainingState(place).files()[1:]:
                 state.unlink()
             how = circumstances(stage, device)
-            write_json(place / TRIAL, {"trial": asked.number, "how": how})
-        ended = study.fail_trial(error) if error else study.complete_trial()
-        if ended.state == TrialState.FAIL:
-            log.warning("trial %d failed: %s", asked.number + 1, ended.user_attrs["error"])
+            write_json(place / TRIAL, {"trial": trial.number, "how": how})
+        trial = study.fail_trial(error) if error else study.complete_trial()
+        if trial.state == TrialState.FAIL:
+            log.warning("trial %d failed: %s", trial.number + 1, trial.user_attrs["error"])
     if mirror := mirror_of(stage, place):
         mirror.clear()
-    _keep_best(search, study.ended)
+    ended = study.ended
+    complete = [other for other in ended if other.state == TrialState.COMPLETE]
+    best = {place_of(best_of(complete, search.start))} if complete else set()
+    for name in {place_of(other) for other in ended} - best:
+        shutil.rmtree(search.folder / name, ignore_errors=True)
     search.mirror_journal()
-
-
-def _keep_best(search: Search, ended: list[FrozenTrial]) -> None:
-    """Remove the trainings of all trials that ended but the best one's."""
-    complete = any(trial.state == TrialState.COMPLETE for trial in ended)
-    best = place_of(search.best(ended)) if complete else ""
-    for place in {place_of(trial) for trial in ended} - {best}:
-        shutil.rmtree(search.folder / place, ignore_errors=True)

@@ -6,8 +6,6 @@ left over.
 
 import dataclasses
 import importlib
-import logging
-import shutil
 import subprocess
 import sys
 from importlib import util
@@ -15,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from albef.io import file_digest
+from albef.io import atomic, file_digest
+from albef.models.albef import resized
 from albef.models.original import DROPOUT, kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
     Checkpoint,
@@ -30,7 +29,6 @@ TOKENIZER = "bert-base-uncased"
 """What the original code tokenises with."""
 MAX_TOKENS = {"pretraining": 25, "text_assignment": 25, "vqa": 25}
 """Where the original code cuts a text, by kind; 30 elsewhere."""
-log = logging.getLogger("albef")
 
 
 def import_original(
@@ -72,22 +70,19 @@ def import_original(
                 f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {words.vocab_size}: give "
                 "the vocabulary that it was trained with by --tokenizer"
             )
-    queue = original.get("image_queue", torch.empty(0, 0)).shape[1]
     values = {
         "image_size": image_size or sizes.image.image_size,
         "max_tokens": MAX_TOKENS.get(kind, 30),
-        "queue_size": queue,
+        "queue_size": original.get("image_queue", torch.empty(0, 0)).shape[1],
     }
     draft = Checkpoint(path, kind, sizes, {"values": values}, {}, words)
     expected = _blank(draft).state_dict()
     text_layers = sizes.text.depth - sizes.text.fusion_depth
     tensors = to_ours(original, expected, kind, text_layers, where=where)
-    resized = sizes.model_copy(
-        update={"image": sizes.image.model_copy(update={"image_size": values["image_size"]})}
-    )
-    task = _blank(dataclasses.replace(draft, model=resized)).to_empty(device="cpu")
+    draft = dataclasses.replace(draft, model=resized(sizes, values["image_size"]))
+    task = _blank(draft).to_empty(device="cpu")
     load_strict(task, tensors, where=where)
-    return dataclasses.replace(draft, model=resized, tensors=task.state_dict())
+    return dataclasses.replace(draft, tensors=task.state_dict())
 
 
 def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
@@ -103,24 +98,12 @@ def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
 
 
 def export_original(folder: Path, target: Path) -> None:
-    """Write a checkpoint of ours so that the original code loads it.
-
-    Args:
-        folder: of the checkpoint.
-        target: the file, replaced if it is there.
-
-    Raises:
-        CheckpointError: no checkpoint there.
-    """
+    """Write the checkpoint in a folder of ours to a file that the original code loads."""
     checkpoint = load_checkpoint(folder)
     text = checkpoint.model.text
     state = to_original(checkpoint.tensors, checkpoint.kind, text.depth - text.fusion_depth)
-    part = target.with_name(target.name + ".part")
-    try:
+    with atomic(target) as part:
         torch.save({"model": {name: t.clone() for name, t in state.items()}}, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
@@ -131,9 +114,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     """
     if folder.exists():
         raise CheckpointError(f"{folder} is there already: remove it, or choose another name")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with atomic(folder) as part:
         save_checkpoint(
             part,
             kind=checkpoint.kind,
@@ -143,9 +124,6 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
             values=checkpoint.config["values"],
             provenance={"imported": checkpoint.folder.name, "file": file_digest(checkpoint.folder)},
         )
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def track(folder: Path) -> str:
@@ -158,8 +136,8 @@ def track(folder: Path) -> str:
     command = [sys.executable, "-m", "dvc", "add", str(folder.resolve())]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = said[0].removeprefix("ERROR: ").rstrip(".") if said else "dvc add failed"
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[0].removeprefix("ERROR: ").rstrip(".") if errors else "dvc add failed"
         return f"not tracked: {reason}; `dvc add` it, or use --no-dvc"
     return f"tracked by {folder}.dvc, which belongs in git"
 

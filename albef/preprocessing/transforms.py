@@ -96,11 +96,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A plain resize to a square.
-
-    Attributes:
-        image_size: side S of the result in pixels.
-    """
+    """A plain resize to a square of side S."""
 
     image_size: int
 
@@ -181,12 +177,8 @@ def _shrunk(
 def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:
     """Two operations drawn with replacement, each applied with probability 0.5.
 
-    None of them changes colours, since captions name them.
-
-    Args:
-        picture: RGB.
-        magnitude: 1 to 10; from it come the strength, the angle and the way moved.
-        rng: what is drawn from.
+    None of them changes colours, since captions name them. From the magnitude, 1 to 10, come the
+    strength, the angle and the way moved.
     """
     for name in rng.choice(len(_AUGMENTATIONS), _OPERATIONS):
         if rng.random() < 0.5:

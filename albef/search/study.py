@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
 from optuna.storages import RDBStorage, fail_stale_trials
@@ -37,17 +36,6 @@ POLL_S = 1.0
 SHARED = "shared"
 """Attribute of a study that several processes have worked on."""
 log = logging.getLogger("albef")
-
-
-class Asked(NamedTuple):
-    """A trial to be run."""
-
-    number: int
-    """Of the trial, from 0."""
-    place: str
-    """Name of the folder of its training; one that was cut off goes on in its own."""
-    values: dict[str, float]
-    """The value of each range."""
 
 
 def place_of(trial: FrozenTrial) -> str:
@@ -90,12 +78,10 @@ class Study:
         self._settings = settings
         self._space = space
         self._folder = journal.parent
-        self._alone = contextlib.ExitStack()
-        """What keeps others out of a study that is repeatable."""
+        self._alone = contextlib.ExitStack()  # keeps others out of a study that is repeatable
         self._database: RDBStorage | None = None
         self._trial: optuna.Trial
-        self._alive = contextlib.ExitStack()
-        """What tells the others that the running trial is at work."""
+        self._alive = contextlib.ExitStack()  # tells others that the running trial is at work
         if os.environ.get(DATABASE):
             self._study, self._database = database_study(name)
         else:
@@ -126,7 +112,7 @@ class Study:
         return [trial for trial in self._counted() if trial.state.is_finished()]
 
     @database_errors()
-    def ask(self) -> Asked | None:
+    def ask(self) -> FrozenTrial | None:
         """The next trial, or None when all have ended; waits for those of others."""
         while True:
             with self._turn():
@@ -138,7 +124,7 @@ class Study:
         self._trial = trial
         for name, range_ in self._space.items():
             trial.suggest_float(name, range_.low, range_.high, log=range_.log)
-        return Asked(trial.number, place_of(self._frozen()), dict(trial.params))
+        return self._frozen()
 
     @database_errors()
     def report(self, epoch: int, value: float) -> bool:

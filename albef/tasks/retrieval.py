@@ -16,8 +16,6 @@ class Config(PairConfig):
 
     itc: bool = True
     """Whether to train the contrastive loss."""
-    hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
     rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
 
@@ -31,12 +29,10 @@ class Task(PairTask, RankingTask):
     )
     hub = "zero-shot-image-classification"
     judges = True
-    config: Config
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.itc, self.hard_negatives = config.itc, config.hard_negatives
-        self.rerank_k = config.rerank_k
+        self.itc, self.rerank_k = config.itc, config.rerank_k
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:

@@ -27,12 +27,7 @@ class ProcessLost(ConnectionError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training.
-
-    Attributes:
-        rank: number of this process, from 0.
-        size: how many there are.
-    """
+    """The processes of a training: how many there are, and the number of this one, from 0."""
 
     rank: int = 0
     size: int = 1
@@ -59,20 +54,18 @@ class World:
     def all_gather(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The tensors (B, ...) of all processes' micro-batches, in the order of the micro-batches.
 
-        Args:
-            outputs: of this process; scalars are left out. Each process has as many, of one shape.
+        Scalars are left out. Each process has as many outputs, of one shape.
         """
         here = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
         if self.size == 1:
             return here
-        joined: list[dict[str, Tensor]] = [{} for _ in range(self.size * len(here))]
-        for name in here[0] if here else ():
-            mine = torch.stack([output[name] for output in here])
-            parts = [torch.empty_like(mine) for _ in range(self.size)]
-            distributed.all_gather(parts, mine)
-            for output, tensor in zip(joined, torch.cat(parts), strict=True):
-                output[name] = tensor
-        return joined
+        joined: dict[str, Tensor] = {}
+        for name in here[0]:
+            stacked = torch.stack([output[name] for output in here])
+            parts = [torch.empty_like(stacked) for _ in range(self.size)]
+            distributed.all_gather(parts, stacked)
+            joined[name] = torch.cat(parts)
+        return [{n: t[i] for n, t in joined.items()} for i in range(self.size * len(here))]
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars, averaged over the processes."""

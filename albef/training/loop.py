@@ -89,19 +89,18 @@ def train_step(
 
     Args:
         task: what is trained.
-        model: the task, or that which averages its gradients over processes.
+        model: the task, or what averages its gradients over processes.
         optimizer: of its parameters.
         micros: this process' micro-batches.
         seeds: of what the model draws for each.
         epoch: epochs done, in fractions.
         lr: learning rate of this step.
-        device: of the training.
-        dtype: of matrix products, or None for float32.
+        device, dtype: of matrix products; no dtype is float32.
         processes: that train together.
         speed: counts the operations of the first micro-batch.
 
     Returns:
-        Losses, gauges and features of each micro-batch, on the device.
+        What each micro-batch gave, on the device.
     """
     optimizer.zero_grad()
     for group in optimizer.param_groups:
@@ -169,7 +168,7 @@ def train(
         state.owned() if processes.first else contextlib.nullcontext(),
         interruptible() as interrupt,
     ):
-        start, extra = state.restore(task, optimizer, processes)
+        start, extra = state.restore(task, optimizer)
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)

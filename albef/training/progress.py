@@ -31,45 +31,35 @@ def progress(label: str, *, bar: bool) -> Iterator[Progress]:
         yield _lines(label)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task(label, total=None, values="", rate="")
+    columns = (*Bar.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+    with Bar(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(label, total=None, now="")
 
         def show(step: int, total: int, values: Mapping[str, float]) -> None:
-            speed = shown.tasks[0].speed
-            rate = f"{speed:.1f} steps/s" if speed else ""
-            shown.update(task, completed=step, total=total, values=_format(values), rate=rate)
+            now = f"{bars.tasks[0].speed or 0:.1f} steps/s  {_format(values)}"
+            bars.update(task, completed=step, total=total, now=now)
 
         yield show
 
 
 def _lines(label: str) -> Progress:
-    first: tuple[float, int] | None = None
+    began: tuple[float, int] | None = None
     last = 0.0
 
     def show(step: int, total: int, values: Mapping[str, float]) -> None:
-        nonlocal first, last
+        nonlocal began, last
         now = time.monotonic()
-        if first is None:
-            first = now, step
+        began = began or (now, step)
         if step < total and now - last < LINE_EVERY:
             return
         last = now
-        rate = (step - first[1]) / (now - first[0]) if step > first[1] else 0.0
+        rate = (step - began[1]) / (now - began[0]) if step > began[1] else 0.0
         left = f", {(total - step) / rate:.0f} s left" if rate else ""
-        log.info(
-            "%s: step %d of %d, %.2f steps/s%s  %s", label, step, total, rate, left, _format(values)
-        )
+        where = f"step {step} of {total}, {rate:.2f} steps/s{left}"
+        log.info("%s: %s  %s", label, where, _format(values))
 
     return show
 

@@ -107,17 +107,12 @@ def product_peak(device: torch.device, dtype: torch.dtype) -> float:
     matrix = torch.ones(side, side, dtype=dtype, device=device)
     seconds = []
     for _ in range(1 + PRODUCTS):
-        _finish(device)
         start = time.perf_counter()
         torch.mm(matrix, matrix)
-        _finish(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds[1:])
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def memory_mib(device: torch.device) -> int:

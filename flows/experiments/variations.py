@@ -65,11 +65,11 @@ def clean() -> str:
         ParamsError: there is no commit, git does not know who commits, or files are not as in it.
     """
     root = values.layout().root
-    told = list(git.uncommitted([], apart=[PARAMS, LOCK, root / "metrics", root / "runs"]))
-    if told:
+    reasons = list(git.uncommitted([], apart=[PARAMS, LOCK, root / "metrics", root / "runs"]))
+    if reasons:
         raise ParamsError(
             "variations run in a clone of the last commit and are recorded beside it, but "
-            + "; ".join(told)
+            + "; ".join(reasons)
         )
     return git.git("rev-parse", "HEAD")
 
@@ -125,7 +125,7 @@ class _Work:
         self._busy: set[str] = set()
         self._changed = threading.Condition()
         self.failed: list[str] = []
-        self.told = threading.Lock()
+        self.report_lock = threading.Lock()
 
     def take(self) -> list[Variation] | None:
         """The next group whose data nobody is making; None when there is no more."""
@@ -164,11 +164,11 @@ def _labour(
                 try:
                     outcome = clone.run(variation, targets)
                 except Failure as error:
-                    with work.told:
+                    with work.report_lock:
                         work.failed.append(f"{variation.name}: {error}")
                         log.info("%s failed: %s", variation.name, error)
                     continue
-                with work.told:
+                with work.report_lock:
                     clone.hand_over(variation)
                     done(variation, outcome)
         finally:

@@ -11,7 +11,7 @@ from albef.data.image_decoding import ImageError
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.export.torch_model import load
-from albef.models.ranking import first_rank, recalls
+from albef.models.matching import first_rank, recalls
 from albef.models.weights import load_checkpoint
 from albef.tasks.retrieval import Task
 from tests.conftest import tiny_config

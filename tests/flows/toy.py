@@ -162,7 +162,7 @@ class Toy:
         values = (ROOT / "params.yaml").read_text()
         other_runs = (
             r"(?m)^  (?!retrieval:)\w+:\n    kind: .*\n(?:    .*\n)+"
-            r"|^    (?!retrieval:)\w+: \{dataset: \w+\}\n"
+            r"|^    (?!retrieval:)\w+: \{dataset: .*\n"
         )
         (path / "params.yaml").write_text(re.sub(other_runs, "", values))
         for preset in (ROOT / "presets").glob("*.yaml"):

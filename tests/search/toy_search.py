@@ -57,10 +57,10 @@ def search(study: Study, *, trials: int = 99, hang: bool = False) -> list[Frozen
             break
         reports = range(1, study._settings.epochs + 1)
         for epoch in reports:
-            if study.report(epoch, worth(asked.values, epoch)):
+            if study.report(epoch, worth(asked.params, epoch)):
                 break
             if hang:
-                print(asked.number, asked.values["lr"], flush=True)
+                print(asked.number, asked.params["lr"], flush=True)
                 threading.Event().wait()
         else:
             study.complete_trial()

@@ -54,9 +54,9 @@ def running(
     assert not thread.is_alive()
 
 
-def wait_until(done: Callable[[], object]) -> None:
+def wait_until(done: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for something that is certain to happen, however slow the machine."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from albef.config import read_preset
 from albef.losses.mlm import IGNORED
 from albef.models.matching import Matches, match_pairs
-from albef.tasks import pretraining
+from albef.tasks import pretraining, ranking
 from albef.tasks.pretraining import Task
 from albef.tasks.task import Batch
 from albef.training.optim import adamw
@@ -50,7 +50,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Matches]:
         found.append(match_pairs(*args))
         return found[-1]
 
-    monkeypatch.setattr(pretraining, "match_pairs", seen)
+    monkeypatch.setattr(ranking, "match_pairs", seen)
     return found
 
 

@@ -55,7 +55,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
     newest.write_bytes({"torn": content[:700], "a bit": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
         assert state.restore(*parts())[0] == 1
-    assert f"{newest.name} cannot be read (it is not what was written); taking" in caplog.text
+    assert f"{newest.name} is not what was written; taking the one before" in caplog.text
     assert not newest.exists()
     assert newest.with_suffix(".torn").exists()  # set aside, not lost
 

@@ -147,8 +147,9 @@ def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
         if manifest is not None:
             scores = read_json(layout.export_metrics(run)) or {}
             sizes = scores.pop("bytes", {})
-            headlines = (read_json(layout.metrics(run)) or {}).get(HEADLINE, {}).values()
-            headline = next((it for it in headlines if it in scores.get("torch", {})), "")
+            known, named = scores.get("torch", {}), read_json(layout.metrics(run)) or {}
+            headlines = [*named.get(HEADLINE, {}).values(), *known]
+            headline = next((metric for metric in headlines if metric in known), "")
             yield Export(run, dict(flatten(manifest)), headline, scores, sizes)
 
 

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.models.answer_ranking import log_likelihoods, rank
-from albef.models.decoder import log_likelihood
+from albef.models.decoder import log_likelihood, log_likelihoods, rank
 from albef.preprocessing.answers import answer_tree
 from tests.original import fixture
 from tests.reference.ranking import rank_answers

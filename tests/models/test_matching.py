@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef.models.ranking import (
+from albef.models.matching import (
     NOT_RANKED,
     best,
     chance_recalls,
