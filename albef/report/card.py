@@ -164,7 +164,7 @@ def _evaluation(
     params: Mapping[str, Any], layout: Layout, run: str, metrics: Mapping[str, Any]
 ) -> Evaluation:
     """Figures of the split that the export was evaluated on, or of the one that counts."""
-    export = params.get("export", {}).get("runs", {}).get(run, {})
+    export = params.get("export", {}).get("runs", {}).get(run) or {}
     measured = read_json(layout.export_metrics(run)) or {}
     splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
     split = str(export.get("split") or ("test" if "test" in splits else next(iter(splits), "test")))
