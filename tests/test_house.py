@@ -188,6 +188,7 @@ OF_FLOWS = {
     "albef.config",
     "albef.data.shards",
     "albef.evaluation.statistics",
+    "albef.io",
     "albef.layout",
     "albef.report",
     "albef.run_record",

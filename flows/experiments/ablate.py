@@ -7,19 +7,21 @@ import logging
 import math
 import os
 import re
-import time
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError, read_preset, read_yaml, validate
+from albef.io import read_json, write_atomic, write_json
 from albef.layout import Runtime
-from albef.report.ablation import Ladder, Result, Table, markdown
+from albef.report.ablation import Ladder, Table, render_markdown
+from albef.report.wording import format_duration
 from flows import git, values
 from flows.experiments import variations
 from flows.experiments.clone import Outcome, Variation
-from flows.results import duration, table
+from flows.results import table
 
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
@@ -88,12 +90,21 @@ def ablate(
             *(len(places), len(places) - len(left), results.folder),
         )
         jobs = jobs or _jobs(read_preset(preset))
-        clock = _Clock(len(left), jobs)
+        took: list[float] = []
 
         def done(variation: Variation, outcome: Outcome) -> None:
             results.add(variation, outcome)
             results.write()
-            log.info("%s: %s; %s", variation.name, results.line(variation), clock.tick(outcome))
+            took.append(outcome.seconds)
+            ahead = math.ceil((len(left) - len(took)) / jobs) * statistics.mean(took)
+            log.info(
+                "%s: %s; %d of %d, %s%s",
+                *(variation.name, results.line(variation), len(took), len(left)),
+                *(
+                    format_duration(outcome.seconds),
+                    f", about {format_duration(ahead)} left" if ahead else "",
+                ),
+            )
 
         runs = [place.variation for place in left]
         variations.run(runs, commit, [f"evaluate@{ladder.run}"], jobs, done)
@@ -144,25 +155,6 @@ def _places(
                 yield Place(rung.name, noise, seed, own)
 
 
-class _Clock:
-    """How much time is left, from how long the finished ones took."""
-
-    def __init__(self, count: int, jobs: int) -> None:
-        self._count = count
-        self._jobs = jobs
-        self._took: list[float] = []
-        self._began = time.monotonic()
-
-    def tick(self, outcome: Outcome) -> str:
-        """One more is done."""
-        self._took.append(outcome.seconds)
-        left = self._count - len(self._took)
-        mean = sum(self._took) / len(self._took)
-        return f"{len(self._took)} of {self._count}, {duration(outcome.seconds)}" + (
-            f", about {duration(math.ceil(left / self._jobs) * mean)} left" if left else ""
-        )
-
-
 class _Results:
     """What came of the variations, on disk."""
 
@@ -177,10 +169,11 @@ class _Results:
             ).hexdigest()
             for place in places
         }
-        path = folder / "results.json"
-        stored = json.loads(path.read_text()) if path.exists() else {}
+        stored = read_json(folder / "results.json") or {}
         self._rows: dict[str, dict[str, Any]] = {
-            name: row for name, row in stored.items() if row["key"] == self._keys.get(name)
+            name: stored[name]
+            for name, key in self._keys.items()
+            if stored.get(name, {}).get("key") == key
         }
 
     def missing(self) -> list[Place]:
@@ -205,30 +198,23 @@ class _Results:
             "ran": list(outcome.ran),
             "seconds": round(outcome.seconds, 1),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        ordered = {name: self._rows[name] for name in self._places if name in self._rows}
-        part = self.folder / "results.json.part"
-        part.write_text(json.dumps(ordered, indent=1) + "\n")
-        part.replace(self.folder / "results.json")
+        write_json(self.folder / "results.json", self._rows)
 
     def write(self) -> None:
         """Write the tables anew."""
         if self._rows:
-            (self.folder / "table.md").write_text(markdown(self._table(), self._chance()))
-            self._write_csv()
+            write_atomic(self.folder / "table.md", render_markdown(self._table()))
+            with (self.folder / "results.csv").open("w", newline="") as file:
+                out = csv.writer(file, lineterminator="\n")
+                out.writerow(("rung", "noise", "seed", "split", "metric", "value"))
+                out.writerows(self._values())
 
-    def _write_csv(self) -> None:
-        with (self.folder / "results.csv").open("w", newline="") as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(("rung", "noise", "seed", "split", "metric", "value"))
-            for name in (name for name in self._places if name in self._rows):
-                row = self._rows[name]
-                for split, found in row["metrics"].items():
-                    for metric, value in found.items():
-                        if isinstance(value, int | float):
-                            out.writerow(
-                                (row["rung"], row["noise"], row["seed"], split, metric, value)
-                            )
+    def _values(self) -> Iterator[tuple[object, ...]]:
+        for row in (self._rows[name] for name in self._places if name in self._rows):
+            for split, metrics in row["metrics"].items():
+                for metric, value in metrics.items():
+                    if isinstance(value, int | float):
+                        yield row["rung"], row["noise"], row["seed"], split, metric, value
 
     def line(self, variation: Variation) -> str:
         """A variation's metrics in a line."""
@@ -239,33 +225,19 @@ class _Results:
         )
 
     def _table(self) -> Table:
-        results = [
-            Result(
-                row["rung"],
-                row["noise"],
-                row["seed"],
-                tuple(row["metrics"][m.split][m.name] for m in self._ladder.metrics),
-            )
-            for row in self._rows.values()
-        ]
-        return Table(self._ladder, results, len(self._places))
-
-    def _chance(self) -> dict[int, float]:
-        metrics = next(iter(self._rows.values()))["metrics"]["chance"]  # of ITC alone, the same
-        names = [(m.split, m.name.removeprefix("itc_")) for m in self._ladder.metrics]
-        return {place: metrics[split][name] for place, (split, name) in enumerate(names)}
+        by_place = {(r["rung"], r["noise"], r["seed"]): r["metrics"] for r in self._rows.values()}
+        return Table(self._ladder, by_place, len(self._places))
 
     def text(self) -> str:
         """The tables for a terminal."""
         if not self._rows:
             return "no results yet"
-        found, parts = self._table(), []
-        rungs, claims = found.heads()
-        for place, metric in enumerate(self._ladder.metrics):
-            head = f"{metric.title} (chance {self._chance()[place]:.2f})"
-            parts.append(f"{head}\n\n{table(list(found.rungs(place)), rungs)}")
-            if self._ladder.claims:
-                parts.append(table(list(found.claims(place)), claims))
+        results, parts = self._table(), []
+        for metric in self._ladder.metrics:
+            head = f"{metric.title} (chance {results.chance(metric):.2f})\n\n"
+            for header, rows in results.blocks(metric):
+                parts.append(head + table(rows, header))
+                head = ""
         if len(self._rows) < len(self._places):
             parts.append(f"not finished: {len(self._rows)} of {len(self._places)} trainings")
         parts.append(f"tables and results: {self.folder}")
