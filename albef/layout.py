@@ -14,6 +14,10 @@ PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
 BEHAVIOUR = "behaviour"
 """Section of a run's metrics that holds its behaviour tests, beside those of the splits."""
+HEADLINE = "headline"
+"""Section of a run's metrics that names the metric which each split is judged by."""
+BASELINES = ("chance", "random_weights", "text_only")
+"""Sections of a run's metrics that stand beside those of the splits."""
 
 
 class Paths(Section):

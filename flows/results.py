@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.layout import BEHAVIOUR, Layout
+from albef.layout import BASELINES, HEADLINE, Layout
 
-COLUMNS = ("chance", "random_weights", "text_only")
+COLUMNS = BASELINES
 """Sections of a metrics file that are shown beside every other one."""
-
-
 _HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in COLUMNS))
 
 
@@ -32,7 +30,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 def summary(layout: Layout) -> str:
     """The main results of every evaluated run, and where the others and the report are."""
     files = sorted((layout.root / "metrics").glob("*.json"))
-    rows = [row for path in files for row in _rows(path, _main(layout, path.stem))]
+    rows = [row for path in files for row in _rows(path)]
     parts = [table(rows, _HEADER)] if rows else []
     if rows:
         parts.append("all metrics: dvc metrics show")
@@ -41,25 +39,17 @@ def summary(layout: Layout) -> str:
     return "\n\n".join(parts) or "no results yet"
 
 
-def _main(layout: Layout, run: str) -> frozenset[str]:
-    """What a run is judged by, as its evaluation recorded it; empty where that is not at hand."""
-    judged = record(layout, f"evaluate@{run}").get("metrics")
-    if not judged:
-        return frozenset()
-    names = {*judged, "accuracy"}  # what a paired split has
-    return frozenset(names | {f"itc_{name}" for name in names})
-
-
-def _rows(path: Path, main: frozenset[str]) -> Iterator[tuple[str, ...]]:
-    """Rows of the metrics in ``main``, or of all where it is empty."""
+def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+    """Rows of the metrics that each split is judged by, or of all where none is named."""
     metrics: Mapping[str, Any] = json.loads(path.read_text())
     for section, values in metrics.items():
-        if section in COLUMNS or not isinstance(values, Mapping):
+        if section in (*COLUMNS, HEADLINE) or not isinstance(values, Mapping):
             continue
+        headline = metrics.get(HEADLINE, {}).get(section)
         beside = [metrics.get(name, {}).get(section, {}) for name in COLUMNS]
         for name, value in values.items():
-            shown = name == "overall" if section == BEHAVIOUR else not main or name in main
-            if isinstance(value, int | float) and shown:
+            judged = headline in (None, name, name.removeprefix("itc_"))
+            if isinstance(value, int | float) and judged:
                 label = name if section == "test" else f"{section} {name}"
                 # By ITC alone a metric has the same chance as re-ranked.
                 plain = name.removeprefix("itc_")

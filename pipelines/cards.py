@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
+
 from albef.data.overlap import shared
 from albef.data.shards import ShardError, describe
 from albef.io import file_digest
-from albef.layout import BEHAVIOUR, Layout
+from albef.layout import BEHAVIOUR, HEADLINE, Layout
 from albef.report.card_content import Card, Dataset, Evaluation, Reads
-from albef.report.metrics import PRIMARY
+from albef.report.scores import described as describe_predictions
 from albef.runtime import manifest
 from pipelines.stage import read_json
 
@@ -31,6 +33,8 @@ def read_card(params: Mapping[str, Any], layout: Layout, run: str) -> Card | Non
     except manifest.ExportError:  # none, or of another version: the checkpoint is described
         written = None
     values = config.get("values", {})
+    predictions = layout.predictions(run)
+    about = describe_predictions(pq.read_schema(predictions)) if predictions.is_file() else {}
     evaluation = _evaluation(params, layout, run, metrics)
     if written:
         facts = written.model
@@ -40,6 +44,8 @@ def read_card(params: Mapping[str, Any], layout: Layout, run: str) -> Card | Non
     return Card(
         run=run,
         kind=str(config.get("kind", "")),
+        does=about.get("does", ""),
+        hub=about.get("hub", ""),
         reads=reads,
         precisions=written.precisions if written else (),
         evaluation=evaluation,
@@ -61,8 +67,11 @@ def _evaluation(
     described = read_json(layout.data(dataset) / "dataset.json") or {}
     present = int(described.get("splits", {}).get(split, 0))
     records = min(present, own.get("examples") or present) if scores else present
+    headline = metrics.get(HEADLINE, {})
     torch = scores.get("torch") or metrics.get(split, {})
-    new = {n: Measures(v, {}) for n, v in scores.items() if n not in _BESIDE}
+    new = {
+        n: Measures(v, {}) for n, v in scores.items() if not n.startswith("torch") and n != "bytes"
+    }
     whole = records == present
     return Evaluation(
         dataset=dataset,
@@ -70,14 +79,11 @@ def _evaluation(
         records=records,
         digest=str(described.get("digest", "")),
         whole=whole,
-        primary=next((name for name in (*PRIMARY, *torch) if name in torch), ""),
+        primary=next((m for m in (headline.get(split), *headline.values()) if m in torch), ""),
         new=new,
         torch=torch,
         chance=metrics.get("chance", {}).get(split, {}) if whole else {},
     )
-
-
-_BESIDE = ("torch", "torch_gradcam", "bytes")
 
 
 def _provenance(

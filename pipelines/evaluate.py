@@ -15,7 +15,7 @@ from albef.data.shards import Shards, describe
 from albef.evaluation import text_only
 from albef.evaluation.behaviour import judging
 from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
-from albef.layout import BEHAVIOUR
+from albef.layout import BEHAVIOUR, HEADLINE
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunTask, Table
 from pipelines.device_lock import device_slot
@@ -70,29 +70,32 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     data = stage.layout.data(config.dataset)
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
+    headline = metrics[HEADLINE] = {}
     texts = text_only.read(data, "train", kind)
     if texts:
         metrics["text_only"] = {}
-    tables: list[Table] = []
+    tables: dict[str, Table] = {}
     splits = splits_of(settings.splits, present)
     for split in splits:
         records = Shards(data, split)
-        table = trained.predict(records, settings.batch_size)
+        table = tables[split] = trained.predict(records, settings.batch_size)
         metrics[split] = dict(trained.score(table))
         metrics["chance"][split] = trained.chance(table)
         metrics["random_weights"][split] = blank.score(blank.predict(records, settings.batch_size))
         if texts:
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
-        tables.append({"split": [split] * len(next(iter(table.values()))), **table})
+        names = (kind.primary, kind.examples(table).metric)
+        if known := [name for name in names if name in metrics[split]]:
+            headline[split] = known[0]  # a split with hidden answers has predictions only
     path = stage.layout.predictions(stage.key)
     path.parent.mkdir(parents=True, exist_ok=True)
     told, cases = behave(settings, trained, blank, Shards(data, splits[0]))
     for section, own in told.items():
         metrics.setdefault(section, {}).update(own)
+    if BEHAVIOUR in metrics:
+        headline[BEHAVIOUR] = OVERALL
     pq.write_table(cases, stage.layout.behaviour(stage.key))
     write_json(stage.layout.metrics(stage.key), metrics)
-    parts = [pa.table(table) for table in tables]
-    whole = pa.concat_tables(parts, promote_options="default")
     source = {
         "run": stage.key,
         "checkpoint": checkpoint.digest,
@@ -101,7 +104,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
         "seed": stage.seed,
         "code": stage.code,
     }
-    pq.write_table(whole.replace_schema_metadata({"albef": json.dumps(source)}), path)
+    pq.write_table(stored(kind, tables, source), path)
     stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
     first = splits[0]
     if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
@@ -109,6 +112,27 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     reference = (settings.reference or {}).get(stage.key, {})
     if beyond := list(differing(metrics[first], reference)):
         raise ValueError(f"not as reported: {'; '.join(beyond)}")
+
+
+def stored(
+    kind: type[RunTask], tables: Mapping[str, Table], source: Mapping[str, object]
+) -> pa.Table:
+    """The predictions on all splits, each with its credit; what the kind says of itself and of the
+    columns is in the metadata, so that no reader has to know the kind.
+
+    Args:
+        kind: made the tables.
+        tables: by split.
+        source: what they were made of.
+    """
+    parts, columns = [], {}
+    for split, table in tables.items():
+        columns[split] = kind.examples(table)._asdict()
+        credit = list(columns[split].pop("credit"))
+        parts.append(pa.table({"split": [split] * len(credit), **table, "credit": credit}))
+    about = {"does": kind.does, "hub": kind.hub, "examples": columns}
+    metadata = {"albef": json.dumps(source), "kind": json.dumps(about)}
+    return pa.concat_tables(parts, promote_options="default").replace_schema_metadata(metadata)
 
 
 def behave(

@@ -14,7 +14,6 @@ from albef.config import Section
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.folder import export
-from albef.export.scoring import predict
 from albef.export.torch_model import model_of
 from albef.export.verify import Difference, VerificationError
 from albef.models.weights import Checkpoint, load_checkpoint
@@ -117,13 +116,13 @@ def _evaluated(
     task = kind.restore(config, checkpoint).eval()
     scores = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
-    if checkpoint.kind == "grounding":  # what is exported is attention without Grad-CAM's gradient
-        scores["torch_gradcam"] = scores["torch"]
+    if kind.gradient:  # what is exported does without: its part is told apart
+        scores[f"torch_{kind.gradient}"] = scores["torch"]
         models["torch"] = model_of(checkpoint)
     threads = stage.runtime.threads
     models |= {name: load(folder, threads=threads, precision=name) for name in own.precisions}
     for name, model in models.items():
-        scores[name] = task.score(predict(model, task, records))
+        scores[name] = task.score(task.predict(records, _BATCH, model))
     told = {name: score[kind.primary] for name, score in scores.items()}
     log.info(
         "%s of %s in %s: %s",

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from albef.layout import Layout
+from albef.layout import HEADLINE, Layout
 from albef.report import examples
-from albef.report.metrics import PRIMARY, flatten
+from albef.report.metrics import flatten
 from albef.report.origins import Dataset, Export, Licence, Model, Samples, Validation
 from albef.report.pictures import SplitRecords
 from albef.validation.content import drifted
@@ -102,5 +102,6 @@ def read_export(layout: Layout, name: str, manifest: Mapping[str, Any]) -> Expor
     scores = read_json(layout.export_metrics(name)) or {}
     sizes = scores.pop("bytes", {})
     known: Mapping[str, float] = scores.get("torch", {})
-    primary = next((metric for metric in PRIMARY if metric in known), "")
+    headline = (read_json(layout.metrics(name)) or {}).get(HEADLINE, {})
+    primary = next((metric for metric in headline.values() if metric in known), "")
     return Export(name, dict(flatten(manifest)), primary, scores, sizes)

@@ -16,7 +16,6 @@ from typing import Any, cast
 from albef.config import ParamsError, Section, nearest, read_yaml, validate
 from albef.evaluation.behaviour.suite import load as load_suite
 from albef.layout import PARAMS, Layout, Paths, Runtime
-from albef.runtime.manifest import GRAPHS
 from albef.validation.drift import read_accepted, read_evaluated
 
 SECTIONS = {
@@ -161,6 +160,11 @@ def kinds() -> list[str]:
     )
 
 
+def _is_exported(kind: str) -> bool:
+    """Whether a model of a kind has a use of its own."""
+    return bool(importlib.import_module(f"albef.tasks.{kind}").Task.surface)
+
+
 def _contradictions(params: Params) -> Iterator[str]:
     """What one section says of another that is not so."""
 
@@ -209,10 +213,10 @@ def _contradictions(params: Params) -> Iterator[str]:
         key = f"export.runs.{name}"
         if name not in params.tasks:
             yield unknown(key, name, "not one of the tasks", list(params.tasks))
-        elif (kind := cast(Any, params.tasks[name]).kind) not in GRAPHS:
+        elif not _is_exported(kind := cast(Any, params.tasks[name]).kind):
             yield (
                 f"{key}: {name} is of kind {kind}, which has no use of its own; those that are "
-                f"exported are {', '.join(kind for kind in GRAPHS if kind != 'pretraining')}"
+                f"exported are {', '.join(filter(_is_exported, kinds()))}"
             )
         if own.dataset not in params.datasets:
             yield unknown(f"{key}.dataset", own.dataset, "not one of the datasets", datasets)

@@ -9,16 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from albef.layout import BEHAVIOUR, Layout
+from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.report import answered, examples, located
 from albef.report.behaviour import Behaviour, behaviour
 from albef.report.metrics import flatten
 from albef.report.pictures import SplitRecords
 from albef.report.results import Run, SplitResult
 from pipelines.stage import read_json
-
-BASELINES = ("chance", "random_weights", "text_only")
-"""Sections of a metrics file that stand beside those of the splits."""
 
 
 def read_run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:
@@ -46,7 +43,7 @@ def read_run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -
         notes.append(f"There are no pictures, since the data set at {folder} is missing.")
     splits = []
     for split, section in metrics.items():
-        if split in (*BASELINES, BEHAVIOUR) or not isinstance(section, Mapping):
+        if split in (*BASELINES, BEHAVIOUR, HEADLINE) or not isinstance(section, Mapping):
             continue
         beside = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
         records = SplitRecords(folder, split) if split in present else None
@@ -54,6 +51,7 @@ def read_run(layout: Layout, name: str, values: Mapping[str, Any], count: int) -
             name=split,
             records=present.get(split, 0),
             metrics=_numbers(section),
+            headline=metrics.get(HEADLINE, {}).get(split, ""),
             chance=beside["chance"],
             random_weights=beside["random_weights"],
             text_only=beside["text_only"],

@@ -95,7 +95,7 @@ def needed(stage: str) -> set[str]:
     code = set(closure(f"pipelines/{stage}.py"))
     if stage in ("heldout", "ingest"):  # sources are imported by the name of their kind
         code.update(*map(closure, files("albef/ingest/sources/*.py", "albef/builtin/*.py")))
-    if stage in ("search", "finetune", "evaluate"):  # and so are tasks
+    if stage in ("search", "finetune", "evaluate", "export"):  # and so are tasks
         for kind in kinds():
             code |= closure(kind) - {kind}
     return {path for path in code if not path.endswith("/__init__.py")} - set(kinds())

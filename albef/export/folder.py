@@ -80,6 +80,7 @@ def export(
         format=manifest.FORMAT,
         run=run,
         model=own.facts,
+        graphs=tuple(own.graphs),
         precisions=tuple(precisions),
         preprocessing=manifest.PREPROCESSING,
         files={name: file_digest(folder / name) for name in sorted(files)},

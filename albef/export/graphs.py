@@ -1,10 +1,12 @@
-"""What a finished model is made of: the parts that are computed at once, for each kind.
+"""What a finished model is made of: the parts that are computed at once, for each surface.
 
 They run in torch (:mod:`albef.export.modules`, which names the axes) and are written as ONNX
 graphs; what prepares their input and loops over them is in :mod:`albef.runtime`.
 """
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
@@ -22,8 +24,7 @@ from albef.export.modules import (
 from albef.models.albef import ALBEF
 from albef.models.weights import CONFIG, Checkpoint, CheckpointError
 from albef.runtime.classifying import PLACES
-from albef.runtime.manifest import GRAPHS, Answering, Facts
-from albef.tasks import entailment, nlvr2, vqa
+from albef.runtime.manifest import Answering, Facts
 from albef.tasks.ranking import MAX_WORDS
 
 
@@ -59,7 +60,7 @@ class Parts(NamedTuple):
 
     Attributes:
         facts: what has to be known of it.
-        graphs: by the names of :data:`GRAPHS`.
+        graphs: by name.
         answers: the list that a VQA model ranks.
     """
 
@@ -74,23 +75,37 @@ def parts(checkpoint: Checkpoint) -> Parts:
     Raises:
         CheckpointError: it is of a kind that has no use of its own.
     """
-    kind = checkpoint.kind
-    if kind not in GRAPHS:
+    surface = _kind(checkpoint).Task.surface
+    if not surface:
         raise CheckpointError(
-            f"{checkpoint.folder} is of kind {kind}, which has no use of its own; "
-            f"{', '.join(GRAPHS)} have one"
+            f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no use of its own"
         )
-    build = _BUILDERS.get(kind, _matching)
-    result = build(checkpoint)
-    assert tuple(result.graphs) == GRAPHS[kind]
+    result = _BUILDERS[surface](checkpoint)
     for graph in result.graphs.values():
         graph.module.eval().requires_grad_(False)
     return result
 
 
+def _kind(checkpoint: Checkpoint) -> ModuleType:
+    """The file in albef/tasks that trained a checkpoint."""
+    try:
+        return importlib.import_module(f"albef.tasks.{checkpoint.kind}")
+    except ImportError:
+        raise CheckpointError(
+            f"{checkpoint.folder} is of kind {checkpoint.kind}, which this version does not know"
+        ) from None
+
+
+def _restored(checkpoint: Checkpoint) -> Any:
+    """The task of a checkpoint."""
+    kind, where = _kind(checkpoint), str(checkpoint.folder / CONFIG)
+    config = validate(kind.Config, _values(checkpoint), where=where, key="values")
+    return kind.Task.restore(config, checkpoint)
+
+
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
-    grounding = checkpoint.kind == "grounding"
+    grounding = _kind(checkpoint).Task.surface == "grounding"
     width = sizes.text.width
     texts = {
         "text_states": Input("floats", ("batch", "texts", "length", width)),
@@ -130,16 +145,13 @@ def looked_at(checkpoint: Checkpoint) -> int:
 
 
 def _answering(checkpoint: Checkpoint) -> Parts:
-    config = validate(
-        vqa.Config, _values(checkpoint), where=str(checkpoint.folder / CONFIG), key="values"
-    )
-    task, text = vqa.Task.restore(config, checkpoint), checkpoint.model.text
+    task, text = _restored(checkpoint), checkpoint.model.text
     positions = text.max_positions
     question = ("batch", text.fusion_depth, text.heads, "length", text.width // text.heads)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "question_encoder": Graph(
-            QuestionEncoder(task),
+            QuestionEncoder(task.model, task.answer_decoder),
             {**_TEXTS, **_states(checkpoint, "image")},
             ("question_keys", "question_values"),
         ),
@@ -157,22 +169,19 @@ def _answering(checkpoint: Checkpoint) -> Parts:
         ),
     }
     answering = Answering(
-        by=config.answering,
-        k=config.answer_k,
-        beams=config.beams,
-        max_tokens=min(vqa.WRITTEN_TOKENS, positions),
+        by=task.config.answering,
+        k=task.config.answer_k,
+        beams=task.config.beams,
+        max_tokens=task.written_tokens,
     )
     facts = facts_of(
-        checkpoint, answering=answering, max_tokens=positions, max_words=vqa.ASKED_WORDS
+        checkpoint, answering=answering, max_tokens=positions, max_words=task.asked_words
     )
     return Parts(facts, graphs, tuple(task.answers))
 
 
 def _classifying(checkpoint: Checkpoint) -> Parts:
-    kind = {"entailment": entailment, "nlvr2": nlvr2}[checkpoint.kind]
-    where = str(checkpoint.folder / CONFIG)
-    config = validate(kind.Config, _values(checkpoint), where=where, key="values")
-    task = kind.Task.restore(config, checkpoint)
+    task = _restored(checkpoint)
     images = [_states(checkpoint, place) for place in PLACES[: task.images]]
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
@@ -185,7 +194,15 @@ def _classifying(checkpoint: Checkpoint) -> Parts:
     return Parts(facts_of(checkpoint, classes=task.classes), graphs)
 
 
-_BUILDERS = {"vqa": _answering, "entailment": _classifying, "nlvr2": _classifying}
+_BUILDERS: dict[str, Callable[[Checkpoint], Parts]] = {
+    "matching": _matching,
+    "grounding": _matching,
+    "answering": _answering,
+    "classifying": _classifying,
+    "entailing": _classifying,
+    "comparing": _classifying,
+}
+"""The parts of a model by what it can be asked (:data:`albef.runtime.loading.SURFACES`)."""
 _TEXTS = {
     "ids": Input("ids", ("batch", "texts", "length")),
     "text_mask": Input("mask", ("batch", "texts", "length")),
@@ -227,6 +244,7 @@ def facts_of(checkpoint: Checkpoint, **own: Any) -> Facts:
         )
     common = {
         "kind": checkpoint.kind,
+        "surface": _kind(checkpoint).Task.surface,
         "image_size": checkpoint.model.image.image_size,
         "max_tokens": longest,
         "max_words": MAX_WORDS,

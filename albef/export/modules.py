@@ -18,7 +18,6 @@ from albef.models.decoder import AnswerDecoder
 from albef.models.fusion import FusionEncoder
 from albef.models.pair import PairFusionEncoder
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
-from albef.tasks import vqa
 
 TRAINING_ONLY = ("model_m.", "mlm_head.", "mlm_head_m.", "queue.", "temperature")
 """Tensors of a checkpoint that training alone needs."""
@@ -117,10 +116,10 @@ class QuestionEncoder(nn.Module):
     """Ids and mask (B, T, L) of questions about B images to the decoder's keys and values of each,
     (B, T, F, H, L, D / H)."""
 
-    def __init__(self, task: vqa.Task) -> None:
+    def __init__(self, model: ALBEF, decoder: AnswerDecoder) -> None:
         super().__init__()
-        self.model = task.model
-        self.decoder = task.answer_decoder
+        self.model = model
+        self.decoder = decoder
 
     def forward(
         self, ids: Tensor, text_mask: Tensor, image_keys: Tensor, image_values: Tensor

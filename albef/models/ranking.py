@@ -12,6 +12,8 @@ from albef.models.albef import ALBEF
 
 NOT_RANKED = -100.0
 """Score of a pair that is not re-ranked; it ranks below every pair that is."""
+RANKS = (1, 5, 10)
+"""First places within which a right answer counts, a recall each."""
 
 
 @torch.no_grad()
@@ -99,13 +101,13 @@ def recalls(ranks_i2t: list[int], ranks_t2i: list[int]) -> dict[str, float]:
     """``tr@k``, ``ir@k`` for k of 1, 5 and 10, and their mean ``r_mean``, in percent."""
     result = {}
     for name, ranks in (("tr", ranks_i2t), ("ir", ranks_t2i)):
-        for k in (1, 5, 10):
+        for k in RANKS:
             result[f"{name}@{k}"] = 100.0 * sum(rank < k for rank in ranks) / max(1, len(ranks))
     return result | {"r_mean": sum(result.values()) / len(result)}
 
 
 def chance_recalls(images: int, texts: int) -> dict[str, float]:
     """Expected :func:`recalls` of a random order, with one relevant candidate a query."""
-    result = {f"tr@{k}": 100.0 * min(k, texts) / texts for k in (1, 5, 10)}
-    result |= {f"ir@{k}": 100.0 * min(k, images) / images for k in (1, 5, 10)}
+    result = {f"tr@{k}": 100.0 * min(k, texts) / texts for k in RANKS}
+    result |= {f"ir@{k}": 100.0 * min(k, images) / images for k in RANKS}
     return result | {"r_mean": sum(result.values()) / len(result)}

@@ -3,21 +3,17 @@
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from albef.data.record import Record
 from albef.evaluation.behaviour.judging import Behaviour, rates
 from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL
-from albef.export.scoring import agreement, predict
 from albef.release.gate import Figures
 from albef.runtime import manifest
-from albef.runtime.answering import Answering
-from albef.runtime.classifying import Comparing, Entailing
 from albef.runtime.loading import load
-from albef.runtime.matching import Grounding, Matching
-from albef.runtime.model import Model
+from albef.runtime.model import BATCH, Model
 from albef.tasks.task import Records, RunTask, Table
 
 log = logging.getLogger("albef")
@@ -69,7 +65,7 @@ def measure(
     for precision in dict.fromkeys(name for own in manifests for name in own.precisions):
         having = [i for i, own in enumerate(manifests) if precision in own.precisions]
         models = [load(folders[i], threads=threads, precision=precision) for i in having]
-        tables = [predict(model, task, records) for model in models]
+        tables = [task.predict(records, BATCH, model) for model in models]
         log.info("%s is evaluated; now timed", precision)
         times = {batch: _timed(models, records, batch) for batch in BATCHES}
         for place, (i, table) in enumerate(zip(having, tables, strict=True)):
@@ -88,7 +84,7 @@ def _behaviour(model: Model, task: RunTask, tested: Tested | None) -> dict[str, 
     """Percent of cases that pass, by test."""
     if tested is None:
         return {}
-    scores = agreement(model, task, tested.records, tested.tests.pairs)
+    scores = task.agreement(tested.records, tested.tests.pairs, BATCH, model)
     found = rates(tested.tests.judge(scores))
     return {name: rate for name, rate in found.items() if name not in (OVERALL, ACCEPTED)}
 
@@ -124,17 +120,6 @@ def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
 
 def main_call(model: Model, records: Sequence[Record]) -> Callable[[], object]:
     """The call that a model of the kind is made for, on these records."""
-    images, texts = [record.image for record in records], [record.captions[0] for record in records]
-    return lambda: _CALLS[model.facts.kind](model, records, images, texts)
-
-
-_Call = Callable[[Model, Sequence[Record], Sequence[bytes], Sequence[str]], object]
-_CALLS: Mapping[str, _Call] = {
-    "retrieval": lambda model, _, images, texts: cast(Matching, model).match(images, texts),
-    "grounding": lambda model, _, images, texts: cast(Grounding, model).ground(images, texts),
-    "vqa": lambda model, _, images, texts: cast(Answering, model).ask(images, texts),
-    "entailment": lambda model, _, images, texts: cast(Entailing, model).entail(images, texts),
-    "nlvr2": lambda model, records, images, texts: cast(Comparing, model).compare(
-        images, [record.more[0] for record in records], texts
-    ),
-}
+    images = list(zip(*(record.images for record in records), strict=True))
+    call, texts = getattr(model, model.main), [record.captions[0] for record in records]
+    return lambda: call(*images, texts)

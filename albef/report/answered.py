@@ -10,12 +10,9 @@ from albef.report import scores
 from albef.report.examples import Records, spread
 from albef.report.results import Answered, Answers
 
-_ASKED = ("question", "sentence")
-_GIVEN = ("predicted", "written", "answer")
-
 
 def answers(table: pa.Table, records: Records | None, count: int) -> tuple[Answers, ...]:
-    """Right answers and wrong ones, at even steps; none of a kind that is not known here.
+    """Right answers and wrong ones, at even steps; none of a table without answers and truths.
 
     Args:
         table: rows of one split.
@@ -23,7 +20,7 @@ def answers(table: pa.Table, records: Records | None, count: int) -> tuple[Answe
         count: of each.
     """
     found = scores.of(table)
-    if found is None:
+    if found is None or not (found.columns.get("given") and found.columns.get("truth")):
         return ()
     groups = []
     for good in (True, False):
@@ -33,20 +30,23 @@ def answers(table: pa.Table, records: Records | None, count: int) -> tuple[Answe
         rows = found.table.take(pa.array(spread(places, count), pa.int64())).to_pylist()
         how = ", taken at even steps" if len(places) > count else ""
         note = f"{len(rows):,} of {len(places):,}{how}; {len(found.right):,} were asked"
-        groups.append(Answers(good, note, tuple(_answered(row, records) for row in rows)))
+        groups.append(
+            Answers(good, note, tuple(_answered(row, found.columns, records) for row in rows))
+        )
     return tuple(groups)
 
 
-def _answered(row: Mapping[str, Any], records: Records | None) -> Answered:
-    """A row in words: of a text assignment both pictures are shown."""
-    keys = [row[name] for name in ("first", "second") if name in row] or [row["key"]]
-    pictures = [records.picture(key) for key in keys] if records else []
+def _answered(
+    row: Mapping[str, Any], columns: Mapping[str, Any], records: Records | None
+) -> Answered:
+    """A row in words, with all pictures that the model saw."""
+    pictures = [records.picture(row[name]) for name in columns["pictures"]] if records else []
     sure = row["probability"] if "probability" in row else max(row.get("probabilities") or [None])
-    truths = row["truths"] if "truths" in row else [row["answer"]]
+    truths = row[columns["truth"]]
     return Answered(
         pictures=tuple(picture for picture in pictures if picture is not None),
-        asked=next((str(row[name]) for name in _ASKED if name in row), ""),
-        given=next(str(row[name]) for name in _GIVEN if name in row),
-        truth=", ".join(dict.fromkeys(map(str, truths))),
+        asked=str(row[columns["question"]]) if columns["question"] else "",
+        given=str(row[columns["given"]]),
+        truth=", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths),
         sure=sure,
     )

@@ -11,26 +11,6 @@ from typing import Any
 from albef.layout import BEHAVIOUR
 from albef.report.card_content import BASELINES, Card, Compared, Dataset, Evaluation
 
-_USES = {
-    "pretraining": "is a start for runs, and tells whether a picture and a text belong together",
-    "retrieval": "finds pictures by text and texts by picture, and tells whether a picture and a "
-    "text belong together (`embed_image`, `embed_text`, `match`)",
-    "vqa": "answers questions about a picture (`ask`)",
-    "entailment": "tells whether a statement follows from a picture, contradicts it or neither "
-    "(`entail`)",
-    "nlvr2": "tells whether a statement is true of two pictures together (`compare`)",
-    "grounding": "finds in a picture what a text says (`ground`), and tells whether a picture and "
-    "a text belong together (`match`)",
-    "text_assignment": "tells to which of two pictures a text belongs, if to any; it is a start "
-    "for NLVR2",
-}
-_HUB = {
-    "vqa": "visual-question-answering",
-    "retrieval": "zero-shot-image-classification",
-    "grounding": "zero-shot-object-detection",
-}
-"""Tasks as the Hub names them, of the kinds that it has a name for."""
-
 
 def markdown(card: Card) -> str:
     """The card as a page; equal contents give equal bytes."""
@@ -41,7 +21,7 @@ def markdown(card: Card) -> str:
         "\n".join(["---", *_front(card), "---"]),
         " ".join(filter(None, [f"# {card.run}", card.version])),
         f"ALBEF, a vision-language model, trained for {card.kind}, {form}. It "
-        f"{_USES.get(card.kind, 'is of a kind without a use of its own')}.",
+        f"{card.does or 'is of a kind that says nothing of its use'}.",
         "\n".join(_use(card)),
         "It is meant for pictures and texts like those under Data. It is not meant to decide "
         "anything about people.",
@@ -69,8 +49,8 @@ def _front(card: Card) -> Iterator[str]:
     """Front matter: YAML, every value as JSON, which is YAML too. It claims no licence."""
     evaluation = card.evaluation
     yield "library_name: albef"
-    if card.kind in _HUB:
-        yield f"pipeline_tag: {_HUB[card.kind]}"
+    if card.hub:
+        yield f"pipeline_tag: {card.hub}"
     yield f"tags: {json.dumps(['albef', 'vision-language', card.kind, *_onnx(card)])}"
     value = _headline(evaluation)
     if value is None:
@@ -78,7 +58,7 @@ def _front(card: Card) -> Iterator[str]:
     yield "model-index:"
     yield f"- name: {json.dumps(card.run)}"
     yield "  results:"
-    yield f"  - task: {{type: {json.dumps(_HUB.get(card.kind, card.kind))}}}"
+    yield f"  - task: {{type: {json.dumps(card.hub or card.kind)}}}"
     named = json.dumps(evaluation.dataset)
     split = json.dumps(evaluation.split)
     yield f"    dataset: {{name: {named}, type: {named}, split: {split}}}"
@@ -233,7 +213,7 @@ def _limits(card: Card, tested: bool) -> Iterator[str]:
         yield "It answers from its list alone, also where none of it is right"
     if reads.classes:
         yield f"It always chooses one of {', '.join(reads.classes)}"
-    if card.kind == "grounding" and card.precisions:
+    if reads.surface == "grounding":
         yield "Its map is attention alone, without the gradient of Grad-CAM"
     if (gap := _behind(evaluation)) is not None:
         yield gap

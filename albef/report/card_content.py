@@ -18,6 +18,7 @@ class Reads:
         image_size: side of the square picture in pixels.
         max_tokens: of a text, [CLS] included.
         max_words: of a text; 0 where that is not known.
+        surface: what it can be asked, of an export.
         classes: names of them, of kinds that have some.
         answering: of VQA.
     """
@@ -25,6 +26,7 @@ class Reads:
     image_size: int
     max_tokens: int
     max_words: int = 0
+    surface: str = ""
     classes: tuple[str, ...] = ()
     answering: Answering | None = None
 
@@ -106,6 +108,8 @@ class Card:
 
     Attributes:
         run, kind: of the model.
+        does: what a model of the kind does, after "It"; "" where that is not at hand.
+        hub: the Hugging Face Hub's name of its task, or "".
         reads: what it reads.
         precisions: of its export; empty where it is not exported.
         evaluation: the figures of the split that counts.
@@ -119,6 +123,8 @@ class Card:
 
     run: str
     kind: str
+    does: str
+    hub: str
     reads: Reads
     precisions: tuple[str, ...]
     evaluation: Evaluation

@@ -8,7 +8,7 @@ from albef.report import figures
 from albef.report.behaviour import Tested
 from albef.report.content import Training
 from albef.report.figures import Chart
-from albef.report.metrics import ITC, PRIMARY, Row, group, order, words
+from albef.report.metrics import ITC, Row, group, order, words
 from albef.report.results import Outcome
 from albef.report.wording import number
 
@@ -27,7 +27,7 @@ _TITLES = {
     "ir": "Text to picture, recall",
 }
 _COLOURS = 6
-_FIRST = (*PRIMARY, "tr", "ir")
+_FIRST = ("r_mean", "accuracy", "overall", "tr", "ir")
 """Groups of validation metrics that are looked at first."""
 
 

@@ -235,11 +235,13 @@ def three(values: tuple[float, float, float]) -> str:
     return least if least == most else f"{least} to {most}, median {median}"
 
 
-def metrics_of(sections: Sequence[Mapping[str, float]]) -> tuple[Metric, ...]:
-    """The metrics of a split on all sides, the primary one first."""
+def metrics_of(
+    sections: Sequence[Mapping[str, float]], headline: str | None = None
+) -> tuple[Metric, ...]:
+    """The metrics of a split on all sides, the one that it is judged by first."""
     names = sorted(
         dict.fromkeys(name for section in sections for name in section),
-        key=lambda name: (name.startswith(ITC), order(name)),
+        key=lambda name: (name != headline, name.startswith(ITC), order(name)),
     )
     return tuple(Metric(name, tuple(s.get(name) for s in sections)) for name in names)
 

@@ -57,6 +57,7 @@ def flips(
         _flip(
             before.table.slice(old, 1).to_pylist()[0] | {"right": bool(before.right[old])},
             after.table.slice(new, 1).to_pylist()[0] | {"right": bool(after.right[new])},
+            before.columns,
             records,
             located.is_grounding(before.table) and located.is_grounding(after.table),
         )
@@ -65,11 +66,20 @@ def flips(
 
 
 def _flip(
-    old: Mapping[str, Any], new: Mapping[str, Any], records: Records | None, boxes: bool
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    records: Records | None,
+    boxes: bool,
 ) -> Flip:
     picture = records.picture(old["key"]) if records else None
-    asked = next((old[name] for name in ("question", "sentence", "expression") if name in old), "")
-    flip = Flip(asked, picture, _truth(old, picture), _choice(old, records), _choice(new, records))
+    flip = Flip(
+        asked=str(old.get(columns.get("question", ""), "")),
+        picture=picture,
+        truth=_truth(old, columns, picture),
+        before=_choice(old, columns, records),
+        after=_choice(new, columns, records),
+    )
     if boxes and records:
         drawn = [located.drawn(records, row) for row in (old, new)]
         flip = replace(
@@ -78,23 +88,20 @@ def _flip(
             before=replace(flip.before, picture=drawn[0]),
             after=replace(flip.after, picture=drawn[1]),
         )
-    if "changed" in old:
-        return replace(flip, asked=old["changed"])
-    return replace(flip, asked=old["caption"]) if old.get("query") == "t2i" else flip
+    return replace(flip, asked=old["changed"]) if "changed" in old else flip
 
 
-def _truth(row: Mapping[str, Any], picture: Picture | None) -> str:
+def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], picture: Picture | None) -> str:
     """The right answer in words, as far as it has any."""
     if "query" in row:
         return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
     if "changed" in row:
         return str(row["caption"])
-    if "truths" in row:
-        return ", ".join(dict.fromkeys(row["truths"]))
-    return str(row["answer"]) if "predicted" in row else ""
+    truths = row[columns["truth"]] if columns["truth"] else ""
+    return ", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths)
 
 
-def _choice(row: Mapping[str, Any], records: Records | None) -> Choice:
+def _choice(row: Mapping[str, Any], columns: Mapping[str, Any], records: Records | None) -> Choice:
     right = row["right"]
     if "query" in row:
         first = next(iter(row["top"]), "")
@@ -106,5 +113,4 @@ def _choice(row: Mapping[str, Any], records: Records | None) -> Choice:
         return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
     if "iou" in row:
         return Choice(right, f"IoU {row['iou']:.2f}")
-    text = next(row[name] for name in ("predicted", "written", "answer") if name in row)
-    return Choice(right, str(text))
+    return Choice(right, str(row[columns["given"]]))

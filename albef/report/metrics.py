@@ -8,8 +8,6 @@ from albef.report.results import SplitResult
 
 ITC = "itc_"
 """Prefix of a metric of the ranking by ITC alone, beside the re-ranked one."""
-PRIMARY = ("r_mean", "accuracy", "overall")
-"""Metrics that may stand for all of a kind, the first that there is."""
 _WORDS = (
     (r"tr@1", "picture to text, first place"),
     (r"tr@(\d+)", "picture to text, first {}"),
@@ -69,13 +67,12 @@ def rows(split: SplitResult) -> list[Row]:
         for name, value in split.metrics.items()
         if not (name.startswith(ITC) and name.removeprefix(ITC) in split.metrics)
     ]
-    return sorted(found, key=lambda row: order(row.name))
+    return sorted(found, key=lambda row: (row.name != split.headline, order(row.name)))
 
 
 def headline(split: SplitResult) -> Row | None:
     """The metric to name first; None without any."""
-    found = {row.name: row for row in rows(split)}
-    return next((found[name] for name in (*PRIMARY, *found) if name in found), None)
+    return next(iter(rows(split)), None)
 
 
 def words(name: str) -> str:

@@ -176,6 +176,7 @@ class SplitResult:
     Attributes:
         name: of the split.
         records: in the split; 0 where that is not known.
+        headline: the metric that it is judged by, or "".
         metrics, chance, random_weights: values by name, as the kind's score gives them.
         outcomes: who is right first, by group; empty for a kind that does not rank.
         galleries: examples.
@@ -196,6 +197,7 @@ class SplitResult:
     examples: tuple[Example, ...] = ()
     text_only: Mapping[str, float] = field(default_factory=dict)
     answers: tuple[Answers, ...] = ()
+    headline: str = ""
 
 
 @dataclass(frozen=True)

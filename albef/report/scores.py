@@ -1,10 +1,11 @@
-"""What each stored prediction is worth, told by the columns that its kind writes; no torch.
+"""What each stored prediction is worth, as the evaluation wrote it beside them; no torch.
 
-The mean of these values is the kind's own primary metric; a test holds each kind to that.
+The mean of these values is a metric of the kind's own; a test holds each kind to that.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.data.boxes import RIGHT
-from albef.report.examples import RANKED, is_paired
-from albef.tasks.vqa_accuracy import judged
-
 CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
 """Columns of the stored cases of behaviour tests."""
-_RANKS = (1, 5, 10)
-"""Places whose recalls are averaged to ``r_mean``."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,8 @@ class Scores:
         values: of each example in percent (N).
         right: whether the answer counts as right (N); a change of it is a flip.
         strata: parts whose means count alike (N).
+        columns: of the question, the answer and so on, as :class:`albef.tasks.task.Examples` names
+            them; empty of behaviour tests.
     """
 
     metric: str
@@ -42,6 +39,7 @@ class Scores:
     values: NDArray[np.float64]
     right: NDArray[np.bool_]
     strata: NDArray[np.int64]
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def mean(self) -> float:
         """The metric."""
@@ -62,18 +60,36 @@ class Scores:
         return names
 
 
+def described(schema: pa.Schema) -> dict[str, Any]:
+    """What the kind of predictions says of itself; empty of tables that tell nothing."""
+    metadata = schema.metadata or {}
+    return dict(json.loads(metadata.get(b"kind", b"{}")))
+
+
 def of(table: pa.Table) -> Scores | None:
-    """Scores of the predictions on one split; None of a kind that is not known here, or of no row.
+    """Scores of the predictions on one split; None of a table that does not tell what its rows are
+    worth, or that has none.
 
     Args:
-        table: rows of that split.
+        table: rows of that split, as the evaluation stored them.
     """
-    columns = set(table.column_names)
-    for needed, score in _KINDS:
-        if needed <= columns:
-            found = score(table)
-            return found if len(found.values) else None
-    return None
+    if not table.num_rows:
+        return None
+    if set(table.column_names) >= CASES:
+        return _cases(table)
+    if not {"split", "credit"} <= set(table.column_names):
+        return None
+    shown = described(table.schema).get("examples", {}).get(table["split"][0].as_py())
+    table = table.filter(pc.is_valid(table["credit"]))
+    if shown is None or not table.num_rows:
+        return None
+    credit = table["credit"].to_numpy()
+    strata = np.zeros(len(credit), int)
+    if shown["strata"]:
+        strata = np.unique(table[shown["strata"]].to_pandas(), return_inverse=True)[1]
+    asked = dict.fromkeys(filter(None, ("key", shown["question"], *shown["pictures"])))
+    right = credit >= shown["right"]
+    return Scores(shown["metric"], table, tuple(asked), 100 * credit, right, strata, shown)
 
 
 def parts(table: pa.Table) -> dict[str, Scores]:
@@ -98,60 +114,8 @@ def shared(
     return own, at[own]
 
 
-def _plain(
-    table: pa.Table, metric: str, asked: tuple[str, ...], values: NDArray[np.float64]
-) -> Scores:
-    """Scores of a mean over all examples; more than half right is right."""
-    return Scores(metric, table, asked, 100 * values, values >= 0.5, np.zeros(len(values), int))
-
-
-def _ranking(table: pa.Table) -> Scores:
-    asked, rank = ("query", "key", "caption"), table["rank"].to_numpy()
-    if is_paired(table):
-        return _plain(table, "accuracy", asked, (rank == 0).astype(float))
-    values = 100 * np.mean([rank < k for k in _RANKS], axis=0)
-    strata = pc.equal(table["query"], "t2i").to_numpy().astype(int)
-    return Scores("r_mean", table, asked, values, rank == 0, strata)
-
-
-def _questions(table: pa.Table) -> Scores:
-    table = table.filter(pc.greater(pc.list_value_length(table["truths"]), 0))
-    nothing = [None] * table.num_rows
-    annotators = table["annotators"].to_pylist() if "annotators" in table.column_names else nothing
-    rows = zip(table["answer"].to_pylist(), table["truths"].to_pylist(), annotators, strict=True)
-    right = np.array([judged(*row) for row in rows], float)
-    return _plain(table, "accuracy", ("key", "question"), right)
-
-
-def _classes(table: pa.Table) -> Scores:
-    asked = ("key", "sentence", *(n for n in ("first", "second") if n in table.column_names))
-    right = pc.equal(table["answer"], table["predicted"]).to_numpy().astype(float)
-    return _plain(table, "accuracy", asked, right)
-
-
-def _boxes(table: pa.Table) -> Scores:
-    right = (table["iou"].to_numpy() >= RIGHT).astype(float)
-    return _plain(table, "accuracy", ("key", "expression"), right)
-
-
 def _cases(table: pa.Table) -> Scores:
     passed = table["passed"].to_numpy()
     strata = np.unique(table["test"].to_pandas(), return_inverse=True)[1]
     asked = ("test", "key", "caption", "changed")
     return Scores("overall", table, asked, 100.0 * passed, passed, strata)
-
-
-def _captions(table: pa.Table) -> Scores:
-    rows = zip(table["written"].to_pylist(), table["truths"].to_pylist(), strict=True)
-    return _plain(table, "exact", ("key",), np.array([float(text in own) for text, own in rows]))
-
-
-_KINDS: tuple[tuple[set[str], Callable[[pa.Table], Scores]], ...] = (
-    (RANKED, _ranking),
-    ({"key", "expression", "iou"}, _boxes),
-    ({"key", "sentence", "answer", "predicted"}, _classes),
-    ({"key", "question", "answer", "truths"}, _questions),
-    ({"key", "written", "truths"}, _captions),
-    (CASES, _cases),
-)
-"""Columns that tell a kind, and its scores."""

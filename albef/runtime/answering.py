@@ -48,6 +48,7 @@ class Answering(Model):
     """
 
     calls: ClassVar[frozenset[str]] = frozenset({"ask"})
+    main: ClassVar[str] = "ask"
 
     def __init__(
         self,

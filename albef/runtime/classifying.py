@@ -4,7 +4,7 @@ Shapes: B batch, I pictures of a statement, C classes.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ PLACES = ("image", "second")
 
 class Classifying(Model):
     """Probabilities of the classes of a statement."""
+
+    calls: ClassVar[frozenset[str]] = frozenset({"classify"})
+    main: ClassVar[str] = "classify"
 
     def probabilities(
         self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
@@ -40,9 +43,9 @@ class Classifying(Model):
             parts.append(softmax(self.backend.run("classifier", inputs)["logits"][:, 0]))
         return np.concatenate(parts)
 
-    def _told(
-        self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
-    ) -> list[dict[str, float]]:
+    def classify(self, *images_and_statements: Sequence[Any]) -> list[dict[str, float]]:
+        """How probable each class is of statement i about picture i of one list, or of several."""
+        *images, statements = images_and_statements
         rows = self.probabilities(images, statements).tolist()
         return [dict(zip(self.facts.classes, row, strict=True)) for row in rows]
 
@@ -51,23 +54,25 @@ class Entailing(Classifying):
     """Visual entailment."""
 
     calls: ClassVar[frozenset[str]] = frozenset({"entail"})
+    main: ClassVar[str] = "entail"
 
     def entail(
         self, images: Sequence[Picture], statements: Sequence[str]
     ) -> list[dict[str, float]]:
         """How probable it is that picture i contradicts, leaves open or entails statement i."""
         aligned(images=images, statements=statements)
-        return self._told([images], statements)
+        return self.classify(images, statements)
 
 
 class Comparing(Classifying):
     """NLVR2."""
 
     calls: ClassVar[frozenset[str]] = frozenset({"compare"})
+    main: ClassVar[str] = "compare"
 
     def compare(
         self, firsts: Sequence[Picture], seconds: Sequence[Picture], statements: Sequence[str]
     ) -> list[dict[str, float]]:
         """How probable it is that statement i is true of first and second picture i together."""
         aligned(firsts=firsts, seconds=seconds, statements=statements)
-        return self._told([firsts, seconds], statements)
+        return self.classify(firsts, seconds, statements)

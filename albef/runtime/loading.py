@@ -9,19 +9,21 @@ from albef.config import nearest
 from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.answering import Answering
-from albef.runtime.classifying import Comparing, Entailing
-from albef.runtime.manifest import ANSWERS, GRAPHS, TOKENIZER, ExportError, Facts, Manifest
+from albef.runtime.classifying import Classifying, Comparing, Entailing
+from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Facts, Manifest
 from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import Backend, Model
 from albef.runtime.sessions import Sessions
 
-_KINDS: dict[str, type[Model]] = {
-    "pretraining": Matching,
-    "retrieval": Matching,
+SURFACES: dict[str, type[Model]] = {
+    "matching": Matching,
     "grounding": Grounding,
-    "entailment": Entailing,
-    "nlvr2": Comparing,
+    "answering": Answering,
+    "classifying": Classifying,
+    "entailing": Entailing,
+    "comparing": Comparing,
 }
+"""What a model can be asked, by the name in its manifest."""
 
 
 def assemble(
@@ -31,7 +33,7 @@ def assemble(
     digest: str,
     answers: Sequence[str] = (),
 ) -> Model:
-    """The model of a kind, with its calls.
+    """A model with the calls of its surface.
 
     Args:
         backend: computes the graphs of the kind.
@@ -40,9 +42,10 @@ def assemble(
         digest: of the weights, or of the export.
         answers: the list that a VQA model ranks.
     """
-    if facts.answering is not None:
-        return Answering(backend, tokenizer, facts, digest, answers)
-    return _KINDS[facts.kind](backend, tokenizer, facts, digest)
+    surface = SURFACES[facts.surface]
+    if issubclass(surface, Answering):
+        return surface(backend, tokenizer, facts, digest, answers)
+    return surface(backend, tokenizer, facts, digest)
 
 
 def load(
@@ -77,7 +80,12 @@ def load(
         )
     manifests.check(folder, manifest, chosen)
     facts = manifest.model
-    backend = Sessions(folder, chosen, GRAPHS[facts.kind], providers, threads)
+    if facts.surface not in SURFACES:
+        raise ExportError(
+            f"{folder} has a model for {facts.surface!r}; this version of albef knows "
+            f"{', '.join(SURFACES)}"
+        )
+    backend = Sessions(folder, chosen, manifest.graphs, providers, threads)
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
     return assemble(backend, tokenizer, facts, manifests.digest(folder), answers)

@@ -1,7 +1,6 @@
 """manifest.json: what an exported folder is, and the digests that its files must have; no torch."""
 
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -10,21 +9,12 @@ from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 
-FORMAT = 2
+FORMAT = 3
 """Changes when an older runtime could no longer read the folder."""
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
-GRAPHS: Mapping[str, tuple[str, ...]] = {
-    "pretraining": ("image_encoder", "text_encoder", "matcher"),
-    "retrieval": ("image_encoder", "text_encoder", "matcher"),
-    "grounding": ("image_encoder", "text_encoder", "matcher"),
-    "vqa": ("image_encoder", "question_encoder", "answer_decoder"),
-    "entailment": ("image_encoder", "classifier"),
-    "nlvr2": ("image_encoder", "classifier"),
-}
-"""The graphs of each kind of model that can be put to use."""
 Precision = Literal["float32", "float16", "int8"]
 """Type of an export's weights; what goes in and comes out of its graphs is float32, but for states
 that one graph hands to another."""
@@ -93,6 +83,8 @@ class Facts(Section):
 
     kind: str
     """Kind of the run that trained it."""
+    surface: str
+    """What it can be asked: a name in :data:`albef.runtime.loading.SURFACES`."""
     image_size: int
     """Side of the square image, in pixels."""
     max_tokens: int
@@ -118,6 +110,8 @@ class Manifest(Section):
     """Name of the run that was exported."""
     model: Facts
     """What has to be known to use it."""
+    graphs: tuple[str, ...]
+    """Names of its graphs."""
     precisions: tuple[Precision, ...]
     """Weights there are, the ones that are loaded unless others are named first."""
     preprocessing: Preprocessing
@@ -167,11 +161,6 @@ def read(folder: Path) -> Manifest:
             f"{path} asks for another preprocessing of pictures than this version of albef has "
             f"({PREPROCESSING}); export again, or use the version that exported it"
         )
-    if manifest.model.kind not in GRAPHS:
-        raise ExportError(
-            f"{path} is of kind {manifest.model.kind!r}; this version of albef knows "
-            f"{', '.join(GRAPHS)}"
-        )
     return manifest
 
 
@@ -201,7 +190,7 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
 
 def needed(manifest: Manifest, precision: str) -> list[str]:
     """The files that a model of one precision is loaded from."""
-    graphs = [graph_file(precision, graph) for graph in GRAPHS[manifest.model.kind]]
+    graphs = [graph_file(precision, graph) for graph in manifest.graphs]
     return [TOKENIZER, *([ANSWERS] if manifest.model.answering else []), *graphs]
 
 

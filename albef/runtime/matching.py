@@ -49,6 +49,7 @@ class Matching(Model):
     """Embeds pictures and texts into one space, and judges pairs by reading both together."""
 
     calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "match"})
+    main: ClassVar[str] = "match"
 
     @property
     def embed_dim(self) -> int:
@@ -161,6 +162,7 @@ class Grounding(Matching):
     """Also says where. Its map is attention alone, without the gradient of Grad-CAM."""
 
     calls: ClassVar[frozenset[str]] = Matching.calls | {"ground"}
+    main: ClassVar[str] = "ground"
 
     def ground(
         self,

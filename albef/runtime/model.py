@@ -63,9 +63,11 @@ class Model:
 
     Attributes:
         calls: what a model of the kind can be asked.
+        main: the call that it is made for, of a list of pictures or several, and one of texts.
     """
 
     calls: ClassVar[frozenset[str]] = frozenset()
+    main: ClassVar[str]
 
     def __init__(
         self, backend: Backend, tokenizer: TextTokenizer, facts: Facts, digest: str

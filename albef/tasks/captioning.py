@@ -6,7 +6,7 @@ It is none of the paper's tasks; docs/add-a-task.md goes through this file as th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
-from typing import Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.ranking import MAX_WORDS, training_pairs
-from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table
+from albef.tasks.task import Batch, Examples, Records, RunConfig, RunTask, Table
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 
 class Config(RunConfig):
@@ -58,6 +61,8 @@ class Task(RunTask):
     """Captioning, fine-tuned by the likelihood of the captions."""
 
     primary: ClassVar[str] = "token_probability"
+    does = "writes what a picture shows"
+    hub = "image-to-text"
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()
@@ -105,7 +110,7 @@ class Task(RunTask):
         return {"loss": losses.mean()}
 
     @torch.no_grad()
-    def predict(self, records: Records, batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each record, in order.
 
         The columns are ``key``, ``written`` (the model's caption), ``truths`` (the record's), and
@@ -152,12 +157,23 @@ class Task(RunTask):
     def score(self, table: Table) -> dict[str, float]:
         """In percent: ``token_probability``, the geometric mean over the captions' tokens, and
         ``exact``, the share of written captions that are one of the record's, word by word."""
-        right = [text in own for text, own in zip(table["written"], table["truths"], strict=True)]
+        right = [float(credit or 0) for credit in self.examples(table).credit]
         mean = sum(table["log_likelihood"]) / sum(table["tokens"])
         return {
             "token_probability": 100 * exp(mean),
             "exact": 100 * sum(right) / len(right),
         }
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """A caption is right if it is one of the record's."""
+        rows = zip(table["written"], table["truths"], strict=True)
+        return Examples(
+            "exact",
+            [float(text in truths) for text, truths in rows],
+            given="written",
+            truth="truths",
+        )
 
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of drawing every token evenly; that writes no caption of use."""

@@ -6,7 +6,7 @@ predictions soften the targets. Shapes: B batch, I images of a record, L text to
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,20 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.ranking import MAX_WORDS
-from albef.tasks.task import Batch, Pairs, Records, RunConfig, RunTask, Table, to_device
+from albef.tasks.task import (
+    Batch,
+    Examples,
+    Pairs,
+    Records,
+    RunConfig,
+    RunTask,
+    Table,
+    batches,
+    to_device,
+)
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 
 class ClassificationConfig(RunConfig):
@@ -74,6 +87,7 @@ class ClassificationTask(RunTask):
     """
 
     primary: ClassVar[str] = "accuracy"
+    surface: ClassVar[str] = "classifying"
     classes: ClassVar[tuple[str, ...]]
     images: ClassVar[int]
     backbone: ClassVar[type[ALBEF]] = ALBEF
@@ -139,22 +153,29 @@ class ClassificationTask(RunTask):
         return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
     @torch.no_grad()
-    def predict(self, records: Records, batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
         device = self.model.image_proj.weight.device
         rows, chances = [], []
-        for start in range(0, len(records), batch_size):
-            part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
-            batch = {
-                "image": stacked(part, self.images, self.resize),
-                **encoded(
-                    [sentence_of(record) for record in part], self.tokenizer, self.config.max_tokens
-                ),
-            }
-            logits = class_logits(self.model, self.head, to_device(batch, device)).float()
-            chances += torch.softmax(logits, dim=1).tolist()
+        for part in batches(records, batch_size):
+            sentences = [sentence_of(record) for record in part]
+            if model is not None:
+                images = list(zip(*(record.images for record in part), strict=True))
+                chances += model.probabilities(images, sentences).tolist()
+            else:
+                batch = {
+                    "image": stacked(part, self.images, self.resize),
+                    **encoded(sentences, self.tokenizer, self.config.max_tokens),
+                }
+                logits = class_logits(self.model, self.head, to_device(batch, device)).float()
+                chances += torch.softmax(logits, dim=1).tolist()
             rows += [replace(record, image=b"", more=()) for record in part]
         return classified(rows, chances, self.classes)
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """A class is right or wrong."""
+        return class_examples(table)
 
     def score(self, table: Table) -> dict[str, float]:
         """Accuracy over all and, as ``accuracy_CLASS``, over the records of each class."""
@@ -195,6 +216,13 @@ def classified(
         "predicted": [classes[int(np.argmax(own))] for own in chances],
         "probabilities": [list(own) for own in chances],
     }
+
+
+def class_examples(table: Table, pictures: tuple[str, ...] = ("key",)) -> Examples:
+    """Credit of ``predicted`` against ``answer``."""
+    pairs = zip(table["answer"], table["predicted"], strict=True)
+    right = [float(answer == predicted) for answer, predicted in pairs]
+    return Examples("accuracy", right, "sentence", "predicted", "answer", pictures)
 
 
 def mlp(width: int, classes: int) -> nn.Sequential:

@@ -3,11 +3,14 @@
 ALBEF, section 5; distilled from the first step on, as in the original.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from albef.data.record import Record
 from albef.tasks.classification import ClassificationConfig, ClassificationTask, Retold
 from albef.tasks.task import Pairs, Records
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 ENTAILED = "entailment"
 
@@ -19,6 +22,8 @@ class Config(ClassificationConfig):
 class Task(ClassificationTask):
     """Three classes; a record's sentence is its caption, its class is ``label`` in its meta."""
 
+    does = "tells whether a statement follows from a picture, contradicts it or neither (`entail`)"
+    surface = "entailing"
     classes: ClassVar[tuple[str, ...]] = ("contradiction", "neutral", ENTAILED)
     images: ClassVar[int] = 1
     judges = True
@@ -28,7 +33,9 @@ class Task(ClassificationTask):
         """The sentence, where the picture entails it."""
         return record.captions if cls.answer(record) == ENTAILED else ()
 
-    def agreement(self, records: Records, pairs: Pairs, batch_size: int) -> list[float]:
+    def agreement(
+        self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
+    ) -> list[float]:
         """The probability that the picture entails each text."""
-        chances = self.predict(Retold(records, pairs), batch_size)["probabilities"]
+        chances = self.predict(Retold(records, pairs), batch_size, model)["probabilities"]
         return [own[self.classes.index(ENTAILED)] for own in chances]

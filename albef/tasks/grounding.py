@@ -5,7 +5,7 @@ most of the map's heat for the root of its area is chosen (ALBEF, section 6.2).
 """
 
 import io
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.pairs import PairConfig, PairTask
-from albef.tasks.task import Records, Table, accuracies
+from albef.tasks.task import Examples, Records, Table, accuracies, batches
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 
 class Config(PairConfig):
@@ -41,6 +44,13 @@ class Task(PairTask):
     """Grounding; with 0 epochs, that of its ``init`` as it is."""
 
     primary: ClassVar[str] = "accuracy"
+    does = (
+        "finds in a picture what a text says (`ground`), and tells whether a picture and a text "
+        "belong together (`match`)"
+    )
+    hub = "zero-shot-object-detection"
+    surface = "grounding"
+    gradient = "gradcam"
     config: Config
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
@@ -68,7 +78,7 @@ class Task(PairTask):
         layer = self.config.layer
         return itm_maps(self.model, self.itm_head, text_states, mask, image_states, layer).mean(1)
 
-    def predict(self, records: Records, batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A box for each record's expression.
 
         A record's ``meta`` holds the true ``box``, and may hold ``proposals``, boxes to choose
@@ -76,19 +86,24 @@ class Task(PairTask):
         there are none, the map's own box; None where the map has no heat), its ``iou`` with
         ``truth``, ``map_box`` and ``map_iou`` of the map's own box, ``share``, the part of the
         proposals that are right, and ``heat``: the map (n, n), 255 at its peak, as bytes.
+        A finished model's map is attention alone, without Grad-CAM's gradient.
 
         Raises:
             ValueError: a record without expression or box.
         """
         table: Table = {}
-        for start in range(0, len(records), batch_size):
-            part = [records[i] for i in range(start, min(start + batch_size, len(records)))]
+        for part in batches(records, batch_size):
             for record in part:
                 check(record)
-            ids, mask = self.texts([record.captions[0] for record in part])
-            heat = self.maps(self.pixels(part), ids, mask).float().cpu().numpy()
-            for record, own in zip(part, heat, strict=True):
-                for column, value in located(record, own, self.config.threshold).items():
+            expressions = [record.captions[0] for record in part]
+            if model is not None:
+                grounded = model.ground([record.image for record in part], expressions)
+                maps = [each.heat for each in grounded]
+            else:
+                ids, mask = self.texts(expressions)
+                maps = [*self.maps(self.pixels(part), ids, mask).float().cpu().numpy()]
+            for record, heat in zip(part, maps, strict=True):
+                for column, value in located(record, heat, self.config.threshold).items():
                     table.setdefault(column, []).append(value)
         return table
 
@@ -97,11 +112,16 @@ class Task(PairTask):
         percent of boxes with an IoU of at least 0.5; ``map_iou``, their mean in percent; and the
         accuracy of each kind of expression.
         """
-        right = [float(value >= RIGHT) for value in table["iou"]]
-        return accuracies(right, table["type"]) | {
+        return accuracies(self.examples(table).credit, table["type"]) | {
             "map_accuracy": recall(table["map_iou"]),
             "map_iou": 100.0 * float(np.mean(table["map_iou"])),
         }
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """A box is right from an IoU of 0.5."""
+        right = [float(value >= RIGHT) for value in table["iou"]]
+        return Examples("accuracy", right, question="expression")
 
     def chance(self, table: Table) -> dict[str, float]:
         """The accuracy of a proposal drawn at random, in expectation."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from albef.data.record import Record
 from albef.models.albef import ALBEF
 from albef.models.fusion import select
 from albef.models.ranking import (
+    NOT_RANKED,
+    RANKS,
     best,
     chance_recalls,
     encode_images,
@@ -24,7 +26,10 @@ from albef.models.ranking import (
 )
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Evaluate, Transform
-from albef.tasks.task import Pairs, Records, Table, Task
+from albef.tasks.task import Examples, Pairs, Records, Table, Task, batches
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 MAX_WORDS = 30
 """Words kept of a caption, as in the original."""
@@ -61,6 +66,7 @@ class MatchingTask(Task):
         tokenizer: of the model.
     """
 
+    surface: ClassVar[str] = "matching"
     chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
 
     def __init__(
@@ -78,9 +84,7 @@ class MatchingTask(Task):
 
     def images(self, records: Records, batch_size: int) -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of the records' images, in order, on the model's device."""
-        for start in range(0, len(records), batch_size):
-            end = min(start + batch_size, len(records))
-            yield self.pixels([records[i] for i in range(start, end)])
+        return map(self.pixels, batches(records, batch_size))
 
     def pixels(self, records: Sequence[Record]) -> Tensor:
         """The images of some records (B, 3, H, W), on the model's device."""
@@ -103,7 +107,7 @@ class RankingTask(MatchingTask):
     """Candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all."""
 
     @torch.no_grad()
-    def predict(self, records: Records, batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Rank the split; or, where its records come in pairs, decide within each pair.
 
         The rows have ``query`` ("i2t" or "t2i"), ``key`` of the record asked about, ``caption``,
@@ -112,6 +116,8 @@ class RankingTask(MatchingTask):
         decision between the two of a pair, and ``change`` says in what they differ.
         """
         rows = [replace(records[i], image=b"") for i in range(len(records))]  # bytes are read twice
+        if model is not None:
+            return self._exported(model, rows, records, batch_size)
         ids, mask = self.texts([caption for row in rows for caption in row.captions])
         image_feat = encode_images(self.model, self.images(records, batch_size))
         text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
@@ -122,12 +128,52 @@ class RankingTask(MatchingTask):
 
         return ranked(rows, (image_feat @ text_feat.t()).float(), self.rerank_k, match)
 
+    def _exported(
+        self, model: "Model", rows: Sequence[Record], records: Records, batch_size: int
+    ) -> Table:
+        """The same of a finished model: states are made once, pictures read again for ITM."""
+        ids, mask = model.ids([caption for row in rows for caption in row.captions])
+        parts = [slice(i, i + batch_size) for i in range(0, len(ids), batch_size)]
+        texts = [model.encode_text(ids[part], mask[part]) for part in parts]
+        states, text_feat = (np.concatenate(part) for part in zip(*texts, strict=True))
+        lengths = mask.sum(axis=1)
+        image_feat = np.concatenate(
+            [model.embed_image([r.image for r in part]) for part in batches(records, batch_size)]
+        )
+
+        def match(pairs: Tensor) -> Tensor:
+            chosen = pairs.numpy()
+            scores = np.full(chosen.shape, NOT_RANKED, np.float32)
+            row = 0
+            for part in batches(records, batch_size):
+                images = model.encode_image(model.pixels([record.image for record in part]))
+                for place in range(len(part)):
+                    if len(which := chosen[row].nonzero()[0]):
+                        longest = lengths[which].max()
+                        logits = model.score(
+                            states[None, which, :longest],
+                            mask[None, which, :longest],
+                            images.take([place]),
+                        )
+                        scores[row, which] = logits[0, :, 1]
+                    row += 1
+            return torch.from_numpy(scores)
+
+        return ranked(rows, torch.from_numpy(image_feat @ text_feat.T), self.rerank_k, match)
+
     @torch.no_grad()
-    def agreement(self, records: Records, pairs: Pairs, batch_size: int) -> list[float]:
+    def agreement(
+        self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
+    ) -> list[float]:
         """What ITM says of each pair: the probability that text and picture belong together."""
         found: list[float] = []
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
+            if model is not None:
+                pictures = {place: records[place].image for place, _ in part}  # encoded once each
+                images = [pictures[place] for place, _ in part]
+                found += model.match(images, [text for _, text in part]).tolist()
+                continue
             rows = {place: row for row, place in enumerate(dict.fromkeys(p for p, _ in part))}
             states = self.model.encode_image(self.pixels([records[place] for place in rows]))
             image = self.model.fusion_encoder.image_key_values(states)
@@ -154,6 +200,15 @@ class RankingTask(MatchingTask):
                 by = [ranks[query == name].tolist() for name in ("i2t", "t2i")]
                 result |= {prefix + name: value for name, value in recalls(*by).items()}
         return result
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """The mean of a query's three recalls; of a decision whether it is right."""
+        rank = np.array(table["rank"])
+        if "change" in table:
+            return Examples("accuracy", (rank == 0).astype(float).tolist(), "caption", "top")
+        credit = np.mean([rank < k for k in RANKS], axis=0).tolist()
+        return Examples("r_mean", credit, "caption", "top", strata="query", right=1.0)
 
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a random order, in expectation."""

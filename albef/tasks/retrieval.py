@@ -25,6 +25,11 @@ class Config(PairConfig):
 class Task(PairTask, RankingTask):
     """Retrieval, fine-tuned; with 0 epochs, the zero-shot protocol of its ``init``."""
 
+    does = (
+        "finds pictures by text and texts by picture, and tells whether a picture and a text "
+        "belong together (`embed_image`, `embed_text`, `match`)"
+    )
+    hub = "zero-shot-image-classification"
     judges = True
     config: Config
 

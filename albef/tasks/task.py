@@ -1,9 +1,16 @@
-"""The contract of a kind of task, and the values that every training has."""
+"""The contract of a kind of task, and the values that every training has.
+
+A kind is one file with a `Config` and a `Task`. Its products say what others have to know of it:
+``evaluate`` writes beside the metrics which of them is the headline, and beside the predictions
+what each is worth and what its columns hold (:class:`Examples`); ``export`` writes into the
+manifest what the model can be asked (:attr:`Task.surface`). Report, comparison, cards, serving and
+release read that, import no kind and need no torch.
+"""
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,6 +26,7 @@ from albef.preprocessing.transforms import SCALE, SHIFT, Transform
 
 if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
+    from albef.runtime.model import Model
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each but for what an example may have several of."""
@@ -120,6 +128,32 @@ Pairs = Sequence[tuple[int, str]]
 """Places of records, and a text for the picture of each."""
 
 
+class Examples(NamedTuple):
+    """What each row of a table of predictions is worth, and the columns that show it.
+
+    A row has ``key``, that of its record, and mostly a question, an answer and a truth. Tables of a
+    ranking (``query``, ``rank``, ``top``, ...) and of boxes (``box``, ``iou``, ``heat``, ...) are
+    drawn as such, whatever their kind.
+    """
+
+    metric: str
+    """Of :meth:`Task.score`: its value is the mean of the credit, in percent."""
+    credit: Sequence[float | None]
+    """From 0, wrong, to 1, right, of each row; None where the answer is not known."""
+    question: str = ""
+    """Column of what was asked, or "" where the picture alone was."""
+    given: str = ""
+    """Column of the model's answer."""
+    truth: str = ""
+    """Column of the right answer, or of a list of them; "" where a record holds it."""
+    pictures: tuple[str, ...] = ("key",)
+    """Columns of the keys of the pictures that the model saw."""
+    strata: str = ""
+    """Column of groups whose mean credits count alike; "" for a mean over all rows."""
+    right: float = 0.5
+    """Credit from which an answer counts as right, so that two models can be told apart by it."""
+
+
 class Task(nn.Module, ABC):
     """A model with a loss, predictions and a score.
 
@@ -128,7 +162,10 @@ class Task(nn.Module, ABC):
     """
 
     primary: ClassVar[str]
-    """The metric that search and fine-tuning maximise."""
+    """The metric that search and fine-tuning maximise, in percent as all metrics."""
+    surface: ClassVar[str] = ""
+    """What a finished model can be asked: a name in :data:`albef.runtime.loading.SURFACES`, which
+    :mod:`albef.export.graphs` has the graphs of; "" has no use of its own and is not exported."""
     chance_losses: ClassVar[Mapping[str, float]] = {}
     """What a model that guesses would have of some of its losses, by name."""
     image_size: int
@@ -162,8 +199,15 @@ class Task(nn.Module, ABC):
         """The collate of training batches, which augments with ``transform``."""
 
     @abstractmethod
-    def predict(self, records: Records, batch_size: int) -> Table:
-        """Per-example predictions on a split, in eval mode and without gradient."""
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
+        """Per-example predictions on a split, in eval mode and without gradient.
+
+        Args:
+            records: of the split.
+            batch_size: records of one forward pass.
+            model: a finished model of the kind, asked in this one's place as it would be in
+                production, if the kind has a surface.
+        """
 
     @abstractmethod
     def score(self, table: Table) -> dict[str, float]:
@@ -173,6 +217,11 @@ class Task(nn.Module, ABC):
     def chance(self, table: Table) -> dict[str, float]:
         """What guessing would score on the same examples, by name."""
 
+    @classmethod
+    @abstractmethod
+    def examples(cls, table: Table) -> Examples:
+        """What the rows of a table of :meth:`predict` are worth, and how they are shown."""
+
 
 class RunTask(Task):
     """A task that a run trains: it starts from a checkpoint and is restored from its own.
@@ -180,6 +229,13 @@ class RunTask(Task):
     It is made of its config, the model's sizes and the tokenizer, with random weights.
     """
 
+    does: ClassVar[str]
+    """What a model of the kind does, for its card: "answers questions about a picture"."""
+    hub: ClassVar[str] = ""
+    """The task of the Hugging Face Hub that the kind is, if there is one."""
+    gradient: ClassVar[str] = ""
+    """What a prediction takes of the gradient and an export leaves out, as "gradcam"; the export is
+    then compared with torch without it."""
     sizes: ModelConfig
     tokenizer: TextTokenizer
 
@@ -225,24 +281,40 @@ class RunTask(Task):
         """The texts that are true of the record's picture, if the kind judges."""
         return ()
 
-    def agreement(self, records: Records, pairs: Pairs, batch_size: int) -> list[float]:
+    def agreement(
+        self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
+    ) -> list[float]:
         """The probability that each text is true of the picture beside it, if the kind judges.
 
         Args:
             records: of the split.
             pairs: by place, so that a picture's texts stand together.
             batch_size: pairs of one forward pass.
+            model: see :meth:`predict`.
         """
         raise NotImplementedError
 
 
-def accuracies(right: Sequence[float], groups: Sequence[str | None]) -> dict[str, float]:
+def batches(records: Records, size: int) -> Iterator[list[Record]]:
+    """The records in order, at most ``size`` at a time."""
+    for start in range(0, len(records), size):
+        yield [records[i] for i in range(start, min(start + size, len(records)))]
+
+
+def accuracies(
+    credit: Sequence[float | None], groups: Sequence[str | None] | None
+) -> dict[str, float]:
     """``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.
 
     Args:
-        right: from 0, wrong, to 1, right; at least one.
+        credit: from 0, wrong, to 1, right; None where it is not known: such a row counts nowhere.
         groups: of each; "" or None stands for none.
     """
+    every = zip(credit, groups or [None] * len(credit), strict=True)
+    known = [(value, group) for value, group in every if value is not None]
+    if not known:
+        return {}
+    right, groups = zip(*known, strict=True)
     result = {"accuracy": 100.0 * sum(right) / len(right)}
     for group in sorted({group for group in groups if group}):
         own = [value for value, other in zip(right, groups, strict=True) if other == group]

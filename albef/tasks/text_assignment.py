@@ -6,7 +6,7 @@ section 5). There is no twin.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,12 +23,16 @@ from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.classification import (
     RecordError,
     accuracies,
+    class_examples,
     class_logits,
     encoded,
     stacked,
 )
 from albef.tasks.ranking import training_pairs
-from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, to_device
+from albef.tasks.task import Batch, Examples, Records, RunConfig, RunTask, Table, to_device
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 CLASSES = ("first", "second", "neither")
 TEMPERATURE = 0.07
@@ -104,6 +108,7 @@ class Task(RunTask):
     """A doubled model and a linear head of three classes."""
 
     primary: ClassVar[str] = "accuracy"
+    does = "tells to which of two pictures a text belongs, if to any; it is a start for NLVR2"
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()
@@ -154,7 +159,7 @@ class Task(RunTask):
         return {"loss": (losses * pairs.valid).sum() / pairs.valid.sum().clamp(min=1)}
 
     @torch.no_grad()
-    def predict(self, records: Records, batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each record, with its first caption and pictures of the split.
 
         Whether the text belongs to the first picture, the second or neither, and the other
@@ -191,6 +196,11 @@ class Task(RunTask):
             table["first"] += [rows[first].key for first, _, _ in asked]
             table["second"] += [rows[second].key for _, second, _ in asked]
         return table
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """A class is right or wrong, of two pictures."""
+        return class_examples(table, pictures=("first", "second"))
 
     def score(self, table: Table) -> dict[str, float]:
         """Accuracy over all and, as ``accuracy_CLASS``, over the texts of each class."""

@@ -7,7 +7,7 @@ A record has one caption, the question, and ``meta["answers"]``, a weight by ans
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -28,8 +28,20 @@ from albef.preprocessing.answers import Answer
 from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.answer_list import answer_list
-from albef.tasks.task import Batch, Records, RunConfig, RunTask, Table, accuracies
+from albef.tasks.task import (
+    Batch,
+    Examples,
+    Records,
+    RunConfig,
+    RunTask,
+    Table,
+    accuracies,
+    batches,
+)
 from albef.tasks.vqa_accuracy import judged, normalised
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 TRAINED_WORDS, ASKED_WORDS = 30, 50
 """Words kept of a question in training and of one that is asked, as in the original."""
@@ -115,6 +127,10 @@ class Task(RunTask):
     """
 
     primary: ClassVar[str] = "accuracy"
+    does = "answers questions about a picture (`ask`)"
+    hub = "visual-question-answering"
+    surface = "answering"
+    asked_words: ClassVar[int] = ASKED_WORDS
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()
@@ -128,6 +144,11 @@ class Task(RunTask):
         self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.text.width)
         self.model_m = MomentumTwin(self.model)
         self.answer_decoder_m = MomentumTwin(self.answer_decoder)
+
+    @property
+    def written_tokens(self) -> int:
+        """Tokens of the longest answer that is written."""
+        return min(WRITTEN_TOKENS, self.sizes.text.max_positions)
 
     @classmethod
     def start(cls, config: Config, init: Checkpoint) -> Self:
@@ -247,7 +268,7 @@ class Task(RunTask):
                 end=tokenizer.sep_id,
                 pad=tokenizer.pad_id,
                 beams=config.beams,
-                max_tokens=min(WRITTEN_TOKENS, positions),
+                max_tokens=self.written_tokens,
             )
             texts = [tokenizer.decode(row) for row in written.tolist()]
             shares = score.exp().tolist()
@@ -261,7 +282,7 @@ class Task(RunTask):
             for row, own in zip(places.tolist(), ranked.tolist(), strict=True)
         ]
 
-    def predict(self, records: Records, batch_size: int) -> Table:
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each question, in order.
 
         The columns are ``key``, ``question``, ``answer``, ``probability``, ``top`` (the first
@@ -269,16 +290,28 @@ class Task(RunTask):
         split has them, ``annotators``, ``type`` and ``question_id``.
         """
         every, found = [], []
-        for start in range(0, len(records), batch_size):
-            rows = [records[i] for i in range(start, min(start + batch_size, len(records)))]
-            shown = {row.image_id: row for row in rows}  # one picture may have many questions
-            pictures = np.stack([self.resize(row.image, key=row.key) for row in shown.values()])
-            order = {image_id: i for i, image_id in enumerate(shown)}
-            which = np.array([order[row.image_id] for row in rows])
-            images, index = self._tensors((pictures, which))
-            found += self.ask(images, [row.captions[0] for row in rows], index)
+        for rows in batches(records, batch_size):
+            questions = [row.captions[0] for row in rows]
+            distinct = {row.image_id: row for row in rows}  # one picture may have many questions
+            if model is not None:
+                encoded = [distinct[row.image_id].image for row in rows]
+                found += model.ask(encoded, questions, model.answering.k)
+            else:
+                pictures = [self.resize(row.image, key=row.key) for row in distinct.values()]
+                order = {image_id: i for i, image_id in enumerate(distinct)}
+                which = np.array([order[row.image_id] for row in rows])
+                images, index = self._tensors((np.stack(pictures), which))
+                found += self.ask(images, questions, index)
             every += [replace(row, image=b"") for row in rows]
         return answered(every, found)
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """What an answer is worth by the annotators, where they are known."""
+        nothing = [None] * len(table["answer"])
+        rows = zip(table["answer"], table["truths"], table.get("annotators", nothing), strict=True)
+        credit = [judged(*row) if row[1] else None for row in rows]
+        return Examples("accuracy", credit, "question", "answer", "truths")
 
     def score(self, table: Table) -> dict[str, float]:
         """``accuracy`` in percent, in all and by type; empty where no answer is known.
@@ -286,11 +319,7 @@ class Task(RunTask):
         By the official rules where annotators are known; else an answer is right if it equals one
         of the truths after the official normalisation.
         """
-        right, groups = [], []
-        for answer, truths, annotators, group in _judged(table):
-            right.append(judged(answer, truths, annotators))
-            groups.append(group)
-        return accuracies(right, groups) if right else {}
+        return accuracies(self.examples(table).credit, table.get("type"))
 
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of guessing evenly among the right answers to questions of a type."""
@@ -303,7 +332,7 @@ class Task(RunTask):
             told = {normalised(text) for text in (annotators or truths)} & pool.keys()
             right.append(sum(judged(text, truths, annotators) for text in told) / len(pool))
             groups.append(group)
-        return accuracies(right, groups) if right else {}
+        return accuracies(right, groups)
 
     @classmethod
     def answer(cls, record: Record) -> str | None:

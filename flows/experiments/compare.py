@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from albef.report.comparison import Comparison
 
 OUT = Path(".albef/compare")
-_MAIN = ("r_mean", "accuracy", "overall")
 
 
 def main() -> None:
@@ -148,7 +147,8 @@ def _metrics(it: "Comparison") -> str:
     for split in it.splits:
         tests = {(test.after, test.metric): test for test in split.paired}
         for metric in split.metrics:
-            if metric.name.removeprefix("itc_") not in _MAIN and split.name != BEHAVIOUR:
+            judged = metric.name.removeprefix("itc_") == split.metrics[0].name
+            if not judged and split.name != BEHAVIOUR:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
             if len(it.sides) == 1:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from albef.data.shards import ShardError, describe
 from albef.evaluation import statistics
+from albef.layout import HEADLINE
 from albef.report import curves, drift, flips, scores
 from albef.report.comparison import (
     Comparison,
@@ -140,7 +141,9 @@ class _Gathering:
                 numbers = [dict(_numbers(section.get(name))) for section in sections]
                 if not any(numbers):
                     continue
-                split = Split(run, name, metrics_of(numbers))
+                judged = [s.get(HEADLINE, {}).get(name) for s in sections]
+                headline = next(filter(None, judged), None)
+                split = Split(run, name, metrics_of(numbers, headline))
                 for side in range(1, len(self._sides.revisions)):
                     if numbers[side] and numbers[self._sides.baseline(side)]:
                         split = self._paired(split, self._sides.baseline(side), side)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from albef.data.record import Record
-from albef.export.scoring import agreement, predict
 from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
 from albef.tasks import grounding
@@ -45,7 +44,7 @@ def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: 
     task = tiny_task(kind.split()[0], **own)
     records = _records(kind, pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
-    expected, found = task.predict(records, 7), predict(model, task, records)
+    expected, found = task.predict(records, 7), task.predict(records, 32, model)
     assert found.keys() == expected.keys()
     for column, values in expected.items():
         if column in ("probability", "probabilities"):
@@ -60,7 +59,7 @@ def test_it_judges_texts_as_the_task_does(kind: str, pictures: list[bytes], tmp_
     task, records = tiny_task(kind), _records(kind, pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
     pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
-    found = agreement(model, task, records, pairs)
+    found = task.agreement(records, pairs, 32, model)
     np.testing.assert_allclose(found, task.agreement(records, pairs, 7), rtol=1e-4, atol=1e-6)
     assert len(set(found)) > 20
 
@@ -69,7 +68,7 @@ def test_grounding_finds_boxes_by_attention_alone(pictures: list[bytes], tmp_pat
     task = tiny_task("grounding")
     records = _records("grounding", pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
-    table = predict(model, task, records)
+    table = task.predict(records, 32, model)
     gradcam = task.predict(records, 8)
     assert table.keys() == gradcam.keys()
     assert table["truth"] == gradcam["truth"]

@@ -29,8 +29,8 @@ def test_what_a_run_is_judged_by_is_shown_and_the_rest_is_named(tmp_path: Path) 
         (layout.metrics("retrieval"), {
             "test": {"r_mean": 80.0, "itc_r_mean": 79.0, "tr@1": 50.0},
             "pairs": {"accuracy": 75.0, "accuracy_count": 60.0},
+            "headline": {"test": "r_mean", "pairs": "accuracy"},
         }),
-        (layout.record("evaluate@retrieval"), {"metrics": {"r_mean": 80.0}}),
     ):  # fmt: skip
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(value))

@@ -37,6 +37,7 @@ def test_calls_take_turns_in_changing_order() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_call_to_be_timed(kind: str, tiny_checkpoints: dict[str, Path]) -> None:
     model = model_of(load_checkpoint(tiny_checkpoints[kind]))
-    some = [replace(own, more=(own.image,)) for own in records()[:3]]
+    two = kind == "nlvr2"
+    some = [replace(own, more=(own.image,) if two else ()) for own in records()[:3]]
     assert len(main_call(model, some)()) == 3  # type: ignore[arg-type]
     assert model.calls <= set(CALLS)

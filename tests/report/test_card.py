@@ -33,7 +33,9 @@ EVALUATION = Evaluation(
 CARD = Card(
     run="mine",
     kind="vqa",
-    reads=Reads(64, 25, 30, (), Answering(by="rank", k=3, beams=1, max_tokens=8)),
+    does="answers questions about a picture (`ask`)",
+    hub="visual-question-answering",
+    reads=Reads(64, 25, 30, "answering", (), Answering(by="rank", k=3, beams=1, max_tokens=8)),
     precisions=(),
     evaluation=EVALUATION,
     metrics=METRICS,

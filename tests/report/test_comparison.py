@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pyarrow as pa
 import pytest
 
 from albef.evaluation.statistics import Interval, Spread
@@ -23,7 +22,7 @@ from albef.report.drift import Drift, Profile, SplitRows, Vocabulary
 from albef.report.flips import Choice, Flip, flips
 from albef.report.results import Picture
 from tests.report.test_page import BAD, Page
-from tests.report.test_scores import PAIRED, TABLES
+from tests.report.test_scores import PAIRED, predicted
 
 POINTS = ((9.0, 2.0), (19.0, 1.0))
 
@@ -132,7 +131,7 @@ def test_an_empty_comparison_says_so() -> None:
 
 @pytest.mark.parametrize("kind", ["retrieval", "vqa", "entailment", "grounding", "captioning"])
 def test_an_answer_that_turned_says_what_both_models_say(kind: str) -> None:
-    found = scores.of(pa.table(TABLES[kind]))
+    found = scores.of(predicted(kind))
     assert found is not None
     (flip,) = flips(found, found, [(1, 0)], None)
     assert flip.before.right == bool(found.right[1])
@@ -159,7 +158,7 @@ class Records:
 
 
 def test_a_search_shows_what_each_model_puts_first() -> None:
-    found = scores.of(pa.table(PAIRED))
+    found = scores.of(predicted("retrieval", PAIRED))
     assert found is not None
     by_picture, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
     assert by_picture.truth == "says a"

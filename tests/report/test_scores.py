@@ -9,6 +9,7 @@ import pytest
 
 from albef.evaluation.behaviour.judging import rates
 from albef.report import scores
+from pipelines.evaluate import stored
 from pipelines.params import kinds
 
 RANKS = ("query", "key", "caption", "rank", "rank_itc", "top", "top_itc")
@@ -66,18 +67,22 @@ TABLES: dict[str, dict[str, list[Any]]] = {
 }
 
 
+def predicted(kind: str, table: dict[str, list[Any]] | None = None) -> pa.Table:
+    """A table as the evaluation of a kind stores it."""
+    task = importlib.import_module(f"albef.tasks.{kind}").Task
+    return stored(task, {"test": TABLES[kind] if table is None else table}, {})
+
+
 @pytest.mark.parametrize("kind", kinds())
 def test_the_mean_is_the_kinds_own_metric(kind: str) -> None:
-    assert kind in TABLES, f"compare {kind} by example: a row in albef/report/scores.py, one here"
     task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
-    found = scores.of(pa.table(TABLES[kind]))
+    found = scores.of(predicted(kind))
     assert found is not None
-    assert found.mean() == pytest.approx(task.score(None, TABLES[kind])[found.metric])
-    assert found.metric in (task.primary, "exact")
+    assert found.mean() == pytest.approx(task.score(task, TABLES[kind])[found.metric])
 
 
 def test_a_paired_ranking_is_scored_by_its_decisions() -> None:
-    found = scores.of(pa.table(PAIRED))
+    found = scores.of(predicted("retrieval", PAIRED))
     assert found is not None
     assert (found.metric, found.mean()) == ("accuracy", pytest.approx(200 / 3))
     assert found.right.tolist() == [True, False, True]
@@ -105,14 +110,14 @@ def test_behaviour_tests_are_scored_as_a_whole_and_each() -> None:
     assert next(iter(own)) == "overall"
     assert found["count"].right.tolist() == [True, True, False]
     assert set(found["overall"].table.column_names) >= scores.CASES
-    assert list(scores.parts(pa.table(TABLES["entailment"]))) == ["accuracy"]
+    assert list(scores.parts(predicted("entailment"))) == ["accuracy"]
     assert scores.parts(pa.table({"key": ["a"]})) == {}
 
 
 def test_what_is_unknown_or_hidden_has_no_scores() -> None:
     assert scores.of(pa.table({"key": ["a"], "bleu": [1.0]})) is None
-    assert scores.of(pa.table(TABLES["vqa"]).slice(2)) is None
-    judged = scores.of(pa.table(TABLES["vqa"]))
+    assert scores.of(predicted("vqa").slice(2)) is None
+    judged = scores.of(predicted("vqa"))
     assert judged is not None
     assert judged.right.tolist() == [True, True]  # two of three annotators are more than half
 
@@ -120,9 +125,8 @@ def test_what_is_unknown_or_hidden_has_no_scores() -> None:
 def _classes(*rows: tuple[str, str]) -> scores.Scores:
     keys, sentences = ([row[i] for row in rows] for i in (0, 1))
     same = ["x"] * len(rows)
-    found = scores.of(
-        pa.table({"key": keys, "sentence": sentences, "answer": same, "predicted": same})
-    )
+    table = {"key": keys, "sentence": sentences, "answer": same, "predicted": same}
+    found = scores.of(predicted("entailment", table))
     assert found is not None
     return found
 

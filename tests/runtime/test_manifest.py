@@ -11,10 +11,8 @@ from albef.io import file_digest
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 
-FILES = [
-    manifest.TOKENIZER,
-    *(manifest.graph_file("float32", graph) for graph in manifest.GRAPHS["retrieval"]),
-]
+GRAPHS = ("image_encoder", "text_encoder", "matcher")
+FILES = [manifest.TOKENIZER, *(manifest.graph_file("float32", graph) for graph in GRAPHS)]
 
 
 @pytest.fixture
@@ -25,7 +23,8 @@ def copy(tiny_export: Path, tmp_path: Path) -> Path:
 def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> None:
     found = manifest.read(tiny_export)
     model = found.model
-    assert (model.kind, model.image_size, model.embed_dim) == ("retrieval", 16, 8)
+    assert (model.kind, model.surface) == ("retrieval", "matching")
+    assert (model.image_size, model.embed_dim) == (16, 8)
     assert (model.max_tokens, model.max_words) == (12, 30)
     assert (found.run, found.precisions) == ("retrieval", ("float32", "int8"))
     assert found.onnx.opset == 23
@@ -67,7 +66,7 @@ def test_no_export_says_what_to_do(tmp_path: Path) -> None:
         (lambda m: m["model"].pop("image_size"), "image_size is missing"),
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
         (lambda m: m["model"].update(image_size="16"), "image_size"),
-        (lambda m: m["model"].update(kind="poetry"), "is of kind 'poetry'"),
+        (lambda m: m["model"].update(surface="poetry"), "has a model for 'poetry'; this version"),
         (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "another preprocessing"),
         (lambda m: m["files"].pop("float32/matcher/1/model.onnx"), "lists no float32/matcher"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -154,6 +155,13 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     metrics = task.score(table)
     assert 0 <= metrics[task.primary] <= 100
     assert metrics == task.score(rows.to_pydict()), "scored from Parquet as from memory"
+    examples = task.examples(table)
+    groups = table[examples.strata] if examples.strata else [""] * len(examples.credit)
+    credit = pd.Series(examples.credit).groupby(groups).mean().mean()
+    assert metrics[examples.metric] == pytest.approx(100 * credit)
+    assert examples.credit == task.examples(rows.to_pydict()).credit
+    for column in (examples.question, examples.given, examples.truth, *examples.pictures):
+        assert not column or column in table
     chance = task.chance(table)
     assert task.primary in chance
     assert set(chance) <= set(metrics)

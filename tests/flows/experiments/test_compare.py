@@ -17,10 +17,12 @@ from dvc.repo import Repo
 from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import Shards
+from albef.tasks import entailment
 from albef.training.tracking import Tracker
 from flows.experiments import compare
 from flows.experiments.gather import gather
 from flows.experiments.revisions import opened
+from pipelines.evaluate import stored
 from tests.data import toy
 from tests.report.test_page import Page
 
@@ -51,8 +53,7 @@ def _products(root: Path, right: Sequence[bool], records: Sequence[Record], lr: 
     for step in (9, 19, 29):
         tracker.log(step, {"train/loss": 3 / (1 + step * lr)})
     tracker.close()
-    table = {
-        "split": ["test"] * len(records),
+    table: dict[str, list[Any]] = {
         "key": [record.key for record in records],
         "sentence": [record.captions[0] for record in records],
         "answer": ["yes"] * len(records),
@@ -60,7 +61,7 @@ def _products(root: Path, right: Sequence[bool], records: Sequence[Record], lr: 
     }
     path = root / "products/results/said/predictions.parquet"
     path.parent.mkdir(parents=True)
-    pq.write_table(pa.table(table), path)
+    pq.write_table(stored(entailment.Task, {"test": table}, {}), path)
     accuracy = 100 * sum(right) / len(right)
     sections = {"test": {"accuracy": accuracy}, "chance": {"test": {"accuracy": 50.0}}}
     path = root / "products/metrics/said.json"
