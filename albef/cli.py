@@ -1,176 +1,278 @@
-"""The ``albef`` command. It imports nothing heavy before it knows what is asked of it."""
+"""The ``albef`` command. Nothing heavy is imported before it is known what is asked of it.
 
-import argparse
-import contextlib
+These commands need no project, or its values alone. Those that run its pipeline are in its own
+``flows/cli.py``, which is read where the working folder lies in one.
+"""
+
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, ParamSpec, cast
 
-PIPELINE = {
-    "run": ("flows.run", "bring the pipeline up to date"),
-    "status": ("flows.status", "what is fresh, stale (and why) or running; the last results"),
-    "compare": (
-        "flows.experiments.compare",
-        "experiments or git revisions side by side",
-    ),
-    "ablate": (
-        "flows.experiments.ablate",
-        "a ladder of variations over seeds and caption noise, as a table",
-    ),
-    "accept": ("flows.accept", "take an edit of code as one that changes no product"),
-    "release": ("flows.releases.release", "an export into production behind a gate, or back"),
-    "data accept": ("flows.accept_profile", "take a data set as what later versions are held to"),
-    "data docs": ("pipelines.data_docs", "a validation as the Data Docs of Great Expectations"),
-    "data check": ("pipelines.check", "what ingest would do with the first rows of a source"),
-    "ask": ("albef.commands.ask", "answers to a question about a picture"),
-}
-"""Commands of a project, run at its root: the module that becomes this process, and what for."""
-LIBRARY = {
-    "import": (
-        "albef.commands.importing",
-        "a checkpoint of the original code into one of ours, and back",
-    ),
-    "lineage": ("albef.commands.lineage", "where a product comes from, back to the raw source"),
-    "serve": ("albef.serving.serve", "exported models over HTTP, with a page"),
-}
-"""Commands that need no project: the same."""
+from typer import Argument, Option, Typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+import albef
+from albef.serving.serve import serve
+
+P = ParamSpec("P")
+Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
+PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "data")
+"""Commands of a project's ``flows/cli.py``, and what comes before them."""
+INTERRUPTED = 130
+app = Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=f"In a project (params.yaml and dvc.yaml) there are also: {', '.join(PIPELINE)}.",
+)
+
+
+@app.callback()
+def _albef() -> None:
+    """Train, follow and use ALBEF, a vision-language model."""
+
+
+def command(
+    commands: Typer,
+    name: str,
+    *,
+    code: int = 2,
+    at_root: bool = False,
+    interrupted: str = "interrupted",
+) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
+    """Make a function the command ``albef NAME``; what it returns is the exit code.
+
+    Its errors are a sentence each, and an output that nobody reads on is none.
+
+    Args:
+        commands: which it is one of.
+        name: how it is called.
+        code: exit code for what a user did wrong.
+        at_root: whether it works in the root of the project around.
+        interrupted: what is said after Ctrl-C.
+    """
+
+    def add(function: Callable[P, int | None]) -> Callable[P, int | None]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                if at_root:
+                    os.chdir(project_root())
+                status = function(*args, **kwargs)
+                sys.stdout.flush()
+            except BrokenPipeError:  # as before `| head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                status = 0
+            except (ValueError, OSError, KeyboardInterrupt) as error:
+                if os.environ.get("ALBEF_DEBUG"):
+                    raise
+                stopped = isinstance(error, KeyboardInterrupt)
+                print(f"albef {name}: {interrupted if stopped else error}", file=sys.stderr)
+                status = INTERRUPTED if stopped else code
+            raise SystemExit(status or 0)
+
+        commands.command(name.split()[-1])(run)
+        return function
+
+    return add
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    for words in (2, 1):
-        name = " ".join(given[:words])
-        if name in PIPELINE:  # the module has the options, and says what they are
-            os.environ["ALBEF_FROM"] = str(Path.cwd())  # paths of the command are relative to it
-            _go_to_root()  # where flows/ is
-            _become(PIPELINE[name][0], given[words:])
-    if given and given[0] in LIBRARY:
-        _become(LIBRARY[given[0]][0], given[1:])
-    options = _parser().parse_args(given)
-    options.command(options)
+    group = cast(TyperGroup, get_command(app))
+    name = next((word for word in given if not word.startswith("-")), "")
+    if name not in group.commands:  # of the project, or none
+        if root := _root():
+            _take_code_of(root, given)
+            flows = importlib.import_module("flows.cli")
+            pipeline = cast(TyperGroup, get_command(flows.app))
+            group.commands = {**pipeline.commands, **group.commands}
+            group.epilog = None
+        elif name in PIPELINE:
+            project_root()  # says that there is none
+    group(given, prog_name="albef")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="albef", description="Train, follow and use ALBEF, a vision-language model."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (_, purpose) in (PIPELINE | LIBRARY).items():
-        commands.add_parser(name, help=purpose, add_help=False)
-    find = commands.add_parser("find", help="the pictures of a test split that fit a text best")
-    find.add_argument("text", help="what to look for, as 'a dog left of an apple'")
-    find.add_argument("--run", default="retrieval", help="the run whose export looks")
-    find.add_argument("-k", type=int, default=5, help="how many pictures")
-    find.add_argument("--open", action="store_true", help="open them in the picture viewer")
-    find.set_defaults(command=_find)
-    explain = commands.add_parser("explain", help="where in a picture a model finds a text")
-    explain.add_argument("image", help="path of the picture")
-    explain.add_argument("text", help="what to look for, as 'the key left of the apple'")
-    explain.add_argument("--layer", type=int, help="fusion layer that is looked into, from 0")
-    explain.add_argument("--out", help="path of the figure, a PNG file")
-    explain.set_defaults(command=_with_checkpoint, name="explain")
-    embed = commands.add_parser("embed", help="features of a folder's pictures and captions")
-    embed.add_argument(
-        "folder", help="of pictures, captions in .txt files beside them; or a data set"
-    )
-    embed.add_argument("--split", default="test", help="the split of a data set")
-    embed.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    embed.add_argument("--out", default="features.parquet", help="path of the Parquet file")
-    embed.set_defaults(command=_with_checkpoint, name="embed")
-    for command in (explain, embed):
-        command.add_argument(
-            "--model",
-            default="retrieval",
-            help="folder of a checkpoint, or its name under paths.models",
-        )
-    submit = commands.add_parser(
-        "submit", help="write the answers of a VQA run as a challenge takes them, or check a file"
-    )
-    submit.add_argument("--run", default="vqa", help="the evaluated run")
-    submit.add_argument("--split", default="test", help="whose questions are answered")
-    submit.add_argument("--out", default="submission.json", help="the file to write")
-    submit.add_argument("--check", metavar="FILE", help="check this file, and write none")
-    submit.set_defaults(command=_submit)
-    return parser
+def _take_code_of(root: Path, given: list[str]) -> None:
+    """Have the code of a project run its commands, though another copy of it is installed."""
+    sys.path.insert(0, str(root))
+    ours = Path(albef.__file__).parent
+    if (root / "albef" / "cli.py").is_file() and not ours.samefile(root / "albef"):
+        if os.environ.get("ALBEF_CODE_OF") == str(root):
+            raise SystemExit(f"albef: the code of {root} is not what Python finds, but {ours} is")
+        path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, "ALBEF_CODE_OF": str(root)}
+        os.execve(sys.executable, [sys.executable, "-m", "albef.cli", *given], environment)
 
 
-def _submit(options: argparse.Namespace) -> None:
-    from albef.commands.submit import main as submit
-
-    here = Path.cwd()
-    options.out = here / options.out
-    options.check = here / options.check if options.check else None
-    _go_to_root()
-    with _sentences("submit"):
-        submit(options)
-
-
-def _find(options: argparse.Namespace) -> None:
-    from albef.commands.find import main as find
-
-    _go_to_root()
-    with _sentences("find"):
-        find(options)
-
-
-def _with_checkpoint(options: argparse.Namespace) -> None:
-    """Run a command that needs torch, in the working folder: its paths are relative to it."""
-    with _sentences(options.name):
-        options.model = _checkpoint(options.model)
-        module = importlib.import_module(f"albef.commands.{options.name}")
-        module.main(options)
-
-
-@contextlib.contextmanager
-def _sentences(name: str) -> Iterator[None]:
-    """Errors of a command as one sentence each; an output that nobody reads on is none."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # as before `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"albef {name}: {error}") from None
-
-
-def _checkpoint(given: str) -> Path:
-    """The folder of a checkpoint, or of the one with this name in the project around."""
-    from albef.config import read_yaml, validate
-    from albef.layout import PARAMS, Layout, Paths
-
-    if (Path(given) / "config.json").is_file():
-        return Path(given)
-    root = _root()
-    params = root / PARAMS
-    paths = validate(Paths, read_yaml(params).get("paths"), where=str(params), key="paths")
-    return root / Layout(paths).model(given)
-
-
-def _become(module: str, arguments: list[str]) -> None:
-    """Turn this process into a module, so that signals reach it directly."""
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
-
-
-def _go_to_root() -> None:
-    """Change to the project's root, at or above the working folder."""
-    os.chdir(_root())
-
-
-def _root() -> Path:
+def project_root() -> Path:
     """The project's root, at or above the working folder."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
-            return folder
+    if root := _root():
+        return root
     raise SystemExit(
-        f"albef: no project at {here} or above (a folder with params.yaml and dvc.yaml); "
+        f"albef: no project at {Path.cwd()} or above (a folder with params.yaml and dvc.yaml); "
         "change to your clone first"
     )
 
 
+def _root() -> Path | None:
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
+            return folder
+    return None
+
+
+def from_root(path: str) -> Path:
+    """A path of the command line, from the root of the project."""
+    return Path(os.path.relpath(path, _root()))
+
+
+@command(app, "find", code=1, at_root=True)
+def find(
+    text: Annotated[str, Argument(help="What to look for, as 'a dog left of an apple'.")],
+    run: Annotated[str, Option(help="The run whose export looks.")] = "retrieval",
+    k: Annotated[int, Option("-k", help="How many pictures.")] = 5,
+    show: Annotated[bool, Option("--open", help="Open them in the picture viewer.")] = False,
+) -> None:
+    """Find the pictures of a test split that fit a text best."""
+    from albef.commands.find import main
+    from albef.commands.project import Project
+
+    project = Project()
+    shards = project.shards(run, "test")
+    main(project.layout.export(run), shards, text, k, Path(".albef/find"), show=show)
+
+
+@command(app, "ask", code=1, at_root=True)
+def ask(
+    image: Annotated[Path, Argument(parser=from_root, help="A PNG, JPEG or WebP file.")],
+    question: Annotated[str, Argument(help="As 'how many keys are there?'.")],
+    run: Annotated[str, Option(help="The run whose checkpoint answers.")] = "vqa",
+    k: Annotated[int, Option("-k", help="How many answers.")] = 5,
+) -> None:
+    """Answer a question about a picture."""
+    from albef.commands.ask import main
+    from albef.commands.project import Project
+
+    main(Project().checkpoint(run), image, question, k)
+
+
+@command(app, "explain", code=1)
+def explain(
+    image: Annotated[Path, Argument(help="The picture.")],
+    text: Annotated[str, Argument(help="What to look for, as 'the key left of the apple'.")],
+    model: Model = "retrieval",
+    layer: Annotated[int | None, Option(help="Fusion layer looked into, from 0.")] = None,
+    out: Annotated[Path | None, Option(help="The figure, a PNG file.")] = None,
+) -> None:
+    """Show where in a picture a model finds a text."""
+    from albef.commands.explain import main
+
+    main(image, text, _checkpoint(model), layer, out)
+
+
+@command(app, "embed", code=1)
+def embed(
+    folder: Annotated[
+        Path, Argument(help="Pictures, captions in .txt files beside them; or a data set.")
+    ],
+    split: Annotated[str, Option(help="The split of a data set.")] = "test",
+    model: Model = "retrieval",
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
+) -> None:
+    """Write the features of a folder's pictures and captions."""
+    from albef.commands.embed import main
+
+    main(folder, split, _checkpoint(model), device, out)
+
+
+@command(app, "submit", code=1, at_root=True)
+def submit(
+    run: Annotated[str, Option(help="The evaluated run.")] = "vqa",
+    split: Annotated[str, Option(help="Whose questions are answered.")] = "test",
+    out: Annotated[Path, Option(parser=from_root, help="The file to write.")] = Path(
+        "submission.json"
+    ),
+    check: Annotated[
+        Path | None,
+        Option(parser=from_root, help="Check this file, and write none."),
+    ] = None,
+) -> None:
+    """Write or check the answers of a VQA run, as a challenge takes them."""
+    from albef.commands.project import Project
+    from albef.commands.submit import main
+
+    project = Project()
+    main(project.dataset(run), project.layout.predictions(run), split, out, check)
+
+
+@command(app, "import")
+def import_checkpoint(
+    source: Annotated[Path, Argument(help="The original's .pth file.")],
+    target: Annotated[Path, Argument(help="The folder to make, as models/NAME.")],
+    tokenizer: Annotated[
+        str, Option(help="A vocab.txt, a folder with it, or a Hugging Face name.")
+    ] = "bert-base-uncased",
+    kind: Annotated[
+        str | None, Option(help="Of the run that made it, if names leave that open.")
+    ] = None,
+    image_size: Annotated[int | None, Option(help="Resize position embeddings to it.")] = None,
+    heads: Annotated[
+        tuple[int, int] | None,
+        Option(metavar="IMAGE TEXT", help="Of attention; else one for each 64."),
+    ] = None,
+    no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
+    back: Annotated[
+        bool,
+        Option("--back", help="From a folder of ours to a .pth file."),
+    ] = False,
+) -> None:
+    """Turn a checkpoint of the original code into one of ours, or back.
+
+    DVC tracks it, so that a run can start from it (`init: NAME`). Nothing in the file is executed.
+    """
+    from albef.commands.importing import main
+
+    main(source, target, tokenizer, kind, image_size, heads, track_it=not no_dvc, back=back)
+
+
+@command(app, "lineage")
+def lineage(
+    path: Annotated[Path, Argument(help="An export, or any other product.")],
+    as_json: Annotated[bool, Option("--json", help="Everything, as JSON.")] = False,
+) -> int:
+    """Print where a product comes from, back to the raw source.
+
+    Export, checkpoint, search, data sets, sources; of each its digest, whether the file at hand
+    has it, and how it was made. The exit code is 1 if a file at hand is another one.
+    """
+    from albef.commands.lineage import main
+
+    return main(path, as_json)
+
+
+command(app, "serve", code=1)(serve)
+
+
+def _checkpoint(given: str) -> Path:
+    """The folder of a checkpoint, or of the one with this name in the project around."""
+    if (Path(given) / "config.json").is_file():
+        return Path(given)
+    from albef.commands.project import Project
+
+    return Project(project_root()).layout.model(given)
+
+
 if __name__ == "__main__":
-    main()
+    from albef.cli import main as run  # the module that flows/cli.py imports, not this copy
+
+    run()

@@ -1,18 +1,19 @@
 """Strict values: what a section of params.yaml is, how it is read, and what an error says.
 
-A section's class stands beside its owner and derives from :class:`Section`. It has no defaults:
-every value of a run is in its params file. Nothing here imports torch.
+A section's class stands beside its owner and derives from :class:`Section`. What most never touch
+has its default there, beside its sentence. Nothing here imports torch.
 """
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 
 S = TypeVar("S", bound="Section")
+_FEW = 20  # names that a sentence lists
 
 
 class ParamsError(ValueError):
@@ -98,6 +99,50 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a preset: those of its ``base``, without what ``drop`` lists, below its own.
+
+    A mapping is laid over another key by key, unless it is of another ``kind``; all else takes the
+    other's place.
+
+    Args:
+        path: a preset, or a params file, which is one without a base.
+        above: presets that it is the base of.
+
+    Raises:
+        ParamsError: a base that is missing or lies on itself, or a dropped key that it lacks.
+    """
+    values = read_yaml(path)
+    base, dropped = values.pop("base", None), values.pop("drop", ())
+    if base is None:
+        return values
+    below = path.parent / f"{base}.yaml"
+    if below in (path, *above):
+        raise ParamsError(f"{path}: its base {base} is laid over it")
+    if not below.exists():
+        raise ParamsError(f"{path}: there is no preset {base} (base)")
+    lower = read_preset(below, (*above, path))
+    for key in dropped:
+        *parents, last = key.split(".")
+        section: Any = lower
+        for part in parents:
+            section = section.get(part, {})
+        if last not in section:
+            raise ParamsError(f"{path}: {base} has no {key} (drop)")
+        del section[last]
+    return _laid_over(lower, values)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old: Any = merged.get(key)
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        is_of_it = isinstance(old, Mapping) and kind in (None, old.get("kind"))
+        merged[key] = _laid_over(old, value) if is_of_it and isinstance(value, Mapping) else value
+    return merged
+
+
 def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
     """``values`` as a section of class ``cls``.
 
@@ -131,11 +176,12 @@ def _sentences(
         dotted = ".".join(filter(None, [prefix, *parts]))
         match item["type"]:
             case "extra_forbidden":
-                near = nearest(parts[-1], _fields(cls, parts[:-1]))
-                hint = ".".join(filter(None, [prefix, *parts[:-1], near])) if near else ""
-                yield f"{where}: {dotted} is not a known key" + (
-                    f"; did you mean {hint}?" if hint else "; remove it"
+                hint = did_you_mean(
+                    parts[-1], _fields(cls, parts[:-1]), dotted.removesuffix(parts[-1])
                 )
+                yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
+            case "default_factory_not_called":  # what it is made of is wrong itself
+                continue
             case "missing":
                 yield f"{where}: {dotted} is missing"
             case _:
@@ -175,11 +221,8 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         return cast(S, values)
     name = values.get("kind") if isinstance(values, Mapping) else None
     if name not in classes:
-        near = nearest(str(name), list(classes))
-        hint = f"did you mean {near}?" if near else f"the kinds are {', '.join(classes)}"
-        raise ValueError(
-            f"kind {name!r} is not known; {hint}" if name else f"kind is missing; {hint}"
-        )
+        what = f"kind {name!r} is not known" if name else "kind is missing"
+        raise ValueError(what + did_you_mean(str(name), classes))
     try:
         return validate(classes[str(name)], values, where="")
     except ParamsError as error:
@@ -187,7 +230,21 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         raise ValueError("; ".join(lines)) from None
 
 
-def nearest(name: str, known: Iterator[str] | list[str]) -> str | None:
+def did_you_mean(name: str, known: Iterable[str], within: str = "") -> str:
+    """How a sentence about an unknown name ends: the nearest known one, or a few that there are.
+
+    Args:
+        name: what is not known.
+        known: the names that there are.
+        within: what stands before each of them, as ``tasks.``.
+    """
+    names = list(known)
+    if near := nearest(name, names):
+        return f"; did you mean {within}{near}?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= _FEW else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``name``, if any is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return close[0] if close else None

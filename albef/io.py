@@ -1,18 +1,142 @@
-"""Files: their digests, and folders and buckets behind one kind of address.
+"""Files: digests, locks, writing whole or not at all; folders and buckets behind one address.
 
 An address is ``/mnt/a`` or ``s3://bucket/a``; credentials come from the environment or the
 machine's role, as for any S3 client.
 """
 
+import contextlib
+import fcntl
 import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write a file or folder at, which takes its place once it is whole.
+
+    Nothing is left of one that fails. A file at ``path`` is replaced; a folder must not be there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        yield part
+        if part.is_file():
+            with part.open("rb") as file:
+                os.fsync(file)
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8."""
+    with atomic(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON with sorted keys, whole or not at all."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+class Locked(ValueError):
+    """A lock that another process holds: ``holder``, by its number, or ``?``."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is held by process {holder}")
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO[str]]:
+    """Hold a lock file, in which the holder's number stands.
+
+    The kernel frees it when the process dies, however it dies, and with it those that have
+    inherited the open file. Whoever holds it may remove the file, and so free it for good.
+
+    Args:
+        path: of the file.
+        wait: called with the holder before it is waited for; None does not wait.
+
+    Yields:
+        The open file, for a child process to hold as well.
+
+    Raises:
+        Locked: another process holds it, and ``wait`` is None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a+") as file:
+            if not try_lock(file):
+                file.seek(0)
+                holder = file.read().strip() or "?"
+                if wait is None:
+                    raise Locked(path, holder)
+                wait(holder)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_open(file, path):  # the one before removed it
+                continue
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            try:
+                yield file
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a fork may have the file too
+            return
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Take the kernel's lock of an open file, unless another one has it; whether it did."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def holder_of(path: Path) -> str | None:
+    """The process that holds a lock file now; None where nobody does."""
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "?"
+    return None
+
+
+def _is_open(file: IO[Any], path: Path) -> bool:
+    """Whether a path names an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def opened(url: str, key: str) -> tuple[Any, str]:

@@ -10,8 +10,11 @@ from pydantic import Field
 
 from albef.config import Section, validate
 
+Share = Annotated[float, Field(ge=0, le=1)]
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
+ENVIRONMENT = "ALBEF_RUNTIME__"
+"""What the name of a variable starts with that overrides a value of ``runtime``."""
 BEHAVIOUR = "behaviour"
 """Section of a run's metrics that holds its behaviour tests, beside those of the splits."""
 HEADLINE = "headline"
@@ -30,35 +33,40 @@ class Paths(Section):
 
 
 class Runtime(Section):
-    """What changes speed and never the experiment; ``ALBEF_RUNTIME__NAME`` overrides a value."""
+    """What changes speed and never the experiment, and what is borne on the way; the variable
+    ``ALBEF_RUNTIME__NAME`` overrides a value."""
 
-    device: str
+    device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    processes: Annotated[int, Field(ge=1)]
+    processes: Annotated[int, Field(ge=1)] = 1
     """Processes that train together; micro-batches are shared among them."""
-    launch: str
+    launch: str = "torchrun --standalone --nproc-per-node {processes}"
     """Command that starts them, with {processes} in it: torchrun, or a line for a cluster."""
-    threads: int
+    threads: int = 0
     """Threads of all processes on a machine together; 0 takes all cores."""
-    workers: int
+    workers: int = 4
     """Processes that decode and augment; 0 decodes in the trainer."""
-    scratch: str | None
+    scratch: str | None = None
     """Folder for work in progress; null is the user's cache folder."""
-    cache_gb: Annotated[float, Field(gt=0)]
+    cache_gb: Annotated[float, Field(gt=0)] = 10.0
     """GiB on this machine's disk for shards of data sets with a ``store``."""
-    mirror: str | None
+    mirror: str | None = None
     """Folder or bucket (``s3://...``) for copies of the training states; null makes none."""
-    recompute: bool
+    recompute: bool = False
     """Compute activations again in the backward pass instead of keeping them: larger micro-batches
     fit on a small card, for one more forward pass of time."""
-    checkpoint_every: Annotated[int, Field(ge=1)]
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between two saves of the training state."""
+    max_damaged_records: dict[str, Share] = Field({})
+    """By data set, the largest share of a split's records that a process may find damaged before
+    training stops; others take their places. 0 where it is not named."""
+    max_damaged_shards: dict[str, Share] = Field({})
+    """The same of shards that are missing or unreadable."""
     search_workers: Annotated[int, Field(ge=1)] = 1
-    """Processes that run trials of a search side by side and share the device; left out, one. The
-    trials of several are not repeatable."""
+    """Processes that run trials of a search side by side and share the device. Those of several are
+    not repeatable."""
     compile: bool = False
-    """Have torch compile the encoders' blocks in training, which is for GPUs; left out, they run as
-    they are. Last digits differ."""
+    """Have torch compile the encoders' blocks in training: for GPUs. Last digits differ."""
 
     @property
     def scratch_root(self) -> Path:
@@ -71,8 +79,8 @@ def runtime(values: object) -> Runtime:
     """The ``runtime`` section, with ``ALBEF_RUNTIME__NAME`` from the environment over it."""
     merged = dict(values) if isinstance(values, Mapping) else {}
     for name, text in os.environ.items():
-        if name.startswith("ALBEF_RUNTIME__"):
-            merged[name.removeprefix("ALBEF_RUNTIME__").lower()] = _value(text)
+        if name.startswith(ENVIRONMENT):
+            merged[name.removeprefix(ENVIRONMENT).lower()] = _value(text)
     return validate(Runtime, merged, where=str(PARAMS), key="runtime")
 
 

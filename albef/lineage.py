@@ -92,21 +92,16 @@ class _Validation(_Schema):
 
 @dataclass(frozen=True)
 class Step:
-    """A product or source.
+    """A product or source: what it is, as ``checkpoint``, its name, and what it was made of.
 
     Attributes:
-        what: it is, as ``checkpoint``.
-        name: of it.
         path: where it lies, or should; "" where that is not known.
         digest: SHA-256 that is known of it, or of what is at hand; "" where neither is.
-        state: of the file at hand.
-        at_hand: digest of the file at hand where that is another one; "" otherwise.
+        state: of the file at hand, whose digest is ``at_hand`` where that is another one.
         facts: what it tells of itself.
-        code: of the stage that made it: digest and whether the code at hand is the same; None
-            where it does not tell.
-        record: of the run that made it, or another one of its name; None where there is none.
+        code: digest of the code that made it, and whether that at hand is the same.
+        record: of the run that made it, or of another run of that stage.
         recorded: whether the record names the file at hand; "" where it names none.
-        origins: what it was made of.
     """
 
     what: str
@@ -133,8 +128,8 @@ class Project:
     """What is known of the project around a product, where its relatives lie.
 
     Attributes:
-        root: of it.
-        layout: of one of its params files, by full paths.
+        root: what run records name their products from.
+        layout: of one of its params files.
         runs: keys of ``tasks``.
         code: digest of the code of a stage as it is at hand, by address; "" where it is not known.
     """
@@ -154,19 +149,23 @@ def compare(known: str, at_hand: str) -> State:
     return "verified" if known == at_hand else "changed"
 
 
-@cache
 def _digest_at(path: Path) -> str:
     """SHA-256 of a file, or "" where there is none."""
-    return file_digest(path) if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    state = path.stat()
+    return _digest(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _digest(path: Path, *_state: int) -> str:
+    """SHA-256 of a file, whose relatives name it again and again."""
+    return file_digest(path)
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
-    """The chain of a product.
-
-    Args:
-        path: an export, checkpoint, data set, search, or any file of one; or metrics,
-            predictions, curves, a verdict, the report or a run record of a project.
-        project: around it; without one it speaks for itself.
+    """The chain of a product: of an export, checkpoint, data set or search, or any file of one; of
+    a project also of metrics, predictions, curves, a verdict, the report or a run record.
 
     Raises:
         LineageError: nothing is there, or it is no product.
@@ -174,7 +173,6 @@ def lineage(path: Path, project: Project | None = None) -> Step:
     """
     if not path.exists():
         raise LineageError(f"{path} is not here: give the path of a product, or `dvc pull` it")
-    _digest_at.cache_clear()  # a file may have changed since
     chain = _by_content(path, project) or (_by_place(path, project) if project else None)
     if chain is None:
         raise LineageError(
@@ -274,8 +272,7 @@ def _step(
         at_hand: what is compared with ``digest``; None takes the digest of the file.
         code: digest of the code that made it, as it tells.
         origins: what it was made of.
-        known: of the step: ``digest``, as its child tells, ``facts``, and a ``state`` that is not
-            that of the digest.
+        known: ``digest``, as its child tells, ``facts``, and a ``state`` not of the digest.
     """
     of_file = _digest_at(path / file) if path else ""
     at_hand = of_file if at_hand is None else at_hand
@@ -306,11 +303,7 @@ def _step(
 
 
 def of_export(folder: Path, project: Project | None) -> Step:
-    """The chain of an exported folder, wherever it lies.
-
-    Raises:
-        ValueError: its manifest is damaged.
-    """
+    """The chain of an exported folder, wherever it lies."""
     manifest = read_as(_Manifest, folder / MANIFEST) or _Manifest()
     files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
     for name, known in manifest.files.items():
@@ -345,19 +338,15 @@ def of_checkpoint(
     repeated: _Provenance | None = None,
     after: tuple[str, ...] = (),
 ) -> Step:
-    """The chain of a checkpoint.
+    """The chain of a checkpoint, which lies in ``folder`` or where the project keeps it.
 
     Args:
         name: as ``init`` names it.
-        project: around it.
-        folder: where it lies; None looks where the project keeps it.
-        digest: of its weights, as its child tells.
-        repeated: its provenance, as its child tells.
+        digest, repeated: of its weights, and its provenance, as its child tells.
         after: checkpoints that came of it.
 
     Raises:
         LineageError: it came of itself.
-        ValueError: a file of it is damaged.
     """
     if name in after:
         raise LineageError(f"checkpoint {name} tells that it comes from itself: make it again")
@@ -439,12 +428,7 @@ def _of_data(
 ) -> Step:
     """The chain of a data set: its index is read and its digest made again.
 
-    Args:
-        name: of it.
-        project: around it.
-        folder: where it lies; None looks where the project keeps it.
-        digest: of its records, as its child tells.
-        repeated: what its child tells of it.
+    ``digest`` and ``repeated`` are what its child tells of it.
     """
     kept = project.layout.data(name) if project else None
     folder, at_hand = folder or kept, ""
@@ -454,10 +438,10 @@ def _of_data(
 
         at_hand = index_digest(folder)
         digest = digest or described.digest
-    told = described if compare(digest, at_hand) == "verified" else repeated
+    known = described if compare(digest, at_hand) == "verified" else repeated
     facts = {}
-    if told:
-        facts = told.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
+    if known:
+        facts = known.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
     if project and at_hand:
         facts["validation"] = _verdict(project, name, digest)
     return _step(
@@ -471,7 +455,7 @@ def _of_data(
         at_hand=at_hand,
         digest=digest,
         facts=facts,
-        origins=_of_sources(told.sources if told else [], project.root if project else Path()),
+        origins=_of_sources(known.sources if known else [], project.root if project else Path()),
     )
 
 
@@ -488,8 +472,8 @@ def _verdict(project: Project, name: str, digest: str) -> str:
 
 
 def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
+    drawn = _artwork()
     for source in sources:
-        drawn = _drawn_from(source.kind)
         files = [
             Step("file", name, str(path), known, compare(known, _digest_at(path)))
             for name, known in source.inputs.items()
@@ -499,14 +483,13 @@ def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
         yield Step("source", source.name, facts=facts, origins=tuple(files))
 
 
-def _drawn_from(kind: str) -> dict[str, Path]:
-    """Files that a kind of source draws from, by name; none where it is not at hand here."""
-    try:
-        from albef.ingest.sources import module_of
+def _artwork() -> dict[str, Path]:
+    """The file that built-in sources draw from, by name; none where it is not at hand here."""
+    from albef.builtin import openmoji  # Pillow's, which only these sources need
 
-        inputs = getattr(module_of(kind), "inputs", dict)
-        return dict(inputs())
-    except (KeyError, ParamsError):
+    try:
+        return openmoji.inputs()
+    except ParamsError:
         return {}
 
 
@@ -581,12 +564,7 @@ def to_json(step: Step) -> str:
 
 
 def render(step: Step, here: Path) -> str:
-    """A chain as a tree; what was written once is not written again.
-
-    Args:
-        step: the first.
-        here: folder that paths are shown from.
-    """
+    """A chain as a tree, with paths as seen from a folder; nothing is written twice."""
     return "\n".join(_tree(step, here, set()))
 
 
@@ -606,7 +584,7 @@ def _tree(step: Step, here: Path, seen: set[tuple[str, str, str]]) -> Iterator[s
         words = {"missing": "missing: not here to compare with"}.get(step.state, step.state)
         if step.at_hand:
             words = f"changed: the one at hand is {step.at_hand[:_DIGITS]}"
-        yield f"{bar}{step.digest[:_DIGITS] or 'no digest told'} {words}".rstrip()
+        yield f"{bar}{step.digest[:_DIGITS] or 'no digest known'} {words}".rstrip()
     for line in render_facts(step):
         yield bar + line
     for place, origin in enumerate(step.origins, 1):

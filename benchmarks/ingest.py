@@ -26,7 +26,7 @@ from albef.ingest import duplicates, shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig
 from albef.ingest.pool import Given, prepared
-from albef.ingest.prepare import Prepared, Print, Rules
+from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
 from benchmarks.timing import machine
 
@@ -101,19 +101,18 @@ def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
 def _compare(blocks: Blocks) -> None:
     for _ in duplicates.repeated_keys(blocks):
         pass
-    own = duplicates.prints(blocks)
-    for _ in duplicates.contaminated(own, duplicates.HELDOUT.empty_table(), 4, blocks):
+    pictures = duplicates.read_fingerprints(blocks)
+    for _ in duplicates.contaminated(pictures, duplicates.HELDOUT.empty_table(), 4):
         pass
-    for _ in duplicates.repeated(own, set(), 4, blocks):
-        pass
+    duplicates.repeated_pictures(pictures, set(), 4)
 
 
 def _shards(folder: Path, blocks: Blocks) -> None:
     records = (
-        stored.record()
+        record
         for block in range(len(blocks))
-        for _, stored in blocks.stored(block)
-        if stored is not None
+        for _, record in blocks.records(block)
+        if record is not None
     )
     shard_writer.write(folder, "data", records, shard_mb=8, licences=[], sources=[])
 
@@ -150,7 +149,7 @@ def _peaks(count: int) -> tuple[list[int], float]:
     def rows() -> Iterator[Prepared]:
         for i in range(count):
             record = Record(f"{i:08d}", jpeg, (f"a caption of picture {i}",), i, "train", "a")
-            own = Print(hashlib.sha256(b"%d" % i).digest()[:16], int(looks[i]))
+            own = Fingerprint(hashlib.sha256(b"%d" % i).digest()[:16], int(looks[i]))
             yield Prepared(record, i + 1, f"{i}.jpg", (own,))
 
     peaks = []

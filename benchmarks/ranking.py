@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from albef.config import validate
 from albef.models.albef import ALBEF, ModelConfig, resized
-from albef.models.answer_ranking import rank
-from albef.models.decoder import AnswerDecoder
-from albef.models.ranking import best, match_scores
+from albef.models.decoder import AnswerDecoder, rank
+from albef.models.matching import best, match_scores
 from benchmarks.step import PAPER
 from benchmarks.timing import alternate, flops, machine, ratio
 from tests.reference import ranking as plain

@@ -1,17 +1,15 @@
 """Serving: graphs against eager torch, and a server under load from another process.
 
 ``python -m benchmarks.serving`` prints tables in Markdown, for random weights at the built-in size
-and at the paper's (ViT-B/16 at 256 px, BERT-base). Load comes over loopback from a process of its
-own, on the same cores.
+and at the paper's (ViT-B/16 at 256 px, BERT-base); what batches bring shows against
+``"--server=--batch 1"``. Load comes over loopback from a process of its own, on the same cores.
 """
 
 import argparse
 import asyncio
 import contextlib
-import functools
 import io
 import json
-import multiprocessing
 import os
 import random
 import statistics
@@ -20,8 +18,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +30,15 @@ import psutil
 import torch
 from PIL import Image
 
-from albef.config import read_yaml, validate
+from albef.config import read_preset, validate
 from albef.export.folder import export
 from albef.export.torch_model import model_of
 from albef.models.albef import ModelConfig
-from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.models.weights import load_checkpoint
 from albef.runtime.loading import load
 from albef.tasks.retrieval import Config, Task
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
+from tests.conftest import save_task
 from tests.original import tokens, vocabulary
 
 SIZES = {
@@ -51,11 +52,11 @@ PHOTO = (640, 480)
 """Of the pictures that are sent, in pixels; JPEG."""
 CLIENTS = {"texts": 16, "pictures": 8}
 """Requests that are always open at full load."""
-PARTS = ("graphs", "batching", "load", "endurance")
+PARTS = ("graphs", "load", "endurance")
 
 
 class Request(NamedTuple):
-    """What is sent."""
+    """What is sent: bodies, one after the other."""
 
     path: str
     kind: str
@@ -79,6 +80,11 @@ class Load(NamedTuple):
         """Milliseconds that this share of the answers took at most."""
         return 1000 * float(np.quantile(self.seconds, share)) if self.seconds else float("nan")
 
+    def cells(self) -> str:
+        """Cells of a table's row."""
+        quantiles = f"{self.quantile(0.5):.1f} | {self.quantile(0.99):.1f}"
+        return f"{self.rate:.1f} | {quantiles} | {self.failed}"
+
 
 def main() -> None:
     """Measure and print."""
@@ -90,33 +96,28 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of full load")
     parser.add_argument("--server", default="", help="options of `albef serve` under load")
     options = parser.parse_args()
-    wanted = options.part or PARTS
     print(f"{machine()}\n")
     with tempfile.TemporaryDirectory() as name:
         for size in options.size or SIZES:
             folder = Path(name) / size
-            folder.mkdir()
             config, vocab = _write(folder, size)
-            image = config.image
-            print(
-                f"## {size}: {image.image_size} px, image width {image.width}, "
-                f"text width {config.text.width}\n"
-            )
-            if "graphs" in wanted:
-                _graphs(folder, options.rounds, vocab)
-            requests = {"texts": _texts(vocab), "pictures": _pictures()}
-            if "batching" in wanted:
-                _batching(folder / "export", requests, options.seconds)
-            if "load" in wanted:
-                _load(folder / "export", requests, options.seconds, options.server)
-            if "endurance" in wanted:
-                _endurance(folder / "export", requests, options.minutes)
+            widths = f"image width {config.image.width}, text width {config.text.width}"
+            print(f"## {size}: {config.image.image_size} px, {widths}\n")
+            export, requests = folder / "export", {"texts": _texts(vocab), "pictures": _pictures()}
+            parts: dict[str, Callable[[], None]] = {
+                "graphs": partial(_graphs, folder, options.rounds, vocab),
+                "load": partial(_load, export, requests, options.seconds, options.server),
+                "endurance": partial(_endurance, export, requests, options.minutes),
+            }
+            for part in options.part or PARTS:
+                parts[part]()
+                print()
 
 
 def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
     """A retrieval checkpoint with random weights, and its export."""
     path, run, changed = SIZES[size]
-    values = read_yaml(path)
+    values = read_preset(path)
     section = values["tasks"][run] | changed
     section = {
         name: value["start"] if isinstance(value, dict) else value
@@ -127,17 +128,8 @@ def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
     vocab = values["pretrain"]["tokenizer"]["vocab_size"]
     torch.manual_seed(0)
     task = Task(config, sizes, vocabulary(vocab))
-    save_checkpoint(
-        folder / "checkpoint",
-        kind="retrieval",
-        model=task.sizes,
-        tensors=task.state_dict(),
-        tokenizer=task.tokenizer,
-        values=config.model_dump(),
-        provenance={},
-        facts=task.facts(),
-    )
-    (folder / "export").mkdir()
+    save_task(task, folder / "checkpoint")
+    (folder / "export").mkdir(parents=True)
     export(
         load_checkpoint(folder / "checkpoint"),
         folder / "export",
@@ -160,10 +152,8 @@ def _graphs(folder: Path, rounds: int, vocab: int) -> None:
     rng = np.random.default_rng(0)
     peak = product_peak(torch.float32, rounds)
     print(f"Peak of a float32 product of torch: {peak / 1e9:.0f} GFLOP/s\n")
-    print(
-        "| encoder | batch | torch ms | of the peak | float32 ms | of torch | int8 ms | of torch |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ("torch ms", "of the peak", "float32 ms", "of torch", "int8 ms", "of torch")
+    _heading("encoder", "batch", *columns)
     for batch in (1, 8):
         pixels = rng.normal(size=(batch, 3, side, side)).astype(np.float32)
         ids = rng.integers(5, vocab, (batch, 12))
@@ -171,102 +161,81 @@ def _graphs(folder: Path, rounds: int, vocab: int) -> None:
             ("image", "encode_image", (pixels,)),
             ("text, 12 tokens", "encode_text", (ids, np.ones_like(ids))),
         ):
-            calls = {
-                name: functools.partial(getattr(model, call), *inputs)
-                for name, model in ways.items()
-            }
+            calls = {name: partial(getattr(model, call), *inputs) for name, model in ways.items()}
             times = alternate(calls, rounds)
-            ms = {name: 1000 * statistics.median(own) for name, own in times.items()}
+            ms = {name: f"{1000 * statistics.median(each):.1f}" for name, each in times.items()}
             used = flops(calls["torch"]) / statistics.median(times["torch"]) / peak
-            print(
-                f"| {what} | {batch} | {ms['torch']:.1f} | {used:.0%} | {ms['float32']:.1f} "
-                f"| {ratio(times['float32'], times['torch'])} | {ms['int8']:.1f} "
-                f"| {ratio(times['int8'], times['torch'])} |"
-            )
-    print()
+            cells = [what, f"{batch}", ms["torch"], f"{used:.0%}"]
+            for way in ("float32", "int8"):
+                cells += [ms[way], ratio(times[way], times["torch"])]
+            print(f"| {' | '.join(cells)} |")
 
 
-def _batching(folder: Path, requests: dict[str, Request], seconds: float) -> None:
-    """The same load with and without batches."""
-    print(f"Micro-batching, {seconds:g} s of full load each\n")
-    print("| | clients | batch | answers/s | median ms | p99 ms | failed |")
-    print("|---|---|---|---|---|---|---|")
-    for what, request in requests.items():
-        for batch in (1, 8):
-            with _server(folder, "--batch", f"{batch}") as server:
-                _apply(server.port, request, 1, seconds / 5)
-                found = _apply(server.port, request, CLIENTS[what], seconds)
-                print(f"| {what} | {CLIENTS[what]} | {batch} | {_row(found)} |")
-    print()
-
-
-def _load(folder: Path, requests: dict[str, Request], seconds: float, options: str) -> None:
+def _load(export: Path, requests: dict[str, Request], seconds: float, options: str) -> None:
     """From a start to a first answer, and latency at a part of the peak."""
     print(
         f"{f'One server {options}'.strip()}, {seconds:g} s each; at 80 % of the peak "
         "requests arrive evenly or at random (Poisson) and wait for no other\n"
     )
-    print("| | load | answers/s | median ms | p99 ms | failed | p99 / unloaded median |")
-    print("|---|---|---|---|---|---|---|")
-    with _server(folder, *options.split()) as server:
-        first = server.first
+    columns = ("answers/s", "median ms", "p99 ms", "failed", "p99 / unloaded median")
+    _heading("", "load", *columns)
+    with _server(export, *options.split()) as server:
         for what, request in requests.items():
-            idle = _apply(server.port, request, 1, seconds)
-            peak = _apply(server.port, request, CLIENTS[what], seconds)
-            loads = {"one client": idle, "peak": peak}
-            for name, even in (("80 %, evenly", True), ("80 %, at random", False)):
-                loads[name] = _apply(server.port, request, 0, seconds, 0.8 * peak.rate, even)
-            for name, found in loads.items():
-                times = found.quantile(0.99) / idle.quantile(0.5)
-                print(f"| {what} | {name} | {_row(found)} | {times:.1f} |")
-    print(f"\nFrom the start of the process to its first answer: {first:.1f} s\n")
+            apply = partial(_apply, server.port, request, seconds)
+            idle, peak = apply(clients=1), apply(clients=CLIENTS[what])
+            loads = {
+                "one client": idle,
+                "peak": peak,
+                "80 %, evenly": apply(rate=0.8 * peak.rate),
+                "80 %, at random": apply(rate=0.8 * peak.rate, at_random=True),
+            }
+            for name, load in loads.items():
+                times = load.quantile(0.99) / idle.quantile(0.5)
+                print(f"| {what} | {name} | {load.cells()} | {times:.1f} |")
+    print(f"\nFrom the start of the process to its first answer: {server.first:.1f} s")
 
 
-def _endurance(folder: Path, requests: dict[str, Request], minutes: float) -> None:
+def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> None:
     """Memory and failures under full load of texts and pictures together."""
-    with _server(folder) as server, _spawned(2) as pool:
+    with _server(export) as server, ProcessPoolExecutor(2, get_context("spawn")) as pool:
         process = psutil.Process(server.pid)
-        loads = [
-            pool.submit(_generate, server.port, request, CLIENTS[what] // 2, 60 * minutes)
+        running = [
+            pool.submit(_run, server.port, request, 60 * minutes, CLIENTS[what] // 2)
             for what, request in requests.items()
         ]
         start, samples = time.monotonic(), []
-        while not all(load.done() for load in loads):
+        while not all(load.done() for load in running):
             samples.append((time.monotonic() - start, process.memory_info().rss / 2**20))
             time.sleep(min(2, minutes))
-        found = [load.result() for load in loads]
+        loads = [load.result() for load in running]
     settled = np.array([sample for sample in samples if sample[0] > 0.2 * samples[-1][0]])
     slope = 60 * float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
-    answers = sum(len(load.seconds) for load in found)
     print(
-        f"{minutes:g} min of full load, texts and pictures together: {answers} answers, "
-        f"{sum(load.failed for load in found)} failed; memory {settled[0, 1]:.0f} MiB after a "
+        f"{minutes:g} min of full load, texts and pictures together: "
+        f"{sum(len(load.seconds) for load in loads)} answers, "
+        f"{sum(load.failed for load in loads)} failed; memory {settled[0, 1]:.0f} MiB after a "
         f"fifth of it, {settled[-1, 1]:.0f} MiB at the end, at most {settled[:, 1].max():.0f} MiB; "
-        f"slope {slope:+.2f} MiB/min\n"
+        f"slope {slope:+.2f} MiB/min"
     )
 
 
-def _row(found: Load) -> str:
-    return (
-        f"{found.rate:.1f} | {found.quantile(0.5):.1f} | {found.quantile(0.99):.1f} "
-        f"| {found.failed}"
-    )
+def _heading(*columns: str) -> None:
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
 
 
 class _Server(NamedTuple):
-    """A process that serves."""
+    """A process that serves, and the seconds from its start to its first answer."""
 
     port: int
     pid: int
     first: float
-    """Seconds from its start to its first answer."""
 
 
 @contextlib.contextmanager
-def _server(folder: Path, *arguments: str) -> Iterator[_Server]:
+def _server(export: Path, *arguments: str) -> Iterator[_Server]:
     start = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-m", "albef.serving.serve", str(folder), "--port", "0", *arguments],
+        [sys.executable, "-m", "albef.cli", "serve", str(export), "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         env={**os.environ, "ALBEF_TOKENS": ""},
         text=True,
@@ -274,7 +243,8 @@ def _server(folder: Path, *arguments: str) -> Iterator[_Server]:
         assert process.stderr is not None
         try:
             port = int(json.loads(process.stderr.readline())["message"].rsplit(":", 1)[1])
-            asyncio.run(_once(port))
+            request = Request("/v1/embed/texts", "application/json", [b'{"texts": ["w7"]}'])
+            assert not _run(port, request, 0, clients=1).failed
             first = time.monotonic() - start
             threading.Thread(target=process.stderr.read, daemon=True).start()  # its log, unread
             yield _Server(port, process.pid, first)
@@ -283,68 +253,28 @@ def _server(folder: Path, *arguments: str) -> Iterator[_Server]:
             process.wait(60)
 
 
-async def _once(port: int) -> None:
-    request = Request("/v1/embed/texts", "application/json", [b'{"texts": ["w7"]}'])
-    found = await _closed(port, request, 1, 0)
-    assert not found.failed
+def _apply(port: int, request: Request, seconds: float, **how: Any) -> Load:
+    """A load from another process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_run, port, request, seconds, **how).result()
 
 
-def _spawned(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-
-
-def _apply(
+def _run(
     port: int,
     request: Request,
-    clients: int,
     seconds: float,
+    clients: int = 0,
     rate: float = 0,
-    even: bool = False,
+    at_random: bool = False,
 ) -> Load:
-    """A load from another process: so many clients one after the other, or arrivals at a rate."""
-    with _spawned(1) as pool:
-        return pool.submit(_generate, port, request, clients, seconds, rate, even).result()
-
-
-def _generate(
-    port: int, request: Request, clients: int, seconds: float, rate: float = 0, even: bool = False
-) -> Load:
-    if rate:
-        return asyncio.run(_open(port, request, seconds, rate, even))
-    return asyncio.run(_closed(port, request, clients, seconds))
-
-
-async def _closed(port: int, request: Request, clients: int, seconds: float) -> Load:
-    """Clients that each send as soon as they are answered."""
-    start, times, failed = time.perf_counter(), [], 0
-
-    async def client(number: int) -> None:
-        nonlocal failed
-        connection = await asyncio.open_connection("127.0.0.1", port)
-        count = number
-        while True:
-            began = time.perf_counter()
-            if await _ask(connection, request, count):
-                times.append(time.perf_counter() - began)
-            else:
-                failed += 1
-            if connection[1].is_closing():
-                connection = await asyncio.open_connection("127.0.0.1", port)
-            count += clients
-            if time.perf_counter() - start >= seconds:
-                connection[1].close()
-                return
-
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    return Load(len(times) / (time.perf_counter() - start), times, failed)
-
-
-async def _open(port: int, request: Request, seconds: float, rate: float, even: bool) -> Load:
-    """Arrivals that wait for nobody; a latency counts from when the request should be sent."""
-    draw, times, failed = random.Random(0), [], 0
+    """Clients that each send as soon as they are answered, or arrivals that wait for nobody."""
+    times: list[float] = []
+    failed = 0
     idle: list[Any] = []
+    start = time.perf_counter()
 
-    async def one(due: float, count: int) -> None:
+    async def ask(due: float, count: int) -> None:
+        """One request; its latency counts from when it should be sent."""
         nonlocal failed
         # the one that rested longest: a server closes those that rest too long
         connection = idle.pop(0) if idle else await asyncio.open_connection("127.0.0.1", port)
@@ -355,13 +285,27 @@ async def _open(port: int, request: Request, seconds: float, rate: float, even: 
         if not connection[1].is_closing():
             idle.append(connection)
 
-    start = due = time.perf_counter()
-    asked: list[asyncio.Task[None]] = []
-    while due - start < seconds:
-        due += 1 / rate if even else draw.expovariate(rate)
-        await asyncio.sleep(max(0, due - time.perf_counter()))
-        asked.append(asyncio.create_task(one(due, len(asked))))
-    await asyncio.gather(*asked)
+    async def client(count: int) -> None:
+        await ask(time.perf_counter(), count)
+        while time.perf_counter() - start < seconds:
+            count += clients
+            await ask(time.perf_counter(), count)
+
+    async def arrivals() -> None:
+        draw, due = random.Random(0), start
+        asked: list[asyncio.Task[None]] = []
+        while due - start < seconds:
+            due += draw.expovariate(rate) if at_random else 1 / rate
+            await asyncio.sleep(max(0, due - time.perf_counter()))
+            asked.append(asyncio.create_task(ask(due, len(asked))))
+        await asyncio.gather(*asked)
+
+    async def everything() -> None:
+        await asyncio.gather(*map(client, range(clients)), *([arrivals()] if rate else []))
+        for _, writer in idle:
+            writer.close()
+
+    asyncio.run(everything())
     return Load(len(times) / (time.perf_counter() - start), times, failed)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from albef.config import read_yaml, validate
+from albef.config import read_preset, validate
 from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import Batch
@@ -24,8 +24,10 @@ from tests.reference import pretraining as plain
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MASKED_SHARE = 0.15
-PRESET = read_yaml(Path("presets/paper-4m.yaml"))["pretrain"]
-PAPER = {name: PRESET[name] for name in ("model", "tokenizer", "queue_size", "queue_from")}
+PRESET = read_preset(Path("presets/paper-4m.yaml"))["pretrain"]
+PAPER = validate(Config, PRESET, where="presets/paper-4m.yaml").model_dump(
+    include={"model", "tokenizer", "queue_size", "queue_from"}
+)
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "built-in": ({}, 32, 12),
     "paper": (PAPER, 8, 16),
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="built-in")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
     options = parser.parse_args()
-    values = read_yaml(options.params)
+    values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
     changed, size, length = SIZES[options.size]
     config = validate(Config, values["pretrain"] | changed, where="benchmark", key="pretrain")
@@ -63,8 +65,9 @@ def main() -> None:
     )
     print("| step | s | pairs/s | GFLOP | GFLOP/s | of the product's peak |")
     print("|---|---|---|---|---|---|")
-    for name, own in times.items():
-        seconds, rate = statistics.median(own), counted[name] / statistics.median(own)
+    for name, rounds in times.items():
+        seconds = statistics.median(rounds)
+        rate = counted[name] / seconds
         peak = peaks[name.split()[1]]
         print(
             f"| {name} | {seconds:.3f} | {size / seconds:.1f} | {counted[name] / 1e9:.1f} "
@@ -86,8 +89,8 @@ def main() -> None:
             for way, step in steps.items()
         }
         ratios = [ms[f"plain {dtype}"] / ms[f"fast {dtype}"] for dtype in TYPES]
-        told = [*(f"{value:.1f}" for value in ms.values()), *(f"{value:.2f}" for value in ratios)]
-        print(f"| {phase} | {' | '.join(told)} |")
+        cells = [*(f"{value:.1f}" for value in ms.values()), *(f"{value:.2f}" for value in ratios)]
+        print(f"| {phase} | {' | '.join(cells)} |")
     share = counted["fast float32"] / counted["plain float32"]
     print(f"\nFLOPs of the fast step over the plain one: {share:.3f}; memory {memory_peak()}")
 

@@ -1,19 +1,17 @@
 """``albef run``: values, what is stale, the flow, the results."""
 
-import argparse
 import contextlib
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from albef import run_record
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, remote, results, values
-from flows import run_lock as lease
+from albef.report.wording import format_duration
+from flows import git, graph, remote, results, run_lock, values
 from flows.experiments import seeds
 from flows.experiments.clone import Failure
 from flows.process import dvc, in_session
@@ -22,162 +20,125 @@ INTERRUPTED = 130
 log = logging.getLogger("albef")
 
 
-def main() -> None:
-    """The command; exit code 1 for a failed stage, 2 for wrong values, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="albef run", description="Bring the pipeline up to date.")
-    arguments(parser)
-    options = parser.parse_args()
-    results.show_progress()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` had it ignored
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = run(options) if options.seeds is None else run_seeds(options)
-    except (ParamsError, lease.Busy) as error:
-        print(error, file=sys.stderr)
-        code = 2
-    except Failure as error:
-        print(error, file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("interrupted; `albef run` goes on from here", file=sys.stderr)
-        code = INTERRUPTED
-    raise SystemExit(code)
+def run(
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    force: Sequence[str] = (),
+    name: str | None = None,
+    *,
+    dry: bool = False,
+) -> int:
+    """Bring the pipeline up to date, as ``albef run`` says; the exit code.
 
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``albef run``."""
-    parser.add_argument("--preset", metavar="NAME", help="take presets/NAME.yaml as params.yaml")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change a value of params.yaml, as tasks.retrieval.lr=3e-5; may be repeated",
-    )
-    parser.add_argument(
-        "--only",
-        metavar="STAGE",
-        action="append",
-        default=[],
-        help="run this stage alone (NAME, or NAME@KEY for one data set or run); may be repeated",
-    )
-    parser.add_argument(
-        "--force",
-        metavar="STAGE",
-        action="append",
-        default=[],
-        help="run this stage although nothing changed; may be repeated",
-    )
-    parser.add_argument("--name", metavar="EXPERIMENT", help="record the run under this name")
-    parser.add_argument(
-        "--seeds",
-        metavar="N",
-        type=int,
-        help="run the values under N seeds from `seed` on and record each, as NAME-seed1",
-    )
-    parser.add_argument("--dry", action="store_true", help="only say what would run, and why")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; the exit code."""
-    if options.name:
-        _experiments_work()
-    with contextlib.nullcontext() if options.dry else lease.hold():
-        values.prepare(options.preset, options.overrides)
+    Raises:
+        ParamsError: wrong values, or no such stage.
+        Busy: another run is at work here.
+    """
+    if name:
+        _check_git()
+    with contextlib.nullcontext() if dry else run_lock.acquire():
+        values.prepare(preset, list(overrides))
         nodes = graph.read()
         layout = values.layout()
-        forced = set(graph.choose(nodes, options.force, "--force"))
-        chosen = set(graph.choose(nodes, options.only, "--only") if options.only else nodes)
-        if options.dry:
-            print(plan(nodes, chosen, forced, layout))
+        forced = set(graph.choose(nodes, force, "--force"))
+        chosen = set(graph.choose(nodes, only, "--only") if only else nodes)
+        todo = {n: nodes[n] for n in nodes if n in chosen and (nodes[n].stale or n in forced)}
+        if dry:
+            print(format_plan(todo, forced, layout))
             return 0
-        todo = [name for name in nodes if name in chosen and (nodes[name].stale or name in forced)]
-        for name in options.only and todo:
-            for above in nodes[name].waits:
-                if above not in chosen:
-                    log.info("note: %s is stale too, but not asked for", above)
+        for above in dict.fromkeys(n for node in todo.values() for n in node.waits):
+            if above not in chosen:
+                log.info("note: %s is stale too, but not asked for", above)
         if todo:
-            asked = {"only": options.only or None, "force": options.force or None}
-            # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
-            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-            code = in_session("flows.train", json.dumps(asked), keep=lease.hand_on())
-            if code == INTERRUPTED:
-                raise KeyboardInterrupt
-            if code not in (0, 1):  # the flow tells of a failed stage itself
-                print(f"the flow ended without a word (exit code {code})", file=sys.stderr)
-            if code:
+            if not _flow(only, force):
                 return 1
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
             print(problem, file=sys.stderr)
             return 1
-        print(("" if todo else "nothing to do: every stage is up to date\n"), end="")
+        else:
+            print("nothing to do: every stage is up to date")
         print(f"\n{results.summary(layout)}")
-        return _record(options.name, layout) if options.name else 0
+        return _save_experiment(name, layout) if name else 0
 
 
-def run_seeds(options: argparse.Namespace) -> int:
-    """Run the values here, and under further seeds in clones; the exit code."""
-    if options.name:
-        _experiments_work()
-    seeds.refuse(options)
-    values.prepare(options.preset, options.overrides)
-    own = argparse.Namespace(**{**vars(options), "preset": None, "overrides": []})
-    own.name = seeds.name_of(options.name, seeds.first())
-    if code := run(own):
+def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
+    """Run the flow in a session of its own; whether all of it succeeded."""
+    # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
+    code = in_session("flows.train", parameters, keep=run_lock.descriptor())
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code not in (0, 1):  # the flow tells of a failed stage itself
+        print(f"the flow ended without a word (exit code {code})", file=sys.stderr)
+    return code == 0
+
+
+def run_seeds(
+    preset: str | None,
+    overrides: Sequence[str],
+    name: str | None,
+    count: int,
+    unwanted: Sequence[str] = (),
+) -> int:
+    """Run the values here, and under further seeds in clones; the exit code.
+
+    Args:
+        preset: as :func:`run` takes it.
+        overrides: as :func:`run` takes them.
+        name: which those of the experiments begin with.
+        count: of seeds.
+        unwanted: options that were given too, and that do not go with this.
+    """
+    if name:
+        _check_git()
+    name = seeds.refuse(name, count, unwanted)
+    values.prepare(preset, list(overrides))
+    if code := run(name=seeds.name_of(name, seeds.first())):
         return code
-    names = seeds.others(options.name, options.seeds)
+    try:
+        names = seeds.others(name, count)
+    except Failure as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"\nrecorded as experiments {', '.join(names)}")
     if len(names) > 1:
         print(f"`albef compare {' '.join(names)}` tells their spread")
     return 0
 
 
-def plan(
-    nodes: Mapping[str, graph.Node], chosen: set[str], forced: set[str], layout: Layout
-) -> str:
+def format_plan(todo: Mapping[str, graph.Node], forced: set[str], layout: Layout) -> str:
     """What would run, why, and how long it took last time."""
     rows = []
-    for name, node in nodes.items():
-        if name not in chosen or not (node.stale or name in forced):
-            continue
+    for name, node in todo.items():
         why = [*node.reasons, *(["forced"] if name in forced else [])]
         if node.waits:
             why.append(f"if {' or '.join(node.waits)} makes something new")
-        seconds = results.record(layout, name).get("seconds")
-        took = results.duration(seconds) if seconds is not None else "?"
-        rows += [
-            (name if not place else "", text, took if not place else "")
-            for place, text in enumerate(why)
-        ]
+        record = run_record.read(layout.record(name))
+        took = "?" if record is None or record.seconds is None else format_duration(record.seconds)
+        rows += [(name, why[0], took), *(("", reason, "") for reason in why[1:])]
     if not rows:
         return "nothing would run: every stage is up to date"
     return results.table(rows, ("stage", "why", "took last time"))
 
 
-def _experiments_work() -> None:
+def _check_git() -> None:
     """Refuse at once what ``dvc exp save`` would refuse at the end.
 
     Raises:
         ParamsError: git knows no commit, or no name and address.
     """
-
-    def git(*args: str) -> bool:
-        return subprocess.run(["git", *args], capture_output=True).returncode == 0
-
-    if not git("rev-parse", "--verify", "HEAD"):
+    if git.ask("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name records an experiment beside a git commit, and there is none yet; "
             "`git add -A && git commit -m start` makes one"
         )
-    if not git("var", "GIT_COMMITTER_IDENT"):
-        raise ParamsError(
-            "--name records an experiment in git, which does not know who you are; tell it with "
-            "`git config user.name NAME` and `git config user.email ADDRESS`"
-        )
+    if git.ask("var", "GIT_COMMITTER_IDENT") is None:
+        raise ParamsError(f"--name records an experiment in git: {git.NOBODY}")
 
 
-def _record(name: str, layout: Layout) -> int:
+def _save_experiment(name: str, layout: Layout) -> int:
     """Save the work tree as a DVC experiment."""
     kept = [str(path) for path in (layout.root / "metrics", layout.root / "runs") if path.exists()]
     untracked = [part for path in kept for part in ("--include-untracked", path)]
@@ -187,7 +148,3 @@ def _record(name: str, layout: Layout) -> int:
         return 1
     print(f"\nrecorded as experiment {name}; `dvc exp show` compares")
     return 0
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,15 @@
 """Presets and overrides: how params.yaml comes to hold the values of a run."""
 
 import hashlib
+import io
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, nearest, read_yaml, validate
+from albef.config import ParamsError, did_you_mean, read_preset, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 
 PRESETS = Path("presets")
@@ -28,8 +30,7 @@ def prepare(preset: str | None, overrides: list[str]) -> None:
     if preset is None and not overrides:
         check(PARAMS)
         return
-    text = PARAMS.read_bytes() if preset is None else _preset(preset)
-    CHANGED.write_bytes(text)
+    CHANGED.write_text(PARAMS.read_text() if preset is None else _preset(preset))
     try:
         if overrides:
             override(CHANGED, overrides)
@@ -84,32 +85,53 @@ def named(folder: Path, name: str, what: str) -> Path:
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
-        near = nearest(name, list(files))
-        raise ParamsError(
-            f"there is no {what} {name}"
-            + (f"; did you mean {near}?" if near else f"; there are: {', '.join(files) or 'none'}")
-        )
+        raise ParamsError(f"there is no {what} {name}{did_you_mean(name, files)}")
     return files[name]
 
 
-def _preset(name: str) -> bytes:
-    """A preset's text, once the present params.yaml is known to be kept elsewhere."""
-    chosen = named(PRESETS, name, "preset")
-    kept = [path.read_bytes() for path in PRESETS.glob("*.yaml")]
-    committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True)
-    if committed.returncode == 0:
-        kept.append(committed.stdout)
-    if PARAMS.exists() and PARAMS.read_bytes() not in kept:
+def file_of(preset: str | None) -> Path:
+    """The file of a preset; params.yaml for None."""
+    return PARAMS if preset is None else named(PRESETS, preset, "preset")
+
+
+def compose(preset: Path) -> str:
+    """A preset as the text of a whole params file: that of its base with what it changes.
+
+    Raises:
+        ParamsError: a base that is missing or lies on itself, or a dropped key that it lacks.
+    """
+    composed, text, base = read_preset(preset), preset.read_text(), read_yaml(preset).get("base")
+    if base is None:
+        return text
+    below = preset.parent / f"{base}.yaml"
+    changes = dict(_changes(read_preset(below), composed))
+    return _head(text) + _rewritten(compose(below).removeprefix(_head(compose(below))), changes)
+
+
+def _head(text: str) -> str:
+    """The comment that a file begins with."""
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(True)))
+
+
+def _preset(name: str) -> str:
+    """A preset's whole text, once the present params.yaml is known to be kept elsewhere."""
+    text = compose(file_of(name))
+    now = PARAMS.read_text() if PARAMS.exists() else text
+    committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
+    known = itertools.chain([text, committed.stdout], map(compose, sorted(PRESETS.glob("*.yaml"))))
+    if now not in known:
         raise ParamsError(
-            f"{PARAMS} holds values that neither git nor a preset has, and {chosen} would "
+            f"{PARAMS} holds values that neither git nor a preset has, and preset {name} would "
             f"overwrite them; commit it, save it as {PRESETS}/NAME.yaml, or drop the changes with "
             f"`git checkout {PARAMS}`"
         )
-    return chosen.read_bytes()
+    return text
 
 
 def override(path: Path, overrides: list[str], option: str = "--set") -> None:
-    """Change values as ``dvc exp run --set-param`` does, and no other character of the file.
+    """Change or add values as ``dvc exp run --set-param`` does, and no other character of the file.
+
+    Whether a key is known is for :func:`check` to say: one that has a default need not stand there.
 
     Args:
         path: of the params file.
@@ -117,44 +139,40 @@ def override(path: Path, overrides: list[str], option: str = "--set") -> None:
         option: what errors call them.
 
     Raises:
-        ParamsError: a key that the file lacks, or what is no value.
+        ParamsError: what is no value, or of a data set or run that the file lacks.
     """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
     before = read_yaml(path)
-    for item in overrides:
-        key, found, _ = item.partition("=")
-        if key.startswith(("+", "~")):  # Hydra's signs for a key to add or to delete
-            continue
-        if not found:
-            raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
-        _known(before, key, option)
     text = path.read_text()
     try:
-        apply_overrides(path, overrides)
+        apply_overrides(path, [_settable(before, item, option) for item in overrides])
     except DvcException as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise ParamsError(f"{option} {' '.join(overrides)}: {cause}") from None
-    after = read_yaml(path)
-    path.write_text(text)  # DVC folds long lines; the same change again, without that
-    _rewrite(path, dict(_changes(before, after)))
+    changes = dict(_changes(before, read_yaml(path)))
+    path.write_text(_rewritten(text, changes))  # DVC folds long lines
 
 
-def _known(values: Mapping[str, Any], key: str, option: str) -> None:
-    """Refuse a dotted key that the file lacks, naming the nearest."""
-    parts = key.split(".")
+def _settable(values: Mapping[str, Any], item: str, option: str) -> str:
+    """An override as Hydra takes one that may add its key."""
+    key, equals, _ = item.partition("=")
+    if key.startswith(("+", "~")):  # Hydra's signs for a key to add or to delete
+        return item
+    if not equals:
+        raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
     here: Any = values
-    for depth, part in enumerate(parts):
+    for place, part in enumerate(parts := key.split(".")):
+        above = ".".join(parts[:place])
         if not isinstance(here, Mapping):
-            raise ParamsError(f"{option}: {'.'.join(parts[:depth])} is a value, not a section")
-        if part not in here:
-            near = nearest(part, list(here))
-            raise ParamsError(
-                f"{option}: {'.'.join(parts[: depth + 1])} is not a known key"
-                + (f"; did you mean {'.'.join([*parts[:depth], near])}?" if near else "")
-            )
-        here = here[part]
+            raise ParamsError(f"{option}: {above} is a value, not a section")
+        if part not in here and above in ("datasets", "tasks", "export.runs"):
+            raise ParamsError(f"{option}: there is no {above}.{part}{did_you_mean(part, here)}")
+        here = here.get(part, {} if place < len(parts) - 1 else None)
+        if here is None:
+            break
+    return f"++{item}"
 
 
 _GONE = object()
@@ -172,12 +190,14 @@ def _changes(
             yield (*path, key), new
 
 
-def _rewrite(path: Path, changes: Mapping[tuple[str, ...], Any]) -> None:
+def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
+    """The text of a YAML file with other values, and no other character changed."""
     from ruamel.yaml import YAML
     from ruamel.yaml.representer import RoundTripRepresenter
 
     class Representer(RoundTripRepresenter):
-        pass
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
 
     def null(representer: Any, _: None) -> Any:
         return representer.represent_scalar("tag:yaml.org,2002:null", "null")
@@ -187,7 +207,7 @@ def _rewrite(path: Path, changes: Mapping[tuple[str, ...], Any]) -> None:
     yaml.Representer = Representer
     yaml.preserve_quotes = True
     yaml.width = 1 << 16
-    document = yaml.load(path.read_text())
+    document = yaml.load(text)
     for parts, value in changes.items():
         node = document
         for part in parts[:-1]:
@@ -196,8 +216,9 @@ def _rewrite(path: Path, changes: Mapping[tuple[str, ...], Any]) -> None:
             del node[parts[-1]]
         else:
             node[parts[-1]] = _inline(value)
-    with path.open("w") as file:
-        yaml.dump(document, file)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
 
 
 def _inline(value: Any) -> Any:

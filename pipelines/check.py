@@ -2,7 +2,7 @@
 folder that is thrown away.
 """
 
-import argparse
+import io
 import itertools
 import json
 import logging
@@ -10,222 +10,242 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from ruamel.yaml import YAML
 
-from albef.config import ParamsError, Section, nearest, validate
+from albef.config import ParamsError, nearest, validate
 from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.derive import derive
+from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Rules
-from albef.ingest.sources import count_of
-from pipelines.check_words import told
-from pipelines.quarantine import SUMMARY, compared, names_of, set_aside
-from pipelines.rows import batches, read_config, read_rows
+from albef.ingest.quarantine import SUMMARY, write_quarantine
+from albef.ingest.sources import count_of, read_rows
+from pipelines.rows import read_config
 from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
 """Exit code where ingest would stop."""
-_BATCH, _BYTES = 200, 2**25
+_BLOCK = 200  # rows
 _MIB = 2**20
-_SUGGESTED = {
-    "shard_mb": 256, "store": None, "longest_side": 512, "duplicates": "drop_near",
-    "screened": True,
-}  # fmt: skip
-_TRAINED = {
-    "accepted": "profiles/none.json",
-    "evaluated_on": "profiles/none.json",
-    "augment": {"flip": True, "crop": [0.5, 1.0], "randaugment": 7},
-    "window": None, "max_damaged_records": 0, "max_damaged_shards": 0,
-}  # fmt: skip
-"""Values of a data set for a path that params.yaml does not name yet: of ingest, and the others."""
-log = logging.getLogger("albef")
+_SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
+"""Values of a data set for a path that params.yaml does not name yet."""
+Result = Mapping[str, Any]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; exit code 1 where ingest would stop, 2 for what cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="albef data check",
-        description="What ingest would do with the first rows of a source; nothing of it stays, "
-        "but pictures that were downloaded, which ingest need not fetch again.",
-    )
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a data set of params.yaml (web), a source of it (web.scenes), or a path: a folder of "
-        "pictures or shards, a list (.tsv, .csv, .parquet), a shard, JSON of annotations",
-    )
-    parser.add_argument("--rows", type=int, default=200, metavar="N", help="rows of each source")
-    parser.add_argument("--json", action="store_true", help="the result for machines")
-    options = parser.parse_args(arguments)
+def main(source: str, rows: int = 200, as_json: bool = False, here: Path = Path()) -> int:
+    """Print what ingest would do; exit code 1 where it would stop.
+
+    Args:
+        source: as :func:`check` takes it.
+        rows: of each source.
+        as_json: print the result for machines.
+        here: the folder that a path is relative to.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        result = check(options.source, options.rows)
-    except (ValueError, OSError) as error:
-        print(f"albef data check: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else told(result))
-    raise SystemExit(STOPS if result["stops"] else 0)
+    result = check(source, rows, here)
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
+    return STOPS if result["stops"] else 0
 
 
-def check(source: str, most: int) -> dict[str, Any]:
+def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
     """Do what ingest does with the first rows.
 
     Args:
         source: a data set, a source of it, or a path.
         most: rows of each source.
+        here: the folder that a path is relative to.
 
     Returns:
-        What :func:`told` puts in words; all of it is JSON.
+        What :func:`render` puts in words; all of it is JSON.
 
     Raises:
         ParamsError: there is no such source, or it cannot be read as a whole.
     """
     if most < 1:
         raise ParamsError(f"--rows {most}: at least one row")
-    stage, config, suggested = _chosen(source)
+    stage, config, suggested = _choose(source, _path(here / source))
     limits = stage.section("ingest", IngestConfig)
     heldout = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
     there = [path for path in heldout if path.is_file()]
-    with tempfile.TemporaryDirectory(prefix="albef-check-") as folder:
-        blocks = _filled(Path(folder) / "blocks", stage, config, limits, most)
-        twins, groups = compared(blocks, config, limits.near_distance, there)
-        reasons = set_aside(Path(folder), blocks, twins, groups, names_of(there), limits)
-        rows = blocks.starts[-1]
-        if not rows:
+    with tempfile.TemporaryDirectory(prefix="albef-check-") as name:
+        folder = Path(name)
+        blocks = Blocks(folder / "blocks")
+        rules = Rules(limits, config.longest_side)
+        rows = read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root, most)
+        made = prepared(rows, rules, stage.runtime.workers)
+        while block := list(itertools.islice(made, _BLOCK)):
+            blocks.write(block, "")
+        count = blocks.starts[-1]
+        if not count:
             raise ParamsError(f"{source} has no row")
-        kept = rows - reasons.total()
-        stored = _stored(blocks, set(twins), config)
-        sources = _sources(Path(folder), config, most)
+        others = read_heldout(there)
+        dropped, repeated = compare(blocks, config, limits.near_distance, others)
+        reasons = write_quarantine(folder, blocks, dropped, repeated, others, limits)
+        sources = _sources(folder, blocks, dropped, config, most)
+    kept = count - reasons.total()
     result = {
         "source": source,
-        "rows": rows,
+        "rows": count,
         "kept": kept,
         "sources": sources,
         "repeated": {
-            "exact": sum(twin.reason == "duplicate" for twin in groups),
-            "near": sum(twin.reason == "near_duplicate" for twin in groups),
-            "dropped": sum(twin.row in twins for twin in groups),
+            "exact": sum(picture.reason == "duplicate" for picture in repeated),
+            "near": sum(picture.reason == "near_duplicate" for picture in repeated),
+            "dropped": sum(picture.row in dropped for picture in repeated),
             "rule": config.duplicates,
         },
         "stored": {
-            "picture_bytes": sum(pictures for pictures, _ in stored.values()),
-            "shard_bytes": sum(size for _, size in stored.values()),
+            name: sum(source[name] for source in sources.values())
+            for name in ("picture_bytes", "shard_bytes")
         },
-        "whole": _whole(sources, stored, config.shard_mb),
+        "whole": _whole(sources, config.shard_mb),
         "min_yield": limits.min_yield,
-        "stops": kept < limits.min_yield * rows or not kept,
+        "stops": kept < limits.min_yield * count or not kept,
         "not_compared": [str(path) for path in heldout if path not in there],
     }
     return {**result, "suggested": suggested} if suggested else result
 
 
-def _chosen(source: str) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
+def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     """The stage that would ingest, its values, and a section for what params.yaml does not name."""
-    path = _path(source)
-    named = Stage("ingest", source.partition(".")[0])
-    known = named.params.get("datasets")
-    if isinstance(known, Mapping) and named.key in known and not path.exists():
-        return named, _one_of(read_config(named), source), None
+    dataset, _, part = source.partition(".")
+    stage = Stage("ingest", dataset)
+    known = stage.params.get("datasets") or {}
+    if dataset in known and (not path.exists() or not part):
+        config = read_config(stage)
+        if part and part not in config.sources:
+            hint = _hint(part, config.sources, f"{dataset}.", "it has")
+            raise ParamsError(f"{PARAMS}: data set {dataset} has no source {part!r}; {hint}")
+        chosen = {part: config.sources[part]} if part else config.sources
+        return stage, config.model_copy(update={"sources": chosen}), None
     if not path.exists():
-        near = nearest(source, list(known or ()))
-        hint = f"did you mean {near}?" if near else f"its data sets are {', '.join(known or ())}"
+        hint = _hint(source, known, "", "its data sets are")
         raise ParamsError(f"there is no path {path}, and no {source} in {PARAMS}; {hint}")
-    if isinstance(known, Mapping) and source in known:
-        return named, read_config(named), None
     name = "".join(c if c.isalnum() else "_" for c in path.stem.lower()).strip("_") or "mine"
     section = {"sources": {name: derive(path)}, **_SUGGESTED}
-    config = validate(RowsConfig, section, where=str(path))
-    return Stage("ingest", name), config, {name: {**section, **_TRAINED}}
+    return Stage("ingest", name), validate(RowsConfig, section, where=str(path)), {name: section}
 
 
-def _path(source: str) -> Path:
-    """A path of the command line, from the root where it lies below it."""
-    path = Path(os.path.abspath(Path(os.environ.get("ALBEF_FROM", ".")) / source))
+def _path(source: Path) -> Path:
+    """A path, from the root where it lies below it."""
+    path = Path(os.path.abspath(source))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _one_of(config: RowsConfig, source: str) -> RowsConfig:
-    dataset, dot, name = source.partition(".")
-    if not dot:
-        return config
-    if name not in config.sources:
-        near = nearest(name, list(config.sources))
-        hint = f"did you mean {dataset}.{near}?" if near else f"it has {', '.join(config.sources)}"
-        raise ParamsError(f"{PARAMS}: data set {dataset} has no source {name!r}; {hint}")
-    return config.model_copy(update={"sources": {name: config.sources[name]}})
+def _hint(name: str, known: Mapping[str, Any], prefix: str, listed: str) -> str:
+    near = nearest(name, list(known))
+    return f"did you mean {prefix}{near}?" if near else f"{listed} {', '.join(known)}"
 
 
-def _filled(
-    folder: Path, stage: Stage, config: RowsConfig, limits: IngestConfig, most: int
-) -> Blocks:
-    blocks = Blocks(folder)
-    rows = read_rows(config.sources, stage, most)
-    given = (own for batch, _ in batches(rows, _BATCH, _BYTES) for own in batch)
-    made = prepared(given, Rules(limits, config.longest_side), stage.runtime.workers)
-    while batch := list(itertools.islice(made, _BATCH)):
-        blocks.write(batch, "")
-    return blocks
-
-
-def _stored(blocks: Blocks, dropped: set[int], config: RowsConfig) -> dict[str, tuple[int, int]]:
-    """Bytes of the pictures that are kept of each source, and of their records in shards."""
-    found = dict.fromkeys(config.sources, (0, 0))
-    for block in range(len(blocks)):
-        for row, stored in blocks.stored(block):
-            if stored is not None and row.number not in dropped:
-                pictures, shards = found[row.values["source"]]
-                pictures += sum(map(len, stored.images))
-                shards += shard_writer.room(stored.record())
-                found[row.values["source"]] = pictures, shards
-    return found
-
-
-def _sources(folder: Path, config: RowsConfig, most: int) -> dict[str, Any]:
-    """Of each source what was read, kept, and set aside with its first example."""
+def _sources(
+    folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, most: int
+) -> dict[str, dict[str, Any]]:
+    """Of each source what was read, kept, stored, and set aside with its first example."""
     summary = read_json(folder / SUMMARY)
     examples = pq.read_table(folder / "examples.parquet").to_pylist()
-    found = {}
+    sources = {}
     for name, source in config.sources.items():
-        own = summary.get(name, {"rows": 0, "kept": 0, "set_aside": {}})
+        counts = summary.get(name, {"rows": 0, "kept": 0, "set_aside": {}})
         first = {row["reason"]: row for row in reversed(examples) if row["source"] == name}
-        found[name] = {
-            "kind": _kind(source),
-            "rows": own["rows"],
-            "total": count_of(source) if own["rows"] == most else own["rows"],
-            "kept": own["kept"],
+        sources[name] = {
+            "kind": source.model_dump()["kind"],
+            "rows": counts["rows"],
+            "total": count_of(source) if counts["rows"] == most else counts["rows"],
+            "kept": counts["kept"],
+            "picture_bytes": 0,
+            "shard_bytes": 0,
             "set_aside": {
                 reason: {"count": n, **{k: first[reason][k] for k in ("line", "key", "detail")}}
-                for reason, n in sorted(own["set_aside"].items(), key=lambda pair: -pair[1])
+                for reason, n in sorted(counts["set_aside"].items(), key=lambda pair: -pair[1])
             },
         }
-    return found
+    for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
+        if record is not None and row.number not in dropped:
+            sources[record.source]["picture_bytes"] += sum(map(len, record.images))
+            sources[record.source]["shard_bytes"] += shard_writer.room(record)
+    return sources
 
 
-def _kind(source: Section) -> str:
-    return str(getattr(source, "kind", ""))
-
-
-def _whole(
-    sources: Mapping[str, Any], stored: Mapping[str, tuple[int, int]], shard_mb: int
-) -> dict[str, int] | None:
+def _whole(sources: Mapping[str, Result], shard_mb: int) -> dict[str, int] | None:
     """What the whole would come to, where the rows of each source are as its first ones."""
-    if any(own["total"] is None for own in sources.values()):
+    if any(source["total"] is None for source in sources.values()):
         return None
-    times = {name: own["total"] / own["rows"] for name, own in sources.items() if own["rows"]}
-    size = round(sum(stored[name][1] * factor for name, factor in times.items()))
+
+    def scaled(name: str) -> int:
+        some = (source for source in sources.values() if source["rows"])
+        return round(math.fsum(source[name] * source["total"] / source["rows"] for source in some))
+
+    size = scaled("shard_bytes")
     return {
-        "rows": sum(own["total"] for own in sources.values()),
-        "kept": round(sum(sources[name]["kept"] * factor for name, factor in times.items())),
+        "rows": sum(source["total"] for source in sources.values()),
+        "kept": scaled("kept"),
         "shard_bytes": size,
         "shards": math.ceil(size / (shard_mb * _MIB)),
     }
 
 
-if __name__ == "__main__":
-    main()
+def render(result: Result) -> str:
+    """The result in words."""
+    return "\n".join(_lines(result))
+
+
+def _lines(result: Result) -> Iterator[str]:
+    for name, source in result["sources"].items():
+        rows, total, kept = source["rows"], source["total"], source["kept"]
+        which = "all" if total == rows else "the first"
+        of = f" of about {total:,}" if total not in (None, rows) else ""
+        yield f"{name} ({source['kind']}): {which} {rows:,} rows{of}"
+        yield f"  kept {kept:,} ({_percent(kept, rows)})"
+        for reason, why in source["set_aside"].items():
+            yield f"  set aside {why['count']:,} ({_percent(why['count'], rows)}): {reason}"
+            key = f", {_short(why['key'])}" if why["key"] else ""
+            yield f"    first: row {why['line']}{key}: {_short(why['detail'])}"
+    repeated, whole, kept = result["repeated"], result["whole"], result["kept"]
+    if repeated["exact"] or repeated["near"]:
+        yield (
+            f"repeated: {repeated['exact']:,} equal pictures, {repeated['near']:,} that look "
+            f"alike; duplicates: {repeated['rule']} drops {repeated['dropped']:,} of them"
+        )
+    if kept:
+        mean = result["stored"]["picture_bytes"] / kept / 1024
+        yield f"stored: {mean:.1f} KiB of pictures a record"
+    if whole:
+        yield (
+            f"the whole, if it is like this: about {whole['kept']:,} records, "
+            f"{whole['shard_bytes'] / _MIB:,.1f} MiB in {whole['shards']:,} "
+            f"shard{'s' * (whole['shards'] > 1)}"
+        )
+    elif kept:
+        yield "how many rows there are in all is not known before they are read"
+    for path in result["not_compared"]:
+        yield f"not compared with {path}, which is not made yet (albef run --only heldout)"
+    yield (
+        f"ingest would {'stop' if result['stops'] else 'go on'}: "
+        f"{_percent(kept, result['rows'])} kept, ingest.min_yield is {result['min_yield']:g}"
+    )
+    if "suggested" in result:
+        yield "\nTo take it, write under datasets in params.yaml:"
+        yaml = YAML()
+        yaml.default_flow_style = None  # what holds no mapping is one line
+        yaml.width = sys.maxsize
+        text = io.StringIO()
+        yaml.dump(result["suggested"], text)
+        if "user_agent:" in text.getvalue():
+            yield "  # user_agent: say who asks and how to reach you"
+        yield textwrap.indent(text.getvalue().rstrip(), "  ")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.3g} %"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."

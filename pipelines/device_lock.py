@@ -1,17 +1,51 @@
-"""The device slot: who works on a GPU, or on cores of the CPU, holds a lock of it."""
+"""The device of a stage, and a lock for who works on it: a GPU, or cores of the CPU."""
 
 import contextlib
-import fcntl
+import functools
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+import torch
+
+from albef.io import Locked, lock
+from pipelines.stage import Stage
 
 _POLL_S = 0.1
 log = logging.getLogger("albef")
+
+
+def device_of(stage: Stage) -> torch.device:
+    """The device that ``runtime`` names, and the number of threads set; ``auto`` takes a GPU."""
+    if stage.runtime.threads:
+        torch.set_num_threads(stage.runtime.threads)
+    name = stage.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"runtime.device {name} is not auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device is {name}, but torch finds no GPU here; use auto or cpu")
+    return device
+
+
+@contextlib.contextmanager
+def held_device(stage: Stage, workers: int = 1) -> Iterator[torch.device]:
+    """The stage's device, held while inside; the time is counted for the run record.
+
+    Args:
+        stage: the running stage.
+        workers: processes of a search, which share the GPUs of the machine.
+    """
+    device = device_of(stage)
+    gpus = min(workers, torch.cuda.device_count()) if device.type == "cuda" else 0
+    with device_slot(str(device), stage.runtime.threads), stage.holding(gpus):
+        yield device
 
 
 @contextlib.contextmanager
@@ -30,40 +64,31 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
     if device == "cpu":
         slots = [f"cpu-{core}" for core in range(os.cpu_count() or 1)]
         needed = min(threads or len(slots), len(slots))
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(_lock_file(slot)) for slot in slots]
+    with contextlib.ExitStack() as held:
         # Whoever waits has the turn: of two that need several cores none waits with half of them.
-        with _lock_file(f"{name}-turn") as turn:
-            _wait([turn], 1, device)
-            _wait(files, needed, device)
+        say = functools.cache(functools.partial(log.info, "waiting for %s: process %s works on it"))
+        with lock(_file(f"{name}-turn"), functools.partial(say, device)):
+            free = [_file(slot) for slot in slots]
+            while len(slots) - len(free) < needed:
+                if holder := _take_one(free, held):
+                    say(device, holder)
+                    time.sleep(_POLL_S)
         yield
 
 
-def _lock_file(name: str) -> IO[str]:
-    path = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{name}.slot"
-    file = path.open("a+")
-    os.chmod(path, 0o600)
-    return file
+def _take_one(free: list[Path], held: contextlib.ExitStack) -> str:
+    """Lock one of the files and strike it off; where none is free, who holds the first."""
+    holder = ""
+    for file in free:
+        try:
+            os.fchmod(held.enter_context(lock(file)).fileno(), 0o600)
+        except Locked as other:
+            holder = holder or other.holder
+        else:
+            free.remove(file)
+            return ""
+    return holder
 
 
-def _wait(files: Sequence[IO[str]], needed: int, device: str) -> None:
-    """Lock some of the files, as they become free."""
-    free, told = list(files), False
-    while len(files) - len(free) < needed:
-        for file in list(free):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.seek(0)
-                file.truncate()
-                file.write(str(os.getpid()))
-                file.flush()
-                free.remove(file)
-                if len(files) - len(free) == needed:
-                    return
-        if not told:
-            free[0].seek(0)
-            log.info(
-                "waiting for %s: process %s works on it", device, free[0].read().strip() or "?"
-            )
-            told = True
-        time.sleep(_POLL_S)
+def _file(slot: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{slot}.slot"

@@ -18,10 +18,8 @@ from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BEHAVIOUR, HEADLINE
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunTask, Table
-from pipelines.device_lock import device_slot
-from pipelines.runs import run_of
-from pipelines.stage import Stage, main, write_json
-from pipelines.trainer import counted, device_of, seed_everything
+from pipelines.device_lock import held_device
+from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -40,9 +38,9 @@ class Reference(Section):
 class EvaluateConfig(Section):
     """Values of the evaluation."""
 
-    splits: tuple[str, ...]
+    splits: tuple[str, ...] = ("test",)
     """Splits to evaluate, as far as the data set has them; `val` where it has none of them."""
-    batch_size: int
+    batch_size: int = 64
     """Images of one forward pass."""
     behaviour: BehaviourConfig
     """What a change of the words must do, on the first split that is evaluated."""
@@ -55,8 +53,7 @@ def run(stage: Stage) -> None:
 
     Where the kind has answers, a model that reads only the text is trained on the train split.
     """
-    device = device_of(stage)
-    with device_slot(str(device), stage.runtime.threads), counted(stage, device):
+    with held_device(stage) as device:
         _evaluate(stage, device)
 
 
@@ -64,7 +61,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     settings = stage.section("evaluate", EvaluateConfig)
     config, kind = run_of(stage)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
-    seed_everything(stage.seed)
+    torch.manual_seed(stage.seed)
     trained = kind.restore(config, checkpoint).to(device).eval()
     blank = kind.blank(config, checkpoint).to(device).eval()
     data = stage.layout.data(config.dataset)

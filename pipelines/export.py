@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -15,15 +15,14 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.folder import export
 from albef.export.torch_model import model_of
-from albef.export.verify import Difference, VerificationError
+from albef.export.verify import VerificationError
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
 from albef.tasks.task import Records
 from pipelines.device_lock import device_slot
-from pipelines.runs import run_of
-from pipelines.stage import Stage, main, write_json
+from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # records of the task's own prediction
@@ -34,24 +33,26 @@ class RunExport(Section):
 
     dataset: str
     """Data set on which the export is evaluated."""
-    split: str
+    split: str = "test"
     """Its split, one whose answers are known."""
-    examples: Annotated[int, Field(ge=1)] | None
+    examples: Annotated[int, Field(ge=1)] | None = None
     """Records of that split that are read, the first ones; null reads all."""
-    precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)] = (
+        Field({"float32": 0.3, "int8": 3.0})
+    )
     """Weights to write, the first being the ones that are loaded unless others are named, each
     with the points of the primary metric that it may lose against torch."""
+    opset: Annotated[int, Field(ge=18, le=23)] = 23
+    """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest absolute difference from torch with which a float32 export may be finished."""
 
 
 class ExportConfig(Section):
-    """Values of every export."""
+    """What is exported."""
 
     runs: Annotated[dict[str, RunExport], Field(min_length=1)]
     """Runs that are exported."""
-    opset: Annotated[int, Field(ge=18, le=23)]
-    """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
-    tolerance: Annotated[float, Field(gt=0)]
-    """Largest absolute difference from torch with which a float32 export may be finished."""
 
 
 def run(stage: Stage) -> None:
@@ -61,8 +62,7 @@ def run(stage: Stage) -> None:
 
 
 def _export(stage: Stage) -> None:
-    config = stage.section("export", ExportConfig)
-    own = config.runs[stage.key]
+    settings = stage.section(f"export.runs.{stage.key}", RunExport)
     for name in ("onnxscript", "onnx_ir"):  # each tells of every node it folds
         logging.getLogger(name).setLevel(logging.WARNING)
     threads = stage.runtime.threads
@@ -71,39 +71,39 @@ def _export(stage: Stage) -> None:
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target = stage.layout.export(stage.key)
     with _finished(target) as folder:
-        result = export(
+        written, differences = export(
             checkpoint,
             folder,
             run=stage.key,
-            opset=config.opset,
-            tolerance=config.tolerance,
-            precisions=tuple(own.precisions),
+            opset=settings.opset,
+            tolerance=settings.tolerance,
+            precisions=tuple(settings.precisions),
             threads=threads,
             provenance={"export_code": stage.code},
         )
-        scores = _evaluated(stage, own, checkpoint, folder)
+        scores = _evaluated(stage, settings, checkpoint, folder)
     sizes = {
         precision: sum(path.stat().st_size for path in (target / precision).rglob("*.onnx"))
-        for precision in own.precisions
+        for precision in settings.precisions
     }
     write_json(stage.layout.export_metrics(stage.key), {**scores, "bytes": sizes})
     stage.made(target / NAME, stage.layout.export_metrics(stage.key))
-    largest = max(difference.largest for difference in result.differences)
-    stage.record |= {
-        "largest_difference": largest,
-        "differences": _by_graph(result.differences),
-    }
+    largest = max(difference.largest for difference in differences)
+    by_graph: dict[str, dict[str, float]] = {}
+    for graph, shape, difference in differences:
+        by_graph.setdefault(graph, {})["x".join(map(str, shape))] = difference
+    stage.record |= {"largest_difference": largest, "differences": by_graph}
     log.info(
         "%s: at most %.1e from torch over %d shapes; %s",
         target,
         largest,
-        len(result.manifest.verified.shapes),
+        len(written.verified.shapes),
         ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items()),
     )
 
 
 def _evaluated(
-    stage: Stage, own: RunExport, checkpoint: Checkpoint, folder: Path
+    stage: Stage, settings: RunExport, checkpoint: Checkpoint, folder: Path
 ) -> dict[str, dict[str, float]]:
     """Metrics on the test split, of torch and of each precision.
 
@@ -111,8 +111,8 @@ def _evaluated(
         VerificationError: a precision loses more of the primary metric than it may.
     """
     config, kind = run_of(stage)
-    data = stage.layout.data(own.dataset)
-    records = First(Shards(data, own.split), own.examples)
+    data = stage.layout.data(settings.dataset)
+    records = First(Shards(data, settings.split), settings.examples)
     task = kind.restore(config, checkpoint).eval()
     scores = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
@@ -120,16 +120,16 @@ def _evaluated(
         scores[f"torch_{kind.gradient}"] = scores["torch"]
         models["torch"] = model_of(checkpoint)
     threads = stage.runtime.threads
-    models |= {name: load(folder, threads=threads, precision=name) for name in own.precisions}
+    models |= {name: load(folder, threads=threads, precision=name) for name in settings.precisions}
     for name, model in models.items():
         scores[name] = task.score(task.predict(records, _BATCH, model))
-    told = {name: score[kind.primary] for name, score in scores.items()}
+    values = {name: score[kind.primary] for name, score in scores.items()}
     log.info(
         "%s of %s in %s: %s",
-        kind.primary, own.split, own.dataset,
-        ", ".join(f"{name} {value:.2f}" for name, value in told.items()),
+        kind.primary, settings.split, settings.dataset,
+        ", ".join(f"{name} {value:.2f}" for name, value in values.items()),
     )  # fmt: skip
-    check(kind.primary, told, own.precisions)
+    check(kind.primary, values, settings.precisions)
     return scores
 
 
@@ -147,33 +147,20 @@ class First:
         return self._records[index]
 
 
-def check(primary: str, told: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:
-    """See that no precision loses more than it may.
-
-    Args:
-        primary: name of the metric.
-        told: its value by precision, and in torch.
-        allowed: points that a precision may lose.
+def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:
+    """See that no precision loses more points of a metric, by precision and in torch, than allowed.
 
     Raises:
         VerificationError: one loses more.
     """
     for name, most in allowed.items():
-        lost = told["torch"] - told[name]
+        lost = values["torch"] - values[name]
         if not lost <= most:
             raise VerificationError(
-                f"{name} loses {lost:.2f} points of {primary} ({told[name]:.2f} after "
-                f"{told['torch']:.2f} in torch), more than the {most:g} that "
+                f"{name} loses {lost:.2f} points of {primary} ({values[name]:.2f} after "
+                f"{values['torch']:.2f} in torch), more than the {most:g} that "
                 "export.runs.RUN.precisions allows; nothing was exported"
             )
-
-
-def _by_graph(differences: Sequence[Difference]) -> dict[str, dict[str, float]]:
-    """Largest differences by graph and shape, for the run record."""
-    table: dict[str, dict[str, float]] = {}
-    for item in differences:
-        table.setdefault(item.graph, {})["x".join(map(str, item.shape))] = item.largest
-    return table
 
 
 @contextmanager

@@ -1,57 +1,72 @@
 """Fine-tune a run from its start, with the values that the search chose."""
 
-import json
+import logging
+import shutil
+from pathlib import Path
+
+import torch
 
 from albef.config import choose
+from albef.models.weights import load_checkpoint
 from pipelines.launch import launch
-from pipelines.runs import init_of, run_of
-from pipelines.stage import Stage, main
+from pipelines.stage import Stage, first, main, read_json, run_of
 from pipelines.trainer import (
+    TRIAL,
+    circumstances,
     fit,
-    origin_of,
+    parents_of,
     provenance_of,
     publish,
-    seed_everything,
     training,
-    verified_digest,
 )
-from pipelines.trial_reuse import take_trial
+
+log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
     """Fine-tune a run and write its checkpoint and curves."""
     searched, kind = run_of(stage)
-    choice = json.loads((stage.layout.search(stage.key) / "choice.json").read_text())
+    choice = read_json(stage.layout.search(stage.key) / "choice.json")
     config = choose(searched, choice)
-    data = verified_digest(stage, config.dataset)
+    init = load_checkpoint(stage.layout.model(config.init))
+    provenance, key = provenance_of(stage, config, config.dataset, **parents_of(config, init))
     with training(stage) as device:
-        init = init_of(stage, config)
-        seed_everything(stage.seed)
+        torch.manual_seed(stage.seed)
         task = kind.start(config, init)
-        provenance, key = provenance_of(stage, config, data, init)
         folder = stage.scratch(key)
-        take_trial(stage, folder, device)
+        if first():
+            _take_trial(stage, folder, device)
         stage.record |= fit(
-            stage,
-            task,
-            config,
-            dataset=config.dataset,
-            device=device,
-            folder=folder,
-            label=stage.address,
+            stage, task, config, dataset=config.dataset, device=device, folder=folder
         )
     publish(
         stage,
         folder,
         stage.key,
         task,
-        provenance | origin_of(stage, config.dataset, init),
+        provenance,
+        init,
         kind=config.kind,
         model=task.sizes,
         tokenizer=task.tokenizer,
         values=config.model_dump(),
         facts=task.facts(),
     )
+
+
+def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:
+    """Say and record whether ``folder`` is a trial's finished training; one whose last digits may
+    differ from those of a training here is removed."""
+    trial = read_json(folder / TRIAL)
+    if trial is None:
+        return
+    if trial["how"] == circumstances(stage, device):
+        log.info("%s: trial %d of the search trained this", stage.address, trial["trial"] + 1)
+        stage.record["reused"] = f"trial {trial['trial'] + 1} of search@{stage.key}"
+    else:
+        log.info("%s: the search trained this in another way; it is trained anew", stage.address)
+        shutil.rmtree(folder)
+        folder.mkdir()
 
 
 if __name__ == "__main__":

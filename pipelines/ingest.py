@@ -4,11 +4,14 @@ Rows are prepared in blocks, compared with each other, and written as shards; a 
 at the first block or shard that is missing.
 """
 
+import dataclasses
+import hashlib
 import itertools
+import json
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +20,20 @@ import pyarrow.parquet as pq
 import albef.builtin
 import albef.data
 import albef.ingest
+from albef.data.record import Record
 from albef.data.shards import ShardError
 from albef.data.store import Store
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
-from albef.ingest.duplicates import Twin
-from albef.ingest.pool import Given, prepared
+from albef.ingest.duplicates import compare, read_heldout
+from albef.ingest.pool import Given, portions, prepared
 from albef.ingest.prepare import Rules
+from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import ShardWriter
-from albef.ingest.sources import files_of, licences_of
-from albef.io import file_digest
-from pipelines.quarantine import compared, names_of, set_aside
-from pipelines.rows import batches, logged, read_config, read_rows, sha
-from pipelines.stage import Stage, main, write_json
-from pipelines.workdir_lock import alone
+from albef.ingest.sources import files_of, licences_of, read_rows
+from albef.io import file_digest, lock, write_json
+from pipelines.rows import logged, read_config
+from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
 _ROWS, _BYTES = 1000, 2**25
@@ -41,63 +44,70 @@ def run(stage: Stage) -> None:
     """Make a data set from its sources."""
     config = read_config(stage)
     limits = stage.section("ingest", IngestConfig)
-    heldout = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
-    with alone(stage.scratch(_fingerprint(stage, config, limits, heldout))) as work:
+    paths = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
+    work = stage.scratch(_fingerprint(stage, config, limits, paths))
+    locked = work.with_name(work.name + ".lock")
+    with lock(locked, lambda holder: log.info("waiting for process %s, at %s", holder, work)):
         data, quarantine = work / stage.key, work / "quarantine"
-        blocks = _filled(work / "blocks", data, stage, Rules(limits, config.longest_side))
-        twins, groups = compared(blocks, config, limits.near_distance, heldout)
-        reasons = set_aside(quarantine, blocks, twins, groups, names_of(heldout), limits)
-        if blocks.starts[-1] - reasons.total() < limits.min_yield * blocks.starts[-1]:
+        blocks = _read(work / "blocks", data, stage, config, Rules(limits, config.longest_side))
+        heldout = read_heldout(paths)
+        dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
+        reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
+        rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
+        if kept < limits.min_yield * rows:
             _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
-            raise ShardError(_too_few(stage, blocks.starts[-1], reasons, limits.min_yield))
-        described = _written(data, blocks, twins, config, stage)
-        _account(described, quarantine, blocks.starts[-1])
+            raise ShardError(_too_few(stage, rows, reasons, limits.min_yield))
+        described = _write(data, blocks, dropped, config, stage)
+        _check_counts(described, quarantine, rows)
         _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
         _place(data, stage.layout.data(stage.key), shutil.move)
         shutil.rmtree(work)
+        locked.unlink()
     stage.made(stage.layout.data(stage.key) / "dataset.json")
-    _tell(stage, described, reasons)
+    stage.record["records"] = described["splits"]
+    stage.record["set_aside"] = reasons.total()
+    for split, count in described["splits"].items():
+        log.info("%s: %d records", split, count)
+    for (source, reason), count in sorted(reasons.items()):
+        log.info("%s: %d rows set aside: %s", source, count, reason)
+    totals = described["captions"], described["shards"], described["digest"][:16]
+    log.info("%d captions, %d shards, digest %s", *totals)
 
 
 def _fingerprint(
     stage: Stage, config: RowsConfig, limits: IngestConfig, heldout: Sequence[Path]
 ) -> str:
     """Of all that a data set's bytes depend on but the pictures that its sources point to."""
-    named = [path for own in config.sources.values() for path in files_of(own).values()]
+    named = [path for source in config.sources.values() for path in files_of(source).values()]
     packages = (albef.builtin, albef.data, albef.ingest)
     code = sorted(file for own in packages for file in Path(own.__path__[0]).rglob("*.py"))
-    return sha(
-        [
-            stage.data_seed,
-            _sources(config),
-            _licences(config),
-            config.model_dump(mode="json", exclude={"sources"}),
-            limits.model_dump(mode="json", exclude={"min_yield"}),
-            [file_digest(path) for path in (*named, *heldout, *code)],
-        ]
-    )
+    values = [
+        stage.data_seed,
+        _sources(config),
+        _licences(config),
+        config.model_dump(mode="json", exclude={"sources"}),
+        limits.model_dump(mode="json", exclude={"min_yield"}),
+        [file_digest(path) for path in (*named, *heldout, *code)],
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sources(config: RowsConfig) -> list[dict[str, Any]]:
     """The values of all sources, in order, with their names."""
     return [
-        {"name": name, **own.model_dump(mode="json", exclude={"licences"})}
-        for name, own in config.sources.items()
+        {"name": name, **source.model_dump(mode="json", exclude={"licences"})}
+        for name, source in config.sources.items()
     ]
 
 
-def _told(config: RowsConfig, seed: int) -> list[dict[str, Any]]:
-    """What a data set says of its sources: their values, the seed, digests of the files read."""
-    told = _sources(config)
-    for values, own in zip(told, config.sources.values(), strict=True):
-        inputs = {name: file_digest(path) for name, path in files_of(own).items()}
-        values |= {"seed": seed, "inputs": inputs}
-    return told
+def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
+    """The licences of all sources, each once."""
+    every = [licence for source in config.sources.values() for licence in licences_of(source)]
+    return [licence for i, licence in enumerate(every) if licence not in every[:i]]
 
 
-def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
+def _read(folder: Path, data: Path, stage: Stage, config: RowsConfig, rules: Rules) -> Blocks:
     """All rows in blocks, prepared; those that are there already are not prepared again."""
-    config = read_config(stage)
     blocks = Blocks(folder)
     done = folder / "all.json"
     if not data.exists() and not all(map(blocks.has_images, range(len(blocks)))):
@@ -110,8 +120,9 @@ def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
 
     def missing() -> Iterator[Given]:
         number = -1
-        rows = logged(read_rows(config.sources, stage))
-        for number, (batch, digest) in enumerate(batches(rows, _ROWS, _BYTES)):
+        rows = logged(read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root))
+        for number, batch in enumerate(portions(rows, _ROWS, _BYTES)):
+            digest = _digest(batch)
             if number < len(blocks):
                 if blocks.digest(number) == digest:
                     continue
@@ -130,8 +141,20 @@ def _filled(folder: Path, data: Path, stage: Stage, rules: Rules) -> Blocks:
     return blocks
 
 
-def _written(
-    folder: Path, blocks: Blocks, twins: Mapping[int, Twin], config: RowsConfig, stage: Stage
+def _digest(rows: Iterable[Given]) -> str:
+    """SHA-256 of all that rows hold."""
+    digest = hashlib.sha256()
+    for line, row in rows:
+        if isinstance(row, Record):
+            for image in row.images:
+                digest.update(len(image).to_bytes(8, "big") + image)
+            row = dataclasses.replace(row, image=b"", more=())
+        digest.update(repr((line, row)).encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
+def _write(
+    folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
     """The shards and their index, from the first shard on that is not there yet."""
     spent: deque[tuple[int, int]] = deque()  # blocks, with the shard that their last record is in
@@ -139,30 +162,34 @@ def _written(
     with ShardWriter(folder, stage.key, config.shard_mb, store) as writer:
         skipped = writer.finished
         for block in range(len(blocks)) if not writer.complete else ():
-            kept = [r.number for r in blocks.rows(block) if not r.refusal and r.number not in twins]
-            if skipped >= len(kept):
-                skipped -= len(kept)
+            kept = sum(not row.refusal and row.number not in dropped for row in blocks.rows(block))
+            if skipped >= kept:
+                skipped -= kept
                 continue
-            for row, stored in blocks.stored(block):
-                if stored is None or row.number in twins:
+            for row, record in blocks.records(block):
+                if record is None or row.number in dropped:
                     continue
                 if skipped:
                     skipped -= 1
                     continue
-                writer.add(stored.record())
+                writer.add(record)
             spent.append((block, writer.shards))
             while spent and spent[0][1] < writer.shards:
                 blocks.drop_images(spent.popleft()[0])
-        return writer.finish(_licences(config), _told(config, stage.data_seed))
+        sources = _sources(config)
+        for values, source in zip(sources, config.sources.values(), strict=True):
+            inputs = {name: file_digest(path) for name, path in files_of(source).items()}
+            values |= {"seed": stage.data_seed, "inputs": inputs}
+        return writer.finish(_licences(config), sources)
 
 
-def _account(described: Mapping[str, Any], quarantine: Path, rows: int) -> None:
-    """Hold that every row of the sources is in one place."""
+def _check_counts(described: Mapping[str, Any], quarantine: Path, rows: int) -> None:
+    """Every row of the sources is in one place."""
     kept = sum(described["splits"].values())
-    aside = pq.read_metadata(quarantine / "quarantine.parquet").num_rows
-    if kept + aside != rows:
+    set_aside = pq.read_metadata(quarantine / "quarantine.parquet").num_rows
+    if kept + set_aside != rows:
         raise ShardError(
-            f"the sources gave {rows} rows, but {kept} are in shards and {aside} in the "
+            f"the sources gave {rows} rows, but {kept} are in shards and {set_aside} in the "
             "quarantine: this is an error of the program; please report it"
         )
 
@@ -179,27 +206,6 @@ def _too_few(stage: Stage, rows: int, reasons: Counter[tuple[str, str]], least: 
         f"{least:g} asks for; set aside were {listed}: see {path}, mend the source or lower "
         "ingest.min_yield"
     )
-
-
-def _tell(stage: Stage, described: Mapping[str, Any], reasons: Counter[tuple[str, str]]) -> None:
-    for split, count in described["splits"].items():
-        log.info("%s: %d records", split, count)
-    for (source, reason), count in sorted(reasons.items()):
-        log.info("%s: %d rows set aside: %s", source, count, reason)
-    log.info(
-        "%d captions, %d shards, digest %s",
-        described["captions"],
-        described["shards"],
-        described["digest"][:16],
-    )
-    stage.record["records"] = described["splits"]
-    stage.record["set_aside"] = reasons.total()
-
-
-def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
-    """The licences of all sources, each once."""
-    every = [licence for source in config.sources.values() for licence in licences_of(source)]
-    return [licence for i, licence in enumerate(every) if licence not in every[:i]]
 
 
 def _place(part: Path, target: Path, put: Callable[[Path, Path], object]) -> None:

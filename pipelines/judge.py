@@ -1,9 +1,9 @@
-"""The export of a run beside the released one: ``python -m pipelines.judge RUN OUT``.
+"""The export of a run beside the released one: `albef release` starts it.
 
-`albef release` starts it. It writes no product: what it found goes to the file that it is told.
+``python -m pipelines.judge RUN OUT FACTS RELEASED``: FACTS, what the registry knows, is JSON, and
+RELEASED the folder of the released export or "". What was found goes to OUT; it is no product.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -19,17 +19,15 @@ from albef.evaluation.behaviour.judging import prepare
 from albef.models.weights import load_checkpoint
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Measured, Tested, measure
-from albef.report.card import markdown
-from albef.report.card_content import Compared, Evaluation
+from albef.report import card as model_card
+from albef.report.card import Compared, Evaluation, read_datasets, training_facts
 from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
-from pipelines.cards import datasets, read_card, told_of
 from pipelines.evaluate import EvaluateConfig, splits_of
-from pipelines.export import ExportConfig, First
-from pipelines.runs import run_of
-from pipelines.stage import Stage, write_json
+from pipelines.export import First, RunExport
+from pipelines.stage import Stage, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -50,7 +48,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         ValueError: the export is not there, or not of the model that was evaluated.
     """
     gate = stage.section("release", ReleaseConfig)
-    own = stage.section("export", ExportConfig).runs[stage.key]
+    own = stage.section(f"export.runs.{stage.key}", RunExport)
     folder = stage.layout.export(stage.key)
     written = manifest.read(folder)
     config, kind = run_of(stage)
@@ -67,7 +65,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     tested = _tested(stage, config.dataset, kind)
     new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
-    used = tuple(datasets(stage.params, stage.layout, stage.key, (own.dataset, own.split)))
+    used = tuple(read_datasets(stage.params, stage.layout, stage.key, (own.dataset, own.split)))
     found = {data.name: data.shared for data in used if data.trained and data.shared is not None}
     rows.append(contaminated(gate, len(split), found))
     evaluation = Evaluation(
@@ -86,14 +84,14 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         **facts["provenance"],
         "manifest, SHA-256": manifest.digest(folder),
         "checkpoint, SHA-256": checkpoint.digest,
-        **dict(told_of({k: v for k, v in written.provenance.items() if k != "checkpoint"})),
+        **training_facts({k: v for k, v in written.provenance.items() if k != "checkpoint"}),
         "test data, SHA-256": split.digest,
         "ONNX opset": written.onnx.opset,
         "ONNX Runtime": ort.__version__,
     }
-    card = read_card(stage.params, stage.layout, stage.key)
+    card = model_card.read(stage.params, stage.layout, stage.key)
     assert card is not None  # its metrics, checkpoint and export have been read
-    page = markdown(
+    page = model_card.render(
         replace(
             card,
             version=facts["version"],
@@ -152,17 +150,12 @@ def _json(path: Path) -> Any:
 
 
 def main() -> None:
-    """The command; a sentence and exit code 2 where it cannot compare."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.judge", description=__doc__)
-    parser.add_argument("run", help="whose export is compared")
-    parser.add_argument("out", type=Path, help="JSON file that takes what was found")
-    parser.add_argument("--released", type=Path, help="folder of the released export")
-    parser.add_argument("--facts", default="{}", help="JSON: what the registry knows")
-    options = parser.parse_args()
+    """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
+    run, out, facts, released = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        stage = Stage("compare", options.run)
-        write_json(options.out, compare(stage, options.released, json.loads(options.facts)))
+        before = Path(released) if released else None
+        write_json(Path(out), compare(Stage("compare", run), before, json.loads(facts)))
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if str(error):
             print(f"albef release: {error}", file=sys.stderr)

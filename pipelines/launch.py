@@ -1,11 +1,12 @@
-"""Several processes for a stage that trains, by the launcher that ``runtime.launch`` names.
+"""Several processes of a stage: ranks that train together, or workers that share a search.
 
 The stage that DVC started holds the device, hands signals on and tells the end in one sentence;
-the work is done by the launched processes, each of which runs the same stage.
+the work is done by its processes, each of which runs the same stage.
 """
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -14,7 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,17 +24,22 @@ from typing import Any
 from albef.config import ParamsError
 from albef.run_record import spent
 from albef.training.distributed import launched
-from pipelines.device_lock import device_slot
-from pipelines.stage import LAUNCHED_ON, RANKS, Stage, read_json, write_json
-from pipelines.trainer import device_of
+from pipelines.device_lock import held_device
+from pipelines.stage import LAUNCHED_ON, RANKS, WORKER, WORKERS, Stage, read_json, write_json
 
+MIRROR_EVERY = 30.0
+"""Seconds between two copies of a journal that workers write."""
 _NOISE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d|\*+$")
 """How the launcher's own lines start."""
 _DIED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+log = logging.getLogger("albef")
 
 
 def launch(stage: Stage) -> bool:
-    """Run the stage in ``runtime.processes`` processes; false where one is asked for.
+    """Train in ``runtime.processes`` processes, by the launcher that ``runtime.launch`` names.
+
+    Returns:
+        Whether it was done so; false where one process is asked for.
 
     Raises:
         ValueError: as one of the processes.
@@ -42,27 +49,65 @@ def launch(stage: Stage) -> bool:
     processes = stage.runtime.processes
     if processes == 1 or launched():
         return False
-    told = stage.scratch("processes")
-    environment = os.environ | {RANKS: str(told.resolve()), LAUNCHED_ON: platform.node()}
-    try:
-        with device_slot(str(device_of(stage)), stage.runtime.threads):
-            child = subprocess.Popen(
-                _command(stage, processes),
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment,
-                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
-            )
-            with handing_on([child]):
-                died = _follow(child)
-                code = child.wait()
-        if code == 0:
-            _count(stage)
-        else:
-            tell(told, died or f"one of the {processes} processes died")
-    finally:
-        shutil.rmtree(told)
+    command = _command(stage, processes)
+    with _ends(stage) as (ends, environment):
+        environment[LAUNCHED_ON] = platform.node()
+        child = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+        with _handing_on([child]):
+            died = _follow(child)
+            code = child.wait()
+        if code:
+            _raise(ends, died or f"one of the {processes} processes died")
+    path = stage.layout.record(stage.address)
+    if record := read_json(path):  # the first process has not seen what the others cost
+        before = record.get("interrupted", {})
+        held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
+        write_json(path, record | spent(held, before))
     return True
+
+
+def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool]) -> None:
+    """Run trials in ``runtime.search_workers`` processes; one that dies leaves its trial to others.
+
+    Args:
+        stage: the running stage.
+        mirror: copies the journal.
+        complete: whether the search has all its trials.
+
+    Raises:
+        ValueError: as the first worker that was refused something.
+        OSError: they died before the search was complete.
+        KeyboardInterrupt: they were asked to stop, and saved their states.
+    """
+    count = stage.runtime.search_workers
+    command = [sys.executable, "-m", f"pipelines.{stage.name}", stage.key]
+    with _ends(stage, count) as (ends, environment):
+        environment |= {WORKERS: str(count), "DVC_STAGE": stage.address}
+        environment["ALBEF_DVC"] = str(os.getpid())
+        workers = [
+            subprocess.Popen(
+                command, env=environment | {WORKER: str(number)}, start_new_session=True
+            )
+            for number in range(count)
+        ]
+        with _handing_on(workers):
+            died = _wait(workers, mirror)
+        if not complete():
+            _raise(ends, died or "a worker of the search died")
+
+
+@contextlib.contextmanager
+def _ends(stage: Stage, workers: int = 1) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Hold the device for processes of the stage; a folder where each leaves how it ended, and an
+    environment that names it."""
+    folder = stage.scratch("processes")
+    try:
+        with held_device(stage, workers):
+            yield folder, os.environ | {RANKS: str(folder.resolve())}
+    finally:
+        shutil.rmtree(folder)
 
 
 def _command(stage: Stage, processes: int) -> list[str]:
@@ -81,8 +126,11 @@ def _command(stage: Stage, processes: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def handing_on(children: "Sequence[subprocess.Popen[Any]]") -> Iterator[None]:
-    """Hand SIGINT and SIGTERM on as SIGTERM; a second Ctrl-C ends all of them at once."""
+def _handing_on(children: Sequence["subprocess.Popen[Any]"]) -> Iterator[None]:
+    """Hand SIGINT and SIGTERM on as SIGTERM; a second Ctrl-C ends all of them at once.
+
+    They are in sessions of their own, so that a terminal's Ctrl-C reaches this process alone.
+    """
     asked = False
 
     def hand_on(number: int, frame: FrameType | None) -> None:
@@ -105,7 +153,7 @@ def handing_on(children: "Sequence[subprocess.Popen[Any]]") -> Iterator[None]:
 
 
 def _follow(child: "subprocess.Popen[str]") -> str:
-    """Pass on what the processes say, and leave out the launcher's words; how one died, or ""."""
+    """Pass on what the ranks say, and leave out the launcher's words; how one died, or ""."""
     assert child.stderr is not None
     died = ""
     trace: list[str] = []
@@ -117,8 +165,8 @@ def _follow(child: "subprocess.Popen[str]") -> str:
             if not died and "SignalException" not in line:  # the launcher's own end
                 sys.stderr.writelines(trace)
             trace = []
-        elif found := _DIED.search(line):
-            code, rank = int(found[1]), found[2]
+        elif match := _DIED.search(line):
+            code, rank = int(match[1]), match[2]
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             died = died or f"process {rank} of the training died ({how})"
         elif not died and not _NOISE.match(line):
@@ -127,21 +175,32 @@ def _follow(child: "subprocess.Popen[str]") -> str:
     return died
 
 
-def _count(stage: Stage) -> None:
-    """Put the cores' time of all processes of this machine into the first one's run record."""
-    path = stage.layout.record(stage.address)
-    record = read_json(path)
-    if record:
-        before = record.get("interrupted", {})
-        held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
-        write_json(path, record | spent(held, before))
+def _wait(workers: Sequence["subprocess.Popen[Any]"], mirror: Callable[[], None]) -> str:
+    """Wait for all workers, and say at once which one dies; the first one's end, or ""."""
+    died = ""
+    running = dict(enumerate(workers, 1))
+    copied = time.monotonic()
+    while running:
+        for number, worker in list(running.items()):
+            if (code := worker.poll()) is None:
+                continue
+            del running[number]
+            if code < 0:
+                how = f"worker {number} of the search died ({signal.Signals(-code).name})"
+                log.warning("%s; its trial is tried again", how)
+                died = died or how
+        if time.monotonic() - copied > MIRROR_EVERY or not running:
+            copied = time.monotonic()
+            mirror()
+        time.sleep(0.2)
+    return died
 
 
-def tell(folder: Path, died: str) -> None:
-    """Raise what the processes left behind; one that only lost another has nothing to say."""
-    ends = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    own = [end for end in ends if not end["lost"]]
-    if not own:
-        raise OSError(f"{died}; the state saved last is kept: run it again to go on")
-    kinds = {2: ValueError, 130: KeyboardInterrupt}
-    raise kinds.get(own[0]["code"], OSError)(own[0]["message"])
+def _raise(ends: Path, died: str) -> None:
+    """Raise what the first process left behind; one that only lost another has nothing to say."""
+    for path in sorted(ends.glob("*.json")):
+        end = json.loads(path.read_text())
+        if not end["lost"]:
+            kinds = {2: ValueError, 130: KeyboardInterrupt}
+            raise kinds.get(end["code"], OSError)(end["message"])
+    raise OSError(f"{died}; the state saved last is kept: run it again to go on")

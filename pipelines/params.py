@@ -1,4 +1,4 @@
-"""The whole of params.yaml, checked before the first stage: ``python -m pipelines.params [FILE]``.
+"""The whole of params.yaml, checked before the first stage or printed.
 
 Each section is read by the class that stands beside its owner; what one section says of another
 is checked here.
@@ -6,16 +6,19 @@ is checked here.
 
 import argparse
 import importlib
+import inspect
+import json
+import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from albef.config import ParamsError, Section, nearest, read_yaml, validate
+from albef.config import ParamsError, Range, Section, did_you_mean, read_preset, validate
 from albef.evaluation.behaviour.suite import load as load_suite
-from albef.layout import PARAMS, Layout, Paths, Runtime
+from albef.layout import ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
 from albef.validation.drift import read_accepted, read_evaluated
 
 SECTIONS = {
@@ -29,9 +32,13 @@ SECTIONS = {
     "report": "pipelines.report:ReportConfig",
 }
 """Owner's class of each section that is one class."""
-DATASET = "albef.loading.dataset:DatasetConfig"
+DATASET = "albef.ingest.config:RowsConfig"
 SEEDS = ("seed", "data_seed")
 KNOWN = (*SEEDS, "paths", "runtime", "datasets", *SECTIONS, "tasks")
+OPTIONAL = ("runtime", "release")
+"""Sections that no stage depends on; DVC wants the others in the file, ``{}`` if need be."""
+PROFILES = Path("profiles")
+"""The folder of accepted profiles, which validation depends on."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -59,7 +66,7 @@ class Params:
 
 
 def load(path: Path, *, name: str | None = None) -> Params:
-    """Read and check a whole params file.
+    """Read and check a whole params file, or a preset with its base.
 
     Args:
         path: the file.
@@ -69,7 +76,7 @@ def load(path: Path, *, name: str | None = None) -> Params:
         ParamsError: a sentence for every wrong value, one a line.
     """
     where = name or str(path)
-    values = read_yaml(path)
+    values = read_preset(path)
     errors: list[str] = []
 
     def read(loader: Any, *args: Any, **kwargs: Any) -> Any:
@@ -81,22 +88,21 @@ def load(path: Path, *, name: str | None = None) -> Params:
 
     for key in values:
         if key not in KNOWN:
-            near = nearest(str(key), list(KNOWN))
-            errors.append(
-                f"{where}: {key} is not a known section"
-                + (f"; did you mean {near}?" if near else f"; there are {', '.join(KNOWN)}")
-            )
-    missing = [key for key in KNOWN if key not in values]
-    errors += [f"{where}: {key} is missing" for key in missing]
-    for name in (name for name in SEEDS if name in values):
-        if type(values[name]) is not int or values[name] < 0:
-            errors.append(f"{where}: {name} must be a whole number from 0, got {values[name]!r}")
-    present = [key for key in SECTIONS if key in values]
-    sections = {key: read(validate, _class(SECTIONS[key]), values[key], key=key) for key in present}
+            errors.append(f"{where}: {key} is not a known section{did_you_mean(str(key), KNOWN)}")
+    for key in KNOWN:
+        if key not in values and key not in OPTIONAL:
+            remedy = f"; write `{key}: {{}}` for its defaults" if key in SECTIONS else ""
+            errors.append(f"{where}: {key} is missing{remedy}")
+    for key in SEEDS:
+        if key in values and (type(values[key]) is not int or values[key] < 0):
+            errors.append(f"{where}: {key} must be a whole number from 0, got {values[key]!r}")
+    sections = {
+        key: read(validate, _class(spec), values.get(key, {}), key=key)
+        for key, spec in SECTIONS.items()
+        if key in values or key in OPTIONAL
+    }
     paths = read(validate, Paths, values.get("paths"), key="paths") if "paths" in values else None
-    runtime = (
-        read(validate, Runtime, values["runtime"], key="runtime") if "runtime" in values else None
-    )
+    speed = read(validate, Runtime, values.get("runtime", {}), key="runtime")
     datasets = {
         item: read(validate, _class(DATASET), value, key=f"datasets.{item}")
         for item, value in read(_named, values.get("datasets", {}), key="datasets") or ()
@@ -105,9 +111,9 @@ def load(path: Path, *, name: str | None = None) -> Params:
         item: read(_run, value, key=f"tasks.{item}")
         for item, value in read(_named, values.get("tasks", {}), key="tasks") or ()
     }
-    if not errors and paths is not None and runtime is not None:
+    if not errors and paths is not None:
         params = Params(
-            values["seed"], values["data_seed"], paths, runtime, datasets, sections, tasks
+            values["seed"], values["data_seed"], paths, speed, datasets, sections, tasks
         )
         errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
     if errors:
@@ -141,10 +147,8 @@ def _run(values: Any, *, where: str, key: str) -> Section:
     if kind is None:
         raise ParamsError(f"{where}: {key}.kind is missing; there are {', '.join(kinds())}")
     if kind not in kinds():
-        near = nearest(str(kind), kinds())
         raise ParamsError(
-            f"{where}: {key}.kind: there is no kind {kind!r}"
-            + (f"; did you mean {near}?" if near else f"; there are {', '.join(kinds())}")
+            f"{where}: {key}.kind: there is no kind {kind!r}{did_you_mean(str(kind), kinds())}"
         )
     return validate(_class(f"albef.tasks.{kind}:Config"), values, where=where, key=key)
 
@@ -160,96 +164,134 @@ def kinds() -> list[str]:
     )
 
 
+def _contradictions(params: Params) -> Iterator[str]:
+    """What one section says of another that is not so."""
+    for key, value, what, known in _references(params):
+        if value not in known:
+            yield f"{key}: {value!r} is not one of {what}{did_you_mean(value, known)}"
+    yield from _check_profiles(params)
+    yield from _check_processes(params)
+    yield from _check_exports(params)
+    yield from _check_starts(params)
+    try:
+        _suite(params)
+    except ParamsError as error:
+        yield f"evaluate.behaviour.tests: {error}"
+
+
+def _section(params: Params, name: str) -> Any:
+    return params.sections[name]
+
+
+def _trainings(params: Params) -> dict[str, Any]:
+    """What is trained, by its key in the file."""
+    return {
+        "pretrain": params.sections["pretrain"],
+        **{f"tasks.{name}": run for name, run in params.tasks.items()},
+    }
+
+
+def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]]]:
+    """Every name of another entry: the key that has it, the name, of what, and those there are."""
+    datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
+    for name in _section(params, "ingest").heldout:
+        yield "ingest.heldout", name, *datasets
+    for key in ("accepted", "evaluated_on"):
+        for name in getattr(params.sections["validate"], key):
+            yield f"validate.{key}", name, *datasets
+    for key, training in _trainings(params).items():
+        yield f"{key}.dataset", training.dataset, *datasets
+        if training.dataset in params.datasets:
+            sources = cast(Any, params.datasets[training.dataset]).sources
+            for name in training.source_weights or ():
+                yield f"{key}.source_weights", name, f"the sources of {training.dataset}", sources
+    for name, export in _section(params, "export").runs.items():
+        yield f"export.runs.{name}", name, *runs
+        yield f"export.runs.{name}.dataset", export.dataset, *datasets
+    for key in ("max_damaged_records", "max_damaged_shards"):
+        for name in getattr(params.runtime, key):
+            yield f"runtime.{key}", name, *datasets
+    evaluate = _section(params, "evaluate")
+    for name in evaluate.reference or ():
+        yield f"evaluate.reference.{name}", name, *runs
+    try:
+        tests = _suite(params).tests
+    except ParamsError:
+        return
+    for name, rule in tests.items():
+        if rule.dataset is not None:
+            key = f"evaluate.behaviour.tests: {evaluate.behaviour.tests}: tests.{name}.dataset"
+            yield key, rule.dataset, *datasets
+
+
+def _suite(params: Params) -> Any:
+    return load_suite(Path(_section(params, "evaluate").behaviour.tests))
+
+
+def _check_profiles(params: Params) -> Iterator[str]:
+    section = _section(params, "validate")
+    for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
+        for name, path in getattr(section, key).items():
+            if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
+                yield f"validate.{key}.{name}: {path} is not in {PROFILES}, whose edits DVC sees"
+                continue
+            try:
+                read(path)
+            except ParamsError as error:
+                yield f"validate.{key}.{name}: {error}"
+
+
+def _check_processes(params: Params) -> Iterator[str]:
+    processes, workers = params.runtime.processes, params.runtime.search_workers
+    if processes > 1 and workers > 1:
+        yield (
+            f"runtime.search_workers: {workers} workers cannot share a device with {processes} "
+            "processes (runtime.processes): make one of them 1"
+        )
+    for key, training in _trainings(params).items():
+        micros = training.global_batch_size // training.micro_batch_size
+        if training.epochs and micros % processes:
+            yield (
+                f"{key}.micro_batch_size: {micros} micro-batches of {training.micro_batch_size} "
+                f"cannot be shared equally by {processes} processes (runtime.processes)"
+            )
+
+
 def _is_exported(kind: str) -> bool:
     """Whether a model of a kind has a use of its own."""
     return bool(importlib.import_module(f"albef.tasks.{kind}").Task.surface)
 
 
-def _contradictions(params: Params) -> Iterator[str]:
-    """What one section says of another that is not so."""
-
-    def unknown(key: str, value: str, what: str, known: list[str]) -> str:
-        near = nearest(value, known)
-        return f"{key}: {value!r} is {what}" + (
-            f"; did you mean {near}?" if near else f"; there are {', '.join(known)}"
-        )
-
-    datasets = list(params.datasets)
-    for name, own in params.datasets.items():
-        for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
-            try:
-                read(Path(getattr(own, key)))
-            except ParamsError as error:
-                yield f"datasets.{name}.{key}: {error}"
-    for name in cast(Any, params.sections["ingest"]).heldout:
-        if name not in params.datasets:
-            yield unknown("ingest.heldout", name, "not one of the datasets", datasets)
-    owners = {"pretrain": params.sections["pretrain"]}
-    owners |= {f"tasks.{name}": run for name, run in params.tasks.items()}
-    processes = params.runtime.processes
-    if processes > 1 and params.runtime.search_workers > 1:
-        yield (
-            f"runtime.search_workers: {params.runtime.search_workers} workers cannot "
-            f"share a device with {processes} processes (runtime.processes): make one of them 1"
-        )
-    for key, section in owners.items():
-        values = cast(Any, section)
-        if values.dataset not in params.datasets:
-            yield unknown(f"{key}.dataset", values.dataset, "not one of the datasets", datasets)
-        else:
-            sources = list(cast(Any, params.datasets[values.dataset]).sources)
-            for name in values.source_weights or ():
-                if name not in sources:
-                    yield unknown(f"{key}.source_weights", name, "no source of its data", sources)
-        micros = values.global_batch_size // values.micro_batch_size
-        if values.epochs and micros % processes:
+def _check_exports(params: Params) -> Iterator[str]:
+    for name in _section(params, "export").runs:
+        kind = getattr(params.tasks.get(name), "kind", None)
+        if kind is not None and not _is_exported(kind):
             yield (
-                f"{key}.micro_batch_size: {micros} micro-batches of {values.micro_batch_size} "
-                f"cannot be shared equally by {processes} processes (runtime.processes)"
+                f"export.runs.{name}: {name} is of kind {kind}, which has no use of its own; those "
+                f"that are exported are {', '.join(filter(_is_exported, kinds()))}"
             )
+
+
+def _check_starts(params: Params) -> Iterator[str]:
+    """What each run starts from: pre-training, another run, an epoch of these, or an import."""
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
-    for name, own in cast(Any, params.sections["export"]).runs.items():
-        key = f"export.runs.{name}"
-        if name not in params.tasks:
-            yield unknown(key, name, "not one of the tasks", list(params.tasks))
-        elif not _is_exported(kind := cast(Any, params.tasks[name]).kind):
+    owners = {"pretrained": params.sections["pretrain"], **params.tasks}
+    starts: dict[str, str] = {}
+    for name, run in params.tasks.items():
+        init = cast(Any, run).init
+        owner, _, epoch = init.partition("/epochs/")
+        if epoch and owner in owners:
+            if epoch not in map(str, cast(Any, owners[owner]).keep_epochs):
+                yield f"tasks.{name}.init: {owner} does not keep epoch {epoch} (keep_epochs)"
+            init = owner
+        starts[name] = init
+        if init not in owners and not _is_imported(Layout(params.paths).model(init)):
             yield (
-                f"{key}: {name} is of kind {kind}, which has no use of its own; those that are "
-                f"exported are {', '.join(filter(_is_exported, kinds()))}"
+                f"tasks.{name}.init: {init!r} is neither pretrained, a run, nor a checkpoint under "
+                f"{params.paths.models} (`albef import` makes one of an original)"
+                + did_you_mean(init, [known for known in owners if known != name])
             )
-        if own.dataset not in params.datasets:
-            yield unknown(f"{key}.dataset", own.dataset, "not one of the datasets", datasets)
-    starts = {name: cast(Any, run).init for name, run in params.tasks.items()}
-    for name, init in starts.items():
-        whose, _, epoch = init.partition("/epochs/")
-        owner = owners.get("pretrain" if whose == "pretrained" else f"tasks.{whose}")
-        if epoch and owner:
-            if epoch not in map(str, cast(Any, owner).keep_epochs):
-                yield f"tasks.{name}.init: {whose} does not keep epoch {epoch} (keep_epochs)"
-            starts[name] = init = whose
-        folder = Layout(params.paths).model(init)
-        if init != "pretrained" and init not in starts and not _imported(folder):
-            yield unknown(
-                f"tasks.{name}.init",
-                init,
-                f"neither pretrained, a run, nor a checkpoint under {params.paths.models} "
-                "(`albef import` makes one of an original)",
-                ["pretrained", *(run for run in starts if run != name)],
-            )
-    behaviour = cast(Any, params.sections["evaluate"]).behaviour
-    try:
-        suite = load_suite(Path(behaviour.tests))
-        for test, rule in suite.tests.items():
-            if rule.dataset is not None and rule.dataset not in params.datasets:
-                key = f"evaluate.behaviour.tests: {behaviour.tests}: tests.{test}.dataset"
-                yield unknown(key, rule.dataset, "not one of the datasets", datasets)
-    except ParamsError as error:
-        yield f"evaluate.behaviour.tests: {error}"
-    reference = cast(Any, params.sections["evaluate"]).reference or {}
-    for name in reference:
-        if name not in params.tasks:
-            yield unknown(f"evaluate.reference.{name}", name, "not one of the runs", list(starts))
     for name in starts:
         chain = [name]
         while starts.get(chain[-1]) in starts and starts[chain[-1]] not in chain:
@@ -258,9 +300,67 @@ def _contradictions(params: Params) -> Iterator[str]:
             yield f"tasks.{name}.init: no run can start from itself: {' <- '.join([*chain, name])}"
 
 
-def _imported(folder: Path) -> bool:
+def _is_imported(folder: Path) -> bool:
     """Whether a checkpoint is there, or would be after ``dvc pull``."""
     return folder.is_dir() or folder.with_name(folder.name + ".dvc").exists()
+
+
+def explain(path: Path, wanted: str = "") -> str:
+    """Every value of a params file or preset as it stands, or those below a dotted key: each with
+    where it comes from, and its sentence below.
+
+    Raises:
+        ParamsError: the file is wrong, or has no such key.
+    """
+    params, values = load(path), read_preset(path)
+    whole = {
+        "seed": params.seed,
+        "data_seed": params.data_seed,
+        "paths": params.paths,
+        "runtime": runtime(values.get("runtime")),
+        "datasets": params.datasets,
+        **params.sections,
+        "tasks": params.tasks,
+    }
+    rows = list(_leaves(whole, values, str(path)))
+    lines = [
+        f"{key}: {json.dumps(value, ensure_ascii=False)}  # {source}"
+        + f"\n    {words}" * bool(words)
+        for key, value, source, words in rows
+        if not wanted or f"{key}.".startswith(f"{wanted}.")
+    ]
+    if not lines:
+        raise ParamsError(f"{path} has no {wanted}{did_you_mean(wanted, [row[0] for row in rows])}")
+    return "\n".join(lines)
+
+
+def _leaves(
+    value: Any, given: Any, source: str, key: str = "", words: str = ""
+) -> Iterator[tuple[str, Any, str, str]]:
+    """Key, value, source and sentence of all below a section; ``given`` is what the file has of it,
+    None where it is a default itself."""
+    parts = dict(value) if _is_shown_in_parts(value) else {}
+    for name, part in parts.items():
+        is_given = given is not None and name in given
+        origin, sentence = source, words
+        if isinstance(value, Section):
+            owner = next(c for c in type(value).__mro__ if name in inspect.get_annotations(c))
+            sentence = " ".join((type(value).model_fields[name].description or "").split())
+            variable = f"{ENVIRONMENT}{name.upper()}"
+            if isinstance(value, Runtime) and variable in os.environ:
+                origin = variable
+            elif given is not None and not is_given:
+                origin = f"default of {owner.__name__}"
+        dotted = f"{key}.{name}" if key else name
+        yield from _leaves(part, given[name] if is_given else None, origin, dotted, sentence)
+    if not parts:
+        yield key, value.model_dump() if isinstance(value, Range) else value, source, words
+
+
+def _is_shown_in_parts(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_shown_in_parts, value.values()))
+    return isinstance(value, Section) and not isinstance(value, Range)
 
 
 def main() -> None:

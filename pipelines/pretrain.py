@@ -5,62 +5,38 @@ import torch
 from albef.data.shards import Shards
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
-from albef.tasks.ranking import MAX_WORDS
+from albef.tasks.task import MAX_WORDS
 from pipelines.launch import launch
 from pipelines.stage import Stage, main
-from pipelines.trainer import (
-    fingerprint,
-    fit,
-    origin_of,
-    publish,
-    seed_everything,
-    seen_as,
-    training,
-    verified_digest,
-)
+from pipelines.trainer import fit, provenance_of, publish, training
 
 
 def run(stage: Stage) -> None:
     """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
     config = stage.section("pretrain", Config)
-    data_digest = verified_digest(stage, config.dataset)
     with training(stage) as device:
-        seed_everything(stage.seed)
-        tokenizer = _tokenizer(stage, config)
-        task = Task(config, tokenizer)
-        provenance = {"dataset": config.dataset, "data": data_digest, "seed": stage.seed}
-        if start := task.take_start():
-            provenance["start"] = start
-        values = config.model_dump()
-        folder = stage.scratch(
-            fingerprint({"values": values, **provenance, **seen_as(stage, config.dataset)})
-        )
+        torch.manual_seed(stage.seed)
+        task = Task(config, _tokenizer(stage, config))
+        start = task.take_start()
+        parents = {"start": start} if start else {}
+        provenance, key = provenance_of(stage, config, config.dataset, **parents)
+        folder = stage.scratch(key)
         stage.record |= fit(
-            stage,
-            task,
-            config,
-            dataset=config.dataset,
-            device=device,
-            folder=folder,
-            label="pretrain",
+            stage, task, config, dataset=config.dataset, device=device, folder=folder
         )
     publish(
         stage,
         folder,
         "pretrained",
         task,
-        provenance | origin_of(stage, config.dataset),
+        provenance,
         kind="pretraining",
         model=config.model,
-        tokenizer=tokenizer,
-        values=values,
+        tokenizer=task.tokenizer,
+        values=config.model_dump(),
     )
-    stage.record["parameters"] = count(task)
-
-
-def count(task: torch.nn.Module) -> int:
-    """Parameters that learn."""
-    return sum(p.numel() for p in task.parameters() if p.requires_grad)
+    learning = (p for p in task.parameters() if p.requires_grad)
+    stage.record["parameters"] = sum(p.numel() for p in learning)
 
 
 def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:

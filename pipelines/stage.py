@@ -4,9 +4,9 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 ``python -m pipelines.NAME [KEY]``; what it reads and writes is declared in dvc.yaml.
 """
 
-import argparse
 import contextlib
-import json
+import hashlib
+import importlib
 import logging
 import os
 import platform
@@ -19,18 +19,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
+from albef.data.cache import ShardCache
 from albef.io import file_digest
+from albef.io import read_json as read_json
+from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.run_record import code_digest, code_files, keep, spent, surroundings
+from albef.run_record import code_digest, code_files, declared_files, keep, spent, surroundings
+
+if TYPE_CHECKING:  # stages of data need no torch
+    from albef.tasks.task import RunConfig, RunTask
 
 S = TypeVar("S", bound=Section)
 GRAPH = Path("dvc.yaml")
@@ -68,6 +74,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
+        ShardCache.default = ShardCache.of(self.runtime)
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
         self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0
@@ -79,7 +86,7 @@ class Stage:
 
     def section(self, key: str, cls: type[S]) -> S:
         """The section at a dotted ``key`` of params.yaml, strictly."""
-        value: Any = self.params
+        value: Any = {key: {}} | self.params  # a section that is left out has its defaults
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
                 raise ParamsError(f"{PARAMS}: {key} is missing")
@@ -148,17 +155,48 @@ class Stage:
         return self.runtime.scratch_root
 
 
+class Run(NamedTuple):
+    """An entry of ``tasks``."""
+
+    config: "RunConfig"
+    """Its values; ranges may be unfilled."""
+    task: "type[RunTask]"
+    """The class of its kind."""
+
+
+def run_of(stage: Stage) -> Run:
+    """The run that the stage works on, read by its kind: the file of that name in albef/tasks."""
+    entry: Any = stage.params.get("tasks", {}).get(stage.key)
+    if not isinstance(entry, dict) or "kind" not in entry:
+        raise ParamsError(f"{PARAMS}: tasks.{stage.key} is missing, or has no kind")
+    module = importlib.import_module(f"albef.tasks.{entry['kind']}")
+    return Run(stage.section(f"tasks.{stage.key}", module.Config), module.Task)
+
+
 def code_of(address: str, params: Mapping[str, Any]) -> str:
     """Digest of the code that dvc.yaml declares for a stage; "" where it declares none.
 
     Comments, docstrings and blank lines do not count.
     """
-    stages = _stages(GRAPH.read_text()) if GRAPH.is_file() else {}
-    return code_digest(code_files(stages, address, params))
+    return code_digest(code_files(_stages(), address, params))
+
+
+def file_md5s(address: str, params: Mapping[str, Any]) -> dict[str, str]:
+    """MD5 of each file of the code that dvc.yaml declares for a stage, as DVC has it."""
+    files = filter(Path.is_file, declared_files(_stages(), address, params))
+    return {
+        file.as_posix(): hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        for file in files
+    }
+
+
+def _stages() -> dict[str, Any]:
+    """The stages of dvc.yaml; none where there is no such file."""
+    return _parsed(GRAPH.read_text()) if GRAPH.is_file() else {}
 
 
 @cache
-def _stages(graph: str) -> dict[str, Any]:
+def _parsed(graph: str) -> dict[str, Any]:
     """The stages of dvc.yaml, whose text this is; it takes a while to read."""
     return dict(read_yaml(GRAPH).get("stages", {}))
 
@@ -219,15 +257,14 @@ def main(
         launch: does it in processes of its own, or returns false where they are not asked for.
     """
     name = Path(sys.argv[0]).stem
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=run.__doc__)
-    parser.add_argument("key", nargs="?", default="", help="data set or run")
-    key = parser.parse_args().key
+    key = "".join(sys.argv[1:2])  # a data set or run
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if first() else logging.WARNING)
     started = time.time()
     die_with_dvc()
     try:
         stage = Stage(name, key)
+        stage.record["code"] = file_md5s(stage.address, stage.params)
         if launch(stage):
             return  # the first of its processes writes the record
         run(stage)
@@ -263,21 +300,3 @@ def _write_record(stage: Stage, started: float) -> None:
     keep(path)
     if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
         subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON with sorted keys, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None

@@ -14,76 +14,48 @@ import torch
 from safetensors.torch import load_file
 
 from albef.data.shards import Shards, describe
-from albef.io import file_digest
+from albef.io import file_digest, write_atomic
 from albef.loading.loader import Loader
-from albef.loading.reading import read_reading
-from albef.models.compiled import compile_blocks
-from albef.models.recompute import recompute
+from albef.loading.pipeline import Reading
+from albef.models.kernels import compile_blocks, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Task, TrainingConfig
 from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
+from albef.training.progress import progress
 from albef.training.state import kept
-from albef.training.watch import at_chance
-from pipelines.device_lock import device_slot
-from pipelines.progress import progress
-from pipelines.stage import PARAMS, WORKER, WORKERS, Stage, first
+from albef.training.tracking import at_chance
+from pipelines.device_lock import device_of, held_device
+from pipelines.stage import WORKER, WORKERS, Stage, first
 
+TRIAL = "trial.json"
+"""In the scratch folder of a training that a trial of a search has finished: which one, and how."""
 log = logging.getLogger("albef")
-
-
-def device_of(stage: Stage) -> torch.device:
-    """The device that ``runtime`` names, and the number of threads set; ``auto`` takes a GPU."""
-    if stage.runtime.threads:
-        torch.set_num_threads(stage.runtime.threads)
-    name = stage.runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"runtime.device {name} is not auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"runtime.device is {name}, but torch finds no GPU here; use auto or cpu")
-    return device
 
 
 @contextlib.contextmanager
 def training(stage: Stage) -> Iterator[torch.device]:
     """The device to train on, held while inside, alone or as one of several processes."""
-    device = device_of(stage)
     if launched():  # the launching stage holds the device
+        device = device_of(stage)
         threads = stage.runtime.threads or os.cpu_count() or 1
         torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
-        with joined(device) as own, counted(stage, own):
-            yield own
+        with joined(device) as device:
+            gpus = world().size if device.type == "cuda" else 0
+            with stage.holding(gpus):
+                yield device
     elif WORKER in os.environ:  # so does the stage of a worker
-        threads = torch.get_num_threads() // int(os.environ[WORKERS])
-        torch.set_num_threads(max(1, threads))
+        device = device_of(stage)
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ[WORKERS])))
         if device.type == "cuda" and device.index is None:
             number = int(os.environ[WORKER]) % torch.cuda.device_count()
             device = torch.device("cuda", number)
         yield device
     else:
-        with device_slot(str(device), stage.runtime.threads), counted(stage, device):
+        with held_device(stage) as device:
             yield device
-
-
-def counted(
-    stage: Stage, device: torch.device, workers: int = 1
-) -> contextlib.AbstractContextManager[None]:
-    """Count the time that GPUs are held, one for each process, for the run record.
-
-    Args:
-        stage: the running stage.
-        device: that is held.
-        workers: of a search, which share the GPUs of the machine.
-    """
-    if device.type != "cuda":
-        return stage.holding(0)
-    return stage.holding(world().size * min(workers, torch.cuda.device_count()))
 
 
 def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
@@ -100,42 +72,27 @@ def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
 
 
 def provenance_of(
-    stage: Stage, config: RunConfig, data: str, init: Checkpoint
+    stage: Stage, config: TrainingConfig, dataset: str, **parents: Any
 ) -> tuple[dict[str, Any], str]:
-    """What a run's training comes from, and the fingerprint of its scratch folder.
+    """What a training comes from, and the fingerprint of its scratch folder."""
+    data = verified_digest(stage, dataset)
+    provenance = {"dataset": dataset, "data": data, "seed": stage.seed, **parents}
+    return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
-    Args:
-        stage: the running stage.
-        config: values of the training, ranges chosen.
-        data: digest of its data set.
-        init: what it starts from.
-    """
-    provenance = {
-        "dataset": config.dataset,
-        "data": data,
-        "seed": stage.seed,
-        "parent": config.init,
-        "parent_weights": init.digest,
-    }
-    values = {"values": config.model_dump(), **seen_as(stage, config.dataset)}
-    return provenance, fingerprint(values | provenance)
+
+def parents_of(config: RunConfig, init: Checkpoint) -> dict[str, str]:
+    """What a run's training starts from, for its provenance."""
+    return {"parent": config.init, "parent_weights": init.digest}
 
 
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
-    """What a checkpoint tells beside the digests of its data and parent.
-
-    Whoever has nothing but the checkpoint, or its export, reads in it where it comes from.
-
-    Args:
-        stage: the running stage.
-        dataset: that it learned from.
-        init: the checkpoint that it started from, with the values that the search chose.
-    """
+    """What a checkpoint tells beside its provenance: whoever has nothing but the checkpoint, or its
+    export, reads in it where it comes from."""
     described = describe(stage.layout.data(dataset))
-    kept = ("splits", "captions", "sources", "licences")
+    keys = ("splits", "captions", "sources", "licences")
     origin: dict[str, Any] = {
         "code": stage.code,
-        "described": {key: described[key] for key in kept if key in described},
+        "described": {key: described[key] for key in keys if key in described},
     }
     if init is not None:
         origin["choice"] = file_digest(stage.layout.search(stage.key) / "choice.json")
@@ -143,22 +100,8 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
     return origin
 
 
-def seen_as(stage: Stage, dataset: str) -> dict[str, Any]:
-    """What training depends on of a data set's section: for fingerprints.
-
-    How much may be damaged is not of it: a training that was stopped by that goes on.
-    """
-    section = stage.params["datasets"][dataset]
-    return {name: section[name] for name in ("augment", "window")}
-
-
 class EndedEarly(Exception):
     """A training was ended after an epoch, as ``on_epoch`` asked."""
-
-
-def seed_everything(seed: int) -> None:
-    """Start torch's generators, from which initial weights are drawn, from ``seed``."""
-    torch.manual_seed(seed)
 
 
 def verified_digest(stage: Stage, dataset: str) -> str:
@@ -185,7 +128,7 @@ def fit(
     dataset: str,
     device: torch.device,
     folder: Path,
-    label: str,
+    label: str = "",
     on_epoch: Callable[[int, dict[str, float]], bool] | None = None,
 ) -> dict[str, Any]:
     """Train on a data set's train split, validating on its val split after each epoch.
@@ -196,8 +139,8 @@ def fit(
         config: values of the training, ranges chosen.
         dataset: name of the data set.
         device: where to train.
-        folder: scratch of this training, named by its fingerprint.
-        label: shown with the progress.
+        folder: scratch of this training.
+        label: shown with the progress; the stage's address where it is left out.
         on_epoch: given the epoch, from 1, and its validation metrics; true ends the training. Of
             several processes the first one alone validates and is asked.
 
@@ -207,12 +150,12 @@ def fit(
     Raises:
         EndedEarly: ``on_epoch`` said so.
     """
+    label = label or stage.address
     data = stage.layout.data(dataset)
     if not config.epochs:  # a run that takes its start as it is needs no train split
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
-    augment = stage.section(f"datasets.{dataset}.augment", AugmentConfig)
     shards = Shards(data, "train")
     task.prepare(shards)
     recompute(task, stage.runtime.recompute)
@@ -221,7 +164,7 @@ def fit(
     processes = world()
     loader = Loader(
         shards,
-        task.collate(Train(augment, task.image_size)),
+        task.collate(Train(config.augment, task.image_size)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,
@@ -229,8 +172,10 @@ def fit(
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
-        read_reading(
-            stage.params["datasets"][dataset], where=str(PARAMS), key=f"datasets.{dataset}"
+        Reading(
+            config.window,
+            stage.runtime.max_damaged_records.get(dataset, 0.0),
+            stage.runtime.max_damaged_shards.get(dataset, 0.0),
         ),
     )
     val = Shards(data, "val")
@@ -248,15 +193,15 @@ def fit(
         return metrics, bool(on_epoch and on_epoch(epoch, metrics))
 
     def validate(epoch: int) -> dict[str, float]:
-        metrics, ended = processes.told(lambda: judge(epoch))
+        metrics, ended = processes.broadcast(lambda: judge(epoch))
         stage.tally()
         if ended:
             raise EndedEarly
         return metrics
 
     try:
-        with progress(label) as show:
-            facts: dict[str, Any] = train(
+        with progress(label, bar=WORKER not in os.environ) as show:
+            facts = train(
                 task,
                 config,
                 loader,
@@ -267,7 +212,7 @@ def fit(
                 validate=validate,
                 progress=show,
             )
-        return facts | {"damaged": loader.damage.facts()}
+        return {**facts, "damaged": loader.damage.counts()}
     finally:
         stage.tally()
 
@@ -287,7 +232,13 @@ def discard(stage: Stage, folder: Path) -> None:
 
 
 def publish(
-    stage: Stage, folder: Path, name: str, task: Task, provenance: Mapping[str, Any], **rest: Any
+    stage: Stage,
+    folder: Path,
+    name: str,
+    task: Task,
+    provenance: Mapping[str, Any],
+    init: Checkpoint | None = None,
+    **rest: Any,
 ) -> None:
     """Make the products of a finished training, by its first process, and remove its scratch.
 
@@ -296,26 +247,24 @@ def publish(
         folder: scratch of the training.
         name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
         task: as trained.
-        provenance: digests of data, code and parent.
+        provenance: of the training.
+        init: the checkpoint that it started from, with the values that the search chose.
         rest: what else :func:`save_checkpoint` wants.
     """
     if not first():
         return
-    model, curves, log_file = (
-        f(name) for f in (stage.layout.model, stage.layout.curves, stage.layout.log)
-    )
+    provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
+    model, curves = stage.layout.model(name), stage.layout.curves(name)
     save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
     stage.made(model / WEIGHTS, model / CONFIG)
     for epoch, path in kept(folder).items():
         whose = {**provenance, "epoch": epoch}
-        save_checkpoint(
-            model / "epochs" / str(epoch), tensors=load_file(path), provenance=whose, **rest
-        )
+        epochs = model / "epochs" / str(epoch)
+        save_checkpoint(epochs, tensors=load_file(path), provenance=whose, **rest)
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():
         shutil.copytree(folder / "curves", curves, dirs_exist_ok=True)
     if (folder / LOG).exists():
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / LOG, log_file)
+        write_atomic(stage.layout.log(name), (folder / LOG).read_bytes())
     discard(stage, folder)

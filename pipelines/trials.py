@@ -1,33 +1,37 @@
 """The trials of a search: each is a training, whose end the study is told."""
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from albef.config import Range, choose
+from albef.config import Range, choose, ranges
 from albef.data.shards import ShardError
-from albef.models.weights import Checkpoint
+from albef.models.weights import Checkpoint, load_checkpoint
 from albef.search.samplers import SearchConfig
-from albef.search.shared_study import open_study
-from albef.search.study import Asked, Study, TrialLost, place_of
-from albef.search.study_storage import StudyError
+from albef.search.study import Study, place_of
+from albef.search.study_storage import StudyError, TrialLost
 from albef.search.summary import best_of
 from albef.tasks.task import RunConfig, RunTask
 from albef.training.distributed import world
 from albef.training.loop import NotFinite
 from albef.training.mirror import Mirror
-from albef.training.state import StateLocked, StateUnfit
-from pipelines.stage import WORKER, Stage
-from pipelines.trainer import EndedEarly, fit, mirror_of, seed_everything
-from pipelines.trial_reuse import sign
+from albef.training.state import StateLocked, StateUnfit, TrainingState
+from pipelines.stage import WORKER, Stage, run_of, write_json
+from pipelines.trainer import (
+    TRIAL,
+    EndedEarly,
+    circumstances,
+    fingerprint,
+    fit,
+    mirror_of,
+    verified_digest,
+)
 
 log = logging.getLogger("albef")
 
@@ -41,9 +45,11 @@ class Search:
     settings: SearchConfig
     space: Mapping[str, Range]
     init: Checkpoint
-    data: str
-    key: str
+    name: str
+    """Of the study, with the digest of all that it depends on."""
     folder: Path
+    mirror: Mirror | None
+    """Of the journal; workers leave that to the process that started them."""
 
     @property
     def start(self) -> dict[str, float]:
@@ -55,126 +61,121 @@ class Search:
         """The file of a study that is in no database."""
         return self.folder / "journal"
 
-    def trial(self, values: Mapping[str, float]) -> RunConfig:
+    def mirror_journal(self) -> None:
+        """Copy the journal to the mirror, if there are both."""
+        if self.mirror and self.journal.exists():
+            self.mirror.push(self.journal, self.journal.name, 1)
+            self.mirror.wait()
+
+    def study(self, stage: Stage) -> Study:
+        """The study, gone on with where there is one."""
+        shared = stage.runtime.search_workers > 1
+        seed = stage.seed
+        return Study(self.journal, self.name, self.settings, self.space, seed=seed, shared=shared)
+
+    def config_of(self, values: Mapping[str, float]) -> RunConfig:
         """The values of a trial's training: the run's own where it has as many epochs."""
         config = choose(self.config, values)
         if config.epochs == self.settings.epochs:
             return config
         return config.model_copy(update={"epochs": self.settings.epochs, "keep_epochs": ()})
 
-    def study(self, stage: Stage) -> Study:
-        """The study, gone on with where there is one."""
-        return open_study(
-            self.journal,
-            f"{stage.address}-{self.key[:16]}",
-            {"run": stage.key, "space": json.dumps(_plain(self.space)), "values": self.key[:16]},
-            self.settings,
-            self.space,
-            seed=stage.seed,
-            shared=stage.runtime.search_workers > 1,
-        )
+
+def read_search(stage: Stage) -> Search | None:
+    """What there is to search; None where no value is a range."""
+    config, kind = run_of(stage)
+    space = ranges(config)
+    if not space:
+        return None
+    settings = stage.section("search", SearchConfig)
+    data = verified_digest(stage, config.dataset)
+    init = load_checkpoint(stage.layout.model(config.init))
+    key = fingerprint(
+        {
+            "values": config.model_dump(),
+            "search": settings.model_dump(),
+            "seed": stage.seed,
+            "data": data,
+            "init": init.digest,
+        }
+    )
+    folder = stage.scratch(key)
+    mirror = None if WORKER in os.environ else mirror_of(stage, folder)
+    name = f"{stage.address}-{key[:16]}"
+    return Search(config, kind, settings, space, init, name, folder, mirror)
 
 
 def run_trials(stage: Stage, search: Search, study: Study | None, device: torch.device) -> None:
     """Run trials until all have ended; of several processes that train one together, the first
     alone has the study, and the others train as they are told."""
     processes = world()
-    mirror = mirror_of(stage, search.folder) if WORKER not in os.environ else None
-    while asked := processes.told(lambda: study.ask() if study else None):
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in asked.values.items())
-        log.info("trial %d of %d: %s", asked.number + 1, search.settings.trials, shown)
-        place = search.folder / asked.place
-
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> bool:
-            ends = bool(study and study.report(epoch, metrics[search.kind.primary]))
-            mirrored(mirror, search.journal)
-            return ends
-
+    while trial := processes.broadcast(lambda: study.ask() if study else None):
+        values = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+        log.info("trial %d of %d: %s", trial.number + 1, search.settings.trials, values)
         try:
-            state, error = _train(stage, search, asked, place, device, on_epoch)
-            if study:
-                _tell(stage, search, study, asked, state, error, place, device)
-                mirrored(mirror, search.journal)
+            _run(stage, search, study, trial, device)
         except TrialLost:
-            log.warning("trial %d was given to another machine meanwhile", asked.number + 1)
+            log.warning("trial %d was given to another machine meanwhile", trial.number + 1)
         except BaseException:
             if study:
                 study.put_back()
             raise
 
 
-def _train(
-    stage: Stage,
-    search: Search,
-    asked: Asked,
-    place: Path,
-    device: torch.device,
-    on_epoch: Callable[[int, dict[str, float]], bool],
-) -> tuple[TrialState, str]:
-    """Train a trial; how it ended, and of what if it failed."""
-    config = search.trial(asked.values)
+def _run(
+    stage: Stage, search: Search, study: Study | None, trial: FrozenTrial, device: torch.device
+) -> None:
+    """Train a trial, tell the study how it ended, and keep the best one's training."""
+    place = search.folder / place_of(trial)
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> bool:
+        ends = bool(study and study.report(epoch, metrics[search.kind.primary]))
+        search.mirror_journal()
+        return ends
+
+    error, pruned = "", False
+    config = search.config_of(trial.params)
     try:
-        seed_everything(stage.seed)
+        torch.manual_seed(stage.seed)
+        task = search.kind.start(config, search.init)
+        label = f"{stage.address} trial {trial.number + 1}"
         fit(
             stage,
-            search.kind.start(config, search.init),
+            task,
             config,
             dataset=config.dataset,
             device=device,
             folder=place,
-            label=f"{stage.address} trial {asked.number + 1}",
+            label=label,
             on_epoch=on_epoch,
         )
     except EndedEarly:
-        return TrialState.PRUNED, ""
+        pruned = True
     except (OSError, ShardError, StateLocked, StateUnfit, StudyError, TrialLost):
         raise  # the machine's, the data's or the study's fault, not the values'
-    except NotFinite as error:
-        return TrialState.FAIL, error.what
-    except Exception as error:
+    except NotFinite as stopped:
+        error = stopped.what
+    except Exception as raised:
         if world().size > 1:  # the other processes may not have met it
             raise
-        text = str(error).replace(str(place), place.name)
-        named = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
-        return TrialState.FAIL, named
-    return TrialState.COMPLETE, ""
-
-
-def _tell(
-    stage: Stage,
-    search: Search,
-    study: Study,
-    asked: Asked,
-    state: TrialState,
-    error: str,
-    place: Path,
-    device: torch.device,
-) -> None:
-    if state == TrialState.COMPLETE:
-        sign(stage, place, asked.number, device)
-    told = study.fail(error) if error else study.tell(state)
-    if told.state == TrialState.FAIL:
-        log.warning("trial %d failed: %s", asked.number + 1, told.user_attrs["error"])
+        text = str(raised).replace(str(place), place.name)
+        error = text if isinstance(raised, ValueError) else f"{type(raised).__name__}: {text}"
+    if study is None:
+        return
+    if not pruned:
+        if not error:
+            for state in TrainingState(place).files()[1:]:
+                state.unlink()
+            how = circumstances(stage, device)
+            write_json(place / TRIAL, {"trial": trial.number, "how": how})
+        trial = study.fail_trial(error) if error else study.complete_trial()
+        if trial.state == TrialState.FAIL:
+            log.warning("trial %d failed: %s", trial.number + 1, trial.user_attrs["error"])
     if mirror := mirror_of(stage, place):
         mirror.clear()
-    _keep_best(search.folder, study.ended, search.start)
-
-
-def _keep_best(folder: Path, ended: Sequence[FrozenTrial], start: dict[str, float]) -> None:
-    """Remove the trainings of all trials that ended but the best one's."""
-    complete = any(trial.state == TrialState.COMPLETE for trial in ended)
-    best = place_of(best_of(ended, start)) if complete else ""
-    for trial in ended:
-        if place_of(trial) != best:
-            shutil.rmtree(folder / place_of(trial), ignore_errors=True)
-
-
-def mirrored(mirror: Mirror | None, journal: Path) -> None:
-    """Copy the journal to the mirror, if there are both."""
-    if mirror and journal.exists():
-        mirror.push(journal, journal.name, 1)
-        mirror.wait()
-
-
-def _plain(space: Mapping[str, Range]) -> dict[str, Any]:
-    return {name: range_.model_dump() for name, range_ in space.items()}
+    ended = study.ended
+    complete = [other for other in ended if other.state == TrialState.COMPLETE]
+    best = {place_of(best_of(complete, search.start))} if complete else set()
+    for name in {place_of(other) for other in ended} - best:
+        shutil.rmtree(search.folder / name, ignore_errors=True)
+    search.mirror_journal()

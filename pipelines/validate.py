@@ -2,13 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albef.config import ParamsError
 from albef.data import image_decoding
 from albef.data.shards import describe
 from albef.io import file_digest
@@ -18,7 +16,7 @@ from albef.validation.config import ValidateConfig
 from albef.validation.drift import read_accepted, read_evaluated
 from albef.validation.page import render_page
 from albef.validation.result import NotFit
-from pipelines.stage import PARAMS, Stage, main, write_json
+from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")
 
@@ -26,8 +24,8 @@ log = logging.getLogger("albef")
 def run(stage: Stage) -> None:
     """Check a data set against its suites; its verdict is written only if it passes."""
     config = stage.section("validate", ValidateConfig)
-    accepted = read_accepted(_named(stage, "accepted"))
-    evaluated = read_evaluated(_named(stage, "evaluated_on"))
+    accepted = read_accepted(config.accepted.get(stage.key))
+    evaluated = read_evaluated(config.evaluated_on.get(stage.key))
     verdict = stage.layout.verdict(stage.key)
     verdict.unlink(missing_ok=True)  # an earlier one says nothing about this data
     result, profile = check_dataset(
@@ -68,19 +66,6 @@ def image_stats(stage: Stage) -> NDArray[np.float64]:
         part.replace(kept)
     known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
     return known
-
-
-def _named(stage: Stage, key: str) -> Path:
-    """The accepted profile that a key of the data set names."""
-    datasets = stage.params.get("datasets")
-    section = datasets.get(stage.key) if isinstance(datasets, Mapping) else None
-    named = section.get(key) if isinstance(section, Mapping) else None
-    if not isinstance(named, str):
-        raise ParamsError(
-            f"{PARAMS}: datasets.{stage.key}.{key} must name a file; profiles/none.json "
-            "expects nothing"
-        )
-    return Path(named)
 
 
 if __name__ == "__main__":

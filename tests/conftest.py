@@ -1,6 +1,5 @@
 """Real parts, small: what several tests need is made once a session."""
 
-import fcntl
 import io
 import os
 import shutil
@@ -16,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from albef.config import validate
+from albef.io import lock
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
@@ -31,6 +32,8 @@ CAPTIONS = (
 )
 """What the tiny tokenizer was trained on."""
 
+settings.register_profile("no deadline", deadline=None)  # a test depends on no machine's speed
+settings.load_profile("no deadline")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     torch.set_num_threads(max(1, share))
@@ -71,7 +74,7 @@ _COMMON = {
     "max_tokens": 12,
     "alpha": 0.4,
 }
-_OWN: dict[str, dict[str, object]] = {
+_BY_KIND: dict[str, dict[str, object]] = {
     "retrieval": {"queue_size": 8, "itc": True, "hard_negatives": True, "rerank_k": 4},
     "vqa": {
         "answer_list": "train",
@@ -90,23 +93,23 @@ _OWN: dict[str, dict[str, object]] = {
         "threshold": 0.5,
     },
 }
-KINDS = tuple(_OWN)
+KINDS = tuple(_BY_KIND)
 """Kinds of runs that are exported."""
 ANSWERS = ("two apples", "a dog", "three", "yes", "a fox left of a squid")
 
 
-def tiny_config(kind: str = "retrieval", **own: object) -> Any:
+def tiny_config(kind: str = "retrieval", **changed: object) -> Any:
     """Values of a run of a kind, with that model."""
     config = import_module(f"albef.tasks.{kind}").Config
-    return validate(config, {"kind": kind, **_COMMON, **_OWN[kind], **own}, where="tests")
+    return validate(config, {"kind": kind, **_COMMON, **_BY_KIND[kind], **changed}, where="tests")
 
 
-def tiny_task(kind: str = "retrieval", **own: object) -> Any:
+def tiny_task(kind: str = "retrieval", **changed: object) -> Any:
     """A task with random weights, large enough that its answers differ."""
     generator = torch.Generator().manual_seed(0)
     made = import_module(f"albef.tasks.{kind}").Task
     tokenizer = TextTokenizer.train([*CAPTIONS, *ANSWERS], 80)
-    task = made(tiny_config(kind, **own), tiny_model(), tokenizer)
+    task = made(tiny_config(kind, **changed), tiny_model(), tokenizer)
     with torch.no_grad():
         for name, parameter in task.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -163,8 +166,7 @@ class _Exports(dict[str, Path]):
 
         folder = self._folder / kind
         self._folder.mkdir(exist_ok=True)
-        with (self._folder / f"{kind}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a worker makes it, the others take it
+        with lock(self._folder / f"{kind}.lock", wait=str):  # a worker makes it, the others take it
             if not (folder / "manifest.json").exists():
                 folder.mkdir()
                 export(

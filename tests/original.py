@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -53,6 +54,19 @@ def load(module: nn.Module, kind: str, given: Mapping[str, Tensor]) -> None:
 def names(module: nn.Module, kind: str, text_layers: int = TEXT_LAYERS) -> dict[str, str]:
     """Our name of each original tensor that a task of ``kind`` has."""
     return {original_name(name, kind, text_layers): name for name in module.state_dict()}
+
+
+def compare_gradients(task: nn.Module, kind: str, given: Mapping[str, Tensor], prefix: str) -> None:
+    """Norms of the gradients, against those in a fixture under a prefix; keys' biases have none."""
+    parameters, ours = dict(task.named_parameters()), names(task, kind)
+    start, compared = f"{prefix}grad_norms/", 0
+    for name, tensor in given.items():
+        if name.startswith(start) and not name.endswith("key.bias"):  # zero but for rounding
+            grad = parameters[ours[name.removeprefix(start)]].grad
+            assert grad is not None, name
+            torch.testing.assert_close(grad.norm(), tensor.float(), rtol=1e-3, atol=5e-5, msg=name)
+            compared += 1
+    assert compared > 120
 
 
 def fine_tuned_sizes() -> ModelConfig:

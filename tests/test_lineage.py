@@ -4,137 +4,21 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
 from albef.commands import lineage as command
-from albef.ingest.shard_writer import write
 from albef.io import file_digest
 from albef.lineage import LineageError, Step
-from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.runtime.manifest import NAME, graph_file
-from pipelines.stage import Stage, _write_record, write_json
-from pipelines.trainer import origin_of
-from tests.conftest import tiny_config
-from tests.data.toy import LICENCE, record
+from tests.products import ROOT, params
+from tests.products import products as products
+from tests.products import project as project
 
-ROOT = Path(__file__).parents[1]
 EXPORT = Path("products/exports/retrieval")
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
-
-
-def params(root: str = "products") -> dict[str, object]:
-    return {
-        "seed": 1,
-        "paths": {"root": root, "models": f"{root}/models"},
-        "runtime": {
-            "device": "cpu", "processes": 1, "launch": "torchrun", "threads": 1, "workers": 0,
-            "scratch": None, "mirror": None, "cache_gb": 1, "recompute": False,
-            "checkpoint_every": 1,
-        },
-        "pretrain": {"dataset": "web"},
-        "tasks": {"retrieval": tiny_config().model_dump()},
-    }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def built(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path
-) -> Path:
-    """A project whose products were made of one another, as its stages leave them."""
-    folder = tmp_path_factory.mktemp("lineage") / "project"
-    folder.mkdir()
-    for code in ("albef", "pipelines"):
-        (folder / code).symlink_to(ROOT / code)
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    YAML(typ="safe").dump(params(), folder / "params.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        build(tiny_checkpoint, tiny_export)
-    return folder
-
-
-def build(tiny_checkpoint: Path, tiny_export: Path) -> None:
-    """Make the products in the working folder."""
-    tiny = load_checkpoint(tiny_checkpoint)
-    layout = Stage("report", "").layout
-
-    def done(stage: Stage, *made: Path) -> None:
-        stage.made(*made)
-        _write_record(stage, time.time())
-
-    for number, name in enumerate(("web", "scenes")):
-        rows = Path(f"{name}.json")
-        rows.write_text("[]")
-        inputs = {str(rows): file_digest(rows)}
-        sources = [{"name": "rows", "kind": "pairs", "seed": 1, "inputs": inputs}]
-        records = [record(i + 10 * number) for i in range(4)]
-        folder = layout.data(name)
-        described = write(folder, name, records, shard_mb=1, licences=[LICENCE], sources=sources)
-        done(Stage("ingest", name), folder / "dataset.json")
-        verdict = {"dataset": name, "digest": described["digest"]}
-        checks = {"passed": True, "checks": [{"what": "x", "passed": True}]}
-        write_json(layout.validation(name) / "result.json", verdict | checks)
-        write_json(layout.verdict(name), verdict)
-        done(Stage("validate", name), layout.verdict(name))
-
-    def train(stage: Stage, kind: str, dataset: str, **parent: Any) -> None:
-        name = stage.key or "pretrained"
-        described = json.loads((layout.data(dataset) / "dataset.json").read_text())
-        init = load_checkpoint(layout.model("pretrained")) if parent else None
-        save_checkpoint(
-            layout.model(name),
-            kind=kind,
-            model=tiny.model,
-            tensors={n: t + len(name) for n, t in tiny.tensors.items()},
-            tokenizer=tiny.tokenizer,
-            values=tiny.config["values"],
-            provenance={
-                "dataset": dataset, "data": described["digest"], "seed": 1, **parent,
-                **origin_of(stage, dataset, init),
-            },
-        )  # fmt: skip
-        done(stage, layout.model(name) / "model.safetensors")
-
-    train(Stage("pretrain", ""), "pretraining", "web")
-    choice = layout.search("retrieval") / "choice.json"
-    write_json(choice, {"lr": 3e-4})
-    done(Stage("search", "retrieval"), choice)
-    parent = {"parent": "pretrained", "parent_weights": file_digest(WEIGHTS)}
-    train(Stage("finetune", "retrieval"), "retrieval", "scenes", **parent)
-    trained = load_checkpoint(layout.model("retrieval"))
-    origin = {**trained.config["provenance"], "checkpoint": trained.digest}
-    shutil.copytree(tiny_export, layout.export("retrieval"))
-    manifest, stage = layout.export("retrieval") / NAME, Stage("export", "retrieval")
-    exported = {"provenance": {**origin, "export_code": stage.code}}
-    write_json(manifest, json.loads(manifest.read_text()) | exported)
-    write_json(layout.export_metrics("retrieval"), {"torch": {"r_mean": 1.0}})
-    done(stage, manifest, layout.export_metrics("retrieval"))
-    stage = Stage("evaluate", "retrieval")
-    write_json(layout.metrics("retrieval"), {"test": {"r_mean": 1.0}})
-    about = {name: origin[name] for name in ("checkpoint", "dataset", "data", "seed")}
-    layout.predictions("retrieval").parent.mkdir(parents=True)
-    pq.write_table(
-        pa.table({"key": ["a"]}).replace_schema_metadata(
-            {"albef": json.dumps(about | {"code": stage.code})}
-        ),
-        layout.predictions("retrieval"),
-    )
-    done(stage, layout.metrics("retrieval"), layout.predictions("retrieval"))
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, which is the working folder."""
-    shutil.copytree(built, tmp_path / "project", symlinks=True)
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
 
 
 def lineage(path: Path | str) -> Step:
@@ -185,10 +69,10 @@ def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
         "export retrieval  products/exports/retrieval\n",
         "13 of 13 files verified; float32, int8",
         "└─ checkpoint retrieval  products/models/retrieval",
-        "chosen: lr 0.0003",
+        "chosen: lr 0.0002",
         "4 train; 8 captions",
         "valid, 1 of 1 expectations met",
-        "licence of pictures: CC0",
+        "licence of pictures: CC BY 9",
         "as at hand",
         "outside git",
         "pretrain, 20",

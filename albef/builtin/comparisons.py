@@ -9,55 +9,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from albef.builtin import describe, openmoji
+from albef.builtin import describe, openmoji, view
 from albef.builtin.describe import Scene
 from albef.builtin.studio import Studio
-from albef.config import ParamsError, Section
-from albef.data.record import Record
+from albef.config import ParamsError
 
-LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 Form = Literal["first", "second", "order", "both", "one", "neither"]
-WORDINGS: dict[Form, tuple[str, str]] = {
-    "first": ("{a} in the first picture", "the first picture with {a}"),
-    "second": ("{a} in the second picture", "the second picture with {a}"),
-    "order": (
-        "{a} in the first picture and {b} in the second",
-        "the first picture with {a} and the second with {b}",
-    ),
-    "both": ("{a} in both pictures", "both pictures with {a}"),
-    "one": ("{a} in only one picture", "only one picture with {a}"),
-    "neither": ("{a} in neither picture", "neither picture with {a}"),
-}
-"""Sentences by what they say of scene ``a``, and of ``b`` where the order counts."""
-WEIGHTS: dict[Form, int] = {
-    "first": 3, "second": 3, "order": 3, "both": 1, "one": 1, "neither": 1
+FORMS: dict[Form, tuple[int, str, str]] = {
+    "first": (3, "{a} in the first picture", "the first picture with {a}"),
+    "second": (3, "{a} in the second picture", "the second picture with {a}"),
+    "order": (3, "{a} in the first picture and {b} in the second",
+              "the first picture with {a} and the second with {b}"),
+    "both": (1, "{a} in both pictures", "both pictures with {a}"),
+    "one": (1, "{a} in only one picture", "only one picture with {a}"),
+    "neither": (1, "{a} in neither picture", "neither picture with {a}"),
 }  # fmt: skip
-"""How often a form is said. Most are of one picture or of one after the other, as in NLVR2; the
-others, which join two findings, are learned last."""
+"""What a sentence says of scene ``a``, and of ``b`` where the order counts: how often, and in which
+words. Most are of one picture or of one after the other, as in NLVR2; the others, which join two
+findings, are learned last."""
 _NEAR = 1 / 3  # share of pictures of another scene that differ from it in one thing alone
 
 
-class Config(Section):
+class Config(view.Drawn):
     """Pairs of pictures of one to four things, with sentences about both."""
 
-    kind: Literal["comparisons"]
-    """This kind."""
     objects: Annotated[int, Field(ge=4, le=openmoji.MOST)]
     """How many different things there are."""
-    pixels: Annotated[int, Field(ge=32, le=4096)]
-    """Side of a picture."""
-    splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]]
+    splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0, multiple_of=2)]]
     """Number of records by split, two for each sentence."""
-
-    @field_validator("splits")
-    @classmethod
-    def _even(cls, splits: dict[str, int]) -> dict[str, int]:
-        for name, count in splits.items():
-            if count % 2:
-                raise ValueError(f"{name} must be an even number, got {count}")
-        return splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,102 +66,83 @@ class Comparison:
         return sum(has) == {"both": 2, "one": 1, "neither": 0}[self.form]
 
 
-def records(config: Config, seed: int) -> Iterator[Record]:
+@view.records(across=True)
+def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The records of all splits, the true and the false one of a sentence together.
 
     Raises:
         ParamsError: a split has no two groups of things that can be compared.
     """
     studio = Studio(config.objects, config.pixels)
-    image_id = 0
     for split, count in config.splits.items():
-        shelf = _Shelf(studio, split)
-        if count and len(shelf.pool) < 3:
+        pool = studio.pool(split)
+        if count and len(pool) < 3:
             raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
+        known = frozenset(pool)
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")
-            (form,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
-            a, b = rng.sample(shelf.pool, 2)
-            said = Comparison(form, a, b if form == "order" else None)
-            words = {
-                name: rng.choice(list(describe.captions(scene, studio.names, unmistakable=True)))[0]
-                for name, scene in (("a", a), ("b", b))
-            }
-            text = rng.choice(WORDINGS[form]).format(**words)
+            (form,) = rng.choices(list(FORMS), [weight for weight, *_ in FORMS.values()])
+            a, b = rng.sample(pool, 2)
+            words = {"a": studio.caption(a, rng)[0], "b": studio.caption(b, rng)[0]}
+            text = rng.choice(FORMS[form][1:]).format(**words)
+            comparison = Comparison(form, a, b if form == "order" else None)
             for label in rng.sample((True, False), 2):
-                scenes = shelf.pair(said, label, rng)
-                drawn = [studio.draw(scene, rng) for scene in scenes]
-                yield Record(
-                    key=f"{split}-{image_id:06d}",
-                    image=drawn[0][0],
-                    captions=(text,),
-                    image_id=image_id,
-                    split=split,
-                    source="comparisons",
-                    meta={
-                        "label": str(label),
-                        "statement": number,
-                        "form": form,
-                        "pictures": [
-                            {**scene.meta(), "objects": objects}
-                            for scene, (_, objects) in zip(scenes, drawn, strict=True)
-                        ],
-                    },
-                    more=(drawn[1][0],),
-                )
-                image_id += 1
+                scenes = _pair(comparison, label, studio, pool, known, rng)
+                drawn = [(scene, studio.draw(scene, rng)) for scene in scenes]
+                meta = {
+                    "label": str(label),
+                    "statement": number,
+                    "form": form,
+                    "pictures": [{**scene.meta(), "objects": c.objects} for scene, c in drawn],
+                }
+                yield view.Row(split, [canvas.png() for _, canvas in drawn], (text,), meta)
 
 
-class _Shelf:
-    """The scenes that a split may show, and which are near to each other."""
+def _pair(
+    comparison: Comparison,
+    truth: bool,
+    studio: Studio,
+    pool: list[Scene],
+    known: frozenset[Scene],
+    rng: random.Random,
+) -> tuple[Scene, Scene]:
+    """Two scenes of a pool of which a sentence is true, or is not."""
 
-    def __init__(self, studio: Studio, split: str) -> None:
-        self.pool = studio.pool(split)
-        self._known = frozenset(self.pool)
-        self._names = list(studio.names)
-
-    def pair(self, said: Comparison, truth: bool, rng: random.Random) -> tuple[Scene, Scene]:
-        """Two scenes of which a sentence is true, or is not."""
-        while True:
-            first, second = (
-                scene if has else self._another(scene, rng)
-                for scene, has in _plan(said, truth, rng)
-            )
-            if said.true_of(first, second) == truth:
-                return first, second
-
-    def _another(self, scene: Scene, rng: random.Random) -> Scene:
+    def another(scene: Scene) -> Scene:
         """Another scene, which may differ in one object, number or relation."""
         if rng.random() < _NEAR:
             change = rng.choice(("object", "count", "relation"))
-            near = [
-                other
-                for other in describe.changed(scene, change, self._names)
-                if other in self._known
-            ]
-            if near:
+            changed = describe.changed(scene, change, list(studio.names))
+            if near := [other for other in changed if other in known]:
                 return rng.choice(near)
         while True:
-            other = rng.choice(self.pool)
+            other = rng.choice(pool)
             if other != scene:
                 return other
 
+    while True:
+        first, second = (
+            scene if is_shown else another(scene)
+            for scene, is_shown in _plan(comparison, truth, rng)
+        )
+        if comparison.true_of(first, second) == truth:
+            return first, second
+
 
 def _plan(
-    said: Comparison, truth: bool, rng: random.Random
+    comparison: Comparison, truth: bool, rng: random.Random
 ) -> tuple[tuple[Scene, bool], tuple[Scene, bool]]:
     """For each picture a scene and whether it is to be shown."""
-    a, b = said.a, said.b
+    form, a, b = comparison.form, comparison.a, comparison.b
     if b is not None:
         if truth:
             return (a, True), (b, True)
         return rng.choice(
             (((b, True), (a, True)), ((a, False), (b, True)), ((a, True), (b, False)))
         )
-    if said.form in ("first", "second"):  # the other picture tells nothing
-        own, other = (a, truth), (a, rng.random() < 0.5)
-        return (own, other) if said.form == "first" else (other, own)
-    counts = {"both": (2, 1), "one": (1, rng.choice((0, 2))), "neither": (0, 1)}
-    shown = counts[said.form][not truth]
-    first = shown == 2 or (shown == 1 and rng.random() < 0.5)
-    return (a, first), (a, shown == 2 or (shown == 1 and not first))
+    if form in ("first", "second"):  # the other picture tells nothing
+        spoken_of, other = (a, truth), (a, rng.random() < 0.5)
+        return (spoken_of, other) if form == "first" else (other, spoken_of)
+    times = {"both": (2, 1), "one": (1, rng.choice((0, 2))), "neither": (0, 1)}[form][not truth]
+    first = times == 2 or (times == 1 and rng.random() < 0.5)
+    return (a, first), (a, times == 2 or (times == 1 and not first))

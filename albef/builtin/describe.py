@@ -7,7 +7,7 @@ be drawn, so that no two data sets of any seed or size train and evaluate on the
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,11 +18,8 @@ Relation = Literal["left", "right", "above", "below"]
 MOST = 4
 """Pictures in a scene, at most."""
 INVERSE: dict[Relation, Relation] = {
-    "left": "right",
-    "right": "left",
-    "above": "below",
-    "below": "above",
-}
+    "left": "right", "right": "left", "above": "below", "below": "above"
+}  # fmt: skip
 HELD_OUT = 0.15
 """Share of the pairs of things that stand together in no training scene."""
 # Shares of descriptions by split; those of a held-out pair are for evaluation only.
@@ -32,12 +29,7 @@ _HELD_OUT_BUCKETS = {"val": 0.25, "test": 0.40, "pairs": 0.35}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Some equal things.
-
-    Attributes:
-        name: of one of them, as "apple".
-        count: how many.
-    """
+    """So many equal things, by the name of one of them, as "apple"."""
 
     name: str
     count: int
@@ -55,11 +47,14 @@ class Scene:
     groups: tuple[Group, ...]
     relation: Relation | None = None
 
+    def turned(self) -> "Scene":
+        """The same scene of two groups, seen from its other group."""
+        assert self.relation is not None
+        return Scene(self.groups[::-1], INVERSE[self.relation])
+
     def canonical(self) -> "Scene":
-        """The same scene, told with "left" or "above"."""
-        if self.relation in ("right", "below"):
-            return Scene(self.groups[::-1], INVERSE[self.relation])
-        return self
+        """The same scene with the relation "left" or "above"."""
+        return self.turned() if self.relation in ("right", "below") else self
 
     def text(self) -> str:
         """The canonical description, equal for two scenes only if they are the same."""
@@ -68,16 +63,13 @@ class Scene:
 
     def meta(self) -> dict[str, Any]:
         """The description as JSON values."""
-        return {
-            "groups": [{"name": g.name, "count": g.count} for g in self.groups],
-            "relation": self.relation,
-        }
+        groups = [{"name": group.name, "count": group.count} for group in self.groups]
+        return {"groups": groups, "relation": self.relation}
 
     @classmethod
-    def from_meta(cls, meta: Any) -> "Scene":
+    def from_meta(cls, meta: Mapping[str, Any]) -> "Scene":
         """The scene in a record's ``meta``."""
-        groups = tuple(Group(g["name"], g["count"]) for g in meta["groups"])
-        return cls(groups, meta["relation"])
+        return cls(tuple(Group(g["name"], g["count"]) for g in meta["groups"]), meta["relation"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +89,28 @@ class Claim:
 
 def true_of(claim: Claim, scene: Scene) -> bool:
     """Whether ``claim`` is true of ``scene``."""
-    shown = set(scene.groups)
-    if not set(claim.groups) <= shown or (claim.only and set(claim.groups) != shown):
+    claimed, there = set(claim.groups), set(scene.groups)
+    if not claimed <= there or (claim.only and claimed != there):
         return False
     if claim.relation is None:
         return True
-    told = Scene(claim.groups, claim.relation).canonical()
-    return told == scene.canonical()
+    return Scene(claim.groups, claim.relation).canonical() == scene.canonical()
 
 
-# Wordings by relation: {a} stands where the relation says, seen from {b}.
-_WORDINGS: dict[Relation, tuple[str, str]] = {
+# By relation: {a} stands where the relation says, seen from {b}. Without one it is all there is.
+_WORDINGS: dict[Relation | None, tuple[str, str]] = {
+    None: ("only {a}", "{a} and nothing else"),
     "left": ("{a} left of {b}", "{a} on the left and {b} on the right"),
     "right": ("{a} right of {b}", "{a} on the right and {b} on the left"),
     "above": ("{a} above {b}", "{a} at the top and {b} at the bottom"),
     "below": ("{a} below {b}", "{a} at the bottom and {b} at the top"),
 }
-_ONLY = ("only {a}", "{a} and nothing else")
 NUMBERS = ("no", "one", "two", "three", "four")
 """Counts in words."""
 
 
 def captions(
-    scene: Scene, names: dict[str, Thing], *, unmistakable: bool
+    scene: Scene, names: Mapping[str, Thing], *, unmistakable: bool
 ) -> Iterator[tuple[str, Claim]]:
     """Every wording that is true of ``scene``, with what it claims.
 
@@ -128,21 +119,16 @@ def captions(
         names: the things by name.
         unmistakable: leave out what may also be true of a scene that shows more.
     """
-    if scene.relation is None:
-        (group,) = scene.groups
-        if not unmistakable:
-            yield phrase(group, names), Claim(scene.groups)
-        for wording in _ONLY:
-            yield wording.format(a=phrase(group, names)), Claim(scene.groups, only=True)
-        return
-    for told in (scene, Scene(scene.groups[::-1], INVERSE[scene.relation])):
-        a, b = (phrase(group, names) for group in told.groups)
-        assert told.relation is not None
-        for wording in _WORDINGS[told.relation]:
-            yield wording.format(a=a, b=b), Claim(told.groups, told.relation)
+    alone = scene.relation is None
+    if alone and not unmistakable:
+        yield phrase(scene.groups[0], names), Claim(scene.groups)
+    for side in (scene,) if alone else (scene, scene.turned()):
+        words = dict(zip("ab", (phrase(group, names) for group in side.groups), strict=False))
+        for wording in _WORDINGS[side.relation]:
+            yield wording.format(**words), Claim(side.groups, side.relation, only=alone)
 
 
-def phrase(group: Group, names: dict[str, Thing]) -> str:
+def phrase(group: Group, names: Mapping[str, Thing]) -> str:
     """A group in words, as "an apple" or "three keys"."""
     thing = names[group.name]
     if group.count > 1:
@@ -152,7 +138,7 @@ def phrase(group: Group, names: dict[str, Thing]) -> str:
 
 def held_out(a: str, b: str) -> bool:
     """Whether the things named ``a`` and ``b`` never stand together in a training scene."""
-    return hashed("pair " + " ".join(sorted((a, b)))) < HELD_OUT
+    return _hashed("pair " + " ".join(sorted((a, b)))) < HELD_OUT
 
 
 def unseen(scene: Scene) -> bool:
@@ -167,11 +153,15 @@ def split_of(scene: Scene) -> str:
     """
     if len(scene.groups) == 1 and scene.groups[0].count == 1:
         return "train"
-    share = hashed("scene " + scene.text())
-    buckets = _HELD_OUT_BUCKETS if unseen(scene) else _BUCKETS
-    for name, width in buckets.items():
-        share -= width
-        if share < 0:
+    return bucket("scene " + scene.text(), _HELD_OUT_BUCKETS if unseen(scene) else _BUCKETS)
+
+
+def bucket(text: str, shares: Mapping[str, float]) -> str:
+    """The one bucket out of some, with a share each, that a text belongs to by its hash."""
+    place = _hashed(text)
+    for name, width in shares.items():
+        place -= width
+        if place < 0:
             return name
     return name
 
@@ -208,6 +198,6 @@ def changed(scene: Scene, change: str, names: list[str]) -> Iterator[Scene]:
             yield Scene(groups, scene.relation)
 
 
-def hashed(text: str) -> float:
+def _hashed(text: str) -> float:
     """A number in [0, 1) that depends on ``text`` alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

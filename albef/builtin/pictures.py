@@ -5,16 +5,15 @@ It teaches the names: what its evaluated splits show is shown in training too, i
 
 import random
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from albef.builtin import openmoji
+from albef.builtin import view
 from albef.builtin.describe import Group, Scene, phrase
-from albef.config import ParamsError, Section
-from albef.data.record import Record
+from albef.builtin.studio import Canvas, Studio
+from albef.config import ParamsError
 
-LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 GENERIC = (
     "a picture",
     "an image",
@@ -38,69 +37,44 @@ _SIZES = (0.45, 0.85)
 _ANGLE = 25.0
 
 
-class Config(Section):
+class Config(view.Drawn):
     """Single pictures with their names."""
 
-    kind: Literal["pictures"]
-    """This kind."""
-    objects: Annotated[int, Field(ge=2, le=openmoji.MOST)]
-    """How many different things there are."""
     pixels: Annotated[int, Field(ge=16, le=4096)]
     """Side of a picture."""
-    splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]]
+    splits: view.Splits
     """Number of pictures by split; one of each thing at most where it is evaluated."""
-    caption_noise: Annotated[float, Field(ge=0, le=1)]
+    caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of training pictures whose caption is wrong or says nothing."""
 
 
-def records(config: Config, seed: int) -> Iterator[Record]:
+@view.records()
+def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The pictures of all splits; things take turns, so that each is shown equally often."""
-    things = openmoji.things(config.objects)
-    names = {thing.name: thing for thing in things}
-    artist = openmoji.Artist(config.pixels)
-    image_id = 0
+    studio = Studio(config.objects, config.pixels)
+    names = list(studio.names)
     for split, count in config.splits.items():
-        if split != "train" and count > len(things):
+        if split != "train" and count > len(names):
             raise ParamsError(
-                f"splits.{split} is {count}, but {len(things)} objects give only {len(things)} "
+                f"splits.{split} is {count}, but {len(names)} objects give only {len(names)} "
                 "pictures that are told apart by their captions: lower it or raise objects"
             )
         for number in range(count):
             rng = random.Random(f"{seed} pictures {split} {number}")
-            thing = things[number % len(things)]
-            scene = Scene((Group(thing.name, 1),))
-            meta = scene.meta()
-            wordings = rng.sample(_WORDINGS, 1)
-            told = thing.name
+            name = named = names[number % len(names)]
+            meta = Scene((Group(name, 1),)).meta()
+            (wording,) = rng.sample(_WORDINGS, 1)
             if split == "train" and rng.random() < config.caption_noise:
                 meta["noise"] = rng.choice(["wrong", "generic"])
-                told = rng.choice([name for name in names if name != thing.name])
-            captions = tuple(w.format(a=phrase(Group(told, 1), names)) for w in wordings)
+                named = rng.choice([other for other in names if other != name])
+            caption = wording.format(a=phrase(Group(named, 1), studio.names))
             if meta.get("noise") == "generic":
-                captions = (rng.choice(GENERIC),)
+                caption = rng.choice(GENERIC)
 
             size = rng.uniform(*_SIZES) * config.pixels
             angle = round(rng.uniform(-_ANGLE, _ANGLE), 1)
-            canvas = openmoji.background(rng, config.pixels)
-            sprite = artist.sprite(thing, size, angle)
-            x = rng.randint(0, max(0, config.pixels - sprite.width))
-            y = rng.randint(0, max(0, config.pixels - sprite.height))
-            canvas.paste(sprite, (x, y), sprite)
-            meta["objects"] = [
-                {
-                    "name": thing.name,
-                    "box": [x, y, sprite.width, sprite.height],
-                    "angle": angle,
-                    "size": round(size, 1),
-                }
-            ]
-            yield Record(
-                key=f"{split}-{number:06d}",
-                image=openmoji.png(canvas),
-                captions=captions,
-                image_id=image_id,
-                split=split,
-                source="pictures",
-                meta=meta,
-            )
-            image_id += 1
+            canvas = Canvas(config.pixels, rng)
+            sprite = studio.sprite(name, size, angle)
+            x, y = (rng.randint(0, max(0, config.pixels - s)) for s in sprite.picture.size)
+            canvas.put(sprite, x, y)
+            yield view.Row(split, [canvas.png()], (caption,), {**meta, "objects": canvas.objects})

@@ -5,82 +5,66 @@ there are about one that is not, counts are asked evenly, and every thing and pl
 right as any other.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from albef.builtin import describe, openmoji
-from albef.builtin.describe import INVERSE, Group, Relation, Scene, phrase
+from albef.builtin import describe, openmoji, view
+from albef.builtin.describe import Group, Relation, Scene, phrase
 from albef.builtin.openmoji import Thing
 from albef.builtin.studio import Studio
-from albef.config import ParamsError, Section
-from albef.data.record import Record
 
-LICENCES, inputs = openmoji.LICENCES, openmoji.inputs
 TYPES = ("existence", "count", "object", "relation")
 """What a question is about; types take turns."""
 COUNTS = (1, 2, 3)
 """Counts that are asked for, each equally often."""
-_WHERE: dict[Relation, str] = {
-    "left": "left of",
-    "right": "right of",
-    "above": "above",
-    "below": "below",
-}
+_WHERE: dict[Relation | None, str] = {
+    "left": "left of", "right": "right of", "above": "above", "below": "below"
+}  # fmt: skip
 
 
-class Config(Section):
+class Config(view.Drawn):
     """Scenes of two groups of things, with questions and their answers."""
 
-    kind: Literal["questions"]
-    """This kind."""
     objects: Annotated[int, Field(ge=3, le=openmoji.MOST)]
     """How many different things there are."""
-    pixels: Annotated[int, Field(ge=32, le=4096)]
-    """Side of a picture."""
-    splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]]
+    splits: view.Splits
     """Number of scenes by split; evaluated scenes differ from each other."""
-    questions: Annotated[int, Field(ge=1, le=len(TYPES))]
+    questions: Annotated[int, Field(ge=1, le=len(TYPES))] = 4
     """Questions about a scene, each of another type."""
 
 
-def records(config: Config, seed: int) -> Iterator[Record]:
+@view.records()
+def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The questions of all splits; those about a scene follow each other.
 
     Raises:
         ParamsError: there are fewer different scenes than a split asks for.
     """
     studio = Studio(config.objects, config.pixels)
-    image_id = question_id = 0
+    question_ids = itertools.count()
     for split, count in config.splits.items():
+        types = itertools.cycle(TYPES)
         rng = random.Random(f"{seed} questions {split}")
         for number, (scene, counted) in enumerate(_plan(studio, split, count, rng)):
-            own = random.Random(f"{seed} questions {split} {number}")
-            image, objects = studio.draw(scene, own)
+            rng_of_scene = random.Random(f"{seed} questions {split} {number}")
+            canvas = studio.draw(scene, rng_of_scene)
+            image = canvas.png()
             for turn in range(config.questions):
-                place = number * config.questions + turn
-                kind = TYPES[place % len(TYPES)]
-                question, answer = _ask(kind, scene, counted, studio.names, own)
-                yield Record(
-                    key=f"{split}-{place:06d}",
-                    image=image,
-                    captions=(question,),
-                    image_id=image_id,
-                    split=split,
-                    source="questions",
-                    meta={
-                        **scene.meta(),
-                        "objects": objects,
-                        "unseen": describe.unseen(scene),
-                        "type": kind,
-                        "answers": {answer: 1.0},
-                        "question_id": question_id,
-                    },
-                )
-                question_id += 1
-            image_id += 1
+                about = next(types)
+                question, answer = _ask(about, scene, counted, studio.names, rng_of_scene)
+                meta = {
+                    **scene.meta(),
+                    "objects": canvas.objects,
+                    "unseen": describe.unseen(scene),
+                    "type": about,
+                    "answers": {answer: 1.0},
+                    "question_id": next(question_ids),
+                }
+                yield view.Row(split, [image], (question,), meta, again=turn > 0)
 
 
 def _plan(
@@ -89,51 +73,46 @@ def _plan(
     """Scenes of two groups with the group whose number is asked for; counts take turns."""
     scenes = studio.pool(split, groups=2)
     pools = {n: [s for s in scenes if n in (group.count for group in s.groups)] for n in COUNTS}
-    shown: set[Scene] = set()
+    used: set[Scene] = set()
     for number in range(count):
         wanted = COUNTS[number % len(COUNTS)]
-        scene = _draw(pools[wanted], shown, rng)
+        scene = _draw(pools[wanted], used, rng)
         if scene is None:
-            raise ParamsError(
-                f"splits.{split} asks for {count} different scenes, of which there are only "
-                f"{number} with evenly many of a thing: lower splits.{split} or raise objects"
-            )
+            raise view.too_few(split, count, "scenes with evenly many of a thing", number)
         if split != "train":
-            shown.add(scene)
+            used.add(scene)
         yield scene, rng.choice([group for group in scene.groups if group.count == wanted])
 
 
-def _draw(pool: list[Scene], shown: set[Scene], rng: random.Random) -> Scene | None:
-    """A scene of ``pool`` that is not yet shown, or None."""
+def _draw(pool: list[Scene], used: set[Scene], rng: random.Random) -> Scene | None:
+    """A scene of ``pool`` that is not yet used, or None."""
     for _ in range(20):
-        if pool and (scene := rng.choice(pool)) not in shown:
+        if pool and (scene := rng.choice(pool)) not in used:
             return scene
-    free = [scene for scene in pool if scene not in shown]
+    free = [scene for scene in pool if scene not in used]
     return rng.choice(free) if free else None
 
 
 def _ask(
-    kind: str, scene: Scene, counted: Group, names: dict[str, Thing], rng: random.Random
+    about: str, scene: Scene, counted: Group, names: dict[str, Thing], rng: random.Random
 ) -> tuple[str, str]:
     """A question of a type about a scene, and its answer."""
-    if kind == "count":
-        plural = names[counted.name].plural
+    if about == "count":
         wording = rng.choice(("how many {a} are there?", "how many {a} does the picture show?"))
-        return wording.format(a=plural), describe.NUMBERS[counted.count]
-    if kind == "existence":
+        return wording.format(a=names[counted.name].plural), describe.NUMBERS[counted.count]
+    if about == "existence":
         there = [group.name for group in scene.groups]
-        shown = rng.random() < 0.5
-        name = rng.choice(there if shown else [name for name in names if name not in there])
+        is_there = rng.random() < 0.5
+        name = rng.choice(there if is_there else [name for name in names if name not in there])
         wording = rng.choice(("is there {a}?", "does the picture show {a}?"))
-        return wording.format(a=phrase(Group(name, 1), names)), "yes" if shown else "no"
-    assert scene.relation is not None
-    told = rng.choice((scene, Scene(scene.groups[::-1], INVERSE[scene.relation])))
-    first, second = told.groups
-    assert told.relation is not None
-    if kind == "object":
-        return f"what is {_WHERE[told.relation]} {_the(second, names)}?", first.name
+        return wording.format(a=phrase(Group(name, 1), names)), "yes" if is_there else "no"
+    side = rng.choice((scene, scene.turned()))
+    first, second = side.groups
+    if about == "object":
+        return f"what is {_WHERE[side.relation]} {_the(second, names)}?", first.name
     verb = "are" if first.count > 1 else "is"
-    return f"where {verb} {_the(first, names)}, seen from {_the(second, names)}?", told.relation
+    question = f"where {verb} {_the(first, names)}, seen from {_the(second, names)}?"
+    return question, str(side.relation)
 
 
 def _the(group: Group, names: dict[str, Thing]) -> str:

@@ -1,12 +1,14 @@
 """Where scenes are drawn: the things there are, and a picture of any scene of them."""
 
+import functools
+import io
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from albef.builtin import describe, openmoji
-from albef.builtin.describe import Scene
+from albef.builtin.describe import Claim, Scene
 
 _SIZES = {1: (0.5, 0.8), 2: (0.38, 0.5), 3: (0.34, 0.44), 4: (0.30, 0.40)}
 _ANGLE = 20.0
@@ -18,8 +20,50 @@ _CARD = (90, 90, 90)
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge of a picture in its place, in pixels."""
-Sprite = tuple[Image.Image, dict[str, Any]]
-"""A picture and what is known of it."""
+
+
+class Sprite(NamedTuple):
+    """A thing at a size and angle, cut to what is visible."""
+
+    picture: Image.Image
+    name: str
+    size: float
+    angle: float
+
+
+class Canvas:
+    """A square picture of a light random colour, and what is put into it.
+
+    Attributes:
+        objects: what can be seen, in drawing order: ``{"name", "box": [x, y, width, height] in
+            pixels, "angle" in degrees counter-clockwise, "size": longer side before turning in
+            pixels}``.
+    """
+
+    def __init__(self, pixels: int, rng: random.Random) -> None:
+        colour = tuple(rng.randrange(200, 256) for _ in range(3))
+        self._image = Image.new("RGB", (pixels, pixels), colour)
+        self.objects: list[dict[str, Any]] = []
+
+    def put(self, sprite: Sprite, x: int, y: int, *, seen: bool = True) -> None:
+        """Put a sprite in its place; what is not seen in the end is no object."""
+        self._image.paste(sprite.picture, (x, y), sprite.picture)
+        if seen:
+            box = [x, y, *sprite.picture.size]
+            size = round(sprite.size, 1)
+            self.objects.append(
+                {"name": sprite.name, "box": box, "angle": sprite.angle, "size": size}
+            )
+
+    def cover(self, box: Box) -> None:
+        """Lay a grey card over a part of the picture."""
+        self._image.paste(_CARD, box)
+
+    def png(self) -> bytes:
+        """The picture as a PNG file; equal pictures give equal bytes."""
+        file = io.BytesIO()
+        self._image.save(file, "PNG")
+        return file.getvalue()
 
 
 class Studio:
@@ -35,11 +79,15 @@ class Studio:
 
     def __init__(self, objects: int, pixels: int) -> None:
         self.names = {thing.name: thing for thing in openmoji.things(objects)}
-        self._pixels = pixels
+        self.pixels = pixels
         self._artist = openmoji.Artist(pixels)
-        self._pools: dict[str, list[Scene]] = {}
+
+    @functools.cached_property
+    def _pools(self) -> dict[str, list[Scene]]:
+        pools: dict[str, list[Scene]] = {}
         for scene in describe.scenes(list(self.names)):
-            self._pools.setdefault(describe.split_of(scene), []).append(scene)
+            pools.setdefault(describe.split_of(scene), []).append(scene)
+        return pools
 
     def pool(self, split: str, groups: int | None = None) -> list[Scene]:
         """The scenes that ``split`` may show, optionally those of one or of two groups."""
@@ -54,13 +102,16 @@ class Studio:
             if not any(describe.true_of(claim, scene) for _, claim in wordings):
                 return other
 
-    def draw(
-        self, scene: Scene, rng: random.Random, covered: int | None = None
-    ) -> tuple[bytes, list[dict[str, Any]]]:
-        """A picture of a canonical ``scene`` as PNG, and its visible objects in drawing order.
+    def caption(self, scene: Scene, rng: random.Random) -> tuple[str, Claim]:
+        """A caption that is true of ``scene`` and of no scene that shows more."""
+        return rng.choice(list(describe.captions(scene, self.names, unmistakable=True)))
 
-        An object is ``{"name", "box": [x, y, width, height] in pixels, "angle" in degrees
-        counter-clockwise, "size": longer side before turning in pixels}``.
+    def sprite(self, name: str, size: float, angle: float) -> Sprite:
+        """A thing to put on a canvas, its longer side so many pixels before it is turned."""
+        return Sprite(self._artist.sprite(self.names[name], size, angle), name, size, angle)
+
+    def draw(self, scene: Scene, rng: random.Random, covered: int | None = None) -> Canvas:
+        """A picture of a canonical ``scene``.
 
         Args:
             scene: what to draw.
@@ -72,19 +123,15 @@ class Studio:
         while layout is None:  # ever smaller, until everything finds a place
             sprites = self._sprites(scene, shrink, rng)
             tries = (self._layout(scene, sprites, rng) for _ in range(_TRIES))
-            layout = next((found for found in tries if found), None)
+            layout = next((boxes for boxes in tries if boxes), None)
             shrink *= 0.96
-        canvas = openmoji.background(rng, self._pixels)
-        objects = []
+        canvas = Canvas(self.pixels, rng)
         drawn = ((place, sprite) for place, group in enumerate(sprites) for sprite in group)
-        for (place, (picture, facts)), box in zip(drawn, layout, strict=True):
-            left, top, right, bottom = box
-            canvas.paste(picture, (left, top), picture)
-            if place != covered:
-                objects.append({**facts, "box": [left, top, right - left, bottom - top]})
+        for (place, sprite), (left, top, _, _) in zip(drawn, layout, strict=True):
+            canvas.put(sprite, left, top, seen=place != covered)
         if covered is not None:
-            canvas.paste(_CARD, self._card(scene, layout, covered))
-        return openmoji.png(canvas), objects
+            canvas.cover(self._card(scene, layout, covered))
+        return canvas
 
     def _card(self, scene: Scene, layout: list[Box], covered: int) -> Box:
         """The side of the picture that a group has to itself: its size tells nothing of it."""
@@ -92,33 +139,29 @@ class Studio:
         count = scene.groups[0].count
         first_ends = max(box[axis + 2] for box in layout[:count])
         second_begins = min(box[axis] for box in layout[count:])
-        card = [0, 0, self._pixels, self._pixels]
+        card = [0, 0, self.pixels, self.pixels]
         card[axis + 2 * (1 - covered)] = (first_ends + second_begins) // 2
         return card[0], card[1], card[2], card[3]
 
     def _sprites(self, scene: Scene, shrink: float, rng: random.Random) -> list[list[Sprite]]:
         """The pictures of each group, jittered in size and angle."""
         low, high = _SIZES[sum(group.count for group in scene.groups)]
-        groups = []
-        for group in scene.groups:
-            drawn = []
-            for _ in range(group.count):
-                size = round(rng.uniform(low, high) * shrink * self._pixels, 1)
-                angle = round(rng.uniform(-_ANGLE, _ANGLE), 1)
-                sprite = self._artist.sprite(self.names[group.name], size, angle)
-                drawn.append((sprite, {"name": group.name, "angle": angle, "size": size}))
-            groups.append(drawn)
-        return groups
+
+        def jittered(name: str) -> Sprite:
+            size = round(rng.uniform(low, high) * shrink * self.pixels, 1)
+            return self.sprite(name, size, round(rng.uniform(-_ANGLE, _ANGLE), 1))
+
+        return [[jittered(group.name) for _ in range(group.count)] for group in scene.groups]
 
     def _layout(
         self, scene: Scene, groups: list[list[Sprite]], rng: random.Random
     ) -> list[Box] | None:
         """A place for every picture, in order, or None where this try found none."""
-        side = self._pixels
+        side = self.pixels
         axis = 1 if scene.relation == "above" else 0
         bands = [(0, side)]
         if len(groups) == 2:
-            first, second = (max(p.size[axis] for p, _ in group) for group in groups)
+            first, second = (max(s.picture.size[axis] for s in group) for group in groups)
             margin = max(2, round(_MARGIN * side))
             room = side - margin - first - second
             if room < 0:
@@ -130,8 +173,8 @@ class Studio:
         for group, band in zip(groups, bands, strict=True):
             ranges = [(0, side), (0, side)]
             ranges[axis] = band
-            for picture, _ in group:
-                box = _place(picture.size, ranges, boxes, rng)
+            for sprite in group:
+                box = _place(sprite.picture.size, ranges, boxes, rng)
                 if box is None:
                     return None
                 boxes.append(box)

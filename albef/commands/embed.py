@@ -6,13 +6,10 @@ where it is an image) and ``feature``, a unit vector. The product of an image's 
 similarity that evaluation ranks by.
 """
 
-import argparse
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,22 +19,13 @@ from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.torch_model import load
+from albef.io import atomic
 from albef.runtime.matching import Matching, matching
-from albef.runtime.model import BATCH, Floats
+from albef.runtime.model import Floats, batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Names of pictures end in one of these, in small or capital letters."""
 _SHOW_EVERY = 5.0  # seconds
-
-
-class Records(Protocol):
-    """What is embedded, read one by one."""
-
-    def __len__(self) -> int:
-        """Number of records."""
-
-    def __getitem__(self, index: int, /) -> Record:
-        """The record at a place, from 0."""
 
 
 class Folder:
@@ -64,11 +52,12 @@ class Folder:
 
     def __getitem__(self, i: int) -> Record:
         path = self._paths[i]
-        said = path.with_suffix(".txt")
+        captions = path.with_suffix(".txt")
         try:
-            lines = said.read_text(encoding="utf-8").splitlines() if said.is_file() else []
+            lines = captions.read_text(encoding="utf-8").splitlines() if captions.is_file() else []
         except UnicodeDecodeError as error:
-            raise ValueError(f"{said} is no UTF-8 text ({error.reason} at {error.start})") from None
+            where = f"{error.reason} at {error.start}"
+            raise ValueError(f"{captions} is no UTF-8 text ({where})") from None
         return Record(
             key=path.relative_to(self._folder).as_posix(),
             image=path.read_bytes(),
@@ -79,12 +68,15 @@ class Folder:
         )
 
 
-def main(args: argparse.Namespace) -> None:
+def main(folder: Path, split: str, checkpoint: Path, device: str, out: Path) -> None:
     """Write the features and print how many, and the path.
 
     Args:
-        args: ``folder`` of pictures or of a data set, ``split`` of a data set, ``model`` (the
-            folder of a checkpoint), ``device`` and ``out``.
+        folder: of pictures, or of a data set.
+        split: of a data set.
+        checkpoint: its folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        out: the file to write.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.
@@ -92,22 +84,20 @@ def main(args: argparse.Namespace) -> None:
         ShardError: the data set has no such split, or is damaged.
         ValueError: no folder, or nothing in it.
     """
-    folder, out = Path(args.folder), Path(args.out)
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
-    records: Records
-    records = Shards(folder, args.split) if (folder / "dataset.json").is_file() else Folder(folder)
-    device = args.device
+    records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = matching(load(args.model, device=device), str(args.model))
-    images, texts = write(model, records, out)
+    model = matching(load(checkpoint, device=device), str(checkpoint))
+    with atomic(out) as part:
+        images, texts = write_features(model, records, part)
     print(f"{images:,} pictures, {texts:,} texts")
     print(out)
 
 
-def write(model: Matching, records: Records, out: Path) -> tuple[int, int]:
-    """Write the features of all pictures, then of all captions; the file appears when it is whole.
+def write_features(model: Matching, records: Shards | Folder, out: Path) -> tuple[int, int]:
+    """Write the features of all pictures, then of all captions.
 
     Returns:
         How many pictures and texts there were.
@@ -122,59 +112,36 @@ def write(model: Matching, records: Records, out: Path) -> tuple[int, int]:
         ],
         metadata={"weights": model.digest},
     )
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(part, schema, compression="zstd") as file:
-            said: list[tuple[str, int, str]] = []
-            for some in _batches(records):
-                features = _images(model, some)
-                keys, ids = [record.key for record in some], [record.image_id for record in some]
-                file.write_table(_table(schema, "image", keys, ids, [None] * len(some), features))
-                said += [(r.key, r.image_id, text) for r in some for text in r.captions]
-            for start in range(0, len(said), BATCH):
-                of, image_ids, texts = zip(*said[start : start + BATCH], strict=True)
-                features = model.embed_text(texts)
-                file.write_table(_table(schema, "text", of, image_ids, texts, features))
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return len(records), len(said)
+    texts: list[tuple[str, int, str]] = []
+    started = printed = time.monotonic()
+    with pq.ParquetWriter(out, schema, compression="zstd") as file:
+
+        def write(kind: str, rows: Sequence[tuple[str, int, str | None]], feats: Floats) -> None:
+            keys, image_ids, captions = (list(column) for column in zip(*rows, strict=True))
+            flat = pa.array(feats.ravel(), pa.float32())
+            vectors = pa.FixedSizeListArray.from_arrays(flat, model.embed_dim)
+            columns = [[kind] * len(rows), keys, image_ids, captions, vectors]
+            file.write_table(pa.table(columns, schema=schema))
+
+        for part in batches(len(records)):
+            some = [records[i] for i in range(len(records))[part]]
+            write("image", [(r.key, r.image_id, None) for r in some], _embed_images(model, some))
+            texts += [(r.key, r.image_id, text) for r in some for text in r.captions]
+            now, done = time.monotonic(), min(part.stop, len(records))
+            if now - printed > _SHOW_EVERY:
+                printed, rate = now, done / (now - started)
+                print(
+                    f"{done:,} of {len(records):,} pictures, {rate:.0f} a second", file=sys.stderr
+                )
+        for part in batches(len(texts)):
+            write("text", texts[part], model.embed_text([text for _, _, text in texts[part]]))
+    return len(records), len(texts)
 
 
-def _images(model: Matching, records: Sequence[Record]) -> Floats:
+def _embed_images(model: Matching, records: Sequence[Record]) -> Floats:
     try:
         return model.embed_image([record.image for record in records])
     except ImageError:
         for record in records:
             decode(record.image, record.key)  # raises with the key of the one that is broken
         raise
-
-
-def _batches(records: Records) -> Iterator[list[Record]]:
-    """All records; now and then a line on standard error says how far."""
-    started = last = time.monotonic()
-    for start in range(0, len(records), BATCH):
-        yield [records[i] for i in range(start, min(start + BATCH, len(records)))]
-        now, done = time.monotonic(), min(start + BATCH, len(records))
-        if now - last > _SHOW_EVERY:
-            last = now
-            rate = done / (now - started)
-            left = (len(records) - done) / rate
-            print(
-                f"{done:,} of {len(records):,} pictures, {rate:.0f} a second, {left:.0f} s left",
-                file=sys.stderr,
-            )
-
-
-def _table(
-    schema: pa.Schema,
-    kind: str,
-    keys: Sequence[str],
-    image_ids: Sequence[int],
-    texts: Sequence[str | None],
-    features: Floats,
-) -> pa.Table:
-    width = features.shape[1]
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel(), pa.float32()), width)
-    columns = [pa.array([kind] * len(keys)), pa.array(keys), pa.array(image_ids, pa.int64())]
-    return pa.table([*columns, pa.array(texts, pa.string()), vectors], schema=schema)

@@ -3,10 +3,8 @@
 Grad-CAM of the logit with which ITM says that they belong together (:mod:`albef.models.gradcam`).
 """
 
-import argparse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,43 +25,55 @@ Heat = NDArray[np.float32]
 _SIDE = 240  # of a panel, in pixels
 _GAP = 18
 _ACROSS = 4  # panels in a row
+_LINE, _CAPTION = 30, 58  # heights, in pixels: of the text, and of what stands below a panel
 _INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """Where the text is found.
+class WordHeat(NamedTuple):
+    """A word as the model reads it, its heat (n, n), and its share of all words' heat."""
+
+    word: str
+    heat: Heat
+    share: float
+
+
+class Explanation(NamedTuple):
+    """Where a picture has a text.
 
     Attributes:
         probability: that picture and text belong together, by ITM.
         whole: heat (n, n) of the whole text.
-        words: each word as the model reads it, with its heat (n, n) and its share of all words'.
+        words: heat of each word.
     """
 
     probability: float
     whole: Heat
-    words: tuple[tuple[str, Heat, float], ...]
+    words: tuple[WordHeat, ...]
 
 
-def main(args: argparse.Namespace) -> None:
+def main(
+    image: Path, text: str, model: Path, layer: int | None = None, out: Path | None = None
+) -> None:
     """Write the figure and print the probability and the figure's path.
 
     Args:
-        args: ``image`` (a path), ``text``, ``model`` (the folder of a checkpoint), ``layer`` or
-            None, and ``out``, the path of the figure, or None.
+        image: the picture's file.
+        text: what to look for.
+        model: the folder of a checkpoint.
+        layer: as :func:`explain` takes it.
+        out: the figure's file; None names it after the picture.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.
         ImageError: the picture cannot be decoded.
         ValueError: an empty text, or a layer that is not there.
     """
-    path = Path(args.image)
-    image = path.read_bytes()
-    picture = decode(image, str(path))
-    found = explain(load_checkpoint(Path(args.model)), image, args.text, args.layer)
-    out = Path(args.out) if args.out else Path(f"{path.stem}.explained.png")
-    figure(picture, args.text, found).save(out, "PNG")
-    print(f"{found.probability:.1%} that picture and text belong together")
+    encoded = image.read_bytes()
+    picture = decode(encoded, str(image))
+    explanation = explain(load_checkpoint(model), encoded, text, layer)
+    out = out or Path(f"{image.stem}.explained.png")
+    draw_figure(picture, text, explanation).save(out, "PNG")
+    print(f"{explanation.probability:.1%} that picture and text belong together")
     print(out)
 
 
@@ -91,66 +101,63 @@ def explain(
     image_states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     logits = matcher(text_states, mask, image_states)
-    chosen = looked_at(checkpoint) if layer is None else layer
-    maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, chosen)
+    layer = looked_at(checkpoint) if layer is None else layer
+    maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, layer)
     tokens = maps[0].float().numpy()
-    found = _words(checkpoint.tokenizer, cleaned, facts.max_tokens)
-    words = [(word, tokens[places].mean(0)) for word, places in found]
+    words = [
+        (word, tokens[places].mean(0))
+        for word, places in _words(checkpoint.tokenizer, cleaned, facts.max_tokens)
+    ]
     total = sum(float(heat.sum()) for _, heat in words) or 1.0
     return Explanation(
         probability=float(logits.softmax(dim=1)[0, 1]),
         whole=tokens.mean(0),
-        words=tuple((word, heat, float(heat.sum()) / total) for word, heat in words),
+        words=tuple(WordHeat(word, heat, float(heat.sum()) / total) for word, heat in words),
     )
 
 
 def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[str, list[int]]]:
     """Each word with the places of its tokens, as far as the text was not cut."""
     encoding = tokenizer.tokenizer.encode(text)
-    places: dict[int, list[int]] = {}
+    words: dict[int, list[int]] = {}
     for place, word in enumerate(encoding.word_ids[:max_tokens]):
         if word is not None:  # [CLS] is of no word
-            places.setdefault(word, []).append(place)
-    offsets = encoding.offsets
-    return [(text[offsets[own[0]][0] : offsets[own[-1]][1]], own) for own in places.values()]
+            words.setdefault(word, []).append(place)
+    starts, ends = zip(*encoding.offsets, strict=True)
+    return [(text[starts[places[0]] : ends[places[-1]]], places) for places in words.values()]
 
 
-def figure(picture: Image.Image, text: str, found: Explanation) -> Image.Image:
+def draw_figure(picture: Image.Image, text: str, explanation: Explanation) -> Image.Image:
     """The picture, the whole text's map over it, and a map for each word."""
-    shown = picture.copy()
-    scale = _SIDE / max(shown.size)
-    shown = shown.resize(
-        (max(1, round(shown.width * scale)), max(1, round(shown.height * scale))),
-        Image.Resampling.BICUBIC,
-    )
+    scale = _SIDE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    small = picture.resize((width, height), Image.Resampling.BICUBIC)
     # A word with a small part of the heat must not look as hot as the others.
-    dimmed = max((float(heat.max()) for _, heat, _ in found.words), default=0.0) / 3
+    dimmed = max((float(heat.max()) for _, heat, _ in explanation.words), default=0.0) / 3
     panels = [
-        (shown, "the picture", f"match {found.probability:.1%}"),
-        (overlay(shown, found.whole), "the whole text", ""),
+        (small, "the picture", f"match {explanation.probability:.1%}"),
+        (overlay(small, explanation.whole), "the whole text", ""),
         *(
-            (overlay(shown, heat, max(float(heat.max()), dimmed)), word, f"{share:.0%} of the heat")
-            for word, heat, share in found.words
+            (overlay(small, heat, max(float(heat.max()), dimmed)), word, f"{share:.0%} of the heat")
+            for word, heat, share in explanation.words
         ),
     ]
     title, name, note = (ImageFont.load_default(size) for size in (22, 17, 13))
     lines = _wrapped(f"“{text}”", title, _ACROSS * (_SIDE + _GAP) - _GAP)
-    head = _GAP + 30 * len(lines) + 8
-    step = shown.height + 58
+    top = _GAP + _LINE * len(lines) + 8
     rows = -(-len(panels) // _ACROSS)
-    across = min(_ACROSS, len(panels))
-    size = (_GAP + _ACROSS * (_SIDE + _GAP), head + rows * step + 6)
+    size = (_GAP + _ACROSS * (_SIDE + _GAP), top + rows * (height + _CAPTION) + 6)
     page = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(page)
     for number, line in enumerate(lines):
-        draw.text((_GAP, _GAP - 2 + 30 * number), line, _INK, title)
+        draw.text((_GAP, _GAP - 2 + _LINE * number), line, _INK, title)
     for number, (panel, label, below) in enumerate(panels):
-        row, column = divmod(number, across)
-        x = _GAP + column * (_SIDE + _GAP) + (_SIDE - panel.width) // 2
-        y = head + row * step
+        row, column = divmod(number, _ACROSS)
+        x = _GAP + column * (_SIDE + _GAP) + (_SIDE - width) // 2
+        y = top + row * (height + _CAPTION)
         page.paste(panel, (x, y))
-        draw.text((x, y + panel.height + 5), label, _INK, name)
-        draw.text((x, y + panel.height + 27), below, _SOFT, note)
+        draw.text((x, y + height + 5), label, _INK, name)
+        draw.text((x, y + height + 27), below, _SOFT, note)
     return page
 
 

@@ -1,38 +1,30 @@
-"""``albef find``: the pictures of a run's test split that fit a text best; no torch.
+"""``albef find``: the pictures of a split that fit a text best; no torch.
 
 The text is compared with every picture (ITC), then read together with the best of them (ITM).
 """
 
-import argparse
 import base64
 import html
-import logging
-import os
 import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from albef.config import ParamsError, nearest, read_yaml, validate
+from albef.config import ParamsError
 from albef.data.shards import Shards
-from albef.layout import PARAMS, Layout, Paths
+from albef.io import atomic, write_atomic
 from albef.runtime import load
 from albef.runtime.matching import Matching, matching
-from albef.runtime.model import BATCH, Floats, softmax
+from albef.runtime.model import Floats, batches, softmax
 
-FOLDER = Path(".albef") / "find"
-"""Page and image features; nothing that is kept."""
-SPLIT = "test"
 RERANKED = 32
 """Pictures that are read together with the text, or more where more are asked for."""
 
-log = logging.getLogger("albef")
 
-
-class Found(NamedTuple):
+class Hit(NamedTuple):
     """A picture and how well it fits.
 
     Attributes:
@@ -48,55 +40,55 @@ class Found(NamedTuple):
     image: bytes
 
 
-def main(args: argparse.Namespace) -> None:
-    """Print the pictures found and the path of a page that shows them.
+def main(
+    export: Path, shards: Shards, text: str, k: int, folder: Path, *, show: bool = False
+) -> None:
+    """Print the pictures and the path of a page that shows them.
 
     Args:
-        args: ``text``, ``run`` (an entry of tasks), ``k`` pictures, ``open`` the page.
+        export: folder of a run that matches images and texts.
+        shards: the split that is searched.
+        text: what to look for.
+        k: how many pictures.
+        folder: for the page and for image features, to be found sooner the next time.
+        show: open the page.
 
     Raises:
-        ParamsError: no such run, or an empty text.
+        ParamsError: an empty text.
         ExportError: the run has not been exported.
-        ShardError: its data set is not there.
     """
-    if not args.text.strip():
+    if not text.strip():
         raise ParamsError("the text is empty; say what to look for, as 'a dog left of an apple'")
-    if args.k < 1:
-        raise ParamsError(f"-k {args.k}: at least one picture")
-    params = read_yaml(PARAMS)
-    layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
-    dataset = _dataset(params, args.run)
-    model = matching(load(layout.export(args.run)), str(layout.export(args.run)))
-    shards = Shards(layout.data(dataset), SPLIT)
-    found = find(model, shards, args.text, args.k)
-    width = max(len(item.key) for item in found)
-    for item in found:
-        print(f"{item.key:{width}}  {item.probability:6.1%}  {item.caption}")
-    page = FOLDER / "found.html"
-    _write(page, _page(args.text, args.run, found).encode())
+    if k < 1:
+        raise ParamsError(f"-k {k}: at least one picture")
+    hits = find(matching(load(export), str(export)), shards, text, k, folder)
+    width = max(len(hit.key) for hit in hits)
+    for hit in hits:
+        print(f"{hit.key:{width}}  {hit.probability:6.1%}  {hit.caption}")
+    page = folder / "found.html"
+    write_atomic(page, _render(text, export.name, hits))
     print(page)
-    if args.open and not webbrowser.open(page.resolve().as_uri()):
+    if show and not webbrowser.open(page.resolve().as_uri()):
         print(f"no browser was found; open {page.resolve()} yourself", file=sys.stderr)
 
 
-def find(model: Matching, shards: Shards, text: str, k: int) -> list[Found]:
+def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> list[Hit]:
     """The ``k`` pictures of a split that fit ``text`` best, best first."""
-    sim = image_features(model, shards) @ model.embed_text([text])[0]
+    sim = image_features(model, shards, folder) @ model.embed_text([text])[0]
     best = np.argsort(-sim, kind="stable")[: max(k, RERANKED)]
     records = [shards[int(i)] for i in best]
     logits = model.match_logits([record.image for record in records], [text] * len(records))
     margin = logits[:, 1] - logits[:, 0]  # orders as the probability does, where that is all ones
-    order = np.argsort(-margin, kind="stable")[:k]
     share = softmax(logits)[:, 1]
     return [
-        Found(records[i].key, float(share[i]), records[i].captions[0], records[i].image)
-        for i in order
+        Hit(records[i].key, float(share[i]), records[i].captions[0], records[i].image)
+        for i in np.argsort(-margin, kind="stable")[:k]
     ]
 
 
-def image_features(model: Matching, shards: Shards) -> Floats:
-    """``image_feat`` (n, E) of a split, kept under :data:`FOLDER` for the next time."""
-    path = FOLDER / f"{model.digest[:16]}-{shards.digest[:16]}-{shards.split}.npy"
+def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
+    """``image_feat`` (n, E) of a split, kept in ``folder`` for the next time."""
+    path = folder / f"{model.digest[:16]}-{shards.digest[:16]}-{shards.split}.npy"
     try:
         kept: Floats = np.load(path, allow_pickle=False)
         if kept.shape == (len(shards), model.embed_dim):
@@ -104,33 +96,16 @@ def image_features(model: Matching, shards: Shards) -> Floats:
     except (OSError, ValueError, EOFError):  # not there, or damaged: it is only a copy
         pass
     print(f"reading the {len(shards)} pictures of {shards.name} once ...", file=sys.stderr)
-    parts = [
-        model.embed_image([shards[i].image for i in range(start, min(start + BATCH, len(shards)))])
-        for start in range(0, len(shards), BATCH)
-    ]
-    features: Floats = np.concatenate(parts)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.npy")
-    np.save(part, features)
-    part.replace(path)
+    places = range(len(shards))
+    features: Floats = np.concatenate(
+        [
+            model.embed_image([shards[i].image for i in places[part]])
+            for part in batches(len(shards))
+        ]
+    )
+    with atomic(path) as part, part.open("wb") as file:
+        np.save(file, features)
     return features
-
-
-def _dataset(params: dict[str, Any], run: str) -> str:
-    """The data set of a run."""
-    tasks = params.get("tasks")
-    runs = [str(name) for name in tasks] if isinstance(tasks, dict) else []
-    if not isinstance(tasks, dict) or run not in tasks:
-        near = nearest(run, runs)
-        raise ParamsError(
-            f"{PARAMS} has no run {run!r} under tasks"
-            + (f"; did you mean {near}?" if near else f"; there are {', '.join(runs) or 'none'}")
-        )
-    section = tasks[run]
-    dataset = section.get("dataset") if isinstance(section, dict) else None
-    if not isinstance(dataset, str):
-        raise ParamsError(f"{PARAMS}: tasks.{run}.dataset must name a data set")
-    return dataset
 
 
 _PAGE = """<!doctype html>
@@ -155,26 +130,18 @@ figure {{ margin: 0 }} figcaption small {{ display: block; color: #666 }}
 """
 
 
-def _page(text: str, run: str, found: Sequence[Found]) -> str:
+def _render(text: str, run: str, hits: Sequence[Hit]) -> str:
     """A page that needs no other file."""
     items = [
-        f'<li><figure><img alt="{html.escape(item.caption)}" src="{_uri(item.image)}">'
-        f"<figcaption>{html.escape(item.caption)}"
-        f"<small>{item.probability:.1%} · {html.escape(item.key)}</small></figcaption>"
+        f'<li><figure><img alt="{html.escape(hit.caption)}" src="{_data_url(hit.image)}">'
+        f"<figcaption>{html.escape(hit.caption)}"
+        f"<small>{hit.probability:.1%} · {html.escape(hit.key)}</small></figcaption>"
         "</figure></li>"
-        for item in found
+        for hit in hits
     ]
     return _PAGE.format(text=html.escape(text), run=html.escape(run), items="\n".join(items))
 
 
-def _uri(image: bytes) -> str:
+def _data_url(image: bytes) -> str:
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg" if image[:2] == b"\xff\xd8" else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)

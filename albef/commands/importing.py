@@ -4,11 +4,8 @@ It is read strictly: every tensor has its place in a task of its kind, none is m
 left over.
 """
 
-import argparse
 import dataclasses
 import importlib
-import logging
-import shutil
 import subprocess
 import sys
 from importlib import util
@@ -16,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from albef.config import ParamsError
-from albef.io import file_digest
+from albef.io import atomic, file_digest
+from albef.models.albef import resized
 from albef.models.original import DROPOUT, kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
     Checkpoint,
@@ -32,7 +29,6 @@ TOKENIZER = "bert-base-uncased"
 """What the original code tokenises with."""
 MAX_TOKENS = {"pretraining": 25, "text_assignment": 25, "vqa": 25}
 """Where the original code cuts a text, by kind; 30 elsewhere."""
-log = logging.getLogger("albef")
 
 
 def import_original(
@@ -74,29 +70,25 @@ def import_original(
                 f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {words.vocab_size}: give "
                 "the vocabulary that it was trained with by --tokenizer"
             )
-    queue = original.get("image_queue", torch.empty(0, 0)).shape[1]
     values = {
         "image_size": image_size or sizes.image.image_size,
         "max_tokens": MAX_TOKENS.get(kind, 30),
-        "queue_size": queue,
+        "queue_size": original.get("image_queue", torch.empty(0, 0)).shape[1],
     }
     draft = Checkpoint(path, kind, sizes, {"values": values}, {}, words)
     expected = _blank(draft).state_dict()
     text_layers = sizes.text.depth - sizes.text.fusion_depth
     tensors = to_ours(original, expected, kind, text_layers, where=where)
-    resized = sizes.model_copy(
-        update={"image": sizes.image.model_copy(update={"image_size": values["image_size"]})}
-    )
-    task = _blank(dataclasses.replace(draft, model=resized)).to_empty(device="cpu")
+    draft = dataclasses.replace(draft, model=resized(sizes, values["image_size"]))
+    task = _blank(draft).to_empty(device="cpu")
     load_strict(task, tensors, where=where)
-    return dataclasses.replace(draft, model=resized, tensors=task.state_dict())
+    return dataclasses.replace(draft, tensors=task.state_dict())
 
 
 def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
     """The task of a checkpoint, all shapes and no memory."""
     module = importlib.import_module(f"albef.tasks.{checkpoint.kind}")
-    needed = {"rerank_k": 0, "itc": True, "hard_negatives": True, "temperature": 0.07}
-    values = {**needed, **checkpoint.config["values"]}
+    values = {"global_batch_size": 1, **checkpoint.config["values"]}
     config = module.Config.model_construct(**values, model=checkpoint.model)
     sizes = () if checkpoint.kind == "pretraining" else (checkpoint.model,)
     with torch.device("meta"):
@@ -105,24 +97,12 @@ def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
 
 
 def export_original(folder: Path, target: Path) -> None:
-    """Write a checkpoint of ours so that the original code loads it.
-
-    Args:
-        folder: of the checkpoint.
-        target: the file, replaced if it is there.
-
-    Raises:
-        CheckpointError: no checkpoint there.
-    """
+    """Write the checkpoint in a folder of ours to a file that the original code loads."""
     checkpoint = load_checkpoint(folder)
     text = checkpoint.model.text
     state = to_original(checkpoint.tensors, checkpoint.kind, text.depth - text.fusion_depth)
-    part = target.with_name(target.name + ".part")
-    try:
+    with atomic(target) as part:
         torch.save({"model": {name: t.clone() for name, t in state.items()}}, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
@@ -133,9 +113,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     """
     if folder.exists():
         raise CheckpointError(f"{folder} is there already: remove it, or choose another name")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with atomic(folder) as part:
         save_checkpoint(
             part,
             kind=checkpoint.kind,
@@ -145,9 +123,6 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
             values=checkpoint.config["values"],
             provenance={"imported": checkpoint.folder.name, "file": file_digest(checkpoint.folder)},
         )
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def track(folder: Path) -> str:
@@ -160,72 +135,41 @@ def track(folder: Path) -> str:
     command = [sys.executable, "-m", "dvc", "add", str(folder.resolve())]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = said[0].removeprefix("ERROR: ").rstrip(".") if said else "dvc add failed"
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[0].removeprefix("ERROR: ").rstrip(".") if errors else "dvc add failed"
         return f"not tracked: {reason}; `dvc add` it, or use --no-dvc"
     return f"tracked by {folder}.dvc, which belongs in git"
 
 
-def main() -> None:
-    """The command; exit code 2 for a file that does not fit."""
-    parser = argparse.ArgumentParser(
-        prog="albef import",
-        description="Turn a checkpoint of the original code into one of ours, tracked by DVC, so "
-        "that a run can start from it (`init: NAME`). Nothing in the file is executed.",
-    )
-    parser.add_argument("source", type=Path, help="the original's .pth file")
-    parser.add_argument("target", type=Path, help="the folder to make, as models/NAME")
-    parser.add_argument(
-        "--tokenizer",
-        default=TOKENIZER,
-        help="a vocab.txt, a folder with it, or a Hugging Face name (default: %(default)s)",
-    )
-    parser.add_argument("--kind", help="kind of run that made it, if its names leave that open")
-    parser.add_argument(
-        "--image-size", type=int, help="resize the position embeddings to this side, in pixels"
-    )
-    parser.add_argument(
-        "--heads",
-        type=int,
-        nargs=2,
-        metavar=("IMAGE", "TEXT"),
-        help="attention heads of both encoders (default: one for each 64 of width)",
-    )
-    parser.add_argument("--no-dvc", action="store_true", help="leave DVC alone")
-    parser.add_argument(
-        "--back",
-        action="store_true",
-        help="the other way: source is a folder of ours, target the .pth file to write",
-    )
-    options = parser.parse_args()
-    try:
-        print(_run(options))
-    except (ParamsError, ValueError, OSError) as error:
-        print(f"albef import: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+def main(
+    source: Path,
+    target: Path,
+    tokenizer: str = TOKENIZER,
+    kind: str | None = None,
+    image_size: int | None = None,
+    heads: tuple[int, int] | None = None,
+    *,
+    track_it: bool = True,
+    back: bool = False,
+) -> None:
+    """Import, or with ``back`` the other way; see :func:`import_original`.
 
-
-def _run(options: argparse.Namespace) -> str:
-    if options.back:
-        export_original(options.source, options.target)
-        return f"{options.target}: as the original code loads it"
-    if options.target.exists():  # before gigabytes are read
-        raise CheckpointError(f"{options.target} is there already: remove it, or choose another")
+    Raises:
+        CheckpointError: the file does not fit, or something is at ``target`` already.
+    """
+    if back:
+        export_original(source, target)
+        print(f"{target}: as the original code loads it")
+        return
+    if target.exists():  # before gigabytes are read
+        raise CheckpointError(f"{target} is there already: remove it, or choose another")
     checkpoint = import_original(
-        options.source,
-        tokenizer=options.tokenizer,
-        kind=options.kind,
-        image_size=options.image_size,
-        heads=tuple(options.heads) if options.heads else None,
+        source, tokenizer=tokenizer, kind=kind, image_size=image_size, heads=heads
     )
-    write(checkpoint, options.target)
-    tracked = "not tracked, as asked" if options.no_dvc else track(options.target)
+    write(checkpoint, target)
+    tracked = track(target) if track_it else "not tracked, as asked"
     count = sum(t.numel() for n, t in checkpoint.tensors.items() if not n.startswith("queue."))
-    return (
-        f"{options.target}: kind {checkpoint.kind}, {len(checkpoint.tensors)} tensors, "
+    print(
+        f"{target}: kind {checkpoint.kind}, {len(checkpoint.tensors)} tensors, "
         f"{count / 1e6:.1f} M values, {checkpoint.model.image.image_size} px; {tracked}"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,10 @@
 """``albef lineage PATH``: the chain from a product back to the raw source."""
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, read_yaml, validate
+from albef.config import ParamsError, read_preset, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 from albef.lineage import Project, lineage, render, to_json
 from albef.run_record import code_digest, code_files
@@ -49,12 +47,12 @@ def _projects(root: Path) -> Iterator[Project]:
     paths = validate(Paths, base.get("paths"), where=str(root / PARAMS), key="paths")
     yield _project(root, base, paths, stages)
     for file in sorted((root / "presets").glob("*.yaml")):
-        preset = read_yaml(file)
+        preset = read_preset(file)
         try:
             paths = validate(Paths, preset.get("paths"), where=str(file), key="paths")
         except ParamsError:
             continue
-        yield _project(root, {**base, **preset}, paths, stages)
+        yield _project(root, preset, paths, stages)
 
 
 def _project(
@@ -67,15 +65,3 @@ def _project(
         tuple(params.get("tasks") or ()),
         lambda address: code_digest(code_files(stages, address, params, root), root),
     )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="albef lineage", description=__doc__)
-    parser.add_argument("path", type=Path, help="an export, or any other product")
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
-    options = parser.parse_args()
-    try:
-        raise SystemExit(main(options.path, options.json))
-    except (ValueError, OSError) as error:
-        print(f"albef lineage: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

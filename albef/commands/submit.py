@@ -4,19 +4,16 @@ The file is a JSON list of ``{"question_id": ..., "answer": ...}``, one for ever
 split. No torch.
 """
 
-import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from albef.config import ParamsError, read_yaml, validate
 from albef.data.shards import read_index
-from albef.layout import PARAMS, Layout, Paths
 
 QuestionId = int | str
 _NAMED = 5  # ids in a sentence
@@ -26,64 +23,59 @@ class SubmissionError(ValueError):
     """A submission that would be refused, or cannot be made; a sentence a line."""
 
 
-def main(options: argparse.Namespace) -> None:
+def main(
+    dataset: Path, predictions: Path, split: str, out: Path, check_file: Path | None = None
+) -> None:
     """Write the submission of an evaluated run, or check a file.
 
     Args:
-        options: ``run`` (an entry of tasks), ``split``, ``out`` to write to, ``check`` a file to
-            check instead, or None.
+        dataset: folder of the run's data set.
+        predictions: of the run.
+        split: whose questions are answered.
+        out: the file to write.
+        check_file: checked instead, if it is given.
 
     Raises:
-        ParamsError: no such run.
         SubmissionError: the file is wrong, or the run has no answers to hand in.
         ShardError: its data set is not there.
     """
-    params = read_yaml(PARAMS)
-    layout = Layout(validate(Paths, params.get("paths"), where=str(PARAMS), key="paths"))
-    tasks: Any = params.get("tasks")
-    entry = tasks.get(options.run) if isinstance(tasks, dict) else None
-    if not isinstance(entry, dict) or not isinstance(entry.get("dataset"), str):
-        raise ParamsError(f"{PARAMS} has no run {options.run!r} with a dataset under tasks")
-    asked = question_ids(layout.data(entry["dataset"]), options.split)
-    where = f"split {options.split} of {entry['dataset']}"
-    path = options.check or options.out
-    if options.check:
-        entries = read(path)
-    else:
-        entries = of_predictions(layout.predictions(options.run), options.split)
-    if problems := check(entries, asked):
+    asked = read_question_ids(dataset, split)
+    where = f"split {split} of {dataset.name}"
+    path = check_file or out
+    entries = read_submission(path) if check_file else read_predictions(predictions, split)
+    if problems := check_submission(entries, asked):
         raise SubmissionError("\n".join(f"{path}: {problem} ({where})" for problem in problems))
-    if not options.check:
+    if not check_file:
         path.write_text(json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
     print(f"{path}: an answer to each of the {len(asked)} questions ({where})")
 
 
-def question_ids(folder: Path, split: str) -> list[QuestionId]:
+def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
     """The ids of all questions of a split.
 
     Raises:
         SubmissionError: it has none.
     """
-    metas = (json.loads(text) for text in read_index(folder, split, ["meta"])["meta"].to_pylist())
-    found = [meta["question_id"] for meta in metas if meta.get("question_id") is not None]
-    if not found:
-        raise SubmissionError(f"{folder} has no question with an id in split {split}")
-    return found
+    metas = map(json.loads, read_index(dataset, split, ["meta"])["meta"].to_pylist())
+    ids = [meta["question_id"] for meta in metas if meta.get("question_id") is not None]
+    if not ids:
+        raise SubmissionError(f"{dataset} has no question with an id in split {split}")
+    return ids
 
 
-def of_predictions(path: Path, split: str) -> list[dict[str, Any]]:
+def read_predictions(path: Path, split: str) -> list[dict[str, Any]]:
     """The entries of a submission, from the predictions of an evaluated run."""
     if not path.is_file():
         raise SubmissionError(f"{path} is missing: run the stage evaluate, or dvc checkout")
     table = pq.read_table(path)
     if not {"question_id", "answer", "split"} <= set(table.column_names):
         raise SubmissionError(f"{path} has no question ids: its run answers no numbered questions")
-    table = table.filter(pc.equal(table["split"], split))
-    rows = zip(table["question_id"].to_pylist(), table["answer"].to_pylist(), strict=True)
-    return [{"question_id": number, "answer": answer} for number, answer in rows]
+    rows = table.filter(pc.equal(table["split"], split)).select(["question_id", "answer"])
+    entries: list[dict[str, Any]] = rows.to_pylist()
+    return entries
 
 
-def read(path: Path) -> Any:
+def read_submission(path: Path) -> Any:
     """What a submission file holds, not yet checked."""
     try:
         return json.loads(path.read_text())
@@ -93,7 +85,7 @@ def read(path: Path) -> Any:
         raise SubmissionError(f"{path} is no JSON: {error}") from None
 
 
-def check(entries: Any, asked: Iterable[QuestionId]) -> list[str]:
+def check_submission(entries: Any, asked: Iterable[QuestionId]) -> list[str]:
     """What is wrong with a submission, a sentence each; nothing if it may be handed in.
 
     Args:
@@ -112,15 +104,14 @@ def check(entries: Any, asked: Iterable[QuestionId]) -> list[str]:
             return [f"entry {place}: the answer to question {number} must be a text"]
     counts = Counter(entry["question_id"] for entry in entries)
     wanted = dict.fromkeys(asked)
-    found = (
+    problems = (
         ("more than one answer to", [n for n, times in counts.items() if times > 1], "keep one"),
         ("no answer to", [n for n in wanted if n not in counts], "answer every question"),
         ("an answer to", [n for n in counts if n not in wanted], "it was not asked, so remove it"),
     )
-    return [f"{what} {_questions(own)}; {remedy}" for what, own, remedy in found if own]
+    return [f"{what} {_questions(ids)}; {remedy}" for what, ids, remedy in problems if ids]
 
 
-def _questions(numbers: Sequence[QuestionId]) -> str:
-    shown = ", ".join(map(str, numbers[:_NAMED]))
-    more = f" and {len(numbers) - _NAMED} more" if numbers[_NAMED:] else ""
-    return f"question {shown}{more}"
+def _questions(ids: list[QuestionId]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if ids[_NAMED:] else ""
+    return f"question {', '.join(map(str, ids[:_NAMED]))}{more}"

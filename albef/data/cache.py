@@ -12,11 +12,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
-from albef.config import read_yaml
 from albef.data.store import Store, Stored
 from albef.io import file_digest
-from albef.layout import PARAMS, runtime
+from albef.layout import Runtime
 
 log = logging.getLogger(__name__)
 _WAITS_S = (1.0, 5.0, 25.0)
@@ -27,35 +27,29 @@ class LostShard(ValueError):
     """A shard that the store does not have, or has otherwise than it was sent."""
 
 
-def shared() -> "ShardCache":
-    """The cache that ``runtime`` in params.yaml describes.
-
-    Raises:
-        ParamsError: there is no such file, or a value in it is wrong.
-    """
-    values = runtime(read_yaml(PARAMS).get("runtime"))
-    return ShardCache(values.scratch_root / "shards", round(values.cache_gb * 2**30))
-
-
 class ShardCache:
-    """A folder of shards within a bound.
+    """A folder of shards within a bound, in bytes of all of them.
 
     The bound may be passed by what is being fetched at the moment, if that alone passes it. A
     shard that goes while a process reads it stays readable there until that closes it.
 
-    Args:
-        folder: where they are kept.
-        limit: bytes of all of them.
-
     Attributes:
-        folder, limit: as given.
         fetched: shards that this process has fetched.
     """
+
+    default: "ClassVar[ShardCache | None]" = None
+    """Where this process keeps shards that it is handed no cache for, as a stage sets it; None is
+    the cache of a run without values of its own."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
         self.fetched = 0
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> "ShardCache":
+        """The cache that the values of a run describe."""
+        return cls(runtime.scratch_root / "shards", round(runtime.cache_gb * 2**30))
 
     def open(self, store: Store, shard: Stored) -> int:
         """A file descriptor of a shard, fetched if it is not there; the caller closes it.
@@ -65,17 +59,17 @@ class ShardCache:
             OSError: it cannot be fetched for another reason.
         """
         path = self._path(shard)
-        while True:
-            with contextlib.suppress(FileNotFoundError):
+        file = None
+        while file is None:
+            try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                self.use(file)
-                return file
-            fetched = self._fetch(store, shard, path)
-            if fetched is not None:
-                return fetched
+                self.touch(file)
+            except FileNotFoundError:
+                file = self._fetch(store, shard, path)
+        return file
 
     @staticmethod
-    def use(file: int) -> None:
+    def touch(file: int) -> None:
         """Note that an open shard is read: it goes after those that are not."""
         with contextlib.suppress(PermissionError):  # of another user
             os.utime(file)
@@ -92,77 +86,73 @@ class ShardCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"{shard.digest}.{shard.size}.part"
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        done = False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # waits for whoever fetches it now
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, file)
+            undo.enter_context(_locked(file))  # waits for whoever fetches it now
             if not _is(file, part):
                 return None
+            undo.callback(part.unlink, missing_ok=True)
             if path.exists():
-                part.unlink()
                 return None
-            try:
-                self._make_room(shard)
-                self._download(store, shard, part)
-                os.fsync(file)
-                part.rename(path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-            self.fetched += 1
-            done = True
-            return file
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a fork may have the file too
-            if not done:
-                os.close(file)
+            self._make_room(shard)
+            _download(store, shard, part)
+            os.fsync(file)
+            part.rename(path)
+            undo.pop_all()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        self.fetched += 1
+        return file
 
     def _make_room(self, shard: Stored) -> None:
         """Remove the least recently used until there is room for one that is to be fetched."""
-        with self._alone():
+        folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, folder)
+            undo.enter_context(_locked(folder))
             used: list[tuple[int, int, Path]] = []
             total = shard.size
             for path in self.folder.iterdir():
                 if path.suffix == ".part":
-                    own = path.name.startswith(shard.digest)
-                    total += 0 if own or _forgotten(path) else int(path.name.split(".")[1])
+                    ours = path.name.startswith(shard.digest)
+                    total += 0 if ours or _forgotten(path) else int(path.name.split(".")[1])
                 elif path.suffix == ".tar":
                     with contextlib.suppress(FileNotFoundError):
-                        known = path.stat()
-                        used.append((known.st_mtime_ns, known.st_size, path))
-                        total += known.st_size
+                        stat = path.stat()
+                        used.append((stat.st_mtime_ns, stat.st_size, path))
+                        total += stat.st_size
             for _, size, path in sorted(used):
                 if total <= self.limit:
                     break
                 path.unlink(missing_ok=True)
                 total -= size
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Of all processes one at a time."""
-        folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(folder, fcntl.LOCK_UN)
-            os.close(folder)
 
-    def _download(self, store: Store, shard: Stored, part: Path) -> None:
-        address = store.address(shard)
-        for last in (False, True):
-            _got(store, shard, part)
-            found = file_digest(part)
-            if found == shard.digest:
-                return
-            if not last:
-                log.warning("%s came with the SHA-256 %s; it is fetched again", address, found)
-        raise LostShard(
-            f"{address} is not what was sent: it has {part.stat().st_size} bytes with the SHA-256 "
-            f"{found}, not {shard.size} with that of its name"
-        )
+@contextlib.contextmanager
+def _locked(file: int) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a fork may have the file too
 
 
-def _got(store: Store, shard: Stored, part: Path) -> None:
+def _download(store: Store, shard: Stored, part: Path) -> None:
+    """Fetch a shard, once more where it comes otherwise than it was sent."""
+    address = store.address(shard)
+    for last in (False, True):
+        _get(store, shard, part)
+        digest = file_digest(part)
+        if digest == shard.digest:
+            return
+        if not last:
+            log.warning("%s came with the SHA-256 %s; it is fetched again", address, digest)
+    raise LostShard(
+        f"{address} is not what was sent: it has {part.stat().st_size} bytes with the SHA-256 "
+        f"{digest}, not {shard.size} with that of its name"
+    )
+
+
+def _get(store: Store, shard: Stored, part: Path) -> None:
     """Fetch, as often as it takes within reason."""
     address = store.address(shard)
     for wait in (*_WAITS_S, None):

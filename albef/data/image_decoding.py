@@ -68,7 +68,7 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
             yield picture
     except Refused:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
         said = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
@@ -81,7 +81,7 @@ def decode(image: bytes, key: str = "") -> Image.Image:
     """``image`` as RGB, upright, its transparent parts white; of an animation the first frame.
 
     Raises:
-        ImageError: it is damaged, of no known format, or its header claims too many pixels.
+        ImageError: as of :func:`opened`.
     """
     with opened(image, key) as picture:
         return turned(flat(picture), orientation(picture))

@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from albef.data.cache import LostShard, ShardCache, shared
-from albef.data.store import Manifest, Store, Stored, read_manifest
+from albef.data.cache import LostShard, ShardCache
+from albef.data.store import MANIFEST, Manifest, Store, Stored, read_manifest
 from albef.data.tar import BLOCK, PLAIN, header_of
+from albef.layout import Runtime
 
 SUFFIXES = ("png", "jpg", "webp")
 """File name suffixes of pictures."""
@@ -24,13 +25,8 @@ class ShardError(ValueError):
 
 
 class Damaged(ShardError):
-    """A shard, or a record in one, that cannot be read.
-
-    Attributes:
-        shard: its name.
-        key: of the record, or "" where it is the shard as a whole.
-        what: what is wrong, without the remedy.
-        remedy: what to do.
+    """A shard, or a record in one, that cannot be read: the name of the shard, the key of the
+    record, or "" where it is the shard as a whole, and what is wrong, without the remedy.
     """
 
     def __init__(self, shard: str, key: str, what: str, remedy: str) -> None:
@@ -44,13 +40,8 @@ class Damaged(ShardError):
 class ShardFiles:
     """The shards of a data set, opened by each process when it first reads from one.
 
-    Args:
-        folder: of the data set.
-        cache: where shards of a store are kept; None is that of ``runtime`` in params.yaml.
-
     Attributes:
-        manifest: of the data set, where its shards are in a store.
-        cache: where they are kept; None without a store.
+        cache: where shards of a store are kept; None where the data set has no store.
 
     Raises:
         ShardError: the manifest is damaged.
@@ -59,13 +50,16 @@ class ShardFiles:
     def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
         self._folder = folder
         try:
-            self.manifest: Manifest | None = read_manifest(folder)
+            self._manifest: Manifest | None = read_manifest(folder)
         except ValueError as error:
             raise ShardError(f"{error}; {remedy(folder)}") from None
-        self.cache = None
-        if self.manifest:
-            self.cache = cache or shared()
-            self._store = Store(self.manifest.store)
+        here = cache or ShardCache.default or ShardCache.of(Runtime())
+        self.cache = here if self._manifest else None
+        self._store = Store(self._manifest.store if self._manifest else "")
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of this process; the next read opens them again."""
         self._files: dict[str, _File] = {}
         self._lost: dict[str, str] = {}
         self._process = os.getpid()
@@ -104,57 +98,54 @@ class ShardFiles:
         """What is wrong, if anything, and the picture."""
         file = self._open(shard)
         if self.cache:
-            self.cache.use(file.number)
-        place, key = self.place(shard), member.partition(".")[0]
+            self.cache.touch(file.number)
+        place, key = self._address(shard), member.partition(".")[0]
         try:
             block = os.pread(file.number, BLOCK + size, offset - BLOCK)
         except OSError as error:
             return f"{place} cannot be read at {key} ({error.strerror})", b""
-        image = block[BLOCK:]
+        image, wrong = block[BLOCK:], ""
         if len(block) != BLOCK + size:
-            return f"{place} ends before {key}", image
-        if wrong := _header_wrong(block[:BLOCK], size, member):
-            return f"{place} is damaged at {key}, where {wrong}", image
-        if digest is not None and hashlib.sha256(image).hexdigest() != digest:
-            return f"{place} is damaged at {key}", image
-        return "", image
+            wrong = f"{place} ends before {key}"
+        elif disagrees := _check_header(block[:BLOCK], size, member):
+            wrong = f"{place} is damaged at {key}, where {disagrees}"
+        elif digest is not None and hashlib.sha256(image).hexdigest() != digest:
+            wrong = f"{place} is damaged at {key}"
+        return wrong, image
 
-    def place(self, shard: str) -> str:
-        """Where a shard is, for errors: a path, or an address in the store."""
-        if self.manifest and shard in self.manifest.shards:
-            return self._store.address(self.manifest.shards[shard])
+    def _address(self, shard: str) -> str:
+        """Where a shard is: a path, or an address in the store."""
+        if self._manifest:
+            return self._store.address(self._stored(shard))
         return str(self._folder / "shards" / shard)
 
     @property
     def remedy(self) -> str:
         """What to do about a shard that is damaged or missing."""
-        if not self.manifest:
+        if not self._manifest:
             return remedy(self._folder)
         name = self._folder.name
         return f"remove it there if it is, and `albef run --force ingest@{name}` sends it again"
 
     def _stored(self, shard: str) -> Stored:
-        assert self.manifest is not None
-        stored = self.manifest.shards.get(shard)
-        if stored is None:
-            raise ShardError(
-                f"the manifest of {self._folder} lacks the shard {shard}: {remedy(self._folder)}"
-            )
-        return stored
+        assert self._manifest is not None
+        if shard not in self._manifest.shards:
+            path = self._folder / MANIFEST
+            raise ShardError(f"{path} lacks the shard {shard}: {remedy(self._folder)}")
+        return self._manifest.shards[shard]
 
     def _open(self, shard: str) -> "_File":
         if self._process != os.getpid():
             self.close()  # a fork shares no file with its parent
-        file = self._files.get(shard)
-        if file is not None:
+        if file := self._files.get(shard):
             return file
         if shard not in self._lost:
             try:
                 file = self._files[shard] = _File(self.descriptor(shard))
-                self._let_go()
+                self._close_some()
                 return file
             except FileNotFoundError:
-                self._lost[shard] = f"{self.place(shard)} is missing"
+                self._lost[shard] = f"{self._address(shard)} is missing"
             except LostShard as error:
                 self._lost[shard] = str(error)
         raise Damaged(shard, "", self._lost[shard], self.remedy)
@@ -176,17 +167,11 @@ class ShardFiles:
                 raise
             raise LostShard(f"{path} cannot be read ({error.strerror})") from None
 
-    def _let_go(self) -> None:
+    def _close_some(self) -> None:
         """Close the first of too many, and what the cache has removed: it still takes room."""
         for shard, file in list(self._files.items())[:-1]:
             if len(self._files) > _OPEN or (self.cache and not os.fstat(file.number).st_nlink):
                 self._files.pop(shard, None)
-
-    def close(self) -> None:
-        """Close the files of this process; the next read opens them again."""
-        self._files = {}
-        self._lost = {}
-        self._process = os.getpid()
 
 
 class _File:
@@ -199,17 +184,17 @@ class _File:
         os.close(self.number)
 
 
-def _header_wrong(block: bytes, size: int, member: str) -> str:
+def _check_header(block: bytes, size: int, member: str) -> str:
     """What is wrong with the header of a picture; "" where nothing is."""
-    found = header_of(block)
-    if found is None:
+    header = header_of(block)
+    if header is None:
         return "no header of a tar member stands"
-    if found.type not in PLAIN:
+    if header.type not in PLAIN:
         return "a link, folder or device stands"
-    if found.name not in [f"{member}.{suffix}" for suffix in SUFFIXES]:
-        return f"the member {found.name[:100]!r} stands"
-    if found.size != size:
-        return f"a member of {found.size} bytes stands, not {size}"
+    if header.name not in [f"{member}.{suffix}" for suffix in SUFFIXES]:
+        return f"the member {header.name[:100]!r} stands"
+    if header.size != size:
+        return f"a member of {header.size} bytes stands, not {size}"
     return ""
 
 

@@ -6,14 +6,17 @@ index, so a record is read without unpacking anything. With a store, ``shards.js
 instead of the shards. :mod:`albef.ingest.shard_writer` writes it.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -24,40 +27,17 @@ from albef.data.shard_files import ShardError as ShardError
 from albef.data.shard_files import ShardFiles, remedy
 from albef.data.store import MANIFEST as MANIFEST
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int32()),
-        ("split", pa.string()),
-        ("source", pa.string()),
-        ("image_id", pa.int64()),
-        ("captions", pa.list_(pa.string())),
-        ("caption_words", pa.list_(pa.int16())),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("digest", pa.string()),
-        ("meta", pa.string()),
-    ]
-)
+SCHEMA = pa.schema({
+    "key": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int32(),
+    "split": pa.string(), "source": pa.string(), "image_id": pa.int64(),
+    "captions": pa.list_(pa.string()), "caption_words": pa.list_(pa.int16()), "width": pa.int32(),
+    "height": pa.int32(), "digest": pa.string(), "meta": pa.string(),
+})  # fmt: skip
 """Columns of the index. ``offset`` and ``size`` (bytes) are the image's place in its shard,
 ``digest`` its SHA-256, ``width`` and ``height`` its pixels (0 where its header cannot be read),
 ``meta`` JSON with sorted keys."""
-MORE = pa.field(
-    "more",
-    pa.list_(
-        pa.struct(
-            [
-                ("offset", pa.int64()),
-                ("size", pa.int32()),
-                ("width", pa.int32()),
-                ("height", pa.int32()),
-                ("digest", pa.string()),
-            ]
-        )
-    ),
-)
+_OF_IMAGE = ("offset", "size", "width", "height", "digest")
+MORE = pa.field("more", pa.list_(pa.struct([SCHEMA.field(name) for name in _OF_IMAGE])))
 """One more column where records have several images: the same of each image after the first."""
 
 
@@ -69,14 +49,23 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     path = folder / "dataset.json"
     try:
-        value = json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: {remedy(folder)}") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ShardError(f"{path} is no JSON ({error}): {remedy(folder)}") from None
-    if not isinstance(value, dict):
-        raise ShardError(f"{path} holds no description: {remedy(folder)}")
-    return value
+
+
+@contextlib.contextmanager
+def _index(folder: Path) -> Iterator[Path]:
+    """The index of a data set; what is wrong with it is a ShardError."""
+    path = folder / "index.parquet"
+    try:
+        yield path
+    except FileNotFoundError:
+        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
+    except pa.ArrowException as error:
+        raise ShardError(f"{path} is damaged ({error}): {remedy(folder)}") from None
 
 
 def read_index(
@@ -89,43 +78,56 @@ def read_index(
     Raises:
         ShardError: it is missing or damaged.
     """
-    path = folder / "index.parquet"
     filters = None if split is None else [("split", "==", split)]
-    try:
+    with _index(folder) as path:
         named = columns and [name for name in columns if name in pq.read_schema(path).names]
         return pq.read_table(path, columns=named, filters=filters)
-    except FileNotFoundError:
-        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
-    except pa.ArrowException as error:
-        raise ShardError(f"{path} is damaged ({error}): {remedy(folder)}") from None
-
-
-def digested(row: Mapping[str, Any]) -> bytes:
-    """What a row of the index adds to the digest of its data set: neither place nor sizes."""
-    own = [row["key"], row["digest"], row["captions"], row["split"], row["meta"]]
-    more = [one["digest"] for one in row.get("more") or ()]
-    return json.dumps(own + more, sort_keys=True, ensure_ascii=False).encode()
 
 
 def index_digest(folder: Path) -> str:
-    """The digest of a data set, from its index.
+    """The digest of a data set, from its index: of neither places nor sizes.
 
     Raises:
         ShardError: the index is missing or damaged.
     """
-    path, found = folder / "index.parquet", hashlib.sha256()
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = ["key", "digest", "captions", "split", "meta"]
-            columns += ["more"] if "more" in file.schema_arrow.names else []
-            for batch in file.iter_batches(columns=columns):
-                for row in batch.to_pylist():
-                    found.update(digested(row))
-    except FileNotFoundError:
-        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
-    except pa.ArrowException as error:
-        raise ShardError(f"{path} is damaged ({error}): {remedy(folder)}") from None
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    columns = ["key", "digest", "captions", "split", "meta"]
+    with _index(folder) as path, pq.ParquetFile(path) as file:
+        more = ["more"] if "more" in file.schema_arrow.names else []
+        for batch in file.iter_batches(columns=columns + more):
+            for row in batch.to_pylist():
+                values = [row[name] for name in columns]
+                values += [image["digest"] for image in row.get("more", ())]
+                digest.update(json.dumps(values, sort_keys=True, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def shared_keys(
+    folder: Path, split: str, other: Path, other_split: str = "train"
+) -> tuple[str, ...]:
+    """Keys of the records of a split that have a picture which a split of a data set has too.
+
+    Equal files are found; pictures that only look alike are not.
+
+    Raises:
+        ShardError: a data set that is missing or damaged.
+    """
+    theirs = pc.unique(_pictures(other, other_split)["digest"])
+    ours = _pictures(folder, split)
+    keys = ours.filter(pc.is_in(ours["digest"], value_set=theirs))["key"]
+    return tuple(dict.fromkeys(keys.to_pylist()))
+
+
+def _pictures(folder: Path, split: str) -> pa.Table:
+    """Key and digest of every picture, also of the further ones of a record."""
+    index = read_index(folder, split, ("key", "digest", "more"))
+    first = index.select(["key", "digest"])
+    if "more" not in index.column_names:
+        return first
+    owner = pc.list_parent_indices(index["more"].combine_chunks())
+    more = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
+    further = pa.table({"key": first["key"].take(owner), "digest": more["digest"]})
+    return pa.concat_tables([first, further])
 
 
 class Shards:
@@ -137,13 +139,12 @@ class Shards:
         folder: of the data set.
         split: of the data set.
         check: compare each image read with its digest.
-        cache: where shards of a store are kept; None is that of ``runtime`` in params.yaml.
+        cache: where shards of a store are kept; None is the process' default.
 
     Attributes:
-        folder, split: as given.
-        name: of the data set.
-        digest: of the whole data set.
-        files: its shards.
+        name, digest: of the whole data set.
+        keys, sources, captions, image_ids, shard_names: of each record, in order.
+        metas: of each record, as JSON texts; :meth:`meta` reads one.
 
     Raises:
         ShardError: no such data set or split, or it is damaged.
@@ -161,45 +162,19 @@ class Shards:
         if table.num_rows == 0:
             known = ", ".join(sorted(described["splits"])) or "none"
             raise ShardError(f"{folder} has no split {split!r}; its splits are {known}")
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        self._columns = columns
         self._check = check
-        self._columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        self._offsets: NDArray[np.int64] = self._columns["offset"].to_numpy()
-        self._sizes: NDArray[np.int32] = self._columns["size"].to_numpy()
+        self.keys: pa.StringArray = columns["key"]
+        self.sources: pa.StringArray = columns["source"]
+        self.captions: pa.ListArray = columns["captions"]
+        self.image_ids: NDArray[np.int64] = columns["image_id"].to_numpy()
+        self.shard_names: pa.StringArray = columns["shard"]
+        self.metas: pa.StringArray = columns["meta"]
         self.files = ShardFiles(folder, cache)
 
     def __len__(self) -> int:
-        return len(self._offsets)
-
-    @property
-    def keys(self) -> pa.StringArray:
-        """Keys, in order."""
-        return self._columns["key"]
-
-    @property
-    def sources(self) -> pa.StringArray:
-        """Names of the sources that they come from, in order."""
-        return self._columns["source"]
-
-    @property
-    def captions(self) -> pa.ListArray:
-        """Lists of captions, in order."""
-        return self._columns["captions"]
-
-    @property
-    def image_ids(self) -> NDArray[np.int64]:
-        """Image ids, in order."""
-        ids: NDArray[np.int64] = self._columns["image_id"].to_numpy()
-        return ids
-
-    @property
-    def shard_names(self) -> pa.StringArray:
-        """Names of the shards that they are in, in order."""
-        return self._columns["shard"]
-
-    @property
-    def metas(self) -> pa.StringArray:
-        """Meta as JSON texts, in order; :meth:`meta` reads one."""
-        return self._columns["meta"]
+        return len(self.keys)
 
     def meta(self, i: int) -> dict[str, Any]:
         """The meta of record ``i``."""
@@ -210,17 +185,16 @@ class Shards:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder} {self.split} has {len(self)} records, no {i}")
         row = {name: self._columns[name][i].as_py() for name in _READ}
-        first = {"offset": int(self._offsets[i]), "size": int(self._sizes[i])} | row
-        more = self._columns["more"][i].as_py() if "more" in self._columns else ()
-        image, *further = (
+        further = self._columns["more"][i].as_py() if "more" in self._columns else ()
+        image, *more = (
             self.files.image(
                 row["shard"],
-                one["offset"],
-                one["size"],
-                one["digest"] if self._check else None,
+                place["offset"],
+                place["size"],
+                place["digest"] if self._check else None,
                 f"{row['key']}.{number}" if number else row["key"],
             )
-            for number, one in enumerate((first, *more))
+            for number, place in enumerate((row, *further))
         )
         return Record(
             key=row["key"],
@@ -230,14 +204,14 @@ class Shards:
             split=self.split,
             source=row["source"],
             meta=json.loads(row["meta"]),
-            more=tuple(further),
+            more=tuple(more),
         )
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
-    def hold(self, window: int | None) -> None:
-        """Hold that the cache has room for what training reads at once, if there is a store.
+    def check_cache_fits(self, window: int | None) -> None:
+        """Check that the cache has room for what training reads at once, if there is a store.
 
         While some processes are still in a window of shards others are in the next one, so it is
         two windows, or the whole split where there is none.
@@ -253,7 +227,7 @@ class Shards:
         if needed > limit:
             fits = int(np.searchsorted(np.cumsum(sizes), limit, "right")) // 2
             what = f"two windows of {window} shards" if window else "all shards"
-            smaller = f"set datasets.{self.name}.window to at most {fits} or " if fits else ""
+            smaller = f"set the training's window to at most {fits} or " if fits else ""
             raise ShardError(
                 f"{what} of {self.name}, split {self.split}, are {needed / 2**30:.3g} GiB, more "
                 f"than runtime.cache_gb {limit / 2**30:.3g}: {smaller}raise runtime.cache_gb"
@@ -264,11 +238,8 @@ class Shards:
         self.files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.folder, self.split, self._check, self.files.cache)
+        make = functools.partial(Shards, check=self._check, cache=self.files.cache)
+        return make, (self.folder, self.split)
 
 
-_READ = ("key", "shard", "captions", "image_id", "source", "digest", "meta")
-
-
-def _opened(folder: Path, split: str, check: bool, cache: ShardCache | None) -> Shards:
-    return Shards(folder, split, check=check, cache=cache)
+_READ = ("key", "shard", "offset", "size", "captions", "image_id", "source", "digest", "meta")

@@ -5,10 +5,10 @@ versions of one, are one object. What a data set keeps beside its index is ``sha
 store, and the digest and size of each of its shards.
 """
 
-import contextlib
+import functools
 import json
 import os
-import posixpath
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,22 +54,15 @@ def read_manifest(folder: Path) -> Manifest | None:
     return validate(Manifest, values, where=str(path))
 
 
+@dataclass(frozen=True)
 class Store:
-    """A bucket or folder of shards; each process connects for itself.
+    """A bucket or folder of shards, by its address; credentials come from the environment."""
 
-    Args:
-        url: its address; credentials come from the environment.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._process = 0
-        self._files: Any = None
-        self._root = ""
+    url: str
 
     def address(self, shard: Stored) -> str:
         """The address of a shard."""
-        return f"{self.url}/{shard.digest}.tar"
+        return f"{self.url.rstrip('/')}/{shard.digest}.tar"
 
     def put(self, path: Path) -> Stored:
         """Send a shard; one that is there, with its size, is not sent again.
@@ -77,13 +70,15 @@ class Store:
         Raises:
             OSError: it cannot be written.
         """
+        from fsspec.implementations.local import LocalFileSystem
+
         shard = Stored(digest=file_digest(path), size=path.stat().st_size)
         files, target = self._place(shard)
         try:
             files.invalidate_cache()
             if not files.exists(target) or files.info(target)["size"] != shard.size:
-                files.makedirs(self._root, exist_ok=True)
-                if "file" in _protocols(files):  # objects are whole or absent, files are made so
+                files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                if isinstance(files, LocalFileSystem):  # an object is whole or absent by itself
                     beside = f"{target}.{os.getpid()}.part"
                     files.put_file(str(path), beside)
                     files.mv(beside, target)
@@ -107,17 +102,11 @@ class Store:
         files.get_file(source, str(path))
 
     def _place(self, shard: Stored) -> tuple[Any, str]:
-        if self._process != os.getpid():  # a connection is not shared with a fork
-            self._files, self._root = opened(self.url, "store")
-            self._process = os.getpid()
-        return self._files, posixpath.join(self._root, f"{shard.digest}.tar")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.url,)
+        files, root = _connection(self.url, os.getpid())
+        return files, f"{root.rstrip('/')}/{shard.digest}.tar"
 
 
-def _protocols(files: Any) -> tuple[str, ...]:
-    """Names of a file system, as ``("file", "local")``."""
-    with contextlib.suppress(AttributeError):
-        return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
-    return ()
+@functools.cache
+def _connection(url: str, process: int) -> tuple[Any, str]:
+    """The file system of a store and its path there: a fork connects for itself."""
+    return opened(url, "store")

@@ -124,8 +124,8 @@ def between(
         before, after: a value for each seed.
     """
     if before.keys() == after.keys():
-        told = spread([after[seed] - before[seed] for seed in sorted(before)])
-        return told.mean, told.interval
+        paired = spread([after[seed] - before[seed] for seed in sorted(before)])
+        return paired.mean, paired.interval
     a, b = spread(list(before.values())), spread(list(after.values()))
     difference = b.mean - a.mean
     if a.deviation is None or b.deviation is None:

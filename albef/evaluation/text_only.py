@@ -7,7 +7,7 @@ as the boxes of grounding, the likeliest of them is taken, beside how often each
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,25 +48,16 @@ def read(folder: Path, split: str, kind: type[RunTask]) -> list[Row]:
 
     The group of a row is its record's ``meta["type"]``, where it has one.
     """
-    found = ((record, kind.answer(record)) for record in _records(folder, split))
-    return [
-        Row(
-            " ".join(record.captions),
-            value,
-            str(record.meta.get("type", "")),
-            kind.choices(record),
-        )
-        for record, value in found
-        if value is not None
-    ]
-
-
-def _records(folder: Path, split: str) -> Iterator[Record]:
-    columns = ["key", "captions", "image_id", "source", "meta"]
+    rows, columns = [], ["key", "captions", "image_id", "source", "meta"]
     for row in read_index(folder, split, columns).to_pylist():
         meta: dict[str, Any] = json.loads(row.pop("meta"))
         captions = tuple(row.pop("captions"))
-        yield Record(image=b"", captions=captions, split=split, meta=meta, **row)
+        record = Record(image=b"", captions=captions, split=split, meta=meta, **row)
+        answer = kind.answer(record)
+        if answer is not None:
+            group = str(meta.get("type", ""))
+            rows.append(Row(" ".join(captions), answer, group, kind.choices(record)))
+    return rows
 
 
 def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
@@ -112,13 +103,13 @@ class TextOnly:
         scores = self._bias.expand(len(rows), -1)
         if self._features:
             scores = scores + _sum(self._weight, self._bags([_grams(row.text) for row in rows]))
-        found = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
+        guesses = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
         place = {answer: i for i, answer in enumerate(self._answers)}
         for i, row in enumerate(rows):
             if known := [choice for choice in row.choices if choice in place]:
-                own = scores[i] - self._offered
-                found[i] = max(known, key=lambda choice: float(own[place[choice]]))
-        return found
+                fair = scores[i] - self._offered
+                guesses[i] = max(known, key=lambda choice: float(fair[place[choice]]))
+        return guesses
 
     def _bags(self, texts: Sequence[Sequence[str]]) -> "_Bags":
         known = [[self._features[g] for g in text if g in self._features] for text in texts]

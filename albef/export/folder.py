@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from albef.export.graphs import parts
 from albef.export.onnx import convert, write_graphs
@@ -17,18 +16,6 @@ from albef.runtime.manifest import Precision
 from albef.runtime.sessions import CPU, Sessions
 
 
-class Result(NamedTuple):
-    """What was written.
-
-    Attributes:
-        manifest: of the folder.
-        differences: every comparison with torch; the figures depend on the machine.
-    """
-
-    manifest: manifest.Manifest
-    differences: list[Difference]
-
-
 def export(
     checkpoint: Checkpoint,
     folder: Path,
@@ -39,7 +26,7 @@ def export(
     precisions: Sequence[Precision],
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
-) -> Result:
+) -> tuple[manifest.Manifest, list[Difference]]:
     """Export a model and compare the result with it; the manifest is written last.
 
     Args:
@@ -52,35 +39,39 @@ def export(
         threads: of ONNX Runtime; 0 takes all cores.
         provenance: what the manifest tells beside the checkpoint and its own provenance.
 
+    Returns:
+        The manifest, and every comparison with torch; its figures depend on the machine.
+
     Raises:
         CheckpointError: the kind has no use of its own.
         VerificationError: the graphs compute something else.
     """
-    own, words = parts(checkpoint), checkpoint.tokenizer.vocab_size
-    versions = write_graphs(own.graphs, folder, opset, words)
-    exported = Sessions(folder, "float32", list(own.graphs), [CPU], threads)
-    of = shapes(own.facts.max_tokens)
-    differences = list(compare(own.graphs, TorchBackend(own), exported, of, words))
+    model, words = parts(checkpoint), checkpoint.tokenizer.vocab_size
+    graphs = model.graphs
+    versions = write_graphs(graphs, folder, opset, words)
+    exported = Sessions(folder, "float32", list(graphs), [CPU], threads)
+    tried = shapes(model.facts.max_tokens)
+    differences = list(compare(graphs, TorchBackend(model), exported, tried, words))
     verified = verify(differences, tolerance)
     files = [manifest.TOKENIZER]
     checkpoint.tokenizer.save(folder / manifest.TOKENIZER)
-    if own.facts.answering is not None:
+    if model.facts.answering is not None:
         files.append(manifest.ANSWERS)
-        (folder / manifest.ANSWERS).write_text(json.dumps(own.answers, indent=0) + "\n")
+        (folder / manifest.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
     for precision in precisions:
-        for graph in own.graphs:
+        for graph in graphs:
             if precision != "float32":
                 convert(folder, graph, precision)
             files.append(write_config(folder, precision, graph))
             files.append(manifest.graph_file(precision, graph))
     if "float32" not in precisions:
-        for graph in own.graphs:
+        for graph in graphs:
             (folder / manifest.graph_file("float32", graph)).unlink()
     written = manifest.Manifest(
         format=manifest.FORMAT,
         run=run,
-        model=own.facts,
-        graphs=tuple(own.graphs),
+        model=model.facts,
+        graphs=tuple(graphs),
         precisions=tuple(precisions),
         preprocessing=manifest.PREPROCESSING,
         files={name: file_digest(folder / name) for name in sorted(files)},
@@ -93,4 +84,4 @@ def export(
         },
     )
     manifest.write(folder, written)
-    return Result(written, differences)
+    return written, differences

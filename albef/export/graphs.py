@@ -25,30 +25,20 @@ from albef.models.albef import ALBEF
 from albef.models.weights import CONFIG, Checkpoint, CheckpointError
 from albef.runtime.classifying import PLACES
 from albef.runtime.manifest import Answering, Facts
-from albef.tasks.ranking import MAX_WORDS
+from albef.tasks.task import MAX_WORDS
 
 
 class Input(NamedTuple):
-    """An input of a graph.
-
-    Attributes:
-        holds: what it holds: numbers, token ids, a mask of them, places in an answer, or which
-            nodes of a tree see which.
-        dims: its axes; those with a name take any length.
-    """
+    """An input of a graph."""
 
     holds: Literal["floats", "ids", "mask", "positions", "sees"]
+    """Numbers, token ids, a mask of them, places in an answer, which nodes of a tree see which."""
     dims: tuple[int | str, ...]
+    """Its axes; those with a name take any length."""
 
 
 class Graph(NamedTuple):
-    """A part of a model.
-
-    Attributes:
-        module: takes the inputs in order, gives the outputs in order.
-        inputs: by name.
-        outputs: their names.
-    """
+    """A part of a model, whose module takes inputs and gives outputs in order."""
 
     module: nn.Module
     inputs: Mapping[str, Input]
@@ -56,13 +46,7 @@ class Graph(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A checkpoint ready for use.
-
-    Attributes:
-        facts: what has to be known of it.
-        graphs: by name.
-        answers: the list that a VQA model ranks.
-    """
+    """A checkpoint ready for use; ``answers`` is the list that a VQA model ranks."""
 
     facts: Facts
     graphs: dict[str, Graph]
@@ -80,10 +64,10 @@ def parts(checkpoint: Checkpoint) -> Parts:
         raise CheckpointError(
             f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no use of its own"
         )
-    result = _BUILDERS[surface](checkpoint)
-    for graph in result.graphs.values():
+    made = _BUILDERS[surface](checkpoint)
+    for graph in made.graphs.values():
         graph.module.eval().requires_grad_(False)
-    return result
+    return made
 
 
 def _kind(checkpoint: Checkpoint) -> ModuleType:
@@ -106,30 +90,23 @@ def _restored(checkpoint: Checkpoint) -> Any:
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
     grounding = _kind(checkpoint).Task.surface == "grounding"
-    width = sizes.text.width
     texts = {
-        "text_states": Input("floats", ("batch", "texts", "length", width)),
+        "text_states": Input("floats", ("batch", "texts", "length", sizes.text.width)),
         "text_mask": Input("mask", ("batch", "texts", "length")),
     }
+    text = {
+        "ids": Input("ids", ("batch", "length")),
+        "text_mask": Input("mask", ("batch", "length")),
+    }
+    heat = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
+    outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
-        "text_encoder": Graph(
-            TextEncoder(matcher.model),
-            {
-                "ids": Input("ids", ("batch", "length")),
-                "text_mask": Input("mask", ("batch", "length")),
-            },
-            ("text_states", "text_feat"),
-        ),
-        "matcher": Graph(
-            TextsMatcher(matcher, looked_at(checkpoint) if grounding else None),
-            {**texts, **_states(checkpoint, "image")},
-            ("logits", "heat") if grounding else ("logits",),
-        ),
+        "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
+        "matcher": Graph(heat, {**texts, **_states(checkpoint, "image")}, outputs),
     }
     threshold = _values(checkpoint)["threshold"] if grounding else None
-    facts = facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold)
-    return Parts(facts, graphs)
+    return Parts(facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold), graphs)
 
 
 def looked_at(checkpoint: Checkpoint) -> int:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
-from albef.models.bert import BertLayer, KeyValue, attention_bias
+from albef.models.bert import BertLayer, attention_bias
 from albef.models.decoder import AnswerDecoder
-from albef.models.fusion import FusionEncoder
-from albef.models.pair import PairFusionEncoder
+from albef.models.fusion import FusionEncoder, PairFusionEncoder
+from albef.models.kernels import KeyValue
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 
 TRAINING_ONLY = ("model_m.", "mlm_head.", "mlm_head_m.", "queue.", "temperature")
@@ -178,7 +178,7 @@ class Classifier(nn.Module):
         image = _unstacked(image_keys, image_values)
         if second_keys is not None and second_values is not None:  # layers read them by turns
             second = _unstacked(second_keys, second_values)
-            image = [own for both in zip(image, second, strict=True) for own in both]
+            image = [each for both in zip(image, second, strict=True) for each in both]
         fused = _fuse(self.model.fusion_encoder, states, mask, image, slice(0, 1))
         logits: Tensor = self.head(fused[:, 0]).unflatten(0, ids.shape[:2])
         return logits
@@ -209,7 +209,8 @@ def _fuse(
     """Texts (B * T, L, D) through the fusion layers; of the last one the rows at ``positions``."""
     *layers, last = zip(fusion.layer, image, strict=True)
     bias = _full_bias(mask)
-    for layer, own in layers:
-        states = layer(states, bias, own)
-    layer, own = last
-    return cast(Tensor, layer(states, attention_bias(mask) if positions else bias, own, positions))
+    for layer, key_value in layers:
+        states = layer(states, bias, key_value)
+    layer, key_value = last
+    bias = attention_bias(mask) if positions else bias
+    return cast(Tensor, layer(states, bias, key_value, positions))

@@ -30,10 +30,7 @@ _HANDED_ON = ("states", "keys", "values")  # between graphs: they stay as wide a
 def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: int) -> list[Array]:
     """Made-up inputs of a graph, in order; the same every time.
 
-    Args:
-        inputs: of the graph.
-        sizes: of the axes that have a name.
-        vocab_size: ids are below it.
+    ``sizes`` are of the axes that have a name, ids are below ``vocab_size``.
     """
     rng = np.random.default_rng(0)
     made: list[Array] = []
@@ -56,18 +53,10 @@ def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: i
 
 
 def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_size: int) -> Onnx:
-    """Write the graphs in float32.
+    """Write the graphs, on the CPU and in eval mode, in float32; the versions of what was written.
 
-    Exported twice, a model gives equal bytes: no trace of where, when or by which build.
-
-    Args:
-        graphs: of the model, on the CPU and in eval mode.
-        folder: of the export; files in it are replaced.
-        opset: version of the operators; from 23 attention stays one node.
-        vocab_size: of the tokenizer.
-
-    Returns:
-        Versions of what was written.
+    Exported twice, a model gives equal bytes: no trace of where, when or by which build. From opset
+    23 attention stays one node.
     """
     versions = set()
     for name, graph in graphs.items():

@@ -13,17 +13,12 @@ from albef.runtime.model import Array, Model
 
 
 class TorchBackend:
-    """The graphs of a checkpoint, computed by torch in float32.
+    """The graphs of a checkpoint, computed by torch in float32; ``device`` is torch's name."""
 
-    Args:
-        own: the checkpoint's.
-        device: torch's name of where to compute.
-    """
-
-    def __init__(self, own: Parts, device: str = "cpu") -> None:
-        self._graphs = own.graphs
+    def __init__(self, model: Parts, device: str = "cpu") -> None:
+        self._graphs = model.graphs
         self._device = torch.device(device)
-        for graph in own.graphs.values():
+        for graph in model.graphs.values():
             graph.module.to(self._device)
 
     @torch.no_grad()
@@ -57,6 +52,6 @@ def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
 
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:
     """The model of a checkpoint that has been read."""
-    own = parts(checkpoint)
-    backend = TorchBackend(own, device)
-    return assemble(backend, checkpoint.tokenizer, own.facts, checkpoint.digest, own.answers)
+    made = parts(checkpoint)
+    backend = TorchBackend(made, device)
+    return assemble(backend, checkpoint.tokenizer, made.facts, checkpoint.digest, made.answers)

@@ -21,11 +21,7 @@ _TYPES = {
 
 
 def write_config(folder: Path, precision: str, graph: str) -> str:
-    """Write the configuration of a graph of an export, as its inputs and outputs are.
-
-    Returns:
-        Its path in the folder.
-    """
+    """Write the configuration of a graph, as its inputs and outputs are; its path in the folder."""
     file = graph_file(precision, graph)
     model = onnx.load(folder / file, load_external_data=False)
     lines = [

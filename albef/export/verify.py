@@ -26,13 +26,7 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One comparison of one graph.
-
-    Attributes:
-        graph: its name.
-        shape: sizes of its dynamic axes.
-        largest: greatest absolute difference over all of its outputs.
-    """
+    """One comparison of one graph: the greatest absolute difference over all of its outputs."""
 
     graph: str
     shape: Shape
@@ -50,24 +44,16 @@ def compare(
     graphs: Mapping[str, Graph],
     reference: Backend,
     candidate: Backend,
-    of: Sequence[Shape],
+    tried: Sequence[Shape],
     vocab_size: int,
 ) -> Iterator[Difference]:
-    """Compare two backends on made-up inputs that are the same every time.
-
-    Args:
-        graphs: of the model.
-        reference: computes them in torch.
-        candidate: in ONNX Runtime.
-        of: sizes to compare.
-        vocab_size: of the tokenizer.
-    """
-    for shape in of:
+    """Compare two backends on made-up inputs that are the same every time."""
+    for shape in tried:
         sizes = {**shape._asdict(), "nodes": shape.batch + shape.length}
         for name, graph in graphs.items():
             given = dict(zip(graph.inputs, example(graph.inputs, sizes, vocab_size), strict=True))
-            expected, found = (backend.run(name, given) for backend in (reference, candidate))
-            worst = max(_largest(expected[output], found[output]) for output in graph.outputs)
+            expected, result = (backend.run(name, given) for backend in (reference, candidate))
+            worst = max(_largest(expected[output], result[output]) for output in graph.outputs)
             yield Difference(name, shape, worst)
 
 
@@ -88,7 +74,7 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
         batch, texts, length = worst.shape
         raise VerificationError(
             f"{worst.graph} differs from torch by {worst.largest:.2g} at batch {batch}, {texts} "
-            f"texts an image and text length {length}, above export.tolerance {tolerance:g}; "
+            f"texts an image and text length {length}, above the tolerance {tolerance:g}; "
             "nothing was exported"
         )
     largest: defaultdict[str, float] = defaultdict(float)

@@ -1,87 +1,64 @@
 """Rows on their way from sources to shards: prepared, on disk, in blocks that are whole or absent.
 
-A block is two files: ``images-N`` with its pictures one after the other, and ``rows-N`` with all
-else, an Arrow table that is read in place. The second is written last. Blocks hold as many rows as
-they hold, so that a folder of them tells by itself where to go on.
+A block is two Arrow files that are read in place: ``images-N`` with the pictures of each row, and
+``rows-N`` with all else, which is written last. Blocks hold as many rows as they hold, so that a
+folder of them tells by itself where to go on.
 """
 
 import functools
 import json
-import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from pyarrow import feather
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 from albef.ingest.cleaning import writable
 from albef.ingest.prepare import Prepared
-from albef.ingest.quarantine import EXAMPLES
+from albef.io import atomic
 
-SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("line", pa.int64()),
-        ("name", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("image_id", pa.int64()),
-        ("captions", pa.list_(pa.string())),
-        ("meta", pa.string()),
-        ("sizes", pa.list_(pa.int32())),
-        ("digests", pa.list_(pa.binary(16))),
-        ("looks", pa.list_(pa.uint64())),
-        ("picture", pa.binary()),
-    ]
-)
-"""Columns of a block's rows; ``reason`` is null where a row is kept so far. ``sizes`` are the bytes
-of its pictures, which follow each other in the order of rows; ``picture`` is a small one of a row
-that is not kept."""
+EXAMPLES = 12
+"""Rows of each source and reason that are kept to be looked at."""
+SCHEMA = pa.schema({
+    "source": pa.string(), "line": pa.int64(), "name": pa.string(), "reason": pa.string(),
+    "detail": pa.string(), "key": pa.string(), "split": pa.string(), "image_id": pa.int64(),
+    "captions": pa.list_(pa.string()), "meta": pa.string(), "digests": pa.list_(pa.binary(16)),
+    "looks": pa.list_(pa.uint64()), "picture": pa.binary(),
+})  # fmt: skip
+"""Columns of a block's rows; ``reason`` is null where a row is kept so far, and ``picture`` a small
+one of a row that is not."""
+_IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
 _OPEN = 64  # blocks that are held open, of the last ones used
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as a block holds it, without its pictures.
-
-    Attributes:
-        number: its place among all rows, from 0.
-        refusal: where it is set aside.
-        values: of the columns, where it is kept.
+    """A row as a block holds it, without its pictures: its place among all rows, from 0, why it is
+    set aside, if it is, and its columns.
     """
 
     number: int
     refusal: Refusal | None
     values: dict[str, Any]
 
-
-class Stored(NamedTuple):
-    """A kept row with its pictures."""
-
-    row: Row
-    images: tuple[bytes, ...]
-
-    def record(self) -> Record:
-        """The record that it is."""
-        values = self.row.values
+    def record(self, images: Sequence[bytes]) -> Record:
+        """The record that a row with these pictures is."""
+        values = self.values
         return Record(
             key=values["key"],
-            image=self.images[0],
+            image=images[0],
             captions=tuple(values["captions"]),
             image_id=values["image_id"],
             split=values["split"],
             source=values["source"],
             meta=json.loads(values["meta"]),
-            more=self.images[1:],
+            more=tuple(images[1:]),
         )
 
 
@@ -95,7 +72,7 @@ class Blocks:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._table = functools.lru_cache(_OPEN)(self._read)
+        self._table = functools.lru_cache(_OPEN)(lambda block: _read(self._rows(block)))
         self.starts = [0]
         while self._rows(len(self)).exists():
             self.starts.append(self.starts[-1] + self.table(len(self)).num_rows)
@@ -114,27 +91,17 @@ class Blocks:
     def write(self, rows: Sequence[Prepared | Refusal], digest: str) -> None:
         """Append a block; ``digest`` tells later whether a source still gives the same rows."""
         block = len(self)
-        images = self._images(block).with_suffix(".part")
-        with images.open("wb") as file:
-            for row in rows:
-                if isinstance(row, Prepared):
-                    file.writelines(row.record.images)
-        images.replace(self._images(block))
-        table = pa.Table.from_pylist([_values(row) for row in _lighter(rows)], SCHEMA)
-        table = table.replace_schema_metadata({"digest": digest})
-        part = self._rows(block).with_suffix(".part")
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        part.replace(self._rows(block))
+        images = [row.record.images if isinstance(row, Prepared) else None for row in rows]
+        _write(self._images(block), pa.table([images], schema=_IMAGES))
+        seen: Counter[tuple[str, str]] = Counter()
+        values = [_values(row, seen) for row in rows]
+        table = pa.Table.from_pylist(values, SCHEMA).replace_schema_metadata({"digest": digest})
+        _write(self._rows(block), table)
         self.starts.append(self.starts[-1] + len(rows))
 
     def table(self, block: int) -> pa.Table:
         """The rows of a block."""
         return self._table(block)
-
-    def _read(self, block: int) -> pa.Table:
-        with pa.memory_map(str(self._rows(block))) as source:
-            return pa.ipc.open_file(source).read_all()
 
     def digest(self, block: int) -> str:
         """What :meth:`write` was told of a block."""
@@ -164,21 +131,18 @@ class Blocks:
                 )
             yield Row(number, refusal, values)
 
-    def stored(self, block: int) -> Iterator[tuple[Row, Stored | None]]:
-        """The rows of a block with their pictures, where they are kept."""
-        with self._images(block).open("rb") as file:
-            for row in self.rows(block):
-                images = tuple(file.read(size) for size in row.values["sizes"] or ())
-                yield row, None if row.refusal else Stored(row, images)
+    def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
+        """The rows of a block with their records, where they are kept so far."""
+        images = _read(self._images(block))["images"]
+        for row, own in zip(self.rows(block), images, strict=True):
+            yield row, None if row.refusal else row.record(own.as_py())
 
     def image(self, number: int) -> bytes:
         """The first picture of the row with that number, which is kept so far."""
         block = bisect_right(self.starts, number) - 1
-        place = number - self.starts[block]
-        sizes = self.table(block)["sizes"][: place + 1].to_pylist()
-        with self._images(block).open("rb") as file:
-            file.seek(sum(sum(own) for own in sizes[:-1] if own))
-            return file.read(sizes[-1][0])
+        images = _read(self._images(block))["images"][number - self.starts[block]]
+        image: bytes = images[0].as_py()
+        return image
 
     def has_images(self, block: int) -> bool:
         """Whether the pictures of a block are still there."""
@@ -188,44 +152,32 @@ class Blocks:
         """Free the room of a block's pictures, once they are in shards."""
         self._images(block).unlink(missing_ok=True)
 
-    def array(self, kind: str, count: int) -> NDArray[Any]:
-        """An array of zeros on disk: it takes no memory of its own, and goes with whoever holds it.
-
-        Args:
-            kind: NumPy's name of its values.
-            count: how many.
-        """
-        if not count:
-            return np.zeros(0, kind)
-        with tempfile.TemporaryFile(dir=self._folder) as file:
-            return np.asarray(np.memmap(file, kind, "w+", shape=(count,)))
-
     def at(self, number: int, column: str) -> Any:
         """A value of the row with that number."""
         block = bisect_right(self.starts, number) - 1
         return self.table(block)[column][number - self.starts[block]].as_py()
 
 
-def _lighter(rows: Sequence[Prepared | Refusal]) -> Iterator[Prepared | Refusal]:
-    """The same rows; of those with equal source and reason a few keep their small picture."""
-    seen: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        if isinstance(row, Refusal):
-            seen[row.source, row.reason] += 1
-            if row.picture and seen[row.source, row.reason] > EXAMPLES:
-                row = replace(row, picture=b"")
-        yield row
+def _write(path: Path, table: pa.Table) -> None:
+    with atomic(path) as part:
+        feather.write_feather(table, str(part), compression="uncompressed")
 
 
-def _values(row: Prepared | Refusal) -> dict[str, Any]:
+def _read(path: Path) -> pa.Table:
+    return feather.read_table(str(path), memory_map=True)
+
+
+def _values(row: Prepared | Refusal, seen: Counter[tuple[str, str]]) -> dict[str, Any]:
+    """The columns of a row; a few of those with equal source and reason keep their picture."""
     if isinstance(row, Refusal):
+        seen[row.source, row.reason] += 1
         return {
             "source": row.source,
             "line": row.line,
             "name": writable(row.key),
             "reason": str(row.reason),
             "detail": writable(row.detail),
-            "picture": row.picture,
+            "picture": row.picture if seen[row.source, row.reason] <= EXAMPLES else b"",
         }
     record = row.record
     return {
@@ -237,7 +189,6 @@ def _values(row: Prepared | Refusal) -> dict[str, Any]:
         "image_id": record.image_id,
         "captions": record.captions,
         "meta": json.dumps(record.meta, sort_keys=True, ensure_ascii=False),
-        "sizes": [len(image) for image in record.images],
-        "digests": [one.digest for one in row.prints],
-        "looks": [one.look for one in row.prints],
+        "digests": [image.digest for image in row.fingerprints],
+        "looks": [image.look for image in row.fingerprints],
     }

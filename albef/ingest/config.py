@@ -15,38 +15,38 @@ class IngestConfig(Section):
 
     heldout: Annotated[list[str], Field(min_length=1)]
     """Data sets whose evaluation splits no ``screened`` data set trains on."""
-    max_megabytes: Annotated[float, Field(gt=0)]
+    max_megabytes: Annotated[float, Field(gt=0)] = 16.0
     """Size of the largest picture file, in MiB."""
-    max_megapixels: Annotated[float, Field(gt=0, le=64)]
+    max_megapixels: Annotated[float, Field(gt=0, le=64)] = 64.0
     """Pixels of the largest picture, by its header, in units of 2^20."""
-    min_side: Annotated[int, Field(ge=1)]
+    min_side: Annotated[int, Field(ge=1)] = 16
     """Shorter side of the smallest picture in pixels."""
-    max_aspect_ratio: Annotated[float, Field(ge=1)]
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = 20.0
     """Longer to shorter side of the most elongated picture."""
-    max_caption_chars: Annotated[int, Field(ge=1)]
+    max_caption_chars: Annotated[int, Field(ge=1)] = 1000
     """Characters of the longest caption, after cleaning."""
-    format: Literal["jpeg", "webp"]
+    format: Literal["jpeg", "webp"] = "jpeg"
     """How a picture is stored that cannot be stored as it is."""
-    quality: Annotated[int, Field(ge=1, le=100)]
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
     """Quality of such a picture."""
-    near_distance: Annotated[int, Field(ge=0, le=8)] | None
+    near_distance: Annotated[int, Field(ge=0, le=8)] | None = 4
     """Bits out of 64 in which the perceptual hashes of two pictures may differ that show the same;
     null looks for equal files only."""
-    min_yield: Share
+    min_yield: Share = 0.95
     """Least share of a data set's rows that must reach its shards."""
 
 
 class RowsConfig(SourcesConfig):
-    """The part of a data set's section that ingest reads."""
+    """A data set: an entry of ``datasets``."""
 
-    longest_side: Annotated[int, Field(ge=16)] | None
+    longest_side: Annotated[int, Field(ge=16)] | None = None
     """Larger pictures are stored with their longer side this long in pixels; null stores all at
     their own size."""
-    duplicates: Literal["keep", "drop_exact", "drop_near"]
+    duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     """Which training pictures are dropped that an earlier one, of another image id, shows too."""
-    screened: bool
+    screened: bool = False
     """Whether training pictures are dropped that an evaluation split shows too: of this data set,
     or of one that ``ingest.heldout`` names."""
-    store: str | None
+    store: str | None = None
     """Bucket or folder (``s3://...``) that keeps the shards under their digests; null keeps them in
     the product itself."""

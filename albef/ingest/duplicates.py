@@ -1,297 +1,273 @@
 """Which prepared rows are dropped because another one is there: equal keys, repeated pictures, and
 training pictures that an evaluation split shows too.
-
-Rows are compared by arrays on disk with a few words for each, a part at a time; their texts are
-read where they are needed.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albef.data.refusal import Reason
-from albef.ingest.blocks import Blocks
-from albef.ingest.near_duplicates import Places, Words, near_pairs, parts, runs
+from albef.ingest.blocks import SCHEMA, Blocks
+from albef.ingest.config import RowsConfig
+
+Places = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Chosen = NDArray[np.bool_]
 
 TRAIN = "train"
-GROUPS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("of", pa.string()),
-        ("kind", pa.string()),
-        ("distance", pa.int32()),
-        ("dropped", pa.bool_()),
-    ]
-)
+GROUPS = pa.schema({
+    "key": pa.string(), "of": pa.string(), "kind": pa.string(), "distance": pa.int32(),
+    "dropped": pa.bool_(),
+})  # fmt: skip
 """Columns of duplicates.parquet: a training picture, the first record of its group, whether its
 file is equal (``exact``) or it only looks alike (``near``), in how many bits of the perceptual
 hash they differ, and whether it was dropped."""
-
-HELDOUT = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("key", pa.string()),
-        ("digest", pa.binary(16)),
-        ("look", pa.uint64()),
-    ]
-)
+HELDOUT = pa.schema({
+    "dataset": pa.string(), "key": pa.string(), "digest": pa.binary(16), "look": pa.uint64(),
+})  # fmt: skip
 """Columns of the pictures of a data set's evaluation splits."""
+_BITS = 64
+_LONGEST = 2000
+"""Places that two hashes with equal bands may lie apart, in order: only where thousands differ in
+little but the same few bits are some of them not compared."""
 
 
-class Twin(NamedTuple):
-    """Why a row is dropped, or might be.
-
-    Attributes:
-        row: its number.
-        reason: which rule drops it.
-        other: the number of the row that it repeats; below 0, -1 - the place of a held-out one.
-        distance: bits of the perceptual hash between them.
-    """
+class Duplicate(NamedTuple):
+    """Why a row is dropped, or might be."""
 
     row: int
+    """Its number."""
     reason: Reason
+    """Which rule drops it."""
     other: int
+    """The number of the row that it repeats; below 0, -1 - the place of a held-out one."""
     distance: int
+    """Bits of the perceptual hash between them."""
+
+
+def read_heldout(paths: Iterable[Path]) -> pa.Table:
+    """The pictures of the evaluation splits of some data sets, as :data:`HELDOUT`."""
+    return pa.concat_tables([HELDOUT.empty_table(), *map(pq.read_table, paths)])
+
+
+def compare(
+    blocks: Blocks, config: RowsConfig, distance: int | None, heldout: pa.Table
+) -> tuple[dict[int, Duplicate], list[Duplicate]]:
+    """The rows that are dropped for another one, by number; and all repeated ones, in order.
+
+    ``distance`` are the bits in which pictures may differ that show the same; None compares files
+    only. ``heldout`` are pictures that no screened data set trains on, as :data:`HELDOUT`.
+    """
+    dropped = {duplicate.row: duplicate for duplicate in repeated_keys(blocks)}
+    pictures = read_fingerprints(blocks)
+    if config.screened:
+        for duplicate in contaminated(pictures, heldout, distance):
+            dropped.setdefault(duplicate.row, duplicate)
+    repeated = repeated_pictures(pictures, set(dropped), distance)
+    reasons: Sequence[Reason] = {
+        "keep": (),
+        "drop_exact": (Reason.DUPLICATE,),
+        "drop_near": (Reason.DUPLICATE, Reason.NEAR_DUPLICATE),
+    }[config.duplicates]
+    dropped |= {duplicate.row: duplicate for duplicate in repeated if duplicate.reason in reasons}
+    return dropped, repeated
+
+
+def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
+    """The rows whose key an earlier row has."""
+    words = np.zeros(blocks.starts[-1], np.uint64)  # 0 where a row is not kept
+    for block, start in enumerate(blocks.starts[:-1]):
+        keys = blocks.table(block)["key"]
+        places = start + np.flatnonzero(keys.is_valid().to_numpy())
+        words[places] = [_word(key) for key in keys.drop_null().to_pylist()]
+    known, counts = np.unique(words, return_counts=True)
+    first: dict[str, int] = {}
+    for row in np.flatnonzero(np.isin(words, known[(counts > 1) & (known > 0)])).tolist():
+        key = blocks.at(row, "key")
+        if first.setdefault(key, row) != row:
+            yield Duplicate(row, Reason.MALFORMED_ROW, first[key], 0)
+
+
+def _word(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") | 1
 
 
 @dataclass(frozen=True)
-class Prints:
-    """The prints of all pictures of the rows that are kept so far, in order.
+class Fingerprints:
+    """What tells all pictures of the rows that are kept so far, in order: some 45 bytes of each.
 
     Attributes:
         row, image_id: (N,) of the row that each belongs to.
-        digest: (N,) the first eight bytes.
-        look: (N,) perceptual hashes.
+        digest: (N,) of its file.
+        look: (N,) its perceptual hash.
         train: (N,) whether the row is in the training split.
         single: (N,) whether it is the row's only picture.
     """
 
     row: Places
     image_id: Places
-    digest: Words
+    digest: NDArray[np.bytes_]
     look: Words
-    train: NDArray[np.bool_]
-    single: NDArray[np.bool_]
+    train: Chosen
+    single: Chosen
 
 
-def prints(blocks: Blocks) -> Prints:
-    """The prints of all blocks, on disk beside them."""
-    kinds = ("i8", "i8", "u8", "u8", "?", "?")
-    count = sum(int(_counts(blocks, block).sum()) for block in range(len(blocks)))
-    columns = [blocks.array(kind, count) for kind in kinds]
-    start = 0
-    for block in range(len(blocks)):
-        own = _of_block(blocks, block)
-        for column, values in zip(columns, own, strict=True):
-            column[start : start + len(values)] = values
-        start += len(own[0])
-    return Prints(*columns)
-
-
-def _counts(blocks: Blocks, block: int) -> Places:
-    """Pictures of each row of a block that is kept so far."""
-    lengths = pc.list_value_length(blocks.table(block)["digests"]).fill_null(0)
-    return np.asarray(lengths.to_numpy(), np.int64)
-
-
-def _of_block(blocks: Blocks, block: int) -> tuple[Any, ...]:
-    table, counts = blocks.table(block).combine_chunks(), _counts(blocks, block)
-    owner = np.repeat(np.arange(table.num_rows), counts)
-    taken = table.select(["image_id", "split"]).take(pa.array(owner))
-    return (
-        blocks.starts[block] + owner,
-        taken["image_id"].to_numpy(),
-        _words(pc.list_flatten(table["digests"])),
-        pc.list_flatten(table["looks"]).to_numpy(),
-        taken["split"].to_numpy() == TRAIN,
+def read_fingerprints(blocks: Blocks) -> Fingerprints:
+    """The fingerprints of all blocks."""
+    tables = [blocks.table(block) for block in range(len(blocks))]
+    rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    counts = pc.list_value_length(rows["digests"]).fill_null(0).to_numpy()
+    owner: Places = np.repeat(np.arange(rows.num_rows), counts)
+    return Fingerprints(
+        owner,
+        rows["image_id"].fill_null(0).to_numpy()[owner],
+        _digests(pc.list_flatten(rows["digests"])),
+        pc.list_flatten(rows["looks"]).to_numpy(),
+        pc.equal(rows["split"], TRAIN).fill_null(False).to_numpy()[owner],
         counts[owner] == 1,
     )
 
 
-def _words(digests: Any) -> Words:
-    """The first eight bytes of binary values of 16."""
-    return np.frombuffer(b"".join(digests.to_pylist()), np.uint64).reshape(-1, 2)[:, 0]
-
-
-def repeated_keys(blocks: Blocks) -> Iterator[Twin]:
-    """The rows whose key an earlier row has."""
-    words = blocks.array("u8", blocks.starts[-1])
-    kept = blocks.array("?", blocks.starts[-1])
-    for block, start in enumerate(blocks.starts[:-1]):
-        keys = blocks.table(block)["key"]
-        here = np.flatnonzero(keys.is_valid().to_numpy())
-        kept[start + here] = True
-        words[start + here] = [_word(key) for key in keys.drop_null().to_pylist()]
-    for run in runs(words, kept):
-        first: dict[str, int] = {}
-        for row in run.tolist():
-            key = blocks.at(row, "key")
-            if first.setdefault(key, row) != row:
-                yield Twin(row, Reason.MALFORMED_ROW, first[key], 0)
-
-
-def _word(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+def _digests(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
+    """Binary values of 16 bytes, in place."""
+    values = column.combine_chunks()
+    buffer = values.buffers()[1] if len(values) else b""
+    return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
 def contaminated(
-    own: Prints, heldout: pa.Table, distance: int | None, blocks: Blocks
-) -> Iterator[Twin]:
-    """The training rows with a picture of an evaluation split, own or held out.
-
-    Args:
-        own: the prints.
-        heldout: of the schema :data:`HELDOUT`.
-        distance: bits in which pictures may differ that show the same; None compares files only.
-        blocks: where the rows are.
-    """
-    tests = np.flatnonzero(~own.train)
-    others = np.concatenate([own.row[tests], -1 - np.arange(heldout.num_rows)])
-    digests = np.concatenate([own.digest[tests], _words(heldout["digest"])])
-    looks = np.concatenate([own.look[tests], heldout["look"].to_numpy()])
-    matched = {
-        int(own.row[i]): (int(others[k]), 0)
-        for i, k in _equal(own.digest, own.train, digests)
-        if _digests(blocks, int(own.row[i])) & _digests(blocks, int(others[k]), heldout)
-    }
+    pictures: Fingerprints, heldout: pa.Table, distance: int | None
+) -> Iterator[Duplicate]:
+    """The training rows with a picture of an evaluation split, own or held out."""
+    tests = np.flatnonzero(~pictures.train)
+    others = np.concatenate([pictures.row[tests], -1 - np.arange(heldout.num_rows)])
+    if not len(others):
+        return
+    digests = np.concatenate([pictures.digest[tests], _digests(heldout["digest"])])
+    known, first = np.unique(digests, return_index=True)
+    at = np.searchsorted(known, pictures.digest).clip(max=len(known) - 1)
+    equal = np.flatnonzero(pictures.train & (known[at] == pictures.digest))
+    matched = {int(pictures.row[i]): (int(others[first[at[i]]]), 0) for i in equal}
     if distance is not None:
-        for i, k, bits in _alike(own.look, own.train, looks, distance, blocks):
-            matched.setdefault(int(own.row[i]), (int(others[k]), bits))
+        looks = np.concatenate([pictures.look[tests], heldout["look"].to_numpy()])
+        for i, k, bits in _near_others(pictures.look, pictures.train, looks, distance):
+            matched.setdefault(int(pictures.row[i]), (int(others[k]), bits))
     for row, (other, bits) in sorted(matched.items()):
-        yield Twin(row, Reason.CONTAMINATION, other, bits)
+        yield Duplicate(row, Reason.CONTAMINATION, other, bits)
 
 
-def repeated(own: Prints, gone: set[int], distance: int | None, blocks: Blocks) -> Iterator[Twin]:
+def _near_others(
+    looks: Words, chosen: Chosen, others: Words, distance: int
+) -> Iterator[tuple[int, int, int]]:
+    """Chosen places whose hash is near one of ``others``: itself, that one, the bits; in order."""
+    known = np.unique(np.concatenate([looks[chosen], others]))
+    tests, first = np.unique(others, return_index=True)
+    other_at = dict(zip(np.searchsorted(known, tests).tolist(), first.tolist(), strict=True))
+    nearest = {place: (0, other) for place, other in other_at.items()}
+    for a, b, bits in near_pairs(known, distance):
+        for place, neighbour in ((a, b), (b, a)):
+            if neighbour in other_at:
+                match = bits, other_at[neighbour]
+                nearest[place] = min(nearest.get(place, match), match)
+    at = np.searchsorted(known, looks).clip(max=len(known) - 1)
+    for i in np.flatnonzero(chosen & np.isin(at, list(nearest))).tolist():
+        bits, other = nearest[int(at[i])]
+        yield i, other, bits
+
+
+def repeated_pictures(
+    pictures: Fingerprints, gone: set[int], distance: int | None
+) -> list[Duplicate]:
     """The training rows whose picture an earlier training row of another image id shows.
 
-    The first of a group stays; one that looks alike is near to that first one.
-
-    Args:
-        own: the prints.
-        gone: numbers of the rows that are dropped already.
-        distance: as for :func:`contaminated`.
-        blocks: where the rows are.
+    The first of a group stays; one that looks alike is near to that first one. Rows of ``gone`` are
+    dropped already.
     """
-    left = own.train & own.single
-    if gone:
-        left &= ~np.isin(own.row, np.fromiter(gone, np.int64))
-    twins: dict[int, Twin] = {}
-    for run in runs(own.digest, left):
-        first, *later = run.tolist()
-        for i in later:
-            row, other = int(own.row[i]), int(own.row[first])
-            if own.image_id[i] == own.image_id[first]:
-                continue
-            if _digests(blocks, row) == _digests(blocks, other):
-                twins[i] = Twin(row, Reason.DUPLICATE, other, 0)
+    left = pictures.train & pictures.single & ~np.isin(pictures.row, list(gone))
+    duplicates: dict[int, Duplicate] = {}
+
+    def add(place: int, leader: int, reason: Reason, bits: int) -> None:
+        if pictures.image_id[place] != pictures.image_id[leader]:
+            row, other = int(pictures.row[place]), int(pictures.row[leader])
+            duplicates[place] = Duplicate(row, reason, other, bits)
+
+    places = np.flatnonzero(left)
+    _, first, which = np.unique(pictures.digest[places], return_index=True, return_inverse=True)
+    leaders = places[first[which]]
+    for i in np.flatnonzero(leaders != places):
+        add(int(places[i]), int(leaders[i]), Reason.DUPLICATE, 0)
     if distance is not None:
-        left[list(twins)] = False
-        for i, first, bits in _followers(own.look, left, distance, blocks):
-            if own.image_id[i] != own.image_id[first]:
-                row, other = int(own.row[i]), int(own.row[first])
-                twins[i] = Twin(row, Reason.NEAR_DUPLICATE, other, bits)
-    yield from sorted(twins.values())
+        left[list(duplicates)] = False
+        for place, leader, bits in _followers(pictures.look, np.flatnonzero(left), distance):
+            add(place, leader, Reason.NEAR_DUPLICATE, bits)
+    return sorted(duplicates.values())
 
 
-def _digests(blocks: Blocks, row: int, heldout: pa.Table | None = None) -> set[bytes]:
-    """The digests of a row's pictures, or of the held-out one that a number below 0 names."""
-    if row < 0 and heldout is not None:
-        return {heldout["digest"][-1 - row].as_py()}
-    return set(blocks.at(row, "digests"))
-
-
-def _followers(
-    looks: Words, chosen: NDArray[np.bool_], distance: int, blocks: Blocks
-) -> Iterator[tuple[int, int, int]]:
+def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[int, int, int]]:
     """Places of hashes with the place of the first of their group, and the bits between them.
 
     In order of place, each hash joins the first group whose first one is near, or begins one.
     """
-    known, first = _distinct(looks, chosen, blocks)
+    known, first, which = np.unique(looks[places], return_index=True, return_inverse=True)
     near: dict[int, list[tuple[int, int]]] = {}
-    for a, b, bits in zip(*map(np.ndarray.tolist, near_pairs(known, distance)), strict=True):
+    for a, b, bits in near_pairs(known, distance):
         near.setdefault(a, []).append((b, bits))
         near.setdefault(b, []).append((a, bits))
-    leader: dict[int, tuple[int, int]] = {}
-    for own in sorted(near, key=lambda place: int(first[place])):
-        heads = [
+    heads: Places = np.arange(len(known))
+    apart = np.zeros(len(known), np.int64)
+    for hashed in sorted(near, key=lambda place: int(first[place])):
+        groups = [
             (int(first[other]), other, bits)
-            for other, bits in near[own]
-            if first[other] < first[own] and other not in leader
+            for other, bits in near[hashed]
+            if first[other] < first[hashed] and heads[other] == other
         ]
-        if heads:
-            _, head, bits = min(heads)
-            leader[own] = head, bits
-    led = np.array(sorted(leader), np.int64)
-    for places in parts(looks, chosen):
-        which = np.searchsorted(known, looks[places])
-        follows = np.isin(which, led) | (first[which] != places)
-        for j in np.flatnonzero(follows).tolist():
-            head, bits = leader.get(int(which[j]), (int(which[j]), 0))
-            yield int(places[j]), int(first[head]), bits
+        if groups:
+            _, heads[hashed], apart[hashed] = min(groups)
+    leaders = places[first[heads[which]]]
+    for i in np.flatnonzero(leaders != places):
+        yield int(places[i]), int(leaders[i]), int(apart[which[i]])
 
 
-def _alike(
-    looks: Words, chosen: NDArray[np.bool_], others: Words, distance: int, blocks: Blocks
-) -> list[tuple[int, int, int]]:
-    """Chosen places whose hash is near one of ``others``: itself, that one, the bits; in order."""
-    tests, at = np.unique(others, return_index=True)  # the first of equal ones
-    known = _merged(_distinct(looks, chosen, blocks)[0], tests, blocks)
-    held = dict(zip(np.searchsorted(known, tests).tolist(), at.tolist(), strict=True))
-    best = {place: (0, other) for place, other in held.items()}
-    for a, b, bits in zip(*map(np.ndarray.tolist, near_pairs(known, distance)), strict=True):
-        for place, other in ((a, b), (b, a)):
-            if other in held:
-                here = bits, held[other]
-                best[place] = min(best.get(place, here), here)
-    wanted = np.array(sorted(best), np.int64)
-    found = []
-    for places in parts(looks, chosen):
-        which = np.searchsorted(known, looks[places])
-        for j in np.flatnonzero(np.isin(which, wanted)).tolist():
-            bits, other = best[int(which[j])]
-            found.append((int(places[j]), other, bits))
-    return sorted(found)
+def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
+    """All pairs of hashes that differ in few bits, by bands instead of comparing all with all.
 
+    Of ``distance + 2`` bands of bits at least two are equal in such a pair, so that hashes are
+    sorted by two bands at a time and compared with those that share both.
 
-def _distinct(looks: Words, chosen: NDArray[np.bool_], blocks: Blocks) -> tuple[Words, Places]:
-    """The different ones of the chosen hashes, rising, and the first place of each."""
-    count = int(chosen.sum())
-    known, first = blocks.array("u8", count), blocks.array("i8", count)
-    end = 0
-    for places in parts(looks, chosen):
-        own, at = np.unique(looks[places], return_index=True)
-        known[end : end + len(own)], first[end : end + len(own)] = own, places[at]
-        end += len(own)
-    return known[:end], first[:end]
+    Args:
+        hashes: (N,) in rising order, each once.
+        distance: most bits in which two differ.
 
-
-def _merged(known: Words, more: Words, blocks: Blocks) -> Words:
-    """Two rising lists of different words as one."""
-    places = np.searchsorted(known, more)
-    inside = places < len(known)
-    inside[inside] = known[places[inside]] == more[inside]
-    new, places = more[~inside], places[~inside]
-    both = blocks.array("u8", len(known) + len(new))
-    is_new = np.zeros(len(both), bool)
-    is_new[places + np.arange(len(new))] = True
-    both[is_new], both[~is_new] = new, known
-    return both
-
-
-def _equal(words: Words, chosen: NDArray[np.bool_], others: Words) -> list[tuple[int, int]]:
-    """Chosen places whose word is among ``others``, and the first place of it there; in order."""
-    known, first = np.unique(others, return_index=True)
-    found: list[tuple[int, int]] = []
-    for places in parts(words, chosen) if len(known) else ():
-        own = words[places]
-        at = np.searchsorted(known, own).clip(max=len(known) - 1)
-        hits = np.flatnonzero(known[at] == own)
-        found += zip(places[hits].tolist(), first[at[hits]].tolist(), strict=True)
-    return sorted(found)
+    Returns:
+        Places i and j of each pair, i < j, in rising order; and the number of bits.
+    """
+    edges = np.linspace(0, _BITS, distance + 3).round().astype(int)
+    bands = [(1 << int(b)) - (1 << int(a)) for a, b in pairwise(edges)]
+    count = max(len(hashes), 1)
+    found = [np.empty(0, np.int64)]
+    for one, two in combinations(bands, 2) if distance else ():  # hashes that are there once differ
+        mask = np.uint64(one | two)
+        order = np.argsort(hashes & mask, kind="stable")
+        keys = hashes[order] & mask
+        places = np.arange(len(order))  # that have a fellow so many places on
+        for shift in range(1, _LONGEST + 1):
+            places = places[: np.searchsorted(places, len(order) - shift)]
+            places = places[keys[places] == keys[places + shift]]
+            if not len(places):
+                break
+            left, right = order[places], order[places + shift]
+            close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
+            left, right = left[close], right[close]
+            found.append(np.minimum(left, right) * count + np.maximum(left, right))
+    left, right = np.divmod(np.unique(np.concatenate(found)), count)
+    bits = np.bitwise_count(hashes[left] ^ hashes[right])
+    yield from zip(left.tolist(), right.tolist(), bits.tolist(), strict=True)

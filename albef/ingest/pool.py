@@ -17,77 +17,67 @@ Given = tuple[int, Record | Refusal]
 """A row with its place in its source."""
 Made = Prepared | Refusal
 
-_ROWS = 16  # handed to a process at once
-_BYTES = 2**22  # of pictures, at which fewer rows are
+_ROWS, _BYTES = 16, 2**22  # handed to a process at once: so many rows, or bytes of pictures
 _AHEAD = 3  # such portions that wait for each process
 
 
 def prepared(rows: Iterable[Given], rules: Rules, processes: int) -> Iterator[Made]:
-    """What becomes of each row, in order; the number of processes changes nothing of it.
-
-    Args:
-        rows: with their places in their sources.
-        rules: what they are held against.
-        processes: that share the work; 0 does it in this one.
-
-    A row whose decoder ends its process is set aside, and the others go on.
+    """What becomes of each row, in order, whatever number of processes shares the work; 0 does it
+    in this one. A row whose decoder ends its process is set aside, and the others go on.
     """
     if not processes:
-        for portion in _portions(rows):
-            yield from _portion(portion, rules)
+        for portion in portions(rows, _ROWS, _BYTES):
+            yield from _prepare(portion, rules)
         return
     pool = _Pool(rules, processes)
+    waiting: deque[tuple[list[Given], Future[list[Made]]]] = deque()
     try:
-        yield from pool.run(rows)
+        for portion in portions(rows, _ROWS, _BYTES):
+            waiting.append((portion, pool.submit(portion)))
+            if len(waiting) > _AHEAD * processes:
+                yield from pool.result(*waiting.popleft())
+        while waiting:
+            yield from pool.result(*waiting.popleft())
     finally:
         pool.close()
 
 
 class _Pool:
+    """Processes that prepare; they are started anew when one was ended."""
+
     def __init__(self, rules: Rules, processes: int) -> None:
         self._rules = rules
         self._processes = processes
-        self._executor = _executor(processes)
+        self._start()
 
-    def run(self, rows: Iterable[Given]) -> Iterator[Made]:
-        waiting: deque[tuple[list[Given], Future[list[Made]]]] = deque()
-        for portion in _portions(rows):
-            waiting.append((portion, self._submit(portion)))
-            if len(waiting) > _AHEAD * self._processes:
-                yield from self._result(*waiting.popleft())
-        while waiting:
-            yield from self._result(*waiting.popleft())
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
+        self._executor = ProcessPoolExecutor(self._processes, context, initializer=_die_with_parent)
 
-    def _submit(self, portion: list[Given]) -> "Future[list[Made]]":
+    def submit(self, portion: list[Given]) -> "Future[list[Made]]":
         try:
-            return self._executor.submit(_portion, portion, self._rules)
+            return self._executor.submit(_prepare, portion, self._rules)
         except BrokenProcessPool:
-            self._executor = _executor(self._processes)
-            return self._executor.submit(_portion, portion, self._rules)
+            self._start()
+            return self._executor.submit(_prepare, portion, self._rules)
 
-    def _result(self, portion: list[Given], future: "Future[list[Made]]") -> list[Made]:
+    def result(self, portion: list[Given], future: "Future[list[Made]]") -> list[Made]:
         try:
             return future.result()
         except BrokenProcessPool:  # of this portion or of one beside it
-            return [made for row in portion for made in self._alone(row)]
+            return [made for row in portion for made in self._alone(*row)]
 
-    def _alone(self, given: Given) -> list[Made]:
-        line, row = given
+    def _alone(self, line: int, row: Record | Refusal) -> list[Made]:
         try:
-            return self._submit([given]).result()
+            return self.submit([(line, row)]).result()
         except BrokenProcessPool:
             if isinstance(row, Refusal):
                 raise
-            said = "its decoder ended the process that it ran in"
-            return [Refusal(row.source, line, row.key, Reason.UNDECODABLE, said)]
+            detail = "its decoder ended the process that it ran in"
+            return [Refusal(row.source, line, row.key, Reason.UNDECODABLE, detail)]
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
-
-
-def _executor(processes: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
-    return ProcessPoolExecutor(processes, context, initializer=_die_with_parent)
 
 
 def _die_with_parent() -> None:
@@ -102,20 +92,21 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _portions(rows: Iterable[Given]) -> Iterator[list[Given]]:
+def portions(rows: Iterable[Given], most: int, most_bytes: int) -> Iterator[list[Given]]:
+    """Rows in lists of at most ``most`` rows, each closed at so many bytes of pictures."""
     portion: list[Given] = []
     size = 0
     for line, row in rows:
         portion.append((line, row))
         size += 0 if isinstance(row, Refusal) else sum(map(len, row.images))
-        if len(portion) == _ROWS or size >= _BYTES:
+        if len(portion) == most or size >= most_bytes:
             yield portion
             portion, size = [], 0
     if portion:
         yield portion
 
 
-def _portion(rows: Sequence[Given], rules: Rules) -> list[Made]:
+def _prepare(rows: Sequence[Given], rules: Rules) -> list[Made]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow has opinions on many a damaged file
         return [prepare(line, row, rules) for line, row in rows]

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from albef.data import boxes
-from albef.data import image_decoding as guard
+from albef.data import boxes, image_decoding
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.cleaning import clean_captions, writable
@@ -22,7 +21,7 @@ from albef.ingest.config import IngestConfig
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _MIB = 2**20
 _SIDE, _QUALITY = 160, 80  # of a thumbnail
-_LOOKED_AT = (
+_PICTURED = (
     Reason.MALFORMED_ROW,
     Reason.NO_CAPTION,
     Reason.CAPTION_TOO_LONG,
@@ -34,11 +33,8 @@ _LOOKED_AT = (
 
 @dataclass(frozen=True)
 class Rules:
-    """What rows are held against.
-
-    Attributes:
-        limits: of every data set.
-        longest_side: of a stored picture, in pixels; None leaves each at its size.
+    """What rows are held against: the limits of every data set, and the longer side of a stored
+    picture in pixels, None for its own.
     """
 
     limits: IngestConfig
@@ -46,7 +42,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Print:
+class Fingerprint:
     """What tells whether two pictures show the same.
 
     Attributes:
@@ -60,36 +56,28 @@ class Print:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A record as it is stored.
-
-    Attributes:
-        record: with pictures and captions as stored.
-        line: its place in its source, from 1.
-        name: what names it there.
-        prints: one of each picture.
+    """A record as it is stored, with its place in its source, from 1, what names it there, and the
+    fingerprint of each picture.
     """
 
     record: Record
     line: int
     name: str
-    prints: tuple[Print, ...]
+    fingerprints: tuple[Fingerprint, ...]
 
 
 def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusal:
-    """What becomes of a row, taken by itself; never an exception for what it holds.
-
-    Args:
-        line: its place in its source, from 1.
-        row: with key and source name of the data set.
-        rules: what it is held against.
+    """What becomes of a row with the key and source name of its data set, taken by itself; never an
+    exception for what it holds.
     """
     if isinstance(row, Refusal):
         return row
-    name = _name(row)
+    named = (row.meta.get(field) for field in ("path", "url"))
+    name = next((name for name in named if isinstance(name, str)), row.key)
     try:
         return _prepared(line, name, row, rules)
     except Refused as error:
-        picture = thumbnail(row.image, rules.limits) if error.reason in _LOOKED_AT else b""
+        picture = thumbnail(row.image, rules.limits) if error.reason in _PICTURED else b""
         return dataclasses.replace(error.of(line, name), source=row.source, picture=picture)
 
 
@@ -98,25 +86,20 @@ def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
     if len(image) > limits.max_megabytes * _MIB:
         return b""
     try:
-        with guard.opened(image, max_pixels=round(limits.max_megapixels * _MIB)) as picture:
-            pixels = guard.smaller(picture, image, _SIDE)
-            return encoded(guard.turned(pixels, guard.orientation(picture)), "jpeg", _QUALITY)
+        with image_decoding.opened(image, "", round(limits.max_megapixels * _MIB)) as picture:
+            pixels = image_decoding.smaller(picture, image, _SIDE)
+            upright = image_decoding.turned(pixels, image_decoding.orientation(picture))
+            return encoded(upright, "jpeg", _QUALITY)
     except Refused:
         return b""
 
 
-def _name(record: Record) -> str:
-    """What a reader of the quarantine finds the row by: its file or address, else its key."""
-    named = (record.meta.get(field) for field in ("path", "url"))
-    return next((name for name in named if isinstance(name, str)), record.key)
-
-
 def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     if not _KEY.fullmatch(record.key):
-        said = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
-        raise Refused(Reason.MALFORMED_ROW, said)
+        detail = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
+        raise Refused(Reason.MALFORMED_ROW, detail)
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
-    meta = _told(record.meta)
+    meta = _json_meta(record.meta)
     located = boxes.of_meta(meta)
     # Boxes are in pixels of the picture as its file holds it: it is not turned.
     stored = [_image(image, name, rules, not located) for image in record.images]
@@ -128,36 +111,34 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     kept = dataclasses.replace(
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )
-    return Prepared(kept, line, name, tuple(own for *_, own in stored))
+    return Prepared(kept, line, name, tuple(fingerprint for *_, fingerprint in stored))
 
 
 def _image(
     image: bytes, name: str, rules: Rules, upright: bool
-) -> tuple[bytes, tuple[float, float], Print]:
-    """A picture as stored, how much smaller it became in width and height, and its print."""
+) -> tuple[bytes, tuple[float, float], Fingerprint]:
+    """A picture as stored, how much smaller it became in width and height, and its fingerprint."""
     limits = rules.limits
     if len(image) > limits.max_megabytes * _MIB:
-        said = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
-        raise Refused(Reason.TOO_MANY_BYTES, said)
-    with guard.opened(image, name, round(limits.max_megapixels * _MIB)) as picture:
+        detail = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
+        raise Refused(Reason.TOO_MANY_BYTES, detail)
+    with image_decoding.opened(image, name, round(limits.max_megapixels * _MIB)) as picture:
         width, height = picture.size
-        guard.check_shape(picture.size, limits.min_side, limits.max_aspect_ratio)
-        pixels = guard.smaller(picture, image, rules.longest_side)
-        held = guard.orientation(picture)
-        plain = guard.is_plain(picture)
+        image_decoding.check_shape(picture.size, limits.min_side, limits.max_aspect_ratio)
+        pixels = image_decoding.smaller(picture, image, rules.longest_side)
+        orientation = image_decoding.orientation(picture)
+        plain = image_decoding.is_plain(picture)
     scale = pixels.width / width, pixels.height / height
     if upright:
-        pixels = guard.turned(pixels, held)
-    own = Print(
-        hashlib.sha256(image).digest()[:16],
-        0 if limits.near_distance is None else look(pixels),
-    )
+        pixels = image_decoding.turned(pixels, orientation)
+    look = 0 if limits.near_distance is None else perceptual_hash(pixels)
+    fingerprint = Fingerprint(hashlib.sha256(image).digest()[:16], look)
     if plain and scale == (1.0, 1.0):
-        return image, scale, own
-    return encoded(pixels, limits.format, limits.quality), scale, own
+        return image, scale, fingerprint
+    return encoded(pixels, limits.format, limits.quality), scale, fingerprint
 
 
-def look(picture: Image.Image) -> int:
+def perceptual_hash(picture: Image.Image) -> int:
     """The perceptual hash of a picture: 64 signs of its coarse structure."""
     import imagehash  # it takes SciPy with it
 
@@ -177,7 +158,7 @@ def encoded(picture: Image.Image, kind: str, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
+def _json_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Meta as JSON can hold it; lone halves of letters become question marks.
 
     Raises:
@@ -187,10 +168,7 @@ def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
         text = json.dumps(meta, ensure_ascii=False)
         text.encode()
     except UnicodeEncodeError:
-        text = text.encode(errors="replace").decode()
+        return dict(json.loads(text.encode(errors="replace").decode()))
     except (TypeError, ValueError, RecursionError) as error:
         raise Refused(Reason.MALFORMED_ROW, f"its meta is no JSON: {error}") from None
-    else:
-        return dict(meta)
-    value: dict[str, Any] = json.loads(text)
-    return value
+    return dict(meta)

@@ -1,89 +1,143 @@
 """The quarantine of a data set: the rows that were set aside, each with its reason."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef.data.refusal import Refusal
-from albef.ingest.cleaning import writable
+from albef.data.refusal import Reason
+from albef.ingest.blocks import EXAMPLES, Blocks, Row
+from albef.ingest.config import IngestConfig
+from albef.ingest.duplicates import GROUPS, Duplicate
+from albef.ingest.prepare import thumbnail
+from albef.io import read_json, write_json
 
-SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("line", pa.int64()),
-        ("key", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+SCHEMA = pa.schema({
+    "source": pa.string(), "line": pa.int64(), "key": pa.string(), "reason": pa.string(),
+    "detail": pa.string(),
+})  # fmt: skip
 """Columns of quarantine.parquet: the fields of :class:`albef.data.refusal.Refusal`."""
-EXAMPLES = 12
-"""Rows of each source and reason that are kept to be looked at."""
-EXAMPLE = pa.schema(
-    [
-        *SCHEMA,
-        ("captions", pa.list_(pa.string())),
-        ("picture", pa.binary()),
-        ("of", pa.string()),
-        ("of_dataset", pa.string()),
-        ("distance", pa.int32()),
-    ]
-)
+_EXAMPLE = pa.schema({
+    **{field.name: field.type for field in SCHEMA}, "captions": pa.list_(pa.string()),
+    "picture": pa.binary(), "of": pa.string(), "of_dataset": pa.string(), "distance": pa.int32(),
+})  # fmt: skip
 """Columns of examples.parquet: of the first rows of each source and reason what they say, a small
 JPEG where their picture can be shown, and, of one that repeats another, the key of that one, its
 data set where that is another one, and the bits of the perceptual hash between them."""
+SUMMARY = "summary.json"
+"""Rows, kept, and set aside by reason, of each source."""
 _ROWS = 10_000  # held before they are written
 
 
-class Quarantine:
-    """Writes ``quarantine.parquet``, row by row, and beside it ``examples.parquet``.
+def write_quarantine(
+    folder: Path,
+    blocks: Blocks,
+    dropped: Mapping[int, Duplicate],
+    repeated: Sequence[Duplicate],
+    heldout: pa.Table,
+    limits: IngestConfig,
+) -> Counter[tuple[str, str]]:
+    """Write which rows are set aside, and which pictures are repeated, as
+    :func:`albef.ingest.duplicates.compare` found with ``heldout``; what is written stays.
 
-    Args:
-        folder: of both.
-
-    Attributes:
-        reasons: how many rows there are, by source and reason.
+    Returns:
+        How many rows by source and reason.
     """
-
-    def __init__(self, folder: Path) -> None:
+    summary = read_json(folder / SUMMARY)  # written last
+    if summary is None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.reasons: Counter[tuple[str, str]] = Counter()
-        self._folder = folder
-        path = folder / "quarantine.parquet"
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._rows: list[dict[str, object]] = []
-        self._examples: list[dict[str, object]] = []
+        summary = _write_rows(folder, blocks, dropped, heldout, limits)
+        groups = {
+            "key": [blocks.at(duplicate.row, "key") for duplicate in repeated],
+            "of": [blocks.at(duplicate.other, "key") for duplicate in repeated],
+            "kind": ["exact" if one.reason == Reason.DUPLICATE else "near" for one in repeated],
+            "distance": [duplicate.distance for duplicate in repeated],
+            "dropped": [duplicate.row in dropped for duplicate in repeated],
+        }
+        _write(pa.table(groups, GROUPS), folder / "duplicates.parquet")
+        write_json(folder / SUMMARY, summary)
+    counts = {name: of_source["set_aside"] for name, of_source in summary.items()}
+    return Counter({(name, why): n for name, of in counts.items() for why, n in of.items()})
 
-    def add(self, refusal: Refusal, more: Callable[[], dict[str, object]] = dict) -> None:
-        """Set a row aside.
 
-        Args:
-            refusal: the row.
-            more: gives further columns of :data:`EXAMPLE`; asked where the row is shown.
-        """
-        row = dataclasses.asdict(refusal)
-        row |= {name: writable(row[name]) for name in ("key", "detail")}
-        self._rows.append({name: row[name] for name in SCHEMA.names})
-        if self.reasons[refusal.source, refusal.reason] < EXAMPLES:
-            self._examples.append({**row, "picture": refusal.picture or None, **more()})
-        self.reasons[refusal.source, refusal.reason] += 1
-        if len(self._rows) == _ROWS:
-            self._flush()
+def _write_rows(
+    folder: Path,
+    blocks: Blocks,
+    dropped: Mapping[int, Duplicate],
+    heldout: pa.Table,
+    limits: IngestConfig,
+) -> dict[str, Any]:
+    """Write quarantine.parquet and examples.parquet; returns the summary."""
+    rows: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    examples: list[dict[str, Any]] = []
+    batch: list[dict[str, Any]] = []
+    with pq.ParquetWriter(folder / "quarantine.parquet", SCHEMA, compression="zstd") as writer:
+        for row in (row for block in range(len(blocks)) for row in blocks.rows(block)):
+            source = row.values["source"]
+            rows[source] += 1
+            duplicate = dropped.get(row.number)
+            if row.refusal is not None:
+                values = dataclasses.asdict(row.refusal)
+                values["picture"] = row.refusal.picture or None
+            elif duplicate is not None:
+                values = _repeating(row, duplicate, blocks, heldout)
+            else:
+                continue
+            reasons[source][values["reason"]] += 1
+            if reasons[source][values["reason"]] <= EXAMPLES:
+                if duplicate is not None and row.refusal is None:
+                    values["picture"] = thumbnail(blocks.image(row.number), limits) or None
+                examples.append(values)
+            batch.append(values)
+            if len(batch) == _ROWS:
+                writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+                batch.clear()
+        writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+    _write(pa.Table.from_pylist(examples, _EXAMPLE), folder / "examples.parquet")
+    return {
+        name: {
+            "rows": count,
+            "kept": count - reasons[name].total(),
+            "set_aside": dict(reasons[name]),
+        }
+        for name, count in rows.items()
+    }
 
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
-        self._rows.clear()
 
-    def __enter__(self) -> Self:
-        return self
+def _repeating(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
+    """The columns of a row that is set aside for another one, but its picture."""
+    dataset = None
+    if duplicate.other < 0:
+        other = heldout.slice(-1 - duplicate.other, 1).to_pylist()[0]
+        key, dataset = other["key"], other["dataset"]
+    else:
+        key = blocks.at(duplicate.other, "key")
+    name = f"{key} of the data set {dataset}" if dataset else key
+    detail = {
+        Reason.MALFORMED_ROW: f"its key {row.values['key']} is that of an earlier row",
+        Reason.DUPLICATE: f"its picture is that of {name}",
+        Reason.NEAR_DUPLICATE: f"its picture looks like that of {name}",
+        Reason.CONTAMINATION: f"its picture looks like that of {name}, which is evaluated on",
+    }[duplicate.reason]
+    if duplicate.reason in (Reason.NEAR_DUPLICATE, Reason.CONTAMINATION):
+        detail += f" ({duplicate.distance} bits apart)"
+    return {
+        "source": row.values["source"],
+        "line": row.values["line"],
+        "key": row.values["name"],
+        "reason": duplicate.reason,
+        "detail": detail,
+        "captions": row.values["captions"],
+        "of": key,
+        "of_dataset": dataset,
+        "distance": duplicate.distance,
+    }
 
-    def __exit__(self, *error: object) -> None:
-        self._flush()
-        self._writer.close()
-        shown = pa.Table.from_pylist(self._examples, EXAMPLE)
-        pq.write_table(shown, self._folder / "examples.parquet", compression="zstd")
+
+def _write(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")

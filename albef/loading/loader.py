@@ -6,8 +6,7 @@ micro-batch comes from (seed, epoch, its number).
 
 They are made by a pipeline of webdataset: numbers of micro-batches, split among the workers; our
 tar stage, which reads their records by place and takes nothing from a tar but pictures that are
-where the index says; collating. A damaged record is counted, and the record at the same position
-of the next micro-batch of the epoch takes its place, or the first one after it that is not damaged.
+where the index says; collating.
 """
 
 import copy
@@ -24,16 +23,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from albef.data.shards import Shards
-from albef.loading.damage import Damage
-from albef.loading.mixing import Mixture
 from albef.loading.pipeline import Batch as Batch
 from albef.loading.pipeline import Collate as Collate
-from albef.loading.pipeline import Stages
-from albef.loading.prefetch import Ahead
-from albef.loading.reading import ReadingConfig
-from albef.loading.sampler import Order
+from albef.loading.pipeline import DamageCount, Pipeline, Reading
+from albef.loading.prefetch import Prefetcher
+from albef.loading.sampler import Mixture, Sampler
 
-WHOLE = ReadingConfig(window=None, max_damaged_records=0, max_damaged_shards=0)
+WHOLE = Reading()
 """All of a split shuffled, and the first damaged record stops the training."""
 _DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
 _AHEAD = 4  # batches that a worker prepares before they are asked for
@@ -77,16 +73,16 @@ class Loader:
         share: tuple[int, int] = (0, 1),
         pooled: int = 0,
         weights: Mapping[str, float] | None = None,
-        reading: ReadingConfig = WHOLE,
+        reading: Reading = WHOLE,
     ) -> None:
         mixture = Mixture(shards.sources, weights, seed) if weights else None
-        shown = len(shards) if mixture is None else len(mixture)
-        if shown < batch_size:
+        records = len(shards) if mixture is None else len(mixture)
+        if records < batch_size:
             raise ValueError(
-                f"{shards.folder} has {shown} records in split {shards.split}, fewer than "
+                f"{shards.folder} has {records} records in split {shards.split}, fewer than "
                 f"a batch of {batch_size}: lower the batch size or make the data set larger"
             )
-        self.steps_per_epoch = shown // batch_size
+        self.steps_per_epoch = records // batch_size
         self._micros = batch_size // micro_batch_size
         self._rank, processes = share
         if self._micros % processes:
@@ -95,32 +91,37 @@ class Loader:
                 f"{micro_batch_size}, which {processes} processes cannot share equally: change "
                 "micro_batch_size or runtime.processes"
             )
-        self._own = self._micros // processes
-        per_epoch = self._micros * self.steps_per_epoch
-        shards.hold(reading.window)
-        pool = pooled * self._micros
-        order = Order(shards, micro_batch_size, per_epoch, seed, pool, mixture, reading.window)
-        self._stages = Stages(shards, collate, order, seed)
+        self._per_rank = self._micros // processes
+        shards.check_cache_fits(reading.window)
+        self._sampler = Sampler(
+            shards,
+            micro_batch_size,
+            self._micros * self.steps_per_epoch,
+            seed,
+            pooled * self._micros,
+            mixture,
+            reading.window,
+        )
+        self._pipeline = Pipeline(shards, collate, self._sampler, seed)
         self._workers = workers
-        self.damage = Damage(shards, reading)
+        self.damage = DamageCount(shards, reading)
 
     def numbers(self, step: int) -> range:
         """The micro-batches of this process in a step, counted from the start of the training."""
-        first = step * self._micros + self._rank * self._own
-        return range(first, first + self._own)
+        first = step * self._micros + self._rank * self._per_rank
+        return range(first, first + self._per_rank)
 
     def draw_seed(self, number: int) -> int:
         """Seed of what the model draws for a micro-batch, as hard negatives and dropout."""
-        stages = self._stages
-        number_in_epoch = divmod(number, stages.order.per_epoch)
-        sequence = np.random.SeedSequence([stages.seed, _DRAWS, *number_in_epoch])
+        in_epoch = divmod(number, self._sampler.per_epoch)
+        sequence = np.random.SeedSequence([self._pipeline.seed, _DRAWS, *in_epoch])
         return int(sequence.generate_state(1, np.uint64)[0])
 
     def keys(self, step: int) -> list[str]:
         """The keys of a step's records, over all processes; damaged ones are named too."""
         numbers = range(step * self._micros, (step + 1) * self._micros)
-        shards, order = self._stages.shards, self._stages.order
-        return [shards.keys[int(i)].as_py() for n in numbers for i in order.chosen(n)]
+        keys = self._pipeline.shards.keys
+        return [keys[int(i)].as_py() for n in numbers for i in self._sampler.chosen(n)]
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
         """This process' micro-batches of each step from ``start_step`` to before ``stop_step``.
@@ -133,49 +134,48 @@ class Loader:
             OSError: a store cannot be reached.
         """
         micros = self._micro_batches(range(start_step, stop_step))
-        return iter(lambda: list(itertools.islice(micros, self._own)), [])
+        return iter(lambda: list(itertools.islice(micros, self._per_rank)), [])
 
     def _micro_batches(self, steps: range) -> Iterator[Batch]:
         if not steps:
             return
         import webdataset as wds  # takes its time, and only training reads so
 
-        stages = self._stages
         pipeline = wds.DataPipeline(
-            functools.partial(self._numbers, steps),
+            functools.partial(self._all_numbers, steps),
             wds.split_by_worker,  # in turns, as torch asks its workers: so they come in order
-            stages.read,
-            wds.map(stages.collate),
+            self._pipeline.read,
+            wds.map(self._pipeline.collate),
         )
-        workers = min(self._workers, len(steps) * self._own)
-        micros = iter(_from_workers(pipeline, workers) if workers else pipeline)
-        ahead = self._ahead(steps)  # after the workers: a fork has no threads
+        workers = min(self._workers, len(steps) * self._per_rank)
+        micros = iter(_in_workers(pipeline, workers) if workers else pipeline)
+        prefetcher = self._prefetcher(steps)  # after the workers: a fork has no threads
         try:
             for micro in micros:
                 if isinstance(micro, Exception):
                     raise micro
-                self.damage.meet(micro.met)
-                if ahead:
-                    ahead.given()
+                self.damage.add(micro.damaged)
+                if prefetcher:
+                    prefetcher.advance()
                 yield micro.batch
         finally:
-            if ahead:
-                ahead.stop()
+            if prefetcher:
+                prefetcher.stop()
 
-    def _ahead(self, steps: range) -> Ahead | None:
+    def _prefetcher(self, steps: range) -> Prefetcher | None:
         """What fetches the shards of the next window, where there is a store."""
-        if self._stages.shards.files.cache is None:
+        files = self._pipeline.shards.files
+        if files.cache is None:
             return None
-        order = copy.copy(self._stages.order)  # of the thread alone
-        names = (order.shards_of(number) for number in self._numbers(steps))
-        own = max(1, order.per_window * self._own // self._micros)
-        return Ahead(self._stages.shards.files, names, own)
+        sampler = copy.copy(self._sampler)  # of the thread alone
+        names = (sampler.shards_of(number) for number in self._all_numbers(steps))
+        return Prefetcher(files, names, max(1, sampler.per_window * self._per_rank // self._micros))
 
-    def _numbers(self, steps: range) -> Iterator[int]:
+    def _all_numbers(self, steps: range) -> Iterator[int]:
         return itertools.chain.from_iterable(map(self.numbers, steps))
 
 
-def _from_workers(pipeline: "IterableDataset[Any]", workers: int) -> Iterable[Any]:
+def _in_workers(pipeline: "IterableDataset[Any]", workers: int) -> Iterable[Any]:
     methods = multiprocessing.get_all_start_methods()
     return DataLoader(
         pipeline,

@@ -1,10 +1,11 @@
-"""The stages of the pipeline that makes training batches: the tar stage, and collating.
+"""The stages of the pipeline that makes training batches: reading records by place, and collating.
 
-The tar stage reads the records of a micro-batch by place, and takes nothing from a tar but
-pictures that are where the index says (:mod:`albef.data.shard_files`).
+A damaged record is counted, held against what training takes, and replaced by a stated rule
+(:meth:`albef.loading.sampler.Sampler.spares`).
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,22 +14,32 @@ from torch import Tensor
 
 from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
-from albef.data.shards import Damaged, Shards
-from albef.loading.damage import Met
-from albef.loading.sampler import Order
+from albef.data.shards import Damaged, ShardError, Shards
+from albef.loading.sampler import Sampler
 
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
 
-CONTENT = 1
-"""Keeps the generators of what is in a batch apart from those of order and draws."""
+_CONTENT = 1  # keeps the generators of what is in a batch apart from those of order and draws
+log = logging.getLogger(__name__)
 
 
-class Micro(NamedTuple):
+class Reading(NamedTuple):
+    """In which order a split is read, and how much of it may be damaged before training stops."""
+
+    window: int | None = None
+    """As in :class:`albef.tasks.task.TrainingConfig`."""
+    max_damaged_records: float = 0.0
+    """Share, as in :class:`albef.layout.Runtime`."""
+    max_damaged_shards: float = 0.0
+    """The same of shards."""
+
+
+class MicroBatch(NamedTuple):
     """What comes out of the pipeline."""
 
     batch: Batch
-    met: Sequence[Met]
+    damaged: Sequence[Damaged]
 
 
 class _Read(NamedTuple):
@@ -37,18 +48,18 @@ class _Read(NamedTuple):
     number: int
     places: list[int]
     records: list[Record]
-    met: list[Met]
+    damaged: list[Damaged]
 
 
-class Stages:
-    """What the pipeline does to the number of a micro-batch, counted from the start of training.
+class Pipeline:
+    """What is done to the number of a micro-batch, counted from the start of training.
 
     An error is handed on as it is, to be raised where it is asked for, with no foreign trace.
     """
 
-    def __init__(self, shards: Shards, collate: Collate, order: Order, seed: int) -> None:
+    def __init__(self, shards: Shards, collate: Collate, sampler: Sampler, seed: int) -> None:
         self.shards = shards
-        self.order = order
+        self.sampler = sampler
         self.seed = seed
         self._collate = collate
 
@@ -60,7 +71,7 @@ class Stages:
             except (ValueError, OSError) as error:
                 yield error
 
-    def collate(self, read: _Read | Exception) -> Micro | Exception:
+    def collate(self, read: _Read | Exception) -> MicroBatch | Exception:
         """Records to a batch."""
         if isinstance(read, Exception):
             return read
@@ -68,36 +79,36 @@ class Stages:
             try:
                 return self._batch(read)
             except ImageError:
-                return self._batch(self._decodable(read))
+                self._replace_undecodable(read)
+                return self._batch(read)
         except (ValueError, OSError) as error:
             return error
 
-    def _batch(self, read: _Read) -> Micro:
-        number = divmod(read.number, self.order.per_epoch)
-        rng = np.random.default_rng([self.seed, CONTENT, *number])
-        return Micro(self._collate(read.records, rng), read.met)
+    def _batch(self, read: _Read) -> MicroBatch:
+        number = divmod(read.number, self.sampler.per_epoch)
+        rng = np.random.default_rng([self.seed, _CONTENT, *number])
+        return MicroBatch(self._collate(read.records, rng), read.damaged)
 
     def _read(self, number: int) -> _Read:
-        read = _Read(number, [], [], [])
-        for position, place in enumerate(self.order.chosen(number).tolist()):
-            read.places.append(place)
+        read = _Read(number, self.sampler.chosen(number).tolist(), [], [])
+        for position, place in enumerate(read.places):
             try:
                 read.records.append(self.shards[place])
             except Damaged as error:
-                read.met.append(Met(error.shard, error.key, error.what))
+                read.damaged.append(error)
                 read.records.append(self._spare(read, position, error))
         return read
 
-    def _decodable(self, read: _Read) -> _Read:
-        """The same, with others for the records that cannot be decoded."""
+    def _replace_undecodable(self, read: _Read) -> None:
         for position, record in enumerate(read.records):
             try:
                 _decode(record)
             except ImageError as error:
                 shard = self.shards.shard_names[read.places[position]].as_py()
-                read.met.append(Met(shard, record.key, str(error)))
+                read.damaged.append(
+                    Damaged(shard, record.key, str(error), self.shards.files.remedy)
+                )
                 read.records[position] = self._spare(read, position, error, _decode)
-        return read
 
     def _spare(
         self,
@@ -107,7 +118,7 @@ class Stages:
         check: Callable[[Record], None] = lambda record: None,
     ) -> Record:
         """The record that stands for a damaged one: the first spare that is not."""
-        for place in self.order.spares(read.number, position):
+        for place in self.sampler.spares(read.number, position):
             with contextlib.suppress(Damaged, ImageError):
                 record = self.shards[place]
                 check(record)
@@ -119,3 +130,51 @@ class Stages:
 def _decode(record: Record) -> None:
     for image in record.images:
         decode(image, record.key)
+
+
+class DamageCount:
+    """The damage that this process has met in a split, held against what is taken; it knows
+    nothing of others'.
+    """
+
+    def __init__(self, shards: Shards, config: Reading) -> None:
+        self._shards = shards
+        self._config = config
+        self._known: set[tuple[str, str]] = set()
+        self._replaced = 0
+
+    def add(self, damaged: Iterable[Damaged]) -> None:
+        """Count; what is new is logged.
+
+        Raises:
+            ShardError: it is more than is taken.
+        """
+        for record in damaged:
+            self._replaced += 1
+            if (record.shard, record.key) not in self._known:
+                self._known.add((record.shard, record.key))
+                self._check(record)
+                log.warning("%s; other records take its place", record.what)
+
+    def _check(self, damaged: Damaged) -> None:
+        kind, total = "records", len(self._shards)
+        share = self._config.max_damaged_records
+        if not damaged.key:
+            kind, total = "shards", len(self._shards.shard_names.unique())
+            share = self._config.max_damaged_shards
+        count, name = self.counts()[kind], self._shards.name
+        if count > share * total:
+            raise ShardError(
+                f"{damaged.what}; that makes {count} damaged of the {total} {kind} of {name}, "
+                f"split {self._shards.split}, more than runtime.max_damaged_{kind}.{name} "
+                f"{share:g} allows: {damaged.remedy}, or allow more"
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Damaged records and shards, each counted once, and places that others had to take."""
+        shards = sum(not key for _, key in self._known)
+        return {
+            "records": len(self._known) - shards,
+            "shards": shards,
+            "replaced": self._replaced,
+        }

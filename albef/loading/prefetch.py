@@ -11,16 +11,12 @@ from albef.data.shard_files import ShardFiles
 log = logging.getLogger(__name__)
 
 
-class Ahead:
+class Prefetcher:
     """Fetches into the cache, in a thread, what the next micro-batches are read from.
 
     It spares the readers the wait and no more: what cannot be fetched they meet, and tell,
-    themselves.
-
-    Args:
-        files: the shards of a data set with a store.
-        names: of the shards of each micro-batch, in order; asked for in the thread.
-        distance: micro-batches that it may be ahead.
+    themselves. ``names`` are of the shards of each micro-batch, in order, asked for in the thread;
+    ``distance`` is how many micro-batches it may be ahead.
     """
 
     def __init__(self, files: ShardFiles, names: Iterable[Iterable[str]], distance: int) -> None:
@@ -28,9 +24,9 @@ class Ahead:
         self._names = names
         self._allowed = threading.Semaphore(distance)
         self._stopped = False
-        threading.Thread(target=self._run, daemon=True, name="fetch-ahead").start()
+        threading.Thread(target=self._run, daemon=True, name="prefetch").start()
 
-    def given(self) -> None:
+    def advance(self) -> None:
         """Training has got a micro-batch."""
         self._allowed.release()
 

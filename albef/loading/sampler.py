@@ -1,19 +1,65 @@
-"""Which records each micro-batch of a training holds: a function of seed and epoch alone."""
+"""Which records an epoch shows, and which of them each micro-batch holds: functions of seed and
+epoch alone.
+"""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from albef.data.shards import Shards
-from albef.loading.mixing import Mixture, Places
+
+Places = NDArray[np.int64]
 
 _ORDER = 0  # keeps the generators of different things apart
 _TRIES = 1000
 
 
-class Order:
+class Mixture:
+    """Sources of a data set shown more or less often in training; nothing is stored twice.
+
+    A weight is the passes over a source in an epoch. The passes of a source follow each other
+    without a gap, each in an order of its own: with 0.5 every record is shown in one of two epochs,
+    with 2.5 two or three times in each. A source that is left out has 1, one with 0 is not shown.
+
+    Raises:
+        ValueError: a weight of a source that there is not.
+    """
+
+    def __init__(self, sources: pa.StringArray, weights: Mapping[str, float], seed: int) -> None:
+        encoded = sources.dictionary_encode()  # no Python text for each of millions of records
+        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        known = sorted(names)
+        for name in weights:
+            if name not in known:
+                raise ValueError(f"source_weights names {name}; the sources are {', '.join(known)}")
+        self._seed = seed
+        self._parts: list[tuple[int, Places, int]] = []
+        for name in known:
+            places = np.flatnonzero(codes == names.index(name))
+            if weight := weights.get(name, 1.0):
+                count = max(1, round(weight * len(places)))
+                self._parts.append((zlib.crc32(name.encode()), places, count))
+
+    def __len__(self) -> int:
+        return sum(count for _, _, count in self._parts)
+
+    def epoch(self, epoch: int) -> Places:
+        """Places of the records that an epoch shows, not yet in its order."""
+        return np.concatenate([self._of_source(epoch, *part) for part in self._parts])
+
+    def _of_source(self, epoch: int, name: int, places: Places, count: int) -> Places:
+        start, size = epoch * count, len(places)
+        passes = range(start // size, (start + count - 1) // size + 1)
+        orders = [np.random.default_rng([self._seed, name, p]).permutation(places) for p in passes]
+        offset = start - passes[0] * size
+        return np.concatenate(orders)[offset : offset + count]
+
+
+class Sampler:
     """The records of each micro-batch, by their places in the split.
 
     Args:
@@ -43,13 +89,13 @@ class Order:
         self._pool = pool
         self._mixture = mixture
         self._window = window
-        self._epoch: tuple[int, Places] | None = None
-        self._lengths: NDArray[np.int64] | None = None
+        self._epoch: tuple[int, Places] = -1, np.empty(0, np.int64)
+        self._words: NDArray[np.int64] | None = None
 
     def chosen(self, number: int) -> Places:
         """The records of a micro-batch."""
         epoch, inside = divmod(number, self.per_epoch)
-        return self._of(epoch)[inside * self._size : (inside + 1) * self._size]
+        return self._order(epoch)[inside * self._size : (inside + 1) * self._size]
 
     def shards_of(self, number: int) -> list[str]:
         """Names of the shards that they are in."""
@@ -71,17 +117,18 @@ class Order:
         window but at its end, and not of the same micro-batch.
         """
         epoch, inside = divmod(number, self.per_epoch)
-        order = self._of(epoch)
+        order = self._order(epoch)
         first = (inside + 1) * self._size + position
         for place in range(first, first + min(len(order), _TRIES)):
             yield int(order[place % len(order)])
 
-    def _of(self, epoch: int) -> Places:
+    def _order(self, epoch: int) -> Places:
         """All records of an epoch."""
-        if self._epoch is None or self._epoch[0] != epoch:
+        if self._epoch[0] != epoch:
             rng = np.random.default_rng([self._seed, _ORDER, epoch])
-            shown = len(self._shards) if self._mixture is None else self._mixture.epoch(epoch)
-            order = rng.permutation(shown)
+            order = rng.permutation(
+                len(self._shards) if self._mixture is None else self._mixture.epoch(epoch)
+            )
             if self._window:
                 shard = self._shards.shard_names.dictionary_encode()
                 windows = rng.permutation(len(shard.dictionary)) // self._window
@@ -92,20 +139,18 @@ class Order:
         return self._epoch[1]
 
     def _by_length(self, order: Places, rng: np.random.Generator) -> Places:
-        """The records, sorted by length within each pool of micro-batches, and those shuffled."""
-        words = self._words()
-        parts = []
-        for start in range(0, len(order), self._pool * self._size):
-            pool = order[start : start + self._pool * self._size]
-            micros = pool[np.argsort(words[pool], kind="stable")].reshape(-1, self._size)
-            parts.append(micros[rng.permutation(len(micros))])
-        return np.concatenate(parts).ravel()
-
-    def _words(self) -> NDArray[np.int64]:
-        """The most words that a caption of each record has."""
-        if self._lengths is None:
+        """The records, sorted by the words of their longest caption within each pool of
+        micro-batches, and those shuffled.
+        """
+        if self._words is None:
             captions = self._shards.captions
             blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
             starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
-            self._lengths = np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
-        return self._lengths
+            self._words = np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
+        parts = []
+        for start in range(0, len(order), self._pool * self._size):
+            pool = order[start : start + self._pool * self._size]
+            sorted_pool = pool[np.argsort(self._words[pool], kind="stable")]
+            micros = sorted_pool.reshape(-1, self._size)
+            parts.append(micros[rng.permutation(len(micros))])
+        return np.concatenate(parts).ravel()

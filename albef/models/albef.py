@@ -4,8 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from albef.config import Section
-from albef.models.bert import KeyValue, attention_bias
-from albef.models.fusion import FusionEncoder
+from albef.models.bert import attention_bias
+from albef.models.fusion import FusionEncoder, PairFusionEncoder
+from albef.models.kernels import KeyValue
 from albef.models.text import TextConfig, TextEncoder
 from albef.models.vision import ImageConfig, ImageEncoder
 
@@ -76,3 +77,11 @@ class ALBEF(nn.Module):
     def fused_cls(self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
         """The fused [CLS] state (B, D) only: the last layer computes no other row."""
         return self.fuse(text_states, text_mask, image, slice(0, 1))[:, 0]
+
+
+class PairALBEF(ALBEF):
+    """ALBEF with a doubled fusion encoder; text and image encoder are as they were."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__(config, vocab_size)
+        self.fusion_encoder = PairFusionEncoder(config.text, config.image.width)

@@ -9,10 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-KeyValue = tuple[Tensor, Tensor]
-"""Keys and values, each (B, H, N, D / H)."""
+from albef.models.kernels import KeyValue, Layer, attend, rows
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -21,36 +19,6 @@ def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     -1e4 rather than the type's minimum: it survives 16 bits and never makes a row of NaN.
     """
     return (1.0 - mask[:, None, None, :].to(dtype)) * -1e4
-
-
-def products_pay(states: Tensor) -> bool:
-    """Whether attention as two products is faster, forward and backward, than the fused kernel.
-
-    It is on a processor in 16 bits, whose fused backward is slow, the more so the fewer the tokens.
-    In float32, and without gradient, it is not. `benchmarks/step.py` shows the step as a whole.
-    """
-    on_cpu = states.device.type == "cpu"
-    return on_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float
-) -> Tensor:
-    """Attention of queries (B, H, L, D / H) to N keys and values: (B, H, L, D / H).
-
-    Args:
-        query: (B, H, L, D / H).
-        key: (B, H, N, D / H).
-        value: (B, H, N, D / H).
-        bias: additive, broadcastable to (B, H, L, N).
-        dropout: share of the weights that is dropped.
-    """
-    bias = None if bias is None else bias.to(key.dtype)
-    if not products_pay(query):
-        return F.scaled_dot_product_attention(query, key, value, bias, dropout)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-    weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ value
 
 
 class _Projections(nn.Module):
@@ -111,7 +79,7 @@ class _Intermediate(nn.Module):
         return F.gelu(self.dense(states))
 
 
-class BertLayer(nn.Module):
+class BertLayer(Layer):
     """Self-attention, then cross-attention where ``image_width`` is given, then the FFN."""
 
     def __init__(
@@ -124,14 +92,13 @@ class BertLayer(nn.Module):
         )
         self.intermediate = _Intermediate(width, intermediate)
         self.output = _Residual(intermediate, width, dropout)
-        self.recompute = False
 
     def image_key_value(self, image_states: Tensor) -> KeyValue:
         """Keys and values of the image (B, N, D), to be shared by every pass that reads it."""
         assert self.crossattention is not None
         return self.crossattention.self.key_value(image_states)
 
-    def forward(
+    def compute(
         self,
         states: Tensor,
         bias: Tensor,
@@ -139,7 +106,7 @@ class BertLayer(nn.Module):
         positions: Tensor | slice | None = None,
         image_bias: Tensor | None = None,
     ) -> Tensor:
-        """One layer.
+        """One layer, as it is called.
 
         Args:
             states: (B, L, D).
@@ -154,20 +121,6 @@ class BertLayer(nn.Module):
         Returns:
             (B, L, D) or (B, M, D).
         """
-        if self.recompute and torch.is_grad_enabled():
-            given = (states, bias, image, positions, image_bias)
-            again: Tensor = checkpoint(self._forward, *given, use_reentrant=False)
-            return again
-        return self._forward(states, bias, image, positions, image_bias)
-
-    def _forward(
-        self,
-        states: Tensor,
-        bias: Tensor,
-        image: KeyValue | None,
-        positions: Tensor | slice | None,
-        image_bias: Tensor | None,
-    ) -> Tensor:
         key_value = self.attention.self.key_value(states)
         if positions is not None:
             states = rows(states, positions)
@@ -208,19 +161,6 @@ class BertLayer(nn.Module):
 def _folded(states: Tensor, key: Tensor) -> Tensor:
     """The states of the texts of each image as one long text: their keys need not be copied."""
     return states.reshape(key.shape[0], -1, states.shape[2])
-
-
-def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
-    """The states (B, L, D) at ``positions`` (B, M), or at the same of each text: (B, M, D).
-
-    One ``index_select`` of the flattened states: the backward of a gather is many times slower on
-    a CPU, and that of an index by tensor adds in an order that changes from run to run.
-    """
-    if isinstance(positions, slice):
-        return states[:, positions]
-    start = torch.arange(len(states), device=states.device)[:, None] * states.shape[1]
-    chosen = states.flatten(0, 1).index_select(0, (start + positions).flatten())
-    return chosen.view(*positions.shape, states.shape[2])
 
 
 def init_bert_weights(module: nn.Module, width: int) -> None:

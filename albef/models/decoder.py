@@ -1,4 +1,4 @@
-"""The answer decoder of VQA: it writes an answer, or scores a given one (ALBEF, section 5).
+"""The answer decoder of VQA: it writes an answer, scores given ones, or ranks a closed list.
 
 What it answers need not be a question: a captioner has it attend to the states of a picture.
 
@@ -11,21 +11,22 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from albef.models.bert import BertLayer, KeyValue, init_bert_weights
+from albef.models.bert import BertLayer, init_bert_weights
+from albef.models.kernels import KeyValue
 from albef.models.text import Embeddings, MLMHead, TextConfig
-from albef.preprocessing.answers import Floats, Ints, write
+from albef.preprocessing.answers import Floats, Ints, answer_tree, beam_search
+from albef.preprocessing.text import TextTokenizer
+
+AT_ONCE = 512
+"""Nodes whose likelihoods are computed together: the vocabulary is wide."""
 
 
 class AnswerDecoder(nn.Module):
     """Causal layers, as many as fuse, that attend to the fused states of the question.
 
     Its parts are those of fusion encoder, embeddings and masked-language head, so that it can
-    start from them; its logits come from its own word embeddings.
-
-    Args:
-        config: sizes of the text side.
-        vocab_size: of the tokenizer.
-        attended_width: of the states it attends to, N of them for each question.
+    start from them; its logits come from its own word embeddings. ``attended_width`` is that of the
+    states it attends to, N of them for each question.
     """
 
     def __init__(self, config: TextConfig, vocab_size: int, attended_width: int) -> None:
@@ -47,17 +48,11 @@ class AnswerDecoder(nn.Module):
     def states(
         self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """States of answers, each token seeing itself, those before it and its question.
+        """States (A, L, D) of answers, each token seeing itself, those before it and its question.
 
-        Args:
-            ids: (A, L) token ids; A is B, or a multiple of it: the first A / B answers are then
-                answers to the first question, and so on.
-            mask: (A, L).
-            question: keys and values of B questions, one pair a layer.
-            question_mask: (B, N).
-
-        Returns:
-            (A, L, D).
+        Of ids and mask (A, L), and of keys and values of B questions with their mask (B, N). A is
+        B, or a multiple of it: the first A / B answers are then answers to the first question, and
+        so on.
         """
         length = ids.shape[1]
         seen = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
@@ -71,14 +66,9 @@ class AnswerDecoder(nn.Module):
         question: list[KeyValue],
         question_mask: Tensor,
     ) -> Tensor:
-        """States (B, W, D) of the nodes of a tree of answers, one for each question.
+        """States (B, W, D) of the nodes of a tree of answers, one tree for each question.
 
-        Args:
-            ids: (B, W) a token a node.
-            positions: (B, W) its place in an answer.
-            sees: (B, W, W) bool: which nodes a node sees.
-            question: keys and values of B questions, one pair a layer.
-            question_mask: (B, N).
+        Of a token a node (B, W), its place in an answer, and which nodes it sees (B, W, W).
         """
         states = self.embeddings(ids, positions)
         return self._layers(states, sees[:, None].to(states.dtype), question, question_mask)
@@ -87,12 +77,12 @@ class AnswerDecoder(nn.Module):
         self, states: Tensor, seen: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
         """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
-        own = (1.0 - seen) * -1e4
-        asked = (1.0 - question_mask[:, None, None, :].to(own.dtype)) * -1e4  # (B, 1, 1, N)
+        bias = (1.0 - seen) * -1e4
+        asked = (1.0 - question_mask[:, None, None, :].to(bias.dtype)) * -1e4  # (B, 1, 1, N)
         rows = states.shape[0] * states.shape[1] // question_mask.shape[0]
         asked = asked.expand(-1, -1, rows, -1)  # ONNX Runtime does not broadcast over queries
         for layer, key_value in zip(self.layer, question, strict=True):
-            states = layer(states, own, key_value, image_bias=asked)
+            states = layer(states, bias, key_value, image_bias=asked)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
@@ -110,8 +100,66 @@ class AnswerDecoder(nn.Module):
 def log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """Log-likelihood (A,) of answers with their states (A, L, D), summed over their tokens."""
     log_p = torch.log_softmax(decoder.logits(states[:, :-1]).float(), dim=2)
-    told: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
-    return (told * mask[:, 1:]).sum(dim=1)
+    by_token: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
+    return (by_token * mask[:, 1:]).sum(dim=1)
+
+
+def log_likelihoods(
+    decoder: AnswerDecoder,
+    ids: Tensor,
+    mask: Tensor,
+    question: list[KeyValue],
+    question_mask: Tensor,
+) -> Tensor:
+    """Log-likelihoods (B, K) of answers (B, K, L) to each question, summed over their tokens."""
+    tree = answer_tree(ids.cpu().numpy(), mask.cpu().numpy())
+    tree_ids, depth, sees, nodes = (torch.from_numpy(part).to(ids.device) for part in tree)
+    states = decoder.tree_states(tree_ids, depth, sees, question, question_mask)
+    by_token = []
+    at_once = max(1, AT_ONCE // states.shape[1])
+    for part, node, target in zip(
+        states.split(at_once), nodes.split(at_once), ids[:, :, 1:].split(at_once), strict=True
+    ):
+        log_p = torch.log_softmax(decoder.logits(part).float(), dim=2)
+        row = torch.arange(len(part), device=ids.device)[:, None, None]
+        by_token.append(log_p[row, node, target])
+    return (torch.cat(by_token) * mask[:, :, 1:]).sum(dim=2)
+
+
+@torch.no_grad()
+def rank(
+    decoder: AnswerDecoder,
+    fused_states: Tensor,
+    question_mask: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """Rank a closed list of C answers for each question.
+
+    The ``k`` answers with the most probable first token are scored by that log-probability plus
+    the log-likelihood of the whole answer, so the first token counts twice, as in the original.
+
+    Args:
+        decoder: the model.
+        fused_states: (B, N, D) of the questions.
+        question_mask: (B, N).
+        ids: (C, L) the answers, [CLS] first and [SEP] last; ``mask`` likewise.
+        mask: of the answers.
+        k: how many are scored in full; all where there are fewer.
+
+    Returns:
+        Places in the list (B, k), best first, and their probabilities (B, k), which sum to 1.
+    """
+    count, k = len(fused_states), min(k, len(ids))
+    question = decoder.question_key_values(fused_states)
+    start = ids[:1, :1].expand(count, 1)
+    first = decoder(start, torch.ones_like(start), question, question_mask)[:, 0].float()
+    log_first, chosen = torch.log_softmax(first, dim=1)[:, ids[:, 1]].topk(k, dim=1)
+    likelihood = log_likelihoods(decoder, ids[chosen], mask[chosen], question, question_mask)
+    probabilities = torch.softmax(log_first + likelihood, dim=1)
+    best = probabilities.topk(k, dim=1)
+    return chosen.gather(1, best.indices), best.values
 
 
 @torch.no_grad()
@@ -119,48 +167,27 @@ def generate(
     decoder: AnswerDecoder,
     fused_states: Tensor,
     question_mask: Tensor,
+    tokenizer: TextTokenizer,
     *,
-    start: int,
-    end: int,
-    pad: int,
     beams: int,
     max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """Write an answer to each question by beam search; one beam takes the best token each time.
-
-    Args:
-        decoder: the model.
-        fused_states: (B, N, D) of the questions.
-        question_mask: (B, N).
-        start: id of [CLS], which opens an answer.
-        end: id of [SEP], which closes it.
-        pad: id of [PAD].
-        beams: answers followed at a time.
-        max_tokens: of the longest answer; one that has not ended by then is cut.
-
-    Returns:
-        Ids (B, T), [CLS] first and padded, and the log-likelihood (B,) of each answer.
-    """
+    """Write an answer to each question, of fused states (B, N, D) with their mask (B, N): ids and
+    log-likelihoods of :func:`albef.preprocessing.answers.beam_search`."""
     device = fused_states.device
     question = decoder.question_key_values(fused_states)
 
     def likely(rows: Ints) -> tuple[Floats, Ints]:
         ids = torch.from_numpy(rows).to(device)
-        states = decoder.states(ids, ids.ne(pad).long(), question, question_mask)[:, -1]
+        states = decoder.states(ids, ids.ne(tokenizer.pad_id).long(), question, question_mask)[
+            :, -1
+        ]
         log_p = torch.log_softmax(decoder.logits(states).float(), dim=1)
-        log_p[:, [pad, start]] = -torch.inf
+        log_p[:, [tokenizer.pad_id, tokenizer.cls_id]] = -torch.inf
         best = log_p.topk(min(beams, log_p.shape[1]), dim=1)
         return best.values.cpu().numpy(), best.indices.cpu().numpy()
 
-    written = write(
-        likely,
-        len(fused_states),
-        start=start,
-        end=end,
-        pad=pad,
-        beams=beams,
-        max_tokens=max_tokens,
-    )
+    written = beam_search(likely, len(fused_states), tokenizer, beams=beams, max_tokens=max_tokens)
     ids, score = (torch.from_numpy(part).to(device) for part in written)
     return ids, score
 
@@ -176,7 +203,7 @@ def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Ten
     Returns:
         Tensors by their names in ``answer_decoder``, the twin's in ``answer_decoder_m``.
     """
-    found: dict[str, Tensor] = {}
+    taken: dict[str, Tensor] = {}
     for ours, model, head in (
         ("answer_decoder.", "model.", "mlm_head."),
         ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
@@ -190,5 +217,5 @@ def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Ten
             of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
             for start, target in parts.items():
                 if name.startswith(start) and (fits or not of_image):
-                    found[target + name.removeprefix(start)] = tensor
-    return found
+                    taken[target + name.removeprefix(start)] = tensor
+    return taken

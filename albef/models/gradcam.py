@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
-from albef.models.bert import BertLayer, KeyValue, attention_bias
+from albef.models.bert import BertLayer, attention_bias
+from albef.models.kernels import KeyValue
 
 
 class CrossAttention(NamedTuple):
@@ -38,16 +39,10 @@ def cross_attention(
     image: list[KeyValue],
     layer: int,
 ) -> CrossAttention:
-    """Look into a fusion layer while ITM judges B aligned texts and images.
+    """Look into a fusion layer, from 0, while ITM judges B aligned texts (B, L, D) and images.
 
-    Args:
-        model: in eval mode.
-        itm_head: linear, 2 classes.
-        text_states: (B, L, D).
-        text_mask: (B, L).
-        image: keys and values of the images, one pair a layer.
-        layer: of the fusion encoder, from 0. In the last one only the row of [CLS] has a gradient,
-            since nothing after it mixes the text's tokens.
+    In the last layer only the row of [CLS] has a gradient, since nothing after it mixes the text's
+    tokens.
 
     Raises:
         ValueError: there is no such layer.
@@ -95,12 +90,8 @@ def itc_maps(
 ) -> Tensor:
     """Heat maps (B, n, n) of ITC: the attention of [CLS] to the patches in a block of the ViT.
 
-    Args:
-        model: in eval mode.
-        images: (B, 3, H, W).
-        text_feat: (B, E), text i for image i.
-        temperature: divides the similarities; it only scales the maps.
-        block: of the image encoder, from 0.
+    Of images (B, 3, H, W) for texts (B, E); the temperature only scales the maps. Blocks are
+    counted from 0.
 
     Raises:
         ValueError: there is no such block.

@@ -1,14 +1,23 @@
-"""Which pairs image-text matching sees, and their logits in one batched pass."""
+"""Image-text matching: which pairs training judges, and ITM on the best pairs of a ranking.
 
-from typing import NamedTuple
+Shapes: B batch, I images, T texts, Q queries, C candidates, E shared width, L text tokens, D width.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from albef.losses.itm import hard_negatives
 from albef.models.albef import ALBEF
-from albef.models.bert import KeyValue
-from albef.models.fusion import select
+from albef.models.kernels import KeyValue, select
+
+Image = TypeVar("Image")
+NOT_RANKED = -100.0
+"""Score of a pair that is not re-ranked; it ranks below every pair that is."""
+RANKS = (1, 5, 10)
+"""First places within which a right answer counts, a recall each."""
 
 
 class Matches(NamedTuple):
@@ -41,9 +50,9 @@ def match_pairs(
     Args:
         model: the student.
         itm_head: linear, 2 classes.
-        text_states: (B, L, D) student states, with gradient.
+        text_states: (B, L, D), with gradient.
         text_mask: (B, L).
-        image: the student's image keys and values.
+        image: keys and values.
         sim_i2t: (B, B) similarities that weigh the negative texts.
         sim_t2i: (B, B) similarities that weigh the negative images.
         barred: (B, B) bool; true where two entries are no negatives of each other.
@@ -51,11 +60,116 @@ def match_pairs(
     batch = len(text_states)
     neg_image, has_image = hard_negatives(sim_t2i, barred)
     neg_text, has_text = hard_negatives(sim_i2t, barred)
-    own = torch.arange(batch, device=text_states.device)
-    texts = torch.cat([own, own, neg_text])
-    images = torch.cat([own, neg_image, own])
+    each = torch.arange(batch, device=text_states.device)
+    texts = torch.cat([each, each, neg_text])
+    images = torch.cat([each, neg_image, each])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
     labels = (torch.arange(3 * batch, device=logits.device) < batch).long()
     valid = torch.cat([torch.ones_like(has_image), has_image, has_text])
     return Matches(logits, labels, valid, neg_image, neg_text)
+
+
+@torch.no_grad()
+def encode_images(model: ALBEF, images: Iterable[Tensor]) -> Tensor:
+    """Batches of images (B, 3, H, W) to ``image_feat`` (I, E)."""
+    return torch.cat([model.image_feat(model.encode_image(batch)) for batch in images])
+
+
+@torch.no_grad()
+def encode_texts(model: ALBEF, ids: Tensor, mask: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask (T, L) to ``text_feat`` (T, E) and ``text_states`` (T, L, D)."""
+    states = torch.cat(
+        [
+            model.encode_text(part, part_mask)
+            for part, part_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+        ]
+    )
+    return model.text_feat(states), states
+
+
+def best(sim: Tensor, k: int) -> Tensor:
+    """(Q, C) similarities to (Q, C) bool: the k best candidates of each row."""
+    top = sim.topk(min(k, sim.shape[1]), dim=1).indices
+    return torch.zeros_like(sim, dtype=torch.bool).scatter_(1, top, True)
+
+
+@torch.no_grad()
+def match_scores(
+    model: ALBEF,
+    itm_head: nn.Linear,
+    images: Iterable[Tensor],
+    text_states: Tensor,
+    text_mask: Tensor,
+    pairs: Tensor,
+) -> Tensor:
+    """The raw ITM logit of class 1 for chosen pairs; see :func:`score_pairs`.
+
+    Of batches of images (B, 3, H, W), I in all, and texts (T, L, D). An image's keys and values
+    are computed once and read by all of its texts, and only [CLS] is computed in the last layer.
+    Memory is bounded by one batch of images and one image's texts.
+    """
+
+    def score(texts: Tensor, longest: int, image: list[KeyValue]) -> Tensor:
+        states, mask = text_states[texts, :longest], text_mask[texts, :longest]
+        logits: Tensor = itm_head(model.fused_cls(states, mask, image))
+        return logits[:, 1].float()
+
+    each = (
+        [(key[i : i + 1], value[i : i + 1]) for key, value in image]
+        for batch in images
+        for image in [model.fusion_encoder.image_key_values(model.encode_image(batch))]
+        for i in range(len(batch))
+    )
+    return score_pairs(pairs, text_mask.sum(1), each, score)
+
+
+def score_pairs(
+    pairs: Tensor,
+    lengths: Tensor,
+    images: Iterable[Image],
+    score: Callable[[Tensor, int, Image], Tensor],
+) -> Tensor:
+    """Scores (I, T) of chosen pairs, image by image; :data:`NOT_RANKED` where not chosen.
+
+    Args:
+        pairs: (I, T) bool, the pairs to score.
+        lengths: (T,) of the texts, in tokens.
+        images: I of them, encoded.
+        score: of texts (n,), the length to which they are trimmed, and an image: (n,).
+    """
+    scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
+    for row, image in enumerate(images):
+        texts = pairs[row].nonzero().squeeze(1)
+        if len(texts):
+            scores[row, texts] = score(texts, int(lengths[texts].max()), image)
+    return scores
+
+
+def first_rank(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Rank (from 0) of the best relevant candidate of each query.
+
+    Ties count against it: a model that gives every pair the same score must not look good.
+
+    Args:
+        scores: (Q, C), higher is better.
+        relevant: (Q, C) bool, at least one a row.
+    """
+    top = scores.masked_fill(~relevant, -torch.inf).max(dim=1, keepdim=True).values
+    return ((scores >= top) & ~relevant).sum(dim=1)
+
+
+def recalls(ranks_i2t: list[int], ranks_t2i: list[int]) -> dict[str, float]:
+    """``tr@k``, ``ir@k`` for k of 1, 5 and 10, and their mean ``r_mean``, in percent."""
+    result = {}
+    for name, ranks in (("tr", ranks_i2t), ("ir", ranks_t2i)):
+        for k in RANKS:
+            result[f"{name}@{k}"] = 100.0 * sum(rank < k for rank in ranks) / max(1, len(ranks))
+    return result | {"r_mean": sum(result.values()) / len(result)}
+
+
+def chance_recalls(images: int, texts: int) -> dict[str, float]:
+    """Expected :func:`recalls` of a random order, with one relevant candidate a query."""
+    result = {f"tr@{k}": 100.0 * min(k, texts) / texts for k in RANKS}
+    result |= {f"ir@{k}": 100.0 * min(k, images) / images for k in RANKS}
+    return result | {"r_mean": sum(result.values()) / len(result)}

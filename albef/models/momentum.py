@@ -1,12 +1,15 @@
-"""The momentum twin (ALBEF, section 3.3)."""
+"""The momentum twin, and the queue of its features (ALBEF, section 3.3)."""
 
 import copy
 from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 M = TypeVar("M", bound=nn.Module)
+EMPTY = -100
+"""Id of a queue entry that no batch has filled yet."""
 
 
 class MomentumTwin(nn.Module, Generic[M]):
@@ -47,3 +50,36 @@ class MomentumTwin(nn.Module, Generic[M]):
         with torch.no_grad():
             result: Tensor = self.model(*args)
             return result
+
+
+class FeatureQueue(nn.Module):
+    """Image features, text features and image ids of the last ``size`` pairs, oldest overwritten.
+
+    Entries start as random unit vectors with id :data:`EMPTY`, as in the original.
+    """
+
+    image: Tensor
+    text: Tensor
+    ids: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("image", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("text", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("ids", torch.full((size,), EMPTY, dtype=torch.long))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def enqueue(self, image_feat: Tensor, text_feat: Tensor, ids: Tensor) -> None:
+        """Overwrite the oldest entries with the twin's features (B, E) and image ids (B,) of new
+        ones; B need not divide the size."""
+        size = len(self.ids)
+        if size == 0:
+            return
+        kept = slice(max(0, len(ids) - size), None)  # of a batch larger than the queue, the newest
+        where = (self.pointer + torch.arange(len(ids), device=ids.device)[kept]) % size
+        self.image[where] = image_feat[kept].to(self.image.dtype)
+        self.text[where] = text_feat[kept].to(self.text.dtype)
+        self.ids[where] = ids[kept]
+        self.pointer.add_(len(ids)).remainder_(size)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from albef.config import validate
 from albef.models.albef import ModelConfig
-from albef.models.queue import EMPTY
+from albef.models.momentum import EMPTY
 from albef.models.weights import CheckpointError, listed
 
 HEAD_WIDTH = 64
@@ -61,10 +61,7 @@ _CONSTANTS = {"text_assignment": {"temp": 0.07}}  # held by the original, fixed 
 def original_name(name: str, kind: str, text_layers: int) -> str:
     """The original's name of one of our tensors.
 
-    Args:
-        name: in the state of a task.
-        kind: of the checkpoint.
-        text_layers: layers of the text encoder, after which fusion's are counted.
+    ``text_layers`` are those of the text encoder, after which fusion's are counted.
     """
     plain, twin = _TWIN.subn(r"\1.", name)
     plain = _FUSION.sub(lambda m: f"model.text_encoder.layer.{int(m[1]) + text_layers}.", plain)
@@ -105,14 +102,14 @@ def read_original(path: Path) -> dict[str, Tensor]:
     if isinstance(held, dict) and isinstance(held.get("model"), dict):
         held = held["model"]
     tensors = held if isinstance(held, dict) else {}
-    found = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
-    if not found or len(found) < len(tensors):
+    by_name = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
+    if not by_name or len(by_name) < len(tensors):
         raise CheckpointError(
             f"{path} holds no weights by name, neither at its top nor under 'model'"
         )
     return {
         str(name).removeprefix("module."): t.float() if t.is_floating_point() else t
-        for name, t in found.items()
+        for name, t in by_name.items()
     }
 
 
@@ -147,14 +144,8 @@ def sizes_of(
     heads: tuple[int, int] | None,
     dropout: float,
 ) -> ModelConfig:
-    """Sizes of the model, from the shapes of the original's tensors.
-
-    Args:
-        tensors: by the original's names.
-        kind: of the checkpoint.
-        where: the file, for errors.
-        heads: of the image and of the text encoder; None is one for each 64 of width.
-        dropout: of the text side, which no tensor tells.
+    """Sizes of the model, from the shapes of the original's tensors; heads of image and text, and
+    dropout, are in none (None is a head for each 64 of width).
 
     Raises:
         CheckpointError: a tensor that every checkpoint has is not there, or no sizes fit.
@@ -220,12 +211,7 @@ def to_ours(
     What ours has and the original lacks by design is filled: projections that the kind does not
     read with zeros, ids of a queue that has none with :data:`EMPTY`.
 
-    Args:
-        tensors: by the original's names.
-        expected: all tensors that the kind has, by our names; only their shapes are read.
-        kind: of the checkpoint.
-        text_layers: layers of the text encoder.
-        where: the file, for errors.
+    Of ``expected``, all tensors that the kind has by our names, only the shapes are read.
 
     Raises:
         CheckpointError: names the keys that are missing or left over.
@@ -249,13 +235,7 @@ def to_ours(
 
 
 def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> dict[str, Tensor]:
-    """Our tensors as the original code loads them, with all that it holds twice.
-
-    Args:
-        tensors: by our names, all of a checkpoint.
-        kind: of the checkpoint.
-        text_layers: layers of the text encoder.
-    """
+    """Our tensors, all of a checkpoint, as the original code loads them, its copies included."""
     result = {name: torch.tensor(value) for name, value in _CONSTANTS.get(kind, {}).items()}
     for name, tensor in tensors.items():
         if (kind in _NO_IDS and name == "queue.ids") or (

@@ -45,14 +45,8 @@ class StartConfig(Section):
 
 
 def start_image(model: ALBEF, source: str) -> str:
-    """Give the image encoder the weights of a ViT; position embeddings are resized.
-
-    Args:
-        model: its image encoder is changed.
-        source: a file (safetensors, or of torch), or a name in timm.
-
-    Returns:
-        Digest of the tensors taken.
+    """Give the image encoder the weights of a ViT, a file (safetensors, or of torch) or a name in
+    timm; position embeddings are resized. The digest of the tensors taken is returned.
 
     Raises:
         CheckpointError: it cannot be found or does not fit.
@@ -72,15 +66,8 @@ def start_image(model: ALBEF, source: str) -> str:
 def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     """Give text encoder, fusion encoder and masked-language head the weights of a BERT.
 
-    Cross-attention stays as it is, and so does the head where the BERT has none.
-
-    Args:
-        model: its text and fusion encoder are changed.
-        mlm_head: changed.
-        source: a folder, or a name at Hugging Face.
-
-    Returns:
-        Digest of the tensors taken.
+    It is a folder, or a name at Hugging Face. Cross-attention stays as it is, and so does the head
+    where the BERT has none. The digest of the tensors taken is returned.
 
     Raises:
         CheckpointError: it cannot be found or does not fit.
@@ -92,10 +79,10 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
         if not _BERT_UNUSED.match(name):
             tensors[_bert_name(name, layers)] = tensor
     words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
-    own = model.text_encoder.embeddings.word_embeddings.num_embeddings
-    if words is not None and len(words) != own:
+    known = model.text_encoder.embeddings.word_embeddings.num_embeddings
+    if words is not None and len(words) != known:
         raise CheckpointError(
-            f"{source} embeds {len(words)} tokens, but the tokenizer has {own}: set "
+            f"{source} embeds {len(words)} tokens, but the tokenizer has {known}: set "
             f"pretrain.tokenizer.source to {source}"
         )
     parts = nn.ModuleDict(

@@ -1,7 +1,6 @@
 """The image encoder: timm's Vision Transformer, all tokens out."""
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from timm.layers import PatchDropout
@@ -9,11 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from albef.config import Section
-from albef.models.bert import products_pay, width_scale
-
-UNFUSED_TOKENS = 128
-"""Up to here plain products of matrices are faster on a processor than its fused attention (1.2x
-for a whole training step at 65 tokens in bfloat16), and their (N, N) weights are small."""
+from albef.models.bert import width_scale
+from albef.models.kernels import UNFUSED_TOKENS, attention_as_products, products_pay
 
 
 class ImageConfig(Section):
@@ -69,22 +65,9 @@ class ImageEncoder(nn.Module):
 
         In training N is less by the patches of :meth:`drop_patches`.
         """
-        with _as_products(self.vit) if products_pay(images) else contextlib.nullcontext():
+        with attention_as_products(self.vit) if products_pay(images) else contextlib.nullcontext():
             states: Tensor = self.vit.forward_features(images)
         return states
-
-
-@contextlib.contextmanager
-def _as_products(vit: VisionTransformer) -> Iterator[None]:
-    """Attention as two products while inside."""
-    before = [block.attn.fused_attn for block in vit.blocks]
-    for block in vit.blocks:
-        block.attn.fused_attn = False
-    try:
-        yield
-    finally:
-        for block, fused in zip(vit.blocks, before, strict=True):
-            block.attn.fused_attn = fused
 
 
 def sine_positions(grid: int, width: int) -> Tensor:

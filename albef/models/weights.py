@@ -30,13 +30,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A checkpoint as it lies in its folder.
 
-    Attributes:
-        folder: where it lies.
-        kind: what was trained: ``pretraining`` or the kind of a run.
-        model: sizes of the model.
-        config: all of config.json, provenance included.
-        tensors: every tensor by name.
-        tokenizer: the vocabulary it was trained with.
+    ``kind`` is ``pretraining`` or that of a run, ``model`` its sizes, ``config`` all of config.json
+    with the provenance.
     """
 
     folder: Path
@@ -71,7 +66,7 @@ def save_checkpoint(
         model: sizes.
         tensors: weights by name.
         tokenizer: the vocabulary.
-        values: the values it was trained with, chosen ones filled in.
+        values: it was trained with, chosen ones filled in.
         provenance: digests of data and parent; nothing of time or machine.
         facts: what else the kind has to know to be restored.
     """
@@ -135,14 +130,14 @@ def load_strict(
     Raises:
         CheckpointError: names what is missing, left over or of another shape.
     """
-    own = module.state_dict()
-    missing = [n for n in own if n not in tensors and not n.startswith(tuple(fresh))]
-    extra = [n for n in tensors if n not in own and not n.startswith(tuple(dropped))]
-    taken = {n: _fit(n, t, own[n]) for n, t in tensors.items() if n in own}
+    state = module.state_dict()
+    missing = [n for n in state if n not in tensors and not n.startswith(tuple(fresh))]
+    extra = [n for n in tensors if n not in state and not n.startswith(tuple(dropped))]
+    taken = {n: _fit(n, t, state[n]) for n, t in tensors.items() if n in state}
     shapes = [
-        f"{n} {tuple(t.shape)} for {tuple(own[n].shape)}"
+        f"{n} {tuple(t.shape)} for {tuple(state[n].shape)}"
         for n, t in taken.items()
-        if t.shape != own[n].shape
+        if t.shape != state[n].shape
     ]
     for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
         if names:

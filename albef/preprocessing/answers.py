@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from albef.preprocessing.text import TextTokenizer
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -44,14 +46,14 @@ def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
     """The tree of answers ``ids`` (B, K, L) with ``mask`` (B, K, L); all start with one token."""
     count, k, length = ids.shape
     tokens = ids.reshape(count * k, length)
-    told = mask.reshape(count * k, length)[:, 1:] == 1  # what nothing follows foretells nothing
+    has_token = mask.reshape(count * k, length)[:, 1:] == 1  # none after the last
     question = np.repeat(np.arange(count), k)
     node = np.zeros_like(tokens[:, 1:])
     prefix, spread = question.copy(), int(ids.max()) + 1
     owners, last, depths = [], [], []
     total = 0
     for place in range(length - 1):
-        has = told[:, place]
+        has = has_token[:, place]
         keys = prefix[has] * spread + tokens[has, place]
         distinct, which = np.unique(keys, return_inverse=True)
         prefix[has] = which
@@ -72,21 +74,19 @@ def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
     tree_ids, depth = (np.zeros((count, width), np.int64) for _ in range(2))
     tree_ids[owned, slot] = np.concatenate(last)
     depth[owned, slot] = np.concatenate(depths)
-    slots = slot[node] * told
+    slots = slot[node] * has_token
     sees = np.repeat(np.eye(width, dtype=np.bool_)[None], count, axis=0)
-    before = np.tril(np.repeat(told[:, :, None], length - 1, axis=2))
+    before = np.tril(np.repeat(has_token[:, :, None], length - 1, axis=2))
     answer, node_at, seen_at = before.nonzero()
     sees[question[answer], slots[answer, node_at], slots[answer, seen_at]] = True
     return AnswerTree(tree_ids, depth, sees, slots.reshape(count, k, length - 1))
 
 
-def write(
+def beam_search(
     likely: Callable[[Ints], tuple[Floats, Ints]],
     count: int,
+    tokenizer: TextTokenizer,
     *,
-    start: int,
-    end: int,
-    pad: int,
     beams: int,
     max_tokens: int,
 ) -> tuple[Ints, Floats]:
@@ -95,22 +95,21 @@ def write(
     Args:
         likely: of beginnings (R, L), the same number of each question in the order of questions,
             the log-probabilities (R, n) of the ``beams`` most probable next tokens, or of all
-            where there are fewer, best first, and these tokens (R, n); never ``pad`` or ``start``.
+            where there are fewer, best first, and these tokens (R, n); never [PAD] or [CLS].
         count: B.
-        start: id that opens an answer.
-        end: id that closes it.
-        pad: id of padding.
+        tokenizer: its [CLS] opens an answer, its [SEP] closes it.
         beams: answers followed at a time.
         max_tokens: of the longest answer; one that has not ended by then is cut.
 
     Returns:
-        Ids (B, L), ``start`` first and padded, and the log-likelihood (B,) of each answer.
+        Ids (B, L), [CLS] first and padded, and the log-likelihood (B,) of each answer.
     """
-    ids = np.full((count, 1, 1), start, np.int64)
+    pad = tokenizer.pad_id
+    ids = np.full((count, 1, 1), tokenizer.cls_id, np.int64)
     score = np.zeros((count, 1), np.float32)
     for _ in range(max_tokens - 1):
         rows = ids.reshape(-1, ids.shape[2])
-        ended = np.isin(rows[:, -1], (end, pad))
+        ended = np.isin(rows[:, -1], (tokenizer.sep_id, pad))
         if ended.all():
             break
         log_p, tokens = likely(rows)

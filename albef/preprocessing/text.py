@@ -124,8 +124,8 @@ class TextTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special ones left out."""
         tokens = (self.tokenizer.id_to_token(number) for number in ids)
-        told = (token for token in tokens if token is not None and token not in SPECIAL)
-        return " ".join(told).replace(" ##", "")
+        words = (token for token in tokens if token is not None and token not in SPECIAL)
+        return " ".join(words).replace(" ##", "")
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
@@ -161,15 +161,8 @@ def mask_tokens(
     """Mask tokens for MLM (ALBEF, section 3.2): never [PAD] or [CLS]; of the chosen ones 80 %
     become [MASK], 10 % a random id, 10 % stay.
 
-    Args:
-        ids: (B, L) token ids.
-        mask: (B, L), 1 at tokens.
-        tokenizer: gives the special ids and the vocabulary.
-        probability: share of tokens chosen.
-        rng: source of the draws.
-
-    Returns:
-        (B, L) masked ids, and (B, L) bool: the chosen positions.
+    Of ids and mask (B, L), the share of tokens that is chosen being ``probability``: masked ids
+    (B, L), and (B, L) bool, the chosen positions.
     """
     chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
     kind = rng.random(ids.shape)

@@ -35,11 +35,11 @@ Crop = Annotated[float, Field(gt=0, le=1)]
 class AugmentConfig(Section):
     """What training may do to a picture without making its captions false."""
 
-    flip: bool
+    flip: bool = False
     """Mirror half of the pictures; it makes "left" and "right" false."""
-    crop: tuple[Crop, Crop]
+    crop: tuple[Crop, Crop] = (0.85, 1.0)
     """Least and most share of the area that a random crop keeps; [1, 1] crops nothing."""
-    randaugment: Annotated[int, Field(ge=0, le=10)]
+    randaugment: Annotated[int, Field(ge=0, le=10)] = 0
     """Magnitude of RandAugment's two operations; 0 leaves them out, the paper has 7."""
 
     @model_validator(mode="after")
@@ -96,11 +96,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A plain resize to a square.
-
-    Attributes:
-        image_size: side S of the result in pixels.
-    """
+    """A plain resize to a square of side S."""
 
     image_size: int
 
@@ -181,12 +177,8 @@ def _shrunk(
 def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:
     """Two operations drawn with replacement, each applied with probability 0.5.
 
-    None of them changes colours, since captions name them.
-
-    Args:
-        picture: RGB.
-        magnitude: 1 to 10; from it come the strength, the angle and the way moved.
-        rng: what is drawn from.
+    None of them changes colours, since captions name them. From the magnitude, 1 to 10, come the
+    strength, the angle and the way moved.
     """
     for name in rng.choice(len(_AUGMENTATIONS), _OPERATIONS):
         if rng.random() < 0.5:

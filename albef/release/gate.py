@@ -12,17 +12,17 @@ from albef.config import Section
 class ReleaseConfig(Section):
     """What an export may cost; the released one is measured beside it."""
 
-    max_drop: Annotated[float, Field(ge=0)]
+    max_drop: Annotated[float, Field(ge=0)] = 0.5
     """Points of the primary metric that a precision may lose against the released one."""
-    max_slower: Annotated[float, Field(gt=0)]
+    max_slower: Annotated[float, Field(gt=0)] = 1.3
     """Times as long as the released one's that a call may take."""
-    max_larger: Annotated[float, Field(gt=0)]
+    max_larger: Annotated[float, Field(gt=0)] = 1.1
     """Times as large as the released one's that the graphs of a precision may be."""
-    max_int8_loss: Annotated[float, Field(ge=0)]
+    max_int8_loss: Annotated[float, Field(ge=0)] = 2.0
     """Points of the primary metric that int8 may lose against float32."""
-    max_behaviour_drop: Annotated[float, Field(ge=0)]
+    max_behaviour_drop: Annotated[float, Field(ge=0)] = 5.0
     """Points of a behaviour test's pass rate that a precision may lose against the released one."""
-    max_contamination: Annotated[float, Field(ge=0, le=1)]
+    max_contamination: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the test split's records with a picture that the run, or what it started from, was
     trained on."""
 

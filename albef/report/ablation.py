@@ -7,13 +7,13 @@ these differences does not hold zero.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from albef.config import Section
-from albef.evaluation.statistics import Interval, Spread, between, spread
-from albef.report.comparison import interval_words
+from albef.evaluation.statistics import Interval, between, spread
+from albef.report.comparison import difference, interval_words
 
 
 class Metric(Section):
@@ -73,54 +73,49 @@ class Ladder(Section):
         return self
 
 
-@dataclass(frozen=True)
-class Result:
-    """One training of one rung; values by place in :attr:`Ladder.metrics`."""
-
-    rung: str
-    noise: float
-    seed: int
-    values: tuple[float, ...]
+Step = tuple[float, Interval | None] | None
+"""A difference of two rungs, and its interval over seeds; None where no seed has both."""
 
 
 @dataclass(frozen=True)
 class Table:
     """Results, as far as there are any.
 
-    Args:
+    Attributes:
         ladder: the rungs.
-        results: of them.
+        results: by rung, caption noise and seed, the metrics of the evaluation by split.
         wanted: how many there will be.
     """
 
     ladder: Ladder
-    results: Sequence[Result]
+    results: Mapping[tuple[str, float, int], Mapping[str, Any]]
     wanted: int
 
     @property
     def noises(self) -> list[float]:
         """Caption noises, in order."""
-        return sorted({result.noise for result in self.results})
+        return sorted({noise for _, noise, _ in self.results})
 
-    def by_seed(self, rung: str, noise: float, metric: int) -> dict[int, float]:
+    def by_seed(self, rung: str, noise: float, metric: Metric) -> dict[int, float]:
         """A metric of a rung at each seed."""
-        found = (r for r in self.results if (r.rung, r.noise) == (rung, noise))
-        return {result.seed: result.values[metric] for result in found}
+        return {
+            seed: metrics[metric.split][metric.name]
+            for (name, at, seed), metrics in self.results.items()
+            if (name, at) == (rung, noise)
+        }
 
-    def cell(self, rung: str, noise: float, metric: int) -> Spread | None:
-        """A metric of a rung over seeds."""
-        found = self.by_seed(rung, noise, metric)
-        return spread([*found.values()]) if found else None
+    def chance(self, metric: Metric) -> float:
+        """What guessing would score; by ITC alone the same."""
+        chance = next(iter(self.results.values()))["chance"]
+        return float(chance[metric.split][metric.name.removeprefix("itc_")])
 
-    def step(
-        self, before: str, after: str, noise: float, metric: int
-    ) -> tuple[float, Interval | None] | None:
+    def step(self, before: str, after: str, noise: float, metric: Metric) -> Step:
         """The difference of two rungs over the seeds that both have."""
-        found = self._differences(before, after, noise, metric)
-        told = spread([*found.values()]) if found else None
-        return (told.mean, told.interval) if told else None
+        differences = [*self._differences(before, after, noise, metric).values()]
+        over_seeds = spread(differences) if differences else None
+        return (over_seeds.mean, over_seeds.interval) if over_seeds else None
 
-    def change(self, before: str, after: str, metric: int) -> tuple[float, Interval | None] | None:
+    def change(self, before: str, after: str, metric: Metric) -> Step:
         """How much larger a step is at the most noise than at the least, over shared seeds."""
         least, most = (
             self._differences(before, after, noise, metric)
@@ -131,87 +126,80 @@ class Table:
             return None
         return between({s: least[s] for s in seeds}, {s: most[s] for s in seeds})
 
-    def _differences(self, before: str, after: str, noise: float, metric: int) -> dict[int, float]:
+    def _differences(
+        self, before: str, after: str, noise: float, metric: Metric
+    ) -> dict[int, float]:
         old, new = (self.by_seed(rung, noise, metric) for rung in (before, after))
         return {seed: new[seed] - old[seed] for seed in sorted(old.keys() & new.keys())}
 
-    def rungs(self, metric: int) -> Iterator[tuple[str, ...]]:
-        """Rows: rung, then mean and step of each noise."""
-        last = None
+    def blocks(self, metric: Metric) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+        """Header and rows of a metric's tables: rungs with mean and step at each noise, and claims
+        with their step at each noise and how much larger it is at the most."""
+        noises = [f"noise {noise:g}" for noise in self.noises]
+        rows, last = [], ""
         for rung in self.ladder.rungs:
             row = [rung.title]
             for noise in self.noises:
-                row.append(_cell(self.cell(rung.name, noise, metric)))
-                row.append(told(self.step(last, rung.name, noise, metric)) if last else "")
-            yield tuple(row)
+                row.append(_cell([*self.by_seed(rung.name, noise, metric).values()]))
+                row.append(format_step(self.step(last, rung.name, noise, metric)))
+            rows.append(tuple(row))
             last = rung.name
-
-    def claims(self, metric: int) -> Iterator[tuple[str, ...]]:
-        """Rows: claim, its step at each noise, and how much larger it is at the most noise."""
-        for claim in self.ladder.claims:
-            steps = [
-                told(self.step(claim.before, claim.after, noise, metric)) for noise in self.noises
-            ]
-            change = told(self.change(claim.before, claim.after, metric))
-            yield (claim.title, *steps, *([change] if len(self.noises) > 1 else []))
-
-    def heads(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Headers of :meth:`rungs` and :meth:`claims`."""
-        noises = [f"noise {noise:g}" for noise in self.noises]
-        more = [f"change from noise {self.noises[0]:g} to {self.noises[-1]:g}"]
-        return (
-            ("rung", *(head for noise in noises for head in (noise, "step (95 %)"))),
-            ("what comes in between", *noises, *(more if len(noises) > 1 else [])),
-        )
+        yield ("rung", *(head for noise in noises for head in (noise, "step (95 %)"))), rows
+        change = [f"change from noise {self.noises[0]:g} to {self.noises[-1]:g}"]
+        several = len(self.noises) > 1
+        if self.ladder.claims:
+            yield ("what comes in between", *noises, *(change if several else [])), [
+                (
+                    claim.title,
+                    *(format_step(self.step(claim.before, claim.after, n, metric))
+                      for n in self.noises),
+                    *([format_step(self.change(claim.before, claim.after, metric))]
+                      if several else []),
+                )
+                for claim in self.ladder.claims
+            ]  # fmt: skip
 
     def seeds(self) -> str:
         """Over how many seeds, in words."""
-        counts = sorted(
-            {
-                len(self.by_seed(rung.name, noise, 0))
-                for rung in self.ladder.rungs
-                for noise in self.noises
-            }
-        )
-        return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        metric = self.ladder.metrics[0]
+        counts = {
+            len(self.by_seed(rung.name, noise, metric))
+            for rung in self.ladder.rungs
+            for noise in self.noises
+        }
+        return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts)
 
 
-def told(step: tuple[float, Interval | None] | None) -> str:
+def format_step(step: Step) -> str:
     """A step for a reader, with a word on whether it is resolved."""
     if step is None:
         return ""
-    difference, interval = step
+    value, interval = step
     if interval is None:
-        return f"{difference:+.2f}".replace("-", "−")
-    words = interval_words(difference, interval)
+        return difference(value)
+    words = interval_words(value, interval)
     return words if interval.sign == 0 else f"{words} resolved"
 
 
-def _cell(found: Spread | None) -> str:
-    if found is None:
+def _cell(values: Sequence[float]) -> str:
+    if not values:
         return ""
-    return f"{found.mean:.2f}" + ("" if found.deviation is None else f" ± {found.deviation:.2f}")
+    over_seeds = spread(values)
+    deviation = over_seeds.deviation
+    return f"{over_seeds.mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
 
-def markdown(table: Table, chance: Mapping[int, float]) -> str:
-    """The table for a page.
-
-    Args:
-        table: the results.
-        chance: of each metric, by place.
-    """
+def render_markdown(table: Table) -> str:
+    """The tables for a page."""
     parts = []
     if len(table.results) < table.wanted:
         parts.append(f"**Not finished: {len(table.results)} of {table.wanted} trainings.**")
-    rungs, claims = table.heads()
-    for place, metric in enumerate(table.ladder.metrics):
+    for metric in table.ladder.metrics:
         parts.append(
             f"**{metric.title[:1].upper()}{metric.title[1:]}** (percent, mean ± deviation over "
-            f"{table.seeds()} seeds; chance {chance[place]:.2f}):"
+            f"{table.seeds()} seeds; chance {table.chance(metric):.2f}):"
         )
-        parts.append(_markdown(rungs, list(table.rungs(place))))
-        if table.ladder.claims:
-            parts.append(_markdown(claims, list(table.claims(place))))
+        parts += [_markdown(header, rows) for header, rows in table.blocks(metric)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,241 +5,289 @@ products alone; that of a release is the same with figures measured anew and the
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
 
-from albef.layout import BEHAVIOUR
-from albef.report.card_content import BASELINES, Card, Compared, Dataset, Evaluation
+import pyarrow.parquet as pq
 
-
-def markdown(card: Card) -> str:
-    """The card as a page; equal contents give equal bytes."""
-    evaluation = card.evaluation
-    form = f"as ONNX in {', '.join(card.precisions)}" if card.precisions else "as a checkpoint"
-    tested = bool(card.further) or BEHAVIOUR in card.metrics
-    parts = [
-        "\n".join(["---", *_front(card), "---"]),
-        " ".join(filter(None, [f"# {card.run}", card.version])),
-        f"ALBEF, a vision-language model, trained for {card.kind}, {form}. It "
-        f"{card.does or 'is of a kind that says nothing of its use'}.",
-        "\n".join(_use(card)),
-        "It is meant for pictures and texts like those under Data. It is not meant to decide "
-        "anything about people.",
-        "## Results",
-        f"Split `{evaluation.split}` of `{evaluation.dataset}`, {evaluation.records} records"
-        f"{'' if evaluation.whole else ', the first ones'}; the metric that counts is "
-        f"`{evaluation.primary}`.",
-        _table(_results(evaluation, card.metrics)),
-        *_other_splits(evaluation, card.metrics),
-        *_behaviour(evaluation, card.metrics),
-        *(_compared(card.compared, evaluation) if card.compared else ()),
-        *_further(card.further),
-        "## Data",
-        *(_data(dataset) for dataset in card.datasets),
-        *_shared(evaluation, card.datasets),
-        "## Limits",
-        "\n".join(f"- {limit}." for limit in _limits(card, tested)),
-        "## Provenance",
-        _table([("", ""), *((name, f"`{value}`") for name, value in card.provenance.items())]),
-    ]
-    return "\n\n".join(parts) + "\n"
+from albef.data.shards import ShardError, describe, shared_keys
+from albef.io import file_digest, read_json
+from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
+from albef.report import scores
+from albef.report.page import environment
+from albef.runtime import manifest
 
 
-def _front(card: Card) -> Iterator[str]:
-    """Front matter: YAML, every value as JSON, which is YAML too. It claims no licence."""
-    evaluation = card.evaluation
-    yield "library_name: albef"
-    if card.hub:
-        yield f"pipeline_tag: {card.hub}"
-    yield f"tags: {json.dumps(['albef', 'vision-language', card.kind, *_onnx(card)])}"
-    value = _headline(evaluation)
-    if value is None:
-        return
-    yield "model-index:"
-    yield f"- name: {json.dumps(card.run)}"
-    yield "  results:"
-    yield f"  - task: {{type: {json.dumps(card.hub or card.kind)}}}"
-    named = json.dumps(evaluation.dataset)
-    split = json.dumps(evaluation.split)
-    yield f"    dataset: {{name: {named}, type: {named}, split: {split}}}"
-    yield f"    metrics: [{{type: {json.dumps(evaluation.primary)}, value: {value:.4g}}}]"
+class Measured(NamedTuple):
+    """Metrics of a precision; a release has them with the behaviour tests, measured anew."""
+
+    metrics: Mapping[str, float]
+    behaviour: Mapping[str, float]
 
 
-def _onnx(card: Card) -> tuple[str, ...]:
-    return ("onnx",) if card.precisions else ()
+@dataclass(frozen=True)
+class Evaluation:
+    """What the figures were measured on.
+
+    Attributes:
+        dataset, split, records, digest: of the test data.
+        whole: whether these are all records of the split.
+        primary: name of the metric that counts.
+        new: :class:`Measured` by precision of its export; empty where it is not exported.
+        torch: recorded metrics of the same model in torch.
+        chance: what guessing would score on the same records.
+        machine: where it was timed; "" where it was not.
+    """
+
+    dataset: str
+    split: str
+    records: int
+    digest: str
+    whole: bool
+    primary: str
+    new: Mapping[str, Any]
+    torch: Mapping[str, float]
+    chance: Mapping[str, float]
+    machine: str = ""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Of the precision that is loaded, or of torch."""
+        return next((measured.metrics for measured in self.new.values()), self.torch)
+
+    @property
+    def is_guessing(self) -> bool:
+        """Whether the model is no better than chance."""
+        value, chance = self.metrics.get(self.primary), self.chance.get(self.primary)
+        return value is not None and chance is not None and value <= chance
 
 
-def _headline(evaluation: Evaluation) -> float | None:
-    """The metric that counts, of the precision that is loaded, or of torch."""
-    first = next(iter(evaluation.new.values()), None)
-    return (first.metrics if first else evaluation.torch).get(evaluation.primary)
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that the model learned from or was judged on, and what it was used for."""
+
+    name: str
+    role: str
+    described: Mapping[str, Any] | None = None
+    """Its dataset.json, if that is at hand."""
+    trained: bool = False
+    """Whether a model learned from it."""
+    shared: Sequence[str] | None = None
+    """Keys of the test records with a picture of its training split; None is not known."""
 
 
-def _use(card: Card) -> Iterator[str]:
-    yield "```"
-    if card.version:
-        yield f"dvc artifacts get ADDRESS {card.run} --rev {card.version}"
-        yield f"python -c 'import albef.runtime; model = albef.runtime.load(\"{card.run}\")'"
-    elif card.precisions:
-        yield "import albef.runtime"
-        yield f'model = albef.runtime.load("EXPORT")  # the folder exports/{card.run}'
-    else:
-        yield "import albef"
-        yield f'model = albef.load("CHECKPOINT")  # the folder models/{card.run}'
-    yield "```"
+class Compared(NamedTuple):
+    """A release beside the one before: a sentence, and what the gate judged, as (what, precision,
+    released, this, change, allowed)."""
+
+    note: str
+    rows: Sequence[Sequence[str]]
 
 
-def _compared(compared: Compared, evaluation: Evaluation) -> Iterator[str]:
-    yield "## Beside the released one"
-    yield compared.note
-    yield _table([("", "precision", "released", "this", "change", "allowed"), *compared.rows])
-    yield f"Times are medians of whole calls, pictures decoded, on {evaluation.machine}."
+@dataclass(frozen=True)
+class Card:
+    """Everything on a card.
+
+    Attributes:
+        does: what a model of the kind does, after "It"; "" where that is not at hand.
+        hub: the Hugging Face Hub's name of its task, or "".
+        reads: what has to be known to use it, as :class:`albef.runtime.manifest.Facts` has it; of
+            a checkpoint ``image_size`` and ``max_tokens``.
+        precisions: of its export; empty where it is not exported.
+        evaluation: the figures of the split that counts.
+        metrics: what the run's evaluation in torch wrote, baselines included.
+        datasets: of training and test.
+        provenance: facts by name.
+        version: it is released as; "" where it is not.
+        compared: beside the released one.
+        further: other metrics of the run: by what they test, by version, by name.
+    """
+
+    run: str
+    kind: str
+    does: str
+    hub: str
+    reads: Mapping[str, Any]
+    precisions: tuple[str, ...]
+    evaluation: Evaluation
+    metrics: Mapping[str, Any]
+    datasets: Sequence[Dataset]
+    provenance: Mapping[str, object]
+    version: str = ""
+    compared: Compared | None = None
+    further: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
-def _results(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Metrics by precision beside what guessing and, of a whole split, the baselines score."""
-    baselines = {
-        name.replace("_", " "): metrics[name][evaluation.split]
-        for name in ("random_weights", "text_only")
-        if evaluation.whole and evaluation.split in metrics.get(name, {})
-    }
-    columns = {
-        "torch": evaluation.torch,
-        **{name: own.metrics for name, own in evaluation.new.items()},
-        "chance": evaluation.chance,
-        **baselines,
-    }
-    yield "metric", *columns
-    first = next(iter(evaluation.new.values()), None)
-    for name in first.metrics if first else evaluation.torch:
-        yield f"`{name}`", *(_number(own.get(name)) for own in columns.values())
-
-
-def _other_splits(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterator[str]:
-    """What the run scored in torch on other splits than the export's."""
-    chance, blank = metrics.get("chance", {}), metrics.get("random_weights", {})
-    for split, values in metrics.items():
-        if split in (evaluation.split, BEHAVIOUR, *BASELINES) or not isinstance(values, Mapping):
-            continue
-        yield f"Split `{split}`, in torch:"
-        yield _table(
-            [
-                ("metric", "torch", "chance", "random weights"),
-                *(
-                    (f"`{name}`", *map(_number, (value, *(b.get(split, {}).get(name)
-                                                          for b in (chance, blank)))))
-                    for name, value in values.items()
-                ),
-            ]
-        )  # fmt: skip
-
-
-def _behaviour(evaluation: Evaluation, metrics: Mapping[str, Any]) -> Iterator[str]:
-    """What a change of the words does: cases that pass, in torch and by precision."""
-    tests = metrics.get(BEHAVIOUR)
-    if not tests:
-        return
-    columns = {
-        "torch": tests,
-        **{n: f.behaviour for n, f in evaluation.new.items() if f.behaviour},
-        **{n.replace("_", " "): metrics.get(n, {}).get(BEHAVIOUR, {}) for n in BASELINES[:2]},
-    }
-    yield "## Behaviour tests"
-    yield (
-        "Of a text that is true of a picture some words are changed, and both are judged "
-        "(`docs/behaviour.md`). In percent of the cases, those that do as is expected:"
-    )
-    rows = ((f"`{t}`", *(_number(own.get(t)) for own in columns.values())) for t in tests)
-    yield _table([("test", *columns), *rows])
-
-
-def _further(further: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    for name, sides in further.items():
-        yield f"## {name.capitalize()}"
-        keys = dict.fromkeys(key for side in sides.values() for key in side)
-        yield _table(
-            [
-                ("", *sides),
-                *((f"`{k}`", *(_number(side.get(k)) for side in sides.values())) for k in keys),
-            ]
-        )
-
-
-def _data(dataset: Dataset) -> str:
-    described = dataset.described
-    if described is None:
-        return f"**{dataset.name}**, {dataset.role}."
-    splits = ", ".join(f"{count} {name}" for name, count in described["splits"].items())
-    kinds = ", ".join(dict.fromkeys(str(own.get("kind")) for own in described["sources"]))
-    lines = [
-        f"**{dataset.name}**, {dataset.role}: {splits}"
-        + (f"; made by {kinds}" if kinds else "")
-        + f"; SHA-256 `{described['digest']}`.",
-        *([_licence(own) for own in described["licences"]] or ["- licences: none is named"]),
-    ]
-    return "\n\n".join(lines[:1]) + ("\n\n" + "\n".join(lines[1:]) if lines[1:] else "")
-
-
-def _licence(entry: Mapping[str, str]) -> str:
-    told = ", ".join(filter(None, [entry["licence"], entry.get("attribution")]))
-    return f"- {entry['what']}: {told}" + (f" ({entry['url']})" if entry.get("url") else "")
-
-
-def _shared(evaluation: Evaluation, datasets: Sequence[Dataset]) -> Iterator[str]:
-    """How much of the test split was trained on."""
-    known = {own.name: own.shared for own in datasets if own.trained and own.shared is not None}
-    if known:
-        told = ", ".join(f"{len(keys)} by `{name}`" for name, keys in known.items())
-        yield (
-            f"Of the records of split `{evaluation.split}`, with a picture that is, as the same "
-            f"file, in training data: {told}."
-        )
-
-
-def _limits(card: Card, tested: bool) -> Iterator[str]:
-    evaluation, reads = card.evaluation, card.reads
-    yield (
-        f"It was measured on {evaluation.records} records of `{evaluation.dataset}`, and nothing "
-        "is known of pictures and texts of another sort"
-    )
-    side = reads.image_size
-    yield (
-        f"Every picture is squeezed to {side} x {side} pixels, whatever its shape; what is smaller "
-        "than that shows is not seen"
-    )
-    words = f"{reads.max_words} words and " if reads.max_words else ""
-    yield f"Of a text the first {words}{reads.max_tokens} tokens are read"
-    if reads.answering is not None and reads.answering.by == "rank":
-        yield "It answers from its list alone, also where none of it is right"
-    if reads.classes:
-        yield f"It always chooses one of {', '.join(reads.classes)}"
-    if reads.surface == "grounding":
-        yield "Its map is attention alone, without the gradient of Grad-CAM"
-    if (gap := _behind(evaluation)) is not None:
-        yield gap
-    yield (
-        "It repeats what the captions it learned from say of things and people, mistakes and "
-        "prejudice included"
-    )
-    if not tested:
-        yield "Its behaviour beyond these metrics was not tested"
-    if any(own.trained and own.shared is None for own in card.datasets):
-        yield "Whether all of its training data are free of test pictures is not known"
-
-
-def _behind(evaluation: Evaluation) -> str | None:
-    """A warning where the model is no better than guessing."""
-    value, chance = _headline(evaluation), evaluation.chance.get(evaluation.primary)
-    if value is None or chance is None or value > chance:
+def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
+    """The card of a run; None before it was evaluated or where its checkpoint is not here."""
+    metrics = read_json(layout.metrics(run))
+    config = read_json(layout.model(run) / "config.json")
+    if metrics is None or config is None:
         return None
-    return f"Its `{evaluation.primary}` is no better than guessing: it has learned nothing yet"
+    predictions, about = layout.predictions(run), {}
+    if predictions.is_file():
+        about = scores.described(pq.read_schema(predictions))
+    reads, provenance = config.get("values", {}), {}
+    precisions: tuple[str, ...] = ()
+    try:
+        export = manifest.read(layout.export(run))
+    except manifest.ExportError:  # none, or of another version: the checkpoint is described
+        pass
+    else:
+        reads, precisions = export.model.model_dump(), export.precisions
+        provenance = {
+            "manifest, SHA-256": manifest.digest(layout.export(run)),
+            "ONNX opset": export.onnx.opset,
+        }
+    weights = layout.model(run) / "model.safetensors"
+    if weights.is_file():
+        provenance["checkpoint, SHA-256"] = file_digest(weights)
+    evaluation = _evaluation(params, layout, run, metrics)
+    return Card(
+        run=run,
+        kind=str(config.get("kind", "")),
+        does=about.get("does", ""),
+        hub=about.get("hub", ""),
+        reads=reads,
+        precisions=precisions,
+        evaluation=evaluation,
+        metrics=metrics,
+        datasets=list(read_datasets(params, layout, run, (evaluation.dataset, evaluation.split))),
+        provenance=provenance | training_facts(config.get("provenance", {})),
+    )
 
 
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else ""
+def _evaluation(
+    params: Mapping[str, Any], layout: Layout, run: str, metrics: Mapping[str, Any]
+) -> Evaluation:
+    """Figures of the split that the export was evaluated on, or of the one that counts."""
+    export = params.get("export", {}).get("runs", {}).get(run) or {}
+    measured = read_json(layout.export_metrics(run)) or {}
+    splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
+    split = str(export.get("split") or ("test" if "test" in splits else next(iter(splits), "test")))
+    dataset = str(export.get("dataset") or params["tasks"][run]["dataset"])
+    described = read_json(layout.data(dataset) / "dataset.json") or {}
+    present = int(described.get("splits", {}).get(split, 0))
+    records = min(present, export.get("examples") or present) if measured else present
+    headline = metrics.get(HEADLINE, {})
+    torch = measured.get("torch") or metrics.get(split, {})
+    return Evaluation(
+        dataset=dataset,
+        split=split,
+        records=records,
+        digest=str(described.get("digest", "")),
+        whole=records == present,
+        primary=next((m for m in (headline.get(split), *headline.values()) if m in torch), ""),
+        new={
+            name: Measured(values, {})
+            for name, values in measured.items()
+            if not name.startswith("torch") and name != "bytes"
+        },
+        torch=torch,
+        chance=metrics.get("chance", {}).get(split, {}) if records == present else {},
+    )
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
+def training_facts(provenance: Mapping[str, Any]) -> dict[str, object]:
+    """What a checkpoint tells of its origin, in single facts; ``albef lineage`` has the chain."""
+    facts = {name: value for name, value in provenance.items() if not isinstance(value, Mapping)}
+    return {f"checkpoint: {name}": value for name, value in facts.items()}
+
+
+def read_datasets(
+    params: Mapping[str, Any], layout: Layout, run: str, test: tuple[str, str]
+) -> Iterator[Dataset]:
+    """What a run, and those that it started from, learned from; and the data set and split of the
+    ``test``."""
+    tasks, name = params["tasks"], run
+    roles: dict[str, list[str]] = {}
+    while name in tasks:
+        if tasks[name].get("epochs"):
+            roles.setdefault(tasks[name]["dataset"], []).append(f"training of {name}")
+        name = tasks[name]["init"].partition("/epochs/")[0]
+    if name == "pretrained":
+        roles.setdefault(params["pretrain"]["dataset"], []).append("pre-training")
+    elif name not in tasks:
+        role = "imported; what it learned from is not known here"
+        yield Dataset(f"checkpoint {name}", role, trained=True)
+    trained = set(roles)
+    roles.setdefault(test[0], []).append("test")
+    for dataset, of_dataset in roles.items():
+        described, both = None, None
+        try:
+            described = describe(layout.data(dataset))
+            if dataset in trained:
+                both = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
+        except ShardError:
+            of_dataset.append("not at hand when this was written")
+        yield Dataset(dataset, ", ".join(of_dataset), described, dataset in trained, both)
+
+
+def render(card: Card) -> str:
+    """The card as a page of Markdown; equal contents give equal bytes."""
+    text = (
+        environment()
+        .get_template("card.md.j2")
+        .render(
+            card=card,
+            it=card.evaluation,
+            tables=list(_tables(card)),
+            json=json.dumps,
+            table=_table,
+            beside=lambda sides: _beside("", sides, dict.fromkeys(chain(*sides.values()))),
+            shared={it.name: it.shared for it in card.datasets if it.shared is not None},
+        )
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _tables(card: Card) -> Iterator[tuple[str, str]]:
+    """Tables of the results, each under what introduces it."""
+    it, metrics = card.evaluation, card.metrics
+    measured = {name: new.metrics for name, new in it.new.items()}
+    baselines = {
+        name.replace("_", " "): metrics[name][it.split]
+        for name in BASELINES[1:]
+        if it.whole and it.split in metrics.get(name, {})
+    }
+    columns = {"torch": it.torch, **measured, "chance": it.chance, **baselines}
+    yield "", _beside("metric", columns, it.metrics)
+    for split, values in metrics.items():
+        known = (it.split, BEHAVIOUR, HEADLINE, *BASELINES)
+        if split not in known and isinstance(values, Mapping):
+            columns = {"torch": values} | _baselines(metrics, split)
+            yield f"Split `{split}`, in torch:", _beside("metric", columns, values)
+    if tests := metrics.get(BEHAVIOUR):
+        measured = {name: new.behaviour for name, new in it.new.items() if new.behaviour}
+        columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}
+        words = (
+            "## Behaviour tests\n\nOf a text that is true of a picture some words are changed, and "
+            "both are judged (`docs/behaviour.md`). In percent of the cases, those that do as is "
+            "expected:"
+        )
+        yield words, _beside("test", columns, tests)
+
+
+def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[str, float]]:
+    return {
+        name.replace("_", " "): metrics.get(name, {}).get(section, {}) for name in BASELINES[:2]
+    }
+
+
+def _beside(what: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
+    """A table of named values, a column each."""
+    cells = ((f"`{name}`", *(column.get(name) for column in columns.values())) for name in names)
+    return _table([(what, *columns), *cells])
+
+
+def _table(rows: Iterable[Sequence[object]]) -> str:
     header, *others = rows
-    lines = [header, ["---"] * len(header), *others]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(map(_row, [header, ["---"] * len(header), *others]))
+
+
+def _row(cells: Sequence[object]) -> str:
+    words = (f"{cell:.4g}" if isinstance(cell, int | float) else str(cell or "") for cell in cells)
+    return f"| {' | '.join(words)} |"

@@ -11,13 +11,12 @@ from markupsafe import Markup
 
 from albef.evaluation.statistics import Interval, Spread
 from albef.report import figures
-from albef.report.charts import curve_title
-from albef.report.curves import Curve, Curves, Deviation
+from albef.report.curves import Curve, Curves, Deviation, curve_title
 from albef.report.drift import Drift
 from albef.report.figures import Chart
 from albef.report.flips import Flip
-from albef.report.metrics import ITC, order, words
 from albef.report.page import environment
+from albef.report.wording import ITC, format_number, metric_order, metric_words
 
 _COLOURS = 6
 
@@ -62,7 +61,7 @@ class Metric:
     @property
     def words(self) -> str:
         """What it says, or ""."""
-        return words(self.name)
+        return metric_words(self.name)
 
     def difference(self, before: int, after: int) -> float | None:
         """How far one side is from another."""
@@ -241,7 +240,7 @@ def metrics_of(
     """The metrics of a split on all sides, the one that it is judged by first."""
     names = sorted(
         dict.fromkeys(name for section in sections for name in section),
-        key=lambda name: (name != headline, name.startswith(ITC), order(name)),
+        key=lambda name: (name != headline, name.startswith(ITC), metric_order(name)),
     )
     return tuple(Metric(name, tuple(s.get(name) for s in sections)) for name in names)
 
@@ -293,7 +292,7 @@ def _is_main(name: str) -> bool:
 
 def _place(name: str) -> tuple[int, tuple[int, str, int]]:
     kind, _, rest = name.rpartition("/")
-    return ("train", "val", "").index(kind) if kind in ("train", "val") else 2, order(rest)
+    return ("train", "val", "").index(kind) if kind in ("train", "val") else 2, metric_order(rest)
 
 
 def _chart(
@@ -306,6 +305,6 @@ def _chart(
     ]
     kind, _, rest = name.rpartition("/")
     title = curve_title(rest) + (", validation" if kind == "val" else "")
-    last = " / ".join(figures.show(line.points[-1][1]) for line in lines)
+    last = " / ".join(format_number(line.points[-1][1]) for line in lines)
     svg: Markup = figures.lines(lines, x_label="step", name=f"{title} by step")
     return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg)

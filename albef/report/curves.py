@@ -1,4 +1,4 @@
-"""Curves of trainings: as dvclive keeps them, as one reference file, and how far two are apart.
+"""Curves of trainings: as dvclive keeps them, drawn, and held against one reference file.
 
 A reference file is CSV with the columns ``training,curve,step,value``. A row holds the mean of a
 curve over the steps after the row before it, up to its own; so a file may hold every step or a
@@ -13,13 +13,39 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef.report.figures import Point
+from albef.report import figures
+from albef.report.figures import Chart, Line, Point
+from albef.report.wording import (
+    ITC,
+    format_metric,
+    format_number,
+    metric_group,
+    metric_order,
+    metric_words,
+)
 
 Curve = tuple[Point, ...]
 Curves = Mapping[str, Mapping[str, Curve]]
 """(step, value) points by training and name of the curve."""
 _COLUMNS = ["training", "curve", "step", "value"]
 _ROWS = 40  # of a curve in a reference file
+_COLOURS = 6
+_FIRST = ("r_mean", "accuracy", "overall", "tr", "ir")
+"""Groups of validation metrics that are looked at first."""
+_TITLES = {
+    "loss": "Loss",
+    "itc": "ITC loss",
+    "itm": "ITM loss",
+    "mlm": "MLM loss",
+    "lr": "Learning rate",
+    "gradient_norm": "Gradient norm",
+    "temperature": "Temperature",
+    "alpha": "Weight of the twin",
+    "r_mean": "Mean recall",
+    "accuracy": "Accuracy",
+    "tr": "Picture to text, recall",
+    "ir": "Text to picture, recall",
+}
 
 
 class CurveError(ValueError):
@@ -39,6 +65,64 @@ def _read(base: Path) -> Iterator[tuple[str, Curve]]:
         kept = tuple(point for point in points if all(map(math.isfinite, point)))
         if kept:
             yield path.relative_to(base).with_suffix("").as_posix(), kept
+
+
+def curve_title(name: str) -> str:
+    """The words of a curve's name; of ``accuracy_GROUP`` the group stays."""
+    whole, _, group = name.partition("_")
+    if name not in _TITLES and whole in _TITLES:
+        return f"{_TITLES[whole]}, {group}"
+    return _TITLES.get(name) or metric_words(name).capitalize() or name
+
+
+def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
+    """Each loss by step, or their sum where it is alone, and whatever else is logged by step."""
+    logged = [name for name in curves if not name.startswith("val/")]
+    losses = sorted(name for name in logged if name.startswith("train/"))
+    if len(losses) > 2:  # a sum and its parts
+        losses.remove("train/loss")
+    rest = [name for name in logged if not name.startswith("train/")]
+    for name in [*losses, *rest]:
+        points = curves[name]
+        title = curve_title(name.removeprefix("train/"))
+        svg = figures.lines([Line(name, points)], x_label="step", name=f"{title} by step")
+        note = f"last {format_number(points[-1][1])}"
+        if name == "lr":
+            note = f"most {format_number(max(value for _, value in points))}"
+        yield Chart(title, note, (), svg, name in losses)
+
+
+def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
+    """Validation by epoch: metrics of one group in one figure, those of ITC alone dashed."""
+    val = {n.removeprefix("val/"): c for n, c in curves.items() if n.startswith("val/")}
+    groups: dict[str, list[str]] = {}
+    for name in sorted(val, key=metric_order):
+        if name.startswith(ITC) and val[name] == val.get(name.removeprefix(ITC)):
+            continue  # nothing was re-ranked
+        groups.setdefault(metric_group(name), []).append(name)
+    for group, members in groups.items():
+        whole = [name for name in members if not name.startswith(ITC)] or members
+        colours = {name: 1 + i % _COLOURS for i, name in enumerate(whole)}
+        lines = [
+            Line(
+                label=name,
+                points=[(epoch, value) for epoch, (_, value) in enumerate(val[name], 1)],
+                colour=colours.get(name) or colours.get(name.removeprefix(ITC), _COLOURS),
+                dashed=name not in whole,
+            )
+            for name in members
+        ]
+        legend = [(name, f"c{colour}") for name, colour in colours.items()]
+        if len(whole) < len(members):
+            legend.append(("ITC alone", "dashed"))
+        title = curve_title(group)
+        yield Chart(
+            title,
+            f"last {format_metric(val[whole[0]][-1][1])}" if len(whole) == 1 else "",
+            tuple(legend) if len(legend) > 1 else (),
+            figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
+            group in _FIRST,
+        )
 
 
 def write_reference(curves: Curves) -> str:
@@ -66,7 +150,7 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
     Raises:
         CurveError: it is missing or not one.
     """
-    found: dict[str, dict[str, list[Point]]] = {}
+    curves: dict[str, dict[str, list[Point]]] = {}
     try:
         header, *rows = csv.reader(path.read_text().splitlines())
         if header != _COLUMNS:
@@ -79,11 +163,11 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
                 raise ValueError(f"line {number} is no {','.join(_COLUMNS)}") from None
             if not all(map(math.isfinite, point)):
                 raise ValueError(f"line {number} holds a number that is not finite")
-            curve = found.setdefault(training, {}).setdefault(name, [])
+            curve = curves.setdefault(training, {}).setdefault(name, [])
             if curve and curve[-1][0] >= point[0]:
                 raise ValueError(f"line {number} does not go on from the step before it")
             curve.append(point)
-        if not found:
+        if not curves:
             raise ValueError("it holds no curve")
     except FileNotFoundError:
         raise CurveError(
@@ -93,7 +177,7 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
         raise CurveError(
             f"{path} is no reference curve ({error}); `--save-curve FILE` writes one"
         ) from None
-    return {t: {name: tuple(c) for name, c in named.items()} for t, named in found.items()}
+    return {t: {name: tuple(c) for name, c in named.items()} for t, named in curves.items()}
 
 
 @dataclass(frozen=True)
@@ -120,18 +204,18 @@ def deviations(reference: Curves, curves: Curves) -> list[Deviation]:
 
     Curves that do not reach into each other's steps have no such point.
     """
-    found = []
+    farthest = []
     for training, named in reference.items():
         for name, points in named.items():
             windows = list(_windows(points, curves.get(training, {}).get(name, ())))
             if not windows:
                 continue
-            step, told, value = max(windows, key=lambda window: abs(window[2] - window[1]))
+            step, known, value = max(windows, key=lambda window: abs(window[2] - window[1]))
             most = max(abs(y) for _, y in points)
-            apart = abs(value - told)
+            apart = abs(value - known)
             share = apart / most if most else float(apart > 0)
-            found.append(Deviation(training, name, step, told, value, share))
-    return sorted(found, key=lambda deviation: -deviation.share)
+            farthest.append(Deviation(training, name, step, known, value, share))
+    return sorted(farthest, key=lambda deviation: -deviation.share)
 
 
 def _windows(reference: Curve, curve: Curve) -> Iterator[tuple[float, float, float]]:

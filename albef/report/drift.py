@@ -81,8 +81,8 @@ def contents(index: pa.Table) -> "pd.Series[Any]":
     for part in index.to_batches(max_chunksize=_ROWS):  # some data sets have millions
         pictures = [part["digest"], *([_more(part["more"])] if "more" in part.schema.names else [])]
         captions = pc.binary_join(part["captions"], "\1")
-        told = pc.binary_join_element_wise(part["split"], *pictures, captions, part["meta"], "\0")
-        values = np.asarray(told.to_pylist(), dtype=object)
+        cells = pc.binary_join_element_wise(part["split"], *pictures, captions, part["meta"], "\0")
+        values = np.asarray(cells.to_pylist(), dtype=object)
         hashes.append(pd.util.hash_array(values, categorize=False))
     return pd.Series(np.concatenate(hashes), index=index["key"].to_pandas())
 

@@ -1,37 +1,39 @@
 """Figures as inline SVG, coloured by the classes of the page's style, so they follow its theme.
 
-Markup is made by ``Markup.format``, which escapes whatever is put in. Numbers are rounded, so
-equal values give equal bytes.
+Whatever is put in is escaped. Numbers are rounded, so equal values give equal bytes.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
+
+from albef.report.wording import format_metric, format_number
 
 _WIDTH, _HEIGHT = 280, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 36
 _MOST_POINTS = 300  # of a line; more are averaged in runs
 _MARKED = 24  # a line of at most so many points shows each
+_MARKS = {"chance": "tick", "random": "ring", "text": "ring", "itc": "tick"}
+"""Shapes of the marks on a bar, by the class that colours them."""
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Attributes:
-        label: its name in the legend.
-        points: (x, y), x ascending.
-        colour: 1 to 6, of the page's series colours; 0 is a muted one.
-        dashed: whether it is drawn so.
-    """
+    """A line of a chart, from the left to the right."""
 
     label: str
     points: Sequence[Point]
     colour: int = 1
+    """1 to 6, of the page's series colours; 0 is a muted one."""
     dashed: bool = False
+
+    @property
+    def look(self) -> str:
+        """The classes that colour it."""
+        return f"c{self.colour}{' dashed' if self.dashed else ''}"
 
 
 @dataclass(frozen=True)
@@ -45,30 +47,15 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A value on a bar: ``tick`` or ``ring``, with the class that colours it."""
-
-    value: float
-    shape: str
-    look: str
-
-
-@dataclass(frozen=True)
 class Chart:
-    """A figure.
-
-    Attributes:
-        title, aside: its title, and what stands beside it.
-        legend: (label, class) of what is drawn.
-        svg: it.
-        main: whether it belongs to those that are looked at first.
-    """
+    """A figure with its title, what stands beside that, and (label, class) of what is drawn."""
 
     title: str
-    aside: str
+    note: str
     legend: tuple[tuple[str, str], ...]
     svg: Markup
     main: bool = True
+    """Whether it belongs to those that are looked at first."""
 
 
 def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
@@ -82,92 +69,79 @@ def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
     thin = [(line, averaged(line.points)) for line in series]
     xs = [x for _, points in thin for x, _ in points]
     ys = [y for _, points in thin for _, y in points]
-    frame = _Frame(min(xs), max(xs), min(*ys, 0), max(ys), log_x=False)
+    frame = _Frame(min(xs), max(xs), min(*ys, 0), max(ys))
     body: list[Markup] = []
     for line, points in thin:
-        look = f"c{line.colour}" + (" dashed" if line.dashed else "")
-        placed = [(frame.x(x), frame.y(y)) for x, y in points]
-        path = " ".join(f"{_n(x)},{_n(y)}" for x, y in placed)
-        body.append(Markup('<polyline class="line {}" points="{}"/>').format(look, path))
+        body.append(frame.path(points, line.look))
         if len(points) <= _MARKED:
-            body += [
-                Markup(
-                    '<circle class="dot {}" cx="{}" cy="{}" r="3"><title>{}</title></circle>'
-                ).format(f"c{line.colour}", _n(px), _n(py), f"{line.label}: {show(y)} at {show(x)}")
-                for (px, py), (x, y) in zip(placed, points, strict=True)
-            ]
+            for x, y in points:
+                label = f"{line.label}: {format_number(y)} at {format_number(x)}"
+                body.append(frame.circle(x, y, 3, f"dot c{line.colour}", label))
     return frame.svg(body, x_label, name, whole=all(x == int(x) for x in xs))
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], *, x_label: str, name: str) -> Markup:
-    """A chart of how many values lie between each two edges.
-
-    Args:
-        edges: rising, one more than counts.
-        counts: of each bin.
-        x_label: what the values are.
-        name: said to those who do not see it.
-    """
-    frame = _Frame(edges[0], edges[-1], 0, max(counts), log_x=False)
+    """A chart of how many values lie between each two edges; see :func:`lines`."""
+    frame = _Frame(edges[0], edges[-1], 0, max(counts))
     body = []
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         left, right, top = frame.x(low), frame.x(high), frame.y(count)
-        body.append(
-            Markup(
-                '<rect class="bin" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
-            ).format(
-                _n(left + 0.5), _n(top), _n(max(right - left - 1, 1)), _n(frame.y(0) - top),
-                f"{count:,} from {show(low)} to {show(high)}",
-            )
-        )  # fmt: skip
+        label = _tag("title", f"{count:,} from {format_number(low)} to {format_number(high)}")
+        size = {"width": max(right - left - 1, 1), "height": frame.y(0) - top}
+        body.append(_tag("rect", label, class_="bin", x=left + 0.5, y=top, **size))
     return frame.svg(body, x_label, name, whole=False)
 
 
 def scatter(
     dots: Sequence[Dot], *, log_x: bool, x_label: str, name: str, line: Sequence[Point] = ()
 ) -> Markup:
-    """A chart of labelled dots; ``log_x`` for a logarithmic horizontal axis.
-
-    ``line`` is drawn under them.
-    """
+    """A chart of labelled dots, over ``line``; ``log_x`` for a logarithmic horizontal axis."""
     xs = [dot.x for dot in dots] + [x for x, _ in line]
     ys = [dot.y for dot in dots] + [y for _, y in line]
     frame = _Frame(min(xs), max(xs), min(ys), max(ys), log_x=log_x)
-    body = [
-        Markup(
-            '<circle class="trial {}" cx="{}" cy="{}" r="5.5"><title>{}</title></circle>'
-        ).format(dot.look, _n(frame.x(dot.x)), _n(frame.y(dot.y)), dot.label)
-        for dot in dots
-    ]
-    if line:
-        path = " ".join(f"{_n(frame.x(x))},{_n(frame.y(y))}" for x, y in line)
-        body.insert(0, Markup('<polyline class="line c0" points="{}"/>').format(path))
+    body = [frame.path(line, "c0")] if line else []
+    body += [frame.circle(dot.x, dot.y, 5.5, f"trial {dot.look}", dot.label) for dot in dots]
     return frame.svg(body, x_label, name, whole=bool(line))
 
 
-def bar(value: float, most: float, marks: Sequence[Mark], *, name: str, look: str = "") -> Markup:
-    """A bar from 0 to ``most`` over the whole width, with marks; it scales without its strokes."""
+def bar(
+    value: float,
+    most: float,
+    *,
+    name: str,
+    look: str = "",
+    marks: Mapping[str, float] | None = None,
+) -> Markup:
+    """A bar from 0 to ``most`` over the whole width, with marks; it scales without its strokes.
+
+    Args:
+        value: where it ends.
+        most: where its track ends.
+        name: said to those who do not see it.
+        look: class that colours it; "" for the page's accent.
+        marks: values by the class of their mark, of :data:`_MARKS`.
+    """
 
     def at(part: float) -> str:
         return f"{_n(100 * min(max(part / most, 0), 1)) if most > 0 else 0}%"
 
     body = [
-        Markup('<rect class="track" width="100%" height="8" y="5" rx="4"/>'),
-        Markup('<rect class="fill {}" width="{}" height="8" y="5" rx="4"/>').format(
-            look, at(value)
-        ),
+        _tag("rect", class_="track", width="100%", height=8, y=5, rx=4),
+        _tag("rect", class_=f"fill {look}", width=at(value), height=8, y=5, rx=4),
     ]
-    for mark in marks:
-        if mark.shape == "ring":
-            shape = '<circle class="{}" cx="{}" cy="9" r="4"><title>{}</title></circle>'
-            body.append(Markup(shape).format(mark.look, at(mark.value), show(mark.value)))
+    for mark, place in (marks or {}).items():
+        label = _tag("title", format_number(place))
+        if _MARKS[mark] == "ring":
+            body.append(_tag("circle", label, class_=mark, cx=at(place), cy=9, r=4))
         else:
-            shape = '<line class="{}" x1="{}" x2="{}" y1="1" y2="17"><title>{}</title></line>'
-            x = at(mark.value)
-            body.append(Markup(shape).format(mark.look, x, x, show(mark.value)))
-    return Markup(
-        '<svg class="bar" width="100%" height="18" role="img" aria-label="{}">{}</svg>'
-    ).format(name, Markup().join(body))
+            body.append(_tag("line", label, class_=mark, x1=at(place), x2=at(place), y1=1, y2=17))
+    return _wide("bar", 18, name, body)
+
+
+def percent_bar(name: str, value: float, **marks: float | None) -> Markup:
+    """A metric from 0 to 100, with those of its baselines that are known marked."""
+    known = {mark: place for mark, place in marks.items() if place is not None}
+    return bar(value, 100.0, name=f"{name} {format_metric(value)}", marks=known)
 
 
 def stack(parts: Sequence[tuple[float, str, str]], *, name: str) -> Markup:
@@ -178,21 +152,13 @@ def stack(parts: Sequence[tuple[float, str, str]], *, name: str) -> Markup:
     for size, look, label in parts:
         share = 100 * size / total if total else 0.0
         if share:
-            body.append(
-                Markup(
-                    '<rect class="{}" x="{}%" width="{}%" height="24"><title>{}</title></rect>'
-                ).format(look, _n(at), _n(share), label)
-            )
+            place = {"x": f"{_n(at)}%", "width": f"{_n(share)}%"}
+            body.append(_tag("rect", _tag("title", label), class_=look, **place, height=24))
         if share >= 10:
-            body.append(
-                Markup('<text class="on {}" x="{}%" y="16.5">{}</text>').format(
-                    look, _n(at + share / 2), f"{share:.0f} %"
-                )
-            )
+            middle = f"{_n(at + share / 2)}%"
+            body.append(_tag("text", f"{share:.0f} %", class_=f"on {look}", x=middle, y=16.5))
         at += share
-    return Markup(
-        '<svg class="stack" width="100%" height="24" role="img" aria-label="{}">{}</svg>'
-    ).format(name, Markup().join(body))
+    return _wide("stack", 24, name, body)
 
 
 def interval(low: float, value: float, high: float, most: float, *, name: str) -> Markup:
@@ -202,12 +168,34 @@ def interval(low: float, value: float, high: float, most: float, *, name: str) -
         return f"{_n(50 + 50 * min(max(number / most, -1), 1)) if most > 0 else 50}%"
 
     look = "gain" if low > 0 else "loss" if high < 0 else "none"
-    return Markup(
-        '<svg class="interval" width="100%" height="18" role="img" aria-label="{}">'
-        '<line class="zero" x1="50%" x2="50%" y1="0" y2="18"/>'
-        '<line class="reach {}" x1="{}" x2="{}" y1="9" y2="9"/>'
-        '<circle class="{}" cx="{}" cy="9" r="4.5"/></svg>'
-    ).format(name, look, at(low), at(high), look, at(value))
+    body = [
+        _tag("line", class_="zero", x1="50%", x2="50%", y1=0, y2=18),
+        _tag("line", class_=f"reach {look}", x1=at(low), x2=at(high), y1=9, y2=9),
+        _tag("circle", class_=look, cx=at(value), cy=9, r=4.5),
+    ]
+    return _wide("interval", 18, name, body)
+
+
+def _wide(look: str, height: int, name: str, body: Sequence[Markup]) -> Markup:
+    """A figure of its own height that takes the width of its place."""
+    size = {"width": "100%", "height": height}
+    return _tag("svg", *body, class_=look, **size, role="img", aria_label=name)
+
+
+def _tag(element: str, *inside: str, **attributes: object) -> Markup:
+    """An element; numbers are rounded, texts are escaped."""
+    written = Markup().join(
+        Markup(' {}="{}"').format(
+            name.rstrip("_").replace("_", "-"),
+            _n(value) if isinstance(value, int | float) else value,
+        )
+        for name, value in attributes.items()
+    )
+    return Markup("<{}{}>{}</{}>").format(element, written, Markup().join(inside), element)
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def averaged(points: Sequence[Point]) -> list[Point]:
@@ -221,20 +209,10 @@ def averaged(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def show(value: float) -> str:
-    """A number for a reader: three digits, small ones with an exponent."""
-    if value and abs(value) < 0.001:
-        digits, _, exponent = f"{value:.2e}".partition("e")
-        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
 class _Frame:
     """Axes: maps values to places and draws the grid."""
 
-    def __init__(self, x0: float, x1: float, y0: float, y1: float, *, log_x: bool) -> None:
+    def __init__(self, x0: float, x1: float, y0: float, y1: float, *, log_x: bool = False) -> None:
         self._log = log_x
         if log_x:
             x0, x1 = math.log10(x0), math.log10(x1)
@@ -258,38 +236,33 @@ class _Frame:
         share = (value - self._y[0]) / (self._y[1] - self._y[0])
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    def svg(self, body: list[Markup], x_label: str, name: str, *, whole: bool) -> Markup:
-        """The chart around ``body``."""
+    def path(self, points: Sequence[Point], look: str) -> Markup:
+        """A line through points."""
+        path = " ".join(f"{_n(self.x(x))},{_n(self.y(y))}" for x, y in points)
+        return _tag("polyline", class_=f"line {look}", points=path)
+
+    def circle(self, x: float, y: float, radius: float, look: str, label: str) -> Markup:
+        """A labelled point."""
+        place = {"cx": self.x(x), "cy": self.y(y), "r": radius}
+        return _tag("circle", _tag("title", label), class_=look, **place)
+
+    def svg(self, body: Sequence[Markup], x_label: str, name: str, *, whole: bool) -> Markup:
+        """The chart around ``body``; ``whole`` where only whole numbers are ticks of x."""
         grid: list[Markup] = []
         for tick in _ticks(*self._y, 4):
-            y = _n(self.y(tick))
+            y = self.y(tick)
+            grid.append(_tag("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y))
             grid.append(
-                Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                    _LEFT, _WIDTH - _RIGHT, y, y
-                )
+                _tag("text", format_number(tick), class_="tick end", x=_LEFT - 6, y=y + 3.5)
             )
-            grid.append(
-                Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(
-                    _LEFT - 6, _n(self.y(tick) + 3.5), show(tick)
-                )
-            )
-        ticks = _log_ticks(*self._x) if self._log else _ticks(*self._x, 5)
-        for tick in ticks:
-            if whole and tick != int(tick):
-                continue
-            grid.append(
-                Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(
-                    _n(self.x(tick)), _HEIGHT - _BOTTOM + 15, show(tick)
-                )
-            )
-        grid.append(
-            Markup('<text class="axis mid" x="{}" y="{}">{}</text>').format(
-                (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label
-            )
-        )
-        return Markup(
-            '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-        ).format(_WIDTH, _HEIGHT, name, Markup().join(grid + body))
+        for tick in _log_ticks(*self._x) if self._log else _ticks(*self._x, 5):
+            if not whole or tick == int(tick):
+                place = {"x": self.x(tick), "y": _HEIGHT - _BOTTOM + 15}
+                grid.append(_tag("text", format_number(tick), class_="tick mid", **place))
+        middle = {"x": (_LEFT + _WIDTH - _RIGHT) / 2, "y": _HEIGHT - 5}
+        grid.append(_tag("text", x_label, class_="axis mid", **middle))
+        box = {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}"}
+        return _tag("svg", *grid, *body, class_="chart", **box, role="img", aria_label=name)
 
 
 def _ticks(low: float, high: float, about: int) -> Iterator[float]:
@@ -307,7 +280,3 @@ def _log_ticks(low: float, high: float) -> Iterator[float]:
     steps = (1, 2, 5) if high - low < 2 else (1,)
     numbers = (n * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for n in steps)
     return (number for number in numbers if low <= math.log10(number) <= high)
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

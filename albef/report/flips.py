@@ -2,18 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from albef.report import located
-from albef.report.results import Picture
+from albef.report.pictures import Picture, SplitRecords, draw_located
 from albef.report.scores import Scores
-
-
-class Records(located.Records, Protocol):
-    """The records of a split, as far as flips need them."""
-
-    def picture(self, key: str) -> Picture | None:
-        """The picture of a record; None where there is no such record."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Flip:
 
 
 def flips(
-    before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: Records | None
+    before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: SplitRecords | None
 ) -> tuple[Flip, ...]:
     """The examples at places of both tables.
 
@@ -59,7 +51,7 @@ def flips(
             after.table.slice(new, 1).to_pylist()[0] | {"right": bool(after.right[new])},
             before.columns,
             records,
-            located.is_grounding(before.table) and located.is_grounding(after.table),
+            all("heat" in side.table.column_names for side in (before, after)),
         )
         for old, new in pairs
     )
@@ -69,7 +61,7 @@ def _flip(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     columns: Mapping[str, Any],
-    records: Records | None,
+    records: SplitRecords | None,
     boxes: bool,
 ) -> Flip:
     picture = records.picture(old["key"]) if records else None
@@ -81,7 +73,7 @@ def _flip(
         after=_choice(new, columns, records),
     )
     if boxes and records:
-        drawn = [located.drawn(records, row) for row in (old, new)]
+        drawn = [draw_located(records, row) for row in (old, new)]
         flip = replace(
             flip,
             picture=None,
@@ -101,7 +93,9 @@ def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], picture: Picture 
     return ", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths)
 
 
-def _choice(row: Mapping[str, Any], columns: Mapping[str, Any], records: Records | None) -> Choice:
+def _choice(
+    row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None
+) -> Choice:
     right = row["right"]
     if "query" in row:
         first = next(iter(row["top"]), "")

@@ -1,16 +1,83 @@
-"""The report as one page of HTML: no script, no address that is fetched, light and dark."""
+"""The report as one page of HTML: no script, no address that is fetched, light and dark.
 
-from dataclasses import dataclass
+Everything may be missing, since a report can be made at any time; the page then says so. Texts are
+shown as they are and are not trusted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from albef.lineage import render_facts
-from albef.report import charts, costs, search, wording
-from albef.report.content import NOTHING, Report
-from albef.report.metrics import Row, headline, rows
-from albef.report.origins import Licence
-from albef.report.results import Query, SplitResult
+from albef.layout import Layout
+from albef.lineage import Project, Step, render_facts
+from albef.report import curves, figures, wording
+from albef.report.curves import Curve
+from albef.report.sections import datasets, provenance, results, search
+from albef.report.sections.datasets import Dataset, DatasetPage
+from albef.report.sections.examples import Query
+from albef.report.sections.provenance import Costs, Export, Model
+from albef.report.sections.results import Run, SplitResult
+from albef.report.sections.search import Search
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        seed: of everything random.
+        runs, datasets, searches, costs, models, exports: as far as they exist.
+        trainings: their curves, by the name of the model that came of each.
+        chains: of each export, or checkpoint that is not exported, back to the sources.
+        cards: runs that have a model card, ``cards/RUN.md`` beside the page.
+        values: of params.yaml that decide the experiment, by dotted name.
+    """
+
+    seed: int
+    runs: Sequence[Run] = ()
+    trainings: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    datasets: Sequence[Dataset] = ()
+    searches: Sequence[Search] = ()
+    costs: Costs = field(default_factory=Costs)
+    models: Sequence[Model] = ()
+    exports: Sequence[Export] = ()
+    chains: Sequence[Step] = ()
+    cards: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
+    """What there is of a project's products by now, with ``count`` examples of each group.
+
+    ``params`` are the sections that decide the experiment, plain.
+    """
+    layout: Layout = project.layout
+    tasks: Mapping[str, Any] = params.get("tasks", {})
+    inits = [values.get("init", "pretrained") for values in tasks.values()]
+    models = dict.fromkeys(["pretrained", *(init for init in inits if init not in tasks), *tasks])
+    used_by: dict[str, list[str]] = {name: [] for name in params.get("datasets", {})}
+    for user, values in {"pre-training": params.get("pretrain", {}), **tasks}.items():
+        if dataset := values.get("dataset"):
+            used_by.setdefault(dataset, []).append(user)
+    return Report(
+        seed=params["seed"],
+        runs=[results.read(layout, run, values, count) for run, values in tasks.items()],
+        trainings={
+            name: curves.read(layout.curves(name))
+            for name in models
+            if layout.curves(name).is_dir()
+        },
+        datasets=[datasets.read(layout, name, (*by,), count) for name, by in used_by.items()],
+        searches=[search.read(layout, run, values) for run, values in tasks.items()],
+        costs=provenance.read_costs(params, layout),
+        models=[provenance.read_model(layout, name) for name in models],
+        exports=list(provenance.read_exports(layout, list(tasks))),
+        chains=list(provenance.read_chains(project)),
+        values=dict(wording.flatten(params)),
+    )
 
 
 @cache
@@ -18,120 +85,85 @@ def environment() -> Environment:
     """What makes pages of the templates."""
     environment = Environment(
         loader=PackageLoader("albef.report"),
-        autoescape=True,
+        autoescape=lambda name: not str(name).endswith(".md.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "number": wording.number,
-        "plain": wording.plain,
-        "signed": wording.signed,
-        "duration": wording.duration,
-        "memory": wording.memory,
-        "address": wording.address,
+        "metric": wording.format_metric,
+        "value": wording.format_value,
+        "difference": wording.format_difference,
+        "duration": wording.format_duration,
+        "memory": wording.format_memory,
+        "address": wording.web_address,
+        "facts": render_facts,
+        "further": provenance.further,
     }
     environment.globals |= {
-        "train_charts": charts.train_charts,
-        "val_charts": charts.val_charts,
-        "headline": headline,
-        "rows": rows,
-        "against": wording.against,
-        "metric_bar": charts.metric_bar,
-        "told": render_facts,
-        "nothing": NOTHING,
-        "outcome_bar": charts.outcome_bar,
-        "tested_bar": charts.tested_bar,
-        "trial_charts": search.trial_charts,
-        "importance_bars": search.importance_bars,
-        "search_words": search.search_words,
+        "bar": figures.bar,
+        "percent_bar": figures.percent_bar,
+        "stack": figures.stack,
+        "draw_training": curves.draw_training,
+        "draw_validation": curves.draw_validation,
+        "draw_trials": search.draw_trials,
+        "importances": search.importances,
+        "sentences": search.sentences,
     }
     return environment
 
 
 def render(report: Report) -> str:
     """The page; equal contents give equal bytes."""
+    entries = [tuple(it.items()) for data in report.datasets for it in data.licences]
     return (
         environment()
         .get_template("page.html.j2")
         .render(
             report=report,
-            hero=_hero(report),
+            query=_query(report.runs),
             facts=_facts(report),
-            licences=_licences(report),
-            costs=costs.cost_table(report.costs),
-            machines=costs.machines(report.costs),
-            versions=costs.versions(report.costs),
-            unrecorded=[cost.stage for cost in report.costs if cost.record is None],
+            licences=[dict(entry) for entry in dict.fromkeys(entries)],
         )
     )
 
 
-@dataclass(frozen=True)
-class Headline:
-    """A run in a few numbers: the metric of its first split, and of the others by name."""
-
-    run: str
-    row: Row
-    others: tuple[tuple[str, Row], ...]
+def render_dataset(page: DatasetPage) -> str:
+    """The page of a data set; equal contents give equal bytes."""
+    template = environment().get_template("dataset.html.j2")
+    return template.render(page=page, words=datasets.WORDS)
 
 
-@dataclass(frozen=True)
-class Hero:
-    """What stands at the top: the headline of each run, and one question with its answer."""
+def _query(runs: Sequence[Run]) -> Query | None:
+    """A question with its answer, for the top of the page: rather one that ITC alone does not find,
+    but only where that is what re-ranking comes to."""
 
-    cards: tuple[Headline, ...]
-    query: Query | None
+    def gains(split: SplitResult) -> bool:
+        row = split.first
+        return row is not None and row.itc is not None and row.value > row.itc
 
-
-def _hero(report: Report) -> Hero:
-    cards = []
-    for run in report.runs:
-        known = [(split.name, row) for split in run.splits if (row := headline(split))]
-        if known:
-            cards.append(Headline(run.name, known[0][1], tuple(known[1:])))
-    found = [
-        (split, query)
-        for run in report.runs
-        for split in run.splits
-        for gallery in split.galleries
-        if gallery.good and not gallery.paired
-        for query in gallery.queries
-        if query.text
-    ]
-    # Rather one that ITC alone does not find, but only where that is what re-ranking comes to.
-    found.sort(key=lambda pair: not (pair[1].rank_itc and _gains(pair[0])))
-    return Hero(tuple(cards), found[0][1] if found else None)
+    queries = [pair for run in runs for pair in run.queries()]
+    queries.sort(key=lambda pair: not (pair[1].rank_itc and gains(pair[0])))
+    return queries[0][1] if queries else None
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
+def _facts(report: Report) -> dict[str, str]:
     """What one wants to know of the whole before reading on."""
-    took = costs.cost_table(report.costs)
-    machines = costs.machines(report.costs)
-    found = [("seed", str(report.seed))]
-    if took.seconds:
-        found.append(("time", wording.duration(took.seconds)))
-    if took.core_hours:
-        found.append(("core hours", f"{took.core_hours:.2f}"))
-    if took.gpu_hours:
-        found.append(("GPU hours", f"{took.gpu_hours:.2f}"))
-    if machines:
+    if not report.runs:
+        return {}
+    costs, facts = report.costs, {"seed": str(report.seed)}
+    if seconds := costs.total("seconds"):
+        facts["time"] = wording.format_duration(seconds)
+    for name, key in (("core hours", "core_hours"), ("GPU hours", "gpu_hours")):
+        if hours := costs.total(key):
+            facts[name] = f"{hours:.2f}"
+    if machines := costs.machines():
         last = max(machines, key=lambda machine: machine.started)
-        found.append(("machine", last.machine))
+        facts["machine"] = last.machine
         if last.started:
-            found.append(("made", last.started.partition("T")[0]))
+            facts["made"] = last.started.partition("T")[0]
         if last.revision:
             clean = "" if last.clean else ", with uncommitted changes"
-            found.append(("git", last.revision[:12] + clean))
-    return found if report.runs else []
-
-
-def _gains(split: SplitResult) -> bool:
-    row = headline(split)
-    return row is not None and row.itc is not None and row.value > row.itc
-
-
-def _licences(report: Report) -> list[Licence]:
-    """Every licence once."""
-    return list(dict.fromkeys(entry for data in report.datasets for entry in data.licences))
+            facts["git"] = last.revision[:12] + clean
+    return facts

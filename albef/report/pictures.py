@@ -1,25 +1,60 @@
-"""The records of a split as the page shows them: found by key, pictures as ``data:`` addresses."""
+"""What the page shows of records: pictures as ``data:`` addresses, taken at even steps."""
 
 import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from albef.data.boxes import RIGHT
 from albef.data.image_decoding import ImageError, decode
 from albef.data.shards import Shards
-from albef.report import examples
-from albef.report.results import Picture
+from albef.report.heatmap import MEANT, OWN, WRONG, outline, overlay
 
+T = TypeVar("T")
+UNSEEN = "unseen combination"
+"""Badge of a test record that shows what training never shows together."""
 _SIDE = 160  # pixels of the longest side of a picture on the page
+_LOCATED_SIDE = 240  # of one with boxes
 _GAP = 4  # pixels between the pictures of a record
 _AS_IT_IS = 16 * 1024  # bytes of a picture that is not made smaller
 _MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a data set; its texts are not trusted.
+
+    Attributes:
+        key: of its record.
+        uri: the picture as a ``data:`` address; "" where it cannot be shown.
+        captions: what is said of it.
+        badges: what else is worth a word, as "caption wrong on purpose".
+        originals: the captions as they came, where cleaning changed any.
+    """
+
+    key: str
+    uri: str = ""
+    captions: tuple[str, ...] = ()
+    badges: tuple[str, ...] = ()
+    originals: tuple[str, ...] = ()
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of ``items`` at even steps, in order.
+
+    Each step is one place further in its part than the one before, so that a list whose kinds take
+    turns shows all of them.
+    """
+    count = min(count, len(items))
+    return [items[i * len(items) // count + i % (len(items) // count)] for i in range(count)]
 
 
 class SplitRecords:
@@ -78,11 +113,11 @@ class SplitRecords:
 
     @cached_property
     def _badged(self) -> dict[str, frozenset[str]]:
-        found: dict[str, list[str]] = {}
+        keys: dict[str, list[str]] = {}
         for i, key in enumerate(self._keys.to_pylist()):
             for badge in _badges(self._shards.meta(i)):
-                found.setdefault(badge, []).append(key)
-        return {badge: frozenset(keys) for badge, keys in found.items()}
+                keys.setdefault(badge, []).append(key)
+        return {badge: frozenset(having) for badge, having in keys.items()}
 
     def _place(self, key: str) -> int | None:
         place: int = pc.index(self._keys, pa.scalar(key)).as_py()
@@ -100,27 +135,49 @@ class SplitRecords:
 def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
     noise = {"wrong": "caption wrong on purpose", "generic": "caption says nothing, on purpose"}
     badges = [noise[meta["noise"]]] if meta.get("noise") in noise else []
-    return (*badges, *([examples.UNSEEN] if meta.get("unseen") is True else []))
+    return (*badges, *([UNSEEN] if meta.get("unseen") is True else []))
 
 
 def side_by_side(images: Sequence[bytes]) -> bytes:
     """The pictures of a record in a row, as one PNG; a broken one leaves its place empty."""
-    shown = []
+    pictures = []
     for image in images:
         try:
             picture = decode(image)
         except ImageError:
             picture = Image.new("RGB", (_SIDE, _SIDE), "white")
         picture.thumbnail((_SIDE, _SIDE))
-        shown.append(picture)
-    width = sum(picture.width for picture in shown) + _GAP * (len(shown) - 1)
-    row = Image.new("RGB", (width, max(picture.height for picture in shown)), "white")
+        pictures.append(picture)
+    width = sum(picture.width for picture in pictures) + _GAP * (len(pictures) - 1)
+    row = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
     left = 0
-    for picture in shown:
+    for picture in pictures:
         row.paste(picture, (left, 0))
         left += picture.width + _GAP
+    return _png(row)
+
+
+def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
+    """The picture of a prediction of boxes under its heat map, with the boxes."""
+    picture = records.image(row["key"])
+    if picture is None:
+        return Picture(row["key"], "", (row["expression"],))
+    scale = _LOCATED_SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    heat = np.frombuffer(row["heat"], np.uint8).astype(np.float32)
+    side = round(len(heat) ** 0.5)
+    large = overlay(picture.resize(size, Image.Resampling.BICUBIC), heat.reshape(side, side))
+    if row["map_box"]:
+        outline(large, [scale * end for end in row["map_box"]], OWN, width=2, dashed=True)
+    outline(large, [scale * end for end in row["truth"]], MEANT)
+    if row["box"] and row["iou"] < RIGHT:
+        outline(large, [scale * end for end in row["box"]], WRONG)
+    return Picture(row["key"], data_uri(_png(large), _LOCATED_SIDE), (row["expression"],))
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    row.save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

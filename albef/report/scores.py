@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+OVERALL = "overall"
+"""The metric of all cases of behaviour tests."""
 CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
 """Columns of the stored cases of behaviour tests."""
 
@@ -52,11 +54,11 @@ class Scores:
             records: a hash of what stands in each record, by key; None takes what was asked alone.
         """
         cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.asked]
-        told = pc.binary_join_element_wise(*cells, "\0").to_pandas()
+        asked = pc.binary_join_element_wise(*cells, "\0").to_pandas()
         if records is not None:
-            told += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
-        again = told.groupby(told).cumcount().astype(str)  # the same may be asked twice
-        names: pd.Index[str] = pd.Index(told + "\0" + again)
+            asked += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
+        again = asked.groupby(asked).cumcount().astype(str)  # the same may be asked twice
+        names: pd.Index[str] = pd.Index(asked + "\0" + again)
         return names
 
 
@@ -98,11 +100,11 @@ def parts(table: pa.Table) -> dict[str, Scores]:
     whole = of(table)
     if whole is None:
         return {}
-    found = {whole.metric: whole}
-    if set(table.column_names) >= CASES:
-        for test in pc.unique(table["test"]).to_pylist():
-            found[test] = replace(_cases(table.filter(pc.equal(table["test"], test))), metric=test)
-    return found
+    by_test = pc.unique(table["test"]).to_pylist() if whole.metric == OVERALL else ()
+    return {whole.metric: whole} | {
+        test: replace(_cases(table.filter(pc.equal(table["test"], test))), metric=test)
+        for test in by_test
+    }
 
 
 def shared(
@@ -110,12 +112,12 @@ def shared(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places of the examples that both have, in the order of the first."""
     at = after.get_indexer(before)
-    own = np.flatnonzero(at >= 0)
-    return own, at[own]
+    places = np.flatnonzero(at >= 0)
+    return places, at[places]
 
 
 def _cases(table: pa.Table) -> Scores:
     passed = table["passed"].to_numpy()
     strata = np.unique(table["test"].to_pandas(), return_inverse=True)[1]
     asked = ("test", "key", "caption", "changed")
-    return Scores("overall", table, asked, 100.0 * passed, passed, strata)
+    return Scores(OVERALL, table, asked, 100.0 * passed, passed, strata)

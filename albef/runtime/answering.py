@@ -5,11 +5,11 @@ picture, L tokens, K answers scored in full, W nodes of a tree of answers, V voc
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, write
+from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, beam_search
 from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.runtime.manifest import Facts
 from albef.runtime.model import (
@@ -24,28 +24,13 @@ from albef.runtime.model import (
     softmax,
 )
 
-
-class _Asked(NamedTuple):
-    """Questions read together with their pictures."""
-
-    keys: Array
-    """(B, F, H, L, D / H)."""
-    values: Array
-    """(B, F, H, L, D / H)."""
-    mask: Ints
-    """(B, L)."""
+_Asked = dict[str, Array]
+"""Keys and values (B, F, H, L, D / H) of questions read together with their pictures, and their
+mask (B, L), as the decoder takes them."""
 
 
 class Answering(Model):
-    """Answers as its run was evaluated: from the run's list, or freely.
-
-    Args:
-        backend: see :class:`Model`.
-        tokenizer: see :class:`Model`.
-        facts: see :class:`Model`.
-        digest: see :class:`Model`.
-        answers: the list that is ranked; empty where answers are written.
-    """
+    """Answers as its run was evaluated: from a list, or freely (the list is empty then)."""
 
     calls: ClassVar[frozenset[str]] = frozenset({"ask"})
     main: ClassVar[str] = "ask"
@@ -87,41 +72,28 @@ class Answering(Model):
             FileNotFoundError: there is no file at a path.
         """
         aligned(images=images, questions=questions)
-        found = []
+        answers: list[list[Answer]] = []
         for part in batches(len(images)):
             asked = self._read(images[part], questions[part], part.start)
-            found += self._write(asked) if self.answering.by == "generate" else self._rank(asked)
-        return [own[:k] for own in found]
+            answers += self._write(asked) if self.answering.by == "generate" else self._rank(asked)
+        return [best[:k] for best in answers]
 
     def _read(self, images: Sequence[Picture], questions: Sequence[str], start: int) -> _Asked:
         image, which = self.encode_distinct(images, start)
-        image = image.take(which)
         ids, mask = self.ids(questions)
-        inputs = {
-            "ids": ids[:, None],
-            "text_mask": mask[:, None],
-            "image_keys": image.keys,
-            "image_values": image.values,
-        }
+        inputs = {"ids": ids[:, None], "text_mask": mask[:, None], **image.take(which).inputs()}
         out = self.backend.run("question_encoder", inputs)
-        return _Asked(out["question_keys"][:, 0], out["question_values"][:, 0], mask)
+        return {name: value[:, 0] for name, value in out.items()} | {"question_mask": mask}
 
     def _logits(self, asked: _Asked, ids: Ints, positions: Ints, sees: Array) -> Floats:
         """Logits (B, W, V) of the tokens after those of a tree of answers to each question."""
-        inputs = {
-            "ids": ids,
-            "positions": positions,
-            "sees": sees.astype(np.int64),
-            "question_keys": asked.keys,
-            "question_values": asked.values,
-            "question_mask": asked.mask,
-        }
-        logits: Floats = self.backend.run("answer_decoder", inputs)["logits"]
+        tree = {"ids": ids, "positions": positions, "sees": sees.astype(np.int64)}
+        logits: Floats = self.backend.run("answer_decoder", tree | asked)["logits"]
         return logits
 
     def _rank(self, asked: _Asked) -> list[list[Answer]]:
-        """As :func:`albef.models.answer_ranking.rank`."""
-        ids, mask, count = self._listed, self._listed_mask, len(asked.mask)
+        """As :func:`albef.models.decoder.rank`."""
+        ids, mask, count = self._listed, self._listed_mask, len(asked["question_mask"])
         start = np.full((count, 1), self.tokenizer.cls_id)
         first = self._logits(asked, start, np.zeros_like(start), np.ones((count, 1, 1)))[:, 0]
         log_first = _log_softmax(first)[:, ids[:, 1]]
@@ -130,8 +102,8 @@ class Answering(Model):
         tree: AnswerTree = answer_tree(ids[chosen], mask[chosen])
         logits = self._logits(asked, tree.ids, tree.depth, tree.sees)
         row = np.arange(count)[:, None, None]
-        told = logits[row, tree.node, ids[chosen][:, :, 1:]] - _log_sum(logits)[row, tree.node]
-        shares = softmax(log_first + (told * mask[chosen][:, :, 1:]).sum(axis=2))
+        log_p = logits[row, tree.node, ids[chosen][:, :, 1:]] - _log_sum(logits)[row, tree.node]
+        shares = softmax(log_first + (log_p * mask[chosen][:, :, 1:]).sum(axis=2))
         order = np.argsort(-shares, axis=1, kind="stable")
         return [
             [Answer(self.answers[which[i]], float(share[i])) for i in best]
@@ -139,13 +111,14 @@ class Answering(Model):
         ]
 
     def _write(self, asked: _Asked) -> list[list[Answer]]:
-        tokenizer, settings, count = self.tokenizer, self.answering, len(asked.mask)
+        tokenizer, settings = self.tokenizer, self.answering
+        count = len(asked["question_mask"])
 
         def likely(rows: Ints) -> tuple[Floats, Ints]:
             length = rows.shape[1]
             ids = rows.reshape(count, -1)  # the beams of a question are the branches of its tree
-            own = np.kron(np.eye(ids.shape[1] // length), np.tril(np.ones((length, length))))
-            sees = own[None] * (ids != tokenizer.pad_id)[:, None, :]
+            branches = np.kron(np.eye(ids.shape[1] // length), np.tril(np.ones((length, length))))
+            sees = branches[None] * (ids != tokenizer.pad_id)[:, None, :]
             places = np.tile(np.arange(length), (count, ids.shape[1] // length))
             logits = self._logits(asked, ids, places, sees)
             log_p = _log_softmax(logits.reshape(*rows.shape, -1)[:, -1])
@@ -153,14 +126,8 @@ class Answering(Model):
             best = np.argsort(-log_p, axis=1, kind="stable")[:, : settings.beams]
             return np.take_along_axis(log_p, best, axis=1), best
 
-        ids, score = write(
-            likely,
-            count,
-            start=tokenizer.cls_id,
-            end=tokenizer.sep_id,
-            pad=tokenizer.pad_id,
-            beams=settings.beams,
-            max_tokens=settings.max_tokens,
+        ids, score = beam_search(
+            likely, count, tokenizer, beams=settings.beams, max_tokens=settings.max_tokens
         )
         texts = [tokenizer.decode(row) for row in ids.tolist()]
         shares = np.exp(score).tolist()

@@ -31,15 +31,12 @@ class Classifying(Model):
         """
         parts = [np.empty((0, len(self.facts.classes)), np.float32)]
         for part in batches(len(statements)):
-            together = [image for own in images for image in own[part]]
+            together = [image for each in images for image in each[part]]
             states, which = self.encode_distinct(together, part.start)
             ids, mask = self.ids(statements[part])
             inputs = {"ids": ids[:, None], "text_mask": mask[:, None]}
-            for place, own in zip(PLACES, np.array(which).reshape(len(images), -1), strict=False):
-                inputs |= {
-                    f"{place}_keys": states.keys[own],
-                    f"{place}_values": states.values[own],
-                }
+            for place, rows in zip(PLACES, np.array_split(which, len(images)), strict=False):
+                inputs |= states.take(rows).inputs(place)
             parts.append(softmax(self.backend.run("classifier", inputs)["logits"][:, 0]))
         return np.concatenate(parts)
 

@@ -10,7 +10,7 @@ from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying, Comparing, Entailing
-from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Facts, Manifest
+from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Facts
 from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import Backend, Model
 from albef.runtime.sessions import Sessions
@@ -33,15 +33,7 @@ def assemble(
     digest: str,
     answers: Sequence[str] = (),
 ) -> Model:
-    """A model with the calls of its surface.
-
-    Args:
-        backend: computes the graphs of the kind.
-        tokenizer: of the model.
-        facts: what has to be known of it.
-        digest: of the weights, or of the export.
-        answers: the list that a VQA model ranks.
-    """
+    """A model with the calls of its surface; ``answers`` is the list that a VQA model ranks."""
     surface = SURFACES[facts.surface]
     if issubclass(surface, Answering):
         return surface(backend, tokenizer, facts, digest, answers)
@@ -70,7 +62,7 @@ def load(
         ExportError: no export, a changed file, or a named provider that does not work here.
     """
     folder = Path(folder)
-    manifest: Manifest = manifests.read(folder)
+    manifest = manifests.read(folder)
     chosen = precision or manifest.precisions[0]
     if chosen not in manifest.precisions:
         near = nearest(chosen, list(manifest.precisions))

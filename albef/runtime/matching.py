@@ -28,11 +28,7 @@ from albef.runtime.model import (
 
 
 def matching(model: Model, name: str) -> "Matching":
-    """A model as one that matches images and texts.
-
-    Args:
-        model: any.
-        name: what the error calls it.
+    """A model, which an error calls ``name``, as one that matches images and texts.
 
     Raises:
         ValueError: it is of another kind.
@@ -67,7 +63,7 @@ class Matching(Model):
 
         The image is encoded before, and nothing of it is copied for its texts.
         """
-        return self._match(text_states, text_mask, image)["logits"]
+        return self._judge(text_states, text_mask, image)["logits"]
 
     def embed_image(self, images: Sequence[Picture]) -> Floats:
         """Pictures to unit vectors (n, E) in the space of :meth:`embed_text`.
@@ -108,23 +104,16 @@ class Matching(Model):
         """
         aligned(images=images, texts=texts)
         parts = [
-            self._pairs(images[part], texts[part], part.start)["logits"]
+            self._judge_pairs(images[part], texts[part], part.start)["logits"]
             for part in batches(len(images))
         ]
         return np.concatenate([np.empty((0, 2), np.float32), *parts])
 
-    def _match(self, text_states: Array, text_mask: Ints, image: ImageStates) -> dict[str, Array]:
-        return self.backend.run(
-            "matcher",
-            {
-                "text_states": text_states,
-                "text_mask": text_mask,
-                "image_keys": image.keys,
-                "image_values": image.values,
-            },
-        )
+    def _judge(self, text_states: Array, text_mask: Ints, image: ImageStates) -> dict[str, Array]:
+        texts = {"text_states": text_states, "text_mask": text_mask}
+        return self.backend.run("matcher", texts | image.inputs())
 
-    def _pairs(
+    def _judge_pairs(
         self, images: Sequence[Picture], texts: Sequence[str], start: int
     ) -> dict[str, Array]:
         """What the matcher says of a batch of pairs, (n, ...) each."""
@@ -132,11 +121,12 @@ class Matching(Model):
         distinct = list(dict.fromkeys(texts))
         ids, mask = self.ids(distinct)
         states, _ = self.encode_text(ids, mask)
-        said = [distinct.index(text) for text in texts]
+        rows = [distinct.index(text) for text in texts]
+        states, mask = states[rows], mask[rows]
         if len(image.keys) == 1:  # T texts of one picture
-            out = self._match(states[said][None], mask[said][None], image)
+            out = self._judge(states[None], mask[None], image)
             return {name: value[0] for name, value in out.items()}
-        out = self._match(states[said][:, None], mask[said][:, None], image.take(which))
+        out = self._judge(states[:, None], mask[:, None], image.take(which))
         return {name: value[:, 0] for name, value in out.items()}
 
 
@@ -179,20 +169,20 @@ class Grounding(Matching):
         """
         boxes = boxes if boxes is not None else [()] * len(images)
         aligned(images=images, expressions=expressions, boxes=boxes)
-        found = []
+        grounded = []
         for part in batches(len(images)):
-            out = self._pairs(images[part], expressions[part], part.start)
+            out = self._judge_pairs(images[part], expressions[part], part.start)
             chances = softmax(out["logits"])[:, 1]
             rows = zip(images[part], boxes[part], out["heat"], chances, strict=True)
-            found += [self._located(*row) for row in rows]
-        return found
+            grounded += [self._locate(*row) for row in rows]
+        return grounded
 
-    def _located(
+    def _locate(
         self, image: Picture, boxes: Sequence[Box], heat: Floats, chance: float
     ) -> Grounded:
         with Image.open(io.BytesIO(encoded(image))) as picture:  # reads the header only
             width, height = picture.size
         assert self.facts.threshold is not None
-        own = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
+        box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
         best = hottest(enlarged(heat, height, width), boxes) if boxes else None
-        return Grounded(float(chance), heat.astype(np.float32), own, best)
+        return Grounded(float(chance), heat.astype(np.float32), box, best)

@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 BATCH = 32
 """Pictures, texts or pairs that are computed at once."""
-CALLS = ("embed_image", "embed_text", "match", "ask", "entail", "compare", "ground")
+CALLS = ("embed_image", "embed_text", "match", "ask", "entail", "compare", "classify", "ground")
 """What the models of all kinds together can be asked."""
 
 
@@ -51,17 +51,16 @@ class ImageStates(NamedTuple):
         feat = None if self.feat is None else self.feat[index]
         return ImageStates(self.keys[index], self.values[index], feat)
 
+    def inputs(self, name: str = "image") -> dict[str, Array]:
+        """What a graph takes of them, under the name of a picture."""
+        return {f"{name}_keys": self.keys, f"{name}_values": self.values}
+
 
 class Model:
     """A finished model.
 
-    Args:
-        backend: computes the graphs of the kind.
-        tokenizer: of the model.
-        facts: what has to be known of it.
-        digest: of the weights, or of the export.
-
     Attributes:
+        digest: of the weights, or of the export.
         calls: what a model of the kind can be asked.
         main: the call that it is made for, of a list of pictures or several, and one of texts.
     """
@@ -97,12 +96,8 @@ class Model:
             ImageError: a picture cannot be decoded.
             FileNotFoundError: there is no file at a path.
         """
-        return np.stack(
-            [
-                self._resize(encoded(image), image_name(image, start + i))
-                for i, image in enumerate(images)
-            ]
-        )
+        names = (image_name(image, start + i) for i, image in enumerate(images))
+        return np.stack([self._resize(encoded(image), next(names)) for image in images])
 
     def encode_image(self, pixels: Floats) -> ImageStates:
         """Normalised pixels (B, 3, S, S) to what texts read of them."""
@@ -118,10 +113,10 @@ class Model:
         self, images: Sequence[Picture], start: int
     ) -> tuple[ImageStates, list[int]]:
         """Encode each picture object once: the states, and which of them each picture has."""
-        seen = {id(image): image for image in images}
-        own = {name: i for i, name in enumerate(seen)}
-        states = self.encode_image(self.pixels(list(seen.values()), start))
-        return states, [own[id(image)] for image in images]
+        distinct = {id(image): image for image in images}
+        place = {name: i for i, name in enumerate(distinct)}
+        states = self.encode_image(self.pixels(list(distinct.values()), start))
+        return states, [place[id(image)] for image in images]
 
 
 def batches(count: int) -> Iterator[slice]:

@@ -22,15 +22,8 @@ _ERRORS_ONLY = 3  # of ONNX Runtime's own log
 class Sessions:
     """The graphs of an export, computed by ONNX Runtime.
 
-    Args:
-        folder: of the export.
-        precision: whose graphs.
-        graphs: their names.
-        providers: by ONNX Runtime's names, first choice first; None takes a GPU if one works.
-        threads: of one session; 0 takes all cores.
-
-    Attributes:
-        providers: what the sessions run on.
+    ``providers`` are ONNX Runtime's, first choice first (None takes a GPU if one works), then what
+    the sessions run on; ``threads`` those of one session, 0 all cores.
 
     Raises:
         ExportError: a named provider does not work here, or a graph cannot be read.

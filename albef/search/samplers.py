@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from albef.config import Range, Section, by_kind
@@ -17,12 +17,12 @@ Count = Annotated[int, Field(ge=1)]
 class Tpe(Section):
     """Tree-structured Parzen estimators: draws where good trials lie denser than bad ones."""
 
-    kind: Literal["tpe"]
-    startup_trials: Count
+    kind: Literal["tpe"] = "tpe"
+    startup_trials: Count = 10
     """Trials drawn at random before the estimators have a say."""
-    candidates: Count
+    candidates: Count = 24
     """Values drawn for each trial, of which the most promising is tried."""
-    multivariate: bool
+    multivariate: bool = False
     """Whether several ranges are estimated together instead of one by one."""
 
 
@@ -30,7 +30,7 @@ class Gp(Section):
     """A Gaussian process with log expected improvement: for few trials over few ranges."""
 
     kind: Literal["gp"]
-    startup_trials: Count
+    startup_trials: Count = 10
     """Trials drawn at random before the process has a say."""
 
 
@@ -43,10 +43,10 @@ class Random(Section):
 class Median(Section):
     """Ends a trial that is worse, after an epoch, than the median of the others after that one."""
 
-    kind: Literal["median"]
-    startup_trials: Count
+    kind: Literal["median"] = "median"
+    startup_trials: Count = 5
     """Complete trials before any is ended."""
-    warmup_epochs: Annotated[int, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of each trial before it may be ended."""
 
 
@@ -54,9 +54,9 @@ class Hyperband(Section):
     """Successive halving in brackets: of the trials that reach a rung only the best go on."""
 
     kind: Literal["hyperband"]
-    min_epochs: Count
+    min_epochs: Count = 1
     """Epochs of the lowest rung."""
-    reduction_factor: Annotated[int, Field(ge=2)]
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One of so many trials goes on; rungs are so many times apart."""
 
 
@@ -77,22 +77,22 @@ _PRUNERS: Mapping[str, type[Section]] = {
 class SearchConfig(Section):
     """Values of the search."""
 
-    trials: Count
+    trials: Count = 1
     """Trials in all; the first one is at each range's start. One that a kill cut off is tried
     again and counts once."""
-    epochs: Count
+    epochs: Count = 1
     """Epochs of a trial. Where a run has as many, the best trial's training is its fine-tuning."""
     sampler: Annotated[
         Tpe | Gp | Random,
         PlainValidator(lambda values: by_kind(values, _SAMPLERS)),
         PlainSerializer(Section.model_dump),
-    ]
+    ] = Tpe()
     """How values are chosen: ``tpe``, ``gp`` or ``random``."""
     pruner: Annotated[
         Median | Hyperband | Unpruned,
         PlainValidator(lambda values: by_kind(values, _PRUNERS)),
         PlainSerializer(Section.model_dump),
-    ]
+    ] = Median()
     """Which trials are ended early: ``median``, ``hyperband`` or ``none``."""
 
     @model_validator(mode="after")
@@ -105,85 +105,100 @@ class SearchConfig(Section):
         return self
 
 
-def make_pruner(settings: SearchConfig) -> optuna.pruners.BasePruner:
+def make_pruner(settings: SearchConfig, study: optuna.Study) -> optuna.pruners.BasePruner:
     """Optuna's pruner of a search; a step of it is an epoch."""
     match settings.pruner:
         case Median(startup_trials=startup, warmup_epochs=warmup):
             return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
         case Hyperband(min_epochs=least, reduction_factor=factor):
-            return optuna.pruners.HyperbandPruner(least, settings.epochs, factor)
+            pruner = optuna.pruners.HyperbandPruner(least, settings.epochs, factor)
+            # Its brackets, by which samplers learn, are made when it is first asked: a study that
+            # goes on would else draw otherwise than one that was not cut off.
+            pruner.prune(study, create_trial(state=TrialState.RUNNING))
+            return pruner
         case Unpruned():
             return optuna.pruners.NopPruner()
 
 
-def make_sampler(
-    settings: SearchConfig, space: Mapping[str, Range], seed: int | None
-) -> BaseSampler:
-    """Optuna's sampler of a search; ``seed`` is None where nothing has to be repeatable."""
-    own: BaseSampler
+def make_sampler(settings: SearchConfig, seed: int) -> BaseSampler:
+    """Optuna's sampler of a search."""
     match settings.sampler:
         case Tpe(startup_trials=startup, candidates=candidates, multivariate=multivariate):
-            own = optuna.samplers.TPESampler(
+            return optuna.samplers.TPESampler(
                 n_startup_trials=startup,
                 n_ei_candidates=candidates,
                 multivariate=multivariate,
                 seed=seed,
             )
         case Gp(startup_trials=startup):
-            own = optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
+            return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
         case Random():
-            own = optuna.samplers.RandomSampler(seed)
-    return _StartFirst(own, {name: range_.start for name, range_ in space.items()}, seed)
+            return optuna.samplers.RandomSampler(seed)
 
 
-class _StartFirst(BaseSampler):  # type: ignore[misc]
-    """The start of every range for trial 0, whoever asks for it; another sampler for the rest.
+class SeededSampler(BaseSampler):  # type: ignore[misc]
+    """Draws all values of a trial at once, from the study's seed and the trial's number.
 
-    Values that were tried are not drawn again: a sampler that learns from complete trials alone
-    would propose those of one that was ended early over and over. Random ones take their place.
+    A sampler that goes on from a stored study would repeat its first draws. Trial 0 is at the start
+    of every range. Values that were tried are not drawn again: a sampler that learns from complete
+    trials alone would propose those of one that was ended early over and over. Random ones take
+    their place.
+
+    Args:
+        settings: name the sampler that draws.
+        space: the ranges by name.
+        seed: of the study.
+        study: the whole of it; Hyperband shows a sampler one bracket's trials.
     """
 
-    def __init__(self, then: BaseSampler, start: Mapping[str, float], seed: int | None) -> None:
-        self._then = then
-        self._instead = optuna.samplers.RandomSampler(seed)
-        self._start = start
+    def __init__(
+        self, settings: SearchConfig, space: Mapping[str, Range], seed: int, study: optuna.Study
+    ) -> None:
+        self._settings = settings
+        self._start = {name: range_.start for name, range_ in space.items()}
+        self._space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(range_.low, range_.high, log=range_.log)
+            for name, range_ in space.items()
+        }
+        self._seed = seed
+        self._study = study
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        if trial.number == 0:
-            return {}
-        space: dict[str, BaseDistribution] = self._then.infer_relative_search_space(study, trial)
-        return space
+        """All ranges."""
+        return self._space
 
     def sample_relative(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, float]:
-        if trial.number == 0:
-            return {}
-        drawn: dict[str, float] = self._then.sample_relative(study, trial, search_space)
-        # Of all brackets of Hyperband, of which the study here shows one.
-        tried = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        if drawn and any(drawn == other.params for other in tried if other.number != trial.number):
+        """The value of each range."""
+        number = first_number(trial)
+        if number == 0:
+            return self._start
+        seed = (self._seed * 1_000_003 + number) % 2**32
+        sampler = make_sampler(self._settings, seed)
+        joint = sampler.infer_relative_search_space(study, trial)
+        drawn: dict[str, float] = dict(sampler.sample_relative(study, trial, joint))
+        for name in self._space:
+            if name not in drawn:
+                drawn[name] = sampler.sample_independent(study, trial, name, self._space[name])
+        tried = self._study.get_trials(deepcopy=False)
+        if any(drawn == other.params for other in tried if other.number != trial.number):
+            sampler = optuna.samplers.RandomSampler(seed)
             return {
-                name: self._instead.sample_independent(study, trial, name, distribution)
-                for name, distribution in search_space.items()
+                name: sampler.sample_independent(study, trial, name, self._space[name])
+                for name in drawn
             }
         return drawn
 
     def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
+        self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> float:
-        if trial.number == 0:
-            return self._start[param_name]
-        return float(self._then.sample_independent(study, trial, param_name, param_distribution))
+        """Never asked for, as all values are drawn at once."""
+        raise NotImplementedError
 
-    def after_trial(self, *args: object) -> None:
-        self._then.after_trial(*args)
+
+def first_number(trial: FrozenTrial) -> int:
+    """Number of a trial, or of the first one that it repeats, as Optuna's retry notes it."""
+    return int(trial.system_attrs.get("failed_trial", trial.number))

@@ -1,78 +1,105 @@
-"""An Optuna study of one run: asked for values, told how they did, safe to be cut off anywhere."""
+"""An Optuna study of one run: asked for values, told how they did, safe to be cut off anywhere.
+
+It is kept in a journal in scratch, which the processes of one machine share, or in a database,
+which machines share.
+"""
 
 import contextlib
+import logging
 import math
+import os
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from albef.config import Range
-from albef.search.samplers import SearchConfig, make_pruner, make_sampler
-from albef.search.study_storage import identify, journal_storage
+from albef.io import Locked, lock
+from albef.search.samplers import SearchConfig, SeededSampler, first_number, make_pruner
+from albef.search.study_storage import (
+    DATABASE,
+    StudyError,
+    TrialLost,
+    database_errors,
+    database_study,
+    heartbeat,
+    journal_study,
+    try_again,
+    unwarned,
+)
 
 POLL_S = 1.0
 """Seconds between two looks whether the trials of others have ended."""
-
-
-class Asked(NamedTuple):
-    """A trial to be run."""
-
-    number: int
-    """Of the trial, from 0."""
-    place: str
-    """Name of the folder of its training; one that was cut off goes on in its own."""
-    values: dict[str, float]
-    """The value of each range."""
-
-
-class TrialLost(Exception):
-    """The running trial was given to another process, since this one seemed dead."""
+SHARED = "shared"
+"""Attribute of a study that several processes have worked on."""
+log = logging.getLogger("albef")
 
 
 def place_of(trial: FrozenTrial) -> str:
     """Name of the folder of a trial's training, which one that is tried again goes on in."""
-    return f"trial-{trial.user_attrs.get('again', trial.number)}"
+    return f"trial-{first_number(trial)}"
 
 
 class Study:
-    """What every study does: a budget of trials, the first one at the start of every range.
+    """A budget of trials, the first one at the start of every range, gone on with where begun.
 
-    A trial that a kill left running is asked for again with the same values, and what it reported
-    is reported again before it goes on, so that a pruner decides as it would have.
+    A trial that a kill cut off is asked for again with its values and what it has reported, so that
+    a pruner decides as it would have. In a journal it is the same trial: a process holds a lock for
+    its running one, which the kernel frees when it dies. In a database it is one that Optuna
+    enqueues again, for lack of signs of life.
 
     Args:
-        study: Optuna's.
+        journal: file of the study, unless the environment names a database.
+        name: of the study, which holds the digest of what it is a study of.
         settings: values of the search.
         space: the ranges by name.
-        seed: of the sampler; None draws anew each time.
-    """
+        seed: of what is drawn.
+        shared: whether several processes of this machine work on it. Once they have, it stays such
+            a study.
 
-    repeatable = False
-    """Whether equal inputs give equal trials."""
+    Raises:
+        StudyError: the journal is corrupt or another process' own, or the database cannot be used.
+    """
 
     def __init__(
         self,
-        study: optuna.Study,
+        journal: Path,
+        name: str,
         settings: SearchConfig,
         space: Mapping[str, Range],
-        seed: int | None,
+        *,
+        seed: int,
+        shared: bool,
     ) -> None:
-        self._study = study
-        self._study.pruner = pruner = make_pruner(settings)
-        if isinstance(pruner, optuna.pruners.HyperbandPruner):
-            # Else its brackets, by which samplers learn, are made when it is first asked: a study
-            # that goes on would draw otherwise than one that was not cut off.
-            pruner._try_initialization(study)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._settings = settings
         self._space = space
-        self._seed = seed
+        self._folder = journal.parent
+        self._alone = contextlib.ExitStack()  # keeps others out of a study that is repeatable
+        self._database: RDBStorage | None = None
         self._trial: optuna.Trial
-        self._decided: dict[int, bool] = {}
+        self._alive = contextlib.ExitStack()  # tells others that the running trial is at work
+        if os.environ.get(DATABASE):
+            self._study, self._database = database_study(name)
+        else:
+            self._study = journal_study(journal, name)
+            if shared and SHARED not in self._study.user_attrs:
+                self._study.set_user_attr(SHARED, True)
+        self.repeatable = not self._database and SHARED not in self._study.user_attrs
+        """Whether equal inputs give equal trials."""
+        if self.repeatable:
+            try:
+                self._alone.enter_context(lock(self._folder / "study.lock"))
+            except Locked as other:
+                raise StudyError(
+                    f"process {other.holder} already searches in {self._folder}; wait for it or "
+                    "stop it"
+                ) from None
+        self._study.sampler = SeededSampler(settings, space, seed, self._study)
+        self._study.pruner = make_pruner(settings, self._study)
 
     @property
     def complete(self) -> bool:
@@ -84,57 +111,72 @@ class Study:
         """Trials that came to an end of their own, by number."""
         return [trial for trial in self._counted() if trial.state.is_finished()]
 
-    def ask(self) -> Asked | None:
+    @database_errors()
+    def ask(self) -> FrozenTrial | None:
         """The next trial, or None when all have ended; waits for those of others."""
         while True:
-            with self._alone():
-                self._requeue()
-                counted = self._counted()
-                if any(trial.state == TrialState.WAITING for trial in counted) or (
-                    len(counted) < self._settings.trials
-                ):
-                    if asked := self._take():
-                        return asked
-                elif all(trial.state.is_finished() for trial in counted):
-                    return None
+            with self._turn():
+                if trial := self._cut_off() or self._another():
+                    break
+            if self.complete:
+                return None
             time.sleep(POLL_S)
+        self._trial = trial
+        for name, range_ in self._space.items():
+            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+        return self._frozen()
 
+    @database_errors()
     def report(self, epoch: int, value: float) -> bool:
-        """Record the running trial's value after an epoch; whether it is not worth going on."""
-        if epoch not in self._decided:
+        """Record the running trial's value after an epoch; true where that was its last one, as it
+        is not worth going on."""
+        if epoch not in self._frozen().intermediate_values:
             self._trial.report(value, epoch)
-            ends = epoch < self._settings.epochs and self._trial.should_prune()
-            self._decided[epoch] = ends
-        return self._decided[epoch]
+        ends = epoch < self._settings.epochs and self._trial.should_prune()
+        if ends:
+            self._end(TrialState.PRUNED)
+        return ends
 
-    def tell(self, state: TrialState) -> FrozenTrial:
-        """Record how the running trial ended; its value is its last report.
+    @database_errors()
+    def complete_trial(self) -> FrozenTrial:
+        """Record that the running trial came to its end; its value is its last report.
 
         One without a finite value has failed.
         """
         reports = self._frozen().intermediate_values
         value = reports[max(reports)] if reports else math.nan
-        if state == TrialState.COMPLETE and not math.isfinite(value):
-            return self.fail(f"the metric after the last epoch is {value}, which is no number")
-        return self._tell(value if state == TrialState.COMPLETE else None, state)
+        if not math.isfinite(value):
+            return self.fail_trial(
+                f"the metric after the last epoch is {value}, which is no number"
+            )
+        return self._end(TrialState.COMPLETE, value)
 
-    def fail(self, error: str) -> FrozenTrial:
+    @database_errors()
+    def fail_trial(self, error: str) -> FrozenTrial:
         """Record that the running trial failed, and of what."""
         self._trial.set_user_attr("error", error)
-        return self._tell(None, TrialState.FAIL)
+        return self._end(TrialState.FAIL)
 
     def put_back(self) -> None:
-        """Leave the running trial to be tried again."""
+        """Leave the running trial to be tried again, by whoever asks next."""
+        self._alive.close()
+        if self._database:
+            with contextlib.suppress(TrialLost, StudyError), database_errors():
+                trial = self._frozen()
+                self._end(TrialState.FAIL)
+                try_again(self._study, trial)
 
     def close(self) -> None:
         """Close what the study holds open."""
-
-    def _tell(self, value: float | None, state: TrialState) -> FrozenTrial:
-        return self._study.tell(self._trial, value, state)
+        self._alive.close()
+        self._alone.close()
+        if self._database:
+            self._database.engine.dispose()
 
     def _frozen(self) -> FrozenTrial:
-        return self._trial.storage.get_trial(self._trial._trial_id)
+        return self._study.get_trials(deepcopy=False)[self._trial.number]
 
+    @database_errors()
     def _counted(self) -> list[FrozenTrial]:
         """Trials of the budget: all but those that a kill ended, which have no error."""
         return [
@@ -143,77 +185,51 @@ class Study:
             if trial.state != TrialState.FAIL or "error" in trial.user_attrs
         ]
 
-    def _take(self) -> Asked | None:
-        """Make or take up a trial; None where another was faster and the budget is spent."""
-        expected = len(self._study.get_trials(deepcopy=False))
-        seed = None if self._seed is None else self._seed * 1_000_003 + expected
-        self._study.sampler = make_sampler(self._settings, self._space, seed)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Heartbeat of storage")
-            trial = self._trial = self._study.ask()
-        self._decided = {}
-        for name, range_ in self._space.items():
-            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
-        before = [other for other in self._counted() if other.number < trial.number]
-        if len(before) >= self._settings.trials:
-            self._study.tell(trial, state=TrialState.FAIL)
+    def _end(self, state: TrialState, value: float | None = None) -> FrozenTrial:
+        self._alive.close()
+        if self._frozen().state.is_finished():
+            raise TrialLost
+        return self._study.tell(self._trial, value, state)
+
+    def _cut_off(self) -> optuna.Trial | None:
+        """A trial whose process has died; those of a database are put back to be asked for."""
+        if self._database:
+            with unwarned():
+                fail_stale_trials(self._study)
             return None
-        for epoch, value in trial.user_attrs.get("reports", {}).items():
-            self.report(int(epoch), value)
-        return Asked(trial.number, place_of(self._frozen()), dict(trial.params))
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._hold(frozen.number):
+                log.warning("trial %d was cut off; it is tried again", frozen.number + 1)
+                return optuna.Trial(self._study, frozen._trial_id)
+        return None
 
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def _another(self) -> optuna.Trial | None:
+        """A trial that waits or a new one; None where the budget is spent."""
+        counted = self._counted()
+        waiting = any(trial.state == TrialState.WAITING for trial in counted)
+        if len(counted) >= self._settings.trials and not waiting:
+            return None
+        with unwarned():
+            trial = self._study.ask()
+        if not self._database:
+            self._hold(trial.number)
+            return trial
+        if sum(other.number < trial.number for other in self._counted()) >= self._settings.trials:
+            self._study.tell(trial, state=TrialState.FAIL)  # another machine was faster
+            return None
+        self._alive.enter_context(heartbeat(self._database, trial._trial_id))
+        return trial
 
-    def _requeue(self) -> None:
-        """Have the trials of processes that died tried again."""
+    def _hold(self, number: int) -> bool:
+        """Lock a trial of a journal for this process, if no other one has it."""
+        try:
+            self._alive.enter_context(lock(self._folder / f"trial-{number}.running"))
+        except Locked:
+            return False
+        return True
 
-    def _again(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Enqueue a trial that was cut off, with its values and what it reported."""
-        values = trial.system_attrs.get("fixed_params") or trial.params
-        if set(values) != set(self._space):
-            return  # cut off before it had values: another one is drawn instead
-        told = {str(epoch): value for epoch, value in trial.intermediate_values.items()}
-        again = {
-            "again": trial.user_attrs.get("again", trial.number),
-            "reports": trial.user_attrs.get("reports", {}) | told,
-        }
-        study.enqueue_trial(values, user_attrs=again)
-
-
-class LoneStudy(Study):
-    """A study that one process works on: its next trial depends on the ended ones alone.
-
-    The sampler is seeded from the study's seed and the trial's number, since one that goes on from
-    a stored study would repeat its first draws.
-    """
-
-    repeatable = True
-
-    def __init__(
-        self,
-        journal: Path,
-        before: optuna.Study | None,
-        name: str,
-        identity: Mapping[str, str],
-        settings: SearchConfig,
-        space: Mapping[str, Range],
-        seed: int,
-    ) -> None:
-        """Write the journal anew from the ended trials, so that of the one that was cut off its
-        values and reports stay and nothing else."""
-        fresh = journal.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        study = optuna.create_study(
-            storage=journal_storage(fresh), study_name=name, direction="maximize"
-        )
-        super().__init__(study, settings, space, seed)
-        identify(study, identity)
-        for trial in before.get_trials() if before else ():
-            if trial.state.is_finished():
-                study.add_trial(trial)
-            else:
-                self._again(study, trial)
-        fresh.replace(journal)
-        study = optuna.load_study(study_name=name, storage=journal_storage(journal))
-        super().__init__(study, settings, space, seed)
+    def _turn(self) -> contextlib.AbstractContextManager[object]:
+        """One process of a machine asks at a time."""
+        if self.repeatable:
+            return contextlib.nullcontext()
+        return lock(self._folder / "study.lock", wait=lambda holder: None)

@@ -35,14 +35,7 @@ def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTri
 def evidence(
     trials: Sequence[FrozenTrial], start: dict[str, float], metric: str, repeatable: bool
 ) -> dict[str, Any]:
-    """What the choice rests on, as JSON values.
-
-    Args:
-        trials: those that ended, by number; one is complete.
-        start: the values of the first trial.
-        metric: what was maximised.
-        repeatable: whether the search would find the same again.
-    """
+    """What the choice of ``metric`` rests on, as JSON values; one of the trials is complete."""
     best = best_of(trials, start)
     values = sorted((t.value for t in trials if t.state == TrialState.COMPLETE), reverse=True)
     at_start = [t.value for t in trials if t.params == start and t.value is not None]
@@ -51,7 +44,7 @@ def evidence(
     return {
         "metric": metric,
         "trials": {state: sum(t.state.name.lower() == state for t in trials) for state in states},
-        "chosen": {"trial": _place(trials, best), "start": best.params == start},
+        "chosen": {"trial": list(trials).index(best), "start": best.params == start},
         "value": best.value,
         "start": began,
         "gain": None if began is None else best.value - began,
@@ -76,7 +69,3 @@ def rows(trials: Sequence[FrozenTrial], start: dict[str, float]) -> list[dict[st
         }
         for number, trial in enumerate(trials)
     ]
-
-
-def _place(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
-    return [other.number for other in trials].index(trial.number)

@@ -1,38 +1,90 @@
-"""The application: its endpoints, and what is answered when something is refused or fails."""
+"""The application of a server, put together of its parts."""
 
 import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path as Folder
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 
 from albef.serving.engine import Engine
 from albef.serving.errors import CODES, Problem
-from albef.serving.gallery import follow
-from albef.serving.gate import State
-from albef.serving.routes.calls import calls
-from albef.serving.routes.forms import Route
-from albef.serving.routes.indexes import indexes
-from albef.serving.routes.server import page, server
+from albef.serving.indexes.gallery import follow
+from albef.serving.indexes.store import Store
+from albef.serving.limits import Limits
+from albef.serving.metrics import Metrics
+from albef.serving.middleware import (
+    Answers,
+    Bodies,
+    Hosts,
+    Refusals,
+    RequestLog,
+    ResponseHeaders,
+    Slots,
+    State,
+    Tokens,
+)
+from albef.serving.routes.calls import call_routes
+from albef.serving.routes.health import health_routes, page_routes, server_routes
+from albef.serving.routes.indexes import index_routes
+
+TOKENS = "ALBEF_TOKENS"
+"""Environment variable with the tokens of clients, separated by commas or spaces."""
+_SHORTEST = 16  # characters of a token
 
 
-def build(
-    engine: Engine, state: State, *, gallery: Folder | None = None, tokens: bool = False
+def read_tokens() -> list[str]:
+    """The tokens of clients, from the environment.
+
+    Raises:
+        ValueError: one is too short to be a secret.
+    """
+    tokens = os.environ.get(TOKENS, "").replace(",", " ").split()
+    if any(len(token) < _SHORTEST for token in tokens):
+        raise ValueError(f"{TOKENS}: a token has at least {_SHORTEST} characters")
+    return tokens
+
+
+def create_app(
+    exports: Sequence[Path],
+    limits: Limits,
+    state: State,
+    *,
+    tokens: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+    indexes: Path | None = None,
+    gallery: Path | None = None,
+    **options: Any,
 ) -> FastAPI:
-    """The application.
+    """The application that serves some exports; its engine is ``app.state.engine``.
 
     Args:
-        engine: computes.
-        state: whether requests are taken; it is kept up to date.
-        gallery: a folder of pictures that the index of this name follows.
-        tokens: whether clients need one, for ``openapi.json``.
+        exports: their folders; of those that have a call the first one answers it.
+        limits: of sizes and times.
+        state: kept up to date by the application, and told when the server is to stop.
+        tokens: of clients; without any, only those on this machine are answered.
+        hosts: further names under which the server may be asked without a token.
+        indexes: folder that keeps indexes of pictures; None keeps them in memory.
+        gallery: folder of pictures that the index of this name follows.
+        options: ``threads``, ``providers`` and ``precision`` of :func:`albef.runtime.load`, and
+            ``workers``, computations at a time.
+
+    Raises:
+        ExportError: a folder holds no export, a changed one, or cannot run as asked.
+        ValueError: there is a gallery, but no export embeds pictures.
     """
+    metrics = Metrics()
+    engine = Engine(exports, Store(indexes), limits, metrics, **options)
+    if gallery and "embed_image" not in engine.calls:
+        raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,38 +104,25 @@ def build(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        exception_handlers={HTTPException: _refused, RequestValidationError: _invalid},
+        middleware=[
+            Middleware(RequestLog, metrics),
+            Middleware(ResponseHeaders, state),
+            Middleware(Refusals, limits.body),
+            Middleware(Tokens, tokens) if tokens else Middleware(Hosts, hosts),
+            Middleware(Slots, limits.requests, metrics),
+            Middleware(Bodies, limits, metrics),
+            Middleware(Answers, limits.seconds),
+        ],
     )
-    app.router.route_class = Route
-    for kind, handler in _HANDLERS.items():
-        app.add_exception_handler(kind, handler)
-    for router in (
-        calls(engine),
-        indexes(engine, gallery is not None),
-        server(engine, state),
-        page(),
-    ):
-        app.include_router(router)
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if not app.openapi_schema and tokens:
-            schema = describe()
-            schema.setdefault("components", {})["securitySchemes"] = {
-                "token": {"type": "http", "scheme": "bearer"}
-            }
-            for path, item in schema["paths"].items():
-                for operation in item.values():
-                    if path.startswith(("/v1/", "/metrics")):
-                        operation["security"] = [{"token": []}]
-        return describe()
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.state.engine = engine
+    # :class:`Tokens` has checked it before: this is for openapi.json.
+    secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))] if tokens else []
+    for router in (call_routes(engine), index_routes(engine, bool(gallery)), server_routes(engine)):
+        app.include_router(router, dependencies=secured)
+    app.include_router(health_routes(state))
+    app.include_router(page_routes())
     return app
-
-
-async def _problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Problem)
-    return error.response()
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -102,15 +141,3 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         return Problem(400, CODES[400][0], "the body is no JSON").response()
     where = ".".join(str(part)[:80] for part in first["loc"][1:]) or "body"
     return Problem(422, CODES[422][0], f"{where}: {first['msg']}").response()
-
-
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    return Problem(500, *CODES[500]).response()
-
-
-_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    Problem: _problem,
-    HTTPException: _refused,
-    RequestValidationError: _invalid,
-    Exception: _failed,
-}

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from albef.serving.errors import Problem
@@ -16,13 +17,14 @@ _PADDING = 1.5  # most of a batch's tokens, padding included, over its tokens wi
 _RECENT = 0.2  # weight of the last batch in the running mean of seconds an item
 
 
-class _Entry(Generic[Item, Result]):
-    """An item that waits."""
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Item, Result]):
+    """An item that waits for its result, since a time of the loop's clock."""
 
-    __slots__ = ("future", "item", "length", "since")
-
-    def __init__(self, item: Item, length: int, now: float, future: "asyncio.Future[Result]"):
-        self.item, self.length, self.since, self.future = item, length, now, future
+    item: Item
+    length: int
+    since: float
+    result: "asyncio.Future[Result]"
 
 
 class Batcher(Generic[Item, Result]):
@@ -36,10 +38,7 @@ class Batcher(Generic[Item, Result]):
     Args:
         run: the export's name, for metrics.
         step: what is computed, for metrics and errors.
-        compute: items to as many results; called in a thread.
-        executor: of the thread.
-        limits: ``queue``, ``batch`` and ``wait`` are used.
-        metrics: where batches are counted.
+        compute: items to as many results; called in a thread of ``executor``.
         length: of an item, where batches are padded.
     """
 
@@ -55,7 +54,7 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self._step, self._compute, self._executor, self._limits = step, compute, executor, limits
         self._length, self._metrics = length, metrics
-        self._queue: list[_Entry[Item, Result]] = []
+        self._queue: list[_Waiting[Item, Result]] = []
         self._arrived = asyncio.Event()
         self._several = False
         self._pace = 0.0  # seconds an item, lately
@@ -64,24 +63,21 @@ class Batcher(Generic[Item, Result]):
         self._waiting = metrics.waiting.labels(run, step)
         self._dropped = metrics.dropped.labels(run, step)
 
-    @property
-    def waiting(self) -> int:
-        """Items in the queue."""
+    def __len__(self) -> int:
         return len(self._queue)
 
-    def room(self, count: int) -> None:
+    def check_room(self, count: int) -> None:
         """See that ``count`` items find room and would be computed in time.
 
         Raises:
             Problem: 429, with the seconds after which the queue will be shorter.
         """
-        ahead = len(self._queue) * self._pace
-        if len(self._queue) + count <= self._limits.queue and ahead <= self._limits.seconds:
-            return
-        self._metrics.refused.labels("queue").inc()
-        raise Problem(
-            429, "busy", f"{len(self._queue)} items wait for {self._step}; try again later", ahead
-        )
+        waiting = len(self._queue)
+        ahead = waiting * self._pace
+        if waiting + count > self._limits.queue or ahead > self._limits.seconds:
+            self._metrics.refused.labels("queue").inc()
+            text = f"{waiting} items wait for {self._step}; try again later"
+            raise Problem(429, "busy", text, ahead)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         """The results of ``items``; when this is cancelled, they are not computed any more.
@@ -89,35 +85,33 @@ class Batcher(Generic[Item, Result]):
         Raises:
             Problem: 429, the queue has no room for all of them.
         """
-        self.room(len(items))
+        self.check_room(len(items))
         loop = asyncio.get_running_loop()
         now = loop.time()
-        entries: list[_Entry[Item, Result]] = [
-            _Entry(item, self._length(item), now, loop.create_future()) for item in items
+        waiting: list[_Waiting[Item, Result]] = [
+            _Waiting(item, self._length(item), now, loop.create_future()) for item in items
         ]
-        self._queue += entries
-        self._changed()
+        self._set_queue(self._queue + waiting)
         try:
-            return list(await asyncio.gather(*(entry.future for entry in entries)))
+            return list(await asyncio.gather(*(each.result for each in waiting)))
         finally:
-            for entry in entries:
-                entry.future.cancel()
-            if any(entry.future.cancelled() for entry in entries):
+            for each in waiting:
+                each.result.cancel()
+            if left := {id(each) for each in waiting if each.result.cancelled()}:
                 before = len(self._queue)
-                self._queue = [entry for entry in self._queue if not entry.future.cancelled()]
+                self._set_queue([each for each in self._queue if id(each) not in left])
                 self._dropped.inc(before - len(self._queue))
-                self._changed()
 
     async def run(self) -> None:
         """Compute what arrives, until cancelled."""
         while True:
             await self._arrived.wait()
             if self._several and self._limits.wait:
-                await self._company()
-            if batch := self._take():
-                await self._answer(batch)
+                await self._wait_for_company()
+            if self._queue:
+                await self._answer(self._take())
 
-    async def _company(self) -> None:
+    async def _wait_for_company(self) -> None:
         """Wait until the batch is full or its oldest item has waited long enough."""
         loop = asyncio.get_running_loop()
         while self._queue and len(self._queue) < self._limits.batch:
@@ -126,58 +120,52 @@ class Batcher(Generic[Item, Result]):
                 return
             self._arrived.clear()
             try:
-                async with asyncio.timeout(left):
-                    await self._arrived.wait()
+                await asyncio.wait_for(self._arrived.wait(), left)
             except TimeoutError:
                 return
 
-    def _take(self) -> list[_Entry[Item, Result]]:
+    def _take(self) -> list[_Waiting[Item, Result]]:
         """Remove a batch from the queue."""
-        if not self._queue:
-            self._changed()
-            return []
         oldest, *others = self._queue
-        others.sort(key=lambda entry: abs(entry.length - oldest.length))
+        others.sort(key=lambda each: abs(each.length - oldest.length))
         batch, longest, total = [oldest], oldest.length, oldest.length
-        for entry in others:
-            if len(batch) == self._limits.batch:
-                break
-            longest, total = max(longest, entry.length), total + entry.length
+        for each in others[: self._limits.batch - 1]:
+            longest, total = max(longest, each.length), total + each.length
             if longest * (len(batch) + 1) > _PADDING * total:
                 break
-            batch.append(entry)
+            batch.append(each)
         taken = set(map(id, batch))
-        self._queue = [entry for entry in self._queue if id(entry) not in taken]
-        self._changed()
+        self._set_queue([each for each in self._queue if id(each) not in taken])
         return batch
 
-    async def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
-        loop = asyncio.get_running_loop()
+    async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
+        items = [each.item for each in batch]
         start = time.perf_counter()
         try:
-            results = await loop.run_in_executor(
-                self._executor, self._compute, [entry.item for entry in batch]
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._compute, items
             )
         except Exception as error:
             if len(batch) > 1:  # whose fault it is shows when each is computed alone
-                for entry in batch:
-                    if not entry.future.done():
-                        await self._answer([entry])
-            elif not batch[0].future.done():
-                batch[0].future.set_exception(error)
+                for each in batch:
+                    if not each.result.done():
+                        await self._answer([each])
+            elif not batch[0].result.done():
+                batch[0].result.set_exception(error)
             return
         seconds = time.perf_counter() - start
         self._pace += _RECENT * (seconds / len(batch) - self._pace)
         self._several = len(batch) > 1
         self._items.observe(len(batch))
         self._seconds.observe(seconds)
-        for entry, result in zip(batch, results, strict=True):
-            if not entry.future.done():
-                entry.future.set_result(result)
+        for each, result in zip(batch, results, strict=True):
+            if not each.result.done():
+                each.result.set_result(result)
 
-    def _changed(self) -> None:
-        self._waiting.set(len(self._queue))
-        if self._queue:
+    def _set_queue(self, queue: list[_Waiting[Item, Result]]) -> None:
+        self._queue = queue
+        self._waiting.set(len(queue))
+        if queue:
             self._arrived.set()
         else:
             self._arrived.clear()

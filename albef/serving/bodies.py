@@ -1,14 +1,49 @@
-"""What answers look like; ``openapi.json`` is made of these."""
+"""What calls take and answers look like; ``openapi.json`` is made of these."""
 
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
+from fastapi import File, Form, Request, Response, UploadFile
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from albef.runtime.manifest import Facts
+from albef.serving.errors import CODES, Problem
 from albef.serving.limits import PICTURES, TEXT
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
 """A text that is read."""
 Share = Annotated[float, Field(ge=0, le=1)]
+Image = Annotated[UploadFile, File(description="A picture, as a file")]
+Images = Annotated[
+    list[UploadFile],
+    File(min_length=1, max_length=PICTURES, description="Pictures, as files"),
+]
+
+
+async def read_files(images: list[UploadFile]) -> list[bytes]:
+    """What files of a form hold."""
+    return [await image.read() for image in images]
+
+
+class Route(APIRoute):
+    """A route that says so when a body has another type than it takes."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, behind a look at the content type."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        is_form = isinstance(self.body_field.field_info, Form("").__class__)
+        taken = "multipart/form-data" if is_form else "application/json"
+
+        async def checked(request: Request) -> Response:
+            given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if given != taken:
+                raise Problem(415, CODES[415][0], f"send the body as {taken}")
+            return await handle(request)
+
+        return checked
 
 
 class Body(BaseModel):
@@ -54,7 +89,7 @@ class Answers(Answered):
     """Those to each question, the most probable first."""
 
 
-class Judged(Body):
+class Judgement(Body):
     """A statement that was put into a class."""
 
     label: str
@@ -66,7 +101,7 @@ class Judged(Body):
 class Judgements(Answered):
     """What became of statements."""
 
-    results: list[Judged]
+    results: list[Judgement]
     """One for each statement."""
 
 
@@ -154,13 +189,11 @@ class Hits(Answered):
     by similarity."""
 
 
-class ModelInfo(Body):
+class ModelInfo(Facts):
     """An export that is served."""
 
     run: str
     """The run that was exported."""
-    kind: str
-    """Its kind."""
     digest: str
     """SHA-256 of the whole export."""
     precision: str
@@ -169,16 +202,6 @@ class ModelInfo(Body):
     """What ONNX Runtime computes it on."""
     calls: list[str]
     """What it can be asked."""
-    image_size: int
-    """Side of the square that a picture is resized to, in pixels."""
-    max_tokens: int
-    """Tokens that are read of a text."""
-    max_words: int
-    """Words that are read of a text."""
-    embed_dim: int | None
-    """Width of a vector; null where there is none."""
-    classes: list[str]
-    """What a statement may be; empty of other kinds."""
 
 
 class Bounds(Body):

@@ -1,4 +1,4 @@
-"""What goes wrong with a request, and how it is told: one shape for every status."""
+"""What goes wrong with a request: one shape of the answer for every status."""
 
 import math
 from typing import Any
@@ -40,17 +40,14 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.code = status, code
         self.message = message.encode(errors="replace").decode()  # halves of characters too
-        self.retry_after = retry_after
+        self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+        if retry_after is not None:
+            self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
     def response(self) -> JSONResponse:
         """The answer."""
-        headers = {}
-        if self.retry_after is not None:
-            headers["retry-after"] = f"{max(1, math.ceil(self.retry_after))}"
-        if self.status == 401:
-            headers["www-authenticate"] = "Bearer"
         detail = ErrorDetail(code=self.code, message=self.message)
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers)
+        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, self.headers)
 
 
 CODES = {
@@ -75,18 +72,21 @@ ANY = (401, 403, 421, 500, 503, 504)
 """Statuses that every call may have."""
 BODY = (400, 408, 413, 415, 422)
 """Statuses of a call that takes a body."""
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds after which it is worth trying again",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
 
 
-def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Answers of a call for OpenAPI: these statuses and those that every call may have."""
-    described: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*statuses, *ANY}):
-        described[status] = {"model": ErrorBody, "description": CODES[status][1].capitalize()}
-        if status in (429, 503):
-            described[status]["headers"] = {
-                "Retry-After": {
-                    "description": "Seconds after which it is worth trying again",
-                    "schema": {"type": "integer", "minimum": 1},
-                }
-            }
-    return described
+    return {
+        status: {
+            "model": ErrorBody,
+            "description": CODES[status][1].capitalize(),
+            **({"headers": _RETRY_AFTER} if status in (429, 503) else {}),
+        }
+        for status in sorted({*statuses, *ANY})
+    }

@@ -1,5 +1,7 @@
 """Numbers of a running server, as Prometheus reads them."""
 
+from functools import partial
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -18,50 +20,34 @@ class Metrics:
     """Counters of one server; labels are routes, calls and statuses, never a request's content."""
 
     def __init__(self) -> None:
-        self.registry = own = CollectorRegistry()
-        ProcessCollector(registry=own)
-        PlatformCollector(registry=own)
-        self.requests = Counter(
-            "albef_requests", "Answered requests", ["route", "method", "status"], registry=own
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        step = ["run", "step"]
+        self.requests = counter(
+            "albef_requests", "Answered requests", ["route", "method", "status"]
         )
-        self.seconds = Histogram(
+        self.seconds = histogram(
             "albef_request_seconds",
             "From a request's headers to its answer",
             ["route"],
             buckets=_SECONDS,
-            registry=own,
         )
-        self.open = Gauge("albef_open_requests", "Requests that are worked on", registry=own)
-        self.held = Gauge("albef_held_bytes", "Bytes of bodies that are held", registry=own)
-        self.items = Histogram(
-            "albef_batch_items",
-            "Items of a batch",
-            ["run", "step"],
-            buckets=_ITEMS,
-            registry=own,
+        self.open = gauge("albef_open_requests", "Requests that are worked on")
+        self.held = gauge("albef_held_bytes", "Bytes of bodies that are held")
+        self.items = histogram("albef_batch_items", "Items of a batch", step, buckets=_ITEMS)
+        self.computing = histogram(
+            "albef_batch_seconds", "Computing a batch", step, buckets=_SECONDS
         )
-        self.computing = Histogram(
-            "albef_batch_seconds",
-            "Computing a batch",
-            ["run", "step"],
-            buckets=_SECONDS,
-            registry=own,
+        self.waiting = gauge("albef_waiting_items", "Items that wait to be computed", step)
+        self.refused = counter("albef_refused", "Requests refused for load", ["reason"])
+        self.dropped = counter(
+            "albef_dropped_items", "Items left uncomputed since nobody waits for them", step
         )
-        self.waiting = Gauge(
-            "albef_waiting_items", "Items that wait to be computed", ["run", "step"], registry=own
-        )
-        self.refused = Counter(
-            "albef_refused", "Requests refused for load", ["reason"], registry=own
-        )
-        self.dropped = Counter(
-            "albef_dropped_items",
-            "Items left uncomputed since nobody waits for them",
-            ["run", "step"],
-            registry=own,
-        )
-        self.model = Gauge(
-            "albef_model_info", "Exports that are served", ["run", "kind", "digest"], registry=own
-        )
+        self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
 
     def page(self) -> bytes:
         """All of them, in the text format of Prometheus."""

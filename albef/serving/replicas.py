@@ -6,15 +6,14 @@ Each replica is a process with its own runtime; Ray's proxies do what a balancer
 of pictures are each replica's own, in memory: a service that needs them keeps to one replica.
 """
 
-import os
 from pathlib import Path
 
 from ray import serve
 from starlette.types import ASGIApp
 
-from albef.serving.assembly import TOKENS, assembled, clients
-from albef.serving.gate import State
+from albef.serving.app import create_app, read_tokens
 from albef.serving.limits import Limits
+from albef.serving.middleware import State
 
 
 def application(given: dict[str, str]) -> serve.Application:
@@ -33,9 +32,10 @@ def application(given: dict[str, str]) -> serve.Application:
     threads, replicas = int(given.get("threads", "2")), int(given.get("replicas", "1"))
 
     def replica() -> ASGIApp:
-        tokens = clients(os.environ.get(TOKENS, ""))
         hosts = [given["host_name"]] if "host_name" in given else []
-        return assembled(folders, Limits(), State(), tokens=tokens, hosts=hosts, threads=threads)
+        return create_app(
+            folders, Limits(), State(), tokens=read_tokens(), hosts=hosts, threads=threads
+        )
 
     deployed = serve.deployment(
         name="albef", num_replicas=replicas, ray_actor_options={"num_cpus": threads}

@@ -1,48 +1,123 @@
 """``albef serve EXPORT``: exported models over HTTP, with a page; no torch.
 
-Options are read before anything heavy is imported, so that ``--help`` answers at once.
+Nothing heavy is imported before the options are read, so that ``--help`` answers at once.
 """
 
-import argparse
 import atexit
+import json
 import logging
 import logging.handlers
-import os
-import queue
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated
+
+from typer import Argument, Option
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LINES = 10_000  # of the log that wait to be written
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Serve until told to stop."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.gallery is not None and not options.gallery.is_dir():
-            raise ValueError(f"--gallery {options.gallery}: there is no such folder")
-        _serve(options)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"albef serve: {error}") from None
+def serve(
+    export: Annotated[list[Path], Argument(metavar="EXPORT", help="Folders of exported runs.")],
+    host: Annotated[str, Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host_name: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help="A further name under which it is asked without a token, as behind a proxy.",
+        ),
+    ] = None,
+    indexes: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Keep indexes of pictures here.")
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Pictures to be found, as index gallery."),
+    ] = None,
+    precision: Annotated[
+        str | None, Option(help="Of the weights; the export's first if not given.")
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        Option(help="Of ONNX Runtime, first choice first; what works here if not given."),
+    ] = None,
+    threads: Annotated[int, Option(min=0, help="Of a computation; 0 takes all cores.")] = 0,
+    workers: Annotated[int, Option(min=1, help="Computations at a time.")] = 1,
+    batch: Annotated[int, Option(min=1, help="Most items computed together.")] = 8,
+    wait_ms: Annotated[
+        float, Option(min=0, help="Longest that an item waits for company, under load.")
+    ] = 4,
+    queue: Annotated[int, Option(min=32, help="Most items that wait, of each kind.")] = 256,
+    requests: Annotated[int, Option(min=1, help="Most requests worked on.")] = 128,
+    seconds: Annotated[float, Option(min=0.001, help="Until an answer is given up.")] = 30,
+    body_mib: Annotated[float, Option(min=0.001, help="Largest body, in MiB.")] = 16,
+    megapixels: Annotated[float, Option(min=0.001, help="Largest picture.")] = 16,
+    drain: Annotated[
+        float,
+        Option(
+            min=0, help="Seconds in which a server told to stop still accepts, but is not ready."
+        ),
+    ] = 0,
+    grace: Annotated[float, Option(min=1, help="Seconds to finish what was accepted.")] = 30,
+) -> int:
+    """Serve exported models over HTTP, with a page.
 
-
-def _serve(options: argparse.Namespace) -> None:
-    from albef.serving.assembly import TOKENS, assembled, clients
-    from albef.serving.gate import JsonLines, State
+    Of several exports the first that has a call answers it. Tokens of clients stand in the
+    environment variable ALBEF_TOKENS.
+    """
+    from albef.serving.app import TOKENS, create_app, read_tokens
     from albef.serving.limits import MIB, Limits
-    from albef.serving.server import Server
+    from albef.serving.middleware import State
+    from albef.serving.uvicorn_server import Server
 
-    tokens = clients(os.environ.get(TOKENS, ""))
-    if not tokens and options.host not in _LOOPBACK:
+    if gallery is not None and not gallery.is_dir():
+        raise ValueError(f"--gallery {gallery}: there is no such folder")
+    tokens = read_tokens()
+    if not tokens and host not in _LOOPBACK:
         raise ValueError(
-            f"--host {options.host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
+            f"--host {host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
             "serve on 127.0.0.1"
         )
-    # Written in a thread, so that whoever reads the log slowly stops no request; what does not
-    # fit is lost.
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    _start_log()
+    limits = Limits(
+        body=round(body_mib * MIB),
+        pixels=round(megapixels * 1e6),
+        requests=requests,
+        queue=queue,
+        batch=batch,
+        wait=wait_ms / 1000,
+        seconds=seconds,
+        grace=grace,
+    )
+    state = State()
+    app = create_app(
+        export,
+        limits,
+        state,
+        tokens=tokens,
+        hosts=host_name or [],
+        indexes=indexes,
+        gallery=gallery,
+        threads=threads,
+        providers=provider,
+        precision=precision,
+        workers=workers,
+    )
+    server = Server(app, state, limits, host, port, drain)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _start_log() -> None:
+    """Lines of JSON on standard error.
+
+    They are written in a thread, so that whoever reads them slowly stops no request; what does not
+    fit is lost.
+    """
+    lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
     handler = _Lines(lines)
     handler.setFormatter(JsonLines())
     logging.raiseExceptions = False
@@ -51,34 +126,23 @@ def _serve(options: argparse.Namespace) -> None:
     writer = logging.handlers.QueueListener(lines, logging.StreamHandler(sys.stderr))
     writer.start()
     atexit.register(writer.stop)
-    limits = Limits(
-        body=round(options.body_mib * MIB),
-        pixels=round(options.megapixels * 1e6),
-        requests=options.requests,
-        queue=options.queue,
-        batch=options.batch,
-        wait=options.wait_ms / 1000,
-        seconds=options.seconds,
-        grace=options.grace,
-    )
-    state = State()
-    app = assembled(
-        options.export,
-        limits,
-        state,
-        tokens=tokens,
-        hosts=options.host_name,
-        indexes=options.indexes,
-        gallery=options.gallery,
-        threads=options.threads,
-        providers=options.provider,
-        precision=options.precision,
-        workers=options.workers,
-    )
-    server = Server(app, state, limits, options.host, options.port, options.drain)
-    server.run()
-    if not server.started:
-        raise SystemExit(1)
+
+
+class JsonLines(logging.Formatter):
+    """A line of JSON for each record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class _Lines(logging.handlers.QueueHandler):
@@ -88,7 +152,7 @@ class _Lines(logging.handlers.QueueHandler):
     is being handed on, where a ``Queue`` would wait for itself.
     """
 
-    def __init__(self, lines: "queue.SimpleQueue[logging.LogRecord]") -> None:
+    def __init__(self, lines: "SimpleQueue[logging.LogRecord]") -> None:
         super().__init__(lines)
         self._waiting = lines
 
@@ -96,65 +160,3 @@ class _Lines(logging.handlers.QueueHandler):
         """Hand on a line, or lose it."""
         if self._waiting.qsize() < _LINES:
             self._waiting.put_nowait(record)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="albef serve",
-        description="Serve exported models over HTTP. Of several exports the first that has a call "
-        "answers it. Tokens of clients stand in the environment variable ALBEF_TOKENS.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("export", nargs="+", type=Path, metavar="EXPORT", help="folder of an exported run")
-    add("--host", default="127.0.0.1", help="address to listen at")
-    add("--port", type=_number(int, 0, 65535), default=8080, help="0 takes a free one")
-    add(
-        "--host-name",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a further name under which it is asked without a token, as behind a proxy",
-    )
-    add("--indexes", type=Path, metavar="FOLDER", help="keep indexes of pictures here")
-    add("--gallery", type=Path, metavar="FOLDER", help="pictures to be found, as index gallery")
-    add("--precision", help="of the weights; the export's first")
-    add("--provider", action="append", help="of ONNX Runtime, first choice first; what works here")
-    add("--threads", type=_number(int, 0), default=0, help="of a computation; 0 takes all cores")
-    add("--workers", type=_number(int, 1), default=1, help="computations at a time")
-    add("--batch", type=_number(int, 1), default=8, help="most items computed together")
-    add(
-        "--wait-ms",
-        type=_number(float, 0),
-        default=4,
-        help="longest that an item waits for company, under load",
-    )
-    add("--queue", type=_number(int, 32), default=256, help="most items that wait, of each kind")
-    add("--requests", type=_number(int, 1), default=128, help="most requests worked on")
-    add("--seconds", type=_number(float, 0.001), default=30, help="until an answer is given up")
-    add("--body-mib", type=_number(float, 0.001), default=16, help="largest body, in MiB")
-    add("--megapixels", type=_number(float, 0.001), default=16, help="largest picture")
-    add(
-        "--drain",
-        type=_number(float, 0),
-        default=0,
-        help="seconds in which a server that is told to stop still accepts, but is not ready",
-    )
-    add("--grace", type=_number(float, 1), default=30, help="seconds to finish what was accepted")
-    return parser
-
-
-def _number(
-    kind: type[int] | type[float], least: float, most: float = float("inf")
-) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
-        return value
-
-    return number
-
-
-if __name__ == "__main__":
-    main()

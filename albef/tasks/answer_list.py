@@ -16,38 +16,38 @@ FROM_TRAIN = "train"
 log = logging.getLogger(__name__)
 
 
-def answer_list(named: str, dataset: str, train: Shards | None) -> list[str]:
-    """The list of answers.
+def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
+    """The list of answers; those of the train split stand by weight, of equals by letter.
 
     Args:
-        named: :data:`FROM_TRAIN`, or the path of a JSON file.
+        source: :data:`FROM_TRAIN`, or the path of a JSON file.
         dataset: name of the data set, for errors.
         train: its train split, if it has one.
 
     Raises:
         ParamsError: there is no train split to take it from, it cannot be read, or it has no
             answer of the train split.
+        ValueError: the train split has no answers.
     """
-    if named == FROM_TRAIN:
-        if train is None:
-            raise ParamsError(
-                f"answer_list is {FROM_TRAIN}, but data set {dataset} has no train "
-                "split: name a JSON file of answers"
-            )
-        return _frequent(train)
-    listed = _listed(Path(named))
-    if train is not None:
-        _check_coverage(named, listed, _weights(train))
-    return listed
-
-
-def _weights(train: Shards) -> Counter[str]:
-    """The answers of a split with their weights, summed over its questions."""
-    weights: Counter[str] = Counter()
-    for meta in train.metas.to_pylist():
+    weights = Counter[str]()  # summed over the questions of the train split
+    for meta in train.metas.to_pylist() if train is not None else ():
         for answer, weight in (json.loads(meta).get("answers") or {}).items():
             weights[answer] += weight
-    return weights
+    if source != FROM_TRAIN:
+        listed = _read(Path(source))
+        _check_coverage(source, listed, weights)
+        return listed
+    if train is None:
+        raise ParamsError(
+            f"answer_list is {FROM_TRAIN}, but data set {dataset} has no train "
+            "split: name a JSON file of answers"
+        )
+    if not weights:
+        raise ValueError(
+            f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "
+            "of questions"
+        )
+    return sorted(weights, key=lambda answer: (-weights[answer], answer))
 
 
 def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
@@ -68,18 +68,7 @@ def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, floa
         )  # fmt: skip
 
 
-def _frequent(train: Shards) -> list[str]:
-    """The answers of a split, those of most weight first, of equals the first by letter."""
-    weights = _weights(train)
-    if not weights:
-        raise ValueError(
-            f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "
-            "of questions"
-        )
-    return sorted(weights, key=lambda answer: (-weights[answer], answer))
-
-
-def _listed(path: Path) -> list[str]:
+def _read(path: Path) -> list[str]:
     """The answers in a JSON file."""
     try:
         listed = json.loads(path.read_text())

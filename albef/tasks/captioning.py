@@ -3,27 +3,33 @@
 It is none of the paper's tasks; docs/add-a-task.md goes through this file as the pattern of a kind.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from albef.data.record import Record
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig, resized
 from albef.models.decoder import AnswerDecoder, decoder_start, generate, log_likelihood
-from albef.models.fusion import select
+from albef.models.kernels import select
 from albef.models.vision import ImageEncoder
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import Evaluate, Transform
-from albef.tasks.ranking import MAX_WORDS, training_pairs
-from albef.tasks.task import Batch, Examples, Records, RunConfig, RunTask, Table
+from albef.preprocessing.transforms import Transform
+from albef.tasks.ranking import Collate
+from albef.tasks.task import (
+    MAX_WORDS,
+    Batch,
+    Examples,
+    Records,
+    RunConfig,
+    RunTask,
+    Table,
+    batches,
+    extend,
+)
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -32,29 +38,8 @@ if TYPE_CHECKING:
 class Config(RunConfig):
     """Values of a captioning run."""
 
-    image_size: int
-    """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
-    """Longest caption, in tokens, its two marks included."""
-    beams: Annotated[int, Field(ge=1)]
+    beams: Annotated[int, Field(ge=1)] = 3
     """Captions followed at a time while one is written; 1 takes the best token each time."""
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Records to ``image``, and ``ids`` and ``text_mask`` of a caption with its end mark."""
-
-    tokenizer: TextTokenizer
-    transform: Transform
-    max_tokens: int
-
-    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """Stack the records; one caption is drawn of each."""
-        arrays = training_pairs(
-            records, rng, self.tokenizer, self.transform, self.max_tokens, end=True
-        )
-        names = ("image", "ids", "text_mask")
-        return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
 
 
 class Task(RunTask):
@@ -65,12 +50,7 @@ class Task(RunTask):
     hub = "image-to-text"
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
-        super().__init__()
-        self.config = config
-        self.sizes = model
-        self.tokenizer = tokenizer
-        self.image_size = config.image_size
-        self.resize = Evaluate(config.image_size)
+        super().__init__(config, model, tokenizer)
         self.image_encoder = ImageEncoder(model.image)
         self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.image.width)
 
@@ -82,14 +62,17 @@ class Task(RunTask):
         embeddings and the masked-language head, which stays fresh where there is none.
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        found = init.tensors
+        tensors = init.tensors
         if init.kind != "captioning":
-            student = "model.image_encoder."
-            found = {n.removeprefix("model."): t for n, t in found.items() if n.startswith(student)}
-            found |= decoder_start(init.tensors, fits=True)
+            encoder = "model.image_encoder."
+            tensors = {
+                name.removeprefix("model."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(encoder)
+            } | decoder_start(tensors, fits=True)
         load_strict(
             task,
-            found,
+            tensors,
             where=str(init.folder),
             fresh=("answer_decoder.head.",),
             dropped=("answer_decoder_m.",),
@@ -98,7 +81,7 @@ class Task(RunTask):
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
-        return Collate(self.tokenizer, transform, self.config.max_tokens)
+        return Collate(self.tokenizer, transform, self.config.max_tokens, end=True)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The loss of a micro-batch of B pictures with a caption each."""
@@ -116,42 +99,39 @@ class Task(RunTask):
         The columns are ``key``, ``written`` (the model's caption), ``truths`` (the record's), and
         ``log_likelihood`` of all of these together, with their ``tokens``.
         """
-        table: Table = {
-            name: [] for name in ("key", "written", "truths", "log_likelihood", "tokens")
-        }
-        decoder, device = self.answer_decoder, next(self.parameters()).device
-        for start in range(0, len(records), batch_size):
-            rows = [records[i] for i in range(start, min(start + batch_size, len(records)))]
-            pictures = np.stack([self.resize(row.image, key=row.key) for row in rows])
-            image_states = self.image_encoder(torch.from_numpy(pictures).to(device))
+        table: Table = {}
+        decoder, device, tokenizer = self.answer_decoder, self.device, self.tokenizer
+        for rows in batches(records, batch_size):
+            image_states = self.image_encoder(self.pixels(rows))
             seen = torch.ones(image_states.shape[:2], device=device)
             truths = [[clean_caption(text, MAX_WORDS) for text in row.captions] for row in rows]
-            flat = [text for own in truths for text in own]
-            ids, mask = map(
-                torch.from_numpy, self.tokenizer.encode(flat, self.config.max_tokens, end=True)
+            flat = [text for texts in truths for text in texts]
+            encoded = tokenizer.encode(flat, self.config.max_tokens, end=True)
+            ids, mask = (torch.from_numpy(part).to(device) for part in encoded)
+            owner = torch.tensor(
+                [i for i, texts in enumerate(truths) for _ in texts], device=device
             )
-            owner = torch.tensor([i for i, own in enumerate(truths) for _ in own])
-            ids, mask, owner = ids.to(device), mask.to(device), owner.to(device)
             image = select(decoder.question_key_values(image_states), owner)
             states = decoder.states(ids, mask, image, seen[owner])
-            told = log_likelihood(decoder, states, ids, mask)
-            likelihood = torch.zeros(len(rows), device=device).index_add(0, owner, told)
+            by_text = log_likelihood(decoder, states, ids, mask)
+            likelihood = torch.zeros(len(rows), device=device).index_add(0, owner, by_text)
             tokens = torch.zeros_like(owner[: len(rows)]).index_add(0, owner, mask[:, 1:].sum(1))
             written, _ = generate(
                 decoder,
                 image_states,
                 seen,
-                start=self.tokenizer.cls_id,
-                end=self.tokenizer.sep_id,
-                pad=self.tokenizer.pad_id,
+                tokenizer,
                 beams=self.config.beams,
                 max_tokens=self.config.max_tokens,
             )
-            table["key"] += [row.key for row in rows]
-            table["written"] += [self.tokenizer.decode(row) for row in written.tolist()]
-            table["truths"] += truths
-            table["log_likelihood"] += likelihood.tolist()
-            table["tokens"] += tokens.tolist()
+            columns: Table = {
+                "key": [row.key for row in rows],
+                "written": [tokenizer.decode(row) for row in written.tolist()],
+                "truths": truths,
+                "log_likelihood": likelihood.tolist(),
+                "tokens": tokens.tolist(),
+            }
+            extend(table, columns)
         return table
 
     def score(self, table: Table) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What the kinds that put a sentence about pictures into a class share (ALBEF, section 5).
 
-A two-layer MLP reads the fused [CLS]; the twin holds all of the student, head included, and its
-predictions soften the targets. Shapes: B batch, I images of a record, L text tokens, C classes.
+A head reads the fused [CLS]; a twin of all of the student, if the kind has one, softens the
+targets. Shapes: B batch, I images of a record, L text tokens, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,25 +13,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from albef.config import Tunable, fixed
+from albef.config import fixed
 from albef.data.record import Record
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
-from albef.models.albef import ALBEF, ModelConfig, resized
+from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
+from albef.models.fusion import doubled
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import Evaluate, Transform
-from albef.tasks.ranking import MAX_WORDS
+from albef.preprocessing.transforms import Transform
 from albef.tasks.task import (
+    MAX_WORDS,
     Batch,
     Examples,
     Pairs,
     Records,
-    RunConfig,
     RunTask,
     Table,
+    TwinConfig,
+    accuracies,
     batches,
+    extend,
     to_device,
 )
 
@@ -39,16 +42,10 @@ if TYPE_CHECKING:
     from albef.runtime.model import Model
 
 
-class ClassificationConfig(RunConfig):
+class ClassificationConfig(TwinConfig):
     """Values of a run that classifies."""
 
-    alpha: Tunable
-    """Weight of the twin in the targets."""
-    momentum: float
-    """Share of the twin that stays at each step."""
-    image_size: int
-    """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 512
     """Longest sentence, in tokens."""
 
 
@@ -58,7 +55,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Collate:
-    """Records to ``image`` (B, I, 3, S, S), ``ids``, ``text_mask`` and ``label``."""
+    """Records to ``image`` (B, I, 3, S, S), ``ids``, ``text_mask`` (B, L) and ``label`` (B,)."""
 
     tokenizer: TextTokenizer
     transform: Transform
@@ -69,56 +66,110 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records; each image is augmented on its own."""
         labels = [self.classes.index(label_of(record, self.classes)) for record in records]
+        texts = [clean_caption(sentence_of(record), MAX_WORDS) for record in records]
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "image": stacked(records, self.images, lambda one, key: self.transform(one, rng, key)),
-            **encoded([sentence_of(r) for r in records], self.tokenizer, self.max_tokens),
+            "ids": torch.from_numpy(ids),
+            "text_mask": torch.from_numpy(mask),
             "label": torch.tensor(labels),
         }
 
 
-class ClassificationTask(RunTask):
-    """A model with an MLP on the fused [CLS], and a twin of both.
-
-    Attributes:
-        classes: names of the classes, in the order of the logits.
-        images: how many images a record has.
-        model: the student.
-        head: dense, ReLU, dense to C classes.
-    """
+class ClassTask(RunTask):
+    """A model whose head puts a sentence about I pictures into a class, from the fused [CLS]."""
 
     primary: ClassVar[str] = "accuracy"
-    surface: ClassVar[str] = "classifying"
     classes: ClassVar[tuple[str, ...]]
     images: ClassVar[int]
     backbone: ClassVar[type[ALBEF]] = ALBEF
+    starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
+    """Prefixes of the tensors taken of another's checkpoint; the head is new."""
+
+    def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__(config, model, tokenizer)
+        self.model = self.backbone(model, tokenizer.vocab_size)
+        for unread in (self.model.image_proj, self.model.text_proj):
+            unread.requires_grad_(False)
+        self.head = self.new_head(model.text.width)
+
+    def new_head(self, width: int) -> nn.Module:
+        """The head: states (B, D) to logits (B, C)."""
+        return nn.Linear(width, len(self.classes))
+
+    @classmethod
+    def start(cls, config: Any, init: Checkpoint) -> Self:
+        """A task that takes :attr:`starts_from`, fusion layers doubled for two images."""
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
+        tensors = {n: t for n, t in init.tensors.items() if n.startswith(cls.starts_from)}
+        if cls.backbone is PairALBEF:
+            tensors = doubled(tensors, init.model.text)
+        fresh = {"model_m.", "head.", "head_m."}.difference(cls.starts_from)
+        load_strict(task, tensors, where=str(init.folder), fresh=fresh)
+        return task
+
+    def questions(self, records: Records, batch_size: int) -> Any:
+        """Batches of records with one sentence and I pictures each, and columns to add to them."""
+        return ((part, {}) for part in batches(records, batch_size))
+
+    @torch.no_grad()
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
+        """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
+        table: Table = {}
+        for part, more in self.questions(records, batch_size):
+            sentences = [sentence_of(record) for record in part]
+            if model is not None:
+                images = zip(*(record.images for record in part), strict=True)
+                chances = model.probabilities(list(images), sentences)
+            else:
+                ids, mask = self.texts(sentences)
+                image = stacked(part, self.images, self.resize)
+                batch = {"image": image, "ids": ids, "text_mask": mask}
+                logits = class_logits(self.model, self.head, to_device(batch, self.device)).float()
+                chances = torch.softmax(logits, dim=1).cpu().numpy()
+            columns = {
+                "key": [record.key for record in part],
+                "sentence": sentences,
+                "answer": [label_of(record, self.classes) for record in part],
+                "predicted": [self.classes[i] for i in chances.argmax(axis=1)],
+                "probabilities": chances.tolist(),
+            }
+            extend(table, columns | more)
+        return table
+
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """A class is right or wrong."""
+        pairs = zip(table["answer"], table["predicted"], strict=True)
+        right = [float(answer == predicted) for answer, predicted in pairs]
+        return Examples("accuracy", right, "sentence", "predicted", "answer")
+
+    def score(self, table: Table) -> dict[str, float]:
+        """Accuracy over all and, as ``accuracy_CLASS``, over the records of each class."""
+        return accuracies(self.examples(table).credit, table["answer"])
+
+    def chance(self, table: Table) -> dict[str, float]:
+        """:meth:`score` of a class drawn evenly."""
+        return dict.fromkeys(self.score(table), 100 / len(self.classes))
+
+
+class ClassificationTask(ClassTask):
+    """Two dense layers on the fused [CLS], and a twin of them and of the model."""
+
+    surface: ClassVar[str] = "classifying"
 
     def __init__(
         self, config: ClassificationConfig, model: ModelConfig, tokenizer: TextTokenizer
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.sizes = model
-        self.tokenizer = tokenizer
-        self.image_size = config.image_size
-        self.resize = Evaluate(config.image_size)
-        self.model = self.backbone(model, tokenizer.vocab_size)
-        for unread in (self.model.image_proj, self.model.text_proj):
-            unread.requires_grad_(False)
-        self.head = mlp(model.text.width, len(self.classes))
+        super().__init__(config, model, tokenizer)
         self.model_m = MomentumTwin(self.model)
         self.head_m = MomentumTwin(self.head)
 
-    @classmethod
-    def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes model and twin from another's checkpoint; the head is new."""
-        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        load_strict(
-            task,
-            {n: t for n, t in init.tensors.items() if n.startswith(("model.", "model_m."))},
-            where=str(init.folder),
-            fresh=("head.", "head_m."),
+    def new_head(self, width: int) -> nn.Module:
+        """Dense, ReLU, dense to C classes."""
+        return nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(self.classes))
         )
-        return task
 
     @classmethod
     def answer(cls, record: Record) -> str:
@@ -128,11 +179,6 @@ class ClassificationTask(RunTask):
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens, self.classes, self.images)
-
-    def begin_step(self) -> None:
-        """Update the twin; the student's forward, which the paper puts before, changes nothing."""
-        self.model_m.update(self.model, self.config.momentum)
-        self.head_m.update(self.head, self.config.momentum)
 
     def alpha(self, epoch: float) -> float:
         """Weight of the twin after ``epoch`` epochs."""
@@ -151,39 +197,6 @@ class ClassificationTask(RunTask):
             targets = soft_targets(targets, logits_m, alpha)
         loss = soft_cross_entropy(logits, targets)
         return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
-
-    @torch.no_grad()
-    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
-        device = self.model.image_proj.weight.device
-        rows, chances = [], []
-        for part in batches(records, batch_size):
-            sentences = [sentence_of(record) for record in part]
-            if model is not None:
-                images = list(zip(*(record.images for record in part), strict=True))
-                chances += model.probabilities(images, sentences).tolist()
-            else:
-                batch = {
-                    "image": stacked(part, self.images, self.resize),
-                    **encoded(sentences, self.tokenizer, self.config.max_tokens),
-                }
-                logits = class_logits(self.model, self.head, to_device(batch, device)).float()
-                chances += torch.softmax(logits, dim=1).tolist()
-            rows += [replace(record, image=b"", more=()) for record in part]
-        return classified(rows, chances, self.classes)
-
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """A class is right or wrong."""
-        return class_examples(table)
-
-    def score(self, table: Table) -> dict[str, float]:
-        """Accuracy over all and, as ``accuracy_CLASS``, over the records of each class."""
-        return accuracies(table)
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of a class drawn evenly."""
-        return dict.fromkeys(accuracies(table), 100 / len(self.classes))
 
 
 class Retold:
@@ -205,31 +218,6 @@ class Retold:
         return replace(self._records[place], captions=(text,))
 
 
-def classified(
-    rows: Sequence[Record], chances: Sequence[Sequence[float]], classes: tuple[str, ...]
-) -> Table:
-    """The table of :meth:`ClassificationTask.predict`: records, and probabilities (C) of each."""
-    return {
-        "key": [row.key for row in rows],
-        "sentence": [sentence_of(row) for row in rows],
-        "answer": [label_of(row, classes) for row in rows],
-        "predicted": [classes[int(np.argmax(own))] for own in chances],
-        "probabilities": [list(own) for own in chances],
-    }
-
-
-def class_examples(table: Table, pictures: tuple[str, ...] = ("key",)) -> Examples:
-    """Credit of ``predicted`` against ``answer``."""
-    pairs = zip(table["answer"], table["predicted"], strict=True)
-    right = [float(answer == predicted) for answer, predicted in pairs]
-    return Examples("accuracy", right, "sentence", "predicted", "answer", pictures)
-
-
-def mlp(width: int, classes: int) -> nn.Sequential:
-    """The head: (B, D) to logits (B, C)."""
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
-
-
 def class_logits(model: ALBEF, head: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (B, C) of ``image`` (B, I, 3, H, W), ``ids`` and ``text_mask`` (B, L)."""
     first_to_last = batch["image"].transpose(0, 1).flatten(0, 1)  # (I * B, 3, H, W)
@@ -237,16 +225,6 @@ def class_logits(model: ALBEF, head: nn.Module, batch: Mapping[str, Tensor]) -> 
     states = model.encode_text(batch["ids"], batch["text_mask"])
     logits: Tensor = head(model.fused_cls(states, batch["text_mask"], image))
     return logits
-
-
-def accuracies(table: Table) -> dict[str, float]:
-    """``accuracy`` of ``predicted`` against ``answer``, and ``accuracy_CLASS``, in percent."""
-    answer, predicted = np.array(table["answer"]), np.array(table["predicted"])
-    right = 100.0 * (answer == predicted)
-    by_class = {name: right[answer == name] for name in sorted(set(table["answer"]))}
-    return {"accuracy": float(right.mean())} | {
-        f"accuracy_{name}": float(part.mean()) for name, part in by_class.items()
-    }
 
 
 def stacked(
@@ -273,14 +251,6 @@ def stacked(
     )
 
 
-def encoded(
-    sentences: Sequence[str], tokenizer: TextTokenizer, max_tokens: int
-) -> dict[str, Tensor]:
-    """Cleaned and tokenised sentences as ``ids`` and ``text_mask``, both (B, L)."""
-    ids, mask = tokenizer.encode([clean_caption(text, MAX_WORDS) for text in sentences], max_tokens)
-    return {"ids": torch.from_numpy(ids), "text_mask": torch.from_numpy(mask)}
-
-
 def sentence_of(record: Record) -> str:
     """The one sentence of a record.
 
@@ -302,9 +272,9 @@ def label_of(record: Record, classes: tuple[str, ...]) -> str:
     """
     label = record.meta.get("label")
     if label not in classes:
-        said = f"label {label!r}" if "label" in record.meta else "no label"
+        held = f"label {label!r}" if "label" in record.meta else "no label"
         raise RecordError(
-            f"record {record.key} has {said}; in meta, label must be "
+            f"record {record.key} has {held}; in meta, label must be "
             + " or ".join(map(repr, classes))
         )
     return cast(str, label)

@@ -38,4 +38,4 @@ class Task(ClassificationTask):
     ) -> list[float]:
         """The probability that the picture entails each text."""
         chances = self.predict(Retold(records, pairs), batch_size, model)["probabilities"]
-        return [own[self.classes.index(ENTAILED)] for own in chances]
+        return [row[self.classes.index(ENTAILED)] for row in chances]

@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 class Config(PairConfig):
     """Values of a grounding run."""
 
-    hard_negatives: bool
-    """Whether ITM's negatives are drawn by similarity, as in the paper. Where an expression is true
-    of many pictures ("the key"), the most similar ones are no negatives, and false is better."""
-    gradcam: Literal["itm", "itc"]
+    gradcam: Literal["itm", "itc"] = "itm"
     """Whose Grad-CAM is the map: ITM's on a fusion layer, or ITC's on a block of the ViT."""
-    layer: Annotated[int, Field(ge=0)]
+    layer: Annotated[int, Field(ge=0)] = 2
     """That fusion layer or block, from 0; the paper has ITM's third of six, 2."""
-    threshold: Annotated[float, Field(gt=0, le=1)]
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the peak from which cells of the map count to its own box."""
 
 
@@ -51,11 +48,9 @@ class Task(PairTask):
     hub = "zero-shot-object-detection"
     surface = "grounding"
     gradient = "gradcam"
-    config: Config
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.hard_negatives = config.hard_negatives
         what, depth = "fusion layers", model.text.fusion_depth
         if config.gradcam == "itc":
             what, depth = "blocks of the image encoder", model.image.depth

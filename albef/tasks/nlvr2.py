@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Self
 
 from albef.config import fixed
 from albef.losses.distill import ramp
-from albef.models.albef import ALBEF, resized
-from albef.models.pair import PairALBEF, doubled
-from albef.models.weights import Checkpoint, load_strict
+from albef.models.albef import ALBEF, PairALBEF
+from albef.models.weights import Checkpoint
 from albef.tasks.classification import ClassificationConfig, ClassificationTask
 
 
@@ -25,6 +24,7 @@ class Task(ClassificationTask):
     classes: ClassVar[tuple[str, ...]] = ("False", "True")
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF
+    starts_from: ClassVar[tuple[str, ...]] = ("model.",)
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
@@ -33,13 +33,7 @@ class Task(ClassificationTask):
         The twin starts at the student: text assignment has none, and one with the random weights
         of its construction would teach noise for hundreds of steps.
         """
-        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        load_strict(
-            task,
-            doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),
-            where=str(init.folder),
-            fresh=("model_m.", "head.", "head_m."),
-        )
+        task = super().start(config, init)
         task.model_m.copy_from(task.model)
         return task
 

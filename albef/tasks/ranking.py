@@ -1,60 +1,92 @@
-"""What the kinds that match images with texts share: their model; and how those that rank score."""
+"""What the kinds that match images with texts share: their model, and ITC and ITM of a batch; and
+how those that rank score."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from albef.data.record import Record
-from albef.models.albef import ALBEF
-from albef.models.fusion import select
-from albef.models.ranking import (
-    NOT_RANKED,
+from albef.losses.itc import contrast
+from albef.losses.itm import itm_loss
+from albef.models.albef import ALBEF, ModelConfig
+from albef.models.kernels import KeyValue, select
+from albef.models.matching import (
     RANKS,
     best,
     chance_recalls,
     encode_images,
     encode_texts,
     first_rank,
+    match_pairs,
     match_scores,
     recalls,
+    score_pairs,
 )
+from albef.models.momentum import FeatureQueue, MomentumTwin
 from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import Evaluate, Transform
-from albef.tasks.task import Examples, Pairs, Records, Table, Task, batches
+from albef.preprocessing.transforms import Transform
+from albef.tasks.task import (
+    MAX_WORDS,
+    Batch,
+    Examples,
+    Pairs,
+    Records,
+    Table,
+    Task,
+    accuracies,
+    batches,
+    extend,
+)
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
 
-MAX_WORDS = 30
-"""Words kept of a caption, as in the original."""
 TOP = 10
 """Ranked candidates kept of each query."""
 
 
-def training_pairs(
-    records: Sequence[Record],
-    rng: np.random.Generator,
-    tokenizer: TextTokenizer,
-    transform: Transform,
-    max_tokens: int,
-    *,
-    end: bool = False,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Augmented images (B, 3, S, S), and ids and mask (B, L) of one caption drawn a record.
+@dataclass(frozen=True)
+class Collate:
+    """Records to ``image``, ``ids``, ``text_mask`` and ``image_id``; one caption drawn a record.
 
     ``end`` closes each caption with [SEP], for a model that writes.
     """
-    image = np.stack([transform(record.image, rng, record.key) for record in records])
-    drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
-    texts = [clean_caption(text, MAX_WORDS) for text in drawn]
-    ids, mask = tokenizer.encode(texts, max_tokens, end=end)
-    return image, ids, mask
+
+    tokenizer: TextTokenizer
+    transform: Transform
+    max_tokens: int
+    end: bool = False
+
+    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        """Stack the records."""
+        image = np.stack([self.transform(record.image, rng, record.key) for record in records])
+        drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
+        texts = [clean_caption(text, MAX_WORDS) for text in drawn]
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
+        return {
+            "image": torch.from_numpy(image),
+            "ids": torch.from_numpy(ids),
+            "text_mask": torch.from_numpy(mask),
+            "image_id": torch.tensor([record.image_id for record in records]),
+        }
+
+
+class Matched(NamedTuple):
+    """ITC and ITM of a batch."""
+
+    itc: Tensor
+    """Scalar."""
+    itm: Tensor
+    """Scalar."""
+    image: list[KeyValue]
+    """Keys and values of the student's images."""
+    outputs: dict[str, Tensor]
+    """What is logged, and what :meth:`MatchingTask.end_step` enqueues."""
 
 
 class MatchingTask(Task):
@@ -63,40 +95,93 @@ class MatchingTask(Task):
     Attributes:
         model: the student.
         itm_head: linear, 2 classes, on the fused [CLS].
-        tokenizer: of the model.
     """
 
     surface: ClassVar[str] = "matching"
     chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
+    hard_negatives: bool = True
+    """Whether ITM's negatives are drawn by similarity; else all are as likely."""
 
-    def __init__(
-        self, model: ALBEF, tokenizer: TextTokenizer, *, image_size: int, max_tokens: int
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.itm_head = nn.Linear(model.text_proj.in_features, 2)
+    def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__(config, model, tokenizer)
+        self.model = ALBEF(model, tokenizer.vocab_size)
+        self.itm_head = nn.Linear(model.text.width, 2)
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
-        self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
-        self.image_size = image_size
-        self.resize = Evaluate(image_size)
 
-    def images(self, records: Records, batch_size: int) -> Iterator[Tensor]:
-        """Batches (B, 3, H, W) of the records' images, in order, on the model's device."""
-        return map(self.pixels, batches(records, batch_size))
+    def add_twin(self, temperature: float) -> None:
+        """What training has beside the student and its heads."""
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+        self.model_m = MomentumTwin(self.model)
+        self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim)
 
-    def pixels(self, records: Sequence[Record]) -> Tensor:
-        """The images of some records (B, 3, H, W), on the model's device."""
-        batch = np.stack([self.resize(record.image, key=record.key) for record in records])
-        return torch.from_numpy(batch).to(self.model.image_proj.weight.device)
+    def match(
+        self,
+        image_states: Tensor,
+        text_states: Tensor,
+        text_mask: Tensor,
+        feats_m: tuple[Tensor, Tensor],
+        targets: Tensor,
+        alpha: float,
+        barred: Tensor,
+    ) -> Matched:
+        """ITC to the twin's features of the batch and the queue, and ITM with drawn negatives.
 
-    def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
-        device = self.model.image_proj.weight.device
-        cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
-        ids, mask = self.tokenizer.encode(cleaned, self.max_tokens)
-        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+        Args:
+            image_states: (B, N, D) of the student.
+            text_states: (B, L, D) of the student.
+            text_mask: (B, L).
+            feats_m: ``image_feat`` and ``text_feat`` of the twin, (B, E) each.
+            targets: (B, B + Q) of ITC, before the twin softens them; the first Q of the queue
+                are candidates.
+            alpha: weight of the twin in them.
+            barred: (B, B) bool; true where two entries are no negatives of each other.
+        """
+        model, size = self.model, len(text_mask)
+        queued = targets.shape[1] - size
+        itc = contrast(
+            model.image_feat(image_states),
+            model.text_feat(text_states),
+            *feats_m,
+            self.queue.image[:queued],
+            self.queue.text[:queued],
+            self.temperature,
+            targets,
+            alpha,
+        )
+        image = model.fusion_encoder.image_key_values(image_states)
+        weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
+        pairs = match_pairs(
+            model,
+            self.itm_head,
+            text_states,
+            text_mask,
+            image,
+            itc.sim_i2t[:, :size] * weight,
+            itc.sim_t2i[:, :size] * weight,
+            barred,
+        )
+        itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
+        outputs = {
+            "itc": itc.loss.detach(),
+            "itm": itm.detach(),
+            "temperature": self.temperature.detach(),
+            "alpha": torch.full_like(itm.detach(), alpha),
+            "image_feat_m": feats_m[0],
+            "text_feat_m": feats_m[1],
+        }
+        return Matched(itc.loss, itm, image, outputs)
+
+    def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Enqueue the twin's features of all micro-batches at once, with their image ids if any."""
+        image, text = (
+            torch.cat([output[name] for output in outputs])
+            for name in ("image_feat_m", "text_feat_m")
+        )
+        ids = torch.arange(len(image), device=image.device)
+        if "image_id" in outputs[0]:
+            ids = torch.cat([output["image_id"] for output in outputs])
+        self.queue.enqueue(image, text, ids)
 
 
 class RankingTask(MatchingTask):
@@ -116,48 +201,47 @@ class RankingTask(MatchingTask):
         decision between the two of a pair, and ``change`` says in what they differ.
         """
         rows = [replace(records[i], image=b"") for i in range(len(records))]  # bytes are read twice
+        captions = [caption for row in rows for caption in row.captions]
         if model is not None:
-            return self._exported(model, rows, records, batch_size)
-        ids, mask = self.texts([caption for row in rows for caption in row.captions])
-        image_feat = encode_images(self.model, self.images(records, batch_size))
+            return self._predict_exported(model, rows, captions, records, batch_size)
+        ids, mask = self.texts(captions)
+        image_feat = encode_images(self.model, map(self.pixels, batches(records, batch_size)))
         text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
 
         def match(pairs: Tensor) -> Tensor:
-            images = self.images(records, batch_size)
+            images = map(self.pixels, batches(records, batch_size))
             return match_scores(self.model, self.itm_head, images, text_states, mask, pairs)
 
         return ranked(rows, (image_feat @ text_feat.t()).float(), self.rerank_k, match)
 
-    def _exported(
-        self, model: "Model", rows: Sequence[Record], records: Records, batch_size: int
+    def _predict_exported(
+        self,
+        model: "Model",
+        rows: Sequence[Record],
+        captions: Sequence[str],
+        records: Records,
+        batch_size: int,
     ) -> Table:
-        """The same of a finished model: states are made once, pictures read again for ITM."""
-        ids, mask = model.ids([caption for row in rows for caption in row.captions])
+        ids, mask = model.ids(captions)
         parts = [slice(i, i + batch_size) for i in range(0, len(ids), batch_size)]
         texts = [model.encode_text(ids[part], mask[part]) for part in parts]
         states, text_feat = (np.concatenate(part) for part in zip(*texts, strict=True))
-        lengths = mask.sum(axis=1)
-        image_feat = np.concatenate(
-            [model.embed_image([r.image for r in part]) for part in batches(records, batch_size)]
-        )
+        encoded = [[record.image for record in part] for part in batches(records, batch_size)]
+        image_feat = np.concatenate([model.embed_image(images) for images in encoded])
+
+        def score(texts: Tensor, longest: int, image: object) -> Tensor:
+            part = texts.numpy()
+            text = states[None, part, :longest], mask[None, part, :longest]
+            return torch.from_numpy(model.score(*text, image)[0, :, 1])
 
         def match(pairs: Tensor) -> Tensor:
-            chosen = pairs.numpy()
-            scores = np.full(chosen.shape, NOT_RANKED, np.float32)
-            row = 0
-            for part in batches(records, batch_size):
-                images = model.encode_image(model.pixels([record.image for record in part]))
-                for place in range(len(part)):
-                    if len(which := chosen[row].nonzero()[0]):
-                        longest = lengths[which].max()
-                        logits = model.score(
-                            states[None, which, :longest],
-                            mask[None, which, :longest],
-                            images.take([place]),
-                        )
-                        scores[row, which] = logits[0, :, 1]
-                    row += 1
-            return torch.from_numpy(scores)
+            images = (
+                image_states.take([place])
+                for part in encoded
+                for image_states in [model.encode_image(model.pixels(part))]
+                for place in range(len(part))
+            )
+            return score_pairs(pairs, torch.from_numpy(mask.sum(1)), images, score)
 
         return ranked(rows, torch.from_numpy(image_feat @ text_feat.T), self.rerank_k, match)
 
@@ -166,39 +250,36 @@ class RankingTask(MatchingTask):
         self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
     ) -> list[float]:
         """What ITM says of each pair: the probability that text and picture belong together."""
-        found: list[float] = []
+        chances: list[float] = []
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
+            texts = [text for _, text in part]
+            pictures = {place: records[place] for place, _ in part}  # each is encoded once
             if model is not None:
-                pictures = {place: records[place].image for place, _ in part}  # encoded once each
-                images = [pictures[place] for place, _ in part]
-                found += model.match(images, [text for _, text in part]).tolist()
+                images = [pictures[place].image for place, _ in part]
+                chances += model.match(images, texts).tolist()
                 continue
-            rows = {place: row for row, place in enumerate(dict.fromkeys(p for p, _ in part))}
-            states = self.model.encode_image(self.pixels([records[place] for place in rows]))
+            states = self.model.encode_image(self.pixels(pictures.values()))
             image = self.model.fusion_encoder.image_key_values(states)
-            owner = torch.tensor([rows[place] for place, _ in part], device=states.device)
-            ids, mask = self.texts([text for _, text in part])
-            fused = self.model.fused_cls(
-                self.model.encode_text(ids, mask), mask, select(image, owner)
-            )
-            found += torch.softmax(self.itm_head(fused).float(), dim=1)[:, 1].tolist()
-        return found
+            row = {place: row for row, place in enumerate(pictures)}
+            owner = torch.tensor([row[place] for place, _ in part], device=states.device)
+            ids, mask = self.texts(texts)
+            text_states = self.model.encode_text(ids, mask)
+            fused = self.model.fused_cls(text_states, mask, select(image, owner))
+            chances += torch.softmax(self.itm_head(fused).float(), dim=1)[:, 1].tolist()
+        return chances
 
     def score(self, table: Table) -> dict[str, float]:
         """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""
         result: dict[str, float] = {}
         for prefix, column in (("", "rank"), ("itc_", "rank_itc")):
-            ranks = np.array(table[column])
             if "change" in table:
-                right, changes = 100.0 * (ranks == 0), np.array(table["change"])
-                result[f"{prefix}accuracy"] = float(right.mean())
-                for change in sorted(set(table["change"])):
-                    result[f"{prefix}accuracy_{change}"] = float(right[changes == change].mean())
+                right = [float(rank == 0) for rank in table[column]]
+                values = accuracies(right, table["change"])
             else:
-                query = np.array(table["query"])
-                by = [ranks[query == name].tolist() for name in ("i2t", "t2i")]
-                result |= {prefix + name: value for name, value in recalls(*by).items()}
+                ranks, query = np.array(table[column]), np.array(table["query"])
+                values = recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
+            result |= {prefix + name: value for name, value in values.items()}
         return result
 
     @classmethod
@@ -213,8 +294,7 @@ class RankingTask(MatchingTask):
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a random order, in expectation."""
         if "change" in table:
-            names = ["accuracy", *(f"accuracy_{change}" for change in sorted(set(table["change"])))]
-            return dict.fromkeys(names, 50.0)
+            return accuracies([0.5] * len(table["change"]), table["change"])
         query = table["query"]
         return chance_recalls(query.count("i2t"), query.count("t2i"))
 
@@ -250,14 +330,18 @@ def ranked(
             final[name] = by_query.masked_fill(~chosen[name], -torch.inf)
 
     table: Table = {}
-    keys = [row.key for row in rows]
     for name, right, queries, answers in (
-        ("i2t", relevant, [(row.key, "") for row in rows], captions),
-        ("t2i", relevant.t(), [(rows[o].key, captions[t]) for t, o in enumerate(owner)], keys),
+        ("i2t", relevant, [(row, "") for row in rows], captions),
+        (
+            "t2i",
+            relevant.t(),
+            [(rows[i], text) for i, text in zip(owner.tolist(), captions, strict=True)],
+            [row.key for row in rows],
+        ),
     ):
         columns = {
             "query": [name] * len(queries),
-            "key": [key for key, _ in queries],
+            "key": [row.key for row, _ in queries],
             "caption": [caption for _, caption in queries],
             "rank": first_rank(final[name], right).tolist(),
             "rank_itc": first_rank(itc[name], right).tolist(),
@@ -265,10 +349,8 @@ def ranked(
             "top_itc": _top(itc[name], answers),
         }
         if paired:
-            changes = {row.key: row.meta["change"] for row in rows}
-            columns["change"] = [changes[key] for key, _ in queries]
-        for column, values in columns.items():
-            table.setdefault(column, []).extend(values)
+            columns["change"] = [row.meta["change"] for row, _ in queries]
+        extend(table, columns)
     return table
 
 

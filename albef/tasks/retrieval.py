@@ -14,11 +14,9 @@ from albef.tasks.ranking import RankingTask
 class Config(PairConfig):
     """Values of a retrieval run."""
 
-    itc: bool
+    itc: bool = True
     """Whether to train the contrastive loss."""
-    hard_negatives: bool
-    """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
-    rerank_k: Annotated[int, Field(ge=0)] | None
+    rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
 
 
@@ -31,12 +29,10 @@ class Task(PairTask, RankingTask):
     )
     hub = "zero-shot-image-classification"
     judges = True
-    config: Config
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.itc, self.hard_negatives = config.itc, config.hard_negatives
-        self.rerank_k = config.rerank_k
+        self.itc, self.rerank_k = config.itc, config.rerank_k
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ release read that, import no kind and need no torch.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from albef.config import Section, Tunable
 from albef.data.record import Record
 from albef.models.albef import ModelConfig
+from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
-from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import SCALE, SHIFT, Transform
+from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.transforms import SCALE, SHIFT, AugmentConfig, Evaluate, Transform
 
 if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # an exported model has no shards to read
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each but for what an example may have several of."""
+MAX_WORDS = 30
+"""Words kept of a caption, as in the original."""
 WARMUP_BLOCK = 100
 """Steps between two values of the ``original`` schedule's warm-up."""
 
@@ -41,51 +44,50 @@ class TrainingConfig(Section):
     """Passes over the train split; 0 trains nothing."""
     global_batch_size: Annotated[int, Field(ge=1)]
     """Samples of one optimizer step, over all processes."""
-    micro_batch_size: Annotated[int, Field(ge=1)]
-    """Samples of one forward pass; contrastive candidates and hard negatives come from it."""
-    precision: Literal["auto", "float32", "bfloat16"]
+    micro_batch_size: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda values: values["global_batch_size"]
+    )
+    """Samples of one forward pass; contrastive candidates and hard negatives come from it. Left
+    out, it has those of a whole step."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster."""
     lr: Tunable
     """Base learning rate."""
-    min_lr: float
+    min_lr: float = 1e-6
     """Rate at the end of the schedule."""
     warmup_steps: int
     """Optimizer steps of linear warm-up from ``min_lr``."""
-    weight_decay: Tunable
+    weight_decay: Tunable = 0.02
     """AdamW's decay of tensors with two or more dimensions."""
-    schedule: Literal["cosine", "original"]
+    schedule: Literal["cosine", "original"] = "cosine"
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
     steps of the first epoch."""
-
+    augment: AugmentConfig = AugmentConfig()
+    """What training may do to a picture without making its captions false."""
+    window: Annotated[int, Field(ge=1)] | None = None
+    """Shards within which records are shuffled, one such window after the other, the shards in
+    random order; null shuffles the whole split."""
     pooled_batches: Annotated[int, Field(ge=0)] = 0
     """Batches whose records are sorted by length and cut anew, so that less padding is computed;
-    left out, none: what is drawn for a batch has any length."""
+    0 leaves each batch as it is drawn."""
     source_weights: Annotated[
         dict[str, Annotated[float, Field(ge=0, le=1000)]] | None,
         Field(exclude_if=lambda weights: weights is None),
     ] = None
     """Passes over each source of the data set in an epoch, by name; a source without one has 1.
-    Left out, an epoch is one pass over all records."""
+    Without any, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Epochs whose weights are kept too, as ``NAME/epochs/N``; left out, the last ones alone."""
+    """Epochs whose weights are kept too, as ``NAME/epochs/N``, beside the last ones."""
 
     @model_validator(mode="after")
-    def _kept_epochs_come(self) -> Self:
+    def _check_that_numbers_divide(self) -> Self:
         if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
             raise ValueError(f"keep_epochs has {late[0]}, but there are {self.epochs} epochs")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is no multiple of "
                 f"micro_batch_size {self.micro_batch_size}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _whole_blocks(self) -> Self:
         if self.schedule == "original" and self.warmup_steps % WARMUP_BLOCK:
             raise ValueError(
                 f"the original schedule climbs every {WARMUP_BLOCK} steps: warmup_steps "
@@ -103,6 +105,19 @@ class RunConfig(TrainingConfig):
     """Name of the data set."""
     init: str
     """Folder under ``paths.models`` to start from."""
+    image_size: int
+    """Side of the square image, in pixels; position embeddings are resized to it."""
+    max_tokens: int = 30
+    """Longest text in training, in tokens."""
+
+
+class TwinConfig(RunConfig):
+    """Values of a run with a momentum twin."""
+
+    alpha: Tunable = 0.4
+    """Weight of the twin in the targets."""
+    momentum: float = 0.995
+    """Share of the twin that stays at each step."""
 
 
 class Collate(Protocol):
@@ -168,8 +183,14 @@ class Task(nn.Module, ABC):
     :mod:`albef.export.graphs` has the graphs of; "" has no use of its own and is not exported."""
     chance_losses: ClassVar[Mapping[str, float]] = {}
     """What a model that guesses would have of some of its losses, by name."""
-    image_size: int
-    """Side of the square image, in pixels."""
+
+    def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = model
+        self.tokenizer = tokenizer
+        self.image_size = model.image.image_size
+        self.resize = Evaluate(self.image_size)
 
     def prepare(self, train: "Shards | None") -> None:
         """Once before training: take what the task has to know of its train split.
@@ -178,7 +199,14 @@ class Task(nn.Module, ABC):
         """
 
     def begin_step(self) -> None:
-        """Once before the forward passes of a training step: clamp values, update the twin."""
+        """Once before the forward passes of a training step: clamp values, update the twins.
+
+        Of a module ``NAME`` that is ``NAME_m``. The paper has the student's forward before; it
+        changes nothing.
+        """
+        for name, twin in self.named_children():
+            if isinstance(twin, MomentumTwin):
+                twin.update(getattr(self, name.removesuffix("_m")), self.config.momentum)
 
     @abstractmethod
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
@@ -222,11 +250,27 @@ class Task(nn.Module, ABC):
     def examples(cls, table: Table) -> Examples:
         """What the rows of a table of :meth:`predict` are worth, and how they are shown."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.parameters()).device
+
+    def pixels(self, records: Iterable[Record]) -> Tensor:
+        """The images of some records (B, 3, H, W), on the model's device."""
+        batch = np.stack([self.resize(record.image, key=record.key) for record in records])
+        return torch.from_numpy(batch).to(self.device)
+
+    def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
+        cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
+        ids, mask = self.tokenizer.encode(cleaned, self.config.max_tokens)
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+
 
 class RunTask(Task):
     """A task that a run trains: it starts from a checkpoint and is restored from its own.
 
-    It is made of its config, the model's sizes and the tokenizer, with random weights.
+    Made of its config, the model's sizes and the tokenizer, it has random weights.
     """
 
     does: ClassVar[str]
@@ -236,8 +280,6 @@ class RunTask(Task):
     gradient: ClassVar[str] = ""
     """What a prediction takes of the gradient and an export leaves out, as "gradcam"; the export is
     then compared with torch without it."""
-    sizes: ModelConfig
-    tokenizer: TextTokenizer
 
     @classmethod
     @abstractmethod
@@ -301,6 +343,12 @@ def batches(records: Records, size: int) -> Iterator[list[Record]]:
         yield [records[i] for i in range(start, min(start + size, len(records)))]
 
 
+def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Add rows to a table, column by column."""
+    for name, values in columns.items():
+        table.setdefault(name, []).extend(values)
+
+
 def accuracies(
     credit: Sequence[float | None], groups: Sequence[str | None] | None
 ) -> dict[str, float]:
@@ -317,9 +365,9 @@ def accuracies(
     right, groups = zip(*known, strict=True)
     result = {"accuracy": 100.0 * sum(right) / len(right)}
     for group in sorted({group for group in groups if group}):
-        own = [value for value, other in zip(right, groups, strict=True) if other == group]
+        of_group = [value for value, other in known if other == group]
         name = re.sub(r"\W+", "_", group)
-        result[f"accuracy_{name}"] = 100.0 * sum(own) / len(own)
+        result[f"accuracy_{name}"] = 100.0 * sum(of_group) / len(of_group)
     return result
 
 
@@ -332,16 +380,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {n: _normalised(t) if t.dtype == torch.uint8 else t for n, t in moved.items()}
 
 
-_SOME = 2**17  # numbers that are normalised at a time
-
-
 def _normalised(pixels: Tensor) -> Tensor:
     """The numbers of :func:`albef.preprocessing.transforms.normalised`."""
     return _by_rows(pixels) if pixels.device.type == "cpu" else _by_channel(pixels)
 
 
 def _by_channel(pixels: Tensor) -> Tensor:
-    """Normalised channel by channel, without a wait for the device."""
+    """Without a wait for the device."""
     values = pixels.float()
     for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
         # Python's numbers: nothing is copied to the device, which would be waited for.
@@ -349,17 +394,17 @@ def _by_channel(pixels: Tensor) -> Tensor:
     return values
 
 
-def _by_rows(pixels: Tensor) -> Tensor:
-    """Normalised by whole rows of pixels, whose colours lie side by side as decoders give them.
+_AT_ONCE = 2**17  # numbers, that a processor's cache holds
 
-    As many rows at a time as a processor's cache holds.
-    """
+
+def _by_rows(pixels: Tensor) -> Tensor:
+    """By whole rows of pixels, whose colours lie side by side as decoders give them."""
     given = pixels.movedim(-3, -1)  # (..., H, W, 3)
     values = torch.empty(given.shape)
     width = given.shape[-2]
     scale, shift = (torch.from_numpy(each.ravel()).repeat(width) for each in (SCALE, SHIFT))
-    some = max(1, _SOME // len(scale))
-    rows = values.view(-1, 3 * width).split(some), given.reshape(-1, 3 * width).split(some)
+    count = max(1, _AT_ONCE // len(scale))
+    rows = values.view(-1, 3 * width).split(count), given.reshape(-1, 3 * width).split(count)
     for into, part in zip(*rows, strict=True):
         into.copy_(part).mul_(scale).sub_(shift)
     return values.movedim(-1, -3)

@@ -4,35 +4,22 @@ One epoch of it, on image-text pairs, prepares the doubled fusion encoder for NL
 section 5). There is no twin.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.losses.itm import hard_negatives
-from albef.models.albef import ModelConfig, resized
-from albef.models.pair import PairALBEF, doubled
-from albef.models.weights import Checkpoint, load_strict
-from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import Evaluate, Transform
-from albef.tasks.classification import (
-    RecordError,
-    accuracies,
-    class_examples,
-    class_logits,
-    encoded,
-    stacked,
-)
-from albef.tasks.ranking import training_pairs
-from albef.tasks.task import Batch, Examples, Records, RunConfig, RunTask, Table, to_device
-
-if TYPE_CHECKING:
-    from albef.runtime.model import Model
+from albef.models.albef import ALBEF, PairALBEF
+from albef.preprocessing.transforms import Transform
+from albef.tasks.classification import ClassTask, RecordError
+from albef.tasks.ranking import Collate
+from albef.tasks.task import Batch, Examples, Records, RunConfig, Table
 
 CLASSES = ("first", "second", "neither")
 TEMPERATURE = 0.07
@@ -44,9 +31,7 @@ NEITHER = 1 / 3
 class Config(RunConfig):
     """Values of a text assignment run."""
 
-    image_size: int
-    """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 25
     """Longest caption, in tokens."""
 
 
@@ -72,67 +57,25 @@ def draw_pairs(sim: Tensor, barred: Tensor, neither: Tensor, second: Tensor) -> 
         neither: (B,) bool, true where the text is to belong to neither image.
         second: (B,) bool, true where else it is to belong to the second.
     """
-    own = torch.arange(len(sim), device=sim.device)
+    itself = torch.arange(len(sim), device=sim.device)
     other, has_other = hard_negatives(sim, barred)
-    third, has_third = hard_negatives(sim, barred | (other[:, None] == own))
+    third, has_third = hard_negatives(sim, barred | (other[:, None] == itself))
     return Pairs(
-        first=torch.where(neither | second, other, own),
-        second=torch.where(neither, third, torch.where(second, own, other)),
+        first=torch.where(neither | second, other, itself),
+        second=torch.where(neither, third, torch.where(second, itself, other)),
         label=torch.where(neither, 2, second.long()),
         valid=has_other & (has_third | ~neither),
     )
 
 
-@dataclass(frozen=True)
-class Collate:
-    """Records to ``image``, ``ids``, ``text_mask`` and ``image_id``; one caption drawn a record."""
-
-    tokenizer: TextTokenizer
-    transform: Transform
-    max_tokens: int
-
-    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """Stack the records."""
-        image, ids, mask = training_pairs(
-            records, rng, self.tokenizer, self.transform, self.max_tokens
-        )
-        return {
-            "image": torch.from_numpy(image),
-            "ids": torch.from_numpy(ids),
-            "text_mask": torch.from_numpy(mask),
-            "image_id": torch.tensor([record.image_id for record in records]),
-        }
-
-
-class Task(RunTask):
+class Task(ClassTask):
     """A doubled model and a linear head of three classes."""
 
-    primary: ClassVar[str] = "accuracy"
     does = "tells to which of two pictures a text belongs, if to any; it is a start for NLVR2"
-
-    def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
-        super().__init__()
-        self.config = config
-        self.sizes = model
-        self.tokenizer = tokenizer
-        self.image_size = config.image_size
-        self.resize = Evaluate(config.image_size)
-        self.model = PairALBEF(model, tokenizer.vocab_size)
-        for fixed in (self.model.image_proj, self.model.text_proj):
-            fixed.requires_grad_(False)
-        self.head = nn.Linear(model.text.width, len(CLASSES))
-
-    @classmethod
-    def start(cls, config: Config, init: Checkpoint) -> Self:
-        """A task that takes the model of another's checkpoint, fusion layers doubled."""
-        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        load_strict(
-            task,
-            doubled({n: t for n, t in init.tensors.items() if n.startswith("model.")}, init.model),
-            where=str(init.folder),
-            fresh=("head.",),
-        )
-        return task
+    classes: ClassVar[tuple[str, ...]] = CLASSES
+    images: ClassVar[int] = 2
+    backbone: ClassVar[type[ALBEF]] = PairALBEF
+    starts_from: ClassVar[tuple[str, ...]] = ("model.",)
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
@@ -158,12 +101,14 @@ class Task(RunTask):
         losses = F.cross_entropy(logits, pairs.label, reduction="none")
         return {"loss": (losses * pairs.valid).sum() / pairs.valid.sum().clamp(min=1)}
 
-    @torch.no_grad()
-    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """A row for each record, with its first caption and pictures of the split.
+    def questions(
+        self, records: Records, batch_size: int
+    ) -> Iterator[tuple[list[Record], dict[str, list[str]]]]:
+        """Each record with its first caption and two pictures of the split, ``first`` and
+        ``second``.
 
-        Whether the text belongs to the first picture, the second or neither, and the other
-        pictures, are drawn from a seed of their own: every model answers the same questions.
+        Whether the text belongs to the first, the second or neither, and the other pictures, are
+        drawn from a seed of their own: every model answers the same questions.
         """
         rows = [replace(records[i], image=b"") for i in range(len(records))]
         if len({row.image_id for row in rows}) < 3:
@@ -172,52 +117,35 @@ class Task(RunTask):
                 "to which of two a text belongs"
             )
         rng = np.random.default_rng(0)
-        device = self.head.weight.device
-        table: Table = {"key": [], "sentence": [], "answer": [], "predicted": []}
-        table |= {"probabilities": [], "first": [], "second": []}
         for start in range(0, len(rows), batch_size):
-            part = range(start, min(start + batch_size, len(rows)))
-            asked = [_question(rows, i, rng) for i in part]
-            shown = [
-                replace(records[first], more=(records[second].image,)) for first, second, _ in asked
-            ]
-            sentences = [rows[i].captions[0] for i in part]
-            batch = {
-                "image": stacked(shown, 2, self.resize),
-                **encoded(sentences, self.tokenizer, self.config.max_tokens),
-            }
-            logits = class_logits(self.model, self.head, to_device(batch, device)).float()
-            chances = torch.softmax(logits, dim=1)
-            table["key"] += [rows[i].key for i in part]
-            table["sentence"] += sentences
-            table["answer"] += [CLASSES[label] for _, _, label in asked]
-            table["predicted"] += [CLASSES[i] for i in chances.argmax(dim=1).tolist()]
-            table["probabilities"] += chances.tolist()
-            table["first"] += [rows[first].key for first, _, _ in asked]
-            table["second"] += [rows[second].key for _, second, _ in asked]
-        return table
+            part, places = rows[start : start + batch_size], []
+            for i, row in enumerate(part, start):
+                first, second, label = _question(rows, i, rng)
+                places.append((first, second))
+                part[i - start] = replace(
+                    row,
+                    image=records[first].image,
+                    more=(records[second].image,),
+                    captions=row.captions[:1],
+                    meta={"label": CLASSES[label]},
+                )
+            firsts, seconds = zip(*places, strict=True)
+            columns = {"first": firsts, "second": seconds}
+            yield part, {n: [rows[i].key for i in which] for n, which in columns.items()}
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
         """A class is right or wrong, of two pictures."""
-        return class_examples(table, pictures=("first", "second"))
-
-    def score(self, table: Table) -> dict[str, float]:
-        """Accuracy over all and, as ``accuracy_CLASS``, over the texts of each class."""
-        return accuracies(table)
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of a class drawn evenly."""
-        return dict.fromkeys(accuracies(table), 100 / len(CLASSES))
+        return super().examples(table)._replace(pictures=("first", "second"))
 
 
-def _question(rows: Sequence[Record], own: int, rng: np.random.Generator) -> tuple[int, int, int]:
+def _question(rows: Sequence[Record], place: int, rng: np.random.Generator) -> tuple[int, int, int]:
     """Places of the two pictures shown with a record's text, and the right class."""
     others: list[int] = []
     while len(others) < 2:
         other = int(rng.integers(len(rows)))
-        if rows[other].image_id not in {rows[i].image_id for i in (own, *others)}:
+        if rows[other].image_id not in {rows[i].image_id for i in (place, *others)}:
             others.append(other)
     label = int(rng.integers(len(CLASSES)))
-    first, second = ((own, others[0]), (others[0], own), (others[0], others[1]))[label]
+    first, second = ((place, others[0]), (others[0], place), (others[0], others[1]))[label]
     return first, second, label

@@ -6,37 +6,37 @@ A record has one caption, the question, and ``meta["answers"]``, a weight by ans
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from albef.config import Tunable, fixed
+from albef.config import fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
-from albef.models.answer_ranking import rank
-from albef.models.decoder import AnswerDecoder, decoder_start, generate
-from albef.models.fusion import select
+from albef.models.decoder import AnswerDecoder, decoder_start, generate, rank
+from albef.models.kernels import select
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 from albef.preprocessing.answers import Answer
 from albef.preprocessing.text import TextTokenizer, clean_question
-from albef.preprocessing.transforms import Evaluate, Transform
+from albef.preprocessing.transforms import Transform
 from albef.tasks.answer_list import answer_list
 from albef.tasks.task import (
     Batch,
     Examples,
     Records,
-    RunConfig,
     RunTask,
     Table,
+    TwinConfig,
     accuracies,
     batches,
+    extend,
 )
 from albef.tasks.vqa_accuracy import judged, normalised
 
@@ -54,26 +54,20 @@ _OPTIONAL = ("annotators", "type", "question_id")
 log = logging.getLogger(__name__)
 
 
-class Config(RunConfig):
+class Config(TwinConfig):
     """Values of a VQA run."""
 
-    alpha: Tunable
-    """Weight of the twin in the targets of the answers' tokens."""
-    momentum: float
-    """Share of the twin that stays at each step."""
-    image_size: int
-    """Side of the square image, in pixels; position embeddings are resized to it."""
-    max_tokens: int
+    max_tokens: int = 25
     """Longest question in training, in tokens."""
-    answer_list: str
+    answer_list: str = "train"
     """Answers that are ranked: ``train`` for those of the train split, or a JSON file of them."""
-    max_answers: int
+    max_answers: int = 3128
     """Answers kept of the list, the first ones; those of the train split are sorted by weight."""
-    answering: Literal["rank", "generate"]
+    answering: Literal["rank", "generate"] = "rank"
     """Whether an answer is ranked from the list, as in the paper, or written freely."""
-    answer_k: int
+    answer_k: int = 128
     """Answers of the list scored in full, those with the most probable first token."""
-    beams: int
+    beams: int = 3
     """Answers followed at a time where they are written; 1 takes the best token each time."""
 
 
@@ -98,16 +92,17 @@ class Collate:
         questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(questions, self.max_tokens)
         answers = [_answers(record) for record in records]
-        if lacking := [r.key for r, own in zip(records, answers, strict=True) if not own]:
+        lacking = [r.key for r, given in zip(records, answers, strict=True) if not given]
+        if lacking:
             raise ValueError(
                 f"{lacking[0]} has no answers, so nothing is learned from it: leave questions "
                 "without answers out of the train split"
             )
         answer_ids, answer_mask = self.tokenizer.encode(
-            [text for own in answers for text in own], self.answer_tokens, end=True
+            [text for given in answers for text in given], self.answer_tokens, end=True
         )
-        weights = np.array([w for own in answers for w in own.values()], dtype=np.float32)
-        owner = np.repeat(np.arange(len(records)), [len(own) for own in answers])
+        weights = np.array([w for given in answers for w in given.values()], dtype=np.float32)
+        owner = np.repeat(np.arange(len(records)), [len(given) for given in answers])
         return {
             "image": torch.from_numpy(image),
             "ids": torch.from_numpy(ids),
@@ -133,12 +128,7 @@ class Task(RunTask):
     asked_words: ClassVar[int] = ASKED_WORDS
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
-        super().__init__()
-        self.config = config
-        self.sizes = model
-        self.tokenizer = tokenizer
-        self.image_size = config.image_size
-        self.resize = Evaluate(config.image_size)
+        super().__init__(config, model, tokenizer)
         self.answers: list[str] = []
         self.model = ALBEF(model, tokenizer.vocab_size)
         self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.text.width)
@@ -170,8 +160,8 @@ class Task(RunTask):
             fresh=("answer_decoder.", "answer_decoder_m."),
             dropped=("itm_head.", "temperature", "queue.", "mlm_head.", "mlm_head_m."),
         )
-        own = (f"answer_decoder.{name}" for name in task.answer_decoder.state_dict())
-        if any(name not in tensors for name in own):
+        names = (f"answer_decoder.{name}" for name in task.answer_decoder.state_dict())
+        if any(name not in tensors for name in names):
             task.answer_decoder_m.copy_from(task.answer_decoder)
         return task
 
@@ -190,12 +180,7 @@ class Task(RunTask):
         return {"answers": self.answers}
 
     def prepare(self, train: Shards | None) -> None:
-        """Make the list of answers.
-
-        Raises:
-            ParamsError: there is no train split to take it from, it cannot be read, or it has no
-                answer of the train split.
-        """
+        """Make the list of answers; see :func:`albef.tasks.answer_list.answer_list`."""
         listed = answer_list(self.config.answer_list, self.config.dataset, train)
         ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
         # Answers of equal tokens, as "Yes" and "yes", are one: the first stands for them.
@@ -214,11 +199,6 @@ class Task(RunTask):
         return Collate(
             self.tokenizer, transform, self.config.max_tokens, self.sizes.text.max_positions
         )
-
-    def begin_step(self) -> None:
-        """Update the twins; the student's forward, which the paper puts before, changes nothing."""
-        self.model_m.update(self.model, self.config.momentum)
-        self.answer_decoder_m.update(self.answer_decoder, self.config.momentum)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The loss of a micro-batch of B questions with A answers in all."""
@@ -253,9 +233,8 @@ class Task(RunTask):
             which: (B,) the image that each question is about.
         """
         config, tokenizer = self.config, self.tokenizer
-        positions = self.sizes.text.max_positions
         cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
-        ids, mask = self._tensors(tokenizer.encode(cleaned, positions))
+        ids, mask = self._encode(cleaned)
         states = self.model.encode_image(images)[which]
         image = self.model.fusion_encoder.image_key_values(states)
         fused = self.model.fuse(self.model.encode_text(ids, mask), mask, image)
@@ -264,23 +243,26 @@ class Task(RunTask):
                 self.answer_decoder,
                 fused,
                 mask,
-                start=tokenizer.cls_id,
-                end=tokenizer.sep_id,
-                pad=tokenizer.pad_id,
+                tokenizer,
                 beams=config.beams,
                 max_tokens=self.written_tokens,
             )
             texts = [tokenizer.decode(row) for row in written.tolist()]
             shares = score.exp().tolist()
             return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
-        listed, listed_mask = self._tensors(tokenizer.encode(self.answers, positions, end=True))
         places, ranked = rank(
-            self.answer_decoder, fused, mask, listed, listed_mask, config.answer_k
+            self.answer_decoder, fused, mask, *self._encode(self.answers, end=True), config.answer_k
         )
         return [
-            [Answer(self.answers[i], share) for i, share in zip(row, own, strict=True)]
-            for row, own in zip(places.tolist(), ranked.tolist(), strict=True)
+            [Answer(self.answers[place], share) for place, share in zip(*best, strict=True)]
+            for best in zip(places.tolist(), ranked.tolist(), strict=True)
         ]
+
+    def _encode(self, texts: Sequence[str], *, end: bool = False) -> tuple[Tensor, Tensor]:
+        """Ids and mask on the model's device."""
+        encoded = self.tokenizer.encode(texts, self.sizes.text.max_positions, end=end)
+        ids, mask = (torch.from_numpy(part).to(self.device) for part in encoded)
+        return ids, mask
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each question, in order.
@@ -289,21 +271,29 @@ class Task(RunTask):
         answers), ``truths`` (right answers, the weightiest first) and, where a record of the
         split has them, ``annotators``, ``type`` and ``question_id``.
         """
-        every, found = [], []
+        table: Table = {}
         for rows in batches(records, batch_size):
             questions = [row.captions[0] for row in rows]
             distinct = {row.image_id: row for row in rows}  # one picture may have many questions
             if model is not None:
-                encoded = [distinct[row.image_id].image for row in rows]
-                found += model.ask(encoded, questions, model.answering.k)
+                pictures = [distinct[row.image_id].image for row in rows]
+                answers = model.ask(pictures, questions, model.answering.k)
             else:
-                pictures = [self.resize(row.image, key=row.key) for row in distinct.values()]
-                order = {image_id: i for i, image_id in enumerate(distinct)}
-                which = np.array([order[row.image_id] for row in rows])
-                images, index = self._tensors((np.stack(pictures), which))
-                found += self.ask(images, questions, index)
-            every += [replace(row, image=b"") for row in rows]
-        return answered(every, found)
+                place = {image_id: i for i, image_id in enumerate(distinct)}
+                which = torch.tensor([place[row.image_id] for row in rows], device=self.device)
+                answers = self.ask(self.pixels(distinct.values()), questions, which)
+            columns = {
+                "key": [row.key for row in rows],
+                "question": questions,
+                "answer": [best[0].text for best in answers],
+                "probability": [best[0].probability for best in answers],
+                "top": [[answer.text for answer in best[:TOP]] for best in answers],
+                "truths": [list(_answers(row)) for row in rows],
+                **{name: [row.meta.get(name) for row in rows] for name in _OPTIONAL},
+            }
+            extend(table, columns)
+        empty = [n for n in _OPTIONAL if all(value is None for value in table.get(n, ()))]
+        return {name: values for name, values in table.items() if name not in empty}
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
@@ -323,45 +313,23 @@ class Task(RunTask):
 
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of guessing evenly among the right answers to questions of a type."""
+        nothing = [None] * len(table["answer"])
+        columns = (table.get(name, nothing) for name in ("annotators", "type"))
+        rows = [row for row in zip(table["truths"], *columns, strict=True) if row[0]]
         pools: dict[str | None, dict[str, None]] = {}
-        for _, truths, _, group in _judged(table):
+        for truths, _, group in rows:
             pools.setdefault(group, {})[normalised(truths[0])] = None
-        right, groups = [], []
-        for _, truths, annotators, group in _judged(table):
-            pool = pools[group]
-            told = {normalised(text) for text in (annotators or truths)} & pool.keys()
-            right.append(sum(judged(text, truths, annotators) for text in told) / len(pool))
-            groups.append(group)
-        return accuracies(right, groups)
+        credit = []
+        for truths, annotators, group in rows:
+            right = {normalised(text) for text in (annotators or truths)} & pools[group].keys()
+            judgements = (judged(text, truths, annotators) for text in right)
+            credit.append(sum(judgements) / len(pools[group]))
+        return accuracies(credit, [group for *_, group in rows])
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
         """The weightiest answer."""
         return next(iter(_answers(record)), None)
-
-    def _tensors(self, arrays: Sequence[Any]) -> list[Tensor]:
-        """Arrays on the model's device."""
-        device = self.model.image_proj.weight.device
-        return [torch.from_numpy(array).to(device) for array in arrays]
-
-
-def answered(rows: Sequence[Record], found: Sequence[Sequence[Answer]]) -> Table:
-    """The table of :meth:`Task.predict`: records, and the answers found to each, best first."""
-    names = ("key", "question", "answer", "probability", "top", "truths", *_OPTIONAL)
-    table: Table = {name: [] for name in names}
-    for row, best in zip(rows, found, strict=True):
-        table["key"].append(row.key)
-        table["question"].append(row.captions[0])
-        table["answer"].append(best[0].text)
-        table["probability"].append(best[0].probability)
-        table["top"].append([answer.text for answer in best[:TOP]])
-        table["truths"].append(list(_answers(row)))
-        for name in _OPTIONAL:
-            table[name].append(row.meta.get(name))
-    for name in _OPTIONAL:
-        if all(value is None for value in table[name]):
-            del table[name]
-    return table
 
 
 def fuse(model: ALBEF, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -372,13 +340,5 @@ def fuse(model: ALBEF, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
 
 def _answers(record: Record) -> dict[str, float]:
     """Weights by answer, the weightiest first, of equals the first by letter."""
-    own: Mapping[str, float] = record.meta.get("answers") or {}
-    return dict(sorted(own.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _judged(table: Table) -> list[tuple[str, list[str], list[str] | None, str | None]]:
-    """Answer, truths, annotators and type of the rows whose answer is known."""
-    nothing = [None] * len(table["answer"])
-    columns = (table.get(name, nothing) for name in ("annotators", "type"))
-    rows = zip(table["answer"], table["truths"], *columns, strict=True)
-    return [row for row in rows if row[1]]
+    weights: Mapping[str, float] = record.meta.get("answers") or {}
+    return dict(sorted(weights.items(), key=lambda item: (-item[1], item[0])))

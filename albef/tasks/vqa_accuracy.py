@@ -59,13 +59,13 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
         answer: of the model.
         annotators: their answers, ten in the official data.
     """
-    told = [_spaced(other) for other in annotators]
+    others = [_spaced(other) for other in annotators]
     given = _spaced(answer)
-    if len(set(told)) > 1:
-        given, told = normalised(answer), [normalised(other) for other in annotators]
-    agree = told.count(given)
-    parts = (min((agree - (other == given)) / ENOUGH, 1.0) for other in told)
-    return sum(parts) / len(told)
+    if len(set(others)) > 1:
+        given, others = normalised(answer), [normalised(other) for other in annotators]
+    agree = others.count(given)
+    parts = (min((agree - (other == given)) / ENOUGH, 1.0) for other in others)
+    return sum(parts) / len(others)
 
 
 def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:

@@ -27,12 +27,7 @@ class ProcessLost(ConnectionError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training.
-
-    Attributes:
-        rank: number of this process, from 0.
-        size: how many there are.
-    """
+    """The processes of a training: how many there are, and the number of this one, from 0."""
 
     rank: int = 0
     size: int = 1
@@ -50,29 +45,27 @@ class World:
         # a loss depends on the values, as without ITC the projections do not.
         return DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
 
-    def apart(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Leave gradients unaveraged inside: the last micro-batch of a step averages for all."""
         if isinstance(model, DistributedDataParallel):
             return model.no_sync()
         return contextlib.nullcontext()
 
-    def gathered(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    def all_gather(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The tensors (B, ...) of all processes' micro-batches, in the order of the micro-batches.
 
-        Args:
-            outputs: of this process; scalars are left out. Each process has as many, of one shape.
+        Scalars are left out. Each process has as many outputs, of one shape.
         """
-        own = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
+        here = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
         if self.size == 1:
-            return own
-        joined: list[dict[str, Tensor]] = [{} for _ in range(self.size * len(own))]
-        for name in own[0] if own else ():
-            mine = torch.stack([output[name] for output in own])
-            parts = [torch.empty_like(mine) for _ in range(self.size)]
-            distributed.all_gather(parts, mine)
-            for output, tensor in zip(joined, torch.cat(parts), strict=True):
-                output[name] = tensor
-        return joined
+            return here
+        joined: dict[str, Tensor] = {}
+        for name in here[0]:
+            stacked = torch.stack([output[name] for output in here])
+            parts = [torch.empty_like(stacked) for _ in range(self.size)]
+            distributed.all_gather(parts, stacked)
+            joined[name] = torch.cat(parts)
+        return [{n: t[i] for n, t in joined.items()} for i in range(self.size * len(here))]
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars, averaged over the processes."""
@@ -82,15 +75,15 @@ class World:
         distributed.all_reduce(joined)
         return dict(zip(values, joined / self.size, strict=True))
 
-    def most(self, value: int, device: torch.device) -> int:
+    def all_reduce_max(self, value: Tensor | int, device: torch.device) -> int:
         """The largest of the processes' numbers."""
         if self.size == 1:
-            return value
-        number = torch.tensor(value, device=device)
+            return int(value)
+        number = torch.as_tensor(value, dtype=torch.int64, device=device).clone()
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number)
 
-    def told(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What the first process makes, a plain value, in all processes."""
         if self.size == 1:
             return make()

@@ -1,29 +1,27 @@
-"""The only train loop."""
+"""The only train loop: one step, and what happens between steps, in the order of time."""
 
 import contextlib
 import logging
-import resource
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from albef.config import fixed
 from albef.loading.loader import Loader
-from albef.tasks.task import Task, TrainingConfig, to_device
+from albef.tasks.task import Batch, Task, TrainingConfig, to_device
 from albef.training.distributed import World, world
-from albef.training.interrupt import Stopped, interruptible
 from albef.training.mirror import Mirror
-from albef.training.optim import adamw
-from albef.training.schedules import rate
+from albef.training.optim import adamw, rate
+from albef.training.progress import Progress
 from albef.training.speed import Speed
-from albef.training.state import TrainingState, own
-from albef.training.tracking import Log, Tracker
-from albef.training.watch import Watch
+from albef.training.state import TrainingState
+from albef.training.tracking import ChanceWatch, Tracker, append_log
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
@@ -32,7 +30,7 @@ LOG = "log.jsonl"
 """Beside the curves, what depends on time: rate, utilisation, time left, memory."""
 GAUGES = {"temperature", "alpha"}
 """What a task tells beside its losses; no part of ``train/``."""
-_KEYS_SHOWN = 64
+_KEYS_NAMED = 64
 
 
 class NotFinite(ValueError):
@@ -47,11 +45,14 @@ class NotFinite(ValueError):
         self.what = what
 
 
-class Progress(Protocol):
-    """What shows how far a training is."""
+class Stopped(KeyboardInterrupt):
+    """A training was asked to stop and has saved its state."""
 
-    def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Called after each step with the last means."""
+
+class Interrupt:
+    """Whether a signal has asked a training to stop."""
+
+    asked = False
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -70,6 +71,55 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if has else None
 
 
+def train_step(
+    task: Task,
+    model: nn.Module,
+    optimizer: Optimizer,
+    micros: Sequence[Batch],
+    seeds: Sequence[int],
+    *,
+    epoch: float,
+    lr: float,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    processes: World,
+    speed: Speed,
+) -> list[dict[str, Tensor]]:
+    """One optimizer step; gradients stay until the next.
+
+    Args:
+        task: what is trained.
+        model: the task, or what averages its gradients over processes.
+        optimizer: of its parameters.
+        micros: this process' micro-batches.
+        seeds: of what the model draws for each.
+        epoch: epochs done, in fractions.
+        lr: learning rate of this step.
+        device, dtype: of matrix products; no dtype is float32.
+        processes: that train together.
+        speed: counts the operations of the first micro-batch.
+
+    Returns:
+        What each micro-batch gave, on the device.
+    """
+    optimizer.zero_grad()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    task.begin_step()
+    outputs: list[dict[str, Tensor]] = []
+    for micro, seed in zip(micros, seeds, strict=True):
+        torch.manual_seed(seed)
+        last = len(outputs) == len(micros) - 1  # averages gradients for all
+        with contextlib.nullcontext() if last else processes.no_sync(model), speed.counted():
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                output = model(to_device(micro, device), epoch)
+            (output["loss"] / len(micros)).backward()
+        outputs.append({name: value.detach() for name, value in output.items()})
+    task.end_step(processes.all_gather(outputs))
+    optimizer.step()
+    return outputs
+
+
 def train(
     task: Task,
     config: TrainingConfig,
@@ -81,7 +131,7 @@ def train(
     checkpoint_every: int,
     validate: Callable[[int], dict[str, float]],
     progress: Progress,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     """Train ``task`` in place, going on from the state in ``folder`` if there is one.
 
     A run that was killed and goes on ends with the same bytes as one that never stopped. What the
@@ -110,124 +160,114 @@ def train(
         Stopped: SIGINT or SIGTERM came; the state after the step is saved.
     """
     task.to(device)
-    lr = fixed(config.lr)
     dtype = autocast_dtype(config.precision, device)
-    optimizer = adamw(task, lr, fixed(config.weight_decay))
+    optimizer = adamw(task, fixed(config.lr), fixed(config.weight_decay))
     processes = world()
     state = TrainingState(folder, mirror)
-    with _owned(folder, processes), interruptible() as interrupt:
-        start, extra = state.restore(task, optimizer, processes)
+    with (
+        state.owned() if processes.first else contextlib.nullcontext(),
+        interruptible() as interrupt,
+    ):
+        start, extra = state.restore(task, optimizer)
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)
         model = processes.parallel(task)
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
-        journal = Log(folder / LOG) if processes.first else None
-        speed = Speed(device, dtype or torch.float32)
-        watch = Watch(task.chance_losses)
-        means: dict[str, float] = {}
+        watch = ChanceWatch(task.chance_losses)
         sums: dict[str, Tensor] = extra.get("sums", {})
-        bad = torch.full((), total, device=device)
+        means: dict[str, float] = {}
+        not_finite = torch.zeros((), dtype=torch.int64, device=device)  # steps, with the first
         save_due = False
-        waited = 0.0
         batches = loader.batches(start, total)
-        began = time.perf_counter()
+        speed = Speed(device, dtype or torch.float32)
         task.train()
         for step in range(start, total):
-            asked = time.perf_counter()
-            micros = next(batches)
-            waited += time.perf_counter() - asked
-            now = rate(config, step, loader.steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = now
+            with speed.waiting():
+                micros = next(batches)
+            lr = rate(config, step, loader.steps_per_epoch)
+            outputs = train_step(
+                task,
+                model,
+                optimizer,
+                micros,
+                [loader.draw_seed(number) for number in loader.numbers(step)],
+                epoch=step / loader.steps_per_epoch,
+                lr=lr,
+                device=device,
+                dtype=dtype,
+                processes=processes,
+                speed=speed,
+            )
+            done = step + 1
 
-            task.begin_step()
-            outputs: list[dict[str, Tensor]] = []
-            for number, micro in zip(loader.numbers(step), micros, strict=True):
-                torch.manual_seed(loader.draw_seed(number))
-                last = len(outputs) == len(micros) - 1
-                with contextlib.nullcontext() if last else processes.apart(model), speed.counted():
-                    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                        output = model(to_device(micro, device), step / loader.steps_per_epoch)
-                    (output["loss"] / len(micros)).backward()
-                outputs.append({name: value.detach() for name, value in output.items()})
-            task.end_step(processes.gathered(outputs))
-            optimizer.step()
-
+            # Nothing is read from the device but for a point of the curves or a saved state.
             for output in outputs:
                 for name, value in output.items():
                     if value.ndim == 0:
                         sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(micros)
-                bad = torch.where(output["loss"].isfinite(), bad, bad.clamp(max=step))
-            done = step + 1
+            finite = torch.stack([output["loss"].isfinite() for output in outputs]).all()
+            not_finite = not_finite + ((not_finite > 0) | ~finite)
+
             point_due = done % LOG_EVERY == 0 or done == total
             leaving = interrupt.asked
             if processes.size > 1:  # they agree, and on saving, where they meet for a point anyway
-                leaving = point_due and bool(processes.most(interrupt.asked, device))
+                leaving = point_due and bool(processes.all_reduce_max(leaving, device))
             save_due |= done % checkpoint_every == 0 or done == total or leaving
             saving = save_due and (processes.size == 1 or point_due)
-            if (saving or point_due) and (found := -processes.most(-int(bad), device)) < total:
-                raise _not_finite(found, loader.keys(found), folder, lr)
+            if (saving or point_due) and (bad := processes.all_reduce_max(not_finite, device)):
+                raise _not_finite(done - bad, loader, folder, config)
+
             if point_due:
-                points = LOG_EVERY if done % LOG_EVERY == 0 else done % LOG_EVERY
-                sums = processes.mean(sums)
-                means = {name: float(value) / points for name, value in sums.items()}
+                points = step % LOG_EVERY + 1
+                means = {name: float(v) / points for name, v in processes.mean(sums).items()}
                 sums = {}
-                if tracker and journal:
+                if tracker:
                     watch.point(done, means)
                     values = {n if n in GAUGES else f"train/{n}": v for n, v in means.items()}
-                    values |= {"lr": now, "gradient_norm": gradient_norm(task)}
+                    values |= {"lr": lr, "gradient_norm": gradient_norm(task)}
                     tracker.log(step, values)
-                    rate_now = (done - start) / (time.perf_counter() - began)
-                    journal.write(
+                    append_log(
+                        folder / LOG,
                         step=done,
                         steps=total,
                         epoch=round(done / loader.steps_per_epoch, 4),
-                        samples_per_second=round(rate_now * config.global_batch_size, 1),
-                        seconds_left=round((total - done) / rate_now),
-                        waiting_percent=_percent(waited, time.perf_counter() - began),
-                        **speed.at(rate_now * len(micros)),
-                        memory_mib=memory_mib(device),
+                        seconds_left=round((total - done) * speed.seconds / (done - start)),
+                        **speed.rates((done - start) * config.global_batch_size),
+                        **speed.usage((done - start) * len(micros)),
                         **values,
                     )
-            optimizer.zero_grad()
-            if done % loader.steps_per_epoch == 0:
+
+            epoch, inside = divmod(done, loader.steps_per_epoch)
+            if inside == 0:
                 task.eval()
-                metrics = validate(done // loader.steps_per_epoch)
+                metrics = validate(epoch)
                 task.train()
-                if tracker and done // loader.steps_per_epoch in config.keep_epochs:
-                    state.keep(done // loader.steps_per_epoch, task)
                 if tracker:
+                    if epoch in config.keep_epochs:
+                        state.keep(epoch, task)
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
+
             if saving:
                 save_due = False
                 if tracker:
-                    kept = {"sums": sums, "curves": tracker.files()}
-                    state.save(done, task, optimizer, kept)
+                    extra = {"sums": sums, "curves": tracker.files()}
+                    state.save(done, task, optimizer, extra)
             if leaving and done < total:
-                if mirror:
-                    mirror.wait()
+                state.wait()
                 raise Stopped(f"stopped after step {done} of {total}, which is saved")
         if tracker:
             tracker.close()
-        if mirror:
-            mirror.wait()
+        state.wait()
         task.eval()
-    seconds = time.perf_counter() - began
-    samples = (total - start) * config.global_batch_size
     return {
         "steps": total - start,
-        "train_seconds": round(seconds, 1),
-        "samples_per_second": round(samples / seconds, 1) if samples else 0.0,
-        "waiting_percent": _percent(waited, seconds),
-        "precision": str(dtype or torch.float32).removeprefix("torch."),  # type: ignore[dict-item]
+        "train_seconds": round(speed.seconds, 1),
+        **speed.rates((total - start) * config.global_batch_size),
+        "precision": str(dtype or torch.float32).removeprefix("torch."),
     }
-
-
-def _percent(part: float, whole: float) -> float:
-    return round(100 * part / max(whole, 1e-9), 1)
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -236,22 +276,34 @@ def gradient_norm(module: nn.Module) -> float:
     return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
 
 
-def memory_mib(device: torch.device) -> int:
-    """Most memory so far, in MiB: of the GPU's allocator, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
-
-
-def _owned(folder: Path, processes: World) -> contextlib.AbstractContextManager[None]:
-    return own(folder) if processes.first else contextlib.nullcontext()
-
-
-def _not_finite(step: int, keys: Sequence[str], folder: Path, lr: float) -> NotFinite:
-    shown = ", ".join(keys[:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
+def _not_finite(step: int, loader: Loader, folder: Path, config: TrainingConfig) -> NotFinite:
+    keys = loader.keys(step)
+    named = ", ".join(keys[:_KEYS_NAMED]) + (", ..." if len(keys) > _KEYS_NAMED else "")
     return NotFinite(
-        f"the loss is no number at step {step}, of the samples {shown}",
-        f"the last good state is kept in {folder}. Lower the learning rate ({lr:g}) or use "
-        "precision float32",
+        f"the loss is no number at step {step}, of the samples {named}",
+        f"the last good state is kept in {folder}. Lower the learning rate ({fixed(config.lr):g}) "
+        "or use precision float32",
     )
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Take SIGINT and SIGTERM while inside, to be acted upon between two steps; a second Ctrl-C
+    stops at once. Outside the main thread they are left as they are."""
+    interrupt = Interrupt()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if interrupt.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not interrupt.asked:
+            log.info("asked to stop: the state is saved after this step")
+        interrupt.asked = True
+
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

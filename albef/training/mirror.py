@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from albef.io import opened
+from albef.io import atomic, opened
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,8 @@ class Mirror:
         try:
             for name in self._names(pattern):
                 if not (folder / name).exists():
-                    part = folder / f"{name}.part"
-                    self._files.get_file(f"{self._root}/{name}", str(part))
-                    part.replace(folder / name)
+                    with atomic(folder / name) as part:
+                        self._files.get_file(f"{self._root}/{name}", str(part))
                     fetched.append(name)
         except Exception as error:
             raise OSError(

@@ -1,6 +1,8 @@
-"""How much of the machine a training uses; for its log, never for a product."""
+"""How fast a training is and how much of the machine it uses; for its log, never for a product."""
 
 import contextlib
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +16,7 @@ PRODUCTS = 5
 
 
 class Speed:
-    """Operations of a micro-batch, forward and backward, against what the device can do.
+    """Time since it was made, and operations of a micro-batch against what the device can do.
 
     Args:
         device: of the training.
@@ -22,16 +24,32 @@ class Speed:
 
     Attributes:
         peak: floating-point operations a second of a product of two large matrices, measured here.
-        flops: operations of the first micro-batch's matrix products and attention, as executed.
+        flops: operations of the first micro-batch's matrix products and attention, as executed,
+            forward and backward.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
         self.peak = product_peak(device, dtype)
         self.flops = 0
+        self._waited = 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as spent waiting for data."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """Count what runs inside, at the first time alone."""
+        """Count the operations of what runs inside, at the first time alone."""
         if self.flops:
             yield
             return
@@ -40,12 +58,21 @@ class Speed:
             yield
         self.flops = counter.flops
 
-    def at(self, micro_batches: float) -> dict[str, float]:
-        """``tflops`` and ``utilisation_percent`` at so many micro-batches a second."""
-        rate = self.flops * micro_batches
+    def rates(self, samples: int) -> dict[str, float]:
+        """The rate of so many samples since the start, and the share of time spent waiting."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "samples_per_second": round(samples / seconds, 1),
+            "waiting_percent": round(100 * self._waited / seconds, 1),
+        }
+
+    def usage(self, micro_batches: int) -> dict[str, float]:
+        """What so many micro-batches since the start make of the device, and its memory."""
+        rate = self.flops * micro_batches / max(self.seconds, 1e-9)
         return {
             "tflops": float(f"{rate / 1e12:.3g}"),
             "utilisation_percent": round(100 * rate / self.peak, 1),
+            "memory_mib": memory_mib(self._device),
         }
 
 
@@ -80,14 +107,17 @@ def product_peak(device: torch.device, dtype: torch.dtype) -> float:
     matrix = torch.ones(side, side, dtype=dtype, device=device)
     seconds = []
     for _ in range(1 + PRODUCTS):
-        _finish(device)
         start = time.perf_counter()
         torch.mm(matrix, matrix)
-        _finish(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds[1:])
 
 
-def _finish(device: torch.device) -> None:
+def memory_mib(device: torch.device) -> int:
+    """Most memory so far, in MiB: of the GPU's allocator, else of this process."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere

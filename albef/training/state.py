@@ -1,9 +1,9 @@
 """Training state on disk: whole or not at all, two kept, one owner."""
 
 import contextlib
-import fcntl
 import logging
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from albef.io import file_digest
-from albef.training.distributed import World
+from albef.io import Locked, atomic, file_digest, lock
+from albef.training.distributed import world
 from albef.training.mirror import Mirror
 
 log = logging.getLogger(__name__)
-ALONE = World()
 KEPT = 2
 PATTERN = "state-*.pt"
 KEPT_EPOCH, KEPT_PATTERN = "epoch-{:05d}.safetensors", "epoch-*.safetensors"
@@ -32,30 +31,6 @@ class StateLocked(ValueError):
 
 class StateUnfit(ValueError):
     """A state is whole but of another model."""
-
-
-@contextlib.contextmanager
-def own(folder: Path) -> Iterator[None]:
-    """Be the only trainer on ``folder``; the kernel frees the lock when the process dies.
-
-    Raises:
-        StateLocked: names the process that holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise StateLocked(
-                f"process {owner} already trains on {folder}; wait for it or stop it"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 class TrainingState:
@@ -72,7 +47,23 @@ class TrainingState:
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
         self.folder = folder
         self.mirror = mirror
-        self._last: tuple[int, dict[str, Any]] = 0, {}
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the only trainer on the folder; the kernel frees the lock when the process dies.
+
+        Raises:
+            StateLocked: names the process that holds it.
+        """
+        try:
+            held = contextlib.ExitStack()
+            held.enter_context(lock(self.folder / "lock"))
+        except Locked as other:
+            raise StateLocked(
+                f"process {other.holder} already trains on {self.folder}; wait for it or stop it"
+            ) from None
+        with held:
+            yield
 
     def files(self) -> list[Path]:
         """Saved states, the newest first."""
@@ -85,18 +76,14 @@ class TrainingState:
             OSError: it cannot be written, as on a full disk; the states before are as they were.
         """
         part = self.folder / "state.part"
-        value = {
-            "step": step,
-            "task": task.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "extra": extra,
-        }
+        value = {"step": step, "task": task.state_dict(), "extra": extra}
+        value["optimizer"] = optimizer.state_dict()
         try:
             with part.open("wb") as file:
                 torch.save(value, file)
                 file.flush()
                 os.fsync(file.fileno())
-            path = self.folder / f"state-{step:09d}-{_digest(part)}.pt"
+            path = self.folder / f"state-{step:09d}-{file_digest(part)[:16]}.pt"
             part.replace(path)
         except (OSError, RuntimeError) as error:  # torch's writer wraps the system's error
             part.unlink(missing_ok=True)
@@ -113,59 +100,50 @@ class TrainingState:
     def keep(self, epoch: int, task: nn.Module) -> None:
         """Keep the weights of an epoch, whole or not at all; see :func:`kept`."""
         path = self.folder / KEPT_EPOCH.format(epoch)
-        part = path.with_suffix(".part")
-        save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
-        part.replace(path)
+        with atomic(path) as part:
+            save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
         if self.mirror:
             self.mirror.push(path, KEPT_PATTERN, keep=EVERY)
 
-    def restore(
-        self, task: nn.Module, optimizer: Optimizer, processes: World = ALONE
-    ) -> tuple[int, dict[str, Any]]:
+    def restore(self, task: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
         """The step to go on from (0 where nothing is saved) and the extra values.
 
-        A state that cannot be read is named and set aside, and the one before is taken. Of several
-        processes the first one finds it, and the others read the same file.
+        A state that is damaged is named and set aside, and the one before is taken. Of several
+        processes the first one looks for it, and all read the same file.
 
         Raises:
             StateUnfit: a state is whole but of another model.
         """
-        found = processes.told(lambda: self._newest(task, optimizer))
-        if found is None:
+        newest = world().broadcast(self._newest)
+        if newest is None:
             return 0, {}
-        if not processes.first:
-            path = self.folder / found
-            value = torch.load(path, weights_only=True, map_location="cpu")
-            self._take(path, value, task, optimizer)
-        return self._last
-
-    def _newest(self, task: nn.Module, optimizer: Optimizer) -> str | None:
-        if self.mirror and not self.files() and self.mirror.pull(self.folder, PATTERN):
-            self.mirror.pull(self.folder, KEPT_PATTERN)
-            log.info("states are taken from the mirror %s", self.mirror.url)
-        for path in self.files():
-            try:
-                if _digest(path) != path.stem.rpartition("-")[2]:
-                    raise ValueError("it is not what was written")
-                value = torch.load(path, weights_only=True, map_location="cpu")
-            except Exception as error:  # torch raises many kinds for a torn file
-                log.warning("%s cannot be read (%s); taking the one before", path, _first(error))
-                path.replace(path.with_suffix(".torn"))
-                continue
-            self._take(path, value, task, optimizer)
-            return path.name
-        return None
-
-    def _take(self, path: Path, value: Any, task: nn.Module, optimizer: Optimizer) -> None:
+        path = self.folder / newest
         try:
+            value = torch.load(path, weights_only=True, map_location="cpu")
             task.load_state_dict(value["task"])
             optimizer.load_state_dict(value["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            return int(value["step"]), dict(value["extra"])
+        except (KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise StateUnfit(
                 f"{path} is the state of another model ({_first(error)}): the code has changed "
                 f"since; delete {self.folder} to start this training anew"
             ) from error
-        self._last = int(value["step"]), dict(value["extra"])
+
+    def _newest(self) -> str | None:
+        if self.mirror and not self.files() and self.mirror.pull(self.folder, PATTERN):
+            self.mirror.pull(self.folder, KEPT_PATTERN)
+            log.info("states are taken from the mirror %s", self.mirror.url)
+        for path in self.files():
+            if file_digest(path)[:16] == path.stem.rpartition("-")[2]:
+                return path.name
+            log.warning("%s is not what was written; taking the one before", path)
+            path.replace(path.with_suffix(".torn"))
+        return None
+
+    def wait(self) -> None:
+        """Until all copies in the mirror are made."""
+        if self.mirror:
+            self.mirror.wait()
 
 
 def kept(folder: Path) -> dict[int, Path]:
@@ -176,10 +154,6 @@ def kept(folder: Path) -> dict[int, Path]:
 def step_of(path: Path) -> int:
     """The step of a saved state, from its name."""
     return int(path.stem.split("-")[1])
-
-
-def _digest(path: Path) -> str:
-    return file_digest(path)[:16]
 
 
 def _first(error: Exception) -> str:

@@ -1,15 +1,25 @@
-"""Curves through dvclive: what is logged is a function of the experiment, never of time.
+"""Curves, log and warnings of a training.
 
-What does depend on time goes to a log beside them, as JSON lines.
+The curves, through dvclive, are a function of the experiment, never of time. What does depend on
+time goes to a log beside them, as JSON lines.
 """
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from dvclive import Live
+
+LONG = 50
+"""Points of a curve, one after the other, at which a loss is at its chance level for long."""
+NEAR = 0.01
+"""Share of the chance level within which a loss is at it."""
+CLEAR = 1.1
+"""Times chance that a metric has to reach to be above it."""
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -31,8 +41,8 @@ class Tracker:
 
     def files(self) -> dict[str, str]:
         """What is written so far, by path."""
-        found = (path for path in sorted(self._folder.rglob("*")) if path.is_file())
-        return {str(path.relative_to(self._folder)): path.read_text() for path in found}
+        paths = (path for path in sorted(self._folder.rglob("*")) if path.is_file())
+        return {str(path.relative_to(self._folder)): path.read_text() for path in paths}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each curve."""
@@ -46,13 +56,36 @@ class Tracker:
         self._live.end()
 
 
-class Log:
-    """JSON lines, one a point of the curves; a training that goes on adds to its file."""
+def append_log(path: Path, **values: object) -> None:
+    """Add a line to a log; ``time`` is in seconds since 1970."""
+    with path.open("a") as file:
+        file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def write(self, **values: object) -> None:
-        """Add a line; ``time`` is in seconds since 1970."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+class ChanceWatch:
+    """Warns of losses that stay at their chance levels, while the training can still be stopped.
+
+    Args:
+        chance: level of each watched loss for a model that guesses.
+    """
+
+    def __init__(self, chance: Mapping[str, float]) -> None:
+        self._chance = chance
+        self._points = dict.fromkeys(chance, 0)
+
+    def point(self, step: int, means: Mapping[str, float]) -> None:
+        """Take a point of the curves; a loss that has been at chance for long is told, once."""
+        for name, level in self._chance.items():
+            near = abs(means[name] - level) <= NEAR * level
+            self._points[name] = self._points[name] + 1 if near else 0
+            if self._points[name] == LONG:
+                log.warning(
+                    "%s is %.3f at step %d, as of a model that guesses, and has been for %d "
+                    "points: if it stays there, look at the captions and at the learning rate",
+                    *(name, means[name], step, LONG),
+                )
+
+
+def at_chance(metrics: Mapping[str, float], chance: Mapping[str, float], name: str) -> bool:
+    """Whether a metric is not clearly above what guessing gives, where that is known."""
+    return name in chance and metrics[name] <= CLEAR * chance[name]

@@ -1,6 +1,5 @@
 """``albef ablate``: a ladder of variations over caption noise and seeds, as a table."""
 
-import argparse
 import csv
 import hashlib
 import json
@@ -8,26 +7,24 @@ import logging
 import math
 import os
 import re
-import signal
-import sys
-import time
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, read_yaml, validate
+from albef.config import ParamsError, read_preset, read_yaml, validate
+from albef.io import read_json, write_atomic, write_json
 from albef.layout import Runtime
-from albef.report.ablation import Ladder, Result, Table, markdown
+from albef.report.ablation import Ladder, Table, render_markdown
+from albef.report.wording import format_duration
 from flows import git, values
-from flows import run_lock as lease
 from flows.experiments import variations
-from flows.experiments.clone import Failure, Outcome, Variation
-from flows.results import duration, show_progress, table
+from flows.experiments.clone import Outcome, Variation
+from flows.results import table
 
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
-INTERRUPTED = 130
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 CODE = ("albef", "pipelines", "dvc.yaml")
 """What results depend on beside values."""
@@ -44,92 +41,70 @@ class Place:
     variation: Variation
 
 
-def main() -> None:
-    """The command; exit code 1 for failed trainings, 2 for what cannot work."""
-    parser = argparse.ArgumentParser(
-        prog="albef ablate",
-        description="Train a ladder of variations over caption noise and seeds, each recorded as "
-        "an experiment, and set them in a table. What is there already is not trained again.",
-    )
-    _arguments(parser)
-    options = parser.parse_args()
-    show_progress()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` had it ignored
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        ablate(options)
-    except (ParamsError, lease.Busy) as error:
-        print(f"albef ablate: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except Failure as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+def ablate(
+    noises: Sequence[float],
+    seeds: int,
+    preset_name: str,
+    ladder_name: str,
+    name: str | None = None,
+    jobs: int | None = None,
+    *,
+    show: bool = False,
+) -> None:
+    """Train what is missing, and print the tables.
 
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--noise",
-        type=float,
-        nargs="+",
-        default=[0.0, 0.4],
-        metavar="SHARE",
-        help="shares of the pre-training captions that are wrong or say nothing",
-    )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each")
-    parser.add_argument("--preset", default="ablation", help="presets/NAME.yaml, the last rung")
-    parser.add_argument("--ladder", default="paper", help=f"{LADDERS}/NAME.yaml, the rungs")
-    parser.add_argument("--name", help="of the results and experiments; the preset's if not given")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="trainings at the same time; else as many as runtime.threads leaves cores for on a "
-        "preset for the CPU, and one on others",
-    )
-    parser.add_argument("--show", action="store_true", help="train nothing, show what is there")
-
-
-def ablate(options: argparse.Namespace) -> None:
-    """Do what the options say.
+    Args:
+        noises: shares of the pre-training captions that are wrong or say nothing.
+        seeds: how many, of each.
+        preset_name: the last rung.
+        ladder_name: the rungs.
+        name: of the results and experiments; None is the preset's.
+        jobs: trainings at the same time; None is as many as there are cores for.
+        show: train nothing.
 
     Raises:
         ParamsError: what cannot work.
         Failure: trainings failed.
     """
-    noises = _noises(options.noise)
-    if options.seeds < 1:
-        raise ParamsError(f"--seeds must be at least 1, got {options.seeds}")
-    if options.jobs is not None and options.jobs < 1:
-        raise ParamsError(f"--jobs must be at least 1, got {options.jobs}")
-    if options.name and not NAME.fullmatch(options.name):
+    noises = _noises(noises)
+    if seeds < 1:
+        raise ParamsError(f"--seeds must be at least 1, got {seeds}")
+    if jobs is not None and jobs < 1:
+        raise ParamsError(f"--jobs must be at least 1, got {jobs}")
+    if name and not NAME.fullmatch(name):
         raise ParamsError(
-            "--name is part of file and experiment names: letters, digits, . _ and -, "
-            f"got {options.name}"
+            f"--name is part of file and experiment names: letters, digits, . _ and -, got {name}"
         )
-    preset = values.named(values.PRESETS, options.preset, "preset")
-    file = values.named(LADDERS, options.ladder, "ladder")
+    preset = values.named(values.PRESETS, preset_name, "preset")
+    file = values.named(LADDERS, ladder_name, "ladder")
     ladder = validate(Ladder, read_yaml(file), where=str(file))
-    commit = git.git("rev-parse", "HEAD") if options.show else variations.clean()
-    name = options.name or options.preset
-    places = list(_places(name, preset, file, ladder, noises, options.seeds))
+    commit = git.git("rev-parse", "HEAD") if show else variations.clean()
+    name = name or preset_name
+    places = list(_places(name, preset, file, ladder, noises, seeds))
     results = _Results(OUT / name, ladder, places)
     left = results.missing()
-    if left and not options.show:
+    if left and not show:
         variations.check([place.variation for place in left])
         log.info(
             "%d trainings, %d of them there already; results go to %s",
             *(len(places), len(places) - len(left), results.folder),
         )
-        jobs = options.jobs or _jobs(read_yaml(preset))
-        clock = _Clock(len(left), jobs)
+        jobs = jobs or _jobs(read_preset(preset))
+        took: list[float] = []
 
         def done(variation: Variation, outcome: Outcome) -> None:
             results.add(variation, outcome)
             results.write()
-            log.info("%s: %s; %s", variation.name, results.line(variation), clock.tick(outcome))
+            took.append(outcome.seconds)
+            ahead = math.ceil((len(left) - len(took)) / jobs) * statistics.mean(took)
+            log.info(
+                "%s: %s; %d of %d, %s%s",
+                *(variation.name, results.line(variation), len(took), len(left)),
+                *(
+                    format_duration(outcome.seconds),
+                    f", about {format_duration(ahead)} left" if ahead else "",
+                ),
+            )
 
         runs = [place.variation for place in left]
         variations.run(runs, commit, [f"evaluate@{ladder.run}"], jobs, done)
@@ -137,7 +112,7 @@ def ablate(options: argparse.Namespace) -> None:
     print(results.text())
 
 
-def _noises(given: list[float]) -> list[float]:
+def _noises(given: Sequence[float]) -> list[float]:
     for noise in given:
         if not 0 <= noise <= 1:
             raise ParamsError(f"--noise is a share from 0 to 1, got {noise:g}")
@@ -145,16 +120,16 @@ def _noises(given: list[float]) -> list[float]:
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
-    runtime = validate(Runtime, params["runtime"], where="params", key="runtime")
+    runtime = validate(Runtime, params.get("runtime", {}), where="params", key="runtime")
     cores = os.cpu_count() or 1
     return max(1, cores // (runtime.threads or cores)) if runtime.device == "cpu" else 1
 
 
 def _places(
-    name: str, preset: Path, file: Path, ladder: Ladder, noises: list[float], seeds: int
+    name: str, preset: Path, file: Path, ladder: Ladder, noises: Sequence[float], seeds: int
 ) -> Iterator[Place]:
     """Every variation; those that share the most come one after the other."""
-    params = read_yaml(preset)
+    params = read_preset(preset)
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
     dataset = params["pretrain"]["dataset"]
@@ -180,25 +155,6 @@ def _places(
                 yield Place(rung.name, noise, seed, own)
 
 
-class _Clock:
-    """How much time is left, from how long the finished ones took."""
-
-    def __init__(self, count: int, jobs: int) -> None:
-        self._count = count
-        self._jobs = jobs
-        self._took: list[float] = []
-        self._began = time.monotonic()
-
-    def tick(self, outcome: Outcome) -> str:
-        """One more is done."""
-        self._took.append(outcome.seconds)
-        left = self._count - len(self._took)
-        mean = sum(self._took) / len(self._took)
-        return f"{len(self._took)} of {self._count}, {duration(outcome.seconds)}" + (
-            f", about {duration(math.ceil(left / self._jobs) * mean)} left" if left else ""
-        )
-
-
 class _Results:
     """What came of the variations, on disk."""
 
@@ -213,10 +169,11 @@ class _Results:
             ).hexdigest()
             for place in places
         }
-        path = folder / "results.json"
-        stored = json.loads(path.read_text()) if path.exists() else {}
+        stored = read_json(folder / "results.json") or {}
         self._rows: dict[str, dict[str, Any]] = {
-            name: row for name, row in stored.items() if row["key"] == self._keys.get(name)
+            name: stored[name]
+            for name, key in self._keys.items()
+            if stored.get(name, {}).get("key") == key
         }
 
     def missing(self) -> list[Place]:
@@ -241,30 +198,23 @@ class _Results:
             "ran": list(outcome.ran),
             "seconds": round(outcome.seconds, 1),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        ordered = {name: self._rows[name] for name in self._places if name in self._rows}
-        part = self.folder / "results.json.part"
-        part.write_text(json.dumps(ordered, indent=1) + "\n")
-        part.replace(self.folder / "results.json")
+        write_json(self.folder / "results.json", self._rows)
 
     def write(self) -> None:
         """Write the tables anew."""
         if self._rows:
-            (self.folder / "table.md").write_text(markdown(self._table(), self._chance()))
-            self._write_csv()
+            write_atomic(self.folder / "table.md", render_markdown(self._table()))
+            with (self.folder / "results.csv").open("w", newline="") as file:
+                out = csv.writer(file, lineterminator="\n")
+                out.writerow(("rung", "noise", "seed", "split", "metric", "value"))
+                out.writerows(self._values())
 
-    def _write_csv(self) -> None:
-        with (self.folder / "results.csv").open("w", newline="") as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(("rung", "noise", "seed", "split", "metric", "value"))
-            for name in (name for name in self._places if name in self._rows):
-                row = self._rows[name]
-                for split, found in row["metrics"].items():
-                    for metric, value in found.items():
-                        if isinstance(value, int | float):
-                            out.writerow(
-                                (row["rung"], row["noise"], row["seed"], split, metric, value)
-                            )
+    def _values(self) -> Iterator[tuple[object, ...]]:
+        for row in (self._rows[name] for name in self._places if name in self._rows):
+            for split, metrics in row["metrics"].items():
+                for metric, value in metrics.items():
+                    if isinstance(value, int | float):
+                        yield row["rung"], row["noise"], row["seed"], split, metric, value
 
     def line(self, variation: Variation) -> str:
         """A variation's metrics in a line."""
@@ -275,38 +225,20 @@ class _Results:
         )
 
     def _table(self) -> Table:
-        results = [
-            Result(
-                row["rung"],
-                row["noise"],
-                row["seed"],
-                tuple(row["metrics"][m.split][m.name] for m in self._ladder.metrics),
-            )
-            for row in self._rows.values()
-        ]
-        return Table(self._ladder, results, len(self._places))
-
-    def _chance(self) -> dict[int, float]:
-        metrics = next(iter(self._rows.values()))["metrics"]["chance"]  # of ITC alone, the same
-        names = [(m.split, m.name.removeprefix("itc_")) for m in self._ladder.metrics]
-        return {place: metrics[split][name] for place, (split, name) in enumerate(names)}
+        by_place = {(r["rung"], r["noise"], r["seed"]): r["metrics"] for r in self._rows.values()}
+        return Table(self._ladder, by_place, len(self._places))
 
     def text(self) -> str:
         """The tables for a terminal."""
         if not self._rows:
             return "no results yet"
-        found, parts = self._table(), []
-        rungs, claims = found.heads()
-        for place, metric in enumerate(self._ladder.metrics):
-            head = f"{metric.title} (chance {self._chance()[place]:.2f})"
-            parts.append(f"{head}\n\n{table(list(found.rungs(place)), rungs)}")
-            if self._ladder.claims:
-                parts.append(table(list(found.claims(place)), claims))
+        results, parts = self._table(), []
+        for metric in self._ladder.metrics:
+            head = f"{metric.title} (chance {results.chance(metric):.2f})\n\n"
+            for header, rows in results.blocks(metric):
+                parts.append(head + table(rows, header))
+                head = ""
         if len(self._rows) < len(self._places):
             parts.append(f"not finished: {len(self._rows)} of {len(self._places)} trainings")
         parts.append(f"tables and results: {self.folder}")
         return "\n\n".join(parts)
-
-
-if __name__ == "__main__":
-    main()

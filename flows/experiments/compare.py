@@ -1,9 +1,8 @@
 """``albef compare A B ...``: experiments or git revisions side by side. It runs nothing again."""
 
-import argparse
-import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,59 +14,39 @@ if TYPE_CHECKING:
 OUT = Path(".albef/compare")
 
 
-def main() -> None:
-    """The command; exit code 1 where something is missing, told in a sentence."""
-    options = _parser().parse_args()
+def compare(
+    revisions: Sequence[str],
+    curve: Path | None = None,
+    save_curve: Path | None = None,
+    out: Path | None = None,
+    examples: int = 6,
+) -> int:
+    """Print the comparison and write its page; exit code 1 where something is missing.
+
+    Args:
+        revisions: what is compared, the baseline first.
+        curve: reference curves to lay over the others.
+        save_curve: file that takes the baseline's curves.
+        out: the page; None names it after the revisions.
+        examples: answers shown that turned, each way.
+
+    Raises:
+        ValueError: there is no such revision, or no curves in a file.
+    """
     from flows.experiments.gather import gather, write_curves
 
-    try:
-        if options.save_curve:
-            write_curves(options.revisions[0], _here(options.save_curve))
-            print(f"curves: {options.save_curve}")
-        if options.save_curve and len(options.revisions) == 1 and not options.curve:
-            return
-        reference = _here(options.curve) if options.curve else None
-        comparison, problems = gather(options.revisions, reference, options.examples)
-        path = write(comparison, _here(options.out) if options.out else None)
-        print(text(comparison))
-        print(f"\npage: {path}")
-        sys.stdout.flush()
-    except BrokenPipeError:  # as before `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"albef compare: {error}") from None
+    if save_curve:
+        write_curves(revisions[0], save_curve)
+        print(f"curves: {save_curve}")
+    if save_curve and len(revisions) == 1 and not curve:
+        return 0
+    comparison, problems = gather(revisions, curve, examples)
+    path = write(comparison, out)
+    print(text(comparison))
+    print(f"\npage: {path}")
     for note in comparison.notes:
         print(f"albef compare: {note}", file=sys.stderr)
-    raise SystemExit(bool(problems))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="albef compare",
-        description="Set experiments, branches, tags or commits side by side, as they are stored: "
-        "values, data, metrics, curves, and the answers that turned. It runs nothing again.",
-    )
-    parser.add_argument(
-        "revisions",
-        metavar="REVISION",
-        nargs="+",
-        help="an experiment, branch, tag or commit, or `workspace`; the first is the baseline",
-    )
-    parser.add_argument("--curve", metavar="FILE", help="reference curves to lay over the others")
-    parser.add_argument(
-        "--save-curve", metavar="FILE", help="write the baseline's curves as such a file"
-    )
-    parser.add_argument("--out", metavar="FILE", help=f"the page; else it goes to {OUT}/")
-    parser.add_argument(
-        "--examples", metavar="N", type=int, default=6, help="answers shown that turned, each way"
-    )
-    return parser
-
-
-def _here(name: str) -> Path:
-    """A path as the user means it: the command may have been typed below the root."""
-    return Path(os.path.relpath(Path(os.environ.get("ALBEF_FROM", "."), name)))
+    return int(bool(problems))
 
 
 def write(comparison: "Comparison", out: Path | None) -> Path:
@@ -217,7 +196,3 @@ def _deviations(it: "Comparison") -> str:
     )
     header = ("training", "curve", "at step", "reference", "here", "% of its largest")
     return f"{head}\n\n{table(rows, header)}"
-
-
-if __name__ == "__main__":
-    main()

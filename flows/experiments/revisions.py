@@ -34,7 +34,7 @@ class NotAtHand(ValueError):
     """Files of a revision that are not here; its text is the sentence to show."""
 
 
-class Lost(NotAtHand):
+class NotStored(NotAtHand):
     """A file that a revision names, and neither the cache nor a remote has.
 
     Attributes:
@@ -44,10 +44,10 @@ class Lost(NotAtHand):
     def __init__(self, revision: str, path: str, why: str = "") -> None:
         self.revision = revision
         self.path = path
-        super().__init__(lost(revision, [path], why))
+        super().__init__(not_stored(revision, [path], why))
 
 
-def lost(revision: str, paths: Sequence[str], why: str = "") -> str:
+def not_stored(revision: str, paths: Sequence[str], why: str = "") -> str:
     """The sentence on files of one revision that are nowhere."""
     more = f" and {len(paths) - 1} more files of it are" if len(paths) > 1 else " is"
     return (
@@ -207,7 +207,7 @@ class Revision:
         except (DvcException, DataIndexDirError, OSError) as error:
             gone = isinstance(error, FileNotFoundError | DataIndexDirError)
             why = "" if gone else f" ({_line(error)})"
-            raise Lost(self.name, path.as_posix(), why) from None
+            raise NotStored(self.name, path.as_posix(), why) from None
 
 
 @contextmanager
@@ -272,8 +272,8 @@ def _line(error: BaseException) -> str:
 
 def subject(commit: str | None) -> str:
     """The first line of a commit's message; "" for the working tree and for DVC's own ones."""
-    said = "" if commit is None else _git("log", "-1", "--format=%s", commit)
-    return "" if said.startswith("dvc: commit experiment") else said
+    line = "" if commit is None else _git("log", "-1", "--format=%s", commit)
+    return "" if line.startswith("dvc: commit experiment") else line
 
 
 def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:

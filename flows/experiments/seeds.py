@@ -4,35 +4,35 @@ The first seed is the run in the work tree. The others are trained and evaluated
 data, whose seed is another, are shared by all.
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
 
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS
+from albef.report.wording import format_duration
 from flows import graph
 from flows.experiments import variations
 from flows.experiments.clone import Outcome, Variation
-from flows.results import duration
 
 log = logging.getLogger("albef")
 
 
-def refuse(options: argparse.Namespace) -> None:
-    """Refuse at once what cannot be repeated.
+def refuse(name: str | None, count: int, unwanted: Sequence[str]) -> str:
+    """Refuse at once what cannot be repeated; the name.
 
     Raises:
         ParamsError: which option is in the way, or what is not committed.
     """
-    if options.seeds < 1:
-        raise ParamsError(f"--seeds must be at least 1, got {options.seeds}")
-    if not options.name:
+    if count < 1:
+        raise ParamsError(f"--seeds must be at least 1, got {count}")
+    if not name:
         raise ParamsError(
             "--seeds records each seed as an experiment; say its name with --name EXPERIMENT"
         )
-    for option in ("only", "force", "dry"):
-        if getattr(options, option):
-            raise ParamsError(f"--seeds brings whole runs up to date and takes no --{option}")
+    for option in unwanted:
+        raise ParamsError(f"--seeds brings whole runs up to date and takes no {option}")
     variations.clean()
+    return name
 
 
 def name_of(name: str, seed: int) -> str:
@@ -74,7 +74,7 @@ def others(name: str, count: int) -> list[str]:
         how = f"{len(outcome.ran)} stages ran" if outcome.ran else "all of it was there already"
         log.info(
             "%s: %s, %s; %d of %d",
-            *(variation.name, how, duration(outcome.seconds), len(ended) + 1, count),
+            *(variation.name, how, format_duration(outcome.seconds), len(ended) + 1, count),
         )
 
     if runs:

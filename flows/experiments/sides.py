@@ -1,7 +1,6 @@
-"""The sides of a comparison, each part read once from its revision, as far as it is at hand."""
+"""What a comparison reads of a revision: tables of its products, as far as they are at hand."""
 
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,206 +15,161 @@ from numpy.typing import NDArray
 from albef.data.shards import ShardError, read_index
 from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
-from albef.report.comparison import Split
 from albef.report.pictures import SplitRecords
-from flows.experiments.revisions import SEEDS, Lost, NotAtHand, Revision, differing_code, lost
-
-ELSEWHERE = ("runtime", "paths")
-"""Sections that no product depends on: speed and places."""
+from flows.experiments.revisions import NotAtHand, NotStored, Revision, not_stored
 
 
-class Sides:
-    """What is read of the revisions.
+class Gaps:
+    """What is not there, in sentences.
 
     Attributes:
-        revisions: the baseline first.
-        notes: sentences on what is not shown, in order.
+        notes: what is not shown, which is no error; in order.
     """
 
-    def __init__(self, revisions: Sequence[Revision]) -> None:
-        self.revisions = revisions
+    def __init__(self) -> None:
         self.notes: dict[str, None] = {}
-        self._indexes: dict[tuple[int, str], pa.Table | None] = {}
-        self._tables: dict[tuple[int, str, bool], pa.Table | None] = {}
         self._problems: dict[str, None] = {}
-        self._lost: dict[str, dict[str, None]] = {}
+        self._files: dict[str, dict[str, None]] = {}
 
-    def name(self, side: int) -> str:
-        """What it is called, as it was asked for."""
-        return self.revisions[side].name
-
-    def missing(self, problem: object) -> None:
-        """Keep what should be there and is not; lost files are told together."""
-        if isinstance(problem, Lost):
-            self._lost.setdefault(problem.revision, {})[problem.path] = None
+    def add(self, problem: object) -> None:
+        """Keep what should be there and is not; files of a revision are named together."""
+        if isinstance(problem, NotStored):
+            self._files.setdefault(problem.revision, {})[problem.path] = None
         else:
             self._problems[str(problem)] = None
 
     def problems(self) -> list[str]:
         """A sentence for all that should be there and is not."""
-        return [*(lost(name, [*paths]) for name, paths in self._lost.items()), *self._problems]
+        return [*(not_stored(name, [*paths]) for name, paths in self._files.items()),
+                *self._problems]  # fmt: skip
 
-    def metrics(self, *, optional: bool) -> list[dict[str, dict[str, Any]]]:
-        """The metrics of each side by run.
 
-        Raises:
-            NotAtHand: there are none, and they are not optional.
-        """
-        found: list[dict[str, dict[str, Any]]] = []
-        for revision in self.revisions:
-            try:
-                found.append(revision.metrics())
-            except NotAtHand:
-                if not optional:
-                    raise
-                found.append({})
-        return found
+class Side:
+    """A revision, each of whose products is read once; what is missing is kept as a gap.
 
-    @cached_property
-    def curves(self) -> list[dict[str, dict[str, curves.Curve]]]:
-        """The curves of each side."""
-        found = []
-        for revision in self.revisions:
-            try:
-                folders = revision.trainings()
-            except NotAtHand as error:
-                self.missing(error)
-                folders = {}
-            found.append({n: c for n, path in folders.items() if (c := curves.read(path))})
-        return found
+    A split is named by its run and its name, which is :data:`albef.layout.BEHAVIOUR` for the cases
+    of the behaviour tests.
+    """
+
+    def __init__(self, revision: Revision, gaps: Gaps) -> None:
+        self.revision = revision
+        self.name = revision.name
+        self._gaps = gaps
+        self._indexes: dict[str, pa.Table | None] = {}
+        self._tables: dict[tuple[str, bool], pa.Table | None] = {}
 
     @cached_property
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Sides that differ in their seeds alone, in order; the baseline's first."""
-        found: dict[str, list[int]] = {}
-        code: list[Revision] = []
-        for side, revision in enumerate(self.revisions):
-            same = next((i for i, c in enumerate(code) if not differing_code(c, revision)), None)
-            if same is None:
-                same = len(code)
-                code.append(revision)
-            kept = {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
-            found.setdefault(json.dumps([same, kept], sort_keys=True), []).append(side)
-        return tuple(tuple(sides) for sides in found.values())
+    def curves(self) -> curves.Curves:
+        """The curves of each training."""
+        try:
+            folders = self.revision.trainings()
+        except NotAtHand as error:
+            self._gaps.add(error)
+            return {}
+        return {name: read for name, path in folders.items() if (read := curves.read(path))}
 
-    def repeated(self) -> bool:
-        """Whether any group has several seeds."""
-        return any(len({self.revisions[side].seeds for side in group}) > 1 for group in self.groups)
+    def predictions(self, run: str, split: str) -> pa.Table | None:
+        """The predictions of a run, or the cases of its behaviour tests; None where there are
+        none."""
+        is_tested = split == BEHAVIOUR
+        if (run, is_tested) not in self._tables:
+            self._tables[run, is_tested] = self._read(run, is_tested)
+        return self._tables[run, is_tested]
 
-    def baseline(self, side: int) -> int:
-        """What a side is held against: of another group the one with its seed, else the first."""
-        first = self.groups[0]
-        if side in first:
-            return 0
-        seeds = self.revisions[side].seeds
-        return next((own for own in first if self.revisions[own].seeds == seeds), 0)
+    def _read(self, run: str, is_tested: bool) -> pa.Table | None:
+        remedy = f"`albef run --only evaluate@{run}` makes"
+        path = None
+        try:
+            path = (self.revision.behaviour if is_tested else self.revision.predictions)(run)
+            if path is not None:
+                return pq.read_table(path)
+            what = "cases of behaviour tests" if is_tested else "predictions"
+            self._gaps.add(
+                f"{self.name} has metrics of {run} but no {what}, so its examples are not "
+                f"compared; {remedy} them"
+            )
+        except NotAtHand as error:
+            self._gaps.add(error)
+        except pa.ArrowException as error:
+            where = path.relative_to(self.revision.folder) if path else run
+            why = " ".join(str(error).split())
+            self._gaps.add(f"{self.name}: {where} is damaged ({why}); {remedy} it again")
+        return None
 
-    def predictions(self, side: int, split: Split) -> pa.Table | None:
-        """The predictions on a split, or the cases of behaviour tests; None, and a sentence, where
-        there are none."""
-        tested = split.name == BEHAVIOUR
-        key = (side, split.run, tested)
-        if key not in self._tables:
-            revision = self.revisions[side]
-            table, path = None, None
-            try:
-                fetch = revision.behaviour if tested else revision.predictions
-                path = fetch(split.run)
-                if path is None:
-                    what = "cases of behaviour tests" if tested else "predictions"
-                    self.missing(
-                        f"{revision.name} has metrics of {split.run} but no {what}, so its "
-                        "examples are not compared; "
-                        f"`albef run --only evaluate@{split.run}` makes them"
-                    )
-                else:
-                    table = pq.read_table(path)
-            except NotAtHand as error:
-                self.missing(error)
-            except pa.ArrowException as error:
-                where = path.relative_to(revision.folder) if path else split.run
-                self.missing(
-                    f"{revision.name}: {where} is damaged ({' '.join(str(error).split())}); "
-                    f"`albef run --only evaluate@{split.run}` makes it again"
-                )
-            self._tables[key] = table
-        return self._tables[key]
-
-    def scores(self, side: int, split: Split) -> dict[str, scores.Scores]:
+    def scores(self, run: str, split: str) -> dict[str, scores.Scores]:
         """By metric; empty where they are not known."""
-        table = self.predictions(side, split)
+        table = self.predictions(run, split)
         if table is None:
             return {}
-        if split.name != BEHAVIOUR:
-            table = table.filter(pc.equal(table["split"], split.name))
+        if split != BEHAVIOUR:
+            table = table.filter(pc.equal(table["split"], split))
         full = [n for n in table.column_names if table[n].null_count < table.num_rows]
         return scores.parts(table.select(full))
 
-    def _shown(self, side: int, split: Split) -> str:
-        """The split of the data set whose pictures were shown."""
-        if split.name != BEHAVIOUR:
-            return split.name
-        table = self.predictions(side, split)
-        return str(table["split"][0]) if table is not None and table.num_rows else ""
-
-    def _dataset(self, side: int, run: str) -> str:
-        return str(self.revisions[side].runs.get(run, {}).get("dataset", ""))
-
-    def index(self, side: int, dataset: str) -> pa.Table | None:
-        """The index of a data set; None where there is none, with a sentence if it was lost."""
-        if (side, dataset) not in self._indexes:
+    def index(self, dataset: str) -> pa.Table | None:
+        """The index of a data set; None where there is none."""
+        if dataset not in self._indexes:
             try:
-                folder = self.revisions[side].data(dataset)
-                self._indexes[side, dataset] = read_index(folder) if folder else None
+                folder = self.revision.data(dataset)
+                self._indexes[dataset] = read_index(folder) if folder else None
             except (NotAtHand, ShardError) as error:
-                self.missing(error)
-                self._indexes[side, dataset] = None
-        return self._indexes[side, dataset]
+                self._gaps.add(error)
+                self._indexes[dataset] = None
+        return self._indexes[dataset]
 
-    def _rows(self, side: int, split: Split) -> pa.Table | None:
-        index = self.index(side, self._dataset(side, split.run))
-        if index is None:
-            return None
-        return index.filter(pc.equal(index["split"], self._shown(side, split)))
-
-    def contents(self, side: int, split: Split) -> "pd.Series[Any] | None":
+    def contents(self, run: str, split: str) -> "pd.Series[Any] | None":
         """A hash of what stands in each record of a split, by key."""
-        rows = self._rows(side, split)
+        rows = self._rows(run, split)
         return None if rows is None else drift.contents(rows)
 
-    def units(self, side: int, split: Split, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+    def units(self, run: str, split: str, keys: pa.ChunkedArray) -> NDArray[np.int64]:
         """What each example's picture belongs to: its pair, else all records that show it."""
-        rows = self._rows(side, split)
+        rows = self._rows(run, split)
         if rows is None:
             return np.unique(keys.to_numpy(), return_inverse=True)[1]
-        pairs = [json.loads(meta).get("pair") for meta in rows["meta"].to_pylist()]
-        ids = rows["image_id"].to_pylist()
-        if all(pair is not None for pair in pairs):
-            ids = pairs
+        ids = [json.loads(meta).get("pair") for meta in rows["meta"].to_pylist()]
+        if any(pair is None for pair in ids):
+            ids = rows["image_id"].to_pylist()
         unit = pd.Series(ids, index=rows["key"].to_pandas())
-        found: NDArray[np.int64] = keys.to_pandas().map(unit).fillna(-1).to_numpy().astype(np.int64)
-        return found
+        units: NDArray[np.int64] = keys.to_pandas().map(unit).fillna(-1).to_numpy().astype(np.int64)
+        return units
 
-    def records(self, side: int, split: Split) -> SplitRecords | None:
+    def records(self, run: str, split: str) -> SplitRecords | None:
         """The pictures of a split, where they are on this machine."""
-        dataset = self._dataset(side, split.run)
+        dataset = self._dataset(run)
         try:
-            folder = self.revisions[side].pictures(dataset)
+            folder = self.revision.pictures(dataset)
             if folder is not None:
-                return SplitRecords(folder, self._shown(side, split))
+                return SplitRecords(folder, self._split_of_data(run, split))
             reason = "its shards are not in the cache"
         except (NotAtHand, ShardError) as error:
             reason = str(error)
-        self.notes[
-            f"{self.name(side)}: the pictures of {dataset} are not shown, since {reason}; "
+        self._gaps.notes[
+            f"{self.name}: the pictures of {dataset} are not shown, since {reason}; "
             "`dvc fetch` brings them, after `dvc exp apply` or `git checkout` of it"
         ] = None
         return None
 
-    def data(self, side: int, dataset: str) -> Path | None:
-        """The folder of a data set; None where there is none, with a sentence if it was lost."""
+    def data(self, dataset: str) -> Path | None:
+        """The folder of a data set; None where there is none."""
         try:
-            return self.revisions[side].data(dataset)
+            return self.revision.data(dataset)
         except NotAtHand as error:
-            self.missing(error)
+            self._gaps.add(error)
             return None
+
+    def _dataset(self, run: str) -> str:
+        return str(self.revision.runs.get(run, {}).get("dataset", ""))
+
+    def _split_of_data(self, run: str, split: str) -> str:
+        """The split of the data set whose pictures were shown."""
+        if split != BEHAVIOUR:
+            return split
+        table = self.predictions(run, split)
+        return str(table["split"][0]) if table is not None and table.num_rows else ""
+
+    def _rows(self, run: str, split: str) -> pa.Table | None:
+        index = self.index(self._dataset(run))
+        if index is None:
+            return None
+        return index.filter(pc.equal(index["split"], self._split_of_data(run, split)))

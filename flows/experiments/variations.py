@@ -8,7 +8,6 @@ groups whose data are the same never run at once, as both would make them.
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,7 @@ from pathlib import Path
 
 from albef.config import ParamsError
 from albef.layout import PARAMS
-from flows import git, values
-from flows import run_lock as lease
+from flows import git, run_lock, values
 from flows.experiments.clone import Clone, Failure, Outcome, Variation
 from flows.graph import LOCK
 
@@ -37,7 +35,7 @@ def varied(preset: Path, overrides: Sequence[str], where: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS.name
-        shutil.copyfile(preset, path)
+        path.write_text(values.compose(preset))
         if overrides:
             values.override(path, list(overrides), where)
         return path.read_text()
@@ -67,11 +65,11 @@ def clean() -> str:
         ParamsError: there is no commit, git does not know who commits, or files are not as in it.
     """
     root = values.layout().root
-    told = list(git.uncommitted([], apart=[PARAMS, LOCK, root / "metrics", root / "runs"]))
-    if told:
+    reasons = list(git.uncommitted([], apart=[PARAMS, LOCK, root / "metrics", root / "runs"]))
+    if reasons:
         raise ParamsError(
             "variations run in a clone of the last commit and are recorded beside it, but "
-            + "; ".join(told)
+            + "; ".join(reasons)
         )
     return git.git("rev-parse", "HEAD")
 
@@ -102,7 +100,7 @@ def run(
     for variation in variations:
         groups.setdefault(variation.group, []).append(variation)
     work = _Work([*groups.values()])
-    with lease.locked(FOLDER / "lock", "variations are"):
+    with run_lock.locked(FOLDER / "lock", "variations are"):
         crew = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
         with ThreadPoolExecutor(max(1, len(crew))) as pool:
             futures = [pool.submit(_labour, own, work, targets, done) for own in crew]
@@ -127,7 +125,7 @@ class _Work:
         self._busy: set[str] = set()
         self._changed = threading.Condition()
         self.failed: list[str] = []
-        self.told = threading.Lock()
+        self.report_lock = threading.Lock()
 
     def take(self) -> list[Variation] | None:
         """The next group whose data nobody is making; None when there is no more."""
@@ -166,11 +164,11 @@ def _labour(
                 try:
                     outcome = clone.run(variation, targets)
                 except Failure as error:
-                    with work.told:
+                    with work.report_lock:
                         work.failed.append(f"{variation.name}: {error}")
                         log.info("%s failed: %s", variation.name, error)
                     continue
-                with work.told:
+                with work.report_lock:
                     clone.hand_over(variation)
                     done(variation, outcome)
         finally:

@@ -1,154 +1,135 @@
 """``albef release RUN``: an evaluated export goes to production behind a gate, or back."""
 
-import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gto.exceptions import GTOException
 
-from albef.config import ParamsError, nearest, read_yaml
+from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.layout import PARAMS, Layout
-from flows import git, graph, results, values
-from flows import run_lock as lease
-from flows.releases.registry import DVC, Registry, annotate, named, path_at
+from flows import git, graph, results, run_lock, values
+from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
 CARDS = Path("releases")
 """Model cards and what they were written from, a folder for each run."""
-REFUSED, INTERRUPTED = 1, 130
+Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Numbers by name, by version, by what they test."""
 
 
 class Refused(Exception):
     """Reasons against a release, a sentence each, and what helps against all of them."""
 
-    def __init__(self, reasons: list[str], remedy: str = "") -> None:
-        lines = [f"- {reason}" for reason in reasons]
-        super().__init__("\n".join([*lines, *([remedy] if remedy else [])]))
+    def __init__(self, reasons: Sequence[str], remedy: str = "") -> None:
+        super().__init__(
+            "\n".join([*(f"- {reason}" for reason in reasons), *filter(None, [remedy])])
+        )
 
 
-def main() -> None:
-    """The command; exit code 1 when refused, 2 for what cannot be done at all."""
-    parser = argparse.ArgumentParser(
-        prog="albef release",
-        description="Compare the export of a run with the released one, side by side, and release "
-        "it if it passes the gate (params.yaml, release) and --approve is given. Without "
-        "--approve nothing is changed, and the exit code is 0 if it would be released.",
-    )
-    arguments(parser)
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> int:
+    """Release, or go back; exit code 1 when refused.
+
+    Args:
+        run: whose export.
+        stage: what the version is to hold.
+        bump: which part of the version counts up.
+        approve: do it, and not only say what would be done.
+        back: let the version before hold the stage again.
+        dry: show the model card too.
+
+    Raises:
+        ParamsError: what cannot be done at all.
+    """
     try:
-        with lease.hold():
-            (back if options.back else release)(options)
+        with run_lock.acquire():
+            go_back(run, stage, approve) if back else release(run, stage, bump, approve, dry)
     except Refused as refused:
-        print(f"albef release: {options.run} is not released:\n{refused}", file=sys.stderr)
-        raise SystemExit(REFUSED) from None
-    except (ParamsError, lease.Busy, GTOException) as error:
-        print(f"albef release: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("albef release: interrupted; nothing was released", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        print(f"albef release: {run} is not released:\n{refused}", file=sys.stderr)
+        return 1
+    except GTOException as error:
+        raise ParamsError(str(error)) from None
+    return 0
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``albef release``."""
-    parser.add_argument("run", metavar="RUN", help="an entry of export.runs")
-    parser.add_argument(
-        "--approve", action="store_true", help="do it; someone has read the comparison"
-    )
-    parser.add_argument("--stage", default="prod", help="what the version is to hold (prod)")
-    parser.add_argument(
-        "--bump",
-        choices=("patch", "minor", "major"),
-        default="minor",
-        help="which part of the version counts up (minor)",
-    )
-    parser.add_argument(
-        "--back", action="store_true", help="let the version before hold the stage again"
-    )
-    parser.add_argument(
-        "--dry", action="store_true", help="show the model card too, and change nothing"
-    )
-
-
-def release(options: argparse.Namespace) -> None:
+def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     """Compare, judge and, once approved, register.
 
     Raises:
         Refused: with all reasons at once.
         ParamsError: there is nothing to judge.
     """
-    values.prepare(None, [])
+    values.check(PARAMS)
     layout = values.layout()
-    _known(options.run)
-    named(options.run, options.stage)
-    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(options.run)]
-    needed.append(layout.export_metrics(options.run))
-    if stale := [*_stale(options.run), *(f"{p} is missing" for p in needed if not p.exists())]:
+    runs = list(read_yaml(PARAMS)["export"]["runs"])
+    if run not in runs:
+        raise ParamsError(f"there is no export {run}{did_you_mean(run, runs)}")
+    check_names(run, stage)
+    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run), layout.export_metrics(run)]
+    if stale := [*stale_reasons(run), *(f"{p} is missing" for p in needed if not p.exists())]:
         raise Refused(stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
     git.fetch()
-    registry = Registry(options.run)
-    here, holder = registry.hash_here(), registry.holder(options.stage)
-    assert here is not None
-    if holder and registry.hash_at(registry.versions[holder]) == here:
+    registry = Registry(run)
+    export_hash, holder = registry.hash_here(), registry.holder(stage)
+    if holder and registry.hash_at(registry.versions[holder]) == export_hash:
         raise ParamsError(
-            f"{options.run} {holder} holds {options.stage} and is exactly this export; there is "
-            "nothing to release"
+            f"{run} {holder} holds {stage} and is exactly this export; there is nothing to release"
         )
     reasons = list(git.uncommitted(needed))
     if not reasons:
-        reasons = [*git.unpushed(), *registry.lacking(layout.export(options.run), "HEAD")]
-    version = registry.same(here)
-    anew = version is None
-    version = version or registry.next(options.bump)
-    further = _further(options.run, layout, registry, version, holder)
-    provenance = {"git revision": git.git("rev-parse", "HEAD"), "export in DVC": here}
-    facts = {
-        "version": version,
-        "stage": options.stage,
-        "replaces": holder,
-        "further": further,
-        "provenance": provenance,
-    }
-    found = _compare(options.run, registry, facts)
-    print(_shown(found, further, holder, version))
-    if reasons := [*reasons, *found["reasons"]]:
+        reasons = [*git.unpushed(), *registry.lacking(layout.export(run), "HEAD")]
+    registered = registry.same(export_hash)
+    version = registered or registry.next(bump)
+    further = _read_further(run, layout, registry, version, holder)
+    judged = _judge(
+        run,
+        registry,
+        {
+            "version": version,
+            "stage": stage,
+            "replaces": holder,
+            "further": further,
+            "provenance": {
+                "git revision": git.git("rev-parse", "HEAD"),
+                "export in DVC": export_hash,
+            },
+        },
+    )
+    print(_format_comparison(judged, further, holder, version))
+    if reasons := [*reasons, *judged["reasons"]]:
         raise Refused(reasons)
-    if options.dry:
-        print(f"\n{found['card']}")
+    if dry:
+        print(f"\n{judged['card']}")
     remote = git.remote()
     pushed = f", pushed to {remote}" if remote else ""
-    what = f"the commit of its model card and the tag {options.run}@{version}" if anew else version
-    if options.dry or not options.approve:
+    if not approve:
+        new = f"the commit of its model card and the tag {run}@{version}"
         print(
-            f"\nit would be released: {what}, holding {options.stage}{pushed}; run again with "
+            f"\nit would be released: {registered or new}, holding {stage}{pushed}; run again with "
             "--approve"
         )
         return
-    tags: list[str] = []
-    card = CARDS / options.run / f"{version}.md"
-    written = [card, card.with_suffix(".json"), DVC] if anew else []
+    card = CARDS / run / f"{version}.md"
+    written = [] if registered else [card, card.with_suffix(".json"), DVC]
     if changed := list(git.uncommitted(needed)):  # while it was measured
         raise Refused(changed)
+    tags: list[str] = []
     with git.whole(written, tags):
-        if anew:
-            _write(options.run, version, found, written)
+        if not registered:
+            _commit(run, version, judged, written, layout)
             tags.append(registry.register(version))
-        tags.append(Registry(options.run).assign(version, options.stage))
-    print(f"\nreleased: {', '.join(tags)}{pushed}")
+        tags.append(Registry(run).assign(version, stage))
     print(
-        f"others get it with `dvc artifacts get ADDRESS {options.run} --stage {options.stage}`; "
+        f"\nreleased: {', '.join(tags)}{pushed}\n"
+        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`; "
         f"its model card is {card}"
     )
 
 
-def back(options: argparse.Namespace) -> None:
+def go_back(run: str, stage: str, approve: bool) -> None:
     """Let the version before hold the stage again.
 
     Raises:
@@ -156,134 +137,111 @@ def back(options: argparse.Namespace) -> None:
         ParamsError: there is none.
     """
     git.fetch()
-    registry = Registry(options.run)
-    holder, before = registry.holder(options.stage), registry.before(options.stage)
+    registry = Registry(run)
+    holder, before = registry.holder(stage), registry.before(stage)
     if holder is None:
-        raise ParamsError(
-            f"no version of {options.run} holds {options.stage}; `gto show` lists what there is"
-        )
+        raise ParamsError(f"no version of {run} holds {stage}; `gto show` lists what there is")
     if before is None:
-        raise ParamsError(f"{options.run} {holder} is the first that held {options.stage}")
+        raise ParamsError(f"{run} {holder} is the first that held {stage}")
     revision = registry.versions[before]
-    if reasons := list(registry.lacking(path_at(options.run, revision), revision)):
+    if reasons := list(registry.lacking(path_at(run, revision), revision)):
         raise Refused(reasons)
-    said = f"{options.run}: {options.stage} goes from {holder} back to {before}"
-    if options.dry or not options.approve:
-        print(f"{said}; run again with --approve")
+    step = f"{run}: {stage} goes from {holder} back to {before}"
+    if not approve:
+        print(f"{step}; run again with --approve")
         return
     tags: list[str] = []
     with git.whole((), tags):
-        tags.append(registry.assign(before, options.stage))
-    print(f"{said}: {tags[0]}")
+        tags.append(registry.assign(before, stage))
+    print(f"{step}: {tags[0]}")
 
 
-def _known(run: str) -> None:
-    runs = list(read_yaml(PARAMS)["export"]["runs"])
-    if run not in runs:
-        near = nearest(run, runs)
-        raise ParamsError(
-            f"there is no export {run}"
-            + (f"; did you mean {near}?" if near else f"; export.runs has {', '.join(runs)}")
-        )
-
-
-def _stale(run: str) -> Iterator[str]:
+def stale_reasons(run: str) -> Iterator[str]:
     """Why the export is not what this code, these values and data make.
 
     Of the stages above it the products may be elsewhere, but nothing may have changed.
     """
     nodes = graph.read()
-    own = (f"export@{run}", f"evaluate@{run}")
-    todo, seen = list(own), dict.fromkeys(own)
+    last = (f"export@{run}", f"evaluate@{run}")
+    needed: set[str] = set()
+    todo = list(last)
     while todo:
-        above = nodes[todo.pop()].upstream
-        todo += [name for name in above if name not in seen]
-        seen |= dict.fromkeys(above)
-    for name in nodes:
-        if name in seen:
-            for reason in nodes[name].reasons:
-                if name in own or not graph.elsewhere(reason):
-                    yield f"{name} is stale: {reason}"
+        needed.add(name := todo.pop())
+        todo += [above for above in nodes[name].upstream if above not in needed]
+    for name in (name for name in nodes if name in needed):
+        for reason in nodes[name].reasons:
+            if name in last or not graph.elsewhere(reason):
+                yield f"{name} is stale: {reason}"
 
 
-def _compare(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _judge(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Measure and judge, in a process: what does it imports torch.
 
     Raises:
         ParamsError: the released export cannot be had.
     """
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
-        out = Path(scratch) / "found.json"
-        command = [sys.executable, "-m", "pipelines.judge", run, str(out)]
-        command += ["--facts", json.dumps(facts)]
+        out, released = Path(scratch) / "judged.json", Path(scratch) / "released"
         if facts["replaces"]:
-            released = Path(scratch) / "released"
             registry.fetch(facts["replaces"], released)
-            command += ["--released", str(released)]
-        if code := subprocess.run(command).returncode:
+        before = str(released) if facts["replaces"] else ""
+        command = [sys.executable, "-m", "pipelines.judge", run, str(out)]
+        if code := subprocess.run([*command, json.dumps(facts), before]).returncode:
             raise SystemExit(code)  # it said why
-        found: dict[str, Any] = json.loads(out.read_text())
-    return found
+        return dict(json.loads(out.read_text()))
 
 
-def _further(
+def _read_further(
     run: str, layout: Layout, registry: Registry, version: str, holder: str | None
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> Metrics:
     """Other metrics that stages may have left of a run, as products/metrics/WHAT/RUN.json.
 
-    Numbers by name, by version, by what they test; they are shown, and not judged.
+    They are shown, and not judged.
     """
-    found = {}
+    further = {}
     for path in sorted((layout.root / "metrics").glob(f"*/{run}.json")):
-        if path == layout.export_metrics(run):
-            continue
-        before = git.show(registry.versions[holder], path) if holder else None
-        sides = {holder: _numbers(json.loads(before))} if holder and before else {}
-        found[path.parent.name] = {**sides, version: _numbers(json.loads(path.read_text()))}
-    return found
+        if path != layout.export_metrics(run):
+            before = git.show(registry.versions[holder], path) if holder else None
+            texts = {holder: before, version: path.read_text()}
+            further[path.parent.name] = {
+                name: dict(_numbers(json.loads(text)))
+                for name, text in texts.items()
+                if name and text
+            }
+    return further
 
 
-def _numbers(values: Mapping[str, Any], within: str = "") -> dict[str, float]:
+def _numbers(metrics: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
     """The numbers in nested mappings by dotted name."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
+    for name, value in metrics.items():
         if isinstance(value, Mapping):
-            found |= _numbers(value, f"{within}{name}.")
+            yield from _numbers(value, f"{within}{name}.")
         elif isinstance(value, int | float):
-            found[f"{within}{name}"] = value
-    return found
+            yield f"{within}{name}", value
 
 
-def _shown(
-    found: Mapping[str, Any],
-    further: Mapping[str, Mapping[str, Mapping[str, float]]],
-    holder: str | None,
-    version: str,
+def _format_comparison(
+    judged: Mapping[str, Any], further: Metrics, holder: str | None, version: str
 ) -> str:
-    """The comparison as text."""
-    rows = [*found["rows"]]
+    rows = [*judged["rows"]]
     for what, sides in further.items():
         before = sides.get(holder or "", {})
         for name, value in sides[version].items():
             earlier = f"{before[name]:.4g}" if name in before else ""
             rows.append((f"{what} {name}", "", earlier, f"{value:.4g}", "", ""))
     header = ("", "precision", holder or "released", version, "change", "allowed")
-    return f"{results.table(rows, header)}\n\n{found['note']}"
+    return f"{results.table(rows, header)}\n\n{judged['note']}"
 
 
-def _write(run: str, version: str, found: Mapping[str, Any], written: list[Path]) -> None:
+def _commit(
+    run: str, version: str, judged: Mapping[str, Any], written: Sequence[Path], layout: Layout
+) -> None:
     """Commit the model card and what it was written from, and name the export for DVC."""
     card, facts, _ = written
     card.parent.mkdir(parents=True, exist_ok=True)
-    card.write_text(found["card"])
-    plain = {name: found[name] for name in ("figures", "provenance", "note")}
+    card.write_text(judged["card"])
+    plain = {name: judged[name] for name in ("figures", "provenance", "note")}
     facts.write_text(json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    layout = values.layout()
     annotate(run, layout.root, layout.export(run))
     git.git("add", "--", *map(str, written))
-    message = f"Release {run} {version}"
-    git.git("commit", "--quiet", "--message", message, "--", *map(str, written))
-
-
-if __name__ == "__main__":
-    main()
+    git.git("commit", "--quiet", "--message", f"Release {run} {version}", "--", *map(str, written))

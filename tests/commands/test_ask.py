@@ -6,77 +6,64 @@ import pytest
 
 import albef
 from albef.commands import ask
-from tests.data.toy import picture
-from tests.tasks.test_vqa import QUESTIONS, saved, task
+from albef.config import ParamsError
+from albef.data.image_decoding import ImageError
+from albef.data.record import Record
+from albef.models.weights import CheckpointError, load_checkpoint
+from albef.tasks.vqa import Task
+from tests.conftest import tiny_config
 
-PARAMS = """
-paths: {root: products, models: models}
-tasks: {vqa: {kind: vqa}, retrieval: {kind: retrieval}}
-"""
+QUESTIONS = ("how many apples are there?", "what is left of the apple?", "is it a fox?")
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    saved(tmp_path / "models" / "vqa", task())
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "a.png").write_bytes(picture(0, (16, 16)))
-    (tmp_path / "here" / "b.png").write_text("no picture")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALBEF_FROM", str(tmp_path / "here"))
-    return tmp_path
+def checkpoint(tiny_checkpoints: dict[str, Path]) -> Path:
+    return tiny_checkpoints["vqa"]
+
+
+@pytest.fixture
+def image(tmp_path: Path, pictures: list[bytes]) -> Path:
+    path = tmp_path / "a.png"
+    path.write_bytes(pictures[0])
+    return path
 
 
 def test_it_prints_answers_as_the_run_predicts_them(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask.main(["a.png", QUESTIONS[0].captions[0], "-k", "3"])
-    lines = capsys.readouterr().out.splitlines()
-    table = task().predict(QUESTIONS[:1], 1)
-    answers = [line.rsplit(maxsplit=1)[0].strip() for line in lines]
-    assert answers == table["top"][0][:3]
-    shares = [float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in lines]
+    ask.main(checkpoint, image, QUESTIONS[0], 3)
+    lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    task = Task.restore(tiny_config("vqa"), load_checkpoint(checkpoint)).eval()
+    record = Record("a", image.read_bytes(), (QUESTIONS[0],), 0, "test", "")
+    table = task.predict([record], 1)
+    assert [answer.strip() for answer, _ in lines] == table["top"][0][:3]
+    shares = [float(share.rstrip("%")) for _, share in lines]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == pytest.approx(100 * table["probability"][0], abs=0.06)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["c.png", "what?"], "there is no picture at"),
-        (["b.png", "what?"], "b.png"),
-        (["a.png", " "], "the question is empty"),
-        (["a.png", "what?", "-k", "0"], "-k 0: at least one answer"),
-        (["a.png", "what?", "--run", "vqq"], "no run 'vqq' under tasks; did you mean vqa?"),
-        (["a.png", "what?", "--run", "retrieval"], "not of kind vqa, so it answers no questions"),
-    ],
-)
 def test_what_is_wrong_is_one_sentence(
-    project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    checkpoint: Path, tiny_checkpoint: Path, image: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        ask.main(arguments)
-    assert stop.value.code == 1
-    told = capsys.readouterr().err
-    assert told.startswith("albef ask: ")
-    assert message in told
-    assert told.count("\n") == 1
+    for question, k, sentence in ((" ", 5, "the question is empty"), ("what?", 0, "at least one")):
+        with pytest.raises(ParamsError, match=sentence):
+            ask.main(checkpoint, image, question, k)
+    with pytest.raises(ParamsError, match="there is no picture at"):
+        ask.main(checkpoint, tmp_path / "gone.png", "what?", 5)
+    with pytest.raises(ParamsError, match="is of kind retrieval, which answers no questions"):
+        ask.main(tiny_checkpoint, image, "what?", 5)
+    with pytest.raises(CheckpointError, match=r"is no checkpoint: .* is missing"):
+        ask.main(tmp_path, image, "what?", 5)
+    image.write_text("no picture")
+    with pytest.raises(ImageError, match=r"a\.png"):
+        ask.main(checkpoint, image, "what?", 5)
 
 
-def test_a_run_that_was_not_trained_is_told(
-    project: Path, capsys: pytest.CaptureFixture[str]
+def test_several_questions_about_a_picture_are_answered_as_each_alone(
+    checkpoint: Path, image: Path
 ) -> None:
-    (project / "models" / "vqa" / "model.safetensors").unlink()
-    with pytest.raises(SystemExit):
-        ask.main(["a.png", "what?"])
-    assert "is no checkpoint: model.safetensors is missing" in capsys.readouterr().err
-
-
-def test_several_questions_about_a_picture_are_answered_as_each_alone(project: Path) -> None:
-    model = albef.load(project / "models" / "vqa")
-    questions = [row.captions[0] for row in QUESTIONS]
-    image = (project / "here" / "a.png").read_bytes()
-    together = model.ask([image] * len(questions), questions)
-    for question, answers in zip(questions, together, strict=True):
+    model = albef.load(checkpoint)
+    together = model.ask([image] * len(QUESTIONS), QUESTIONS)
+    for question, answers in zip(QUESTIONS, together, strict=True):
         (alone,) = model.ask([image], [question])
         assert [answer.text for answer in answers] == [answer.text for answer in alone]

@@ -1,4 +1,3 @@
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ from albef.data.image_decoding import ImageError
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.export.torch_model import load
-from albef.ingest.shard_writer import write
-from albef.models.ranking import first_rank, recalls
+from albef.models.matching import first_rank, recalls
 from albef.models.weights import load_checkpoint
 from albef.tasks.retrieval import Task
-from tests.commands.test_find import _records
-from tests.conftest import CAPTIONS, tiny_config
+from tests.conftest import tiny_config
 
 Columns = dict[str, Any]
 
@@ -27,51 +24,38 @@ def _read(path: Path) -> tuple[Columns, Columns]:
     table = pq.read_table(path).to_pydict()
     parts = []
     for kind in ("image", "text"):
-        places = [i for i, own in enumerate(table["kind"]) if own == kind]
+        places = [i for i, each in enumerate(table["kind"]) if each == kind]
         parts.append({name: [column[i] for i in places] for name, column in table.items()})
     return parts[0], parts[1]
 
 
-def _args(checkpoint: Path, folder: Path, out: Path, **values: Any) -> argparse.Namespace:
-    given = {"folder": str(folder), "split": "test", "device": "cpu", "out": str(out)}
-    return argparse.Namespace(model=str(checkpoint), **(given | values))
-
-
-@pytest.fixture
-def records() -> list[Record]:
-    made = _records()
-    return [  # a picture may have several captions, or none
-        Record(r.key, r.image, (r.captions[0], *CAPTIONS[: i % 3]), r.image_id, "test", "made")
-        for i, r in enumerate(made)
-    ]
+def run(checkpoint: Path, folder: Path, out: Path, split: str = "test") -> None:
+    embed.main(folder, split, checkpoint, "cpu", out)
 
 
 def test_recall_from_the_features_is_that_of_evaluation(
-    tiny_checkpoint: Path, records: list[Record], tmp_path: Path
+    tiny_checkpoint: Path, shards: Shards, scenes: list[Record], tmp_path: Path
 ) -> None:
-    data, folder = tmp_path / "data", tmp_path / "pictures"
-    write(data, "data", records, shard_mb=1, licences=[], sources=[])
+    folder = tmp_path / "pictures"
     folder.mkdir()
-    for record in records:
+    for record in scenes:
         (folder / f"{record.key}.png").write_bytes(record.image)
         (folder / f"{record.key}.txt").write_text("\n".join(record.captions) + "\n\n")
-    checkpoint = load_checkpoint(tiny_checkpoint)
-    task = Task.restore(tiny_config(), checkpoint).eval()
-    metrics = task.score(task.predict(Shards(data, "test"), 7))
-    found = []
-    for source in (data, folder):
+    task = Task.restore(tiny_config(), load_checkpoint(tiny_checkpoint)).eval()
+    metrics = task.score(task.predict(shards, 7))
+    features = []
+    for source in (shards.folder, folder):
         out = tmp_path / f"{source.name}.parquet"
-        embed.main(_args(tiny_checkpoint, source, out))
+        run(tiny_checkpoint, source, out)
         images, texts = _read(out)
         sim = torch.tensor(images["feature"]) @ torch.tensor(texts["feature"]).t()
-        right = (
-            torch.tensor(images["image_id"])[:, None] == torch.tensor(texts["image_id"])[None, :]
-        )
+        image_ids, text_ids = (torch.tensor(rows["image_id"]) for rows in (images, texts))
+        right = image_ids[:, None] == text_ids[None, :]
         ranks = [first_rank(s, r).tolist() for s, r in ((sim, right), (sim.t(), right.t()))]
         result = recalls(*ranks)
         assert result == pytest.approx({name: metrics[f"itc_{name}"] for name in result})
-        found.append((images["feature"], texts["feature"]))
-    assert found[0] == found[1]
+        features.append((images["feature"], texts["feature"]))
+    assert features[0] == features[1]
     assert 0 < metrics["itc_tr@10"] < 100
 
 
@@ -87,7 +71,7 @@ def test_rows_say_whose_they_are(
     (tmp_path / "b.txt").write_text("a dog\n\n  two apples \n", encoding="utf-8")
     (tmp_path / "alone.txt").write_text("of no picture")
     out = tmp_path / "x.parquet"
-    embed.main(_args(tiny_checkpoint, tmp_path, out))
+    run(tiny_checkpoint, tmp_path, out)
     assert capsys.readouterr().out == f"2 pictures, 2 texts\n{out}\n"
     images, texts = _read(out)
     assert images["key"] == ["b.PNG", "below/a.jpeg"]
@@ -108,27 +92,26 @@ def test_rows_say_whose_they_are(
 
 
 def test_errors_are_sentences(
-    tiny_checkpoint: Path, pictures: list[bytes], records: list[Record], tmp_path: Path
+    tiny_checkpoint: Path, pictures: list[bytes], shards: Shards, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out.parquet"
+    out, folder = tmp_path / "out.parquet", tmp_path / "pictures"
+    folder.mkdir()
     with pytest.raises(ValueError, match=r"there is no folder .*gone"):
-        embed.main(_args(tiny_checkpoint, tmp_path / "gone", out))
+        run(tiny_checkpoint, tmp_path / "gone", out)
     with pytest.raises(ValueError, match=r"holds no picture, a file ending in \.png"):
-        embed.main(_args(tiny_checkpoint, tmp_path, out))
+        run(tiny_checkpoint, folder, out)
     with pytest.raises(ValueError, match=r"no folder .*nowhere; make it first"):
-        embed.main(_args(tiny_checkpoint, tmp_path, tmp_path / "nowhere" / "x.parquet"))
-    (tmp_path / "good.png").write_bytes(pictures[0])
-    (tmp_path / "latin.png").write_bytes(pictures[0])
-    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\x00")
+        run(tiny_checkpoint, folder, tmp_path / "nowhere" / "x.parquet")
+    (folder / "good.png").write_bytes(pictures[0])
+    (folder / "latin.png").write_bytes(pictures[0])
+    (folder / "latin.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"latin\.txt is no UTF-8 text"):
-        embed.main(_args(tiny_checkpoint, tmp_path, out))
-    (tmp_path / "latin.txt").unlink()
-    (tmp_path / "latin.png").write_bytes(b"nothing")
+        run(tiny_checkpoint, folder, out)
+    (folder / "latin.txt").unlink()
+    (folder / "latin.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"image of latin\.png cannot be decoded"):
-        embed.main(_args(tiny_checkpoint, tmp_path, out))
-    data = tmp_path / "data"
-    write(data, "data", records, shard_mb=1, licences=[], sources=[])
+        run(tiny_checkpoint, folder, out)
     with pytest.raises(ShardError, match="has no split 'tset'; its splits are test"):
-        embed.main(_args(tiny_checkpoint, data, out, split="tset"))
+        run(tiny_checkpoint, shards.folder, out, split="tset")
     assert not out.exists()
     assert not list(tmp_path.glob("*.part"))

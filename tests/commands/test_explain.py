@@ -1,11 +1,6 @@
-import argparse
 import dataclasses
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,16 +18,12 @@ from albef.preprocessing.text import clean_caption
 TEXT = "Two apples above a squid."
 
 
-def _args(**values: Any) -> argparse.Namespace:
-    return argparse.Namespace(**({"text": TEXT, "layer": None, "out": None} | values))
-
-
 def test_maps_are_grad_cam_of_words_and_text(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
     checkpoint, model = load_checkpoint(tiny_checkpoint), load(tiny_checkpoint)
-    found = explain.explain(checkpoint, pictures[1], TEXT)
-    assert [word for word, _, _ in found.words] == ["two", "apples", "above", "a", "squid"]
-    assert sum(share for _, _, share in found.words) == pytest.approx(1)
-    assert found.probability == pytest.approx(float(model.match([pictures[1]], [TEXT])[0]))
+    explanation = explain.explain(checkpoint, pictures[1], TEXT)
+    assert [word for word, _, _ in explanation.words] == ["two", "apples", "above", "a", "squid"]
+    assert sum(share for _, _, share in explanation.words) == pytest.approx(1)
+    assert explanation.probability == pytest.approx(float(model.match([pictures[1]], [TEXT])[0]))
 
     cleaned = clean_caption(TEXT, model.facts.max_words)
     ids, mask = map(torch.from_numpy, model.ids([TEXT]))
@@ -41,12 +32,12 @@ def test_maps_are_grad_cam_of_words_and_text(tiny_checkpoint: Path, pictures: li
     states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, states, 0)[0].numpy()
-    np.testing.assert_allclose(found.whole, maps.mean(0), atol=1e-7)
+    np.testing.assert_allclose(explanation.whole, maps.mean(0), atol=1e-7)
     tokens = model.tokenizer.tokenizer.encode(cleaned)
-    for number, (_, heat, _) in enumerate(found.words):
-        own = [i for i, word in enumerate(tokens.word_ids) if word == number]
-        np.testing.assert_allclose(heat, maps[own].mean(0), atol=1e-7)
-    assert len(tokens.ids) - 1 > len(found.words)  # a word of several tokens has one map
+    for number, (_, heat, _) in enumerate(explanation.words):
+        places = [i for i, word in enumerate(tokens.word_ids) if word == number]
+        np.testing.assert_allclose(heat, maps[places].mean(0), atol=1e-7)
+    assert len(tokens.ids) - 1 > len(explanation.words)  # a word of several tokens has one map
 
 
 def test_writes_a_figure(
@@ -58,7 +49,7 @@ def test_writes_a_figure(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("toy.png").write_bytes(pictures[1])
-    explain.main(_args(image="toy.png", model=str(tiny_checkpoint)))
+    explain.main(Path("toy.png"), TEXT, tiny_checkpoint)
     first, path = capsys.readouterr().out.splitlines()
     assert first.endswith("% that picture and text belong together")
     assert path == "toy.explained.png"
@@ -71,17 +62,17 @@ def test_writes_a_figure(
     tops = [y for y in range(page.shape[0] - 160) if (page[y : y + 160, 18:258] == plain).all()]
     assert len(tops) == 1
     assert not (page[tops[0] : tops[0] + 160, 276:516] == plain).all()
-    explain.main(_args(image="toy.png", model=str(tiny_checkpoint), out="again.png"))
+    explain.main(Path("toy.png"), TEXT, tiny_checkpoint, out=Path("again.png"))
     assert Path("again.png").read_bytes() == Path(path).read_bytes()
 
 
 def test_a_long_text_and_a_tall_picture_fit(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
     text = " ".join(["two apples above a squid"] * 20)
-    found = explain.explain(load_checkpoint(tiny_checkpoint), pictures[2], text)
+    explanation = explain.explain(load_checkpoint(tiny_checkpoint), pictures[2], text)
     with Image.open(io.BytesIO(pictures[2])) as tall:
-        page = explain.figure(tall.convert("RGB"), text, found)
+        page = explain.draw_figure(tall.convert("RGB"), text, explanation)
     assert page.width == 18 + 4 * 258
-    assert 1 <= len(found.words) < 30  # the model reads no more tokens
+    assert 1 <= len(explanation.words) < 30  # the model reads no more tokens
 
 
 def test_the_layer_is_the_checkpoints_own_or_the_one_asked_for(
@@ -92,8 +83,8 @@ def test_the_layer_is_the_checkpoints_own_or_the_one_asked_for(
     assert last.whole.any()
     assert not any(heat.any() for _, heat, _ in last.words)  # only [CLS] is left to look
     values = {"values": {"max_tokens": 12, "gradcam": "itm", "layer": 1}}
-    own = dataclasses.replace(checkpoint, config=values)
-    np.testing.assert_array_equal(explain.explain(own, pictures[0], TEXT).whole, last.whole)
+    evaluated = dataclasses.replace(checkpoint, config=values)
+    np.testing.assert_array_equal(explain.explain(evaluated, pictures[0], TEXT).whole, last.whole)
 
 
 def test_errors_are_sentences(tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path) -> None:
@@ -105,32 +96,6 @@ def test_errors_are_sentences(tiny_checkpoint: Path, pictures: list[bytes], tmp_
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"broken\.png cannot be decoded"):
-        explain.main(_args(image=str(broken), model=str(tiny_checkpoint)))
+        explain.main(broken, TEXT, tiny_checkpoint)
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        explain.main(_args(image=str(tmp_path / "gone.png"), model=str(tiny_checkpoint)))
-
-
-def test_the_command(tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path) -> None:
-    (tmp_path / "toy.png").write_bytes(pictures[0])
-
-    def run(*args: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "albef.cli", *args]
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(explain.__file__).parents[1])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = run("explain", "toy.png", TEXT, "--model", str(tiny_checkpoint), "--out", "it.png")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "it.png").is_file()
-    (tmp_path / "params.yaml").write_text("paths: {root: products, models: products/models}\n")
-    (tmp_path / "dvc.yaml").write_text("")
-    failed = run("explain", "toy.png", TEXT, "--model", "retreival")
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("albef explain: ")
-    assert "products/models/retreival is no checkpoint" in failed.stderr
-    assert "Traceback" not in failed.stderr
+        explain.main(tmp_path / "gone.png", TEXT, tiny_checkpoint)

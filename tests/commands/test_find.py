@@ -1,67 +1,29 @@
-import argparse
-import io
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from albef.commands import find
 from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.shards import ShardError, Shards
-from albef.ingest.shard_writer import write
+from albef.data.shards import Shards
 from albef.runtime import load
-from albef.runtime.manifest import ExportError
-from tests.conftest import CAPTIONS
+from albef.runtime.matching import matching
 
-COUNT = 40
-
-
-def _records() -> list[Record]:
-    rng = np.random.default_rng(1)
-    records = []
-    for i in range(COUNT):
-        buffer = io.BytesIO()
-        noise = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((16, 16)).save(buffer, "PNG")
-        caption = f"{CAPTIONS[i % 4]} <{i}>"
-        records.append(Record(f"k{i:02}", buffer.getvalue(), (caption,), i, "test", "made"))
-    return records
+TEXT = "two apples above a squid"
 
 
-@pytest.fixture(scope="module")
-def made(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    data = folder / "products" / "data" / "scenes"
-    write(data, "scenes", _records(), shard_mb=1, licences=[], sources=[])
-    shutil.copytree(tiny_export, folder / "products" / "exports" / "retrieval")
-    (folder / "params.yaml").write_text(
-        "paths: {root: products, models: products/models}\n"
-        "tasks: {retrieval: {dataset: scenes}, other: {dataset: gone}, broken: 3}\n"
-    )
-    return folder
+def search(export: Path, shards: Shards, text: str = TEXT, k: int = 5) -> None:
+    find.main(export, shards, text, k, shards.folder.parent / "kept")
 
 
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = Path(shutil.copytree(made, tmp_path / "project"))
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def _args(**values: Any) -> argparse.Namespace:
-    given = {"text": "a dog left of an apple", "run": "retrieval", "k": 5, "open": False}
-    return argparse.Namespace(**(given | values))
-
-
-def test_prints_the_best_and_a_page(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    find.main(_args())
+def test_prints_the_best_and_a_page_and_keeps_features(
+    tiny_export: Path, shards: Shards, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tiny_export, shards)
     first = capsys.readouterr()
     *lines, page = first.out.splitlines()
     assert len(lines) == 5
@@ -71,74 +33,63 @@ def test_prints_the_best_and_a_page(project: Path, capsys: pytest.CaptureFixture
     assert "&lt;" in content  # captions are text
     assert all(line.split()[0] in content for line in lines)
 
-    find.main(_args())
-    second = capsys.readouterr()
-    assert second.out == first.out
-    assert second.err == ""  # features were kept
-
-
-def test_ranks_as_reading_every_picture_would(project: Path) -> None:
-    model, records = load(project / "products/exports/retrieval"), _records()
-    text = "two apples above a squid"
-    sim = model.embed_image([record.image for record in records]) @ model.embed_text([text])[0]
-    best = np.argsort(-sim, kind="stable")[: find.RERANKED]
-    images = [records[i].image for i in best]
-    logits = model.match_logits(images, [text] * len(images))
-    order = np.argsort(logits[:, 0] - logits[:, 1], kind="stable")[:3]
-    expected = [records[best[i]].key for i in order]
-    found = find.find(model, Shards(project / "products/data/scenes", "test"), text, 3)
-    assert [item.key for item in found] == expected
-    probabilities = model.match([item.image for item in found], [text] * 3)
-    np.testing.assert_allclose([item.probability for item in found], probabilities, atol=1e-5)
-
-
-def test_more_than_are_re_ranked_and_more_than_there_are(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    find.main(_args(k=1000))
-    assert len(capsys.readouterr().out.splitlines()) == COUNT + 1
-
-
-def test_damaged_features_are_made_again(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    find.main(_args())
-    first = capsys.readouterr().out
-    (kept,) = find.FOLDER.glob("*.npy")
+    search(tiny_export, shards)
+    assert capsys.readouterr() == (first.out, "")
+    (kept,) = Path(page).parent.glob("*.npy")
     kept.write_bytes(b"no features")
-    find.main(_args())
-    assert capsys.readouterr().out == first
+    search(tiny_export, shards)
+    assert capsys.readouterr() == first
+    search(tiny_export, shards, k=1000)  # more than are re-ranked, and than there are
+    assert len(capsys.readouterr().out.splitlines()) == 40 + 1
 
 
-def test_errors_are_sentences(project: Path) -> None:
-    with pytest.raises(ParamsError, match=r"no run 'retreival' .* did you mean retrieval\?"):
-        find.main(_args(run="retreival"))
-    with pytest.raises(ParamsError, match=r"tasks\.broken\.dataset must name a data set"):
-        find.main(_args(run="broken"))
+def test_ranks_as_reading_every_picture_would(
+    tiny_export: Path, shards: Shards, scenes: list[Record], tmp_path: Path
+) -> None:
+    model = matching(load(tiny_export), "")
+    sim = model.embed_image([record.image for record in scenes]) @ model.embed_text([TEXT])[0]
+    best = np.argsort(-sim, kind="stable")[: find.RERANKED]
+    logits = model.match_logits([scenes[i].image for i in best], [TEXT] * len(best))
+    order = np.argsort(logits[:, 0] - logits[:, 1], kind="stable")[:3]
+    hits = find.find(model, shards, TEXT, 3, tmp_path)
+    assert [hit.key for hit in hits] == [scenes[best[i]].key for i in order]
+    chances = model.match([hit.image for hit in hits], [TEXT] * 3)
+    np.testing.assert_allclose([hit.probability for hit in hits], chances, atol=1e-5)
+
+
+def test_errors_are_sentences(
+    tiny_export: Path, tiny_exports: dict[str, Path], shards: Shards
+) -> None:
     with pytest.raises(ParamsError, match="the text is empty"):
-        find.main(_args(text="  "))
+        search(tiny_export, shards, text="  ")
     with pytest.raises(ParamsError, match="at least one picture"):
-        find.main(_args(k=0))
-    with pytest.raises(ExportError, match=r"exports/other holds no export .* `albef run` first"):
-        find.main(_args(run="other"))
-    shutil.rmtree("products/data")
-    with pytest.raises(ShardError, match="ingest@scenes"):
-        find.main(_args())
+        search(tiny_export, shards, k=0)
+    with pytest.raises(ValueError, match="is of kind vqa, which has no image-text matching"):
+        search(tiny_exports["vqa"], shards)
 
 
-def test_an_output_that_nobody_reads_on_is_no_error(project: Path) -> None:
+def test_an_output_that_nobody_reads_on_is_no_error(tiny_export: Path, shards: Shards) -> None:
     """As before ``| head -1``: the reader has gone when the second line comes."""
-    (project / "dvc.yaml").touch()  # what makes it the root of a project
-    script = "from albef.cli import main; main(['find', 'a dog', '--run', 'retrieval'])"
+    folder = shards.folder.parent / "products"
+    (folder / "data").mkdir(parents=True)
+    shards.folder.rename(folder / "data/scenes")
+    (folder / "exports").mkdir()
+    (folder / "exports/retrieval").symlink_to(tiny_export)
+    root = Path(__file__).parents[2]
+    values = (root / "params.yaml").read_text()
+    (folder.parent / "params.yaml").write_text(values)
+    (folder.parent / "dvc.yaml").touch()  # what makes it the root of a project
     with subprocess.Popen(
-        [sys.executable, "-P", "-u", "-c", script],
-        cwd=project,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        [sys.executable, "-P", "-u", "-m", "albef.cli", "find", "a dog", "--run", "retrieval"],
+        cwd=folder.parent,
+        env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as command:
         assert command.stdout is not None
         assert command.stderr is not None
         command.stdout.close()
-        told = command.stderr.read()
-    assert command.returncode == 0, told
-    assert b"Error" not in told
-    assert b"Broken" not in told
+        errors = command.stderr.read()
+    assert command.returncode == 0, errors
+    assert b"Error" not in errors
+    assert b"Broken" not in errors

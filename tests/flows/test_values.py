@@ -1,11 +1,12 @@
 """Presets and overrides: what becomes of params.yaml, and what is refused before it is touched."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from albef.config import ParamsError, read_yaml
+from albef.config import ParamsError, read_preset, read_yaml
 from flows import values
 
 ROOT = Path(__file__).parents[2]
@@ -14,9 +15,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml, committed, and a preset; no stage is needed."""
-    for name in ("params.yaml", "presets/smoke.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    shutil.copyfile(ROOT / "presets/built-in.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(values, "check", lambda path: None)  # tests/pipelines/test_params.py
     for command in ("init", "add params.yaml", "-c user.name=x -c user.email=x commit -m x"):
@@ -26,12 +26,21 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_override_changes_its_line_and_no_other(project: Path) -> None:
     before = (project / "params.yaml").read_text().splitlines()
-    values.prepare(None, ["tasks.retrieval.lr=3e-5", "runtime.scratch=/tmp/x"])
+    values.prepare(None, ["tasks.retrieval.lr=3e-5", "pretrain.epochs=5"])
     after = (project / "params.yaml").read_text().splitlines()
     assert len(before) == len(after)
     changed = [new.strip() for old, new in zip(before, after, strict=True) if old != new]
-    assert changed == ["scratch: /tmp/x", "lr: 3e-05"]
+    assert changed == ["epochs: 5", "lr: 3e-05"]
     assert read_yaml(project / "params.yaml")["tasks"]["retrieval"]["lr"] == 3e-5
+
+
+def test_a_value_that_has_its_default_is_added(project: Path) -> None:
+    values.prepare(None, ["pretrain.precision=bfloat16", "validate.accepted.web=profiles/web.json"])
+    now = read_yaml(project / "params.yaml")
+    assert now["pretrain"]["precision"] == "bfloat16"
+    assert now["validate"]["accepted"] == {"web": "profiles/web.json"}
+    now["pretrain"].pop("precision"), now["validate"].pop("accepted")
+    assert now == read_yaml(ROOT / "presets/built-in.yaml")
 
 
 def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
@@ -43,8 +52,7 @@ def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("tasks.retrieval.lrr=1", "tasks.retrieval.lrr is not a known key; did you mean "),
-        ("taks.retrieval.lr=1", "taks is not a known key; did you mean tasks?"),
+        ("tasks.retreival.lr=1", "there is no tasks.retreival; did you mean retrieval?"),
         ("seed.x=1", "seed is a value, not a section"),
         ("seed", "write it as KEY=VALUE"),
         ("tasks.retrieval.lr=[", "tasks.retrieval.lr=[: no viable alternative"),
@@ -76,12 +84,36 @@ def test_values_that_do_not_pass_the_check_are_not_written(
 
 
 def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: Path) -> None:
-    smoke = (project / "presets/smoke.yaml").read_bytes()
     values.prepare("smoke", [])
-    assert (project / "params.yaml").read_bytes() == smoke
+    assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
+    values.prepare("built-in", [])
     values.prepare("smoke", ["seed=5"])
     with pytest.raises(ParamsError, match="holds values that neither git nor a preset has"):
         values.prepare("smoke", [])
     assert read_yaml(project / "params.yaml")["seed"] == 5
     with pytest.raises(ParamsError, match="there is no preset smok; did you mean smoke"):
         values.prepare("smok", [])
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(
+    preset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text(values.compose(preset))
+    assert read_yaml(tmp_path / "params.yaml") == read_preset(preset)
+    first = preset.read_text().splitlines()[0]
+    assert values.compose(preset).splitlines()[0] == first
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: mine", "its base mine is laid over it"),
+        ("base: smok", r"there is no preset smok \(base\)"),
+        ("base: built-in\ndrop: [tasks.nlvr2]", r"built-in has no tasks.nlvr2 \(drop\)"),
+    ],
+)
+def test_a_preset_on_nothing_is_refused(project: Path, text: str, says: str) -> None:
+    (project / "presets/mine.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=says):
+        values.prepare("mine", [])

@@ -12,14 +12,14 @@ from albef.config import ParamsError, validate
 from albef.ingest.derive import DOWNLOAD, derive
 from albef.ingest.sources import SourcesConfig
 from tests.data import toy
-from tests.ingest.sources.test_webdataset import write
+from tests.ingest.sources.reading import write_tar
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What is derived, held against the class of its kind."""
+def read(path: Path, *fields: str) -> Any:
+    """Fields of what is derived, or all of it, held against the class of its kind."""
     section = derive(path)
-    validate(SourcesConfig, {"sources": {"own": section}, "shard_mb": 1}, where="derived")
-    return section
+    validate(SourcesConfig, {"sources": {"s": section}}, where="derived")
+    return tuple(section[name] for name in fields) if fields else section
 
 
 def put(root: Path, *names: str) -> None:
@@ -32,28 +32,24 @@ def put(root: Path, *names: str) -> None:
 
 def test_folders_of_pictures(tmp_path: Path) -> None:
     put(tmp_path / "flat", "a.png", "more/b.png")
-    assert read(tmp_path / "flat")["split"] == "train"
     put(tmp_path / "split", "train/a.png", "val/b.png", "test/c/d.png")
-    assert read(tmp_path / "split") == {
-        "kind": "folder", "path": str(tmp_path / "split"), "split": None
-    }  # fmt: skip
     put(tmp_path / "named", "dogs/a.png", "cats/b.png")
-    assert read(tmp_path / "named")["split"] == "train"
+    for name, split in (("flat", "train"), ("split", None), ("named", "train")):
+        path = tmp_path / name
+        assert read(path) == {"kind": "folder", "path": str(path), "split": split}
 
 
 def test_shards(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "a" / split).mkdir(parents=True)
-    told = json.dumps({"id": 3, "caption": "one"}).encode()
-    write(tmp_path / "a" / "train" / "0.tar", ("1.jpg", b"x"), ("1.txt", b"one"))
-    write(tmp_path / "a" / "val" / "0.tar", ("1.jpg", b"x"), ("1.txt", b"one"))
-    write(tmp_path / "b.tar", ("1.jpg", b"x"), ("1.json", told))
-    own = read(tmp_path / "a")
-    assert set(own["files"]) == {"train", "val"}
-    assert (own["caption"], own["statuses"]) == ("txt", False)
-    assert read(tmp_path / "b.tar")["caption"] == "json.caption"
+        write_tar(tmp_path / "a" / split / "0.tar", ("1.jpg", b"x"), ("1.txt", b"one"))
+    values = json.dumps({"id": 3, "caption": "one"}).encode()
+    write_tar(tmp_path / "b.tar", ("1.jpg", b"x"), ("1.json", values))
+    files, caption, statuses = read(tmp_path / "a", "files", "caption", "statuses")
+    assert (set(files), caption, statuses) == ({"train", "val"}, "txt", False)
+    assert read(tmp_path / "b.tar", "caption") == ("json.caption",)
     pq.write_table(pa.table({"status": ["success"]}), tmp_path / "b.parquet")
-    assert read(tmp_path / "b.tar")["statuses"]
+    assert read(tmp_path / "b.tar", "statuses") == (True,)
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -61,22 +57,20 @@ def test_parquet(tmp_path: Path) -> None:
     table = pa.table({"image": [image], "caption": [["one"]], "filename": ["a"]})
     for split in ("train-00000-of-00002", "train-00001-of-00002", "validation", "test"):
         pq.write_table(table, tmp_path / f"{split}.parquet")
-    own = read(tmp_path)
-    assert (own["kind"], own["image"], own["captions"]) == ("parquet", "image", ["caption"])
-    assert {split: len(names) for split, names in own["files"].items()} == {
-        "train": 2, "val": 1, "test": 1
-    }  # fmt: skip
+    assert read(tmp_path, "kind", "image", "captions") == ("parquet", "image", ["caption"])
+    (files,) = read(tmp_path, "files")
+    counts = {split: len(names) for split, names in files.items()}
+    assert counts == {"train": 2, "val": 1, "test": 1}
     links = tmp_path / "links.parquet"
     pq.write_table(pa.table({"URL": ["http://a.test"], "TEXT": ["one"], "n": [1]}), links)
-    own = read(links)
-    assert (own["kind"], own["url"], own["caption"]) == ("urls", "URL", "TEXT")
+    assert read(links, "kind", "url", "caption") == ("urls", "URL", "TEXT")
 
 
 def test_many_files_become_a_pattern_that_names_no_other(tmp_path: Path) -> None:
     table = pa.table({"url": ["http://a.test"], "caption": ["one"]})
     for i in range(5):
         pq.write_table(table, tmp_path / f"part-{i}.parquet")
-    assert read(tmp_path)["files"] == [str(tmp_path / "part-*.parquet")]
+    assert read(tmp_path, "files") == ([str(tmp_path / "part-*.parquet")],)
 
 
 @pytest.mark.parametrize(
@@ -84,48 +78,44 @@ def test_many_files_become_a_pattern_that_names_no_other(tmp_path: Path) -> None
     [
         ("a.tsv", "a dog\thttp://a.test/1\n", {"header": ["caption", "url"], "url": "url"}),
         ("a.tsv", "http://a.test/1\ta dog\n", {"header": ["url", "caption"], "format": "tsv"}),
-        ("a.csv", "URL,TEXT\nhttp://a.test,a\n", {"header": None, "url": "URL", "caption": "TEXT"}),
+        ("a.csv", "URL,TEXT\nhttp://a.test,a\n", {"url": "URL", "caption": "TEXT"}),
         ("a.csv", '\ufeffid,image_url,"title"\n', {"url": "image_url", "caption": "title"}),
     ],
 )
 def test_lists(tmp_path: Path, name: str, text: str, expected: dict[str, Any]) -> None:
     (tmp_path / name).write_text(text)
-    own = read(tmp_path / name)
-    assert {**own, **expected} == own
-    assert own["download"] == DOWNLOAD
-    assert not own["download"]["allow_loopback"]
+    section = read(tmp_path / name)
+    assert {**section, **expected, "download": DOWNLOAD} == section
 
 
-def test_json_of_annotations(tmp_path: Path) -> None:
-    put(tmp_path, "images/val2014/a.png", "images/b.jpg")
-    (tmp_path / "notes").mkdir()
-
-    def given(held: Any, name: str = "coco_val.json") -> dict[str, Any]:
-        (tmp_path / "notes" / name).write_text(json.dumps(held))
-        return read(tmp_path / "notes" / name)
-
-    sentences = [{"raw": "one"}]
-    first = {"filepath": "val2014", "filename": "a.png", "sentences": sentences}
-    images = [{**first, "split": split} for split in ("restval", "test")]
-    assert given({"images": images}) == {
-        "kind": "karpathy", "file": str(tmp_path / "notes" / "coco_val.json"),
-        "images": str(tmp_path / "images"), "splits": ["train", "test"],
-    }  # fmt: skip
-    for row, form in (
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
         ({"image": "b.jpg", "caption": "one"}, "captions"),
         ({"image": "b.jpg", "question": "one?", "dataset": "vqa"}, "vqa"),
         ({"image": "b", "sentence": "one", "label": "neutral"}, "entailment"),
         ({"image": "b.jpg", "text": "one", "ref_id": 1}, "grounding"),
         ({"images": ["b.jpg", "b.jpg"], "sentence": "one", "label": "True"}, "nlvr2"),
-    ):
-        own = given([row], "test.json")
-        assert (own["format"], own["images"]) == (form, str(tmp_path / "images"))
-        assert list(own["files"]) == ["test"]
+    ],
+)
+def test_json_of_annotations(tmp_path: Path, row: dict[str, Any], form: str) -> None:
+    put(tmp_path, "images/val2014/a.png", "images/b.jpg", "notes/c.jpg")
+    notes = tmp_path / "notes" / "test.json"
+    notes.write_text(json.dumps([row]))
+    format_, images, files = read(notes, "format", "images", "files")
+    assert (format_, images, list(files)) == (form, str(tmp_path / "images"), ["test"])
+    first = {"filepath": "val2014", "filename": "a.png", "sentences": [{"raw": "one"}]}
+    splits = [{**first, "split": split} for split in ("restval", "test")]
+    notes.write_text(json.dumps({"images": splits}))
+    assert read(notes) == {
+        "kind": "karpathy", "file": str(notes), "images": images, "splits": ["train", "test"]
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
+        ("", None, "holds neither pictures, shards"),
         ("no", None, "is neither there nor a data set"),
         ("a.bin", "", "what it holds cannot be told by .bin"),
         ("a.json", "[1]", "no format of annotations is known"),
@@ -139,16 +129,11 @@ def test_json_of_annotations(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_told_is_said(
-    tmp_path: Path, name: str, text: str | None, said: str
+    tmp_path: Path, name: str, text: str | None, message: str
 ) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ParamsError) as caught:
         derive(tmp_path / name)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
-
-
-def test_a_folder_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="holds neither pictures, shards"):
-        derive(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from albef.data.cache import ShardCache
 from albef.data.shards import Shards
 from albef.data.store import Store, Stored, read_manifest
-from albef.loading.prefetch import Ahead
+from albef.loading.prefetch import Prefetcher
 from tests.data import toy
 
 
@@ -40,9 +40,9 @@ def test_no_further_than_allowed(shards: Shards) -> None:
             asked.append(name)
             yield [name]
 
-    ahead = Ahead(shards.files, batches(), 2)
+    ahead = Prefetcher(shards.files, batches(), 2)
     until(lambda: cache.fetched == 2 and len(asked) == 3)
-    ahead.given()
+    ahead.advance()
     until(lambda: cache.fetched == 3 and len(asked) == 4)
     ahead.stop()
     assert len(every) == 4
@@ -64,7 +64,7 @@ def test_what_cannot_be_fetched_is_left_to_its_reader(
         get(self, shard, path)
 
     monkeypatch.setattr(Store, "get", counting)
-    Ahead(shards.files, [[first], [first, rest[0]], [first, *rest]], 9)
+    Prefetcher(shards.files, [[first], [first, rest[0]], [first, *rest]], 9)
     cache = shards.files.cache
     assert cache is not None
     until(lambda: cache.fetched == 3)

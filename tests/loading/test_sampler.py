@@ -1,19 +1,27 @@
-"""The order in windows of shards: every record once, for any processes, few shards at a time."""
+"""Which records an epoch shows, by weights of their sources, and in which order, in windows of
+shards.
+"""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albef.config import read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
+from albef.data.store import Store, Stored
 from albef.loading.loader import Batch, Loader
-from albef.loading.reading import ReadingConfig
+from albef.loading.pipeline import Reading
+from albef.loading.sampler import Mixture
+from albef.tasks.pretraining import Config
 from tests.data import toy
 
 COUNT = 60
@@ -37,8 +45,8 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     return {"id": torch.tensor([record.image_id for record in records])}
 
 
-def reading(window: int | None) -> ReadingConfig:
-    return ReadingConfig(window=window, max_damaged_records=0, max_damaged_shards=0)
+def reading(window: int | None) -> Reading:
+    return Reading(window=window, max_damaged_records=0, max_damaged_shards=0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -49,15 +57,17 @@ def reading(window: int | None) -> ReadingConfig:
     processes=st.sampled_from([1, 2, 3]),
     pooled=st.sampled_from([0, 2]),
     start=st.integers(0, 3),
+    weights=st.sampled_from([None, {"a": 1.5, "b": 0.0}]),
 )
 def test_every_record_once_for_any_number_of_processes(
-    folder: Path, window: int, seed: int, micro: int, processes: int, pooled: int, start: int
-) -> None:
+    folder: Path, window: int, seed: int, micro: int, processes: int, pooled: int, start: int,
+    weights: dict[str, float] | None,
+) -> None:  # fmt: skip
     split, size = shards(folder), 30
 
     def steps(rank: int, among: int, first: int = 0) -> list[list[list[int]]]:
         one = Loader(
-            split, collate, size, micro, seed, 0, (rank, among), pooled, reading=reading(window)
+            split, collate, size, micro, seed, 0, (rank, among), pooled, weights, reading(window)
         )
         return [[m["id"].tolist() for m in step] for step in one.batches(first, 4)]
 
@@ -65,7 +75,7 @@ def test_every_record_once_for_any_number_of_processes(
         processes = 1
     alone = steps(0, 1)
     flat = [i for step in alone[:2] for m in step for i in m]
-    assert sorted(flat) == list(range(COUNT))
+    assert weights or sorted(flat) == list(range(COUNT))
     parts = [steps(rank, processes) for rank in range(processes)]
     assert [[m for part in step for m in part] for step in zip(*parts, strict=True)] == alone
     assert steps(0, 1, start) == alone[start:]
@@ -98,18 +108,12 @@ def test_weights_are_kept_in_windows(folder: Path) -> None:
     split = shards(folder)
     weights = {"a": 2.0, "b": 0.5}
     one = Loader(split, collate, 1, 1, 5, 0, weights=weights, reading=reading(2))
-    shown = [m["id"].item() for step in one.batches(0, one.steps_per_epoch) for m in step]
-    sources = np.array(split.sources.to_pylist())[shown]
-    assert (sources == "a").sum() == 80
-    assert (sources == "b").sum() == 10
-    names = split.shard_names.to_pylist()
-    visits = [names[i] for i in shown]
-    first, last = {}, {}
-    for place, name in enumerate(visits):
-        first.setdefault(name, place)
-        last[name] = place
-    open_at_once = max(sum(first[n] <= p <= last[n] for n in first) for p in range(len(visits)))
-    assert open_at_once <= 2
+    shown = [m["id"].item() for (m,) in one.batches(0, one.steps_per_epoch)]
+    assert Counter(split.sources.take(shown).to_pylist()) == {"a": 80, "b": 10}
+    visits = split.shard_names.take(shown).to_pylist()
+    last = {name: place for place, name in enumerate(visits)}
+    opened = {visits.index(name): place for name, place in last.items()}
+    assert all(sum(a <= p <= b for a, b in opened.items()) <= 2 for p in range(len(visits)))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -118,14 +122,14 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
     folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "fetched"
-    download = ShardCache._download
+    get = Store.get
 
-    def counting(self: ShardCache, *args: object) -> None:
+    def counting(self: Store, shard: Stored, path: Path) -> None:
         with log.open("a") as file:  # from whichever process
             file.write("x")
-        download(self, *args)  # type: ignore[arg-type]
+        get(self, shard, path)
 
-    monkeypatch.setattr(ShardCache, "_download", counting)
+    monkeypatch.setattr(Store, "get", counting)
     plain = Loader(shards(folder), collate, 1, 1, 5, 0, reading=reading(2))
     expected = [m["id"].item() for step in plain.batches(0, 2 * COUNT) for m in step]
     log.unlink(missing_ok=True)
@@ -143,8 +147,8 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
     ("window", "said"),
     [
         (3, r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
-            r"runtime\.cache_gb 0\.0039\d?: set datasets\.toy\.window to at most 2 or raise"),
-        (None, r"all shards of toy, .* set datasets\.toy\.window to at most 2 or raise runtime"),
+            r"runtime\.cache_gb 0\.0039\d?: set the training's window to at most 2 or raise"),
+        (None, r"all shards of toy, .* set the training's window to at most 2 or raise runtime"),
     ],
 )  # fmt: skip
 def test_what_the_cache_cannot_hold_is_said_before(
@@ -155,3 +159,57 @@ def test_what_the_cache_cannot_hold_is_said_before(
         Loader(split, collate, 4, 4, 5, 0, reading=reading(window))
     with pytest.raises(ShardError, match=r"GiB, more than runtime\.cache_gb \S+: raise runtime"):
         Loader(shards(folder, limit=2**20), collate, 4, 4, 5, 0, reading=reading(1))
+
+
+SOURCES = ["coco"] * 7 + ["web"] * 16
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    folder = tmp_path_factory.mktemp("mixed") / "toy"
+    toy.write(folder, [toy.record(i, source=source) for i, source in enumerate(SOURCES)])
+    return Shards(folder, "train")
+
+
+def ids(shards: Shards, weights: dict[str, float] | None, epochs: int, seed: int = 5) -> list[int]:
+    loader = Loader(shards, collate, 1, 1, seed, 0, weights=weights)
+    return [m["id"].item() for (m,) in loader.batches(0, epochs * loader.steps_per_epoch)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    weight=st.floats(0, 6), epochs=st.integers(1, 8), seed=st.integers(0, 2**40),
+    size=st.integers(1, 20),
+)  # fmt: skip
+def test_every_record_is_shown_as_often_as_any_other_of_its_source(
+    weight: float, epochs: int, seed: int, size: int
+) -> None:
+    mixture = Mixture(pa.array(["b"] * 3 + ["a"] * size), {"a": weight}, seed)
+    shown = [mixture.epoch(epoch) for epoch in range(epochs)]
+    assert {len(one) for one in shown} == {len(mixture)}
+    counts = Counter(int(place) for one in shown for place in one)
+    assert [counts[i] for i in range(3)] == [epochs] * 3
+    own = [counts[3 + i] for i in range(size)]
+    assert max(own) - min(own) <= 1
+    assert sum(own) == epochs * (max(1, round(weight * size)) if weight else 0)
+
+
+def test_without_weights_batches_are_what_they_were(mixed: Shards) -> None:
+    plain = [int(i) for i in np.random.default_rng([5, 0, 0]).permutation(23)]
+    assert ids(mixed, None, 1) == ids(mixed, {}, 1) == plain
+    assert sorted(ids(mixed, {"coco": 1.0}, 1)) == list(range(23))
+
+
+def test_a_weight_of_no_source(mixed: Shards) -> None:
+    with pytest.raises(ValueError, match="source_weights names cocoa; the sources are coco, web"):
+        Loader(mixed, collate, 1, 1, 1, 0, weights={"cocoa": 2.0})
+    with pytest.raises(ValueError, match="has 7 records in split train, fewer than a batch of 8"):
+        Loader(mixed, collate, 8, 8, 1, 0, weights={"web": 0.0})
+
+
+def test_a_training_without_weights_tells_of_none() -> None:
+    values = read_yaml(Path(__file__).parents[2] / "params.yaml")["pretrain"]
+    plain = validate(Config, values, where="params.yaml")
+    assert "source_weights" not in plain.model_dump(), "what it made before stays as it is"
+    weighed = validate(Config, {**values, "source_weights": {"web": 2}}, where="params.yaml")
+    assert weighed.model_dump()["source_weights"] == {"web": 2.0}

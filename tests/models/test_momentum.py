@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from albef.models.momentum import MomentumTwin
-from albef.models.queue import EMPTY, FeatureQueue
+from albef.models.momentum import EMPTY, FeatureQueue, MomentumTwin
 
 
 def test_the_twin_moves_by_one_minus_momentum_and_has_no_gradient() -> None:

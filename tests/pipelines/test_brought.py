@@ -14,7 +14,7 @@ import albef
 from albef.commands.importing import import_original, write
 from albef.config import ParamsError, validate
 from albef.data.shards import Shards
-from albef.models.ranking import chance_recalls
+from albef.models.matching import chance_recalls
 from albef.models.weights import load_checkpoint
 from pipelines import evaluate, export
 from pipelines.evaluate import Reference, differing

@@ -1,6 +1,5 @@
 """The whole file: built-in values, presets, contradictions."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,81 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError, read_yaml
-from pipelines.params import load
+from pipelines.params import explain, kinds, load
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+BUILT_IN = ROOT / "presets/built-in.yaml"
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_params_file_loads_strictly(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that values name."""
     monkeypatch.chdir(tmp_path)
     Path("behaviour").symlink_to(ROOT / "behaviour")
-    Path("profiles").symlink_to(ROOT / "profiles")
     Path("models/albef-4m").mkdir(parents=True)  # what docs/checkpoints.md has imported before
-    params = load(path)
-    assert set(params.tasks)
+    return tmp_path
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_composes_to_the_values_that_it_is_known_for(preset: Path, project: Path) -> None:
+    params: Any = load(preset)
+    root = "products" + ("" if preset.stem in ("built-in", "all-tasks") else f"/{preset.stem}")
+    assert params.paths.root == root
+    pretrain, retrieval = params.sections["pretrain"], next(iter(params.tasks.values()))
+    assert (pretrain.alpha_itc, pretrain.temperature, retrieval.alpha) == (0.4, 0.07, 0.4)
+    for name in ("web", "scenes", "questions") if preset.stem in ("built-in", "all-tasks") else ():
+        assert (params.datasets[name].shard_mb, params.datasets[name].longest_side) == (8, 64)
+    if preset.stem == "smoke":
+        assert set(params.tasks) == set(kinds()) - {"captioning"}
+        assert {run.image_size for run in params.tasks.values()} == {48}
+    if preset.stem.startswith("ablation"):
+        assert (set(params.datasets), set(params.tasks)) == ({"web", "scenes"}, {"retrieval"})
+    if preset.stem.startswith("paper"):
+        vqa = params.tasks["vqa"]
+        assert (pretrain.lr, pretrain.schedule, pretrain.queue_size) == (1e-4, "original", 65536)
+        assert (pretrain.momentum, pretrain.mlm_probability) == (0.995, 0.15)
+        assert pretrain.augment.crop == (0.2, 1.0)
+        assert (vqa.max_answers, vqa.answer_k, vqa.image_size) == (3128, 128, 384)
+        assert params.tasks["grounding"].augment.crop == (1.0, 1.0)
+
+
+def test_a_data_set_of_ones_own_is_four_lines(project: Path) -> None:
+    values = read_yaml(BUILT_IN)
+    values["datasets"]["mine"] = {
+        "sources": {"mine": {"kind": "folder", "path": "photos", "split": "train"}}
+    }
+    YAML(typ="safe").dump(values, Path("params.yaml"))
+    mine: Any = load(Path("params.yaml")).datasets["mine"]
+    assert (mine.shard_mb, mine.longest_side, mine.duplicates, mine.screened) == (
+        512,
+        None,
+        "keep",
+        False,
+    )
+
+
+def test_every_value_is_explained_with_its_sentence_and_where_it_comes_from(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALBEF_RUNTIME__THREADS", "3")
+    text = explain(BUILT_IN).splitlines()
+    assert f"seed: 1  # {BUILT_IN}" in text
+    assert f"pretrain.epochs: 4  # {BUILT_IN}" in text
+    assert "    Passes over the train split; 0 trains nothing." in text
+    assert "runtime.threads: 3  # ALBEF_RUNTIME__THREADS" in text
+    assert "datasets.web.store: null  # default of RowsConfig" in text
+    assert "tasks.vqa.augment.flip: false  # default of TrainingConfig" in text
+    assert f"validate.drift.evaluation.shift.warn: 0.6  # {BUILT_IN}" in text
+    assert "validate.drift.accepted.shift.warn: 0.25  # default of DriftConfig" in text
+    lines = explain(BUILT_IN, "tasks.retrieval.lr").splitlines()
+    assert lines[0].startswith('tasks.retrieval.lr: {"low": 0.0001, "high": 0.001')
+    with pytest.raises(ParamsError, match=r"has no serch; did you mean search\."):
+        explain(BUILT_IN, "serch")
 
 
 def test_a_run_may_start_from_an_epoch_that_is_kept(tmp_path: Path) -> None:
-    values = copy.deepcopy(read_yaml(ROOT / "params.yaml"))
+    values = read_yaml(BUILT_IN)
     values["pretrain"]["keep_epochs"] = [2]
     values["tasks"]["vqa"]["init"] = "pretrained/epochs/2"
     YAML(typ="safe").dump(values, tmp_path / "params.yaml")
@@ -37,7 +91,7 @@ def test_a_run_may_start_from_an_epoch_that_is_kept(tmp_path: Path) -> None:
 
 def changed(tmp_path: Path, key: str, value: Any) -> str:
     """The sentences of the built-in file with one value changed (or, if None, removed)."""
-    values = copy.deepcopy(read_yaml(ROOT / "params.yaml"))
+    values = read_yaml(BUILT_IN)
     *parents, last = key.split(".")
     section = values
     for part in parents:
@@ -87,19 +141,22 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ("release.max_drop", -1.0, "release.max_drop: input should be greater than or equal to 0"),
         ("release.max_slow", 2.0, "release.max_slow is not a known key; did you mean release.max_"),
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
-        ("datasets.web.augment.crop", [1.0, 0.5], "crop starts at 1, above its end 0.5"),
+        ("pretrain.augment", {"crop": [1.0, 0.5]}, "crop starts at 1, above its end 0.5"),
+        ("datasets.web.augment", {"flip": True}, "datasets.web.augment is not a known key"),
+        ("validate.accepted", {"web": "profiles/web.json"}, "accepted.web: the accepted profile "),
         (
-            "datasets.web.accepted",
-            "profiles/web.json",
-            "datasets.web.accepted: the accepted profile profiles/web.json is missing: get it back",
+            "validate.accepted",
+            {"wep": "profiles/web.json"},
+            "not one of the datasets; did you mean",
         ),
-        ("datasets.web.accepted", None, "datasets.web.accepted is missing"),
         (
-            "datasets.web.evaluated_on",
-            "profiles/web.json",
-            "datasets.web.evaluated_on: the accepted profile profiles/web.json is missing: get it",
+            "validate.evaluated_on",
+            {"web": "profiles/web.json"},
+            "evaluated_on.web: the accepted pr",
         ),
-        ("validate.drift.accepted.shift.warn", 2.0, "shift: warn (2) is beyond stop (1)"),
+        ("validate.accepted", {"web": "web.json"}, "web.json is not in profiles, whose edits DVC"),
+        ("validate.drift.accepted", {"shift": {"warn": 2.0, "stop": 1.0}}, "warn (2) is beyond st"),
+        ("validate", None, "validate is missing; write `validate: {}` for its defaults"),
         ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
         ("evaluate.behaviour.tests", "none.json", "behaviour tests none.json cannot be read: No"),
         ("evaluate.behaviour.threshold", 1.0, "evaluate.behaviour.threshold: input should be less"),
@@ -111,9 +168,10 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         (
             "pretrain.source_weights",
             {"scene": 2.0},
-            "'scene' is no source of its data; did you me",
+            "'scene' is not one of the sources of web; did you mean scenes?",
         ),
         ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
+        ("pretrain.global_batch_size", 0, "pretrain.global_batch_size: input should be greater"),
         ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
         ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
     ],

@@ -49,6 +49,7 @@ def answered(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_metrics_by_type_stand_beside_three_baselines(answered: Path) -> None:
     metrics = json.loads((answered / "products/metrics/vqa.json").read_text())
+    assert metrics.pop("headline") == {"test": "accuracy"}
     assert set(metrics) == {"test", "chance", "random_weights", "text_only"}
     names = {"accuracy", *(f"accuracy_{t}" for t in ("existence", "count", "object", "relation"))}
     for section in (metrics["test"], *(metrics[b]["test"] for b in set(metrics) - {"test"})):

@@ -16,7 +16,7 @@ import torch
 from albef.data.shards import ShardError
 from albef.io import file_digest
 from albef.tasks import retrieval
-from pipelines import search, trials
+from pipelines import trials
 from pipelines.stage import Stage
 from tests.pipelines.test_training import _own_slots as _own_slots
 from tests.pipelines.test_training import start, step, values, work
@@ -278,13 +278,13 @@ def test_a_worker_that_is_refused_something_says_it_once(here: Path) -> None:
     params = searched()
     params["runtime"]["search_workers"] = 2
     work(here, params)
-    looked = search._search(Stage("search", "retrieval"))
+    looked = trials.read_search(Stage("search", "retrieval"))
     assert looked
-    looked.journal.write_text("no journal\n")
+    looked.journal.write_text("no journal\n{}\n")
     process = start(here, "search", "retrieval")
     told = process.communicate(timeout=600)[1]
     assert process.returncode == 2
-    lines = [line for line in told.splitlines() if "no entry of a journal" in line]
+    lines = [line for line in told.splitlines() if "is no journal of a study" in line]
     assert len(lines) == 1
     assert lines[0].startswith("search@retrieval: ")
     assert "Traceback" not in told

@@ -7,7 +7,7 @@ from torch.optim import AdamW
 
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED
-from albef.models.queue import FeatureQueue
+from albef.models.momentum import FeatureQueue
 from albef.tasks.pretraining import TEMPERATURE_BOUNDS, Task
 from albef.tasks.task import Batch
 from tests.reference import fused

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
 from albef.models.decoder import AnswerDecoder
-from albef.models.ranking import NOT_RANKED
+from albef.models.matching import NOT_RANKED
 from tests.reference import fused
 
 
@@ -72,7 +72,7 @@ def rank_answers(
     mask: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`albef.models.answer_ranking.rank`, with the question's states ``k`` times."""
+    """As :func:`albef.models.decoder.rank`, with the question's states ``k`` times."""
     count, k = len(fused_states), min(k, len(ids))
     start = ids[:1, :1].repeat(count, 1)
     question = decoder.question_key_values(fused_states)

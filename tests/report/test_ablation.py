@@ -7,7 +7,7 @@ import pytest
 
 from albef.config import ParamsError, validate
 from albef.evaluation.statistics import Interval
-from albef.report.ablation import Ladder, Result, Table, markdown, told
+from albef.report.ablation import Ladder, Table, format_step, render_markdown
 
 LADDER = {
     "run": "retrieval",
@@ -33,47 +33,49 @@ def ladder() -> Ladder:
 
 
 def table(wanted: int = 12, **only: float) -> Table:
-    results = [
-        Result(rung, noise, seed, (value,))
+    results = {
+        (rung, noise, seed): {"test": {"r_mean": value}, "chance": {"test": {"r_mean": 1.2}}}
         for (noise, seed), both in VALUES.items()
         for rung, value in zip(("low", "high"), both, strict=True)
         if noise == only.get("noise", noise)
-    ]
+    }
     return Table(ladder(), results, wanted)
 
 
+RECALL = ladder().metrics[0]
+
+
 def test_a_step_is_taken_seed_by_seed() -> None:
-    found = table().step("low", "high", 0.0, 0)
+    found = table().step("low", "high", 0.0, RECALL)
     assert found is not None
     difference, interval = found
     assert difference == pytest.approx(3.0)  # of 2, 3 and 4, whose deviation is 1
     half = 4.302653 / math.sqrt(3)
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx((3 - half, 3 + half), abs=1e-5)
-    cell = table().cell("low", 0.0, 0)
-    assert cell is not None
-    assert (cell.mean, cell.deviation) == pytest.approx((20.0, 10.0))
+    assert table().by_seed("low", 0.0, RECALL) == {1: 10.0, 2: 20.0, 3: 30.0}
 
 
 def test_a_change_with_noise_is_taken_seed_by_seed_too() -> None:
-    found = table().change("low", "high", 0)
+    found = table().change("low", "high", RECALL)
     assert found is not None
     assert found[0] == pytest.approx(5.0 - 3.0)  # steps 10, -6, 11 less 2, 3, 4
     only = table(noise=0.4)
-    assert only.change("low", "high", 0) is None
-    assert len(only.heads()[1]) == 2  # nothing to compare noises with
+    assert only.change("low", "high", RECALL) is None
+    assert [len(header) for header, _ in only.blocks(RECALL)] == [3, 2]  # no noises to compare
 
 
 def test_seeds_that_one_of_two_rungs_lacks_are_left_out_of_their_step() -> None:
     full = table()
-    cut = Table(full.ladder, [r for r in full.results if (r.rung, r.seed) != ("high", 2)], 12)
-    found = cut.step("low", "high", 0.0, 0)
+    lacking = {key: it for key, it in full.results.items() if key[::2] != ("high", 2)}
+    cut = Table(full.ladder, lacking, 12)
+    found = cut.step("low", "high", 0.0, RECALL)
     assert found is not None
     assert found[0] == pytest.approx(3.0)  # of 2 and 4
     assert cut.seeds() == "2 to 3"
-    one = Table(full.ladder, full.results[:2], 12)
-    assert one.step("low", "high", 0.0, 0) == (2.0, None)
-    assert one.step("low", "high", 0.4, 0) is None
+    one = Table(full.ladder, dict([*full.results.items()][:2]), 12)
+    assert one.step("low", "high", 0.0, RECALL) == (2.0, None)
+    assert one.step("low", "high", 0.4, RECALL) is None
 
 
 @pytest.mark.parametrize(
@@ -89,16 +91,16 @@ def test_seeds_that_one_of_two_rungs_lacks_are_left_out_of_their_step() -> None:
 def test_resolved_is_an_interval_without_zero(
     step: tuple[float, Interval | None] | None, words: str
 ) -> None:
-    assert told(step) == words
+    assert format_step(step) == words
 
 
 def test_the_page_says_what_is_resolved_and_what_is_missing() -> None:
-    page = markdown(table(), {0: 1.2})
+    page = render_markdown(table())
     assert "| Low | 20.00 ± 10.00 |  | 5.00 ± 4.00 |  |" in page
     assert "**+3.00 (+0.52 to +5.48)**" in page
     assert "chance 1.20" in page
     assert "Not finished" not in page
-    assert "**Not finished: 12 of 36 trainings.**" in markdown(table(wanted=36), {0: 1.2})
+    assert "**Not finished: 12 of 36 trainings.**" in render_markdown(table(wanted=36))
     rows = [line.split("|") for line in page.splitlines() if line.startswith("|")]
     assert {len(row) for row in rows[:4]} == {7}
     assert list(csv.reader([page.splitlines()[0]]))

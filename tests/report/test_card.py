@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from albef.release.gate import Figures
-from albef.report.card import markdown
-from albef.report.card_content import Card, Compared, Dataset, Evaluation, Reads
-from albef.runtime.manifest import Answering
+from albef.report.card import Card, Compared, Dataset, Evaluation, Measured, render
 from tests.data.toy import LICENCE
 
 METRICS: dict[str, Any] = {
@@ -35,7 +32,13 @@ CARD = Card(
     kind="vqa",
     does="answers questions about a picture (`ask`)",
     hub="visual-question-answering",
-    reads=Reads(64, 25, 30, "answering", (), Answering(by="rank", k=3, beams=1, max_tokens=8)),
+    reads={
+        "image_size": 64,
+        "max_tokens": 25,
+        "max_words": 30,
+        "surface": "answering",
+        "answering": {"by": "rank"},
+    },
     precisions=(),
     evaluation=EVALUATION,
     metrics=METRICS,
@@ -46,13 +49,13 @@ CARD = Card(
 
 def front(card: Card) -> dict[str, Any]:
     """The front matter, as YAML has it."""
-    _, text, _ = markdown(card).split("---\n", 2)
+    _, text, _ = render(card).split("---\n", 2)
     values: dict[str, Any] = YAML(typ="safe").load(text)
     return values
 
 
 def test_a_run_without_an_export_has_a_card() -> None:
-    text = markdown(CARD)
+    text = render(CARD)
     for line in (
         "# mine",
         'model = albef.load("CHECKPOINT")  # the folder models/mine',
@@ -69,14 +72,14 @@ def test_a_run_without_an_export_has_a_card() -> None:
         assert line in text.splitlines(), line
     assert "Beside the released one" not in text
     assert "was tested" not in text, "its behaviour was"
-    assert text == markdown(CARD)
+    assert text == render(CARD)
 
 
 def test_a_licence_says_what_is_known_of_it() -> None:
     short = {"what": "photos", "licence": "CC0", "attribution": "", "url": ""}
     for licences, line in (([short], "- photos: CC0"), ([], "- licences: none is named")):
         own = replace(CARD, datasets=(Dataset("web", "test", {**DESCRIBED, "licences": licences}),))
-        assert line in markdown(own).splitlines()
+        assert line in render(own).splitlines()
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
@@ -95,13 +98,13 @@ def test_any_name_is_a_name_in_it(name: str) -> None:
 
 
 def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
-    new = {"int8": Figures({"accuracy": 59.0}, {}, 1)}
+    new = {"int8": Measured({"accuracy": 59.0}, {})}
     card = replace(
         CARD,
         precisions=("int8",),
         evaluation=replace(EVALUATION, new=new, records=5, whole=False, machine="a machine"),
     )
-    text = markdown(card)
+    text = render(card)
     assert "| metric | torch | int8 | chance |" in text.splitlines()
     assert "5 records, the first ones" in text
     assert front(card)["model-index"][0]["results"][0]["metrics"][0]["value"] == 59
@@ -112,7 +115,7 @@ def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
         compared=Compared("Beside v0.1.0.", [("accuracy", "int8", "58", "59", "+1", "-1")]),
         further={"drift": {"v0.2.0": {"x": 1.0}}},
     )
-    text = markdown(released)
+    text = render(released)
     for line in (
         "# mine v0.2.0",
         "dvc artifacts get ADDRESS mine --rev v0.2.0",
@@ -125,8 +128,8 @@ def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
 
 def test_a_model_that_is_no_better_than_guessing_says_so() -> None:
     poor = replace(EVALUATION, torch={"accuracy": 28.0})
-    assert "no better than guessing" in markdown(replace(CARD, evaluation=poor))
-    assert "no better than guessing" not in markdown(CARD)
+    assert "no better than guessing" in render(replace(CARD, evaluation=poor))
+    assert "no better than guessing" not in render(CARD)
 
 
 def test_without_any_metric_there_is_no_result_in_front() -> None:

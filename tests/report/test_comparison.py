@@ -20,7 +20,7 @@ from albef.report.comparison import (
 from albef.report.curves import Deviation
 from albef.report.drift import Drift, Profile, SplitRows, Vocabulary
 from albef.report.flips import Choice, Flip, flips
-from albef.report.results import Picture
+from albef.report.pictures import Picture
 from tests.report.test_page import BAD, Page
 from tests.report.test_scores import PAIRED, predicted
 

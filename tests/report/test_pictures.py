@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from albef.report.examples import UNSEEN
-from albef.report.pictures import SplitRecords, data_uri, side_by_side
+from albef.report.pictures import UNSEEN, SplitRecords, data_uri, side_by_side
 from tests.data import toy
 
 

@@ -1,310 +1,330 @@
-"""The study of a search that one process works on: reproducible, going on where it was cut off."""
+"""Studies of one process and of several, in a journal and in PostgreSQL, cut off anywhere."""
 
-import json
+import gc
 import math
-from collections.abc import Mapping
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from albef.config import ParamsError, Range, validate
-from albef.search.samplers import SearchConfig
-from albef.search.shared_study import open_study
+from albef.search import study, study_storage
 from albef.search.study import Study, place_of
-from albef.search.study_storage import StudyError
-from albef.search.summary import best_of, evidence, rows
+from albef.search.study_storage import DATABASE, StudyError, TrialLost
+from tests.search import toy_search
+from tests.search.toy_search import (
+    GP,
+    HYPERBAND,
+    MEDIAN,
+    SHARED,
+    TPE,
+    hasten,
+    search,
+    settings,
+    worth,
+)
 
-SPACE = {"lr": Range(low=1e-5, high=1e-3, log=True, start=1e-4)}
-TWO = SPACE | {"alpha": Range(low=0.0, high=1.0, log=False, start=0.4)}
-TPE = {"kind": "tpe", "startup_trials": 2, "candidates": 24, "multivariate": False}
-GP = {"kind": "gp", "startup_trials": 2}
-MEDIAN = {"kind": "median", "startup_trials": 2, "warmup_epochs": 0}
-HYPERBAND = {"kind": "hyperband", "min_epochs": 1, "reduction_factor": 2}
-NONE = {"kind": "none"}
-
-
-def settings(**changed: Any) -> SearchConfig:
-    values = {"trials": 6, "epochs": 3, "sampler": TPE, "pruner": MEDIAN, **changed}
-    return validate(SearchConfig, values, where="tests", key="search")
-
-
-def opened(
-    journal: Path,
-    chosen: SearchConfig | None = None,
-    *,
-    space: Mapping[str, Range] = SPACE,
-    seed: int = 1,
-    run: str = "retrieval",
-) -> Study:
-    journal.parent.mkdir(exist_ok=True)
-    identity = {"run": run, "space": ",".join(space)}
-    chosen = chosen or settings()
-    return open_study(journal, f"search@{run}", identity, chosen, space, seed=seed, shared=False)
+OPENED: list[Study] = []
+ROOT = Path(__file__).parents[2]
+# The driver's: a connection that is refused leaves its socket to the garbage collector.
+REFUSED_LEAVES_A_SOCKET = pytest.mark.filterwarnings("ignore:.*socket:ResourceWarning")
 
 
-def worth(values: Mapping[str, float], epoch: int) -> float:
-    """A bump at lr 3e-4."""
-    return epoch - abs(math.log(values["lr"] / 3e-4)) - abs(values.get("alpha", 0.4) - 0.4)
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(study, "POLL_S", study.POLL_S)  # all of these are put back
+    for name in ("HEARTBEAT_S", "GRACE_S"):
+        monkeypatch.setattr(study_storage, name, getattr(study_storage, name))
+    hasten()
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
-def search(study: Study, epochs: int = 3, *, trials: int = 99) -> list[FrozenTrial]:
-    """Maximise the bump through the same calls as the stage."""
-    while trials and (asked := study.ask()):
-        trials -= 1
-        state = TrialState.COMPLETE
-        for epoch in range(1, epochs + 1):
-            if study.report(epoch, worth(asked.values, epoch)):
-                state = TrialState.PRUNED
-                break
-        study.tell(state)
-    return study.ended
+def opened(folder: Path, *args: Any, **rest: Any) -> Study:
+    OPENED.append(toy_search.opened(folder, *args, **rest))
+    return OPENED[-1]
 
 
-def told(trials: list[FrozenTrial]) -> list[tuple[int, dict[str, float], str, object]]:
+def facts(trials: list[FrozenTrial]) -> list[tuple[int, dict[str, float], str, object]]:
     return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
 
 
-def test_the_first_trial_is_at_the_start_of_every_range(tmp_path: Path) -> None:
-    study = opened(tmp_path / "journal", space=TWO)
-    asked = study.ask()
-    assert asked
-    assert asked.values == {"lr": 1e-4, "alpha": 0.4}
+def same(trial: FrozenTrial | None, other: FrozenTrial) -> bool:
+    return trial is not None and (trial.number, trial.params) == (other.number, other.params)
 
 
-@pytest.mark.parametrize("sampler", [TPE, TPE | {"multivariate": True}, GP, {"kind": "random"}])
-def test_each_sampler_stays_in_the_ranges_and_repeats_itself(
-    tmp_path: Path, sampler: dict[str, Any]
-) -> None:
-    chosen = settings(sampler=sampler, trials=7)
-    first, second = (
-        search(opened(tmp_path / name / "journal", chosen, space=TWO)) for name in "ab"
-    )
-    tried = [tuple(trial.params.values()) for trial in first]
-    assert len(set(tried)) == 7
-    assert all(1e-5 <= lr <= 1e-3 and 0 <= alpha <= 1 for lr, alpha in tried)
-    assert told(first) == told(second)
-
-
-@pytest.mark.parametrize("sampler", [TPE, GP])
-@pytest.mark.parametrize("pruner", [MEDIAN, HYPERBAND])
-@pytest.mark.parametrize("cut", [0, 1, 2, 4])
+@pytest.mark.parametrize(("sampler", "pruner"), [(TPE, MEDIAN), (TPE, HYPERBAND), (GP, HYPERBAND)])
+@pytest.mark.parametrize("cut", [0, 1, 4])
 def test_a_search_that_is_cut_off_ends_as_one_that_was_not(
     tmp_path: Path, cut: int, sampler: dict[str, Any], pruner: dict[str, Any]
 ) -> None:
     """Cut off twice in the same trial, which goes on after the epochs that it reported."""
-    chosen = settings(sampler=sampler, pruner=pruner, epochs=4)
-    whole = search(opened(tmp_path / "whole" / "journal", chosen), 4)
-    journal = tmp_path / "cut" / "journal"
-    search(opened(journal, chosen), 4, trials=cut)
-    asked = opened(journal, chosen).ask()  # killed at once
+    chosen = settings(sampler=sampler, pruner=pruner)
+    whole = search(opened(tmp_path / "whole", chosen))
+    here = tmp_path / "cut"
+    search(opened(here, chosen), trials=cut)
+    killed = opened(here, chosen)
+    asked = killed.ask()
     assert asked
-    running = opened(journal, chosen)
-    again = running.ask()
-    assert again == asked
-    ends = running.report(1, worth(asked.values, 1))  # killed here
-    last = opened(journal, chosen)
-    assert last.ask() == asked
-    if ends:
-        assert last.report(1, worth(asked.values, 1))
-        last.tell(TrialState.PRUNED)
-    else:
-        state = TrialState.COMPLETE
-        for epoch in (2, 3, 4):  # the state was saved after epoch 1
-            if last.report(epoch, worth(asked.values, epoch)):
-                state = TrialState.PRUNED
-                break
-        last.tell(state)
-    assert told(search(opened(journal, chosen), 4)) == told(whole)
-    assert opened(journal, chosen).ask() is None  # nothing is tried twice
-    assert told(opened(journal, chosen).ended) == told(whole)
-
-
-@pytest.mark.parametrize("pruner", [MEDIAN, HYPERBAND])
-def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path, pruner: dict[str, Any]) -> None:
-    chosen = settings(trials=12, epochs=4, pruner=pruner)
-    pruned = search(opened(tmp_path / "some" / "journal", chosen), 4)
-    ended = [t for t in pruned if t.state == TrialState.PRUNED]
-    assert 0 < len(ended) < 12
-    assert all(1 <= len(t.intermediate_values) < 4 for t in ended)
-    chosen = settings(trials=12, epochs=4, pruner=NONE)
-    kept = search(opened(tmp_path / "none" / "journal", chosen), 4)
-    assert all(trial.state == TrialState.COMPLETE for trial in kept)
-
-
-def test_no_trial_is_ended_before_its_warm_up(tmp_path: Path) -> None:
-    chosen = settings(trials=12, pruner=MEDIAN | {"warmup_epochs": 2})
-    ended = search(opened(tmp_path / "journal", chosen))
-    assert all(len(trial.intermediate_values) >= 2 for trial in ended)
+    assert place_of(asked) == f"trial-{cut}"
+    killed.close()
+    killed = opened(here, chosen)
+    assert same(killed.ask(), asked)
+    ends = killed.report(1, worth(asked.params, 1))
+    killed.close()
+    last = opened(here, chosen)
+    if not ends:
+        assert same(last.ask(), asked)
+        # Its first epoch is reported again, if its state was not saved after that.
+        if not any(last.report(epoch, worth(asked.params, epoch)) for epoch in (1, 2, 3, 4)):
+            last.complete_trial()
+    last.close()
+    assert facts(search(opened(here, chosen))) == facts(whole)
+    assert opened(here, chosen).ask() is None  # nothing is tried twice
 
 
 def test_a_failed_trial_keeps_its_error_counts_and_is_not_tried_again(tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    study = opened(journal)
-    study.ask()
-    study.fail("the loss is no number at step 3")
-    study.ask()
-    study.report(1, math.nan)
-    failed = study.tell(TrialState.COMPLETE)
+    first = opened(tmp_path)
+    first.ask()
+    first.fail_trial("the loss is no number at step 3")
+    first.ask()
+    first.report(1, math.nan)
+    failed = first.complete_trial()
     assert failed.state == TrialState.FAIL
     assert "which is no number" in failed.user_attrs["error"]
-    ended = search(opened(journal))
-    assert len(ended) == 6
+    first.close()
+    ended = search(opened(tmp_path))
     assert [trial.state for trial in ended[:2]] == [TrialState.FAIL] * 2
-    shown = rows(ended, {"lr": 1e-4})
-    assert shown[0]["error"] == "the loss is no number at step 3"
-    found = evidence(ended, {"lr": 1e-4}, "r_mean", True)
-    assert found["trials"]["fail"] == 2
-    assert found["start"] is None
-    assert found["gain"] is None
-
-
-def test_another_seed_tries_other_values(tmp_path: Path) -> None:
-    first, second = (
-        search(opened(tmp_path / str(seed) / "journal", seed=seed), trials=3) for seed in (1, 2)
-    )
-    assert first[0].params == second[0].params
-    assert first[1].params != second[1].params
-    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
-
-
-# Evidence
-
-
-def trial(number: int, lr: float, value: float | None, **attrs: Any) -> FrozenTrial:
-    state = TrialState.COMPLETE if value is not None else TrialState.PRUNED
-    if "error" in attrs:
-        state = TrialState.FAIL
-    made = create_trial(
-        state=state,
-        value=value,
-        params={"lr": lr},
-        distributions={"lr": FloatDistribution(1e-9, 1e9)},
-        user_attrs=attrs,
-    )
-    made.number = number
-    return made
-
-
-START = {"lr": 1.0}
-
-
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=9), st.data())
-def test_the_best_trial_wins_and_the_start_wins_a_tie(
-    values: list[float], data: st.DataObject
-) -> None:
-    at = data.draw(st.integers(0, len(values) - 1))  # tried again, the start may come late
-    trials = [trial(n, 1.0 if n == at else 2.0 + n, value) for n, value in enumerate(values)]
-    best = best_of(trials, START)
-    assert best.value == max(values)
-    assert (best.params == START) == (values[at] == max(values))
-    found = evidence(trials, START, "m", True)
-    assert found["start"] == values[at]
-    assert found["gain"] == best.value - values[at]
-    assert found["chosen"] == {"trial": best.number, "start": best.params == START}
-    assert found["best"] == sorted(values, reverse=True)[:5]
-    assert found["spread"] == found["best"][0] - found["best"][-1] >= 0
-
-
-def test_the_evidence_counts_trials_by_how_they_ended() -> None:
-    trials = [trial(0, 1.0, 50.0), trial(1, 2.0, None), trial(2, 3.0, None, error="boom")]
-    found = evidence(trials, START, "r_mean", False)
-    assert found["trials"] == {"complete": 1, "pruned": 1, "fail": 1}
-    assert found["repeatable"] is False
-    assert "another search of the same values finds other trials" in found["not_repeatable_because"]
-
-
-def test_where_all_trials_fail_one_sentence_says_of_what() -> None:
-    trials = [trial(n, n + 1.0, None, error=f"boom {n}") for n in range(2)]
-    with pytest.raises(ValueError, match=r"2 of 2 failed\. The first: boom 0"):
-        best_of(trials, START)
-    with pytest.raises(ValueError, match="1 of 2 failed, and 1 were ended early"):
-        best_of([trials[0], trial(1, 2.0, None)], START)
-
-
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        (
-            {"sampler": {"kind": "grid"}},
-            r"search\.sampler: kind 'grid' is not known; the kinds are",
-        ),
-        ({"sampler": {"kind": "tpr"}}, "did you mean tpe"),
-        ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),
-        ({"sampler": {"kind": "gp"}}, "startup_trials is missing"),
-        ({"sampler": "tpe"}, "kind is missing"),
-        ({"pruner": MEDIAN | {"warmup_epochs": -1}}, r"search\.pruner: warmup_epochs: .* got -1"),
-        ({"pruner": HYPERBAND | {"min_epochs": 4}}, "min_epochs 4 is more than the 3 epochs"),
-        ({"trials": 0}, r"search\.trials: .* got 0"),
-    ],
-)
-def test_a_wrong_value_is_a_sentence(changed: dict[str, Any], says: str) -> None:
-    with pytest.raises(ParamsError, match=says):
-        settings(**changed)
+    assert ended[0].user_attrs["error"] == "the loss is no number at step 3"
+    assert [place_of(trial) for trial in ended] == [f"trial-{n}" for n in range(6)]
 
 
 def test_a_half_written_last_line_is_cut_off_and_nothing_else_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = tmp_path / "journal"
-    before = search(opened(journal), trials=2)
-    with journal.open("ab") as file:
+    before = search(opened(tmp_path), trials=2)
+    with (tmp_path / "journal").open("ab") as file:
         file.write(b'{"op_code":4,"worker_id"')
-    assert told(opened(journal).ended) == told(before)
+    assert facts(opened(tmp_path).ended) == facts(before)
     assert "ends in the middle of a line, which is cut off" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("not JSON", "line 3 is no entry of a journal; cut the file off before it"),
-        ("{}", "is no journal of a study"),
-        ('{"op_code": 99, "worker_id": "x"}', "is no journal of a study"),
-    ],
-)
-def test_a_corrupt_journal_is_named_with_its_remedy(tmp_path: Path, line: str, says: str) -> None:
+@pytest.mark.parametrize("line", ["not JSON", "{}", '{"op_code": 99, "worker_id": "x"}'])
+def test_a_corrupt_journal_is_named_with_its_remedy(tmp_path: Path, line: str) -> None:
+    search(opened(tmp_path), trials=2)
     journal = tmp_path / "journal"
-    search(opened(journal), trials=2)
     lines = journal.read_text().splitlines()
     lines[2] = line
     journal.write_text("\n".join(lines) + "\n")
-    with pytest.raises(StudyError, match=says) as raised:
-        opened(journal)
-    assert str(journal) in str(raised.value)
-    assert f"delete {tmp_path} to start this search anew" in str(raised.value)
-    assert len(journal.read_text().splitlines()) == len(lines)
+    with pytest.raises(
+        StudyError, match=f"{journal} is no journal of a study .* delete {tmp_path}"
+    ):
+        opened(tmp_path)
 
 
-def test_a_study_of_another_run_or_space_is_refused(tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    search(opened(journal), trials=1)
-    with pytest.raises(StudyError, match="holds the study search@retrieval, not search@vqa"):
-        opened(journal, run="vqa")
-    says = r"is a study of another space \(space lr, not lr,alpha\); delete"
-    with pytest.raises(StudyError, match=says):
-        opened(journal, space=TWO)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "journal").touch()
-    with pytest.raises(StudyError, match="holds no study, not search@retrieval"):
-        opened(tmp_path / "empty" / "journal")
+def test_a_second_process_is_refused_where_one_searches_alone(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with pytest.raises(
+        StudyError, match=f"process {os.getpid()} already searches in {tmp_path}; wait"
+    ):
+        opened(tmp_path)
 
 
-def test_a_trial_that_is_tried_again_goes_on_in_its_own_folder(tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    first = opened(journal).ask()
-    again = opened(journal).ask()
-    assert first
+# Several processes, of one machine or of many
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """The address of a database of a real server on loopback."""
+    pytest.importorskip("pg8000", reason="the driver pg8000 is not installed")
+    found = [shutil.which(name) for name in ("initdb", "postgres")]
+    if not all(found):
+        pytest.skip("initdb and postgres are not installed, so no database is searched with")
+    initdb, postgres = map(str, found)
+    # As another user where this is root, whom PostgreSQL refuses.
+    who: dict[str, Any] = {}
+    if not os.getuid():
+        who = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+    with tempfile.TemporaryDirectory(prefix="albef-pg-") as name, socket.socket() as free:
+        folder = Path(name)
+        (folder / "password").write_text("s3cr3t")
+        if who:
+            shutil.chown(folder, "nobody", "nogroup")
+            shutil.chown(folder / "password", "nobody", "nogroup")
+        command = [initdb, "-D", f"{name}/data", "-U", "albef", "--auth=scram-sha-256"]
+        command += ["--no-sync", f"--pwfile={name}/password"]
+        made = subprocess.run(command, cwd=name, capture_output=True, text=True, **who)
+        if made.returncode:
+            pytest.skip(f"initdb cannot make a database here: {made.stderr.strip()}")
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        options = [f"-p{port}", "-clisten_addresses=127.0.0.1", "-cfsync=off", f"-k{name}"]
+        command = [postgres, "-D", f"{name}/data", *options]
+        with subprocess.Popen(
+            command, cwd=name, stderr=subprocess.PIPE, text=True, **who
+        ) as server:
+            assert server.stderr
+            for line in server.stderr:
+                if "ready to accept connections" in line:
+                    break
+            else:
+                pytest.skip("postgres does not start here")
+            yield f"postgresql://albef:s3cr3t@127.0.0.1:{port}/postgres"
+            server.send_signal(signal.SIGINT)
+            server.stderr.read()
+
+
+@pytest.fixture
+def database(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(DATABASE, postgresql)
+    return postgresql
+
+
+@pytest.fixture(params=["journal", "database"])
+def kept(request: pytest.FixtureRequest) -> str:
+    """Where the study is kept."""
+    if request.param == "database":
+        request.getfixturevalue("database")
+    return str(request.param)
+
+
+def start(folder: Path, *mode: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", toy_search.__name__, str(folder), *mode],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_process_leaves_its_trial_to_the_others(kept: str, tmp_path: Path) -> None:
+    killed = start(tmp_path, "hang")
+    assert killed.stdout
+    line = killed.stdout.readline().split()
+    killed.kill()
+    assert line, killed.communicate()[1]
+    killed.communicate()
+    assert line == ["0", "0.0001"]  # the start
+    others = [start(tmp_path) for _ in range(2)]
+    for process in others:
+        says = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, says
+    both = opened(tmp_path, SHARED, shared=True)
+    ended = both.ended
+    assert len(ended) == 8
+    assert all(trial.state == TrialState.COMPLETE for trial in ended)
+    assert all(list(trial.intermediate_values) == [1, 2] for trial in ended)
+    assert len({trial.params["lr"] for trial in ended}) == 8
+    [again] = [trial for trial in ended if place_of(trial) == "trial-0"]
+    assert again.params["lr"] == 1e-4
+    assert both.ask() is None
+    assert not both.repeatable
+    assert (tmp_path / "journal").exists() == (kept == "journal")
+
+
+def test_a_running_trial_is_not_taken_until_it_is_put_back(kept: str, tmp_path: Path) -> None:
+    first, second = (opened(tmp_path, SHARED, run="back", shared=True) for _ in range(2))
+    mine, other = first.ask(), second.ask()
+    assert mine
+    assert other
+    assert (mine.number, other.number) == (0, 1)
+    first.report(1, 0.5)
+    first.put_back()
+    second.complete_trial()
+    again = second.ask()
     assert again
-    assert first.place == again.place == "trial-0"
-    study = opened(journal)
-    search(study)
-    assert [place_of(t) for t in study.ended] == [f"trial-{n}" for n in range(6)]
-    assert json.loads(journal.read_text().splitlines()[0])["op_code"] == 0
+    assert place_of(again) == place_of(mine) == "trial-0"
+    assert again.params == mine.params
+    assert second._frozen().intermediate_values == {1: 0.5}
+    second.put_back()
+
+
+def test_workers_go_on_with_a_study_of_one_and_it_stays_theirs(tmp_path: Path) -> None:
+    lone = opened(tmp_path, SHARED)
+    assert lone.repeatable
+    lone.ask()
+    lone.report(1, 1.0)
+    lone.complete_trial()
+    lone.ask()
+    lone.close()  # as if it were killed
+    shared = opened(tmp_path, SHARED, shared=True)
+    again = shared.ask()
+    assert again
+    assert place_of(again) == "trial-1"
+    assert not opened(tmp_path, SHARED).repeatable
+
+
+def test_a_machine_that_seemed_dead_hears_that_its_trial_is_another_s(
+    database: str, tmp_path: Path
+) -> None:
+    first, second = (opened(tmp_path, SHARED, run="lost") for _ in range(2))
+    first.ask()
+    first.put_back()  # as the others do for one that gives no sign of life
+    with pytest.raises(TrialLost):
+        first.report(1, 0.5)
+    with pytest.raises(TrialLost):
+        first.complete_trial()
+    with pytest.raises(TrialLost):
+        first.fail_trial("boom")
+    assert len(search(second)) == 8
+
+
+def test_no_more_trials_than_asked_for_where_two_ask_at_once(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = settings(trials=1)
+    first, second = (opened(tmp_path, one, run="one") for _ in range(2))
+    assert first.ask()
+    counted = second._counted
+    with monkeypatch.context() as patch:  # as if it had counted before the first took its trial
+        counts = iter([[], counted()])
+        patch.setattr(second, "_counted", lambda: next(counts))
+        assert second._another() is None
+    first.report(4, 1.0)
+    first.complete_trial()
+    assert second.ask() is None
+    assert len(second.ended) == 1
+
+
+@REFUSED_LEAVES_A_SOCKET
+def test_a_wrong_password_is_a_sentence_without_it(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATABASE, database.replace("s3cr3t", "wr0ng"))
+    with pytest.raises(StudyError, match=r"cannot be used \(.*password") as raised:
+        opened(tmp_path)
+    assert "wr0ng" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    gc.collect()
+
+
+@REFUSED_LEAVES_A_SOCKET
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense", "is no address of a database"),
+        ("postgresql://me:hush@127.0.0.1:1/x", r"the database .*me:\*\*\*@127.* cannot be used"),
+        ("nosuch://me:hush@host/x", "cannot be used .*nosuch"),
+        ("mysql+oursql://me:hush@host/x", "cannot be used .*oursql"),
+        ("postgresql+psycopg2cffi://me:hush@host/x", "needs a driver that is not installed"),
+    ],
+)
+def test_an_address_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, says: str
+) -> None:
+    monkeypatch.setenv(DATABASE, url)
+    with pytest.raises(StudyError, match=says) as raised:
+        opened(tmp_path)
+    gc.collect()
+    assert "hush" not in str(raised.value)

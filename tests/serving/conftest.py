@@ -6,14 +6,27 @@ import pytest
 from tests.conftest import KINDS
 from tests.serving.running import Running, running
 
+NAMES = ("a-dog-left-of-an-apple", "two-apples-above-a-squid", "IMG_1", "IMG_2", "three-frogs")
+"""Of the pictures of the gallery."""
+
+
+@pytest.fixture(scope="session")
+def gallery(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five pictures."""
+    folder = tmp_path_factory.mktemp("gallery")
+    for name, picture in zip(NAMES, pictures, strict=False):
+        (folder / f"{name}.png").write_bytes(picture)
+    return folder
+
 
 @pytest.fixture(scope="session")
 def everything(
-    tiny_exports: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    tiny_exports: dict[str, Path], gallery: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A server of all kinds, with indexes."""
+    """A server of all kinds, with a gallery and room for indexes."""
     folder = tmp_path_factory.mktemp("indexes")
-    with running([tiny_exports[kind] for kind in KINDS], indexes=folder) as server:
+    exports = [tiny_exports[kind] for kind in KINDS]
+    with running(exports, gallery=gallery, indexes=folder) as server:
         yield server
 
 

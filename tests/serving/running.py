@@ -3,69 +3,63 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
-from albef.serving.app import build
+from albef.serving.app import create_app
 from albef.serving.engine import Engine
-from albef.serving.gate import Gate, State
-from albef.serving.index import EXACT, Store
 from albef.serving.limits import Limits
-from albef.serving.metrics import Metrics
-from albef.serving.served import Served
-from albef.serving.server import Server
+from albef.serving.middleware import State
+from albef.serving.uvicorn_server import Server
+
+PATIENCE = 120
+"""Seconds until a test gives up, on a machine that has much else to do."""
 
 
 class Running(NamedTuple):
-    """A server in a thread of this process.
-
-    Attributes:
-        client: whose addresses start at the server.
-        port: of the server.
-        engine: what computes.
-        server: of uvicorn.
-    """
+    """A server in a thread of this process: uvicorn's, what computes, and a client of it."""
 
     client: httpx.Client
     port: int
     engine: Engine
     server: Server
+    thread: threading.Thread
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A number of the server; 0 where it was not counted yet."""
+        return self.engine.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @contextlib.contextmanager
 def running(
-    exports: Sequence[Path],
-    limits: Limits | None = None,
-    *,
-    tokens: Sequence[str] = (),
-    indexes: Path | None = None,
-    gallery: Path | None = None,
-    exact: int = EXACT,
+    exports: Sequence[Path], limits: Limits | None = None, **options: Any
 ) -> Iterator[Running]:
-    """Serve exports inside this context."""
-    limits, metrics, state = limits or Limits(), Metrics(), State()
-    served = [Served.load(folder, threads=1) for folder in exports]
-    engine = Engine(served, Store(indexes, exact), limits, metrics)
-    app = build(engine, state, gallery=gallery, tokens=bool(tokens))
-    server = Server(Gate(app, limits, metrics, state, tokens), state, limits, "127.0.0.1", 0)
+    """Serve exports inside this context; the options are those of the application."""
+    limits, state = limits or Limits(), State()
+    app = create_app(exports, limits, state, threads=1, **options)
+    server = Server(app, state, limits, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + 20
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: server.started or not thread.is_alive())
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Running(client, port, engine, server)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+            yield Running(client, port, app.state.engine, server, thread)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def wait_until(done: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for something that is certain to happen, however slow the machine."""
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def error(response: httpx.Response) -> tuple[int, str]:
@@ -75,3 +69,8 @@ def error(response: httpx.Response) -> tuple[int, str]:
     assert set(body["error"]) == {"code", "message"}
     assert body["error"]["message"]
     return response.status_code, body["error"]["code"]
+
+
+def parts(field: str, images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    """Pictures as a field of a form."""
+    return [(field, ("a.png", image)) for image in images]

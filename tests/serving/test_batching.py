@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,10 +10,8 @@ from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 
-Go = Callable[["Batcher[str, str]", "Slow"], Awaitable[None]]
 
-
-class Slow:
+class Upper:
     """Computes upper case, one batch whenever it is let."""
 
     def __init__(self) -> None:
@@ -23,130 +20,124 @@ class Slow:
 
     def __call__(self, items: Sequence[str]) -> list[str]:
         self.batches.append(list(items))
-        assert self.let.acquire(timeout=10)
+        self.let.acquire()
         if "poison" in items:
             raise RuntimeError("cannot compute this")
         return [item.upper() for item in items]
 
+    async def begun(self, batches: int = 1) -> None:
+        """Wait until so many batches are being computed or done."""
+        while len(self.batches) < batches:
+            await asyncio.sleep(0.001)
 
-def run(go: Go, **limits: float) -> Slow:
-    """Run a test inside an event loop, with a batcher of up to four."""
-    compute = Slow()
+
+class Asked(Batcher[str, str]):
+    """A batcher of up to four, one of whose items is being computed."""
+
+    async def ask(self, *requests: Sequence[str]) -> "list[asyncio.Task[list[str]]]":
+        """Requests that wait now."""
+        tasks = [asyncio.create_task(self(items)) for items in requests]
+        await asyncio.sleep(0)
+        return tasks
+
+
+Go = Callable[[Asked, Upper], Awaitable[None]]
+
+
+def run(go: Go, *, busy: bool = True, **limits: float) -> list[list[str]]:
+    """Run a test inside an event loop; the batches that were computed.
+
+    Args:
+        go: the test.
+        busy: whether an item ``a`` is being computed meanwhile.
+        limits: of the batcher.
+    """
+    compute = Upper()
 
     async def inside() -> None:
         with ThreadPoolExecutor(1) as executor:
-            own = Limits(**{"batch": 4, "queue": 8, "wait": 0, **limits})  # type: ignore[arg-type]
-            batcher = Batcher("run", "things", compute, executor, own, Metrics(), length=len)
-            task = asyncio.create_task(batcher.run())
+            bounds = Limits(**{"batch": 4, "queue": 8, "wait": 0, **limits})  # type: ignore[arg-type]
+            batcher = Asked("run", "things", compute, executor, bounds, Metrics(), length=len)
+            running = asyncio.create_task(batcher.run())
+            first = await batcher.ask(["a"] if busy else [])
+            await compute.begun(busy)
             try:
                 await go(batcher, compute)
+                assert await first[0] == ["A"] * busy
             finally:
                 compute.let.release(100)
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(inside())
-    return compute
-
-
-async def begun(compute: Slow, batches: int = 1) -> None:
-    """Wait until so many batches are being computed or done."""
-    while len(compute.batches) < batches:
-        await asyncio.sleep(0.001)
+    return compute.batches
 
 
 def test_what_arrives_while_one_is_computed_is_the_next_batch() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        first = asyncio.create_task(batcher(["a"]))
-        await begun(compute)
-        others = [asyncio.create_task(batcher([x])) for x in "bcdef"]
-        await asyncio.sleep(0)
-        assert batcher.waiting == 5
+    async def go(batcher: Asked, compute: Upper) -> None:
+        others = await batcher.ask(*"bcdef")
+        assert len(batcher) == 5
         compute.let.release(3)
-        assert await first == ["A"]
-        assert [await other for other in others] == [["B"], ["C"], ["D"], ["E"], ["F"]]
+        assert await asyncio.gather(*others) == [["B"], ["C"], ["D"], ["E"], ["F"]]
 
-    assert run(go).batches == [["a"], ["b", "c", "d", "e"], ["f"]]
+    assert run(go) == [["a"], ["b", "c", "d", "e"], ["f"]]
 
 
 def test_the_oldest_goes_with_those_of_like_length() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        first = asyncio.create_task(batcher(["a"]))
-        await begun(compute)
-        rest = asyncio.create_task(batcher(["1" * 20, "1", "1" * 15, "1", "1" * 12]))
-        await asyncio.sleep(0)
-        compute.let.release(10)
-        assert await first == ["A"]
+    async def go(batcher: Asked, compute: Upper) -> None:
+        (rest,) = await batcher.ask(["1" * 20, "1", "1" * 15, "1", "1" * 12])
+        compute.let.release(3)
         assert list(map(len, await rest)) == [20, 1, 15, 1, 12]
 
-    assert [sorted(map(len, batch)) for batch in run(go).batches] == [[1], [12, 15, 20], [1, 1]]
+    assert [sorted(map(len, batch)) for batch in run(go)] == [[1], [12, 15, 20], [1, 1]]
 
 
 def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        first = asyncio.create_task(batcher(["a"]))
-        await begun(compute)
-        rest = asyncio.create_task(batcher(list("12345678")))
-        await asyncio.sleep(0)
+    async def go(batcher: Asked, compute: Upper) -> None:
+        (rest,) = await batcher.ask("12345678")
         with pytest.raises(Problem, match="8 items wait for things") as refused:
             await batcher(["b"])
         assert refused.value.status == 429
-        assert int(refused.value.response().headers["retry-after"]) >= 1
-        compute.let.release(10)
-        await asyncio.gather(first, rest)
-        compute.let.release()
+        assert int(refused.value.headers["retry-after"]) >= 1
+        compute.let.release(4)
+        await rest
         assert await batcher(["b"]) == ["B"]
 
     run(go)
 
 
 def test_more_than_can_be_computed_in_time_is_refused() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        first = asyncio.create_task(batcher(["a"]))
-        await begun(compute)
-        await asyncio.sleep(0.1)
+    async def go(batcher: Asked, compute: Upper) -> None:
+        await asyncio.sleep(0.1)  # which the first takes
         compute.let.release()
-        await first
-        second = asyncio.create_task(batcher(["b"]))
-        await begun(compute, 2)
-        rest = asyncio.create_task(batcher(list("1234")))
-        await asyncio.sleep(0)
+        (second,) = await batcher.ask(["b"])
+        await compute.begun(2)
+        (rest,) = await batcher.ask("1234")
         with pytest.raises(Problem, match="4 items wait"):
             await batcher(["c"])
-        compute.let.release(10)
+        compute.let.release(2)
         await asyncio.gather(second, rest)
 
     run(go, seconds=0.05)
 
 
 def test_what_nobody_waits_for_is_not_computed() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        first = asyncio.create_task(batcher(["a"]))
-        await begun(compute)
-        gone, stays = asyncio.create_task(batcher(["b", "c"])), asyncio.create_task(batcher(["d"]))
-        await asyncio.sleep(0)
+    async def go(batcher: Asked, compute: Upper) -> None:
+        gone, stays = await batcher.ask("bc", "d")
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-        assert batcher.waiting == 1
+        assert len(batcher) == 1
         compute.let.release(2)
-        assert await first == ["A"]
         assert await stays == ["D"]
 
-    assert run(go).batches == [["a"], ["d"]]
+    assert run(go) == [["a"], ["d"]]
 
 
 def test_only_the_item_that_fails_fails() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        first = asyncio.create_task(batcher(["a"]))
-        await begun(compute)
-        good, bad = (
-            asyncio.create_task(batcher(["sugar"])),
-            asyncio.create_task(batcher(["poison"])),
-        )
-        await asyncio.sleep(0)
-        compute.let.release(10)
-        await first
+    async def go(batcher: Asked, compute: Upper) -> None:
+        good, bad = await batcher.ask(["sugar"], ["poison"])
+        compute.let.release(4)
         assert await good == ["SUGAR"]
         with pytest.raises(RuntimeError, match="cannot compute this"):
             await bad
@@ -155,36 +146,28 @@ def test_only_the_item_that_fails_fails() -> None:
 
 
 def test_a_lone_client_never_waits_for_company() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        compute.let.release(10)
-        start = time.perf_counter()
+    async def go(batcher: Asked, compute: Upper) -> None:
+        compute.let.release(3)
         for _ in range(3):
-            await batcher(["a"])
-        assert time.perf_counter() - start < 5
+            await batcher(["b"])
 
-    run(go, wait=60)
+    run(go, busy=False, wait=10_000)
 
 
-def test_after_a_batch_of_several_the_next_waits_for_company() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        compute.let.release(10)
-        await batcher(["a", "b"])
-        one = asyncio.create_task(batcher(["c"]))
+def test_after_a_batch_of_several_the_next_waits_for_company_but_not_for_ever() -> None:
+    async def go(batcher: Asked, compute: Upper) -> None:
+        compute.let.release(3)
+        await batcher("bc")
+        (one,) = await batcher.ask("d")
         await asyncio.sleep(0.01)
         assert len(compute.batches) == 1
-        rest = asyncio.create_task(batcher(["d", "e", "f"]))
-        assert await one == ["C"]
-        await rest
+        await batcher("efg")
+        assert await one == ["D"]
 
-    assert run(go, wait=60).batches[1] == ["c", "d", "e", "f"]
+    async def alone(batcher: Asked, compute: Upper) -> None:
+        compute.let.release(2)
+        await batcher("bc")
+        await batcher("d")
 
-
-def test_company_is_not_waited_for_longer_than_said() -> None:
-    async def go(batcher: Batcher[str, str], compute: Slow) -> None:
-        compute.let.release(10)
-        await batcher(["a", "b"])
-        start = time.perf_counter()
-        await batcher(["c"])
-        assert 0.04 < time.perf_counter() - start < 5
-
-    run(go, wait=0.05)
+    assert run(go, busy=False, wait=10_000)[1] == ["d", "e", "f", "g"]
+    assert run(alone, busy=False, wait=0.01) == [["b", "c"], ["d"]]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import httpx
 import pytest
 
 import albef.runtime
+from tests.serving.running import PATIENCE, wait_until
 
 PORT = 8000  # Ray Serve's
-ENDED_WITHIN = 60
 STATES = """
 import ray
 from ray import serve
@@ -37,7 +36,7 @@ def test_two_replicas_answer_as_the_runtime_does(tiny_export: Path, tmp_path: Pa
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with (tmp_path / "log").open("wb") as log:
-        served = subprocess.Popen(
+        process = subprocess.Popen(
             [*run, "albef.serving.replicas:application", *given],
             env=environment,
             stdout=log,
@@ -45,12 +44,13 @@ def test_two_replicas_answer_as_the_runtime_does(tiny_export: Path, tmp_path: Pa
             start_new_session=True,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
-            deadline = time.monotonic() + 300
-            while not (_ready(client) and _states(environment) == ["RUNNING", "2"]):
-                assert served.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(1)
+        with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=PATIENCE) as client:
+
+            def is_ready() -> bool:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                return _answers(client) and _states(environment) == ["RUNNING", "2"]
+
+            wait_until(is_ready, PATIENCE * 5)
             right = albef.runtime.load(tiny_export, threads=1).embed_text(["two frogs"])
             counts = set()
             for _ in range(20):
@@ -60,15 +60,15 @@ def test_two_replicas_answer_as_the_runtime_does(tiny_export: Path, tmp_path: Pa
                 counts.add(client.get("/metrics").text)
             assert len(counts) > 1
     finally:
-        served.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         try:
-            served.wait(ENDED_WITHIN)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(served.pid, signal.SIGKILL)
-            served.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def _ready(client: httpx.Client) -> bool:
+def _answers(client: httpx.Client) -> bool:
     try:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:

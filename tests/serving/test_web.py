@@ -1,22 +1,18 @@
-"""The page in a real browser, served by a real process from real exports."""
+"""The page in a real browser, of a real server of real exports."""
 
 import contextlib
 import io
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.conftest import KINDS
+from tests.serving.conftest import NAMES
+from tests.serving.running import PATIENCE, Running, running
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
@@ -30,7 +26,6 @@ SECTIONS = {
     "entail": "Entail",
     "match": "Match",
 }
-NAMES = ("a-dog-left-of-an-apple", "two-apples-above-a-squid", "IMG_1", "IMG_2", "three-frogs")
 CREDIT = re.compile(r"Answered by (\w+) · kind (\w+) · [0-9a-f]{12} · [0-9.]+ m?s")
 BAD = {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture at all"}
 WATCH = """
@@ -86,50 +81,10 @@ DROP = """
 """
 
 
-@contextlib.contextmanager
-def serve(exports: Sequence[Path], folder: Path, *options: str, tokens: str = "") -> Iterator[str]:
-    """``albef serve`` as a process of its own; the address of its page."""
-    command = [sys.executable, "-m", "albef.cli", "serve", *map(str, exports)]
-    command += ["--port", "0", "--threads", "1", *options]
-    log = folder / "log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            command, stderr=stderr, env={**os.environ, "ALBEF_TOKENS": tokens}
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while not (told := re.search(r"serving at (http://[\d.:]+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield told[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
-
-
-@pytest.fixture(scope="module")
-def gallery(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gallery")
-    for name, picture in zip(NAMES, pictures, strict=False):
-        (folder / f"{name}.png").write_bytes(picture)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def url(
-    tiny_exports: dict[str, Path], gallery: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The page of a server that has all kinds, a gallery and room for indexes."""
-    folder = tmp_path_factory.mktemp("served")
-    options = ("--gallery", str(gallery), "--indexes", str(folder / "indexes"))
-    with serve([tiny_exports[kind] for kind in KINDS], folder, *options) as address:
-        yield address
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the one that playwright installed."""
+    expect.set_options(timeout=PATIENCE * 1000)
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
     with sync_playwright() as playwright:
         if path is None and not Path(playwright.chromium.executable_path).exists():
@@ -139,36 +94,35 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture
+def url(everything: Running) -> str:
+    return f"{everything.client.base_url}"
+
+
 @contextlib.contextmanager
-def opened(browser: Browser, **how: Any) -> Iterator[Page]:
+def opened(browser: Browser, url: str, **how: Any) -> Iterator[Page]:
     """A page of its own, which must not complain; Chromium itself tells of answers that refuse."""
-    with contextlib.closing(browser.new_context(**how)) as context:
-        context.set_default_timeout(10_000)
+    with contextlib.closing(browser.new_context(base_url=url, **how)) as context:
+        context.set_default_timeout(PATIENCE * 1000)
         page = context.new_page()
-        told: list[str] = []
-        page.on("pageerror", lambda error: told.append(f"{error}"))
-        page.on(
-            "console",
-            lambda line: (
-                told.append(line.text)
-                if line.type in ("error", "warning") and "Failed to load resource" not in line.text
-                else None
-            ),
-        )
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(f"{error}"))
+        page.on("console", lambda line: complaints.append(f"{line.type}: {line.text}"))
         page.add_init_script(WATCH)
         yield page
         assert page.evaluate("broken") == [], "its content security policy was violated"
-        assert told == []
+        bad = [line for line in complaints if not re.match("log|info|.*Failed to load", line)]
+        assert bad == []
 
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    with opened(browser) as page:
+    with opened(browser, url) as page:
         yield page
 
 
-def show(page: Page, url: str, section: str) -> Any:
-    page.goto(f"{url}/#{section}")
+def show(page: Page, section: str) -> Any:
+    page.goto(f"/#{section}")
     place = page.locator(f"#{section}")
     expect(place).to_be_visible()
     return place
@@ -190,10 +144,10 @@ def shares(place: Any) -> list[float]:
     return [float(re.sub(r"[^\d.]", "", text)) for text in texts]
 
 
-def test_typing_finds_pictures(page: Page, url: str) -> None:
-    place = show(page, url, "search")
-    told = place.locator(".told").first
-    expect(told).to_contain_text("The 5 pictures of gallery")
+def test_typing_finds_pictures(page: Page) -> None:
+    place = show(page, "search")
+    status = place.locator(".told").first
+    expect(status).to_contain_text("The 5 pictures of gallery")
     expect(place.locator(".tile img[src]")).to_have_count(5)
     examples = place.locator(".examples button").all_text_contents()
     assert set(examples) <= {"a dog left of an apple", "two apples above a squid", "three frogs"}
@@ -203,17 +157,17 @@ def test_typing_finds_pictures(page: Page, url: str) -> None:
     values = place.locator(".tile b").all_text_contents()
     assert len(values) == 5
     assert all(value.endswith("%") for value in values)
-    expect(told).to_contain_text(CREDIT)
-    assert "Answered by retrieval · kind retrieval" in told.inner_text()
+    expect(status).to_contain_text(CREDIT)
+    assert "Answered by retrieval · kind retrieval" in status.inner_text()
     page.locator("#rerank").uncheck()
-    expect(told).to_contain_text("by similarity")
+    expect(status).to_contain_text("by similarity")
     expect(place.locator(".tile.read")).to_have_count(0)
     widths = page.evaluate("[...document.images].filter((i) => i.src).map((i) => i.naturalWidth)")
     assert all(widths)
 
 
-def test_search_needs_no_mouse(page: Page, url: str) -> None:
-    show(page, url, "ask")
+def test_search_needs_no_mouse(page: Page) -> None:
+    show(page, "ask")
     page.keyboard.press("/")
     expect(page.locator("#search")).to_be_visible()
     expect(page.locator("#query")).to_be_focused()
@@ -245,8 +199,8 @@ def test_search_needs_no_mouse(page: Page, url: str) -> None:
     expect(page.locator("#search .told").first).to_contain_text("The 5 pictures")
 
 
-def test_a_picture_that_was_found_can_be_asked_about(page: Page, url: str) -> None:
-    show(page, url, "search")
+def test_a_picture_that_was_found_can_be_asked_about(page: Page) -> None:
+    show(page, "search")
     page.locator(".tile").first.click()
     name = page.locator("#shown-title").inner_text()
     page.locator("#shown").get_by_role("button", name="Entail").click()
@@ -260,8 +214,8 @@ def test_a_picture_that_was_found_can_be_asked_about(page: Page, url: str) -> No
     assert CREDIT.search(place.locator(".card").inner_text())
 
 
-def test_ask_gives_answers(page: Page, url: str, pictures: list[bytes]) -> None:
-    place = show(page, url, "ask")
+def test_ask_gives_answers(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "ask")
     say(place, "how many frogs are there?")
     expect(place.get_by_role("alert")).to_have_text("Choose the picture first.")
     expect(place.locator(".slot input").first).to_be_focused()
@@ -278,14 +232,14 @@ def test_ask_gives_answers(page: Page, url: str, pictures: list[bytes]) -> None:
     values = shares(place)
     assert len(values) == 3  # of the run's answer_k
     assert values == sorted(values, reverse=True)
-    told = CREDIT.search(place.locator(".card").first.inner_text())
-    assert told
-    assert told[2] == "vqa"
+    status = CREDIT.search(place.locator(".card").first.inner_text())
+    assert status
+    assert status[2] == "vqa"
     expect(place.locator(".told")).to_contain_text("%")  # heard, not seen twice
 
 
-def test_ground_draws_a_map(page: Page, url: str, pictures: list[bytes]) -> None:
-    place = show(page, url, "ground")
+def test_ground_draws_a_map(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "ground")
     give(place, pictures[5])
     say(place, "a squid")
     expect(place.locator(".map")).to_be_visible()
@@ -338,8 +292,8 @@ def test_ground_draws_a_map(page: Page, url: str, pictures: list[bytes]) -> None
     expect(place.locator(".map")).to_be_hidden()
 
 
-def test_compare_gives_a_verdict(page: Page, url: str, pictures: list[bytes]) -> None:
-    place = show(page, url, "compare")
+def test_compare_gives_a_verdict(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "compare")
     give(place, pictures[0], 0)
     say(place, "only one picture with a dog")
     expect(place.get_by_role("alert")).to_have_text("Choose the second picture first.")
@@ -350,8 +304,8 @@ def test_compare_gives_a_verdict(page: Page, url: str, pictures: list[bytes]) ->
     expect(place.locator(".card canvas")).to_have_count(2)
 
 
-def test_match_ranks_texts(page: Page, url: str, pictures: list[bytes]) -> None:
-    place = show(page, url, "match")
+def test_match_ranks_texts(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "match")
     say(place, "a dog")
     give(place, pictures[2])
     say(place, "two apples")
@@ -366,10 +320,8 @@ def test_match_ranks_texts(page: Page, url: str, pictures: list[bytes]) -> None:
     expect(place.locator(".bars li")).to_have_count(2)
 
 
-def test_dropped_pictures_are_looked_for_or_added(
-    page: Page, url: str, pictures: list[bytes]
-) -> None:
-    place = show(page, url, "search")
+def test_dropped_pictures_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "search")
     expect(place.locator(".tile img[src]")).to_have_count(5)
     page.evaluate(DROP, ["#search h2", [["mine.png", list(pictures[0])]]])
     expect(place.locator("#alike")).to_contain_text("Like mine.png")
@@ -391,26 +343,24 @@ def test_dropped_pictures_are_looked_for_or_added(
     expect(page.get_by_role("button", name="Remove from the index")).to_have_count(0)
 
 
-def test_an_error_is_told_in_its_own_sentence(page: Page, url: str) -> None:
-    place = show(page, url, "ask")
+def test_an_error_is_told_in_its_own_sentence(page: Page) -> None:
+    place = show(page, "ask")
     give(place, BAD)
     expect(place.locator(".caption")).to_contain_text("notes.png · cannot be shown")
     say(place, "what is it?")
     expect(place.get_by_role("alert")).to_have_text(
-        re.compile(r"^Picture 0 cannot be read; what can is PNG, .*\.$")
+        re.compile(r"^The image of picture 0 cannot be decoded: .* are read\.$")
     )
     expect(place.locator(".card")).to_have_count(0)
     assert place.get_attribute("aria-busy") == "false"
 
 
-def test_a_busy_server_is_asked_again_when_it_says(
-    page: Page, url: str, pictures: list[bytes]
-) -> None:
+def test_a_busy_server_is_asked_again_when_it_says(page: Page, pictures: list[bytes]) -> None:
     def busy(route: Route) -> None:
         body = {"error": {"code": "busy", "message": "the queue is full"}}
         route.fulfill(status=429, headers={"retry-after": "1"}, json=body)
 
-    place = show(page, url, "ask")
+    place = show(page, "ask")
     give(place, pictures[0])
     page.route("**/v1/ask", busy, times=1)
     say(place, "what is it?")
@@ -426,8 +376,8 @@ def test_a_busy_server_is_asked_again_when_it_says(
     expect(alert).to_contain_text("The server cannot be reached.")
 
 
-def test_an_outdated_search_is_given_up(page: Page, url: str) -> None:
-    place = show(page, url, "search")
+def test_an_outdated_search_is_given_up(page: Page) -> None:
+    place = show(page, "search")
     expect(place.locator(".tile img[src]")).to_have_count(5)
     held: list[Route] = []
     page.route("**/search", lambda route: held.append(route), times=1)
@@ -442,35 +392,35 @@ def test_an_outdated_search_is_given_up(page: Page, url: str) -> None:
     expect(place.get_by_role("alert").first).to_be_hidden()
 
 
-def test_names_and_texts_are_never_markup(page: Page, url: str, pictures: list[bytes]) -> None:
+def test_names_and_texts_are_never_markup(page: Page, pictures: list[bytes]) -> None:
     name = "<img src=x onerror=window.hacked=1>.png"
     text = "<b>bold</b><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
     picture = {"name": name, "mimeType": "image/png", "buffer": pictures[0]}
-    place = show(page, url, "ask")
+    place = show(page, "ask")
     give(place, picture)
     say(place, text)
     expect(place.locator(".card h3")).to_have_text(text)
     expect(place.locator(".caption")).to_contain_text(name)
-    place = show(page, url, "match")
+    place = show(page, "match")
     say(place, text)
     expect(place.locator(".bars .label")).to_have_text(text)
-    place = show(page, url, "ground")
+    place = show(page, "ground")
     give(place, picture)
     say(place, text)
     expect(place.locator("figcaption b")).to_have_text(text)
-    place = show(page, url, "search")
+    place = show(page, "search")
     page.locator("#like").set_input_files(picture)
     expect(place.locator("#alike")).to_contain_text(name)
     assert page.evaluate("window.hacked") is None
     assert page.locator("b b, main script, img[src=x]").count() == 0
 
 
-def test_a_photo_is_turned_as_it_says(page: Page, url: str) -> None:
+def test_a_photo_is_turned_as_it_says(page: Page) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.new("RGB", (30, 20), "red").save(buffer, "JPEG", exif=exif)
-    place = show(page, url, "ask")
+    place = show(page, "ask")
     give(place, {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()})
     expect(place.locator(".caption")).to_contain_text("photo.jpg · 20 × 30 · turned upright")
 
@@ -480,10 +430,11 @@ def test_everything_can_be_read_on_a_phone(
     browser: Browser, url: str, pictures: list[bytes], scheme: Any
 ) -> None:
     phone = {"width": 400, "height": 800}
-    with opened(browser, viewport=phone, color_scheme=scheme, reduced_motion="reduce") as page:
+    how = {"viewport": phone, "color_scheme": scheme, "reduced_motion": "reduce"}
+    with opened(browser, url, **how) as page:
         backgrounds = set()
         for section, title in SECTIONS.items():
-            place = show(page, url, section)
+            place = show(page, section)
             assert page.title() == f"{title} · ALBEF"
             for nth in range(place.locator(".slot").count()):
                 give(place, pictures[nth], nth)
@@ -505,12 +456,14 @@ def test_everything_can_be_read_on_a_phone(
 
 @pytest.mark.slow
 def test_a_token_is_asked_for_and_kept_for_the_tab(
-    browser: Browser, tiny_export: Path, gallery: Path, tmp_path: Path
+    browser: Browser, tiny_export: Path, gallery: Path
 ) -> None:
     token = "0123456789abcdef-right"
-    options = ("--gallery", str(gallery))
-    with serve([tiny_export], tmp_path, *options, tokens=token) as url, opened(browser) as page:
-        page.goto(url)
+    with (
+        running([tiny_export], gallery=gallery, tokens=[token]) as server,
+        opened(browser, f"{server.client.base_url}") as page,
+    ):
+        page.goto("/")
         dialog = page.locator("#token")
         page.locator("#secret").fill("wrong")
         page.keyboard.press("Enter")
@@ -529,7 +482,7 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(
         assert token not in page.content()
         assert page.locator("nav a").all_text_contents() == ["Search", "Match"]
         expect(page.locator("#away")).to_contain_text("Ask (an export of kind vqa)")
-        page.goto(f"{url}/#ask")  # not served here
+        page.goto("/#ask")  # not served here
         expect(page.locator("#search")).to_be_visible()
         page.reload()
         expect(page.locator(".tile img[src]")).to_have_count(5)  # without asking

@@ -14,8 +14,8 @@ import torch
 
 from albef.config import validate
 from albef.data.record import Record
+from albef.models.fusion import doubled
 from albef.models.original import original_name
-from albef.models.pair import doubled
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Train
@@ -154,22 +154,9 @@ def test_a_doubled_model_does_not_fit_entailment() -> None:
 
 def test_doubling_twice_changes_nothing_more() -> None:
     init = pretrained()
-    once = doubled(init.tensors, init.model)
-    twice = doubled(once, init.model)
+    once = doubled(init.tensors, init.model.text)
+    twice = doubled(once, init.model.text)
     assert list(once) == list(twice)
-
-
-@pytest.mark.parametrize("kind", [entailment, nlvr2, text_assignment])
-def test_what_is_saved_is_restored(kind: ModuleType) -> None:
-    task = task_of(kind)
-    saved = checkpoint_of(name_of(kind), task, task.state_dict())
-    restored = kind.Task.restore(config_of(kind), saved).eval()
-    asked = [toy.record(i, captions=("a dog",)) for i in range(6)]
-    if kind is not text_assignment:
-        asked = records(kind)
-    assert restored.predict(asked, 4) == task.predict(asked, 4)
-    blank = kind.Task.blank(config_of(kind), saved).eval()
-    assert blank.predict(asked, 4)["probabilities"] != task.predict(asked, 4)["probabilities"]
 
 
 @pytest.mark.parametrize("kind", [nlvr2, text_assignment])
@@ -232,16 +219,16 @@ def test_each_image_is_augmented_on_its_own(kind: ModuleType) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("meta", "said"),
+    ("meta", "what"),
     [({"label": "maybe"}, "label 'maybe'"), ({"label": True}, "label True"), ({}, "no label")],
 )
 def test_a_record_without_a_class_is_named(
-    kind: ModuleType, meta: dict[str, str], said: str
+    kind: ModuleType, meta: dict[str, str], what: str
 ) -> None:
     task, (good, *rest) = task_of(kind), records(kind)
     bad = toy.record(7, captions=good.captions, meta=meta, more=good.more)
     listed = " or ".join(map(repr, kind.Task.classes))
-    with pytest.raises(RecordError, match=f"toy-0007 has {said}; in meta, label must be {listed}"):
+    with pytest.raises(RecordError, match=f"toy-0007 has {what}; in meta, label must be {listed}"):
         task.predict([good, bad, *rest], 4)
     with pytest.raises(RecordError, match="toy-0007"):
         task.collate(Train(AugmentConfig(flip=False, crop=(1, 1), randaugment=0), 16))(
@@ -262,11 +249,10 @@ def test_a_record_of_another_shape_is_named() -> None:
         task_of(entailment).predict([two], 4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_micro_batch_learns(kind: ModuleType) -> None:
-    task = task_of(kind).train()
+def test_a_micro_batch_learns() -> None:
+    task = task_of(nlvr2).train()
     collate = task.collate(Train(AugmentConfig(flip=False, crop=(1, 1), randaugment=0), 16))
-    shown = [replace(r, image=toy.picture(10_000 * i)) for i, r in enumerate(records(kind))]
+    shown = [replace(r, image=toy.picture(10_000 * i)) for i, r in enumerate(records(nlvr2))]
     batch = to_device(collate(shown, np.random.default_rng(0)), torch.device("cpu"))
     optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 1e-3)
     losses = []

@@ -15,21 +15,21 @@ import torch
 from ruamel.yaml import YAML
 
 import albef.tasks
-from albef.config import read_yaml, validate
+from albef.config import read_preset, validate
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
-from albef.ingest.sources import kind_of
+from albef.ingest.sources import kind_of, licences_of
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import Train
 from albef.tasks import pretraining
 from albef.tasks.task import Batch, RunConfig, RunTask, to_device
 from albef.training.optim import adamw
 from tests import waits
 
 ROOT = Path(__file__).parents[2]
-SMOKE: dict[str, Any] = read_yaml(ROOT / "presets/smoke.yaml")
+SMOKE: dict[str, Any] = read_preset(ROOT / "presets/smoke.yaml")
 BLOCKS = re.findall(r"```yaml\n(tasks:.*?)```", (ROOT / "docs/add-a-task.md").read_text(), re.S)
 RUNS: dict[str, dict[str, Any]] = dict(SMOKE["tasks"])
 for block in BLOCKS:
@@ -81,13 +81,11 @@ def data(folder: Path, name: str) -> Path:
     """A data set of the smallest preset, made once."""
     made = folder / "data" / name
     if not made.exists():
-        section = {n: SMOKE["datasets"][name][n] for n in RowsConfig.model_fields}
-        config = validate(RowsConfig, section, where="smoke")
+        config = validate(RowsConfig, SMOKE["datasets"][name], where="smoke")
         source = next(reversed(config.sources.values()))
-        licences = getattr(kind_of(source), "LICENCES")  # noqa: B009 - a protocol's own
         shard_writer.write(
-            made, name, kind_of(source).records(source, 1), shard_mb=8, licences=list(licences),
-            sources=[],
+            made, name, kind_of(source).records(source, 1), shard_mb=8,
+            licences=licences_of(source), sources=[],
         )  # fmt: skip
     return made
 
@@ -109,8 +107,7 @@ def collated(folder: Path, task: Any) -> Batch:
     """A batch of the task's train split."""
     dataset = task.config.dataset
     shards = Shards(data(folder, dataset), "train")
-    augment = validate(AugmentConfig, SMOKE["datasets"][dataset]["augment"], where="smoke")
-    collate = task.collate(Train(augment, task.image_size))
+    collate = task.collate(Train(task.config.augment, task.image_size))
     return dict(collate([shards[i] for i in range(8)], np.random.default_rng(0)))
 
 

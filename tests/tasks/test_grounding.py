@@ -6,37 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from albef.config import ParamsError, validate
-from albef.data.boxes import around, hottest, iou
+from albef.config import ParamsError
+from albef.data.boxes import GRID, around, hottest, iou
 from albef.data.record import Record
-from albef.losses import itm
 from albef.models.gradcam import itc_maps, itm_maps
-from albef.models.weights import load_checkpoint, save_checkpoint
-from albef.preprocessing.text import TextTokenizer
-from albef.tasks.grounding import GRID, Config, Task
-from tests.conftest import CAPTIONS, tiny_config, tiny_model, tiny_task
+from tests.conftest import CAPTIONS, tiny_config, tiny_task
 
 PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12], [1, 1, 19, 11]]
-
-
-def config(**changed: Any) -> Config:
-    values = tiny_config().model_dump()
-    for name in ("itc", "rerank_k"):
-        del values[name]
-    values |= {
-        "kind": "grounding",
-        "hard_negatives": True,
-        "gradcam": "itm",
-        "layer": 0,
-        "threshold": 0.5,
-    }
-    return validate(Config, values | changed, where="tests")
-
-
-def task(**changed: Any) -> Task:
-    made = Task(config(**changed), tiny_model(), TextTokenizer.train(CAPTIONS, 80))
-    made.load_state_dict(tiny_task().state_dict())
-    return made.eval()
 
 
 def record(number: int, **meta: Any) -> Record:
@@ -59,7 +35,7 @@ RECORDS = [record(i, type=("name", "relation")[i % 2]) for i in range(7)]
 
 
 def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
-    made = task()
+    made = tiny_task("grounding")
     table = made.predict(RECORDS, 3)
     assert {len(column) for column in table.values()} == {7}
     assert table["expression"][1] == CAPTIONS[1]
@@ -88,13 +64,13 @@ def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
-    one, all_ = (task().predict(RECORDS, size) for size in (1, 7))
+    one, all_ = (tiny_task("grounding").predict(RECORDS, size) for size in (1, 7))
     assert one["box"] == all_["box"]
     np.testing.assert_allclose(one["map_iou"], all_["map_iou"], atol=1e-6)
 
 
 def test_both_kinds_of_map() -> None:
-    made = task(layer=1)
+    made = tiny_task("grounding", layer=1)
     pixels = made.pixels(RECORDS[:4])
     ids, mask = made.texts(CAPTIONS)
     with torch.no_grad():
@@ -102,14 +78,14 @@ def test_both_kinds_of_map() -> None:
         image_states = made.model.encode_image(pixels)
     expected = itm_maps(made.model, made.itm_head, text_states, mask, image_states, 1).mean(1)
     torch.testing.assert_close(made.maps(pixels, ids, mask), expected)
-    by_itc = task(gradcam="itc", layer=1)
+    by_itc = tiny_task("grounding", gradcam="itc", layer=1)
     text_feat = made.model.text_feat(text_states)
     expected = itc_maps(made.model, pixels, text_feat, made.temperature.detach(), 1)
     torch.testing.assert_close(by_itc.maps(pixels, ids, mask), expected)
 
 
 def test_score_and_chance_by_hand() -> None:
-    made = task()
+    made = tiny_task("grounding")
     table: dict[str, list[Any]] = {
         "iou": [1.0, 0.5, 0.2, 0.0],
         "map_iou": [0.6, 0.2, 0.0, 0.0],
@@ -134,14 +110,14 @@ def test_score_and_chance_by_hand() -> None:
 
 
 def test_without_proposals_the_maps_own_box_answers() -> None:
-    table = task().predict([record(i, proposals=[]) for i in range(3)], 3)
+    table = tiny_task("grounding").predict([record(i, proposals=[]) for i in range(3)], 3)
     assert table["box"] == table["map_box"]
     assert table["iou"] == table["map_iou"]
     assert table["share"] == [0.0] * 3
 
 
 def test_a_map_without_heat_chooses_nothing() -> None:
-    made = task()
+    made = tiny_task("grounding")
     with torch.no_grad():
         made.itm_head.weight.zero_()  # no logit depends on the picture
     table = made.predict(RECORDS[:2], 2)
@@ -150,66 +126,11 @@ def test_a_map_without_heat_chooses_nothing() -> None:
     assert table["heat"] == [bytes(4)] * 2
 
 
-def test_training_needs_no_boxes_and_goes_down() -> None:
-    made = task().train()
-    collate = made.collate(lambda image, rng, key="": made.resize(image, key))  # type: ignore[misc]
+def test_training_needs_no_boxes() -> None:
+    made = tiny_task("grounding").train()
+    collate = made.collate(lambda image, rng, key="": made.resize(image, key))
     plain = [Record(r.key, r.image, r.captions, r.image_id, "train", "x") for r in RECORDS[:4]]
-    batch = collate(plain, np.random.default_rng(0))
-    optimizer = torch.optim.AdamW(made.parameters(), 1e-3)
-    torch.manual_seed(0)
-    losses = []
-    for _ in range(8):
-        made.begin_step()
-        output = made(batch, epoch=0.0)
-        output["loss"].backward()
-        made.end_step([output])
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(output["loss"].detach()))
-    assert sum(losses[-3:]) < sum(losses[:3])
-
-
-def test_starts_from_another_checkpoint_and_comes_back_as_saved(
-    tiny_checkpoint: Any, tmp_path: Any
-) -> None:
-    init = load_checkpoint(tiny_checkpoint)
-    started = Task.start(config(image_size=32, layer=0), init)
-    assert started.model.image_encoder.vit.pos_embed.shape[1] == 17
-    torch.testing.assert_close(started.itm_head.weight, init.tensors["itm_head.weight"])
-    save_checkpoint(
-        tmp_path,
-        kind="grounding",
-        model=started.sizes,
-        tensors=started.state_dict(),
-        tokenizer=started.tokenizer,
-        values=started.config.model_dump(),
-        provenance={},
-    )
-    saved = load_checkpoint(tmp_path)
-    restored = Task.restore(config(image_size=32), saved).eval()
-    first, again = (one.predict(RECORDS, 7) for one in (started.eval(), restored))
-    assert first == again
-    blank = Task.blank(config(image_size=32), saved).eval().predict(RECORDS, 7)
-    assert blank["heat"] != first["heat"]
-
-
-def test_negatives_are_hard_or_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[torch.Tensor] = []
-    draw = itm.draw
-
-    def spy(weights: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        drawn.append(weights.detach())
-        return draw(weights, generator)
-
-    monkeypatch.setattr(itm, "draw", spy)
-    for hard in (True, False):
-        made = task(hard_negatives=hard).train()
-        ids, text_mask = made.texts(CAPTIONS)
-        image = made.pixels(RECORDS[:4])
-        made({"image": image, "ids": ids, "text_mask": text_mask, "image_id": torch.arange(4)}, 0.0)
-        free = drawn[-1][drawn[-1] > 0]
-        assert len(free) == 12
-        assert bool(torch.allclose(free, free[0].expand(12))) is not hard
+    assert made(collate(plain, np.random.default_rng(0)), epoch=0.0)["loss"].isfinite()
 
 
 @pytest.mark.parametrize(
@@ -226,15 +147,15 @@ def test_records_that_cannot_be_grounded_are_named(
     good = record(1, **meta)
     bad = Record(good.key, good.image, captions, 1, "test", "x", good.meta)
     with pytest.raises(ValueError, match=message):
-        task().predict([bad], 1)
+        tiny_task("grounding").predict([bad], 1)
 
 
 def test_a_layer_that_the_model_lacks_is_named() -> None:
     with pytest.raises(ValueError, match=r"layer is 2, but the model has 2 fusion layers: .* 0 to"):
-        task(layer=2)
+        tiny_task("grounding", layer=2)
     with pytest.raises(ValueError, match="layer is 5, but the model has 2 blocks of the image enc"):
-        task(gradcam="itc", layer=5)
+        tiny_task("grounding", gradcam="itc", layer=5)
     with pytest.raises(ParamsError, match="gradcam"):
-        config(gradcam="itd")
+        tiny_config("grounding", gradcam="itd")
     with pytest.raises(ParamsError, match="threshold"):
-        config(threshold=0)
+        tiny_config("grounding", threshold=0)

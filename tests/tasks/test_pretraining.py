@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.config import read_yaml
+from albef.config import read_preset, validate
 from albef.losses.mlm import IGNORED
 from albef.models.matching import Matches, match_pairs
-from albef.tasks import pretraining
+from albef.tasks import pretraining, ranking
 from albef.tasks.pretraining import Task
 from albef.tasks.task import Batch
 from albef.training.optim import adamw
@@ -18,7 +18,8 @@ from tests.original import vocabulary
 from tests.reference import pretraining as plain
 from tests.tasks.test_pretraining_parity import config
 
-PAPER = read_yaml(Path(__file__).parents[2] / "presets/paper-4m.yaml")["pretrain"]
+PRESET = Path(__file__).parents[2] / "presets/paper-4m.yaml"
+PAPER = validate(pretraining.Config, read_preset(PRESET)["pretrain"], where="paper").model_dump()
 NEGATIVES = ([1, 2, 3, 4, 5, 6, 7, 0], [7, 0, 1, 2, 3, 4, 5, 6])
 
 
@@ -50,7 +51,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Matches]:
         found.append(match_pairs(*args))
         return found[-1]
 
-    monkeypatch.setattr(pretraining, "match_pairs", seen)
+    monkeypatch.setattr(ranking, "match_pairs", seen)
     return found
 
 

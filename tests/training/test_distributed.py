@@ -96,5 +96,5 @@ def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     one = torch.nn.Linear(1, 1)
     assert World().parallel(one) is one
     features = {"loss": torch.tensor(1.0), "feat": torch.ones(2, 3)}
-    assert [list(part) for part in World().gathered([features])] == [["feat"]]
-    assert World().told(lambda: "x") == "x"
+    assert [list(part) for part in World().all_gather([features])] == [["feat"]]
+    assert World().broadcast(lambda: "x") == "x"

@@ -1,7 +1,24 @@
-"""What is decayed."""
+"""What is decayed; the learning rate by step, and the original's, against its own numbers."""
 
-from albef.training.optim import adamw
-from tests.conftest import tiny_task
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.config import ParamsError, validate
+from albef.losses.distill import ramp
+from albef.tasks.task import TrainingConfig
+from albef.training.optim import adamw, cosine, original, rate
+from tests.conftest import tiny_config, tiny_task
+
+VALUES = {"lr": 1e-3, "min_lr": 1e-5, "warmup_steps": 10}
+ORIGINAL: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "text_and_schedule.json").read_text()
+)["schedules"]
 
 
 def test_biases_and_norms_are_not_decayed_and_the_temperature_is_as_in_the_original() -> None:
@@ -14,3 +31,68 @@ def test_biases_and_norms_are_not_decayed_and_the_temperature_is_as_in_the_origi
     assert "model.text_encoder.embeddings.word_embeddings.weight" in decayed
     assert all(name.endswith("bias") or "norm" in name.lower() for name in plain)
     assert not any(name.startswith("model_m") for name in decayed | plain)
+
+
+def test_warm_up_ends_at_the_base_rate_and_the_cosine_at_the_lowest() -> None:
+    assert math.isclose(cosine(9, 100, **VALUES), 1e-3)
+    assert math.isclose(cosine(10, 100, **VALUES), 1e-3)
+    assert math.isclose(cosine(55, 100, **VALUES), (1e-3 + 1e-5) / 2)
+    assert math.isclose(cosine(100, 100, **VALUES), 1e-5)
+
+
+@settings(deadline=None)
+@given(step=st.integers(0, 200), total=st.integers(1, 200), warmup=st.integers(0, 300))
+def test_the_rate_stays_within_its_bounds(step: int, total: int, warmup: int) -> None:
+    rate = cosine(min(step, total - 1), total, lr=1e-3, min_lr=1e-5, warmup_steps=warmup)
+    assert 1e-5 <= rate <= 1e-3 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [250, 5000])
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_the_staircase_equals_each_of_the_originals_trainings(
+    name: str, steps_per_epoch: int
+) -> None:
+    values = ORIGINAL[name]["yaml"]["schedular"]
+    expected = ORIGINAL[name][f"iters_per_epoch_{steps_per_epoch}"]
+    changes = {int(at): lr for at, lr in expected["lr_used_in_epoch0_by_iteration"].items()}
+    schedule = {
+        "epochs": values["epochs"],
+        "lr": values["lr"],
+        "min_lr": values["min_lr"],
+        "warmup_steps": 100 * values["warmup_epochs"],
+    }
+    now = 0.0
+    for step in range(steps_per_epoch):
+        now = changes.get(step, now)
+        assert original(step, steps_per_epoch, **schedule) == pytest.approx(now, rel=1e-12), step
+    for epoch, lr in enumerate(expected["lr_used_in_epoch"]):
+        if lr is not None:
+            for step in (epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1):
+                assert original(step, steps_per_epoch, **schedule) == pytest.approx(lr, rel=1e-12)
+
+
+def test_the_ramp_of_distillation_equals_the_original() -> None:
+    ramped = [
+        v["alpha"] for v in ORIGINAL.values() if v.get("alpha", {}).get("warm_up_ramp_in_epoch0")
+    ]
+    assert len(ramped) == 6
+    for expected in ramped:
+        for step in (0, 125, 249):
+            alpha = expected["alpha"] * ramp(step / 250)
+            assert alpha == pytest.approx(expected[f"alpha_epoch0_iter_{step}_of_250"])
+        assert expected["alpha"] * ramp(251 / 250) == expected["alpha_epoch>0"]
+
+
+def test_the_schedule_is_a_value() -> None:
+    smooth = tiny_config().model_copy(update={"warmup_steps": 100, "lr": 1e-4, "epochs": 2})
+    stairs = smooth.model_copy(update={"schedule": "original"})
+    assert rate(smooth, 50, 250) == pytest.approx(1e-5 + 9e-5 * 51 / 100)
+    assert rate(stairs, 50, 250) == pytest.approx(1e-5)
+    assert rate(stairs, 101, 250) == pytest.approx(1e-4)
+
+
+def test_the_originals_warm_up_has_whole_blocks() -> None:
+    values = tiny_config().model_dump() | {"schedule": "original", "warmup_steps": 250}
+    own = {name: values[name] for name in TrainingConfig.model_fields if name in values}
+    with pytest.raises(ParamsError, match="warmup_steps 250 is no multiple of 100"):
+        validate(TrainingConfig, own, where="params.yaml", key="pretrain")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from albef.training.mirror import Mirror
-from albef.training.state import KEPT, StateLocked, TrainingState, own, step_of
+from albef.training.state import KEPT, StateLocked, TrainingState, step_of
 
 
 def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -19,11 +19,8 @@ def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
     return module, torch.optim.AdamW(module.parameters())
 
 
-def test_nothing_saved_starts_at_zero(tmp_path: Path) -> None:
-    assert TrainingState(tmp_path).restore(*parts()) == (0, {})
-
-
 def test_a_state_comes_back(tmp_path: Path) -> None:
+    assert TrainingState(tmp_path).restore(*parts()) == (0, {})
     module, optimizer = parts()
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
@@ -58,7 +55,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
     newest.write_bytes({"torn": content[:700], "a bit": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
         assert state.restore(*parts())[0] == 1
-    assert f"{newest.name} cannot be read (it is not what was written); taking" in caplog.text
+    assert f"{newest.name} is not what was written; taking the one before" in caplog.text
     assert not newest.exists()
     assert newest.with_suffix(".torn").exists()  # set aside, not lost
 
@@ -85,11 +82,11 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
         "try:\n    state.save(2, module, torch.optim.AdamW(module.parameters()), {})\n"
         "except OSError as error:\n    print(error)\n"
     )
-    told = subprocess.run(
+    says = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
-    assert f"the state of step 2 cannot be written to {tmp_path} (" in told
-    assert "make room there, or name another folder as runtime.scratch" in told
+    assert f"the state of step 2 cannot be written to {tmp_path} (" in says
+    assert "make room there, or name another folder as runtime.scratch" in says
     assert [path.name for path in tmp_path.iterdir()] == [state.files()[0].name]
     assert state.files()[0].read_bytes() == before
 
@@ -109,8 +106,9 @@ def test_a_mirrored_state_comes_back_where_the_folder_is_gone(tmp_path: Path) ->
 
 def test_a_second_trainer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib\nfrom albef.training.state import own\n"
-        "with own(pathlib.Path(sys.argv[1])):\n print('ours', flush=True)\n sys.stdin.read()\n"
+        "import sys, pathlib\nfrom albef.training.state import TrainingState\n"
+        "with TrainingState(pathlib.Path(sys.argv[1])).owned():\n"
+        "    print('ours', flush=True)\n    sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
@@ -120,9 +118,9 @@ def test_a_second_trainer_is_refused_with_the_first_ones_process_id(tmp_path: Pa
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ours\n"
-        with pytest.raises(StateLocked, match=str(holder.pid)), own(tmp_path):
+        with pytest.raises(StateLocked, match=str(holder.pid)), TrainingState(tmp_path).owned():
             pass
         holder.kill()
         holder.wait()
-    with own(tmp_path):  # a dead one's lock is free at once
+    with TrainingState(tmp_path).owned():  # a dead one's lock is free at once
         pass

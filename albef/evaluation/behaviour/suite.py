@@ -22,9 +22,9 @@ class BehaviourConfig(Section):
 
     tests: str
     """JSON file of the tests; the stage depends on it."""
-    cases: Annotated[int, Field(ge=0)]
+    cases: Annotated[int, Field(ge=0)] = 1000
     """Cases of each test that a rule makes, at most, taken at even steps; 0 tests nothing."""
-    threshold: Annotated[float, Field(gt=0, lt=1)]
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability from which a text is said to be true of a picture."""
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import concurrent.futures
-import fcntl
+import contextlib
 import logging
 import os
 import threading
@@ -10,21 +10,41 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from albef.data.refusal import Reason
 from albef.ingest.download import client
-from albef.ingest.download.client import Failure, Picture
-from albef.ingest.download.hosts import Hosts, Job
+from albef.ingest.download.addresses import host_of
+from albef.ingest.download.client import Answer
+from albef.ingest.download.journal import Chunk, Outcome
 from albef.ingest.download.limits import Limits
-from albef.ingest.download.store import Chunk, Outcome
+from albef.io import lock
 
 T = TypeVar("T")
 _AHEAD = 32  # chunks: a host that is slow to fail holds up those behind it, but not their download
 _RESOLVERS = 64  # threads, in which names are resolved
+_REMEMBERED = 10_000  # hosts that gave no answer
 _SYNC_S = 1.0
 _SAY_S = 10.0
 log = logging.getLogger("albef")
+
+
+class _Host:
+    """A host that rows are asked of: each waits for its turn here before it takes a connection, so
+    that a slow host holds up no other.
+    """
+
+    def __init__(self, per_host: int) -> None:
+        self.turns = asyncio.Semaphore(per_host)
+        self.rows = 0  # that wait or are asked for
+        self.silent = 0  # attempts in a row without an answer
+        self.rests_until = 0.0  # of the loop's clock
+
+    async def rest(self) -> None:
+        """Wait for as long as the host has asked to be left alone."""
+        now = asyncio.get_running_loop().time
+        while (seconds := self.rests_until - now()) > 0:
+            await asyncio.sleep(seconds)
 
 
 class Downloads:
@@ -39,28 +59,30 @@ class Downloads:
         self._folder = folder
         self._limits = limits
         self._open: set[Chunk] = set()
+        self._hosts: dict[str, _Host] = {}
+        self._connections = asyncio.Semaphore(limits.connections)
         self._asked = 0
+        self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        text = "waiting for %s: process %s downloads the same list"
+        path = self._folder / "lock"
+        self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
         os.utime(self._folder)  # it is in use, and not forgotten
-        self._lock = _locked(self._folder / "lock")
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="downloads", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._loop.run_forever, name="downloads", daemon=True)
+        thread.start()
+        self._exits.callback(self._loop.close)
+        self._exits.callback(thread.join)
+        self._exits.callback(self._loop.call_soon_threadsafe, self._loop.stop)
+        self._exits.callback(lambda: self._call(self._stop()).result())
         self._call(self._start()).result()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._call(self._stop()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._exits.close()
         for chunk in self._open:
             chunk.close()
-        self._lock.close()
 
     def chunks(
         self, lists: Iterable[tuple[T, Sequence[tuple[int, str]]]]
@@ -74,20 +96,20 @@ class Downloads:
             OSError: what is downloaded cannot be kept.
         """
         pending: deque[tuple[T, Future[Chunk]]] = deque()
-        for number, (told, rows) in enumerate(lists):
-            pending.append((told, self._call(self._chunk(number, rows))))
-            given = number + 1 - len(pending)
-            if len(pending) > min(_AHEAD, 1 + given):  # who reads few rows has few downloaded
+        for number, (belongings, rows) in enumerate(lists):
+            pending.append((belongings, self._call(self._download(number, rows))))
+            read = number + 1 - len(pending)
+            if len(pending) > min(_AHEAD, 1 + read):  # who reads few rows has few downloaded
                 yield from self._next(pending)
         while pending:
             yield from self._next(pending)
 
     def _next(self, pending: "deque[tuple[T, Future[Chunk]]]") -> Iterator[tuple[T, Chunk]]:
-        told, future = pending.popleft()
+        belongings, future = pending.popleft()
         while not concurrent.futures.wait([future], _SAY_S).done:
             log.info("downloading: %d requests so far", self._asked)
         with future.result() as chunk:
-            yield told, chunk
+            yield belongings, chunk
         self._open.discard(chunk)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
@@ -95,94 +117,74 @@ class Downloads:
 
     async def _start(self) -> None:
         self._loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, "downloads"))
-        self._hosts = Hosts(self._limits.per_host, self._limits.give_up_after)
         self._client = client.session(self._limits)
-        workers = [self._work() for _ in range(self._limits.connections)]
-        self._tasks = [self._loop.create_task(work) for work in (*workers, self._syncing())]
+        self._syncs = self._loop.create_task(self._sync())
 
-    async def _stop(self) -> None:
-        own = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in own:
-            task.cancel()
-        await asyncio.gather(*own, return_exceptions=True)
-        await self._client.close()
-        await self._loop.shutdown_default_executor()
-
-    async def _chunk(self, number: int, rows: Sequence[tuple[int, str]]) -> Chunk:
-        chunk = Chunk(self._folder, number)
-        self._open.add(chunk)
-        jobs = []
-        for row, address in rows:
-            held = chunk.outcomes.get(row)
-            if held is None or not held.holds(self._limits):
-                jobs.append(Job(row, address, chunk, self._loop.create_future()))
-        for job in jobs:
-            self._hosts.put(job)
-        await asyncio.gather(*(job.done for job in jobs))
-        await asyncio.to_thread(chunk.sync)
-        return chunk
-
-    async def _work(self) -> None:
-        while True:
-            job = await self._hosts.take()
-            try:
-                await self._attempt(job)
-            except Exception as error:  # as of a full disk: raised to who waits for the row
-                if not job.done.done():
-                    job.done.set_exception(error)
-
-    async def _attempt(self, job: Job) -> None:
-        """Ask for a row once; keep its outcome, or have it wait for another attempt."""
-        limits, hosts = self._limits, self._hosts
-        if hosts.silent(job.host):
-            said = f"its host left {limits.give_up_after} attempts in a row without an answer"
-            job.attempts = limits.attempts
-            self._keep(job, Failure(Reason.UNREACHABLE, said, passing=True))
-            hosts.release(job, answered=False)
-            return
-        job.attempts += 1
-        self._asked += 1
-        answer = await client.fetch(self._client, job.address, limits)
-        wait = self._wait(job, answer)
-        if wait is None:
-            self._keep(job, answer)
-        else:
-            self._loop.call_later(wait, hosts.put, job)
-        hosts.release(job, answered=answer.answered)
-
-    def _wait(self, job: Job, answer: Picture | Failure) -> float | None:
-        """Seconds before the next attempt; None where there is none."""
-        limits = self._limits
-        if isinstance(answer, Picture) or not answer.passing:
-            return None
-        wait = max(limits.backoff_s * 2 ** (job.attempts - 1), answer.wait or 0.0)
-        if answer.wait:  # it is the host that asks for a rest
-            self._hosts.pause(job.host, min(answer.wait, limits.max_wait_s))
-        return None if job.attempts >= limits.attempts or wait > limits.max_wait_s else wait
-
-    def _keep(self, job: Job, answer: Picture | Failure) -> None:
-        outcome = Outcome(job.row, job.attempts, self._limits.max_bytes)
-        if isinstance(answer, Picture):
-            job.chunk.add(outcome, answer.body)
-        else:
-            why = (answer.reason, answer.detail, answer.passing)
-            job.chunk.add(Outcome(outcome.row, outcome.attempts, outcome.limit, *why))
-        if not job.done.done():
-            job.done.set_result(None)
-
-    async def _syncing(self) -> None:
+    async def _sync(self) -> None:
         while True:
             await asyncio.sleep(_SYNC_S)
             for chunk in list(self._open):
                 await asyncio.to_thread(chunk.sync)
 
+    async def _stop(self) -> None:
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self._client.close()
+        await self._loop.shutdown_default_executor()
 
-def _locked(path: Path) -> IO[bytes]:
-    """The file at a path, locked: it is waited for while another process has it."""
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("waiting for %s: another process downloads the same list", path.parent)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+    async def _download(self, number: int, rows: Sequence[tuple[int, str]]) -> Chunk:
+        chunk = Chunk(self._folder, number)
+        self._open.add(chunk)
+        missing = [
+            self._row(chunk, row, url)
+            for row, url in rows
+            if row not in chunk.outcomes or not chunk.outcomes[row].holds(self._limits)
+        ]
+        await asyncio.gather(*missing)
+        await asyncio.to_thread(chunk.sync)
+        return chunk
+
+    async def _row(self, chunk: Chunk, row: int, url: str) -> None:
+        """Ask for a row, as often as it takes within the limits, and keep how it ended."""
+        limits, name = self._limits, host_of(url)
+        host = self._hosts.setdefault(name, _Host(limits.per_host))
+        host.rows += 1
+        attempts = 0
+        wait: float | None = 0.0
+        while wait is not None:
+            await asyncio.sleep(wait)
+            async with host.turns:
+                await host.rest()
+                async with self._connections:
+                    if 0 < limits.give_up_after <= host.silent:
+                        attempts, answer = limits.attempts, self._given_up
+                    else:
+                        attempts, self._asked = attempts + 1, self._asked + 1
+                        answer = await client.fetch(self._client, url, limits)
+                        host.silent = 0 if answer.answered else host.silent + 1
+                wait = self._wait(answer, attempts, host)
+        reason = str(answer.reason or "")
+        outcome = Outcome(row, attempts, limits.max_bytes, reason, answer.detail, answer.passing)
+        chunk.add(outcome, answer.body)
+        host.rows -= 1
+        if not host.rows and (not host.silent or len(self._hosts) > _REMEMBERED):
+            del self._hosts[name]
+
+    @property
+    def _given_up(self) -> Answer:
+        attempts = self._limits.give_up_after
+        detail = f"its host left {attempts} attempts in a row without an answer"
+        return Answer(Reason.UNREACHABLE, detail, passing=True)
+
+    def _wait(self, answer: Answer, attempts: int, host: _Host) -> float | None:
+        """Seconds before the next attempt; None where there is none."""
+        limits = self._limits
+        if not answer.passing:
+            return None
+        if answer.wait:  # it is the host that asks for a rest
+            rest = self._loop.time() + min(answer.wait, limits.max_wait_s)
+            host.rests_until = max(host.rests_until, rest)
+        wait = max(limits.backoff_s * 2 ** (attempts - 1), answer.wait or 0.0)
+        return None if attempts >= limits.attempts or wait > limits.max_wait_s else wait

@@ -1,13 +1,16 @@
 """Where records come from: one file per kind of source, with a ``Config`` and ``records``.
 
-The name of the kind is the name of the file. A kind also says under which licences its records
-stand (``LICENCES``); of works from outside the section says it. Nothing here knows torch or a task.
+The name of the kind is the name of the file. Those of :mod:`albef.builtin` draw what they yield; a
+``Config`` here is a :class:`~albef.ingest.sources.rows.Source`. Nothing here knows torch or a task.
 """
 
+import hashlib
 import importlib
+import json
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -16,17 +19,21 @@ from typing import Annotated, Protocol, cast
 from pydantic import Field, PlainValidator
 
 import albef.builtin
-from albef.config import Section, by_kind
+from albef.builtin import openmoji
+from albef.builtin.view import Drawn
+from albef.config import ParamsError, Section, by_kind
 from albef.data.record import Record
 from albef.data.refusal import Refusal
-from albef.ingest.sources.licences import Licence
+from albef.ingest.sources.rows import Source
+from albef.layout import PARAMS
 
 
 class Kind(Protocol):
-    """What the file of a kind holds."""
+    """What the file of a kind holds; it may also tell by ``count(config)`` how many rows there are,
+    about.
+    """
 
     Config: type[Section]
-    LICENCES: tuple[dict[str, str], ...]
 
     def records(
         self, config: Section, seed: int, *scratch: Path | int | None
@@ -43,27 +50,30 @@ class Kind(Protocol):
         """
 
 
-def kinds() -> list[str]:
-    """Names of all kinds of sources."""
-    return sorted(name for name, module in _modules().items() if hasattr(module, "Config"))
+@cache
+def kinds() -> dict[str, Kind]:
+    """The files of all kinds, by name."""
+    named = {
+        info.name: importlib.import_module(f"{package.__name__}.{info.name}")
+        for package in (albef.builtin, sys.modules[__name__])
+        for info in pkgutil.iter_modules(package.__path__)
+    }
+    return {
+        name: cast(Kind, named[name]) for name in sorted(named) if hasattr(named[name], "Config")
+    }
 
 
 def kind_of(source: Section) -> Kind:
     """The kind whose ``Config`` a source's section is."""
-    return cast(Kind, importlib.import_module(type(source).__module__))
+    return cast(Kind, sys.modules[type(source).__module__])
 
 
 def files_of(source: Section) -> dict[str, Path]:
-    """The files that a source reads, by name, pictures aside: of those records have the digests.
-
-    They are the files that its values name; a kind without any tells by ``inputs`` what it draws
-    from.
-    """
-    own = getattr(kind_of(source), "inputs", None)
-    if own is not None:
-        return dict(own())
+    """The files that a source reads, by name, pictures aside: of those records have the digests."""
+    if isinstance(source, Drawn):
+        return openmoji.inputs()
     named = sorted(set(_texts(source.model_dump(mode="json", exclude={"licences"}))))
-    return {text: Path(text) for text in named if _is_file(text)}
+    return {text: Path(text) for text in named if is_file(text)}
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -75,33 +85,56 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _is_file(text: str) -> bool:
+def is_file(path: Path | str) -> bool:
+    """Whether a text, which need not be a path, names a file."""
     try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # a text that is no path
+        return Path(path).is_file()
+    except (OSError, ValueError):
         return False
 
 
 def licences_of(source: Section) -> list[dict[str, str]]:
-    """The licences of a source's records: those of its kind, and those that its section names."""
-    named: list[Licence] = getattr(source, "licences", None) or []
-    return [*kind_of(source).LICENCES, *(licence.model_dump() for licence in named)]
+    """The licences of a source's records: those of the artwork, or those that its section names."""
+    if isinstance(source, Source):
+        return [licence.model_dump() for licence in source.licences or ()]
+    return list(openmoji.LICENCES)
 
 
-def rows_of(
-    source: Section, seed: int, scratch: Path, most: int | None = None
-) -> Iterator[Record | Refusal]:
-    """What becomes of each row of a source (:meth:`Kind.records`).
+def read_rows(
+    dataset: str, sources: Mapping[str, Section], seed: int, scratch: Path, most: int | None = None
+) -> Iterator[tuple[int, Record | Refusal]]:
+    """What becomes of the rows of a data set's sources, one after the other, with their lines and
+    with keys and image ids of the data set.
 
     Args:
-        source: its section.
-        seed: of what is random in it.
+        dataset: its name.
+        sources: by name.
+        seed: of what is random in them.
         scratch: folder in which a kind may keep what it would be costly to get again.
-        most: rows to read, from the first on; None reads all.
+        most: rows of each to read, from the first on; None reads all.
+
+    Raises:
+        ParamsError: a source that cannot be read as a whole; it is named.
     """
-    kind = kind_of(source)
-    more = [scratch, most] if getattr(kind, "SCRATCH", False) else []
-    return islice(kind.records(source, seed, *more), most)
+    first_id = 0
+    for name, source in sources.items():
+        # A seed of its own: two data sets with a source of the same kind share no picture.
+        own_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
+        kind = kind_of(source)
+        more = [scratch, most] if getattr(kind, "SCRATCH", False) else []
+        next_id = first_id
+        try:
+            rows = islice(kind.records(source, int(own_seed, 16), *more), most)
+            for line, row in enumerate(rows, 1):
+                if isinstance(row, Refusal):
+                    yield row.line, replace(row, source=name)
+                    continue
+                image_id = first_id + row.image_id
+                next_id = max(next_id, image_id + 1)
+                yield line, replace(row, key=f"{name}-{row.key}", image_id=image_id, source=name)
+        except ParamsError as error:
+            raise ParamsError(f"{PARAMS}: datasets.{dataset}.sources.{name}: {error}") from None
+        first_id = next_id
 
 
 def count_of(source: Section) -> int | None:
@@ -130,31 +163,15 @@ def evaluated(source: Section) -> Section | None:
     return None if getattr(source, "split", None) == "train" else source
 
 
-@cache
-def _modules() -> dict[str, object]:
-    """The files of sources, and of the built-in data, by name."""
-    names = {
-        info.name: package.__name__
-        for package in (albef.builtin, sys.modules[__name__])
-        for info in pkgutil.iter_modules(package.__path__)
-    }
-    return {name: importlib.import_module(f"{package}.{name}") for name, package in names.items()}
-
-
-def module_of(kind: str) -> Kind:
-    """The file of a kind of source."""
-    return cast(Kind, _modules()[kind])
-
-
 def _read(values: object) -> Section:
     """A source's section as the ``Config`` of the kind that it names."""
-    return by_kind(values, {name: module_of(name).Config for name in kinds()})
+    return by_kind(values, {name: kind.Config for name, kind in kinds().items()})
 
 
 class SourcesConfig(Section):
-    """The part of a data set's section that its bytes depend on."""
+    """What a data set is made of, and how it is cut."""
 
     sources: Annotated[dict[str, Annotated[Section, PlainValidator(_read)]], Field(min_length=1)]
     """Sources by name; the fields of each are those of its ``kind``."""
-    shard_mb: Annotated[int, Field(ge=1)]
+    shard_mb: Annotated[int, Field(ge=1)] = 512
     """Largest size of a shard in MiB."""

@@ -4,46 +4,46 @@ Rows that show the same picture have the same image id, whatever their split. Th
 is kept in ``path``, in meta.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.files import ImageIds, Row, number_in, read_json, rows
-from albef.ingest.sources.licences import Outside
+from albef.ingest.sources.rows import (
+    FilesBySplit,
+    Row,
+    Source,
+    json_rows,
+    read_json,
+    read_picture,
+)  # fmt: skip
 
-LICENCES: tuple[dict[str, str], ...] = ()
-VQA_LABELS = ("vqa", "vg")
-VE_LABELS = ("contradiction", "neutral", "entailment")
-NLVR2_LABELS = ("True", "False")
 VG_WEIGHT = 0.5
 """Weight of Visual Genome's one answer, as in the original."""
+_LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
-Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
-
-class Config(Outside):
+class Config(Source):
     """JSON lists of annotations, and the folder of their pictures."""
 
-    kind: Literal["annotations"]
-    """This kind."""
     format: Literal["captions", "vqa", "entailment", "nlvr2", "grounding"]
     """What a row holds: see docs/checkpoints.md."""
-    files: Annotated[dict[Split, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    files: FilesBySplit
     """JSON lists by split."""
     images: str
     """Folder that the images' paths start from."""
-    joined: bool
+    joined: bool = False
     """Captions: whether the rows of a picture are one record; false is a record for each row, as
     the original trains, which keeps a picture once for each of its rows."""
-    boxes: str | None
+    boxes: str | None = None
     """Grounding: JSON of the true box of each ``ref_id``, where the rows have none; else null."""
-    proposals: str | None
+    proposals: str | None = None
     """Grounding: JSON of boxes by image id, as ``dets.json`` and ``cocos.json``; else null."""
 
     @model_validator(mode="after")
@@ -59,12 +59,10 @@ class Config(Outside):
 class Parsed(NamedTuple):
     """What a row says."""
 
+    row: Row
     images: tuple[str, ...]
     captions: tuple[str, ...]
     meta: dict[str, Any]
-
-
-Found = tuple[Row, Parsed | Refused]
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
@@ -74,28 +72,27 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
         ParamsError: a file that cannot be read; it is named.
     """
     root = Path(config.images)
-    ids = ImageIds()
+    ids: dict[tuple[str, ...], int] = {}
     parse = _parser(config)
     for split, files in config.files.items():
-        found: Iterator[Found] = (_parsed(row, parse) for name in files for row in rows(Path(name)))
-        if config.joined:
-            found = _grouped(found)
-        for number, (row, parsed) in enumerate(found):
+        parsed = (_parsed(row, parse) for row in _rows(files))
+        for number, one in enumerate(_joined(parsed) if config.joined else parsed):
+            if isinstance(one, Refusal):
+                yield one
+                continue
             try:
-                if isinstance(parsed, Refused):
-                    raise parsed
-                first, *more = (row.picture(root, name) for name in parsed.images)
+                image, *more = (read_picture(root, name) for name in one.images)
             except Refused as error:
-                yield row.refusal(error, "image")
+                yield one.row.refusal(error)
                 continue
             yield Record(
                 key=f"{split}-{number:07d}",
-                image=first,
-                captions=parsed.captions,
-                image_id=ids.of(" ".join(parsed.images)),
+                image=image,
+                captions=one.captions,
+                image_id=ids.setdefault(one.images, len(ids)),
                 split=split,
                 source="annotations",
-                meta={**parsed.meta, "path": parsed.images[0]},
+                meta={**one.meta, "path": one.images[0]},
                 more=tuple(more),
             )
 
@@ -104,51 +101,55 @@ def count(config: Config) -> int | None:
     """Rows of all files; None where those of a picture are joined."""
     if config.joined:
         return None
-    return sum(1 for files in config.files.values() for name in files for _ in rows(Path(name)))
+    return sum(1 for files in config.files.values() for _ in _rows(files))
 
 
-def _parsed(row: Row, parse: Callable[[Row], Parsed]) -> Found:
+def _rows(files: list[str]) -> Iterator[Row]:
+    for file in map(Path, files):
+        yield from json_rows(file, read_json(file), "image")
+
+
+def _parsed(row: Row, parse: Callable[[Row], Parsed]) -> Parsed | Refusal:
     try:
-        return row, parse(row)
+        return parse(row)
     except Refused as error:
-        return row, error
+        return row.refusal(error)
 
 
-def _grouped(found: Iterator[Found]) -> Iterator[Found]:
+def _joined(rows: Iterator[Parsed | Refusal]) -> Iterator[Parsed | Refusal]:
     """Bad rows first; then rows of the same picture joined into the first of them."""
-    first: dict[str, tuple[Row, Parsed]] = {}
-    captions: dict[str, list[str]] = {}
-    for row, parsed in found:
-        if isinstance(parsed, Refused):
-            yield row, parsed
+    by_picture: dict[tuple[str, ...], Parsed] = {}
+    for row in rows:
+        if isinstance(row, Refusal):
+            yield row
             continue
-        name = parsed.images[0]
-        first.setdefault(name, (row, parsed))
-        captions.setdefault(name, []).extend(parsed.captions)
-    for name, (row, parsed) in first.items():
-        yield row, parsed._replace(captions=tuple(dict.fromkeys(captions[name])))
+        first = by_picture.setdefault(row.images, row)
+        captions = tuple(dict.fromkeys((*first.captions, *row.captions)))
+        by_picture[row.images] = first._replace(captions=captions)
+    yield from by_picture.values()
 
 
 def _parser(config: Config) -> Callable[[Row], Parsed]:
     """What reads a row of the format."""
     match config.format:
         case "captions":
-            return lambda row: Parsed((row.text("image"),), row.texts("caption"), {})
+            return lambda row: Parsed(row, (row.text("image"),), row.texts("caption"), {})
         case "vqa":
             return _vqa
         case "entailment":
-            return lambda row: Parsed(
-                (f"{row.text('image')}.jpg",),
-                (row.text("sentence"),),
-                {"label": row.one_of("label", VE_LABELS)},
-            )
+            return _entailment
         case "nlvr2":
             return _nlvr2
     return _grounding(config)
 
 
+def _entailment(row: Row) -> Parsed:
+    label = row.one_of("label", ("contradiction", "neutral", "entailment"))
+    return Parsed(row, (f"{row.text('image')}.jpg",), (row.text("sentence"),), {"label": label})
+
+
 def _vqa(row: Row) -> Parsed:
-    source = row.one_of("dataset", VQA_LABELS)
+    source = row.one_of("dataset", ("vqa", "vg"))
     meta: dict[str, Any] = {"question_id": row.get("question_id"), "dataset": source}
     if row.get("answer") is not None:  # the test split has none
         answers = row.texts("answer")
@@ -158,15 +159,16 @@ def _vqa(row: Row) -> Parsed:
             counts = Counter(answers)
             meta["answers"] = {answer: n / len(answers) for answer, n in counts.items()}
             meta["annotators"] = list(answers)
-    return Parsed((row.text("image"),), (row.text("question"),), meta)
+    return Parsed(row, (row.text("image"),), (row.text("question"),), meta)
 
 
 def _nlvr2(row: Row) -> Parsed:
     images = row.texts("images")
     if len(images) != 2:
-        said = f"'images' names {len(images)} pictures; it must name two"
-        raise row.refused(Reason.MISSING_FIELD, said)
-    return Parsed(images, (row.text("sentence"),), {"label": row.one_of("label", NLVR2_LABELS)})
+        detail = f"'images' names {len(images)} pictures; it must name two"
+        raise Refused(Reason.MISSING_FIELD, detail)
+    label = row.one_of("label", ("True", "False"))
+    return Parsed(row, images, (row.text("sentence"),), {"label": label})
 
 
 def _grounding(config: Config) -> Callable[[Row], Parsed]:
@@ -178,28 +180,32 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
         meta: dict[str, Any] = {"ref_id": ref_id}
         box = row.get("box") or boxes.get(str(ref_id))
         if box is not None:
-            meta["box"] = _box(row, box)
-        own = proposals.get(number_in(image) or "")
-        if config.proposals and own is None:
-            said = f"{config.proposals} has no boxes for {image}"
-            raise row.refused(Reason.MISSING_FIELD, said)
-        if own is not None:
-            meta["proposals"] = [_box(row, proposal) for proposal in own]
-        return Parsed((image,), row.texts("text"), meta)
+            meta["box"] = _box(box)
+        if config.proposals:
+            of_image = proposals.get(number_in(image) or "")
+            if not isinstance(of_image, list):
+                detail = f"{config.proposals} has no boxes for {image}"
+                raise Refused(Reason.MISSING_FIELD, detail)
+            meta["proposals"] = [_box(proposal) for proposal in of_image]
+        return Parsed(row, (image,), row.texts("text"), meta)
 
     return parse
 
 
 def _boxes_by_id(name: str | None) -> Mapping[str, Any]:
-    if name is None:
-        return {}
-    held = read_json(Path(name))
-    if not isinstance(held, Mapping):
+    boxes = {} if name is None else read_json(Path(name))
+    if not isinstance(boxes, Mapping):
         raise ParamsError(f"{name} must hold boxes by id, {{id: ...}}")
-    return held
+    return boxes
 
 
-def _box(row: Row, box: object) -> list[float]:
+def number_in(name: str) -> str | None:
+    """The last number in a file's name, without leading zeros: an image's id at COCO."""
+    number = _LAST_NUMBER.search(Path(name).stem)
+    return str(int(number[1])) if number else None
+
+
+def _box(box: object) -> list[float]:
     """A box (x, y, width, height); what follows, as a detection's score, is dropped."""
     if (
         not isinstance(box, list)
@@ -207,6 +213,5 @@ def _box(row: Row, box: object) -> list[float]:
         or not all(isinstance(side, int | float) for side in box[:4])
         or min(box[2:4]) <= 0
     ):
-        said = f"{box!r} is no box; it must be [x, y, width, height]"
-        raise row.refused(Reason.MISSING_FIELD, said)
+        raise Refused(Reason.MISSING_FIELD, f"{box!r} is no box; it must be [x, y, width, height]")
     return [float(side) for side in box[:4]]

@@ -8,33 +8,24 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.licences import Outside
-from albef.ingest.sources.values import plain, texts
+from albef.ingest.sources.rows import Source, Split, captions_of, plain
 
-LICENCES: tuple[dict[str, str], ...] = ()
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _SPLIT = re.compile(r"[a-z0-9_]+")
 LARGEST_TEXT = 2**20
 LARGEST_PICTURE = 2**28
 
-Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
-
-class Config(Outside):
+class Config(Source):
     """A folder of pictures with a text beside each."""
 
-    kind: Literal["folder"]
-    """This kind."""
     path: str
     """The folder; folders in it are read too, links to elsewhere are not."""
-    split: Split | None
+    split: Split | None = None
     """Split of all pictures; null takes it from the folder's first sub-folders, ``train/dog.jpg``.
     """
 
@@ -49,31 +40,27 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     if not root.is_dir():
         raise ParamsError(f"{root} is no folder")
     inside = root.resolve()
-    line = number = 0
-    for folder, pictures, lone in _rows(root):
-        for name in (*pictures, *lone):
-            line += 1
-            path = folder / name
-            key = plain(path.relative_to(root).as_posix())
-            try:
-                if name in lone:
-                    raise Refused(Reason.MISSING_FILE, "there is no picture beside this text")
-                record = _record(config, path, inside, key, number)
-            except Refused as error:
-                yield error.of(line, key)
-                continue
-            number += 1
-            yield record
+    number = 0
+    for line, (path, is_picture) in enumerate(_rows(root), 1):
+        key = plain(path.relative_to(root).as_posix())
+        try:
+            if not is_picture:
+                raise Refused(Reason.MISSING_FILE, "there is no picture beside this text")
+            record = _record(config, path, inside, key, number)
+        except Refused as error:
+            yield error.of(line, key)
+            continue
+        number += 1
+        yield record
 
 
 def count(config: Config) -> int:
     """Pictures of the folder, and texts without one."""
-    found = _rows(Path(config.path))
-    return sum(len(pictures) + len(lone) for _, pictures, lone in found)
+    return sum(1 for _ in _rows(Path(config.path)))
 
 
-def _rows(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder with the names of its pictures and of its texts without one."""
+def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Paths of pictures, and after those of each folder its texts without one; which they are."""
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders.sort()
         known = set(files)
@@ -82,8 +69,11 @@ def _rows(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in PICTURES or (suffix != ".txt" and f"{stem}.txt" in known):
                 stems.setdefault(stem, []).append(name)
-        lone = [name for name in sorted(files) if name.endswith(".txt") and name[:-4] not in stems]
-        yield Path(folder), [name for names in stems.values() for name in names], lone
+        for name in (name for names in stems.values() for name in names):
+            yield Path(folder, name), True
+        for name in sorted(files):
+            if name.endswith(".txt") and name[:-4] not in stems:
+                yield Path(folder, name), False
 
 
 def _record(config: Config, path: Path, inside: Path, key: str, number: int) -> Record:
@@ -93,25 +83,20 @@ def _record(config: Config, path: Path, inside: Path, key: str, number: int) -> 
         raise Refused(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
     lines = _read(caption, inside, LARGEST_TEXT)
     try:
-        captions = texts([lines.decode("utf-8-sig").split("\n")])
+        captions = captions_of([lines.decode("utf-8-sig").split("\n")])
     except UnicodeDecodeError:
         raise Refused(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
-    return Record(
-        key=f"{split}-{number:07d}",
-        image=_read(path, inside, LARGEST_PICTURE),
-        captions=captions,
-        image_id=number,
-        split=split,
-        source="folder",
-        meta={"path": key},
-    )
+    image = _read(path, inside, LARGEST_PICTURE)
+    return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", {"path": key})
 
 
 def _split(key: str) -> str:
     name, slash, _ = key.partition("/")
     if not slash or not _SPLIT.fullmatch(name):
-        said = "it lies in no sub-folder whose name (small letters, digits, _) could be its split"
-        raise Refused(Reason.MALFORMED_ROW, said)
+        raise Refused(
+            Reason.MALFORMED_ROW,
+            "it lies in no sub-folder whose name (small letters, digits, _) could be its split",
+        )
     return name
 
 
@@ -123,13 +108,13 @@ def _read(path: Path, inside: Path, limit: int) -> bytes:
         if not path.is_file():
             raise Refused(Reason.MISSING_FILE, f"{path.name} is no file")
         with path.open("rb") as file:
-            held = file.read(limit + 1)
+            content = file.read(limit + 1)
     except (OSError, RuntimeError) as error:  # a RuntimeError where links go in a circle
         why = error.strerror if isinstance(error, OSError) else error
         raise Refused(Reason.MISSING_FILE, f"{path.name} cannot be read: {why}") from None
-    if len(held) > limit:
+    if len(content) > limit:
         raise Refused(Reason.TOO_MANY_BYTES, f"{path.name} has more than {limit} bytes")
-    return held
+    return content
 
 
 def _unreadable(error: OSError) -> None:

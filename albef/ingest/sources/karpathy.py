@@ -2,26 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.files import Row, read_json
-from albef.ingest.sources.licences import Outside
+from albef.ingest.sources.rows import Row, Source, json_rows, read_json, read_picture
 
-LICENCES: tuple[dict[str, str], ...] = ()
-TRAINED = ("train", "restval")
-"""COCO's ``restval`` is trained on too, as everybody does."""
+SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+"""What its splits are here: COCO's ``restval`` is trained on too, as everybody does."""
 
 
-class Config(Outside):
+class Config(Source):
     """A JSON of Karpathy's splits, and the folder of its pictures."""
 
-    kind: Literal["karpathy"]
-    """This kind."""
     file: str
     """``dataset_coco.json`` or ``dataset_flickr30k.json``."""
     images: str
@@ -36,52 +32,41 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     Raises:
         ParamsError: the file cannot be read; it is named.
     """
-    for number, values in enumerate(_images(config)):
-        row = Row(values, f"{config.file}, images", number + 1)
+    for row in _rows(config):
         try:
-            record = _record(config, row, number)
+            yield _record(config, row)
         except Refused as error:
-            yield row.refusal(error, "filename")
-        else:
-            if record is not None:
-                yield record
+            yield row.refusal(error)
 
 
 def count(config: Config) -> int:
     """Pictures of the splits, and rows that name none."""
-    splits = (row.get("split") if isinstance(row, dict) else None for row in _images(config))
-    asked = [*config.splits, *(TRAINED if "train" in config.splits else ())]
-    left_out = [split for split in (*TRAINED, "val", "test") if split not in asked]
-    return sum(split not in left_out for split in splits)
+    return sum(1 for _ in _rows(config))
 
 
-def _images(config: Config) -> list[Any]:
-    held = read_json(Path(config.file))
-    images = held.get("images") if isinstance(held, dict) else None
+def _rows(config: Config) -> Iterator[Row]:
+    """The rows of the splits that are read, and those that name none."""
+    values = read_json(Path(config.file))
+    images = values.get("images") if isinstance(values, dict) else None
     if not isinstance(images, list):
         raise ParamsError(f"{config.file} must hold a list under 'images', as Karpathy's do")
-    return images
+    left_out = [theirs for theirs, split in SPLITS.items() if split not in config.splits]
+    for row in json_rows(Path(config.file), images, "filename"):
+        if not isinstance(row.values, dict) or row.values.get("split") not in left_out:
+            yield row
 
 
-def _record(config: Config, row: Row, number: int) -> Record | None:
-    """The record of a row; None where its split is not asked for."""
-    split = row.one_of("split", (*TRAINED, "val", "test"))
-    split = "train" if split in TRAINED else split
-    if split not in config.splits:
-        return None
+def _record(config: Config, row: Row) -> Record:
+    split = SPLITS[row.one_of("split", tuple(SPLITS))]
     name = row.text("filename")
     if row.get("filepath") is not None:
         name = f"{row.text('filepath')}/{name}"
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not sentences:
-        said = "'sentences' must be a list that is not empty"
-        raise row.refused(Reason.MISSING_FIELD, said)
+        raise Refused(Reason.MISSING_FIELD, "'sentences' must be a list that is not empty")
+    image = read_picture(Path(config.images), name)
+    captions = tuple(Row(row.file, row.line, sentence).text("raw") for sentence in sentences)
+    number = row.line - 1
     return Record(
-        key=f"{split}-{number:07d}",
-        image=row.picture(Path(config.images), name),
-        captions=tuple(row.inner(sentence).text("raw") for sentence in sentences),
-        image_id=number,
-        split=split,
-        source="karpathy",
-        meta={"path": name},
+        f"{split}-{number:07d}", image, captions, number, split, "karpathy", {"path": name}
     )

@@ -5,35 +5,27 @@ texts. A row group that is damaged costs its own rows.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.sources import tables
-from albef.ingest.sources.licences import Outside
-from albef.ingest.sources.tables import expand, parquet_rows
-from albef.ingest.sources.values import plain, texts
+from albef.ingest.sources.rows import Files, FilesBySplit, Row, Source, captions_of, expand, plain
 
-LICENCES: tuple[dict[str, str], ...] = ()
 _BATCH = 64  # rows, which hold their pictures
 
-Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
-
-class Config(Outside):
+class Config(Source):
     """Parquet files that hold pictures."""
 
-    kind: Literal["parquet"]
-    """This kind."""
-    files: Annotated[dict[Split, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    files: FilesBySplit
     """Files by split, as paths or patterns."""
     image: str
     """Column of the pictures."""
-    captions: Annotated[list[str], Field(min_length=1)]
+    captions: Files
     """Columns of the captions; those of a row are taken together."""
-    keep: list[str]
+    keep: list[str] = Field([])
     """Columns kept in meta."""
 
 
@@ -47,14 +39,14 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
     for split, patterns in config.files.items():
         for file in expand(patterns):
-            for line, values in parquet_rows(file, columns, _BATCH):
-                key = f"{file.name}:{line}"
+            for row in tables.read(file, "parquet", None, columns, _BATCH):
+                if isinstance(row, Refusal):
+                    yield row
+                    continue
                 try:
-                    if isinstance(values, Refused):
-                        raise values
-                    record = _record(config, values, split, number, key)
+                    record = _record(config, row, split, number)
                 except Refused as error:
-                    yield Refusal("", line, key, error.reason, f"{file}: {error}")
+                    yield row.refusal(error)
                     continue
                 number += 1
                 yield record
@@ -63,22 +55,16 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
 def count(config: Config) -> int:
     """Rows of all files."""
     files = (file for patterns in config.files.values() for file in expand(patterns))
-    return sum(tables.count(file, "parquet", titled=False) for file in files)
+    return sum(tables.count(file, "parquet") for file in files)
 
 
-def _record(config: Config, values: Mapping[str, Any], split: str, number: int, key: str) -> Record:
-    held = values[config.image]
-    image = held.get("bytes") if isinstance(held, Mapping) else held
+def _record(config: Config, row: Row, split: str, number: int) -> Record:
+    picture = row.values[config.image]
+    image = picture.get("bytes") if isinstance(picture, Mapping) else picture
     if not isinstance(image, bytes):
-        path = held.get("path") if isinstance(held, Mapping) else None
-        said = f": its file {plain(path)} lies elsewhere" if path else ""
-        raise Refused(Reason.MISSING_FIELD, f"{config.image!r} holds no bytes{said}")
-    return Record(
-        key=f"{split}-{number:08d}",
-        image=image,
-        captions=texts(values[column] for column in config.captions),
-        image_id=number,
-        split=split,
-        source="parquet",
-        meta={**{name: plain(values[name]) for name in config.keep}, "path": key},
-    )
+        path = picture.get("path") if isinstance(picture, Mapping) else None
+        where = f": its file {plain(path)} lies elsewhere" if path else ""
+        raise Refused(Reason.MISSING_FIELD, f"{config.image!r} holds no bytes{where}")
+    captions = captions_of(row.values[column] for column in config.captions)
+    meta = {**{name: plain(row.values[name]) for name in config.keep}, "path": row.key}
+    return Record(f"{split}-{number:08d}", image, captions, number, split, "parquet", meta)

@@ -1,62 +1,25 @@
 """Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read is given as a Refusal."""
 
-import contextlib
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from glob import glob
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from albef.config import ParamsError, nearest
 from albef.data.refusal import Reason, Refusal, Refused
+from albef.ingest.sources.rows import Row
 
 _LONGEST_LINE = 2**20
 _LONGEST_ROW = 20  # lines that a quoted field of a CSV file may stretch over
-_BATCH = 4096
 csv.field_size_limit(_LONGEST_LINE * _LONGEST_ROW)  # a line has a limit of its own
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row of a table.
-
-    Attributes:
-        file: where it stands.
-        line: in the file, from 1: of a text, its first line; of Parquet, its row.
-        values: by column; those that were asked for.
-    """
-
-    file: Path
-    line: int
-    values: Mapping[str, Any]
-
-    def refusal(self, reason: Reason, detail: str, key: str = "") -> Refusal:
-        """The row, set aside."""
-        return Refusal("", self.line, key, reason, f"{self.file}: {detail}")
-
-
-def expand(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths and patterns name, those of a pattern sorted.
-
-    Raises:
-        ParamsError: one that names none.
-    """
-    found: list[Path] = []
-    for pattern in patterns:
-        own = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
-        files = [Path(name) for name in own if Path(name).is_file()]
-        if not files:
-            raise ParamsError(f"{pattern} names no file")
-        found += files
-    return found
-
-
 def read(
-    file: Path, form: str, header: Sequence[str] | None, columns: Sequence[str]
-) -> Iterator[Line | Refusal]:
+    file: Path, form: str, header: Sequence[str] | None, columns: Sequence[str], batch: int = 4096
+) -> Iterator[Row | Refusal]:
     """The rows of a file.
 
     Args:
@@ -64,13 +27,14 @@ def read(
         form: ``tsv`` (no quotes), ``csv`` (as RFC 4180 has it) or ``parquet``.
         header: names of all columns of a text without a line that names them.
         columns: those to read.
+        batch: rows of Parquet that are read at a time.
 
     Raises:
         ParamsError: the file cannot be read at all, or has no such column.
     """
     try:
         if form == "parquet":
-            yield from _parquet(file, columns)
+            yield from _parquet(file, columns, batch)
             return
         with file.open("rb") as opened:
             yield from _text(file, opened, form, header, columns)
@@ -78,7 +42,7 @@ def read(
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-def count(file: Path, form: str, titled: bool) -> int:
+def count(file: Path, form: str, titled: bool = False) -> int:
     """Rows of a file: of a text its lines, of which some may be blank or parts of a row.
 
     Args:
@@ -89,11 +53,11 @@ def count(file: Path, form: str, titled: bool) -> int:
     Raises:
         ParamsError: the file cannot be read.
     """
+    if form == "parquet":
+        with _opened(file) as table:
+            return int(table.metadata.num_rows)
+    lines, last = 0, b"\n"
     try:
-        if form == "parquet":
-            with _opened(file) as table:
-                return int(table.metadata.num_rows)
-        lines, last = 0, b"\n"
         with file.open("rb") as opened:
             while part := opened.read(_LONGEST_LINE):
                 lines += part.count(b"\n")
@@ -103,12 +67,7 @@ def count(file: Path, form: str, titled: bool) -> int:
     return max(0, lines + (last != b"\n") - titled)
 
 
-def check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> None:
-    """Refuse a column that a file does not have.
-
-    Raises:
-        ParamsError: it names the nearest.
-    """
+def _check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> None:
     for column in wanted:
         if column not in known:
             near = nearest(column, list(known))
@@ -118,128 +77,113 @@ def check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> No
 
 def _text(
     file: Path, opened: IO[bytes], form: str, header: Sequence[str] | None, columns: Sequence[str]
-) -> Iterator[Line | Refusal]:
+) -> Iterator[Row | Refusal]:
     start = opened.read(3)
     if start[:2] in _UTF16:
         raise ParamsError(f"{file} is UTF-16; save it as UTF-8")
     opened.seek(3 if start == b"\xef\xbb\xbf" else 0)
-    found = _split(_lines(opened), form)
+    rows = _split(_lines(opened), form)
     if header is None:
-        _, names = next(found, (0, []))
-        if isinstance(names, str):
+        _, names = next(rows, (0, []))
+        if isinstance(names, Refused):
             raise ParamsError(f"{file}, line 1, which should name the columns: {names}")
         header = names
-    check_columns(file, header, columns)
+    _check_columns(file, header, columns)
     places = {column: header.index(column) for column in columns}
-    for line, fields in found:
-        if isinstance(fields, list) and len(fields) != len(header):
-            fields = f"{len(fields)} columns; there should be {len(header)}"
-        if isinstance(fields, str):
-            yield Refusal("", line, "", Reason.MALFORMED_ROW, f"{file}: {fields}")
+    for line, fields in rows:
+        if not isinstance(fields, Refused) and len(fields) != len(header):
+            fields = _malformed(f"{len(fields)} columns; there should be {len(header)}")
+        if isinstance(fields, Refused):
+            yield Row(file, line, {}).refusal(fields)
         else:
-            yield Line(file, line, {column: fields[place] for column, place in places.items()})
+            yield Row(file, line, {column: fields[place] for column, place in places.items()})
 
 
-def _lines(opened: IO[bytes]) -> Iterator[tuple[int, str, bool]]:
-    """Number and text of each line that is not blank; where it is bad, what is wrong with it."""
+Line = tuple[int, str | Refused]
+"""Number and text of a line, or what is wrong with it."""
+
+
+def _lines(opened: IO[bytes]) -> Iterator[Line]:
+    """Each line that is not blank."""
     number = 0
     while raw := opened.readline(_LONGEST_LINE):
         number += 1
         if not raw.endswith(b"\n") and len(raw) == _LONGEST_LINE:
             while (rest := opened.readline(_LONGEST_LINE)) and not rest.endswith(b"\n"):
                 pass
-            yield number, f"a line of more than {_LONGEST_LINE} bytes", False
-            continue
-        raw = raw.rstrip(b"\r\n")
-        if not raw:
-            continue
-        try:
-            yield number, raw.decode(), True
-        except UnicodeDecodeError as error:
-            yield number, f"the row is not UTF-8 (byte {error.start})", False
+            yield number, _malformed(f"a line of more than {_LONGEST_LINE} bytes")
+        elif raw := raw.rstrip(b"\r\n"):
+            try:
+                yield number, raw.decode()
+            except UnicodeDecodeError as error:
+                yield number, _malformed(f"the row is not UTF-8 (byte {error.start})")
 
 
-def _split(
-    lines: Iterator[tuple[int, str, bool]], form: str
-) -> Iterator[tuple[int, list[str] | str]]:
+def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | Refused]]:
     """The fields of each row, or what is wrong with it."""
-    back: list[tuple[int, str, bool]] = []  # lines that were read for a row and are none of its
-    while True:
-        taken = back.pop(0) if back else next(lines, None)
-        if taken is None:
-            return
-        number, text, good = taken
-        if not good:
+    ahead: deque[Line] = deque()  # lines that were read for a row and are none of its
+    while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
+        number, text = line
+        if isinstance(text, Refused):
             yield number, text
         elif form == "tsv":
             yield number, text.split("\t")
         else:
-            fields, used = _csv(text, back, lines)
-            del back[:used]
-            yield number, fields
+            yield number, _csv(text, ahead, lines)
 
 
-def _csv(
-    text: str, back: list[tuple[int, str, bool]], lines: Iterator[tuple[int, str, bool]]
-) -> tuple[list[str] | str, int]:
-    """The fields of a row that begins with a line, and how many of those ahead belong to it."""
+def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Refused:
+    """The fields of a row that begins with a line; those ahead that belong to it are taken."""
     gathered = [text]
     while True:
+        used = len(gathered) - 1
         try:
-            return next(csv.reader(gathered, strict=True)), len(gathered) - 1
+            fields = next(csv.reader(gathered, strict=True), [])
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
-                return f"no CSV: {error}", 0
-        except StopIteration:
-            return "no CSV", 0
-        used = len(gathered) - 1
-        if used == len(back):
-            back.extend(islice(lines, 1))
-        if used == len(back) or used == _LONGEST_ROW or not back[used][2]:
-            return "a quote that is never closed", 0
-        gathered[-1] += "\n"
-        gathered.append(back[used][1])
-
-
-def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Line | Refusal]:
-    for number, values in parquet_rows(file, columns, _BATCH):
-        if isinstance(values, Refused):
-            yield Refusal("", number, "", values.reason, f"{file}: {values}")
+                return _malformed(f"no CSV: {error}")
         else:
-            yield Line(file, number, values)
+            for _ in range(used):
+                ahead.popleft()
+            return fields
+        if used == len(ahead):
+            ahead.extend(islice(lines, 1))
+        following = ahead[used][1] if used < min(len(ahead), _LONGEST_ROW) else None
+        if not isinstance(following, str):
+            return _malformed("a quote that is never closed")
+        gathered[-1] += "\n"
+        gathered.append(following)
 
 
-def parquet_rows(
-    file: Path, columns: Sequence[str], batch: int
-) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
-    """Number, from 1, and values of each row of a Parquet file; where it is bad, what is wrong.
-
-    Raises:
-        ParamsError: its end, which describes it, cannot be read, or it has no such column.
-    """
+def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Refusal]:
     import pyarrow as pa
 
     with _opened(file) as opened:
-        check_columns(file, opened.schema_arrow.names, columns)
-        number = 0
+        _check_columns(file, opened.schema_arrow.names, columns)
+        line = 0
+
+        def row(values: dict[str, Any] | Refused) -> Row | Refusal:
+            key = f"{file.name}:{line}"
+            if isinstance(values, Refused):
+                return Row(file, line, {}, key).refusal(values)
+            return Row(file, line, values, key)
+
         for group in range(opened.num_row_groups):
-            until = number + opened.metadata.row_group(group).num_rows
+            until = line + opened.metadata.row_group(group).num_rows
             damage = Refused(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
-                batches = opened.iter_batches(batch, row_groups=[group], columns=list(columns))
-                for rows in batches:
+                for rows in opened.iter_batches(batch, row_groups=[group], columns=list(columns)):
                     for values in _values(rows, columns):
-                        number += 1
-                        yield number, values
+                        line += 1
+                        yield row(values)
             except (pa.ArrowException, OSError) as error:
                 damage = Refused(damage.reason, f"{damage}: {_first(error)}")
-            while number < until:
-                number += 1
-                yield number, damage
+            while line < until:
+                line += 1
+                yield row(damage)
 
 
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _opened(file: Path) -> Any:
     """A Parquet file.
 
     Raises:
@@ -249,22 +193,24 @@ def _opened(file: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        opened = pq.ParquetFile(file)
+        return pq.ParquetFile(file)
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
     except (pa.ArrowException, OSError) as error:  # an OSError where its description is damaged
         raise ParamsError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
-    with opened:
-        yield opened
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refused]:
-    held = [rows.column(column) for column in columns]
+    of_column = {column: rows.column(column) for column in columns}
     for i in range(rows.num_rows):
         try:
-            yield {column: own[i].as_py() for column, own in zip(columns, held, strict=True)}
+            yield {column: values[i].as_py() for column, values in of_column.items()}
         except (ValueError, OverflowError) as error:  # a text that is none, a date out of range
-            yield Refused(Reason.MALFORMED_ROW, f"a value cannot be read: {_first(error)}")
+            yield _malformed(f"a value cannot be read: {_first(error)}")
+
+
+def _malformed(detail: str) -> Refused:
+    return Refused(Reason.MALFORMED_ROW, detail)
 
 
 def _first(error: Exception) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,35 +18,29 @@ from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.download.limits import Limits
 from albef.ingest.sources import tables
-from albef.ingest.sources.licences import Outside
-from albef.ingest.sources.values import plain, texts
+from albef.ingest.sources.rows import Files, Row, Source, Split, captions_of, expand, plain
 from albef.io import file_digest
 
-LICENCES: tuple[dict[str, str], ...] = ()
 SCRATCH = True
 """``records`` is given a folder for what should outlast an ingest."""
 CHUNK = 1000
 """Rows that are kept together."""
 
-Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
-
-class Config(Outside):
+class Config(Source):
     """Tables of addresses and captions, and how they are downloaded."""
 
-    kind: Literal["urls"]
-    """This kind."""
-    files: Annotated[list[str], Field(min_length=1)]
+    files: Files
     """Tables, as paths or patterns."""
     format: Literal["tsv", "csv", "parquet"]
     """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
-    header: list[str] | None
+    header: list[str] | None = None
     """Names of the columns where no first line names them, as in CC3M; else null."""
     url: str
     """Column of the addresses."""
     caption: str
     """Column of the captions; in Parquet it may hold lists."""
-    keep: list[str]
+    keep: list[str] = Field([])
     """Columns kept in meta."""
     split: Split
     """Split of all rows."""
@@ -60,7 +54,7 @@ class Config(Outside):
         return self
 
 
-Entry = tuple[int, tables.Line, str, tuple[str, ...]] | Refusal
+Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
 """A row: its place, itself, address and captions."""
 
 
@@ -81,7 +75,7 @@ def records(
     """
     from albef.ingest.download.downloads import Downloads
 
-    files = tables.expand(config.files)
+    files = expand(config.files)
     folder = scratch / f"downloads-{_digest(config, files)[:16]}"
     with Downloads(folder, config.download) as downloads:
         for entries, chunk in downloads.chunks(_chunks(config, files, most)):
@@ -89,12 +83,12 @@ def records(
                 if isinstance(entry, Refusal):
                     yield entry
                     continue
-                place, line, address, captions = entry
+                place, row, address, captions = entry
                 outcome = chunk.outcomes[place]
                 if outcome.reason:
-                    yield line.refusal(Reason(outcome.reason), outcome.detail, address)
+                    yield row.refusal(Refused(Reason(outcome.reason), outcome.detail), address)
                     continue
-                kept = {name: plain(line.values[name]) for name in config.keep}
+                kept = {name: plain(row.values[name]) for name in config.keep}
                 yield Record(
                     key=f"{config.split}-{place:08d}",
                     image=chunk.body(outcome),
@@ -108,8 +102,8 @@ def records(
 
 def count(config: Config) -> int:
     """Rows of the list, about."""
-    files = tables.expand(config.files)
-    return sum(tables.count(file, config.format, config.header is None) for file in files)
+    titled = config.header is None
+    return sum(tables.count(file, config.format, titled) for file in expand(config.files))
 
 
 def _chunks(
@@ -123,25 +117,23 @@ def _chunks(
 
 def _entries(config: Config, files: Sequence[Path]) -> Iterator[Entry]:
     columns = list(dict.fromkeys([config.url, config.caption, *config.keep]))
-    place = -1
-    for file in files:
-        for line in tables.read(file, config.format, config.header, columns):
-            place += 1
-            yield line if isinstance(line, Refusal) else _entry(config, place, line)
+    rows = (row for f in files for row in tables.read(f, config.format, config.header, columns))
+    for place, row in enumerate(rows):
+        yield row if isinstance(row, Refusal) else _entry(config, place, row)
 
 
-def _entry(config: Config, place: int, line: tables.Line) -> Entry:
-    address = line.values[config.url]
+def _entry(config: Config, place: int, row: Row) -> Entry:
+    address = row.values[config.url]
     if not isinstance(address, str) or not address.strip():
-        return line.refusal(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
+        return row.refusal(Refused(Reason.MISSING_FIELD, f"{config.url!r} holds no address"))
     address = plain(address.strip())
     try:
-        return place, line, address, texts([line.values[config.caption]])
+        return place, row, address, captions_of([row.values[config.caption]])
     except Refused as error:
-        return line.refusal(error.reason, f"{config.caption!r}: {error}", address)
+        return row.refusal(Refused(error.reason, f"{config.caption!r}: {error}"), address)
 
 
 def _digest(config: Config, files: Sequence[Path]) -> str:
     """Names the addresses of the list and their places."""
-    told = [config.format, config.header, config.url, [file_digest(file) for file in files]]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    named = [config.format, config.header, config.url, [file_digest(file) for file in files]]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()

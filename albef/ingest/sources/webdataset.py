@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -19,32 +19,25 @@ from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.tar import Damage, Member, members
 from albef.ingest.sources import tables
-from albef.ingest.sources.licences import Outside
-from albef.ingest.sources.tables import expand, parquet_rows
-from albef.ingest.sources.values import plain, texts
+from albef.ingest.sources.rows import FilesBySplit, Row, Source, captions_of, expand, plain
 
-LICENCES: tuple[dict[str, str], ...] = ()
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Suffixes of members that are pictures."""
 LARGEST_PICTURE = 2**28
 LARGEST_TEXT = 2**20
 _BATCH = 1024
 
-Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
-
-class Config(Outside):
+class Config(Source):
     """Shards in WebDataset's format."""
 
-    kind: Literal["webdataset"]
-    """This kind."""
-    files: Annotated[dict[Split, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    files: FilesBySplit
     """Tars by split, as paths or patterns; they are not compressed."""
-    caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")]
+    caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")] = "txt"
     """Where captions are: ``txt``, or ``json.FIELD``, which may hold a list."""
-    keep: list[str] | None
+    keep: list[str] | None = None
     """Fields of the JSON that are kept in meta; null keeps all."""
-    statuses: bool
+    statuses: bool = False
     """Whether a table lies beside each shard (NAME.parquet), as img2dataset writes it, that tells
     of the rows that failed."""
 
@@ -75,18 +68,18 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     number = 0
     for split, patterns in config.files.items():
         for shard in expand(patterns):
-            seen: set[str] = set()
+            names: set[str] = set()
             try:
-                found = _samples(members(shard, LARGEST_PICTURE), config.caption.partition(".")[0])
-                for place, sample in enumerate(found, 1):
-                    seen.add(Path(sample.name).name)
-                    for row in _rows(config, shard, place, sample, split, number):
-                        yield row
-                        number += isinstance(row, Record)
+                samples = _samples(members(shard, LARGEST_PICTURE), config.caption.split(".")[0])
+                for line, sample in enumerate(samples, 1):
+                    names.add(Path(sample.name).name)
+                    for one in _rows(config, Row(shard, line, sample, sample.name), split, number):
+                        yield one
+                        number += isinstance(one, Record)
             except OSError as error:
                 raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
             if config.statuses:
-                yield from _failed(shard, seen)
+                yield from _failed(shard, names)
 
 
 def count(config: Config) -> int | None:
@@ -94,21 +87,20 @@ def count(config: Config) -> int | None:
     if not config.statuses:
         return None
     shards = (shard for patterns in config.files.values() for shard in expand(patterns))
-    beside = (shard.with_suffix(".parquet") for shard in shards)
-    return sum(tables.count(table, "parquet", titled=False) for table in beside)
+    return sum(tables.count(shard.with_suffix(".parquet"), "parquet") for shard in shards)
 
 
-def _samples(found: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:
+def _samples(parts: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:
     """Members by name; damage belongs to what is not whole yet, or to what follows."""
     current: _Sample | None = None
-    for item in found:
-        name, suffix = _cut(item.name)
-        if isinstance(item, Damage):
-            if current is None or not current.takes(item, name, wanted):
+    for part in parts:
+        name, suffix = _cut(part.name)
+        if isinstance(part, Damage):
+            if current is None or not current.takes(part, name, wanted):
                 if current is not None:
                     yield current
                 current = _Sample(name)
-            current.damage = item
+            current.damage = part
         elif suffix in (*PICTURES, "txt", "json"):
             if current is not None and not current.name:
                 current.name = name  # what was damaged may have been its start
@@ -116,7 +108,7 @@ def _samples(found: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]
                 if current is not None:
                     yield current
                 current = _Sample(name)
-            current.parts[suffix] = item.data
+            current.parts[suffix] = part.data
     if current is not None:
         yield current
 
@@ -128,51 +120,40 @@ def _cut(path: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
-def _rows(
-    config: Config, shard: Path, place: int, sample: _Sample, split: str, number: int
-) -> Iterator[Record | Refusal]:
+def _rows(config: Config, row: Row, split: str, number: int) -> Iterator[Record | Refusal]:
     """What becomes of a sample, and of damage before it."""
+    damage: Damage | None = row.values.damage
+    if damage is not None:
+        where = f"{row.file}, byte {damage.offset}: {damage.detail}"
+        yield Refusal("", row.line, row.key, damage.reason, where)
     try:
-        record = _record(config, shard, sample, split, number)
+        yield _record(config, row, split, number)
     except Refused as error:
-        if sample.damage is None:
-            yield Refusal("", place, sample.name, error.reason, f"{shard}: {error}")
-            return
-        record = None
-    if sample.damage is not None:
-        said = f"{shard}, byte {sample.damage.offset}: {sample.damage.detail}"
-        yield Refusal("", place, sample.name, sample.damage.reason, said)
-    if record is not None:
-        yield record
+        if damage is None:
+            yield row.refusal(error)
 
 
-def _record(config: Config, shard: Path, sample: _Sample, split: str, number: int) -> Record:
+def _record(config: Config, row: Row, split: str, number: int) -> Record:
+    sample: _Sample = row.values
     image = sample.picture()
     if image is None:
         raise Refused(Reason.MISSING_FILE, "there is no picture of this name")
     for kind in ("txt", "json"):
         if len(sample.parts.get(kind, b"")) > LARGEST_TEXT:
             raise Refused(Reason.MALFORMED_ROW, f"its {kind} has more than {LARGEST_TEXT} bytes")
-    told = _json(sample.parts["json"]) if "json" in sample.parts else {}
-    own = told if config.keep is None else {k: told[k] for k in config.keep if k in told}
+    values = _json(sample.parts["json"]) if "json" in sample.parts else {}
+    kept = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
     try:
-        meta = plain(own)
+        meta = {**plain(kept), "path": f"{row.file.name}/{sample.name}"}
     except RecursionError:
         raise Refused(Reason.MALFORMED_ROW, "its json is nested too deeply") from None
-    return Record(
-        key=f"{split}-{number:08d}",
-        image=image,
-        captions=texts([_caption(config, sample, told)]),
-        image_id=number,
-        split=split,
-        source="webdataset",
-        meta={**meta, "path": f"{shard.name}/{sample.name}"},
-    )
+    captions = captions_of([_caption(config, sample, values)])
+    return Record(f"{split}-{number:08d}", image, captions, number, split, "webdataset", meta)
 
 
-def _caption(config: Config, sample: _Sample, told: Mapping[str, Any]) -> object:
+def _caption(config: Config, sample: _Sample, values: Mapping[str, Any]) -> object:
     if config.caption != "txt":
-        return told.get(config.caption.removeprefix("json."))
+        return values.get(config.caption.removeprefix("json."))
     try:
         return sample.parts["txt"].decode() if "txt" in sample.parts else None
     except UnicodeDecodeError:
@@ -181,15 +162,15 @@ def _caption(config: Config, sample: _Sample, told: Mapping[str, Any]) -> object
 
 def _json(text: bytes) -> Mapping[str, Any]:
     try:
-        told = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
         raise Refused(Reason.MALFORMED_ROW, "its json is no JSON") from None
-    if not isinstance(told, Mapping):
+    if not isinstance(values, Mapping):
         raise Refused(Reason.MALFORMED_ROW, "its json holds no object")
-    return told
+    return values
 
 
-def _failed(shard: Path, seen: set[str]) -> Iterator[Refusal]:
+def _failed(shard: Path, names: set[str]) -> Iterator[Refusal]:
     """The rows that img2dataset could not get, and those that it got but that are not in the tar.
 
     Raises:
@@ -199,17 +180,17 @@ def _failed(shard: Path, seen: set[str]) -> Iterator[Refusal]:
     if not table.is_file():
         raise ParamsError(f"{table} is missing; without such tables write statuses: false")
     columns = ["key", "url", "status", "error_message"]
-    for line, row in parquet_rows(table, columns, _BATCH):
-        if isinstance(row, Refused):
-            yield Refusal("", line, "", row.reason, f"{table}: {row}")
+    for row in tables.read(table, "parquet", None, columns, _BATCH):
+        if isinstance(row, Refusal):
+            yield row
             continue
-        key, url, status, message = (row[column] for column in columns)
+        key, url, status, message = (row.values[column] for column in columns)
         if status != "success":
-            why = _reason(str(status), str(message))
-            yield Refusal("", line, str(url), why, f"{table}: {status}: {message}")
-        elif str(key) not in seen:
-            said = f"{table}: {key} was downloaded and is not in {shard.name}"
-            yield Refusal("", line, str(url), Reason.DAMAGED_MEMBER, said)
+            error = Refused(_reason(str(status), str(message)), f"{status}: {message}")
+            yield row.refusal(error, str(url))
+        elif str(key) not in names:
+            detail = f"{key} was downloaded and is not in {shard.name}"
+            yield row.refusal(Refused(Reason.DAMAGED_MEMBER, detail), str(url))
 
 
 _REASONS = (

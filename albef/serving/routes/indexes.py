@@ -7,93 +7,103 @@ from fastapi.routing import APIRouter
 from pydantic import Field
 
 from albef.serving import bodies
-from albef.serving.bodies import Text
+from albef.serving.bodies import Images, Route, Text, read_files
 from albef.serving.engine import Engine
-from albef.serving.errors import BODY, Problem, told
-from albef.serving.gallery import GALLERY
-from albef.serving.index import ID, NAME, Index
+from albef.serving.errors import BODY, CODES, Problem, describe_errors
+from albef.serving.indexes.gallery import GALLERY
+from albef.serving.indexes.index import ID, NAME, About, Index
 from albef.serving.limits import BEST, INDEXES, PICTURES
-from albef.serving.routes.forms import Images, Route, read
 
 Name = Annotated[str, Path(pattern=NAME, description="Of an index")]
 Id = Annotated[str, Path(pattern=ID, description="Of a picture")]
 
 
-def indexes(engine: Engine, gallery: bool) -> APIRouter:
+def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     """Making, filling and searching indexes; the gallery is the folder's, if one is followed."""
     router = APIRouter(prefix="/v1/indexes", route_class=Route, tags=["indexes"])
     if "embed_image" not in engine.calls:
         return router
-    served, store = engine.calls["embed_image"].served, engine.store
+    queues, store = engine.calls["embed_image"], engine.store
 
-    async def find(name: Name) -> Index:
+    async def existing(name: Name) -> Index:
         index = await engine.stored(store.get, name)
         if index is None:
             raise Problem(404, "no_such_index", f"there is no index {name}")
         return index
 
-    async def usable(index: Annotated[Index, Depends(find)]) -> Index:
-        if index.space != served.space:
+    async def usable(index: Annotated[Index, Depends(existing)]) -> Index:
+        if index.about.space != queues.space:
             raise Problem(
                 409,
                 "other_model",
-                f"the index {index.name} was made by another model (run {index.run}) than "
-                f"{served.name}; delete it and add its pictures again",
+                f"the index {index.about.name} was made by another model (run {index.about.run}) "
+                f"than {queues.name}; delete it and add its pictures again",
             )
         return index
 
-    def writable(name: str) -> None:
-        if gallery and name == GALLERY:
-            raise Problem(409, "read_only", "the gallery follows its folder")
+    def read_only(name: str) -> str | None:
+        if has_gallery and name == GALLERY:
+            return "the gallery follows its folder"
         if store.folder is None:
-            raise Problem(
-                409, "read_only", "this server keeps no indexes; start it with --indexes FOLDER"
-            )
+            return "this server keeps no indexes; start it with --indexes FOLDER"
+        return None
+
+    async def writable(name: Name) -> None:
+        if reason := read_only(name):
+            raise Problem(409, "read_only", reason)
 
     async def info(index: Index) -> bodies.IndexInfo:
         return bodies.IndexInfo(
-            name=index.name,
+            name=index.about.name,
             pictures=await engine.stored(len, index),
-            run=index.run,
-            usable=index.space == served.space,
+            run=index.about.run,
+            usable=index.about.space == queues.space,
             approximate=index.approximate,
-            read_only=store.folder is None or (gallery and index.name == GALLERY),
+            read_only=read_only(index.about.name) is not None,
         )
 
-    Found = Annotated[Index, Depends(find)]
+    Existing = Annotated[Index, Depends(existing)]
     Usable = Annotated[Index, Depends(usable)]
+    changes = [Depends(writable)]
 
-    @router.get("", responses=told())
+    @router.get("", responses=describe_errors())
     async def list_indexes() -> bodies.Indexes:
         """All indexes."""
-        found = await engine.stored(store.all)
-        return bodies.Indexes(indexes=[await info(index) for index in found])
+        return bodies.Indexes(
+            indexes=[await info(index) for index in await engine.stored(store.all)]
+        )
 
-    @router.put("/{name}", responses={**told(409, 422), 201: {"model": bodies.IndexInfo}})
+    @router.put(
+        "/{name}",
+        dependencies=changes,
+        responses={**describe_errors(409, 422), 201: {"model": bodies.IndexInfo}},
+    )
     async def create_index(name: Name, response: Response) -> bodies.IndexInfo:
         """Make an empty index; one that is there already stays as it is."""
-        writable(name)
         index = await engine.stored(store.get, name)
         if index is None:
             if len(await engine.stored(store.all)) >= INDEXES:
                 raise Problem(409, "too_many_indexes", f"there are {INDEXES} indexes already")
-            width = served.facts.embed_dim
-            index = await engine.stored(store.create, name, served.space, served.run, width)
+            about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
+            index = await engine.stored(store.create, about)
             response.status_code = 201
         return await info(await usable(index))
 
-    @router.get("/{name}", responses=told(404, 422))
-    async def describe_index(index: Found) -> bodies.IndexInfo:
+    @router.get("/{name}", responses=describe_errors(404, 422))
+    async def describe_index(index: Existing) -> bodies.IndexInfo:
         """One index."""
         return await info(index)
 
-    @router.delete("/{name}", status_code=204, responses=told(404, 409, 422))
-    async def delete_index(index: Found) -> None:
+    @router.delete(
+        "/{name}", status_code=204, dependencies=changes, responses=describe_errors(404, 409, 422)
+    )
+    async def delete_index(index: Existing) -> None:
         """Delete an index with all its pictures."""
-        writable(index.name)
-        await engine.stored(store.delete, index.name)
+        await engine.stored(store.delete, index.about.name)
 
-    @router.post("/{name}/images", responses=told(404, 409, 429, *BODY))
+    @router.post(
+        "/{name}/images", dependencies=changes, responses=describe_errors(404, 409, 429, *BODY)
+    )
     async def add_images(
         index: Usable,
         image: Images,
@@ -106,16 +116,14 @@ def indexes(engine: Engine, gallery: bool) -> APIRouter:
         ] = None,
     ) -> bodies.Added:
         """Add pictures; one whose name is there already is replaced."""
-        writable(index.name)
         if id and len(id) != len(image):
-            raise Problem(
-                422, "invalid", f"{len(image)} pictures and {len(id)} names: one for each, or none"
-            )
-        ids = await engine.indexed(index, await read(image), id or [None] * len(image))
-        count = await engine.stored(len, index)
-        return bodies.Added(model=served.name, ids=ids, pictures=count)
+            counts = f"{len(image)} pictures and {len(id)} names"
+            raise Problem(422, CODES[422][0], f"{counts}: one for each, or none")
+        names: list[str | None] = [*id] if id else [None] * len(image)
+        ids = await engine.add_pictures(index, await read_files(image), names)
+        return bodies.Added(model=queues.name, ids=ids, pictures=await engine.stored(len, index))
 
-    @router.post("/{name}/search", responses=told(404, 409, 429, *BODY))
+    @router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
     async def search_index(
         index: Usable,
         text: Annotated[Text | None, Form(description="What to look for")] = None,
@@ -134,38 +142,45 @@ def indexes(engine: Engine, gallery: bool) -> APIRouter:
     ) -> bodies.Hits:
         """The pictures that fit a text or a picture best."""
         if (text is None) == (image is None):
-            raise Problem(422, "invalid", "send a text or an image to look for")
+            raise Problem(422, CODES[422][0], "send a text or an image to look for")
         query = text if text is not None else await image.read() if image else b""
-        found = await engine.search(index, query, k, rerank)
         results = [
-            bodies.Hit(id=own.id, similarity=own.similarity, probability=own.probability)
-            for own in found
+            bodies.Hit(id=hit.id, similarity=hit.similarity, probability=probability)
+            for hit, probability in await engine.search(index, query, k, rerank)
         ]
-        return bodies.Hits(model=served.name, results=results)
+        return bodies.Hits(model=queues.name, results=results)
 
     @router.get(
         "/{name}/images/{id}",
         response_class=Response,
         responses={
-            **told(404, 422),
+            **describe_errors(404, 422),
             200: {
                 "description": "A small copy of the picture",
                 "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
             },
         },
     )
-    async def show_image(index: Found, id: Id) -> Response:
+    async def show_image(index: Existing, id: Id) -> Response:
         """A small copy of a picture."""
         thumbnail = await engine.stored(index.thumbnail, id)
         if thumbnail is None:
-            raise Problem(404, "no_such_image", f"the index {index.name} has no picture {id}")
+            raise _no_image(index, id)
         return Response(thumbnail, media_type="image/jpeg")
 
-    @router.delete("/{name}/images/{id}", status_code=204, responses=told(404, 409, 422))
-    async def delete_image(index: Found, id: Id) -> None:
+    @router.delete(
+        "/{name}/images/{id}",
+        status_code=204,
+        dependencies=changes,
+        responses=describe_errors(404, 409, 422),
+    )
+    async def delete_image(index: Existing, id: Id) -> None:
         """Take a picture out."""
-        writable(index.name)
         if not await engine.stored(index.remove, [id]):
-            raise Problem(404, "no_such_image", f"the index {index.name} has no picture {id}")
+            raise _no_image(index, id)
 
     return router
+
+
+def _no_image(index: Index, id: str) -> Problem:
+    return Problem(404, "no_such_image", f"the index {index.about.name} has no picture {id}")

@@ -8,6 +8,7 @@ import pytest
 from albef.config import read_yaml, validate
 from albef.report.ablation import Ladder
 from flows.experiments.variations import varied
+from flows.values import compose
 from pipelines.params import load
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,7 @@ def test_every_rung_loads_strictly_and_is_another(
         (tmp_path / "params.yaml").write_text(texts[-1])
         assert load(tmp_path / "params.yaml")
     assert len(set(texts)) == len(rungs)
-    assert texts[-1] == preset.read_text()  # the last rung is the preset
+    assert texts[-1] == compose(preset)  # the last rung is the preset
 
 
 def test_the_papers_ladder_adds_one_thing_at_a_time() -> None:

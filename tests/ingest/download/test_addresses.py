@@ -3,10 +3,16 @@
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.ingest.download.addresses import PrivateAddress, guarded, is_loopback, is_public
+from albef.ingest.download.addresses import (
+    PrivateAddress,
+    guarded,
+    host_of,
+    is_loopback,
+    is_public,
+)
 
 PRIVATE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1",
@@ -52,6 +58,13 @@ def test_this_machine_may_be_asked_where_it_is_allowed() -> None:
         guarded(allow_loopback=True)(info(host)).close()
 
 
+@settings(deadline=None)
+@given(st.text(max_size=80) | st.text(max_size=60).map("http://127.0.0.1:1/".__add__))
+def test_no_url_is_too_odd(url: str) -> None:
+    assert isinstance(host_of(url), str)
+
+
+@settings(deadline=None)
 @given(st.text(max_size=50) | st.ip_addresses().map(str))
-def test_no_text_is_too_odd(text: str) -> None:
+def test_no_address_is_too_odd(text: str) -> None:
     assert not (is_public(text) and is_loopback(text))

@@ -8,64 +8,56 @@ from typing import Any
 
 import pytest
 
-from albef.config import ParamsError, validate
+from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
-from albef.ingest.sources import SourcesConfig, kind_of
+from albef.data.refusal import Reason
 from tests.data import toy
+from tests.ingest.sources.reading import Rows, bad, good, read
 
 Files = Callable[[str, Any], str]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     def write(name: str, held: Any) -> str:
-        (tmp_path / name).write_text(json.dumps(held))
-        return str(tmp_path / name)
+        Path(name).write_text(json.dumps(held))
+        return name
 
+    monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "COCO_train2014_000000000057"):
-        (tmp_path / f"{name}.jpg").write_bytes(toy.record(len(name)).image)
+        Path(f"{name}.jpg").write_bytes(toy.record(len(name)).image)
     return write
 
 
-def rows(folder: Path, **source: Any) -> list[Record | Refusal]:
-    values = {"images": str(folder), **source}
-    if values["kind"] == "annotations":
-        values = {"joined": False, "boxes": None, "proposals": None, **values}
-    config = validate(SourcesConfig, {"sources": {"s": values}, "shard_mb": 1}, where="test")
-    section = config.sources["s"]
-    return list(kind_of(section).records(section, 0))
+def rows(form: str, files: dict[str, list[str]], **more: Any) -> Rows:
+    return read("annotations", format=form, files=files, images=".", **more)
 
 
-def read(folder: Path, **source: Any) -> list[Record]:
-    found = rows(folder, **source)
-    return [row for row in found if isinstance(row, Record)]
+def lists(form: str, files: dict[str, list[str]], **more: Any) -> list[Record]:
+    found = rows(form, files, **more)
+    assert not bad(found)
+    return good(found)
 
 
-def lists(folder: Path, form: str, files: dict[str, list[str]], **more: Any) -> list[Record]:
-    return read(folder, kind="annotations", format=form, files=files, **more)
-
-
-def test_all_captions_of_a_picture_are_one_record(files: Files, tmp_path: Path) -> None:
-    first = files(
-        "1.json", [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "x"}]
-    )
+def test_all_captions_of_a_picture_are_one_record(files: Files) -> None:
+    one, x = {"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "x"}
+    first = files("1.json", [one, x])
     second = files("2.json", [{"image": "a.jpg", "caption": ["two", "one"], "image_id": "coco_9"}])
     test = files("3.json", [{"image": "b.jpg", "caption": ["y"]}])
     splits = {"train": [first, second], "test": [test]}
-    a, b, again = lists(tmp_path, "captions", splits, joined=True)
+    a, b, again = lists("captions", splits, joined=True)
     assert a.captions == ("one", "two")
-    assert a.image == (tmp_path / "a.jpg").read_bytes()
+    assert a.image == Path("a.jpg").read_bytes()
     assert (a.split, b.split, again.split) == ("train", "train", "test")
     assert b.image_id == again.image_id != a.image_id
     assert a.meta == {"path": "a.jpg"}
     assert len({record.key for record in (a, b, again)}) == 3
-    rows_apart = lists(tmp_path, "captions", splits)
+    rows_apart = lists("captions", splits)
     assert [record.captions for record in rows_apart] == [("one",), ("x",), ("two", "one"), ("y",)]
     assert rows_apart[0].image_id == rows_apart[2].image_id
 
 
-def test_vqa_weighs_answers_as_the_original(files: Files, tmp_path: Path) -> None:
+def test_vqa_weighs_answers_as_the_original(files: Files) -> None:
     asked = {"question_id": 7, "image": "a.jpg", "question": "how many?"}
     path = files(
         "vqa.json",
@@ -75,7 +67,7 @@ def test_vqa_weighs_answers_as_the_original(files: Files, tmp_path: Path) -> Non
             asked | {"dataset": "vqa"},
         ],
     )
-    vqa, vg, test = lists(tmp_path, "vqa", {"train": [path]})
+    vqa, vg, test = lists("vqa", {"train": [path]})
     assert vqa.captions == ("how many?",)
     assert vqa.meta["answers"] == {"2": 0.7, "two": 0.3}
     assert len(vqa.meta["annotators"]) == 10
@@ -84,17 +76,17 @@ def test_vqa_weighs_answers_as_the_original(files: Files, tmp_path: Path) -> Non
     assert vqa.image_id == vg.image_id
 
 
-def test_entailment_and_nlvr2_have_labels(files: Files, tmp_path: Path) -> None:
+def test_entailment_and_nlvr2_have_labels(files: Files) -> None:
     ve = files("ve.json", [{"image": "a", "sentence": "a man", "label": "neutral"}])
-    [record] = lists(tmp_path, "entailment", {"train": [ve]})
+    [record] = lists("entailment", {"train": [ve]})
     assert (record.captions, record.meta["label"]) == (("a man",), "neutral")
     pair = files("nlvr.json", [{"images": ["a.jpg", "b.jpg"], "sentence": "both", "label": "True"}])
-    [record] = lists(tmp_path, "nlvr2", {"train": [pair]})
-    assert record.images == ((tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.jpg").read_bytes())
+    [record] = lists("nlvr2", {"train": [pair]})
+    assert record.images == (Path("a.jpg").read_bytes(), Path("b.jpg").read_bytes())
     assert record.meta["label"] == "True"
 
 
-def test_grounding_finds_boxes_and_proposals(files: Files, tmp_path: Path) -> None:
+def test_grounding_finds_boxes_and_proposals(files: Files) -> None:
     image = "COCO_train2014_000000000057.jpg"
     path = files(
         "refs.json",
@@ -105,147 +97,60 @@ def test_grounding_finds_boxes_and_proposals(files: Files, tmp_path: Path) -> No
     )
     boxes = files("boxes.json", {"3": [5, 6, 7, 8]})
     dets = files("dets.json", {"57": [[0, 0, 9, 9, 0.8], [1, 1, 2, 2, 0.1]]})
-    one, two = lists(tmp_path, "grounding", {"test": [path]}, boxes=boxes, proposals=dets)
+    one, two = lists("grounding", {"test": [path]}, boxes=boxes, proposals=dets)
     assert one.meta["box"] == [5, 6, 7, 8]
     assert one.meta["proposals"] == [[0, 0, 9, 9], [1, 1, 2, 2]]
     assert (two.captions, two.meta["box"], two.meta["ref_id"]) == (("cat",), [1, 2, 3, 4], 4)
 
 
-def test_karpathys_splits(files: Files, tmp_path: Path) -> None:
-    (tmp_path / "val2014").mkdir()
-    (tmp_path / "val2014" / "c.jpg").write_bytes(b"c")
-    sentences = [{"raw": "One.", "tokens": ["one"]}, {"raw": "Two."}]
-    images = [
-        {"filename": "a.jpg", "split": "train", "sentences": sentences},
-        {"filename": "c.jpg", "filepath": "val2014", "split": "restval", "sentences": sentences},
-        {"filename": "gone.jpg", "split": "val", "sentences": sentences},
-        {"filename": "b.jpg", "split": "test", "sentences": sentences},
-    ]
-    path = files("dataset.json", {"images": images, "dataset": "coco"})
-    found = read(tmp_path, kind="karpathy", file=path, splits=["train", "test"])
-    assert [record.split for record in found] == ["train", "train", "test"]
-    assert found[1].image == b"c"
-    assert found[0].captions == ("One.", "Two.")
-    assert len({record.image_id for record in found}) == 3
-
-
 GOOD = {"image": "a.jpg", "caption": "x"}
-BAD: dict[str, tuple[str, Any, str, Reason | None]] = {
-    "not a list": ("captions", {"a": 1}, r"must hold a list of objects, not \{", None),
-    "not an object": (
-        "captions",
-        [GOOD, "b"],
-        'row 2: must be an object, not "b"',
-        Reason.MALFORMED_ROW,
-    ),
-    "no caption": (
-        "captions",
-        [GOOD, {"image": "a.jpg"}],
-        "row 2: 'caption' is missing; it must",
-        Reason.MISSING_FIELD,
-    ),
-    "empty caption": (
-        "captions",
-        [{"image": "a.jpg", "caption": [" "]}],
-        r"row 1: 'caption' is \[\" \"\]; it must be a text, or",
-        Reason.MISSING_FIELD,
-    ),
-    "no picture": (
-        "captions",
-        [{"image": "gone.jpg", "caption": "x"}],
-        r"row 1: the image .*gone.jpg cannot be read: No such file",
-        Reason.MISSING_FILE,
-    ),
-    "data set": (
-        "vqa",
-        [{"image": "a.jpg", "question": "?", "answer": "x", "dataset": "gqa"}],
-        r"row 1: 'dataset' is \"gqa\"; it must be vqa or vg",
-        Reason.MISSING_FIELD,
-    ),
-    "label": (
-        "entailment",
-        [{"image": "a", "sentence": "x", "label": "-"}],
-        r"'label' is \"-\"; it must be contradiction or neutral or entailment",
-        Reason.MISSING_FIELD,
-    ),
-    "one image": (
-        "nlvr2",
-        [{"images": ["a.jpg"], "sentence": "x", "label": "True"}],
-        "row 1: 'images' names 1 pictures; it must name two",
-        Reason.MISSING_FIELD,
-    ),
-    "box": (
-        "grounding",
-        [{"image": "a.jpg", "text": "x", "ref_id": 1, "box": [1, 2, 0, 4]}],
-        r"row 1: \[1, 2, 0, 4\] is no box",
-        Reason.MISSING_FIELD,
-    ),
-}
+SHORT = {"images": ["a.jpg"], "sentence": "x", "label": "True"}
+BOX = {"image": "a.jpg", "text": "x", "ref_id": 1, "box": [1, 2, 0, 4]}
+ASKED = {"image": "a.jpg", "question": "?", "answer": "x", "dataset": "gqa"}
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_row_is_set_aside_and_named(case: str, files: Files, tmp_path: Path) -> None:
-    form, held, message, reason = BAD[case]
-    path = files("bad.json", held)
-    values = {"kind": "annotations", "format": form, "files": {"train": [path]}}
-    if reason is None:
-        with pytest.raises(ParamsError, match=message) as caught:
-            rows(tmp_path, **values)
-        assert str(caught.value).startswith(path)
-        return
-    *good, bad = rows(tmp_path, **values)
-    assert isinstance(bad, Refusal)
-    assert (bad.reason, bad.line) == (reason, len(held))
-    assert re.search(message, bad.detail)
-    assert bad.detail.startswith(path)
-    assert all(isinstance(row, Record) for row in good)
-    assert len(good) == len(held) - 1
+@pytest.mark.parametrize(
+    ("form", "bad_row", "message", "reason"),
+    [
+        ("captions", "b", 'must be an object, not "b"', Reason.MALFORMED_ROW),
+        ("captions", {"image": "a.jpg"}, "'caption' is missing; it must", Reason.MISSING_FIELD),
+        ("captions", GOOD | {"caption": [" "]}, r"'caption' is \[\" \"\]; it must be a text, or",
+         Reason.MISSING_FIELD),
+        ("captions", GOOD | {"image": "gone.jpg"},
+         r"the image gone.jpg cannot be read: No such file", Reason.MISSING_FILE),
+        ("vqa", ASKED, r"'dataset' is \"gqa\"; it must be vqa or vg", Reason.MISSING_FIELD),
+        ("entailment", {"image": "a", "sentence": "x", "label": "-"},
+         r"'label' is \"-\"; it must be contradiction or neutral or entailment",
+         Reason.MISSING_FIELD),
+        ("nlvr2", SHORT, "'images' names 1 pictures; it must name two", Reason.MISSING_FIELD),
+        ("grounding", BOX, r"\[1, 2, 0, 4\] is no box", Reason.MISSING_FIELD),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_set_aside_and_named(
+    files: Files, form: str, bad_row: object, message: str, reason: Reason
+) -> None:
+    path = files("bad.json", [*[GOOD] * (form == "captions"), bad_row])
+    found = rows(form, {"train": [path]})
+    [refusal] = bad(found)
+    assert (refusal.reason, refusal.line) == (reason, len(found))
+    assert re.match(f"bad.json: {message}", refusal.detail)
+    assert len(good(found)) == len(found) - 1
 
 
-def test_bad_files_are_named(files: Files, tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"gone.json cannot be read: No such file"):
-        lists(tmp_path, "captions", {"train": [str(tmp_path / "gone.json")]})
-    (tmp_path / "cut.json").write_text("[{")
-    with pytest.raises(ParamsError, match=r"cut.json is no JSON"):
-        lists(tmp_path, "captions", {"train": [str(tmp_path / "cut.json")]})
+def test_bad_files_are_named(files: Files) -> None:
+    Path("cut.json").write_text("[{")
+    files("object.json", {"a": 1})
     refs = files("rows.json", [{"image": "a.jpg", "text": "x", "ref_id": 1}])
     dets = files("dets.json", {"57": [[0, 0, 9, 9]]})
-    [bad] = rows(
-        tmp_path, kind="annotations", format="grounding", files={"test": [refs]}, proposals=dets
-    )
-    assert isinstance(bad, Refusal)
-    assert re.search(r"row 1: .*dets.json has no boxes for a.jpg", bad.detail)
-    bare = files("bare.json", [1])
-    with pytest.raises(ParamsError, match="must hold a list under 'images'"):
-        read(tmp_path, kind="karpathy", file=bare, splits=["test"])
-    with pytest.raises(ParamsError, match="proposals belong to format grounding; write null"):
-        lists(tmp_path, "captions", {"train": [refs]}, proposals=dets)
-    with pytest.raises(ParamsError, match="joined belongs to format captions; write false"):
-        lists(tmp_path, "vqa", {"train": [refs]}, joined=True)
-
-
-def test_bad_rows_of_karpathys_are_set_aside(files: Files, tmp_path: Path) -> None:
-    said = [{"raw": "one"}]
-    images = [
-        {"filename": "a.jpg", "split": "dev"},
-        7,
-        {"filename": "a.jpg", "split": "test", "sentences": []},
-        {"filename": "a.jpg", "split": "test", "sentences": [{"raw": ""}]},
-        {"filename": "../a.jpg", "split": "test", "sentences": said},
-        {"filename": "a\0.jpg", "split": "test", "sentences": said},
-        {"filename": "b.jpg", "split": "test", "sentences": said},
-    ]
-    path = files("split.json", {"images": images})
-    *bad, good = rows(tmp_path, kind="karpathy", file=path, splits=["test"])
-    assert isinstance(good, Record)
-    found = [(row.line, row.key, row.reason) for row in bad if isinstance(row, Refusal)]
-    assert found == [
-        (1, "a.jpg", Reason.MISSING_FIELD),
-        (2, "", Reason.MALFORMED_ROW),
-        (3, "a.jpg", Reason.MISSING_FIELD),
-        (4, "a.jpg", Reason.MISSING_FIELD),
-        (5, "../a.jpg", Reason.OUTSIDE_ROOT),
-        (6, "a\0.jpg", Reason.MISSING_FILE),
-    ]
-    assert isinstance(bad[0], Refusal)
-    assert bad[0].detail.startswith(f"{path}, images, row 1: 'split' is \"dev\"; it must be train")
+    for form, file, more, message in (
+        ("captions", "gone.json", {}, r"gone.json cannot be read: No such file"),
+        ("captions", "cut.json", {}, r"cut.json is no JSON"),
+        ("captions", "object.json", {}, r"object.json must hold a list of objects, not \{"),
+        ("captions", refs, {"proposals": dets}, "proposals belong to format grounding; write null"),
+        ("vqa", refs, {"joined": True}, "joined belongs to format captions; write false"),
+        ("grounding", refs, {"boxes": refs}, "rows.json must hold boxes by id"),
+    ):
+        with pytest.raises(ParamsError, match=message):
+            rows(form, {"train": [file]}, **more)
+    [refusal] = bad(rows("grounding", {"test": [refs]}, proposals=dets))
+    assert refusal.detail == "rows.json: dets.json has no boxes for a.jpg"

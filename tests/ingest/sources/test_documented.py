@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from albef.config import validate
+from albef.config import read_preset, validate
 from albef.ingest.sources import SourcesConfig
 
 ROOT = Path(__file__).parents[3]
@@ -22,12 +22,12 @@ def test_a_source_of_the_page_is_read_strictly(block: str) -> None:
     assert set(read.sources) == set(values["sources"])
 
 
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+PRESETS = sorted((ROOT / "presets").glob("**/*.yaml"))
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_names_the_terms_of_the_public_sets(preset: Path) -> None:
-    values = YAML(typ="safe", pure=True).load(preset.read_text())
+    values = read_preset(preset)
     for name, dataset in values["datasets"].items():
         for source in dataset["sources"].values():
             if source["kind"] in ("annotations", "karpathy"):

@@ -8,19 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError
-from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
-from albef.ingest.sources import parquet
+from albef.data.refusal import Reason
 from tests.data import toy
+from tests.ingest.sources.reading import Rows, bad, good, reasons
+from tests.ingest.sources.reading import read as read_source
 
 
-def read(*files: Path, **changed: Any) -> list[Record | Refusal]:
-    values: dict[str, Any] = {
-        "kind": "parquet", "files": {"train": [str(file) for file in files]}, "image": "image",
-        "captions": ["caption"], "keep": [],
-    }  # fmt: skip
-    config = parquet.Config.model_validate({**values, **changed})
-    return list(parquet.records(config, 0))
+def read(file: Path, **changed: Any) -> Rows:
+    values = {"files": {"train": [str(file)]}, "image": "image", "captions": ["caption"], **changed}
+    return read_source("parquet", **values)
 
 
 def image(number: int) -> dict[str, Any]:
@@ -35,16 +31,12 @@ def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
         "id": [7, 8, 9, 10],
     }
     pq.write_table(pa.table(table), tmp_path / "train-0.parquet")
-    first, second, far, none = read(
-        tmp_path / "train-*.parquet", captions=["caption", "title"], keep=["id"]
-    )
-    assert isinstance(first, Record)
-    assert isinstance(second, Record)
+    rows = read(tmp_path / "train-*.parquet", captions=["caption", "title"], keep=["id"])
+    first, second = good(rows)
     assert (first.captions, first.image) == (("one", "two", "first"), toy.picture(0))
     assert (second.captions, second.key) == (("three",), "train-00000001")
     assert second.meta == {"id": 8, "path": "train-0.parquet:2"}
-    assert isinstance(far, Refusal)
-    assert isinstance(none, Refusal)
+    far, none = bad(rows)
     assert (far.line, far.reason) == (3, Reason.MISSING_FIELD)
     assert far.detail.endswith("'image' holds no bytes: its file far.png lies elsewhere")
     assert none.key == "train-0.parquet:4"
@@ -53,14 +45,11 @@ def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
 def test_plain_bytes_and_captions_of_other_types(tmp_path: Path) -> None:
     pictures = [toy.picture(i) for i in range(2)]
     pq.write_table(pa.table({"image": pictures, "caption": ["a", None]}), tmp_path / "a.parquet")
-    one, none = read(tmp_path / "a.parquet")
-    assert isinstance(one, Record)
-    assert one.image == pictures[0]
-    assert isinstance(none, Refusal)
-    assert none.reason == Reason.NO_CAPTION
+    rows = read(tmp_path / "a.parquet")
+    assert [row.image for row in good(rows)] == pictures[:1]
+    assert reasons(rows) == [("a.parquet:2", Reason.NO_CAPTION)]
     pq.write_table(pa.table({"image": pictures, "caption": [1, 2]}), tmp_path / "b.parquet")
-    for row in read(tmp_path / "b.parquet"):
-        assert isinstance(row, Refusal)
+    for row in bad(read(tmp_path / "b.parquet")):
         assert (row.reason, "is of type int" in row.detail) == (Reason.MISSING_FIELD, True)
 
 
@@ -73,12 +62,11 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
     start = column.data_page_offset
     held[start : start + column.total_compressed_size] = b"\xee" * column.total_compressed_size
     file.write_bytes(held)
-    found = read(file)
-    assert [row.captions for row in found if isinstance(row, Record)] == [
-        ("a",), ("b",), ("c",), ("g",), ("h",), ("i",)
-    ]  # fmt: skip
-    bad = [(row.line, row.reason) for row in found if isinstance(row, Refusal)]
-    assert bad == [(line, Reason.DAMAGED_MEMBER) for line in (4, 5, 6)]
+    rows = read(file)
+    assert [row.captions[0] for row in good(rows)] == list("abcghi")
+    assert [(row.line, row.reason) for row in bad(rows)] == [
+        (line, Reason.DAMAGED_MEMBER) for line in (4, 5, 6)
+    ]
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

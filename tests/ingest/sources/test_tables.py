@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from albef.config import ParamsError
 from albef.data.refusal import Reason, Refusal
 from albef.ingest.sources import tables
-from albef.ingest.sources.tables import Line
+from albef.ingest.sources.rows import Row
 
 HEADER = ["a", "b"]
 
@@ -101,4 +101,4 @@ def test_no_rows_are_too_odd_and_none_is_lost(
 def test_a_line_is_read_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"1,2\n" * 1000)
     rows = tables.read(tmp_path / "t", "csv", HEADER, ["b"])
-    assert next(rows) == Line(tmp_path / "t", 1, {"b": "2"})
+    assert next(rows) == Row(tmp_path / "t", 1, {"b": "2"})

@@ -1,0 +1,105 @@
+"""What the views of a drawing share: their values, and how what they draw becomes records."""
+
+import functools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import Field
+
+from albef.builtin import openmoji
+from albef.config import ParamsError, Section
+from albef.data.record import Record
+
+Count = Annotated[int, Field(ge=0)]
+T = TypeVar("T")
+
+
+class Drawn(Section):
+    """A built-in source; the ``Config`` of each view is one."""
+
+    kind: str
+    """Name of the view."""
+    objects: Annotated[int, Field(ge=2, le=openmoji.MOST)]
+    """How many different things there are."""
+    pixels: Annotated[int, Field(ge=32, le=4096)]
+    """Side of a picture."""
+    splits: dict[Any, Count]
+    """Number of records by split."""
+
+
+D = TypeVar("D", bound=Drawn)
+Splits = dict[Literal["train", "val", "test"], Count]
+
+
+class Row(NamedTuple):
+    """What a view makes of a drawing.
+
+    Attributes:
+        split: of the record.
+        images: encoded pictures.
+        captions: what is said of them.
+        meta: what is known of them.
+        again: whether it shows the picture of the row before.
+    """
+
+    split: str
+    images: Sequence[bytes]
+    captions: tuple[str, ...]
+    meta: dict[str, Any]
+    again: bool = False
+
+
+def records(
+    *, across: bool = False
+) -> Callable[[Callable[[D, int], Iterator[Row]]], Callable[[D, int], Iterator[Record]]]:
+    """Make records with keys and image ids of the rows that a view draws.
+
+    Args:
+        across: whether keys are numbered across splits, not within each.
+    """
+
+    def of_rows(rows: Callable[[D, int], Iterator[Row]]) -> Callable[[D, int], Iterator[Record]]:
+        @functools.wraps(rows)
+        def numbered(config: D, seed: int) -> Iterator[Record]:
+            image_id = -1
+            counts: Counter[str] = Counter()
+            for row in rows(config, seed):
+                image_id += not row.again
+                number = counts.total() if across else counts[row.split]
+                counts[row.split] += 1
+                first, *more = row.images
+                yield Record(
+                    f"{row.split}-{number:06d}", first, row.captions, image_id, row.split,
+                    config.kind, row.meta, tuple(more),
+                )  # fmt: skip
+
+        return numbered
+
+    return of_rows
+
+
+def sample_each(
+    pools: Iterable[tuple[Sequence[T], int]], split: str, what: str, rng: random.Random
+) -> list[T]:
+    """So many different ones of each pool, shuffled.
+
+    Raises:
+        ParamsError: a pool has fewer.
+    """
+    chosen: list[T] = []
+    for pool, wanted in pools:
+        if len(pool) < wanted:
+            raise too_few(split, wanted, what, len(pool))
+        chosen += rng.sample(pool, wanted)
+    rng.shuffle(chosen)
+    return chosen
+
+
+def too_few(split: str, wanted: int, what: str, available: int) -> ParamsError:
+    """What is raised where a split asks for more than there is."""
+    return ParamsError(
+        f"splits.{split} asks for {wanted} different {what}, of which there are {available}: "
+        f"lower splits.{split} or raise objects"
+    )

@@ -1,0 +1,73 @@
+"""What the values of a project say to a command that names one of its runs."""
+
+from pathlib import Path
+from typing import Any
+
+from albef.config import ParamsError, did_you_mean, read_yaml, validate
+from albef.data.cache import ShardCache
+from albef.data.shards import Shards
+from albef.layout import PARAMS, Layout, Paths, runtime
+
+
+class Project:
+    """A project's values.
+
+    Args:
+        root: its folder; left out, the working folder.
+
+    Attributes:
+        layout: the files of its products.
+
+    Raises:
+        ParamsError: its params file is missing, damaged, or names no folders.
+    """
+
+    def __init__(self, root: Path = Path()) -> None:
+        self._file = root / PARAMS
+        self._params = read_yaml(self._file)
+        paths = validate(Paths, self._params.get("paths"), where=str(self._file), key="paths")
+        full = {name: str(root / folder) for name, folder in paths.model_dump().items()}
+        self.layout = Layout(Paths(**full))
+
+    def section(self, run: str) -> dict[str, Any]:
+        """The values of a run.
+
+        Raises:
+            ParamsError: there is no such run; the nearest is named.
+        """
+        tasks = self._params.get("tasks")
+        runs = tasks if isinstance(tasks, dict) else {}
+        if run not in runs:
+            hint = did_you_mean(run, map(str, runs))
+            raise ParamsError(f"{self._file} has no run {run!r} under tasks{hint}")
+        return runs[run] if isinstance(runs[run], dict) else {}
+
+    def checkpoint(self, run: str) -> Path:
+        """The folder of a run's checkpoint.
+
+        Raises:
+            ParamsError: there is no such run.
+        """
+        self.section(run)
+        return self.layout.model(run)
+
+    def dataset(self, run: str) -> Path:
+        """The folder of a run's data set.
+
+        Raises:
+            ParamsError: there is no such run, or it names none.
+        """
+        name = self.section(run).get("dataset")
+        if not isinstance(name, str):
+            raise ParamsError(f"{self._file}: tasks.{run}.dataset must name a data set")
+        return self.layout.data(name)
+
+    def shards(self, run: str, split: str) -> Shards:
+        """A split of a run's data set.
+
+        Raises:
+            ParamsError: there is no such run, or it names none.
+            ShardError: it is not there, or damaged.
+        """
+        cache = ShardCache.of(runtime(self._params.get("runtime")))
+        return Shards(self.dataset(run), split, cache=cache)

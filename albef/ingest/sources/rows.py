@@ -1,0 +1,210 @@
+"""What sources of files share: how they are named and licensed, their rows, and bad ones' names."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from albef.config import ParamsError, Section
+from albef.data.refusal import Reason, Refusal, Refused
+
+Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Files = Annotated[list[str], Field(min_length=1)]
+FilesBySplit = Annotated[dict[Split, Files], Field(min_length=1)]
+
+
+class Licence(Section):
+    """The terms of a work."""
+
+    what: str = Field(min_length=1)
+    """The work: pictures, captions or a list, by its name."""
+    licence: str = Field(min_length=1)
+    """Its licence or terms of use; "none named" where there are none."""
+    attribution: str = ""
+    """Whom to name."""
+    url: str = ""
+    """Where it is to be had, and its terms."""
+
+
+class Source(Section):
+    """A source of somebody's works."""
+
+    kind: str
+    """Name of the kind."""
+    licences: list[Licence] | None = None
+    """Their licences, which data set, report and model card tell; left out, none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a file.
+
+    Attributes:
+        file: where it stands.
+        line: its place there, from 1: of a text, its first line.
+        values: by name; of a JSON list, whatever stands there.
+        key: what names it, if anything does.
+    """
+
+    file: Path
+    line: int
+    values: Any
+    key: str = ""
+
+    def refusal(self, error: Refused, key: str = "") -> Refusal:
+        """The row, set aside; its file is named."""
+        return Refusal("", self.line, key or self.key, error.reason, f"{self.file}: {error}")
+
+    def get(self, name: str) -> Any:
+        """A value that may be left out; None then."""
+        if not isinstance(self.values, Mapping):
+            raise Refused(Reason.MALFORMED_ROW, f"must be an object, not {_short(self.values)}")
+        return self.values.get(name)
+
+    def text(self, name: str) -> str:
+        """A string that says something."""
+        value = self.get(name)
+        if not _is_text(value):
+            raise self._wrong(name, "a text")
+        return str(value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A string, or a list of them."""
+        value = self.get(name)
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(map(_is_text, values)):
+            raise self._wrong(name, "a text, or a list of texts")
+        return tuple(values)
+
+    def one_of(self, name: str, known: tuple[str, ...]) -> str:
+        """A string out of a few."""
+        value = self.get(name)
+        if value not in known:
+            raise self._wrong(name, " or ".join(known))
+        return str(value)
+
+    def _wrong(self, name: str, expected: str) -> Refused:
+        value = self.get(name)
+        state = "is missing" if value is None else f"is {_short(value)}"
+        return Refused(Reason.MISSING_FIELD, f"{name!r} {state}; it must be {expected}")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ParamsError: it is not there, or no JSON.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ParamsError(f"{path} is no JSON: {error}") from None
+
+
+def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
+    """The rows of a JSON list.
+
+    Args:
+        path: of the file.
+        values: the list.
+        name: of the value that names a row.
+
+    Raises:
+        ParamsError: it is no list.
+    """
+    if not isinstance(values, list):
+        raise ParamsError(f"{path} must hold a list of objects, not {_short(values)}")
+    for line, row in enumerate(values, 1):
+        key = row.get(name) if isinstance(row, Mapping) else None
+        yield Row(path, line, row, key if isinstance(key, str) else "")
+
+
+def read_picture(root: Path, name: str) -> bytes:
+    """The bytes of a picture in the folder ``root``.
+
+    Raises:
+        Refused: it lies elsewhere, or cannot be read.
+    """
+    path = root / name
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
+        raise Refused(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a ValueError where it is no path, as with a NUL
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Refused(Reason.MISSING_FILE, f"the image {path} cannot be read: {why}") from None
+
+
+def expand(patterns: Iterable[str]) -> list[Path]:
+    """The files that paths and patterns name, those of a pattern sorted.
+
+    Raises:
+        ParamsError: one that names none.
+    """
+    files: list[Path] = []
+    for pattern in patterns:
+        named = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
+        matched = [Path(name) for name in named if Path(name).is_file()]
+        if not matched:
+            raise ParamsError(f"{pattern} names no file")
+        files += matched
+    return files
+
+
+def plain(value: object) -> Any:
+    """A value as JSON takes it; what it has no way to say becomes a text, and no number null."""
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case float():
+            return value if math.isfinite(value) else None
+        case bytes():
+            return value.hex()
+        case Mapping():
+            return {str(plain(str(key))): plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner) for inner in value]
+    return plain(str(value))
+
+
+def captions_of(values: Iterable[object]) -> tuple[str, ...]:
+    """The captions that some values hold, each a text or a list of texts; blank ones are left out.
+
+    Raises:
+        Refused: there is none, or a value is no text.
+    """
+    captions: list[str] = []
+    for value in values:
+        for text in value if isinstance(value, list) else [value]:
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise Refused(Reason.MISSING_FIELD, f"a caption is of type {kind}")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise Refused(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
+            if text.strip():
+                captions.append(text)
+    if not captions:
+        raise Refused(Reason.NO_CAPTION, "there is no caption")
+    return tuple(captions)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,322 @@
+"""Data sets on the page, and a page for each: HTML in one file that fetches nothing.
+
+Texts that a data set holds are not trusted. What is not known is empty.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from albef.data.refusal import Reason
+from albef.data.shards import read_index
+from albef.io import read_json
+from albef.layout import Layout
+from albef.report.figures import Chart
+from albef.report.pictures import Picture, SplitRecords, data_uri, spread
+from albef.report.sections.counts import COLUMNS, Tally, draw_histograms, tallies
+from albef.report.wording import flatten
+from albef.validation.content import Drifted, drifted
+
+WORDS = {
+    "malformed_row": "not what its format says",
+    "missing_field": "a field is missing or of a wrong type",
+    "no_caption": "nothing is said of the picture",
+    "caption_too_long": "the caption is too long",
+    "missing_file": "the picture is not there",
+    "outside_root": "the picture lies outside its folder",
+    "bad_url": "no http or https address",
+    "private_address": "a private address",
+    "unreachable": "no such host, or no connection",
+    "timed_out": "the server did not answer in time",
+    "not_found": "the server says it is gone",
+    "http_error": "another error of the server",
+    "opted_out": "the server asks not to be used for training",
+    "too_many_bytes": "the file is too large",
+    "no_image": "no picture of a known format",
+    "too_many_pixels": "too many pixels",
+    "undecodable": "truncated or damaged",
+    "too_small": "the picture is too small",
+    "too_elongated": "the picture is too elongated",
+    "duplicate": "the file of an earlier picture",
+    "near_duplicate": "looks like an earlier picture",
+    "contamination": "is evaluated on",
+    "damaged_member": "a damaged part of a file",
+}
+"""What a reason means, in a few words."""
+_COUNTED = 200_000
+"""Records that histograms and most frequent values are taken of, at even steps."""
+_LISTED = 10  # times the examples: contaminated rows that are named
+_REPEATED = (Reason.DUPLICATE, Reason.NEAR_DUPLICATE)
+_SPLITS = ("train", "val", "test")
+_Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The verdict on a data set, whose whole report is at ``page``; ``current`` where the data that
+    were checked are the ones described here."""
+
+    result: Mapping[str, Any]
+    current: bool
+    page: str
+
+    @property
+    def drifted(self) -> tuple[Drifted, ...]:
+        """How far each distribution is from the accepted profile, and those of the training split
+        from those of the evaluation splits."""
+        return drifted(self.result)
+
+    @property
+    def statistics(self) -> dict[str, str]:
+        """Numbers about the data set, in words; the captions are counted elsewhere."""
+        return dict(_statistics(self.result.get("statistics", {})))
+
+
+def _statistics(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, int | float) and name != "captions":
+            yield name, f"{value:,}"
+        elif isinstance(value, Mapping) and {"least", "median", "most"} <= set(value):
+            least, median, most = (f"{value[key]:g}" for key in ("least", "median", "most"))
+            yield name, least if least == most else f"{least} to {most}, median {median}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, by its ``dataset.json``.
+
+    Attributes:
+        used_by: trainings and runs that read it.
+        note: what is missing, in words.
+        splits: records of each, those of training first.
+        samples: some pictures of each split.
+        licences: of everything in it: ``what``, ``licence``, ``attribution``, ``url``.
+    """
+
+    name: str
+    used_by: tuple[str, ...] = ()
+    note: str = ""
+    digest: str = ""
+    captions: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    sources: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    licences: Sequence[Mapping[str, str]] = ()
+    validation: Validation | None = None
+
+
+def read(layout: Layout, name: str, used_by: tuple[str, ...], count: int) -> Dataset:
+    """A data set, its verdict and ``count`` pictures of each split."""
+    folder = layout.data(name)
+    described = read_json(folder / "dataset.json")
+    if described is None:
+        note = f"This data set has not been made yet: {folder} is missing."
+        return Dataset(name, used_by, note)
+    known = {split: place for place, split in enumerate(_SPLITS)}
+    splits = {split: size for split, size in described["splits"].items() if size}
+    splits = dict(sorted(splits.items(), key=lambda pair: known.get(pair[0], len(known))))
+    samples = {}
+    for split in splits:
+        records = SplitRecords(folder, split)
+        samples[split] = [records.at(place) for place in spread(range(len(records)), count)]
+        records.close()
+    result = read_json(layout.validation(name) / "result.json")
+    page = str(layout.validation(name) / "report.html")
+    return Dataset(
+        name,
+        used_by,
+        digest=described["digest"],
+        captions=described["captions"],
+        splits=splits,
+        samples=samples,
+        sources=[
+            (str(source.get("name", "")), {k: v for k, v in flatten(source) if k != "name"})
+            for source in described.get("sources", [])
+        ],
+        licences=[{"attribution": "", "url": "", **it} for it in described.get("licences", [])],
+        validation=Validation(result, result["digest"] == described["digest"], page)
+        if result
+        else None,
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture beside the one that it repeats, or that is evaluated on."""
+
+    picture: Picture
+    of: Picture
+    dataset: str
+    """Where that one is, if in another one."""
+    exact: bool
+    """Whether their files are equal."""
+    distance: int | None
+    """Bits of 64 between their perceptual hashes; None where none was taken."""
+    dropped: bool
+    """Whether the picture was."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The rows that were set aside for a reason: how many of each source, and the first ones.
+
+    A row has ``line``, ``key`` and ``detail``, and stands beside its picture.
+    """
+
+    reason: str
+    sources: Mapping[str, int]
+    rows: Sequence[tuple[_Example, Picture | None]]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(self.sources.values())
+
+
+@dataclass(frozen=True)
+class DatasetPage:
+    """Everything on the page of a data set.
+
+    Attributes:
+        data: what the main page shows of it too.
+        intakes: ``rows`` and ``kept`` of each source, in order.
+        repeated: training pictures that repeat an earlier one: equal files, and those that look
+            alike; ``pairs`` are some of them.
+        contaminated: some training pictures that are evaluated on.
+        contamination: the first rows that were set aside for it: their name and what they show.
+        refused: by reason, the most frequent first.
+        counted: of how many records histograms and tallies are.
+    """
+
+    data: Dataset
+    intakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    repeated: tuple[int, int] = (0, 0)
+    pairs: Sequence[Pair] = ()
+    contaminated: Sequence[Pair] = ()
+    contamination: Sequence[tuple[str, str]] = ()
+    refused: Sequence[Refused] = ()
+    histograms: Sequence[Chart] = ()
+    tallies: Sequence[Tally] = ()
+    counted: int = 0
+
+
+def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
+    """The page of a data set, with ``count`` examples of each group."""
+    folder, quarantine = layout.data(data.name), layout.quarantine(data.name)
+    summary = read_json(quarantine / "summary.json") or {}
+    rows: list[_Example] = []
+    groups: list[_Example] = []
+    if (quarantine / "examples.parquet").is_file():
+        rows = pq.read_table(quarantine / "examples.parquet").to_pylist()
+        groups = pq.read_table(quarantine / "duplicates.parquet").to_pylist()
+    table = _spread_rows(folder / "index.parquet") if data.splits else None
+    exact = sum(map(_is_exact, groups))
+    return DatasetPage(
+        data=data,
+        intakes=summary,
+        repeated=(exact, len(groups) - exact),
+        pairs=list(_pairs(folder, rows, groups, count)),
+        contaminated=list(_contaminated(layout, data, rows, count)),
+        contamination=list(_contamination(quarantine, _LISTED * count)),
+        refused=list(_refused(summary, rows, count)),
+        histograms=list(draw_histograms(table)) if table else (),
+        tallies=list(tallies(table)) if table else (),
+        counted=len(table) if table else 0,
+    )
+
+
+def _spread_rows(index: Path) -> pa.Table:
+    """Rows of an index at even steps; memory depends on how many those are."""
+    with pq.ParquetFile(index) as file:
+        step = math.ceil(file.metadata.num_rows / _COUNTED)
+        parts, start = [], 0
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            places = range(-start % step, batch.num_rows, step)
+            parts.append(batch.take(pa.array(places, pa.int64())))
+            start += batch.num_rows
+    return pa.Table.from_batches(parts)
+
+
+def _is_exact(row: _Example) -> bool:
+    return row.get("kind", row.get("reason")) in ("exact", Reason.DUPLICATE)
+
+
+def _pairs(
+    folder: Path, rows: Iterable[_Example], groups: Iterable[_Example], count: int
+) -> Iterator[Pair]:
+    """Some repeated pictures beside the first of their group, alike ones before equal ones."""
+    repeated = [row for row in rows if row["reason"] in _REPEATED]
+    repeated += [row for row in groups if not row["dropped"]]
+    near = [row for row in repeated if not _is_exact(row)]
+    exact = [row for row in repeated if _is_exact(row)]
+    chosen = [*spread(near, count), *spread(exact, count)]
+    known = _pictures(folder, [row[name] for row in chosen for name in ("of", "key")])
+    for row in chosen:
+        dropped = "picture" in row
+        picture = _picture(row) if dropped else known.get(row["key"], Picture(row["key"]))
+        of = known.get(row["of"], Picture(row["of"]))
+        yield Pair(picture, of, "", _is_exact(row), row["distance"], dropped)
+
+
+def _contaminated(
+    layout: Layout, data: Dataset, rows: Iterable[_Example], count: int
+) -> Iterator[Pair]:
+    screened = [row for row in rows if row["reason"] == Reason.CONTAMINATION and row["of"]]
+    by_owner: dict[str, list[_Example]] = {}
+    for row in spread(screened, count):
+        by_owner.setdefault(row["of_dataset"] or data.name, []).append(row)
+    for owner, of_owner in by_owner.items():
+        known = _pictures(layout.data(owner), [row["of"] for row in of_owner])
+        for row in of_owner:
+            of = known.get(row["of"], Picture(row["of"]))
+            yield Pair(_picture(row), of, row["of_dataset"] or "", False, row["distance"], True)
+
+
+def _contamination(quarantine: Path, most: int) -> Iterator[tuple[str, str]]:
+    path = quarantine / "quarantine.parquet"
+    if path.is_file():
+        wanted = [("reason", "==", str(Reason.CONTAMINATION))]
+        rows = pq.read_table(path, columns=["key", "detail"], filters=wanted).slice(0, most)
+        yield from ((row["key"], row["detail"]) for row in rows.to_pylist())
+
+
+def _refused(summary: Mapping[str, Any], rows: Iterable[_Example], count: int) -> Iterator[Refused]:
+    totals: dict[str, dict[str, int]] = {}
+    for source, intake in summary.items():
+        for reason, number in intake["set_aside"].items():
+            totals.setdefault(reason, {})[source] = number
+    by_reason: dict[str, list[tuple[_Example, Picture | None]]] = {}
+    for row in rows:
+        picture = _picture(row) if row["picture"] else None
+        by_reason.setdefault(row["reason"], []).append((row, picture))
+    for reason, sources in sorted(totals.items(), key=lambda it: (-sum(it[1].values()), it[0])):
+        yield Refused(reason, sources, spread(by_reason.get(reason, []), count))
+
+
+def _picture(row: _Example) -> Picture:
+    uri = data_uri(row["picture"]) if row["picture"] else ""
+    return Picture(row["key"], uri, tuple(row["captions"] or ()))
+
+
+def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
+    """The pictures of a data set's records, by key; those that are there."""
+    wanted = list(dict.fromkeys(keys))
+    if not wanted or not (folder / "index.parquet").is_file():
+        return {}
+    index = read_index(folder, columns=["key", "split"])
+    present = index.filter(pc.is_in(index["key"], pa.array(wanted, pa.string())))
+    splits: dict[str, list[str]] = {}
+    for row in present.to_pylist():
+        splits.setdefault(row["split"], []).append(row["key"])
+    pictures: dict[str, Picture] = {}
+    for split, inside in splits.items():
+        records = SplitRecords(folder, split)
+        pictures |= {key: it for key in inside if (it := records.picture(key)) is not None}
+        records.close()
+    return pictures

@@ -1,0 +1,162 @@
+"""Where models come from on the page: checkpoints, exports, their chains; what the stages took."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from albef.io import read_json
+from albef.layout import HEADLINE, Layout
+from albef.lineage import CONFIG, Project, Step, of_checkpoint, of_export
+from albef.report.wording import flatten
+from albef.run_record import RunRecord
+from albef.run_record import read as read_record
+from albef.runtime.manifest import NAME as MANIFEST
+
+_FURTHER = (
+    ("samples_per_second", "{:,.0f} samples/s"),
+    ("steps", "{:,} steps"),
+    ("precision", "{}"),
+    ("trials", "{} trials"),
+    ("parameters", "{:,} parameters"),
+)
+"""Facts of a run record that stand beside what the stage took."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and from which revision some stages ran, the first of them when it ``started``."""
+
+    machine: str
+    python: str
+    revision: str
+    clean: bool | None
+    started: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the stages took, from their run records; None of a stage without one."""
+
+    records: Mapping[str, RunRecord | None] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, RunRecord]:
+        """Records by stage."""
+        return {stage: record for stage, record in self.records.items() if record is not None}
+
+    @property
+    def timed(self) -> dict[str, RunRecord]:
+        """Those that tell how long it took."""
+        return {stage: it for stage, it in self.known.items() if it.seconds is not None}
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages without a record."""
+        return [stage for stage, record in self.records.items() if record is None]
+
+    def most(self, name: str) -> float:
+        """The largest ``seconds`` or ``peak_memory_mib``."""
+        return max((getattr(record, name) or 0.0 for record in self.timed.values()), default=0.0)
+
+    def total(self, name: str) -> float:
+        """The sum of ``seconds``, ``core_hours`` or ``gpu_hours``."""
+        return float(sum(getattr(record, name) or 0.0 for record in self.timed.values()))
+
+    def machines(self) -> list[Machine]:
+        """Stages grouped by machine and revision, in order."""
+        groups: dict[tuple[str, str, str, bool | None], dict[str, str]] = {}
+        for stage, it in self.known.items():
+            key = (it.machine or "unknown machine", it.python, it.git.revision, it.git.clean)
+            groups.setdefault(key, {})[stage] = it.started
+        return [
+            Machine(*key, min(started.values()), tuple(started)) for key, started in groups.items()
+        ]
+
+    def versions(self) -> dict[str, str]:
+        """Versions of packages; several where stages ran with different ones."""
+        versions: dict[str, dict[str, None]] = {}
+        for record in self.known.values():
+            for name, version in record.versions.items():
+                versions.setdefault(name, {})[version] = None
+        return {name: ", ".join(several) for name, several in sorted(versions.items())}
+
+
+def further(record: RunRecord) -> str:
+    """Further facts of a run record, in words."""
+    facts = record.further
+    return ", ".join(text.format(facts[key]) for key, text in _FURTHER if facts.get(key))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint: the values of its training and the sizes of the model, by dotted name."""
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The folder of a run that goes to production.
+
+    Attributes:
+        run: its name.
+        manifest: by dotted name.
+        headline: the metric that may not drop.
+        scores: metrics of torch and of each precision.
+        bytes: size of the graphs of each precision.
+    """
+
+    run: str
+    manifest: Mapping[str, Any]
+    headline: str = ""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    bytes: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
+    """The run records of all stages before the report, in the order of the graph."""
+    return Costs({stage: read_record(layout.record(stage)) for stage in _stages(params)})
+
+
+def _stages(params: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("ingest", "validate"):
+        yield from (f"{name}@{dataset}" for dataset in params.get("datasets", {}))
+    yield "pretrain"
+    for name in ("search", "finetune", "evaluate"):
+        yield from (f"{name}@{run}" for run in params.get("tasks", {}))
+    yield from (f"export@{run}" for run in params.get("export", {}).get("runs", {}))
+
+
+def read_model(layout: Layout, name: str) -> Model:
+    """What a checkpoint tells of itself."""
+    config = read_json(layout.model(name) / CONFIG)
+    if config is None:
+        return Model(name, note=f"There is no checkpoint yet: {layout.model(name)} is missing.")
+    values, sizes = (dict(flatten(config.get(key, {}))) for key in ("values", "model"))
+    return Model(name, values, sizes)
+
+
+def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
+    """The exports that there are, by their manifests and metrics."""
+    for run in runs:
+        manifest = read_json(layout.export(run) / MANIFEST)
+        if manifest is not None:
+            scores = read_json(layout.export_metrics(run)) or {}
+            sizes = scores.pop("bytes", {})
+            known, named = scores.get("torch", {}), read_json(layout.metrics(run)) or {}
+            headlines = [*named.get(HEADLINE, {}).values(), *known]
+            headline = next((metric for metric in headlines if metric in known), "")
+            yield Export(run, dict(flatten(manifest)), headline, scores, sizes)
+
+
+def read_chains(project: Project) -> Iterator[Step]:
+    """The chain of each run, from its export or, without one, its checkpoint."""
+    for run in project.runs:
+        if (project.layout.export(run) / MANIFEST).is_file():
+            yield of_export(project.layout.export(run), project)
+        elif (project.layout.model(run) / CONFIG).is_file():
+            yield of_checkpoint(run, project)

@@ -1,0 +1,261 @@
+"""What runs reached, beside their baselines, with examples and behaviour tests.
+
+As far as it is known; an empty tuple, None or "" stands for what is missing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from albef.evaluation.statistics import Interval, proportion
+from albef.io import read_json
+from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
+from albef.report.pictures import Picture, SplitRecords, spread
+from albef.report.sections import examples
+from albef.report.sections.examples import Group, Outcome, Query
+from albef.report.wording import ITC, flatten, format_metric, metric_order, metric_words
+
+_PASSES = {
+    "changed": "the true text is said to be true and the changed one is not",
+    "same": "the decision stays",
+    "lower": "the changed text scores lower",
+    "lowest": "the other text scores lowest of the picture's texts",
+}
+"""What passes, by what a behaviour test expects."""
+_TESTS = {
+    "left_right": "left and right swapped",
+    "synonym": "said in other words",
+    "count": "a wrong count",
+    "unrelated": "a caption of another picture",
+}
+"""What the built-in behaviour tests change."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric of a split beside that of ITC alone and its baselines; None is not known."""
+
+    name: str
+    value: float
+    itc: float | None
+    chance: float | None
+    random_weights: float | None
+    text_only: float | None
+
+    @property
+    def words(self) -> str:
+        """What the metric says, or ""."""
+        return metric_words(self.name)
+
+    @property
+    def percent(self) -> bool:
+        """Whether a bar from 0 to 100 can show the row."""
+        known = (self.value, self.itc, self.chance, self.random_weights, self.text_only)
+        return all(value is None or 0 <= value <= 100 for value in known)
+
+    @property
+    def against_chance(self) -> str:
+        """How far it is above chance, in words; "" where that is not known."""
+        if not self.chance:
+            return ""
+        chance = f"{format_metric(self.chance)} %"
+        if self.value <= self.chance:
+            return f"chance is {chance}"
+        times = self.value / self.chance
+        if times >= 3:
+            return f"{times:.0f} times chance ({chance})"
+        return f"{self.value - self.chance:.1f} points above chance ({chance})"
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """What a run reached on one split.
+
+    Attributes:
+        name: of the split.
+        metrics: values by name, as the kind's score gives them.
+        chance, random_weights, text_only: the same of the baselines.
+        headline: the metric that it is judged by, or "".
+        records: in the split; 0 where that is not known.
+        outcomes, examples: of its predictions.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    chance: Mapping[str, float] = field(default_factory=dict)
+    random_weights: Mapping[str, float] = field(default_factory=dict)
+    text_only: Mapping[str, float] = field(default_factory=dict)
+    headline: str = ""
+    records: int = 0
+    outcomes: Sequence[Outcome] = ()
+    examples: Sequence[Group] = ()
+
+    def rows(self) -> list[Row]:
+        """Its metrics, the headline first; without those of ITC if they say the same."""
+        itc = {n.removeprefix(ITC): v for n, v in self.metrics.items() if n.startswith(ITC)}
+        if all(value == self.metrics.get(name) for name, value in itc.items()):
+            itc = {}  # nothing was re-ranked
+        baselines = (itc, self.chance, self.random_weights, self.text_only)
+        rows = [
+            Row(name, value, *(baseline.get(name) for baseline in baselines))
+            for name, value in self.metrics.items()
+            if not (name.startswith(ITC) and name.removeprefix(ITC) in self.metrics)
+        ]
+        return sorted(rows, key=lambda row: (row.name != self.headline, metric_order(row.name)))
+
+    @property
+    def first(self) -> Row | None:
+        """The metric to name first; None without any."""
+        return next(iter(self.rows()), None)
+
+
+@dataclass(frozen=True)
+class BehaviourTest:
+    """A behaviour test: what it changes and what passes, in words; counts; the percent of cases
+    that pass with Wilson's interval and those of the baselines; some cases that fail, each with its
+    picture where that is at hand."""
+
+    name: str
+    words: str
+    passes: str
+    passed: int
+    cases: int
+    rate: float
+    interval: Interval
+    chance: float | None
+    random_weights: float | None
+    failed: tuple[tuple[Picture | None, Mapping[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The behaviour tests of a run on a split; ``accepted`` percent of the true texts are true."""
+
+    split: str
+    accepted: float
+    tests: tuple[BehaviourTest, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An entry of ``tasks``; ``notes`` say in words what is missing."""
+
+    name: str
+    kind: str = ""
+    dataset: str = ""
+    init: str = ""
+    splits: tuple[SplitResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    behaviour: Behaviour | None = None
+
+    @property
+    def first(self) -> SplitResult | None:
+        """The first split with any metric."""
+        return next((split for split in self.splits if split.first), None)
+
+    def queries(self) -> Iterator[tuple[SplitResult, Query]]:
+        """Those in words that find their picture among all of a split."""
+        for split in self.splits:
+            for group in split.examples:
+                if group.good and group.look == "texts":
+                    yield from ((split, query) for query in group.examples)
+
+
+def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:
+    """What a run reached on each split, with ``count`` examples of each group."""
+    kind, dataset, init = (str(values.get(key, "")) for key in ("kind", "dataset", "init"))
+    metrics = read_json(layout.metrics(name))
+    if metrics is None:
+        note = f"This run has not been evaluated yet: {layout.metrics(name)} is missing."
+        return Run(name, kind, dataset, init, notes=(note,))
+    notes = []
+    predictions, cases = _table(layout.predictions(name)), _table(layout.behaviour(name))
+    if predictions is None:
+        notes.append(f"There are no examples, since {layout.predictions(name)} is missing.")
+    folder = layout.data(dataset)
+    present = (read_json(folder / "dataset.json") or {}).get("splits", {})
+    if not present:
+        notes.append(f"There are no pictures, since the data set at {folder} is missing.")
+    if BEHAVIOUR in metrics and cases is None:
+        notes.append(f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.")
+    splits, behaviour = [], None
+    for split, section in metrics.items():
+        if split in (*BASELINES, BEHAVIOUR, HEADLINE) or not isinstance(section, Mapping):
+            continue
+        records = SplitRecords(folder, split) if split in present else None
+        part = predictions and predictions.filter(pc.equal(predictions["split"], split))
+        baselines = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
+        splits.append(
+            SplitResult(
+                split,
+                _numbers(section),
+                **baselines,
+                headline=metrics.get(HEADLINE, {}).get(split, ""),
+                records=present.get(split, 0),
+                outcomes=examples.outcomes(part, records) if part else (),
+                examples=examples.read(part, records, count) if part else (),
+            )
+        )
+        if cases and cases["split"][0].as_py() == split:
+            behaviour = read_behaviour(cases, metrics, records, count)
+        if records:
+            records.close()
+    # The first of evaluate's splits is the one that a run is judged by; JSON has lost its order.
+    splits.sort(key=lambda split: (split.name != "test", split.name))
+    return Run(name, kind, dataset, init, tuple(splits), tuple(notes), behaviour)
+
+
+def _table(path: Path) -> pa.Table | None:
+    return pq.read_table(path) if path.is_file() else None
+
+
+def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in flatten(section)
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def read_behaviour(
+    cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
+) -> Behaviour:
+    """What the stored cases of a run come to, with ``count`` failures of each test."""
+    claims = {(row["key"], row["caption"]): row["accepted"] for row in cases.to_pylist()}
+    return Behaviour(
+        split=cases["split"][0].as_py(),
+        accepted=100.0 * sum(claims.values()) / len(claims),
+        tests=tuple(_tests(cases, metrics, records, count)),
+    )
+
+
+def _tests(
+    cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
+) -> Iterator[BehaviourTest]:
+    baselines = [metrics.get(name, {}).get(BEHAVIOUR, {}) for name in BASELINES[:2]]
+    for name in pc.unique(cases["test"]).to_pylist():
+        of_test = cases.filter(pc.equal(cases["test"], name)).to_pylist()
+        failed = [row for row in of_test if not row["passed"]]
+        passed = len(of_test) - len(failed)
+        chance, random_weights = (baseline.get(name) for baseline in baselines)
+        yield BehaviourTest(
+            name=name,
+            words=_TESTS.get(name, ""),
+            passes=_PASSES[of_test[0]["expects"]],
+            passed=passed,
+            cases=len(of_test),
+            rate=100.0 * passed / len(of_test),
+            interval=proportion(passed, len(of_test)),
+            chance=chance,
+            random_weights=random_weights,
+            failed=tuple(
+                (records.picture(row["key"]) if records else None, row)
+                for row in spread(failed, count)
+            ),
+        )

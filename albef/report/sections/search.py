@@ -1,0 +1,168 @@
+"""The search of a run on the page: history, curves, slices and importance of its trials."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from albef.io import read_json
+from albef.layout import Layout
+from albef.report import figures
+from albef.report.figures import Chart, Dot, Line, Point
+from albef.report.wording import format_number
+
+_CURVES = 60
+"""Most curves of trials in one figure; the best ones."""
+Trial = Mapping[str, Any]
+"""A row of ``trials.json`` with ``chosen``: ``number``, ``state``, ``params``, ``values`` by epoch,
+whether it is the ``start``; ``value`` is None where it was stopped early or failed of ``error``."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search of a run.
+
+    Attributes:
+        choice: the values handed to fine-tuning.
+        trials: in order; empty where nothing was to be searched.
+        scales: whether each searched value is drawn on a logarithmic scale.
+        evidence: what the choice rests on, as the search wrote it.
+        note: what is missing, in words.
+    """
+
+    run: str
+    choice: Mapping[str, float] = field(default_factory=dict)
+    trials: Sequence[Trial] = ()
+    scales: Mapping[str, bool] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def complete(self) -> list[Trial]:
+        """Trials that came to a score."""
+        return [trial for trial in self.trials if trial["value"] is not None]
+
+
+def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
+    """What the search of a run left; ``values`` are the run's, ranges included."""
+    folder = layout.search(run)
+    choice = read_json(folder / "choice.json")
+    if choice is None:
+        return Search(run, note=f"There has been no search yet: {folder} is missing.")
+    written = read_json(folder / "trials.json") or {}
+    trials = [{"error": "", **trial, "chosen": False} for trial in written.get("trials", [])]
+    for trial in trials:
+        if trial["value"] is not None and trial["params"] == choice:
+            trial["chosen"] = True
+            break
+    ranges = {n: v for n, v in values.items() if isinstance(v, Mapping) and "low" in v}
+    scales = {name: bool(value.get("log")) for name, value in ranges.items()}
+    return Search(run, choice, trials, scales, written.get("evidence", {}))
+
+
+def sentences(search: Search) -> Iterator[str]:
+    """What the choice rests on."""
+    evidence = search.evidence
+    if not evidence:
+        return
+    counts = evidence["trials"]
+    words = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
+    yield f"{', '.join(f'{counts[key]} {word}' for key, word in words.items() if counts[key])}."
+    metric, value, start = evidence["metric"], evidence["value"], evidence["start"]
+    if start is None:
+        yield f"The best reached {metric} {value:.2f}; the one at the start came to no result."
+    elif evidence["chosen"]["start"]:
+        yield f"The start wins with {metric} {value:.2f}: no trial was better."
+    else:
+        than = f"{evidence['gain']:+.2f} against the start's {start:.2f}"
+        yield f"It reached {metric} {value:.2f}, {than}."
+    if len(evidence["best"]) > 1:
+        yield f"The best {len(evidence['best'])} lie within {evidence['spread']:.2f} of each other."
+
+
+def draw_trials(search: Search) -> Iterator[Chart]:
+    """History, curves by epoch, and a slice for each range; as far as trials have values."""
+    if search.complete:
+        yield _history(search)
+        if any(len(trial["values"]) > 1 for trial in search.trials):
+            yield _curves(search)
+        yield from (_slice(search, name) for name in search.choice)
+
+
+def _history(search: Search) -> Chart:
+    best: list[Point] = []
+    for trial in search.complete:
+        score = max(trial["value"], best[-1][1]) if best else trial["value"]
+        best.append((trial["number"] + 1.0, score))
+    dots = [_dot(trial, trial["number"] + 1.0, trial["value"]) for trial in search.complete]
+    name = "score of each trial, and the best so far"
+    svg = figures.scatter(dots, log_x=False, x_label="trial", name=name, line=best)
+    return Chart("Score by trial", "", (*_legend(dots), ("best so far", "c0")), svg)
+
+
+def _curves(search: Search) -> Chart:
+    having = [trial for trial in search.trials if trial["values"]]
+    best = sorted(having, key=lambda it: (_score(it), -it["number"]))[-_CURVES:]
+    lines = [
+        Line(
+            f"trial {trial['number'] + 1}",
+            [(float(epoch), value) for epoch, value in enumerate(trial["values"], 1)],
+            3 if trial["chosen"] else 2 if trial["start"] else 0,
+            dashed=trial["value"] is None,
+        )
+        for trial in sorted(best, key=lambda it: (it["chosen"], it["start"]))
+    ]
+    legend = [("chosen", "c3"), ("start", "c2"), ("others", "c0"), ("stopped early", "c0 dashed")]
+    drawn = {line.look for line in lines}
+    note = f"the best {len(best)}" if len(best) < len(having) else ""
+    svg = figures.lines(lines, x_label="epoch", name="score by epoch")
+    return Chart("Score by epoch", note, tuple(it for it in legend if it[1] in drawn), svg)
+
+
+def _score(trial: Trial) -> float:
+    return -math.inf if trial["value"] is None else float(trial["value"])
+
+
+def _slice(search: Search, name: str) -> Chart:
+    """Scores by a value; hollow, those of trials stopped early at their last epoch."""
+    stopped = [t for t in search.trials if t["value"] is None and t["values"] and not t["error"]]
+    dots = [_dot(trial, trial["params"][name], trial["value"], name) for trial in search.complete]
+    dots += [_dot(trial, trial["params"][name], trial["values"][-1], name) for trial in stopped]
+    log_x = search.scales.get(name, False) and all(dot.x > 0 for dot in dots)
+    svg = figures.scatter(dots, log_x=log_x, x_label=name, name=f"score of trials by {name}")
+    return Chart(f"Score by {name}", "", _legend(dots), svg)
+
+
+def _dot(trial: Trial, x: float, y: float, name: str = "") -> Dot:
+    looks = {"chosen": trial["chosen"], "start": trial["start"], "stopped": trial["value"] is None}
+    at = f"{name} {format_number(x)}, " if name else ""
+    label = f"trial {trial['number'] + 1}: {at}score {format_number(y)}"
+    return Dot(x, y, label, " ".join(look for look, holds in looks.items() if holds))
+
+
+def _legend(dots: list[Dot]) -> tuple[tuple[str, str], ...]:
+    words = {"chosen": "chosen", "start": "start", "stopped": "stopped early"}
+    looks = {look for dot in dots for look in dot.look.split()}
+    return tuple((label, f"dotkey {look}") for look, label in words.items() if look in looks)
+
+
+def importances(search: Search) -> dict[str, float]:
+    """The share of each range in how far the scores differ, the largest first, as Optuna works it
+    out; none where that means nothing."""
+    if len(search.choice) < 2 or len({trial["value"] for trial in search.complete}) < 3:
+        return {}
+    import optuna
+    from optuna.distributions import FloatDistribution
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    bounds = {}
+    for name in search.choice:
+        tried = [trial["params"][name] for trial in search.trials]
+        log = search.scales.get(name, False) and min(tried) > 0
+        bounds[name] = FloatDistribution(min(tried), max(tried), log=log)
+    for trial in search.complete:
+        parts = {"params": dict(trial["params"]), "distributions": bounds}
+        study.add_trial(optuna.trial.create_trial(value=trial["value"], **parts))
+    shares = optuna.importance.get_param_importances(study)
+    return {name: float(share) for name, share in shares.items() if math.isfinite(share)}

@@ -1,0 +1,85 @@
+"""A folder of pictures as an index that follows it."""
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from albef.serving.engine import Engine
+from albef.serving.errors import Problem
+from albef.serving.indexes.index import About, Index
+
+log = logging.getLogger("albef")
+GALLERY = "gallery"
+"""What the index is called."""
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
+_AT_ONCE = 4  # few, so that clients' pictures do not wait long
+_PATIENCE = 1.0  # seconds, where the queue is full
+
+
+async def follow(engine: Engine, folder: Path) -> None:
+    """Bring the index :data:`GALLERY` to what ``folder`` holds.
+
+    A picture that cannot be read is told of in the log, and left out.
+    """
+    try:
+        index = await _open(engine)
+        known = await engine.stored(index.digests)
+        there = await asyncio.to_thread(lambda: dict(_named(folder)))
+        await engine.stored(index.remove, sorted(set(known) - set(there)))
+        changed = [
+            (name, path)
+            for name, path in there.items()
+            if known.get(name) != await asyncio.to_thread(_digest, path)
+        ]
+        for start in range(0, len(changed), _AT_ONCE):
+            some = changed[start : start + _AT_ONCE]
+            await asyncio.gather(*(_add(engine, index, name, path) for name, path in some))
+        log.info("the gallery has %d pictures of %s", await engine.stored(len, index), folder)
+    except Exception:  # nobody waits for this, so it is told here
+        log.exception("the gallery is not complete")
+
+
+async def _open(engine: Engine) -> Index:
+    queues, store = engine.calls["embed_image"], engine.store
+    index = await engine.stored(store.get, GALLERY)
+    if index is not None and index.about.space != queues.space:
+        log.info("the gallery was made by another model; it is made again")
+        await engine.stored(store.delete, GALLERY)
+    about = About(GALLERY, queues.space, queues.run, queues.model.facts.embed_dim)
+    return await engine.stored(store.create, about)
+
+
+async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
+    while True:
+        try:
+            await engine.add_pictures(index, [await asyncio.to_thread(path.read_bytes)], [name])
+            return
+        except (Problem, OSError) as error:
+            if not isinstance(error, Problem) or error.status != 429:
+                log.warning("%s is not in the gallery: %s", path, error)
+                return
+            await asyncio.sleep(_PATIENCE)
+
+
+def _named(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Pictures by a name that can stand in an address."""
+    taken: set[str] = set()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        relative = path.relative_to(folder).as_posix()
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", relative)[-100:].lstrip("._-")
+        if name in taken or name != relative:
+            name = f"{hashlib.sha256(relative.encode(errors='replace')).hexdigest()[:8]}-{name}"
+        taken.add(name)
+        yield name, path
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,167 @@
+"""An export as the server uses it: its calls split into steps, and what waits for each of them.
+
+Shapes: S image side, L text tokens, D width, E shared width.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from albef import runtime
+from albef.data.image_decoding import decode
+from albef.runtime import manifest as manifests
+from albef.runtime.model import Array, Floats, ImageStates, Ints
+from albef.serving.batching import Batcher
+from albef.serving.limits import BEST, Limits
+from albef.serving.metrics import Metrics
+
+ASKED = {
+    "ask": "questions",
+    "entail": "statements",
+    "compare": "comparisons",
+    "classify": "classifications",
+    "ground": "expressions",
+}
+"""Calls that the model answers as a whole, and what waits for them."""
+
+
+class ReadPicture(NamedTuple):
+    """A picture that was read: its feature (E,), and its states where they were asked for."""
+
+    feat: Floats
+    states: ImageStates | None
+
+
+class ReadText(NamedTuple):
+    """A text that was read: states (L, D), feat (E,)."""
+
+    states: Array
+    feat: Floats
+
+
+class Pixels(NamedTuple):
+    """A picture (3, S, S) to be read, and whether its states are wanted."""
+
+    pixels: Floats
+    keep: bool
+
+
+class Pair(NamedTuple):
+    """A text and a picture (states of one) to be read together."""
+
+    text: ReadText
+    picture: ImageStates
+
+
+class ModelQueues:
+    """A loaded export, whose steps compute in batches.
+
+    Its :class:`Batcher` of each step computes on ``executor``; ``options`` are those of
+    :func:`albef.runtime.load`.
+
+    Attributes:
+        model: its calls are those of its kind.
+        name: what answers carry: the run and the beginning of the digest.
+        space: what decides the features: an index of another one is of no use.
+
+    Raises:
+        ExportError: it is none, was changed, or cannot run as asked.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        executor: Executor,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        precision: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.model: Any = runtime.load(folder, precision=precision, **options)
+        manifest = manifests.read(folder)
+        self.run, self.precision = manifest.run, precision or manifest.precisions[0]
+        self.name = f"{self.run}@{self.model.digest[:12]}"
+        self.space = f"{self.model.digest}/{self.precision}"
+
+        def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
+            return Batcher(self.run, step, compute, executor, limits, metrics, **padded)
+
+        self.pictures: Batcher[Pixels, ReadPicture] = batcher("pictures", self._read_pictures)
+        self.texts: Batcher[Ints, ReadText] = batcher("texts", self._read_texts, length=len)
+        self.pairs: Batcher[Pair, float] = batcher(
+            "pairs", self._match, length=lambda pair: len(pair.text.states)
+        )
+        asked = ASKED.keys() & self.model.calls
+        self.asked = {call: batcher(ASKED[call], partial(self._ask, call)) for call in asked}
+        self.batchers: list[Batcher[Any, Any]]
+        self.batchers = [self.pictures, self.texts, self.pairs, *self.asked.values()]
+        metrics.model.labels(self.run, self.model.facts.kind, self.model.digest).set(1)
+
+    def ids(self, text: str) -> Ints:
+        """Token ids (L,) of a text."""
+        return np.asarray(self.model.ids([text])[0][0])
+
+    def pixels(self, image: bytes, number: int) -> Floats:
+        """An encoded picture as (3, S, S); ``number`` stands in errors."""
+        return np.asarray(self.model.pixels([image], number)[0])
+
+    def square(self, image: bytes, number: int) -> Image.Image:
+        """An encoded picture at the size that the model reads, as 8-bit RGB (S, S).
+
+        What :meth:`pixels` gives for it, losslessly encoded, is what it gives for ``image``.
+        """
+        picture = decode(image, f"picture {number}")
+        side = (self.model.facts.image_size,) * 2
+        return picture if picture.size == side else picture.resize(side, Image.Resampling.BICUBIC)
+
+    def _read_pictures(self, items: Sequence[Pixels]) -> list[ReadPicture]:
+        """Read pictures; what one is given back holds nothing of the others in memory."""
+        states: ImageStates = self.model.encode_image(np.stack([item.pixels for item in items]))
+        assert states.feat is not None
+        return [
+            ReadPicture(states.feat[i].copy(), states.take([i]) if item.keep else None)
+            for i, item in enumerate(items)
+        ]
+
+    def _read_texts(self, items: Sequence[Ints]) -> list[ReadText]:
+        """Read texts, token ids (L,) each."""
+        ids, mask = _padded(items, self.model.tokenizer.pad_id)
+        states, feats = self.model.encode_text(ids, mask)
+        return [
+            ReadText(states[i, : len(item)].copy(), feats[i].copy()) for i, item in enumerate(items)
+        ]
+
+    def _match(self, items: Sequence[Pair]) -> list[float]:
+        """How far the logit of "match" is above that of "no match"; orders as its probability."""
+        texts, mask = _padded([item.text.states for item in items])
+        if len({id(item.picture) for item in items}) == 1:  # nothing of it is copied for its texts
+            logits = self.model.score(texts[None], mask[None], items[0].picture)[0]
+        else:
+            keys, values, _ = zip(*(item.picture for item in items), strict=True)
+            states = ImageStates(np.concatenate(keys), np.concatenate(values), None)
+            logits = self.model.score(texts[:, None], mask[:, None], states)[:, 0]
+        return [float(yes - no) for no, yes in logits]
+
+    def _ask(self, call: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What a call of the model says of items, which are its arguments for one each."""
+        options = {"k": BEST} if call == "ask" else {}
+        answers: list[Any] = getattr(self.model, call)(
+            *map(list, zip(*items, strict=True)), **options
+        )
+        return answers
+
+
+def _padded(items: Sequence[Array], fill: int = 0) -> tuple[Array, Ints]:
+    """Items (L, ...) of several lengths as (n, L, ...) and their mask (n, L)."""
+    longest = max(map(len, items))
+    padded = np.full((len(items), longest, *items[0].shape[1:]), fill, items[0].dtype)
+    mask = np.zeros((len(items), longest), np.int64)
+    for row, item in enumerate(items):
+        padded[row, : len(item)], mask[row, : len(item)] = item, 1
+    return padded, mask

@@ -1,0 +1,240 @@
+"""The commands of a project, which run its pipeline; they work in its root."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option, Typer
+
+from albef.cli import command, from_root, project_root
+
+app = Typer(rich_markup_mode=None)
+data = Typer(rich_markup_mode=None, help="Look into data, and say what later versions are held to.")
+app.add_typer(data, name="data")
+Names = list[str] | None
+
+
+def _stop_on_signals() -> None:
+    """Let the signals that end a command reach it as KeyboardInterrupt."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` had SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+
+
+@command(app, "run", at_root=True, interrupted="interrupted; `albef run` goes on from here")
+def run(
+    preset: Annotated[str | None, Option(help="Take presets/PRESET.yaml first.")] = None,
+    overrides: Annotated[
+        Names, Option("--set", metavar="KEY=VALUE", help="Change a value of params.yaml.")
+    ] = None,
+    only: Annotated[
+        Names, Option(metavar="STAGE", help="Run this alone: NAME, or NAME@KEY.")
+    ] = None,
+    force: Annotated[
+        Names, Option(metavar="STAGE", help="Run this although nothing changed.")
+    ] = None,
+    name: Annotated[str | None, Option(help="Record the run as this experiment.")] = None,
+    seeds: Annotated[
+        int | None, Option(help="Run under so many seeds, each recorded, as NAME-seed1.")
+    ] = None,
+    dry: Annotated[bool, Option("--dry", help="Only say what would run, and why.")] = False,
+) -> int:
+    """Bring the pipeline up to date.
+
+    --set, --only and --force may be repeated. The exit code is 1 for a failed stage, 2 for wrong
+    values, 130 when interrupted.
+    """
+    from flows.results import show_progress
+    from flows.run import run, run_seeds
+
+    show_progress()
+    _stop_on_signals()
+    if seeds is None:
+        return run(preset, overrides or [], only or [], force or [], name, dry=dry)
+    unwanted = {"--only": only, "--force": force, "--dry": dry}
+    return run_seeds(
+        preset, overrides or [], name, seeds, [option for option, it in unwanted.items() if it]
+    )
+
+
+@command(app, "status", at_root=True)
+def status() -> None:
+    """Say what is fresh, stale (and why) or running, and the last results."""
+    from flows.status import report
+
+    print(report())
+
+
+@command(app, "params", at_root=True)
+def params(
+    section: Annotated[str, Argument(help="A key, as tasks.retrieval; if not given, all.")] = "",
+    preset: Annotated[str | None, Option(help="Those of presets/PRESET.yaml.")] = None,
+) -> None:
+    """Print every value as it stands, with its sentence.
+
+    Defaults are included; after each value stands where it comes from.
+    """
+    from flows.values import file_of
+    from pipelines.params import explain
+
+    print(explain(file_of(preset), section))
+
+
+@command(app, "compare", code=1, at_root=True)
+def compare(
+    revisions: Annotated[
+        list[str],
+        Argument(
+            metavar="REVISION",
+            help="An experiment, branch, tag or commit, or `workspace`; the first is the baseline.",
+        ),
+    ],
+    curve: Annotated[
+        Path | None, Option(parser=from_root, help="Reference curves to lay over the others.")
+    ] = None,
+    save_curve: Annotated[
+        Path | None, Option(parser=from_root, help="Write the baseline's curves as such a file.")
+    ] = None,
+    out: Annotated[
+        Path | None, Option(parser=from_root, help="The page; else it goes to .albef/compare/.")
+    ] = None,
+    examples: Annotated[int, Option(help="Answers shown that turned, each way.")] = 6,
+) -> int:
+    """Set experiments or git revisions side by side.
+
+    As they are stored: values, data, metrics, curves, and the answers that turned. It runs
+    nothing again.
+    """
+    from flows.experiments.compare import compare
+
+    return compare(revisions, curve, save_curve, out, examples)
+
+
+@command(app, "ablate", at_root=True, interrupted="interrupted; the same command goes on from here")
+def ablate(
+    noise: Annotated[
+        list[float] | None,
+        Option(help="Share of wrong captions; may be repeated; 0 and 0.4 if not given."),
+    ] = None,
+    seeds: Annotated[int, Option(help="Seeds of each.")] = 3,
+    preset: Annotated[str, Option(help="presets/PRESET.yaml, the last rung.")] = "ablation",
+    ladder: Annotated[str, Option(help="ablations/LADDER.yaml, the rungs.")] = "paper",
+    name: Annotated[
+        str | None, Option(help="Of results and experiments; the preset's if not given.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        Option(help="Trainings at once; if not given, on CPUs as runtime.threads leaves cores."),
+    ] = None,
+    show: Annotated[bool, Option("--show", help="Train nothing, show what is there.")] = False,
+) -> None:
+    """Train variations over caption noise and seeds, as a table.
+
+    They are the rungs of a ladder. Each is recorded as an experiment. What is there already is
+    not trained again.
+    """
+    from flows.experiments.ablate import ablate
+    from flows.results import show_progress
+
+    show_progress()
+    _stop_on_signals()
+    ablate(noise or [0.0, 0.4], seeds, preset, ladder, name, jobs, show=show)
+
+
+@command(app, "accept", at_root=True)
+def accept(
+    files: Annotated[
+        list[Path], Argument(parser=from_root, metavar="FILE", help="Edited code, or its folder.")
+    ],
+) -> int:
+    """Take edits of code that are known to change no product.
+
+    Stages that depend on them stay fresh, where code is all that differs. The exit code is 1 if
+    a stage refused, 2 if there was nothing to take.
+    """
+    from flows.accept import accept_files
+
+    return accept_files(files)
+
+
+@command(app, "release", at_root=True, interrupted="interrupted; nothing was released")
+def release(
+    run: Annotated[str, Argument(help="An entry of export.runs.")],
+    approve: Annotated[
+        bool, Option("--approve", help="Do it; someone has read the comparison.")
+    ] = False,
+    stage: Annotated[str, Option(help="What the version is to hold.")] = "prod",
+    bump: Annotated[
+        Literal["patch", "minor", "major"], Option(help="Part of the version that counts up.")
+    ] = "minor",
+    back: Annotated[
+        bool, Option("--back", help="Let the version before hold the stage again.")
+    ] = False,
+    dry: Annotated[
+        bool, Option("--dry", help="Show the model card too, and change nothing.")
+    ] = False,
+) -> int:
+    """Release an evaluated export behind a gate, or go back.
+
+    It is compared with the released one, side by side, and released if it passes the gate
+    (params.yaml, release) and --approve is given. Without --approve nothing is changed, and the
+    exit code is 0 if it would be released, 1 if not.
+    """
+    from flows.releases.release import main
+
+    _stop_on_signals()
+    return main(run, stage, bump, approve=approve and not dry, back=back, dry=dry)
+
+
+@command(data, "data check")
+def check(
+    source: Annotated[
+        str, Argument(help="A data set of params.yaml, one source of it (web.scenes), or a path.")
+    ],
+    rows: Annotated[int, Option(help="Rows of each source.")] = 200,
+    as_json: Annotated[bool, Option("--json", help="The result for machines.")] = False,
+) -> int:
+    """Do what ingest would do with the first rows of a source.
+
+    A path is of a folder of pictures or shards, a list (.tsv, .csv, .parquet), a shard, or JSON
+    of annotations. It is done in a folder that is thrown away; nothing of it stays, but pictures
+    that were downloaded, which ingest need not fetch again. The exit code is 1 where ingest would
+    stop.
+    """
+    here = Path.cwd()  # SOURCE may be a path, which is then relative to this
+    os.chdir(project_root())
+    from pipelines.check import main
+
+    return main(source, rows, as_json, here)
+
+
+@command(data, "data accept", at_root=True)
+def accept_data(
+    name: Annotated[str, Argument(help="The data set.")],
+    file: Annotated[
+        Path | None, Option(help="Else the one of params.yaml, or profiles/NAME.json.")
+    ] = None,
+) -> None:
+    """Take a data set as what its later versions are held to.
+
+    The profile of its validation is written as a suite to a file of the project, which
+    params.yaml then names.
+    """
+    from flows.accept import accept_data
+
+    print(accept_data(name, file))
+
+
+@command(data, "data docs", at_root=True)
+def docs(
+    name: Annotated[str, Argument(help="The data set.")],
+    out: Annotated[Path, Argument(parser=from_root, help="Folder of the site; not there yet.")],
+) -> None:
+    """Write a validation as the Data Docs of Great Expectations.
+
+    The data set is held against its suites again. A browser that opens them fetches styles and a
+    logo from other hosts.
+    """
+    from pipelines.data_docs import main
+
+    print(main(name, out))

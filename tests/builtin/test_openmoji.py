@@ -1,0 +1,41 @@
+"""The artwork: things that can be named apart and drawn."""
+
+import pytest
+
+from albef.builtin import openmoji
+from albef.builtin.describe import Group, phrase
+
+THINGS = {thing.name: thing for thing in openmoji.things(openmoji.MOST)}
+
+
+def test_things_have_different_short_names() -> None:
+    assert len(THINGS) == openmoji.MOST
+    assert not any(" " in name for name in THINGS)
+    assert set(THINGS).isdisjoint(thing.plural for thing in THINGS.values())
+    assert [thing.name for thing in openmoji.things(3)] == ["squid", "apple", "key"]
+
+
+def test_every_thing_can_be_drawn() -> None:
+    artist = openmoji.Artist(32)
+    sprites = [artist.sprite(thing, 24, 0) for thing in THINGS.values()]
+    assert {max(sprite.size) for sprite in sprites} <= {23, 24, 25}
+    assert len({sprite.tobytes() for sprite in sprites}) == openmoji.MOST
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "words"),
+    [
+        ("apple", 1, "an apple"),
+        ("squid", 1, "a squid"),
+        ("strawberry", 2, "two strawberries"),
+        ("fox", 3, "three foxes"),
+        ("giraffe", 4, "four giraffes"),
+        ("octopus", 2, "two octopuses"),
+        ("tomato", 2, "two tomatoes"),
+        ("avocado", 2, "two avocados"),
+        ("snowman", 2, "two snowmen"),
+        ("key", 2, "two keys"),
+    ],
+)
+def test_phrases(name: str, count: int, words: str) -> None:
+    assert phrase(Group(name, count), THINGS) == words

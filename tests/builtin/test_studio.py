@@ -1,0 +1,74 @@
+"""Pictures of scenes: they show what their description says, and nothing else."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from albef.data.record import Record
+from tests.builtin.drawn import draw, inside, pixels_of, scene_of
+
+
+@pytest.fixture(scope="module")
+def small() -> list[Record]:
+    return draw("scenes")
+
+
+def spans(record: Record, name: str, axis: int) -> tuple[int, int]:
+    boxes = [thing["box"] for thing in record.meta["objects"] if thing["name"] == name]
+    return min(b[axis] for b in boxes), max(b[axis] + b[axis + 2] for b in boxes)
+
+
+def test_the_picture_shows_what_the_description_says(small: list[Record]) -> None:
+    for record in small:
+        scene = scene_of(record)
+        placed = Counter(thing["name"] for thing in record.meta["objects"])
+        assert placed == {group.name: group.count for group in scene.groups}
+        if scene.relation is None:
+            continue
+        axis = {"left": 0, "above": 1}[str(scene.relation)]
+        first, second = (spans(record, group.name, axis) for group in scene.groups)
+        assert first[1] + 2 <= second[0]
+        first, second = (spans(record, group.name, 1 - axis) for group in scene.groups)
+        assert min(first[1], second[1]) > max(first[0], second[0])  # no relation on this axis
+
+
+def test_boxes_hold_all_that_is_drawn_and_hardly_overlap(small: list[Record]) -> None:
+    for record in small:
+        pixels, boxes = pixels_of(record), inside(record)
+        assert pixels.shape == (48, 48, 3)
+        colours, counts = np.unique(pixels[~boxes], axis=0, return_counts=True)
+        background = colours[counts.argmax()]
+        assert (background >= 200).all()
+        drawn = np.abs(pixels - background).sum(-1) > 90
+        assert not (drawn & ~boxes).any()
+        area = 0
+        for thing in record.meta["objects"]:
+            x, y, width, height = thing["box"]
+            assert drawn[y : y + height, x : x + width].any()
+            area += width * height
+        assert boxes.sum() >= 0.85 * area
+
+
+def test_places_sizes_and_angles_are_jittered(small: list[Record]) -> None:
+    things = [thing for record in small for thing in record.meta["objects"]]
+    assert len({tuple(thing["box"]) for thing in things}) > 0.8 * len(things)
+    assert len({thing["angle"] for thing in things}) > 100
+    assert min(thing["size"] for thing in things) >= 48 / 6
+
+
+def test_a_card_hides_a_side_whole_and_nothing_else() -> None:
+    for record in draw("statements"):
+        grey = (pixels_of(record) == 90).all(axis=2)
+        scene = scene_of(record)
+        seen = Counter(thing["name"] for thing in record.meta["objects"])
+        assert seen == {g.name: g.count for g in scene.groups if g.name != record.meta["covered"]}
+        if record.meta["covered"] is None:
+            continue
+        axis = int(scene.relation == "above")
+        side = np.flatnonzero(grey.all(axis=axis))
+        assert len(side)
+        assert (np.diff(side) == 1).all()
+        for thing in record.meta["objects"]:
+            begin = thing["box"][axis]
+            assert not set(range(begin, begin + thing["box"][axis + 2])) & set(side.tolist())

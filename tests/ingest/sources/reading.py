@@ -1,0 +1,43 @@
+"""Sources of files as tests read them."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from albef.config import validate
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal
+from albef.ingest.sources import SourcesConfig, kind_of
+
+Rows = list[Record | Refusal]
+
+
+def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
+    """The rows of a source, by its values."""
+    sources = {"s": {"kind": kind, **values}}
+    config = validate(SourcesConfig, {"sources": sources}, where="test")
+    source = config.sources["s"]
+    return list(kind_of(source).records(source, 0, *[scratch] * (kind == "urls")))
+
+
+def good(rows: Iterable[Record | Refusal]) -> list[Record]:
+    return [row for row in rows if isinstance(row, Record)]
+
+
+def bad(rows: Iterable[Record | Refusal]) -> list[Refusal]:
+    return [row for row in rows if isinstance(row, Refusal)]
+
+
+def reasons(rows: Iterable[Record | Refusal]) -> list[tuple[str, Reason]]:
+    return [(row.key, row.reason) for row in bad(rows)]
+
+
+def write_tar(path: Path, *named: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in named:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path

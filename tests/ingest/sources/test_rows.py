@@ -1,0 +1,43 @@
+"""Values of rows as captions and as meta, whatever they are."""
+
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from albef.data.refusal import Reason, Refused
+from albef.ingest.sources.rows import captions_of, plain
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=9)
+    | st.text(st.characters(), max_size=9) | st.dates() | st.decimals(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=9,
+)  # fmt: skip
+
+
+@given(ODD)
+def test_any_value_becomes_json_of_whole_letters(value: Any) -> None:
+    told = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    told.encode()
+    assert plain(json.loads(told)) == json.loads(told)
+
+
+def test_what_json_cannot_say() -> None:
+    day = dt.date(2020, 1, 2)
+    held = {"day": day, "nan": float("nan"), "raw": b"\x01\xff", 3: (1, "\ud800")}
+    assert plain(held) == {"day": "2020-01-02", "nan": None, "raw": "01ff", "3": [1, "?"]}
+
+
+def test_why_captions_are_refused() -> None:
+    assert captions_of([["a", None, " "], "b", None]) == ("a", "b")
+    for values, reason in (
+        ([], Reason.NO_CAPTION), ([" ", [""]], Reason.NO_CAPTION),
+        ([3], Reason.MISSING_FIELD), (["\ud800"], Reason.MALFORMED_ROW),
+    ):  # fmt: skip
+        with pytest.raises(Refused) as caught:
+            captions_of(values)
+        assert caught.value.reason == reason

@@ -1,0 +1,55 @@
+"""Answers as a tree against answers one by one."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from albef.models.decoder import log_likelihood, log_likelihoods, rank
+from albef.preprocessing.answers import answer_tree
+from tests.original import fixture
+from tests.reference.ranking import rank_answers
+from tests.tasks.test_vqa_parity import original_task
+
+ANSWERS = st.lists(st.lists(st.integers(6, 8), min_size=1, max_size=4), min_size=2, max_size=6)
+START, END = 2, 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ANSWERS, min_size=1, max_size=3))
+@torch.no_grad()
+def test_likelihoods_in_a_tree_are_those_of_each_answer(asked: list[list[list[int]]]) -> None:
+    """Whatever the answers share, however long they are, and the same one twice."""
+    count, k = len(asked), min(len(answers) for answers in asked)
+    rows = [[START, *answer, END] for answers in asked for answer in answers[:k]]
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    mask = (ids > 0).long()
+    tree = answer_tree(ids.view(count, k, -1).numpy(), mask.view(count, k, -1).numpy())
+    beginnings = {(i // k, *row[:n]) for i, row in enumerate(rows) for n in range(1, len(row))}
+    own = tree.sees.sum(2) == tree.depth + 1  # a node sees itself and its way from the start
+    assert own.all()
+    assert len(beginnings) <= tree.ids.size
+    assert tree.ids.shape[1] == max(sum(b[0] == q for b in beginnings) for q in range(count))
+
+    decoder = TASK.answer_decoder
+    states, seen = torch.randn(count, 5, 32), torch.ones(count, 5, dtype=torch.long)
+    question = decoder.question_key_values(states)
+    ours = log_likelihoods(decoder, ids.view(count, k, -1), mask.view(count, k, -1), question, seen)
+    each = log_likelihood(decoder, decoder.states(ids, mask, question, seen), ids, mask)
+    torch.testing.assert_close(ours, each.view(count, k), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_ranked_as_with_a_copy_of_the_question_for_each_answer() -> None:
+    given = fixture("vqa")
+    torch.manual_seed(0)
+    states, mask = torch.randn(3, 7, 32), torch.ones(3, 7, dtype=torch.long)
+    mask[1, 5:] = 0
+    answers = given["inputs/answer_input_ids"], given["inputs/answer_attention_mask"]
+    ours = rank(TASK.answer_decoder, states, mask, *answers, 4)
+    theirs = rank_answers(TASK.answer_decoder, states, mask, *answers, 4)
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)
+
+
+TASK = original_task().eval()

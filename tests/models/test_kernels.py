@@ -1,0 +1,187 @@
+"""Tricks of processors: the same numbers, faster, in less memory, or compiled."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from albef.models import kernels, vision
+from albef.models.albef import ALBEF
+from albef.models.bert import attention_bias
+from albef.models.kernels import attend, compile_blocks, products_pay, recompute, select
+from albef.tasks.pretraining import Task
+from albef.training.speed import Speed
+from tests.conftest import tiny_model
+from tests.original import vocabulary
+from tests.tasks.test_pretraining import batch
+from tests.tasks.test_pretraining_parity import config
+
+
+def heads(*shape: int) -> Tensor:
+    """As the layer makes them: heads are a view of the width."""
+    batch, head, length, width = shape
+    return torch.randn(batch, length, head, width).transpose(1, 2).requires_grad_()
+
+
+def gradients(result: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    torch.manual_seed(1)
+    return torch.autograd.grad((result * torch.randn(result.shape)).sum(), inputs)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_products_give_what_the_kernel_gives(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = heads(3, 2, 5, 4), heads(3, 2, 7, 4), heads(3, 2, 7, 4)
+    mask = torch.ones(3, 7)
+    mask[1, 4:] = 0
+    bias = attention_bias(mask) if biased else None
+    kernel = attend(query, key, value, bias, 0.0)
+    expected = gradients(kernel, query, key, value)
+    monkeypatch.setattr(kernels, "products_pay", lambda states: True)
+    products = attend(query, key, value, bias, 0.0)
+    torch.testing.assert_close(products, kernel)
+    torch.testing.assert_close(gradients(products, query, key, value), expected)
+    torch.manual_seed(0)
+    dropped = attend(query, key, value, bias, 0.5)
+    assert not torch.allclose(dropped, products)
+
+
+def test_products_are_for_training_in_16_bits_on_a_processor() -> None:
+    states = torch.zeros(1)
+    assert not products_pay(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products_pay(states)
+        assert not products_pay(states.to("meta"))
+        with torch.no_grad():
+            assert not products_pay(states)
+
+
+def test_the_image_encoder_takes_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "UNFUSED_TOKENS", 1)
+    encoder = vision.ImageEncoder(tiny_model().image)
+    image = torch.randn(2, 3, 16, 16)
+    calls = []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, k, v, **rest: calls.append(1) or v
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(image)
+        assert not calls
+    assert all(block.attn.fused_attn for block in encoder.vit.blocks)  # as before
+    encoder(image)
+    assert len(calls) == len(encoder.vit.blocks)
+
+
+def test_selecting_keys_and_values_is_exact_with_gradient_and_without() -> None:
+    key, value = heads(4, 2, 5, 3), heads(4, 2, 5, 3)
+    index = torch.tensor([2, 0, 2, 3, 1, 1])
+    ((keys, values),) = select([(key, value)], index)
+    assert torch.equal(keys, key[index])
+    assert torch.equal(values, value[index])
+    expected = gradients(key[index], key)
+    torch.testing.assert_close(gradients(keys, key), expected)
+    with torch.no_grad():
+        ((keys, _),) = select([(key, value)], index)
+    assert torch.equal(keys, key[index])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_and_gradients_are_the_same_and_less_is_kept(dtype: torch.dtype) -> None:
+    values = config(0.4)
+    text = values.model.text.model_copy(update={"dropout": 0.1})
+    model = values.model.model_copy(update={"text": text})
+    torch.manual_seed(0)
+    task = Task(values.model_copy(update={"model": model}), vocabulary()).train()
+    given = batch(4, 48, 12, 211, 3)
+    found: list[Any] = []
+    kept: list[int] = []
+    for on in (False, True):
+        recompute(task, on)
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        task.zero_grad()
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+        ):
+            losses = task(given, 1.0)
+        kept.append(sum(sizes.values()))
+        losses["loss"].backward()
+        gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+        found.append(({name: losses[name] for name in ("loss", "itc", "itm", "mlm")}, gradients))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    assert kept[1] < 0.75 * kept[0]
+
+
+@pytest.fixture
+def own_cache() -> Iterator[None]:
+    torch._dynamo.reset()
+    limit = torch._dynamo.config.recompile_limit
+    yield
+    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
+def test_compiled_encoders_give_the_same_under_the_same_names() -> None:
+    """Traced and run without kernels of their own, which takes no compiler."""
+    image, ids = torch.randn(2, 3, 16, 16), torch.randint(5, 80, (2, 6))
+    found: list[Any] = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = ALBEF(tiny_model(), 80)
+        names = list(model.state_dict())
+        if compiled:
+            torch._dynamo.utils.counters.clear()
+            compile_blocks(model, backend="eager", fullgraph=True)
+            with Speed(torch.device("cpu"), torch.float32).counted():  # as a training starts
+                model.encode_image(image)
+        keys = model.fusion_encoder.image_key_values(model.encode_image(image))
+        mask = torch.ones_like(ids)
+        fused = model.fused_cls(model.encode_text(ids, mask), mask, keys)
+        fused.square().sum().backward()
+        assert list(model.state_dict()) == names
+        gradients = {name: p.grad for name, p in model.named_parameters() if "proj." not in name}
+        found.append((fused, gradients))
+    torch.testing.assert_close(found[1], found[0])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 4  # a ViT's, a text's, fusion
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("again", [False, True])
+def test_a_step_compiled_to_kernels_equals_the_plain_one(again: bool) -> None:
+    """Two lengths, with the twin's passes, kept activations and recomputed ones."""
+    tasks: list[Task] = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        task = Task(config(0.4), vocabulary()).train()
+        recompute(task, again)
+        if compiled:
+            compile_blocks(task, fullgraph=True)
+        tasks.append(task)
+    for length in (12, 9):
+        given = batch(4, 48, length, 211, 3)
+        found: list[Any] = []
+        for task in tasks:
+            torch.manual_seed(1)
+            task.zero_grad()
+            losses = task(given, 1.0)
+            losses["loss"].backward()
+            gradients = {name: p.grad for name, p in task.named_parameters() if p.requires_grad}
+            parts = {name: losses[name] for name in ("loss", "itc", "itm", "mlm")}
+            found.append((parts, gradients))
+        torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)

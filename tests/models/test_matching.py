@@ -1,0 +1,98 @@
+"""Ranks and recalls on hand-written matrices."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from albef.models.matching import (
+    NOT_RANKED,
+    best,
+    chance_recalls,
+    encode_texts,
+    first_rank,
+    match_scores,
+    recalls,
+)
+from tests.reference.ranking import images_of_texts, texts_of_images
+from tests.tasks.test_pretraining_parity import original_task
+
+
+def test_ties_count_against_the_model() -> None:
+    scores = torch.zeros(2, 3)
+    assert first_rank(scores, torch.eye(2, 3, dtype=torch.bool)).tolist() == [2, 2]
+
+
+def test_the_best_of_several_right_answers_counts() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
+    relevant = torch.tensor([[True, False, True, False]])
+    assert first_rank(scores, relevant).tolist() == [2]
+
+
+def test_what_is_not_reranked_ranks_last() -> None:
+    scores = torch.tensor([[3.0, -torch.inf, -5.0]])
+    assert first_rank(scores, torch.tensor([[False, True, False]])).tolist() == [2]
+
+
+def test_recalls_in_percent() -> None:
+    result = recalls([0, 4, 9, 10], [0, 0, 1, 100])
+    assert [result[f"tr@{k}"] for k in (1, 5, 10)] == [25, 50, 75]
+    assert [result[f"ir@{k}"] for k in (1, 5, 10)] == [50, 75, 75]
+    assert result["r_mean"] == (25 + 50 + 75 + 50 + 75 + 75) / 6
+
+
+def test_chance_is_what_a_random_order_scores() -> None:
+    chance = chance_recalls(images=500, texts=500)
+    assert chance["tr@10"] == 2.0
+    generator = torch.Generator().manual_seed(0)
+    relevant = torch.eye(500, dtype=torch.bool)
+    ranks = [first_rank(torch.rand(500, 500, generator=generator), relevant) for _ in range(8)]
+    flat = torch.cat(ranks).tolist()
+    assert abs(recalls(flat, flat)["r_mean"] - chance["r_mean"]) < 0.3
+
+
+def test_best_takes_k_of_each_row() -> None:
+    chosen = best(torch.tensor([[1.0, 3.0, 2.0]]), 2)
+    assert chosen.tolist() == [[False, True, True]]
+    assert best(torch.zeros(2, 3), 9).all()
+
+
+def test_recall_on_a_sparse_matrix_equals_the_original_where_nothing_is_tied() -> None:
+    """The original ranks ties as its sort happens to; ours never better than that."""
+    fixture = Path(__file__).parents[1] / "fixtures" / "text_and_schedule.json"
+    case = json.loads(fixture.read_text())["itm_eval"]
+    scores = {name: torch.tensor(case[f"scores_{name}"]) for name in ("i2t", "t2i")}
+    owner = torch.tensor([case["txt2img"][str(text)] for text in range(len(case["txt2img"]))])
+    relevant = {"i2t": owner[None, :] == torch.arange(len(case["img2txt"]))[:, None]}
+    relevant["t2i"] = relevant["i2t"].t()
+    ranks = {name: first_rank(scores[name], relevant[name]) for name in scores}
+    ours = recalls(ranks["i2t"].tolist(), ranks["t2i"].tolist())
+    theirs = case["result"]
+    for name, side, direction in (("tr", "txt", "i2t"), ("ir", "img", "t2i")):
+        top = scores[direction].masked_fill(~relevant[direction], -torch.inf).amax(1, keepdim=True)
+        free = ((scores[direction] == top) & ~relevant[direction]).sum(1) == 0
+        assert 0 < int(free.sum()) <= len(free)
+        for k in (1, 5, 10):
+            at_least = 100 * float(((ranks[direction] < k) & free).sum()) / len(free)
+            assert at_least <= ours[f"{name}@{k}"] <= theirs[f"{side}_r{k}"] + 1e-9
+        assert ours[f"{name}@1"] == pytest.approx(theirs[f"{side}_r1"])
+
+
+@torch.no_grad()
+def test_pairs_scored_once_equal_pairs_scored_for_each_query() -> None:
+    task = original_task(0.4).eval()
+    torch.manual_seed(0)
+    images = [torch.randn(4, 3, 48, 48), torch.randn(3, 3, 48, 48)]
+    ids = torch.randint(5, 211, (9, 10))
+    mask = (torch.arange(10)[None] < torch.randint(3, 11, (9, 1))).long()
+    _, states = encode_texts(task.model, ids * mask, mask, 4)
+    sim = torch.randn(7, 9)
+    given = task.model, task.itm_head, task.model.encode_image(torch.cat(images)), states, mask
+    plain = texts_of_images(*given, sim, 4), images_of_texts(*given, sim.t(), 4)
+    chosen = best(sim, 4) | best(sim.t(), 4).t()
+    ours = match_scores(task.model, task.itm_head, images, states, mask, chosen)
+    for scores, side in ((ours, 0), (ours.t(), 1)):
+        told = plain[side] > NOT_RANKED
+        assert 0 < int(told.sum()) < told.numel()
+        torch.testing.assert_close(scores[told], plain[side][told], rtol=1e-5, atol=1e-5)

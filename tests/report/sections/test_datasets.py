@@ -1,0 +1,175 @@
+"""The page of a data set, as ingest leaves it: safe, whole, and plain about what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from albef.data.refusal import Reason
+from albef.ingest.blocks import EXAMPLES
+from albef.report import figures
+from albef.report.figures import Chart
+from albef.report.page import render_dataset
+from albef.report.pictures import Picture
+from albef.report.sections import datasets
+from albef.report.sections.counts import Tally
+from albef.report.sections.datasets import (
+    WORDS,
+    Dataset,
+    DatasetPage,
+    Pair,
+    Refused,
+    read,
+    read_page,
+)
+from pipelines import heldout, ingest
+from pipelines.stage import Stage
+from tests.data import toy
+from tests.ingest.bad_rows import encoded, gradient
+from tests.pipelines.test_ingest import PHOTOS, pictures
+from tests.pipelines.test_ingest import here as here
+from tests.pipelines.test_ingest import toy_params as toy_params
+from tests.report.test_page import BAD, Page, dataset
+
+ROWS = {
+    **PHOTOS,
+    "html.jpg": (b"<html>", "five"),
+    **{f"{i:02d}.png": (toy.picture(i, (200, 150)), "...") for i in range(20)},
+    "tags.png": (encoded(gradient(90, 60, 77), "PNG"), "<b>a dog</b>"),
+}
+
+
+def full(text: str) -> DatasetPage:
+    """A page of everything, with a text wherever a data set may say something."""
+    picture = Picture(text, "data:image/png;base64,AAAA", (text,), (text,), (text,))
+    pair = Pair(picture, picture, text, exact=False, distance=3, dropped=True)
+    row = {"line": 3, "key": text, "detail": text}
+    svg = figures.histogram([0, 1, 2], [3, 4], x_label=text, name=text)
+    return DatasetPage(
+        data=dataset(text, text),
+        intakes={text: {"rows": 9, "kept": 7}},
+        repeated=(1, 2),
+        pairs=(pair, Pair(picture, Picture("gone"), "", True, 0, dropped=False)),
+        contaminated=(pair,),
+        contamination=((text, text),),
+        refused=(
+            Refused("no_image", {text: 2, "b": 1}, [(row, None)]),
+            Refused(text, {"b": 1}, [(row, picture)]),
+        ),
+        histograms=(Chart(text, text, (), svg),),
+        tallies=(Tally(text, text, ((text, 4), ("b", 1))),),
+        counted=7,
+    )
+
+
+def test_what_a_data_set_says_is_text_and_nothing_else() -> None:
+    page = Page(render_dataset(full(BAD)))
+    assert "script" not in page.tags
+    assert not [name for name in page.names if name.startswith("on")]
+    assert page.tags.count("img") == Page(render_dataset(full("fine"))).tags.count("img")
+    assert BAD in page.text
+    assert {a.partition("#")[0] for a in page.addresses} == {
+        "", "../index.html", "data:image/png;base64,AAAA"
+    }  # fmt: skip
+
+
+def test_everything_is_said() -> None:
+    text = Page(render_dataset(full("fine"))).text
+    for part in (
+        "train7", "rows read9", "set aside4", "refused", "as it came: fine",
+        "1 training pictures have the file of an earlier one, 2 look like one",
+        "3 bits apart", "equal files", "dropped", "kept", "no picture of a known format",
+        "3 rows: 2 of fine, 1 of b", "77.8 %", "Of 7 of its records, at even steps",
+        "validated before it changed",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_nothing_is_known_yet() -> None:
+    text = Page(render_dataset(DatasetPage(Dataset("web", note="not made")))).text
+    for part in (
+        "not made", "There are no records yet", "its quarantine is missing",
+        "sources name no licence", "not been validated yet",
+    ):  # fmt: skip
+        assert part in text
+    clean = DatasetPage(Dataset("web"), intakes={"a": {"rows": 3, "kept": 3}})
+    assert "Every row of its sources is in a shard" in Page(render_dataset(clean)).text
+
+
+def test_every_reason_has_words() -> None:
+    assert set(WORDS) == {str(reason) for reason in Reason}
+
+
+def made(**values: object) -> Stage:
+    toy_params(Path.cwd(), ROWS, near_distance=4, **values)
+    stage = Stage("ingest", "toy")
+    ingest.run(stage)
+    return stage
+
+
+def page_of(stage: Stage, count: int = 4) -> DatasetPage:
+    return read_page(stage.layout, read(stage.layout, "toy", ("pretrain",), count), count)
+
+
+def test_what_was_set_aside_and_what_is_repeated(here: Path) -> None:
+    page = page_of(stage := made(duplicates="drop_near"))
+    [(source, intake)] = page.intakes.items()
+    assert (source, intake["rows"], intake["kept"]) == ("own", 26, 3)
+    assert [(refused.reason, refused.count) for refused in page.refused] == [
+        ("no_caption", 20), ("duplicate", 1), ("near_duplicate", 1), ("no_image", 1)
+    ]  # fmt: skip
+    assert len(page.refused[0].rows) == 4 < EXAMPLES
+    assert all(picture and picture.uri for _, picture in page.refused[0].rows)
+    assert page.refused[-1].rows[0][1] is None
+    near, equal = page.pairs
+    assert page.repeated == (1, 1)
+    assert (near.exact, near.dropped, near.picture.captions) == (False, True, ("four",))
+    assert (equal.exact, equal.distance, equal.of.captions) == (True, 0, ("one",))
+    assert near.of.uri
+    assert near.picture.uri
+    assert ("<b>a dog</b>",) in [it.originals for it in page.data.samples["train"]]
+    assert "as it came: <b>a dog</b>" in Page(render_dataset(page)).text
+    assert render_dataset(page) == render_dataset(page_of(stage))
+
+
+def test_what_is_kept_although_it_is_repeated(here: Path) -> None:
+    page = page_of(made(duplicates="keep"))
+    assert [(pair.exact, pair.dropped) for pair in page.pairs] == [(False, False), (True, False)]
+    assert all(pair.picture.uri and pair.of.uri for pair in page.pairs)
+
+
+def test_what_is_evaluated_on(here: Path) -> None:
+    toy_params(here, PHOTOS, near_distance=4, screened=True)
+    values = json.loads((here / "params.yaml").read_text())
+    tests = pictures(here / "held", {"a.jpg": PHOTOS["first.jpg"]}, "test")
+    own = values["datasets"]["toy"]
+    own["sources"]["tested"] = tests
+    values["datasets"]["coco"] = {**own, "sources": {"e": tests}, "screened": False}
+    values["ingest"]["heldout"] = ["coco"]
+    (here / "params.yaml").write_text(json.dumps(values))
+    heldout.run(Stage("heldout", "coco"))
+    ingest.run(Stage("ingest", "coco"))
+    stage = Stage("ingest", "toy")
+    ingest.run(stage)
+    page = page_of(stage)
+    assert [name for name, _ in page.contamination] == ["first.jpg", "equal.jpg", "smaller.png"]
+    assert {pair.dataset for pair in page.contaminated} <= {"", "coco"}
+    assert all(pair.of.uri and pair.picture.uri for pair in page.contaminated)
+    assert "which is evaluated on" in Page(render_dataset(page)).text
+
+
+def test_before_anything_was_made_and_a_large_index_at_even_steps(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage("ingest", "toy")
+    page = page_of(stage)
+    assert page.counted == 0
+    assert "There are no records yet" in Page(render_dataset(page)).text
+    ingest.run(stage)
+    page = page_of(stage)
+    rows = page.counted
+    assert rows == sum(page.data.splits.values()) == 24
+    assert page.repeated == (0, 0)
+    for most in (1, 3):
+        monkeypatch.setattr(datasets, "_COUNTED", most)
+        assert page_of(stage).counted == -(-rows // -(-rows // most))

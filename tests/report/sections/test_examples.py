@@ -1,0 +1,227 @@
+"""Examples from predictions written by hand."""
+
+import io
+from base64 import b64decode
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from albef.report.heatmap import MEANT, WRONG
+from albef.report.pictures import UNSEEN, Picture, spread
+from albef.report.sections import examples
+
+
+class Toy:
+    """Records a to f; a and b show the same picture."""
+
+    def picture(self, key: str) -> Picture | None:
+        return Picture(key, f"data:{key}") if key in "abcdef" else None
+
+    def same(self, key: str) -> frozenset[str]:
+        return frozenset("ab") if key in "ab" else frozenset(key)
+
+    def captions(self, key: str) -> frozenset[str]:
+        return frozenset(f"says {other}" for other in self.same(key))
+
+    def badge(self, badge: str) -> frozenset[str] | None:
+        return None
+
+
+def row(query: str, key: str, rank: int, rank_itc: int, top: str, top_itc: str, **more: Any) -> Any:
+    def listed(order: str) -> list[str]:
+        return [f"says {o}" for o in order] if query == "i2t" else list(order)
+
+    return {
+        "query": query,
+        "key": key,
+        "caption": f"says {key}" if query == "t2i" else "",
+        "rank": rank,
+        "rank_itc": rank_itc,
+        "top": listed(top),
+        "top_itc": listed(top_itc),
+        "change": None,
+        **more,
+    }
+
+
+def table(*rows: Any) -> pa.Table:
+    return pa.Table.from_pylist(list(rows))
+
+
+def galleries(*rows: Any, count: int) -> Any:
+    return examples.read(table(*rows), Toy(), count)
+
+
+def test_texts_show_their_pictures_and_mark_the_right_ones() -> None:
+    made = galleries(row("t2i", "a", 0, 1, "abcdef", "cabdef"), count=8)
+    assert [(group.title, group.look, group.good) for group in made] == [
+        ("Asked in words, found", "texts", True)
+    ]
+    (query,) = made[0].examples
+    assert query.text == "says a"
+    assert [answer.right for answer in query.answers] == [True, True, False, False, False]
+    assert [answer.place for answer in query.answers] == [1, 2, 3, 4, 5]
+    assert query.answers[0].picture == Picture("a", "data:a")
+
+
+def test_a_right_answer_beyond_those_shown_is_shown_last_with_its_rank() -> None:
+    by_text = row("t2i", "f", 40, 60, "abcde", "abcde")
+    by_picture = row("i2t", "f", 7, 9, "abcde", "abcde")
+    texts, pictures = galleries(by_text, by_picture, count=8)
+    assert not texts.good
+    assert not pictures.good
+    last = texts.examples[0].answers[-1]
+    assert (last.place, last.right, last.picture) == (41, True, Picture("f", "data:f"))
+    assert len(texts.examples[0].answers) == examples.PICTURES
+    last = pictures.examples[0].answers[-1]
+    assert (last.place, last.right, last.text) == (8, True, "says f")
+    assert len(pictures.examples[0].answers) == examples.TEXTS
+
+
+def test_successes_and_failures_are_taken_at_even_steps() -> None:
+    asked = [row("t2i", "c", rank, 0, "c", "c") for rank in (0, 1) for _ in range(10)]
+    right, wrong = galleries(*asked, count=4)
+    assert (len(right.examples), len(wrong.examples)) == (4, 4)
+    assert right.note == "4 of 10, taken at even steps; 20 texts were asked"
+    assert spread(range(10), 4) == [0, 3, 5, 8]
+    assert spread(range(9), 9) == list(range(9))
+    assert {place % 4 for place in spread(range(800), 8)} == {0, 1, 2, 3}
+    assert spread([1, 2], 8) == [1, 2]
+    assert spread([], 8) == []
+
+
+def test_pairs_show_what_itm_gains_over_itc_change_by_change() -> None:
+    rows = [
+        row("t2i", "c", 0, 1, "cd", "dc", change=change)
+        for change in ("count", "object", "relation")
+        for _ in range(6)
+    ]
+    rows.append(row("t2i", "e", 1, 0, "fe", "ef", change="count"))
+    rows.append(row("i2t", "e", 0, 1, "ef", "fe", change="count"))
+    gained, lost = galleries(*rows, count=6)
+    assert gained.look == "pairs"
+    assert [query.label for query in gained.examples] == [
+        "count", "count", "object", "object", "relation", "relation",
+    ]  # fmt: skip
+    right, other = gained.examples[0].answers
+    assert (right.right, right.place, right.by_itc) == (True, 1, False)
+    assert (other.right, other.place, other.by_itc) == (False, 2, True)
+    assert not lost.good
+    assert [answer.place for answer in lost.examples[0].answers] == [2, 1], "the right one is left"
+
+
+def test_outcomes_count_who_is_right_first() -> None:
+    made = examples.outcomes(
+        table(
+            row("t2i", "a", 0, 0, "a", "a"),
+            row("t2i", "b", 0, 3, "b", "a"),
+            row("t2i", "c", 2, 0, "a", "c"),
+            row("i2t", "c", 2, 2, "a", "a"),
+        ),
+        None,
+    )
+    assert [(o.label, o.both, o.itm, o.itc, o.neither) for o in made] == [
+        ("picture to text", 0, 0, 0, 1),
+        ("text to picture", 1, 1, 1, 0),
+    ]
+    assert made[1].total == 3
+
+
+def test_outcomes_tell_unseen_combinations_apart() -> None:
+    class Strange(Toy):
+        def badge(self, badge: str) -> frozenset[str] | None:
+            return frozenset("a") if badge == UNSEEN else None
+
+    rows = table(row("t2i", "a", 0, 0, "a", "a"), row("t2i", "c", 1, 1, "a", "a"))
+    made = {outcome.label: outcome for outcome in examples.outcomes(rows, Strange())}
+    assert made["things never seen together"].both == 1
+    assert made["things seen together in training"].neither == 1
+
+
+def test_predictions_of_a_kind_that_tells_nothing_are_shown_as_they_are() -> None:
+    rows = table(
+        {"split": "test", "key": "a", "question": "how many?", "answer": "2", "score": 0.25},
+        {"split": "test", "key": "z", "question": "what?", "answer": None, "score": 1.0},
+    )
+    [group] = examples.read(rows, Toy(), 8)
+    first, second = group.examples
+    assert first == (
+        Picture("a", "data:a"), {"question": "how many?", "answer": "2", "score": "0.25"}
+    )  # fmt: skip
+    assert second == (None, {"question": "what?", "score": "1"})
+
+
+@pytest.mark.parametrize("missing", ["top", "rank_itc", "query"])
+def test_a_ranking_is_told_by_its_columns(missing: str) -> None:
+    full = table(row("t2i", "c", 0, 0, "c", "c"))
+    assert examples.outcomes(full, None)
+    assert not examples.outcomes(full.drop_columns([missing]), None)
+
+
+def test_a_picture_that_is_gone_leaves_a_gap() -> None:
+    made = galleries(row("t2i", "c", 0, 0, "cz", "cz"), count=1)
+    assert made[0].examples[0].answers[1].picture == Picture("z", "")
+
+
+def located(*ious: float) -> pa.Table:
+    rows = [
+        {"key": f"k{i}", "expression": f"the <{i}>", "truth": [2.0, 2.0, 10.0, 10.0],
+         "box": [30.0, 4.0, 10.0, 10.0] if iou < 0.5 else [2.0, 2.0, 10.0, 10.0], "iou": iou,
+         "map_box": [0.0, 0.0, 20.0, 20.0], "map_iou": 0.25, "heat": bytes([255, 0, 0, 0])}
+        for i, iou in enumerate(ious)
+    ]  # fmt: skip
+    return table(*rows)
+
+
+class Plain:
+    """Records whose picture is a plain one, but for that of "gone"."""
+
+    def image(self, key: str) -> Image.Image | None:
+        return None if key == "gone" else Image.new("RGB", (48, 24), (240, 240, 240))
+
+
+def places(rows: pa.Table, count: int) -> Any:
+    [group] = examples.read(rows, Plain(), count)
+    return group.examples
+
+
+def test_half_of_the_places_are_right_as_far_as_there_are() -> None:
+    def rights(ious: list[float], count: int) -> list[bool]:
+        return [place.right for place in places(located(*ious), count)]
+
+    assert rights([1.0] * 6 + [0.0] * 6, 4) == [True, True, False, False]
+    assert rights([1.0] * 6 + [0.0], 4) == [True, True, True, False]
+    assert rights([1.0] + [0.0] * 6, 4) == [True, False, False, False]
+    assert rights([0.5], 4) == [True]
+
+
+def has_colour(pixels: "np.ndarray[Any, Any]", colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(pixels - colour).sum(-1) < 60).any())
+
+
+def pixels_of(uri: str) -> "np.ndarray[Any, Any]":
+    data = b64decode(uri.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def test_places_show_what_is_meant_and_what_was_chosen() -> None:
+    right, wrong = places(located(1.0, 0.0), 2)
+    assert wrong.note == "IoU 0.00, of the map's own box 0.25"
+    assert has_colour(pixels_of(right.picture.uri), MEANT)
+    assert not has_colour(pixels_of(right.picture.uri), WRONG)
+    pixels = pixels_of(wrong.picture.uri)
+    assert pixels.shape == (120, 240, 3)
+    assert has_colour(pixels, MEANT)
+    assert has_colour(pixels[(9 * 5), (30 * 5)][None], WRONG)  # an edge of the box
+
+
+def test_a_place_without_its_picture_or_a_box() -> None:
+    rows = located(0.0).to_pylist()
+    rows[0] |= {"key": "gone", "box": None, "map_box": None}
+    assert places(table(*rows), 1)[0].picture.uri == ""
+    assert examples.read(table(*rows), None, 1) == []
+    rows[0]["key"] = "here"
+    assert not has_colour(pixels_of(places(table(*rows), 1)[0].picture.uri), WRONG)

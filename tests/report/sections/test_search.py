@@ -1,0 +1,118 @@
+"""The search on the page: its figures, what Optuna works out of the trials, and its evidence."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from albef.layout import Layout, Paths
+from albef.report.page import Report, render
+from albef.report.sections import search
+from albef.report.sections.search import Search, draw_trials, importances, sentences
+from pipelines.stage import write_json
+from tests.report.test_page import trial
+
+EVIDENCE: dict[str, Any] = {
+    "metric": "r_mean",
+    "trials": {"complete": 3, "pruned": 1, "fail": 0},
+    "chosen": {"trial": 2, "start": False},
+    "value": 42.0,
+    "start": 40.0,
+    "gain": 2.0,
+    "best": [42.0, 40.0, 30.0],
+    "spread": 12.0,
+    "repeatable": True,
+}
+TRIALS = (
+    trial(0, 40.0, 30.0, 40.0, params={"lr": 1e-4, "alpha": 0.4}, start=True),
+    trial(1, 30.0, 20.0, 30.0, params={"lr": 1e-5, "alpha": 0.1}),
+    trial(2, 42.0, 31.0, 42.0, params={"lr": 3e-4, "alpha": 0.5}, chosen=True),
+    trial(3, None, 5.0, params={"lr": 9e-4, "alpha": 0.9}),
+    trial(4, None, params={"lr": 1e-3, "alpha": 0.9}, state="fail", error="the loss is no number"),
+)
+SCALES = {"lr": True, "alpha": False}
+SEARCH = Search("retrieval", {"lr": 3e-4, "alpha": 0.5}, TRIALS, SCALES, EVIDENCE)
+
+
+def titles(svg: str) -> list[str]:
+    return [str(title.text) for title in ET.fromstring(svg).iter("title")]
+
+
+def test_history_curves_and_a_slice_of_each_range() -> None:
+    charts = {chart.title: chart for chart in draw_trials(SEARCH)}
+    assert set(charts) == {"Score by trial", "Score by epoch", "Score by lr", "Score by alpha"}
+    history = charts["Score by trial"].svg
+    assert titles(history) == ["trial 1: score 40", "trial 2: score 30", "trial 3: score 42"]
+    best = re.findall(r'points="([^"]*)"', history)[0].split()
+    heights = [float(point.split(",")[1]) for point in best]
+    assert heights[0] == heights[1] > heights[2], "the best so far"
+    assert charts["Score by epoch"].svg.count("<polyline") == 4
+    assert "trial 4: 5 at 1" in titles(charts["Score by epoch"].svg)
+    sliced = charts["Score by lr"]
+    assert titles(sliced.svg) == [
+        "trial 1: lr 1e-4, score 40",
+        "trial 2: lr 1e-5, score 30",
+        "trial 3: lr 3e-4, score 42",
+        "trial 4: lr 9e-4, score 5",
+    ]
+    assert len(re.findall(r'class="trial [^"]*stopped', sliced.svg)) == 1
+    assert [label for label, _ in sliced.legend] == ["chosen", "start", "stopped early"]
+
+
+def test_the_range_that_decides_is_the_important_one() -> None:
+    trials = [
+        trial(n, float(n), params={"lr": 1e-4 * (n + 1), "alpha": (n * 7 % 10) / 10})
+        for n in range(12)
+    ]
+    shares = importances(replace(SEARCH, trials=trials))
+    assert list(shares) == ["lr", "alpha"]
+    assert math.isclose(sum(shares.values()), 1.0)
+    assert shares["lr"] > shares["alpha"]
+    assert not importances(replace(SEARCH, choice={"lr": 3e-4}))  # one range is all there is
+    assert not importances(replace(SEARCH, trials=TRIALS[:2]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({}, "It reached r_mean 42.00, +2.00 against the start's 40.00."),
+        ({"chosen": {"start": True}}, "The start wins with r_mean 42.00: no trial was better."),
+        ({"start": None, "gain": None}, "the one at the start came to no result."),
+        ({}, "3 complete, 1 stopped early."),
+        ({"trials": {"complete": 1, "pruned": 0, "fail": 2}}, "1 complete, 2 failed."),
+        ({}, "The best 3 lie within 12.00 of each other."),
+    ],
+)
+def test_the_evidence_in_words(changed: dict[str, Any], sentence: str) -> None:
+    assert sentence in " ".join(sentences(replace(SEARCH, evidence=EVIDENCE | changed)))
+    assert not list(sentences(replace(SEARCH, evidence={})))
+
+
+def test_the_page_shows_what_failed_and_what_cannot_be_repeated() -> None:
+    shared = replace(SEARCH, evidence=EVIDENCE | {"not_repeatable_because": "many took part"})
+    page = render(Report(1, searches=(shared,)))
+    assert '<span class="badge bad">failed</span><small class="error">the loss is no number' in page
+    assert "cannot be repeated byte for byte: many took part." in page
+    assert page == render(Report(1, searches=(shared,)))
+    assert "byte for byte" not in render(Report(1, searches=(SEARCH,)))
+
+
+def test_a_search_of_one_trial_or_of_failures_alone_is_shown() -> None:
+    one = replace(SEARCH, trials=({**TRIALS[0], "chosen": True},))
+    assert len(list(draw_trials(one))) == 4
+    assert not list(draw_trials(replace(SEARCH, trials=TRIALS[4:])))
+    render(Report(1, searches=(one,)))
+
+
+def test_the_first_of_the_best_trials_is_the_chosen_one(tmp_path: Path) -> None:
+    layout = Layout(Paths(root=str(tmp_path), models=""))
+    write_json(layout.search("a") / "choice.json", {"lr": 3e-4})
+    rows = [trial(n, value) for n, value in enumerate((None, 4.0, 4.0))]
+    write_json(layout.search("a") / "trials.json", {"trials": rows})
+    found = search.read(layout, "a", {"lr": {"low": 1e-5, "log": True}, "epochs": 3})
+    assert [row["chosen"] for row in found.trials] == [False, True, False]
+    assert found.scales == {"lr": True}

@@ -1,0 +1,66 @@
+"""What is tried next, what is ended early, and what is wrong in the section ``search``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from albef.config import ParamsError
+from tests.search.toy_search import (
+    GP,
+    HYPERBAND,
+    MEDIAN,
+    NONE,
+    TPE,
+    TWO,
+    opened,
+    search,
+    settings,
+)
+
+
+@pytest.mark.parametrize("sampler", [TPE, TPE | {"multivariate": True}, GP, {"kind": "random"}])
+def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself(
+    tmp_path: Path, sampler: dict[str, Any]
+) -> None:
+    chosen = settings(sampler=sampler, trials=7)
+    tried = [[t.params for t in search(opened(tmp_path / n, chosen, TWO))] for n in "ab"]
+    assert tried[0] == tried[1]
+    assert tried[0][0] == {"lr": 1e-4, "alpha": 0.4}
+    assert len({tuple(params.values()) for params in tried[0]}) == 7
+    assert all(1e-5 <= params["lr"] <= 1e-3 and 0 <= params["alpha"] <= 1 for params in tried[0])
+
+
+def test_another_seed_tries_other_values(tmp_path: Path) -> None:
+    seeds = (1, 2, 10**9)
+    tried = [search(opened(tmp_path / f"{s}", seed=s), trials=2) for s in seeds]
+    assert len({trials[0].params["lr"] for trials in tried}) == 1
+    assert len({trials[1].params["lr"] for trials in tried}) == 3
+
+
+@pytest.mark.parametrize("pruner", [MEDIAN, HYPERBAND, NONE, MEDIAN | {"warmup_epochs": 2}])
+def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path, pruner: dict[str, Any]) -> None:
+    trials = search(opened(tmp_path, settings(trials=12, pruner=pruner)))
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert len(pruned) < 12
+    assert bool(pruned) == (pruner != NONE)
+    least = 1 if pruner.get("warmup_epochs") != 2 else 2
+    assert all(least <= len(trial.intermediate_values) < 4 for trial in pruned)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"sampler": {"kind": "grid"}}, r"search\.sampler: kind 'grid' is not known; there are"),
+        ({"sampler": {"kind": "tpr"}}, "did you mean tpe"),
+        ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),
+        ({"sampler": "tpe"}, "kind is missing"),
+        ({"pruner": MEDIAN | {"warmup_epochs": -1}}, r"search\.pruner: warmup_epochs: .* got -1"),
+        ({"pruner": HYPERBAND | {"min_epochs": 5}}, "min_epochs 5 is more than the 4 epochs"),
+        ({"trials": 0}, r"search\.trials: .* got 0"),
+    ],
+)
+def test_a_wrong_value_is_a_sentence(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(ParamsError, match=says):
+        settings(**changed)

@@ -1,0 +1,64 @@
+"""The choice of a search, and what it rests on."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from albef.search.summary import best_of, evidence, rows
+
+START = {"lr": 1.0}
+
+
+def trial(number: int, lr: float, value: float | None, **attrs: Any) -> FrozenTrial:
+    state = TrialState.COMPLETE if value is not None else TrialState.PRUNED
+    if "error" in attrs:
+        state = TrialState.FAIL
+    made = create_trial(
+        state=state,
+        value=value,
+        params={"lr": lr},
+        distributions={"lr": FloatDistribution(1e-9, 1e9)},
+        user_attrs=attrs,
+    )
+    made.number = number
+    return made
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=9), st.data())
+def test_the_best_trial_wins_and_the_start_wins_a_tie(
+    values: list[float], data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(values) - 1))  # tried again, the start may come late
+    trials = [trial(n, 1.0 if n == at else 2.0 + n, value) for n, value in enumerate(values)]
+    best = best_of(trials, START)
+    assert best.value == max(values)
+    assert (best.params == START) == (values[at] == max(values))
+    summary = evidence(trials, START, "m", True)
+    assert summary["start"] == values[at]
+    assert summary["gain"] == best.value - values[at]
+    assert summary["chosen"] == {"trial": best.number, "start": best.params == START}
+    assert summary["best"] == sorted(values, reverse=True)[:5]
+    assert summary["spread"] == summary["best"][0] - summary["best"][-1] >= 0
+
+
+def test_trials_are_counted_by_how_they_ended() -> None:
+    trials = [trial(0, 1.0, None, error="boom"), trial(1, 2.0, 50.0), trial(2, 3.0, None)]
+    summary = evidence(trials, START, "r_mean", False)
+    assert summary["trials"] == {"complete": 1, "pruned": 1, "fail": 1}
+    assert summary["start"] is summary["gain"] is None
+    assert summary["repeatable"] is False
+    assert "another search of the same values finds other" in summary["not_repeatable_because"]
+    assert [row.get("error") for row in rows(trials, START)] == ["boom", None, None]
+
+
+def test_where_all_trials_fail_one_sentence_says_of_what() -> None:
+    trials = [trial(n, n + 1.0, None, error=f"boom {n}") for n in range(2)]
+    with pytest.raises(ValueError, match=r"2 of 2 failed\. The first: boom 0"):
+        best_of(trials, START)
+    with pytest.raises(ValueError, match="1 of 2 failed, and 1 were ended early"):
+        best_of([trials[0], trial(1, 2.0, None)], START)

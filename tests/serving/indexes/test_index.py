@@ -1,0 +1,150 @@
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from albef.runtime.model import Floats
+from albef.serving.indexes.index import About, Entry, Index
+from tests.serving.indexes.test_neighbours import vectors
+
+ABOUT = About("zoo", "model/float32", "retrieval", 16)
+
+
+def entries(feats: Floats, first: int = 0) -> list[Entry]:
+    return [
+        Entry(f"p{first + i}", f"{feat.tobytes().hex()}", feat, b"small", b"square")
+        for i, feat in enumerate(feats)
+    ]
+
+
+def ids(index: Index, feat: Floats, k: int = 3) -> list[str]:
+    return [hit.id for hit in index.search(feat, k)]
+
+
+def make(path: Path | None, exact: int = 1000) -> Index:
+    return Index(path, ABOUT, exact)
+
+
+def test_what_is_added_is_there_after_opening_again(tmp_path: Path) -> None:
+    feats = vectors(20)
+    index = make(tmp_path / "zoo")
+    index.add(entries(feats))
+    before = index.search(feats[3], 5)
+    index.close()
+    again = Index(tmp_path / "zoo")
+    assert again.about == ABOUT
+    assert again.search(feats[3], 5) == before
+    assert before[0].id == "p3"
+    assert (again.thumbnail("p3"), again.square(before[0].number)) == (b"small", b"square")
+    assert again.thumbnail("nobody") is again.square(999) is None
+    assert [p.name for p in tmp_path.iterdir()] == ["zoo"]
+    again.close()
+
+
+def test_equal_pictures_change_nothing_and_others_replace() -> None:
+    feats = vectors(8)
+    index = make(None)
+    index.add(entries(feats[:4]))
+    numbers = [hit.number for hit in index.search(feats[0], 4)]
+    index.add(entries(feats[:4]))
+    assert [hit.number for hit in index.search(feats[0], 4)] == numbers
+    index.add(entries(feats[7:], first=2))
+    assert ids(index, feats[7], 1) == ["p2"]
+    assert index.search(feats[7], 1)[0].number > max(numbers), "a number is never used again"
+    assert len(index) == 4
+    assert index.remove(["p0", "nobody"]) == 1
+    assert "p0" not in ids(index, feats[0], 4)
+    index.close()
+
+
+def test_several_see_what_one_changes(tmp_path: Path) -> None:
+    feats = vectors(10)
+    one = make(tmp_path / "zoo")
+    other = Index(tmp_path / "zoo")
+    one.add(entries(feats[:5]))
+    assert ids(other, feats[4], 1) == ["p4"]
+    other.remove(["p4"])
+    other.add(entries(feats[5:6], first=9))
+    assert "p4" not in ids(one, feats[4], 9)
+    assert ids(one, feats[5], 1) == ["p9"]
+    one.close()
+    other.close()
+
+
+def test_beyond_the_bound_it_is_sorted_into_cells_that_are_kept(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    feats = vectors(300)
+    index = make(tmp_path / "zoo.sqlite", exact=200)
+    index.add(entries(feats[:150]))
+    index.settle()
+    assert not index.approximate
+    index.add(entries(feats[150:250], first=150))
+    index.settle()
+    assert index.approximate
+    index.add(entries(feats[250:], first=250))
+    index.remove(["p7"])
+    index.close()
+    assert len(list(tmp_path.glob("*.faiss"))) == 1
+
+    again = Index(tmp_path / "zoo.sqlite", exact=200)
+    assert ids(again, feats[280], 1) == ["p280"], "added after the cells were kept"
+    assert ids(again, feats[20], 1) == ["p20"]
+    assert "p7" not in ids(again, feats[7], 300), "removed after"
+    assert again.approximate
+    again.close()
+    next(tmp_path.glob("*.faiss")).write_bytes(b"damaged")
+    last = Index(tmp_path / "zoo.sqlite", exact=200)
+    assert ids(last, feats[20], 1) == ["p20"]
+    assert not last.approximate
+    last.settle()
+    assert last.approximate
+    last.close()
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from tests.serving.indexes.test_index import entries, make
+from tests.serving.indexes.test_neighbours import vectors
+index = make(Path(sys.argv[1]))
+for start in range(0, 100000, 50):
+    index.add(entries(vectors(50, seed=start), first=start))
+    print(start + 50, flush=True)
+"""
+
+
+def test_a_kill_loses_nothing_that_was_said_to_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "zoo"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", ADDING, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        counts = [int(process.stdout.readline()) for _ in range(5)]
+        process.send_signal(signal.SIGKILL)
+        counts += [int(line) for line in process.stdout.read().split(b"\n")[:-1]]
+    index = Index(path)
+    assert len(index) in (counts[-1], counts[-1] + 50), "all of a call, or nothing"
+    assert len(index.digests()) == len(index)
+    last = vectors(50, seed=counts[-1] - 50)
+    assert ids(index, last[0], 1) == [f"p{counts[-1] - 50}"]
+    index.close()
+
+
+def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database" * 100)
+    with pytest.raises(ValueError, match="is no index of pictures"):
+        Index(tmp_path / "text")
+    make(tmp_path / "old").close()
+    file = sqlite3.connect(tmp_path / "old")
+    file.execute("UPDATE about SET format = 99")
+    file.commit()
+    file.close()
+    with pytest.raises(ValueError, match="its format is 99, not 1; delete it"):
+        Index(tmp_path / "old")
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValueError, match="is no index of pictures"):
+        Index(tmp_path / "empty")

@@ -1,0 +1,270 @@
+"""Each middleware alone, before a little application and a client that is made of messages."""
+
+import asyncio
+import json
+import logging
+from typing import Any, NamedTuple
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from albef.serving.errors import Problem
+from albef.serving.limits import Limits
+from albef.serving.metrics import Metrics
+from albef.serving.middleware import (
+    Answers,
+    Bodies,
+    ClientGoneError,
+    Hosts,
+    Refusals,
+    RequestLog,
+    ResponseHeaders,
+    Slots,
+    State,
+    Tokens,
+)
+from albef.serving.serve import JsonLines
+
+TOKEN, OTHER = "first-token-of-many", "second-token-of-many"
+JSON = {"content-type": "application/json; charset=utf-8"}
+SMALL = Limits(body=200, json=20, held=300, body_seconds=0.01)
+
+
+async def count(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the number of bytes that it was sent."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size += len(message["body"])
+        more = message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": f"{size}".encode()})
+
+
+async def never(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def ask(
+    app: ASGIApp,
+    *body: bytes,
+    path: str = "/v1/model",
+    headers: dict[str, str] | None = None,
+    whole: bool = True,
+    leaves: bool = False,
+) -> Answer:
+    """One request in parts, to which more would come unless it is ``whole``."""
+    parts = body or (b"",)
+    to_come: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": not whole or i < len(parts)}
+        for i, part in enumerate(parts, start=1)
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not to_come and not leaves:
+            await asyncio.Event().wait()
+        return to_come.pop(0) if to_come else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    if any(body):
+        raw.append((b"transfer-encoding", b"chunked"))
+    scope = {"type": "http", "method": "POST", "path": path, "headers": raw, "client": ("me", 1)}
+    await app(scope, receive, send)
+    names = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Answer(sent[0]["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))
+
+
+def refused(app: ASGIApp, *body: bytes, **how: Any) -> int:
+    """The status with which a middleware refuses."""
+    with pytest.raises(Problem) as problem:
+        asyncio.run(ask(app, *body, **how))
+    return problem.value.status
+
+
+def test_bodies_are_read_whole_and_handed_on_in_parts() -> None:
+    metrics = Metrics()
+    bodies = Bodies(count, SMALL, metrics)
+    assert asyncio.run(ask(bodies, b"x" * 100, b"x" * 100)).body == b"200"
+    assert metrics.registry.get_sample_value("albef_held_bytes") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ([b"x" * 100, b"x" * 101], {}),
+        ([b""], {"content-length": "201"}),
+        ([b""], {"content-length": "9" * 100}),
+        ([b"x" * 21], JSON),
+        ([b""], JSON | {"content-length": "21"}),
+    ],
+)
+def test_large_bodies_are_refused_whether_they_say_so_or_not(
+    body: list[bytes], headers: dict[str, str]
+) -> None:
+    metrics = Metrics()
+    assert refused(Bodies(never, SMALL, metrics), *body, headers=headers) == 413
+    assert metrics.registry.get_sample_value("albef_held_bytes") == 0
+
+
+def test_a_slow_body_is_not_waited_for() -> None:
+    assert refused(Bodies(never, SMALL, Metrics()), b"x", whole=False) == 408
+
+
+def test_bodies_held_at_once_are_bounded() -> None:
+    bodies = Bodies(never, SMALL, Metrics())
+
+    async def one_after_the_other() -> None:
+        first = asyncio.create_task(ask(bodies, b"x" * 200))
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="holds many bodies") as problem:
+            await ask(bodies, b"x" * 101)
+        assert problem.value.status == 503
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        bodies.app = count
+        assert (await ask(bodies, b"x" * 101)).body == b"101"
+
+    asyncio.run(one_after_the_other())
+
+
+def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
+    given_up = 0
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal given_up
+        try:
+            await never(scope, receive, send)
+        except asyncio.CancelledError:
+            given_up += 1
+            raise
+
+    assert refused(Answers(work, 0.01)) == 504
+    with pytest.raises(ClientGoneError):
+        asyncio.run(ask(Answers(work, 60), b"a", b"b", leaves=True))
+    assert given_up == 2
+    with pytest.raises(ClientGoneError):  # before its body was whole
+        asyncio.run(ask(Bodies(never, Limits(), Metrics()), whole=False, leaves=True))
+    metrics = Metrics()
+    with pytest.raises(IndexError):  # nothing was answered
+        asyncio.run(ask(RequestLog(Answers(work, 60), metrics), leaves=True))
+    label = {"route": "other", "method": "POST", "status": "499"}
+    assert metrics.registry.get_sample_value("albef_requests_total", label) == 1
+
+
+def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
+    metrics = Metrics()
+    slots = Slots(never, 1, metrics)
+
+    async def two() -> None:
+        first = asyncio.create_task(ask(slots))
+        await asyncio.sleep(0)
+        with pytest.raises(Problem) as problem:
+            await ask(slots)
+        assert problem.value.status == 503
+        assert problem.value.headers["retry-after"] == "1"
+        slots.app = count
+        assert (await ask(slots, path="/healthz")).status == 200, "a full server is alive"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert (await ask(slots)).status == 200
+
+    asyncio.run(two())
+    label = {"reason": "requests"}
+    assert metrics.registry.get_sample_value("albef_refused_total", label) == 1
+
+
+def test_a_token_is_needed_where_tokens_are_known() -> None:
+    tokens = Tokens(count, [TOKEN, OTHER])
+    for sent in ("", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe4"):
+        for path in ("/v1/model", "/metrics", "/v1/nothing"):
+            assert refused(tokens, path=path, headers={"authorization": sent}) == 401
+    for path in ("/healthz", "/", "/openapi.json"):
+        assert asyncio.run(ask(tokens, path=path)).status == 200
+    for token in (TOKEN, OTHER):  # under any name
+        headers = {"authorization": f"bearer {token}", "host": "models"}
+        assert asyncio.run(ask(tokens, headers=headers)).status == 200
+    refusal = asyncio.run(ask(Refusals(tokens, 0)))
+    assert refusal.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("evil.example", None, 421),
+        ("", None, 421),
+        ("[", None, 421),
+        ("localhost", "http://evil.example", 403),
+        ("localhost", "null", 403),
+        ("localhost", "http://[", 403),
+    ],
+)
+def test_without_tokens_no_other_site_may_ask(host: str, origin: str | None, status: int) -> None:
+    headers = {"host": host} | ({"origin": origin} if origin else {})
+    assert refused(Hosts(count, ["models"]), headers=headers) == status
+    assert asyncio.run(ask(Hosts(count, []), path="/readyz", headers=headers)).status == 200
+
+
+def test_this_machine_and_named_hosts_may() -> None:
+    for host in ("localhost:8080", "127.0.0.1", "[::1]:80", "MODELS"):
+        headers = {"host": host, "origin": f"http://{host}"}
+        assert asyncio.run(ask(Hosts(count, ["models"]), headers=headers)).status == 200
+
+
+def test_a_refusal_reads_on_so_that_the_client_sees_it() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        raise Problem(413, "too_large", "too much")
+
+    read = Refusals(refuse, 1000)
+    answer = asyncio.run(ask(read, b"x" * 500, b"x" * 500))
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (413, "too_large")
+    assert "connection" not in answer.headers, "all was read"
+    answer = asyncio.run(ask(read, b"x" * 1000, b"x"))
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a secret")
+
+    app = RequestLog(Refusals(fail, 0), Metrics())
+    answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
+    detail = {"code": "internal", "message": "the server failed; request mine"}
+    assert (answer.status, json.loads(answer.body)) == (500, {"error": detail})
+    assert "request mine failed" in caplog.text
+
+
+def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
+    state = State()
+    headers = asyncio.run(ask(ResponseHeaders(count, state))).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    assert "connection" not in headers
+    state.leaving = True
+    assert asyncio.run(ask(ResponseHeaders(count, state))).headers["connection"] == "close"
+
+
+def test_a_line_of_the_log_has_no_payload(caplog: pytest.LogCaptureFixture) -> None:
+    app = RequestLog(count, Metrics())
+    with caplog.at_level(logging.INFO, "albef.requests"):
+        answer = asyncio.run(ask(app, b"secret", path="/secret", headers={"x-request-id": "mine"}))
+        assert answer.headers["x-request-id"] == "mine"
+        forged = asyncio.run(ask(app, headers={"x-request-id": "a\nb"})).headers["x-request-id"]
+    line, other = (json.loads(JsonLines().format(record)) for record in caplog.records)
+    assert (line["id"], line["route"], line["status"]) == ("mine", "other", 200)
+    assert (line["received"], line["sent"]) == (6, 1)
+    assert line["ms"] >= 0
+    assert "secret" not in json.dumps(line)
+    assert other["id"] == forged != "a\nb"

@@ -1,0 +1,150 @@
+"""A server on a wire: slow and broken clients, a full queue, and its end."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from albef.serving.limits import Limits
+from tests.serving.running import PATIENCE, Running, error, running, wait_until
+
+HEAD = b"POST /v1/embed/texts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+TEXTS = {"texts": [f"dog {i}" for i in range(32)]}
+
+
+@contextlib.contextmanager
+def wire(server: Running) -> Iterator[socket.socket]:
+    """A bare connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        yield connection
+
+
+def read_all(connection: socket.socket) -> str:
+    """All that the server sends until it closes."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            received += part
+    return received.decode()
+
+
+class Busy:
+    """The thread of a server that computes, held up until it is let go."""
+
+    def __init__(self, server: Running) -> None:
+        self._server, self._held, self._go = server, threading.Event(), threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self.let_go = self._go.set
+        server.engine._computing.submit(self._hold)
+        assert self._held.wait(PATIENCE)
+
+    def _hold(self) -> None:
+        self._held.set()
+        self._go.wait(PATIENCE)
+
+    def post(self) -> Future[httpx.Response]:
+        """A request that waits: a batch of it is taken, the others are in the queue."""
+        answer = self._pool.submit(self._server.client.post, "/v1/embed/texts", json=TEXTS)
+        wait_until(lambda: self.waiting == len(TEXTS["texts"]) - Limits().batch)
+        return answer
+
+    @property
+    def waiting(self) -> float:
+        """Texts in the queue."""
+        return self._server.metric("albef_waiting_items", run="retrieval", step="texts")
+
+
+@pytest.fixture
+def server(tiny_export: Path) -> Iterator[Running]:
+    with running([tiny_export], Limits(queue=32)) as server:
+        yield server
+
+
+def test_slow_and_broken_headers_are_not_waited_for(tiny_export: Path) -> None:
+    with running([tiny_export], Limits(header_seconds=0.3)) as server:
+        for begin in (b"", HEAD[:20]):
+            with wire(server) as connection:
+                connection.sendall(begin)
+                assert read_all(connection) == ""
+        with wire(server) as connection:  # nor in the second request of a connection
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            while b"alive" not in received:
+                received += connection.recv(65536)
+            connection.sendall(HEAD[:20])
+            assert read_all(connection) == ""
+        with wire(server) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(HEAD + b"X: " + b"x" * 200_000)
+            assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
+        with wire(server) as connection:
+            connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+            assert read_all(connection).startswith("HTTP/1.1 400")
+
+
+def test_a_client_that_is_refused_while_it_sends_sees_why(tiny_export: Path) -> None:
+    with running([tiny_export], Limits(body=20_000)) as server:
+        parts = (b"x" * 1000 for _ in range(25))
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        answer = server.client.post("/v1/embed/images", content=parts, headers=headers)
+        assert error(answer) == (413, "too_large")
+        assert server.metric("albef_held_bytes") == 0
+
+
+def test_a_busy_server_answers_and_refuses_what_its_queue_does_not_hold(server: Running) -> None:
+    busy = Busy(server)
+    first = busy.post()
+    refused = httpx.post(f"{server.client.base_url}/v1/embed/texts", json=TEXTS)
+    assert error(refused) == (429, "busy")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert httpx.get(f"{server.client.base_url}/v1/model").is_success
+    busy.let_go()
+    assert len(first.result(PATIENCE).json()["embeddings"]) == 32
+
+
+def test_the_work_of_a_client_that_leaves_is_dropped(server: Running) -> None:
+    busy = Busy(server)
+    with wire(server) as connection:
+        body = b'{"texts": ["a dog"]}'
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: server.metric("albef_open_requests") == 1)
+    gone = {"route": "/v1/embed/texts", "method": "POST", "status": "499"}
+    wait_until(lambda: server.metric("albef_requests_total", **gone) == 1)
+    assert busy.waiting == 0
+    busy.let_go()
+
+
+def test_a_stop_finishes_what_was_accepted(server: Running) -> None:
+    busy = Busy(server)
+    answer = busy.post()
+    server.server.handle_exit(15, None)
+    busy.let_go()
+    assert answer.result(PATIENCE).headers["connection"] == "close"
+    assert answer.result().is_success
+    server.thread.join(PATIENCE)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.client.base_url}/healthz")
+
+
+def test_readiness_goes_before_the_server_does(server: Running) -> None:
+    server.server.drain = PATIENCE
+    server.server.handle_exit(15, None)
+    assert error(server.client.get("/readyz")) == (503, "unavailable")
+    assert server.client.get("/v1/model").is_success, "what still comes is answered"
+    assert server.thread.is_alive()
+    server.server.drain = 0  # its time is over
+    server.thread.join(PATIENCE)
+    assert not server.thread.is_alive()
+
+
+def test_a_second_signal_does_not_wait(server: Running) -> None:
+    server.server.drain = PATIENCE
+    server.server.handle_exit(15, None)
+    server.server.handle_exit(15, None)
+    server.thread.join(PATIENCE)
+    assert not server.thread.is_alive()

@@ -1,0 +1,73 @@
+"""Files that are written whole or not at all, and locks that die with their holder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from albef.io import Locked, atomic, holder_of, lock, write_atomic
+
+HOLD = """
+import sys
+from pathlib import Path
+from albef.io import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a.json"
+    write_atomic(path, "ü")
+    assert path.read_bytes() == "ü".encode()
+    with pytest.raises(UnicodeEncodeError), atomic(path) as part:
+        part.write_text("half \ud800", encoding="utf-8")
+    assert path.read_text() == "ü"
+    with atomic(tmp_path / "made") as part:
+        part.mkdir()
+        (part / "x").touch()
+    with pytest.raises(FileExistsError), atomic(tmp_path / "not") as part:
+        [part.mkdir() for _ in range(2)]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "below", "made", "x"]
+
+
+def test_a_lock_is_held_once_and_names_its_holder_until_that_one_dies(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "lock"
+    assert holder_of(path) is None
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert holder_of(path) == str(other.pid)
+        with pytest.raises(Locked) as caught, lock(path):
+            pass
+        assert caught.value.holder == str(other.pid)
+        waited: list[str] = []
+
+        def wait(holder: str) -> None:
+            waited.append(holder)
+            other.kill()
+
+        with lock(path, wait):
+            assert waited == [str(other.pid)]
+            with pytest.raises(Locked), lock(path):
+                pass
+    assert holder_of(path) is None
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = lock(path)
+    file = first.__enter__()
+
+    def done(_: str) -> None:
+        path.unlink()
+        first.__exit__(None, None, None)
+
+    with lock(path, done) as second:
+        assert file.closed
+        assert path.samefile(second.name)
+        with pytest.raises(Locked), lock(path):
+            pass
