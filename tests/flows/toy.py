@@ -151,7 +151,6 @@ class Toy:
         """A new project with one commit."""
         (path / "code").mkdir(parents=True)
         (path / "do").mkdir()
-        (path / "presets").mkdir()
         for name in ("ingest", "train", "tune"):
             (path / "code" / f"{name}.py").write_text(f"# {name}\n")
         (path / "toy_stage.py").write_text(STAGE)
@@ -165,9 +164,7 @@ class Toy:
             r"|^    (?!retrieval:)\w+: \{dataset: .*\n"
         )
         (path / "params.yaml").write_text(re.sub(other_runs, "", values))
-        for preset in (ROOT / "presets").glob("*.yaml"):
-            (path / "presets" / preset.name).write_text(preset.read_text())
-        for folder in ("behaviour", "profiles"):  # which values name
+        for folder in ("behaviour", "presets", "profiles"):  # which values name
             shutil.copytree(ROOT / folder, path / folder)
         (path / ".gitignore").write_text(
             (ROOT / ".gitignore").read_text() + "\n/do/\n/flows\n*.log\n"
