@@ -12,17 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ParamSpec, cast
 
-import typer
+from typer import Argument, Option, Typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 import albef
 from albef.serving.serve import serve
 
 P = ParamSpec("P")
+Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
 PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "data")
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 INTERRUPTED = 130
-app = typer.Typer(
+app = Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -37,7 +39,7 @@ def _albef() -> None:
 
 
 def command(
-    commands: typer.Typer,
+    commands: Typer,
     name: str,
     *,
     code: int = 2,
@@ -84,13 +86,13 @@ def command(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    group = cast(TyperGroup, typer.main.get_command(app))
+    group = cast(TyperGroup, get_command(app))
     name = next((word for word in given if not word.startswith("-")), "")
     if name not in group.commands:  # of the project, or none
         if root := _root():
             _take_code_of(root, given)
             flows = importlib.import_module("flows.cli")
-            pipeline = cast(TyperGroup, typer.main.get_command(flows.app))
+            pipeline = cast(TyperGroup, get_command(flows.app))
             group.commands = {**pipeline.commands, **group.commands}
             group.epilog = None
         elif name in PIPELINE:
@@ -135,10 +137,10 @@ def from_root(path: str) -> Path:
 
 @command(app, "find", code=1, at_root=True)
 def find(
-    text: Annotated[str, typer.Argument(help="What to look for, as 'a dog left of an apple'.")],
-    run: Annotated[str, typer.Option(help="The run whose export looks.")] = "retrieval",
-    k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 5,
-    show: Annotated[bool, typer.Option("--open", help="Open them in the picture viewer.")] = False,
+    text: Annotated[str, Argument(help="What to look for, as 'a dog left of an apple'.")],
+    run: Annotated[str, Option(help="The run whose export looks.")] = "retrieval",
+    k: Annotated[int, Option("-k", help="How many pictures.")] = 5,
+    show: Annotated[bool, Option("--open", help="Open them in the picture viewer.")] = False,
 ) -> None:
     """Find the pictures of a test split that fit a text best."""
     from albef.commands.find import main
@@ -151,10 +153,10 @@ def find(
 
 @command(app, "ask", code=1, at_root=True)
 def ask(
-    image: Annotated[Path, typer.Argument(parser=from_root, help="A PNG, JPEG or WebP file.")],
-    question: Annotated[str, typer.Argument(help="As 'how many keys are there?'.")],
-    run: Annotated[str, typer.Option(help="The run whose checkpoint answers.")] = "vqa",
-    k: Annotated[int, typer.Option("-k", help="How many answers.")] = 5,
+    image: Annotated[Path, Argument(parser=from_root, help="A PNG, JPEG or WebP file.")],
+    question: Annotated[str, Argument(help="As 'how many keys are there?'.")],
+    run: Annotated[str, Option(help="The run whose checkpoint answers.")] = "vqa",
+    k: Annotated[int, Option("-k", help="How many answers.")] = 5,
 ) -> None:
     """Answer a question about a picture."""
     from albef.commands.ask import main
@@ -165,13 +167,11 @@ def ask(
 
 @command(app, "explain", code=1)
 def explain(
-    image: Annotated[Path, typer.Argument(help="The picture.")],
-    text: Annotated[str, typer.Argument(help="What to look for, as 'the key left of the apple'.")],
-    model: Annotated[
-        str, typer.Option(help="Folder of a checkpoint, or its name under paths.models.")
-    ] = "retrieval",
-    layer: Annotated[int | None, typer.Option(help="Fusion layer looked into, from 0.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The figure, a PNG file.")] = None,
+    image: Annotated[Path, Argument(help="The picture.")],
+    text: Annotated[str, Argument(help="What to look for, as 'the key left of the apple'.")],
+    model: Model = "retrieval",
+    layer: Annotated[int | None, Option(help="Fusion layer looked into, from 0.")] = None,
+    out: Annotated[Path | None, Option(help="The figure, a PNG file.")] = None,
 ) -> None:
     """Show where in a picture a model finds a text."""
     from albef.commands.explain import main
@@ -182,14 +182,12 @@ def explain(
 @command(app, "embed", code=1)
 def embed(
     folder: Annotated[
-        Path, typer.Argument(help="Pictures, captions in .txt files beside them; or a data set.")
+        Path, Argument(help="Pictures, captions in .txt files beside them; or a data set.")
     ],
-    split: Annotated[str, typer.Option(help="The split of a data set.")] = "test",
-    model: Annotated[
-        str, typer.Option(help="Folder of a checkpoint, or its name under paths.models.")
-    ] = "retrieval",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    out: Annotated[Path, typer.Option(help="The Parquet file.")] = Path("features.parquet"),
+    split: Annotated[str, Option(help="The split of a data set.")] = "test",
+    model: Model = "retrieval",
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
 ) -> None:
     """Write the features of a folder's pictures and captions."""
     from albef.commands.embed import main
@@ -199,14 +197,14 @@ def embed(
 
 @command(app, "submit", code=1, at_root=True)
 def submit(
-    run: Annotated[str, typer.Option(help="The evaluated run.")] = "vqa",
-    split: Annotated[str, typer.Option(help="Whose questions are answered.")] = "test",
-    out: Annotated[
-        Path, typer.Option(parser=from_root, metavar="FILE", help="The file to write.")
-    ] = Path("submission.json"),
+    run: Annotated[str, Option(help="The evaluated run.")] = "vqa",
+    split: Annotated[str, Option(help="Whose questions are answered.")] = "test",
+    out: Annotated[Path, Option(parser=from_root, help="The file to write.")] = Path(
+        "submission.json"
+    ),
     check: Annotated[
         Path | None,
-        typer.Option(parser=from_root, metavar="FILE", help="Check this file, and write none."),
+        Option(parser=from_root, help="Check this file, and write none."),
     ] = None,
 ) -> None:
     """Write or check the answers of a VQA run, as a challenge takes them."""
@@ -219,29 +217,23 @@ def submit(
 
 @command(app, "import")
 def import_checkpoint(
-    source: Annotated[Path, typer.Argument(help="The original's .pth file.")],
-    target: Annotated[Path, typer.Argument(help="The folder to make, as models/NAME.")],
+    source: Annotated[Path, Argument(help="The original's .pth file.")],
+    target: Annotated[Path, Argument(help="The folder to make, as models/NAME.")],
     tokenizer: Annotated[
-        str, typer.Option(help="A vocab.txt, a folder with it, or a Hugging Face name.")
+        str, Option(help="A vocab.txt, a folder with it, or a Hugging Face name.")
     ] = "bert-base-uncased",
     kind: Annotated[
-        str | None, typer.Option(help="Kind of run that made it, if its names leave that open.")
+        str | None, Option(help="Of the run that made it, if names leave that open.")
     ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Resize position embeddings to this side, in pixels.")
-    ] = None,
+    image_size: Annotated[int | None, Option(help="Resize position embeddings to it.")] = None,
     heads: Annotated[
         tuple[int, int] | None,
-        typer.Option(
-            metavar="IMAGE TEXT", help="Attention heads of both encoders; else one for each 64."
-        ),
+        Option(metavar="IMAGE TEXT", help="Of attention; else one for each 64."),
     ] = None,
-    no_dvc: Annotated[bool, typer.Option("--no-dvc", help="Leave DVC alone.")] = False,
+    no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
     back: Annotated[
         bool,
-        typer.Option(
-            "--back", help="The other way: SOURCE is a folder of ours, TARGET a .pth file."
-        ),
+        Option("--back", help="From a folder of ours to a .pth file."),
     ] = False,
 ) -> None:
     """Turn a checkpoint of the original code into one of ours, or back.
@@ -255,8 +247,8 @@ def import_checkpoint(
 
 @command(app, "lineage")
 def lineage(
-    path: Annotated[Path, typer.Argument(help="An export, or any other product.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    path: Annotated[Path, Argument(help="An export, or any other product.")],
+    as_json: Annotated[bool, Option("--json", help="Everything, as JSON.")] = False,
 ) -> int:
     """Print where a product comes from, back to the raw source.
 

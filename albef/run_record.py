@@ -46,6 +46,7 @@ class RunRecord(BaseModel):
 
     Attributes:
         made: SHA-256 of each product, by its path from the root of the project.
+        code: MD5 of each file of code that ran, or that was accepted in its place: as DVC has it.
         core_hours: time on cores of the stage and its processes.
         gpu_hours: time that GPUs were held, times their number.
     """
@@ -63,6 +64,7 @@ class RunRecord(BaseModel):
     versions: dict[str, str] = {}
     git: Git = Git()
     made: dict[str, str] = {}
+    code: dict[str, str] = {}
 
     @property
     def further(self) -> Mapping[str, Any]:
@@ -188,10 +190,10 @@ def _git() -> dict[str, Any]:
         return {}
 
 
-def code_files(
+def declared_files(
     stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
 ) -> set[Path]:
-    """The code that a stage declares, from the root of the project; empty if it is not known.
+    """Every file of the code that a stage declares, from the root of the project.
 
     Args:
         stages: of dvc.yaml, plain.
@@ -206,8 +208,15 @@ def code_files(
     for dep in stage.get("do", stage).get("deps", ()):
         if dep.startswith(_CODE):
             path = root / dep.replace("${item.kind}", kind)
-            files |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    return {path.relative_to(root) for path in files}
+            files |= {file for file in path.rglob("*") if file.is_file()} or {path}
+    return {path.relative_to(root) for path in files if path.parent.name != "__pycache__"}
+
+
+def code_files(
+    stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
+) -> set[Path]:
+    """The modules among :func:`declared_files`."""
+    return {file for file in declared_files(stages, address, params, root) if file.suffix == ".py"}
 
 
 def code_digest(files: Iterable[Path], root: Path = Path()) -> str:

@@ -1,17 +1,16 @@
-"""``albef accept FILE``: nobody retrains a week for a comment.
+"""``albef accept FILE`` and ``albef data accept NAME``: what is, becomes what is held against.
 
-An edit of code that is known to change no product is taken as it is: dvc.lock gets the file's new
-hash for every stage that depends on it, if code is all that differs there, and nothing else.
-``dvc commit`` would also swallow a changed value, without a word.
+Nobody retrains a week for a comment: an edit of code that is known to change no product is taken
+as it is. dvc.lock gets the new hash for every stage that depends on it, if code is all that
+differs there, and nothing else. ``dvc commit`` would also swallow a changed value, without a word.
 """
 
 import contextlib
 import io
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,16 @@ from typing import Any
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.stage.serialize import to_single_stage_lockfile
 
-from albef.config import ParamsError, nearest
+from albef import run_record
+from albef.config import ParamsError, did_you_mean, read_yaml
+from albef.data.shards import describe
+from albef.io import write_atomic
 from albef.layout import PARAMS
-from flows import graph, values
-from flows import run_lock as lease
+from albef.validation.drift import accepted_suite
+from flows import git, graph, run_lock, values
+
+PROFILES = Path("profiles")
 
 
 @dataclass(frozen=True)
@@ -33,128 +36,177 @@ class Verdict:
 
     Attributes:
         stage: its name.
-        refused: what else differs there; empty if the edit was taken.
-        edits: old and new hash of each file taken; the old one is None for a new dependency.
+        refused: what else differs there; empty if the edits were taken.
+        edits: what was taken.
     """
 
     stage: str
     refused: tuple[str, ...]
-    edits: Mapping[str, tuple[str | None, str]]
+    edits: tuple[graph.Edit, ...]
 
 
-def main(files: Sequence[Path]) -> int:
+def accept_files(files: Sequence[Path]) -> int:
     """Take edits, and say so; exit code 1 if a stage refused."""
-    with lease.hold():
+    with run_lock.acquire():
         verdicts = accept([file.as_posix() for file in files])
     for verdict in verdicts:
         if verdict.refused:
             print(f"{verdict.stage}: refused, since it also differs in:", file=sys.stderr)
-            for reason in verdict.refused:
-                print(f"  {reason}", file=sys.stderr)
+            print("\n".join(f"  {reason}" for reason in verdict.refused), file=sys.stderr)
         else:
-            print(f"{verdict.stage}: accepted {', '.join(verdict.edits)}")
+            print(f"{verdict.stage}: accepted {', '.join(edit.path for edit in verdict.edits)}")
     return int(any(verdict.refused for verdict in verdicts))
 
 
-def accept(files: list[str]) -> list[Verdict]:
-    """Take the edits of ``files`` for every stage that depends on one of them.
+def accept(paths: Sequence[str]) -> list[Verdict]:
+    """Take the edits of files, or of all files in folders, for every stage that depends on them.
 
     Raises:
-        ParamsError: a file is no code of any stage, or none of them was edited.
+        ParamsError: a path is no code of any stage, or none of them was edited.
     """
     try:
         with Repo(".") as repo, repo.lock:
-            verdicts = _accept(repo, files)
+            stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
+            producers, lock = graph.producers_of(stages), graph.locked()
+            check_code(paths, stages, producers)
+            judged = (_judge(repo, stage, lock, producers, paths) for stage in stages)
+            verdicts = [verdict for verdict in judged if verdict is not None]
     except DvcException as error:
         raise ParamsError(str(error)) from None
-    taken = [verdict for verdict in verdicts if not verdict.refused]
-    if taken:
-        _record(taken)
-    return verdicts
-
-
-def _accept(repo: Any, files: list[str]) -> list[Verdict]:
-    stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
-    _refuse_strangers(stages, files)
-    lock = graph.locked()
-    producers = graph.producers_of(stages)
-    verdicts = []
-    for stage in stages:
-        code = [dep for dep in stage.deps if str(dep) in files and dep.status()]
-        if stage.name not in lock or not code:
-            continue
-        said = {f"{dep} {word}" for dep in code for word in ("changed", "is a new dependency")}
-        reasons = graph.why(stage, lock[stage.name], producers)
-        others = tuple(reason for reason in reasons if reason not in said)
-        edits: dict[str, tuple[str | None, str]] = {}
-        if not others:
-            for dep in code:
-                old = dep.hash_info.value if dep.hash_info else None
-                dep.save()
-                edits[str(dep)] = (old, dep.hash_info.value)
-            _write(stage, lock[stage.name], set(edits))
-            repo.stage_cache.save(stage)  # so that it also holds after a change and back
-        verdicts.append(Verdict(stage.name, others, edits))
     if not verdicts:
-        raise ParamsError(f"{', '.join(files)}: not edited since the stages that use it ran")
+        raise ParamsError(f"{', '.join(paths)}: not edited since the stages that use it ran")
     return verdicts
 
 
-def _refuse_strangers(stages: list[Any], files: list[str]) -> None:
-    """Refuse what is not code of a stage."""
-    products = graph.producers_of(stages)
-    inputs = {
-        str(dep) for stage in stages for dep in stage.deps if not isinstance(dep, ParamsDependency)
+def check_code(paths: Iterable[str], stages: Iterable[Any], producers: Mapping[str, str]) -> None:
+    """Refuse what is not code of a stage.
+
+    Raises:
+        ParamsError: which path, and what it is.
+    """
+    code: dict[str, None] = {}
+    for dep in (dep for stage in stages for dep in stage.deps if str(dep) not in producers):
+        if not isinstance(dep, ParamsDependency):
+            below = list(Path(str(dep)).rglob("*.py"))
+            if below or Path(str(dep)).suffix == ".py":
+                code |= dict.fromkeys([str(dep), *(path.as_posix() for path in below)])
+    for path in paths:
+        if path in producers:
+            raise ParamsError(f"{path} is a product of {producers[path]}, not code")
+        if path == str(PARAMS):
+            raise ParamsError(f"{path} holds values, and those change products; only code can be")
+        if not any(_holds(known, path) for known in code):
+            hint = did_you_mean(path, code)
+            raise ParamsError(f"{path} is no code that a stage depends on{hint}")
+        if not Path(path).exists():
+            raise ParamsError(f"{path} does not exist")
+
+
+def _holds(folder: str, path: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def _judge(
+    repo: Any,
+    stage: Any,
+    lock: Mapping[str, Any],
+    producers: Mapping[str, str],
+    paths: Sequence[str],
+) -> Verdict | None:
+    """Take the edits for a stage if nothing else differs; None where it has none of them."""
+    if stage.name not in lock:
+        return None
+    edited = {
+        dep: graph.edits_of(stage, dep)
+        for dep in stage.deps
+        if not isinstance(dep, ParamsDependency) and str(dep) not in producers
     }
-    code = {name for name in inputs if name not in products and Path(name).suffix == ".py"}
-    for name in files:
-        if name in code:
-            if not Path(name).exists():
-                raise ParamsError(f"{name} does not exist")
-            continue
-        if name in products:
-            raise ParamsError(f"{name} is a product of {products[name]}, not code")
-        if name == str(PARAMS):
-            raise ParamsError(f"{name} holds values, and those change products; only code can be")
-        near = nearest(name, sorted(code))
-        raise ParamsError(
-            f"{name} is no code that a stage depends on"
-            + (f"; did you mean {near}?" if near else "")
-        )
-
-
-def _write(stage: Any, before: Mapping[str, Any], edited: set[str]) -> None:
-    """Write a stage's entry in dvc.lock, once it differs in the hash of ``edited`` alone."""
-    after = to_single_stage_lockfile(stage)
-
-    def rest(entry: Mapping[str, Any]) -> Any:
-        plain = json.loads(json.dumps(entry))
-        plain["deps"] = sorted(
-            (dep for dep in plain.get("deps", []) if dep["path"] not in edited),
-            key=lambda dep: str(dep["path"]),
-        )
-        return plain
-
-    if rest(before) != rest(after):
-        raise ParamsError(f"{stage.name}: its entry in dvc.lock is not of this dvc.yaml; run it")
+    pairs = [(edit, path) for edits in edited.values() for edit in edits for path in paths]
+    if not any(_holds(path, edit.path) or _holds(edit.path, path) for edit, path in pairs):
+        return None
+    taken = tuple(dict.fromkeys(edit for edit, path in pairs if _holds(path, edit.path)))
+    known = set(map(str, taken))
+    reasons = graph.why(stage, lock[stage.name], producers)
+    if refused := tuple(reason for reason in reasons if reason not in known):
+        return Verdict(stage.name, refused, ())
+    for dep, edits in edited.items():
+        if edits:
+            dep.save()
     with contextlib.redirect_stdout(io.StringIO()):  # DVC announces each write
         stage.dump(update_pipeline=False)
+    repo.stage_cache.save(stage)  # so that it also holds after a change and back
+    _note(stage.name, taken)
+    return Verdict(stage.name, (), taken)
 
 
-def _record(taken: list[Verdict]) -> None:
-    """Append what was taken to the run records, a line for each file."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    path = values.layout().root / "runs" / "accepted.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    edits = {(name, edit) for verdict in taken for name, edit in verdict.edits.items()}
-    with path.open("a") as file:
-        for name, (old, new) in sorted(edits, key=str):
-            entry = {
-                "file": name,
-                "old": old,
-                "new": new,
-                "stages": [v.stage for v in taken if v.edits.get(name) == (old, new)],
-                "git": git.stdout.strip() or None,
-                "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-            file.write(json.dumps(entry) + "\n")
+def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
+    """Let the stage's run record have the code that was accepted, and append what was to a list."""
+    layout = values.layout()
+    path = layout.record(stage)
+    if path.is_file():
+        record = json.loads(path.read_text())
+        code = {**record.get("code", {}), **{edit.path: edit.after for edit in edits}}
+        record["code"] = {name: md5 for name, md5 in code.items() if md5 is not None}
+        write_atomic(path, json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        run_record.keep(path)
+    entry = {
+        "stage": stage,
+        "edits": {edit.path: [edit.before, edit.after] for edit in edits},
+        "git": git.ask("rev-parse", "HEAD"),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    with (layout.root / "runs" / "accepted.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def accept_data(name: str, file: Path | None = None) -> str:
+    """Write the profile of a data set as a suite, and its path into params.yaml; what was done.
+
+    Args:
+        name: of the data set.
+        file: where to write it, from the root of the project; None chooses.
+
+    Raises:
+        ParamsError: no such data set, or its profile is missing or of other data.
+        ShardError: the data set is missing.
+    """
+    params = read_yaml(PARAMS)
+    datasets = params.get("datasets") or {}
+    if name not in datasets:
+        raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, datasets)}")
+    named = ((params.get("validate") or {}).get("accepted") or {}).get(name)
+    profile = _read_profile(name)
+    if file is None:
+        file = Path(named or PROFILES / f"{name}.json")
+        if named is None and file.exists():
+            raise ParamsError(
+                f"{file} is there already, and {PARAMS} does not name it: it may be of another "
+                f"data set {name}; say --file {file} to overwrite it, or name another file"
+            )
+    if not file.resolve().is_relative_to(PROFILES.resolve()):
+        raise ParamsError(
+            f"{file} is not in {PROFILES}, which validation depends on: name one there"
+        )
+    text = accepted_suite(profile)
+    write_atomic(file, text)
+    if file.as_posix() != named:
+        values.override(PARAMS, [f"validate.accepted.{name}={file.as_posix()}"])
+    return (
+        f"{file} holds {len(json.loads(text)['expectations'])} expectations of {name}; commit it "
+        f"with {PARAMS}. validate@{name} holds every later version against it."
+    )
+
+
+def _read_profile(name: str) -> dict[str, Any]:
+    """The profile of a data set, of the data that are there now."""
+    layout = values.layout()
+    path = layout.validation(name) / "profile.json"
+    remedy = f"run `albef run --only validate@{name}`, whatever it says, and accept it then"
+    digest = describe(layout.data(name))["digest"]
+    try:
+        profile: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: {remedy}") from None
+    if profile["digest"] != digest:
+        raise ParamsError(f"{path} is the profile of an earlier version of {name}: {remedy}")
+    return profile

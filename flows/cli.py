@@ -2,27 +2,17 @@
 
 import os
 import signal
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option, Typer
 
 from albef.cli import command, from_root, project_root
 
-app = typer.Typer(rich_markup_mode=None)
-data = typer.Typer(
-    rich_markup_mode=None, help="Look into data, and say what later versions are held to."
-)
+app = Typer(rich_markup_mode=None)
+data = Typer(rich_markup_mode=None, help="Look into data, and say what later versions are held to.")
 app.add_typer(data, name="data")
-
-
-class Bump(StrEnum):
-    """Parts of a version."""
-
-    patch = "patch"
-    minor = "minor"
-    major = "major"
+Names = list[str] | None
 
 
 def _stop_on_signals() -> None:
@@ -33,47 +23,26 @@ def _stop_on_signals() -> None:
 
 @command(app, "run", at_root=True, interrupted="interrupted; `albef run` goes on from here")
 def run(
-    preset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Take presets/NAME.yaml as params.yaml."),
-    ] = None,
+    preset: Annotated[str | None, Option(help="Take presets/PRESET.yaml first.")] = None,
     overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a value of params.yaml, as tasks.retrieval.lr=3e-5; may be repeated.",
-        ),
+        Names, Option("--set", metavar="KEY=VALUE", help="Change a value of params.yaml.")
     ] = None,
     only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE",
-            help="Run this stage alone (NAME, or NAME@KEY for one data set or run); may be "
-            "repeated.",
-        ),
+        Names, Option(metavar="STAGE", help="Run this alone: NAME, or NAME@KEY.")
     ] = None,
     force: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE", help="Run this stage although nothing changed; may be repeated."
-        ),
+        Names, Option(metavar="STAGE", help="Run this although nothing changed.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="EXPERIMENT", help="Record the run under this name.")
-    ] = None,
+    name: Annotated[str | None, Option(help="Record the run as this experiment.")] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Run the values under N seeds from `seed` on and record each, as NAME-seed1.",
-        ),
+        int | None, Option(help="Run under so many seeds, each recorded, as NAME-seed1.")
     ] = None,
-    dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
+    dry: Annotated[bool, Option("--dry", help="Only say what would run, and why.")] = False,
 ) -> int:
     """Bring the pipeline up to date.
 
-    The exit code is 1 for a failed stage, 2 for wrong values, 130 when interrupted.
+    --set, --only and --force may be repeated. The exit code is 1 for a failed stage, 2 for wrong
+    values, 130 when interrupted.
     """
     from flows.results import show_progress
     from flows.run import run, run_seeds
@@ -98,12 +67,8 @@ def status() -> None:
 
 @command(app, "params", at_root=True)
 def params(
-    section: Annotated[
-        str, typer.Argument(help="A key, as tasks.retrieval; all of them if not given.")
-    ] = "",
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Those of presets/NAME.yaml.")
-    ] = None,
+    section: Annotated[str, Argument(help="A key, as tasks.retrieval; if not given, all.")] = "",
+    preset: Annotated[str | None, Option(help="Those of presets/PRESET.yaml.")] = None,
 ) -> None:
     """Print every value as it stands, with its sentence.
 
@@ -119,32 +84,21 @@ def params(
 def compare(
     revisions: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="REVISION",
             help="An experiment, branch, tag or commit, or `workspace`; the first is the baseline.",
         ),
     ],
     curve: Annotated[
-        Path | None,
-        typer.Option(
-            parser=from_root, metavar="FILE", help="Reference curves to lay over the others."
-        ),
+        Path | None, Option(parser=from_root, help="Reference curves to lay over the others.")
     ] = None,
     save_curve: Annotated[
-        Path | None,
-        typer.Option(
-            parser=from_root, metavar="FILE", help="Write the baseline's curves as such a file."
-        ),
+        Path | None, Option(parser=from_root, help="Write the baseline's curves as such a file.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=from_root, metavar="FILE", help="The page; else it goes to .albef/compare/."
-        ),
+        Path | None, Option(parser=from_root, help="The page; else it goes to .albef/compare/.")
     ] = None,
-    examples: Annotated[
-        int, typer.Option(metavar="N", help="Answers shown that turned, each way.")
-    ] = 6,
+    examples: Annotated[int, Option(help="Answers shown that turned, each way.")] = 6,
 ) -> int:
     """Set experiments or git revisions side by side.
 
@@ -160,30 +114,19 @@ def compare(
 def ablate(
     noise: Annotated[
         list[float] | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the pre-training captions that are wrong or say nothing; may be "
-            "repeated; 0 and 0.4 if not given.",
-        ),
+        Option(help="Share of wrong captions; may be repeated; 0 and 0.4 if not given."),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds of each.")] = 3,
-    preset: Annotated[str, typer.Option(help="presets/NAME.yaml, the last rung.")] = "ablation",
-    ladder: Annotated[str, typer.Option(help="ablations/NAME.yaml, the rungs.")] = "paper",
+    seeds: Annotated[int, Option(help="Seeds of each.")] = 3,
+    preset: Annotated[str, Option(help="presets/PRESET.yaml, the last rung.")] = "ablation",
+    ladder: Annotated[str, Option(help="ablations/LADDER.yaml, the rungs.")] = "paper",
     name: Annotated[
-        str | None,
-        typer.Option(help="Of the results and experiments; the preset's if not given."),
+        str | None, Option(help="Of results and experiments; the preset's if not given.")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Trainings at the same time; else as many as runtime.threads leaves cores for "
-            "on a preset for the CPU, and one on others.",
-        ),
+        Option(help="Trainings at once; if not given, on CPUs as runtime.threads leaves cores."),
     ] = None,
-    show: Annotated[
-        bool, typer.Option("--show", help="Train nothing, show what is there.")
-    ] = False,
+    show: Annotated[bool, Option("--show", help="Train nothing, show what is there.")] = False,
 ) -> None:
     """Train variations over caption noise and seeds, as a table.
 
@@ -201,7 +144,7 @@ def ablate(
 @command(app, "accept", at_root=True)
 def accept(
     files: Annotated[
-        list[Path], typer.Argument(parser=from_root, metavar="FILE", help="Edited code.")
+        list[Path], Argument(parser=from_root, metavar="FILE", help="Edited code, or its folder.")
     ],
 ) -> int:
     """Take edits of code that are known to change no product.
@@ -209,24 +152,26 @@ def accept(
     Stages that depend on them stay fresh, where code is all that differs. The exit code is 1 if
     a stage refused, 2 if there was nothing to take.
     """
-    from flows.accept import main
+    from flows.accept import accept_files
 
-    return main(files)
+    return accept_files(files)
 
 
 @command(app, "release", at_root=True, interrupted="interrupted; nothing was released")
 def release(
-    run: Annotated[str, typer.Argument(help="An entry of export.runs.")],
+    run: Annotated[str, Argument(help="An entry of export.runs.")],
     approve: Annotated[
-        bool, typer.Option("--approve", help="Do it; someone has read the comparison.")
+        bool, Option("--approve", help="Do it; someone has read the comparison.")
     ] = False,
-    stage: Annotated[str, typer.Option(help="What the version is to hold.")] = "prod",
-    bump: Annotated[Bump, typer.Option(help="Part of the version that counts up.")] = Bump.minor,
+    stage: Annotated[str, Option(help="What the version is to hold.")] = "prod",
+    bump: Annotated[
+        Literal["patch", "minor", "major"], Option(help="Part of the version that counts up.")
+    ] = "minor",
     back: Annotated[
-        bool, typer.Option("--back", help="Let the version before hold the stage again.")
+        bool, Option("--back", help="Let the version before hold the stage again.")
     ] = False,
     dry: Annotated[
-        bool, typer.Option("--dry", help="Show the model card too, and change nothing.")
+        bool, Option("--dry", help="Show the model card too, and change nothing.")
     ] = False,
 ) -> int:
     """Release an evaluated export behind a gate, or go back.
@@ -244,21 +189,17 @@ def release(
 @command(data, "data check")
 def check(
     source: Annotated[
-        str,
-        typer.Argument(
-            help="A data set of params.yaml (web), a source of it (web.scenes), or a path: a "
-            "folder of pictures or shards, a list (.tsv, .csv, .parquet), a shard, JSON of "
-            "annotations."
-        ),
+        str, Argument(help="A data set of params.yaml, one source of it (web.scenes), or a path.")
     ],
-    rows: Annotated[int, typer.Option(metavar="N", help="Rows of each source.")] = 200,
-    as_json: Annotated[bool, typer.Option("--json", help="The result for machines.")] = False,
+    rows: Annotated[int, Option(help="Rows of each source.")] = 200,
+    as_json: Annotated[bool, Option("--json", help="The result for machines.")] = False,
 ) -> int:
     """Do what ingest would do with the first rows of a source.
 
-    It is done in a folder that is thrown away; nothing of it stays, but pictures that were
-    downloaded, which ingest need not fetch again.
-    The exit code is 1 where ingest would stop.
+    A path is of a folder of pictures or shards, a list (.tsv, .csv, .parquet), a shard, or JSON
+    of annotations. It is done in a folder that is thrown away; nothing of it stays, but pictures
+    that were downloaded, which ingest need not fetch again. The exit code is 1 where ingest would
+    stop.
     """
     here = Path.cwd()  # SOURCE may be a path, which is then relative to this
     os.chdir(project_root())
@@ -269,13 +210,9 @@ def check(
 
 @command(data, "data accept", at_root=True)
 def accept_data(
-    name: Annotated[str, typer.Argument(help="The data set.")],
+    name: Annotated[str, Argument(help="The data set.")],
     file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to write, from the root; the file that params.yaml names already, or "
-            "profiles/NAME.json, if not given."
-        ),
+        Path | None, Option(help="Else the one of params.yaml, or profiles/NAME.json.")
     ] = None,
 ) -> None:
     """Take a data set as what its later versions are held to.
@@ -283,17 +220,15 @@ def accept_data(
     The profile of its validation is written as a suite to a file of the project, which
     params.yaml then names.
     """
-    from flows.accept_profile import main
+    from flows.accept import accept_data
 
-    main(name, file)
+    print(accept_data(name, file))
 
 
 @command(data, "data docs", at_root=True)
 def docs(
-    name: Annotated[str, typer.Argument(help="The data set.")],
-    out: Annotated[
-        Path, typer.Argument(parser=from_root, help="Folder of the site; not there yet.")
-    ],
+    name: Annotated[str, Argument(help="The data set.")],
+    out: Annotated[Path, Argument(parser=from_root, help="Folder of the site; not there yet.")],
 ) -> None:
     """Write a validation as the Data Docs of Great Expectations.
 

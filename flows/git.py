@@ -5,21 +5,14 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from albef.config import ParamsError
 
-
-class Upstream(NamedTuple):
-    """Where the branch goes.
-
-    Attributes:
-        remote: name of the remote.
-        branch: full name of the branch there.
-    """
-
-    remote: str
-    branch: str
+NOBODY = (
+    "git does not know who you are; tell it with `git config user.name NAME` and "
+    "`git config user.email ADDRESS`"
+)
+"""What to say where git refuses to commit."""
 
 
 def git(*args: str) -> str:
@@ -33,8 +26,8 @@ def git(*args: str) -> str:
         ["git", *args], capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise ParamsError(f"`git {' '.join(args)}` failed: {said or done.returncode}")
+        reason = " ".join((done.stderr or done.stdout).split()) or done.returncode
+        raise ParamsError(f"`git {' '.join(args)}` failed: {reason}")
     return done.stdout.strip()
 
 
@@ -46,12 +39,12 @@ def ask(*args: str) -> str | None:
         return None
 
 
-def upstream() -> Upstream | None:
-    """Where the branch is pushed to; None where it is not."""
+def upstream() -> tuple[str, str] | None:
+    """The remote that the branch is pushed to and the full name of the branch there, if any."""
     branch = ask("symbolic-ref", "--quiet", "--short", "HEAD")
     remote = branch and ask("config", f"branch.{branch}.remote")
     merge = branch and ask("config", f"branch.{branch}.merge")
-    return Upstream(remote, merge) if remote and merge else None
+    return (remote, merge) if remote and merge else None
 
 
 def fetch() -> None:
@@ -84,10 +77,7 @@ def uncommitted(needed: Sequence[Path], apart: Sequence[Path] = ()) -> Iterator[
     if strange := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
         yield f"{', '.join(strange)} is not in git; `git add` and commit it"
     if ask("var", "GIT_COMMITTER_IDENT") is None:
-        yield (
-            "git does not know who you are; tell it with `git config user.name NAME` and "
-            "`git config user.email ADDRESS`"
-        )
+        yield NOBODY
 
 
 def unpushed() -> Iterator[str]:
@@ -134,7 +124,7 @@ def whole(paths: Sequence[Path], tags: Sequence[str]) -> Iterator[None]:
 def remote() -> str | None:
     """The remote that a release goes to: the branch's, or the first; None where there is none."""
     target = upstream()
-    return target.remote if target else next(iter(git("remote").split()), None)
+    return target[0] if target else next(iter(git("remote").split()), None)
 
 
 def _push(tags: Sequence[str], *, commit: bool) -> None:
@@ -143,11 +133,9 @@ def _push(tags: Sequence[str], *, commit: bool) -> None:
     Raises:
         ParamsError: the remote refused.
     """
-    where, target = remote(), upstream()
-    if where:
-        refs = [f"refs/tags/{tag}" for tag in tags]
-        if commit and target:
-            refs.append(f"HEAD:{target.branch}")
+    if where := remote():
+        branch = upstream() if commit else None
+        refs = [*(f"refs/tags/{tag}" for tag in tags), *([f"HEAD:{branch[1]}"] if branch else [])]
         git("push", "--quiet", "--atomic", where, *refs)
 
 

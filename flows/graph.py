@@ -3,24 +3,40 @@
 The graph has one home, dvc.yaml; nothing here runs a stage or writes a file.
 """
 
+import copy
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import networkx as nx
 import psutil
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.tree import Tree
 
-from albef.config import ParamsError, nearest, read_yaml
+from albef import run_record
+from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.layout import PARAMS
+from flows import values
 
 LOCK = Path("dvc.lock")
 PRETRAIN, PRETRAINED = "pretrain", "pretrained"
 """The stage of pre-training and the checkpoint that it makes."""
+_STATES = {
+    "modified": "changed",
+    "deleted": "is missing",
+    "new": "is a new dependency",
+    "not in cache": "is not in the cache",
+    "added": "is new",
+    "removed": "is gone",
+    "folder": "changed (no run record tells which of its files)",
+}
+"""What DVC says of a dependency, or may be said of a file in it, in words."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,25 @@ class Node:
         return bool(self.reasons or self.waits)
 
 
+class Edit(NamedTuple):
+    """Code that is not as a stage ran it: a file, or a folder of which no more is known.
+
+    Attributes:
+        path: from the root of the project.
+        before: its hash as DVC had it, None where it was not there.
+        after: the same now.
+        state: as DVC says it.
+    """
+
+    path: str
+    before: str | None
+    after: str | None
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {_STATES.get(self.state, self.state)}"
+
+
 def read() -> dict[str, Node]:
     """All stages by name, each after those that it depends on.
 
@@ -59,64 +94,40 @@ def read() -> dict[str, Node]:
     """
     try:
         with Repo(".") as repo:
-            return nodes(repo)
+            return _nodes(repo)
     except DvcException as error:
         raise ParamsError(" ".join(str(error.__cause__ or error).split())) from None
 
 
-def nodes(repo: Any) -> dict[str, Node]:
-    """All stages of an open repository, as :func:`read`."""
+def _nodes(repo: Any) -> dict[str, Node]:
     graph = repo.index.graph
     order = {stage: place for place, stage in enumerate(repo.index.stages)}
-    lock = locked()
+    lock, producers, starts = locked(), producers_of(order), _starts()
     busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
-    producers = producers_of(order)
-    starts = _starts()
-    found: dict[str, Node] = {}
-    for stage in _sorted(graph, order):
+    nodes: dict[str, Node] = {}
+    for stage in nx.lexicographical_topological_sort(graph.reverse(copy=False), order.get):
         if not hasattr(stage, "name"):  # a .dvc file: data that no stage makes
             continue
-        upstream = sorted(
-            (above for above in graph.successors(stage) if hasattr(above, "name")),
-            key=order.__getitem__,
-        )
-        node = Node(
-            stage.name,
-            tuple(above.name for above in upstream),
-            tuple(str(out) for out in stage.outs),
-        )
-        node = replace(node, running=next((busy[out] for out in node.outs if out in busy), None))
-        if node.name == PRETRAIN and PRETRAINED not in starts:
-            found[stage.name] = replace(node, needed=False)
-            continue
-        waits = tuple(n for n in node.upstream if found[n].stale or found[n].running)
-        if node.running is None:
-            node = replace(node, reasons=tuple(why(stage, lock.get(stage.name), producers, waits)))
-        found[stage.name] = replace(node, waits=waits)
-    return found
+        above = sorted(graph.successors(stage), key=order.__getitem__)
+        upstream = tuple(other.name for other in above if hasattr(other, "name"))
+        outs = tuple(str(out) for out in stage.outs)
+        running = next((busy[out] for out in outs if out in busy), None)
+        needed = stage.name != PRETRAIN or PRETRAINED in starts
+        node = Node(stage.name, upstream, outs, running=running, needed=needed)
+        if needed:
+            waits = tuple(n for n in upstream if nodes[n].stale or nodes[n].running)
+            reasons = () if running else why(stage, lock.get(stage.name), producers, waits)
+            node = replace(node, waits=waits, reasons=tuple(reasons))
+        nodes[stage.name] = node
+    return nodes
 
 
 def _starts() -> set[str]:
     """What the runs start from, as params.yaml says it."""
     tasks = read_yaml(PARAMS).get("tasks")
     runs = tasks.values() if isinstance(tasks, Mapping) else ()
-    inits = [str(run.get("init")) for run in runs if isinstance(run, Mapping)]
+    inits = (str(run.get("init")) for run in runs if isinstance(run, Mapping))
     return {init.partition("/epochs/")[0] for init in inits}
-
-
-def _sorted(graph: Any, order: Mapping[Any, int]) -> list[Any]:
-    """Stages after those that they depend on, else as in dvc.yaml."""
-    done: list[Any] = []
-
-    def visit(stage: Any) -> None:
-        if stage not in done:
-            for above in sorted(graph.successors(stage), key=order.__getitem__):
-                visit(above)
-            done.append(stage)
-
-    for stage in order:
-        visit(stage)
-    return done
 
 
 def locked() -> dict[str, Any]:
@@ -130,19 +141,12 @@ def _busy(tmp: Path, root: Path) -> dict[str, int]:
         writers = json.loads((tmp / "rwlock").read_text()).get("write", {})
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    found = {}
-    for path, info in writers.items():
-        if alive(info["pid"]) and Path(path).is_relative_to(root):
-            found[str(Path(path).relative_to(root))] = info["pid"]
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and is more than a zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    alive = {p.pid for p in psutil.process_iter(["status"]) if p.info["status"] != "zombie"}
+    return {
+        str(Path(path).relative_to(root)): info["pid"]
+        for path, info in writers.items()
+        if info["pid"] in alive and Path(path).is_relative_to(root)
+    }
 
 
 def producers_of(stages: Iterable[Any]) -> dict[str, str]:
@@ -172,26 +176,55 @@ def why(
     if stage.cmd_changed:
         yield "its command changed"
     for dep in stage.deps:
+        producer = producers.get(str(dep))
         if isinstance(dep, ParamsDependency):
             yield from _value_reasons(dep)
-            continue
-        state = dep.status().get(str(dep))
-        if not state:
-            continue
-        producer = producers.get(str(dep))
-        if producer is None:
-            yield f"{dep} {_STATES.get(state, state)}"
-        elif producer not in waits:  # else that stage's turn comes first
+        elif producer is None:
+            yield from map(str, edits_of(stage, dep))
+        elif producer not in waits and (state := dep.status().get(str(dep))):
             yield f"{dep} of {producer} {_STATES.get(state, state)}"
     yield from _product_reasons(stage)
 
 
-_STATES = {
-    "modified": "changed",
-    "deleted": "is missing",
-    "new": "is a new dependency",
-    "not in cache": "is not in the cache",
-}
+def edits_of(stage: Any, dep: Any) -> list[Edit]:
+    """How code, or another input that no stage makes, is not as a stage ran it.
+
+    DVC keeps one hash of a folder. Which of its files differ tells the run record, where that is
+    of this very folder.
+    """
+    name, before = str(dep), dep.hash_info.value if dep.hash_info else None
+    state = dep.status().get(name)
+    if state is None:
+        return []
+    if not dep.exists:
+        return [Edit(name, before, None, state)]
+    now = copy.copy(dep)
+    now.save()
+    record = run_record.read(values.layout().record(stage.name))
+    ran = {
+        path.removeprefix(f"{name}/"): md5
+        for path, md5 in (record.code if record else {}).items()
+        if path.startswith(f"{name}/")
+    }
+    if not isinstance(now.obj, Tree) or _tree_hash(ran) != before:
+        state = "folder" if isinstance(now.obj, Tree) and before else state
+        return [Edit(name, before, now.hash_info.value, state)]
+    files = {"/".join(key): info.value for key, _, info in now.obj}
+    return [
+        Edit(f"{name}/{path}", ran.get(path), files.get(path), word)
+        for path in sorted(ran.keys() | files)
+        if ran.get(path) != files.get(path)
+        for word in ["added" if path not in ran else "modified" if path in files else "removed"]
+    ]
+
+
+def _tree_hash(files: Mapping[str, str]) -> str:
+    """DVC's hash of a folder with these files, by their MD5."""
+    tree = Tree()
+    for path, md5 in files.items():
+        tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
+    tree.digest()
+    return str(tree.hash_info.value)
 
 
 def elsewhere(reason: str) -> bool:
@@ -200,17 +233,16 @@ def elsewhere(reason: str) -> bool:
 
 
 def _value_reasons(dep: Any) -> Iterator[str]:
-    old = dep.hash_info.value or {}
-    new = dep.read_params()
+    old, new = dep.hash_info.value or {}, dep.read_params()
     for key in dep.params:
         before, after = dict(_leaves(key, old.get(key))), dict(_leaves(key, new.get(key)))
-        for leaf in [*before, *(leaf for leaf in after if leaf not in before)]:
+        for leaf in before | after:
             if leaf not in after:
-                yield f"{leaf} is gone (was {_show(before[leaf])})"
+                yield f"{leaf} is gone (was {_format(before[leaf])})"
             elif leaf not in before:
-                yield f"{leaf} is new: {_show(after[leaf])}"
+                yield f"{leaf} is new: {_format(after[leaf])}"
             elif before[leaf] != after[leaf] or type(before[leaf]) is not type(after[leaf]):
-                yield f"{leaf} {_show(before[leaf])} -> {_show(after[leaf])}"
+                yield f"{leaf} {_format(before[leaf])} -> {_format(after[leaf])}"
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -221,20 +253,17 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _show(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _product_reasons(stage: Any) -> Iterator[str]:
     """Which products are not as they were made."""
     for out in stage.outs:
-        state = out.status().get(str(out))
-        if state:
-            words = {"modified": "was changed by hand", "deleted": "is missing"}
+        if state := out.status().get(str(out)):
+            words = {**_STATES, "modified": "was changed by hand"}.get(state, state)
             kept = out.use_cache and not out.changed_cache()
-            yield f"{out} {words.get(state, _STATES.get(state, state))}" + (
-                "; DVC's cache has it" if kept else ""
-            )
+            yield f"{out} {words}" + ("; DVC's cache has it" if kept else "")
 
 
 def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
@@ -243,15 +272,11 @@ def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list
     Raises:
         ParamsError: no such stage; the error names the nearest one.
     """
-    chosen = []
+    chosen: dict[str, None] = {}
     for name in names:
-        found = [node for node in nodes if name in (node, node.partition("@")[0])]
-        if not found:
-            known = [*nodes, *{node.partition("@")[0] for node in nodes}]
-            near = nearest(name, known)
-            raise ParamsError(
-                f"{option}: there is no stage {name}"
-                + (f"; did you mean {near}?" if near else f"; there are {', '.join(nodes)}")
-            )
-        chosen += found
-    return list(dict.fromkeys(chosen))
+        named = [node for node in nodes if name in (node, node.partition("@")[0])]
+        if not named:
+            known = dict.fromkeys([*nodes, *(node.partition("@")[0] for node in nodes)])
+            raise ParamsError(f"{option}: there is no stage {name}{did_you_mean(name, known)}")
+        chosen |= dict.fromkeys(named)
+    return list(chosen)

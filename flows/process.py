@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.run_lock import INHERITED
+
 GRACE_S = 20.0
 """Seconds between asking a group to end and ending it; time for a checkpoint."""
 
@@ -34,18 +36,14 @@ class Child:
 
     def __init__(self, *args: str, pull: str = "", folder: Path | None = None) -> None:
         scripts = str(Path(sys.executable).parent)  # a stage's `python` is the one that runs this
-        environment = {
-            **os.environ,
-            "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
-            "PYTHONUNBUFFERED": "1",
-        }
+        path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
         self.stopped = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.process", str(os.getpid()), pull, *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
             cwd=folder,
             start_new_session=True,
         )
@@ -74,8 +72,7 @@ class Child:
         """End the group: asked at first, forced after :data:`GRACE_S`."""
         self.stopped = True
         for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
-            if not _signal_group(self._process.pid, number):
-                return
+            _signal_group(self._process.pid, number)
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 self._process.poll()  # a zombie still counts as a member
@@ -93,16 +90,10 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def dvc(*args: str, line: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+def dvc(*args: str) -> tuple[int, list[str]]:
     """Run a ``dvc`` command; its exit code and lines."""
     lines: list[str] = []
-
-    def take(text: str) -> None:
-        lines.append(text)
-        if line is not None:
-            line(text)
-
-    return Child(*args).follow(take), lines
+    return Child(*args).follow(lines.append), lines
 
 
 def in_session(module: str, *args: str, keep: int) -> int:
@@ -116,10 +107,11 @@ def in_session(module: str, *args: str, keep: int) -> int:
     Args:
         module: what to run.
         args: its arguments.
-        keep: an open file that it shall hold too.
+        keep: descriptor of the run lock, which it holds too.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *args]
-    child = subprocess.Popen(command, start_new_session=True, pass_fds=[keep])
+    environment = {**os.environ, INHERITED: "1"}
+    child = subprocess.Popen(command, start_new_session=True, pass_fds=[keep], env=environment)
     try:
         try:
             return child.wait()

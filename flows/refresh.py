@@ -1,14 +1,14 @@
 """What a refresh of the data sets changed: the data as they lay before, beside what lies there now.
 
 What DVC knows tells whether anything changed. Before a stage runs DVC removes its products, so the
-indexes are kept aside meanwhile, as links where the disk can.
+indexes are kept meanwhile, as links where the disk can.
 """
 
 import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,11 @@ if TYPE_CHECKING:
 
 SOURCES, CHECKS = ("heldout", "ingest"), ("validate",)
 """Stages that read sources, and those that check what came of it."""
-INGEST = "ingest@"
-_ASIDE = Path(".dvc/tmp")
+_INGEST = "ingest@"
+_FOLDER = Path(".dvc/tmp")
 
 
-def stages_of(names: Collection[str], modules: Collection[str]) -> list[str]:
-    """Those stages whose name before the ``@`` is among some."""
-    return [name for name in names if name.partition("@")[0] in modules]
-
-
-class Before:
+class DatasetSnapshot:
     """The data sets before a refresh.
 
     Args:
@@ -38,35 +33,23 @@ class Before:
     """
 
     def __init__(self, layout: Layout, folder: Path) -> None:
-        self._layout = layout
-        self._folder = folder
-        self._hashes = _hashes()
-        for stage in self._hashes:
-            name = stage.removeprefix(INGEST)
-            index = layout.data(name) / "index.parquet"
+        self._layout, self._folder = layout, folder
+        self._hashes = _read_hashes(layout)
+        for name in self._hashes:
+            index, kept = layout.data(name) / "index.parquet", folder / f"{name}.parquet"
             if index.is_file():
-                _keep(index, folder / f"{name}.parquet")
+                try:
+                    os.link(index.resolve(), kept)
+                except OSError:  # another disk, or one without links
+                    shutil.copyfile(index, kept)
 
-    def changed(self) -> list[str]:
-        """The data sets whose bytes are others now."""
-        now, was = _hashes(), self._hashes
-        return [
-            stage.removeprefix(INGEST)
-            for stage, outs in now.items()
-            if outs.get(self._data(stage)) != was.get(stage, {}).get(self._data(stage))
-        ]
+    def compare(self) -> tuple[list[str], list[str]]:
+        """Data sets of other bytes, and those of equal bytes whose quarantine is another."""
+        now, before = _read_hashes(self._layout), self._hashes
+        changed = [name for name in now if now[name][0] != before.get(name, ("", {}))[0]]
+        return changed, [n for n in now if n not in changed and now[n] != before.get(n)]
 
-    def set_aside_otherwise(self) -> list[str]:
-        """The data sets with equal bytes of whose sources other rows were set aside."""
-        now, others = _hashes(), self.changed()
-        names = (stage.removeprefix(INGEST) for stage in now)
-        return [
-            name
-            for name in names
-            if name not in others and now[INGEST + name] != self._hashes.get(INGEST + name)
-        ]
-
-    def told(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """What became of a data set, by split, as one sentence.
 
         Records are told by what they hold: a source of files numbers them, so that one that goes
@@ -77,7 +60,7 @@ class Before:
         old, new = self._folder / f"{name}.parquet", self._layout.data(name) / "index.parquet"
         if not (old.is_file() and new.is_file()):
             return f"{name}: made, with nothing to compare it with"
-        counts = _moved(pq.read_table(old), pq.read_table(new))
+        counts = count_changes(pq.read_table(old), pq.read_table(new))
         parts = [
             f"{split} +{added:,} -{removed:,}"
             for split, (added, removed) in counts.items()
@@ -85,46 +68,38 @@ class Before:
         ]
         return f"{name}: {'; '.join(parts) or 'the same records, in other order or shards'}"
 
-    def _data(self, stage: str) -> str:
-        return str(self._layout.data(stage.removeprefix(INGEST)))
-
 
 @contextlib.contextmanager
-def watching(layout: Layout) -> Iterator[Before]:
+def snapshot(layout: Layout) -> Iterator[DatasetSnapshot]:
     """The data sets as they are now, to be compared with what a refresh makes."""
-    _ASIDE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="albef-refresh-", dir=_ASIDE) as folder:
-        yield Before(layout, Path(folder))
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="albef-refresh-", dir=_FOLDER) as folder:
+        yield DatasetSnapshot(layout, Path(folder))
 
 
-def _moved(before: "pa.Table", after: "pa.Table") -> dict[str, tuple[int, int]]:
+def count_changes(before: "pa.Table", after: "pa.Table") -> dict[str, tuple[int, int]]:
     """Records of each split that only the later index has, and that only the earlier one has."""
     import pyarrow.compute as pc
 
     from albef.report.drift import contents  # pandas
 
-    found = {}
+    counts = {}
     for split in dict.fromkeys(before["split"].to_pylist() + after["split"].to_pylist()):
         old, new = (
             contents(table.filter(pc.equal(table["split"], split))).value_counts()
             for table in (before, after)
         )
         gained = new.sub(old, fill_value=0)
-        found[split] = int(gained.clip(lower=0).sum()), int(-gained.clip(upper=0).sum())
-    return found
+        counts[split] = int(gained.clip(lower=0).sum()), int(-gained.clip(upper=0).sum())
+    return counts
 
 
-def _hashes() -> dict[str, Mapping[str, str]]:
-    """Digests of the products of each ingest by path, as dvc.lock has them."""
-    return {
-        name: {out["path"]: str(out.get("md5", out.get("hash", ""))) for out in entry["outs"]}
-        for name, entry in graph.locked().items()
-        if name.startswith(INGEST)
-    }
-
-
-def _keep(index: Path, beside: Path) -> None:
-    try:
-        os.link(index.resolve(), beside)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(index, beside)
+def _read_hashes(layout: Layout) -> dict[str, tuple[str, dict[str, str]]]:
+    """The digest of each data set, and those of what else ingest made, as dvc.lock has them."""
+    hashes = {}
+    for stage, entry in graph.locked().items():
+        if stage.startswith(_INGEST):
+            name = stage.removeprefix(_INGEST)
+            outs = {out["path"]: str(out.get("md5", out.get("hash", ""))) for out in entry["outs"]}
+            hashes[name] = outs.pop(str(layout.data(name)), ""), outs
+    return hashes

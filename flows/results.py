@@ -31,9 +31,7 @@ def summary(layout: Layout) -> str:
     """The main results of every evaluated run, and where the others and the report are."""
     files = sorted((layout.root / "metrics").glob("*.json"))
     rows = [row for path in files for row in _rows(path)]
-    parts = [table(rows, _HEADER)] if rows else []
-    if rows:
-        parts.append("all metrics: dvc metrics show")
+    parts = [table(rows, _HEADER), "all metrics: dvc metrics show"] if rows else []
     if layout.report().exists():
         parts.append(f"report: {layout.report()}")
     return "\n\n".join(parts) or "no results yet"
@@ -54,25 +52,11 @@ def _rows(path: Path) -> Iterator[tuple[str, ...]]:
                 # By ITC alone a metric has the same chance as re-ranked.
                 plain = name.removeprefix("itc_")
                 chance, blank, text = beside[0].get(plain), beside[1].get(name), beside[2].get(name)
-                yield path.stem, label, *map(_show, (value, chance, blank, text))
+                yield path.stem, label, *map(_format, (value, chance, blank, text))
 
 
-def _show(value: object) -> str:
+def _format(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a reader."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def record(layout: Layout, stage: str) -> Mapping[str, Any]:
-    """The run record of a stage; empty before its first run."""
-    path = layout.record(stage)
-    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def show_progress() -> None:

@@ -4,14 +4,14 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from albef import run_record
 from albef.config import ParamsError
 from albef.layout import Layout
-from flows import graph, remote, results, values
-from flows import run_lock as lease
+from albef.report.wording import format_duration
+from flows import git, graph, remote, results, run_lock, values
 from flows.experiments import seeds
 from flows.experiments.clone import Failure
 from flows.process import dvc, in_session
@@ -36,40 +36,43 @@ def run(
         Busy: another run is at work here.
     """
     if name:
-        _experiments_work()
-    with contextlib.nullcontext() if dry else lease.hold():
+        _check_git()
+    with contextlib.nullcontext() if dry else run_lock.acquire():
         values.prepare(preset, list(overrides))
         nodes = graph.read()
         layout = values.layout()
         forced = set(graph.choose(nodes, force, "--force"))
         chosen = set(graph.choose(nodes, only, "--only") if only else nodes)
+        todo = {n: nodes[n] for n in nodes if n in chosen and (nodes[n].stale or n in forced)}
         if dry:
-            print(plan(nodes, chosen, forced, layout))
+            print(format_plan(todo, forced, layout))
             return 0
-        todo = [
-            stage for stage in nodes if stage in chosen and (nodes[stage].stale or stage in forced)
-        ]
-        for stage in only and todo:
-            for above in nodes[stage].waits:
-                if above not in chosen:
-                    log.info("note: %s is stale too, but not asked for", above)
+        for above in dict.fromkeys(n for node in todo.values() for n in node.waits):
+            if above not in chosen:
+                log.info("note: %s is stale too, but not asked for", above)
         if todo:
-            asked = {"only": only or None, "force": force or None}
-            # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
-            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-            code = in_session("flows.train", json.dumps(asked), keep=lease.hand_on())
-            if code == INTERRUPTED:
-                raise KeyboardInterrupt
-            if code not in (0, 1):  # the flow tells of a failed stage itself
-                print(f"the flow ended without a word (exit code {code})", file=sys.stderr)
-            if code:
+            if not _flow(only, force):
                 return 1
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
             print(problem, file=sys.stderr)
             return 1
-        print(("" if todo else "nothing to do: every stage is up to date\n"), end="")
+        else:
+            print("nothing to do: every stage is up to date")
         print(f"\n{results.summary(layout)}")
-        return _record(name, layout) if name else 0
+        return _save_experiment(name, layout) if name else 0
+
+
+def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
+    """Run the flow in a session of its own; whether all of it succeeded."""
+    # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
+    code = in_session("flows.train", parameters, keep=run_lock.descriptor())
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code not in (0, 1):  # the flow tells of a failed stage itself
+        print(f"the flow ended without a word (exit code {code})", file=sys.stderr)
+    return code == 0
 
 
 def run_seeds(
@@ -89,7 +92,7 @@ def run_seeds(
         unwanted: options that were given too, and that do not go with this.
     """
     if name:
-        _experiments_work()
+        _check_git()
     name = seeds.refuse(name, count, unwanted)
     values.prepare(preset, list(overrides))
     if code := run(name=seeds.name_of(name, seeds.first())):
@@ -105,51 +108,37 @@ def run_seeds(
     return 0
 
 
-def plan(
-    nodes: Mapping[str, graph.Node], chosen: set[str], forced: set[str], layout: Layout
-) -> str:
+def format_plan(todo: Mapping[str, graph.Node], forced: set[str], layout: Layout) -> str:
     """What would run, why, and how long it took last time."""
     rows = []
-    for name, node in nodes.items():
-        if name not in chosen or not (node.stale or name in forced):
-            continue
+    for name, node in todo.items():
         why = [*node.reasons, *(["forced"] if name in forced else [])]
         if node.waits:
             why.append(f"if {' or '.join(node.waits)} makes something new")
-        seconds = results.record(layout, name).get("seconds")
-        took = results.duration(seconds) if seconds is not None else "?"
-        rows += [
-            (name if not place else "", text, took if not place else "")
-            for place, text in enumerate(why)
-        ]
+        record = run_record.read(layout.record(name))
+        took = "?" if record is None or record.seconds is None else format_duration(record.seconds)
+        rows += [(name, why[0], took), *(("", reason, "") for reason in why[1:])]
     if not rows:
         return "nothing would run: every stage is up to date"
     return results.table(rows, ("stage", "why", "took last time"))
 
 
-def _experiments_work() -> None:
+def _check_git() -> None:
     """Refuse at once what ``dvc exp save`` would refuse at the end.
 
     Raises:
         ParamsError: git knows no commit, or no name and address.
     """
-
-    def git(*args: str) -> bool:
-        return subprocess.run(["git", *args], capture_output=True).returncode == 0
-
-    if not git("rev-parse", "--verify", "HEAD"):
+    if git.ask("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name records an experiment beside a git commit, and there is none yet; "
             "`git add -A && git commit -m start` makes one"
         )
-    if not git("var", "GIT_COMMITTER_IDENT"):
-        raise ParamsError(
-            "--name records an experiment in git, which does not know who you are; tell it with "
-            "`git config user.name NAME` and `git config user.email ADDRESS`"
-        )
+    if git.ask("var", "GIT_COMMITTER_IDENT") is None:
+        raise ParamsError(f"--name records an experiment in git: {git.NOBODY}")
 
 
-def _record(name: str, layout: Layout) -> int:
+def _save_experiment(name: str, layout: Layout) -> int:
     """Save the work tree as a DVC experiment."""
     kept = [str(path) for path in (layout.root / "metrics", layout.root / "runs") if path.exists()]
     untracked = [part for path in kept for part in ("--include-untracked", path)]

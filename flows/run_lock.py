@@ -5,7 +5,6 @@ know: it frees this lock with the process, so the next run may say of the one be
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -17,44 +16,38 @@ from uuid import UUID
 
 import psutil
 
+from albef.io import Locked, holder_of, lock
+
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-PATH = Path(".dvc/tmp/albef-run.lease")
+PATH = Path(".dvc/tmp/albef-run.lock")
+FLOW_RUN = Path(".dvc/tmp/albef-flow-run")
+"""The flow run that is at work, by its id; a flow that is killed leaves it."""
+INHERITED = "ALBEF_RUN_LOCK"
+"""Environment variable of a child that has inherited its parent's lock."""
 log = logging.getLogger("albef")
-HANDED = "ALBEF_LEASE"
-"""Environment variable with the descriptor of a lease that the parent handed on."""
 _held: IO[str] | None = None
+_shared = bool(os.environ.pop(INHERITED, None))
 
 
-class Busy(RuntimeError):
+class Busy(ValueError):
     """Another run is at work in this clone."""
 
 
 @contextlib.contextmanager
-def hold() -> Iterator[None]:
-    """Hold the lease of this clone; within a holder, or one that it handed it to, it is shared.
+def acquire() -> Iterator[None]:
+    """Hold the lock of this clone; within a holder, or its child that inherited it, it is shared.
 
     Raises:
         Busy: another process holds it; the error names it.
     """
     global _held
-    if _held is not None:
+    if _shared or _held is not None:
         yield
         return
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    handed = os.environ.pop(HANDED, None)
-    with os.fdopen(int(handed), "a+") if handed else PATH.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _read(file).get("process", "?")
-            raise Busy(
-                f"a run is at work here already (process {holder}); `albef status` shows it"
-            ) from None
-        _held = file
+    with locked(PATH, "a run is", "; `albef status` shows it") as _held:
         _heal()
-        _write(file, {**_read(file), "process": os.getpid()})
         try:
             yield
         finally:
@@ -62,25 +55,30 @@ def hold() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file that its holder's death frees.
-
-    Args:
-        path: of the file.
-        what: who is at work, for the error.
+def locked(path: Path, what: str, hint: str = "") -> Iterator[IO[str]]:
+    """Hold a lock file, which is not waited for.
 
     Raises:
-        Busy: another process holds it.
+        Busy: another process holds it; ``what`` says who is at work.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _read(file).get("process", "?")
-            raise Busy(f"{what} at work here already (process {holder})") from None
-        _write(file, {"process": os.getpid()})
-        yield
+            file = stack.enter_context(lock(path))
+        except Locked as error:
+            raise Busy(f"{what} at work here already (process {error.holder}){hint}") from None
+        yield file
+
+
+def descriptor() -> int:
+    """Of the held lock's file: for a child that holds it too, and has :data:`INHERITED` set."""
+    assert _held is not None, "acquire() comes first"
+    return _held.fileno()
+
+
+def holder() -> int | None:
+    """The process that runs the pipeline in this clone now, or None."""
+    number = holder_of(PATH) or ""
+    return int(number) if number.isdigit() else None
 
 
 def _heal() -> None:
@@ -96,10 +94,8 @@ def _heal() -> None:
     with contextlib.suppress(LockError), make_lock(f"{path}.lock", tmp_dir=str(path.parent)):
         try:
             used = json.loads(path.read_text())
-            infos = [
-                *used.get("write", {}).values(),
-                *itertools.chain(*used.get("read", {}).values()),
-            ]
+            readers = itertools.chain(*used.get("read", {}).values())
+            infos = [*used.get("write", {}).values(), *readers]
         except (ValueError, AttributeError):
             infos = [{"pid": 0}]
         if infos and not any(_is_dvc(info["pid"]) for info in infos):
@@ -113,51 +109,15 @@ def _is_dvc(pid: int) -> bool:
         return False
 
 
-def hand_on() -> int:
-    """The descriptor of the lease, for a child process to hold as well."""
-    assert _held is not None, "hold() comes first"
-    os.environ[HANDED] = str(_held.fileno())
-    return _held.fileno()
-
-
-def holder() -> int | None:
-    """The process that runs the pipeline in this clone now, or None."""
-    if not PATH.exists():
-        return None
-    with PATH.open("r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = _read(file).get("process")
-            return pid if isinstance(pid, int) else None
-    return None
-
-
 @contextlib.contextmanager
-def flow_run(run: UUID | None) -> Iterator[None]:
-    """Note in the lease which flow run this process works on, and settle the one before."""
-    assert _held is not None, "hold() comes first"
-    before = _read(_held).get("flow_run")
-    if before is not None:
-        _settle(UUID(str(before)))
-    _write(_held, {"process": os.getpid(), "flow_run": str(run) if run else None})
+def flow_run(run: str | None) -> Iterator[None]:
+    """Note which flow run this process works on, and settle the one before."""
+    if FLOW_RUN.exists():
+        _settle(UUID(FLOW_RUN.read_text()))
+    if run:
+        FLOW_RUN.write_text(run)
     yield
-    _write(_held, {"process": os.getpid()})  # not reached by a kill: that leaves the note
-
-
-def _read(file: IO[str]) -> dict[str, str | int | None]:
-    file.seek(0)
-    try:
-        return dict(json.loads(file.read() or "{}"))
-    except ValueError:
-        return {}
-
-
-def _write(file: IO[str], value: dict[str, str | int | None]) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps(value))
-    file.flush()
+    FLOW_RUN.unlink(missing_ok=True)  # not reached by a kill
 
 
 def _settle(run: UUID) -> None:
@@ -175,9 +135,8 @@ def _settle(run: UUID) -> None:
             return
         if found.state is None or found.state.is_final():
             return
-        for task in client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-        ):
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        for task in client.read_task_runs(flow_run_filter=of_run):
             if task.state is None or not task.state.is_final():
                 client.set_task_run_state(task.id, state, force=True)
         client.set_flow_run_state(run, state, force=True)

@@ -12,10 +12,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from albef.report.wording import format_duration
 from albef.run_record import recall
 from flows.graph import Node
 from flows.process import Child
-from flows.results import duration
 from flows.values import layout
 
 log = logging.getLogger("albef")
@@ -102,7 +102,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
             code = child.follow(line)
         finally:
             _children.discard(child)
-    took = duration(time.monotonic() - began)
+    took = format_duration(time.monotonic() - began)
     if code == 0:
         state = outcome(lines)
         if state.message == TAKEN:  # what lies there tells of other products
@@ -126,16 +126,16 @@ def outcome(lines: list[str]) -> State:
 
 def sentence(name: str, lines: list[str]) -> str:
     """What to tell of a failure: the stage's own sentence, else the last line that is not DVC's."""
-    own = [text for text in lines if text.startswith(f"{name}: ")]
-    told = own[-1:] or [text for text in lines if not _DVC.match(text)][-1:]
-    dvc = [text.removeprefix("ERROR: ") for text in lines if text.startswith("ERROR: ")]
-    code = re.search(r"exited with -?\d+", " ".join(dvc))
-    if not told and (lost := _LOST.search(" ".join(dvc))):
+    sentences = [text for text in lines if text.startswith(f"{name}: ")]
+    sentences = sentences or [text for text in lines if not _DVC.match(text)]
+    errors = [text.removeprefix("ERROR: ") for text in lines if text.startswith("ERROR: ")]
+    code = re.search(r"exited with -?\d+", " ".join(errors))
+    if not sentences and (lost := _LOST.search(" ".join(errors))):
         return (
             f"{name}: it reads {os.path.relpath(lost[1])}, which is not there: run the stage that "
             "makes it first, or leave --only out"
         )
-    text = (told or dvc or ["dvc failed without a word"])[0].removeprefix(f"{name}: ")
+    text = (sentences[-1:] or errors or ["dvc failed without a word"])[0].removeprefix(f"{name}: ")
     return f"{name}: {text}" + (f" ({code.group()})" if code else "")
 
 
@@ -149,6 +149,6 @@ def stop_all() -> None:
         thread.join()
 
 
-def starting() -> None:
+def let_start() -> None:
     """A new flow run in this process: stages may start again."""
     _ending.clear()

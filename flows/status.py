@@ -5,39 +5,44 @@ from collections.abc import Iterator
 
 import psutil
 
+from albef import run_record
 from albef.layout import Layout
-from flows import graph, results, values
-from flows import run_lock as lease
+from albef.report.wording import format_duration
+from flows import graph, results, run_lock, values
 
 
 def report() -> str:
     """The whole answer."""
     layout = values.layout()
-    rows = [row for node in graph.read().values() for row in _rows(node, layout)]
+    rows = [
+        (name if place == 0 else "", text)
+        for name, node in graph.read().items()
+        for place, text in enumerate(_states(node, layout))
+    ]
     parts = [results.table(rows, ("stage", "state"))]
-    if (process := lease.holder()) is not None:
+    if (process := run_lock.holder()) is not None:
         parts.append(f"a run is at work: process {process}, {_age(process)}")
     return "\n\n".join([*parts, results.summary(layout)])
 
 
-def _rows(node: graph.Node, layout: Layout) -> Iterator[tuple[str, str]]:
+def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
+    """What is to say of a stage, a line each."""
     if node.running is not None:
-        yield node.name, f"running: process {node.running}, {_age(node.running)}"
+        yield f"running: process {node.running}, {_age(node.running)}"
     elif not node.needed:
-        yield node.name, "not needed: no run starts from it"
-    elif node.stale:
-        reasons = [f"stale: {reason}" for reason in node.reasons[:1]]
-        reasons += [f"       {reason}" for reason in node.reasons[1:]]
-        if node.waits and not reasons:
-            reasons = [f"waits for {', '.join(node.waits)}"]
-        yield from ((node.name if not place else "", text) for place, text in enumerate(reasons))
+        yield "not needed: no run starts from it"
+    elif node.reasons:
+        yield f"stale: {node.reasons[0]}"
+        yield from (f"       {reason}" for reason in node.reasons[1:])
+    elif node.waits:
+        yield f"waits for {', '.join(node.waits)}"
     else:
-        started = results.record(layout, node.name).get("started")
-        yield node.name, "fresh" + (f", made {started}" if started else "")
+        record = run_record.read(layout.record(node.name))
+        yield f"fresh, made {record.started}" if record else "fresh"
 
 
 def _age(process: int) -> str:
     try:
-        return f"for {results.duration(time.time() - psutil.Process(process).create_time())}"
+        return f"for {format_duration(time.time() - psutil.Process(process).create_time())}"
     except psutil.NoSuchProcess:
         return "just ended"

@@ -8,7 +8,6 @@ import logging
 import signal
 import sys
 from typing import Any, Literal
-from uuid import UUID
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -19,10 +18,9 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
 from albef.layout import PARAMS
-from flows import graph, remote, stages, values
-from flows import run_lock as lease
+from flows import graph, remote, run_lock, stages, values
 from flows.process import die_with
-from flows.refresh import CHECKS, SOURCES, stages_of, watching
+from flows.refresh import CHECKS, SOURCES, snapshot
 from flows.results import show_progress
 
 log = logging.getLogger("albef")
@@ -43,41 +41,40 @@ def train(
         refresh: read all sources again first, and stop where that changes no data set; else check
             the data sets that changed (``data``) or bring everything up to date (``all``).
     """
-    run = runtime.flow_run.id
-    with lease.hold(), lease.flow_run(UUID(run) if run else None):
-        stages.starting()
+    with run_lock.acquire(), run_lock.flow_run(runtime.flow_run.id):
+        stages.let_start()
         try:
-            return _refresh(refresh, only, force) if refresh else _train(only or [], force or [])
+            if refresh is None:
+                return _train(only or [], force or [])
+            if only or force:
+                raise ParamsError("refresh chooses its stages itself; leave only and force out")
+            return _refresh(refresh)
         except BaseException:  # cancelled, interrupted or broken: nothing may go on unseen
             stages.stop_all()
             raise
 
 
-def _refresh(then: str, only: list[str] | None, force: list[str] | None) -> State:
+def _refresh(then: str) -> State:
     """See :func:`train`."""
-    if only or force:
-        raise ParamsError("refresh chooses its stages itself; leave only and force out")
-    sources = stages_of(graph.read(), SOURCES)
-    with watching(values.layout()) as before:
+    sources = [name for name in graph.read() if name.partition("@")[0] in SOURCES]
+    with snapshot(values.layout()) as before:
         state = _train(sources, sources, push=False)
         if state.is_failed():
             return state
-        changed, aside = before.changed(), before.set_aside_otherwise()
-        told = ". ".join(map(before.told, changed)) or "nothing changed"
-    if aside:
-        told += f"; other rows of {', '.join(aside)} were set aside"
+        changed, requarantined = before.compare()
+        text = ". ".join(map(before.describe, changed)) or "nothing changed"
+    if requarantined:
+        text += f"; other rows of {', '.join(requarantined)} were set aside"
+    log.info(text)
     nodes = graph.read()
-    checks = [name for name in stages_of(nodes, CHECKS) if nodes[name].stale]  # or refused before
-    if not changed and not checks:
-        return _told(told)
-    log.info(told)
+    checks = [name for name in nodes if name.partition("@")[0] in CHECKS and nodes[name].stale]
+    if not changed and not checks:  # those are stale that were refused before
+        return Completed(message=text)
     state = _train([] if changed and then == "all" else [*sources, *checks], [])
-    return state if state.is_failed() else _told(f"{told}. {state.message}")
-
-
-def _told(message: str) -> State:
-    log.info(message)
-    return Completed(message=message)
+    if state.is_failed():
+        return state
+    log.info(state.message)
+    return Completed(message=f"{text}. {state.message}")
 
 
 def _train(only: list[str], force: list[str], push: bool = True) -> State:
@@ -85,25 +82,18 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
     nodes = graph.read()
     forced = set(graph.choose(nodes, force, "force"))
     chosen = set(graph.choose(nodes, only, "only") if only else nodes)
-    shared = remote.configured()
+    shared = remote.configured() is not None
     if shared:
         _fetch_runs()
     futures: dict[str, PrefectFuture[State]] = {}
     changing: set[str] = set()  # stages that may make something new, and those that read it
-    for node in nodes.values():
-        if node.name not in chosen:
-            continue
-        moved = node.stale or changing.intersection(node.upstream)
-        if node.name in forced or (node.needed and moved):
-            changing.add(node.name)
-        run = stages.task_of(
-            node,
-            fresh=node.name not in changing,
-            force=node.name in forced,
-            pull=shared is not None,
-        )
-        above = [futures[name] for name in node.upstream if name in futures]
-        futures[node.name] = run.submit(return_state=False, wait_for=above)
+    for name in (name for name in nodes if name in chosen):
+        node, force_it = nodes[name], name in forced
+        if force_it or (node.needed and (node.stale or changing.intersection(node.upstream))):
+            changing.add(name)
+        run = stages.task_of(node, fresh=name not in changing, force=force_it, pull=shared)
+        above = [futures[other] for other in node.upstream if other in futures]
+        futures[name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}
     failed = [state.message or name for name, state in states.items() if state.is_failed()]
     if not failed and shared and push and (problem := _push()):
@@ -117,10 +107,9 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
 def _final(name: str, future: PrefectFuture[State]) -> State:
     """The state that a stage ends in."""
     future.wait()
-    state = future.state
-    if state.is_pending():  # Prefect's "NotReady"
+    if future.state.is_pending():  # Prefect's "NotReady"
         log.info("%s: not run, since what it depends on failed", name)
-    return state
+    return future.state
 
 
 @task(name="fetch runs", cache_policy=NO_CACHE, persist_result=False)

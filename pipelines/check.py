@@ -27,8 +27,8 @@ from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
-from albef.ingest.sources import count_of
-from pipelines.rows import read_config, read_rows
+from albef.ingest.sources import count_of, read_rows
+from pipelines.rows import read_config
 from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
@@ -79,8 +79,9 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
         folder = Path(name)
         blocks = Blocks(folder / "blocks")
         rules = Rules(limits, config.longest_side)
-        rows = prepared(read_rows(config.sources, stage, most), rules, stage.runtime.workers)
-        while block := list(itertools.islice(rows, _BLOCK)):
+        rows = read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root, most)
+        made = prepared(rows, rules, stage.runtime.workers)
+        while block := list(itertools.islice(made, _BLOCK)):
             blocks.write(block, "")
         count = blocks.starts[-1]
         if not count:

@@ -1,4 +1,4 @@
-"""heldout@DATASET: the prints of what a data set evaluates on, which no screened one trains on."""
+"""heldout@DATASET: fingerprints of pictures evaluated on, on which no screened data set trains."""
 
 import logging
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef.data.refusal import Refusal
+from albef.data.record import Record
 from albef.ingest.config import IngestConfig
 from albef.ingest.duplicates import HELDOUT, TRAIN
-from albef.ingest.pool import Given, prepared
+from albef.ingest.pool import prepared
 from albef.ingest.prepare import Prepared, Rules
-from albef.ingest.sources import evaluated
-from pipelines.rows import logged, read_config, read_rows
+from albef.ingest.sources import evaluated, read_rows
+from albef.io import atomic
+from pipelines.rows import logged, read_config
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -23,27 +24,21 @@ def run(stage: Stage) -> None:
     limits = stage.section("ingest", IngestConfig)
     named = {name: evaluated(source) for name, source in read_config(stage).sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
-    rows = (given for given in read_rows(sources, stage) if _is_evaluated(given))
+    every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root)
+    rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
     made = prepared(rows, Rules(limits, longest_side=None), stage.runtime.workers)
-    found: list[dict[str, Any]] = [
+    fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
         for row in logged(made)
         if isinstance(row, Prepared)
         for one in row.fingerprints
     ]
     path = stage.layout.heldout(stage.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    pq.write_table(pa.Table.from_pylist(found, HELDOUT), part, compression="zstd")
-    part.replace(path)
-    log.info("%d pictures of evaluation splits", len(found))
+    with atomic(path) as part:
+        pq.write_table(pa.Table.from_pylist(fingerprints, HELDOUT), part, compression="zstd")
+    log.info("%d pictures of evaluation splits", len(fingerprints))
     stage.made(path)
-    stage.record["pictures"] = len(found)
-
-
-def _is_evaluated(given: Given) -> bool:
-    _, row = given
-    return not isinstance(row, Refusal) and row.split != TRAIN
+    stage.record["pictures"] = len(fingerprints)
 
 
 if __name__ == "__main__":

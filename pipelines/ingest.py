@@ -4,11 +4,14 @@ Rows are prepared in blocks, compared with each other, and written as shards; a 
 at the first block or shard that is missing.
 """
 
+import dataclasses
+import hashlib
 import itertools
+import json
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pyarrow.parquet as pq
 import albef.builtin
 import albef.data
 import albef.ingest
+from albef.data.record import Record
 from albef.data.shards import ShardError
 from albef.data.store import Store
 from albef.ingest.blocks import Blocks
@@ -26,9 +30,9 @@ from albef.ingest.pool import Given, portions, prepared
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import ShardWriter
-from albef.ingest.sources import files_of, licences_of
+from albef.ingest.sources import files_of, licences_of, read_rows
 from albef.io import file_digest, lock, write_json
-from pipelines.rows import digest_of, logged, read_config, read_rows, sha
+from pipelines.rows import logged, read_config
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -77,16 +81,15 @@ def _fingerprint(
     named = [path for source in config.sources.values() for path in files_of(source).values()]
     packages = (albef.builtin, albef.data, albef.ingest)
     code = sorted(file for own in packages for file in Path(own.__path__[0]).rglob("*.py"))
-    return sha(
-        [
-            stage.data_seed,
-            _sources(config),
-            _licences(config),
-            config.model_dump(mode="json", exclude={"sources"}),
-            limits.model_dump(mode="json", exclude={"min_yield"}),
-            [file_digest(path) for path in (*named, *heldout, *code)],
-        ]
-    )
+    values = [
+        stage.data_seed,
+        _sources(config),
+        _licences(config),
+        config.model_dump(mode="json", exclude={"sources"}),
+        limits.model_dump(mode="json", exclude={"min_yield"}),
+        [file_digest(path) for path in (*named, *heldout, *code)],
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sources(config: RowsConfig) -> list[dict[str, Any]]:
@@ -117,9 +120,9 @@ def _read(folder: Path, data: Path, stage: Stage, config: RowsConfig, rules: Rul
 
     def missing() -> Iterator[Given]:
         number = -1
-        rows = logged(read_rows(config.sources, stage))
+        rows = logged(read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root))
         for number, batch in enumerate(portions(rows, _ROWS, _BYTES)):
-            digest = digest_of(batch)
+            digest = _digest(batch)
             if number < len(blocks):
                 if blocks.digest(number) == digest:
                     continue
@@ -136,6 +139,18 @@ def _read(folder: Path, data: Path, stage: Stage, config: RowsConfig, rules: Rul
         blocks.write([first, *itertools.islice(made, count - 1)], digest)
     write_json(done, {"rows": blocks.starts[-1]})
     return blocks
+
+
+def _digest(rows: Iterable[Given]) -> str:
+    """SHA-256 of all that rows hold."""
+    digest = hashlib.sha256()
+    for line, row in rows:
+        if isinstance(row, Record):
+            for image in row.images:
+                digest.update(len(image).to_bytes(8, "big") + image)
+            row = dataclasses.replace(row, image=b"", more=())
+        digest.update(repr((line, row)).encode(errors="backslashreplace"))
+    return digest.hexdigest()
 
 
 def _write(

@@ -31,8 +31,8 @@ def run(stage: Stage) -> None:
     params, layout = stage.params, stage.layout
     runs = tuple(params.get("tasks", {}))
     project = Project(Path(), layout, runs, lambda address: code_of(address, params))
-    shown = {key: values for key, values in params.items() if key not in NOT_SHOWN}
-    report = page.read(shown, project, count)
+    values = {key: section for key, section in params.items() if key not in NOT_SHOWN}
+    report = page.read(values, project, count)
     cards = _write(
         layout.cards(),
         ".md",

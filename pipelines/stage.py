@@ -5,6 +5,7 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 """
 
 import contextlib
+import hashlib
 import importlib
 import logging
 import os
@@ -32,7 +33,7 @@ from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.run_record import code_digest, code_files, keep, spent, surroundings
+from albef.run_record import code_digest, code_files, declared_files, keep, spent, surroundings
 
 if TYPE_CHECKING:  # stages of data need no torch
     from albef.tasks.task import RunConfig, RunTask
@@ -177,12 +178,25 @@ def code_of(address: str, params: Mapping[str, Any]) -> str:
 
     Comments, docstrings and blank lines do not count.
     """
-    stages = _stages(GRAPH.read_text()) if GRAPH.is_file() else {}
-    return code_digest(code_files(stages, address, params))
+    return code_digest(code_files(_stages(), address, params))
+
+
+def file_md5s(address: str, params: Mapping[str, Any]) -> dict[str, str]:
+    """MD5 of each file of the code that dvc.yaml declares for a stage, as DVC has it."""
+    files = filter(Path.is_file, declared_files(_stages(), address, params))
+    return {
+        file.as_posix(): hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        for file in files
+    }
+
+
+def _stages() -> dict[str, Any]:
+    """The stages of dvc.yaml; none where there is no such file."""
+    return _parsed(GRAPH.read_text()) if GRAPH.is_file() else {}
 
 
 @cache
-def _stages(graph: str) -> dict[str, Any]:
+def _parsed(graph: str) -> dict[str, Any]:
     """The stages of dvc.yaml, whose text this is; it takes a while to read."""
     return dict(read_yaml(GRAPH).get("stages", {}))
 
@@ -250,6 +264,7 @@ def main(
     die_with_dvc()
     try:
         stage = Stage(name, key)
+        stage.record["code"] = file_md5s(stage.address, stage.params)
         if launch(stage):
             return  # the first of its processes writes the record
         run(stage)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi")
 COMMANDS = {
-    "": "run status compare ablate accept release data find ask explain embed submit import "
+    "": "run status params compare ablate accept release data find ask explain embed submit import "
     "lineage serve",
     "data": "check accept docs",
 }

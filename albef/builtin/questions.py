@@ -37,7 +37,7 @@ class Config(view.Drawn):
     """Questions about a scene, each of another type."""
 
 
-@view.records
+@view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The questions of all splits; those about a scene follow each other.
 
@@ -73,23 +73,23 @@ def _plan(
     """Scenes of two groups with the group whose number is asked for; counts take turns."""
     scenes = studio.pool(split, groups=2)
     pools = {n: [s for s in scenes if n in (group.count for group in s.groups)] for n in COUNTS}
-    shown: set[Scene] = set()
+    used: set[Scene] = set()
     for number in range(count):
         wanted = COUNTS[number % len(COUNTS)]
-        scene = _draw(pools[wanted], shown, rng)
+        scene = _draw(pools[wanted], used, rng)
         if scene is None:
             raise view.too_few(split, count, "scenes with evenly many of a thing", number)
         if split != "train":
-            shown.add(scene)
+            used.add(scene)
         yield scene, rng.choice([group for group in scene.groups if group.count == wanted])
 
 
-def _draw(pool: list[Scene], shown: set[Scene], rng: random.Random) -> Scene | None:
-    """A scene of ``pool`` that is not yet shown, or None."""
+def _draw(pool: list[Scene], used: set[Scene], rng: random.Random) -> Scene | None:
+    """A scene of ``pool`` that is not yet used, or None."""
     for _ in range(20):
-        if pool and (scene := rng.choice(pool)) not in shown:
+        if pool and (scene := rng.choice(pool)) not in used:
             return scene
-    free = [scene for scene in pool if scene not in shown]
+    free = [scene for scene in pool if scene not in used]
     return rng.choice(free) if free else None
 
 

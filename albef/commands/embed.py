@@ -113,7 +113,7 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
         metadata={"weights": model.digest},
     )
     texts: list[tuple[str, int, str]] = []
-    started = shown = time.monotonic()
+    started = printed = time.monotonic()
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
 
         def write(kind: str, rows: Sequence[tuple[str, int, str | None]], feats: Floats) -> None:
@@ -128,8 +128,8 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
             write("image", [(r.key, r.image_id, None) for r in some], _embed_images(model, some))
             texts += [(r.key, r.image_id, text) for r in some for text in r.captions]
             now, done = time.monotonic(), min(part.stop, len(records))
-            if now - shown > _SHOW_EVERY:
-                shown, rate = now, done / (now - started)
+            if now - printed > _SHOW_EVERY:
+                printed, rate = now, done / (now - started)
                 print(
                     f"{done:,} of {len(records):,} pictures, {rate:.0f} a second", file=sys.stderr
                 )

@@ -80,14 +80,8 @@ def _cubic(old: int, new: int) -> NDArray[np.float64]:
 
 
 def hottest(heat: Heat, boxes: Sequence[Sequence[float]]) -> int | None:
-    """The box that a heat map points at: the most heat for the root of its area.
-
-    Args:
-        heat: (H, W), over the whole picture.
-        boxes: the candidates.
-
-    Returns:
-        The place of the first best box; None where no box holds any heat.
+    """The place of the first box that a heat map (H, W) over the whole picture points at: the most
+    heat for the root of its area; None where no box holds any heat.
     """
     scores = [_mean_root(heat, box) for box in boxes]
     best = int(np.argmax(scores)) if scores else 0
@@ -106,14 +100,8 @@ def around(heat: Heat, share: float) -> Box | None:
     """The box around the hottest region, in cells of the map.
 
     A region is what hangs together (side by side, not corner to corner) of all cells that reach
-    ``share`` of the peak; the hottest is the one with the most heat in all.
-
-    Args:
-        heat: (H, W).
-        share: of the peak, above 0.
-
-    Returns:
-        The box, or None of a map without heat.
+    ``share`` of the peak, above 0; the hottest is the one with the most heat in all. None of a map
+    (H, W) without heat.
     """
     peak = float(heat.max())
     if not peak > 0:

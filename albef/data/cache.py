@@ -38,7 +38,8 @@ class ShardCache:
     """
 
     default: "ClassVar[ShardCache | None]" = None
-    """Where this process keeps shards that it is handed no cache for; a stage sets it."""
+    """Where this process keeps shards that it is handed no cache for, as a stage sets it; None is
+    the cache of a run without values of its own."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
@@ -49,12 +50,6 @@ class ShardCache:
     def of(cls, runtime: Runtime) -> "ShardCache":
         """The cache that the values of a run describe."""
         return cls(runtime.scratch_root / "shards", round(runtime.cache_gb * 2**30))
-
-    @classmethod
-    def of_user(cls) -> "ShardCache":
-        """The default, or where none was set 10 GiB in the user's cache folder."""
-        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        return cls.default or cls(folder / "albef" / "shards", 10 * 2**30)
 
     def open(self, store: Store, shard: Stored) -> int:
         """A file descriptor of a shard, fetched if it is not there; the caller closes it.

@@ -81,7 +81,7 @@ def decode(image: bytes, key: str = "") -> Image.Image:
     """``image`` as RGB, upright, its transparent parts white; of an animation the first frame.
 
     Raises:
-        ImageError: it is damaged, of no known format, or its header claims too many pixels.
+        ImageError: as of :func:`opened`.
     """
     with opened(image, key) as picture:
         return turned(flat(picture), orientation(picture))

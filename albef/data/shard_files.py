@@ -13,6 +13,7 @@ from typing import Any
 from albef.data.cache import LostShard, ShardCache
 from albef.data.store import MANIFEST, Manifest, Store, Stored, read_manifest
 from albef.data.tar import BLOCK, PLAIN, header_of
+from albef.layout import Runtime
 
 SUFFIXES = ("png", "jpg", "webp")
 """File name suffixes of pictures."""
@@ -24,12 +25,8 @@ class ShardError(ValueError):
 
 
 class Damaged(ShardError):
-    """A shard, or a record in one, that cannot be read.
-
-    Attributes:
-        shard: its name.
-        key: of the record, or "" where it is the shard as a whole.
-        what: what is wrong, without the remedy.
+    """A shard, or a record in one, that cannot be read: the name of the shard, the key of the
+    record, or "" where it is the shard as a whole, and what is wrong, without the remedy.
     """
 
     def __init__(self, shard: str, key: str, what: str, remedy: str) -> None:
@@ -44,8 +41,7 @@ class ShardFiles:
     """The shards of a data set, opened by each process when it first reads from one.
 
     Attributes:
-        cache: where shards of a store are kept, by default :meth:`ShardCache.of_user`; None where
-            the data set has no store.
+        cache: where shards of a store are kept; None where the data set has no store.
 
     Raises:
         ShardError: the manifest is damaged.
@@ -57,7 +53,8 @@ class ShardFiles:
             self._manifest: Manifest | None = read_manifest(folder)
         except ValueError as error:
             raise ShardError(f"{error}; {remedy(folder)}") from None
-        self.cache = (cache or ShardCache.of_user()) if self._manifest else None
+        here = cache or ShardCache.default or ShardCache.of(Runtime())
+        self.cache = here if self._manifest else None
         self._store = Store(self._manifest.store if self._manifest else "")
         self.close()
 

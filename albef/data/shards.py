@@ -27,23 +27,12 @@ from albef.data.shard_files import ShardError as ShardError
 from albef.data.shard_files import ShardFiles, remedy
 from albef.data.store import MANIFEST as MANIFEST
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int32()),
-        ("split", pa.string()),
-        ("source", pa.string()),
-        ("image_id", pa.int64()),
-        ("captions", pa.list_(pa.string())),
-        ("caption_words", pa.list_(pa.int16())),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("digest", pa.string()),
-        ("meta", pa.string()),
-    ]
-)
+SCHEMA = pa.schema({
+    "key": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int32(),
+    "split": pa.string(), "source": pa.string(), "image_id": pa.int64(),
+    "captions": pa.list_(pa.string()), "caption_words": pa.list_(pa.int16()), "width": pa.int32(),
+    "height": pa.int32(), "digest": pa.string(), "meta": pa.string(),
+})  # fmt: skip
 """Columns of the index. ``offset`` and ``size`` (bytes) are the image's place in its shard,
 ``digest`` its SHA-256, ``width`` and ``height`` its pixels (0 where its header cannot be read),
 ``meta`` JSON with sorted keys."""
@@ -150,7 +139,7 @@ class Shards:
         folder: of the data set.
         split: of the data set.
         check: compare each image read with its digest.
-        cache: where shards of a store are kept; None is :meth:`ShardCache.of_user`.
+        cache: where shards of a store are kept; None is the process' default.
 
     Attributes:
         name, digest: of the whole data set.

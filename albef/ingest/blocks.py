@@ -25,23 +25,12 @@ from albef.io import atomic
 
 EXAMPLES = 12
 """Rows of each source and reason that are kept to be looked at."""
-SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("line", pa.int64()),
-        ("name", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("image_id", pa.int64()),
-        ("captions", pa.list_(pa.string())),
-        ("meta", pa.string()),
-        ("digests", pa.list_(pa.binary(16))),
-        ("looks", pa.list_(pa.uint64())),
-        ("picture", pa.binary()),
-    ]
-)
+SCHEMA = pa.schema({
+    "source": pa.string(), "line": pa.int64(), "name": pa.string(), "reason": pa.string(),
+    "detail": pa.string(), "key": pa.string(), "split": pa.string(), "image_id": pa.int64(),
+    "captions": pa.list_(pa.string()), "meta": pa.string(), "digests": pa.list_(pa.binary(16)),
+    "looks": pa.list_(pa.uint64()), "picture": pa.binary(),
+})  # fmt: skip
 """Columns of a block's rows; ``reason`` is null where a row is kept so far, and ``picture`` a small
 one of a row that is not."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])

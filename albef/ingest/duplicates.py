@@ -24,26 +24,16 @@ Words = NDArray[np.uint64]
 Chosen = NDArray[np.bool_]
 
 TRAIN = "train"
-GROUPS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("of", pa.string()),
-        ("kind", pa.string()),
-        ("distance", pa.int32()),
-        ("dropped", pa.bool_()),
-    ]
-)
+GROUPS = pa.schema({
+    "key": pa.string(), "of": pa.string(), "kind": pa.string(), "distance": pa.int32(),
+    "dropped": pa.bool_(),
+})  # fmt: skip
 """Columns of duplicates.parquet: a training picture, the first record of its group, whether its
 file is equal (``exact``) or it only looks alike (``near``), in how many bits of the perceptual
 hash they differ, and whether it was dropped."""
-HELDOUT = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("key", pa.string()),
-        ("digest", pa.binary(16)),
-        ("look", pa.uint64()),
-    ]
-)
+HELDOUT = pa.schema({
+    "dataset": pa.string(), "key": pa.string(), "digest": pa.binary(16), "look": pa.uint64(),
+})  # fmt: skip
 """Columns of the pictures of a data set's evaluation splits."""
 _BITS = 64
 _LONGEST = 2000
@@ -52,19 +42,16 @@ little but the same few bits are some of them not compared."""
 
 
 class Duplicate(NamedTuple):
-    """Why a row is dropped, or might be.
-
-    Attributes:
-        row: its number.
-        reason: which rule drops it.
-        other: the number of the row that it repeats; below 0, -1 - the place of a held-out one.
-        distance: bits of the perceptual hash between them.
-    """
+    """Why a row is dropped, or might be."""
 
     row: int
+    """Its number."""
     reason: Reason
+    """Which rule drops it."""
     other: int
+    """The number of the row that it repeats; below 0, -1 - the place of a held-out one."""
     distance: int
+    """Bits of the perceptual hash between them."""
 
 
 def read_heldout(paths: Iterable[Path]) -> pa.Table:
@@ -77,11 +64,8 @@ def compare(
 ) -> tuple[dict[int, Duplicate], list[Duplicate]]:
     """The rows that are dropped for another one, by number; and all repeated ones, in order.
 
-    Args:
-        blocks: all rows.
-        config: which are dropped.
-        distance: bits in which pictures may differ that show the same; None compares files only.
-        heldout: of the schema :data:`HELDOUT`.
+    ``distance`` are the bits in which pictures may differ that show the same; None compares files
+    only. ``heldout`` are pictures that no screened data set trains on, as :data:`HELDOUT`.
     """
     dropped = {duplicate.row: duplicate for duplicate in repeated_keys(blocks)}
     pictures = read_fingerprints(blocks)

@@ -16,26 +16,15 @@ from albef.ingest.duplicates import GROUPS, Duplicate
 from albef.ingest.prepare import thumbnail
 from albef.io import read_json, write_json
 
-SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("line", pa.int64()),
-        ("key", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+SCHEMA = pa.schema({
+    "source": pa.string(), "line": pa.int64(), "key": pa.string(), "reason": pa.string(),
+    "detail": pa.string(),
+})  # fmt: skip
 """Columns of quarantine.parquet: the fields of :class:`albef.data.refusal.Refusal`."""
-EXAMPLE = pa.schema(
-    [
-        *SCHEMA,
-        ("captions", pa.list_(pa.string())),
-        ("picture", pa.binary()),
-        ("of", pa.string()),
-        ("of_dataset", pa.string()),
-        ("distance", pa.int32()),
-    ]
-)
+_EXAMPLE = pa.schema({
+    **{field.name: field.type for field in SCHEMA}, "captions": pa.list_(pa.string()),
+    "picture": pa.binary(), "of": pa.string(), "of_dataset": pa.string(), "distance": pa.int32(),
+})  # fmt: skip
 """Columns of examples.parquet: of the first rows of each source and reason what they say, a small
 JPEG where their picture can be shown, and, of one that repeats another, the key of that one, its
 data set where that is another one, and the bits of the perceptual hash between them."""
@@ -52,14 +41,8 @@ def write_quarantine(
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
-    """Write which rows are set aside, and which pictures are repeated; what is written stays.
-
-    Args:
-        folder: of the quarantine.
-        blocks: all rows.
-        dropped, repeated: see :func:`albef.ingest.duplicates.compare`.
-        heldout: the pictures that it compared with.
-        limits: of pictures that are shown.
+    """Write which rows are set aside, and which pictures are repeated, as
+    :func:`albef.ingest.duplicates.compare` found with ``heldout``; what is written stays.
 
     Returns:
         How many rows by source and reason.
@@ -115,7 +98,7 @@ def _write_rows(
                 writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
                 batch.clear()
         writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-    _write(pa.Table.from_pylist(examples, EXAMPLE), folder / "examples.parquet")
+    _write(pa.Table.from_pylist(examples, _EXAMPLE), folder / "examples.parquet")
     return {
         name: {
             "rows": count,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from albef.data.record import Record
-from albef.data.shards import MORE, SCHEMA, ShardError, describe, index_digest, read_index
+from albef.data.shards import MORE, SCHEMA, ShardError, describe, index_digest
 from albef.data.store import MANIFEST, Manifest, Store, Stored
 from albef.data.tar import BLOCK
 from albef.io import atomic, write_json
@@ -50,13 +51,8 @@ class ShardWriter:
     """Writes a data set record by record; what was killed goes on at its first missing shard.
 
     A finished shard is a tar with its part of the index beside it, each whole or absent; where
-    there is a store, it is sent there, and what was sent stands in the tar's place.
-
-    Args:
-        folder: of the data set, with the shards that are finished already.
-        name: of the data set.
-        shard_mb: a shard is closed before it outgrows this many MiB.
-        store: where shards go; None leaves them in the folder.
+    there is a store, it is sent there, and what was sent stands in the tar's place. It is closed
+    before it outgrows ``shard_mb`` MiB.
 
     Attributes:
         finished: records in the shards that are finished: the first of all, not to be added again.
@@ -173,52 +169,51 @@ class ShardWriter:
                 raise ShardError(
                     f"data set {self._name} has no record: raise a number in its splits"
                 )
-            self._write_index()
-            self._describe(licences, sources)
+            splits, captions = self._write_index()
+            if self._store:
+                self._write_manifest(self._store.url)
+            described = {
+                "name": self._name,
+                "digest": index_digest(self._folder),
+                "splits": splits,
+                "captions": captions,
+                "shards": self.shards,
+                "licences": list(licences),
+                "sources": list(sources),
+                **({"images": self._images} if self._images > 1 else {}),
+            }
+            write_json(self._folder / "dataset.json", described)
         for part in self._folder.glob("*.part"):
             part.unlink()
         if self._store:
             shutil.rmtree(self._folder / "shards", ignore_errors=True)
         return describe(self._folder)
 
-    def _write_index(self) -> None:
-        """Write all parts as one index."""
+    def _write_index(self) -> tuple[Counter[str], int]:
+        """Write all parts as one index; returns the records of each split, and all captions."""
+        splits: Counter[str] = Counter()
+        captions = 0
         rows = self._schema.empty_table()
         path = self._folder / "index.parquet"
         with pq.ParquetWriter(path, self._schema, compression="zstd") as index:
             for shard in range(self.shards):
-                rows = pa.concat_tables([rows, pq.read_table(self._part(shard))])
+                part = pq.read_table(self._part(shard))
+                splits.update(part["split"].to_pylist())
+                captions += pc.sum(pc.list_value_length(part["captions"])).as_py()
+                rows = pa.concat_tables([rows, part])
                 while len(rows) >= _ROWS:
                     index.write_table(rows[:_ROWS].combine_chunks())
                     rows = rows[_ROWS:]
             index.write_table(rows.combine_chunks())
+        return splits, captions
 
-    def _describe(
-        self, licences: Sequence[Mapping[str, str]], sources: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Write dataset.json, and the manifest where there is a store."""
-        if self._store:
-            sent = {
-                self._shard(number).name: Stored.model_validate_json(self._sent(number).read_text())
-                for number in range(self.shards)
-            }
-            manifest = Manifest(store=self._store.url.rstrip("/"), shards=sent)
-            write_json(self._folder / MANIFEST, manifest.model_dump())
-        index = read_index(self._folder, columns=["split", "captions"])
-        described = {
-            "name": self._name,
-            "digest": index_digest(self._folder),
-            "splits": {
-                count["values"]: count["counts"]
-                for count in pc.value_counts(index["split"]).to_pylist()
-            },
-            "captions": pc.sum(pc.list_value_length(index["captions"])).as_py(),
-            "shards": self.shards,
-            "licences": list(licences),
-            "sources": list(sources),
-            **({"images": self._images} if self._images > 1 else {}),
+    def _write_manifest(self, url: str) -> None:
+        sent = {
+            self._shard(number).name: Stored.model_validate_json(self._sent(number).read_text())
+            for number in range(self.shards)
         }
-        write_json(self._folder / "dataset.json", described)
+        manifest = Manifest(store=url.rstrip("/"), shards=sent)
+        write_json(self._folder / MANIFEST, manifest.model_dump())
 
 
 def room(record: Record) -> int:

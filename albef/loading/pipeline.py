@@ -35,21 +35,11 @@ class Reading(NamedTuple):
     """The same of shards."""
 
 
-class DamagedRecord(NamedTuple):
-    """What another record had to stand for: the name of its shard, its key ("" where it is the
-    shard as a whole), and what is wrong.
-    """
-
-    shard: str
-    key: str
-    what: str
-
-
 class MicroBatch(NamedTuple):
     """What comes out of the pipeline."""
 
     batch: Batch
-    damaged: Sequence[DamagedRecord]
+    damaged: Sequence[Damaged]
 
 
 class _Read(NamedTuple):
@@ -58,7 +48,7 @@ class _Read(NamedTuple):
     number: int
     places: list[int]
     records: list[Record]
-    damaged: list[DamagedRecord]
+    damaged: list[Damaged]
 
 
 class Pipeline:
@@ -105,7 +95,7 @@ class Pipeline:
             try:
                 read.records.append(self.shards[place])
             except Damaged as error:
-                read.damaged.append(DamagedRecord(error.shard, error.key, error.what))
+                read.damaged.append(error)
                 read.records.append(self._spare(read, position, error))
         return read
 
@@ -115,7 +105,9 @@ class Pipeline:
                 _decode(record)
             except ImageError as error:
                 shard = self.shards.shard_names[read.places[position]].as_py()
-                read.damaged.append(DamagedRecord(shard, record.key, str(error)))
+                read.damaged.append(
+                    Damaged(shard, record.key, str(error), self.shards.files.remedy)
+                )
                 read.records[position] = self._spare(read, position, error, _decode)
 
     def _spare(
@@ -151,7 +143,7 @@ class DamageCount:
         self._known: set[tuple[str, str]] = set()
         self._replaced = 0
 
-    def add(self, damaged: Iterable[DamagedRecord]) -> None:
+    def add(self, damaged: Iterable[Damaged]) -> None:
         """Count; what is new is logged.
 
         Raises:
@@ -159,12 +151,12 @@ class DamageCount:
         """
         for record in damaged:
             self._replaced += 1
-            if record[:2] not in self._known:
-                self._known.add(record[:2])
+            if (record.shard, record.key) not in self._known:
+                self._known.add((record.shard, record.key))
                 self._check(record)
                 log.warning("%s; other records take its place", record.what)
 
-    def _check(self, damaged: DamagedRecord) -> None:
+    def _check(self, damaged: Damaged) -> None:
         kind, total = "records", len(self._shards)
         share = self._config.max_damaged_records
         if not damaged.key:
@@ -175,7 +167,7 @@ class DamageCount:
             raise ShardError(
                 f"{damaged.what}; that makes {count} damaged of the {total} {kind} of {name}, "
                 f"split {self._shards.split}, more than runtime.max_damaged_{kind}.{name} "
-                f"{share:g} allows: {self._shards.files.remedy}, or allow more"
+                f"{share:g} allows: {damaged.remedy}, or allow more"
             )
 
     def counts(self) -> dict[str, int]:

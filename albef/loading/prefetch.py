@@ -15,12 +15,8 @@ class Prefetcher:
     """Fetches into the cache, in a thread, what the next micro-batches are read from.
 
     It spares the readers the wait and no more: what cannot be fetched they meet, and tell,
-    themselves.
-
-    Args:
-        files: the shards of a data set with a store.
-        names: of the shards of each micro-batch, in order; asked for in the thread.
-        distance: micro-batches that it may be ahead.
+    themselves. ``names`` are of the shards of each micro-batch, in order, asked for in the thread;
+    ``distance`` is how many micro-batches it may be ahead.
     """
 
     def __init__(self, files: ShardFiles, names: Iterable[Iterable[str]], distance: int) -> None:

@@ -23,12 +23,7 @@ class Mixture:
 
     A weight is the passes over a source in an epoch. The passes of a source follow each other
     without a gap, each in an order of its own: with 0.5 every record is shown in one of two epochs,
-    with 2.5 two or three times in each.
-
-    Args:
-        sources: name of each record's source.
-        weights: by source; a source that is left out has 1, one with 0 is not shown.
-        seed: of the orders of the passes, with the source's name.
+    with 2.5 two or three times in each. A source that is left out has 1, one with 0 is not shown.
 
     Raises:
         ValueError: a weight of a source that there is not.

@@ -56,7 +56,7 @@ class Evaluation:
     @property
     def metrics(self) -> Mapping[str, float]:
         """Of the precision that is loaded, or of torch."""
-        return next((own.metrics for own in self.new.values()), self.torch)
+        return next((measured.metrics for measured in self.new.values()), self.torch)
 
     @property
     def is_guessing(self) -> bool:
@@ -164,7 +164,7 @@ def _evaluation(
     params: Mapping[str, Any], layout: Layout, run: str, metrics: Mapping[str, Any]
 ) -> Evaluation:
     """Figures of the split that the export was evaluated on, or of the one that counts."""
-    export = params.get("export", {}).get("runs", {}).get(run, {})
+    export = params.get("export", {}).get("runs", {}).get(run) or {}
     measured = read_json(layout.export_metrics(run)) or {}
     splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
     split = str(export.get("split") or ("test" if "test" in splits else next(iter(splits), "test")))
@@ -238,7 +238,7 @@ def render(card: Card) -> str:
             json=json.dumps,
             table=_table,
             beside=lambda sides: _beside("", sides, dict.fromkeys(chain(*sides.values()))),
-            shared={own.name: own.shared for own in card.datasets if own.shared is not None},
+            shared={it.name: it.shared for it in card.datasets if it.shared is not None},
         )
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -247,7 +247,7 @@ def render(card: Card) -> str:
 def _tables(card: Card) -> Iterator[tuple[str, str]]:
     """Tables of the results, each under what introduces it."""
     it, metrics = card.evaluation, card.metrics
-    measured = {name: own.metrics for name, own in it.new.items()}
+    measured = {name: new.metrics for name, new in it.new.items()}
     baselines = {
         name.replace("_", " "): metrics[name][it.split]
         for name in BASELINES[1:]
@@ -261,7 +261,7 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
             columns = {"torch": values} | _baselines(metrics, split)
             yield f"Split `{split}`, in torch:", _beside("metric", columns, values)
     if tests := metrics.get(BEHAVIOUR):
-        measured = {name: own.behaviour for name, own in it.new.items() if own.behaviour}
+        measured = {name: new.behaviour for name, new in it.new.items() if new.behaviour}
         columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}
         words = (
             "## Behaviour tests\n\nOf a text that is true of a picture some words are changed, and "
@@ -279,7 +279,7 @@ def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[st
 
 def _beside(what: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
     """A table of named values, a column each."""
-    cells = ((f"`{name}`", *(own.get(name) for own in columns.values())) for name in names)
+    cells = ((f"`{name}`", *(column.get(name) for column in columns.values())) for name in names)
     return _table([(what, *columns), *cells])
 
 

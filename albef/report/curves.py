@@ -150,7 +150,7 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
     Raises:
         CurveError: it is missing or not one.
     """
-    found: dict[str, dict[str, list[Point]]] = {}
+    curves: dict[str, dict[str, list[Point]]] = {}
     try:
         header, *rows = csv.reader(path.read_text().splitlines())
         if header != _COLUMNS:
@@ -163,11 +163,11 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
                 raise ValueError(f"line {number} is no {','.join(_COLUMNS)}") from None
             if not all(map(math.isfinite, point)):
                 raise ValueError(f"line {number} holds a number that is not finite")
-            curve = found.setdefault(training, {}).setdefault(name, [])
+            curve = curves.setdefault(training, {}).setdefault(name, [])
             if curve and curve[-1][0] >= point[0]:
                 raise ValueError(f"line {number} does not go on from the step before it")
             curve.append(point)
-        if not found:
+        if not curves:
             raise ValueError("it holds no curve")
     except FileNotFoundError:
         raise CurveError(
@@ -177,7 +177,7 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
         raise CurveError(
             f"{path} is no reference curve ({error}); `--save-curve FILE` writes one"
         ) from None
-    return {t: {name: tuple(c) for name, c in named.items()} for t, named in found.items()}
+    return {t: {name: tuple(c) for name, c in named.items()} for t, named in curves.items()}
 
 
 @dataclass(frozen=True)

@@ -13,57 +13,55 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LINES = 10_000  # of the log that wait to be written
 
 
 def serve(
-    export: Annotated[
-        list[Path], typer.Argument(metavar="EXPORT", help="Folders of exported runs.")
-    ],
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    export: Annotated[list[Path], Argument(metavar="EXPORT", help="Folders of exported runs.")],
+    host: Annotated[str, Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     host_name: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             help="A further name under which it is asked without a token, as behind a proxy.",
         ),
     ] = None,
     indexes: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep indexes of pictures here.")
+        Path | None, Option(metavar="FOLDER", help="Keep indexes of pictures here.")
     ] = None,
     gallery: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Pictures to be found, as index gallery."),
+        Option(metavar="FOLDER", help="Pictures to be found, as index gallery."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the weights; the export's first if not given.")
+        str | None, Option(help="Of the weights; the export's first if not given.")
     ] = None,
     provider: Annotated[
         list[str] | None,
-        typer.Option(help="Of ONNX Runtime, first choice first; what works here if not given."),
+        Option(help="Of ONNX Runtime, first choice first; what works here if not given."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Of a computation; 0 takes all cores.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Computations at a time.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Most items computed together.")] = 8,
+    threads: Annotated[int, Option(min=0, help="Of a computation; 0 takes all cores.")] = 0,
+    workers: Annotated[int, Option(min=1, help="Computations at a time.")] = 1,
+    batch: Annotated[int, Option(min=1, help="Most items computed together.")] = 8,
     wait_ms: Annotated[
-        float, typer.Option(min=0, help="Longest that an item waits for company, under load.")
+        float, Option(min=0, help="Longest that an item waits for company, under load.")
     ] = 4,
-    queue: Annotated[int, typer.Option(min=32, help="Most items that wait, of each kind.")] = 256,
-    requests: Annotated[int, typer.Option(min=1, help="Most requests worked on.")] = 128,
-    seconds: Annotated[float, typer.Option(min=0.001, help="Until an answer is given up.")] = 30,
-    body_mib: Annotated[float, typer.Option(min=0.001, help="Largest body, in MiB.")] = 16,
-    megapixels: Annotated[float, typer.Option(min=0.001, help="Largest picture.")] = 16,
+    queue: Annotated[int, Option(min=32, help="Most items that wait, of each kind.")] = 256,
+    requests: Annotated[int, Option(min=1, help="Most requests worked on.")] = 128,
+    seconds: Annotated[float, Option(min=0.001, help="Until an answer is given up.")] = 30,
+    body_mib: Annotated[float, Option(min=0.001, help="Largest body, in MiB.")] = 16,
+    megapixels: Annotated[float, Option(min=0.001, help="Largest picture.")] = 16,
     drain: Annotated[
         float,
-        typer.Option(
+        Option(
             min=0, help="Seconds in which a server told to stop still accepts, but is not ready."
         ),
     ] = 0,
-    grace: Annotated[float, typer.Option(min=1, help="Seconds to finish what was accepted.")] = 30,
+    grace: Annotated[float, Option(min=1, help="Seconds to finish what was accepted.")] = 30,
 ) -> int:
     """Serve exported models over HTTP, with a page.
 

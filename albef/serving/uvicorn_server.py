@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -59,7 +60,7 @@ class Server(uvicorn.Server):
     Args:
         app: to run.
         state: its ``leaving`` becomes true at the first signal; a second one does not wait.
-        limits: of the server.
+        limits: of sizes and times.
         host: address to listen at.
         port: to listen at; 0 takes a free one.
         drain: seconds from the first signal in which requests are still accepted while readiness
@@ -87,8 +88,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=_HEADERS,
         )
         super().__init__(config)
-        self.drain = drain
-        self._state, self._until = state, 0.0
+        self.drain, self._state, self._left = drain, state, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
         """Start, and say where."""
@@ -101,14 +101,12 @@ class Server(uvicorn.Server):
         if self._state.leaving:
             self.should_exit = self.force_exit = True
             return
-        self._state.leaving = True
+        self._state.leaving, self._left = True, time.monotonic()
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self.should_exit = not self.drain
 
     async def on_tick(self, counter: int) -> bool:
         """See whether the time to drain is over."""
-        if self._state.leaving and self.drain:
-            now = asyncio.get_running_loop().time()
-            self._until = self._until or now + self.drain
-            self.should_exit = self.should_exit or now >= self._until
+        if self._state.leaving and time.monotonic() >= self._left + self.drain:
+            self.should_exit = True
         return await super().on_tick(counter)

@@ -17,10 +17,11 @@ from albef.config import ParamsError, read_preset, read_yaml, validate
 from albef.io import read_json, write_atomic, write_json
 from albef.layout import Runtime
 from albef.report.ablation import Ladder, Table, render_markdown
+from albef.report.wording import format_duration
 from flows import git, values
 from flows.experiments import variations
 from flows.experiments.clone import Outcome, Variation
-from flows.results import duration, table
+from flows.results import table
 
 LADDERS = Path("ablations")
 OUT = Path(".albef/ablation")
@@ -99,7 +100,10 @@ def ablate(
             log.info(
                 "%s: %s; %d of %d, %s%s",
                 *(variation.name, results.line(variation), len(took), len(left)),
-                *(duration(outcome.seconds), f", about {duration(ahead)} left" if ahead else ""),
+                *(
+                    format_duration(outcome.seconds),
+                    f", about {format_duration(ahead)} left" if ahead else "",
+                ),
             )
 
         runs = [place.variation for place in left]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS
+from albef.report.wording import format_duration
 from flows import graph
 from flows.experiments import variations
 from flows.experiments.clone import Outcome, Variation
-from flows.results import duration
 
 log = logging.getLogger("albef")
 
@@ -74,7 +74,7 @@ def others(name: str, count: int) -> list[str]:
         how = f"{len(outcome.ran)} stages ran" if outcome.ran else "all of it was there already"
         log.info(
             "%s: %s, %s; %d of %d",
-            *(variation.name, how, duration(outcome.seconds), len(ended) + 1, count),
+            *(variation.name, how, format_duration(outcome.seconds), len(ended) + 1, count),
         )
 
     if runs:

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from albef.config import ParamsError
 from albef.layout import PARAMS
-from flows import git, values
-from flows import run_lock as lease
+from flows import git, run_lock, values
 from flows.experiments.clone import Clone, Failure, Outcome, Variation
 from flows.graph import LOCK
 
@@ -101,7 +100,7 @@ def run(
     for variation in variations:
         groups.setdefault(variation.group, []).append(variation)
     work = _Work([*groups.values()])
-    with lease.locked(FOLDER / "lock", "variations are"):
+    with run_lock.locked(FOLDER / "lock", "variations are"):
         crew = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
         with ThreadPoolExecutor(max(1, len(crew))) as pool:
             futures = [pool.submit(_labour, clone, work, targets, done) for clone in crew]

@@ -10,6 +10,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml, parse_yaml
 from gto import api
+from gto.constants import assert_name_is_valid
 from gto.exceptions import GTOException
 from gto.versions import SemVer
 
@@ -34,9 +35,9 @@ class Registry:
 
     def __init__(self, run: str) -> None:
         self.run = run
-        events = api.history(".", artifact=run, ascending=True)
         given: dict[str, str] = {}
         gone: set[str] = set()
+        events = api.history(".", artifact=run, ascending=True)
         for event in events:
             if event["event"] == "registration":
                 given[event["version"]] = event["commit"]
@@ -53,15 +54,14 @@ class Registry:
         if not self._assigned:
             return None
         # find_versions_in_stage would name the highest version, not the last assigned
-        found = api.show(".", f"{self.run}#{stage}")
-        return next((v["version"] for v in found if v["version"] in self.versions), None)
+        holders = api.show(".", f"{self.run}#{stage}")
+        return next((v["version"] for v in holders if v["version"] in self.versions), None)
 
     def before(self, stage: str) -> str | None:
         """The version that held a stage before its holder: the highest one that is lower."""
-        holder = self.holder(stage)
-        held = {event["version"] for event in self._assigned if event["stage"] == stage}
-        if holder is None:
+        if (holder := self.holder(stage)) is None:
             return None
+        held = {event["version"] for event in self._assigned if event["stage"] == stage}
         lower = [v for v in self.versions if v in held and SemVer(v) < SemVer(holder)]
         return lower[-1] if lower else None
 
@@ -70,10 +70,10 @@ class Registry:
         last = SemVer(self.last or "v0.0.0")
         return str(last.bump(**{f"bump_{bump}": True}).version)
 
-    def same(self, export: str) -> str | None:
+    def same(self, export: str | None) -> str | None:
         """The newest version with exactly this export, by DVC's hash."""
-        found = [v for v, revision in self.versions.items() if self.hash_at(revision) == export]
-        return found[-1] if found else None
+        same = [v for v, revision in self.versions.items() if self.hash_at(revision) == export]
+        return same[-1] if same else None
 
     def hash_at(self, revision: str) -> str | None:
         """DVC's hash of the export at a revision."""
@@ -100,11 +100,11 @@ class Registry:
                     )
                     return
                 used = repo.used_objs([str(path)], revs=[revision], force=True, push=True)
-                found = [repo.cloud.status(objects) for objects in used.values()]
+                states = [repo.cloud.status(objects) for objects in used.values()]
         except (DvcException, OSError) as error:
             yield f"it cannot be told whether the DVC remote has {path}: {_line(error)}"
             return
-        if count := sum(len(status.new) + len(status.missing) for status in found):
+        if count := sum(len(state.new) + len(state.missing) for state in states):
             yield f"{path} is not in the DVC remote {name} ({count} files are missing); `dvc push`"
 
     def fetch(self, version: str, out: Path) -> None:
@@ -124,7 +124,7 @@ class Registry:
 
     def register(self, version: str) -> str:
         """Give HEAD a version; the tag."""
-        return _tag(api.register(".", self.run, "HEAD", version=version))
+        return str(api.register(".", self.run, "HEAD", version=version).tag)
 
     def assign(self, version: str, stage: str) -> str:
         """Let a version hold a stage; the tag.
@@ -142,25 +142,19 @@ class Registry:
                     )
                 time.sleep(0.05)
         # A version that held the stage before is "already in" it to GTO
-        return _tag(api.assign(".", self.run, stage, version=version, force=True))
-
-
-def _tag(event: Any) -> str:
-    return str(event.tag)
+        return str(api.assign(".", self.run, stage, version=version, force=True).tag)
 
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error.__cause__ or error).split())
 
 
-def named(run: str, stage: str) -> None:
+def check_names(run: str, stage: str) -> None:
     """See that GTO takes the names.
 
     Raises:
         ParamsError: it does not.
     """
-    from gto.constants import assert_name_is_valid
-
     for name in (run, stage):
         try:
             assert_name_is_valid(name)
@@ -185,25 +179,23 @@ def annotate(run: str, root: Path, export: Path) -> None:
         ParamsError: it is there with another path, or in a form that is not understood.
     """
     before = load_yaml(DVC)
-    present = before.get("artifacts") or {}
-    path = f"${{paths.root}}/{export.relative_to(root).as_posix()}"
-    if run in present:
-        if (found := path_at(run, None)) != export:
-            raise ParamsError(f"{DVC}: artifacts.{run}.path is {found}, but the export is {export}")
+    artifacts = before.get("artifacts") or {}
+    if run in artifacts:
+        if (path := path_at(run, None)) != export:
+            raise ParamsError(f"{DVC}: artifacts.{run}.path is {path}, but the export is {export}")
         return
-    entry = f"  {run}:\n    path: {path}\n    type: model\n"
-    text = DVC.read_text()
-    head = "\nartifacts:\n"
-    text = text.replace(head, head + entry) if head in text else text.rstrip() + "\n" + head + entry
-    after = {**before, "artifacts": {**present, run: {"path": path, "type": "model"}}}
+    entry = {"path": f"${{paths.root}}/{export.relative_to(root).as_posix()}", "type": "model"}
+    lines = f"  {run}:\n    path: {entry['path']}\n    type: model\n"
+    text, head = DVC.read_text(), "\nartifacts:\n"
+    text = text.replace(head, head + lines) if head in text else text.rstrip() + "\n" + head + lines
     try:
-        understood = parse_yaml(text, DVC) == after
+        understood = parse_yaml(text, DVC) == {**before, "artifacts": {**artifacts, run: entry}}
     except DvcException:  # such as a key that now stands twice
         understood = False
     if not understood:
         raise ParamsError(
-            f"{DVC}: artifacts cannot be added to as it is written; add {run} with path {path} "
-            "and type model there yourself, and commit it"
+            f"{DVC}: artifacts cannot be added to as it is written; add {run} with path "
+            f"{entry['path']} and type model there yourself, and commit it"
         )
     DVC.write_text(text)
 

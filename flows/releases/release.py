@@ -4,28 +4,30 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gto.exceptions import GTOException
 
-from albef.config import ParamsError, nearest, read_yaml
+from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.layout import PARAMS, Layout
-from flows import git, graph, results, values
-from flows import run_lock as lease
-from flows.releases.registry import DVC, Registry, annotate, named, path_at
+from flows import git, graph, results, run_lock, values
+from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
 CARDS = Path("releases")
 """Model cards and what they were written from, a folder for each run."""
+Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Numbers by name, by version, by what they test."""
 
 
 class Refused(Exception):
     """Reasons against a release, a sentence each, and what helps against all of them."""
 
-    def __init__(self, reasons: list[str], remedy: str = "") -> None:
-        lines = [f"- {reason}" for reason in reasons]
-        super().__init__("\n".join([*lines, *([remedy] if remedy else [])]))
+    def __init__(self, reasons: Sequence[str], remedy: str = "") -> None:
+        super().__init__(
+            "\n".join([*(f"- {reason}" for reason in reasons), *filter(None, [remedy])])
+        )
 
 
 def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> int:
@@ -43,11 +45,8 @@ def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: boo
         ParamsError: what cannot be done at all.
     """
     try:
-        with lease.hold():
-            if back:
-                go_back(run, stage, approve)
-            else:
-                release(run, stage, bump, approve, dry)
+        with run_lock.acquire():
+            go_back(run, stage, approve) if back else release(run, stage, bump, approve, dry)
     except Refused as refused:
         print(f"albef release: {run} is not released:\n{refused}", file=sys.stderr)
         return 1
@@ -63,61 +62,68 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
         Refused: with all reasons at once.
         ParamsError: there is nothing to judge.
     """
-    values.prepare(None, [])
+    values.check(PARAMS)
     layout = values.layout()
-    _known(run)
-    named(run, stage)
-    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run)]
-    needed.append(layout.export_metrics(run))
-    if stale := [*_stale(run), *(f"{p} is missing" for p in needed if not p.exists())]:
+    runs = list(read_yaml(PARAMS)["export"]["runs"])
+    if run not in runs:
+        raise ParamsError(f"there is no export {run}{did_you_mean(run, runs)}")
+    check_names(run, stage)
+    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run), layout.export_metrics(run)]
+    if stale := [*stale_reasons(run), *(f"{p} is missing" for p in needed if not p.exists())]:
         raise Refused(stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
     git.fetch()
     registry = Registry(run)
-    here, holder = registry.hash_here(), registry.holder(stage)
-    assert here is not None
-    if holder and registry.hash_at(registry.versions[holder]) == here:
+    export_hash, holder = registry.hash_here(), registry.holder(stage)
+    if holder and registry.hash_at(registry.versions[holder]) == export_hash:
         raise ParamsError(
             f"{run} {holder} holds {stage} and is exactly this export; there is nothing to release"
         )
     reasons = list(git.uncommitted(needed))
     if not reasons:
         reasons = [*git.unpushed(), *registry.lacking(layout.export(run), "HEAD")]
-    version = registry.same(here)
-    anew = version is None
-    version = version or registry.next(bump)
-    further = _further(run, layout, registry, version, holder)
-    provenance = {"git revision": git.git("rev-parse", "HEAD"), "export in DVC": here}
-    facts = {
-        "version": version,
-        "stage": stage,
-        "replaces": holder,
-        "further": further,
-        "provenance": provenance,
-    }
-    found = _compare(run, registry, facts)
-    print(_shown(found, further, holder, version))
-    if reasons := [*reasons, *found["reasons"]]:
+    registered = registry.same(export_hash)
+    version = registered or registry.next(bump)
+    further = _read_further(run, layout, registry, version, holder)
+    judged = _judge(
+        run,
+        registry,
+        {
+            "version": version,
+            "stage": stage,
+            "replaces": holder,
+            "further": further,
+            "provenance": {
+                "git revision": git.git("rev-parse", "HEAD"),
+                "export in DVC": export_hash,
+            },
+        },
+    )
+    print(_format_comparison(judged, further, holder, version))
+    if reasons := [*reasons, *judged["reasons"]]:
         raise Refused(reasons)
     if dry:
-        print(f"\n{found['card']}")
+        print(f"\n{judged['card']}")
     remote = git.remote()
     pushed = f", pushed to {remote}" if remote else ""
-    what = f"the commit of its model card and the tag {run}@{version}" if anew else version
     if not approve:
-        print(f"\nit would be released: {what}, holding {stage}{pushed}; run again with --approve")
+        new = f"the commit of its model card and the tag {run}@{version}"
+        print(
+            f"\nit would be released: {registered or new}, holding {stage}{pushed}; run again with "
+            "--approve"
+        )
         return
-    tags: list[str] = []
     card = CARDS / run / f"{version}.md"
-    written = [card, card.with_suffix(".json"), DVC] if anew else []
+    written = [] if registered else [card, card.with_suffix(".json"), DVC]
     if changed := list(git.uncommitted(needed)):  # while it was measured
         raise Refused(changed)
+    tags: list[str] = []
     with git.whole(written, tags):
-        if anew:
-            _write(run, version, found, written)
+        if not registered:
+            _commit(run, version, judged, written, layout)
             tags.append(registry.register(version))
         tags.append(Registry(run).assign(version, stage))
-    print(f"\nreleased: {', '.join(tags)}{pushed}")
     print(
+        f"\nreleased: {', '.join(tags)}{pushed}\n"
         f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`; "
         f"its model card is {card}"
     )
@@ -140,125 +146,102 @@ def go_back(run: str, stage: str, approve: bool) -> None:
     revision = registry.versions[before]
     if reasons := list(registry.lacking(path_at(run, revision), revision)):
         raise Refused(reasons)
-    said = f"{run}: {stage} goes from {holder} back to {before}"
+    step = f"{run}: {stage} goes from {holder} back to {before}"
     if not approve:
-        print(f"{said}; run again with --approve")
+        print(f"{step}; run again with --approve")
         return
     tags: list[str] = []
     with git.whole((), tags):
         tags.append(registry.assign(before, stage))
-    print(f"{said}: {tags[0]}")
+    print(f"{step}: {tags[0]}")
 
 
-def _known(run: str) -> None:
-    runs = list(read_yaml(PARAMS)["export"]["runs"])
-    if run not in runs:
-        near = nearest(run, runs)
-        raise ParamsError(
-            f"there is no export {run}"
-            + (f"; did you mean {near}?" if near else f"; export.runs has {', '.join(runs)}")
-        )
-
-
-def _stale(run: str) -> Iterator[str]:
+def stale_reasons(run: str) -> Iterator[str]:
     """Why the export is not what this code, these values and data make.
 
     Of the stages above it the products may be elsewhere, but nothing may have changed.
     """
     nodes = graph.read()
-    own = (f"export@{run}", f"evaluate@{run}")
-    todo, seen = list(own), dict.fromkeys(own)
+    last = (f"export@{run}", f"evaluate@{run}")
+    needed: set[str] = set()
+    todo = list(last)
     while todo:
-        above = nodes[todo.pop()].upstream
-        todo += [name for name in above if name not in seen]
-        seen |= dict.fromkeys(above)
-    for name in nodes:
-        if name in seen:
-            for reason in nodes[name].reasons:
-                if name in own or not graph.elsewhere(reason):
-                    yield f"{name} is stale: {reason}"
+        needed.add(name := todo.pop())
+        todo += [above for above in nodes[name].upstream if above not in needed]
+    for name in (name for name in nodes if name in needed):
+        for reason in nodes[name].reasons:
+            if name in last or not graph.elsewhere(reason):
+                yield f"{name} is stale: {reason}"
 
 
-def _compare(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _judge(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Measure and judge, in a process: what does it imports torch.
 
     Raises:
         ParamsError: the released export cannot be had.
     """
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
-        out, released = Path(scratch) / "found.json", Path(scratch) / "released"
+        out, released = Path(scratch) / "judged.json", Path(scratch) / "released"
         if facts["replaces"]:
             registry.fetch(facts["replaces"], released)
         before = str(released) if facts["replaces"] else ""
-        command = [
-            sys.executable,
-            "-m",
-            "pipelines.judge",
-            run,
-            str(out),
-            json.dumps(facts),
-            before,
-        ]
-        if code := subprocess.run(command).returncode:
+        command = [sys.executable, "-m", "pipelines.judge", run, str(out)]
+        if code := subprocess.run([*command, json.dumps(facts), before]).returncode:
             raise SystemExit(code)  # it said why
-        found: dict[str, Any] = json.loads(out.read_text())
-    return found
+        return dict(json.loads(out.read_text()))
 
 
-def _further(
+def _read_further(
     run: str, layout: Layout, registry: Registry, version: str, holder: str | None
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> Metrics:
     """Other metrics that stages may have left of a run, as products/metrics/WHAT/RUN.json.
 
-    Numbers by name, by version, by what they test; they are shown, and not judged.
+    They are shown, and not judged.
     """
-    found = {}
+    further = {}
     for path in sorted((layout.root / "metrics").glob(f"*/{run}.json")):
-        if path == layout.export_metrics(run):
-            continue
-        before = git.show(registry.versions[holder], path) if holder else None
-        sides = {holder: _numbers(json.loads(before))} if holder and before else {}
-        found[path.parent.name] = {**sides, version: _numbers(json.loads(path.read_text()))}
-    return found
+        if path != layout.export_metrics(run):
+            before = git.show(registry.versions[holder], path) if holder else None
+            texts = {holder: before, version: path.read_text()}
+            further[path.parent.name] = {
+                name: dict(_numbers(json.loads(text)))
+                for name, text in texts.items()
+                if name and text
+            }
+    return further
 
 
-def _numbers(values: Mapping[str, Any], within: str = "") -> dict[str, float]:
+def _numbers(metrics: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
     """The numbers in nested mappings by dotted name."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
+    for name, value in metrics.items():
         if isinstance(value, Mapping):
-            found |= _numbers(value, f"{within}{name}.")
+            yield from _numbers(value, f"{within}{name}.")
         elif isinstance(value, int | float):
-            found[f"{within}{name}"] = value
-    return found
+            yield f"{within}{name}", value
 
 
-def _shown(
-    found: Mapping[str, Any],
-    further: Mapping[str, Mapping[str, Mapping[str, float]]],
-    holder: str | None,
-    version: str,
+def _format_comparison(
+    judged: Mapping[str, Any], further: Metrics, holder: str | None, version: str
 ) -> str:
-    """The comparison as text."""
-    rows = [*found["rows"]]
+    rows = [*judged["rows"]]
     for what, sides in further.items():
         before = sides.get(holder or "", {})
         for name, value in sides[version].items():
             earlier = f"{before[name]:.4g}" if name in before else ""
             rows.append((f"{what} {name}", "", earlier, f"{value:.4g}", "", ""))
     header = ("", "precision", holder or "released", version, "change", "allowed")
-    return f"{results.table(rows, header)}\n\n{found['note']}"
+    return f"{results.table(rows, header)}\n\n{judged['note']}"
 
 
-def _write(run: str, version: str, found: Mapping[str, Any], written: list[Path]) -> None:
+def _commit(
+    run: str, version: str, judged: Mapping[str, Any], written: Sequence[Path], layout: Layout
+) -> None:
     """Commit the model card and what it was written from, and name the export for DVC."""
     card, facts, _ = written
     card.parent.mkdir(parents=True, exist_ok=True)
-    card.write_text(found["card"])
-    plain = {name: found[name] for name in ("figures", "provenance", "note")}
+    card.write_text(judged["card"])
+    plain = {name: judged[name] for name in ("figures", "provenance", "note")}
     facts.write_text(json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    layout = values.layout()
     annotate(run, layout.root, layout.export(run))
     git.git("add", "--", *map(str, written))
-    message = f"Release {run} {version}"
-    git.git("commit", "--quiet", "--message", message, "--", *map(str, written))
+    git.git("commit", "--quiet", "--message", f"Release {run} {version}", "--", *map(str, written))

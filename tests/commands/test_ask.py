@@ -8,31 +8,34 @@ import albef
 from albef.commands import ask
 from albef.config import ParamsError
 from albef.data.image_decoding import ImageError
-from albef.models.weights import CheckpointError
-from tests.data.toy import picture
-from tests.tasks.test_vqa import QUESTIONS, saved, task
+from albef.data.record import Record
+from albef.models.weights import CheckpointError, load_checkpoint
+from albef.tasks.vqa import Task
+from tests.conftest import tiny_config
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "vqa"
-    saved(folder, task())
-    return folder
+QUESTIONS = ("how many apples are there?", "what is left of the apple?", "is it a fox?")
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
+def checkpoint(tiny_checkpoints: dict[str, Path]) -> Path:
+    return tiny_checkpoints["vqa"]
+
+
+@pytest.fixture
+def image(tmp_path: Path, pictures: list[bytes]) -> Path:
     path = tmp_path / "a.png"
-    path.write_bytes(picture(0, (16, 16)))
+    path.write_bytes(pictures[0])
     return path
 
 
 def test_it_prints_answers_as_the_run_predicts_them(
     checkpoint: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask.main(checkpoint, image, QUESTIONS[0].captions[0], 3)
+    ask.main(checkpoint, image, QUESTIONS[0], 3)
     lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    table = task().predict(QUESTIONS[:1], 1)
+    task = Task.restore(tiny_config("vqa"), load_checkpoint(checkpoint)).eval()
+    record = Record("a", image.read_bytes(), (QUESTIONS[0],), 0, "test", "")
+    table = task.predict([record], 1)
     assert [answer.strip() for answer, _ in lines] == table["top"][0][:3]
     shares = [float(share.rstrip("%")) for _, share in lines]
     assert shares == sorted(shares, reverse=True)
@@ -42,12 +45,11 @@ def test_it_prints_answers_as_the_run_predicts_them(
 def test_what_is_wrong_is_one_sentence(
     checkpoint: Path, tiny_checkpoint: Path, image: Path, tmp_path: Path
 ) -> None:
+    for question, k, sentence in ((" ", 5, "the question is empty"), ("what?", 0, "at least one")):
+        with pytest.raises(ParamsError, match=sentence):
+            ask.main(checkpoint, image, question, k)
     with pytest.raises(ParamsError, match="there is no picture at"):
         ask.main(checkpoint, tmp_path / "gone.png", "what?", 5)
-    with pytest.raises(ParamsError, match="the question is empty"):
-        ask.main(checkpoint, image, " ", 5)
-    with pytest.raises(ParamsError, match="-k 0: at least one answer"):
-        ask.main(checkpoint, image, "what?", 0)
     with pytest.raises(ParamsError, match="is of kind retrieval, which answers no questions"):
         ask.main(tiny_checkpoint, image, "what?", 5)
     with pytest.raises(CheckpointError, match=r"is no checkpoint: .* is missing"):
@@ -61,8 +63,7 @@ def test_several_questions_about_a_picture_are_answered_as_each_alone(
     checkpoint: Path, image: Path
 ) -> None:
     model = albef.load(checkpoint)
-    questions = [row.captions[0] for row in QUESTIONS]
-    together = model.ask([image] * len(questions), questions)
-    for question, answers in zip(questions, together, strict=True):
+    together = model.ask([image] * len(QUESTIONS), QUESTIONS)
+    for question, answers in zip(QUESTIONS, together, strict=True):
         (alone,) = model.ask([image], [question])
         assert [answer.text for answer in answers] == [answer.text for answer in alone]

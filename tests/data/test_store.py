@@ -127,24 +127,21 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stored(store: tuple[str, Path], tmp_path: Path) -> tuple[Path, list[Path]]:
-    """A data set, and the objects of its shards in order."""
+def stored(tmp_path: Path) -> Path:
+    """A data set whose shards are in another folder."""
+    toy.write(tmp_path / "toy", RECORDS, store=str(tmp_path / "store"))
+    return tmp_path / "toy"
+
+
+def test_a_swapped_or_missing_object_is_named(store: tuple[str, Path], tmp_path: Path) -> None:
     url, objects = store
     folder = tmp_path / "toy"
     toy.write(folder, RECORDS, store=url)
     manifest = read_manifest(folder)
     assert manifest is not None
-    return folder, [objects / f"{one.digest}.tar" for one in manifest.shards.values()]
-
-
-def test_a_swapped_or_missing_object_is_named(
-    stored: tuple[Path, list[Path]], tmp_path: Path
-) -> None:
-    folder, (first, second, third, _) = stored
+    first, second, third, _ = (objects / f"{one.digest}.tar" for one in manifest.shards.values())
     shutil.copy(second, first)
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    files, path = opened(f"{manifest.store}/{third.name}", "store")
+    files, path = opened(f"{url}/{third.name}", "store")
     files.rm_file(path)
     shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     said = rf"{first.name} is not what was sent: .*remove it there .* ingest@toy` sends it again"
@@ -158,9 +155,8 @@ def test_a_swapped_or_missing_object_is_named(
 
 
 def test_a_transfer_that_went_wrong_once_is_repeated(
-    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = stored
     get, wrong = Store.get, iter([True])
 
     def flipping(self: Store, shard: object, path: Path) -> None:
@@ -169,13 +165,12 @@ def test_a_transfer_that_went_wrong_once_is_repeated(
             path.write_bytes(path.read_bytes()[:-1] + b"x")
 
     monkeypatch.setattr(Store, "get", flipping)
-    assert read(folder, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
+    assert read(stored, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
 
 
 def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
-    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = stored
     monkeypatch.setattr(caches, "_WAITS_S", (0.0, 0.0))
     get, asked = Store.get, []
 
@@ -186,7 +181,7 @@ def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
         get(self, shard, path)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "get", failing)
-    shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    shards = Shards(stored, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     assert shards[0] == RECORDS[0]
     assert len(asked) == 3
     with pytest.raises(OSError, match=r"cannot be fetched to .*cache \(no route\): mend that"):
@@ -194,16 +189,13 @@ def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
     assert len(asked) == 6
 
 
-def test_a_damaged_copy_on_this_machine_is_fetched_again(
-    stored: tuple[Path, list[Path]], tmp_path: Path
-) -> None:
-    folder, (first, *_) = stored
+def test_a_damaged_copy_on_this_machine_is_fetched_again(stored: Path, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "cache", ROOM)
-    shards = Shards(folder, "train", cache=cache)
+    shards = Shards(stored, "train", cache=cache)
     assert shards[3] == RECORDS[3]
-    copy = tmp_path / "cache" / first.name
+    (copy,) = cache.folder.iterdir()
     content = bytearray(copy.read_bytes())
-    content[read_index(folder)["offset"][3].as_py() + 2000] ^= 1
+    content[read_index(stored)["offset"][3].as_py() + 2000] ^= 1
     copy.write_bytes(content)
     assert shards[3] == RECORDS[3]
     assert cache.fetched == 2
@@ -214,15 +206,14 @@ def test_a_damaged_copy_on_this_machine_is_fetched_again(
 
 
 def test_the_cache_is_that_of_the_values(
-    stored: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = stored
     values = read_yaml(Path(__file__).parents[2] / "params.yaml")["runtime"]
     monkeypatch.setenv("ALBEF_RUNTIME__CACHE_GB", "0.5")
     cache = ShardCache.of(runtime({**values, "scratch": str(tmp_path / "scratch")}))
     assert (cache.folder, cache.limit) == (tmp_path / "scratch/albef/shards", 2**29)
     monkeypatch.setattr(ShardCache, "default", cache)
-    assert list(Shards(folder, "train")) == RECORDS
+    assert list(Shards(stored, "train")) == RECORDS
     assert len(list(cache.folder.glob("*.tar"))) == 4
 
 
@@ -254,11 +245,10 @@ def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_read_from_a_store_that_their_parent_has_read_from(
-    stored: tuple[Path, list[Path]], tmp_path: Path
+    stored: Path, tmp_path: Path
 ) -> None:
-    folder, _ = stored
     cache = ShardCache(tmp_path / "cache", ROOM)
-    shards = Shards(folder, "train", cache=cache)
+    shards = Shards(stored, "train", cache=cache)
     assert shards[0] == RECORDS[0]  # this process is connected
 
     def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:

@@ -40,11 +40,11 @@ def server(home: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     api = f"http://127.0.0.1:{port}/api"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     try:
         while True:
             try:
-                with urllib.request.urlopen(f"{api}/health", timeout=5):
+                with urllib.request.urlopen(f"{api}/health", timeout=60):
                     break
             except OSError:
                 assert time.monotonic() < deadline, "the server did not start"
@@ -52,4 +52,4 @@ def server(home: Path) -> Iterator[str]:
         yield api
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait()

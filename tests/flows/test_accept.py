@@ -1,20 +1,29 @@
-"""`albef accept`: what is taken, what is refused, and that nothing else in dvc.lock changes."""
+"""`albef accept` takes an edit and changes nothing else; `albef data accept` makes a suite."""
 
-import copy
-import os
+import difflib
+import hashlib
+import json
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from albef.config import ParamsError, read_yaml
-from flows import graph
-from flows.accept import accept
+from albef.data.shards import ShardError
+from albef.validation.result import NotFit
+from flows import git, graph
+from flows.accept import accept, accept_data
 from flows.status import report
-from tests.flows.toy import Toy
+from pipelines import validate
+from pipelines.stage import Stage
+from tests.data import toy
+from tests.flows.toy import ROOT, Toy
+from tests.validation.test_suites import picture
 
 # DVC's own use of pygtrie
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -49,37 +58,37 @@ def taken(*files: str) -> dict[str, tuple[str, ...]]:
 
 
 def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: Path) -> None:
-    before = lock()
+    expected = lock()
     edit("code/train.py")
+    md5 = hashlib.md5(Path("code/train.py").read_bytes()).hexdigest()
     assert taken("code/train.py") == {"pretrain": (), "finetune@retrieval": ()}
-    after = lock()
-    expected = copy.deepcopy(before)
-    new = {
-        dep["path"]: dep for dep in after["stages"]["pretrain"]["deps"]
-    }["code/train.py"]  # fmt: skip
     for stage in ("pretrain", "finetune@retrieval"):
-        for dep in expected["stages"][stage]["deps"]:
-            if dep["path"] == "code/train.py":
-                dep.update(new)
-    assert after == expected
+        (dep,) = [d for d in expected["stages"][stage]["deps"] if d["path"] == "code/train.py"]
+        dep |= {"md5": md5, "size": Path("code/train.py").stat().st_size}
+    assert lock() == expected
     assert not any(node.stale for node in graph.read().values())
-    status = subprocess.run(["git", "log", "-1", "--format=%H"], capture_output=True, text=True)
-    record = Path("products/runs/accepted.jsonl").read_text()
-    assert status.stdout.strip() in record
-    assert '"stages": ["pretrain", "finetune@retrieval"]' in record
+    lines = Path("products/runs/accepted.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["stage"] for entry in entries] == ["pretrain", "finetune@retrieval"]
+    assert [entry["edits"]["code/train.py"][1] for entry in entries] == [md5, md5]
+    assert entries[0]["git"] == git.git("rev-parse", "HEAD")
 
 
 def test_an_accepted_edit_holds_after_a_change_of_values_and_back(project: Path) -> None:
-    values = Path("params.yaml").read_text()
     edit("code/train.py")
     accept(["code/train.py"])
     toy = Toy(project, Path("unused"))
-    Path("params.yaml").write_text(values.replace("seed: 1 # of", "seed: 2 # of"))
-    toy.sh("dvc repro -q")
-    Path("params.yaml").write_text(values)
-    toy.started()
-    toy.sh("dvc repro -q")
+    for old, new in (("seed: 1 # of", "seed: 2 # of"), ("seed: 2 # of", "seed: 1 # of")):
+        toy.started()
+        replace("params.yaml", old, new)
+        toy.sh("dvc repro -q")
     assert toy.started() == ["report"]  # the one product that DVC does not keep
+
+
+def replace(name: str, old: str, new: str) -> None:
+    text = Path(name).read_text()
+    assert old in text
+    Path(name).write_text(text.replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -89,25 +98,13 @@ def test_an_accepted_edit_holds_after_a_change_of_values_and_back(project: Path)
         (lambda: edit("products/data/web/part.txt"), "products/data/web of ingest@web changed"),
         (lambda: edit("products/models/pretrained/weights.txt"), "was changed by hand"),
         (lambda: shutil.rmtree("products/models/pretrained"), "is missing"),
-        (
-            lambda: Path("params.yaml").write_text(
-                Path("params.yaml").read_text().replace("seed: 1 # of", "seed: 2 # of")
-            ),
-            "seed 1 -> 2",
-        ),
-        (
-            lambda: Path("dvc.yaml").write_text(
-                Path("dvc.yaml")
-                .read_text()
-                .replace("toy_stage.py pretrain", "toy_stage.py  pretrain")
-            ),
-            "its command changed",
-        ),
+        (lambda: replace("params.yaml", "seed: 1 # of", "seed: 2 # of"), "seed 1 -> 2"),
+        (lambda: replace("dvc.yaml", "py pretrain", "py  pretrain"), "its command changed"),
     ],
     ids=["code", "data", "product", "missing", "value", "command"],
 )
 def test_an_edit_is_refused_where_anything_else_differs(
-    project: Path, change: Any, says: str
+    project: Path, change: Callable[[], None], says: str
 ) -> None:
     edit("code/train.py")
     change()
@@ -119,8 +116,7 @@ def test_an_edit_is_refused_where_anything_else_differs(
 def test_files_edited_together_are_taken_together(project: Path) -> None:
     edit("code/train.py")
     edit("code/ingest.py")
-    verdicts = taken("code/train.py", "code/ingest.py")
-    assert verdicts["pretrain"] == ()
+    assert taken("code/train.py", "code/ingest.py")["pretrain"] == ()
     assert not any(node.stale for node in graph.read().values())
 
 
@@ -140,26 +136,166 @@ def test_what_is_no_edited_code_is_refused(project: Path, name: str, says: str) 
     assert says in str(caught.value)
 
 
+def test_of_a_folder_the_edited_files_are_named_and_taken(project: Path) -> None:
+    def reasons() -> tuple[str, ...]:
+        return graph.read()["finetune@retrieval"].reasons
+
+    Path("albef/tune/more.py").write_text("# new\n")
+    edit("albef/tune/lr.py")
+    assert reasons() == ("albef/tune/lr.py changed", "albef/tune/more.py is new")
+    assert taken("albef/tune/lr.py") == {"finetune@retrieval": ("albef/tune/more.py is new",)}
+    assert taken("albef/tune/lr.py", "albef/tune/more.py") == {"finetune@retrieval": ()}
+    assert reasons() == ()
+    Path("albef/tune/loop.py").unlink()  # beside the code as it was accepted
+    assert reasons() == ("albef/tune/loop.py is gone",)
+    assert taken("albef/tune") == {"finetune@retrieval": ()}
+    assert reasons() == ()
+    edit("albef/tune/lr.py")
+    record = Path("products/runs/finetune@retrieval.json")
+    record.write_text(record.read_text().replace("albef/tune/more.py", "albef/tune/other.py"))
+    unknown = "albef/tune changed (no run record tells which of its files)"
+    assert reasons() == (unknown,)
+    assert taken("albef/tune/lr.py") == {"finetune@retrieval": (unknown,)}
+    assert taken("albef/tune") == {"finetune@retrieval": ()}
+
+
 def test_status_says_why(project: Path) -> None:
-    edit("code/tune.py")
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("seed: 1 # of", "seed: 3 # of"))
+    edit("albef/tune/lr.py")
+    replace("params.yaml", "seed: 1 # of", "seed: 3 # of")
     nodes = graph.read()
-    assert nodes["finetune@retrieval"].reasons == ("code/tune.py changed", "seed 1 -> 3")
+    assert nodes["finetune@retrieval"].reasons == ("albef/tune/lr.py changed", "seed 1 -> 3")
     assert nodes["finetune@retrieval"].waits == ("pretrain",)
     assert nodes["evaluate@retrieval"].reasons == ()
     assert nodes["evaluate@retrieval"].waits == ("finetune@retrieval",)
-    assert os.getcwd() == str(project)
 
 
 def test_pretraining_that_no_run_starts_from_is_not_needed(project: Path) -> None:
     shutil.copytree("products/models/pretrained", "products/models/brought")
     edit("code/ingest.py")
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("init: pretrained\n", "init: brought\n"))
+    replace("params.yaml", "init: pretrained\n", "init: brought\n")
     nodes = graph.read()
     assert nodes["ingest@web"].stale
     assert (nodes["pretrain"].needed, nodes["pretrain"].stale) == (False, False)
     assert nodes["finetune@retrieval"].reasons
     assert "pretrain" not in nodes["finetune@retrieval"].waits
     assert re.search(r"pretrain +not needed: no run starts from it", report())
+
+
+TEXT = "one dog left of some apples"
+
+
+def write(caption: str) -> None:
+    """Another version of the data set ``scenes``."""
+    records = [
+        toy.record(i, image=picture(i), captions=(caption,), split="train" if i < 15 else "test")
+        for i in range(20)
+    ]
+    folder = Path("products/data/scenes")
+    for old in folder.rglob("*.*"):
+        old.unlink()
+    toy.write(folder, records)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALBEF_RUNTIME__SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands
+    shutil.copyfile(ROOT / "presets/built-in.yaml", tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").touch()
+    write(TEXT)
+    return tmp_path
+
+
+def validated() -> None:
+    validate.run(Stage("validate", "scenes"))
+
+
+def test_a_later_version_is_held_to_what_was_accepted_and_can_be_accepted_in_turn(
+    here: Path,
+) -> None:
+    validated()
+    before = (here / "params.yaml").read_text()
+    assert accept_data("scenes").startswith("profiles/scenes.json holds 42 expectations")
+    after = (here / "params.yaml").read_text()
+    changed = [
+        line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"
+    ]
+    assert changed == ["+   accepted: {scenes: profiles/scenes.json}"]
+    validated()
+    page = (here / "products/validation/scenes/report.html").read_text()
+    assert "Drift: from the accepted profile" in page
+    write("something else is said here and goes on")
+    with pytest.raises(NotFit) as caught:
+        validated()
+    assert "vocabulary: divergence of " in str(caught.value)
+    assert "(validate.drift.accepted.divergence.stop)" in str(caught.value)
+    assert not (here / "products/verdicts/scenes.json").exists()
+    page = (here / "products/validation/scenes/report.html").read_text()
+    assert "distributions moved too far; nothing is trained on it" in page
+    assert '<p class="verdict noted fail">vocabulary: divergence of ' in page
+    assert accept_data("scenes").startswith("profiles/scenes.json holds 42 expectations")
+    validated()
+    assert (here / "products/verdicts/scenes.json").exists()
+
+
+def test_pictures_are_decoded_once_for_all_thresholds(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated()
+    result = (here / "products/validation/scenes/result.json").read_bytes()
+
+    def never(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("albef.validation.image_stats.read_image_stats", never)
+    validated()
+    assert (here / "products/validation/scenes/result.json").read_bytes() == result
+    write(TEXT + " here")
+    with pytest.raises(AssertionError, match="decoded again"):
+        validated()
+
+
+def test_what_cannot_be_accepted_is_said(here: Path) -> None:
+    with pytest.raises(ParamsError, match="has no data set scene; did you mean scenes"):
+        accept_data("scene")
+    with pytest.raises(ShardError, match="run the stage ingest@web"):
+        accept_data("web")
+    with pytest.raises(ParamsError, match=r"profile.json is missing: run `albef run --only"):
+        accept_data("scenes")
+    validated()
+    with pytest.raises(ParamsError, match="is not in profiles, which validation depends on"):
+        accept_data("scenes", Path("scenes.json"))
+    Path("profiles").mkdir()
+    Path("profiles/scenes.json").write_text("{}")
+    with pytest.raises(ParamsError, match=r"is there already, and params.yaml does not name it"):
+        accept_data("scenes")
+    assert "holds 42" in accept_data("scenes", Path("profiles/built-in/scenes.json"))
+    write("of another version")
+    with pytest.raises(ParamsError, match="is the profile of an earlier version of scenes"):
+        accept_data("scenes")
+
+
+def test_the_commands_say_what_is_wrong_in_a_sentence(here: Path) -> None:
+    for command in (["accept", "nope"], ["docs", "nope", "site"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "albef.cli", "data", *command], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "nope" in done.stderr
+
+
+def test_data_docs_are_written_for_every_suite(here: Path) -> None:
+    command = [sys.executable, "-m", "albef.cli", "data", "docs", "scenes", "site"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "site/index.html")
+    assert done.stderr == ""
+    pages = Path("site/validations").rglob("*.html")
+    assert {path.stem.partition("-")[0] for path in pages} == {
+        "image_text.records", "image_text.captions", "captions.captions"
+    }  # fmt: skip
+    assert "Great Expectations" in Path("site/index.html").read_text()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "site is there already" in again.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from albef.data.shards import read_index
-from flows.refresh import _moved
+from flows.refresh import count_changes
 from tests.data import toy as data
 from tests.flows.test_run import last_flow
 from tests.flows.toy import Toy
@@ -129,7 +129,7 @@ def test_its_deployment_runs_through_a_worker_and_its_schedule_rests(toy: Toy, s
         assert sorted(toy.started()) == READ
     finally:
         worker.terminate()
-        worker.wait(timeout=60)
+        worker.wait()
 
 
 def test_records_are_told_by_what_they_hold(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_records_are_told_by_what_they_hold(tmp_path: Path) -> None:
         records = [data.record(n, key=f"train-{i}") for i, n in enumerate(numbers)]
         data.write(tmp_path / name, records)
     before, after = (read_index(tmp_path / name) for name in ("before", "after"))
-    assert _moved(before, after) == {"train": (1, 1)}
-    assert _moved(before, before) == {"train": (0, 0)}
+    assert count_changes(before, after) == {"train": (1, 1)}
+    assert count_changes(before, before) == {"train": (0, 0)}

@@ -48,7 +48,7 @@ def ask(server: str, what: str, **body: Any) -> list[dict[str, Any]]:
     """An answer of Prefect's API."""
     data = json.dumps({"limit": 200, **body}).encode()
     request = Request(f"{server}/{what}/filter", data, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as answer:
+    with urlopen(request, timeout=300) as answer:
         return list(json.load(answer))
 
 
@@ -62,7 +62,7 @@ def tasks(server: str, flow: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {run["name"]: run for run in runs}
 
 
-def wait_for(stage: str, toy: Toy, seconds: float = 120) -> int:
+def wait_for(stage: str, toy: Toy, seconds: float = 600) -> int:
     """Wait until a stage has started; its process."""
     deadline = time.monotonic() + seconds
     log = toy.path / "started.log"
@@ -78,7 +78,7 @@ def below(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def assert_ended(processes: list[psutil.Process], seconds: float = 30) -> None:
+def assert_ended(processes: list[psutil.Process], seconds: float = 600) -> None:
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
@@ -113,7 +113,7 @@ def test_nothing_stale_is_said_and_nothing_is_started(toy: Toy, server: str) -> 
 
 def test_a_changed_value_runs_what_depends_on_it_and_says_why(toy: Toy) -> None:
     plan = toy.albef("run --set tasks.retrieval.epochs=3 --dry")
-    assert re.search(r"finetune@retrieval +tasks.retrieval.epochs \d+ -> 3 +\d+ s", plan)
+    assert re.search(r"finetune@retrieval +tasks.retrieval.epochs \d+ -> 3 +[\d.]+ s", plan)
     assert re.search(r"evaluate@retrieval +if finetune@retrieval makes something new", plan)
     assert not re.search(r"^pretrain", plan, re.MULTILINE)
     assert toy.started() == []
@@ -191,7 +191,7 @@ def test_ctrl_c_ends_the_stage_and_the_next_run_goes_on(toy: Toy) -> None:
     wait_for("pretrain", toy)
     children = below(flow)
     os.killpg(flow.pid, signal.SIGINT)  # as a terminal does it: to the whole group
-    told, _ = flow.communicate(timeout=60)
+    told, _ = flow.communicate(timeout=600)
     assert flow.returncode == 130
     assert "`albef run` goes on from here" in told
     assert "Traceback" not in told
@@ -208,14 +208,14 @@ def test_a_killed_flow_does_not_stay_running(toy: Toy, server: str) -> None:
     flow = toy.start("run --force pretrain", start_new_session=True)
     wait_for("pretrain", toy)
     status = toy.albef("status")
-    assert re.search(r"pretrain +running: process \d+, for \d+ s", status)
+    assert re.search(r"pretrain +running: process \d+, for [\d.]+ s", status)
     assert re.search(r"finetune@retrieval +waits for pretrain", status)
     assert "a run is at work: process" in status
     assert "a run is at work here already" in toy.albef("run", fails=True)
     children = below(flow)
     assert len(children) >= 3  # the flow, dvc, the stage
     flow.kill()
-    flow.communicate(timeout=60)
+    flow.communicate(timeout=600)
     assert_ended(children)
     died = last_flow(server)
     assert died["state"]["type"] == "RUNNING"  # Prefect cannot know
@@ -273,7 +273,7 @@ def test_a_run_without_a_server_leaves_none_behind(tmp_path: Path, home: Path) -
     children = below(flow)
     assert any("uvicorn" in " ".join(process.cmdline()) for process in children)
     flow.kill()
-    told, _ = flow.communicate(timeout=60)
+    told, _ = flow.communicate(timeout=600)
     assert "the line went dead (exited with 74), to be tried again" in told
     assert_ended(children)
 
@@ -306,7 +306,7 @@ def test_the_deployment_runs_through_a_worker(tmp_path: Path, home: Path, server
         toy.sh("prefect deployment run train/local --param 'force=[\"pretrain\"]'")
         stage = psutil.Process(wait_for("pretrain", toy))
         toy.sh(f"prefect flow-run cancel {last_flow(server)['id']}")
-        assert_ended([stage], 120)
+        assert_ended([stage])
     finally:
         worker.terminate()
-        worker.wait(timeout=60)
+        worker.wait()

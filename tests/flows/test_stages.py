@@ -1,9 +1,10 @@
 """What DVC's lines mean, and how a child is ended."""
 
+import contextlib
 import os
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,23 +12,18 @@ from prefect.states import Failed
 
 from flows import stages
 from flows.graph import Node
-from flows.process import in_session
-
-
-def task(name: str) -> stages.Task[[], stages.State]:
-    return stages.task_of(Node(name, (), ()), fresh=False, force=False, pull=False)
 
 
 def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
-    assert task("ingest@web").retries == 2
-    assert task("pretrain").retries == 0
-    worth = task("ingest@web").retry_condition_fn
+    ingest, pretrain = (
+        stages.task_of(Node(name, (), ()), fresh=False, force=False, pull=False)
+        for name in ("ingest@web", "pretrain")
+    )
+    assert (ingest.retries, pretrain.retries) == (2, 0)
+    worth = ingest.retry_condition_fn
     assert worth is not None
-    again = [
-        worth(None, None, Failed(message=text))
-        for text in ("x (exited with 74)", "x (exited with 2)")
-    ]  # type: ignore[arg-type]
-    assert again == [True, False]
+    for text, again in (("x (exited with 74)", True), ("x (exited with 2)", False)):
+        assert worth(None, None, Failed(message=text)) == again  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,42 +41,38 @@ def test_a_stage_that_did_not_run_is_cached(lines: list[str], name: str, message
     assert message in (state.message or "")
 
 
-def test_a_failure_is_told_in_the_stages_own_sentence() -> None:
-    end = "ERROR: failed to reproduce 'a@b': failed to run: python -m a b, exited with 2"
-    own = ["> python -m a b", "a@b: row 3 has no caption", "and more", end]
-    assert stages.sentence("a@b", own) == "a@b: row 3 has no caption (exited with 2)"
-    crash = ["> python -m a b", "Traceback", "RuntimeError: boom", end.replace("with 2", "with -9")]
-    assert stages.sentence("a@b", crash) == "a@b: RuntimeError: boom (exited with -9)"
-    assert stages.sentence("a", ["ERROR: 'x' does not exist"]) == "a: 'x' does not exist"
+END = "ERROR: failed to reproduce 'a@b': failed to run: python -m a b, exited with 2"
+LOST = f"ERROR: failed: [Errno 2] No such file or directory: '{os.getcwd()}/products/data/web'"
 
 
-def test_a_stage_alone_whose_input_was_never_made_says_which() -> None:
-    path = os.path.join(os.getcwd(), "products", "data", "web")
-    lost = f"ERROR: failed to reproduce 'a@b': [Errno 2] No such file or directory: '{path}'"
-    assert stages.sentence("a@b", ["Running stage 'a@b':", lost]) == (
-        "a@b: it reads products/data/web, which is not there: run the stage that makes it first, "
-        "or leave --only out"
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["> python -m a b", "a@b: row 3 has no caption", "and more", END],
+         "row 3 has no caption (exited with 2)"),
+        (["> python -m a b", "Traceback", "RuntimeError: boom", END.replace("with 2", "with -9")],
+         "RuntimeError: boom (exited with -9)"),
+        (["ERROR: 'x' does not exist"], "'x' does not exist"),
+        (["Running stage 'a@b':", LOST], "it reads products/data/web, which is not there: run the "
+         "stage that makes it first, or leave --only out"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_in_one_sentence(lines: list[str], sentence: str) -> None:
+    assert stages.sentence("a@b", lines) == f"a@b: {sentence}"
+
+
+def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: Path) -> None:
+    (tmp_path / "leader.py").write_text(
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "open('pid', 'w').write(str(child.pid))\n"
     )
-
-
-def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: os.PathLike[str]) -> None:
-    path = os.path.join(tmp_path, "leader.py")
-    with open(path, "w") as file:
-        file.write(
-            "import subprocess, sys\n"
-            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-            f"open({str(path)!r} + '.pid', 'w').write(str(child.pid))\n"
-        )
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); from flows.process import in_session; "
+        "import os; from flows.process import in_session; "
         "raise SystemExit(in_session('leader', keep=os.open('/dev/null', 0)))"
     )
-    assert in_session.__module__ == "flows.process"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=env)
-    with open(path + ".pid") as file:
-        left = int(file.read())
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=tmp_path)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        left = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert left.status() == psutil.STATUS_ZOMBIE or left.wait(timeout=120) is None

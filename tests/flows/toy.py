@@ -109,7 +109,7 @@ stages:
     do:
       cmd: python toy_stage.py finetune ${key}
       params: [seed, "tasks.${key}"]
-      deps: [code/train.py, code/tune.py, "${paths.models}/${item.init}"]
+      deps: [code/train.py, albef/tune, "${paths.models}/${item.init}"]
       outs: ["${paths.models}/${key}"]
   evaluate:
     foreach: ${tasks}
@@ -149,10 +149,10 @@ class Toy:
     @classmethod
     def create(cls, path: Path, home: Path, api: str | None = None) -> "Toy":
         """A new project with one commit."""
-        (path / "code").mkdir(parents=True)
-        (path / "do").mkdir()
-        for name in ("ingest", "train", "tune"):
-            (path / "code" / f"{name}.py").write_text(f"# {name}\n")
+        (path / "do").mkdir(parents=True)
+        for name in ("code/ingest.py", "code/train.py", "albef/tune/loop.py", "albef/tune/lr.py"):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(f"# {name}\n")
         (path / "toy_stage.py").write_text(STAGE)
         (path / "dvc.yaml").write_text(textwrap.dedent(DVC))
         (path / "flows").symlink_to(ROOT / "flows")

@@ -87,42 +87,6 @@ def test_equal_files_of_other_image_ids_are_told(tmp_path: Path) -> None:
     assert duplicates.repeated_pictures(own, {0, 2}, None) == [(6, Reason.DUPLICATE, 3, 0)]
 
 
-def test_each_near_duplicate_is_near_to_one_that_stays(tmp_path: Path) -> None:
-    """A chain of pictures, each near the next: the third is far from the first, and stays."""
-    chain = [0, 0b11, 0b1111, 0b111111]
-    made = blocks(tmp_path, *(row(i, own) for i, own in enumerate(chain)), row(4, 0), row(5, 2**60))
-    found = duplicates.repeated_pictures(read_fingerprints(made), set(), 2)
-    assert found == [
-        (1, Reason.NEAR_DUPLICATE, 0, 2),
-        (3, Reason.NEAR_DUPLICATE, 2, 2),
-        (4, Reason.NEAR_DUPLICATE, 0, 0),
-        (5, Reason.NEAR_DUPLICATE, 0, 1),
-    ]
-
-
-@pytest.mark.parametrize("distance", [None, 3])
-def test_training_pictures_that_are_evaluated_on_are_told(
-    tmp_path: Path, distance: int | None
-) -> None:
-    made = blocks(
-        tmp_path, row(0, 2**40), row(1, 2**40 + 7, file=50), row(2, 2**50 - 1), row(3, file=60),
-        row(4, 2**20 - 1, split="test", file=50), row(5, 2**64 - 1, split="val"), row(6, 2**20 - 2),
-    )  # fmt: skip
-    held = pa.table(
-        {
-            "dataset": ["coco", "coco"],
-            "key": ["a", "b"],
-            "digest": [(60).to_bytes(16, "little"), (61).to_bytes(16, "little")],
-            "look": [0x5555555555555555, 2**40 + 3],
-        },
-        HELDOUT,
-    )
-    found = list(duplicates.contaminated(read_fingerprints(made), held, distance))
-    equal = [(1, Reason.CONTAMINATION, 4, 0), (3, Reason.CONTAMINATION, -1, 0)]
-    near = [(0, Reason.CONTAMINATION, -2, 2), (6, Reason.CONTAMINATION, 4, 1)]
-    assert found == sorted(equal + (near if distance else []))
-
-
 def test_nothing_is_told_of_nothing(tmp_path: Path) -> None:
     made = blocks(tmp_path, REFUSED)
     own = read_fingerprints(made)

@@ -23,7 +23,6 @@ from albef.config import ParamsError
 from albef.data.image_decoding import decode
 from albef.data.record import Record
 from albef.data.refusal import Refusal
-from albef.data.tar import Member, members
 from albef.ingest.blocks import Blocks
 from albef.ingest.derive import derive
 from albef.ingest.duplicates import HELDOUT
@@ -31,7 +30,6 @@ from albef.ingest.prepare import Prepared, prepare
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import annotations, folder, karpathy, parquet, urls, webdataset
 from tests.data import toy
-from tests.data.test_tar import tar
 from tests.ingest.bad_rows import encoded, gradient
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.ingest.sources.reading import write_tar
@@ -47,7 +45,6 @@ fuzzed = settings(
     database=None,
     derandomize="ALBEF_FUZZ" not in os.environ,
 )
-LARGEST = 2**16
 
 
 @st.composite
@@ -136,20 +133,6 @@ def test_pictures(image: bytes) -> None:
         else:
             assert made.detail
             assert not made.picture or decode(made.picture)
-
-
-TARS = [tar(format, count=3) for format in (0, 1, 2)]
-
-
-@fuzzed
-@given(damaged(TARS) | st.binary(max_size=3000))
-def test_tars(held: bytes) -> None:
-    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-        file.write(held)
-        file.flush()
-        found = list(members(Path(file.name), LARGEST))
-    data = sum(len(item.data) for item in found if isinstance(item, Member))
-    assert data <= len(held)
 
 
 def shard(**more: Any) -> bytes:

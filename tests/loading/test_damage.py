@@ -56,27 +56,22 @@ def flip(folder: Path, record: int) -> None:
     path.write_bytes(content)
 
 
-HOSTILE: dict[str, tuple[Callable[[Path, int], object], str]] = {
-    "a pickle": (
-        lambda folder, i: change(folder, i, lambda info: setattr(info, "name", "toy-0003.pyd")),
-        "the member 'toy-0003.pyd' stands",
-    ),
-    "another record": (
-        lambda folder, i: change(folder, i, lambda info: setattr(info, "name", "toy-0004.png")),
-        "the member 'toy-0004.png' stands",
-    ),
-    "a way out": (
-        lambda folder, i: change(folder, i, lambda info: setattr(info, "name", "../{0}")),
-        "the member '../{0}' stands",
-    ),
-    "a symbolic link": (
-        lambda folder, i: change(folder, i, lambda info: setattr(info, "type", tarfile.SYMTYPE)),
-        "a link, folder or device stands",
-    ),
-    "another size": (
-        lambda folder, i: change(folder, i, lambda info: setattr(info, "size", info.size - 1)),
-        "bytes stands, not",
-    ),
+def header(**values: object) -> Callable[[Path, int], None]:
+    """What gives the header before a picture other values."""
+
+    def edit(info: tarfile.TarInfo) -> None:
+        for name, value in values.items():
+            setattr(info, name, value)
+
+    return lambda folder, record: change(folder, record, edit)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path, int], None], str]] = {
+    "a pickle": (header(name="toy-0003.pyd"), "the member 'toy-0003.pyd' stands"),
+    "another record": (header(name="toy-0004.png"), "the member 'toy-0004.png' stands"),
+    "a way out": (header(name="../{0}"), "the member '../{0}' stands"),
+    "a symbolic link": (header(type=tarfile.SYMTYPE), "a link, folder or device stands"),
+    "another size": (header(size=17), "a member of 17 bytes stands, not"),
     "a flipped bit": (flip, r"is damaged at toy-0003: run the stage ingest@toy"),
 }
 

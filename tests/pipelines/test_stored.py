@@ -61,33 +61,3 @@ def test_a_model_trained_from_a_bucket_has_the_bytes_of_one_without(
     step("ingest", "web")
     assert json.loads((WEB / "shards.json").read_text()) == manifest
     assert {path.name: path.stat().st_mtime_ns for path in objects.iterdir()} == sent
-
-
-def test_other_workers_and_windows_change_no_more_than_they_say(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"{bucket.url}/{tmp_path.name}"
-    made = []
-    monkeypatch.chdir(tmp_path)
-    for workers, window in ((0, 1), (1, 1), (1, None)):
-        settings = {"datasets__web__store": url, "pretrain__window": window}
-        settings["datasets__web__shard_mb"] = 1  # two of them
-        work(tmp_path, values(**settings, runtime__workers=workers))
-        if not made:
-            for stage, key in (("heldout", "scenes"), ("ingest", "web"), ("validate", "web")):
-                step(stage, key)
-        step("pretrain")
-        made.append(file_digest(MODEL))
-    assert made[0] == made[1]
-
-
-def test_a_cache_that_is_too_small_is_said_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    work(tmp_path, values(datasets__web__store="store"))
-    for stage, key in (("heldout", "scenes"), ("ingest", "web"), ("validate", "web")):
-        step(stage, key)
-    monkeypatch.setenv("ALBEF_RUNTIME__CACHE_GB", "0.0001")
-    with pytest.raises(ValueError, match=r"all shards of web, split train, .* raise runtime\.cac"):
-        step("pretrain")

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from albef.report import figures
 from albef.report.figures import Dot, Line
-from albef.report.wording import flatten, format_number
 
 
 def parsed(svg: Markup) -> ET.Element:
@@ -88,15 +87,3 @@ def test_nothing_put_in_becomes_markup() -> None:
     ):
         assert "<script" not in svg
         parsed(svg)  # well-formed
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.0003, "3e-4"), (8.16e-9, "8.16e-9"), (12.345, "12.3"), (1234567, "1,234,567")],
-)
-def test_numbers_are_for_readers(value: float, text: str) -> None:
-    assert format_number(value) == text
-
-
-def test_nested_values_have_dotted_names() -> None:
-    assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}

@@ -137,13 +137,14 @@ def test_readiness_goes_before_the_server_does(server: Running) -> None:
     assert error(server.client.get("/readyz")) == (503, "unavailable")
     assert server.client.get("/v1/model").is_success, "what still comes is answered"
     assert server.thread.is_alive()
-    server.server.handle_exit(15, None)  # a second signal does not wait
+    server.server.drain = 0  # its time is over
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive()
 
 
-def test_a_drain_ends(server: Running) -> None:
-    server.server.drain = 0.01
+def test_a_second_signal_does_not_wait(server: Running) -> None:
+    server.server.drain = PATIENCE
+    server.server.handle_exit(15, None)
     server.server.handle_exit(15, None)
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive()

@@ -4,10 +4,13 @@ The name of the kind is the name of the file. Those of :mod:`albef.builtin` draw
 ``Config`` here is a :class:`~albef.ingest.sources.rows.Source`. Nothing here knows torch or a task.
 """
 
+import hashlib
 import importlib
+import json
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -18,10 +21,11 @@ from pydantic import Field, PlainValidator
 import albef.builtin
 from albef.builtin import openmoji
 from albef.builtin.view import Drawn
-from albef.config import Section, by_kind
+from albef.config import ParamsError, Section, by_kind
 from albef.data.record import Record
 from albef.data.refusal import Refusal
 from albef.ingest.sources.rows import Source
+from albef.layout import PARAMS
 
 
 class Kind(Protocol):
@@ -96,20 +100,41 @@ def licences_of(source: Section) -> list[dict[str, str]]:
     return list(openmoji.LICENCES)
 
 
-def rows_of(
-    source: Section, seed: int, scratch: Path, most: int | None = None
-) -> Iterator[Record | Refusal]:
-    """What becomes of each row of a source (:meth:`Kind.records`).
+def read_rows(
+    dataset: str, sources: Mapping[str, Section], seed: int, scratch: Path, most: int | None = None
+) -> Iterator[tuple[int, Record | Refusal]]:
+    """What becomes of the rows of a data set's sources, one after the other, with their lines and
+    with keys and image ids of the data set.
 
     Args:
-        source: its section.
-        seed: of what is random in it.
+        dataset: its name.
+        sources: by name.
+        seed: of what is random in them.
         scratch: folder in which a kind may keep what it would be costly to get again.
-        most: rows to read, from the first on; None reads all.
+        most: rows of each to read, from the first on; None reads all.
+
+    Raises:
+        ParamsError: a source that cannot be read as a whole; it is named.
     """
-    kind = kind_of(source)
-    more = [scratch, most] if getattr(kind, "SCRATCH", False) else []
-    return islice(kind.records(source, seed, *more), most)
+    first_id = 0
+    for name, source in sources.items():
+        # A seed of its own: two data sets with a source of the same kind share no picture.
+        own_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
+        kind = kind_of(source)
+        more = [scratch, most] if getattr(kind, "SCRATCH", False) else []
+        next_id = first_id
+        try:
+            rows = islice(kind.records(source, int(own_seed, 16), *more), most)
+            for line, row in enumerate(rows, 1):
+                if isinstance(row, Refusal):
+                    yield row.line, replace(row, source=name)
+                    continue
+                image_id = first_id + row.image_id
+                next_id = max(next_id, image_id + 1)
+                yield line, replace(row, key=f"{name}-{row.key}", image_id=image_id, source=name)
+        except ParamsError as error:
+            raise ParamsError(f"{PARAMS}: datasets.{dataset}.sources.{name}: {error}") from None
+        first_id = next_id
 
 
 def count_of(source: Section) -> int | None:

@@ -109,6 +109,16 @@ class Outcome:
         """All queries of the group."""
         return self.both + self.itm + self.itc + self.neither
 
+    @property
+    def parts(self) -> list[tuple[int, str, str]]:
+        """Each count, with its class and what it counts, in words."""
+        return [
+            (self.both, "both", f"ITM and ITC: {self.both:,}"),
+            (self.itm, "gain", f"ITM alone: {self.itm:,}"),
+            (self.itc, "loss", f"ITC alone: {self.itc:,}"),
+            (self.neither, "none", f"neither: {self.neither:,}"),
+        ]
+
 
 def read(table: pa.Table, records: SplitRecords | None, count: int) -> list[Group]:
     """Examples of the predictions on one split, as fits their columns, and as far as its records

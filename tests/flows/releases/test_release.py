@@ -9,8 +9,8 @@ import pytest
 import albef
 from albef.config import ParamsError
 from flows import git
-from flows.releases.registry import Registry, annotate, named
-from flows.releases.release import _stale
+from flows.releases.registry import Registry, annotate, check_names
+from flows.releases.release import stale_reasons
 from tests.flows.shop import another, build
 from tests.flows.toy import Toy
 
@@ -149,20 +149,19 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
         "not as in the last commit: dvc.yaml; commit or undo that",
         "new.json is not in git; `git add` and commit it",
     ]
-    project.sh("git commit -qam edited")
-    assert list(git.unpushed()) == ["git commits that are not pushed: 1; `git push`"]
-    project.sh("git clone -q ../project.git ../other && cd ../other && git commit -q --allow-empty "
-               "-m theirs && git push -q")  # fmt: skip
-    git.fetch()
-    assert list(git.unpushed())[1:] == [
-        "git commits of the remote that are not here: 1; `git pull`"
-    ]
-    project.sh("git checkout -q --detach")
-    assert list(git.unpushed()) == [
-        "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
-    ]
-    project.sh("git remote remove origin")
-    assert list(git.unpushed()) == []
+    ahead = "git commits that are not pushed: 1; `git push`"
+    behind = "git commits of the remote that are not here: 1; `git pull`"
+    nowhere = "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
+    theirs = "git clone -q ../project.git ../other && cd ../other && git commit -q --allow-empty"
+    for command, reasons in (
+        ("git commit -qam edited", [ahead]),
+        (f"{theirs} -m theirs && git push -q", [ahead, behind]),
+        ("git checkout -q --detach", [nowhere]),
+        ("git remote remove origin", []),
+    ):
+        project.sh(command)
+        git.fetch()
+        assert list(git.unpushed()) == reasons
 
 
 def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
@@ -176,9 +175,9 @@ def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
 
 
 def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> None:
-    assert list(_stale("retrieval")) == []
+    assert list(stale_reasons("retrieval")) == []
     shutil.rmtree("made/data")  # of a stage above
-    assert list(_stale("retrieval")) == []
+    assert list(stale_reasons("retrieval")) == []
     with open("made/models/retrieval/config.json", "a") as file:
         file.write("\n")
     shutil.rmtree("products/exports")
@@ -286,6 +285,6 @@ def test_what_cannot_be_done_is_a_sentence(project: Toy, arguments: str, says: s
 
 
 def test_names_are_what_gto_takes() -> None:
-    named("as_it_is", "prod")
+    check_names("as_it_is", "prod")
     with pytest.raises(ParamsError, match="coco_ cannot be a name"):
-        named("coco_", "prod")
+        check_names("coco_", "prod")

@@ -9,7 +9,7 @@ from typing import Any
 from albef.config import validate
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
-from albef.ingest.sources import SourcesConfig, rows_of
+from albef.ingest.sources import SourcesConfig, kind_of
 
 Rows = list[Record | Refusal]
 
@@ -18,7 +18,8 @@ def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
     """The rows of a source, by its values."""
     sources = {"s": {"kind": kind, **values}}
     config = validate(SourcesConfig, {"sources": sources}, where="test")
-    return list(rows_of(config.sources["s"], 0, scratch))
+    source = config.sources["s"]
+    return list(kind_of(source).records(source, 0, *[scratch] * (kind == "urls")))
 
 
 def good(rows: Iterable[Record | Refusal]) -> list[Record]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from albef.report.heatmap import MEANT, WRONG, outline, overlay
+from albef.report.heatmap import MEANT, WRONG
 from albef.report.pictures import UNSEEN, Picture, spread
 from albef.report.sections import examples
 
@@ -225,23 +225,3 @@ def test_a_place_without_its_picture_or_a_box() -> None:
     assert examples.read(table(*rows), None, 1) == []
     rows[0]["key"] = "here"
     assert not has_colour(pixels_of(places(table(*rows), 1)[0].picture.uri), WRONG)
-
-
-def test_heat_is_shown_where_it_is() -> None:
-    plain = Image.new("RGB", (40, 40), (250, 250, 250))
-    heat = np.array([[0, 0], [0, 1]], np.float32)
-    pixels = np.asarray(overlay(plain, heat)).astype(int)
-    assert (pixels[2, 2] > 240).all()
-    assert pixels[35, 35, 0] > pixels[35, 35, 1] + 80  # red
-    assert (np.asarray(overlay(plain, heat, peak=100.0)) > 200).all()
-    assert overlay(plain, np.zeros((2, 2), np.float32)).tobytes() == plain.tobytes()
-
-
-def test_an_outline_stays_in_the_picture() -> None:
-    for dashed in (False, True):
-        picture = Image.new("RGB", (30, 20), (0, 0, 0))
-        outline(picture, (-5, -5, 60, 60), MEANT, width=1, dashed=dashed)
-        ink = (np.asarray(picture).astype(int) == MEANT).all(-1)
-        assert ink[0, 0]
-        assert bool(ink[0].all()) is not dashed
-        assert not ink[5:-5, 5:-5].any()

@@ -1,0 +1,26 @@
+"""Heat maps and boxes over a picture."""
+
+import numpy as np
+from PIL import Image
+
+from albef.report.heatmap import MEANT, outline, overlay
+
+
+def test_heat_is_shown_where_it_is() -> None:
+    plain = Image.new("RGB", (40, 40), (250, 250, 250))
+    heat = np.array([[0, 0], [0, 1]], np.float32)
+    pixels = np.asarray(overlay(plain, heat)).astype(int)
+    assert (pixels[2, 2] > 240).all()
+    assert pixels[35, 35, 0] > pixels[35, 35, 1] + 80  # red
+    assert (np.asarray(overlay(plain, heat, peak=100.0)) > 200).all()
+    assert overlay(plain, np.zeros((2, 2), np.float32)).tobytes() == plain.tobytes()
+
+
+def test_an_outline_stays_in_the_picture() -> None:
+    for dashed in (False, True):
+        picture = Image.new("RGB", (30, 20), (0, 0, 0))
+        outline(picture, (-5, -5, 60, 60), MEANT, width=1, dashed=dashed)
+        ink = (np.asarray(picture).astype(int) == MEANT).all(-1)
+        assert ink[0, 0]
+        assert bool(ink[0].all()) is not dashed
+        assert not ink[5:-5, 5:-5].any()
