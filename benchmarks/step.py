@@ -25,7 +25,9 @@ from tests.reference import pretraining as plain
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MASKED_SHARE = 0.15
 PRESET = read_preset(Path("presets/paper-4m.yaml"))["pretrain"]
-PAPER = {name: PRESET[name] for name in ("model", "tokenizer", "queue_size", "queue_from")}
+PAPER = validate(Config, PRESET, where="presets/paper-4m.yaml").model_dump(
+    include={"model", "tokenizer", "queue_size", "queue_from"}
+)
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "built-in": ({}, 32, 12),
     "paper": (PAPER, 8, 16),
@@ -63,8 +65,9 @@ def main() -> None:
     )
     print("| step | s | pairs/s | GFLOP | GFLOP/s | of the product's peak |")
     print("|---|---|---|---|---|---|")
-    for name, own in times.items():
-        seconds, rate = statistics.median(own), counted[name] / statistics.median(own)
+    for name, rounds in times.items():
+        seconds = statistics.median(rounds)
+        rate = counted[name] / seconds
         peak = peaks[name.split()[1]]
         print(
             f"| {name} | {seconds:.3f} | {size / seconds:.1f} | {counted[name] / 1e9:.1f} "
@@ -86,8 +89,8 @@ def main() -> None:
             for way, step in steps.items()
         }
         ratios = [ms[f"plain {dtype}"] / ms[f"fast {dtype}"] for dtype in TYPES]
-        told = [*(f"{value:.1f}" for value in ms.values()), *(f"{value:.2f}" for value in ratios)]
-        print(f"| {phase} | {' | '.join(told)} |")
+        cells = [*(f"{value:.1f}" for value in ms.values()), *(f"{value:.2f}" for value in ratios)]
+        print(f"| {phase} | {' | '.join(cells)} |")
     share = counted["fast float32"] / counted["plain float32"]
     print(f"\nFLOPs of the fast step over the plain one: {share:.3f}; memory {memory_peak()}")
 

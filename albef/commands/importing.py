@@ -88,8 +88,7 @@ def import_original(
 def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
     """The task of a checkpoint, all shapes and no memory."""
     module = importlib.import_module(f"albef.tasks.{checkpoint.kind}")
-    needed = {"rerank_k": 0, "itc": True, "hard_negatives": True, "temperature": 0.07}
-    values = {**needed, **checkpoint.config["values"]}
+    values = {"global_batch_size": 1, **checkpoint.config["values"]}
     config = module.Config.model_construct(**values, model=checkpoint.model)
     sizes = () if checkpoint.kind == "pretraining" else (checkpoint.model,)
     with torch.device("meta"):

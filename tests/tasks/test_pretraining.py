@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.config import read_preset
+from albef.config import read_preset, validate
 from albef.losses.mlm import IGNORED
 from albef.models.matching import Matches, match_pairs
 from albef.tasks import pretraining, ranking
@@ -18,7 +18,8 @@ from tests.original import vocabulary
 from tests.reference import pretraining as plain
 from tests.tasks.test_pretraining_parity import config
 
-PAPER = read_preset(Path(__file__).parents[2] / "presets/paper-4m.yaml")["pretrain"]
+PRESET = Path(__file__).parents[2] / "presets/paper-4m.yaml"
+PAPER = validate(pretraining.Config, read_preset(PRESET)["pretrain"], where="paper").model_dump()
 NEGATIVES = ([1, 2, 3, 4, 5, 6, 7, 0], [7, 0, 1, 2, 3, 4, 5, 6])
 
 
