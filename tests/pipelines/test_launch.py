@@ -3,10 +3,10 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,8 @@ from pipelines.launch import launch
 from pipelines.stage import Stage
 from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
-from tests.pipelines.test_training import ROOT, step, values, work
+from tests.pipelines.test_training import ROOT, values, work
+from tests.pipelines.test_training import _own_slots as _own_slots
 
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
 TWO: dict[str, Any] = {
@@ -66,20 +67,12 @@ def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def prepared(validated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with validated data, in which two processes are asked for."""
     folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        slots = str(tmp_path_factory.mktemp("slots"))  # apart from a training on this machine
-        patch.setenv("TMPDIR", slots)
-        patch.setattr(tempfile, "tempdir", slots)
-        patch.chdir(folder)
-        work(folder, values(**TWO))
-        step("heldout", "scenes")
-        for dataset in ("web", "scenes"):
-            step("ingest", dataset)
-            step("validate", dataset)
-        yield folder
+    shutil.copytree(validated, folder, dirs_exist_ok=True)
+    work(folder, values(**TWO))
+    return folder
 
 
 def start(name: str, key: str = "", **runtime: Any) -> subprocess.Popen[str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
 import time
@@ -34,21 +33,13 @@ def searched(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(validated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a checkpoint to start from."""
     folder = tmp_path_factory.mktemp("project")
-    work(folder, searched())
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        step("heldout", "scenes")
-        step("heldout", "scenes")
-        for dataset in ("web", "scenes"):
-            step("ingest", dataset)
-            step("validate", dataset)
+    shutil.copytree(validated, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         step("pretrain")
-    finally:
-        os.chdir(before)
     return folder
 
 
@@ -82,6 +73,9 @@ def test_the_best_training_is_taken_over_with_equal_bytes(
     best = told["evidence"]["chosen"]["trial"]
     assert stage.record["search"] == told["evidence"]
     assert told["evidence"]["repeatable"] is True
+    assert [trial["start"] for trial in told["trials"]] == [True, False, False]
+    choice = json.loads(Path("products/search/retrieval/choice.json").read_text())
+    assert choice == max(told["trials"], key=lambda trial: trial["value"])["params"]
     [left] = Path("scratch/albef").iterdir()
     assert left.name.startswith("finetune@retrieval-")
     assert len(list(left.glob("state-*.pt"))) == 1
