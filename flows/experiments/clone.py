@@ -30,6 +30,8 @@ log = logging.getLogger("albef")
 class Failure(ValueError):
     """Variations that failed; a sentence for each."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Variation:
