@@ -255,10 +255,12 @@ def _step(
     *,
     file: str = "",
     kept: Path | None = None,
+    digest: str = "",
     at_hand: str | None = None,
+    state: State | None = None,
+    facts: Mapping[str, Any] | None = None,
     code: str = "",
     origins: Iterable[Step] = (),
-    **known: Any,
 ) -> Step:
     """A step, held against what is at hand and against the record of the stage that made it.
 
@@ -269,15 +271,13 @@ def _step(
         stage: address of what made it; "" where no record is asked for.
         file: in ``path``, whose digest names it; "" for ``path`` itself.
         kept: where the project keeps it, as a record names it; None for ``path``.
-        at_hand: what is compared with ``digest``; None takes the digest of the file.
-        code: digest of the code that made it, as it tells.
-        origins: what it was made of.
-        known: ``digest``, as its child tells, ``facts``, and a ``state`` not of the digest.
+        digest: as its child tells; ``at_hand`` is compared with it, or if None that of the file.
+        state: that is not the one of the digest.
+        facts, code, origins: as it tells.
     """
     of_file = _digest_at(path / file) if path else ""
     at_hand = of_file if at_hand is None else at_hand
-    digest = known.pop("digest", "")
-    state = known.pop("state", compare(digest, at_hand))
+    state = compare(digest, at_hand) if state is None else state
     recorded: State = ""
     record = None
     if project and path and stage and (path / file).exists():
@@ -294,11 +294,11 @@ def _step(
         digest or at_hand,
         state or ("verified" if recorded == "verified" else ""),
         at_hand if state == "changed" else "",
-        code=(code, compare(code, project.code(stage))) if project and code else None,
-        record=record,
-        recorded=recorded,
-        origins=tuple(origins),
-        **known,
+        facts or {},
+        (code, compare(code, project.code(stage))) if project and code else None,
+        record,
+        recorded,
+        tuple(origins),
     )
 
 

@@ -80,7 +80,8 @@ def _fingerprint(
     """Of all that a data set's bytes depend on but the pictures that its sources point to."""
     named = [path for source in config.sources.values() for path in files_of(source).values()]
     packages = (albef.builtin, albef.data, albef.ingest)
-    code = sorted(file for own in packages for file in Path(own.__path__[0]).rglob("*.py"))
+    folders = (Path(package.__path__[0]) for package in packages)
+    code = sorted(file for folder in folders for file in folder.rglob("*.py"))
     values = [
         stage.data_seed,
         _sources(config),

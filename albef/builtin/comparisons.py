@@ -66,7 +66,8 @@ class Comparison:
         return sum(has) == {"both": 2, "one": 1, "neither": 0}[self.form]
 
 
-def _records(config: Config, seed: int) -> Iterator[view.Row]:
+@view.records(across=True)
+def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The records of all splits, the true and the false one of a sentence together.
 
     Raises:
@@ -95,9 +96,6 @@ def _records(config: Config, seed: int) -> Iterator[view.Row]:
                     "pictures": [{**scene.meta(), "objects": c.objects} for scene, c in drawn],
                 }
                 yield view.Row(split, [canvas.png() for _, canvas in drawn], (text,), meta)
-
-
-records = view.records(_records, across=True)
 
 
 def _pair(

@@ -40,7 +40,7 @@ class Config(view.Drawn):
     """Number of pictures by split."""
 
 
-@view.records
+@view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The pictures of all splits; ``box`` in their meta is the thing meant, ``proposals`` all four.
 

@@ -48,7 +48,7 @@ class Config(view.Drawn):
     """Share of training pictures whose caption is wrong or says nothing."""
 
 
-@view.records
+@view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The pictures of all splits; things take turns, so that each is shown equally often."""
     studio = Studio(config.objects, config.pixels)

@@ -37,7 +37,7 @@ class Config(view.Drawn):
     """Questions about a scene, each of another type."""
 
 
-@view.records
+@view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The questions of all splits; those about a scene follow each other.
 

@@ -45,7 +45,7 @@ Plan = list[tuple[Scene, dict[str, Any]]]
 """Scenes, and what of them is kept in meta."""
 
 
-@view.records
+@view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The scenes of all splits.
 

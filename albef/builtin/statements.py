@@ -62,7 +62,8 @@ def judge(claim: Claim, picture: View, names: list[str]) -> str:
     return "neutral" if len(truths) == 2 else "entailment" if True in truths else "contradiction"
 
 
-def _records(config: Config, seed: int) -> Iterator[view.Row]:
+@view.records(across=True)
+def records(config: Config, seed: int) -> Iterator[view.Row]:
     """The records of all splits, the three of a statement one after the other.
 
     Raises:
@@ -88,9 +89,6 @@ def _records(config: Config, seed: int) -> Iterator[view.Row]:
                     "change": change,
                 }
                 yield view.Row(split, [canvas.png()], (text,), meta)
-
-
-records = view.records(_records, across=True)
 
 
 def _statement(

@@ -52,35 +52,32 @@ class Row(NamedTuple):
 
 
 def records(
-    rows: Callable[[D, int], Iterator[Row]], *, across: bool = False
-) -> Callable[[D, int], Iterator[Record]]:
-    """The rows of a view, given its values and a seed, as records with keys and image ids.
+    *, across: bool = False
+) -> Callable[[Callable[[D, int], Iterator[Row]]], Callable[[D, int], Iterator[Record]]]:
+    """Make records with keys and image ids of the rows that a view draws.
 
     Args:
-        rows: draws them.
         across: whether keys are numbered across splits, not within each.
     """
 
-    @functools.wraps(rows)
-    def numbered(config: D, seed: int) -> Iterator[Record]:
-        image_id = -1
-        of_split: Counter[str] = Counter()
-        for place, row in enumerate(rows(config, seed)):
-            image_id += not row.again
-            number = place if across else of_split[row.split]
-            of_split[row.split] += 1
-            yield Record(
-                key=f"{row.split}-{number:06d}",
-                image=row.images[0],
-                captions=row.captions,
-                image_id=image_id,
-                split=row.split,
-                source=config.kind,
-                meta=row.meta,
-                more=tuple(row.images[1:]),
-            )
+    def of_rows(rows: Callable[[D, int], Iterator[Row]]) -> Callable[[D, int], Iterator[Record]]:
+        @functools.wraps(rows)
+        def numbered(config: D, seed: int) -> Iterator[Record]:
+            image_id = -1
+            counts: Counter[str] = Counter()
+            for row in rows(config, seed):
+                image_id += not row.again
+                number = counts.total() if across else counts[row.split]
+                counts[row.split] += 1
+                first, *more = row.images
+                yield Record(
+                    f"{row.split}-{number:06d}", first, row.captions, image_id, row.split,
+                    config.kind, row.meta, tuple(more),
+                )  # fmt: skip
 
-    return numbered
+        return numbered
+
+    return of_rows
 
 
 def sample_each(

@@ -61,7 +61,7 @@ def main(
         text: what to look for.
         model: the folder of a checkpoint.
         layer: as :func:`explain` takes it.
-        out: the file of the figure; None names it after the picture.
+        out: the figure's file; None names it after the picture.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.

@@ -124,48 +124,42 @@ def in_pixels(box: Box | None, width: int, height: int) -> Box | None:
 
 def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, int]]:
     """The cells that hang together with ``start``; they are taken out of ``hot``."""
-    found: list[tuple[int, int]] = []
+    cells: list[tuple[int, int]] = []
     todo = [start]
     while todo:
         y, x = todo.pop()
         if 0 <= y < hot.shape[0] and 0 <= x < hot.shape[1] and hot[y, x]:
             hot[y, x] = False
-            found.append((y, x))
+            cells.append((y, x))
             todo += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-    return found
+    return cells
 
 
 def of_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What in a record's meta says where something is in its picture: ``box``, ``proposals`` and
     the boxes of its ``objects``; a field of that name that holds something else is left out.
     """
-    found: dict[str, Any] = {}
-    if _is_box(meta.get("box")):
-        found["box"] = meta["box"]
-    proposals, objects = meta.get("proposals"), meta.get("objects")
-    if isinstance(proposals, list | tuple) and proposals and all(map(_is_box, proposals)):
-        found["proposals"] = proposals
-    if isinstance(objects, list | tuple) and objects and all(map(_is_placed, objects)):
-        found["objects"] = objects
-    return found
+    located = {"box": meta["box"]} if _is_box(meta.get("box")) else {}
+    for name, check in (("proposals", _is_box), ("objects", _is_placed)):
+        values = meta.get(name)
+        if isinstance(values, list | tuple) and values and all(map(check, values)):
+            located[name] = values
+    return located
 
 
 def scaled(located: Mapping[str, Any], across: float, down: float) -> dict[str, Any]:
-    """What :func:`of_meta` found, in pixels of a picture that is ``across`` times as wide and
+    """What :func:`of_meta` gave, in pixels of a picture that is ``across`` times as wide and
     ``down`` times as high.
     """
 
-    def of(box: Sequence[float]) -> list[float]:
-        return [round(side * (down if i % 2 else across), 2) for i, side in enumerate(box)]
+    def of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {**value, "box": of(value["box"])}
+        if not _is_box(value):
+            return list(map(of, value))
+        return [round(side * (down if i % 2 else across), 2) for i, side in enumerate(value)]
 
-    changed: dict[str, Any] = {}
-    if "box" in located:
-        changed["box"] = of(located["box"])
-    if "proposals" in located:
-        changed["proposals"] = [of(box) for box in located["proposals"]]
-    if "objects" in located:
-        changed["objects"] = [{**one, "box": of(one["box"])} for one in located["objects"]]
-    return changed
+    return {name: of(value) for name, value in located.items()}
 
 
 def _is_placed(value: object) -> bool:

@@ -71,8 +71,8 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        said = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
-        raise ImageError(said, Reason.NO_IMAGE) from None
+        detail = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
+        raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
         raise ImageError(f"{name} cannot be decoded: {error}") from None
 
@@ -170,14 +170,13 @@ def check_shape(size: tuple[int, int], min_side: int, max_aspect_ratio: float) -
         ImageError: it is too small or too elongated.
     """
     shorter, longer = sorted(size)
-    shown = f"the image has {size[0]} x {size[1]} pixels"
+    pixels = f"the image has {size[0]} x {size[1]} pixels"
     if shorter < min_side:
-        said = f"{shown}; the shorter side must have {min_side}"
-        raise ImageError(said, Reason.TOO_SMALL)
+        raise ImageError(f"{pixels}; the shorter side must have {min_side}", Reason.TOO_SMALL)
     if longer > max_aspect_ratio * shorter:
         ratio = math.floor(10 * longer / shorter) / 10
-        said = f"{shown}: one side is {ratio:g} times the other, at most {max_aspect_ratio:g}"
-        raise ImageError(said, Reason.TOO_ELONGATED)
+        detail = f"{pixels}: one side is {ratio:g} times the other, at most {max_aspect_ratio:g}"
+        raise ImageError(detail, Reason.TOO_ELONGATED)
 
 
 def _looks(image: bytes) -> str:
@@ -188,4 +187,4 @@ def _looks(image: bytes) -> str:
     head = image[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head.startswith(b"<?xml") and b"<svg" in image[:4096].lower():
         return "it is SVG"
-    return next((said for start, said in _LOOKS if head.startswith(start)), "no known format")
+    return next((what for start, what in _LOOKS if head.startswith(start)), "no known format")

@@ -94,7 +94,7 @@ def index_digest(folder: Path) -> str:
     columns = ["key", "digest", "captions", "split", "meta"]
     with _index(folder) as path, pq.ParquetFile(path) as file:
         more = ["more"] if "more" in file.schema_arrow.names else []
-        for batch in file.iter_batches(columns=columns + more):
+        for batch in file.iter_batches(10_000, columns=columns + more):
             for row in batch.to_pylist():
                 values = [row[name] for name in columns]
                 values += [image["digest"] for image in row.get("more", ())]

@@ -134,8 +134,8 @@ class Blocks:
     def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
         """The rows of a block with their records, where they are kept so far."""
         images = _read(self._images(block))["images"]
-        for row, own in zip(self.rows(block), images, strict=True):
-            yield row, None if row.refusal else row.record(own.as_py())
+        for row, of_row in zip(self.rows(block), images, strict=True):
+            yield row, None if row.refusal else row.record(of_row.as_py())
 
     def image(self, number: int) -> bytes:
         """The first picture of the row with that number, which is kept so far."""

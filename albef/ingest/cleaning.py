@@ -39,7 +39,7 @@ def clean(text: str) -> str:
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # tags that were written as &lt;b&gt;
     text = _SPACES.sub(" ", _UNSEEN.sub("", text)).strip()
     if "\ufffd" in text:
-        raise Refused(Reason.MALFORMED_ROW, f"letters are lost in the caption {_shown(text)}")
+        raise Refused(Reason.MALFORMED_ROW, f"letters are lost in the caption {_quoted(text)}")
     return text
 
 
@@ -64,24 +64,19 @@ def clean_captions(captions: Iterable[object], max_chars: int) -> tuple[str, ...
 def _allowed(raw: object, max_chars: int) -> str:
     if not isinstance(raw, str):
         raise Refused(Reason.MALFORMED_ROW, f"a caption is {type(raw).__name__}, no text")
-    if len(raw) > 64 * max_chars:  # nothing that long is worth cleaning
-        raise _too_long(len(raw), max_chars)
-    text = clean(raw)
+    # Nothing that is much too long is worth cleaning.
+    text = raw if len(raw) > 64 * max_chars else clean(raw)
     if not any(map(str.isalnum, text)):
-        raise Refused(Reason.NO_CAPTION, f"the caption {_shown(raw)} says nothing")
+        raise Refused(Reason.NO_CAPTION, f"the caption {_quoted(raw)} says nothing")
     if len(text) > max_chars:
-        raise _too_long(len(text), max_chars)
+        detail = f"a caption has {len(text)} characters; at most {max_chars} are kept"
+        raise Refused(Reason.CAPTION_TOO_LONG, detail)
     return text
 
 
-def _too_long(length: int, max_chars: int) -> Refused:
-    said = f"a caption has {length} characters; at most {max_chars} are kept"
-    return Refused(Reason.CAPTION_TOO_LONG, said)
-
-
-def _shown(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+def _quoted(text: str) -> str:
+    quoted = repr(text)
+    return quoted if len(quoted) <= 60 else f"{quoted[:57]}..."
 
 
 def writable(text: str) -> str:

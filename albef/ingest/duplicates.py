@@ -200,16 +200,24 @@ def repeated_pictures(
             row, other = int(pictures.row[place]), int(pictures.row[leader])
             duplicates[place] = Duplicate(row, reason, other, bits)
 
-    places = np.flatnonzero(left)
-    _, first, which = np.unique(pictures.digest[places], return_index=True, return_inverse=True)
-    leaders = places[first[which]]
-    for i in np.flatnonzero(leaders != places):
-        add(int(places[i]), int(leaders[i]), Reason.DUPLICATE, 0)
+    for part in _parts(pictures.digest.view(np.uint64)[::2]):
+        places = part[left[part]]
+        _, first, which = np.unique(pictures.digest[places], return_index=True, return_inverse=True)
+        leaders = places[first[which]]
+        for i in np.flatnonzero(leaders != places):
+            add(int(places[i]), int(leaders[i]), Reason.DUPLICATE, 0)
     if distance is not None:
         left[list(duplicates)] = False
         for place, leader, bits in _followers(pictures.look, np.flatnonzero(left), distance):
             add(place, leader, Reason.NEAR_DUPLICATE, bits)
     return sorted(duplicates.values())
+
+
+def _parts(words: Words, below: int = _BITS) -> Iterator[Places]:
+    """Places of words by the four bits below one, so that sorting takes little memory."""
+    upper = (words >> np.uint64(below - 4)).astype(np.uint8) & 15
+    for value in range(16):
+        yield np.flatnonzero(upper == value)
 
 
 def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[int, int, int]]:
@@ -253,21 +261,22 @@ def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
     edges = np.linspace(0, _BITS, distance + 3).round().astype(int)
     bands = [(1 << int(b)) - (1 << int(a)) for a, b in pairwise(edges)]
     count = max(len(hashes), 1)
-    found = [np.empty(0, np.int64)]
+    pairs = [np.empty(0, np.int64)]
     for one, two in combinations(bands, 2) if distance else ():  # hashes that are there once differ
         mask = np.uint64(one | two)
-        order = np.argsort(hashes & mask, kind="stable")
-        keys = hashes[order] & mask
-        places = np.arange(len(order))  # that have a fellow so many places on
-        for shift in range(1, _LONGEST + 1):
-            places = places[: np.searchsorted(places, len(order) - shift)]
-            places = places[keys[places] == keys[places + shift]]
-            if not len(places):
-                break
-            left, right = order[places], order[places + shift]
-            close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
-            left, right = left[close], right[close]
-            found.append(np.minimum(left, right) * count + np.maximum(left, right))
-    left, right = np.divmod(np.unique(np.concatenate(found)), count)
+        for part in _parts(hashes, below=int(mask).bit_length()):  # bits of the upper band
+            order = part[np.argsort(hashes[part] & mask, kind="stable")]
+            keys = hashes[order] & mask
+            places = np.arange(len(order))  # that have a fellow so many places on
+            for shift in range(1, _LONGEST + 1):
+                places = places[: np.searchsorted(places, len(order) - shift)]
+                places = places[keys[places] == keys[places + shift]]
+                if not len(places):
+                    break
+                left, right = order[places], order[places + shift]
+                close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
+                left, right = left[close], right[close]
+                pairs.append(np.minimum(left, right) * count + np.maximum(left, right))
+    left, right = np.divmod(np.unique(np.concatenate(pairs)), count)
     bits = np.bitwise_count(hashes[left] ^ hashes[right])
     yield from zip(left.tolist(), right.tolist(), bits.tolist(), strict=True)

@@ -186,10 +186,10 @@ class Study:
         ]
 
     def _end(self, state: TrialState, value: float | None = None) -> FrozenTrial:
-        self._alive.close()
-        if self._frozen().state.is_finished():
-            raise TrialLost
-        return self._study.tell(self._trial, value, state)
+        with self._alive:  # until the end is written: one that is not alive is taken for cut off
+            if self._frozen().state.is_finished():
+                raise TrialLost
+            return self._study.tell(self._trial, value, state)
 
     def _cut_off(self) -> optuna.Trial | None:
         """A trial whose process has died; those of a database are put back to be asked for."""

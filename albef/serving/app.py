@@ -68,7 +68,7 @@ def create_app(
 
     Args:
         exports: their folders; of those that have a call the first one answers it.
-        limits: of the server.
+        limits: of sizes and times.
         state: kept up to date by the application, and told when the server is to stop.
         tokens: of clients; without any, only those on this machine are answered.
         hosts: further names under which the server may be asked without a token.

@@ -38,10 +38,7 @@ class Batcher(Generic[Item, Result]):
     Args:
         run: the export's name, for metrics.
         step: what is computed, for metrics and errors.
-        compute: items to as many results; called in a thread.
-        executor: of the thread.
-        limits: ``queue``, ``batch``, ``wait`` and ``seconds`` are used.
-        metrics: where batches are counted.
+        compute: items to as many results; called in a thread of ``executor``.
         length: of an item, where batches are padded.
     """
 

@@ -38,13 +38,8 @@ log = logging.getLogger("albef")
 class Engine:
     """The exports of a server; of those that have a call the first one answers it.
 
-    Args:
-        exports: at least one.
-        store: of the indexes.
-        limits: of the server.
-        metrics: of the server.
-        workers: threads that compute; each takes as many cores as the exports are loaded for.
-        options: of :func:`albef.runtime.load`.
+    Of ``workers`` threads that compute, each takes as many cores as the exports are loaded for,
+    with ``options`` of :func:`albef.runtime.load`.
 
     Attributes:
         models: the exports.

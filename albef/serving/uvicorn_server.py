@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
     Args:
         app: to run.
         state: its ``leaving`` becomes true at the first signal; a second one does not wait.
-        limits: of the server.
+        limits: of sizes and times.
         host: address to listen at.
         port: to listen at; 0 takes a free one.
         drain: seconds from the first signal in which requests are still accepted while readiness

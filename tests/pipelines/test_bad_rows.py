@@ -1,4 +1,4 @@
-"""The corpus of bad rows through every source of files: each ends as it should, and is found."""
+"""The corpus of bad rows through the sources of files: each ends as it should, and is found."""
 
 import csv
 import json
@@ -61,17 +61,6 @@ def parquet(here: Path) -> Source:
     return {"kind": "parquet", "files": files, "image": "image", "captions": ["caption"]}
 
 
-def annotations(here: Path) -> Source:
-    for row in ROWS:
-        (here / "in" / row.name).write_bytes(row.image)
-    rows = [{"image": row.name, "caption": row.caption} for row in ROWS]
-    (here / "rows.json").write_text(json.dumps(rows))
-    return {
-        "kind": "annotations", "format": "captions", "files": {"train": [str(here / "rows.json")]},
-        "images": str(here / "in"),
-    }  # fmt: skip
-
-
 def urls(here: Path, server: Server) -> Source:
     with (here / "list.csv").open("w", errors="surrogatepass", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
@@ -84,7 +73,7 @@ def urls(here: Path, server: Server) -> Source:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [folder, webdataset, parquet, annotations, urls])
+@pytest.mark.parametrize("make", [folder, webdataset, parquet, urls])
 def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -102,10 +91,6 @@ def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) ->
     captions = sorted(row.expected for row in ROWS if not isinstance(row.expected, Reason))
     assert sorted(record.captions[0] for record in kept) == captions
     expected = Counter(row.expected for row in ROWS if isinstance(row.expected, Reason))
-    if make is annotations:  # there a caption that is blank is a field that is missing
-        blank = sum(not row.caption.strip() for row in ROWS)
-        expected += Counter({Reason.MISSING_FIELD: blank})
-        expected -= Counter({Reason.NO_CAPTION: blank})
     assert Counter(row["reason"] for row in aside) == expected
     assert all(row["line"] > 0 and row["detail"] for row in aside)
     nameless = [row for row in aside if not row["key"]]  # a line that is not UTF-8 has no address

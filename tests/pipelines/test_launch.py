@@ -3,11 +3,10 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from pipelines.launch import launch
 from pipelines.stage import Stage
 from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
-from tests.pipelines.test_training import ROOT, step, values, work
+from tests.pipelines.states import wait
+from tests.pipelines.test_training import ROOT, values, work
+from tests.pipelines.test_training import _own_slots as _own_slots
 
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
 TWO: dict[str, Any] = {
@@ -66,20 +67,12 @@ def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def prepared(validated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with validated data, in which two processes are asked for."""
     folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        slots = str(tmp_path_factory.mktemp("slots"))  # apart from a training on this machine
-        patch.setenv("TMPDIR", slots)
-        patch.setattr(tempfile, "tempdir", slots)
-        patch.chdir(folder)
-        work(folder, values(**TWO))
-        step("heldout", "scenes")
-        for dataset in ("web", "scenes"):
-            step("ingest", dataset)
-            step("validate", dataset)
-        yield folder
+    shutil.copytree(validated, folder, dirs_exist_ok=True)
+    work(folder, values(**TWO))
+    return folder
 
 
 def start(name: str, key: str = "", **runtime: Any) -> subprocess.Popen[str]:
@@ -93,7 +86,7 @@ def start(name: str, key: str = "", **runtime: Any) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    told = process.communicate(timeout=300)[1]
+    told = process.communicate(timeout=600)[1]
     assert "Traceback" not in told
     assert "torch.distributed" not in told
     return told
@@ -101,11 +94,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 def ranks(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
     """The launched processes by rank, once they train."""
-    deadline = time.monotonic() + 120
-    while not saved_states():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait(process, saved_states)
     found = psutil.Process(process.pid).children(recursive=True)
     return {p.environ()["RANK"]: p for p in found if "RANK" in p.environ()}
 

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from albef.io import file_digest
 from albef.tasks import retrieval
 from pipelines import trials
 from pipelines.stage import Stage
+from tests.pipelines.states import wait
 from tests.pipelines.test_training import _own_slots as _own_slots
 from tests.pipelines.test_training import start, step, values, work
 
@@ -34,21 +33,13 @@ def searched(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(validated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a checkpoint to start from."""
     folder = tmp_path_factory.mktemp("project")
-    work(folder, searched())
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        step("heldout", "scenes")
-        step("heldout", "scenes")
-        for dataset in ("web", "scenes"):
-            step("ingest", dataset)
-            step("validate", dataset)
+    shutil.copytree(validated, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         step("pretrain")
-    finally:
-        os.chdir(before)
     return folder
 
 
@@ -82,6 +73,9 @@ def test_the_best_training_is_taken_over_with_equal_bytes(
     best = told["evidence"]["chosen"]["trial"]
     assert stage.record["search"] == told["evidence"]
     assert told["evidence"]["repeatable"] is True
+    assert [trial["start"] for trial in told["trials"]] == [True, False, False]
+    choice = json.loads(Path("products/search/retrieval/choice.json").read_text())
+    assert choice == max(told["trials"], key=lambda trial: trial["value"])["params"]
     [left] = Path("scratch/albef").iterdir()
     assert left.name.startswith("finetune@retrieval-")
     assert len(list(left.glob("state-*.pt"))) == 1
@@ -228,11 +222,9 @@ def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
     params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1}
     work(here, params)
     process = start(here, "search", "retrieval")
-    deadline = time.monotonic() + 300
-    while not all(list(Path("scratch").rglob(f"trial-{n}/state-*.pt")) for n in (0, 1)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    for number in (0, 1):
+        pattern = f"trial-{number}/state-*.pt"
+        wait(process, lambda pattern=pattern: list(Path("scratch").rglob(pattern)))
     [one, _] = children(psutil.Process(process.pid))
     one.kill()
     told = process.communicate(timeout=600)[1]
@@ -258,13 +250,9 @@ def test_workers_that_are_stopped_go_on_where_they_were(here: Path) -> None:
     params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1000}
     work(here, params)
     process = start(here, "search", "retrieval")
-    deadline = time.monotonic() + 300
-    while not list(Path("scratch").rglob("trial-0/curves/**/*.tsv")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    wait(process, lambda: list(Path("scratch").rglob("trial-0/curves/**/*.tsv")))
     process.send_signal(signal.SIGTERM)
-    told = process.communicate(timeout=300)[1]
+    told = process.communicate(timeout=600)[1]
     assert process.returncode == 130, told
     assert "Traceback" not in told
     again = start(here, "search", "retrieval")

@@ -3,24 +3,22 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 
 from albef.config import validate
-from albef.data.shards import Shards
 from albef.loading.loader import Loader
-from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
-from albef.training.loop import NotFinite, train
+from albef.training.loop import NotFinite
 from albef.training.state import step_of
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
-
-AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
+from tests.training.toy_training import loader_of, train_toy
 
 
 class Killed(BaseException):
@@ -35,37 +33,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    data: Path,
-    scratch: Path,
-    *,
-    kill_at: int | None = None,
-    epochs: int = 4,
-    workers: int = 0,
-    every: int = 5,
-    micro: int = 4,
-    **values: object,
+    data: Path, scratch: Path, *, kill_at: int | None = None, workers: int = 0, **values: object
 ) -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    task = tiny_task()
-    config = task.config.model_copy(update={"epochs": epochs, **values})
-    augment = validate(AugmentConfig, AUGMENT, where="tests")
-    loader = Loader(Shards(data, "train"), task.collate(Train(augment, 16)), 4, micro, 1, workers)
-
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
         if step == kill_at:
             raise Killed
 
-    train(
-        task,
-        config,
-        loader,
-        folder=scratch,
-        device=torch.device("cpu"),
-        checkpoint_every=every,
-        validate=lambda epoch: {"r_mean": float(epoch)},
-        progress=progress,
-    )
-    return task.state_dict()
+    return train_toy(tiny(**values), data, scratch, progress, workers=workers)
+
+
+def tiny(**values: object) -> Any:
+    torch.manual_seed(3)
+    task = tiny_task()
+    task.config = task.config.model_copy(update={"epochs": 4, **values})
+    return task
 
 
 def curves(folder: Path) -> dict[str, str]:
@@ -98,29 +79,17 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
     """Losses are summed where they are; the device is waited for every ten steps alone."""
     done = [0]
     read: set[int] = set()
-    task = tiny_task()
-    config = task.config.model_copy(update={"epochs": 4})
-    augment = validate(AugmentConfig, AUGMENT, where="tests")
-    loader = Loader(Shards(data, "train"), task.collate(Train(augment, 16)), 4, 4, 1, 0)
-    steps = list(loader.batches(0, 12))
+    task = tiny()
+    steps = list(loader_of(task, data).batches(0, 12))
     seen = waits.Waits(lambda name: read.add(done[0]))
 
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
         done[0] = step
 
-    batches = mock.patch.object(loader, "batches", return_value=iter(steps))
+    batches = mock.patch.object(Loader, "batches", return_value=iter(steps))
     as_on_a_gpu = mock.patch.object(tasks, "_by_rows", tasks._by_channel)
     with batches, as_on_a_gpu, seen:
-        train(
-            task,
-            config,
-            loader,
-            folder=tmp_path,
-            device=torch.device("cpu"),
-            checkpoint_every=100,
-            validate=lambda epoch: {"r_mean": float(epoch)},
-            progress=progress,
-        )
+        train_toy(task, data, tmp_path, progress, every=100)
     assert read - {0} == {9, 11}  # before the first step values are read, too
 
 

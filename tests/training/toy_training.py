@@ -15,6 +15,7 @@ from albef.tasks import pretraining
 from albef.tasks.task import Task, to_device
 from albef.training.distributed import joined, world
 from albef.training.loop import train
+from albef.training.progress import Progress
 from tests.conftest import tiny_task
 from tests.original import vocabulary
 from tests.tasks.test_pretraining_parity import config
@@ -63,26 +64,38 @@ def gradients(kind: str, data: Path) -> dict[str, torch.Tensor | None]:
     return {name: p.grad for name, p in task.named_parameters()}
 
 
-def run(kind: str, data: Path, scratch: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
-    """Train to the end, or leave after ``stop`` steps as a kill would."""
-    task: Any = task_of(kind)
-
-    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-        if step == stop:
-            raise KeyboardInterrupt
-
+def train_toy(
+    task: Any,
+    data: Path,
+    scratch: Path,
+    progress: Progress = lambda step, total, means: None,
+    *,
+    workers: int = 0,
+    every: int = 5,
+) -> dict[str, torch.Tensor]:
+    """Train to the end, unless ``progress`` raises; the weights."""
     train(
         task,
         task.config,
-        loader_of(task, data),
+        loader_of(task, data, workers),
         folder=scratch,
         device=torch.device("cpu"),
-        checkpoint_every=5,
+        checkpoint_every=every,
         validate=lambda epoch: {"r_mean": float(epoch)},
         progress=progress,
     )
     state: dict[str, torch.Tensor] = task.state_dict()
     return state
+
+
+def run(kind: str, data: Path, scratch: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
+    """Train to the end, or leave after ``stop`` steps as a kill would."""
+
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    return train_toy(task_of(kind), data, scratch, progress)
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ class Store:
         """Make an empty index; one that is there already stays as it is."""
         file = _file_name(about.name)
         with self._lock:
-            if self.folder is None:
-                self._open.setdefault(file, (0, Index(None, about, self._exact)))
-            else:
+            if self.folder is not None:
                 Index(self.folder / file, about).close()
+            elif file not in self._open:
+                self._open[file] = 0, Index(None, about, self._exact)
             index = self._at(file)
         assert index is not None
         return index

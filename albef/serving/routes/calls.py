@@ -18,12 +18,8 @@ Texts = Annotated[
     list[Text], Form(min_length=1, max_length=PICTURES, description="Texts, a field for each")
 ]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
-_BOXES = TypeAdapter(
-    Annotated[
-        list[tuple[FiniteFloat, FiniteFloat, Positive, Positive]],
-        Field(min_length=1, max_length=BOXES),
-    ]
-)
+_Box = tuple[FiniteFloat, FiniteFloat, Positive, Positive]
+_BOXES = TypeAdapter(Annotated[list[_Box], Field(min_length=1, max_length=BOXES)])
 Boxes = Annotated[
     str | None,
     Form(
