@@ -53,7 +53,7 @@ def command(
     Args:
         commands: which it is one of.
         name: how it is called.
-        code: exit code for what a user did wrong.
+        code: exit code for what a user did wrong, where the error has no ``exit_code``.
         at_root: whether it works in the root of the project around.
         interrupted: what is said after Ctrl-C.
     """
@@ -74,7 +74,7 @@ def command(
                     raise
                 stopped = isinstance(error, KeyboardInterrupt)
                 print(f"albef {name}: {interrupted if stopped else error}", file=sys.stderr)
-                status = INTERRUPTED if stopped else code
+                status = INTERRUPTED if stopped else getattr(error, "exit_code", code)
             raise SystemExit(status or 0)
 
         commands.command(name.split()[-1])(run)

@@ -187,8 +187,8 @@ def _sentences(
             case _:
                 message = item["msg"].removeprefix("Value error, ")
                 got = item["input"]
-                shown = "" if isinstance(got, dict | list) else f", got {got!r}"
-                yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{shown}"
+                but = "" if isinstance(got, dict | list) else f", got {got!r}"
+                yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{but}"
 
 
 def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
@@ -197,10 +197,10 @@ def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
         field = cls.model_fields.get(part)
         if field is None:  # a key of a mapping, such as a data set's name
             continue
-        found = list(_classes(field.annotation))
-        if not found:
+        section = next(_classes(field.annotation), None)
+        if section is None:
             return []
-        cls = found[0]
+        cls = section
     return list(cls.model_fields)
 
 

@@ -173,7 +173,7 @@ def release(
     dry: Annotated[
         bool, Option("--dry", help="Show the model card too, and change nothing.")
     ] = False,
-) -> int:
+) -> None:
     """Release an evaluated export behind a gate, or go back.
 
     It is compared with the released one, side by side, and released if it passes the gate
@@ -183,7 +183,7 @@ def release(
     from flows.releases.release import main
 
     _stop_on_signals()
-    return main(run, stage, bump, approve=approve and not dry, back=back, dry=dry)
+    main(run, stage, bump, approve=approve and not dry, back=back, dry=dry)
 
 
 @command(data, "data check")

@@ -13,7 +13,6 @@ from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, values
 from flows.experiments import seeds
-from flows.experiments.clone import Failure
 from flows.process import dvc, in_session
 
 INTERRUPTED = 130
@@ -97,11 +96,7 @@ def run_seeds(
     values.prepare(preset, list(overrides))
     if code := run(name=seeds.name_of(name, seeds.first())):
         return code
-    try:
-        names = seeds.others(name, count)
-    except Failure as error:
-        print(error, file=sys.stderr)
-        return 1
+    names = seeds.others(name, count)
     print(f"\nrecorded as experiments {', '.join(names)}")
     if len(names) > 1:
         print(f"`albef compare {' '.join(names)}` tells their spread")

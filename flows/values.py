@@ -52,10 +52,10 @@ def check(path: Path) -> None:
     digest = _digest(path)
     if CHECKED.exists() and CHECKED.read_text() == digest:
         return
-    command = [sys.executable, "-m", "pipelines.params", str(path), "--name", str(PARAMS)]
+    command = [sys.executable, "-m", "pipelines.params", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 2:
-        raise ParamsError(done.stderr.strip())
+        raise ParamsError(done.stderr.strip().replace(str(path), str(PARAMS)))
     if done.returncode:
         raise RuntimeError(f"{PARAMS} cannot be checked:\n{done.stderr.strip()}")
     CHECKED.parent.mkdir(parents=True, exist_ok=True)

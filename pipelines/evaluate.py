@@ -86,9 +86,9 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
             headline[split] = known[0]  # a split with hidden answers has predictions only
     path = stage.layout.predictions(stage.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told, cases = behave(settings, trained, blank, Shards(data, splits[0]))
-    for section, own in told.items():
-        metrics.setdefault(section, {}).update(own)
+    sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
+    for section, values in sections.items():
+        metrics.setdefault(section, {}).update(values)
     if BEHAVIOUR in metrics:
         headline[BEHAVIOUR] = OVERALL
     pq.write_table(cases, stage.layout.behaviour(stage.key))
@@ -150,10 +150,10 @@ def behave(
         tests.judge(task.agreement(records, tests.pairs, settings.batch_size))
         for task in (trained, blank)
     ]
-    own, random_weights = map(judging.rates, tables)
-    log.info("behaviour: %d cases, %.1f %% pass", len(tests.cases), own[OVERALL])
+    rates, random_weights = map(judging.rates, tables)
+    log.info("behaviour: %d cases, %.1f %% pass", len(tests.cases), rates[OVERALL])
     return {
-        BEHAVIOUR: dict(own),
+        BEHAVIOUR: dict(rates),
         "chance": {BEHAVIOUR: judging.chances(tables[0])},
         "random_weights": {BEHAVIOUR: random_weights},
     }, pa.table(tables[0], schema=judging.SCHEMA)
@@ -167,28 +167,29 @@ def splits_of(wanted: Sequence[str], present: Collection[str]) -> list[str]:
     """
     if BEHAVIOUR in wanted:
         raise ValueError(f"a split that is evaluated cannot be called {BEHAVIOUR}: rename it")
-    found = [split for split in wanted if split in present]
-    if not found and "val" in present:
+    splits = [split for split in wanted if split in present]
+    if not splits and "val" in present:
         log.info("no split of evaluate.splits is in this data set: val is evaluated")
-        found = ["val"]
-    if not found:
+        splits = ["val"]
+    if not splits:
         raise ValueError(
             f"evaluate.splits are {', '.join(wanted)}, but the data set has {', '.join(present)}"
         )
-    return found
+    return splits
 
 
 def differing(metrics: Mapping[str, object], reference: Mapping[str, Reference]) -> Iterator[str]:
     """What differs from the reference by more than its tolerance; every difference is logged."""
-    for name, said in reference.items():
-        found = metrics.get(name)
-        if not isinstance(found, float):
+    for name, published in reference.items():
+        value = metrics.get(name)
+        if not isinstance(value, float):
             yield f"there is no metric {name}, but {', '.join(metrics)}"
             continue
-        difference = found - said.value
-        text = f"{name} {found:.2f} is {difference:+.2f} from {said.value:g} ({said.source})"
-        log.info("%s, tolerance %g", text, said.tolerance)
-        if abs(difference) > said.tolerance:
+        difference = value - published.value
+        text = f"{name} {value:.2f} is {difference:+.2f} from {published.value:g}"
+        text += f" ({published.source})"
+        log.info("%s, tolerance %g", text, published.tolerance)
+        if abs(difference) > published.tolerance:
             yield text
 
 

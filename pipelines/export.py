@@ -79,7 +79,7 @@ def _export(stage: Stage) -> None:
             tolerance=settings.tolerance,
             precisions=tuple(settings.precisions),
             threads=threads,
-            provenance={"export_code": stage.code},
+            provenance={"export_code": code} if (code := stage.code) else None,
         )
         scores = _evaluated(stage, settings, checkpoint, folder)
     sizes = {

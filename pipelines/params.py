@@ -4,7 +4,6 @@ Each section is read by the class that stands beside its owner; what one section
 is checked here.
 """
 
-import argparse
 import importlib
 import inspect
 import json
@@ -365,13 +364,9 @@ def _is_shown_in_parts(value: Any) -> bool:
 
 def main() -> None:
     """Check files; their errors go to standard error, exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.params", description=__doc__)
-    parser.add_argument("files", nargs="*", default=[PARAMS], type=Path)
-    parser.add_argument("--name", help="what errors call the file")
-    options = parser.parse_args()
     try:
-        for file in options.files:
-            load(file, name=options.name)
+        for file in sys.argv[1:] or [str(PARAMS)]:
+            load(Path(file))
     except ParamsError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -87,8 +87,8 @@ def proportion(passed: int, of: int) -> Interval:
     """Wilson's score interval of a share, in percent (Wilson, 1927)."""
     from scipy.stats import binomtest
 
-    found = binomtest(passed, of).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(100 * float(found.low), 100 * float(found.high))
+    share = binomtest(passed, of).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(100 * float(share.low), 100 * float(share.high))
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class Spread:
 
 def spread(values: Sequence[float]) -> Spread:
     """Mean, deviation and t-interval of the mean over seeds."""
-    found: NDArray[np.float64] = np.asarray(values, float)
-    mean = float(found.mean())
-    if len(found) < 2:
-        return Spread(len(found), mean, None, None)
-    deviation = float(found.std(ddof=1))
-    half = _half(deviation / math.sqrt(len(found)), len(found) - 1)
-    return Spread(len(found), mean, deviation, Interval(mean - half, mean + half))
+    sample: NDArray[np.float64] = np.asarray(values, float)
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return Spread(len(sample), mean, None, None)
+    deviation = float(sample.std(ddof=1))
+    half = _half(deviation / math.sqrt(len(sample)), len(sample) - 1)
+    return Spread(len(sample), mean, deviation, Interval(mean - half, mean + half))
 
 
 def between(

@@ -269,12 +269,12 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
         if len(having) < 2:
             continue
         same = all(given[place][training] == given[having[0]][training] for place in having[1:])
-        own = dict.fromkeys(name for place in having for name in given[place][training])
+        curve_names = dict.fromkeys(name for place in having for name in given[place][training])
         if same:
-            own = {}
+            curve_names = {}
         charts = {
             name: _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
-            for name in sorted(own, key=_place)
+            for name in sorted(curve_names, key=_place)
         }
         main = tuple(chart for name, chart in charts.items() if _is_main(name))
         yield Overlay(

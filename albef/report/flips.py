@@ -101,8 +101,8 @@ def _choice(
         first = next(iter(row["top"]), "")
         if row["query"] == "i2t":
             return Choice(right, first)
-        shown = records.picture(first) if records and first else None
-        return Choice(right, f"right one at place {row['rank'] + 1}", shown)
+        picture = records.picture(first) if records and first else None
+        return Choice(right, f"right one at place {row['rank'] + 1}", picture)
     if "changed" in row:
         return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
     if "iou" in row:

@@ -81,8 +81,8 @@ class Mirror:
     def _names(self, pattern: str) -> list[str]:
         """What there is like ``pattern``, the last by letter first."""
         self._files.invalidate_cache()
-        found: list[Any] = self._files.glob(f"{self._root}/{pattern}")
-        return sorted((posixpath.basename(str(path)) for path in found), reverse=True)
+        paths: list[Any] = self._files.glob(f"{self._root}/{pattern}")
+        return sorted((posixpath.basename(str(path)) for path in paths), reverse=True)
 
     def wait(self) -> None:
         """Until all copies are made."""

@@ -135,8 +135,8 @@ def _places(
     dataset = params["pretrain"]["dataset"]
     noisy = [
         f"datasets.{dataset}.sources.{source}.caption_noise"
-        for source, own in params["datasets"][dataset]["sources"].items()
-        if "caption_noise" in own
+        for source, section in params["datasets"][dataset]["sources"].items()
+        if "caption_noise" in section
     ]
     if not noisy:
         raise ParamsError(
@@ -151,8 +151,8 @@ def _places(
                 overrides += [f"{key}={json.dumps(value)}" for key, value in rung.values.items()]
                 text = variations.varied(preset, overrides, f"{file}, rung {rung.name}")
                 group = f"noise{noise:g}-seed{seed}"
-                own = Variation(f"{name}-{rung.name}-{group}", text, group, data=f"seed{seed}")
-                yield Place(rung.name, noise, seed, own)
+                run = Variation(f"{name}-{rung.name}-{group}", text, group, data=f"seed{seed}")
+                yield Place(rung.name, noise, seed, run)
 
 
 class _Results:

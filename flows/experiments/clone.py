@@ -30,6 +30,8 @@ log = logging.getLogger("albef")
 class Failure(ValueError):
     """Variations that failed; a sentence for each."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Variation:
@@ -147,7 +149,7 @@ class Clone:
         kept = [path for path in (layout.root / "metrics", layout.root / "runs") if self._has(path)]
         untracked = [part for path in kept for part in ("--include-untracked", str(path))]
         # DVC would miss the products of the stages that were not asked for.
-        made = [found[1] for text in lines if (found := _STAGE.match(text))]
+        made = [match[1] for text in lines if (match := _STAGE.match(text))]
         options = ["--name", variation.name, "--force", *untracked]
         self._dvc_plain("exp", "save", *options, *made)
         files = sorted((self._folder / layout.root / "metrics").glob("*.json"))
@@ -165,5 +167,5 @@ class Clone:
     def hand_over(self, variation: Variation) -> None:
         """Bring the experiment into the repository of the project."""
         refs = self._git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-        own = [ref for ref in refs if ref.rsplit("/", 1)[1] == variation.name]
-        git.git("fetch", "--quiet", str(self._folder), *(f"+{ref}:{ref}" for ref in own))
+        named = [ref for ref in refs if ref.rsplit("/", 1)[1] == variation.name]
+        git.git("fetch", "--quiet", str(self._folder), *(f"+{ref}:{ref}" for ref in named))

@@ -134,16 +134,16 @@ def _metrics(it: "Comparison") -> str:
                 rows.append((split.run, name, _number(metric.values[0])))
             for after, side in enumerate(it.sides[1:], 1):
                 test = tests.get((after, metric.name))
-                found = (difference(metric.difference(side.against, after)), "", "")
+                change = (difference(metric.difference(side.against, after)), "", "")
                 if test is not None:
-                    found = (
+                    change = (
                         interval_words(test.difference, test.interval),
                         f"+{test.gained} −{test.lost}, p {chance(test.p)}",
                         test.verdict,
                     )
                 names = f"{it.sides[side.against].name} -> {side.name}"
                 values = [_number(metric.values[place]) for place in (side.against, after)]
-                rows.append((split.run, name, names, *values, *found))
+                rows.append((split.run, name, names, *values, *change))
     if len(it.sides) == 1:
         return table(rows, ("run", "metric", "value")) if rows else ""
     header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
@@ -161,9 +161,9 @@ def _seeds(it: "Comparison") -> str:
     rows = []
     for row in it.seeds:
         interval = row.spread.interval
-        found = ("", "")
+        change = ("", "")
         if row.difference is not None and row.interval is not None:
-            found = (interval_words(row.difference, row.interval), verdict(row.interval))
+            change = (interval_words(row.difference, row.interval), verdict(row.interval))
         rows.append(
             (
                 f"{row.run} {row.split}",
@@ -172,7 +172,7 @@ def _seeds(it: "Comparison") -> str:
                 str(row.spread.count),
                 f"{row.spread.mean:.2f}"
                 + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval else ""),
-                *found,
+                *change,
             )
         )
     header = ("over seeds", "metric", "group", "seeds", "mean (95 %)", "difference (95 %)", "")

@@ -108,19 +108,19 @@ class Revision:
         Raises:
             NotAtHand: there are none.
         """
-        found: dict[str, dict[str, Any]] = {}
+        metrics: dict[str, dict[str, Any]] = {}
         for run in self.runs:
             if path := self._fetch(self._layout.metrics(run)):
                 try:
-                    found[run] = json.loads(path.read_text())
+                    metrics[run] = json.loads(path.read_text())
                 except ValueError as error:
                     raise NotAtHand(f"{self.name}: {path.name} is no JSON ({error})") from None
-        if not found:
+        if not metrics:
             raise NotAtHand(
                 f"{self.name} has no metrics: nothing was evaluated there, or it was not recorded; "
                 "`albef run --name EXPERIMENT` evaluates and records"
             )
-        return found
+        return metrics
 
     def predictions(self, run: str) -> Path | None:
         """The predictions of a run; None where it has none.
@@ -158,8 +158,8 @@ class Revision:
             NotAtHand: they are neither here nor in a remote.
         """
         folder = self._layout.data(dataset)
-        found = [self._fetch(folder / name) for name in ("dataset.json", "index.parquet")]
-        return self.folder / folder if all(found) else None
+        parts = [self._fetch(folder / name) for name in ("dataset.json", "index.parquet")]
+        return self.folder / folder if all(parts) else None
 
     def pictures(self, dataset: str) -> Path | None:
         """A data set's folder with its shards, or with the manifest of those in a store; None where
@@ -190,15 +190,17 @@ class Revision:
 
     def _fetch(self, path: Path) -> Path | None:
         """A file or folder of the revision, here; None where the revision has none."""
-        own = self.folder / path
-        if own.exists() or self._files is None:
-            return own if own.exists() else None
+        here = self.folder / path
+        if here.exists() or self._files is None:
+            return here if here.exists() else None
         with self._sentences(path):
             if not self._files.exists(path.as_posix()):
                 return None
-            own.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get(path.as_posix(), str(own), recursive=self._files.isdir(path.as_posix()))
-        return own if own.exists() else None
+            here.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get(
+                path.as_posix(), str(here), recursive=self._files.isdir(path.as_posix())
+            )
+        return here if here.exists() else None
 
     @contextmanager
     def _sentences(self, path: Path) -> Iterator[None]:
@@ -219,7 +221,7 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
     """
     with ExitStack() as stack:
         _WORK.mkdir(parents=True, exist_ok=True)
-        found: list[Revision] = []
+        revisions: list[Revision] = []
         commits, config = _commits(names)
         for name, commit in commits:
             folder = Path(".")
@@ -231,8 +233,8 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
             except (DvcException, SCMError) as error:
                 raise ParamsError(f"{name} cannot be read: {_line(error)}") from None
             stack.callback(revision.close)
-            found.append(revision)
-        yield found
+            revisions.append(revision)
+        yield revisions
 
 
 def _commits(names: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
@@ -262,8 +264,8 @@ def _commit(repo: Any, name: str) -> str:
 
 def _experiments(repo: Any) -> list[str]:
     """Names of all experiments."""
-    found = repo.experiments.ls(all_commits=True).values()
-    return [name for of_commit in found for name, _ in of_commit]
+    by_commit = repo.experiments.ls(all_commits=True).values()
+    return [name for of_commit in by_commit for name, _ in of_commit]
 
 
 def _line(error: BaseException) -> str:

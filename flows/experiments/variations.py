@@ -103,15 +103,14 @@ def run(
     with run_lock.locked(FOLDER / "lock", "variations are"):
         crew = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
         with ThreadPoolExecutor(max(1, len(crew))) as pool:
-            futures = [pool.submit(_labour, own, work, targets, done) for own in crew]
+            futures = [pool.submit(_labour, clone, work, targets, done) for clone in crew]
             try:
                 for future in futures:
                     future.result()
             except BaseException:
                 work.stop()
-                ends = [threading.Thread(target=own.stop) for own in crew]  # go on if asked again
-                for end in ends:
-                    end.start()
+                for clone in crew:  # their threads go on if asked again
+                    threading.Thread(target=clone.stop).start()
                 raise
     if work.failed:
         raise Failure("\n".join(work.failed))

@@ -21,17 +21,18 @@ Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Numbers by name, by version, by what they test."""
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """Reasons against a release, a sentence each, and what helps against all of them."""
 
-    def __init__(self, reasons: Sequence[str], remedy: str = "") -> None:
-        super().__init__(
-            "\n".join([*(f"- {reason}" for reason in reasons), *filter(None, [remedy])])
-        )
+    exit_code = 1
+
+    def __init__(self, run: str, reasons: Sequence[str], remedy: str = "") -> None:
+        lines = [f"{run} is not released:", *(f"- {reason}" for reason in reasons), remedy]
+        super().__init__("\n".join(lines).rstrip())
 
 
-def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> int:
-    """Release, or go back; exit code 1 when refused.
+def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> None:
+    """Release, or go back.
 
     Args:
         run: whose export.
@@ -42,17 +43,14 @@ def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: boo
         dry: show the model card too.
 
     Raises:
+        Refused: with all reasons at once.
         ParamsError: what cannot be done at all.
     """
     try:
         with run_lock.acquire():
             go_back(run, stage, approve) if back else release(run, stage, bump, approve, dry)
-    except Refused as refused:
-        print(f"albef release: {run} is not released:\n{refused}", file=sys.stderr)
-        return 1
     except GTOException as error:
         raise ParamsError(str(error)) from None
-    return 0
 
 
 def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
@@ -70,7 +68,7 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     check_names(run, stage)
     needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run), layout.export_metrics(run)]
     if stale := [*stale_reasons(run), *(f"{p} is missing" for p in needed if not p.exists())]:
-        raise Refused(stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
+        raise Refused(run, stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
     git.fetch()
     registry = Registry(run)
     export_hash, holder = registry.hash_here(), registry.holder(stage)
@@ -100,7 +98,7 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     )
     print(_format_comparison(judged, further, holder, version))
     if reasons := [*reasons, *judged["reasons"]]:
-        raise Refused(reasons)
+        raise Refused(run, reasons)
     if dry:
         print(f"\n{judged['card']}")
     remote = git.remote()
@@ -115,7 +113,7 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     card = CARDS / run / f"{version}.md"
     written = [] if registered else [card, card.with_suffix(".json"), DVC]
     if changed := list(git.uncommitted(needed)):  # while it was measured
-        raise Refused(changed)
+        raise Refused(run, changed)
     tags: list[str] = []
     with git.whole(written, tags):
         if not registered:
@@ -145,7 +143,7 @@ def go_back(run: str, stage: str, approve: bool) -> None:
         raise ParamsError(f"{run} {holder} is the first that held {stage}")
     revision = registry.versions[before]
     if reasons := list(registry.lacking(path_at(run, revision), revision)):
-        raise Refused(reasons)
+        raise Refused(run, reasons)
     step = f"{run}: {stage} goes from {holder} back to {before}"
     if not approve:
         print(f"{step}; run again with --approve")

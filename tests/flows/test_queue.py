@@ -70,11 +70,9 @@ def test_queued_experiments_share_the_device_and_are_compared(tmp_path: Path, ho
 
 
 def _wait(toy: Toy) -> None:
-    deadline = time.monotonic() + 600
     while True:
         states = [line.split()[-1] for line in toy.sh("dvc queue status").splitlines()[1:3]]
         assert "Failed" not in states, toy.sh("dvc queue logs one; dvc queue logs two")
         if states == ["Success"] * 2:
             return
-        assert time.monotonic() < deadline, states
         time.sleep(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from albef.cli import main
 from albef.config import ParamsError, read_preset, read_yaml
 from flows import values
 
@@ -117,3 +118,16 @@ def test_a_preset_on_nothing_is_refused(project: Path, text: str, says: str) -> 
     (project / "presets/mine.yaml").write_text(text)
     with pytest.raises(ParamsError, match=says):
         values.prepare("mine", [])
+
+
+def test_the_command_prints_the_values_of_a_preset(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "behaviour").symlink_to(ROOT / "behaviour")
+    (project / "dvc.yaml").touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["params", "runtime.checkpoint_every", "--preset", "smoke"])
+    assert not ended.value.code
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "runtime.checkpoint_every: 5  # presets/smoke.yaml"
+    assert out[1] == "    Steps between two saves of the training state."

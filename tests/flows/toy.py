@@ -150,7 +150,6 @@ class Toy:
     def create(cls, path: Path, home: Path, api: str | None = None) -> "Toy":
         """A new project with one commit."""
         (path / "do").mkdir(parents=True)
-        (path / "presets").mkdir()
         for name in ("code/ingest.py", "code/train.py", "albef/tune/loop.py", "albef/tune/lr.py"):
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text(f"# {name}\n")
@@ -165,9 +164,7 @@ class Toy:
             r"|^    (?!retrieval:)\w+: \{dataset: .*\n"
         )
         (path / "params.yaml").write_text(re.sub(other_runs, "", values))
-        for preset in (ROOT / "presets").glob("*.yaml"):
-            (path / "presets" / preset.name).write_text(preset.read_text())
-        for folder in ("behaviour", "profiles"):  # which values name
+        for folder in ("behaviour", "presets", "profiles"):  # which values name
             shutil.copytree(ROOT / folder, path / folder)
         (path / ".gitignore").write_text(
             (ROOT / ".gitignore").read_text() + "\n/do/\n/flows\n*.log\n"

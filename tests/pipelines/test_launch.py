@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipelines.launch import launch
 from pipelines.stage import Stage
 from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
+from tests.pipelines.states import wait
 from tests.pipelines.test_training import ROOT, values, work
 from tests.pipelines.test_training import _own_slots as _own_slots
 
@@ -86,7 +86,7 @@ def start(name: str, key: str = "", **runtime: Any) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    told = process.communicate(timeout=300)[1]
+    told = process.communicate(timeout=600)[1]
     assert "Traceback" not in told
     assert "torch.distributed" not in told
     return told
@@ -94,11 +94,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 def ranks(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
     """The launched processes by rank, once they train."""
-    deadline = time.monotonic() + 120
-    while not saved_states():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait(process, saved_states)
     found = psutil.Process(process.pid).children(recursive=True)
     return {p.environ()["RANK"]: p for p in found if "RANK" in p.environ()}
 

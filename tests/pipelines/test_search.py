@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from albef.io import file_digest
 from albef.tasks import retrieval
 from pipelines import trials
 from pipelines.stage import Stage
+from tests.pipelines.states import wait
 from tests.pipelines.test_training import _own_slots as _own_slots
 from tests.pipelines.test_training import start, step, values, work
 
@@ -222,11 +222,9 @@ def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
     params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1}
     work(here, params)
     process = start(here, "search", "retrieval")
-    deadline = time.monotonic() + 300
-    while not all(list(Path("scratch").rglob(f"trial-{n}/state-*.pt")) for n in (0, 1)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    for number in (0, 1):
+        pattern = f"trial-{number}/state-*.pt"
+        wait(process, lambda pattern=pattern: list(Path("scratch").rglob(pattern)))
     [one, _] = children(psutil.Process(process.pid))
     one.kill()
     told = process.communicate(timeout=600)[1]
@@ -252,13 +250,9 @@ def test_workers_that_are_stopped_go_on_where_they_were(here: Path) -> None:
     params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1000}
     work(here, params)
     process = start(here, "search", "retrieval")
-    deadline = time.monotonic() + 300
-    while not list(Path("scratch").rglob("trial-0/curves/**/*.tsv")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    wait(process, lambda: list(Path("scratch").rglob("trial-0/curves/**/*.tsv")))
     process.send_signal(signal.SIGTERM)
-    told = process.communicate(timeout=300)[1]
+    told = process.communicate(timeout=600)[1]
     assert process.returncode == 130, told
     assert "Traceback" not in told
     again = start(here, "search", "retrieval")

@@ -28,6 +28,7 @@ from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, val
 from pipelines.device_lock import device_slot
 from pipelines.stage import FORGOTTEN_S, Stage
 from tests.pipelines.states import saved as saved_states
+from tests.pipelines.states import wait
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
@@ -237,11 +238,7 @@ def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
     monkeypatch.chdir(trained)
     work(trained, values(pretrain__epochs=8, runtime__checkpoint_every=3))
     first = start(trained)
-    deadline = time.monotonic() + 120
-    while not (states := saved_states()):
-        assert time.monotonic() < deadline
-        assert first.poll() is None, first.communicate()[1]
-        time.sleep(0.02)
+    states = wait(first, saved_states)
     refused = pytest.raises(StateLocked, match=f"process {first.pid} already trains")
     with refused, TrainingState(states[0].parent).owned():
         pass
@@ -250,7 +247,7 @@ def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
     assert saved_states()
 
     second = start(trained)
-    told = second.communicate(timeout=300)[1]
+    told = second.communicate(timeout=600)[1]
     assert second.returncode == 0, told
     assert "going on at step" in told
     resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
@@ -271,13 +268,9 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
         assert process.stderr is not None
         if saved:
             assert any(f"going on at step {saved} of 64" in line for line in process.stderr)
-        deadline = time.monotonic() + 120
-        while not list(Path("scratch").rglob("itc.tsv")):  # the first points of the curves
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.02)
+        wait(process, lambda: list(Path("scratch").rglob("itc.tsv")))  # points of the curves
         os.killpg(process.pid, number)
-        told = process.communicate(timeout=60)[1]
+        told = process.communicate(timeout=600)[1]
         assert process.returncode == 130, told
         state = max(saved_states())
         assert step_of(state) > saved
@@ -286,7 +279,7 @@ def test_a_training_that_is_asked_to_stop_saves_its_last_step_and_goes_on(
         assert "Traceback" not in told
 
     last = start(trained)
-    told = last.communicate(timeout=300)[1]
+    told = last.communicate(timeout=600)[1]
     assert last.returncode == 0, told
     assert f"going on at step {saved} of 64" in told
     resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
@@ -338,7 +331,7 @@ def test_kills_at_any_moment_change_no_byte(
                 kills += 1
                 break
             time.sleep(0.005)
-        told = process.communicate(timeout=120)[1]
+        told = process.communicate(timeout=600)[1]
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, told
@@ -383,5 +376,5 @@ def test_a_second_training_waits_for_the_device_and_says_for_whom(
         waiting = start(trained)
         assert waiting.stderr is not None
         assert f"waiting for cpu: process {os.getpid()} works on it" in waiting.stderr.readline()
-    told = waiting.communicate(timeout=120)[1]
+    told = waiting.communicate(timeout=600)[1]
     assert waiting.returncode == 0, told

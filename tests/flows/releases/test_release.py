@@ -235,39 +235,38 @@ def test_dvc_yaml_names_the_export_and_nothing_else_changes(project: Toy) -> Non
 def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
     registry = Registry("retrieval")
     assert (registry.versions, registry.last, registry.holder("prod")) == ({}, None, None)
-    assert [registry.next(bump) for bump in ("patch", "minor", "major")] == [
-        "v0.0.1", "v0.1.0", "v1.0.0"
-    ]  # fmt: skip
-    hashed = registry.hash_here()
-    assert hashed is not None
-    assert hashed == registry.hash_at("HEAD")
-    for version in ("v0.1.0", "v0.2.0", "v0.10.0"):
+    bumped = [registry.next(bump) for bump in ("patch", "minor", "major")]
+    assert bumped == ["v0.0.1", "v0.1.0", "v1.0.0"]
+    export = registry.hash_here()
+    assert export == registry.hash_at("HEAD") is not None
+    versions = ["v0.1.0", "v0.2.0", "v0.10.0"]
+    for version in versions:
         project.sh(f"git commit -q --allow-empty -m {version}")
         registry.register(version)
-    for version in ("v0.1.0", "v0.2.0", "v0.10.0"):
+    for version in versions:
         Registry("retrieval").assign(version, "prod")
-    found = Registry("retrieval")
-    assert list(found.versions) == ["v0.1.0", "v0.2.0", "v0.10.0"]
-    assert found.next("minor") == "v0.11.0"
-    assert (found.holder("prod"), found.before("prod")) == ("v0.10.0", "v0.2.0")
-    found.assign("v0.2.0", "prod")
-    found = Registry("retrieval")
-    assert (found.holder("prod"), found.before("prod")) == ("v0.2.0", "v0.1.0")
-    assert found.holder("staging") is None
-    assert found.same(hashed) == "v0.10.0"
-    assert found.same("another.dir") is None
-    project.sh(
-        "GIT_COMMITTER_DATE=2090-01-01T00:00:00Z git tag -a -m ahead 'retrieval#prod#9' HEAD"
-    )
+
+    def state(stage: str = "prod") -> tuple[list[str], str | None, str | None]:
+        registry = Registry("retrieval")
+        return list(registry.versions), registry.holder(stage), registry.before(stage)
+
+    assert state() == (versions, "v0.10.0", "v0.2.0")
+    registry = Registry("retrieval")
+    assert registry.next("minor") == "v0.11.0"
+    assert (registry.same(export), registry.same("another.dir")) == ("v0.10.0", None)
+    registry.assign("v0.2.0", "prod")
+    assert state() == (versions, "v0.2.0", "v0.1.0")
+    assert state("staging") == (versions, None, None)
+    ahead = "GIT_COMMITTER_DATE=2090-01-01T00:00:00Z git tag -a -m ahead 'retrieval#prod#9' HEAD"
+    project.sh(ahead)
     with pytest.raises(ParamsError, match=r"ahead of this machine's clock.*; set the clock"):
         Registry("retrieval").assign("v0.2.0", "prod")
     project.sh("git tag -d 'retrieval#prod#9'")
     project.sh("sleep 1 && gto assign retrieval --version v0.1.0 --stage prod --force --push")
-    assert Registry("retrieval").holder("prod") == "v0.1.0"  # as docs/release.md goes back
+    assert state()[1] == "v0.1.0", "as docs/release.md goes back"
     project.sh("gto deprecate retrieval v0.10.0")
-    found = Registry("retrieval")
-    assert list(found.versions) == ["v0.1.0", "v0.2.0"]
-    assert found.next("patch") == "v0.10.1"  # a number is not given twice
+    assert state()[0] == versions[:2]
+    assert Registry("retrieval").next("patch") == "v0.10.1", "a number is not given twice"
 
 
 @pytest.mark.parametrize(

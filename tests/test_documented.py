@@ -1,0 +1,26 @@
+"""docs/architecture.md names files and functions that are there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLACES = re.findall(
+    r"`([\w/]+\.py)`(?: \| |, )`(\w+)`", (ROOT / "docs/architecture.md").read_text()
+)
+
+
+@pytest.mark.parametrize(("file", "name"), PLACES)
+def test_the_places_of_the_walks_are_there(file: str, name: str) -> None:
+    defined = {
+        node.name
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    assert name in defined
+
+
+def test_both_walks_and_the_questions_are_tested() -> None:
+    assert len(PLACES) >= 11 + 17 + 10
