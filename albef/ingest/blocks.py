@@ -67,12 +67,13 @@ class Blocks:
 
     Attributes:
         starts: the number of the first row of each, and last the number of all rows.
+        table: gives the rows of a block.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._table = functools.lru_cache(_OPEN)(lambda block: _read(self._rows(block)))
+        self.table = functools.lru_cache(_OPEN)(lambda block: _read(self._rows(block)))
         self.starts = [0]
         while self._rows(len(self)).exists():
             self.starts.append(self.starts[-1] + self.table(len(self)).num_rows)
@@ -99,10 +100,6 @@ class Blocks:
         _write(self._rows(block), table)
         self.starts.append(self.starts[-1] + len(rows))
 
-    def table(self, block: int) -> pa.Table:
-        """The rows of a block."""
-        return self._table(block)
-
     def digest(self, block: int) -> str:
         """What :meth:`write` was told of a block."""
         digest: bytes = self.table(block).schema.metadata[b"digest"]
@@ -114,7 +111,7 @@ class Blocks:
             self._rows(each).unlink()
             self.drop_images(each)
         del self.starts[block + 1 :]
-        self._table.cache_clear()
+        self.table.cache_clear()
 
     def rows(self, block: int) -> Iterator[Row]:
         """The rows of a block, in order."""

@@ -27,7 +27,7 @@ def answered(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     source = {"kind": "questions", "objects": 6, "pixels": 32, "splits": SPLITS, "questions": 4}
     params["datasets"]["questions"] = params["datasets"]["scenes"] | {"sources": {"q": source}}
     sizes = {"global_batch_size": 4, "micro_batch_size": 4, "max_tokens": 16}
-    params["tasks"]["vqa"] = vqa_config(image_size=16, **sizes).model_dump()
+    params["tasks"]["vqa"] = vqa_config(image_size=16, dataset="questions", **sizes).model_dump()
     params["evaluate"]["splits"] = ["test"]
     work(folder, params)
     before = Path.cwd()
