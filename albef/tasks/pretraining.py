@@ -182,4 +182,4 @@ class Task(RankingTask):
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
         loss = matched.itm + mlm + (matched.itc if config.itc else 0)
-        return {"loss": loss, "mlm": mlm.detach(), **matched.outputs}
+        return {"loss": loss, **matched.outputs, "mlm": mlm.detach()}
