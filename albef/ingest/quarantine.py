@@ -49,6 +49,8 @@ def write_quarantine(
     """
     summary = read_json(folder / SUMMARY)  # written last
     if summary is None:
+        for part in folder.glob("*.part"):  # of a process that was killed
+            part.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         summary = _write_rows(folder, blocks, dropped, heldout, limits)
         groups = {
