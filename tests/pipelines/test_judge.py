@@ -118,7 +118,7 @@ def test_what_cannot_be_compared_is_a_sentence(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree("products/exports")
-    monkeypatch.setattr(sys, "argv", ["compare", "retrieval", "out.json"])
+    monkeypatch.setattr(sys, "argv", ["compare", "retrieval", "out.json", "{}", ""])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
