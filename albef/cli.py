@@ -207,7 +207,7 @@ def submit(
         Option(parser=from_root, help="Check this file, and write none."),
     ] = None,
 ) -> None:
-    """Write or check the answers of a VQA run, as a challenge takes them."""
+    """Write or check the answers of a VQA run for a challenge."""
     from albef.commands.project import Project
     from albef.commands.submit import main
 

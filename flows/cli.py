@@ -59,7 +59,7 @@ def run(
 
 @command(app, "status", at_root=True)
 def status() -> None:
-    """Say what is fresh, stale (and why) or running, and the last results."""
+    """Say what is fresh, stale and why, or running."""
     from flows.status import report
 
     print(report())
