@@ -1,1 +1,0 @@
-"""The model card of a run, a page of Markdown."""
