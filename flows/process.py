@@ -56,11 +56,12 @@ class Child:
         try:
             assert self._process.stdout is not None
             rest = b""
-            while chunk := self._process.stdout.read1(65536):  # type: ignore[attr-defined]
-                *lines, rest = re.split(rb"[\r\n]", rest + chunk)
-                for part in lines:
-                    if text := part.decode(errors="replace").rstrip():
-                        line(text)
+            with self._process.stdout as output:
+                while chunk := output.read1(65536):  # type: ignore[attr-defined]
+                    *lines, rest = re.split(rb"[\r\n]", rest + chunk)
+                    for part in lines:
+                        if text := part.decode(errors="replace").rstrip():
+                            line(text)
             if rest:
                 line(rest.decode(errors="replace"))
             return self._process.wait()

@@ -104,8 +104,8 @@ def compose(preset: Path) -> str:
     if base is None:
         return text
     below = preset.parent / f"{base}.yaml"
-    changes = dict(_changes(read_preset(below), composed))
-    return _head(text) + _rewritten(compose(below).removeprefix(_head(compose(below))), changes)
+    changes, under = dict(_changes(read_preset(below), composed)), compose(below)
+    return _head(text) + _rewritten(under.removeprefix(_head(under)), changes)
 
 
 def _head(text: str) -> str:

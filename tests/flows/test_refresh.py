@@ -4,20 +4,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
+from albef.config import ParamsError
 from albef.data.shards import read_index
+from flows import graph, stages, train
 from flows.refresh import count_changes
 from tests.data import toy as data
 from tests.flows.test_run import last_flow
 from tests.flows.toy import Toy
 
-FLOW = (
-    "import sys; from flows.train import train; "
-    "state = train(refresh=sys.argv[1], return_state=True); "
-    "print('STATE', state.name, '|', state.message)"
-)
-
-
+# DVC's own use of pygtrie
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 VALIDATE = """
   validate:
     foreach: ${keys}
@@ -42,79 +43,84 @@ READ = ["ingest@scenes", "ingest@web"]
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory, home: Path, server: str) -> Toy:
-    toy = Toy.create(tmp_path_factory.mktemp("refresh") / "project", home, server)
+def toy(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Toy:
+    """A project whose stages ran, by DVC alone."""
+    toy = Toy.create(tmp_path_factory.mktemp("refresh") / "project", home)
     with (toy.path / "dvc.yaml").open("a") as file:
         file.write(VALIDATE)
     (toy.path / "toy_validate.py").write_text(SCRIPT)
     toy.do("lines-web", "one two vier")
-    toy.albef("run")
+    toy.sh("dvc repro -q")
     toy.started()
     return toy
 
 
-def refresh(toy: Toy, then: str = "data") -> str:
-    """Run the flow; the name and message of its state."""
-    out = toy.sh(f'python -c "{FLOW}" {then}')
-    return out.rpartition("STATE ")[2].strip()
+@pytest.fixture
+def here(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the project, where DVC alone runs what the flow's tasks would."""
+    toy.enter(monkeypatch)
+
+    def run(only: list[str], force: list[str], push: bool = True) -> State:
+        count = 0
+        for name in only or graph.read():
+            if name in force or graph.read()[name].stale:
+                count += 1
+                try:
+                    with Repo(".") as repo:
+                        repo.reproduce(name, single_item=True, force=name in force)
+                except DvcException:
+                    return Failed(message=f"{name}: failed")
+        return Completed(message=f"{count} stages ran")
+
+    monkeypatch.setattr(train, "_train", run)
 
 
-def test_where_nothing_changed_it_stops_quietly(toy: Toy) -> None:
-    lock = (toy.path / "dvc.lock").read_bytes()
-    page = (toy.path / "products/report/index.html").stat().st_mtime_ns
-    assert refresh(toy, "all") == "Completed | nothing changed"
+def refresh(then: str = "data") -> str:
+    """The name and message of the state in which a refresh ends."""
+    state = train._refresh(then)
+    return f"{state.name} | {state.message}"
+
+
+@pytest.mark.usefixtures("here")
+def test_what_changed_is_said_and_no_more_is_done_than_asked(toy: Toy) -> None:
+    toy.do("lines-web", "one three four vier fuenf")
+    assert refresh() == "Completed | web: train +3 -1. 1 stages ran"
+    assert sorted(toy.started()) == [*READ, "validate@web"]
+    toy.do("lines-web", "one three vier v5")
+    told = refresh("all")
+    assert "web: train +0 -2; val +1 -0" in told
+    assert sorted(toy.started()) == [
+        "evaluate@retrieval", "finetune@retrieval", *READ, "pretrain", "report", "validate@web",
+    ]  # fmt: skip
+    assert refresh("all") == "Completed | nothing changed"
     assert sorted(toy.started()) == READ
-    assert (toy.path / "dvc.lock").read_bytes() == lock
-    assert (toy.path / "products/report/index.html").stat().st_mtime_ns == page
-    assert "nothing to do" in toy.albef("run")
     assert not list((toy.path / ".dvc/tmp").glob("albef-refresh-*"))
 
 
-def test_what_changed_is_said_and_no_more_is_done_than_asked(toy: Toy) -> None:
-    toy.do("lines-web", "one three four vier fuenf")
-    told = refresh(toy)
-    assert told.startswith("Completed | web: train +3 -1. 1 stages ran")
-    assert sorted(toy.started()) == [*READ, "validate@web"]
-    toy.do("lines-web", "one three vier v5")
-    told = refresh(toy, "all")
-    assert "web: train +0 -2; val +1 -0" in told
-    assert sorted(set(toy.started())) == [
-        "evaluate@retrieval", "finetune@retrieval", "ingest@scenes", "ingest@web", "pretrain",
-        "report", "validate@web",
-    ]  # fmt: skip
-    assert refresh(toy, "all") == "Completed | nothing changed"
-    toy.started()
-
-
-def test_a_source_that_cannot_be_read_fails_with_its_sentence(toy: Toy) -> None:
-    toy.do("fail-ingest", "the list is gone")
-    try:
-        told = refresh(toy)
-    finally:
-        toy.do("fail-ingest")
-    assert told.startswith("Failed | ingest@")
-    assert "the list is gone" in told
-    toy.albef("run")
-    toy.started()
-
-
+@pytest.mark.usefixtures("here")
 def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: Toy) -> None:
     toy.do("lines-web", "one bad")
-    assert "data set web is refused" in refresh(toy)
-    assert refresh(toy).startswith("Failed | validate@web: data set web is refused")
+    for _ in range(2):
+        assert refresh() == "Failed | validate@web: failed"
     toy.do("lines-web", "one three vier v5")
-    assert "web: train +1 -1; val +2 -0" in refresh(toy)
-    assert refresh(toy) == "Completed | nothing changed"
+    assert "web: train +1 -1; val +2 -0" in refresh()
+    toy.do("fail-ingest", "the list is gone")
+    assert refresh().startswith("Failed | ingest@"), "a source that cannot be read"
+    toy.do("fail-ingest")
+    toy.sh("dvc repro -q")
     toy.started()
 
 
-def test_it_chooses_its_stages_itself(toy: Toy) -> None:
-    code = "from flows.train import train; train(refresh='data', only=['report'])"
-    assert "leave only and force out" in toy.sh(f'python -c "{code}"', fails=True)
+@pytest.mark.usefixtures("here")
+def test_it_chooses_its_stages_itself() -> None:
+    with pytest.raises(ParamsError, match="leave only and force out"):
+        train.train.fn(refresh="data", only=["report"])
+    stages.let_start()
 
 
 @pytest.mark.slow
 def test_its_deployment_runs_through_a_worker_and_its_schedule_rests(toy: Toy, server: str) -> None:
+    toy.env["PREFECT_API_URL"] = server
     toy.sh("prefect work-pool create local --type process --overwrite")
     toy.sh("prefect --no-prompt deploy --name refresh")
     assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")

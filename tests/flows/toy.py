@@ -4,6 +4,7 @@
 `report`. What a stage does beside that is asked for by files in `do/`, which no stage depends on.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,6 +12,10 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import pytest
+
+from flows import values
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,11 +191,26 @@ class Toy:
         toy.checked()
         return toy
 
-    def checked(self) -> None:
-        """Spare the flow the check of the built-in params.yaml, which imports torch."""
-        code = "from flows.values import CHECKED, PARAMS, _digest; "
-        code += "CHECKED.parent.mkdir(exist_ok=True); CHECKED.write_text(_digest(PARAMS))"
-        self.sh(f"{sys.executable} -c '{code}'")
+    def checked(self, *overrides: str) -> None:
+        """Spare the flow the check of its values, with overrides or not: it imports torch."""
+        with contextlib.chdir(self.path):
+            values.CHANGED.write_text(values.PARAMS.read_text())
+            if overrides:
+                values.override(values.CHANGED, list(overrides))
+            values.CHECKED.parent.mkdir(exist_ok=True)
+            values.CHECKED.write_text(values._digest(values.CHANGED))
+            values.CHANGED.unlink()
+
+    def copy(self, path: Path) -> "Toy":
+        """A copy with all its products."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Toy(path, Path(self.env["PREFECT_HOME"]), self.env.get("PREFECT_API_URL"))
+
+    def enter(self, patch: pytest.MonkeyPatch) -> None:
+        """Be in this project, as its commands are."""
+        for name, value in self.env.items():
+            patch.setenv(name, value)
+        patch.chdir(self.path)
 
     def sh(self, command: str, *, fails: bool = False) -> str:
         """Run a shell command; its output, both streams."""

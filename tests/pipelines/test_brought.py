@@ -22,7 +22,7 @@ from pipelines.params import load
 from pipelines.stage import Stage
 from tests.commands.test_importing import HEADS, original
 from tests.original import TOKENS
-from tests.pipelines.test_training import step, values
+from tests.pipelines.test_training import ingest_unchecked, step, values
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "test": 24
     }  # nothing to train on
     params["pretrain"]["dataset"] = "scenes"
+    params["export"]["runs"]["retrieval"]["precisions"] = {"float32": 100.0}
     YAML(typ="safe").dump(params, folder / "params.yaml")
     before = Path.cwd()
     os.chdir(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder / "slots"))
         load(Path("params.yaml"))
-        for name in ("ingest", "validate"):
-            step(name, "scenes")
+        ingest_unchecked("scenes")
         for name in ("search", "finetune", "evaluate"):
             step(name, "retrieval")
         export.run(Stage("export", "retrieval"))

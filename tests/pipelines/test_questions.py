@@ -12,8 +12,7 @@ import pytest
 from albef.data.shards import Shards
 from albef.export.torch_model import load
 from albef.models.weights import load_checkpoint
-from pipelines.stage import write_json
-from tests.pipelines.test_training import step, values, work
+from tests.pipelines.test_training import ingest_unchecked, step, values, work
 from tests.tasks.test_vqa_parity import vqa_config
 
 SPLITS = {"train": 6, "val": 2, "test": 4}
@@ -35,10 +34,7 @@ def answered(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("slots")))
         os.chdir(folder)
         try:
-            step("ingest", "questions")
-            described = json.loads(Path("products/data/questions/dataset.json").read_text())
-            verdict = {"dataset": "questions", "digest": described["digest"]}
-            write_json(Path("products/verdicts/questions.json"), verdict)
+            ingest_unchecked("questions")
             shutil.copytree(tiny_checkpoint, "products/models/pretrained")
             for name in ("search", "finetune", "evaluate"):
                 step(name, "vqa")

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,31 @@ def searched(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def prepared(validated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a checkpoint to start from."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(validated, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        step("pretrain")
+    shutil.copytree(pretrained, folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "scratch")
+    work(folder, searched())
     return folder
 
 
+@pytest.fixture(scope="module")
+def complete(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A copy of it in which the search has run; and the record of that stage."""
+    folder = tmp_path_factory.mktemp("complete")
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, step("search", "retrieval").record
+
+
 @pytest.fixture
-def here(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder, with no search begun."""
-    monkeypatch.chdir(prepared)
-    work(prepared, searched())
-    for folder in ("scratch", "products/search", "products/models/retrieval", "products/curves"):
-        shutil.rmtree(folder, ignore_errors=True)
-    return prepared
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the prepared folder, which is the working folder."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def found() -> dict[str, Any]:
@@ -66,12 +74,17 @@ def made() -> dict[str, str]:
 
 
 def test_the_best_training_is_taken_over_with_equal_bytes(
-    here: Path, caplog: pytest.LogCaptureFixture
+    complete: tuple[Path, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stage = step("search", "retrieval")
+    folder, record = complete
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     told = found()
     best = told["evidence"]["chosen"]["trial"]
-    assert stage.record["search"] == told["evidence"]
+    assert record["search"] == told["evidence"]
     assert told["evidence"]["repeatable"] is True
     assert [trial["start"] for trial in told["trials"]] == [True, False, False]
     choice = json.loads(Path("products/search/retrieval/choice.json").read_text())
@@ -94,15 +107,10 @@ def test_the_best_training_is_taken_over_with_equal_bytes(
     assert stage.record["steps"] > 0
     assert made() == taken
 
-
-def test_a_training_in_other_circumstances_is_not_taken_over(
-    here: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    # In other circumstances the training of the search is not taken over.
+    shutil.copytree(folder / "scratch", "scratch", dirs_exist_ok=True)
     threads = torch.get_num_threads()
-    step("search", "retrieval")
-    params = searched()
-    params["runtime"]["threads"] = 2
-    work(here, params)
+    work(tmp_path, searched(runtime__threads=2))
     with caplog.at_level(logging.INFO):
         stage = step("finetune", "retrieval")
     torch.set_num_threads(threads)
@@ -111,17 +119,8 @@ def test_a_training_in_other_circumstances_is_not_taken_over(
     assert stage.record["steps"] > 0
 
 
-def test_trials_of_fewer_epochs_are_not_taken_over(here: Path) -> None:
-    params = searched()
-    params["search"]["epochs"] = 1
-    work(here, params)
-    step("search", "retrieval")
-    assert not list(Path("scratch/albef").iterdir())
-    assert all(len(trial["values"]) == 1 for trial in found()["trials"])
-
-
-def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
-    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_trial_that_fails_is_recorded_and_trials_of_fewer_epochs_leave_no_training(
+    here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = searched()
     params["search"] |= {"trials": 4, "epochs": 1, "sampler": {"kind": "random"}}
@@ -137,58 +136,47 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
     assert str(here) not in failed[0]["error"]
     assert "failed: the loss is no number" in caplog.text
     assert json.loads(Path("products/search/retrieval/choice.json").read_text())["lr"] < 1e29
+    assert not list(Path("scratch/albef").iterdir())
+    ended = [trial for trial in told["trials"] if trial["state"] == "complete"]
+    assert [len(trial["values"]) for trial in ended] == [1] * (4 - len(failed))
 
 
-def test_where_every_trial_fails_there_is_one_error_and_nothing_is_left(
+def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: object) -> None:
-        raise RuntimeError("out of memory")
+    def raising(error: Exception) -> Callable[..., None]:
+        def broken(*args: object, **kwargs: object) -> None:
+            raise error
+
+        return broken
 
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval.Task, "start", broken)
+        patch.setattr(retrieval.Task, "start", raising(RuntimeError("out of memory")))
         with pytest.raises(ValueError, match=r"3 of 3 failed\. .* RuntimeError: out of memory"):
             step("search", "retrieval")
     assert not Path("products/search/retrieval").exists()
-    assert not list(Path("scratch/albef").iterdir())
-    step("search", "retrieval")  # once mended it starts anew
-    assert found()["evidence"]["trials"]["complete"] == 3
-
-
-def test_a_full_disk_ends_the_search_and_fails_no_trial(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError("no space left")
+    assert not list(Path("scratch/albef").iterdir()), "it starts anew"
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "fit", full)
+        patch.setattr(trials, "fit", raising(OSError("no space left")))
         with pytest.raises(OSError, match="no space left"):
             step("search", "retrieval")
-    step("search", "retrieval")
-    assert found()["evidence"]["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
 
-
-def test_damaged_data_end_the_search_and_fail_no_trial(here: Path) -> None:
     (shard,) = Path("products/data/scenes/shards").iterdir()
     content = shard.read_bytes()
     shard.unlink()
-    try:
-        with pytest.raises(ShardError, match=r"scenes-00000\.tar is missing: run the stage in"):
-            step("search", "retrieval")
-    finally:
-        shard.write_bytes(content)
+    with pytest.raises(ShardError, match=r"scenes-00000\.tar is missing: run the stage in"):
+        step("search", "retrieval")
+    shard.write_bytes(content)
     step("search", "retrieval")
     assert found()["evidence"]["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
 
 
 def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, complete: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second epoch of the second trial is cut off, whose first epoch is not trained again."""
-    step("search", "retrieval")
-    whole = Path("products/search/retrieval/trials.json").read_bytes()
-    shutil.rmtree("scratch")
+    whole = (complete[0] / "products/search/retrieval/trials.json").read_bytes()
     trained: list[tuple[str, int]] = []
     fit = trials.fit
 

@@ -15,7 +15,6 @@ from albef.config import validate
 from albef.data import shards
 from albef.data.record import Record
 from albef.ingest import shard_writer
-from albef.validation.result import NotFit
 from pipelines import validate as stage_module
 from pipelines.stage import Stage
 from tests.pipelines.test_ingest import ROOT, SCENES, contents, params
@@ -58,16 +57,10 @@ def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(here: Path) 
     assert contents(here / "products") == first
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "fit to train on" in report
-
-
-def test_another_threshold_leaves_the_verdict_as_it_is(here: Path) -> None:
-    write(here, 0)
-    stage_module.run(Stage("validate", "toy"))
-    verdict = here / "products" / "verdicts" / "toy.json"
-    before = verdict.read_bytes()
-    values = params(here, {"placed": SCENES})
+    values = params(here, {"placed": SCENES})  # another threshold leaves the verdict as it is
     values["validate"]["max_caption_words"] = 40
     (here / "params.yaml").write_text(json.dumps(values))
+    before = verdict.read_bytes()
     stage_module.run(Stage("validate", "toy"))
     assert verdict.read_bytes() == before
 
@@ -100,16 +93,11 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "1 of 17 expectations are not met" in report
 
-
-def test_allowed_it_passes(here: Path) -> None:
-    write(here, 0.3)
-    with pytest.raises(NotFit):
-        stage_module.run(Stage("validate", "toy"))
     values = params(here, {"placed": SCENES})
     values["validate"]["max_empty_captions"] = 0.31
     (here / "params.yaml").write_text(json.dumps(values))
     stage_module.run(Stage("validate", "toy"))
-    assert (here / "products" / "verdicts" / "toy.json").exists()
+    assert verdict.exists(), "allowed it passes"
 
 
 def test_a_missing_data_set_is_one_sentence(here: Path) -> None:

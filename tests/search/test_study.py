@@ -17,6 +17,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from albef.search import study, study_storage
+from albef.search.samplers import SearchConfig
 from albef.search.study import Study, place_of
 from albef.search.study_storage import DATABASE, StudyError, TrialLost
 from tests.search import toy_search
@@ -62,14 +63,21 @@ def same(trial: FrozenTrial | None, other: FrozenTrial) -> bool:
     return trial is not None and (trial.number, trial.params) == (other.number, other.params)
 
 
-@pytest.mark.parametrize(("sampler", "pruner"), [(TPE, MEDIAN), (TPE, HYPERBAND), (GP, HYPERBAND)])
+@pytest.fixture(scope="module", params=[(TPE, MEDIAN), (TPE, HYPERBAND), (GP, HYPERBAND)])
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SearchConfig, list[FrozenTrial]]:
+    """Settings, and the trials of a search with them that was not cut off."""
+    chosen = settings(sampler=request.param[0], pruner=request.param[1])
+    return chosen, search(toy_search.opened(tmp_path_factory.mktemp("whole"), chosen))
+
+
 @pytest.mark.parametrize("cut", [0, 1, 4])
 def test_a_search_that_is_cut_off_ends_as_one_that_was_not(
-    tmp_path: Path, cut: int, sampler: dict[str, Any], pruner: dict[str, Any]
+    tmp_path: Path, cut: int, whole: tuple[SearchConfig, list[FrozenTrial]]
 ) -> None:
     """Cut off twice in the same trial, which goes on after the epochs that it reported."""
-    chosen = settings(sampler=sampler, pruner=pruner)
-    whole = search(opened(tmp_path / "whole", chosen))
+    chosen, trials = whole
     here = tmp_path / "cut"
     search(opened(here, chosen), trials=cut)
     killed = opened(here, chosen)
@@ -88,7 +96,7 @@ def test_a_search_that_is_cut_off_ends_as_one_that_was_not(
         if not any(last.report(epoch, worth(asked.params, epoch)) for epoch in (1, 2, 3, 4)):
             last.complete_trial()
     last.close()
-    assert facts(search(opened(here, chosen))) == facts(whole)
+    assert facts(search(opened(here, chosen))) == facts(trials)
     assert opened(here, chosen).ask() is None  # nothing is tried twice
 
 
@@ -216,10 +224,10 @@ def test_a_killed_process_leaves_its_trial_to_the_others(kept: str, tmp_path: Pa
     assert line, killed.communicate()[1]
     killed.communicate()
     assert line == ["0", "0.0001"]  # the start
-    others = [start(tmp_path) for _ in range(2)]
-    for process in others:
-        says = process.communicate(timeout=600)[1]
-        assert process.returncode == 0, says
+    other = start(tmp_path)
+    search(opened(tmp_path, SHARED, shared=True))
+    says = other.communicate(timeout=600)[1]
+    assert other.returncode == 0, says
     both = opened(tmp_path, SHARED, shared=True)
     ended = both.ended
     assert len(ended) == 8

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from albef.validation.result import Result
 from albef.validation.suites import COMMON, read_suite
 from tests.data import toy
 from tests.validation.test_suites import picture
-from tests.validation.values import VALUES, check, failed
+from tests.validation.values import VALUES, check, failed_suites, keys
 
 COUNT = 24
 VE = ("contradiction", "neutral", "entailment")
@@ -61,9 +61,9 @@ def records(kind: str, **changed: Any) -> list[Record]:
     return made
 
 
-def checked(folder: Path, rows: list[Record], **values: Any) -> Result:
+def checked(folder: Path, rows: list[Record]) -> Result:
     toy.write(folder / "toy", rows)
-    return check(folder / "toy", **values)[0]
+    return check(folder / "toy")[0]
 
 
 @pytest.mark.parametrize("kind", META)
@@ -77,85 +77,91 @@ def test_a_good_data_set_of_each_kind_passes_and_its_test_split_needs_no_answers
     assert result.statistics["kinds"] == {kind: COUNT}
 
 
-FAULTS: list[tuple[str, dict[str, Any], str, str, dict[str, float]]] = [
-    ("questions", {"meta": {"question_id": 4}}, "questions have an answer", "1 of 18", {}),
-    ("questions", {"meta": {"answers": []}}, "questions have an answer", "1 of 18", {}),
-    ("questions", {"captions": ("a b", "c d")}, "records have one question", "1 of 24", {}),
-    ("statements", {"meta": {}}, "statements are labelled", "1 of 18", {}),
-    ("statements", {"meta": {"label": "true"}}, "statements are labelled", "1 of 18", {}),
-    ("statements", {"captions": ("a b", "c d")}, "records have one statement", "1 of 24", {}),
-    ("comparisons", {"meta": {"label": True}}, "statements are labelled", "1 of 18", {}),
-    ("comparisons", {"captions": ("a b", "c d")}, "records have one statement", "1 of 24", {}),
-    ("expressions", {"meta": {"ref_id": 4}}, "expressions have a box", "1 of 18", {}),
+OUTSIDE = {"box": [32, 2, 10, 10], "proposals": [[32, 2, 8, 10]]}
+EMPTY = {"box": [2, 2, 10, 10], "proposals": [[2, 2, 10, 10], [2, 2, 0, 10]]}
+UNPROPOSED = {"box": [2, 2, 10, 10], "proposals": [[20, 2, 10, 10]]}
+FAULTS: list[tuple[str, dict[str, list[dict[str, Any]]], dict[str, Any], dict[str, float]]] = [
     (
-        "expressions",
-        {"meta": {"box": [32, 2, 10, 10], "proposals": [[32, 2, 8, 10]]}},
-        "boxes are within their image",
-        "1 of 18 (5.56 %) fail",
-        {"max_boxes_outside": 0.06},
+        "questions",
+        {
+            "questions have an answer": [{"meta": {"question_id": 4}}, {"meta": {"answers": []}}],
+            "records have one question": [{"captions": ("a b", "c d")}],
+        },
+        {"answers": {"yes": 1.0}},
+        {},
+    ),
+    (
+        "statements",
+        {
+            "statements are labelled": [{"meta": {}}, {"meta": {"label": "true"}}],
+            "records have one statement": [{"captions": ("a b", "c d")}],
+        },
+        {"label": "neutral"},
+        {},
+    ),
+    (
+        "comparisons",
+        {
+            "statements are labelled": [{"meta": {"label": True}}],
+            "records have one statement": [{"captions": ("a b", "c d")}],
+        },
+        {"label": "True"},
+        {},
     ),
     (
         "expressions",
-        {"meta": {"box": [2, 2, 10, 10], "proposals": [[2, 2, 10, 10], [2, 2, 0, 10]]}},
-        "boxes are within their image",
-        "1 of 18 (5.56 %) fail",
-        {"max_boxes_outside": 0.06},
-    ),
-    (
-        "expressions",
-        {"meta": {"box": [2, 2, 10, 10], "proposals": [[20, 2, 10, 10]]}},
-        "proposals cover the box",
-        "1 of 18 (5.56 %) fail",
-        {"max_boxes_unproposed": 0.06},
+        {
+            "expressions have a box": [{"meta": {"ref_id": 4}}],
+            "boxes are within their image": [{"meta": OUTSIDE}, {"meta": EMPTY}],
+            "proposals cover the box": [{"meta": UNPROPOSED}],
+        },
+        {},
+        {"max_boxes_outside": 0.12, "max_boxes_unproposed": 0.06},
     ),
 ]
+"""By kind, one fault each of records and the only expectation that fails for it; annotations that
+prevail; thresholds that allow what can be allowed."""
 
 
-@pytest.mark.parametrize(("kind", "fault", "what", "found", "allowing"), FAULTS)
-def test_one_fault_of_a_kind_is_one_failure_and_can_be_allowed(
+@pytest.mark.parametrize(("kind", "faults", "meta", "allowing"), FAULTS)
+def test_each_fault_fails_one_expectation_which_names_its_record(
     tmp_path: Path,
     kind: str,
-    fault: dict[str, Any],
-    what: str,
-    found: str,
-    allowing: Mapping[str, float],
+    faults: dict[str, list[dict[str, Any]]],
+    meta: dict[str, Any],
+    allowing: dict[str, float],
 ) -> None:
-    rows = records(kind)
-    rows[4] = dataclasses.replace(rows[4], **fault)
-    result = checked(tmp_path, rows)
-    (one,) = failed(result)
-    assert (one.what, one.suite) == (what, kind)
-    assert one.sentence().startswith(found)
-    assert one.threshold in ("", *allowing)
-    assert [row["key"] for row in one.sample] == ["toy-0004"]
-    if allowing:
-        assert check(tmp_path / "toy", **allowing)[0].passed
-
-
-@pytest.mark.parametrize(
-    ("kind", "meta", "what"),
-    [
-        ("questions", {"answers": {"yes": 1.0}}, "no answer prevails"),
-        ("statements", {"label": "neutral"}, "no label prevails"),
-        ("comparisons", {"label": "True"}, "no label prevails"),
-    ],
-)
-def test_a_label_that_prevails_in_a_split_is_told(
-    tmp_path: Path, kind: str, meta: dict[str, Any], what: str
-) -> None:
-    rows = records(kind)
-    rows[12:17] = [dataclasses.replace(row, meta=meta) for row in rows[12:17]]  # five of six
-    (one,) = failed(checked(tmp_path, rows))
-    assert (one.what, one.threshold) == (what, "max_label_share")
-    (told,) = one.sample
-    assert (told["key"], told["split"]) == (next(iter(meta.get("answers", meta.values()))), "val")
-    assert told["share"] == pytest.approx(5 / 6)
-    assert check(tmp_path / "toy", max_label_share=0.84)[0].passed
+    rows, number = records(kind), 3
+    expected: dict[str, list[str]] = {}
+    for what, fault_rows in faults.items():
+        expected[what] = [f"toy-{number + i:04d}" for i in range(len(fault_rows))]
+        for fault in fault_rows:
+            rows[number] = dataclasses.replace(rows[number], **fault)
+            number += 1
+    if meta:  # of five of six in the split val
+        rows[12:17] = [dataclasses.replace(row, meta=meta) for row in rows[12:17]]
+        name = next(iter(meta.get("answers", meta.values())))
+        prevails = f"no {'answer' if 'answers' in meta else 'label'} prevails"
+        expected[prevails] = [name]
+    toy.write(tmp_path / "toy", rows)
+    checks = {one.what: one for one in failed_suites(tmp_path / "toy")}
+    assert {what: keys(one) for what, one in checks.items()} == expected
+    assert {one.suite for one in checks.values()} == {kind}
+    assert all(one.failed == len(expected[what]) for what, one in checks.items())
+    assert {one.threshold for one in checks.values()} - {"", "max_label_share"} == {*allowing}
+    if meta:
+        (row,) = checks[prevails].sample
+        assert (checks[prevails].threshold, row["split"]) == ("max_label_share", "val")
+        assert row["share"] == pytest.approx(5 / 6)
+        allowing = {"max_label_share": 0.84}
+    left = {one.what for one in failed_suites(tmp_path / "toy", **allowing)}
+    assert left == {what for what, one in checks.items() if one.threshold not in allowing}
 
 
 def test_comparisons_have_two_images(tmp_path: Path) -> None:
     rows = [dataclasses.replace(row, more=row.more * 2) for row in records("comparisons")]
-    (one,) = failed(checked(tmp_path, rows))
+    toy.write(tmp_path / "toy", rows)
+    (one,) = failed_suites(tmp_path / "toy")
     assert (one.what, one.failed) == ("records have two images", COUNT)
 
 
@@ -176,7 +182,8 @@ def test_training_rows_without_any_annotation_are_refused(tmp_path: Path) -> Non
         dataclasses.replace(row, meta={"question_id": i})
         for i, row in enumerate(records("questions"))
     ]
-    (one,) = failed(checked(tmp_path, rows))
+    toy.write(tmp_path / "toy", rows)
+    (one,) = failed_suites(tmp_path / "toy")
     assert (one.what, one.failed, one.counted) == ("questions have an answer", 12, 12)
 
 

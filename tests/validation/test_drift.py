@@ -53,6 +53,28 @@ def accepted(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     return drift.read_accepted(folder / "toy.json")
 
 
+@pytest.fixture(scope="module")
+def own_profile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The profile of those records."""
+    folder = tmp_path_factory.mktemp("own") / "accepted"
+    toy.write(folder, rows())
+    return check(folder)[1]
+
+
+@pytest.fixture(scope="module")
+def profile_file(own_profile: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that accepts it."""
+    path = tmp_path_factory.mktemp("profile") / "toy.json"
+    path.write_text(drift.accepted_suite(own_profile))
+    return path
+
+
+@pytest.fixture(scope="module")
+def held(profile_file: Path) -> dict[str, Any]:
+    """What it expects."""
+    return drift.read_accepted(profile_file)
+
+
 def against(folder: Path, records: Sequence[Record], held: dict[str, Any], **limits: Any) -> Result:
     toy.write(folder / "toy", records)
     values = {"max_caption_images": 100, "max_shared_images": 1.0, "max_duplicate_images": 1.0}
@@ -63,11 +85,14 @@ def level(result: Result, level: str) -> list[DriftResult]:
     return [drifted for drifted in result.drift if drifted.level == level]
 
 
-def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(tmp_path: Path) -> None:
-    records = rows()
-    held = accepted(tmp_path, records)
-    mixed = random.Random(1).sample(records, len(records))
+def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(
+    tmp_path: Path, own_profile: dict[str, Any], held: dict[str, Any]
+) -> None:
+    mixed = random.Random(1).sample(rows(), 24)
     result = against(tmp_path, mixed, held)
+    toy.write(tmp_path / "accepted", mixed[::-1])
+    again = check(tmp_path / "accepted")[1]
+    assert json.dumps(again["parts"]) == json.dumps(own_profile["parts"])
     assert result.passed
     assert result.warnings() == []
     own = [drifted for drifted in result.drift if drifted.reference == "accepted"]
@@ -79,17 +104,9 @@ def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(tmp_path: 
     assert result.accepted == held["digest"]
 
 
-def test_the_profile_does_not_depend_on_the_order(tmp_path: Path) -> None:
-    records = rows()
-    profiles = []
-    for name, own in (("a", records), ("b", records[::-1])):
-        toy.write(tmp_path / name / "toy", own)
-        profiles.append(check(tmp_path / name / "toy")[1]["parts"])
-    assert json.dumps(profiles[0]) == json.dumps(profiles[1])
-
-
-def test_longer_captions_stop_a_new_version_with_what_where_and_which_key(tmp_path: Path) -> None:
-    held = accepted(tmp_path, rows())
+def test_longer_captions_stop_a_new_version_with_what_where_and_which_key(
+    tmp_path: Path, held: dict[str, Any]
+) -> None:
     result = against(tmp_path, rows(long=0.6), held)
     assert not result.passed
     stopped = {(drifted.of, drifted.part, drifted.measure) for drifted in level(result, "stopped")}
@@ -117,8 +134,9 @@ def test_a_small_drift_warns_and_does_not_stop(tmp_path: Path) -> None:
     assert all(warning.endswith(".warn)") for warning in result.warnings())
 
 
-def test_without_limits_drift_is_measured_and_nothing_else(tmp_path: Path) -> None:
-    held = accepted(tmp_path, rows())
+def test_without_limits_drift_is_measured_and_nothing_else(
+    tmp_path: Path, held: dict[str, Any]
+) -> None:
     result = against(tmp_path, rows(long=1.0), held, **FREE)
     assert result.passed
     assert result.warnings() == []
@@ -128,17 +146,20 @@ def test_without_limits_drift_is_measured_and_nothing_else(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "of"),
     [
-        ({"image": picture(7, (80, 64))}, {"width in pixels", "height in pixels"}),
-        ({"image": picture(7, (64, 32))}, {"width to height"}),
+        (
+            {"image": picture(7, (80, 64)), "captions": ("one cat right of some ball",)},
+            {"width in pixels", "height in pixels", "vocabulary"},
+        ),
+        (
+            {"image": picture(7, (64, 32)), "captions": ("a dog", "a frog", "a hat")},
+            {"width to height", "captions of a record"},
+        ),
         ({"image": picture(255 * 256)}, {"mean green", "mean brightness"}),
-        ({"captions": ("a dog", "a frog", "a hat")}, {"captions of a record"}),
-        ({"captions": ("one cat right of some ball",)}, {"vocabulary"}),
     ],
 )
 def test_each_distribution_is_watched(
-    tmp_path: Path, changed: dict[str, Any], of: set[str]
+    tmp_path: Path, changed: dict[str, Any], of: set[str], held: dict[str, Any]
 ) -> None:
-    held = accepted(tmp_path, rows())
     result = against(tmp_path, rows(**changed), held)
     assert of <= {drifted.of for drifted in level(result, "stopped")}
 
@@ -206,9 +227,8 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
     assert check(tmp_path / "near", evaluated=held, **values)[0].passed
 
 
-def test_own_and_other_evaluation_splits_are_told_apart(tmp_path: Path) -> None:
-    accepted(tmp_path, rows())
-    held = drift.read_evaluated(tmp_path / "toy.json")
+def test_own_and_other_evaluation_splits_are_told_apart(tmp_path: Path, profile_file: Path) -> None:
+    held = drift.read_evaluated(profile_file)
     toy.write(tmp_path / "toy", rows(long=0.4))
     shown = content.drifted(check(tmp_path / "toy", evaluated=held)[0].to_json())
     assert [name for name, _ in groupby(row.name for row in shown)] == ["", "accepted"]
@@ -250,7 +270,7 @@ def tables(values: Sequence[int]) -> dict[str, dict[str, pd.DataFrame]]:
     return {"train": {"captions": frame, "records": frame, "images": images}}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.integers(0, 300), min_size=1, max_size=40),
     st.lists(st.integers(0, 300), min_size=1, max_size=40),
@@ -262,7 +282,7 @@ def test_drift_is_zero_for_the_same_rows_and_never_negative(
     config = validate(DriftConfig, FREE, where="test")
     held = json.loads(drift.accepted_suite(profile.profile("x", "y", tables(first))))
     mixed = draw.sample(first, len(first))
-    for other, most in ((first, 1.1e-4), (mixed, 1.1e-4), (second, np.inf)):
+    for other, most in ((mixed, 1.1e-4), (second, np.inf)):
         found = drift.measure_drift(
             tables(other),
             profile.profile("x", "y", tables(other)),
@@ -275,8 +295,7 @@ def test_drift_is_zero_for_the_same_rows_and_never_negative(
         assert all(value is not None and -1e-9 <= value <= most for value in words)
 
 
-def test_what_is_shown_is_what_was_counted(tmp_path: Path) -> None:
-    held = accepted(tmp_path, rows())
+def test_what_is_shown_is_what_was_counted(tmp_path: Path, held: dict[str, Any]) -> None:
     toy.write(tmp_path / "toy", rows(long=0.6))
     result, own = check(tmp_path / "toy", held, drift=LIMITS)
     shown = {histogram.what: histogram for histogram in content.histograms(own)}

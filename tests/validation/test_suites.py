@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from albef.validation.image_stats import read_image_stats
 from albef.validation.page import render_page
 from albef.validation.result import Result
 from tests.data import toy
-from tests.validation.values import VALUES, check, config, failed
+from tests.validation.values import VALUES, check, config, failed, failed_suites, keys
 
 COUNT = 20
 
@@ -48,100 +48,103 @@ def written(
     return folder / "toy"
 
 
-def checked(folder: Path, change: Callable[[Record], Record], **values: Any) -> Result:
-    return check(written(folder, change), **values)[0]
+FAULTS: dict[int, tuple[dict[str, Any], str]] = {
+    2: ({"captions": ("fine words", " ")}, "captions are not empty"),
+    3: ({"captions": ("fine words", "word")}, "captions are not short"),
+    4: ({"captions": ()}, "records have a caption"),
+    5: ({"captions": ("word " * 11,)}, "captions are not too long"),
+    6: ({"captions": ("собака и cat",)}, "captions are in a known script"),
+    7: ({"image": picture(7)[:60]}, "images can be decoded"),
+    8: ({"image": picture(8, kind="JPEG")[:-50]}, "images can be decoded"),
+    9: ({"image": toy.picture(9)}, "images are not blank"),
+    10: ({"image": picture(1)}, "images are not repeated"),
+    11: ({"image": picture(11, (40, 15))}, "images are not too small"),
+    12: ({"image": picture(12, (40, 65))}, "images are not too large"),
+    13: ({"image": picture(13, (64, 20))}, "images are not too elongated"),
+}
+"""One fault each of records of twenty, and the only expectation that fails for it."""
+SHARES = {
+    "captions are not empty": ("1 of 36 (2.78 %) fail", "max_empty_captions", 0.03),
+    "captions are not short": ("1 of 35 (2.86 %) fail", "max_short_captions", 0.04),
+    "captions are in a known script": ("1 of 35 (2.86 %) fail", "max_other_scripts", 0.05),
+    "images can be decoded": ("2 of 20 (10 %) fail, none may", "max_decode_failures", 0.1),
+    "images are not blank": ("1 of 18 (5.56 %) fail, none may", "max_blank_images", 0.06),
+    "images are not repeated": ("1 of 20 (5 %) fail, none may", "max_duplicate_images", 0.07),
+}
+"""What is said of a fault that a share of the records may have, and the threshold that says so."""
+BOUNDS = {
+    "captions are not too long": ("max_caption_words", 11),
+    "images are not too small": ("min_image_side", 15),
+    "images are not too large": ("max_image_side", 65),
+    "images are not too elongated": ("max_aspect_ratio", 3.2),
+    "captions are in a known script": ("scripts", ["Latin", "Cyrillic"]),
+}
 
 
-def image(size: tuple[int, int]) -> dict[str, Any]:
-    return {"image": picture(4, size)}
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set with all of those faults."""
+    records = [record(i) for i in range(COUNT)]
+    for number, (fault, _) in FAULTS.items():
+        records[number] = dataclasses.replace(records[number], **fault)
+    folder = tmp_path_factory.mktemp("faulty") / "toy"
+    toy.write(folder, records)
+    return folder
 
 
-ONE = "1 of 20 (5 %) fail, none may"
-FAULTS: list[tuple[dict[str, Any], str, str, dict[str, Any]]] = [
-    (
-        {"captions": ("fine words", " ")},
-        "captions are not empty",
-        "1 of 40 (2.5 %) fail",
-        {"max_empty_captions": 0.025},
-    ),
-    (
-        {"captions": ("fine words", "word")},
-        "captions are not short",
-        "1 of 40 (2.5 %) fail",
-        {"max_short_captions": 0.025},
-    ),
-    ({"captions": ()}, "records have a caption", ONE, {}),
-    (
-        {"captions": ("word " * 11,)},
-        "captions are not too long",
-        "1 of 39 (2.56 %) fail",
-        {"max_caption_words": 11},
-    ),
-    (
-        {"captions": ("собака и cat",)},
-        "captions are in a known script",
-        "1 of 39 (2.56 %) fail",
-        {"scripts": ["Latin", "Cyrillic"]},
-    ),
-    (
-        {"captions": ("собака и cat",)},
-        "captions are in a known script",
-        "1 of 39 (2.56 %) fail",
-        {"max_other_scripts": 0.03},
-    ),
-    ({"image": picture(4)[:60]}, "images can be decoded", ONE, {"max_decode_failures": 0.05}),
-    (
-        {"image": picture(4, kind="JPEG")[:-50]},
-        "images can be decoded",
-        ONE,
-        {"max_decode_failures": 0.05},
-    ),
-    ({"image": toy.picture(4)}, "images are not blank", ONE, {"max_blank_images": 0.05}),
-    ({"image": picture(3)}, "images are not repeated", ONE, {"max_duplicate_images": 0.05}),
-    (image((40, 15)), "images are not too small", ONE, {"min_image_side": 15}),
-    (image((40, 65)), "images are not too large", ONE, {"max_image_side": 65}),
-    (image((64, 20)), "images are not too elongated", ONE, {"max_aspect_ratio": 3.2}),
-]
+def by_expectation(faults: Mapping[int, tuple[Any, str]]) -> dict[str, list[str]]:
+    """Keys of the faulty records by the expectation that they do not meet."""
+    expected: dict[str, list[str]] = {}
+    for number, (_, what) in faults.items():
+        expected.setdefault(what, []).append(f"toy-{number:04d}")
+    return expected
 
 
-@pytest.mark.parametrize(("fault", "what", "found", "allowing"), FAULTS)
-def test_one_fault_is_one_failure_and_can_be_allowed(
-    tmp_path: Path, fault: dict[str, Any], what: str, found: str, allowing: dict[str, Any]
-) -> None:
-    result = checked(tmp_path, lambda record: dataclasses.replace(record, **fault))
+def test_each_fault_fails_one_expectation_which_names_its_record(faulty: Path) -> None:
+    result, _ = check(faulty)
     assert not result.passed
-    (one,) = failed(result)
-    assert one.what == what
-    assert one.threshold in ("", "max_other_scripts", *allowing)
-    assert one.sentence().startswith(found)
-    assert one.reason() in result.reasons()
-    assert [row["key"] for row in one.sample] == ["toy-0004"]
-    if allowing:
-        assert check(tmp_path / "toy", **allowing)[0].passed
+    checks = {one.what: one for one in failed(result)}
+    assert {what: keys(one) for what, one in checks.items()} == by_expectation(FAULTS)
+    assert [one.reason() for one in checks.values()] == result.reasons()
+    for what, one in checks.items():
+        sentence, threshold, _ = SHARES.get(what, ("1 of ", "", None))
+        assert one.sentence().startswith(sentence)
+        assert one.threshold in (threshold, BOUNDS.get(what, [None])[0])
+
+
+def test_each_fault_can_be_allowed(faulty: Path) -> None:
+    shares: dict[str, Any] = {threshold: share for _, threshold, share in SHARES.values()}
+    checks = {one.what: one for one in check(faulty, **shares)[0].checks}
+    left = [what for what in by_expectation(FAULTS) if what not in SHARES]
+    assert [what for what, one in checks.items() if not one.passed] == left
+    for what, (_, _, share) in SHARES.items():  # no two of which are equal
+        assert checks[what].allowed == share
+    bounds = dict(BOUNDS.values())
+    assert {one.what for one in failed_suites(faulty, **bounds)} == {
+        *SHARES, "records have a caption"
+    } - {"captions are in a known script"}  # fmt: skip
 
 
 def test_a_picture_that_is_evaluated_on_may_not_be_trained_on(tmp_path: Path) -> None:
     folder = written(
         tmp_path, lambda r: dataclasses.replace(r, image=picture(3), image_id=3), number=17
     )
-    result, _ = check(folder)
-    (one,) = failed(result)
+    (one,) = failed_suites(folder)
     assert one.reason() == (
         "images that are evaluated on are not trained on (expect_column_values_to_be_in_set of "
         "records.elsewhere): 1 of 4 (25 %) fail, none may (validate.max_shared_images)"
     )
     assert one.sample == ({"key": "toy-0017", "split": "val", "elsewhere": "toy-0003"},)
-    assert check(folder, max_shared_images=0.25)[0].passed
+    assert failed_suites(folder, max_shared_images=0.25) == []
 
 
 def test_a_caption_of_many_different_images_is_a_repeated_one(tmp_path: Path) -> None:
     folder = written(tmp_path, lambda record: record)
-    result, _ = check(folder, max_caption_images=19)
-    (one,) = failed(result)
+    (one,) = failed_suites(folder, max_caption_images=19)
     assert one.what == "captions are not repeated"
     assert one.sentence() == "20 of 40 (50 %) fail, none may"
     assert {row["caption"] for row in one.sample} == {"another caption"}
-    assert check(folder, max_caption_images=19, max_repeated_captions=0.5)[0].passed
+    assert failed_suites(folder, max_caption_images=19, max_repeated_captions=0.5) == []
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +168,7 @@ def test_a_repeated_image_of_the_same_image_id_is_no_fault(tmp_path: Path) -> No
     def twin(record: Record) -> Record:
         return dataclasses.replace(record, image=picture(3), image_id=3)
 
-    assert checked(tmp_path, twin).passed
+    assert failed_suites(written(tmp_path, twin)) == []
 
 
 def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -175,27 +178,17 @@ def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def test_keys_that_come_twice_or_are_no_names_are_found(tmp_path: Path) -> None:
+def test_keys_and_digests_that_are_none_are_found(tmp_path: Path) -> None:
     folder = written(tmp_path, lambda record: record)
     rows = pq.read_table(folder / "index.parquet").to_pylist()
     pictures = read_image_stats(folder, threads=1)
-    rows[1]["key"], rows[2]["key"] = "toy-0000", "toy 2.x"
+    rows[1]["key"], rows[2]["key"], rows[3]["digest"] = "toy-0000", "toy 2.x", "0123"
     result, _ = check_dataset(reindexed(folder, rows), config(), pictures)
-    found = {one.what: one for one in failed(result)}
-    assert list(found) == ["keys are unique", "keys are plain names"]
-    assert found["keys are unique"].sentence() == "2 of 20 (10 %) fail, none may"
-    assert [row["key"] for row in found["keys are plain names"].sample] == ["toy 2.x"]
-
-
-def test_digests_of_another_kind_are_found(tmp_path: Path) -> None:
-    folder = written(tmp_path, lambda record: record)
-    index = pq.read_table(folder / "index.parquet")
-    pictures = read_image_stats(folder, threads=1)
-    rows = index.to_pylist()
-    rows[3]["digest"] = "0123"
-    (one,) = failed(check_dataset(reindexed(folder, rows), config(), pictures)[0])
-    assert (one.what, one.failed) == ("digests are SHA-256", 1)
-    assert [row["key"] for row in one.sample] == ["toy-0003"]
+    checks = {one.what: one for one in failed(result)}
+    assert set(checks) == {"keys are unique", "keys are plain names", "digests are SHA-256"}
+    assert checks["keys are unique"].sentence() == "2 of 20 (10 %) fail, none may"
+    assert keys(checks["keys are plain names"]) == ["toy 2.x"]
+    assert keys(checks["digests are SHA-256"]) == ["toy-0003"]
 
 
 def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
@@ -214,32 +207,25 @@ def pair(first: int, second: int, size: tuple[int, int] = (40, 32)) -> dict[str,
     return {"image": picture(first), "more": (picture(second, size),)}
 
 
-@pytest.mark.parametrize(
-    ("fault", "what"),
-    [
-        (pair(4, 104, (40, 15)), "images are not too small"),
-        (pair(4, 104, (40, 65)), "images are not too large"),
-        (pair(3, 103), "images are not repeated"),
-        ({"image": picture(4), "more": (picture(4)[:60],)}, "images can be decoded"),
-        ({"image": picture(4), "more": (toy.picture(104),)}, "images are not blank"),
-        (pair(3, 104), None),  # half of a pair may come again
-    ],
-)
-def test_the_second_image_of_a_record_is_checked_too(
-    tmp_path: Path, fault: dict[str, Any], what: str | None
-) -> None:
-    told = {"captions": ("a sentence",)}
+def test_the_second_image_of_a_record_is_checked_too(tmp_path: Path) -> None:
+    faults: dict[int, tuple[dict[str, Any], str]] = {
+        2: (pair(2, 102, (40, 15)), "images are not too small"),
+        3: (pair(3, 103, (40, 65)), "images are not too large"),
+        4: (pair(1, 101), "images are not repeated"),
+        5: ({"image": picture(5), "more": (picture(5)[:60],)}, "images can be decoded"),
+        6: ({"image": picture(6), "more": (toy.picture(106),)}, "images are not blank"),
+    }
     records = [
-        record(i, **pair(i, 100 + i), **told, meta={"label": str(i % 2 == 0)}) for i in range(COUNT)
+        record(i, **pair(i, 100 + i), captions=("a sentence",), meta={"label": str(i % 2 == 0)})
+        for i in range(COUNT)
     ]
-    records[4] = dataclasses.replace(records[4], **fault)
+    for number, (fault, _) in faults.items():
+        records[number] = dataclasses.replace(records[number], **fault)
+    records[7] = dataclasses.replace(records[7], **pair(8, 107))  # half of a pair may come again
     toy.write(tmp_path / "toy", records)
     result, _ = check(tmp_path / "toy")
-    assert [one.what for one in failed(result)] == ([what] if what else [])
-    if what is None:
-        assert result.statistics["different images"] == 2 * COUNT - 1
-    else:
-        assert [row["key"] for row in failed(result)[0].sample] == ["toy-0004"]
+    assert {one.what: keys(one) for one in failed(result)} == by_expectation(faults)
+    assert result.statistics["different images"] == 2 * COUNT - 3
 
 
 def test_the_result_is_the_same_every_time(tmp_path: Path) -> None:

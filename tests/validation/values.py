@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import validate
+from albef.data.shards import read_index
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
 from albef.validation.result import Check, Result
+from albef.validation.suites import check_suites
+from albef.validation.tables import tables
 
 FREE = {
     name: {"divergence": dict.fromkeys(("warn", "stop")), "shift": dict.fromkeys(("warn", "stop"))}
@@ -55,3 +58,14 @@ def check(
 
 def failed(result: Result) -> list[Check]:
     return [check for check in result.checks if not check.passed]
+
+
+def failed_suites(folder: Path, **values: Any) -> list[Check]:
+    """What of its suites a data set fails, without its profile and its drift."""
+    rows = tables(read_index(folder).combine_chunks(), read_image_stats(folder, threads=2))
+    return [check for check in check_suites(rows, config(**values)) if not check.passed]
+
+
+def keys(check: Check) -> list[str]:
+    """Keys of the rows that a check shows."""
+    return [row["key"] for row in check.sample]
