@@ -1,14 +1,17 @@
 """Real parts, small: what several tests need is made once a session."""
 
+import hashlib
 import io
 import os
+import platform
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import import_module
+from functools import cache
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +21,9 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+import albef
 from albef.config import validate
-from albef.io import lock
+from albef.io import atomic, file_digest, lock
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
@@ -148,37 +152,56 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 @pytest.fixture(scope="session")
 def tiny_exports(
-    tiny_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    tiny_checkpoints: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
 ) -> dict[str, Path]:
     """Their exports in float32 and int8, made when they are asked for; do not write to them."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # one home for all workers of this run
-    return _Exports(tiny_checkpoints, folder / "exports")
+    store = pytestconfig.cache.mkdir("exports") if pytestconfig.cache else None
+    return _Exports(tiny_checkpoints, tmp_path_factory.mktemp("exports"), store)
 
 
 class _Exports(dict[str, Path]):
-    def __init__(self, checkpoints: dict[str, Path], folder: Path) -> None:
-        self._checkpoints, self._folder = checkpoints, folder
+    """Copies of exports that pytest's cache keeps for all workers and for later sessions.
+
+    An export takes ten seconds and its bytes depend on a checkpoint, the code and the libraries
+    alone, so it is made anew where one of them is another (or after ``pytest --cache-clear``).
+    """
+
+    def __init__(self, checkpoints: dict[str, Path], folder: Path, store: Path | None) -> None:
+        self._checkpoints, self._folder, self._store = checkpoints, folder, store or folder
 
     def __missing__(self, kind: str) -> Path:
         from albef.export.folder import export
 
-        folder = self._folder / kind
-        self._folder.mkdir(exist_ok=True)
-        with lock(self._folder / f"{kind}.lock", wait=str):  # a worker makes it, the others take it
-            if not (folder / "manifest.json").exists():
-                folder.mkdir()
-                export(
-                    load_checkpoint(self._checkpoints[kind]),
-                    folder,
-                    run=kind,
-                    opset=23,
-                    tolerance=1e-3,
-                    precisions=("float32", "int8"),
-                )
+        checkpoint, folder = load_checkpoint(self._checkpoints[kind]), self._folder / kind
+        kept = self._store / f"{kind}-{_export_key()}-{checkpoint.digest[:16]}"
+        with lock(self._store / f"{kind}.lock", wait=str):  # a worker makes it, the others take it
+            if not kept.exists():
+                for old in self._store.glob(f"{kind}-*"):
+                    shutil.rmtree(old)
+                with atomic(kept) as part:
+                    part.mkdir(exist_ok=True)
+                    export(
+                        checkpoint,
+                        part,
+                        run=kind,
+                        opset=23,
+                        tolerance=1e-3,
+                        precisions=("float32", "int8"),
+                    )
+            shutil.copytree(kept, folder)
         self[kind] = folder
         return folder
+
+
+@cache
+def _export_key() -> str:
+    """A digest of what the bytes of an export depend on, beside its checkpoint."""
+    code = [Path(__file__), *sorted(Path(albef.__file__).parent.rglob("*.py"))]
+    parts = [sys.version, platform.machine(), *(f"{path} {file_digest(path)}" for path in code)]
+    parts += sorted(f"{item.name} {item.version}" for item in metadata.distributions())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")

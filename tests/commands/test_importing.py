@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 import albef
+from albef.cli import main
 from albef.commands.importing import export_original, import_original, track, write
 from albef.models.weights import CheckpointError, load_checkpoint
 from tests import original as originals
@@ -226,12 +226,11 @@ def test_a_kind_that_is_not_the_files_is_told(save: Save, vocabulary: Path) -> N
         import_original(path, tokenizer=vocabulary, heads=HEADS, kind="retrieve")
 
 
-def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "albef.cli", "import", *map(str, arguments)]
-    root = str(Path(__file__).parents[2])
-    return subprocess.run(
-        line, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": root}
-    )
+def command(*arguments: object) -> object:
+    """The exit code of `albef import` in the working folder."""
+    with pytest.raises(SystemExit) as caught:
+        main(["import", *map(str, arguments)])
+    return caught.value.code
 
 
 def project(folder: Path) -> None:
@@ -242,27 +241,32 @@ def project(folder: Path) -> None:
 
 
 def test_the_command_imports_tracks_and_refuses(
-    save: Save, vocabulary: Path, tmp_path: Path
+    save: Save,
+    vocabulary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     source = save(original("retrieval"))
     project(tmp_path)
     (tmp_path / "models").mkdir()
     options = ("--tokenizer", vocabulary.name, "--heads", 3, 4)
-    done = command(source.name, "models/mine", *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "models/mine: kind retrieval, 277 tensors" in done.stdout
-    assert "tracked by models/mine.dvc" in done.stdout
+    assert command(source.name, "models/mine", *options) == 0
+    done = capsys.readouterr().out
+    assert "models/mine: kind retrieval, 277 tensors" in done
+    assert "tracked by models/mine.dvc" in done
     assert (tmp_path / "models/mine.dvc").is_file()
 
-    again = command(source.name, "models/mine", *options, cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (2, "")
-    assert "models/mine is there already" in again.stderr
+    assert command(source.name, "models/mine", *options) == 2
+    again = capsys.readouterr()
+    assert again.out == ""
+    assert "models/mine is there already" in again.err
 
     source.write_bytes(b"")
-    cut = command(source.name, "models/cut", *options, cwd=tmp_path)
-    assert cut.returncode == 2
-    assert cut.stderr.startswith("albef import: original.pth is no checkpoint of torch")
-    assert "Traceback" not in cut.stderr
+    assert command(source.name, "models/cut", *options) == 2
+    cut = capsys.readouterr().err
+    assert cut.startswith("albef import: original.pth is no checkpoint of torch")
     assert sorted(p.name for p in (tmp_path / "models").iterdir() if p.name != ".gitignore") == [
         "mine", "mine.dvc"
     ]  # fmt: skip

@@ -14,8 +14,9 @@ import torch
 
 from albef.data.shards import ShardError
 from albef.io import file_digest
+from albef.search.study_storage import StudyError
 from albef.tasks import retrieval
-from pipelines import trials
+from pipelines import search, trials
 from pipelines.stage import Stage
 from tests.pipelines.states import wait
 from tests.pipelines.test_training import _own_slots as _own_slots
@@ -250,17 +251,17 @@ def test_workers_that_are_stopped_go_on_where_they_were(here: Path) -> None:
     assert found()["evidence"]["trials"]["complete"] == 3
 
 
-def test_a_worker_that_is_refused_something_says_it_once(here: Path) -> None:
-    params = searched()
-    params["runtime"]["search_workers"] = 2
-    work(here, params)
+def test_what_a_study_refuses_is_said_once_before_workers_start(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(here, searched(runtime__search_workers=2))
     looked = trials.read_search(Stage("search", "retrieval"))
     assert looked
     looked.journal.write_text("no journal\n{}\n")
-    process = start(here, "search", "retrieval")
-    told = process.communicate(timeout=600)[1]
-    assert process.returncode == 2
-    lines = [line for line in told.splitlines() if "is no journal of a study" in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("search@retrieval: ")
-    assert "Traceback" not in told
+    started: list[object] = []
+    monkeypatch.setattr(search, "work", lambda *args: started.append(args))
+    with pytest.raises(StudyError, match="is no journal of a study") as raised:
+        step("search", "retrieval")
+    assert isinstance(raised.value, ValueError), "one sentence and exit code 2"
+    assert "\n" not in str(raised.value)
+    assert not started
