@@ -134,7 +134,7 @@ def test_its_deployment_runs_through_a_worker_and_its_schedule_rests(toy: Toy, s
         assert last_flow(server)["state"]["message"] == "nothing changed"
         assert sorted(toy.started()) == READ
     finally:
-        worker.terminate()
+        worker.kill()  # politely, it would not go where SIGINT is ignored
         worker.wait()
 
 

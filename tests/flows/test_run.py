@@ -319,5 +319,5 @@ def test_the_deployment_runs_through_a_worker(tmp_path: Path, home: Path, server
         toy.sh(f"prefect flow-run cancel {last_flow(server)['id']}")
         assert_ended([stage])
     finally:
-        worker.terminate()
+        worker.kill()  # politely, it would not go where SIGINT is ignored
         worker.wait()

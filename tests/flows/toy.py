@@ -201,11 +201,6 @@ class Toy:
             values.CHECKED.write_text(values._digest(values.CHANGED))
             values.CHANGED.unlink()
 
-    def copy(self, path: Path) -> "Toy":
-        """A copy with all its products."""
-        shutil.copytree(self.path, path, symlinks=True)
-        return Toy(path, Path(self.env["PREFECT_HOME"]), self.env.get("PREFECT_API_URL"))
-
     def enter(self, patch: pytest.MonkeyPatch) -> None:
         """Be in this project, as its commands are."""
         for name, value in self.env.items():
