@@ -157,7 +157,8 @@ def tiny_exports(
     pytestconfig: pytest.Config,
 ) -> dict[str, Path]:
     """Their exports in float32 and int8, made when they are asked for; do not write to them."""
-    store = pytestconfig.cache.mkdir("exports") if pytestconfig.cache else None
+    cached = getattr(pytestconfig, "cache", None)  # none with `-p no:cacheprovider`
+    store = cached.mkdir("exports") if cached else None
     return _Exports(tiny_checkpoints, tmp_path_factory.mktemp("exports"), store)
 
 
