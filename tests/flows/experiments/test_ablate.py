@@ -224,7 +224,7 @@ def test_an_interrupt_ends_everything_and_says_how_to_go_on(toy: Toy) -> None:
 def test_what_cannot_work_is_a_sentence(
     toy: Toy, options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(toy.path)
+    toy.enter(monkeypatch)
     wrong = {
         "flickr": ("run: retrieval", "run: flickr"),
         "mor": ("after: more", "after: mor"),
