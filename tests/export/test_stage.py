@@ -76,7 +76,7 @@ def test_exported_twice_gives_equal_bytes_and_the_metric_of_torch(
     root = str(Path(albef.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.export", "retrieval"],
-        # Its temporary folder has a device slot of its own: it waits for nobody, and says so to none.
+        # A temporary folder of its own has a device slot of its own: it waits for nobody.
         env={**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": "7", "TMPDIR": str(project)},
         capture_output=True,
         text=True,
