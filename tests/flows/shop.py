@@ -77,8 +77,8 @@ def build(path: Path, home: Path, store: str, checkpoint: Path, export: Path) ->
     (path / ".dvc/config").write_text((ROOT / ".dvc/config").read_text())
     toy.sh(f"dvc remote add -q --default store {store}")
     toy.sh(f"git init -q --bare -b main {path}.git && git remote add origin {path}.git")
-    toy.sh("dvc repro -q && git add -A && git commit -qm start && dvc push -q")
-    toy.sh("git push -q -u origin main")
+    toy.repro()
+    toy.sh("git add -A && git commit -qm start && dvc push -q && git push -q -u origin main")
     toy.checked()
     return toy
 
@@ -152,4 +152,5 @@ def alter(folder: Path, *, worse: bool = False) -> None:
 def another(toy: Toy, *, worse: bool = False) -> None:
     """Let the run have another export, and commit that."""
     alter(toy.path / "made/exports/retrieval", worse=worse)
-    toy.sh("dvc repro -q && git add -A && git commit -qm another")
+    toy.repro()
+    toy.sh("git add -A && git commit -qm another")

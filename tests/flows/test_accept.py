@@ -5,8 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose stages ran, by DVC alone."""
     toy = Toy.create(tmp_path_factory.mktemp("made") / "project", Path("unused"))
-    toy.sh("dvc repro -q && git add -A && git commit -qm products")
+    toy.repro()
+    toy.sh("git add -A && git commit -qm products")
     return toy.path
 
 
@@ -84,7 +83,7 @@ def test_edits_accepted_together_hold_after_a_change_of_values_and_back(project:
     for old, new in (("seed: 1 # of", "seed: 2 # of"), ("seed: 2 # of", "seed: 1 # of")):
         toy.started()
         replace("params.yaml", old, new)
-        toy.sh("dvc repro -q")
+        toy.repro()
     assert toy.started() == ["report"]  # the one product that DVC does not keep
 
 
@@ -196,7 +195,6 @@ def write(caption: str) -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALBEF_RUNTIME__SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands
     shutil.copyfile(ROOT / "presets/built-in.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").touch()
     write(TEXT)
@@ -272,11 +270,13 @@ def test_what_cannot_be_accepted_is_said(here: Path) -> None:
         accept_data("scenes")
 
 
-def test_data_docs_are_written_for_every_suite(here: Path) -> None:
-    command = [sys.executable, "-m", "albef.cli", "data", "docs", "scenes", "site"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "site/index.html")
-    assert done.stderr == ""
+def test_data_docs_are_written_for_every_suite(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "docs", "scenes", "site"])
+    assert not ended.value.code
+    assert capfd.readouterr() == ("site/index.html\n", "")
     pages = Path("site/validations").rglob("*.html")
     assert {path.stem.partition("-")[0] for path in pages} == {
         "image_text.records", "image_text.captions", "captions.captions"

@@ -5,16 +5,25 @@
 """
 
 import contextlib
+import logging
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+from unittest import mock
 
 import pytest
+from dvc.repo import Repo
 
+from albef import cli
 from flows import values
 
 ROOT = Path(__file__).parents[2]
@@ -223,8 +232,38 @@ class Toy:
         return done.stdout
 
     def albef(self, arguments: str = "", *, fails: bool = False) -> str:
-        """Run the ``albef`` command."""
-        return self.sh(f"{sys.executable} -m albef.cli {arguments}", fails=fails)
+        """Run the ``albef`` command in this process, which spares its imports; as :meth:`sh`."""
+        status = None
+        with self._within(), _output() as output:
+            try:
+                cli.main(shlex.split(arguments))
+            except SystemExit as ended:
+                status = ended.code
+            output.seek(0)
+            said = output.read()
+        assert bool(status) == fails, f"albef {arguments}: {status}\n{said}"
+        return said
+
+    def repro(self) -> None:
+        """What ``dvc repro`` does."""
+        with self._within(), Repo(".") as repo:
+            repo.reproduce()
+
+    @contextlib.contextmanager
+    def _within(self) -> Iterator[None]:
+        """Work in this project, as a command that was started there; all is as before after it."""
+        log = logging.getLogger("albef")
+        before = log.handlers[:], log.level, log.propagate, signal.getsignal(signal.SIGTERM)
+        try:
+            with (
+                contextlib.chdir(self.path),
+                mock.patch.dict(os.environ, self.env, clear=True),
+                mock.patch.object(sys, "path", sys.path[:]),
+            ):
+                yield
+        finally:
+            log.handlers[:], log.level, log.propagate, handler = before
+            signal.signal(signal.SIGTERM, handler)
 
     def start(self, arguments: str, **popen: object) -> "subprocess.Popen[str]":
         """Start the ``albef`` command in the background."""
@@ -252,3 +291,19 @@ class Toy:
         names = [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
         path.unlink(missing_ok=True)
         return names
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[IO[str]]:
+    """A file to which both streams go meanwhile, those of child processes too."""
+    kept = [os.dup(number) for number in (1, 2)]
+    with tempfile.TemporaryFile("w+", buffering=1) as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield file
+        finally:
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)

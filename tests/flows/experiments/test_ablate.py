@@ -215,16 +215,11 @@ def test_an_interrupt_ends_everything_and_says_how_to_go_on(toy: Toy) -> None:
         ),
         ({"ladder_name": "mor"}, "claim 'all of it' names mor, which is no rung"),
         ({"ladder_name": "twice"}, "two rungs have the same name"),
-        (  # the one case that a process checks
-            {"ladder_name": "fast"},
-            "pretrain.lr: input should be a valid",
-        ),
+        ({"ladder_name": "fast"}, "pretrain.lr: input should be a valid"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(
-    toy: Toy, options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy.enter(monkeypatch)
+@pytest.mark.usefixtures("here")
+def test_what_cannot_work_is_a_sentence(options: dict[str, Any], sentence: str) -> None:
     wrong = {
         "flickr": ("run: retrieval", "run: flickr"),
         "mor": ("after: more", "after: mor"),

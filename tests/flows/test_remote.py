@@ -1,0 +1,38 @@
+"""What one clone computed no other computes again, where they share a DVC remote."""
+
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from flows import graph, remote
+from tests.flows.toy import Toy
+
+# DVC's own use of pygtrie
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether dvc.lock is in git or not."""
+    first = Toy.create(tmp_path / "first", home)
+    first.repro()
+    first.enter(monkeypatch)
+    with Repo(".") as repo, repo.config.edit("repo") as config:
+        config["core"]["remote"] = "storage"
+        config["remote"]["storage"] = {"url": str(tmp_path / "storage")}
+    assert (remote.push(), remote.pushed()) == (None, True)
+    for name, committed in (("without_lock", ".dvc/config"), ("with_lock", "-A")):
+        first.sh(f"git add {committed} && git commit -qm {name}")
+        other = first.clone(tmp_path / name)
+        other.enter(monkeypatch)
+        remote.fetch_runs()
+        for stage in graph.read():  # as the flow's tasks do it
+            remote.fetch_products(stage)
+            with Repo(".") as repo:
+                repo.reproduce(stage, single_item=True)
+        assert other.started() == ["report"]
+        for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
+            assert (other.path / "products" / product).exists()
+        assert not any(node.stale for node in graph.read().values())
