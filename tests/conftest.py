@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,8 +165,9 @@ def tiny_exports(
 class _Exports(dict[str, Path]):
     """Copies of exports that pytest's cache keeps for all workers and for later sessions.
 
-    An export takes ten seconds and its bytes depend on a checkpoint, the code and the libraries
-    alone, so it is made anew where one of them is another (or after ``pytest --cache-clear``).
+    A graph takes seconds and its bytes depend on its weights, the code and the libraries alone, so
+    it is written anew where one of them is another (or after ``pytest --cache-clear``), and once
+    for all kinds that have it; each export is compared with torch all the same.
     """
 
     def __init__(self, checkpoints: dict[str, Path], folder: Path, store: Path | None) -> None:
@@ -176,11 +177,18 @@ class _Exports(dict[str, Path]):
         from albef.export.folder import export
 
         checkpoint, folder = load_checkpoint(self._checkpoints[kind]), self._folder / kind
-        kept = self._store / f"{kind}-{_export_key()}-{checkpoint.digest[:16]}"
-        with lock(self._store / f"{kind}.lock", wait=str):  # a worker makes it, the others take it
-            if not kept.exists():
-                for old in self._store.glob(f"{kind}-*"):
+        with (
+            lock(self._store / "lock", wait=str),  # a worker makes it, the others take it
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            store = self._store / _export_key()
+            for old in self._store.glob("*/"):
+                if old != store:
                     shutil.rmtree(old)
+            store.mkdir(exist_ok=True)
+            kept = store / f"{kind}-{checkpoint.digest[:16]}"
+            patch.setattr("albef.export.folder.write_graphs", partial(_write_graphs, store))
+            if not kept.exists():
                 with atomic(kept) as part:
                     part.mkdir(exist_ok=True)
                     export(
@@ -194,6 +202,29 @@ class _Exports(dict[str, Path]):
             shutil.copytree(kept, folder)
         self[kind] = folder
         return folder
+
+
+def _write_graphs(store: Path, graphs: Any, folder: Path, opset: int, vocab_size: int) -> Any:
+    """:func:`albef.export.onnx.write_graphs` of those that are not in a store."""
+    from albef.export.onnx import write_graphs
+    from albef.runtime.manifest import Onnx
+
+    versions = []
+    for name, graph in graphs.items():
+        facts = name, type(graph.module).__name__, graph.inputs, graph.outputs, opset, vocab_size
+        weights = hashlib.sha256(repr(facts).encode())
+        for key, tensor in graph.module.state_dict().items():
+            weights.update(f"{key} {tensor.shape}".encode() + tensor.numpy().tobytes())
+        kept = store / f"graph-{weights.hexdigest()[:16]}"
+        if not kept.exists():
+            with atomic(kept) as part:
+                part.mkdir(exist_ok=True)
+                written = write_graphs({name: graph}, part, opset, vocab_size)
+                (part / "versions.json").write_text(written.model_dump_json())
+        versions.append(Onnx.model_validate_json((kept / "versions.json").read_text()))
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        (folder / "versions.json").unlink()
+    return versions[0]
 
 
 @cache

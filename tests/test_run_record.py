@@ -26,23 +26,13 @@ def _made(text: str, seconds: int = 1) -> str:
     return RECORD.read_text()
 
 
-def test_the_record_of_what_is_at_hand_comes_back() -> None:
-    first = _made("one")
-    second = _made("two")
-    assert run_record.recall(RECORD)
-    assert RECORD.read_text() == second
-    Path("weights").write_text("one")
-    assert run_record.recall(RECORD)
-    assert RECORD.read_text() == first
-
-
-def test_of_two_that_made_the_same_the_newer_one() -> None:
+def test_the_newest_record_of_what_is_at_hand_comes_back() -> None:
     _made("one", 1)
-    newer = _made("one", 2)
-    _made("two")
-    Path("weights").write_text("one")
-    assert run_record.recall(RECORD)
-    assert RECORD.read_text() == newer
+    newer, second = _made("one", 2), _made("two")
+    for text, record in (("two", second), ("one", newer)):
+        Path("weights").write_text(text)
+        assert run_record.recall(RECORD)
+        assert RECORD.read_text() == record
 
 
 def test_what_nobody_made_here_leaves_the_record_as_it_is() -> None:

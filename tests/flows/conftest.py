@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(home: Path) -> Iterator[str]:
     """The address of the API of a real server on loopback."""
     port = free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--no-services"]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         env={

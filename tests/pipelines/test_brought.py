@@ -53,7 +53,6 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ingest_unchecked("scenes")
         for name in ("search", "finetune", "evaluate"):
             step(name, "retrieval")
-        export.run(Stage("export", "retrieval"))
         yield folder
     os.chdir(before)
 
@@ -70,7 +69,9 @@ def test_it_is_evaluated_without_training(brought: Path) -> None:
     assert not (brought / "products/models/pretrained").exists()
 
 
+@pytest.mark.slow
 def test_its_export_computes_what_it_does(brought: Path) -> None:
+    export.run(Stage("export", "retrieval"))
     images = [Shards(brought / "products/data/scenes", "test")[i].image for i in range(3)]
     texts = ["w9", "w10 w11", "w12"]
     ours = albef.load(brought / "products/models/retrieval").match_logits(images, texts)

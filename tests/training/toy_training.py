@@ -25,7 +25,7 @@ from tests.original import vocabulary
 from tests.tasks.test_pretraining_parity import config
 
 AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
-SIZES = {"epochs": 3, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
+SIZES = {"epochs": 2, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
 KINDS = ("retrieval", "pretraining", "without_itc")
 
 
@@ -169,7 +169,7 @@ if __name__ == "__main__":
                 "state": run(name, folder, out / name),
             }
         try:
-            run("retrieval", folder, out / "cut", stop=14)
+            run("retrieval", folder, out / "cut", stop=8)
         except KeyboardInterrupt:
             found["resumed"] = run("retrieval", folder, out / "cut")
         if world().first:
