@@ -89,9 +89,9 @@ _SENTENCES = {
     "string_too_short": "it is empty",
     "string_pattern_mismatch": "it is not of the form {pattern}",
     "extra_forbidden": "there is no such field",
-    "greater_than": "it must be above {gt}",
-    "greater_than_equal": "it must be at least {ge}",
-    "less_than_equal": "it must be at most {le}",
+    "greater_than": "it must be above {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}",
+    "less_than_equal": "it must be at most {le:g}",
     "finite_number": "it must be a number",
     "value_error": "a file is needed",  # fastapi's, of an upload
 }
