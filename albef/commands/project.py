@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
-from albef.data.cache import ShardCache
-from albef.data.shards import Shards
 from albef.layout import PARAMS, Layout, Paths, runtime
+
+if TYPE_CHECKING:
+    from albef.data.shards import Shards
 
 
 def layout_of(params: Mapping[str, Any], root: Path, where: Path) -> Layout:
@@ -61,7 +62,10 @@ class Project:
             raise ParamsError(f"{self._file}: tasks.{run}.dataset must name a data set")
         return self.layout.data(name)
 
-    def shards(self, run: str, split: str) -> Shards:
+    def shards(self, run: str, split: str) -> "Shards":
         """A split of a run's data set."""
+        from albef.data.cache import ShardCache  # these need what is not on a machine that serves
+        from albef.data.shards import Shards
+
         cache = ShardCache.of(runtime(self._params.get("runtime")))
         return Shards(self.dataset(run), split, cache=cache)
