@@ -91,7 +91,7 @@ def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
     path.write_text("a: [1\n")
     with pytest.raises(ParamsError, match="is not YAML"):
         read_yaml(path)
-    for text in ("[" * 20_000, "a: " + "9" * 5000):
+    for text in ("[" * 2000, "a: " + "9" * 5000):
         path.write_text(text)
         with pytest.raises(ParamsError, match="is not YAML"):
             read_yaml(path)
