@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from albef.training.mirror import Mirror
 from albef.training.optim import adamw, rate
 from albef.training.progress import Progress
 from albef.training.speed import Speed
-from albef.training.state import TrainingState
+from albef.training.state import BEST, TrainingState
 from albef.training.tracking import ChanceWatch, Tracker, append_log
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def train_step(
     lr: float,
     device: torch.device,
     dtype: torch.dtype | None,
+    clip_norm: float | None,
     processes: World,
     speed: Speed,
 ) -> list[dict[str, Tensor]]:
@@ -96,6 +98,7 @@ def train_step(
         epoch: epochs done, in fractions.
         lr: learning rate of this step.
         device, dtype: of matrix products; no dtype is float32.
+        clip_norm: of the gradient, at most.
         processes: that train together.
         speed: counts the operations of the first micro-batch.
 
@@ -116,6 +119,8 @@ def train_step(
             (output["loss"] / len(micros)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     task.end_step(processes.all_gather(outputs))
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(task.parameters(), clip_norm)
     optimizer.step()
     return outputs
 
@@ -197,6 +202,7 @@ def train(
                 lr=lr,
                 device=device,
                 dtype=dtype,
+                clip_norm=config.clip_norm,
                 processes=processes,
                 speed=speed,
             )
@@ -246,14 +252,18 @@ def train(
                 task.train()
                 if tracker:
                     if epoch in config.keep_epochs:
-                        state.keep(epoch, task)
+                        state.keep(f"{epoch:05d}", task)
+                    value = metrics.get(task.primary, -math.inf)
+                    if config.publish == "best" and value > extra.get("best", -math.inf):
+                        extra["best"] = value
+                        state.keep(BEST, task)
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
 
             if saving:
                 save_due = False
                 if tracker:
-                    extra = {"sums": sums, "curves": tracker.files()}
+                    extra |= {"sums": sums, "curves": tracker.files()}
                     state.save(done, task, optimizer, extra)
             if leaving and done < total:
                 state.wait()

@@ -21,7 +21,9 @@ from albef.training.mirror import Mirror
 log = logging.getLogger(__name__)
 KEPT = 2
 PATTERN = "state-*.pt"
-KEPT_EPOCH, KEPT_PATTERN = "epoch-{:05d}.safetensors", "epoch-*.safetensors"
+KEPT_EPOCH, KEPT_PATTERN = "epoch-{}.safetensors", "epoch-*.safetensors"
+BEST = "best"
+"""Stands for the epoch with the best validation."""
 EVERY = 1_000_000
 
 
@@ -97,7 +99,7 @@ class TrainingState:
         if self.mirror:
             self.mirror.push(path, PATTERN, KEPT)
 
-    def keep(self, epoch: int, task: nn.Module) -> None:
+    def keep(self, epoch: str, task: nn.Module) -> None:
         """Keep the weights of an epoch, whole or not at all; see :func:`kept`."""
         path = self.folder / KEPT_EPOCH.format(epoch)
         with atomic(path) as part:
@@ -146,9 +148,9 @@ class TrainingState:
             self.mirror.wait()
 
 
-def kept(folder: Path) -> dict[int, Path]:
-    """The safetensors files of a training's kept epochs, by epoch."""
-    return {int(path.stem.split("-")[1]): path for path in sorted(folder.glob(KEPT_PATTERN))}
+def kept(folder: Path) -> dict[str, Path]:
+    """The safetensors files of a training's kept epochs, by epoch or as :data:`BEST`."""
+    return {path.stem.split("-")[1]: path for path in sorted(folder.glob(KEPT_PATTERN))}
 
 
 def step_of(path: Path) -> int:
