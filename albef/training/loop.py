@@ -253,9 +253,9 @@ def train(
                 if tracker:
                     if epoch in config.keep_epochs:
                         state.keep(f"{epoch:05d}", task)
-                    value = metrics.get(task.primary, -math.inf)
-                    if config.publish == "best" and value > extra.get("best", -math.inf):
-                        extra["best"] = value
+                    reached = metrics.get(task.primary, -math.inf)
+                    if config.publish == "best" and reached > extra.get("best", -math.inf):
+                        extra["best"] = reached
                         state.keep(BEST, task)
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)

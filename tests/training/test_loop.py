@@ -8,13 +8,14 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from albef.config import validate
 from albef.loading.loader import Loader
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite
-from albef.training.state import step_of
+from albef.training.state import BEST, kept, step_of
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
@@ -115,6 +116,37 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
     assert 0 < int(told[1]) < 9
     states = [step_of(path) for path in tmp_path.glob("state-*.pt")]
     assert all(step <= int(told[1]) for step in states)
+
+
+def test_the_best_epoch_is_kept_whenever_a_training_is_killed(data: Path, tmp_path: Path) -> None:
+    def go_on(folder: Path, kill_at: int | None = None) -> dict[str, torch.Tensor]:
+        def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+            if step == kill_at:
+                raise Killed
+
+        task = tiny(publish="best")
+        return train_toy(task, data, folder, progress, every=2, r_mean=(1, 3, 3, 2))
+
+    last = go_on(tmp_path / "whole")
+    best = load_file(kept(tmp_path / "whole")[BEST])
+    two = run(data, tmp_path / "two", epochs=4, keep_epochs=(2,))
+    assert {name: t.tolist() for name, t in two.items()} == {n: t.tolist() for n, t in last.items()}
+    expected = load_file(kept(tmp_path / "two")["00002"])
+    assert all(torch.equal(best[name], tensor) for name, tensor in expected.items())
+    for kill_at in (5, 8):
+        folder = tmp_path / f"killed{kill_at}"
+        with pytest.raises(Killed):
+            go_on(folder, kill_at)
+        go_on(folder)
+        again = load_file(kept(folder)[BEST])
+        assert all(torch.equal(best[name], tensor) for name, tensor in again.items())
+
+
+def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, clip_norm=0.01, epochs=1)
+    (curve,) = (text for name, text in curves(tmp_path).items() if "gradient_norm" in name)
+    norms = [float(line.split("\t")[1]) for line in curve.splitlines()[1:]]
+    assert norms == pytest.approx([0.01] * len(norms), rel=1e-4)
 
 
 def test_every_training_value_is_needed() -> None:
