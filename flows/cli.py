@@ -10,7 +10,11 @@ from typer import Argument, Option, Typer
 from albef.cli import command, from_root, project_root
 
 app = Typer(rich_markup_mode=None)
-data = Typer(rich_markup_mode=None, help="Look into data, and say what later versions are held to.")
+data = Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Look into data, and say what later versions are held to.",
+)
 app.add_typer(data, name="data")
 Names = list[str] | None
 

@@ -3,16 +3,20 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from albef.config import ParamsError
+from albef.io import read_json, write_json
 
 NOBODY = (
     "git does not know who you are; tell it with `git config user.name NAME` and "
     "`git config user.email ADDRESS`"
 )
 """What to say where git refuses to commit."""
+BEGUN = Path(".dvc/tmp/albef-release.json")
+"""What was there before a release that is at work, or was killed at work."""
 
 
 def git(*args: str) -> str:
@@ -96,29 +100,85 @@ def unpushed() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def whole(paths: Sequence[Path], tags: Sequence[str]) -> Iterator[None]:
-    """Commit and tag within, and push after it; or nothing of it is left.
+def whole(run: str, paths: Sequence[Path]) -> Iterator[None]:
+    """Commit and tag a release of a run within, and push after it; or nothing of it is left.
+
+    Of a process that is killed within, :func:`recover` takes back what it did.
 
     Args:
+        run: whose tags are pushed.
         paths: files that are written within; they were as HEAD has them.
-        tags: made within, filled as they are.
     """
     before = git("rev-parse", "HEAD")
+    begun = {"run": run, "head": before, "tags": sorted(_tags(run)), "paths": [*map(str, paths)]}
+    write_json(BEGUN, begun)
     try:
         yield
-        _push(tags, commit=git("rev-parse", "HEAD") != before)
+        _push(run, commit=git("rev-parse", "HEAD") != before)
     except BaseException:
-        for tag in tags:
-            ask("tag", "--delete", tag)
-        if git("rev-parse", "HEAD") != before:
-            git("reset", "--quiet", "--keep", before)
-        for path in paths:  # of a commit that did not come about
-            ask("reset", "--quiet", "--", str(path))
-            if show(before, path) is None:
-                path.unlink(missing_ok=True)
-            else:
-                git("checkout", "--quiet", "--", str(path))
+        _undo(begun, ask)
         raise
+    BEGUN.unlink()
+
+
+def recover() -> None:
+    """Take back what a release did that was killed, unless all of it was pushed.
+
+    Raises:
+        ParamsError: the remote is out of reach.
+    """
+    if (begun := read_json(BEGUN)) is not None:
+        _undo(begun, git)
+
+
+def _undo(begun: Mapping[str, Any], call: Callable[..., str | None]) -> None:
+    run, head = begun["run"], begun["head"]
+    made = _tags(run) - set(begun["tags"])
+    lacking = made - _pushed(call)
+    if lacking or not made:
+        for tag in lacking:
+            git("tag", "--delete", _name(tag))
+        if git("log", "-1", "--format=%P %s").startswith(f"{head} {commit_message(run)}"):
+            git("reset", "--quiet", "--keep", head)
+        if git("rev-parse", "HEAD") == head:  # else someone went on meanwhile
+            for path in map(Path, begun["paths"]):
+                ask("reset", "--quiet", "--", str(path))
+                if show(head, path) is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    git("checkout", "--quiet", "--", str(path))
+    BEGUN.unlink()
+
+
+def commit_message(run: str, version: str = "") -> str:
+    """Of the commit of a release."""
+    return f"Release {run} {version}"
+
+
+def unpushed_tags(run: str) -> list[str]:
+    """Tags of a run that the remote lacks; none where there is no remote.
+
+    Raises:
+        ParamsError: the remote is out of reach.
+    """
+    return sorted(map(_name, _tags(run) - _pushed(git))) if remote() else []
+
+
+def _tags(run: str) -> set[str]:
+    """The tags of a run's registry, each with its hash, as git lists them."""
+    lines = (ask("show-ref", "--tags") or "").splitlines()
+    return {line for line in lines if _name(line).startswith((f"{run}@", f"{run}#"))}
+
+
+def _pushed(call: Callable[..., str | None]) -> set[str]:
+    """All tags of the remote, in the same form; none where there is no remote."""
+    where = remote()
+    lines = where and call("ls-remote", "--tags", where)
+    return {line.replace("\t", " ") for line in (lines or "").splitlines()}
+
+
+def _name(tag: str) -> str:
+    return tag.split("refs/tags/")[1]
 
 
 def remote() -> str | None:
@@ -127,15 +187,16 @@ def remote() -> str | None:
     return target[0] if target else next(iter(git("remote").split()), None)
 
 
-def _push(tags: Sequence[str], *, commit: bool) -> None:
-    """Push tags, and HEAD where its branch goes if there is a new commit: all of it or nothing.
+def _push(run: str, *, commit: bool) -> None:
+    """Push a run's tags, and HEAD where its branch goes if there is a new commit: all or nothing.
 
     Raises:
         ParamsError: the remote refused.
     """
     if where := remote():
         branch = upstream() if commit else None
-        refs = [*(f"refs/tags/{tag}" for tag in tags), *([f"HEAD:{branch[1]}"] if branch else [])]
+        refs = [f"refs/tags/{_name(tag)}" for tag in sorted(_tags(run))]
+        refs += [f"HEAD:{branch[1]}"] if branch else []
         git("push", "--quiet", "--atomic", where, *refs)
 
 

@@ -14,6 +14,7 @@ import networkx as nx
 import psutil
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
+from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml
 from dvc_data.hashfile.hash_info import HashInfo
@@ -25,6 +26,8 @@ from albef.layout import PARAMS
 from flows import values
 
 LOCK = Path("dvc.lock")
+FAILED = Path(".dvc/tmp/albef-failed")
+"""What each stage said that failed when it ran last, a file for each."""
 PRETRAIN, PRETRAINED = "pretrain", "pretrained"
 """The stage of pre-training and the checkpoint that it makes."""
 _STATES = {
@@ -49,6 +52,8 @@ class Node:
         outs: its products, from the root of the project.
         reasons: why it is stale by itself; empty if it is not.
         waits: stale stages above it, which will run before it is known whether it must.
+        lacks: stages above it whose products are not here, without which it cannot run.
+        failure: what it said when it failed the last time it ran, or "".
         running: the process that runs it now, or None.
         needed: false for pre-training that no run starts from; it runs only when forced.
     """
@@ -58,6 +63,8 @@ class Node:
     outs: tuple[str, ...]
     reasons: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    failure: str = ""
     running: int | None = None
     needed: bool = True
 
@@ -86,23 +93,38 @@ class Edit(NamedTuple):
         return f"{self.path} {_STATES.get(self.state, self.state)}"
 
 
-def read() -> dict[str, Node]:
+class _OtherValues(LocalFileSystem):  # type: ignore[misc]
+    """The disk, with another file in place of params.yaml."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def open(self, path: Any, mode: str = "r", **options: Any) -> Any:
+        is_params = Path(path).resolve() == PARAMS.resolve()
+        return super().open(str(self._file) if is_params else path, mode, **options)
+
+
+def read(params: Path = PARAMS) -> dict[str, Node]:
     """All stages by name, each after those that it depends on.
+
+    Args:
+        params: file of the values that they are held against.
 
     Raises:
         ParamsError: dvc.yaml, dvc.lock or params.yaml cannot be read.
     """
     try:
-        with Repo(".") as repo:
-            return _nodes(repo)
+        with Repo(".", fs=_OtherValues(params)) as repo:
+            return _nodes(repo, params)
     except DvcException as error:
         raise ParamsError(" ".join(str(error.__cause__ or error).split())) from None
 
 
-def _nodes(repo: Any) -> dict[str, Node]:
+def _nodes(repo: Any, params: Path) -> dict[str, Node]:
     graph = repo.index.graph
     order = {stage: place for place, stage in enumerate(repo.index.stages)}
-    lock, producers, starts = locked(), producers_of(order), _starts()
+    lock, producers, starts = locked(), producers_of(order), _starts(params)
     busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
     nodes: dict[str, Node] = {}
     for stage in nx.lexicographical_topological_sort(graph.reverse(copy=False), order.get):
@@ -117,14 +139,31 @@ def _nodes(repo: Any) -> dict[str, Node]:
         if needed:
             waits = tuple(n for n in upstream if nodes[n].stale or nodes[n].running)
             reasons = () if running else why(stage, lock.get(stage.name), producers, waits)
-            node = replace(node, waits=waits, reasons=tuple(reasons))
+            failure = FAILED / stage.name
+            node = replace(
+                node,
+                waits=waits,
+                reasons=tuple(reasons),
+                lacks=tuple(_makers(stage, upstream, nodes)),
+                failure=failure.read_text() if failure.is_file() else "",
+            )
         nodes[stage.name] = node
     return nodes
 
 
-def _starts() -> set[str]:
-    """What the runs start from, as params.yaml says it."""
-    tasks = read_yaml(PARAMS).get("tasks")
+def _makers(stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]) -> Iterator[str]:
+    """The stages above one that make what it reads and is not here."""
+    inputs = (dep for dep in stage.deps if not isinstance(dep, ParamsDependency))
+    absent = [str(dep) for dep in inputs if not dep.exists]
+    for name in upstream:
+        pairs = ((Path(out), Path(dep)) for out in nodes[name].outs for dep in absent)
+        if any(out.is_relative_to(dep) or dep.is_relative_to(out) for out, dep in pairs):
+            yield name
+
+
+def _starts(params: Path) -> set[str]:
+    """What the runs start from."""
+    tasks = read_yaml(params).get("tasks")
     runs = tasks.values() if isinstance(tasks, Mapping) else ()
     inits = (str(run.get("init")) for run in runs if isinstance(run, Mapping))
     return {init.partition("/epochs/")[0] for init in inits}
@@ -264,6 +303,16 @@ def _product_reasons(stage: Any) -> Iterator[str]:
             words = {**_STATES, "modified": "was changed by hand"}.get(state, state)
             kept = out.use_cache and not out.changed_cache()
             yield f"{out} {words}" + ("; DVC's cache has it" if kept else "")
+
+
+def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
+    """All stages, or those named and what they cannot run without; see :func:`choose`."""
+    todo = choose(nodes, names, "--only") or list(nodes)
+    chosen: set[str] = set()
+    while todo:
+        chosen.add(name := todo.pop())
+        todo += [above for above in nodes[name].lacks if above not in chosen]
+    return chosen
 
 
 def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:

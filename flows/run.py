@@ -1,6 +1,5 @@
 """``albef run``: values, what is stale, the flow, the results."""
 
-import contextlib
 import json
 import logging
 import os
@@ -36,20 +35,21 @@ def run(
     """
     if name:
         _check_git()
-    with contextlib.nullcontext() if dry else run_lock.acquire():
-        values.prepare(preset, list(overrides))
-        nodes = graph.read()
-        layout = values.layout()
-        forced = set(graph.choose(nodes, force, "--force"))
-        chosen = set(graph.choose(nodes, only, "--only") if only else nodes)
-        todo = {n: nodes[n] for n in nodes if n in chosen and (nodes[n].stale or n in forced)}
-        if dry:
-            print(format_plan(todo, forced, layout))
-            return 0
-        for above in dict.fromkeys(n for node in todo.values() for n in node.waits):
-            if above not in chosen:
+    if dry:
+        with values.changed(preset, overrides) as file:
+            print(_format_plan(_plan(graph.read(file), only, force), values.layout(file)))
+        return 0
+    with run_lock.acquire():
+        values.prepare(preset, overrides)
+        nodes, layout = graph.read(), values.layout()
+        plan, asked = _plan(nodes, only, force), graph.choose(nodes, only, "--only") or nodes
+        for stage in plan:
+            if stage not in asked:
+                log.info("note: %s runs too: what it makes is read, and is not here", stage)
+        for above in dict.fromkeys(above for stage in plan for above in nodes[stage].waits):
+            if above not in plan:
                 log.info("note: %s is stale too, but not asked for", above)
-        if todo:
+        if plan:
             if not _flow(only, force):
                 return 1
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
@@ -59,6 +59,32 @@ def run(
             print("nothing to do: every stage is up to date")
         print(f"\n{results.summary(layout)}")
         return _save_experiment(name, layout) if name else 0
+
+
+def _plan(
+    nodes: Mapping[str, graph.Node], only: Sequence[str], force: Sequence[str]
+) -> dict[str, list[str]]:
+    """The stages that are to run, in order, each with the reasons why."""
+    forced, chosen = graph.choose(nodes, force, "--force"), graph.choose_only(nodes, only)
+    todo = {}
+    for name, node in nodes.items():
+        if name in chosen and (node.stale or name in forced):
+            todo[name] = [*node.reasons, *(["forced"] if name in forced else [])]
+            if node.waits:
+                todo[name].append(f"if {' or '.join(node.waits)} makes something new")
+    return todo
+
+
+def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
+    """What would run, why, and how long it took last time."""
+    rows = []
+    for name, reasons in plan.items():
+        record = run_record.read(layout.record(name))
+        took = "?" if record is None or record.seconds is None else format_duration(record.seconds)
+        rows += [(name, reasons[0], took), *(("", reason, "") for reason in reasons[1:])]
+    if not rows:
+        return "nothing would run: every stage is up to date"
+    return results.table(rows, ("stage", "why", "took last time"))
 
 
 def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
@@ -93,7 +119,7 @@ def run_seeds(
     if name:
         _check_git()
     name = seeds.refuse(name, count, unwanted)
-    values.prepare(preset, list(overrides))
+    values.prepare(preset, overrides)
     if code := run(name=seeds.name_of(name, seeds.first())):
         return code
     names = seeds.others(name, count)
@@ -101,21 +127,6 @@ def run_seeds(
     if len(names) > 1:
         print(f"`albef compare {' '.join(names)}` tells their spread")
     return 0
-
-
-def format_plan(todo: Mapping[str, graph.Node], forced: set[str], layout: Layout) -> str:
-    """What would run, why, and how long it took last time."""
-    rows = []
-    for name, node in todo.items():
-        why = [*node.reasons, *(["forced"] if name in forced else [])]
-        if node.waits:
-            why.append(f"if {' or '.join(node.waits)} makes something new")
-        record = run_record.read(layout.record(name))
-        took = "?" if record is None or record.seconds is None else format_duration(record.seconds)
-        rows += [(name, why[0], took), *(("", reason, "") for reason in why[1:])]
-    if not rows:
-        return "nothing would run: every stage is up to date"
-    return results.table(rows, ("stage", "why", "took last time"))
 
 
 def _check_git() -> None:

@@ -12,17 +12,18 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from albef.io import write_atomic
 from albef.report.wording import format_duration
 from albef.run_record import recall
-from flows.graph import Node
+from flows.graph import FAILED, Node
 from flows.process import Child
 from flows.values import layout
 
 log = logging.getLogger("albef")
 RETRIED = {"ingest": (10.0, 60.0)}
 """Seconds before each further try, by stage module: only what fetches may fail by chance."""
-USER_ERROR = "exited with 2"
-"""What DVC says of a stage that refused its values or data; trying again is of no use."""
+BY_CHANCE = f"exited with {os.EX_IOERR}"
+"""What DVC says of a stage that lost a connection or a disk: it may succeed another time."""
 UNCHANGED = "Nothing that it depends on changed."
 TAKEN = "Taken from DVC's cache."
 _DVC = re.compile(
@@ -65,7 +66,7 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
 
 
 def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
-    again = not _ending.is_set() and USER_ERROR not in (state.message or "")
+    again = not _ending.is_set() and BY_CHANCE in (state.message or "")
     if again:
         log.info("%s, to be tried again", state.message)
     return again
@@ -103,7 +104,9 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
         finally:
             _children.discard(child)
     took = format_duration(time.monotonic() - began)
+    failure = FAILED / name
     if code == 0:
+        failure.unlink(missing_ok=True)
         state = outcome(lines)
         if state.message == TAKEN:  # what lies there tells of other products
             recall(layout().record(name))
@@ -112,6 +115,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     log.info("%s: %s after %s", name, "ended" if child.stopped else "failed", took)
     if child.stopped:
         return Failed(message=f"{name} was ended with its run.")
+    write_atomic(failure, sentence(name, lines))
     return Failed(message=sentence(name, lines))
 
 

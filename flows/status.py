@@ -32,6 +32,9 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
     elif not node.needed:
         yield "not needed: no run starts from it"
     elif node.reasons:
+        if node.failure:
+            verdict = "refused" if node.failure.endswith("(exited with 2)") else "failed"
+            yield f"{verdict}: {node.failure.removeprefix(f'{node.name}: ')}"
         yield f"stale: {node.reasons[0]}"
         yield from (f"       {reason}" for reason in node.reasons[1:])
     elif node.waits:

@@ -81,7 +81,7 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
     values.check(PARAMS)
     nodes = graph.read()
     forced = set(graph.choose(nodes, force, "force"))
-    chosen = set(graph.choose(nodes, only, "only") if only else nodes)
+    chosen = graph.choose_only(nodes, only)
     shared = remote.configured() is not None
     if shared:
         _fetch_runs()

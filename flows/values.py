@@ -1,11 +1,12 @@
 """Presets and overrides: how params.yaml comes to hold the values of a run."""
 
+import contextlib
 import hashlib
 import io
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ CHECKED = Path(".dvc/tmp/albef-checked")
 """Digest of the params file and the code that were found right last."""
 
 
-def prepare(preset: str | None, overrides: list[str]) -> None:
+def prepare(preset: str | None, overrides: Sequence[str]) -> None:
     """Put a preset and overrides (``key=value``) into params.yaml, and check it.
 
     params.yaml is written only when the whole file, so changed, is right.
@@ -27,16 +28,28 @@ def prepare(preset: str | None, overrides: list[str]) -> None:
     Raises:
         ParamsError: a wrong value, or a preset that would overwrite what is kept nowhere else.
     """
+    with changed(preset, overrides) as path:
+        if path.read_bytes() != PARAMS.read_bytes():
+            path.replace(PARAMS)
+
+
+@contextlib.contextmanager
+def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
+    """The checked values of :func:`prepare` in a file: params.yaml, or a copy for the while.
+
+    Raises:
+        ParamsError: see there.
+    """
     if preset is None and not overrides:
         check(PARAMS)
+        yield PARAMS
         return
     CHANGED.write_text(PARAMS.read_text() if preset is None else _preset(preset))
     try:
         if overrides:
             override(CHANGED, overrides)
         check(CHANGED)
-        if CHANGED.read_bytes() != PARAMS.read_bytes():
-            CHANGED.replace(PARAMS)
+        yield CHANGED
     finally:
         CHANGED.unlink(missing_ok=True)
 
@@ -71,9 +84,9 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def layout() -> Layout:
-    """Where the products of params.yaml lie."""
-    paths = read_yaml(PARAMS).get("paths")
+def layout(file: Path = PARAMS) -> Layout:
+    """Where the products of a params file lie."""
+    paths = read_yaml(file).get("paths")
     return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
 
 
@@ -128,7 +141,7 @@ def _preset(name: str) -> str:
     return text
 
 
-def override(path: Path, overrides: list[str], option: str = "--set") -> None:
+def override(path: Path, overrides: Sequence[str], option: str = "--set") -> None:
     """Change or add values as ``dvc exp run --set-param`` does, and no other character of the file.
 
     Whether a key is known is for :func:`check` to say: one that has a default need not stand there.

@@ -125,8 +125,8 @@ def _evaluated(
         scores[name] = task.score(task.predict(records, _BATCH, model))
     values = {name: score[kind.primary] for name, score in scores.items()}
     log.info(
-        "%s of %s in %s: %s",
-        kind.primary, settings.split, settings.dataset,
+        "%s of %d records of %s in %s: %s",
+        kind.primary, len(records), settings.split, settings.dataset,
         ", ".join(f"{name} {value:.2f}" for name, value in values.items()),
     )  # fmt: skip
     check(kind.primary, values, settings.precisions)

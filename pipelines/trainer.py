@@ -25,7 +25,7 @@ from albef.training.distributed import joined, launched, world
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
 from albef.training.progress import progress
-from albef.training.state import BEST, kept
+from albef.training.state import kept
 from albef.training.tracking import at_chance
 from pipelines.device_lock import device_of, held_device
 from pipelines.stage import WORKER, WORKERS, Stage, first
@@ -209,6 +209,7 @@ def fit(
                 mirror=mirror_of(stage, folder),
                 device=device,
                 checkpoint_every=stage.runtime.checkpoint_every,
+                checkpoint_every_s=stage.runtime.checkpoint_every_s,
                 validate=validate,
                 progress=show,
             )
@@ -255,14 +256,15 @@ def publish(
         return
     provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
     model, curves = stage.layout.model(name), stage.layout.curves(name)
-    epochs_kept = kept(folder)
-    best = epochs_kept.pop(BEST, None)
-    tensors = load_file(best) if best else task.state_dict()
+    tensors = task.state_dict()
+    if best := stage.record.get("best_epoch"):
+        (path,) = kept(folder, [best]).values()
+        tensors, provenance["epoch"] = load_file(path), best
     save_checkpoint(model, tensors=tensors, provenance=provenance, **rest)
     stage.made(model / WEIGHTS, model / CONFIG)
-    for epoch, path in epochs_kept.items():
-        whose = {**provenance, "epoch": int(epoch)}
-        epochs = model / "epochs" / str(int(epoch))
+    for epoch, path in kept(folder, rest["values"]["keep_epochs"]).items():
+        whose = {**provenance, "epoch": epoch}
+        epochs = model / "epochs" / str(epoch)
         save_checkpoint(epochs, tensors=load_file(path), provenance=whose, **rest)
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)

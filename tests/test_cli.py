@@ -40,6 +40,15 @@ def test_help_names_every_command_and_imports_nothing_heavy(group: str) -> None:
         assert re.search(rf"\n  {command}\s+[A-Z]", done.stdout), command
 
 
+def test_a_group_without_a_verb_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    from albef.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["data"])
+    out = "".join(capsys.readouterr())
+    assert all(re.search(rf"\n  {verb}\s+[A-Z]", out) for verb in COMMANDS["data"].split())
+
+
 def test_each_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     from albef.cli import main
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from albef.config import read_yaml
+
 ROOT = Path(__file__).parents[1]
 PLACES = re.findall(
     r"`([\w/]+\.py)`(?: \| |, )`(\w+)`", (ROOT / "docs/architecture.md").read_text()
@@ -20,6 +22,15 @@ def test_the_places_of_the_walks_are_there(file: str, name: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     }
     assert name in defined
+
+
+def test_pools_and_deployments_are_those_of_prefect_yaml() -> None:
+    made = read_yaml(ROOT / "prefect.yaml")["deployments"]
+    pools, names = {it["work_pool"]["name"] for it in made}, {it["name"] for it in made}
+    pages = [ROOT / "prefect.yaml", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    assert set(re.findall(r"(?:--pool|work-pool create) ([\w-]+)", text)) == pools
+    assert set(re.findall(r"(?:deployment run|schedule resume) train/([\w-]+)", text)) <= names
 
 
 def test_both_walks_and_the_questions_are_tested() -> None:

@@ -88,8 +88,8 @@ class Registry:
         outs = lock.get("stages", {}).get(f"export@{self.run}", {}).get("outs", [])
         return next((str(out["md5"]) for out in outs if out["md5"].endswith(".dir")), None)
 
-    def lacking(self, path: Path, revision: str) -> Iterator[str]:
-        """What DVC's default remote lacks of the export at a revision, in a sentence."""
+    def lacking(self, path: Path, revision: str = "") -> Iterator[str]:
+        """What DVC's default remote lacks of the export, as it is here or at a revision."""
         try:
             with Repo(".") as repo:  # the remote as it is known now, whatever the revision
                 name = repo.config["core"].get("remote")
@@ -99,7 +99,8 @@ class Registry:
                         "`dvc remote add --default NAME ADDRESS`, then `dvc push`"
                     )
                     return
-                used = repo.used_objs([str(path)], revs=[revision], force=True, push=True)
+                revisions = [revision] if revision else None
+                used = repo.used_objs([str(path)], revs=revisions, force=True, push=True)
                 states = [repo.cloud.status(objects) for objects in used.values()]
         except (DvcException, OSError) as error:
             yield f"it cannot be told whether the DVC remote has {path}: {_line(error)}"

@@ -67,18 +67,24 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
         raise ParamsError(f"there is no export {run}{did_you_mean(run, runs)}")
     check_names(run, stage)
     needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run), layout.export_metrics(run)]
-    if stale := [*stale_reasons(run), *(f"{p} is missing" for p in needed if not p.exists())]:
-        raise Refused(run, stale, "`albef run` brings it up to date, `dvc pull` what is elsewhere")
+    git.recover()
     git.fetch()
     registry = Registry(run)
     export_hash, holder = registry.hash_here(), registry.holder(stage)
+    stale = [*stale_reasons(run), *(f"{p} is missing" for p in needed if not p.exists())]
+    reasons = [*stale, *git.uncommitted(needed), *git.unpushed()]
+    if export_hash:
+        reasons += registry.lacking(layout.export(run))
+    if reasons:  # before anything is measured
+        remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
+        raise Refused(run, reasons, remedy)
     if holder and registry.hash_at(registry.versions[holder]) == export_hash:
+        if left := " ".join(git.unpushed_tags(run)):
+            push = f"`git push {git.remote()} {left}`"
+            raise Refused(run, [f"tags that are not pushed: {left}; {push}"])
         raise ParamsError(
             f"{run} {holder} holds {stage} and is exactly this export; there is nothing to release"
         )
-    reasons = list(git.uncommitted(needed))
-    if not reasons:
-        reasons = [*git.unpushed(), *registry.lacking(layout.export(run), "HEAD")]
     registered = registry.same(export_hash)
     version = registered or registry.next(bump)
     further = _read_further(run, layout, registry, version, holder)
@@ -97,8 +103,8 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
         },
     )
     print(_format_comparison(judged, further, holder, version))
-    if reasons := [*reasons, *judged["reasons"]]:
-        raise Refused(run, reasons)
+    if judged["reasons"]:
+        raise Refused(run, judged["reasons"])
     if dry:
         print(f"\n{judged['card']}")
     remote = git.remote()
@@ -115,7 +121,7 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     if changed := list(git.uncommitted(needed)):  # while it was measured
         raise Refused(run, changed)
     tags: list[str] = []
-    with git.whole(written, tags):
+    with git.whole(run, written):
         if not registered:
             _commit(run, version, judged, written, layout)
             tags.append(registry.register(version))
@@ -134,6 +140,7 @@ def go_back(run: str, stage: str, approve: bool) -> None:
         Refused: what others would need of it is not there.
         ParamsError: there is none.
     """
+    git.recover()
     git.fetch()
     registry = Registry(run)
     holder, before = registry.holder(stage), registry.before(stage)
@@ -148,10 +155,9 @@ def go_back(run: str, stage: str, approve: bool) -> None:
     if not approve:
         print(f"{step}; run again with --approve")
         return
-    tags: list[str] = []
-    with git.whole((), tags):
-        tags.append(registry.assign(before, stage))
-    print(f"{step}: {tags[0]}")
+    with git.whole(run, ()):
+        tag = registry.assign(before, stage)
+    print(f"{step}: {tag}")
 
 
 def stale_reasons(run: str) -> Iterator[str]:
@@ -242,4 +248,5 @@ def _commit(
     facts.write_text(json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     annotate(run, layout.root, layout.export(run))
     git.git("add", "--", *map(str, written))
-    git.git("commit", "--quiet", "--message", f"Release {run} {version}", "--", *map(str, written))
+    message = git.commit_message(run, version)
+    git.git("commit", "--quiet", "--message", message, "--", *map(str, written))

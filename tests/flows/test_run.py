@@ -119,7 +119,9 @@ def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
     before = record.read_text()
     epochs = read_yaml(toy.path / "params.yaml")["tasks"]["retrieval"]["epochs"]
     toy.checked("tasks.retrieval.epochs=3")
+    values = (toy.path / "params.yaml").read_bytes()
     plan = toy.albef("run --set tasks.retrieval.epochs=3 --dry")
+    assert (toy.path / "params.yaml").read_bytes() == values
     assert re.search(r"finetune@retrieval +tasks.retrieval.epochs \d+ -> 3 +[\d.]+ s", plan)
     assert re.search(r"evaluate@retrieval +if finetune@retrieval makes something new", plan)
     assert not re.search(r"^pretrain", plan, re.MULTILINE)
@@ -206,6 +208,10 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     assert told.rstrip().splitlines()[-1] == "pretrain: the loss is no number (exited with 2)"
     assert "Traceback" not in told
     assert toy.started() == ["pretrain"], "what depends on it is stopped"
+    refused = r"pretrain +refused: the loss is no number \(exited with 2\)\n +stale: "
+    with monkeypatch.context() as patch:
+        toy.enter(patch)
+        assert re.search(refused, report())
     toy.do("fail-pretrain")
     assert "pretrain: cached" in toy.albef("run")  # nothing changed: DVC still has its product
     assert toy.started() == []
@@ -232,6 +238,22 @@ def test_a_killed_flow_does_not_stay_running(toy: Toy, server: str) -> None:
     assert last_flow(server, 1)["state"]["type"] == "CRASHED"
     assert tasks(server, died)["pretrain"]["state"]["type"] == "CRASHED"
     assert "nothing to do" in toy.albef("run")
+
+
+def test_only_takes_along_what_a_stage_reads_and_nobody_made(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.enter(monkeypatch)
+    monkeypatch.setattr("flows.values.check", lambda path: None)
+    for product, plan in (("models/pretrained", "pretrain +products/models/pretrained is missing"),
+                          ("data/web", "ingest@web +products/data/web is missing")):  # fmt: skip
+        made = toy.path / "products" / product
+        made.rename(toy.path / "away")
+        assert run(only=["pretrain" if "data" in product else "finetune"], dry=True) == 0
+        (toy.path / "away").rename(made)
+        assert re.search(plan, capsys.readouterr().out)
+    assert run(only=["finetune"], dry=True) == 0
+    assert "nothing would run" in capsys.readouterr().out
 
 
 def test_status_says_what_is_fresh_since_when(toy: Toy) -> None:

@@ -22,7 +22,7 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
     assert (ingest.retries, pretrain.retries) == (2, 0)
     worth = ingest.retry_condition_fn
     assert worth is not None
-    for text, again in (("x (exited with 74)", True), ("x (exited with 2)", False)):
+    for text, again in (("x (exited with 74)", True), ("x (exited with 2)", False), ("x", False)):
         assert worth(None, None, Failed(message=text)) == again  # type: ignore[arg-type]
 
 

@@ -8,17 +8,17 @@ from unittest import mock
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from albef.config import validate
 from albef.loading.loader import Loader
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
-from albef.training.loop import NotFinite
-from albef.training.state import BEST, kept, step_of
+from albef.training.loop import NotFinite, autocast_dtype
+from albef.training.state import kept
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
+from tests.pipelines.states import step_of
 from tests.training.toy_training import loader_of, train_toy
 
 
@@ -118,28 +118,49 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
     assert all(step <= int(told[1]) for step in states)
 
 
-def test_the_best_epoch_is_kept_whenever_a_training_is_killed(data: Path, tmp_path: Path) -> None:
-    def go_on(folder: Path, kill_at: int | None = None) -> dict[str, torch.Tensor]:
-        def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-            if step == kill_at:
-                raise Killed
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def emulates(including_emulation: bool = True) -> bool:
+        return including_emulation
 
-        task = tiny(publish="best")
-        return train_toy(task, data, folder, progress, every=2, r_mean=(1, 3, 3, 2))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulates)
+    assert autocast_dtype("auto", torch.device("cuda")) is None
 
-    last = go_on(tmp_path / "whole")
-    best = load_file(kept(tmp_path / "whole")[BEST])
-    two = run(data, tmp_path / "two", epochs=4, keep_epochs=(2,))
-    assert {name: t.tolist() for name, t in two.items()} == {n: t.tolist() for n, t in last.items()}
-    expected = load_file(kept(tmp_path / "two")["00002"])
-    assert all(torch.equal(best[name], tensor) for name, tensor in expected.items())
-    for kill_at in (5, 8):
-        folder = tmp_path / f"killed{kill_at}"
+
+def test_a_state_is_saved_after_a_time_where_steps_take_longer(data: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        steps.append(max(map(step_of, tmp_path.glob("state-*.pt")), default=0))
+
+    train_toy(tiny(), data, tmp_path, progress, every=100, every_s=1e-9)
+    assert steps == list(range(12))  # each step's state before it is shown again
+
+
+@pytest.mark.parametrize("kill_at", [None, 5, 8])
+def test_the_best_epoch_is_known_whenever_a_training_is_killed(
+    data: Path, tmp_path: Path, kill_at: int | None
+) -> None:
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        if step == kill_at:
+            raise Killed
+
+    def validate(epoch: int) -> dict[str, float]:
+        return {"r_mean": (1.0, 3.0, 3.0, 2.0)[epoch - 1]}
+
+    facts: dict[str, Any] = {}
+    given = {"every": 2, "validate": validate, "facts": facts}
+    if kill_at:
         with pytest.raises(Killed):
-            go_on(folder, kill_at)
-        go_on(folder)
-        again = load_file(kept(folder)[BEST])
-        assert all(torch.equal(best[name], tensor) for name, tensor in again.items())
+            train_toy(tiny(publish="best"), data, tmp_path, progress, **given)
+        kill_at = None
+    train_toy(tiny(publish="best"), data, tmp_path, progress, **given)
+    assert facts["best_epoch"] == 2
+    (best,) = kept(tmp_path, [2]).values()
+    run(data, tmp_path / "two", keep_epochs=(2,))
+    (second,) = kept(tmp_path / "two", [2]).values()
+    assert best.name == second.name  # with its digest
 
 
 def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ class Query:
 
     text: str
     picture: Picture | None
-    rank: int
-    """Of the best right answer, from 0, after ITM."""
+    rank: int | None
+    """Of the best right answer, from 0, after ITM; None where ITM was not asked about it."""
     rank_itc: int
     answers: Sequence[Candidate]
     label: str = ""
@@ -120,15 +120,20 @@ class Outcome:
         ]
 
 
-def read(table: pa.Table, records: SplitRecords | None, count: int) -> list[Group]:
+def read(
+    table: pa.Table, records: SplitRecords | None, count: int, rerank_k: int | None = None
+) -> list[Group]:
     """Examples of the predictions on one split, as fits their columns, and as far as its records
-    are at hand; ``count`` of each group."""
+    are at hand; ``count`` of each group.
+
+    Of a ranking the first ``rerank_k`` by ITC were re-ranked by ITM, or all.
+    """
     columns = set(table.column_names)
     if columns >= _LOCATED:
         groups = _places(table, records, count) if records else iter(())
     elif columns >= _RANKED:
         draw = _pairs if is_paired(table) else _directions
-        groups = draw(table, records, count) if records else iter(())
+        groups = draw(table, records, count, rerank_k) if records else iter(())
     else:
         answers = list(_answers(table, records, (count + 1) // 2))
         groups = iter(answers or [_rows(table, records, count)])
@@ -175,7 +180,9 @@ def _note(of: int, asked: int, count: int, what: str = "") -> str:
     return f"{min(of, count):,} of {of:,}{how}; {asked:,} {what}were asked"
 
 
-def _directions(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
+def _directions(
+    table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
+) -> Iterator[Group]:
     """Queries of each direction, right ones and wrong ones."""
     ranks, query = table["rank"].to_numpy(), table["query"]
     for direction, look, what, right_title, wrong_title in (
@@ -187,10 +194,12 @@ def _directions(table: pa.Table, records: SplitRecords, count: int) -> Iterator[
             places = np.flatnonzero(asked & ((ranks == 0) == good)).tolist()
             rows = _take(table, spread(places, count))
             note = _note(len(places), int(asked.sum()), count, what)
-            yield Group(look, title, note, good, [_query(row, records) for row in rows])
+            yield Group(look, title, note, good, [_query(row, records, rerank_k) for row in rows])
 
 
-def _pairs(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
+def _pairs(
+    table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
+) -> Iterator[Group]:
     """Decisions by a text between two pictures: what ITM gains over ITC, and what it gets wrong."""
     itm, itc = table["rank"].to_numpy() == 0, table["rank_itc"].to_numpy() == 0
     asked = pc.equal(table["query"], "t2i").to_numpy()
@@ -209,11 +218,11 @@ def _pairs(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group
             for place in spread(by_change[change], count * (i + 1) // parts - count * i // parts)
         ]
         note = _note(len(places), int(asked.sum()), count, "texts ")
-        queries = [_query(row, records) for row in _take(table, chosen)]
+        queries = [_query(row, records, rerank_k) for row in _take(table, chosen)]
         yield Group("pairs", title, note, good, queries)
 
 
-def _query(row: Mapping[str, Any], records: SplitRecords) -> Query:
+def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) -> Query:
     by_text = row["query"] == "t2i"
     change = row.get("change") or ""
     rights = records.same(row["key"]) if by_text else records.captions(row["key"])
@@ -227,17 +236,19 @@ def _query(row: Mapping[str, Any], records: SplitRecords) -> Query:
             return Candidate(place, value in rights, by_itc, picture(value))
         return Candidate(place, value in rights, by_itc, text=value)
 
+    is_ranked = not rerank_k or row["rank_itc"] < rerank_k
     most = PICTURES if by_text else TEXTS
     answers = [candidate(place, value) for place, value in enumerate(row["top"][:most], 1)]
     if not any(answer.right for answer in answers):  # it takes the last place, with its rank
         beyond = row["key"] if by_text else min(rights, default="")
-        answers = [*answers[: most - 1], candidate(row["rank"] + 1, beyond)]
+        place = row["rank" if is_ranked else "rank_itc"] + 1
+        answers = [*answers[: most - 1], candidate(place, beyond)]
     if change:
         answers.sort(key=lambda answer: not answer.right)
     return Query(
         text=row["caption"] if by_text else "",
         picture=None if by_text else picture(row["key"]),
-        rank=row["rank"],
+        rank=row["rank"] if is_ranked else None,
         rank_itc=row["rank_itc"],
         answers=answers,
         label=change,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from albef.evaluation.statistics import Interval, proportion
 from albef.io import read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
+from albef.lineage import CONFIG
 from albef.report.pictures import Picture, SplitRecords, spread
 from albef.report.sections import examples
 from albef.report.sections.examples import Group, Outcome, Query
@@ -184,6 +185,7 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
         notes.append(f"There are no pictures, since the data set at {folder} is missing.")
     if BEHAVIOUR in metrics and cases is None:
         notes.append(f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.")
+    rerank_k = (read_json(layout.model(name) / CONFIG) or {}).get("values", {}).get("rerank_k")
     splits, behaviour = [], None
     for split, section in metrics.items():
         if split in (*BASELINES, BEHAVIOUR, HEADLINE) or not isinstance(section, Mapping):
@@ -199,7 +201,7 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
                 headline=metrics.get(HEADLINE, {}).get(split, ""),
                 records=present.get(split, 0),
                 outcomes=examples.outcomes(part, records) if part else (),
-                examples=examples.read(part, records, count) if part else (),
+                examples=examples.read(part, records, count, rerank_k) if part else (),
             )
         )
         if cases and cases["split"][0].as_py() == split:

@@ -2,15 +2,17 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import albef
 from albef.config import ParamsError
 from flows import git
+from flows.releases import release
 from flows.releases.registry import Registry, annotate, check_names
-from flows.releases.release import stale_reasons
 from tests.flows.shop import another, build
 from tests.flows.toy import Toy
 
@@ -45,8 +47,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def lacking(revision: str = "HEAD") -> list[str]:
-    return list(Registry("retrieval").lacking(Path("products/exports/retrieval"), revision))
+def lacking() -> list[str]:
+    return list(Registry("retrieval").lacking(Path("products/exports/retrieval"), "HEAD"))
 
 
 def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
@@ -69,21 +71,26 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     assert content(there.path / "got") == first
     assert albef.runtime.load(there.path / "got").embed_text(["a dog"]).shape == (1, 8)
 
-    # A worse one is refused, with all the reasons at once.
+    # What is not where others find it is told at once, and a worse one once it is measured.
     another(project, worse=True)
     (project.path / "products/metrics/behaviour").mkdir()
     (project.path / "products/metrics/behaviour/retrieval.json").write_text('{"left": {"of": 7}}')
+    with open("dvc.yaml", "a") as file:
+        file.write("# edited\n")
     before = project.sh("git rev-parse HEAD && git tag")
     said = project.albef("release retrieval --approve", fails=True)
-    assert "retrieval is not released:\n- git commits that are not pushed: 1; `git push`\n" in said
+    assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
+    assert "- git commits that are not pushed: 1; `git push`\n" in said
     assert "- products/exports/retrieval is not in the DVC remote store (" in said
-    assert "- float32 loses " in said
+    assert "measured" not in said
+    project.sh("git checkout -q dvc.yaml && dvc push -q && git push -q")
+    said = project.albef("release retrieval --approve", fails=True)
+    assert "retrieval is not released:\n- float32 loses " in said
     assert "behaviour left.of" in said
     assert "This and v0.1.0 were measured in one process" in said
     assert project.sh("git rev-parse HEAD && git tag") == before
 
     # One that is registered with GTO's own command counts as well; then the way back.
-    project.sh("dvc push -q && git push -q")
     project.sh("gto register retrieval HEAD --version v0.2.0 && sleep 1")
     project.sh("gto assign retrieval --version v0.2.0 --stage prod")
     assert Registry("retrieval").holder("prod") == "v0.2.0"
@@ -92,7 +99,8 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     assert Registry("retrieval").holder("prod") == "v0.2.0"
     project.albef("release retrieval --back --approve")
     assert Registry("retrieval").holder("prod") == "v0.1.0"
-    assert "retrieval#prod#3" in project.sh("git ls-remote --tags origin")
+    pushed = project.sh("git ls-remote --tags origin")
+    assert all(tag in pushed for tag in project.sh("git tag").split()), "GTO's own too"
     there.sh("dvc artifacts get ../project.git retrieval --stage prod -o again")
     assert content(there.path / "again") == first
     said = project.albef("release retrieval --back --approve", fails=True)
@@ -175,9 +183,9 @@ def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
 
 
 def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> None:
-    assert list(stale_reasons("retrieval")) == []
+    assert list(release.stale_reasons("retrieval")) == []
     shutil.rmtree("made/data")  # of a stage above
-    assert list(stale_reasons("retrieval")) == []
+    assert list(release.stale_reasons("retrieval")) == []
     with open("made/models/retrieval/config.json", "a") as file:
         file.write("\n")
     shutil.rmtree("products/exports")
@@ -188,30 +196,83 @@ def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> Non
     assert "Traceback" not in said
 
 
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that is up to date, where others find it, and was measured and found good."""
+    monkeypatch.setattr(release, "stale_reasons", lambda run: ())
+    monkeypatch.setattr(Registry, "lacking", lambda *args: ())
+    found = {"rows": [], "reasons": [], "note": "", "card": "a card", "figures": 1, "provenance": 1}
+    monkeypatch.setattr(release, "_judge", lambda *args: found)
+
+
+def approve() -> None:
+    release.release("retrieval", "prod", "minor", approve=True, dry=False)
+
+
+def state(project: Toy) -> str:
+    return project.sh("git rev-parse HEAD; git status --porcelain; git tag; git ls-remote")
+
+
 @pytest.mark.parametrize("fails", ["push", "commit"])
+@pytest.mark.usefixtures("judged")
 def test_what_fails_leaves_nothing(project: Toy, fails: str) -> None:
-    before = project.sh("git rev-parse HEAD")
+    before = state(project)
     hook = Path("../project.git/hooks/pre-receive" if fails == "push" else ".git/hooks/pre-commit")
     hook.write_text("#!/bin/sh\necho protected >&2\nexit 1\n")
     hook.chmod(0o755)
-    tags: list[str] = []
-
-    def release() -> None:
-        card = Path("releases/retrieval/v0.1.0.md")
-        with git.whole([card, Path("dvc.yaml")], tags):
-            card.parent.mkdir(parents=True)
-            card.write_text("a card")
-            annotate("retrieval", Path("products"), Path("products/exports/retrieval"))
-            git.git("add", "-A")
-            git.git("commit", "-qm", "release")
-            tags.append(Registry("retrieval").register("v0.1.0"))
-            tags.append(Registry("retrieval").assign("v0.1.0", "prod"))
-
     with pytest.raises(ParamsError, match=rf"`git {fails} .* failed: .*protected"):
-        release()
-    assert tags == (["retrieval@v0.1.0", "retrieval#prod#1"] if fails == "push" else [])
-    assert project.sh("git rev-parse HEAD") == before
-    assert project.sh("git status --porcelain; git tag") == ""
+        approve()
+    assert state(project) == before
+
+
+class Killed(BaseException):
+    """The process is gone: no line of it runs any more."""
+
+
+class Mortal:
+    """Lets a release be killed after some of its steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            answer = function(*args)
+            self.left -= git.BEGUN.exists()
+            if self.left == 0:
+                raise Killed
+            return answer
+
+        return call
+
+    def gone(self, *args: object) -> None:
+        raise Killed
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_release_that_is_killed_anywhere_leaves_nothing_or_is_done(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to end with tags here that no remote had, and nothing left to release."""
+    before, steps = state(project), 0
+    while state(project) == before:
+        steps += 1
+        mortal = Mortal(steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(git, "git", mortal.of(git.git))
+            patch.setattr(release, "annotate", mortal.of(annotate))
+            for name in ("register", "assign"):
+                patch.setattr(Registry, name, mortal.of(getattr(Registry, name)))
+            patch.setattr(git, "_undo", mortal.gone)
+            with pytest.raises(Killed):
+                approve()
+        git.recover()
+    assert steps > 10, "the release was killed that often"
+    assert project.sh("git tag").split() == ["retrieval#prod#1", "retrieval@v0.1.0"]
+    assert git.unpushed_tags("retrieval") == []
+    assert list(git.unpushed()) == []
+    with pytest.raises(ParamsError, match="nothing to release"):
+        approve()
 
 
 def test_dvc_yaml_names_the_export_and_nothing_else_changes(project: Toy) -> None:

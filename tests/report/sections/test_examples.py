@@ -81,6 +81,16 @@ def test_a_right_answer_beyond_those_shown_is_shown_last_with_its_rank() -> None
     assert len(pictures.examples[0].answers) == examples.TEXTS
 
 
+def test_what_was_not_re_ranked_has_no_place_by_itm() -> None:
+    """ITM used to "rank" it last of all."""
+    rows = table(row("t2i", "f", 47, 7, "abcde", "abcde"), row("t2i", "f", 6, 6, "abcde", "abcde"))
+    (wrong,) = examples.read(rows, Toy(), 8, rerank_k=7)
+    assert [query.rank for query in wrong.examples] == [None, 6]
+    assert [query.answers[-1].place for query in wrong.examples] == [8, 7]
+    (wrong,) = examples.read(rows, Toy(), 8)
+    assert [query.rank for query in wrong.examples] == [47, 6]
+
+
 def test_successes_and_failures_are_taken_at_even_steps() -> None:
     asked = [row("t2i", "c", rank, 0, "c", "c") for rank in (0, 1) for _ in range(10)]
     right, wrong = galleries(*asked, count=4)
