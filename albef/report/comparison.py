@@ -44,14 +44,6 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Value:
-    """A value of params.yaml that is not the same on all sides; "" where a side lacks it."""
-
-    key: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Metric:
     """A metric of a split on each side; None where a side lacks it."""
 
@@ -158,7 +150,7 @@ class Comparison:
 
     Attributes:
         sides: the baseline first.
-        values: of params.yaml that differ.
+        values: of params.yaml that are not the same on all sides, by key; "" where one lacks it.
         data, splits: as far as there are any.
         groups, seeds: sides that differ in nothing but their seeds, and what comes of that; empty
             where no seed is repeated.
@@ -168,7 +160,7 @@ class Comparison:
     """
 
     sides: tuple[Side, ...]
-    values: tuple[Value, ...] = ()
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     data: tuple[Data, ...] = ()
     splits: tuple[Split, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()

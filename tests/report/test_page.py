@@ -108,7 +108,7 @@ def split(text: str) -> SplitResult:
         random_weights={"r_mean": 1.5},
         headline="r_mean",
         records=1234,
-        outcomes=[Outcome(text, 5, 3, 1, 1)],
+        outcomes=[Outcome(text, (5, 3, 1, 1))],
         examples=[
             *(Group(look, text, text, True, [one]) for look, one in examples.items()),
             *(Group("answers", text, text, one.right, [one] * 5) for one in answers),

@@ -20,21 +20,17 @@ whether it is the ``start``; ``value`` is None where it was stopped early or fai
 
 @dataclass(frozen=True)
 class Search:
-    """The search of a run.
-
-    Attributes:
-        choice: the values handed to fine-tuning.
-        trials: in order; empty where nothing was to be searched.
-        scales: whether each searched value is drawn on a logarithmic scale.
-        evidence: what the choice rests on, as the search wrote it.
-        note: what is missing, in words.
-    """
+    """The search of a run; ``note`` says what is missing."""
 
     run: str
     choice: Mapping[str, float] = field(default_factory=dict)
+    """The values handed to fine-tuning."""
     trials: Sequence[Trial] = ()
+    """In order; empty where nothing was to be searched."""
     scales: Mapping[str, bool] = field(default_factory=dict)
+    """Whether each searched value is drawn on a logarithmic scale."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What the choice rests on, as the search wrote it."""
     note: str = ""
 
     @property
