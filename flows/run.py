@@ -101,11 +101,7 @@ def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
 
 
 def _check_git() -> None:
-    """Refuse at once what ``dvc exp save`` would refuse at the end.
-
-    Raises:
-        ParamsError: git knows no commit, or no name and address.
-    """
+    """Refuse at once what ``dvc exp save`` would refuse at the end."""
     if git.ask("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name records an experiment beside a git commit, and there is none yet; "

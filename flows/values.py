@@ -40,11 +40,7 @@ def prepare(preset: str | None, overrides: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
-    """The checked values of :func:`prepare` in a file: params.yaml, or a copy for the while.
-
-    Raises:
-        ParamsError: see there.
-    """
+    """The checked values of :func:`prepare` in a file: params.yaml, or a copy for the while."""
     if preset is None and not overrides:
         check(PARAMS)
         yield PARAMS
@@ -147,17 +143,13 @@ def _preset(name: str) -> str:
 
 
 def override(path: Path, overrides: Sequence[str], option: str = "--set") -> None:
-    """Change or add values, and no other character of the file.
+    """Change or add values, each ``key=value`` as YAML has it, and no other character of the file.
 
     Whether a key is known is for :func:`check` to say: one that has a default need not stand there.
 
-    Args:
-        path: of the params file.
-        overrides: each ``key=value``, the value as YAML has it.
-        option: what errors call them.
-
     Raises:
-        ParamsError: what is no value, or of a data set or run that the file lacks.
+        ParamsError: what is no value, or of a data set or run that the file lacks; it names the
+            ``option``.
     """
     values = read_yaml(path)
     changes = {}

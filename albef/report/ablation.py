@@ -79,13 +79,8 @@ Step = tuple[float, Interval | None] | None
 
 @dataclass(frozen=True)
 class Table:
-    """Results, as far as there are any.
-
-    Attributes:
-        ladder: the rungs.
-        results: by rung, caption noise and seed, the metrics of the evaluation by split.
-        wanted: how many there will be.
-    """
+    """Results, as far as there are any: by rung, caption noise and seed, the metrics of the
+    evaluation by split; ``wanted`` is how many there will be."""
 
     ladder: Ladder
     results: Mapping[tuple[str, float, int], Mapping[str, Any]]

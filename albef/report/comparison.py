@@ -23,16 +23,10 @@ _COLOURS = 6
 
 @dataclass(frozen=True)
 class Side:
-    """One of what is compared.
+    """One of what is compared; the working tree has no commit.
 
-    Attributes:
-        name: as it was asked for.
-        commit: its commit, short; "" for the working tree.
-        subject: first line of that commit's message.
-        seeds: of its values.
-        against: the side that it is held against: of another group of seeds the one with its own
-            seeds, else the baseline.
-        code: files of code that differ from the baseline's.
+    It is held ``against`` another side: of another group of seeds the one with its own seeds, else
+    the baseline, from whose code the files ``code`` differ.
     """
 
     name: str
@@ -63,17 +57,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two sides on the examples that both answered.
+    """Two sides on the ``shared`` of ``of`` examples, those that both answered.
 
-    Attributes:
-        before, after: the sides.
-        metric: compared.
-        shared, of: examples that both answered; the larger number that one of them did.
-        difference, interval: of the metric on the shared examples, after less before.
-        gained, lost: answers that turned right, and wrong.
-        p: McNemar's exact test of these.
-        better, worse: some of them.
-        part: whether another of these is the whole of which it is a part.
+    ``difference`` and ``interval`` are of the metric there, after less before; ``p`` is McNemar's
+    exact test of the answers that turned. ``part``: whether another of these is the whole of it.
     """
 
     before: int
@@ -126,14 +113,8 @@ class Data:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A metric over the seeds of a group, and how far it is from the baseline's group.
-
-    Attributes:
-        run, split, metric: which.
-        group: its place.
-        spread: over the seeds.
-        difference, interval: from the first group; None in that one, and where it cannot be told.
-    """
+    """A metric over the seeds of a group, and how far it is from the first group: None in that one,
+    and where it cannot be told."""
 
     run: str
     split: str
@@ -146,17 +127,11 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything on the page.
+    """Everything on the page, the baseline's side first.
 
-    Attributes:
-        sides: the baseline first.
-        values: of params.yaml that are not the same on all sides, by key; "" where one lacks it.
-        data, splits: as far as there are any.
-        groups, seeds: sides that differ in nothing but their seeds, and what comes of that; empty
-            where no seed is repeated.
-        curves: of each side.
-        reference: curves from a file, with its name, and how far the baseline is from them.
-        notes: what is missing, in words.
+    ``values`` of params.yaml are those that are not the same on all sides, by key; "" where one
+    lacks it. ``groups`` are sides that differ in nothing but their seeds, none where no seed is
+    repeated. ``notes`` say what is missing.
     """
 
     sides: tuple[Side, ...]

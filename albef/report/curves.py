@@ -182,14 +182,8 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Where a curve is farthest from its reference.
-
-    Attributes:
-        training, curve: which.
-        step: the last one of the window.
-        reference, value: means over the window.
-        share: of the distance in the largest of the reference's values.
-    """
+    """Where a curve is farthest from its reference: means over the window that ends at ``step``,
+    and the distance as a share of the reference's largest value."""
 
     training: str
     curve: str

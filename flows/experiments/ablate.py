@@ -51,16 +51,7 @@ def ablate(
     *,
     show: bool = False,
 ) -> None:
-    """Train what is missing, and print the tables.
-
-    Args:
-        noises: shares of the pre-training captions that are wrong or say nothing.
-        seeds: how many, of each.
-        preset_name: the last rung.
-        ladder_name: the rungs.
-        name: of the results and experiments; None is the preset's.
-        jobs: trainings at the same time; None is as many as there are cores for.
-        show: train nothing.
+    """Train what is missing, and print the tables; see :func:`flows.cli.ablate` for the values.
 
     Raises:
         ParamsError: what cannot work.

@@ -59,13 +59,8 @@ class Outcome:
 
 
 class Clone:
-    """The clone, made if it is not there.
-
-    Args:
-        folder: where it is.
-        commit: of the code.
-        lock: text of a dvc.lock whose products are at hand; None is that of the commit.
-    """
+    """The clone at a commit, made if it is not there; the products of ``lock``, the text of a
+    dvc.lock, are at hand, or those of the commit's."""
 
     def __init__(self, folder: Path, commit: str, lock: str | None) -> None:
         self._folder = folder.resolve()

@@ -29,13 +29,6 @@ def compare(
 ) -> int:
     """Print the comparison and write its page; exit code 1 where something is missing.
 
-    Args:
-        revisions: what is compared, the baseline first.
-        curve: reference curves to lay over the others.
-        save_curve: file that takes the baseline's curves.
-        out: the page; None names it after the revisions.
-        examples: answers shown that turned, each way.
-
     Raises:
         ValueError: there is no such revision, or no curves in a file.
     """

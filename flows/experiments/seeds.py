@@ -27,11 +27,8 @@ def run_seeds(
 ) -> int:
     """Run the values here, and under further seeds in clones; the exit code.
 
-    Args:
-        preset, overrides: as :func:`flows.run.run` takes them.
-        name: which those of the experiments begin with.
-        count: of seeds.
-        unwanted: options that were given too, and that do not go with this.
+    The names of the experiments begin with ``name``; ``unwanted`` are options that were given too,
+    and that do not go with this.
 
     Raises:
         ParamsError: which option is in the way, or what is not committed.

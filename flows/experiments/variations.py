@@ -82,12 +82,12 @@ def run(
     done: Callable[[Variation, Outcome], None],
     lock: str | None = None,
 ) -> None:
-    """Run variations and record each as an experiment.
+    """Run variations in order and record each as an experiment.
 
     Args:
-        variations: in the order to run them.
+        variations: each brings the targets, with all that they depend on, up to date.
         commit: of the code.
-        targets: stages that are wanted, with all that they depend on.
+        targets: stages.
         jobs: clones that work at the same time.
         done: told of each as it ends, one at a time.
         lock: text of a dvc.lock whose products are at hand; None is that of the commit.

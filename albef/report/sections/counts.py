@@ -39,11 +39,8 @@ class Tally:
 
 
 def draw_histograms(table: pa.Table) -> Iterator[Chart]:
-    """Of captions and pictures; of what is the same everywhere there is none.
-
-    Args:
-        table: of the index, with :data:`COLUMNS`.
-    """
+    """Of the captions and pictures of an index with :data:`COLUMNS`; of what is the same everywhere
+    there is none."""
     width, height = table["width"].to_numpy(), table["height"].to_numpy()
     readable = np.minimum(width, height) > 0
     counts = pc.list_value_length(table["captions"]).to_numpy()
