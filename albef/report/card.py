@@ -279,9 +279,8 @@ def _beside(what: str, columns: Mapping[str, Mapping[str, float]], names: Iterab
 
 def _table(rows: Iterable[Sequence[object]]) -> str:
     header, *others = rows
-    return "\n".join(map(_row, [header, ["---"] * len(header), *others]))
-
-
-def _row(cells: Sequence[object]) -> str:
-    words = (f"{cell:.4g}" if isinstance(cell, int | float) else str(cell or "") for cell in cells)
-    return f"| {' | '.join(words)} |"
+    lines = (
+        [f"{cell:.4g}" if isinstance(cell, int | float) else str(cell or "") for cell in row]
+        for row in (header, ["---"] * len(header), *others)
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

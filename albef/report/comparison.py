@@ -217,9 +217,9 @@ class Overlay:
     """The curves of a training on all sides: losses and validation, and the rest."""
 
     name: str
-    legend: tuple[tuple[str, str], ...]
-    main: tuple[Chart, ...]
-    rest: tuple[Chart, ...]
+    legend: Sequence[tuple[str, str]]
+    main: Sequence[Chart]
+    rest: Sequence[Chart]
     same: bool
 
 
@@ -236,30 +236,19 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
         if len(having) < 2:
             continue
         same = all(given[place][training] == given[having[0]][training] for place in having[1:])
-        curve_names = dict.fromkeys(name for place in having for name in given[place][training])
-        if same:
-            curve_names = {}
-        charts = {
-            name: _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
-            for name in sorted(curve_names, key=_place)
-        }
-        main = tuple(chart for name, chart in charts.items() if _is_main(name))
-        yield Overlay(
-            training,
-            tuple((names[place], looks[place]) for place in having),
-            main or tuple(charts.values()),
-            tuple(chart for chart in charts.values() if chart not in main) if main else (),
-            same,
-        )
-
-
-def _is_main(name: str) -> bool:
-    return name.startswith("train/") or name in ("val/r_mean", "val/accuracy")
+        drawn = {} if same else {name: None for place in having for name in given[place][training]}
+        charts = [
+            _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
+            for name in sorted(drawn, key=_place)
+        ]
+        main = [chart for chart in charts if chart.main] or charts
+        legend = [(names[place], looks[place]) for place in having]
+        yield Overlay(training, legend, main, [it for it in charts if it not in main], same)
 
 
 def _place(name: str) -> tuple[int, tuple[int, str, int]]:
     kind, _, rest = name.rpartition("/")
-    return ("train", "val", "").index(kind) if kind in ("train", "val") else 2, metric_order(rest)
+    return ["train", "val", kind].index(kind), metric_order(rest)
 
 
 def _chart(
@@ -274,4 +263,5 @@ def _chart(
     title = curve_title(rest) + (", validation" if kind == "val" else "")
     last = " / ".join(format_number(line.points[-1][1]) for line in lines)
     svg: Markup = figures.lines(lines, x_label="step", name=f"{title} by step")
-    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg)
+    is_main = kind == "train" or name in ("val/r_mean", "val/accuracy")
+    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg, is_main)

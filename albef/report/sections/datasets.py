@@ -212,7 +212,7 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         repeated=(exact, len(groups) - exact),
         pairs=list(_pairs(folder, rows, groups, count)),
         contaminated=list(_contaminated(layout, data, rows, count)),
-        contamination=list(_contamination(quarantine, _LISTED * count)),
+        contamination=_contamination(quarantine / "quarantine.parquet", _LISTED * count),
         refused=list(_refused(summary, rows, count)),
         histograms=list(draw_histograms(table)) if table else (),
         tallies=list(tallies(table)) if table else (),
@@ -267,12 +267,12 @@ def _contaminated(
             yield Pair(_picture(row), of, row["of_dataset"] or "", False, row["distance"], True)
 
 
-def _contamination(quarantine: Path, most: int) -> Iterator[tuple[str, str]]:
-    path = quarantine / "quarantine.parquet"
-    if path.is_file():
-        wanted = [("reason", "==", str(Reason.CONTAMINATION))]
-        rows = pq.read_table(path, columns=["key", "detail"], filters=wanted).slice(0, most)
-        yield from ((row["key"], row["detail"]) for row in rows.to_pylist())
+def _contamination(path: Path, most: int) -> list[tuple[str, str]]:
+    if not path.is_file():
+        return []
+    wanted = [("reason", "==", str(Reason.CONTAMINATION))]
+    rows = pq.read_table(path, columns=["key", "detail"], filters=wanted).slice(0, most)
+    return [(row["key"], row["detail"]) for row in rows.to_pylist()]
 
 
 def _refused(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> Iterator[Refused]:

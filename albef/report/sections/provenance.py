@@ -104,16 +104,12 @@ class Export:
 
 def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     """The run records of all stages before the report, in the order of the graph."""
-    return Costs({stage: read_record(layout.record(stage)) for stage in _stages(params)})
-
-
-def _stages(params: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("ingest", "validate"):
-        yield from (f"{name}@{dataset}" for dataset in params.get("datasets", {}))
-    yield "pretrain"
-    for name in ("search", "finetune", "evaluate"):
-        yield from (f"{name}@{run}" for run in params.get("tasks", {}))
-    yield from (f"export@{run}" for run in params.get("export", {}).get("runs", {}))
+    data, runs = params.get("datasets", {}), params.get("tasks", {})
+    stages = [f"{name}@{dataset}" for name in ("ingest", "validate") for dataset in data]
+    stages += ["pretrain"]
+    stages += [f"{name}@{run}" for name in ("search", "finetune", "evaluate") for run in runs]
+    stages += [f"export@{run}" for run in params.get("export", {}).get("runs", {})]
+    return Costs({stage: read_record(layout.record(stage)) for stage in stages})
 
 
 def read_model(layout: Layout, name: str) -> Model:

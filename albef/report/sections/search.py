@@ -98,7 +98,8 @@ def _history(search: Search) -> Chart:
 
 def _curves(search: Search) -> Chart:
     having = [trial for trial in search.trials if trial["values"]]
-    best = sorted(having, key=lambda it: (_score(it), -it["number"]))[-_CURVES:]
+    key = {it["number"]: -math.inf if it["value"] is None else it["value"] for it in having}
+    best = sorted(having, key=lambda it: (key[it["number"]], -it["number"]))[-_CURVES:]
     lines = [
         Line(
             f"trial {trial['number'] + 1}",
@@ -113,10 +114,6 @@ def _curves(search: Search) -> Chart:
     note = f"the best {len(best)}" if len(best) < len(having) else ""
     svg = figures.lines(lines, x_label="epoch", name="score by epoch")
     return Chart("Score by epoch", note, tuple(it for it in legend if it[1] in drawn), svg)
-
-
-def _score(trial: Trial) -> float:
-    return -math.inf if trial["value"] is None else float(trial["value"])
 
 
 def _slice(search: Search, name: str) -> Chart:

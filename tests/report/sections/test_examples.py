@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from PIL import Image
 
 from albef.report.heatmap import MEANT, WRONG
@@ -162,13 +161,6 @@ def test_predictions_of_a_kind_that_tells_nothing_are_shown_as_they_are() -> Non
         Picture("a", "data:a"), {"question": "how many?", "answer": "2", "score": "0.25"}
     )  # fmt: skip
     assert second == (None, {"question": "what?", "score": "1"})
-
-
-@pytest.mark.parametrize("missing", ["top", "rank_itc", "query"])
-def test_a_ranking_is_told_by_its_columns(missing: str) -> None:
-    full = table(row("t2i", "c", 0, 0, "c", "c"))
-    assert examples.outcomes(full, None)
-    assert not examples.outcomes(full.drop_columns([missing]), None)
 
 
 def test_a_picture_that_is_gone_leaves_a_gap() -> None:
