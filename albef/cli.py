@@ -225,6 +225,9 @@ def import_checkpoint(
         tuple[int, int] | None,
         Option(metavar="IMAGE TEXT", help="Of attention; else one for each 64."),
     ] = None,
+    answers: Annotated[
+        Path | None, Option(help="A JSON list: what a VQA checkpoint chooses from.")
+    ] = None,
     no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
     back: Annotated[
         bool,
@@ -237,7 +240,8 @@ def import_checkpoint(
     """
     from albef.commands.importing import main
 
-    main(source, target, tokenizer, kind, image_size, heads, track_it=not no_dvc, back=back)
+    options = (tokenizer, kind, image_size, heads, answers)
+    main(source, target, *options, track_it=not no_dvc, back=back)
 
 
 @command(app, "lineage")

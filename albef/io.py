@@ -47,11 +47,19 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield part
         if part.is_file():
-            with part.open("rb") as file:
-                os.fsync(file)
+            sync(part)
         part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, survive a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -92,7 +100,7 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("a+") as file:
+        with open(path, "a+", opener=_follow_no_link) as file:
             if not try_lock(file):
                 file.seek(0)
                 holder = file.read().strip() or "?"
@@ -110,6 +118,10 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)  # a fork may have the file too
             return
+
+
+def _follow_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def try_lock(file: IO[Any]) -> bool:

@@ -57,6 +57,8 @@ class Runtime(Section):
     fit on a small card, for one more forward pass of time."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between two saves of the training state."""
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds after which it is saved where the steps take longer."""
     max_damaged_records: dict[str, Share] = Field({})
     """By data set, the largest share of a split's records that a process may find damaged before
     training stops; others take their places. 0 where it is not named."""

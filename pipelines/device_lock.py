@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def _take_one(free: list[Path], held: contextlib.ExitStack) -> str:
     holder = ""
     for file in free:
         try:
-            os.fchmod(held.enter_context(lock(file)).fileno(), 0o600)
+            held.enter_context(lock(file))
         except Locked as other:
             holder = holder or other.holder
         else:
@@ -91,4 +92,18 @@ def _take_one(free: list[Path], held: contextlib.ExitStack) -> str:
 
 
 def _file(slot: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"albef-{os.getuid()}-{slot}.slot"
+    """The lock file of a slot, in a folder that no other user of the machine can write to.
+
+    Raises:
+        OSError: what lies there is not such a folder.
+    """
+    folder = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        raise OSError(
+            f"{folder}, where the locks of devices are, is not a folder of this user alone: remove "
+            "it, or set TMPDIR to a folder of yours"
+        )
+    return folder / f"{slot}.slot"

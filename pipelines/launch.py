@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from albef.config import ParamsError
+from albef.io import holder_of, lock
 from albef.run_record import spent
 from albef.training.distributed import launched
 from pipelines.device_lock import held_device
@@ -102,12 +104,17 @@ def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool])
 def _ends(stage: Stage, workers: int = 1) -> Iterator[tuple[Path, dict[str, str]]]:
     """Hold the device for processes of the stage; a folder where each leaves how it ended, and an
     environment that names it."""
-    folder = stage.scratch("processes")
+    root, name = stage.scratch_root, f"{stage.address}-processes-"
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob(f"{name}*"):
+        if holder_of(old / "lock") is None:  # of one that was killed
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=name, dir=root))
     try:
-        with held_device(stage, workers):
+        with lock(folder / "lock"), held_device(stage, workers):
             yield folder, os.environ | {RANKS: str(folder.resolve())}
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _command(stage: Stage, processes: int) -> list[str]:

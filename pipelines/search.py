@@ -26,8 +26,9 @@ def run(stage: Stage) -> None:
         if first():
             _write(stage, {}, {"trials": []})
         return
-    if search.mirror and not search.journal.exists():
-        search.mirror.pull(search.folder, search.journal.name)
+    name = search.journal.name
+    if search.mirror and not search.journal.exists() and search.mirror.names(name):
+        search.mirror.fetch(name, search.journal)
     if stage.runtime.search_workers > 1:
         with contextlib.closing(search.study(stage)) as study:  # refused before workers start
             work(stage, search.mirror_journal, lambda: study.complete)

@@ -16,16 +16,17 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
-from albef.io import file_digest
+from albef.io import file_digest, holder_of
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -116,7 +117,7 @@ class Stage:
         self._tally = folder / _TALLY
         self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
         for old in self.scratch_root.iterdir():
-            if old.is_dir() and _idle_s(old) > FORGOTTEN_S:
+            if old.is_dir() and _idle_s(old) > FORGOTTEN_S and not _is_at_work(old):
                 log.info("%s is removed: nothing has been written there for a month", old)
                 shutil.rmtree(old, ignore_errors=True)
         return folder
@@ -209,6 +210,11 @@ def _idle_s(folder: Path) -> float:
         return 0.0
 
 
+def _is_at_work(folder: Path) -> bool:
+    """Whether a process holds a lock in a folder, however old the clock makes its files."""
+    return any(path.is_file() and holder_of(path) for path in folder.rglob("*"))
+
+
 def _seed(params: Mapping[str, Any], name: str) -> int:
     seed = params.get(name)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -280,9 +286,23 @@ def main(
             write_json(Path(os.environ[RANKS]) / f"rank-{int(rank):05}.json", end)
         elif str(error):
             print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
-        raise SystemExit(code) from None
+        _exit(code)
+    except Exception:
+        if "RANK" not in os.environ:
+            raise
+        traceback.print_exc()
+        _exit(1)
     if first():
         _write_record(stage, started)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process; one of several at once, as the teardown of what it shares with the others
+    may wait for them, and the launcher would not see that it ended."""
+    if "RANK" in os.environ:
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code) from None
 
 
 def _write_record(stage: Stage, started: float) -> None:

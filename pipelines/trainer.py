@@ -209,6 +209,7 @@ def fit(
                 mirror=mirror_of(stage, folder),
                 device=device,
                 checkpoint_every=stage.runtime.checkpoint_every,
+                checkpoint_every_s=stage.runtime.checkpoint_every_s,
                 validate=validate,
                 progress=show,
             )
@@ -257,7 +258,7 @@ def publish(
     model, curves = stage.layout.model(name), stage.layout.curves(name)
     save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
     stage.made(model / WEIGHTS, model / CONFIG)
-    for epoch, path in kept(folder).items():
+    for epoch, path in kept(folder, rest["values"]["keep_epochs"]).items():
         whose = {**provenance, "epoch": epoch}
         epochs = model / "epochs" / str(epoch)
         save_checkpoint(epochs, tensors=load_file(path), provenance=whose, **rest)

@@ -7,7 +7,6 @@ from pathlib import Path
 from albef.export.graphs import parts
 from albef.export.onnx import convert, write_graphs
 from albef.export.torch_model import TorchBackend
-from albef.export.triton import write_config
 from albef.export.verify import Difference, compare, shapes, verify
 from albef.io import file_digest
 from albef.models.weights import Checkpoint
@@ -62,7 +61,6 @@ def export(
         for graph in graphs:
             if precision != "float32":
                 convert(folder, graph, precision)
-            files.append(write_config(folder, precision, graph))
             files.append(manifest.graph_file(precision, graph))
     if "float32" not in precisions:
         for graph in graphs:

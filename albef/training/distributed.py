@@ -16,9 +16,11 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
-PATIENCE = dt.timedelta(hours=6)
-"""How long a process waits for another: the first one may be evaluating or writing. One that died
-is noticed by the launcher, at once."""
+STEP_PATIENCE, PATIENCE = dt.timedelta(minutes=15), dt.timedelta(hours=6)
+"""How long a process waits for the others in a step, and for what the first one does alone, as to
+evaluate or write. One that died is noticed at once: by the launcher, and over gloo."""
+_patient: distributed.ProcessGroup | None = None
+"""Of all processes, over gloo, for what the first one does alone."""
 
 
 class ProcessLost(ConnectionError):
@@ -84,11 +86,11 @@ class World:
         return int(number)
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What the first process makes, a plain value, in all processes."""
+        """What the first process makes, a plain value, in all processes, which wait for it."""
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
-        distributed.broadcast_object_list(box)
+        distributed.broadcast_object_list(box, group=_patient)
         value: T = box[0]
         return value
 
@@ -109,6 +111,9 @@ def launched() -> bool:
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Be one of the launched processes while inside; the device of this process.
 
+    One that fails leaves without a word to the others: NCCL's would wait for them, and the launcher
+    not see that it ends.
+
     Raises:
         ProcessLost: another one has ended.
     """
@@ -118,13 +123,14 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    global _patient
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=STEP_PATIENCE)
+    _patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield device
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             raise ProcessLost("another process of the training has ended") from error
         raise
-    finally:
-        distributed.destroy_process_group()
+    distributed.destroy_process_group()

@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +23,7 @@ from albef.training.mirror import Mirror
 from albef.training.optim import adamw, rate
 from albef.training.progress import Progress
 from albef.training.speed import Speed
-from albef.training.state import TrainingState
+from albef.training.state import TrainingState, kept
 from albef.training.tracking import ChanceWatch, Tracker, append_log
 
 log = logging.getLogger(__name__)
@@ -66,7 +69,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "bfloat16":
         return torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has else None
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has else None
 
@@ -129,6 +133,7 @@ def train(
     mirror: Mirror | None = None,
     device: torch.device,
     checkpoint_every: int,
+    checkpoint_every_s: float = math.inf,
     validate: Callable[[int], dict[str, float]],
     progress: Progress,
 ) -> dict[str, float | str]:
@@ -146,6 +151,7 @@ def train(
         mirror: where copies of the states go.
         device: where to train.
         checkpoint_every: steps between two saved states.
+        checkpoint_every_s: seconds after which one is saved, if the steps take longer.
         validate: called with the epoch, from 1, after each, in every process; its metrics are
             logged as ``val/``.
         progress: shown after each step.
@@ -157,6 +163,7 @@ def train(
     Raises:
         NotFinite: the loss is no number; the last good state stays.
         StateLocked: another process trains on ``folder``.
+        StateUnfit: what is saved there cannot be gone on with.
         Stopped: SIGINT or SIGTERM came; the state after the step is saved.
     """
     task.to(device)
@@ -172,6 +179,8 @@ def train(
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)
+            if processes.first:
+                kept(folder, (e for e in config.keep_epochs if e * loader.steps_per_epoch <= start))
         model = processes.parallel(task)
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
@@ -179,7 +188,7 @@ def train(
         sums: dict[str, Tensor] = extra.get("sums", {})
         means: dict[str, float] = {}
         not_finite = torch.zeros((), dtype=torch.int64, device=device)  # steps, with the first
-        save_due = False
+        save_due, saved = False, time.monotonic()
         batches = loader.batches(start, total)
         speed = Speed(device, dtype or torch.float32)
         task.train()
@@ -211,10 +220,11 @@ def train(
             not_finite = not_finite + ((not_finite > 0) | ~finite)
 
             point_due = done % LOG_EVERY == 0 or done == total
-            leaving = interrupt.asked
+            leaving, late = interrupt.asked, time.monotonic() - saved > checkpoint_every_s
             if processes.size > 1:  # they agree, and on saving, where they meet for a point anyway
-                leaving = point_due and bool(processes.all_reduce_max(leaving, device))
-            save_due |= done % checkpoint_every == 0 or done == total or leaving
+                agreed = processes.all_reduce_max(2 * leaving + late, device) if point_due else 0
+                leaving, late = agreed > 1, agreed > 0
+            save_due |= done % checkpoint_every == 0 or done == total or leaving or late
             saving = save_due and (processes.size == 1 or point_due)
             if (saving or point_due) and (bad := processes.all_reduce_max(not_finite, device)):
                 raise _not_finite(done - bad, loader, folder, config)
@@ -244,23 +254,23 @@ def train(
                 task.eval()
                 metrics = validate(epoch)
                 task.train()
+                if epoch in config.keep_epochs:
+                    processes.broadcast(partial(state.keep, epoch, task))
                 if tracker:
-                    if epoch in config.keep_epochs:
-                        state.keep(epoch, task)
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
 
             if saving:
-                save_due = False
+                save_due, saved = False, time.monotonic()
                 if tracker:
                     extra = {"sums": sums, "curves": tracker.files()}
-                    state.save(done, task, optimizer, extra)
+                processes.broadcast(partial(state.save, done, task, optimizer, extra))
             if leaving and done < total:
-                state.wait()
+                processes.broadcast(state.wait)
                 raise Stopped(f"stopped after step {done} of {total}, which is saved")
         if tracker:
             tracker.close()
-        state.wait()
+        processes.broadcast(state.wait)
         task.eval()
     return {
         "steps": total - start,

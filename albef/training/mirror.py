@@ -4,16 +4,21 @@ States carry their digest in their name, so a copy that was cut off is noticed w
 """
 
 import contextlib
+import fnmatch
+import itertools
 import logging
 import os
 import posixpath
+import shutil
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from albef.io import atomic, opened
 
 log = logging.getLogger(__name__)
+PENDING = ".mirror-{}"
+"""Name of a file that waits to be copied; one that a kill left may be removed."""
 
 
 class Mirror:
@@ -36,53 +41,82 @@ class Mirror:
         self.url = f"{url.rstrip('/')}/{name}"
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._last: Future[None] | None = None
+        self._numbers = itertools.count()
+        self._pending: dict[str, tuple[Path, str, int]] = {}
+        self._lock = threading.Lock()
 
     def push(self, path: Path, pattern: str, keep: int) -> None:
         """Copy a file, in the background, and keep the last ``keep`` of those like ``pattern``.
 
-        The file may be removed or replaced meanwhile: its content is held by a link.
+        Of several like it that wait only the newest is copied. The file may be removed or replaced
+        meanwhile: its content is held by a link, or a copy where the file system has none.
         """
-        held = path.with_name(f".mirror-{path.name}")
-        held.unlink(missing_ok=True)
-        os.link(path, held)
-        self._last = self._pool.submit(self._push, held, path.name, pattern, keep)
+        held = path.with_name(PENDING.format(f"{next(self._numbers)}-{path.name}"))
+        try:
+            try:
+                os.link(path, held)
+            except OSError:
+                shutil.copyfile(path, held)
+        except OSError as error:
+            log.warning("%s is not mirrored to %s: %s", path.name, self.url, error)
+            return
+        with self._lock:
+            late = self._pending.pop(pattern, None)
+            self._pending[pattern] = held, path.name, keep
+        if late:
+            late[0].unlink()
+        self._last = self._pool.submit(self._push)
 
-    def _push(self, held: Path, name: str, pattern: str, keep: int) -> None:
+    def _push(self) -> None:
+        with self._lock:
+            if not self._pending:
+                return
+            pattern = next(iter(self._pending))
+            held, name, keep = self._pending.pop(pattern)
         try:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.put_file(str(held), f"{self._root}/{name}")
-            for old in self._names(pattern)[keep:]:
+            names = self.names(pattern)
+            place = names.index(name)  # what is ahead of it was damaged, or of a run given up
+            for old in names[:place] + names[place + keep :]:
                 self._files.rm_file(f"{self._root}/{old}")
         except Exception as error:  # of each kind of store another; none is worth a training
             log.warning("%s is not mirrored to %s: %s", name, self.url, error)
         finally:
             held.unlink(missing_ok=True)
 
-    def pull(self, folder: Path, pattern: str) -> list[str]:
-        """Fetch the files like ``pattern`` that ``folder`` lacks; their names.
+    def names(self, pattern: str) -> list[str]:
+        """The copies like ``pattern``, the last by letter first.
 
         Raises:
-            OSError: the mirror cannot be read. Going on without it would start anew.
+            OSError: the mirror cannot be read. Going on without it would lose steps.
         """
-        fetched = []
         try:
-            for name in self._names(pattern):
-                if not (folder / name).exists():
-                    with atomic(folder / name) as part:
-                        self._files.get_file(f"{self._root}/{name}", str(part))
-                    fetched.append(name)
+            self._files.invalidate_cache()
+            paths = self._files.ls(self._root, detail=False)  # unlike its glob it tells of errors
+        except FileNotFoundError:
+            return []
         except Exception as error:
-            raise OSError(
-                f"the mirror {self.url} cannot be read ({error}); mend it or set runtime.mirror "
-                "to null"
-            ) from error
-        return fetched
+            raise self._unreadable(error) from error
+        names = (posixpath.basename(str(path)) for path in paths)
+        return sorted(fnmatch.filter(names, pattern), reverse=True)
 
-    def _names(self, pattern: str) -> list[str]:
-        """What there is like ``pattern``, the last by letter first."""
-        self._files.invalidate_cache()
-        paths: list[Any] = self._files.glob(f"{self._root}/{pattern}")
-        return sorted((posixpath.basename(str(path)) for path in paths), reverse=True)
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file of the mirror to ``path``.
+
+        Raises:
+            OSError: the mirror cannot be read, or ``path`` not be written.
+        """
+        try:
+            with atomic(path) as part:
+                self._files.get_file(f"{self._root}/{name}", str(part))
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> OSError:
+        return OSError(
+            f"the mirror {self.url} cannot be read ({error}); mend it or set runtime.mirror to null"
+        )
 
     def wait(self) -> None:
         """Until all copies are made."""

@@ -1,28 +1,29 @@
 """Training state on disk: whole or not at all, two kept, one owner."""
 
 import contextlib
+import fnmatch
+import hashlib
 import logging
-import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from albef.io import Locked, atomic, file_digest, lock
+from albef.io import Locked, file_digest, lock, sync
 from albef.training.distributed import world
-from albef.training.mirror import Mirror
+from albef.training.mirror import PENDING, Mirror
 
 log = logging.getLogger(__name__)
 KEPT = 2
-PATTERN = "state-*.pt"
-KEPT_EPOCH, KEPT_PATTERN = "epoch-{:05d}.safetensors", "epoch-*.safetensors"
-EVERY = 1_000_000
+STATES, EPOCHS, TORN = "state-*.pt", "epoch-*.safetensors", "*.torn"
+_PART = "new.part"
 
 
 class StateLocked(ValueError):
@@ -30,7 +31,7 @@ class StateLocked(ValueError):
 
 
 class StateUnfit(ValueError):
-    """A state is whole but of another model."""
+    """What is saved cannot be gone on with: it is of another model, or all of it is damaged."""
 
 
 class TrainingState:
@@ -41,7 +42,7 @@ class TrainingState:
 
     Args:
         folder: where the states are.
-        mirror: where copies of them go, and come from where the folder has none.
+        mirror: where copies of them go, and come from where they are newer.
     """
 
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
@@ -55,64 +56,102 @@ class TrainingState:
         Raises:
             StateLocked: names the process that holds it.
         """
-        try:
-            held = contextlib.ExitStack()
-            held.enter_context(lock(self.folder / "lock"))
-        except Locked as other:
-            raise StateLocked(
-                f"process {other.holder} already trains on {self.folder}; wait for it or stop it"
-            ) from None
-        with held:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock(self.folder / "lock"))
+            except Locked as other:
+                raise StateLocked(
+                    f"process {other.holder} already trains on {self.folder}; wait for it or "
+                    "stop it"
+                ) from None
+            for pattern in ("*.part", PENDING.format("*")):  # of one that was killed
+                for path in self._files(pattern):
+                    path.unlink()
             yield
+
+    def _files(self, pattern: str) -> list[Path]:
+        """Files like ``pattern``, the last by letter first; a glob is silent on errors."""
+        found = (path for path in self.folder.iterdir() if fnmatch.fnmatch(path.name, pattern))
+        return sorted(found, reverse=True)
 
     def files(self) -> list[Path]:
         """Saved states, the newest first."""
-        return sorted(self.folder.glob(PATTERN), reverse=True)
+        return self._files(STATES)
 
     def save(self, step: int, task: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
-        """Save the state before ``step``: written beside, synced, renamed; older ones pruned.
+        """Save the state before ``step``, whole or not at all; older ones are pruned.
 
         Raises:
             OSError: it cannot be written, as on a full disk; the states before are as they were.
         """
-        part = self.folder / "state.part"
         value = {"step": step, "task": task.state_dict(), "extra": extra}
         value["optimizer"] = optimizer.state_dict()
-        try:
+
+        def write(part: Path) -> str:
             with part.open("wb") as file:
-                torch.save(value, file)
-                file.flush()
-                os.fsync(file.fileno())
-            path = self.folder / f"state-{step:09d}-{file_digest(part)[:16]}.pt"
-            part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's writer wraps the system's error
-            part.unlink(missing_ok=True)
-            raise OSError(
-                f"the state of step {step} cannot be written to {self.folder} ({_first(error)}): "
-                "make room there, or name another folder as runtime.scratch, and run it again; "
-                "the last good state is kept"
-            ) from error
+                hashed = _Hashed(file)
+                torch.save(value, hashed)  # type: ignore[arg-type]  # it writes and flushes alone
+            return hashed.digest.hexdigest()
+
+        path = self._write(f"the state of step {step}", f"state-{step:09d}-{{}}.pt", write)
         for old in self.files()[KEPT:]:
             old.unlink()
         if self.mirror:
-            self.mirror.push(path, PATTERN, KEPT)
+            self.mirror.push(path, STATES, KEPT)
 
     def keep(self, epoch: int, task: nn.Module) -> None:
-        """Keep the weights of an epoch, whole or not at all; see :func:`kept`."""
-        path = self.folder / KEPT_EPOCH.format(epoch)
-        with atomic(path) as part:
-            save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
-        if self.mirror:
-            self.mirror.push(path, KEPT_PATTERN, keep=EVERY)
-
-    def restore(self, task: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
-        """The step to go on from (0 where nothing is saved) and the extra values.
-
-        A state that is damaged is named and set aside, and the one before is taken. Of several
-        processes the first one looks for it, and all read the same file.
+        """Keep the weights of an epoch, whole or not at all; see :func:`kept`.
 
         Raises:
-            StateUnfit: a state is whole but of another model.
+            OSError: they cannot be written.
+        """
+
+        def write(part: Path) -> str:
+            save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
+            return file_digest(part)
+
+        path = self._write(
+            f"the weights of epoch {epoch}", f"epoch-{epoch:05d}-{{}}.safetensors", write
+        )
+        pattern = _epoch(epoch)
+        for old in self._files(pattern):  # of a run that was cut off right after it
+            if old != path:
+                old.unlink()
+        if self.mirror:
+            self.mirror.push(path, pattern, 1)
+
+    def _write(self, what: str, name: str, write: Callable[[Path], str]) -> Path:
+        """A file that is synced before it has its name, in which its digest is filled in.
+
+        Args:
+            what: it is, for errors.
+            name: with {} for the digest.
+            write: writes a file and gives its SHA-256.
+        """
+        part = self.folder / _PART
+        try:
+            path = self.folder / name.format(write(part)[:16])
+            sync(part)
+            part.replace(path)
+            sync(self.folder)
+        except (OSError, RuntimeError, SafetensorError) as error:  # two wrap the system's error
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"{what} cannot be written to {self.folder} ({_first(error)}): make room there, or "
+                "name another folder as runtime.scratch, and run it again; the last good state is "
+                "kept"
+            ) from error
+        return path
+
+    def restore(self, task: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
+        """The step to go on from (0 where nothing was ever saved) and the extra values.
+
+        The newest state counts that is what was written, here or in the mirror; a damaged one is
+        named and set aside. Of several processes the first one looks for it, and all read the file.
+
+        Raises:
+            StateUnfit: a state is whole but of another model, or all of them are damaged.
+            OSError: a state or the mirror cannot be read; all of it stays as it is.
         """
         newest = world().broadcast(self._newest)
         if newest is None:
@@ -120,25 +159,52 @@ class TrainingState:
         path = self.folder / newest
         try:
             value = torch.load(path, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError) as error:  # it is what was written
+            raise _unreadable(path, error) from error
+        except pickle.UnpicklingError as error:
+            raise self._of_another(path, error) from error
+        try:
             task.load_state_dict(value["task"])
             optimizer.load_state_dict(value["optimizer"])
             return int(value["step"]), dict(value["extra"])
-        except (KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            raise StateUnfit(
-                f"{path} is the state of another model ({_first(error)}): the code has changed "
-                f"since; delete {self.folder} to start this training anew"
-            ) from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise self._of_another(path, error) from error
+
+    def _of_another(self, path: Path, error: Exception) -> StateUnfit:
+        return StateUnfit(
+            f"{path} is the state of another model ({_first(error)}): the code has changed since; "
+            f"delete {self.folder} to start this training anew"
+        )
 
     def _newest(self) -> str | None:
-        if self.mirror and not self.files() and self.mirror.pull(self.folder, PATTERN):
-            self.mirror.pull(self.folder, KEPT_PATTERN)
-            log.info("states are taken from the mirror %s", self.mirror.url)
-        for path in self.files():
-            if file_digest(path)[:16] == path.stem.rpartition("-")[2]:
-                return path.name
-            log.warning("%s is not what was written; taking the one before", path)
-            path.replace(path.with_suffix(".torn"))
+        mirrored = self.mirror.names(STATES) if self.mirror else []
+        for name in sorted({*mirrored, *(path.name for path in self.files())}, reverse=True):
+            if self._take(name, name in mirrored):
+                for epoch in self.mirror.names(EPOCHS) if self.mirror else ():
+                    self._take(epoch, True)
+                return name
+        if self._files(TORN):
+            mirror = f" and {self.mirror.url}" if self.mirror else ""
+            raise StateUnfit(
+                f"no state in {self.folder} is what was written; the damaged ones are set aside "
+                f"as {TORN}: delete that folder{mirror} to start this training anew"
+            )
         return None
+
+    def _take(self, name: str, mirrored: bool) -> bool:
+        """Whether a file is what was written, as it is here or else in the mirror."""
+        path = self.folder / name
+        for fetched in (False, True) if mirrored else (False,):
+            if fetched and self.mirror:
+                self.mirror.fetch(name, path)
+                log.info("%s is taken from the mirror %s", name, self.mirror.url)
+            if not path.exists():
+                continue
+            if _is_intact(path):
+                return True
+            log.warning("%s is not what was written; it is set aside", path)
+            path.replace(path.with_suffix(".torn"))
+        return False
 
     def wait(self) -> None:
         """Until all copies in the mirror are made."""
@@ -146,14 +212,52 @@ class TrainingState:
             self.mirror.wait()
 
 
-def kept(folder: Path) -> dict[int, Path]:
-    """The safetensors files of a training's kept epochs, by epoch."""
-    return {int(path.stem.split("-")[1]): path for path in sorted(folder.glob(KEPT_PATTERN))}
+class _Hashed:
+    """A file whose bytes are hashed while they are written, from its start to its end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
-def step_of(path: Path) -> int:
-    """The step of a saved state, from its name."""
-    return int(path.stem.split("-")[1])
+def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
+    """The safetensors files of a training's kept epochs, by epoch.
+
+    Raises:
+        StateUnfit: one is not there, or not what was written.
+        OSError: one cannot be read.
+    """
+    files = {}
+    for epoch in epochs:
+        path = next(folder.glob(_epoch(epoch)), None)
+        if path is None or not _is_intact(path):
+            raise StateUnfit(
+                f"the weights of epoch {epoch} (keep_epochs) in {folder} are missing or not what "
+                "was written: delete that folder to start this training anew"
+            )
+        files[epoch] = path
+    return files
+
+
+def _epoch(epoch: int) -> str:
+    return f"epoch-{epoch:05d}-*.safetensors"
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        return file_digest(path)[:16] == path.stem.rpartition("-")[2]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path} cannot be read ({_first(error)}): mend that and run it again")
 
 
 def _first(error: Exception) -> str:

@@ -15,6 +15,11 @@ def saved(folder: str = "scratch") -> list[Path]:
     return [Path(name) for name in glob.glob(f"{folder}/**/state-0*.pt", recursive=True)]
 
 
+def step_of(path: Path) -> int:
+    """The step of a saved state, from its name."""
+    return int(path.stem.split("-")[1])
+
+
 def wait(process: "subprocess.Popen[Any]", ready: Callable[[], T]) -> T:
     """What ``ready`` gives once that is something; the process has to live until then."""
     while not (value := ready()):

@@ -1,5 +1,6 @@
 """A stage in several processes: how they are started, stopped, and what is told when one dies."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,8 +19,9 @@ from albef.config import ParamsError
 from albef.io import file_digest
 from albef.models.weights import load_checkpoint
 from albef.training.state import KEPT
-from pipelines.launch import launch
-from pipelines.stage import Stage
+from pipelines import launch as launching
+from pipelines.launch import _ends, launch
+from pipelines.stage import RANKS, Stage
 from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
 from tests.pipelines.states import wait
@@ -64,6 +66,25 @@ def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RANK", "1")  # nor is one that a launcher has started
     work(tmp_path, values(runtime__processes=2))
     assert not launch(Stage("pretrain", ""))
+
+
+@pytest.mark.usefixtures("_alone")
+def test_two_clones_of_a_user_have_a_folder_each_and_none_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are the same stage with the same scratch; they end when they will."""
+    monkeypatch.setattr(launching, "held_device", lambda *_: contextlib.nullcontext())
+    work(tmp_path, values())
+    root = Stage("pretrain", "").scratch_root
+    killed = root / "pretrain-processes-killed"
+    killed.mkdir(parents=True)
+    with _ends(Stage("pretrain", "")) as (first, environment):
+        assert environment[RANKS] == str(first.resolve())
+        with _ends(Stage("pretrain", "")) as (second, _):
+            pass
+        (first / "rank-00000.json").write_text("{}")
+        assert list(root.iterdir()) == [first] != [second]
+    assert not list(root.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +218,7 @@ def test_a_mirror_replaces_a_lost_machine(
     again = start("pretrain", **settings, scratch="a new machine")
     told = ended(again)
     assert again.returncode == 0, told
-    assert "states are taken from the mirror" in told
+    assert "is taken from the mirror" in told
     assert "going on at step" in told
     assert file_digest(WEIGHTS) == expected
     assert not list(bucket.folder.rglob("*.pt"))  # the training is done

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +23,12 @@ from ruamel.yaml import YAML
 from albef.config import read_preset
 from albef.io import file_digest
 from albef.models.weights import load_checkpoint
-from albef.training.state import StateLocked, TrainingState, step_of
+from albef.training.state import StateLocked, TrainingState
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.device_lock import device_slot
-from pipelines.stage import FORGOTTEN_S, Stage, _write_record, write_json
+from pipelines.stage import Stage, _write_record, write_json
 from tests.pipelines.states import saved as saved_states
-from tests.pipelines.states import wait
+from tests.pipelines.states import step_of, wait
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
@@ -164,21 +163,6 @@ def test_the_log_of_a_training_has_what_depends_on_time(trained: Path) -> None:
     names |= {"train/loss", "train/itc", "train/itm", "train/mlm"}
     assert names <= log[-1].keys()
     assert log[-1]["memory_mib"] > 50
-
-
-def test_forgotten_scratch_is_removed_and_that_of_others_is_not(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(trained)
-    root = Path("scratch/albef")
-    for name, age in (("pretrain-old", FORGOTTEN_S + 60), ("pretrain-new", FORGOTTEN_S - 60)):
-        folder = root / name
-        (folder / "curves").mkdir(parents=True)
-        for path in (folder / "curves", folder):
-            os.utime(path, (time.time() - age,) * 2)
-    Stage("pretrain", "").scratch("0" * 20).rmdir()
-    assert [path.name for path in root.glob("pretrain-*")] == ["pretrain-new"]
-    shutil.rmtree(root / "pretrain-new")
 
 
 def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> None:
@@ -352,30 +336,3 @@ def test_kills_at_any_moment_change_no_byte(
     assert kills == 5
     assert "going on at step" in told
     assert made() == whole
-
-
-def test_a_slot_of_the_cpu_is_a_core(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    caplog.set_level("INFO", "albef")
-    order: list[str] = []
-
-    def both() -> None:
-        with device_slot("cpu", 2):
-            order.append("two")
-
-    with device_slot("cpu", 1), device_slot("cuda:0"):
-        with device_slot("cpu", 1):  # as there is another core
-            thread = threading.Thread(target=both)
-            thread.start()
-            while f"waiting for cpu: process {os.getpid()} works on it" not in caplog.text:
-                time.sleep(0.01)
-            order.append("one")
-        thread.join(30)  # two of three are free
-        with device_slot("cpu", 2):
-            pass
-    assert order == ["one", "two"]
-    with device_slot("cpu", 9):  # more than there are is all of them
-        assert len(list(tmp_path.glob("*cpu-[0-9].slot"))) == 3

@@ -1,5 +1,7 @@
 """Several processes train as one does: real ones, over gloo."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,31 @@ def test_another_number_of_processes_goes_on_where_they_stopped(
     assert "going on at step 10 of 18" in caplog.text
     torch.testing.assert_close(alone, found["resumed"], rtol=1e-2, atol=5e-3)
     assert torch.equal(alone["queue.ids"], found["resumed"]["queue.ids"])
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param(phase, marks=() if phase == "backward" else pytest.mark.slow)
+        for phase in toy_training.PHASES
+    ],
+)
+def test_a_process_that_fails_alone_ends_and_the_other_notices(
+    data: Path, tmp_path: Path, phase: str
+) -> None:
+    """Without a launcher that would end the other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", toy_training.__name__, str(data), str(tmp_path), phase]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=os.environ | address | {"RANK": rank})
+        for rank in "01"
+    ]
+    fails = toy_training.PHASES[phase]
+    codes = [process.wait() for process in both]
+    assert (codes[fails], codes[1 - fails]) == (toy_training.FAILED, toy_training.LOST)
 
 
 def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from albef.config import validate
 from albef.loading.loader import Loader
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
-from albef.training.loop import NotFinite
-from albef.training.state import step_of
+from albef.training.loop import NotFinite, autocast_dtype
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
+from tests.pipelines.states import step_of
 from tests.training.toy_training import loader_of, train_toy
 
 
@@ -115,6 +115,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
     assert 0 < int(told[1]) < 9
     states = [step_of(path) for path in tmp_path.glob("state-*.pt")]
     assert all(step <= int(told[1]) for step in states)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def emulates(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulates)
+    assert autocast_dtype("auto", torch.device("cuda")) is None
+
+
+def test_a_state_is_saved_after_a_time_where_steps_take_longer(data: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        steps.append(max(map(step_of, tmp_path.glob("state-*.pt")), default=0))
+
+    train_toy(tiny(), data, tmp_path, progress, every=100, every_s=1e-9)
+    assert steps == list(range(12))  # each step's state before it is shown again
 
 
 def test_every_training_value_is_needed() -> None:

@@ -1,49 +1,98 @@
 """Mirrors of training states: a folder, and a bucket of a real S3 server."""
 
+import errno
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from albef.training.mirror import Mirror
 
 
+def state(folder: Path, step: int) -> Path:
+    path = folder / f"state-{step}.pt"
+    path.write_bytes(bytes([step]) * 1000)
+    return path
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    raise PermissionError(errno.EPERM, "refused")
+
+
+@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_the_newest_states_come_back(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str,
+    links: bool,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = str(tmp_path / "mirror") if kind == "folder" else request.getfixturevalue("bucket").url
-    here, there = tmp_path / "here", tmp_path / "there"
+    here = tmp_path / "here"
     here.mkdir()
-    there.mkdir()
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
     mirror = Mirror(url, "pretrain-1")
     for step in range(3):
-        path = here / f"state-{step}.pt"
-        path.write_bytes(bytes([step]) * 1000)
+        path = state(here, step)
         mirror.push(path, "state-*.pt", keep=2)
         path.unlink()  # as pruning may, before the copy is made
-    mirror.wait()
+        mirror.wait()
     assert not list(here.iterdir())
 
     other = Mirror(url, "pretrain-1")
-    assert other.pull(there, "state-*.pt") == ["state-2.pt", "state-1.pt"]
-    assert (there / "state-2.pt").read_bytes() == bytes([2]) * 1000
-    assert other.pull(there, "state-*.pt") == []  # what is there is not fetched again
-    assert Mirror(url, "pretrain-2").pull(there, "state-*.pt") == []
+    assert other.names("state-*.pt") == ["state-2.pt", "state-1.pt"]
+    other.fetch("state-2.pt", here / "got")
+    assert (here / "got").read_bytes() == bytes([2]) * 1000
+    assert Mirror(url, "pretrain-2").names("state-*.pt") == []
+    mirror.push(state(here, 1), "state-*.pt", keep=2)  # a state before one that was damaged
+    mirror.wait()
+    assert other.names("*") == ["state-1.pt"]
     other.clear()
     other.clear()
-    assert Mirror(url, "pretrain-1").pull(here, "state-*.pt") == []
+    assert Mirror(url, "pretrain-1").names("*") == []
+
+
+def test_of_what_waits_only_the_newest_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket slower than the training holds two states, not one for each save."""
+    mirror = Mirror(str(tmp_path / "mirror"), "x")
+    begun, go, copied = threading.Event(), threading.Event(), []
+    put = mirror._files.put_file
+
+    def slow(path: str, name: str) -> None:
+        begun.set()
+        go.wait()
+        copied.append(name.rpartition("/")[2])
+        put(path, name)
+
+    monkeypatch.setattr(mirror._files, "put_file", slow)
+    for step in range(6):
+        mirror.push(state(tmp_path, step), "state-*.pt", keep=2)
+        begun.wait()
+    mirror.push(tmp_path / "state-0.pt", "state-0*", keep=1)  # of another kind
+    waiting = list(tmp_path.glob(".mirror-*"))
+    go.set()
+    mirror.wait()
+    assert len(waiting) == 3
+    assert copied == ["state-0.pt", "state-5.pt", "state-0.pt"]
+    assert not list(tmp_path.glob(".mirror-*"))
 
 
 def test_a_mirror_that_fails_is_warned_of_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    state = tmp_path / "state-1.pt"
-    state.touch()
     mirror = Mirror(str(tmp_path / "file" / "inside"), "x")
-    mirror.push(state, "state-*.pt", keep=2)
+    mirror.push(state(tmp_path, 1), "state-*.pt", keep=2)
+    mirror.push(tmp_path / "gone", "gone", keep=1)
     mirror.wait()
-    assert "state-1.pt is not mirrored to" in caplog.text
+    for name in ("state-1.pt", "gone"):
+        assert f"{name} is not mirrored to" in caplog.text
     assert list(tmp_path.glob(".mirror-*")) == []
 
 
@@ -55,7 +104,11 @@ def test_a_mirror_that_cannot_be_read_stops_instead_of_starting_anew(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"the mirror s3://states/x cannot be read .* to null"):
-        Mirror("s3://states", "x").pull(tmp_path, "state-*.pt")
+        Mirror("s3://states", "x").names("state-*.pt")
+    folder: Any = Mirror(str(tmp_path), "x")
+    monkeypatch.setattr(folder._files, "ls", refuse)
+    with pytest.raises(OSError, match="cannot be read"):
+        folder.names("*")
 
 
 def test_an_address_of_no_known_kind() -> None:

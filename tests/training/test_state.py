@@ -1,16 +1,19 @@
 """Training state on disk."""
 
+import errno
 import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from albef.training import state as states
 from albef.training.mirror import Mirror
-from albef.training.state import KEPT, StateLocked, TrainingState, step_of
+from albef.training.state import StateLocked, StateUnfit, TrainingState, kept
 
 
 def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -19,59 +22,138 @@ def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
     return module, torch.optim.AdamW(module.parameters())
 
 
-def test_a_state_comes_back(tmp_path: Path) -> None:
-    assert TrainingState(tmp_path).restore(*parts()) == (0, {})
+def saved(folder: Path, *steps: int, mirror: Mirror | None = None) -> TrainingState:
+    """A folder with a state of each step."""
+    folder.mkdir(exist_ok=True)
+    state = TrainingState(folder, mirror)
+    for step in steps:
+        state.save(step, *parts(), {})
+    state.wait()
+    return state
+
+
+def damage(path: Path, how: str = "a bit") -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes({"torn": content[:700], "a bit": content, "empty": b""}[how])
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Mirror:
+    return Mirror(str(tmp_path / "mirror"), "a")
+
+
+def test_a_state_comes_back_and_old_ones_are_pruned(tmp_path: Path) -> None:
+    state = TrainingState(tmp_path)
+    assert state.restore(*parts()) == (0, {})
     module, optimizer = parts()
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    TrainingState(tmp_path).save(7, module, optimizer, {"sums": {"loss": torch.tensor(2.0)}})
+    for step in range(8):
+        state.save(step, module, optimizer, {"sums": {"loss": torch.tensor(2.0)}})
+    assert [path.name[:15] for path in state.files()] == ["state-000000007", "state-000000006"]
     other, its_optimizer = parts()
     step, extra = TrainingState(tmp_path).restore(other, its_optimizer)
     assert step == 7
     assert extra["sums"]["loss"] == 2
     assert torch.equal(other.weight, module.weight)
-    saved, loaded = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
-    assert torch.equal(saved[0]["exp_avg"], loaded[0]["exp_avg"])
+    before, loaded = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
+    assert torch.equal(before[0]["exp_avg"], loaded[0]["exp_avg"])
 
 
-def test_old_states_are_pruned(tmp_path: Path) -> None:
-    state = TrainingState(tmp_path)
-    for step in range(5):
-        state.save(step, *parts(), {})
-    assert [step_of(path) for path in state.files()] == [4, 3]
-    assert KEPT == 2
-
-
-@pytest.mark.parametrize("damage", ["torn", "a bit", "empty"])
+@pytest.mark.parametrize("how", ["torn", "a bit", "empty"])
 def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    state = TrainingState(tmp_path)
-    state.save(1, *parts(), {})
-    state.save(2, *parts(), {})
-    newest = state.files()[0]
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 3] ^= 1
-    newest.write_bytes({"torn": content[:700], "a bit": content, "empty": b""}[damage])
+    state = saved(tmp_path, 1, 2)
+    newest, older = state.files()
+    damage(newest, how)
     with caplog.at_level(logging.WARNING):
         assert state.restore(*parts())[0] == 1
-    assert f"{newest.name} is not what was written; taking the one before" in caplog.text
+    assert f"{newest.name} is not what was written; it is set aside" in caplog.text
     assert not newest.exists()
-    assert newest.with_suffix(".torn").exists()  # set aside, not lost
+    assert newest.with_suffix(".torn").exists()  # not lost
+
+    damage(older)
+    for _ in range(2):  # never from the start, unless somebody deletes the folder
+        with pytest.raises(StateUnfit, match=rf"no state in {tmp_path} is .* delete that folder"):
+            state.restore(*parts())
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("broken", ["file_digest", "torch.load", "iterdir"])
+def test_what_cannot_be_read_now_stops_and_nothing_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, broken: str
+) -> None:
+    state = saved(tmp_path, 1, 2)
+    before = sorted(tmp_path.iterdir())
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise OSError(number, "passing")
+
+    with monkeypatch.context() as patch:
+        where: Any = {"torch.load": torch, "iterdir": Path}.get(broken, states)
+        patch.setattr(where, broken.rpartition(".")[2], fails)
+        with pytest.raises(OSError, match="passing"):
+            state.restore(*parts())
+    assert sorted(tmp_path.iterdir()) == before
+    assert state.restore(*parts())[0] == 2
+
+
+def test_the_newest_intact_copy_is_taken_wherever_it_is(tmp_path: Path, mirror: Mirror) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    saved(there, 1, 2, 3, 4, mirror=mirror).keep(1, parts()[0])
+    mirror.wait()
+    copies = sorted((tmp_path / "mirror/a").iterdir())
+    assert [path.name[:15] for path in copies[1:]] == ["state-000000003", "state-000000004"]
+
+    state = saved(here, 2)  # older than the mirror's
+    state.mirror = mirror
+    assert state.restore(*parts())[0] == 4
+    assert list(kept(here, [1])) == [1]
+    damage(state.files()[0])
+    assert state.restore(*parts())[0] == 4  # fetched again
+    for copy in (copies[2], state.files()[0]):
+        damage(copy)
+    assert state.restore(*parts())[0] == 3
+    state.save(4, *parts(), {})
+    state.wait()
+    damage(state.files()[0])
+    assert state.restore(*parts())[0] == 4  # the damaged copy was replaced
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    for name in ("new.part", "state-000000001-0.pt.7.8.part", ".mirror-state-000000001-0.pt"):
+        (tmp_path / name).touch()
+    with TrainingState(tmp_path).owned():
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_kept_epoch_is_what_was_written_or_refused(tmp_path: Path) -> None:
+    state = TrainingState(tmp_path)
+    for value in (1.0, 2.0):  # cut off after it, another number of processes may find other digits
+        module = parts()[0]
+        nn.init.constant_(module.weight, value)
+        state.keep(2, module)
+    (path,) = kept(tmp_path, [2]).values()
+    assert list(tmp_path.iterdir()) == [path]
+    damage(path)
+    for epoch in (1, 2):
+        with pytest.raises(StateUnfit, match=rf"of epoch {epoch} .* delete that folder to start"):
+            kept(tmp_path, [epoch])
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    TrainingState(tmp_path).save(1, *parts(), {})
+    saved(tmp_path, 1)
     other = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(other.parameters())
-    with pytest.raises(ValueError, match=r"is the state of another model .* delete .* start this"):
+    with pytest.raises(StateUnfit, match=r"is the state of another model .* delete .* start this"):
         TrainingState(tmp_path).restore(other, optimizer)
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
     """A limit on the size of files is the kernel's own refusal to write on."""
-    state = TrainingState(tmp_path)
-    state.save(1, *parts(), {})
+    state = saved(tmp_path, 1)
     before = state.files()[0].read_bytes()
     script = (
         "import resource, sys, pathlib, torch\n"
@@ -79,29 +161,19 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
         "module = torch.nn.Linear(500, 500)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "state = TrainingState(pathlib.Path(sys.argv[1]))\n"
-        "try:\n    state.save(2, module, torch.optim.AdamW(module.parameters()), {})\n"
-        "except OSError as error:\n    print(error)\n"
+        "optimizer = torch.optim.AdamW(module.parameters())\n"
+        "for save, *more in ((state.save, optimizer, {}), (state.keep,)):\n"
+        "    try:\n        save(2, module, *more)\n"
+        "    except OSError as error:\n        print(error)\n"
     )
     says = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
-    assert f"the state of step 2 cannot be written to {tmp_path} (" in says
+    for what in ("the state of step 2", "the weights of epoch 2"):
+        assert f"{what} cannot be written to {tmp_path} (" in says
     assert "make room there, or name another folder as runtime.scratch" in says
     assert [path.name for path in tmp_path.iterdir()] == [state.files()[0].name]
     assert state.files()[0].read_bytes() == before
-
-
-def test_a_mirrored_state_comes_back_where_the_folder_is_gone(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    mirror = Mirror(str(tmp_path / "mirror"), "a")
-    for step in (1, 2, 3):
-        TrainingState(here, mirror).save(step, *parts(), {"sums": {}})
-    mirror.wait()
-    assert len(list((tmp_path / "mirror/a").iterdir())) == KEPT
-    assert TrainingState(there, mirror).restore(*parts()) == (3, {"sums": {}})
-    assert TrainingState(here).restore(*parts()) == (3, {"sums": {}})
 
 
 def test_a_second_trainer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:

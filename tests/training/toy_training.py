@@ -1,7 +1,10 @@
 """A tiny training, in this process or, started by torchrun, in several."""
 
+import itertools
+import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ from albef.loading.loader import Loader
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
 from albef.tasks.task import Task, to_device
-from albef.training.distributed import joined, world
+from albef.training.distributed import ProcessLost, joined, world
 from albef.training.loop import train
 from albef.training.progress import Progress
+from albef.training.state import TrainingState
 from tests.conftest import tiny_task
 from tests.original import vocabulary
 from tests.tasks.test_pretraining_parity import config
@@ -72,6 +76,8 @@ def train_toy(
     *,
     workers: int = 0,
     every: int = 5,
+    every_s: float = math.inf,
+    validate: Callable[[int], dict[str, float]] = lambda epoch: {"r_mean": float(epoch)},
 ) -> dict[str, torch.Tensor]:
     """Train to the end, unless ``progress`` raises; the weights."""
     train(
@@ -81,7 +87,8 @@ def train_toy(
         folder=scratch,
         device=torch.device("cpu"),
         checkpoint_every=every,
-        validate=lambda epoch: {"r_mean": float(epoch)},
+        checkpoint_every_s=every_s,
+        validate=validate,
         progress=progress,
     )
     state: dict[str, torch.Tensor] = task.state_dict()
@@ -98,9 +105,62 @@ def run(kind: str, data: Path, scratch: Path, stop: int | None = None) -> dict[s
     return train_toy(task_of(kind), data, scratch, progress)
 
 
+class Failed(Exception):
+    """What one process meets alone."""
+
+
+PHASES = {"data": 1, "forward": 1, "backward": 1, "save": 0, "validate": 0}
+"""Where a process may fail in a training, and which one does."""
+FAILED, LOST = 5, 6
+"""Exit codes of that one, and of the other that waited for it in vain."""
+
+
+def fail(phase: str, data: Path, out: Path) -> None:
+    """Train until one process fails in a phase of a later step; the other has to notice."""
+    torch.distributed.destroy_process_group = lambda: os._exit(
+        99
+    )  # NCCL's would wait for the other
+    task: Any = task_of("retrieval")
+    calls = itertools.count(1)
+
+    def call(*_: object) -> None:
+        if world().rank == PHASES[phase] and next(calls) == 2:
+            raise Failed(phase)
+
+    def before(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **rest: (call(), function(*args, **rest))[1]
+
+    if phase == "data":
+        batches = Loader.batches
+        Loader.batches = lambda *args: (  # type: ignore[method-assign]
+            micros for micros in batches(*args) if call() is None
+        )
+    elif phase == "forward":
+        task.forward = before(task.forward)
+    elif phase == "backward":
+        task.temperature.register_hook(call)
+    elif phase == "save":
+        TrainingState.save = before(TrainingState.save)  # type: ignore[method-assign]
+
+    def validate(epoch: int) -> dict[str, float]:
+        if phase == "validate":
+            world().broadcast(call)
+        return {"r_mean": float(epoch)}
+
+    try:
+        with joined(torch.device("cpu")):
+            train_toy(task, data, out, validate=validate)
+    except Failed:
+        os._exit(FAILED)
+    except ProcessLost:
+        os._exit(LOST)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, out = map(Path, sys.argv[1:])
+    folder, out = map(Path, sys.argv[1:3])
+    if sys.argv[3:]:
+        fail(sys.argv[3], folder, out)
     with joined(torch.device("cpu")):
         found: dict[str, Any] = {}
         for name in KINDS:

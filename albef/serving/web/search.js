@@ -160,15 +160,14 @@ export class Search extends EventTarget {
   }
 
   #tell(answer) {
-    const { name, pictures, approximate } = this.#index;
+    const { name, pictures } = this.#index;
     if (!answer.results.length) return this.panel.tell(`${name} has no pictures yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     const how = read
       ? `; ${read} were read together with the text, the best fits with ${percent(answer.results[0].probability)}.`
       : ", by similarity.";
-    const near = approximate ? " (not all were compared)" : "";
     this.panel.tell(
-      `The best ${answer.results.length} of ${count(pictures, "picture")}${near}${how}`,
+      `The best ${answer.results.length} of ${count(pictures, "picture")}${how}`,
       answer,
     );
   }

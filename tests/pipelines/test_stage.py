@@ -1,0 +1,56 @@
+"""The frame of every stage: its scratch, and how its process ends."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from albef.io import lock
+from pipelines.stage import FORGOTTEN_S, RANKS, Stage
+from tests.pipelines.test_training import ROOT, values, work
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work(tmp_path, values())
+
+
+def test_forgotten_scratch_is_removed_but_never_what_a_process_works_in() -> None:
+    """By the clock alone, one that jumps would remove the states of a training that runs."""
+    root = Path("scratch/albef")
+    ages = {"pretrain-old": 60, "pretrain-new": -60, "finetune@a-live": 9 * FORGOTTEN_S}
+    with lock(root / "finetune@a-live" / "trial-0" / "lock"):
+        for name, beyond in ages.items():
+            folder = root / name
+            (folder / "curves").mkdir(parents=True)
+            for path in (*folder.rglob("*"), folder):
+                os.utime(path, (time.time() - FORGOTTEN_S - beyond,) * 2)
+        Stage("pretrain", "").scratch("0" * 20).rmdir()
+    assert {path.name for path in root.iterdir()} == {"pretrain-new", "finetune@a-live"}
+
+
+@pytest.mark.parametrize(("error", "code"), [("OSError", os.EX_IOERR), ("RuntimeError", 1)])
+def test_a_process_of_several_that_fails_ends_at_once(
+    tmp_path: Path, error: str, code: int
+) -> None:
+    """Its exit handlers may wait for the others, whom the launcher ends when it has ended."""
+    script = (
+        "import atexit\nfrom pipelines.stage import main\n"
+        "atexit.register(print, 'waited')\n"
+        f"def run(stage):\n    raise {error}('alone')\n"
+        "main(run)\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "RANK": "1", RANKS: str(tmp_path / "ends")}
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ("alone" in ended.stderr) == (error == "RuntimeError")
+    assert (tmp_path / "ends/rank-00001.json").exists() == (error == "OSError")
