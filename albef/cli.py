@@ -48,14 +48,9 @@ def command(
 ) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
     """Make a function the command ``albef NAME``; what it returns is the exit code.
 
-    Its errors are a sentence each, and an output that nobody reads on is none.
-
-    Args:
-        commands: which it is one of.
-        name: how it is called.
-        code: exit code for what a user did wrong, where the error has no ``exit_code``.
-        at_root: whether it works in the root of the project around.
-        interrupted: what is said after Ctrl-C.
+    Its errors are a sentence each, after exit code ``code`` where they have no ``exit_code``, and
+    an output that nobody reads on is none. ``at_root`` says whether it works in the root of the
+    project around, ``interrupted`` what is said after Ctrl-C.
     """
 
     def add(function: Callable[P, int | None]) -> Callable[P, int | None]:
