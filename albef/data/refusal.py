@@ -53,6 +53,8 @@ class Reason(StrEnum):
     """In a training split, a picture of an evaluation split or one that looks like it."""
     DAMAGED_MEMBER = "damaged_member"
     """A member of a shard that cannot be read."""
+    CUT_SHARD = "cut_shard"
+    """A shard that ends too early: nobody knows how many of its rows are lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,14 @@ class Refused(ValueError):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+    @classmethod
+    def by(cls, error: Exception) -> "Refused":
+        """The refusal of a row that led to an error, whatever it is."""
+        if isinstance(error, Refused):
+            return error
+        what = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        return cls(Reason.MALFORMED_ROW, what)
 
     def of(self, line: int, key: str) -> Refusal:
         """The refusal of the row; whoever knows the source's name fills it in."""

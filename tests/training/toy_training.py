@@ -80,9 +80,10 @@ def train_toy(
     every_s: float = math.inf,
     mirror: Mirror | None = None,
     validate: Callable[[int], dict[str, float]] = lambda epoch: {"r_mean": float(epoch)},
+    facts: dict[str, Any] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Train to the end, unless ``progress`` raises; the weights."""
-    train(
+    """Train to the end, unless ``progress`` raises; the weights. ``facts`` are added to."""
+    result = train(
         task,
         task.config,
         loader_of(task, data, workers),
@@ -94,6 +95,8 @@ def train_toy(
         validate=validate,
         progress=progress,
     )
+    if facts is not None:
+        facts |= result
     state: dict[str, torch.Tensor] = task.state_dict()
     return state
 
