@@ -166,8 +166,8 @@ def _contradictions(params: Params) -> Iterator[str]:
     for key, value, what, known in _references(params, of_rules):
         if value not in known:
             yield f"{key}: {value!r} is not one of {what}{did_you_mean(value, known)}"
-    near = _section(params, "ingest").near_distance
-    for name, dataset in cast(Mapping[str, Any], params.datasets).items():
+    near = params.sections["ingest"].near_distance
+    for name, dataset in params.datasets.items():
         if dataset.duplicates == "drop_near" and near is None:
             yield (
                 f"datasets.{name}.duplicates: drop_near asks for ingest.near_distance, which is "
