@@ -25,7 +25,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        return importlib.import_module("albef.export.torch_model").load
+        try:
+            return importlib.import_module("albef.export.torch_model").load
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"albef.load needs {error.name}: install the extra train (in a clone, `pip install "
+                "'.[train]'`); albef.runtime.load puts an export to use without"
+            ) from None
     if name == "runtime":
         return importlib.import_module("albef.runtime")
     raise AttributeError(f"module 'albef' has no attribute {name!r}")

@@ -48,14 +48,9 @@ def command(
 ) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
     """Make a function the command ``albef NAME``; what it returns is the exit code.
 
-    Its errors are a sentence each, and an output that nobody reads on is none.
-
-    Args:
-        commands: which it is one of.
-        name: how it is called.
-        code: exit code for what a user did wrong, where the error has no ``exit_code``.
-        at_root: whether it works in the root of the project around.
-        interrupted: what is said after Ctrl-C.
+    Its errors are a sentence each, after exit code ``code`` where they have no ``exit_code``, and
+    an output that nobody reads on is none. ``at_root`` says whether it works in the root of the
+    project around, ``interrupted`` what is said after Ctrl-C.
     """
 
     def add(function: Callable[P, int | None]) -> Callable[P, int | None]:
@@ -230,6 +225,9 @@ def import_checkpoint(
         tuple[int, int] | None,
         Option(metavar="IMAGE TEXT", help="Of attention; else one for each 64."),
     ] = None,
+    answers: Annotated[
+        Path | None, Option(help="A JSON list: what a VQA checkpoint chooses from.")
+    ] = None,
     no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
     back: Annotated[
         bool,
@@ -242,7 +240,8 @@ def import_checkpoint(
     """
     from albef.commands.importing import main
 
-    main(source, target, tokenizer, kind, image_size, heads, track_it=not no_dvc, back=back)
+    options = (tokenizer, kind, image_size, heads, answers)
+    main(source, target, *options, track_it=not no_dvc, back=back)
 
 
 @command(app, "lineage")

@@ -32,13 +32,7 @@ PROFILES = Path("profiles")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was done for one stage.
-
-    Attributes:
-        stage: its name.
-        refused: what else differs there; empty if the edits were taken.
-        edits: what was taken.
-    """
+    """What was done for one stage: the edits that were taken, or what else differs there."""
 
     stage: str
     refused: tuple[str, ...]
@@ -79,11 +73,7 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
 
 
 def check_code(paths: Iterable[str], stages: Iterable[Any], producers: Mapping[str, str]) -> None:
-    """Refuse what is not code of a stage.
-
-    Raises:
-        ParamsError: which path, and what it is.
-    """
+    """Refuse, as ParamsError, what is not code of a stage."""
     code: dict[str, None] = {}
     for dep in (dep for stage in stages for dep in stage.deps if str(dep) not in producers):
         if not isinstance(dep, ParamsDependency):
@@ -160,11 +150,8 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
 
 
 def accept_data(name: str, file: Path | None = None) -> str:
-    """Write the profile of a data set as a suite, and its path into params.yaml; what was done.
-
-    Args:
-        name: of the data set.
-        file: where to write it, from the root of the project; None chooses.
+    """Write the profile of a data set as a suite to a file below :data:`PROFILES`, and its path
+    into params.yaml; what was done.
 
     Raises:
         ParamsError: no such data set, or its profile is missing or of other data.

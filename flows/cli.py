@@ -48,17 +48,17 @@ def run(
     --set, --only and --force may be repeated. The exit code is 1 for a failed stage, 2 for wrong
     values, 130 when interrupted.
     """
+    from flows.experiments.seeds import run_seeds
     from flows.results import show_progress
-    from flows.run import run, run_seeds
+    from flows.run import run
 
     show_progress()
     _stop_on_signals()
     if seeds is None:
-        return run(preset, overrides or [], only or [], force or [], name, dry=dry)
-    unwanted = {"--only": only, "--force": force, "--dry": dry}
-    return run_seeds(
-        preset, overrides or [], name, seeds, [option for option, it in unwanted.items() if it]
-    )
+        return run(preset, overrides or (), only or (), force or (), name, dry=dry)
+    others = {"--only": only, "--force": force, "--dry": dry}
+    unwanted = [option for option, given in others.items() if given]
+    return run_seeds(preset, overrides or (), name, seeds, unwanted)
 
 
 @command(app, "status", at_root=True)

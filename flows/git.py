@@ -62,12 +62,8 @@ def fetch() -> None:
 
 
 def uncommitted(needed: Sequence[Path], apart: Sequence[Path] = ()) -> Iterator[str]:
-    """Why HEAD does not hold the state of the work tree, and who commits, in sentences.
-
-    Args:
-        needed: files that must be in git.
-        apart: files and folders that need not be as in HEAD.
-    """
+    """Why HEAD does not hold the state of the work tree and the ``needed`` files, and who commits,
+    in sentences; what is ``apart`` need not be as in HEAD."""
     if ask("rev-parse", "--verify", "HEAD") is None:
         yield "there is no commit yet; make one with `git add -A && git commit`"
         return
@@ -103,11 +99,8 @@ def unpushed() -> Iterator[str]:
 def whole(run: str, paths: Sequence[Path]) -> Iterator[None]:
     """Commit and tag a release of a run within, and push after it; or nothing of it is left.
 
-    Of a process that is killed within, :func:`recover` takes back what it did.
-
-    Args:
-        run: whose tags are pushed.
-        paths: files that are written within; they were as HEAD has them.
+    The files at ``paths`` are written within, and were as HEAD has them. Of a process that is
+    killed within, :func:`recover` takes back what it did.
     """
     before = git("rev-parse", "HEAD")
     begun = {"run": run, "head": before, "tags": sorted(_tags(run)), "paths": [*map(str, paths)]}
@@ -156,11 +149,7 @@ def commit_message(run: str, version: str = "") -> str:
 
 
 def unpushed_tags(run: str) -> list[str]:
-    """Tags of a run that the remote lacks; none where there is no remote.
-
-    Raises:
-        ParamsError: the remote is out of reach.
-    """
+    """Tags of a run that the remote lacks; none where there is no remote."""
     return sorted(map(_name, _tags(run) - _pushed(git))) if remote() else []
 
 
@@ -188,11 +177,8 @@ def remote() -> str | None:
 
 
 def _push(run: str, *, commit: bool) -> None:
-    """Push a run's tags, and HEAD where its branch goes if there is a new commit: all or nothing.
-
-    Raises:
-        ParamsError: the remote refused.
-    """
+    """Push a run's tags, and HEAD where its branch goes if there is a new commit: all or
+    nothing."""
     if where := remote():
         branch = upstream() if commit else None
         refs = [f"refs/tags/{_name(tag)}" for tag in sorted(_tags(run))]

@@ -75,14 +75,8 @@ class Node:
 
 
 class Edit(NamedTuple):
-    """Code that is not as a stage ran it: a file, or a folder of which no more is known.
-
-    Attributes:
-        path: from the root of the project.
-        before: its hash as DVC had it, None where it was not there.
-        after: the same now.
-        state: as DVC says it.
-    """
+    """Code that is not as a stage ran it: a file, or a folder of which no more is known, its hash
+    as DVC had it and now, None where it was or is not there, and DVC's word for that."""
 
     path: str
     before: str | None
@@ -106,10 +100,7 @@ class _OtherValues(LocalFileSystem):  # type: ignore[misc]
 
 
 def read(params: Path = PARAMS) -> dict[str, Node]:
-    """All stages by name, each after those that it depends on.
-
-    Args:
-        params: file of the values that they are held against.
+    """All stages by name, each after those that it depends on, held against the values of a file.
 
     Raises:
         ParamsError: dvc.yaml, dvc.lock or params.yaml cannot be read.
@@ -201,14 +192,8 @@ def why(
     producers: Mapping[str, str],
     waits: Collection[str] = (),
 ) -> Iterator[str]:
-    """Why a stage's command, values, code, data or products differ from its last run.
-
-    Args:
-        stage: DVC's stage.
-        entry: what dvc.lock says of it.
-        producers: the stage that makes each product.
-        waits: stages whose products are not looked at, since they will be made anew.
-    """
+    """Why a stage's command, values, code, data or products differ from ``entry``, what dvc.lock
+    says of it; products of stages in ``waits`` are not looked at, since they will be made anew."""
     if entry is None:
         yield "never run"
         return

@@ -23,16 +23,8 @@ GRACE_S = 20.0
 
 
 class Child:
-    """A running ``dvc`` command in a session of its own.
-
-    Args:
-        args: arguments of ``dvc``.
-        pull: the stage whose products are looked for in the remote first, if any.
-        folder: where it works; None is here.
-
-    Attributes:
-        stopped: whether it was ended by :meth:`stop`.
-    """
+    """A running ``dvc`` command in a session of its own, working in ``folder``; the products of the
+    stage ``pull`` are looked for in the remote first. ``stopped``: by :meth:`stop`."""
 
     def __init__(self, *args: str, pull: str = "", folder: Path | None = None) -> None:
         scripts = str(Path(sys.executable).parent)  # a stage's `python` is the one that runs this
@@ -98,17 +90,12 @@ def dvc(*args: str) -> tuple[int, list[str]]:
 
 
 def in_session(module: str, *args: str, keep: int) -> int:
-    """Run a module in a session of its own; its exit code.
+    """Run a module in a session of its own, which holds the run lock ``keep`` too; its exit code.
 
     A terminal sends Ctrl-C to all of a session, Prefect's temporary server included, which the
     flow still needs in order to say how it ended: so the module alone is told, from here. A
     second Ctrl-C ends everything at once. Nothing of the session is left when this returns, and
     nothing for long if this process is killed.
-
-    Args:
-        module: what to run.
-        args: its arguments.
-        keep: descriptor of the run lock, which it holds too.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *args]
     environment = {**os.environ, INHERITED: "1"}

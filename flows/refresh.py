@@ -25,12 +25,7 @@ _FOLDER = Path(".dvc/tmp")
 
 
 class DatasetSnapshot:
-    """The data sets before a refresh.
-
-    Args:
-        layout: where products lie.
-        folder: keeps their indexes meanwhile.
-    """
+    """The data sets before a refresh, whose indexes ``folder`` keeps meanwhile."""
 
     def __init__(self, layout: Layout, folder: Path) -> None:
         self._layout, self._folder = layout, folder

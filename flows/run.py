@@ -5,13 +5,13 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from albef import run_record
 from albef.config import ParamsError
 from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, values
-from flows.experiments import seeds
 from flows.process import dvc, in_session
 
 INTERRUPTED = 130
@@ -100,41 +100,8 @@ def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
     return code == 0
 
 
-def run_seeds(
-    preset: str | None,
-    overrides: Sequence[str],
-    name: str | None,
-    count: int,
-    unwanted: Sequence[str] = (),
-) -> int:
-    """Run the values here, and under further seeds in clones; the exit code.
-
-    Args:
-        preset: as :func:`run` takes it.
-        overrides: as :func:`run` takes them.
-        name: which those of the experiments begin with.
-        count: of seeds.
-        unwanted: options that were given too, and that do not go with this.
-    """
-    if name:
-        _check_git()
-    name = seeds.refuse(name, count, unwanted)
-    values.prepare(preset, overrides)
-    if code := run(name=seeds.name_of(name, seeds.first())):
-        return code
-    names = seeds.others(name, count)
-    print(f"\nrecorded as experiments {', '.join(names)}")
-    if len(names) > 1:
-        print(f"`albef compare {' '.join(names)}` tells their spread")
-    return 0
-
-
 def _check_git() -> None:
-    """Refuse at once what ``dvc exp save`` would refuse at the end.
-
-    Raises:
-        ParamsError: git knows no commit, or no name and address.
-    """
+    """Refuse at once what ``dvc exp save`` would refuse at the end."""
     if git.ask("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name records an experiment beside a git commit, and there is none yet; "
@@ -146,11 +113,16 @@ def _check_git() -> None:
 
 def _save_experiment(name: str, layout: Layout) -> int:
     """Save the work tree as a DVC experiment."""
-    kept = [str(path) for path in (layout.root / "metrics", layout.root / "runs") if path.exists()]
-    untracked = [part for path in kept for part in ("--include-untracked", path)]
-    code, lines = dvc("exp", "save", "--name", name, "--force", *untracked)
+    code, lines = dvc("exp", "save", "--name", name, "--force", *untracked(layout))
     if code:
         print(f"the experiment was not recorded: {' '.join(lines)}", file=sys.stderr)
         return 1
     print(f"\nrecorded as experiment {name}; `dvc exp show` compares")
     return 0
+
+
+def untracked(layout: Layout, project: Path = Path()) -> list[str]:
+    """Options of ``dvc exp save`` for the products that DVC does not cache, as far as there are."""
+    folders = (layout.root / "metrics", layout.root / "runs")
+    kept = [str(folder) for folder in folders if (project / folder).exists()]
+    return [part for folder in kept for part in ("--include-untracked", folder)]

@@ -98,15 +98,15 @@ def _heal() -> None:
             infos = [*used.get("write", {}).values(), *readers]
         except (ValueError, AttributeError):
             infos = [{"pid": 0}]
-        if infos and not any(_is_dvc(info["pid"]) for info in infos):
+        if infos and not any(map(_is_dvc, infos)):
             path.unlink()
 
 
-def _is_dvc(pid: int) -> bool:
-    try:
-        return any("dvc" in part or "flows" in part for part in psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return False
+def _is_dvc(info: Any) -> bool:
+    with contextlib.suppress(psutil.Error):
+        line = " ".join(psutil.Process(info["pid"]).cmdline())
+        return "dvc" in line or "flows" in line
+    return False
 
 
 @contextlib.contextmanager

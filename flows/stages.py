@@ -39,14 +39,8 @@ _slots = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
-    """The Prefect task of a stage.
-
-    Args:
-        node: the stage.
-        fresh: whether it and all that it depends on are known to be up to date.
-        force: whether to run it all the same.
-        pull: whether to look for its products in the remote first.
-    """
+    """The Prefect task of a stage, ``fresh`` where it and all above it are known to be up to date;
+    with ``pull``, its products are looked for in the remote first."""
     delays = RETRIED.get(node.name.partition("@")[0], ())
 
     def run() -> State:

@@ -10,6 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+
 from albef.config import ParamsError, did_you_mean, read_preset, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 
@@ -35,11 +40,7 @@ def prepare(preset: str | None, overrides: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
-    """The checked values of :func:`prepare` in a file: params.yaml, or a copy for the while.
-
-    Raises:
-        ParamsError: see there.
-    """
+    """The checked values of :func:`prepare` in a file: params.yaml, or a copy for the while."""
     if preset is None and not overrides:
         check(PARAMS)
         yield PARAMS
@@ -142,50 +143,39 @@ def _preset(name: str) -> str:
 
 
 def override(path: Path, overrides: Sequence[str], option: str = "--set") -> None:
-    """Change or add values as ``dvc exp run --set-param`` does, and no other character of the file.
+    """Change or add values, each ``key=value`` as YAML has it, and no other character of the file.
 
     Whether a key is known is for :func:`check` to say: one that has a default need not stand there.
 
-    Args:
-        path: of the params file.
-        overrides: each ``key=value``.
-        option: what errors call them.
-
     Raises:
-        ParamsError: what is no value, or of a data set or run that the file lacks.
+        ParamsError: what is no value, or of a data set or run that the file lacks; it names the
+            ``option``.
     """
-    from dvc.exceptions import DvcException
-    from dvc.utils.hydra import apply_overrides
+    values = read_yaml(path)
+    changes = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
+        _check_place(values, key, option)
+        try:
+            changes[tuple(key.split("."))] = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise ParamsError(f"{option} {item}: no YAML ({problem})") from None
+    path.write_text(_rewritten(path.read_text(), changes))
 
-    before = read_yaml(path)
-    text = path.read_text()
-    try:
-        apply_overrides(path, [_settable(before, item, option) for item in overrides])
-    except DvcException as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise ParamsError(f"{option} {' '.join(overrides)}: {cause}") from None
-    changes = dict(_changes(before, read_yaml(path)))
-    path.write_text(_rewritten(text, changes))  # DVC folds long lines
 
-
-def _settable(values: Mapping[str, Any], item: str, option: str) -> str:
-    """An override as Hydra takes one that may add its key."""
-    key, equals, _ = item.partition("=")
-    if key.startswith(("+", "~")):  # Hydra's signs for a key to add or to delete
-        return item
-    if not equals:
-        raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
+def _check_place(values: Mapping[str, Any], key: str, option: str) -> None:
     here: Any = values
-    for place, part in enumerate(parts := key.split(".")):
+    parts = key.split(".")
+    for place, part in enumerate(parts):
         above = ".".join(parts[:place])
         if not isinstance(here, Mapping):
             raise ParamsError(f"{option}: {above} is a value, not a section")
         if part not in here and above in ("datasets", "tasks", "export.runs"):
             raise ParamsError(f"{option}: there is no {above}.{part}{did_you_mean(part, here)}")
-        here = here.get(part, {} if place < len(parts) - 1 else None)
-        if here is None:
-            break
-    return f"++{item}"
+        here = {} if here.get(part) is None else here[part]
 
 
 _GONE = object()
@@ -203,32 +193,35 @@ def _changes(
             yield (*path, key), new
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes null as a word, and a mapping that stands twice twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Representer.add_representer(
+    type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
 def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
     """The text of a YAML file with other values, and no other character changed."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.representer import RoundTripRepresenter
-
-    class Representer(RoundTripRepresenter):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    def null(representer: Any, _: None) -> Any:
-        return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-    Representer.add_representer(type(None), null)
     yaml = YAML()
-    yaml.Representer = Representer
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 1 << 16
     document = yaml.load(text)
-    for parts, value in changes.items():
+    for (*above, last), value in changes.items():
         node = document
-        for part in parts[:-1]:
-            node = node[part]
+        while above and node.get(above[0]):
+            node = node[above.pop(0)]
+        while above:  # sections that the file lacks
+            last, value = above.pop(), {last: value}
         if value is _GONE:
-            del node[parts[-1]]
+            del node[last]
         else:
-            node[parts[-1]] = _inline(value)
+            node[last] = _inline(value)
     stream = io.StringIO()
     yaml.dump(document, stream)
     return stream.getvalue()
@@ -236,8 +229,6 @@ def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
 
 def _inline(value: Any) -> Any:
     """A mapping in one line, as the file writes a range."""
-    from ruamel.yaml.comments import CommentedMap
-
     if not isinstance(value, dict):
         return value
     node = CommentedMap({key: _inline(item) for key, item in value.items()})

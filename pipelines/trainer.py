@@ -256,7 +256,11 @@ def publish(
         return
     provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
     model, curves = stage.layout.model(name), stage.layout.curves(name)
-    save_checkpoint(model, tensors=task.state_dict(), provenance=provenance, **rest)
+    tensors = task.state_dict()
+    if best := stage.record.get("best_epoch"):
+        (path,) = kept(folder, [best]).values()
+        tensors, provenance["epoch"] = load_file(path), best
+    save_checkpoint(model, tensors=tensors, provenance=provenance, **rest)
     stage.made(model / WEIGHTS, model / CONFIG)
     for epoch, path in kept(folder, rest["values"]["keep_epochs"]).items():
         whose = {**provenance, "epoch": epoch}

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
+from albef.config import did_you_mean
+from albef.export.graphs import config_of
 from albef.io import atomic, file_digest
 from albef.models.albef import resized
-from albef.models.original import DROPOUT, kind_of, read_original, sizes_of, to_original, to_ours
+from albef.models.original import kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
     Checkpoint,
     CheckpointError,
@@ -24,11 +26,20 @@ from albef.models.weights import (
     save_checkpoint,
 )
 from albef.preprocessing.text import TextTokenizer
+from albef.tasks.answer_list import answer_list
 
 TOKENIZER = "bert-base-uncased"
 """What the original code tokenises with."""
-MAX_TOKENS = {"pretraining": 25, "text_assignment": 25, "vqa": 25}
-"""Where the original code cuts a text, by kind; 30 elsewhere."""
+KINDS = {
+    "pretraining": 25,
+    "retrieval": 30,
+    "grounding": 30,
+    "vqa": 25,
+    "entailment": 30,
+    "text_assignment": 25,
+    "nlvr2": 30,
+}
+"""What the original code has, and where it cuts a text, in tokens."""
 
 
 def import_original(
@@ -38,31 +49,28 @@ def import_original(
     kind: str | None = None,
     image_size: int | None = None,
     heads: tuple[int, int] | None = None,
-    dropout: float = DROPOUT,
+    answers: Path | None = None,
 ) -> Checkpoint:
     """A checkpoint of the original code, as one of ours.
 
     Args:
-        path: the file, as torch saved it.
+        path: the file, as torch saved it; the folder of the result.
         tokenizer: a vocabulary file, a folder with one, or a name at Hugging Face.
-        kind: of the checkpoint; None tells it by the names of the tensors.
+        kind: None tells it by the names of the tensors.
         image_size: side of the image to resize position embeddings to; None keeps theirs.
         heads: of the image and of the text encoder; None is one for each 64 of width.
-        dropout: of the text side, which the file does not tell.
-
-    Returns:
-        The checkpoint; its folder is ``path``.
+        answers: JSON list of those that a VQA model chooses from, which the file does not hold.
 
     Raises:
         CheckpointError: it is damaged, of another kind or size, or does not fit.
-        ValueError: no tokenizer there, or one with another vocabulary.
+        ValueError: no tokenizer or list there, or one with another vocabulary.
     """
     where = str(path)
     original = read_original(path)
     kind = kind or kind_of(original, where=where)
-    if util.find_spec(f"albef.tasks.{kind}") is None:
-        raise CheckpointError(f"there is no kind {kind!r} in albef/tasks")
-    sizes = sizes_of(original, kind, where=where, heads=heads, dropout=dropout)
+    if kind not in KINDS:
+        raise CheckpointError(f"the original has no kind {kind!r}{did_you_mean(kind, KINDS)}")
+    sizes = sizes_of(original, kind, where=where, heads=heads)
     words = TextTokenizer.load(tokenizer)
     for name, tensor in original.items():
         if name.endswith("word_embeddings.weight") and len(tensor) != words.vocab_size:
@@ -70,12 +78,13 @@ def import_original(
                 f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {words.vocab_size}: give "
                 "the vocabulary that it was trained with by --tokenizer"
             )
-    values = {
-        "image_size": image_size or sizes.image.image_size,
-        "max_tokens": MAX_TOKENS.get(kind, 30),
-        "queue_size": original.get("image_queue", torch.empty(0, 0)).shape[1],
-    }
-    draft = Checkpoint(path, kind, sizes, {"values": values}, {}, words)
+    values = {"image_size": image_size or sizes.image.image_size, "max_tokens": KINDS[kind]}
+    if "image_queue" in original:
+        values["queue_size"] = original["image_queue"].shape[1]
+    if kind == "grounding":  # the third of six
+        values["layer"] = (sizes.text.fusion_depth - 1) // 2
+    facts = {"answers": answer_list(f"{answers}", "", None)} if answers else {}
+    draft = Checkpoint(path, kind, sizes, {"values": values, "facts": facts}, {}, words)
     expected = _blank(draft).state_dict()
     text_layers = sizes.text.depth - sizes.text.fusion_depth
     tensors = to_ours(original, expected, kind, text_layers, where=where)
@@ -87,12 +96,10 @@ def import_original(
 
 def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
     """The task of a checkpoint, all shapes and no memory."""
-    module = importlib.import_module(f"albef.tasks.{checkpoint.kind}")
-    values = {"global_batch_size": 1, **checkpoint.config["values"]}
-    config = module.Config.model_construct(**values, model=checkpoint.model)
+    made = importlib.import_module(f"albef.tasks.{checkpoint.kind}").Task
     sizes = () if checkpoint.kind == "pretraining" else (checkpoint.model,)
     with torch.device("meta"):
-        task: torch.nn.Module = module.Task(config, *sizes, checkpoint.tokenizer)
+        task: torch.nn.Module = made(config_of(checkpoint), *sizes, checkpoint.tokenizer)
     return task
 
 
@@ -121,6 +128,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
             tensors=checkpoint.tensors,
             tokenizer=checkpoint.tokenizer,
             values=checkpoint.config["values"],
+            facts=checkpoint.config["facts"],
             provenance={"imported": checkpoint.folder.name, "file": file_digest(checkpoint.folder)},
         )
 
@@ -148,15 +156,12 @@ def main(
     kind: str | None = None,
     image_size: int | None = None,
     heads: tuple[int, int] | None = None,
+    answers: Path | None = None,
     *,
     track_it: bool = True,
     back: bool = False,
 ) -> None:
-    """Import, or with ``back`` the other way; see :func:`import_original`.
-
-    Raises:
-        CheckpointError: the file does not fit, or something is at ``target`` already.
-    """
+    """Import, or with ``back`` the other way; see :func:`import_original`."""
     if back:
         export_original(source, target)
         print(f"{target}: as the original code loads it")
@@ -164,7 +169,12 @@ def main(
     if target.exists():  # before gigabytes are read
         raise CheckpointError(f"{target} is there already: remove it, or choose another")
     checkpoint = import_original(
-        source, tokenizer=tokenizer, kind=kind, image_size=image_size, heads=heads
+        source,
+        tokenizer=tokenizer,
+        kind=kind,
+        image_size=image_size,
+        heads=heads,
+        answers=answers,
     )
     write(checkpoint, target)
     tracked = track(target) if track_it else "not tracked, as asked"

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from albef.config import validate
 from albef.export.modules import (
     Classifier,
     ImageEncoder,
@@ -22,7 +21,7 @@ from albef.export.modules import (
     TreeDecoder,
 )
 from albef.models.albef import ALBEF
-from albef.models.weights import CONFIG, Checkpoint, CheckpointError
+from albef.models.weights import Checkpoint, CheckpointError
 from albef.runtime.classifying import PLACES
 from albef.runtime.manifest import Answering, Facts
 from albef.tasks.task import MAX_WORDS
@@ -80,11 +79,16 @@ def _kind(checkpoint: Checkpoint) -> ModuleType:
         ) from None
 
 
+def config_of(checkpoint: Checkpoint) -> Any:
+    """The values of a checkpoint as its kind reads them. An imported one has few; what else is
+    needed of a finished model are defaults."""
+    values = {"global_batch_size": 1, **checkpoint.config.get("values", {})}
+    return _kind(checkpoint).Config.model_construct(**values, model=checkpoint.model)
+
+
 def _restored(checkpoint: Checkpoint) -> Any:
     """The task of a checkpoint."""
-    kind, where = _kind(checkpoint), str(checkpoint.folder / CONFIG)
-    config = validate(kind.Config, _values(checkpoint), where=where, key="values")
-    return kind.Task.restore(config, checkpoint)
+    return _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
 
 
 def _matching(checkpoint: Checkpoint) -> Parts:
@@ -98,24 +102,21 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
     }
-    heat = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
+    judge = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
         "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
-        "matcher": Graph(heat, {**texts, **_states(checkpoint, "image")}, outputs),
+        "matcher": Graph(judge, {**texts, **_states(checkpoint, "image")}, outputs),
     }
-    threshold = _values(checkpoint)["threshold"] if grounding else None
+    threshold = config_of(checkpoint).threshold if grounding else None
     return Parts(facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold), graphs)
 
 
 def looked_at(checkpoint: Checkpoint) -> int:
-    """The fusion layer whose attention shows where a text is found.
-
-    The one that the checkpoint was evaluated with, or the one below the middle, as in the paper
-    (the third of six).
-    """
-    values = _values(checkpoint)
+    """The fusion layer whose attention shows where a text is found: that which the checkpoint was
+    evaluated with, or the one below the middle, as in the paper (the third of six)."""
+    values = checkpoint.config.get("values", {})
     if values.get("gradcam") == "itm":
         return int(values["layer"])
     return (checkpoint.model.text.fusion_depth - 1) // 2
@@ -159,12 +160,14 @@ def _answering(checkpoint: Checkpoint) -> Parts:
 
 def _classifying(checkpoint: Checkpoint) -> Parts:
     task = _restored(checkpoint)
-    images = [_states(checkpoint, place) for place in PLACES[: task.images]]
+    images: dict[str, Input] = {}
+    for place in PLACES[: task.images]:
+        images |= _states(checkpoint, place)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "classifier": Graph(
             Classifier(task.model, task.head),
-            {**_TEXTS, **{name: own for place in images for name, own in place.items()}},
+            _TEXTS | images,
             ("logits",),
         ),
     }
@@ -201,11 +204,6 @@ def _states(checkpoint: Checkpoint, place: str) -> dict[str, Input]:
     return {f"{place}_{part}": Input("floats", dims) for part in ("keys", "values")}
 
 
-def _values(checkpoint: Checkpoint) -> dict[str, Any]:
-    values: dict[str, Any] = checkpoint.config.get("values", {})
-    return values
-
-
 def facts_of(checkpoint: Checkpoint, **own: Any) -> Facts:
     """What has to be known of a model to use it; ``own`` is of the kind.
 
@@ -213,7 +211,7 @@ def facts_of(checkpoint: Checkpoint, **own: Any) -> Facts:
         CheckpointError: its longest text does not fit the model.
     """
     positions = checkpoint.model.text.max_positions
-    longest = own.get("max_tokens", _values(checkpoint).get("max_tokens"))
+    longest = own.get("max_tokens", checkpoint.config.get("values", {}).get("max_tokens"))
     if not isinstance(longest, int) or not 0 < longest <= positions:
         raise CheckpointError(
             f"{checkpoint.folder}: max_tokens is {longest!r}, but the model has {positions} "

@@ -33,9 +33,12 @@ def similarities(feat: Tensor, batch_feat_m: Tensor, queue_feat: Tensor, scale: 
         scale: scalar, one over the temperature.
 
     Returns:
-        (B, B + Q). The logits are joined, never the queue, which is the larger.
+        (B, B + Q), float32 under any autocast: at 80 a logit of bfloat16 has steps of a half. The
+        logits are joined, never the queue, which is the larger.
     """
-    return torch.cat([feat @ batch_feat_m.t(), feat @ queue_feat.t()], dim=1) * scale
+    device = feat.device.type if torch.amp.is_autocast_available(feat.device.type) else "cpu"
+    with torch.autocast(device, enabled=False):
+        return torch.cat([feat @ batch_feat_m.t(), feat @ queue_feat.t()], dim=1) * scale
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -87,11 +90,17 @@ def one_hot_targets(batch: int, candidates: int, device: torch.device) -> Tensor
 
 
 def same_image_targets(ids: Tensor, queue_ids: Tensor) -> Tensor:
-    """(B, B + Q): every entry with the row's image id is a positive, sharing the weight equally.
+    """(B, B + Q): every entry with an id of the row is a positive, sharing the weight equally.
 
     Args:
-        ids: (B,) image ids of the batch.
-        queue_ids: (Q,) image ids of the queue.
+        ids: (B,) ids of the batch, as of its images; or (B, n), of which one has to be equal.
+        queue_ids: (Q,) or (Q, n) ids of the queue.
     """
-    same = (ids[:, None] == torch.cat([ids, queue_ids])[None, :]).float()
+    same = equal_ids(ids, torch.cat([ids, queue_ids])).float()
     return same / same.sum(dim=1, keepdim=True)
+
+
+def equal_ids(ids: Tensor, others: Tensor) -> Tensor:
+    """(B, C) bool: which entries have an id in common; of (B,) and (C,), or (B, n) and (C, n)."""
+    same = ids[:, None] == others[None]
+    return same if same.ndim == 2 else same.any(dim=2)

@@ -53,9 +53,10 @@ class MomentumTwin(nn.Module, Generic[M]):
 
 
 class FeatureQueue(nn.Module):
-    """Image features, text features and image ids of the last ``size`` pairs, oldest overwritten.
+    """Image features, text features and ids of the last ``size`` pairs, oldest overwritten.
 
-    Entries start as random unit vectors with id :data:`EMPTY`, as in the original.
+    Entries start as random unit vectors with id :data:`EMPTY`, as in the original. A pair has one
+    id, or ``ids`` of them.
     """
 
     image: Tensor
@@ -63,17 +64,18 @@ class FeatureQueue(nn.Module):
     ids: Tensor
     pointer: Tensor
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, ids: int = 1) -> None:
         super().__init__()
+        shape = (size,) if ids == 1 else (size, ids)
         self.register_buffer("image", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("text", F.normalize(torch.randn(size, width), dim=1))
-        self.register_buffer("ids", torch.full((size,), EMPTY, dtype=torch.long))
+        self.register_buffer("ids", torch.full(shape, EMPTY, dtype=torch.long))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def enqueue(self, image_feat: Tensor, text_feat: Tensor, ids: Tensor) -> None:
-        """Overwrite the oldest entries with the twin's features (B, E) and image ids (B,) of new
-        ones; B need not divide the size."""
+        """Overwrite the oldest entries with the twin's features (B, E) of new ones, and their ids
+        (B,) or (B, n); B need not divide the size."""
         size = len(self.ids)
         if size == 0:
             return

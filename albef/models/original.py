@@ -142,10 +142,9 @@ def sizes_of(
     *,
     where: str,
     heads: tuple[int, int] | None,
-    dropout: float,
 ) -> ModelConfig:
-    """Sizes of the model, from the shapes of the original's tensors; heads of image and text, and
-    dropout, are in none (None is a head for each 64 of width).
+    """Sizes of the model, from the shapes of the original's tensors; heads of image and text are in
+    none (None is a head for each 64 of width).
 
     Raises:
         CheckpointError: a tensor that every checkpoint has is not there, or no sizes fit.
@@ -191,7 +190,7 @@ def sizes_of(
             "heads": text_heads,
             "intermediate": shape(f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
             "max_positions": positions,
-            "dropout": dropout,
+            "dropout": DROPOUT,
         },
         "embed_dim": EMBED_DIM if kind in _CONTRASTS_NOTHING else shape("vision_proj.weight")[0],
     }
@@ -214,7 +213,7 @@ def to_ours(
     Of ``expected``, all tensors that the kind has by our names, only the shapes are read.
 
     Raises:
-        CheckpointError: names the keys that are missing or left over.
+        CheckpointError: names the keys that are missing or left over, or that are to equal another.
     """
     filled = {}
     for name, tensor in expected.items():
@@ -225,8 +224,17 @@ def to_ours(
     origin = {n: original_name(n, kind, text_layers) for n in expected if n not in filled}
     missing = [theirs for theirs in origin.values() if theirs not in tensors]
     used = {*origin.values(), *_CONSTANTS.get(kind, ())}
-    extra = [name for name in tensors if name not in used and not _says_nothing_new(name, tensors)]
-    for what, keys in (("missing", missing), ("left over", extra)):
+    positions = "embeddings.position_ids"  # counts them
+    spare = [name for name in tensors if name not in used and not name.endswith(positions)]
+    copies = {name: copied for name in spare if (copied := _copied(name, kind)) in tensors}
+    extra = [name for name in spare if name not in copies]
+    unlike = [
+        f"{name} is not {copied}"
+        for name, copied in copies.items()
+        if not torch.equal(tensors[name], tensors[copied])
+    ]
+    tied = "that must equal others differ"
+    for what, keys in (("missing", missing), ("left over", extra), (tied, unlike)):
         if keys:
             raise CheckpointError(
                 f"{where} does not fit kind {kind}: {len(keys)} tensors {what}: {listed(keys)}"
@@ -268,14 +276,13 @@ def _turned(name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
     return tensor
 
 
-def _says_nothing_new(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor is a copy of another, or counts positions."""
-    if name.endswith("embeddings.position_ids"):
-        return True
+def _copied(name: str, kind: str) -> str:
+    """The tensor of which another is a copy; "" where it is none."""
     stem, _, last = name.partition(_DECODER)
-    other = f"{stem}.cls.predictions.bias"
-    if last == "weight":
-        other = f"{stem}.bert.embeddings.word_embeddings.weight"
-    if layer := _SHARED.fullmatch(name):  # of a pair of layers, the second
-        other = f"{layer[1]}{int(layer[2]) - 1}{layer[3]}"
-    return other in tensors and torch.equal(tensors[other], tensors[name])
+    if last:
+        other = (
+            "bert.embeddings.word_embeddings.weight" if last == "weight" else "cls.predictions.bias"
+        )
+        return f"{stem}.{other}"
+    layer = _SHARED.fullmatch(name) if kind in _PAIRED else None
+    return f"{layer[1]}{int(layer[2]) - 1}{layer[3]}" if layer else ""  # the second of a pair

@@ -5,6 +5,7 @@ weights where their shapes allow, and order. It is resolved where the 95 % Stude
 these differences does not hold zero.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -79,13 +80,8 @@ Step = tuple[float, Interval | None] | None
 
 @dataclass(frozen=True)
 class Table:
-    """Results, as far as there are any.
-
-    Attributes:
-        ladder: the rungs.
-        results: by rung, caption noise and seed, the metrics of the evaluation by split.
-        wanted: how many there will be.
-    """
+    """Results, as far as there are any: by rung, caption noise and seed, the metrics of the
+    evaluation by split; ``wanted`` is how many there will be."""
 
     ladder: Ladder
     results: Mapping[tuple[str, float, int], Mapping[str, Any]]
@@ -132,7 +128,7 @@ class Table:
         old, new = (self.by_seed(rung, noise, metric) for rung in (before, after))
         return {seed: new[seed] - old[seed] for seed in sorted(old.keys() & new.keys())}
 
-    def blocks(self, metric: Metric) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    def blocks(self, metric: Metric) -> Iterator[tuple[list[str], list[list[str]]]]:
         """Header and rows of a metric's tables: rungs with mean and step at each noise, and claims
         with their step at each noise and how much larger it is at the most."""
         noises = [f"noise {noise:g}" for noise in self.noises]
@@ -142,22 +138,19 @@ class Table:
             for noise in self.noises:
                 row.append(_cell([*self.by_seed(rung.name, noise, metric).values()]))
                 row.append(format_step(self.step(last, rung.name, noise, metric)))
-            rows.append(tuple(row))
+            rows.append(row)
             last = rung.name
-        yield ("rung", *(head for noise in noises for head in (noise, "step (95 %)"))), rows
-        change = [f"change from noise {self.noises[0]:g} to {self.noises[-1]:g}"]
-        several = len(self.noises) > 1
+        yield ["rung", *(head for noise in noises for head in (noise, "step (95 %)"))], rows
         if self.ladder.claims:
-            yield ("what comes in between", *noises, *(change if several else [])), [
-                (
-                    claim.title,
-                    *(format_step(self.step(claim.before, claim.after, n, metric))
-                      for n in self.noises),
-                    *([format_step(self.change(claim.before, claim.after, metric))]
-                      if several else []),
-                )
-                for claim in self.ladder.claims
-            ]  # fmt: skip
+            header, rows = ["what comes in between", *noises], []
+            for claim in self.ladder.claims:
+                pair = claim.before, claim.after
+                steps = [self.step(*pair, noise, metric) for noise in self.noises]
+                steps += [self.change(*pair, metric)] if len(noises) > 1 else []
+                rows.append([claim.title, *map(format_step, steps)])
+            if len(noises) > 1:
+                header.append(f"change from noise {self.noises[0]:g} to {self.noises[-1]:g}")
+            yield header, rows
 
     def seeds(self) -> str:
         """Over how many seeds, in words."""
@@ -182,11 +175,10 @@ def format_step(step: Step) -> str:
 
 
 def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    over_seeds = spread(values)
-    deviation = over_seeds.deviation
-    return f"{over_seeds.mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+    over_seeds = spread(values) if values else None
+    if over_seeds is None or over_seeds.deviation is None:
+        return f"{over_seeds.mean:.2f}" if over_seeds else ""
+    return f"{over_seeds.mean:.2f} ± {over_seeds.deviation:.2f}"
 
 
 def render_markdown(table: Table) -> str:
@@ -199,14 +191,8 @@ def render_markdown(table: Table) -> str:
             f"**{metric.title[:1].upper()}{metric.title[1:]}** (percent, mean ± deviation over "
             f"{table.seeds()} seeds; chance {table.chance(metric):.2f}):"
         )
-        parts += [_markdown(header, rows) for header, rows in table.blocks(metric)]
+        for header, rows in table.blocks(metric):
+            lines = [header, ["---"] * len(header), *rows]
+            text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            parts.append(re.sub(r"(?<=\| )([^|]+) resolved(?= \|)", r"**\1**", text))
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_bold(cell) for cell in line)} |" for line in lines)
-
-
-def _bold(cell: str) -> str:
-    return f"**{cell.removesuffix(' resolved')}**" if cell.endswith(" resolved") else cell

@@ -30,16 +30,10 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the figures were measured on.
+    """What the figures were measured on, and those of the same model in torch and of guessing.
 
-    Attributes:
-        dataset, split, records, digest: of the test data.
-        whole: whether these are all records of the split.
-        primary: name of the metric that counts.
-        new: :class:`Measured` by precision of its export; empty where it is not exported.
-        torch: recorded metrics of the same model in torch.
-        chance: what guessing would score on the same records.
-        machine: where it was timed; "" where it was not.
+    ``new`` has :class:`Measured` by precision of its export; it is empty where it is not exported,
+    and ``machine`` where it was not timed. ``whole``: whether these are all records of the split.
     """
 
     dataset: str
@@ -285,9 +279,8 @@ def _beside(what: str, columns: Mapping[str, Mapping[str, float]], names: Iterab
 
 def _table(rows: Iterable[Sequence[object]]) -> str:
     header, *others = rows
-    return "\n".join(map(_row, [header, ["---"] * len(header), *others]))
-
-
-def _row(cells: Sequence[object]) -> str:
-    words = (f"{cell:.4g}" if isinstance(cell, int | float) else str(cell or "") for cell in cells)
-    return f"| {' | '.join(words)} |"
+    lines = (
+        [f"{cell:.4g}" if isinstance(cell, int | float) else str(cell or "") for cell in row]
+        for row in (header, ["---"] * len(header), *others)
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

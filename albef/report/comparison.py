@@ -23,16 +23,10 @@ _COLOURS = 6
 
 @dataclass(frozen=True)
 class Side:
-    """One of what is compared.
+    """One of what is compared; the working tree has no commit.
 
-    Attributes:
-        name: as it was asked for.
-        commit: its commit, short; "" for the working tree.
-        subject: first line of that commit's message.
-        seeds: of its values.
-        against: the side that it is held against: of another group of seeds the one with its own
-            seeds, else the baseline.
-        code: files of code that differ from the baseline's.
+    It is held ``against`` another side: of another group of seeds the one with its own seeds, else
+    the baseline, from whose code the files ``code`` differ.
     """
 
     name: str
@@ -41,14 +35,6 @@ class Side:
     seeds: tuple[int, ...] = ()
     against: int = 0
     code: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value of params.yaml that is not the same on all sides; "" where a side lacks it."""
-
-    key: str
-    values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,17 +57,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two sides on the examples that both answered.
+    """Two sides on the ``shared`` of ``of`` examples, those that both answered.
 
-    Attributes:
-        before, after: the sides.
-        metric: compared.
-        shared, of: examples that both answered; the larger number that one of them did.
-        difference, interval: of the metric on the shared examples, after less before.
-        gained, lost: answers that turned right, and wrong.
-        p: McNemar's exact test of these.
-        better, worse: some of them.
-        part: whether another of these is the whole of which it is a part.
+    ``difference`` and ``interval`` are of the metric there, after less before; ``p`` is McNemar's
+    exact test of the answers that turned. ``part``: whether another of these is the whole of it.
     """
 
     before: int
@@ -134,14 +113,8 @@ class Data:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A metric over the seeds of a group, and how far it is from the baseline's group.
-
-    Attributes:
-        run, split, metric: which.
-        group: its place.
-        spread: over the seeds.
-        difference, interval: from the first group; None in that one, and where it cannot be told.
-    """
+    """A metric over the seeds of a group, and how far it is from the first group: None in that one,
+    and where it cannot be told."""
 
     run: str
     split: str
@@ -154,21 +127,15 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything on the page.
+    """Everything on the page, the baseline's side first.
 
-    Attributes:
-        sides: the baseline first.
-        values: of params.yaml that differ.
-        data, splits: as far as there are any.
-        groups, seeds: sides that differ in nothing but their seeds, and what comes of that; empty
-            where no seed is repeated.
-        curves: of each side.
-        reference: curves from a file, with its name, and how far the baseline is from them.
-        notes: what is missing, in words.
+    ``values`` of params.yaml are those that are not the same on all sides, by key; "" where one
+    lacks it. ``groups`` are sides that differ in nothing but their seeds, none where no seed is
+    repeated. ``notes`` say what is missing.
     """
 
     sides: tuple[Side, ...]
-    values: tuple[Value, ...] = ()
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     data: tuple[Data, ...] = ()
     splits: tuple[Split, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
@@ -250,9 +217,9 @@ class Overlay:
     """The curves of a training on all sides: losses and validation, and the rest."""
 
     name: str
-    legend: tuple[tuple[str, str], ...]
-    main: tuple[Chart, ...]
-    rest: tuple[Chart, ...]
+    legend: Sequence[tuple[str, str]]
+    main: Sequence[Chart]
+    rest: Sequence[Chart]
     same: bool
 
 
@@ -269,30 +236,19 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
         if len(having) < 2:
             continue
         same = all(given[place][training] == given[having[0]][training] for place in having[1:])
-        curve_names = dict.fromkeys(name for place in having for name in given[place][training])
-        if same:
-            curve_names = {}
-        charts = {
-            name: _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
-            for name in sorted(curve_names, key=_place)
-        }
-        main = tuple(chart for name, chart in charts.items() if _is_main(name))
-        yield Overlay(
-            training,
-            tuple((names[place], looks[place]) for place in having),
-            main or tuple(charts.values()),
-            tuple(chart for chart in charts.values() if chart not in main) if main else (),
-            same,
-        )
-
-
-def _is_main(name: str) -> bool:
-    return name.startswith("train/") or name in ("val/r_mean", "val/accuracy")
+        drawn = {} if same else {name: None for place in having for name in given[place][training]}
+        charts = [
+            _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
+            for name in sorted(drawn, key=_place)
+        ]
+        main = [chart for chart in charts if chart.main] or charts
+        legend = [(names[place], looks[place]) for place in having]
+        yield Overlay(training, legend, main, [it for it in charts if it not in main], same)
 
 
 def _place(name: str) -> tuple[int, tuple[int, str, int]]:
     kind, _, rest = name.rpartition("/")
-    return ("train", "val", "").index(kind) if kind in ("train", "val") else 2, metric_order(rest)
+    return ["train", "val", kind].index(kind), metric_order(rest)
 
 
 def _chart(
@@ -307,4 +263,5 @@ def _chart(
     title = curve_title(rest) + (", validation" if kind == "val" else "")
     last = " / ".join(format_number(line.points[-1][1]) for line in lines)
     svg: Markup = figures.lines(lines, x_label="step", name=f"{title} by step")
-    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg)
+    is_main = kind == "train" or name in ("val/r_mean", "val/accuracy")
+    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg, is_main)

@@ -54,17 +54,14 @@ class CurveError(ValueError):
 
 def read(folder: Path) -> dict[str, Curve]:
     """The curves of a training by name, as ``train/loss``, from its folder; finite points alone."""
-    return dict(_read(folder / "plots" / "metrics"))
-
-
-def _read(base: Path) -> Iterator[tuple[str, Curve]]:
+    base, curves = folder / "plots" / "metrics", {}
     for path in sorted(base.rglob("*.tsv")):
         _, *rows = path.read_text().splitlines()
         cells = (row.split("\t") for row in rows)
-        points = [(float(row[0]), float(row[-1])) for row in cells]
-        kept = tuple(point for point in points if all(map(math.isfinite, point)))
-        if kept:
-            yield path.relative_to(base).with_suffix("").as_posix(), kept
+        points = ((float(row[0]), float(row[-1])) for row in cells)
+        if kept := tuple(point for point in points if all(map(math.isfinite, point))):
+            curves[path.relative_to(base).with_suffix("").as_posix()] = kept
+    return curves
 
 
 def curve_title(name: str) -> str:
@@ -132,16 +129,12 @@ def write_reference(curves: Curves) -> str:
     rows.writerow(_COLUMNS)
     for training, named in curves.items():
         for name, points in named.items():
-            for step, value in _thinned(points):
-                rows.writerow([training, name, f"{step:g}", f"{value:.5g}"])
+            length = math.ceil(len(points) / _ROWS)
+            for start in range(0, len(points), length):
+                part = points[start : start + length]
+                mean = sum(value for _, value in part) / len(part)
+                rows.writerow([training, name, f"{part[-1][0]:g}", f"{mean:.5g}"])
     return text.getvalue()
-
-
-def _thinned(points: Curve) -> Iterator[Point]:
-    length = math.ceil(len(points) / _ROWS)
-    for start in range(0, len(points), length):
-        part = points[start : start + length]
-        yield part[-1][0], sum(value for _, value in part) / len(part)
 
 
 def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
@@ -182,14 +175,8 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Where a curve is farthest from its reference.
-
-    Attributes:
-        training, curve: which.
-        step: the last one of the window.
-        reference, value: means over the window.
-        share: of the distance in the largest of the reference's values.
-    """
+    """Where a curve is farthest from its reference: means over the window that ends at ``step``,
+    and the distance as a share of the reference's largest value."""
 
     training: str
     curve: str

@@ -31,14 +31,8 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Profile:
-    """A distribution before and after.
-
-    Attributes:
-        name: what is counted.
-        before, after: (least, median, most).
-        distance: the farthest that the two shares below a value are apart, from 0 to 1
-            (Kolmogorov-Smirnov).
-    """
+    """A distribution before and after, (least, median, most), and the farthest that the two shares
+    below a value are apart, from 0 to 1 (Kolmogorov-Smirnov)."""
 
     name: str
     before: tuple[float, float, float]
@@ -48,14 +42,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words of the captions: how many before and after, and the most frequent new and lost ones.
-
-    Attributes:
-        before, after: different words.
-        new, lost: words that only one of them has, at most a dozen.
-        new_count, lost_count: how many there are.
-        unseen: share of all words said after that were never said before.
-    """
+    """Different words of the captions, with at most a dozen of those that only one side has, and
+    the share of all words said after that were never said before."""
 
     before: int
     after: int

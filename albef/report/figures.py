@@ -59,12 +59,10 @@ class Chart:
 
 
 def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
-    """A chart of lines over linear axes that hold the zero; the legend is the page's part.
+    """A chart of lines with points over linear axes that hold the zero; the legend is the page's
+    part.
 
-    Args:
-        series: at least one line with at least one point.
-        x_label: what x counts.
-        name: said to those who do not see it.
+    ``name`` is said to those who do not see it, here as in the others.
     """
     thin = [(line, averaged(line.points)) for line in series]
     xs = [x for _, points in thin for x, _ in points]
@@ -112,14 +110,10 @@ def bar(
     look: str = "",
     marks: Mapping[str, float] | None = None,
 ) -> Markup:
-    """A bar from 0 to ``most`` over the whole width, with marks; it scales without its strokes.
+    """A bar from 0 to ``most`` over the whole width; it scales without its strokes.
 
-    Args:
-        value: where it ends.
-        most: where its track ends.
-        name: said to those who do not see it.
-        look: class that colours it; "" for the page's accent.
-        marks: values by the class of their mark, of :data:`_MARKS`.
+    ``look`` is the class that colours it, "" for the page's accent; ``marks`` are values by the
+    class of their mark, of :data:`_MARKS`.
     """
 
     def at(part: float) -> str:

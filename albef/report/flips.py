@@ -19,13 +19,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flip:
-    """An example whose answer turned.
+    """An example whose answer turned, and what the two models say.
 
-    Attributes:
-        asked: in words; "" where a picture is what was asked with.
-        picture: of the record; None where it is not at hand or the choices show it.
-        truth: the right answer, or "" where that is the picture.
-        before, after: what the two models say.
+    ``asked`` is "" where a picture is what was asked with, and ``truth`` where that is the picture;
+    there is no picture where it is not at hand or the choices show it.
     """
 
     asked: str
@@ -38,13 +35,8 @@ class Flip:
 def flips(
     before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: SplitRecords | None
 ) -> tuple[Flip, ...]:
-    """The examples at places of both tables.
-
-    Args:
-        before, after: scores of the same split of the same kind.
-        pairs: places of the examples.
-        records: of the split; None where its pictures are not at hand.
-    """
+    """The examples at places of both tables, scores of the same split of the same kind; ``records``
+    are None where its pictures are not at hand."""
     return tuple(
         _flip(
             before.table.slice(old, 1).to_pylist()[0] | {"right": bool(before.right[old])},

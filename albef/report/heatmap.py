@@ -18,14 +18,8 @@ _DASH = 7  # pixels
 
 
 def overlay(picture: Image.Image, heat: NDArray[Any], peak: float | None = None) -> Image.Image:
-    """A picture under a heat map.
-
-    Args:
-        picture: RGB, of any size.
-        heat: (n, n) from 0, over the whole picture.
-        peak: heat that is shown hottest; the map's own if None. Without heat the picture comes
-            back as it is.
-    """
+    """A picture (RGB) under a heat map (n, n) from 0, hottest at ``peak`` or the map's own; without
+    heat the picture comes back as it is."""
     peak = float(heat.max()) if peak is None else peak
     if peak <= 0:
         return picture.copy()

@@ -25,28 +25,23 @@ from albef.report.sections.search import Search
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page.
-
-    Attributes:
-        seed: of everything random.
-        runs, datasets, searches, costs, models, exports: as far as they exist.
-        trainings: their curves, by the name of the model that came of each.
-        chains: of each export, or checkpoint that is not exported, back to the sources.
-        cards: runs that have a model card, ``cards/RUN.md`` beside the page.
-        values: of params.yaml that decide the experiment, by dotted name.
-    """
+    """Everything on the page, as far as it exists."""
 
     seed: int
     runs: Sequence[Run] = ()
     trainings: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    """Their curves, by the name of the model that came of each."""
     datasets: Sequence[Dataset] = ()
     searches: Sequence[Search] = ()
     costs: Costs = field(default_factory=Costs)
     models: Sequence[Model] = ()
     exports: Sequence[Export] = ()
     chains: Sequence[Step] = ()
+    """Of each export, or checkpoint that is not exported, back to the sources."""
     cards: Sequence[str] = ()
+    """Runs that have a model card, ``cards/RUN.md`` beside the page."""
     values: Mapping[str, Any] = field(default_factory=dict)
+    """Of params.yaml that decide the experiment, by dotted name."""
 
 
 def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
@@ -153,10 +148,10 @@ def _facts(report: Report) -> dict[str, str]:
     if not report.runs:
         return {}
     costs, facts = report.costs, {"seed": str(report.seed)}
-    if seconds := costs.total("seconds"):
+    if seconds := sum(costs.all("seconds")):
         facts["time"] = wording.format_duration(seconds)
     for name, key in (("core hours", "core_hours"), ("GPU hours", "gpu_hours")):
-        if hours := costs.total(key):
+        if hours := sum(costs.all(key)):
             facts[name] = f"{hours:.2f}"
     if machines := costs.machines():
         last = max(machines, key=lambda machine: machine.started)

@@ -30,14 +30,11 @@ _MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a data set; its texts are not trusted.
+    """A picture of a data set as a ``data:`` address, "" where it cannot be shown; texts are not
+    trusted.
 
-    Attributes:
-        key: of its record.
-        uri: the picture as a ``data:`` address; "" where it cannot be shown.
-        captions: what is said of it.
-        badges: what else is worth a word, as "caption wrong on purpose".
-        originals: the captions as they came, where cleaning changed any.
+    ``badges`` are what else is worth a word, as "caption wrong on purpose"; ``originals`` the
+    captions as they came, where cleaning changed any.
     """
 
     key: str
@@ -59,10 +56,6 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 class SplitRecords:
     """The records of a split, found by key.
-
-    Args:
-        folder: of the data set.
-        split: one that it has.
 
     Raises:
         ShardError: a part of the data set is missing or damaged.

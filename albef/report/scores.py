@@ -22,17 +22,14 @@ CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"
 
 @dataclass(frozen=True)
 class Scores:
-    """The examples of one split whose answer is known, and what each is worth.
+    """The N examples of one split whose answer is known, and what each is worth.
 
     Attributes:
-        metric: its name; its value is :meth:`mean`.
-        table: predictions (N).
         asked: columns that say what was asked.
-        values: of each example in percent (N).
+        values: of each example in percent (N); their :meth:`mean` is the metric.
         right: whether the answer counts as right (N); a change of it is a flip.
         strata: parts whose means count alike (N).
-        columns: of the question, the answer and so on, as :class:`albef.tasks.task.Examples` names
-            them; empty of behaviour tests.
+        columns: as :class:`albef.tasks.task.Examples` names them; empty of behaviour tests.
     """
 
     metric: str
@@ -48,11 +45,8 @@ class Scores:
         return float(np.mean([self.values[self.strata == s].mean() for s in set(self.strata)]))
 
     def names(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
-        """What tells each example from any other (N).
-
-        Args:
-            records: a hash of what stands in each record, by key; None takes what was asked alone.
-        """
+        """What tells each example from any other (N): what was asked and, by a hash by key, what
+        stands in its record."""
         cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.asked]
         asked = pc.binary_join_element_wise(*cells, "\0").to_pandas()
         if records is not None:
@@ -69,12 +63,8 @@ def described(schema: pa.Schema) -> dict[str, Any]:
 
 
 def of(table: pa.Table) -> Scores | None:
-    """Scores of the predictions on one split; None of a table that does not tell what its rows are
-    worth, or that has none.
-
-    Args:
-        table: rows of that split, as the evaluation stored them.
-    """
+    """Scores of the predictions on one split, as the evaluation stored them; None of a table that
+    does not tell what its rows are worth, or that has none."""
     if not table.num_rows:
         return None
     if set(table.column_names) >= CASES:

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
+_OUTSIDE = b"\n\x08location"  # in ONNX, the key under which a tensor names the file that holds it
 Precision = Literal["float32", "float16", "int8"]
 """Type of an export's weights; what goes in and comes out of its graphs is float32, but for states
 that one graph hands to another."""
@@ -25,7 +27,7 @@ class ExportError(ValueError):
 
 
 def graph_file(precision: str, graph: str) -> str:
-    """The path of a graph in an export; ``precision`` is a model repository as Triton reads it."""
+    """The path of a graph in an export, laid out as the model repositories of Triton are."""
     return f"{precision}/{graph}/1/model.onnx"
 
 
@@ -165,12 +167,12 @@ def read(folder: Path) -> Manifest:
 
 
 def check(folder: Path, manifest: Manifest, precision: str) -> None:
-    """See that the files that are needed are there and unchanged.
+    """See that the files that are needed are there and unchanged, and that they are all.
 
     Other precisions may have been left out of a folder that was deployed.
 
     Raises:
-        ExportError: it names the file that is missing or was changed.
+        ExportError: it names the file that is missing, was changed, or draws on another one.
     """
     names = needed(manifest, precision)
     for name in names:
@@ -186,6 +188,12 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
                 f"{folder / name} is not the file that was exported (its SHA-256 is not the one "
                 f"in {NAME}): {_remedy(folder)}"
             )
+        with (folder / name).open("rb") as file:
+            if mmap(file.fileno(), 0, access=ACCESS_READ).find(_OUTSIDE) >= 0:
+                raise ExportError(
+                    f"{folder / name} has weights in another file, which {NAME} does not name: "
+                    f"{_remedy(folder)}"
+                )
 
 
 def needed(manifest: Manifest, precision: str) -> list[str]:

@@ -14,27 +14,27 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.routing import Match
 
 from albef.serving.engine import Engine
-from albef.serving.errors import CODES, Problem
+from albef.serving.errors import CODES, Problem, sentence
 from albef.serving.indexes.gallery import follow
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware import (
-    Answers,
+    PROBES,
     Bodies,
     Hosts,
-    Refusals,
     RequestLog,
-    ResponseHeaders,
+    Responses,
     Slots,
     State,
     Tokens,
 )
 from albef.serving.routes.calls import call_routes
-from albef.serving.routes.health import health_routes, page_routes, server_routes
 from albef.serving.routes.indexes import index_routes
+from albef.serving.routes.server import page_routes, probe_routes, server_routes
 
 TOKENS = "ALBEF_TOKENS"
 """Environment variable with the tokens of clients, separated by commas or spaces."""
@@ -85,6 +85,9 @@ def create_app(
     engine = Engine(exports, Store(indexes), limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
+    guarded = [call_routes(engine), index_routes(engine, bool(gallery)), server_routes(engine)]
+    public = [probe_routes(engine, state), page_routes()]
+    routers = [*guarded, *public]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,6 +99,24 @@ def create_app(
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
 
+    async def refuse(request: Request, error: Exception) -> JSONResponse:
+        """What the framework refuses, in our words; nothing of the content is repeated."""
+        assert isinstance(error, HTTPException)
+        code, meaning = CODES.get(error.status_code, ("error", "the request was refused"))
+        response = Problem(error.status_code, code, meaning).response()
+        if error.status_code == 405:
+            every = [*request.app.routes, *(each for part in routers for each in part.routes)]
+            here = (each for each in every if each.matches(request.scope)[0] is not Match.NONE)
+            methods = {name for each in here for name in getattr(each, "methods", ())}
+            if "GET" in methods:
+                methods.add("HEAD")
+            response.headers["allow"] = ", ".join(sorted(methods))
+        return response
+
+    # What answers everybody reads no body and computes nothing: it needs no token and no slot.
+    open_paths = frozenset(
+        {"/openapi.json", *(each.path for part in public for each in part.routes)}  # type: ignore[attr-defined]
+    )
     app = FastAPI(
         title="ALBEF",
         version=importlib.metadata.version("albef-pipeline"),
@@ -104,34 +125,25 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        exception_handlers={HTTPException: _refused, RequestValidationError: _invalid},
+        exception_handlers={HTTPException: refuse, RequestValidationError: _invalid},
         middleware=[
             Middleware(RequestLog, metrics),
-            Middleware(ResponseHeaders, state),
-            Middleware(Refusals, limits.body),
-            Middleware(Tokens, tokens) if tokens else Middleware(Hosts, hosts),
-            Middleware(Slots, limits.requests, metrics),
-            Middleware(Bodies, limits, metrics),
-            Middleware(Answers, limits.seconds),
+            Middleware(Responses, state, limits.body),
+            Middleware(Tokens, tokens, spared=open_paths)
+            if tokens
+            else Middleware(Hosts, hosts, spared=PROBES),
+            Middleware(Slots, limits.requests, metrics, spared=open_paths),
+            Middleware(Bodies, limits, metrics, spared=open_paths),
         ],
     )
     app.state.engine = engine
     # :class:`Tokens` has checked it before: this is for openapi.json.
     secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))] if tokens else []
-    for router in (call_routes(engine), index_routes(engine, bool(gallery)), server_routes(engine)):
+    for router in guarded:
         app.include_router(router, dependencies=secured)
-    app.include_router(health_routes(state))
-    app.include_router(page_routes())
+    for router in public:
+        app.include_router(router)
     return app
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    """What the framework refuses, in our words; nothing of the content is repeated."""
-    assert isinstance(error, HTTPException)
-    code, meaning = CODES.get(error.status_code, ("error", "the request was refused"))
-    response = Problem(error.status_code, code, meaning).response()
-    response.headers.update(error.headers or {})
-    return response
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -140,4 +152,4 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         return Problem(400, CODES[400][0], "the body is no JSON").response()
     where = ".".join(str(part)[:80] for part in first["loc"][1:]) or "body"
-    return Problem(422, CODES[422][0], f"{where}: {first['msg']}").response()
+    return Problem(422, CODES[422][0], f"{where}: {sentence(first)}").response()

@@ -27,20 +27,26 @@ async def read_files(images: list[UploadFile]) -> list[bytes]:
 
 
 class Route(APIRoute):
-    """A route that says so when a body has another type than it takes."""
+    """A route that refuses a body of another type than it takes, and fields that it does not."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, behind a look at the content type."""
+        """FastAPI's handler, behind a look at the body."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
         is_form = isinstance(self.body_field.field_info, Form("").__class__)
         taken = "multipart/form-data" if is_form else "application/json"
+        known = [field.alias for field in self.dependant.body_params]
 
         async def checked(request: Request) -> Response:
             given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if given != taken:
                 raise Problem(415, CODES[415][0], f"send the body as {taken}")
+            fields = list(await request.form()) if is_form else []
+            if unknown := [name for name in fields if name not in known]:
+                await request.close()
+                text = f"there is no field {unknown[0][:80]}; there are {', '.join(known)}"
+                raise Problem(422, CODES[422][0], text)
             return await handle(request)
 
         return checked
@@ -148,8 +154,6 @@ class IndexInfo(Body):
     """The run whose model made its features."""
     usable: bool
     """Whether a model that is served here made them; an index of another one cannot be searched."""
-    approximate: bool
-    """Whether a search may overlook pictures, since there are too many to compare all."""
     read_only: bool
     """Whether it follows a folder and takes no pictures from clients."""
 

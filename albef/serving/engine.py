@@ -6,6 +6,8 @@ import hashlib
 import io
 import logging
 import sqlite3
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,7 @@ from albef.runtime.model import CALLS, Floats, ImageStates
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.indexes.store import Store
-from albef.serving.limits import Limits
+from albef.serving.limits import SIDE, Limits
 from albef.serving.metrics import Metrics
 from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, ReadText
 
@@ -70,7 +72,7 @@ class Engine:
             if call in queues.model.calls
         }
         self._states = StatesCache(limits.cache)
-        self._settling: set[asyncio.Future[None]] = set()
+        self._began: dict[int, float] = {}  # when a decoding thread began with a picture
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,7 +88,7 @@ class Engine:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._settling, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             for pool in (self._decoding, self._computing, self._reading):
                 await asyncio.to_thread(pool.shutdown, cancel_futures=True)
             self.store.close()
@@ -140,9 +142,6 @@ class Engine:
             for i, (image, picture, name) in enumerate(zip(images, pictures, ids, strict=True))
         ]
         await self.stored(index.add, entries)
-        settling = asyncio.ensure_future(self._settle(index))  # nobody waits for it
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
         return [entry.id for entry in entries]
 
     async def search(
@@ -189,12 +188,6 @@ class Engine:
             log.error("an index cannot be used: %s", error)
             raise Problem(503, "storage", "the index cannot be read or written now", 5) from None
 
-    async def _settle(self, index: Index) -> None:
-        try:
-            await self.stored(index.settle)
-        except Exception:  # a search goes on without
-            log.exception("the index %s is searched as before", index.about.name)
-
     async def _stored_states(
         self, queues: ModelQueues, index: Index, numbers: Sequence[int]
     ) -> dict[int, ImageStates]:
@@ -228,17 +221,35 @@ class Engine:
     async def _read_texts(self, queues: ModelQueues, texts: Sequence[str]) -> list[ReadText]:
         return await queues.texts([queues.ids(text) for text in texts])
 
+    def check_decoders(self) -> None:
+        """See that a decoder takes work: not all have been at one picture for long.
+
+        Raises:
+            Problem: 503, none does.
+        """
+        late = time.monotonic() - self.limits.decode
+        if sum(began <= late for began in list(self._began.values())) == _DECODERS:
+            raise Problem(503, "unavailable", "large pictures hold all decoders up", 1)
+
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.
 
         Raises:
-            Problem: 413 or 422, with what is wrong with the picture.
+            Problem: 413 or 422, with what is wrong with the picture; 503, no thread is free.
         """
+        self.check_decoders()
 
         def decoded() -> T:
-            with opened(image, f"picture {number}", self.limits.pixels):
-                pass  # its header claims no more than is decoded
-            return call(image, number)
+            self._began[threading.get_ident()] = time.monotonic()
+            try:
+                with opened(image, f"picture {number}", self.limits.pixels) as picture:
+                    longest = max(picture.size)
+                if longest > SIDE:  # resizing and heat maps take what a side needs
+                    text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
+                    raise ImageError(text, Reason.TOO_MANY_PIXELS)
+                return call(image, number)
+            finally:
+                del self._began[threading.get_ident()]
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._decoding, decoded)

@@ -1,6 +1,7 @@
 """What goes wrong with a request: one shape of the answer for every status."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -78,6 +79,28 @@ _RETRY_AFTER = {
         "schema": {"type": "integer", "minimum": 1},
     }
 }
+
+
+_SENTENCES = {
+    "missing": "it is missing",
+    "too_long": "at most {max_length} are taken",
+    "too_short": "at least {min_length} is needed",
+    "string_too_long": "at most {max_length} characters are taken",
+    "string_too_short": "it is empty",
+    "string_pattern_mismatch": "it is not of the form {pattern}",
+    "extra_forbidden": "there is no such field",
+    "greater_than": "it must be above {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}",
+    "less_than_equal": "it must be at most {le:g}",
+    "finite_number": "it must be a number",
+    "value_error": "a file is needed",  # fastapi's, of an upload
+}
+
+
+def sentence(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a value, in our words."""
+    text = _SENTENCES.get(error["type"], "it is of another type than openapi.json says")
+    return text.format(**error.get("ctx", {}))
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -9,6 +9,8 @@ TEXT = 2000
 """Most characters of a text."""
 BOXES = 100
 """Most proposed boxes of a picture."""
+SIDE = 65_535
+"""Longest side of a picture, in pixels, as of a JPEG."""
 BEST = 100
 """Most results of a search, and most pictures that it re-ranks."""
 INDEXES = 100
@@ -24,6 +26,7 @@ class Limits:
         json: most bytes of a JSON body; a parsed one takes many times as much.
         held: most bytes of all bodies that are held at once.
         pixels: most pixels of a picture, by its header.
+        decode: seconds that a picture is decoded, after which its decoder counts as held up.
         requests: most requests that are worked on at once.
         connections: most open connections.
         queue: most items that wait for one kind of computation.
@@ -34,12 +37,14 @@ class Limits:
         seconds: for its answer, once the body is there.
         grace: for accepted work to finish when the server is told to stop.
         cache: bytes of image states kept for re-ranking.
+        indexes: bytes of indexes that are kept in memory, from which clients add no more.
     """
 
     body: int = 16 * MIB
     json: int = MIB
     held: int = 256 * MIB
     pixels: int = 2**24
+    decode: float = 5
     requests: int = 128
     connections: int = 1000
     queue: int = 256
@@ -50,3 +55,4 @@ class Limits:
     seconds: float = 30
     grace: float = 30
     cache: int = 256 * MIB
+    indexes: int = 512 * MIB

@@ -1,20 +1,19 @@
 """What every request passes before the application, and every answer after it: a class a duty.
 
-From the outermost: :class:`RequestLog`, :class:`ResponseHeaders`, :class:`Refusals`,
-:class:`Tokens` or :class:`Hosts`, :class:`Slots`, :class:`Bodies`, :class:`Answers`. One that
-refuses raises a :class:`~albef.serving.errors.Problem`.
+From the outermost: :class:`RequestLog`, :class:`Responses`, :class:`Tokens` or :class:`Hosts`,
+:class:`Slots`, :class:`Bodies`. One that refuses raises a :class:`~albef.serving.errors.Problem`.
 """
 
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 import logging
 import re
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,7 +28,6 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 """Names of the machine itself."""
 PROBES = frozenset({"/healthz", "/readyz"})
 _QUIET = PROBES | {"/metrics"}  # asked every few seconds, for ever: no line where it went well
-_GUARDED = ("/v1/", "/metrics")  # what is behind a token
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LINGER = 2.0  # seconds in which what is refused is still read, so that the client sees why
@@ -67,15 +65,15 @@ class HttpMiddleware:
 
     Attributes:
         app: what is behind it.
-        spared: paths that pass untouched.
+        spared: paths that pass untouched, wherever the application is mounted.
     """
 
     app: ASGIApp
-    spared: ClassVar[frozenset[str]] = frozenset()
+    spared: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do its duty, or pass on."""
-        spared = scope["type"] != "http" or scope["path"] in self.spared
+        spared = scope["type"] != "http" or _path(scope) in self.spared
         await (self.app if spared else self._handle)(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +88,11 @@ class RequestLog(HttpMiddleware):
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         wished = Headers(scope=scope).get("x-request-id", "")
-        scope["request_id"] = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
+        name = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        # uvicorn leaves the body out of what a HEAD is answered.
+        asked = "GET" if method == "HEAD" else scope["method"]
+        scope = {**scope, "request_id": name, "method": asked}
         start = time.perf_counter()
         status = received = sent = 0
 
@@ -104,7 +106,7 @@ class RequestLog(HttpMiddleware):
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = scope["request_id"]
+                MutableHeaders(scope=message)["x-request-id"] = name
             sent += len(message.get("body", b""))
             await send(message)
 
@@ -117,57 +119,35 @@ class RequestLog(HttpMiddleware):
             status = status or 503
             raise
         finally:
+            seconds = time.perf_counter() - start
+            route = getattr(scope.get("route"), "path", None) or "other"
             self.metrics.open.dec()
-            self._write(scope, status, time.perf_counter() - start, received, sent)
-
-    def _write(self, scope: Scope, status: int, seconds: float, received: int, sent: int) -> None:
-        """One line, with nothing of what was sent or answered."""
-        route = getattr(scope.get("route"), "path", None) or "other"
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self.metrics.requests.labels(route, method, f"{status}").inc()
-        self.metrics.seconds.labels(route).observe(seconds)
-        if route in _QUIET and status < 400:
-            return
-        fields = {
-            "id": scope["request_id"],
-            "method": method,
-            "route": route,
-            "status": status,
-            "ms": round(1000 * seconds, 1),
-            "received": received,
-            "sent": sent,
-            "client": (scope.get("client") or ("",))[0],
-        }
-        log.info("request", extra={"fields": fields})
+            self.metrics.requests.labels(route, method, f"{status}").inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            if route not in _QUIET or status >= 400:  # nothing of what was sent or answered
+                fields = {
+                    "id": name,
+                    "method": method,
+                    "route": route,
+                    "status": status,
+                    "ms": round(1000 * seconds, 1),
+                    "received": received,
+                    "sent": sent,
+                    "client": _client(scope),
+                }
+                log.info("request", extra={"fields": fields})
 
 
 @dataclass(eq=False)
-class ResponseHeaders(HttpMiddleware):
-    """Headers that keep browsers safe, and the end of connections to a server that is leaving."""
-
-    state: State
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                if self.state.leaving:
-                    headers["connection"] = "close"
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-
-@dataclass(eq=False)
-class Refusals(HttpMiddleware):
-    """Answers with the problem that something behind it raised, or with 500.
+class Responses(HttpMiddleware):
+    """Answers with the problem that something behind it raised, or with 500; gives every answer
+    the headers that keep browsers safe, and ends connections to a server that is leaving.
 
     A client that is cut off while it sends never sees the answer, so up to ``linger`` bytes of what
     it sends are read on for a moment; then the connection is closed.
     """
 
+    state: State
     linger: int
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,8 +164,12 @@ class Refusals(HttpMiddleware):
         async def watched_send(message: Message) -> None:
             nonlocal started
             started = True
-            if message["type"] == "http.response.start" and unread:
-                MutableHeaders(scope=message)["connection"] = "close"
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if unread or self.state.leaving:
+                    headers["connection"] = "close"
             await send(message)
 
         try:
@@ -211,32 +195,30 @@ class Refusals(HttpMiddleware):
 
 @dataclass(eq=False)
 class Tokens(HttpMiddleware):
-    """Whoever asks a model needs one of the clients' tokens, or is refused with 401."""
+    """Whoever asks for what is not ``spared`` needs one of the clients' tokens (else 401)."""
 
     tokens: Sequence[str]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith(_GUARDED):
-            kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-            sent = token.strip().encode() if kind.lower() == "bearer" else b""
-            # Every token is compared, each in constant time: none is told by how long it took.
-            if not sum([hmac.compare_digest(sent, known.encode()) for known in self.tokens]):
-                raise Problem(401, "unauthorized", "send a token: Authorization: Bearer TOKEN")
+        kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        sent = token.strip().encode() if kind.lower() == "bearer" else b""
+        # Every token is compared, each in constant time: none is told by how long it took.
+        if not sum([hmac.compare_digest(sent, known.encode()) for known in self.tokens]):
+            raise Problem(401, "unauthorized", "send a token: Authorization: Bearer TOKEN")
         await self.app(scope, receive, send)
 
 
 @dataclass(eq=False)
 class Hosts(HttpMiddleware):
-    """Without tokens only this machine asks (else 421), under ``names`` too, and no browser on it
-    lends its place to a page of another site (else 403)."""
+    """Without tokens this machine asks, by its own names, and whoever knows one of ``names`` (else
+    421), and no browser lends its place to a page of another site (else 403)."""
 
-    spared = PROBES
     names: Sequence[str]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         host = _host_name(f"//{headers.get('host', '')}")
-        if host not in (*LOCAL, *self.names):
+        if host not in self.names and not (host in LOCAL and _is_loopback(_client(scope))):
             raise Problem(421, "misdirected", "without tokens the server answers to localhost only")
         origin = headers.get("origin")
         if origin is not None and _host_name(origin) != host:
@@ -248,7 +230,6 @@ class Hosts(HttpMiddleware):
 class Slots(HttpMiddleware):
     """Refuses with 503 what is more than so many requests at once."""
 
-    spared = PROBES
     free: int
     metrics: Metrics
 
@@ -266,78 +247,73 @@ class Slots(HttpMiddleware):
 @dataclass(eq=False)
 class Bodies(HttpMiddleware):
     """Reads a body as a whole, so that its size (413), its time (408) and the bytes of all bodies
-    at once (503) are bounded before anything looks into it."""
+    at once (503) are bounded before anything looks into it; then gives up an answer that takes too
+    long (504), or that nobody waits for any more."""
 
-    spared = PROBES
     limits: Limits
     metrics: Metrics
     held: int = 0
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        is_json = headers.get("content-type", "").partition(";")[0].strip().endswith("json")
-        most = min(self.limits.json, self.limits.body) if is_json else self.limits.body
-        large = Problem(413, "too_large", f"the body has more than {most} bytes")
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > most:
-            raise large
         parts: list[Message] = []
-        received = 0
+        received, most = 0, self._most(Headers(scope=scope))
+        reading = asyncio.timeout(self.limits.body_seconds)
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with reading:
                 while not parts or parts[-1].get("more_body", False):
-                    part = await receive()
-                    if part["type"] == "http.disconnect":
+                    parts.append(await receive())
+                    if parts[-1]["type"] == "http.disconnect":
                         raise ClientGoneError
-                    received += len(part.get("body", b""))
-                    self._hold(len(part.get("body", b"")))
+                    size = len(parts[-1].get("body", b""))
+                    received += size
+                    self._hold(size)
                     if received > most:
-                        raise large
+                        raise _too_large(most)
                     if self.held > self.limits.held:
                         self.metrics.refused.labels("bytes").inc()
                         raise Problem(503, "unavailable", "the server holds many bodies", 1)
-                    parts.append(part)
-        except BaseException as error:
-            parts.clear()  # not to be kept by the error
-            self._hold(-received)
-            if isinstance(error, TimeoutError):
-                text = f"no body within {self.limits.body_seconds:g} s"
-                raise Problem(408, "slow_body", text) from None
-            raise
-        try:
-            await self.app(scope, _replay(parts, receive), send)
+            await self._answer(scope, parts, receive, send)
+        except TimeoutError:
+            if not reading.expired():
+                raise
+            text = f"no body within {self.limits.body_seconds:g} s"
+            raise Problem(408, "slow_body", text) from None
         finally:
+            parts.clear()  # not to be kept by an error
             self._hold(-received)
 
-    def _hold(self, count: int) -> None:
-        self.held += count
-        self.metrics.held.set(self.held)
+    def _most(self, headers: Headers) -> int:
+        """Bytes that may come, by what they say they are: all but pictures is parsed, and then
+        takes many times as much."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_form = kind == "multipart/form-data"
+        most = self.limits.body if is_form else min(self.limits.json, self.limits.body)
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
+        return most
 
-
-@dataclass(eq=False)
-class Answers(HttpMiddleware):
-    """Gives up an answer that takes too long (504), or that nobody waits for any more."""
-
-    spared = PROBES
-    seconds: float
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = [await receive()]
-        while body[-1].get("more_body", False):
-            body.append(await receive())
+    async def _answer(
+        self, scope: Scope, parts: list[Message], receive: Receive, send: Send
+    ) -> None:
+        async def replay() -> Message:
+            return parts.pop(0) if parts else await receive()
 
         async def leave() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        answer = asyncio.ensure_future(self.app(scope, _replay(body, receive), send))
+        answer = asyncio.ensure_future(self.app(scope, replay, send))
         leaving = asyncio.ensure_future(leave())
         try:
             done, _ = await asyncio.wait(
-                {answer, leaving}, timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED
+                {answer, leaving},
+                timeout=self.limits.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if not done:
-                raise Problem(504, "deadline", f"no answer within {self.seconds:g} s")
+                text = f"no answer within {self.limits.seconds:g} s"
+                raise Problem(504, "deadline", text)
             if answer not in done:
                 raise ClientGoneError
             answer.result()
@@ -346,14 +322,30 @@ class Answers(HttpMiddleware):
                 task.cancel()
             await asyncio.gather(answer, leaving, return_exceptions=True)
 
+    def _hold(self, count: int) -> None:
+        self.held += count
+        self.metrics.held.set(self.held)
 
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """``receive``, after what was received before."""
 
-    async def replayed() -> Message:
-        return messages.pop(0) if messages else await receive()
+def _too_large(most: int) -> Problem:
+    return Problem(413, "too_large", f"the body has more than {most} bytes")
 
-    return replayed
+
+def _path(scope: Scope) -> str:
+    """A path as routes have it: without what the application is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def _client(scope: Scope) -> str:
+    return (scope.get("client") or ("",))[0]
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _host_name(address: str) -> str:

@@ -84,7 +84,7 @@ class ClassTask(RunTask):
     images: ClassVar[int]
     backbone: ClassVar[type[ALBEF]] = ALBEF
     starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
-    """Prefixes of the tensors taken of another's checkpoint; the head is new."""
+    """Prefixes of the tensors taken of another kind's checkpoint; the head is new."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -99,12 +99,15 @@ class ClassTask(RunTask):
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes :attr:`starts_from`, fusion layers doubled for two images."""
+        """A task that takes all of a checkpoint of its kind, of another's :attr:`starts_from`, with
+        the fusion layers doubled for two images."""
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        tensors = {n: t for n, t in init.tensors.items() if n.startswith(cls.starts_from)}
+        every = ("model.", "model_m.", "head.", "head_m.")
+        taken = every if init.kind == config.kind else cls.starts_from
+        tensors = {n: t for n, t in init.tensors.items() if n.startswith(taken)}
         if cls.backbone is PairALBEF:
             tensors = doubled(tensors, init.model.text)
-        fresh = {"model_m.", "head.", "head_m."}.difference(cls.starts_from)
+        fresh = set(every).difference(taken)
         load_strict(task, tensors, where=str(init.folder), fresh=fresh)
         return task
 

@@ -28,13 +28,14 @@ class Task(ClassificationTask):
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes the model of another's checkpoint; the head is new.
+        """A task that takes all of a checkpoint of its kind, or the model of another's.
 
-        The twin starts at the student: text assignment has none, and one with the random weights
-        of its construction would teach noise for hundreds of steps.
+        The twin then starts at the student: text assignment has none, and one with the random
+        weights of its construction would teach noise for hundreds of steps.
         """
         task = super().start(config, init)
-        task.model_m.copy_from(task.model)
+        if init.kind != config.kind:
+            task.model_m.copy_from(task.model)
         return task
 
     def alpha(self, epoch: float) -> float:

@@ -11,25 +11,18 @@ from torch import Tensor
 
 from albef.config import fixed
 from albef.losses.distill import ramp
-from albef.losses.itc import same_image_targets
+from albef.losses.itc import equal_ids, same_image_targets
 from albef.models.albef import ModelConfig, resized
 from albef.models.momentum import EMPTY
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform
-from albef.tasks.ranking import Collate, MatchingTask
+from albef.tasks.ranking import Collate, MatchingConfig, MatchingTask
 from albef.tasks.task import Batch, RunTask, TwinConfig
 
 
-class PairConfig(TwinConfig):
+class PairConfig(MatchingConfig, TwinConfig):
     """Values of a training on pairs."""
-
-    queue_size: int = 65536
-    """Pairs in the feature queue."""
-    hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity, as in the paper; false draws them uniformly.
-    Where a text is true of many pictures ("the key"), the most similar ones are no negatives, and
-    false is better."""
 
 
 class PairTask(MatchingTask, RunTask):
@@ -41,7 +34,7 @@ class PairTask(MatchingTask, RunTask):
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.hard_negatives = config.hard_negatives
-        self.add_twin(temperature=0.07)
+        self.add_twin(temperature=0.07, ids=1 + config.equal_texts)
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
@@ -66,12 +59,21 @@ class PairTask(MatchingTask, RunTask):
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
-        return Collate(self.tokenizer, transform, self.config.max_tokens)
+        config = self.config
+        return Collate(
+            self.tokenizer,
+            transform,
+            config.max_tokens,
+            swaps=config.swaps,
+            equal_texts=config.equal_texts,
+        )
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The two losses of a micro-batch of B pairs, and the twin's features."""
         model, twin = self.model, self.model_m.model
         mask, ids = batch["text_mask"], batch["image_id"]
+        if "text_id" in batch:
+            ids = torch.stack([ids, batch["text_id"]], dim=1)
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
         with torch.no_grad():
@@ -84,7 +86,8 @@ class PairTask(MatchingTask, RunTask):
             (image_feat_m, text_feat_m),
             same_image_targets(ids, self.queue.ids),
             fixed(self.config.alpha) * ramp(epoch),
-            barred=ids[:, None] == ids[None, :],
+            barred=equal_ids(ids, ids),
+            swapped=self.swapped(batch),
         )
         loss = matched.itm + (matched.itc if self.itc else 0)
-        return {"loss": loss, **matched.outputs, "image_id": ids}
+        return {"loss": loss, **matched.outputs, "pair_id": ids}

@@ -12,7 +12,7 @@ from torch import Tensor
 from albef.config import Section
 from albef.data.record import Record
 from albef.losses.distill import ramp
-from albef.losses.itc import one_hot_targets
+from albef.losses.itc import equal_ids, one_hot_targets, same_image_targets
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.models.albef import ModelConfig
 from albef.models.momentum import MomentumTwin
@@ -21,7 +21,7 @@ from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
 from albef.tasks.ranking import Collate as CaptionCollate
-from albef.tasks.ranking import RankingTask
+from albef.tasks.ranking import MatchingConfig, RankingTask
 from albef.tasks.task import Batch, TrainingConfig
 
 TEMPERATURE_BOUNDS = (0.001, 0.5)
@@ -36,7 +36,7 @@ class TokenizerConfig(Section):
     """Size of a trained vocabulary; a loaded one keeps its own."""
 
 
-class Config(TrainingConfig):
+class Config(MatchingConfig, TrainingConfig):
     """Values of pre-training."""
 
     dataset: str
@@ -45,16 +45,12 @@ class Config(TrainingConfig):
     """Rate at the end of the schedule."""
     itc: bool = True
     """Whether to train the contrastive loss."""
-    hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity; false draws them uniformly."""
     alpha_itc: float = 0.4
     """Weight of the twin in the contrastive targets."""
     alpha_mlm: float = 0.4
     """Weight of the twin in masked language modelling."""
     mlm_probability: float = 0.15
     """Share of tokens masked."""
-    queue_size: int = 65536
-    """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
     queue_from: float = 0.0
     """Epochs before the queue's candidates count. From random weights they are told from the
     batch by their age alone, which teaches nothing; the paper starts from trained encoders, at 0.
@@ -91,7 +87,7 @@ class Collate(CaptionCollate):
         positions = np.argsort(~chosen, axis=1, kind="stable")[:, :width]
         held = np.take_along_axis(chosen, positions, 1)
         labels = np.where(held, np.take_along_axis(ids, positions, 1), IGNORED)
-        del batch["image_id"]  # every pair is its own only positive
+        del batch["image_id"]  # pairs of one image are others' negatives
         return batch | {
             "masked_ids": torch.from_numpy(masked),
             "mlm_positions": torch.from_numpy(np.where(held, positions, 0)),
@@ -135,6 +131,8 @@ class Task(RankingTask):
             self.tokenizer,
             transform,
             config.max_tokens,
+            swaps=config.swaps,
+            equal_texts=config.equal_texts,
             mlm_probability=config.mlm_probability,
         )
 
@@ -159,14 +157,22 @@ class Task(RankingTask):
             text_states_m, masked_states_m = twin.encode_text(both_ids, both_mask).split(size)
             feats_m = twin.image_feat(image_states_m), twin.text_feat(text_states_m)
         queued = config.queue_size if epoch >= config.queue_from else 0
+        targets = one_hot_targets(size, size + queued, mask.device)
+        barred = torch.eye(size, dtype=torch.bool, device=mask.device)
+        enqueued = {}
+        if config.equal_texts:
+            ids = enqueued["pair_id"] = batch["text_id"]
+            targets = same_image_targets(ids, self.queue.ids[:queued])
+            barred = equal_ids(ids, ids)
         matched = self.match(
             image_states,
             text_states,
             mask,
             feats_m,
-            one_hot_targets(size, size + queued, mask.device),
+            targets,
             config.alpha_itc * ramp(epoch),
-            barred=torch.eye(size, dtype=torch.bool, device=mask.device),
+            barred,
+            self.swapped(batch),
         )
 
         labels = batch["mlm_labels"].flatten()
@@ -182,4 +188,4 @@ class Task(RankingTask):
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
         loss = matched.itm + mlm + (matched.itc if config.itc else 0)
-        return {"loss": loss, **matched.outputs, "mlm": mlm.detach()}
+        return {"loss": loss, **matched.outputs, **enqueued, "mlm": mlm.detach()}

@@ -59,6 +59,12 @@ class TrainingConfig(Section):
     """Optimizer steps of linear warm-up from ``min_lr``."""
     weight_decay: Tunable = 0.02
     """AdamW's decay of tensors with two or more dimensions."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Euclidean norm to which the gradient of a step is cut; null, as in the paper, cuts nothing.
+    """
+    publish: Literal["last", "best"] = "last"
+    """Whose weights are the result: those after the last epoch, or after the one whose primary
+    metric on the val split is the best, as the original's fine-tuning takes them."""
     schedule: Literal["cosine", "original"] = "cosine"
     """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
     steps of the first epoch."""

@@ -86,6 +86,7 @@ def train_step(
     lr: float,
     device: torch.device,
     dtype: torch.dtype | None,
+    clip_norm: float | None,
     processes: World,
     speed: Speed,
 ) -> list[dict[str, Tensor]]:
@@ -100,6 +101,7 @@ def train_step(
         epoch: epochs done, in fractions.
         lr: learning rate of this step.
         device, dtype: of matrix products; no dtype is float32.
+        clip_norm: of the gradient, at most.
         processes: that train together.
         speed: counts the operations of the first micro-batch.
 
@@ -120,6 +122,8 @@ def train_step(
             (output["loss"] / len(micros)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     task.end_step(processes.all_gather(outputs))
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(task.parameters(), clip_norm)
     optimizer.step()
     return outputs
 
@@ -158,7 +162,7 @@ def train(
 
     Returns:
         Facts of this process for the run record: steps, samples per second, the share of the time
-        spent waiting for data.
+        spent waiting for data, and the epoch to publish where that is the best one.
 
     Raises:
         NotFinite: the loss is no number; the last good state stays.
@@ -182,6 +186,7 @@ def train(
             if processes.first:
                 kept(folder, (e for e in config.keep_epochs if e * loader.steps_per_epoch <= start))
         model = processes.parallel(task)
+        best: dict[str, float] = extra.get("best", {})
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
         watch = ChanceWatch(task.chance_losses)
@@ -206,6 +211,7 @@ def train(
                 lr=lr,
                 device=device,
                 dtype=dtype,
+                clip_norm=config.clip_norm,
                 processes=processes,
                 speed=speed,
             )
@@ -254,7 +260,10 @@ def train(
                 task.eval()
                 metrics = validate(epoch)
                 task.train()
-                if epoch in config.keep_epochs:
+                reached = metrics.get(task.primary, -math.inf)
+                if is_best := config.publish == "best" and reached > best.get("value", -math.inf):
+                    best = {"value": reached, "epoch": epoch}
+                if is_best or epoch in config.keep_epochs:
                     processes.broadcast(partial(state.keep, epoch, task))
                 if tracker:
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
@@ -263,7 +272,7 @@ def train(
             if saving:
                 save_due, saved = False, time.monotonic()
                 if tracker:
-                    extra = {"sums": sums, "curves": tracker.files()}
+                    extra = {"sums": sums, "curves": tracker.files(), "best": best}
                 processes.broadcast(partial(state.save, done, task, optimizer, extra))
             if leaving and done < total:
                 processes.broadcast(state.wait)
@@ -277,6 +286,7 @@ def train(
         "train_seconds": round(speed.seconds, 1),
         **speed.rates((total - start) * config.global_batch_size),
         "precision": str(dtype or torch.float32).removeprefix("torch."),
+        **({"best_epoch": best["epoch"]} if best else {}),
     }
 
 

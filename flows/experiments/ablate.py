@@ -51,22 +51,16 @@ def ablate(
     *,
     show: bool = False,
 ) -> None:
-    """Train what is missing, and print the tables.
-
-    Args:
-        noises: shares of the pre-training captions that are wrong or say nothing.
-        seeds: how many, of each.
-        preset_name: the last rung.
-        ladder_name: the rungs.
-        name: of the results and experiments; None is the preset's.
-        jobs: trainings at the same time; None is as many as there are cores for.
-        show: train nothing.
+    """Train what is missing, and print the tables; see :func:`flows.cli.ablate` for the values.
 
     Raises:
         ParamsError: what cannot work.
         Failure: trainings failed.
     """
-    noises = _noises(noises)
+    for noise in noises:
+        if not 0 <= noise <= 1:
+            raise ParamsError(f"--noise is a share from 0 to 1, got {noise:g}")
+    noises = sorted(set(noises))
     if seeds < 1:
         raise ParamsError(f"--seeds must be at least 1, got {seeds}")
     if jobs is not None and jobs < 1:
@@ -110,13 +104,6 @@ def ablate(
         variations.run(runs, commit, [f"evaluate@{ladder.run}"], jobs, done)
     results.write()
     print(results.text())
-
-
-def _noises(given: Sequence[float]) -> list[float]:
-    for noise in given:
-        if not 0 <= noise <= 1:
-            raise ParamsError(f"--noise is a share from 0 to 1, got {noise:g}")
-    return sorted(set(given))
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
@@ -207,14 +194,12 @@ class _Results:
             with (self.folder / "results.csv").open("w", newline="") as file:
                 out = csv.writer(file, lineterminator="\n")
                 out.writerow(("rung", "noise", "seed", "split", "metric", "value"))
-                out.writerows(self._values())
-
-    def _values(self) -> Iterator[tuple[object, ...]]:
-        for row in (self._rows[name] for name in self._places if name in self._rows):
-            for split, metrics in row["metrics"].items():
-                for metric, value in metrics.items():
-                    if isinstance(value, int | float):
-                        yield row["rung"], row["noise"], row["seed"], split, metric, value
+                for row in (self._rows[name] for name in self._places if name in self._rows):
+                    for split, metrics in row["metrics"].items():
+                        for name, value in metrics.items():
+                            if isinstance(value, int | float):
+                                place = row["rung"], row["noise"], row["seed"]
+                                out.writerow((*place, split, name, value))
 
     def line(self, variation: Variation) -> str:
         """A variation's metrics in a line."""

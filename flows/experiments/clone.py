@@ -15,11 +15,11 @@ from typing import Any
 
 from dvc.repo import Repo
 
-from albef.config import read_yaml, validate
-from albef.layout import PARAMS, Layout, Paths
-from flows import git
+from albef.layout import PARAMS
+from flows import git, values
 from flows.graph import LOCK
 from flows.process import Child
+from flows.run import untracked
 from flows.stages import sentence
 
 _STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)'")
@@ -35,44 +35,32 @@ class Failure(ValueError):
 
 @dataclass(frozen=True)
 class Variation:
-    """A set of values.
-
-    Attributes:
-        name: of the experiment.
-        params: text of its whole params file.
-        group: variations of a group run one after the other, in one clone.
-        data: groups with the same never run at the same time.
-    """
+    """A set of values."""
 
     name: str
+    """Of the experiment."""
     params: str
+    """Text of its whole params file."""
     group: str
-    data: str
+    """Variations of a group run one after the other, in one clone."""
+    data: str = ""
+    """Groups with the same never run at the same time."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a variation.
-
-    Attributes:
-        metrics: by run, as the stage ``evaluate`` wrote them.
-        seconds: that it took.
-        ran: stages whose command was run; the others were at hand.
-    """
+    """What came of a variation."""
 
     metrics: Mapping[str, Mapping[str, Any]]
+    """By run, as the stage ``evaluate`` wrote them."""
     seconds: float
     ran: tuple[str, ...]
+    """Stages whose command was run; the others were at hand."""
 
 
 class Clone:
-    """The clone, made if it is not there.
-
-    Args:
-        folder: where it is.
-        commit: of the code.
-        lock: text of a dvc.lock whose products are at hand; None is that of the commit.
-    """
+    """The clone at a commit, made if it is not there; the products of ``lock``, the text of a
+    dvc.lock, are at hand, or those of the commit's."""
 
     def __init__(self, folder: Path, commit: str, lock: str | None) -> None:
         self._folder = folder.resolve()
@@ -145,24 +133,15 @@ class Clone:
         code, lines = self._dvc("repro", *targets, line=follow)
         if code:
             raise Failure(sentence(ran[-1], lines) if ran else " ".join(lines[-2:]))
-        layout = self._layout()
-        kept = [path for path in (layout.root / "metrics", layout.root / "runs") if self._has(path)]
-        untracked = [part for path in kept for part in ("--include-untracked", str(path))]
+        layout = values.layout(self._folder / PARAMS)
         # DVC would miss the products of the stages that were not asked for.
         made = [match[1] for text in lines if (match := _STAGE.match(text))]
-        options = ["--name", variation.name, "--force", *untracked]
+        options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
         self._dvc_plain("exp", "save", *options, *made)
-        files = sorted((self._folder / layout.root / "metrics").glob("*.json"))
-        wanted = {target.partition("@")[2] for target in targets}
-        metrics = {f.stem: json.loads(f.read_text()) for f in files if f.stem in wanted}
+        runs = (target.partition("@")[2] for target in targets)
+        files = {run: self._folder / layout.metrics(run) for run in runs}
+        metrics = {run: json.loads(f.read_text()) for run, f in files.items() if f.exists()}
         return Outcome(metrics, time.monotonic() - began, tuple(ran))
-
-    def _has(self, path: Path) -> bool:
-        return (self._folder / path).exists()
-
-    def _layout(self) -> Layout:
-        paths = read_yaml(self._folder / PARAMS)["paths"]
-        return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
 
     def hand_over(self, variation: Variation) -> None:
         """Bring the experiment into the repository of the project."""

@@ -4,12 +4,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from albef.layout import BEHAVIOUR
-
-if TYPE_CHECKING:
-    from albef.report.comparison import Comparison
+from albef.report.comparison import (
+    Comparison,
+    chance,
+    difference,
+    interval_words,
+    render,
+    verdict,
+)
+from flows.experiments.gather import gather, write_curves
+from flows.results import table
 
 OUT = Path(".albef/compare")
 
@@ -23,18 +29,9 @@ def compare(
 ) -> int:
     """Print the comparison and write its page; exit code 1 where something is missing.
 
-    Args:
-        revisions: what is compared, the baseline first.
-        curve: reference curves to lay over the others.
-        save_curve: file that takes the baseline's curves.
-        out: the page; None names it after the revisions.
-        examples: answers shown that turned, each way.
-
     Raises:
         ValueError: there is no such revision, or no curves in a file.
     """
-    from flows.experiments.gather import gather, write_curves
-
     if save_curve:
         write_curves(revisions[0], save_curve)
         print(f"curves: {save_curve}")
@@ -49,10 +46,8 @@ def compare(
     return int(bool(problems))
 
 
-def write(comparison: "Comparison", out: Path | None) -> Path:
+def write(comparison: Comparison, out: Path | None) -> Path:
     """Write the page, and say where it is."""
-    from albef.report.comparison import render
-
     if out is None:
         names = [side.name for side in comparison.sides]
         names += [comparison.reference_name] if comparison.reference_name else []
@@ -63,16 +58,14 @@ def write(comparison: "Comparison", out: Path | None) -> Path:
     return out
 
 
-def text(it: "Comparison") -> str:
+def text(it: Comparison) -> str:
     """The comparison for a terminal."""
     parts = [_sides(it), _values(it), _data(it), _metrics(it), _seeds(it), _deviations(it)]
     notes = [f"note: {s.run} {s.name}: {note}" for s in it.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
 
-def _sides(it: "Comparison") -> str:
-    from flows.results import table
-
+def _sides(it: Comparison) -> str:
     rows = []
     for place, side in enumerate(it.sides):
         code = f"{len(side.code)} files differ" if side.code else "the same"
@@ -81,16 +74,14 @@ def _sides(it: "Comparison") -> str:
     return table(rows, ("side", "commit", "code"))
 
 
-def _values(it: "Comparison") -> str:
-    from flows.results import table
-
+def _values(it: Comparison) -> str:
     if not it.values:
         return "values: none differs" if len(it.sides) > 1 else ""
-    rows = [(row.key, *(value or "-" for value in row.values)) for row in it.values]
+    rows = [(key, *(value or "-" for value in values)) for key, values in it.values.items()]
     return table(rows, ("value", *(side.name for side in it.sides)))
 
 
-def _data(it: "Comparison") -> str:
+def _data(it: Comparison) -> str:
     lines, same = [], []
     for data in it.data:
         head = f"data {data.name}"
@@ -118,10 +109,7 @@ def _data(it: "Comparison") -> str:
     return "\n".join(lines)
 
 
-def _metrics(it: "Comparison") -> str:
-    from albef.report.comparison import chance, difference, interval_words
-    from flows.results import table
-
+def _metrics(it: Comparison) -> str:
     rows: list[tuple[str, ...]] = []
     for split in it.splits:
         tests = {(test.after, test.metric): test for test in split.paired}
@@ -154,10 +142,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _seeds(it: "Comparison") -> str:
-    from albef.report.comparison import interval_words, verdict
-    from flows.results import table
-
+def _seeds(it: Comparison) -> str:
     rows = []
     for row in it.seeds:
         interval = row.spread.interval
@@ -179,9 +164,7 @@ def _seeds(it: "Comparison") -> str:
     return table(rows, header) if rows else ""
 
 
-def _deviations(it: "Comparison") -> str:
-    from flows.results import table
-
+def _deviations(it: Comparison) -> str:
     rows = [
         (d.training, d.curve, *(f"{n:.4g}" for n in (d.step, d.reference, d.value, 100 * d.share)))
         for d in it.deviations[:8]

@@ -13,21 +13,13 @@ from numpy.typing import NDArray
 
 from albef.data.shards import ShardError, describe
 from albef.evaluation import statistics
-from albef.layout import HEADLINE
+from albef.layout import BASELINES, HEADLINE
 from albef.report import comparison as page
 from albef.report import curves, drift, flips, scores
 from albef.report.pictures import spread
 from albef.report.wording import flatten, format_value
-from flows.experiments.revisions import (
-    SEEDS,
-    NotAtHand,
-    Revision,
-    differing_code,
-    opened,
-    subject,
-)
+from flows.experiments.revisions import SEEDS, NotAtHand, Revision, differing_code, opened
 from flows.experiments.sides import Gaps, Side
-from flows.results import COLUMNS
 
 ELSEWHERE = ("runtime", "paths")
 """Sections that no product depends on: speed and places."""
@@ -44,7 +36,7 @@ def gather(
 
     Args:
         names: of the revisions, the baseline first.
-        reference: a file of reference curves, if any.
+        reference: a file of reference curves, if any; the baseline may then lack metrics.
         examples: answers shown that turned, each way, of each split.
 
     Raises:
@@ -59,7 +51,10 @@ def gather(
         )
     drawn = curves.read_reference(reference) if reference else {}
     with opened(names) as revisions:
-        return _Gathering(revisions, examples).comparison(drawn, reference)
+        gathering = _Gathering(revisions, examples)
+        made = gathering.comparison(drawn, reference)
+        problems = gathering.gaps.problems()
+    return replace(made, notes=(*problems, *gathering.gaps.notes)), problems
 
 
 def write_curves(name: str, path: Path) -> None:
@@ -80,20 +75,29 @@ class _Gathering:
     """A comparison in the making."""
 
     def __init__(self, revisions: Sequence[Revision], examples: int) -> None:
-        self._gaps = Gaps()
-        self._sides = [Side(revision, self._gaps) for revision in revisions]
+        self.gaps = Gaps()
+        self._sides = [Side(revision, self.gaps) for revision in revisions]
         self._examples = examples
 
-    def comparison(
-        self, reference: curves.Curves, path: Path | None
-    ) -> tuple[page.Comparison, list[str]]:
-        """Everything; the baseline alone may lack metrics where it is held to a reference."""
-        first = self._sides[0]
+    def comparison(self, reference: curves.Curves, path: Path | None) -> page.Comparison:
+        first, *others = self._sides
+        seeds = [side.revision.seeds for side in self._sides]
+        is_repeated = any(len({seeds[i] for i in group}) > 1 for group in self._groups)
         made = page.Comparison(
-            sides=tuple(map(self._head, range(len(self._sides)))),
-            values=tuple(_values([side.revision.params for side in self._sides])),
+            sides=tuple(
+                page.Side(
+                    name=side.name,
+                    commit=(side.revision.commit or "")[:7],
+                    subject=side.revision.subject(),
+                    seeds=side.revision.seeds,
+                    against=self._baseline(place),
+                    code=differing_code(first.revision, side.revision),
+                )
+                for place, side in enumerate(self._sides)
+            ),
+            values=dict(_differing([side.revision.params for side in self._sides])),
             splits=tuple(self._splits(optional=path is not None)),
-            groups=self._groups if self._are_repeated() else (),
+            groups=self._groups if is_repeated else (),
             curves=tuple(side.curves for side in self._sides),
             reference=reference,
             reference_name=path.name if path else "",
@@ -104,10 +108,15 @@ class _Gathering:
                 f"{path} and {first.name} have no curve in common: the file has "
                 f"{', '.join(reference)}, {first.name} {', '.join(first.curves) or 'none'}"
             )
-        self._refuse_strangers(made)
-        made = replace(made, data=tuple(self._data()), seeds=tuple(_over_seeds(made)))
-        problems = self._gaps.problems()
-        return replace(made, notes=(*problems, *self._gaps.notes)), problems
+        for place, other in enumerate(others, 1):
+            alike = any(m.difference(0, place) is not None for s in made.splits for m in s.metrics)
+            drawn = [{(t, n) for t in s.curves for n in s.curves[t]} for s in (first, other)]
+            if not alike and not drawn[0] & drawn[1]:
+                raise CompareError(
+                    f"{first.name} and {other.name} have nothing in common: no metric and no curve "
+                    "is in both"
+                )
+        return replace(made, data=tuple(self._data()), seeds=tuple(_over_seeds(made)))
 
     @cached_property
     def _groups(self) -> tuple[tuple[int, ...], ...]:
@@ -124,12 +133,6 @@ class _Gathering:
             groups.setdefault(json.dumps([same, kept], sort_keys=True), []).append(place)
         return tuple(map(tuple, groups.values()))
 
-    def _are_repeated(self) -> bool:
-        """Whether any group has several seeds."""
-        return any(
-            len({self._sides[i].revision.seeds for i in group}) > 1 for group in self._groups
-        )
-
     def _baseline(self, place: int) -> int:
         """What a side is held against: of another group the one with its seed, else the first."""
         first = self._groups[0]
@@ -138,41 +141,17 @@ class _Gathering:
         seeds = self._sides[place].revision.seeds
         return next((other for other in first if self._sides[other].revision.seeds == seeds), 0)
 
-    def _refuse_strangers(self, made: page.Comparison) -> None:
-        first = self._sides[0]
-        for place, other in enumerate(self._sides[1:], 1):
-            alike = any(m.difference(0, place) is not None for s in made.splits for m in s.metrics)
-            drawn = [{(t, n) for t in s.curves for n in s.curves[t]} for s in (first, other)]
-            if not alike and not drawn[0] & drawn[1]:
-                raise CompareError(
-                    f"{first.name} and {other.name} have nothing in common: no metric and no curve "
-                    "is in both"
-                )
-
-    def _head(self, place: int) -> page.Side:
-        revision = self._sides[place].revision
-        return page.Side(
-            name=revision.name,
-            commit=(revision.commit or "")[:7],
-            subject=subject(revision.commit),
-            seeds=revision.seeds,
-            against=self._baseline(place),
-            code=differing_code(self._sides[0].revision, revision),
-        )
-
     def _splits(self, *, optional: bool) -> Iterator[page.Split]:
-        metrics = [_metrics(side.revision, optional) for side in self._sides]
+        metrics = [_metrics(side, optional) for side in self._sides]
         for run in dict.fromkeys(run for side in metrics for run in side):
-            sections = [
-                {n: v for n, v in side.get(run, {}).items() if n not in COLUMNS} for side in metrics
-            ]
-            names = sorted({n for s in sections for n in s}, key=lambda n: (n != "test", n))
-            for name in names:
-                numbers = [dict(_numbers(section.get(name))) for section in sections]
+            runs = [side.get(run, {}) for side in metrics]
+            names = {name for side in runs for name in side if name not in BASELINES}
+            for name in sorted(names, key=lambda name: (name != "test", name)):
+                numbers = [dict(_numbers(side.get(name))) for side in runs]
                 if not any(numbers):
                     continue
-                judged = [s.get(HEADLINE, {}).get(name) for s in sections]
-                headline = next(filter(None, judged), None)
+                headlines = (side.get(HEADLINE, {}).get(name) for side in runs)
+                headline = next(filter(None, headlines), None)
                 split = page.Split(run, name, page.metrics_of(numbers, headline))
                 for place in range(1, len(self._sides)):
                     if numbers[place] and numbers[self._baseline(place)]:
@@ -184,32 +163,29 @@ class _Gathering:
         sides, where = (self._sides[before], self._sides[after]), (split.run, split.name)
         old, new = (side.scores(*where) for side in sides)
         metrics = [metric for metric in old if metric in new]
-        if not metrics:
-            if all(side.predictions(*where) is not None for side in sides):
-                note = "its predictions are of a kind that is not compared example by example"
-                return replace(split, notes=tuple(dict.fromkeys((*split.notes, note))))
-            return split
-        contents = [side.contents(*where) for side in sides]
+        note, paired = "", []
+        if not metrics and all(side.predictions(*where) is not None for side in sides):
+            note = "its predictions are of a kind that is not compared example by example"
+        contents = [side.contents(*where) for side in sides] if metrics else []
         known = contents if all(c is not None for c in contents) else [None, None]
         for metric in metrics:
             had, has = old[metric], new[metric]
             shared = scores.shared(had.names(known[0]), has.names(known[1]))
             if not len(shared[0]):
-                if any({before, after} <= set(group) for group in self._groups):
-                    return split  # another seed may well mean other data
-                names = " and ".join(side.name for side in sides)
-                note = f"{names} answered no example in common: their data differ"
-                return replace(split, notes=(*split.notes, note))
+                if not any({before, after} <= set(group) for group in self._groups):
+                    names = " and ".join(side.name for side in sides)
+                    note = f"{names} answered no example in common: their data differ"
+                break  # another seed may well mean other data
             # What turned is shown once, by the parts where there are any.
             most = 0 if metric == metrics[0] and len(metrics) > 1 else self._examples
-            test = self._test(split, (before, after), (had, has), shared, most)
-            test = replace(test, part=metric != metrics[0])
-            split = replace(split, paired=(*split.paired, test))
-        return split
+            test = self._test(where, (before, after), (had, has), shared, most)
+            paired.append(replace(test, part=metric != metrics[0]))
+        notes = dict.fromkeys((*split.notes, note)) if note else split.notes
+        return replace(split, paired=(*split.paired, *paired), notes=tuple(notes))
 
     def _test(
         self,
-        split: page.Split,
+        where: tuple[str, str],
         sides: tuple[int, int],
         both: tuple[scores.Scores, scores.Scores],
         shared: tuple[NDArray[np.int64], NDArray[np.int64]],
@@ -217,7 +193,7 @@ class _Gathering:
     ) -> page.Paired:
         """Two sides on the examples at places that they share, ``most`` shown each way."""
         (old, new), (places, others) = both, shared
-        before, where = self._sides[sides[0]], (split.run, split.name)
+        before = self._sides[sides[0]]
         differences = new.values[others] - old.values[places]
         units = before.units(*where, old.table["key"].take(pa.array(places)))
         gained = np.flatnonzero(~old.right[places] & new.right[others])
@@ -231,7 +207,7 @@ class _Gathering:
         try:
             better, worse = (flips.flips(old, new, part, records) for part in chosen)
         except ShardError as error:
-            self._gaps.add(f"{before.name}: {error}")
+            self.gaps.add(f"{before.name}: {error}")
             better, worse = (flips.flips(old, new, part, None) for part in chosen)
         finally:
             if records:
@@ -254,25 +230,22 @@ class _Gathering:
         """Every data set that two sides have."""
         for place, after in enumerate(self._sides[1:], 1):
             before = self._sides[self._baseline(place)]
-            both = [n for n in after.revision.datasets() if n in before.revision.datasets()]
-            for name in both:
-                folders = [side.data(name) for side in (before, after)]
-                if folders == [None, None]:
-                    continue  # made on neither
+            for name in (name for name in after.datasets if name in before.datasets):
+                old, new = before.data(name), after.data(name)
                 data = page.Data(name, self._baseline(place), place)
-                if folders[0] is None or folders[1] is None:
-                    lacking = before if folders[0] is None else after
-                    data = replace(data, note=f"not at hand on {lacking.name}")
-                elif describe(folders[0])["digest"] != describe(folders[1])["digest"]:
-                    indexes = (before.index(name), after.index(name))
-                    data = replace(data, drift=drift.compare(*indexes))
-                yield data
+                if old and new:
+                    if describe(old)["digest"] != describe(new)["digest"]:
+                        moved = drift.compare(before.index(name), after.index(name))
+                        data = replace(data, drift=moved)
+                    yield data
+                elif old or new:
+                    yield replace(data, note=f"not at hand on {(after if old else before).name}")
 
 
-def _metrics(revision: Revision, optional: bool) -> dict[str, dict[str, Any]]:
-    """The metrics of a revision by run; if ``optional``, it may have none."""
+def _metrics(side: Side, optional: bool) -> dict[str, dict[str, Any]]:
+    """The metrics of a side by run; if ``optional``, it may have none."""
     try:
-        return revision.metrics()
+        return side.metrics()
     except NotAtHand:
         if not optional:
             raise
@@ -286,31 +259,28 @@ def _numbers(section: object) -> Iterator[tuple[str, float]]:
                 yield name, float(value)
 
 
-def _values(params: Sequence[Mapping[str, Any]]) -> Iterator[page.Value]:
+def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The values that are not the same on all sides, by key."""
     flat = [dict(flatten({k: v for k, v in p.items() if k not in ELSEWHERE})) for p in params]
     for key in dict.fromkeys(key for side in flat for key in side):
-        texts = [format_value(side[key]) if key in side else "" for side in flat]
+        texts = tuple(format_value(side[key]) if key in side else "" for side in flat)
         if len(set(texts)) > 1:
-            yield page.Value(key, tuple(texts))
+            yield key, texts
 
 
 def _over_seeds(it: page.Comparison) -> Iterator[page.SeedRow]:
     """Each split's primary metric over the seeds of every group."""
     for split in it.splits if it.groups else ():
-        metric = split.metrics[0]
-        by_group = [
-            {
-                it.sides[side].seeds: value
-                for side in group
-                if (value := metric.values[side]) is not None
-            }
-            for group in it.groups
-        ]
-        for place, by_seed in enumerate(by_group):
+        metric, first = split.metrics[0], dict[tuple[int, ...], float]()
+        for place, group in enumerate(it.groups):
+            values = {it.sides[side].seeds: metric.values[side] for side in group}
+            by_seed = {seeds: value for seeds, value in values.items() if value is not None}
             if by_seed:
                 over_seeds = statistics.spread([*by_seed.values()])
                 row = page.SeedRow(split.run, split.name, metric.name, place, over_seeds)
-                if place and by_group[0]:
-                    difference, interval = statistics.between(by_group[0], by_seed)
+                if first:
+                    difference, interval = statistics.between(first, by_seed)
                     row = replace(row, difference=difference, interval=interval)
                 yield row
+            if place == 0:
+                first = by_seed

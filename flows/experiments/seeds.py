@@ -10,18 +10,29 @@ from collections.abc import Sequence
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS
 from albef.report.wording import format_duration
-from flows import graph
+from flows import graph, values
 from flows.experiments import variations
 from flows.experiments.clone import Outcome, Variation
+from flows.run import run
 
 log = logging.getLogger("albef")
 
 
-def refuse(name: str | None, count: int, unwanted: Sequence[str]) -> str:
-    """Refuse at once what cannot be repeated; the name.
+def run_seeds(
+    preset: str | None,
+    overrides: Sequence[str],
+    name: str | None,
+    count: int,
+    unwanted: Sequence[str] = (),
+) -> int:
+    """Run the values here, and under further seeds in clones; the exit code.
+
+    The names of the experiments begin with ``name``; ``unwanted`` are options that were given too,
+    and that do not go with this.
 
     Raises:
         ParamsError: which option is in the way, or what is not committed.
+        Failure: a training in a clone failed.
     """
     if count < 1:
         raise ParamsError(f"--seeds must be at least 1, got {count}")
@@ -32,39 +43,24 @@ def refuse(name: str | None, count: int, unwanted: Sequence[str]) -> str:
     for option in unwanted:
         raise ParamsError(f"--seeds brings whole runs up to date and takes no {option}")
     variations.clean()
-    return name
+    values.prepare(preset, overrides)
+    first = int(read_yaml(PARAMS)["seed"])
+    names = {seed: f"{name}-seed{seed}" for seed in range(first, first + count)}
+    if code := run(name=names[first]):
+        return code
+    _run_in_clones({seed: names[seed] for seed in names if seed != first})
+    print(f"\nrecorded as experiments {', '.join(names.values())}")
+    if len(names) > 1:
+        print(f"`albef compare {' '.join(names.values())}` tells their spread")
+    return 0
 
 
-def name_of(name: str, seed: int) -> str:
-    """Of the experiment of a seed."""
-    return f"{name}-seed{seed}"
-
-
-def first() -> int:
-    """The seed of params.yaml."""
-    return int(read_yaml(PARAMS)["seed"])
-
-
-def others(name: str, count: int) -> list[str]:
-    """Train and evaluate the seeds after the first one with the values of params.yaml.
-
-    Returns:
-        Names of all experiments, the first seed's too.
-
-    Raises:
-        ParamsError: the work tree changed meanwhile.
-        Failure: a training failed.
-    """
+def _run_in_clones(names: dict[int, str]) -> None:
+    """Train and evaluate seeds with the values of params.yaml, each an experiment of that name."""
     commit, lock = variations.clean(), graph.LOCK.read_text()
-    seeds = range(first(), first() + count)
     runs = [
-        Variation(
-            name=name_of(name, seed),
-            params=variations.varied(PARAMS, [f"seed={seed}"], "--seeds"),
-            group=str(seed),
-            data=str(seed),
-        )
-        for seed in seeds[1:]
+        Variation(name, variations.varied(PARAMS, [f"seed={seed}"], "--seeds"), str(seed))
+        for seed, name in names.items()
     ]
     wanted = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
     ended: list[str] = []
@@ -74,10 +70,9 @@ def others(name: str, count: int) -> list[str]:
         how = f"{len(outcome.ran)} stages ran" if outcome.ran else "all of it was there already"
         log.info(
             "%s: %s, %s; %d of %d",
-            *(variation.name, how, format_duration(outcome.seconds), len(ended) + 1, count),
+            *(variation.name, how, format_duration(outcome.seconds), len(ended) + 1, len(runs) + 1),
         )
 
     if runs:
         variations.check(runs)
         variations.run(runs, commit, wanted, 1, done, lock=lock)
-    return [name_of(name, seed) for seed in seeds]

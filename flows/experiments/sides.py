@@ -1,9 +1,10 @@
 """What a comparison reads of a revision: tables of its products, as far as they are at hand."""
 
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,19 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from albef.data.shards import ShardError, read_index
+from albef.data.shards import MANIFEST, ShardError, read_index
 from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
 from albef.report.pictures import SplitRecords
 from flows.experiments.revisions import NotAtHand, NotStored, Revision, not_stored
 
+T = TypeVar("T")
+
 
 class Gaps:
-    """What is not there, in sentences.
-
-    Attributes:
-        notes: what is not shown, which is no error; in order.
-    """
+    """What is not there, in sentences; ``notes`` are what is not shown, which is no error."""
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
@@ -52,36 +51,57 @@ class Side:
     """
 
     def __init__(self, revision: Revision, gaps: Gaps) -> None:
-        self.revision = revision
-        self.name = revision.name
+        self.revision, self.name, self.layout = revision, revision.name, revision.layout
+        self.runs: dict[str, Any] = dict(revision.params.get("tasks") or {})
+        self.datasets = list(revision.params.get("datasets") or {})
         self._gaps = gaps
-        self._indexes: dict[str, pa.Table | None] = {}
-        self._tables: dict[tuple[str, bool], pa.Table | None] = {}
+        self.data, self.index, self._table = (
+            cache(self._data),
+            cache(self._index),
+            cache(self._read),
+        )
+
+    def _or_gap(self, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except (NotAtHand, ShardError) as error:
+            self._gaps.add(error)
+            return None
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """The metrics of every run that was evaluated, by run.
+
+        Raises:
+            NotAtHand: there are none.
+        """
+        files = {run: self.revision.fetch(self.layout.metrics(run)) for run in self.runs}
+        if not any(files.values()):
+            raise NotAtHand(
+                f"{self.name} has no metrics: nothing was evaluated there, or it was not recorded; "
+                "`albef run --name EXPERIMENT` evaluates and records"
+            )
+        return {run: json.loads(path.read_text()) for run, path in files.items() if path}
 
     @cached_property
     def curves(self) -> curves.Curves:
         """The curves of each training."""
-        try:
-            folders = self.revision.trainings()
-        except NotAtHand as error:
-            self._gaps.add(error)
-            return {}
-        return {name: read for name, path in folders.items() if (read := curves.read(path))}
+
+        def read() -> curves.Curves:
+            names = (path.name for path in self.revision.list(self.layout.root / "curves"))
+            paths = {name: self.revision.fetch(self.layout.curves(name)) for name in names}
+            return {n: drawn for n, path in paths.items() if path and (drawn := curves.read(path))}
+
+        return self._or_gap(read) or {}
 
     def predictions(self, run: str, split: str) -> pa.Table | None:
-        """The predictions of a run, or the cases of its behaviour tests; None where there are
-        none."""
-        is_tested = split == BEHAVIOUR
-        if (run, is_tested) not in self._tables:
-            self._tables[run, is_tested] = self._read(run, is_tested)
-        return self._tables[run, is_tested]
+        """The predictions of a run, or the cases of its behaviour tests; None without any."""
+        return self._table(run, split == BEHAVIOUR)
 
     def _read(self, run: str, is_tested: bool) -> pa.Table | None:
         remedy = f"`albef run --only evaluate@{run}` makes"
-        path = None
+        file = self.layout.behaviour(run) if is_tested else self.layout.predictions(run)
         try:
-            path = (self.revision.behaviour if is_tested else self.revision.predictions)(run)
-            if path is not None:
+            if (path := self.revision.fetch(file)) is not None:
                 return pq.read_table(path)
             what = "cases of behaviour tests" if is_tested else "predictions"
             self._gaps.add(
@@ -91,9 +111,8 @@ class Side:
         except NotAtHand as error:
             self._gaps.add(error)
         except pa.ArrowException as error:
-            where = path.relative_to(self.revision.folder) if path else run
             why = " ".join(str(error).split())
-            self._gaps.add(f"{self.name}: {where} is damaged ({why}); {remedy} it again")
+            self._gaps.add(f"{self.name}: {file} is damaged ({why}); {remedy} it again")
         return None
 
     def scores(self, run: str, split: str) -> dict[str, scores.Scores]:
@@ -106,16 +125,17 @@ class Side:
         full = [n for n in table.column_names if table[n].null_count < table.num_rows]
         return scores.parts(table.select(full))
 
-    def index(self, dataset: str) -> pa.Table | None:
+    def _data(self, dataset: str) -> Path | None:
+        """The folder of a data set, with its description and index; None where there is none."""
+        folder = self.layout.data(dataset)
+        parts = [folder / name for name in ("dataset.json", "index.parquet")]
+        here = self._or_gap(lambda: [self.revision.fetch(part) for part in parts])
+        return self.revision.folder / folder if here and all(here) else None
+
+    def _index(self, dataset: str) -> pa.Table | None:
         """The index of a data set; None where there is none."""
-        if dataset not in self._indexes:
-            try:
-                folder = self.revision.data(dataset)
-                self._indexes[dataset] = read_index(folder) if folder else None
-            except (NotAtHand, ShardError) as error:
-                self._gaps.add(error)
-                self._indexes[dataset] = None
-        return self._indexes[dataset]
+        folder = self.data(dataset)
+        return self._or_gap(lambda: read_index(folder)) if folder else None
 
     def contents(self, run: str, split: str) -> "pd.Series[Any] | None":
         """A hash of what stands in each record of a split, by key."""
@@ -137,11 +157,10 @@ class Side:
     def records(self, run: str, split: str) -> SplitRecords | None:
         """The pictures of a split, where they are on this machine."""
         dataset = self._dataset(run)
+        reason = "its shards are not in the cache"
         try:
-            folder = self.revision.pictures(dataset)
-            if folder is not None:
+            if (folder := self.pictures(dataset)) is not None:
                 return SplitRecords(folder, self._split_of_data(run, split))
-            reason = "its shards are not in the cache"
         except (NotAtHand, ShardError) as error:
             reason = str(error)
         self._gaps.notes[
@@ -150,16 +169,22 @@ class Side:
         ] = None
         return None
 
-    def data(self, dataset: str) -> Path | None:
-        """The folder of a data set; None where there is none."""
-        try:
-            return self.revision.data(dataset)
-        except NotAtHand as error:
-            self._gaps.add(error)
+    def pictures(self, dataset: str) -> Path | None:
+        """A data set's folder with its shards, or with the manifest of those in a store; None where
+        these are not all on this machine: a remote may have them, but they are large."""
+        if (here := self.data(dataset)) is None:
             return None
+        folder = self.layout.data(dataset)
+        if self.revision.fetch(folder / MANIFEST) is None:
+            shards = self.revision.list(folder / "shards")
+            if not all(map(self.revision.is_cached, shards)):
+                return None
+            for shard in shards:
+                self.revision.fetch(shard)
+        return here
 
     def _dataset(self, run: str) -> str:
-        return str(self.revision.runs.get(run, {}).get("dataset", ""))
+        return str(self.runs.get(run, {}).get("dataset", ""))
 
     def _split_of_data(self, run: str, split: str) -> str:
         """The split of the data set whose pictures were shown."""

@@ -82,12 +82,12 @@ def run(
     done: Callable[[Variation, Outcome], None],
     lock: str | None = None,
 ) -> None:
-    """Run variations and record each as an experiment.
+    """Run variations in order and record each as an experiment.
 
     Args:
-        variations: in the order to run them.
+        variations: each brings the targets, with all that they depend on, up to date.
         commit: of the code.
-        targets: stages that are wanted, with all that they depend on.
+        targets: stages.
         jobs: clones that work at the same time.
         done: told of each as it ends, one at a time.
         lock: text of a dvc.lock whose products are at hand; None is that of the commit.
@@ -103,7 +103,7 @@ def run(
     with run_lock.locked(FOLDER / "lock", "variations are"):
         crew = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
         with ThreadPoolExecutor(max(1, len(crew))) as pool:
-            futures = [pool.submit(_labour, clone, work, targets, done) for clone in crew]
+            futures = [pool.submit(work.run, clone, targets, done) for clone in crew]
             try:
                 for future in futures:
                     future.result()
@@ -117,32 +117,18 @@ def run(
 
 
 class _Work:
-    """Groups that wait for a clone."""
+    """Groups that wait for a clone; ``failed`` are sentences on variations."""
 
     def __init__(self, groups: list[list[Variation]]) -> None:
         self._groups = groups
-        self._busy: set[str] = set()
+        self._busy: list[str] = []
         self._changed = threading.Condition()
+        self._reporting = threading.Lock()
         self.failed: list[str] = []
-        self.report_lock = threading.Lock()
 
-    def take(self) -> list[Variation] | None:
-        """The next group whose data nobody is making; None when there is no more."""
-        with self._changed:
-            while self._groups:
-                free = next((g for g in self._groups if g[0].data not in self._busy), None)
-                if free is not None:
-                    self._groups.remove(free)
-                    self._busy.add(free[0].data)
-                    return free
-                self._changed.wait()
-            return None
-
-    def give_back(self, group: list[Variation]) -> None:
-        """A group is done."""
-        with self._changed:
-            self._busy.discard(group[0].data)
-            self._changed.notify_all()
+    def _free(self) -> list[Variation] | None:
+        """The next group whose data nobody is making."""
+        return next((g for g in self._groups if not g[0].data or g[0].data not in self._busy), None)
 
     def stop(self) -> None:
         """Give out no more."""
@@ -150,25 +136,39 @@ class _Work:
             self._groups = []
             self._changed.notify_all()
 
+    def run(
+        self, clone: Clone, targets: Sequence[str], done: Callable[[Variation, Outcome], None]
+    ) -> None:
+        """Work in a clone until nothing waits."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._groups or self._free())
+                if not (group := self._free()):
+                    return
+                self._groups.remove(group)
+                self._busy.append(group[0].data)
+            try:
+                for variation in group:
+                    self._run(clone, variation, targets, done)
+            finally:
+                with self._changed:
+                    self._busy.remove(group[0].data)
+                    self._changed.notify_all()
 
-def _labour(
-    clone: "Clone",
-    work: _Work,
-    targets: Sequence[str],
-    done: Callable[[Variation, Outcome], None],
-) -> None:
-    while group := work.take():
+    def _run(
+        self,
+        clone: Clone,
+        variation: Variation,
+        targets: Sequence[str],
+        done: Callable[[Variation, Outcome], None],
+    ) -> None:
         try:
-            for variation in group:
-                try:
-                    outcome = clone.run(variation, targets)
-                except Failure as error:
-                    with work.report_lock:
-                        work.failed.append(f"{variation.name}: {error}")
-                        log.info("%s failed: %s", variation.name, error)
-                    continue
-                with work.report_lock:
-                    clone.hand_over(variation)
-                    done(variation, outcome)
-        finally:
-            work.give_back(group)
+            outcome = clone.run(variation, targets)
+        except Failure as error:
+            with self._reporting:
+                self.failed.append(f"{variation.name}: {error}")
+                log.info("%s failed: %s", variation.name, error)
+        else:
+            with self._reporting:
+                clone.hand_over(variation)
+                done(variation, outcome)

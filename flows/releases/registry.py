@@ -23,15 +23,8 @@ _PATIENCE_S = 5.0
 
 
 class Registry:
-    """The versions of a run's export.
-
-    Args:
-        run: whose.
-
-    Attributes:
-        versions: the commit of each, the oldest first; without those that were taken back.
-        last: the highest number that was ever given.
-    """
+    """The versions of a run's export: the commit of each, the oldest first, without those that were
+    taken back; ``last`` is the highest number that was ever given."""
 
     def __init__(self, run: str) -> None:
         self.run = run
@@ -151,11 +144,7 @@ def _line(error: BaseException) -> str:
 
 
 def check_names(run: str, stage: str) -> None:
-    """See that GTO takes the names.
-
-    Raises:
-        ParamsError: it does not.
-    """
+    """See that GTO takes the names; else ParamsError says which it does not."""
     for name in (run, stage):
         try:
             assert_name_is_valid(name)
@@ -167,14 +156,10 @@ def check_names(run: str, stage: str) -> None:
 
 
 def annotate(run: str, root: Path, export: Path) -> None:
-    """Name an export in dvc.yaml's ``artifacts``, where ``dvc artifacts get`` looks it up.
+    """Name the export of a run in dvc.yaml's ``artifacts``, where ``dvc artifacts get`` looks it
+    up, by its place below ``root``, which params.yaml names.
 
     Nothing else of the file changes; DVC's own way writes all of it anew.
-
-    Args:
-        run: name of the artifact.
-        root: of all products, which the entry leaves to params.yaml.
-        export: its folder.
 
     Raises:
         ParamsError: it is there with another path, or in a form that is not understood.

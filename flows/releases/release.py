@@ -32,15 +32,7 @@ class Refused(ValueError):
 
 
 def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> None:
-    """Release, or go back.
-
-    Args:
-        run: whose export.
-        stage: what the version is to hold.
-        bump: which part of the version counts up.
-        approve: do it, and not only say what would be done.
-        back: let the version before hold the stage again.
-        dry: show the model card too.
+    """Release what is approved, or go back.
 
     Raises:
         Refused: with all reasons at once.
@@ -54,12 +46,7 @@ def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: boo
 
 
 def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
-    """Compare, judge and, once approved, register.
-
-    Raises:
-        Refused: with all reasons at once.
-        ParamsError: there is nothing to judge.
-    """
+    """Compare, judge and, once approved, register; see :func:`main`."""
     values.check(PARAMS)
     layout = values.layout()
     runs = list(read_yaml(PARAMS)["export"]["runs"])
@@ -134,12 +121,7 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
 
 
 def go_back(run: str, stage: str, approve: bool) -> None:
-    """Let the version before hold the stage again.
-
-    Raises:
-        Refused: what others would need of it is not there.
-        ParamsError: there is none.
-    """
+    """Let the version before hold the stage again; see :func:`main`."""
     git.recover()
     git.fetch()
     registry = Registry(run)
@@ -179,11 +161,7 @@ def stale_reasons(run: str) -> Iterator[str]:
 
 
 def _judge(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure and judge, in a process: what does it imports torch.
-
-    Raises:
-        ParamsError: the released export cannot be had.
-    """
+    """Measure and judge, in a process: what does it imports torch."""
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
         out, released = Path(scratch) / "judged.json", Path(scratch) / "released"
         if facts["replaces"]:

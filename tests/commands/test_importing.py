@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from torch import Tensor
 import albef
 from albef.cli import main
 from albef.commands.importing import export_original, import_original, track, write
+from albef.config import validate
 from albef.models.weights import CheckpointError, load_checkpoint
 from tests import original as originals
-from tests.original import TOKENS
+from tests.original import TOKENS, run_values
 
 HEADS = (3, 4)
 POSITIONS = "image_encoder.vit.pos_embed"
@@ -98,16 +100,63 @@ def test_there_and_back_again_nothing_changes(
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "call"),
+    [
+        ("pretrain", None, "match"),
+        ("retrieval", "grounding", "ground"),
+        ("vqa", None, "ask"),
+        ("entailment", None, "entail"),
+        ("nlvr2", None, "compare"),
+    ],
+)
 def test_an_imported_checkpoint_is_put_to_use(
-    save: Save, vocabulary: Path, tmp_path: Path, pictures: list[bytes]
+    name: str,
+    kind: str | None,
+    call: str,
+    save: Save,
+    vocabulary: Path,
+    tmp_path: Path,
+    pictures: list[bytes],
+) -> None:
+    (tmp_path / "answers.json").write_text('["w8", "w9 w10"]')
+    imported = import_original(
+        save(original(name)),
+        tokenizer=vocabulary,
+        heads=(2, 4) if name == "vqa" else HEADS,
+        kind=kind,
+        answers=tmp_path / "answers.json" if name == "vqa" else None,
+    )
+    write(imported, tmp_path / "m")
+    model = albef.load(tmp_path / "m")
+    assert model.main == call
+    images = [pictures[:1]] * (2 if name == "nlvr2" else 1)
+    assert len(getattr(model, call)(*images, ["w8 w9"])) == 1
+
+
+def test_answers_that_were_not_imported_are_asked_for(
+    save: Save, vocabulary: Path, tmp_path: Path
 ) -> None:
     write(
-        import_original(save(original("pretrain")), tokenizer=vocabulary, heads=HEADS),
-        tmp_path / "m",
+        import_original(save(original("vqa")), tokenizer=vocabulary, heads=(2, 4)), tmp_path / "m"
     )
-    model = albef.load(tmp_path / "m")
-    assert model.embed_image(pictures).shape == (len(pictures), 16)
-    assert model.match(pictures[:1], ["w8 w9"]).shape == (1,)
+    with pytest.raises(CheckpointError, match="has no list of answers"):
+        albef.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("kind", ["entailment", "nlvr2", "text_assignment"])
+def test_a_run_of_no_epochs_evaluates_an_imported_checkpoint_as_it_is(
+    kind: str, save: Save, vocabulary: Path
+) -> None:
+    """As `init` of a run of its kind, head and twin included."""
+    imported = import_original(save(original(kind)), tokenizer=vocabulary, heads=HEADS)
+    module = import_module(f"albef.tasks.{kind}")
+    values = run_values(kind, image_size=32)
+    task = module.Task.start(validate(module.Config, values, where="test"), imported)
+    state = task.state_dict()
+    assert state.keys() == imported.tensors.keys()
+    for name, tensor in imported.tensors.items():
+        assert torch.equal(state[name], tensor), name
 
 
 def test_position_embeddings_of_student_and_twin_are_resized(save: Save, vocabulary: Path) -> None:
@@ -144,7 +193,15 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
             original("pretrain")
             | {"text_encoder.cls.predictions.decoder.weight": torch.zeros(211, 32)}
         ),
-        "1 tensors left over: text_encoder.cls.predictions.decoder.weight",
+        "1 tensors that must equal others differ: text_encoder.cls.predictions.decoder.weight is "
+        "not text_encoder.bert.embeddings.word_embeddings.weight",
+    ),
+    "a pair of layers that is not shared": (
+        lambda: (
+            original("nlvr2")
+            | {"text_encoder.encoder.layer.3.crossattention.self.key.bias": torch.ones(32)}
+        ),
+        r"1 tensors that must equal others differ: \S+layer.3.\S+ is not \S+layer.2.\S+",
     ),
     "another model": (
         lambda: {"conv1.weight": torch.zeros(2, 2)},
@@ -222,7 +279,7 @@ def test_a_kind_that_is_not_the_files_is_told(save: Save, vocabulary: Path) -> N
     path = save(original("retrieval"))
     with pytest.raises(CheckpointError, match=r"does not fit kind pretraining: .* missing"):
         import_original(path, tokenizer=vocabulary, heads=HEADS, kind="pretraining")
-    with pytest.raises(CheckpointError, match="there is no kind 'retrieve'"):
+    with pytest.raises(CheckpointError, match="no kind 'retrieve'; did you mean retrieval"):
         import_original(path, tokenizer=vocabulary, heads=HEADS, kind="retrieve")
 
 

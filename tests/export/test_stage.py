@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from ruamel.yaml import YAML
 
 import albef
@@ -133,20 +132,3 @@ def test_untrained_run_is_a_sentence(project: Path) -> None:
     shutil.rmtree("products/models/retrieval")
     with pytest.raises(CheckpointError, match="products/models/retrieval is no checkpoint"):
         run(Stage("export", "retrieval"))
-
-
-def test_each_precision_is_a_model_repository_of_triton(tiny_export: Path) -> None:
-    from tritonclient.grpc import model_config_pb2
-
-    for precision in ("float32", "int8"):
-        for folder in sorted((tiny_export / precision).iterdir()):
-            config = model_config_pb2.ModelConfig()
-            text_format.Parse((folder / "config.pbtxt").read_text(), config)
-            assert config.name == folder.name
-            assert config.backend == "onnxruntime"
-            assert config.HasField("dynamic_batching")
-            assert (folder / "1" / "model.onnx").is_file()
-    assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
-        "ids": [-1],
-        "text_mask": [-1],
-    }

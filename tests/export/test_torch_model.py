@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,13 @@ def test_texts_longer_than_the_model_are_refused(tiny_checkpoint: Path) -> None:
 def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no checkpoint"):
         albef.load(tmp_path)
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "albef.export.torch_model")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"albef\.load needs torch: install the extra train"):
+        albef.load("models/retrieval")
 
 
 def test_unknown_attribute_is_an_attribute_error() -> None:

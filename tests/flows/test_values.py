@@ -58,7 +58,7 @@ def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
         ("tasks.retreival.lr=1", "there is no tasks.retreival; did you mean retrieval?"),
         ("seed.x=1", "seed is a value, not a section"),
         ("seed", "write it as KEY=VALUE"),
-        ("tasks.retrieval.lr=[", "tasks.retrieval.lr=[: no viable alternative"),
+        ("tasks.retrieval.lr=[", "--set tasks.retrieval.lr=[: no YAML ("),
     ],
 )
 def test_a_wrong_override_is_one_sentence_and_writes_nothing(

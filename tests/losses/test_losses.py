@@ -2,14 +2,23 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.losses.distill import ramp, soft_targets
-from albef.losses.itc import contrast, one_hot_targets, same_image_targets, soft_cross_entropy
+from albef.losses.itc import (
+    contrast,
+    one_hot_targets,
+    same_image_targets,
+    similarities,
+    soft_cross_entropy,
+)
 from albef.losses.itm import draw, hard_negatives, itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 def test_soft_cross_entropy_of_a_uniform_guess_is_the_log_of_the_classes() -> None:
@@ -28,6 +37,24 @@ def test_same_image_entries_share_the_weight_and_empty_queue_entries_have_none()
     targets = same_image_targets(torch.tensor([7, 8, 7]), torch.tensor([-100, 7]))
     torch.testing.assert_close(targets[0], torch.tensor([1, 0, 1, 0, 1]) / 3)
     torch.testing.assert_close(targets[1], torch.tensor([0.0, 1, 0, 0, 0]))
+
+
+def test_of_two_ids_one_has_to_be_equal() -> None:
+    ids, queued = torch.tensor([[1, 5], [2, 5], [3, 6]]), torch.tensor([[1, 9], [8, 6]])
+    targets = same_image_targets(ids, queued)
+    rows = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1.0]])
+    torch.testing.assert_close(targets, rows / rows.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_similarities_are_float32_under_autocast(device: str) -> None:
+    feat = torch.nn.functional.normalize(torch.randn(6, 64, device=device), dim=1)
+    given = feat, feat[:4], feat[4:], torch.tensor(80.0, device=device)
+    exact = similarities(*given)
+    with torch.autocast(device, torch.bfloat16):
+        under = similarities(*given)
+    assert under.dtype == torch.float32
+    torch.testing.assert_close(under, exact, rtol=0, atol=0)
 
 
 def test_contrast_without_queue_is_clips_loss() -> None:

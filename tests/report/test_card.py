@@ -1,6 +1,5 @@
 """The model card of a run, and of a release."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -126,13 +125,9 @@ def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
         assert line in text.splitlines(), line
 
 
-def test_a_model_that_is_no_better_than_guessing_says_so() -> None:
+def test_a_poor_model_says_so_and_one_without_metrics_has_no_result_in_front() -> None:
     poor = replace(EVALUATION, torch={"accuracy": 28.0})
     assert "no better than guessing" in render(replace(CARD, evaluation=poor))
     assert "no better than guessing" not in render(CARD)
-
-
-def test_without_any_metric_there_is_no_result_in_front() -> None:
     empty = replace(EVALUATION, torch={}, primary="", chance={})
     assert "model-index" not in front(replace(CARD, evaluation=empty))
-    json.dumps(front(CARD))

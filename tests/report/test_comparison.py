@@ -13,7 +13,6 @@ from albef.report.comparison import (
     SeedRow,
     Side,
     Split,
-    Value,
     metrics_of,
     render,
 )
@@ -47,7 +46,7 @@ def full(text: str) -> Comparison:
     other = {text: {"train/loss": ((9.0, 1.0), (19.0, 0.5))}}
     return Comparison(
         sides=(Side(text, "abc1234", text), Side(text, "", text, 2, 0, (text,))),
-        values=(Value(text, (text, "")),),
+        values={text: (text, "")},
         data=(Data(text, 0, 1, drift), Data(text, 0, 1), Data(text, 0, 1, note=text)),
         splits=(Split(text, "test", metrics, (paired,), (text,)),),
         groups=((0,), (1,)),

@@ -51,6 +51,8 @@ def test_a_deviation_is_where_the_means_are_farthest_apart() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        (None, "does not exist; `--save-curve"),
+        (b"\xff\xfe\x00", "is no reference curve"),
         ("", "no reference curve"),
         ("step,loss\n1,2\n", "its first line is not training,curve,step,value"),
         (HEAD, "it holds no curve"),
@@ -60,19 +62,14 @@ def test_a_deviation_is_where_the_means_are_farthest_apart() -> None:
         (HEAD + "a,loss,2,1\na,loss,2,1\n", "line 3 does not go on"),
     ],
 )
-def test_a_file_that_is_no_reference_is_a_sentence(tmp_path: Path, text: str, why: str) -> None:
+def test_a_file_that_is_no_reference_is_a_sentence(
+    tmp_path: Path, text: str | bytes | None, why: str
+) -> None:
     path = tmp_path / "x.csv"
-    path.write_text(text)
+    if text is not None:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(curves.CurveError, match=why):
         curves.read_reference(path)
-
-
-def test_a_missing_or_binary_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(curves.CurveError, match="does not exist; `--save-curve"):
-        curves.read_reference(tmp_path / "none.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(curves.CurveError, match="is no reference curve"):
-        curves.read_reference(tmp_path / "bytes.csv")
 
 
 def test_the_built_in_runs_reference_can_be_read() -> None:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx.external_data_helper import set_external_data
 
 import albef
 from albef.io import file_digest
@@ -85,6 +87,21 @@ def test_a_wrong_manifest_is_refused(
 def test_no_manifest_at_all_is_refused(copy: Path, text: str) -> None:
     (copy / manifest.NAME).write_text(text)
     with pytest.raises(ExportError, match=manifest.NAME):
+        albef.runtime.load(copy)
+
+
+@pytest.mark.parametrize("location", ["weights", "../../../weights", "/tmp/weights"])
+def test_a_graph_whose_weights_lie_elsewhere_is_refused(copy: Path, location: str) -> None:
+    graph = copy / manifest.graph_file("float32", "matcher")
+    model = onnx.load(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name == "itm_head.weight":
+            set_external_data(tensor, location)
+    graph.write_bytes(model.SerializeToString())
+    values = json.loads((copy / manifest.NAME).read_text())
+    values["files"][str(graph.relative_to(copy))] = file_digest(graph)
+    (copy / manifest.NAME).write_text(json.dumps(values))
+    with pytest.raises(ExportError, match=r"matcher/1/model\.onnx has weights in another file"):
         albef.runtime.load(copy)
 
 

@@ -17,6 +17,11 @@ from tests.serving.running import Running, error, parts, running
 TEXTS = [*CAPTIONS, "A dog, left of an APPLE!", "squid"]
 
 
+def form(**fields: str) -> list[tuple[str, tuple[None, str]]]:
+    """A form of several parts, without a file."""
+    return [(name, (None, value)) for name, value in fields.items()]
+
+
 def test_embeds_as_the_runtime_does(
     everything: Running, tiny_export: Path, pictures: list[bytes]
 ) -> None:
@@ -145,9 +150,14 @@ def test_says_what_it_serves_and_how_it_is(
     assert client.get("/healthz").json() == {"status": "alive"}
     assert client.get("/readyz").json() == {"status": "ready"}
     client.post("/v1/embed/images", files=parts("image", pictures)).raise_for_status()
+    for path in ("/v1/model", "/", "/healthz"):
+        whole, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == whole.headers["content-length"]
     page = client.get("/metrics").text
     for line in (
         'albef_requests_total{method="POST",route="/v1/embed/images",status="200"}',
+        'albef_requests_total{method="HEAD",route="/v1/model",status="200"}',
         'albef_batch_items_count{run="retrieval",step="pictures"}',
         'albef_model_info{digest="',
         "process_resident_memory_bytes",
@@ -179,15 +189,13 @@ def test_an_index_is_made_filled_searched_and_deleted(
     sims = feats @ model.embed_text([text])[0]
 
     search = "/v1/indexes/zoo/search"
-    none = [("unused", (None, ""))]  # a form of several parts, without a file
-    hits = client.post(search, data={"text": text, "k": "4"}, files=none).json()["results"]
+    hits = client.post(search, files=form(text=text, k="4")).json()["results"]
     assert [hit["id"] for hit in hits] == [names[i] for i in np.argsort(-sims)[:4]]
     np.testing.assert_allclose([hit["similarity"] for hit in hits], np.sort(-sims)[:4] * -1, 1e-4)
     assert {hit["probability"] for hit in hits} == {None}
 
-    sent = {"text": text, "k": "6", "rerank": "4"}
     for _ in range(2):  # the second time with what the first has kept
-        hits = client.post(search, data=sent, files=none).json()["results"]
+        hits = client.post(search, files=form(text=text, k="6", rerank="4")).json()["results"]
         best = np.argsort(-sims)[:4]
         chance = model.match([pictures[i] for i in best], [text] * 4)
         order = best[np.argsort(-chance)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import resource
 import struct
 import zlib
@@ -64,6 +65,7 @@ HOSTILE = {
     "claims 4 gigapixels": (png(65_500, 65_500), 413),
     "claims 100 megapixels": (png(10_000, 10_000), 413),
     "claims a long line": (png(2_000_000_000, 1), 413),
+    "is a long line": (png(16_000_000, 1, zlib.compress(b"\0" * (1 + 3 * 16_000_000))), 413),
     "claims no width": (png(0, 100), 422),
     "claims 4 gigapixels as GIF": (gif(65_535, 65_535), 413),
     "compressed zeros": (png(30_000, 30_000, ZEROS), 413),
@@ -126,6 +128,7 @@ def test_odd_texts_are_texts(retrieval: Running) -> None:
         (b"no boundary", FORM, 400),
         (b"--x\r\n\r\nno name\r\n--x--\r\n", FORM, 400),
         (FIELD % (b"image", b"text") + b"--x--\r\n", FORM, 422),
+        (FIELD % (b"texts", b"text") + b"--x--\r\n", FORM, 422),
         (FIELD % (b"text", b"a") * 2000 + b"--x--\r\n", FORM, 400),
         (FIELD % (b"text", b"a" * 2_000_000) + b"--x--\r\n", FORM, 400),
         (b"a=b", "application/x-www-form-urlencoded", 415),
@@ -134,6 +137,12 @@ def test_odd_texts_are_texts(retrieval: Running) -> None:
 def test_hostile_forms(retrieval: Running, content: bytes, kind: str, status: int) -> None:
     answer = retrieval.client.post("/v1/match", content=content, headers={"content-type": kind})
     assert error(answer)[0] == status
+    message = answer.json()["error"]["message"]
+    assert not re.search("class|Upload|Input|String|List|Value", message), (
+        "not the framework's words"
+    )
+    if b'"texts"' in content:
+        assert message == "there is no field texts; there are image, text"
 
 
 def test_hostile_names_and_methods(everything: Running) -> None:
@@ -141,10 +150,17 @@ def test_hostile_names_and_methods(everything: Running) -> None:
         for method, path in (("PUT", name), ("GET", f"zoo/images/{name}")):
             answer = everything.client.request(method, f"/v1/indexes/{path}")
             assert error(answer)[0] in (404, 405, 422), name
-    for method in ("DELETE", "PATCH", "TRACE", "BREW"):
-        answer = everything.client.request(method, "/v1/match")
-        assert error(answer) == (405, "method_not_allowed")
-        assert answer.headers["allow"] == "POST"
+    for path, allowed in (
+        ("/v1/match", "POST"),
+        ("/v1/indexes/zoo", "DELETE, GET, HEAD, PUT"),
+        ("/v1/indexes/zoo/images/a", "DELETE, GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+    ):
+        for method in ("PATCH", "TRACE", "BREW"):
+            answer = everything.client.request(method, path)
+            assert error(answer) == (405, "method_not_allowed")
+            assert answer.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))

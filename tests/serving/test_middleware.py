@@ -12,13 +12,11 @@ from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware import (
-    Answers,
     Bodies,
     ClientGoneError,
     Hosts,
-    Refusals,
     RequestLog,
-    ResponseHeaders,
+    Responses,
     Slots,
     State,
     Tokens,
@@ -26,8 +24,9 @@ from albef.serving.middleware import (
 from albef.serving.serve import JsonLines
 
 TOKEN, OTHER = "first-token-of-many", "second-token-of-many"
-JSON = {"content-type": "application/json; charset=utf-8"}
+FORM = {"content-type": "multipart/form-data; boundary=x"}
 SMALL = Limits(body=200, json=20, held=300, body_seconds=0.01)
+OPEN = frozenset({"/", "/healthz"})
 
 
 async def count(scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +57,9 @@ async def ask(
     *body: bytes,
     path: str = "/v1/model",
     headers: dict[str, str] | None = None,
+    method: str = "POST",
+    client: str = "127.0.0.1",
+    mounted: str = "",
     whole: bool = True,
     leaves: bool = False,
 ) -> Answer:
@@ -80,8 +82,8 @@ async def ask(
     raw = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     if any(body):
         raw.append((b"transfer-encoding", b"chunked"))
-    scope = {"type": "http", "method": "POST", "path": path, "headers": raw, "client": ("me", 1)}
-    await app(scope, receive, send)
+    scope = {"type": "http", "method": method, "path": mounted + path, "root_path": mounted}
+    await app({**scope, "headers": raw, "client": (client, 1)}, receive, send)
     names = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Answer(sent[0]["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))
 
@@ -96,18 +98,21 @@ def refused(app: ASGIApp, *body: bytes, **how: Any) -> int:
 def test_bodies_are_read_whole_and_handed_on_in_parts() -> None:
     metrics = Metrics()
     bodies = Bodies(count, SMALL, metrics)
-    assert asyncio.run(ask(bodies, b"x" * 100, b"x" * 100)).body == b"200"
+    assert asyncio.run(ask(bodies, b"x" * 100, b"x" * 100, headers=FORM)).body == b"200"
     assert metrics.registry.get_sample_value("albef_held_bytes") == 0
 
 
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
-        ([b"x" * 100, b"x" * 101], {}),
-        ([b""], {"content-length": "201"}),
-        ([b""], {"content-length": "9" * 100}),
-        ([b"x" * 21], JSON),
-        ([b""], JSON | {"content-length": "21"}),
+        ([b"x" * 100, b"x" * 101], FORM),
+        ([b""], FORM | {"content-length": "201"}),
+        ([b""], FORM | {"content-length": "9" * 100}),
+        *[
+            ([b"x" * 21], {"content-type": kind})  # what is no form is parsed as a whole
+            for kind in ("application/json; charset=utf-8", "application/JSON", "text/plain", "")
+        ],
+        ([b""], {"content-type": "application/json", "content-length": "21"}),
     ],
 )
 def test_large_bodies_are_refused_whether_they_say_so_or_not(
@@ -126,15 +131,15 @@ def test_bodies_held_at_once_are_bounded() -> None:
     bodies = Bodies(never, SMALL, Metrics())
 
     async def one_after_the_other() -> None:
-        first = asyncio.create_task(ask(bodies, b"x" * 200))
+        first = asyncio.create_task(ask(bodies, b"x" * 200, headers=FORM))
         await asyncio.sleep(0)
         with pytest.raises(Problem, match="holds many bodies") as problem:
-            await ask(bodies, b"x" * 101)
+            await ask(bodies, b"x" * 101, headers=FORM)
         assert problem.value.status == 503
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         bodies.app = count
-        assert (await ask(bodies, b"x" * 101)).body == b"101"
+        assert (await ask(bodies, b"x" * 101, headers=FORM)).body == b"101"
 
     asyncio.run(one_after_the_other())
 
@@ -150,22 +155,23 @@ def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
             given_up += 1
             raise
 
-    assert refused(Answers(work, 0.01)) == 504
+    metrics = Metrics()
+    assert refused(Bodies(work, Limits(seconds=0.01), metrics)) == 504
+    patient = Bodies(work, Limits(), metrics)
     with pytest.raises(ClientGoneError):
-        asyncio.run(ask(Answers(work, 60), b"a", b"b", leaves=True))
+        asyncio.run(ask(patient, b"a", b"b", leaves=True))
     assert given_up == 2
     with pytest.raises(ClientGoneError):  # before its body was whole
-        asyncio.run(ask(Bodies(never, Limits(), Metrics()), whole=False, leaves=True))
-    metrics = Metrics()
+        asyncio.run(ask(patient, whole=False, leaves=True))
     with pytest.raises(IndexError):  # nothing was answered
-        asyncio.run(ask(RequestLog(Answers(work, 60), metrics), leaves=True))
+        asyncio.run(ask(RequestLog(patient, metrics), leaves=True))
     label = {"route": "other", "method": "POST", "status": "499"}
     assert metrics.registry.get_sample_value("albef_requests_total", label) == 1
 
 
 def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
     metrics = Metrics()
-    slots = Slots(never, 1, metrics)
+    slots = Slots(never, 1, metrics, spared=OPEN)
 
     async def two() -> None:
         first = asyncio.create_task(ask(slots))
@@ -186,16 +192,19 @@ def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
 
 
 def test_a_token_is_needed_where_tokens_are_known() -> None:
-    tokens = Tokens(count, [TOKEN, OTHER])
-    for sent in ("", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe4"):
-        for path in ("/v1/model", "/metrics", "/v1/nothing"):
-            assert refused(tokens, path=path, headers={"authorization": sent}) == 401
-    for path in ("/healthz", "/", "/openapi.json"):
+    tokens = Tokens(count, [TOKEN, OTHER], spared=OPEN)
+    for mounted in ("", "/models", "/models/"):  # as Ray Serve's route_prefix, and `mount`, do
+        for sent in ("", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe4"):
+            for path in ("/v1/model", "/metrics", "/nothing"):
+                how = {"path": path, "mounted": mounted, "headers": {"authorization": sent}}
+                assert refused(tokens, **how) == 401
+    for path in OPEN:
         assert asyncio.run(ask(tokens, path=path)).status == 200
+        assert asyncio.run(ask(tokens, path=path, mounted="/models")).status == 200
     for token in (TOKEN, OTHER):  # under any name
         headers = {"authorization": f"bearer {token}", "host": "models"}
         assert asyncio.run(ask(tokens, headers=headers)).status == 200
-    refusal = asyncio.run(ask(Refusals(tokens, 0)))
+    refusal = asyncio.run(ask(Responses(tokens, State(), 0)))
     assert refusal.headers["www-authenticate"] == "Bearer"
 
 
@@ -213,7 +222,17 @@ def test_a_token_is_needed_where_tokens_are_known() -> None:
 def test_without_tokens_no_other_site_may_ask(host: str, origin: str | None, status: int) -> None:
     headers = {"host": host} | ({"origin": origin} if origin else {})
     assert refused(Hosts(count, ["models"]), headers=headers) == status
-    assert asyncio.run(ask(Hosts(count, []), path="/readyz", headers=headers)).status == 200
+
+
+def test_a_name_of_this_machine_is_nobody_elses() -> None:
+    hosts = Hosts(count, ["models"], spared=OPEN)
+    local = {"host": "localhost"}
+    for client in ("10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "a.sock", ""):
+        assert refused(hosts, headers=local, client=client) == 421
+        assert asyncio.run(ask(hosts, path="/healthz", client=client)).status == 200
+        assert asyncio.run(ask(hosts, headers={"host": "models"}, client=client)).status == 200
+    for client in ("127.0.0.1", "::1"):
+        assert asyncio.run(ask(hosts, headers=local, client=client)).status == 200
 
 
 def test_this_machine_and_named_hosts_may() -> None:
@@ -226,7 +245,7 @@ def test_a_refusal_reads_on_so_that_the_client_sees_it() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         raise Problem(413, "too_large", "too much")
 
-    read = Refusals(refuse, 1000)
+    read = Responses(refuse, State(), 1000)
     answer = asyncio.run(ask(read, b"x" * 500, b"x" * 500))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (413, "too_large")
     assert "connection" not in answer.headers, "all was read"
@@ -238,7 +257,7 @@ def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFi
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret")
 
-    app = RequestLog(Refusals(fail, 0), Metrics())
+    app = RequestLog(Responses(fail, State(), 0), Metrics())
     answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
     detail = {"code": "internal", "message": "the server failed; request mine"}
     assert (answer.status, json.loads(answer.body)) == (500, {"error": detail})
@@ -247,13 +266,13 @@ def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFi
 
 def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
     state = State()
-    headers = asyncio.run(ask(ResponseHeaders(count, state))).headers
+    headers = asyncio.run(ask(Responses(count, state, 0))).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
     assert "connection" not in headers
     state.leaving = True
-    assert asyncio.run(ask(ResponseHeaders(count, state))).headers["connection"] == "close"
+    assert asyncio.run(ask(Responses(count, state, 0))).headers["connection"] == "close"
 
 
 def test_a_line_of_the_log_has_no_payload(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,8 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from albef.runtime.model import Floats
 from albef.serving.limits import Limits
 from tests.serving.running import PATIENCE, Running, error, running, wait_until
 
@@ -105,6 +107,32 @@ def test_a_busy_server_answers_and_refuses_what_its_queue_does_not_hold(server: 
     assert httpx.get(f"{server.client.base_url}/v1/model").is_success
     busy.let_go()
     assert len(first.result(PATIENCE).json()["embeddings"]) == 32
+
+
+def test_a_server_whose_decoders_are_held_up_is_not_ready(
+    tiny_export: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, held = threading.Event(), threading.Semaphore(0)
+
+    def decode_for_long(self: object, image: bytes, number: int) -> Floats:
+        held.release()
+        assert go.wait(PATIENCE)
+        return np.zeros((3, 16, 16), np.float32)
+
+    monkeypatch.setattr("albef.serving.model_queues.ModelQueues.pixels", decode_for_long)
+    images = [("image", ("a.png", picture)) for picture in pictures[:2]]
+    with running([tiny_export], Limits(decode=0)) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.client.post, "/v1/embed/images", files=images)
+        assert held.acquire(timeout=PATIENCE)
+        assert held.acquire(timeout=PATIENCE)
+        base = f"{server.client.base_url}"
+        assert error(httpx.get(f"{base}/readyz")) == (503, "unavailable")
+        refused = httpx.post(f"{base}/v1/embed/images", files=images)
+        assert error(refused) == (503, "unavailable")
+        assert httpx.get(f"{base}/healthz").is_success
+        go.set()
+        assert answer.result(PATIENCE).is_success
+        assert httpx.get(f"{base}/readyz").is_success
 
 
 def test_the_work_of_a_client_that_leaves_is_dropped(server: Running) -> None:

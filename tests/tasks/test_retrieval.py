@@ -9,6 +9,8 @@ from albef.losses import itm
 from albef.tasks.ranking import ranked
 from tests.conftest import CAPTIONS, tiny_task
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
 
 def batch(task: object) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
@@ -45,6 +47,43 @@ def test_without_hard_negatives_all_are_as_likely(monkeypatch: pytest.MonkeyPatc
         task(batch(task), 0.0)
         free = drawn[-1][drawn[-1] > 0]
         assert bool(torch.allclose(free, free[0].expand(len(free)))) is not hard
+
+
+def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny_task(equal_texts=True).train()
+    given: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr(
+        task, "match", lambda *a, barred, swapped: given.append((a[4], barred)) or match(*a, barred)
+    )
+    match = type(task).match.__get__(task)
+    made = batch(task)
+    same = torch.arange(len(CAPTIONS)) // 2  # two and two have one text
+    task.end_step([task(made | {"text_id": same}, 0.0)])
+    task(made | {"text_id": same, "image_id": made["image_id"] + 100}, 0.0)
+    expected = same[:, None] == same[None]
+    for targets, barred in given:
+        assert torch.equal(barred, expected)
+        assert torch.equal(targets[:, : len(same)] > 0, expected)
+    queued = given[1][0][:, len(same) :]
+    assert torch.equal(queued[:, : len(same)] > 0, expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_a_step_in_bfloat16_is_near_the_one_in_float32(device: str) -> None:
+    steps = []
+    for enabled in (False, True):
+        task = tiny_task(hard_negatives=False).train().to(device)
+        made = {name: tensor.to(device) for name, tensor in batch(task).items()}
+        torch.manual_seed(0)
+        with torch.autocast(device, torch.bfloat16, enabled=enabled):
+            out = task(made, 0.5)
+        out["loss"].backward()
+        gradient = torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None])
+        steps.append((float(out["itc"]), float(out["itm"]), gradient))
+    (itc, itm, gradient), (near_itc, near_itm, near) = steps
+    assert near_itc == pytest.approx(itc, rel=0.02)
+    assert near_itm == pytest.approx(itm, rel=0.05)
+    assert torch.cosine_similarity(gradient, near, dim=0) > 0.99
 
 
 def record(number: int, pair: int | None = None) -> Record:

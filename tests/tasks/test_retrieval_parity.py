@@ -32,7 +32,9 @@ ORIGINAL = original.weights(FIXTURE)
 def original_task(alpha: float) -> Task:
     changed = {"alpha": alpha, "queue_size": 16, "momentum": 0.995, "image_size": 32}
     config = validate(Config, tiny_config().model_dump() | changed, where="test")
-    sizes = sizes_of(ORIGINAL, "retrieval", where="fixture", heads=(3, 4), dropout=0.0)
+    sizes = sizes_of(ORIGINAL, "retrieval", where="fixture", heads=(3, 4))
+    text = sizes.text.model_copy(update={"dropout": 0.0})
+    sizes = sizes.model_copy(update={"text": text})
     task = Task(config, sizes, vocabulary())
     original.load(task, "retrieval", FIXTURE)
     return task.train()

@@ -14,6 +14,7 @@ from albef.loading.loader import Loader
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite, autocast_dtype
+from albef.training.state import kept
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
@@ -135,6 +136,38 @@ def test_a_state_is_saved_after_a_time_where_steps_take_longer(data: Path, tmp_p
 
     train_toy(tiny(), data, tmp_path, progress, every=100, every_s=1e-9)
     assert steps == list(range(12))  # each step's state before it is shown again
+
+
+@pytest.mark.parametrize("kill_at", [None, 5, 8])
+def test_the_best_epoch_is_known_whenever_a_training_is_killed(
+    data: Path, tmp_path: Path, kill_at: int | None
+) -> None:
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        if step == kill_at:
+            raise Killed
+
+    def validate(epoch: int) -> dict[str, float]:
+        return {"r_mean": (1.0, 3.0, 3.0, 2.0)[epoch - 1]}
+
+    facts: dict[str, Any] = {}
+    given = {"every": 2, "validate": validate, "facts": facts}
+    if kill_at:
+        with pytest.raises(Killed):
+            train_toy(tiny(publish="best"), data, tmp_path, progress, **given)
+        kill_at = None
+    train_toy(tiny(publish="best"), data, tmp_path, progress, **given)
+    assert facts["best_epoch"] == 2
+    (best,) = kept(tmp_path, [2]).values()
+    run(data, tmp_path / "two", keep_epochs=(2,))
+    (second,) = kept(tmp_path / "two", [2]).values()
+    assert best.name == second.name  # with its digest
+
+
+def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, clip_norm=0.01, epochs=1)
+    (curve,) = (text for name, text in curves(tmp_path).items() if "gradient_norm" in name)
+    norms = [float(line.split("\t")[1]) for line in curve.splitlines()[1:]]
+    assert norms == pytest.approx([0.01] * len(norms), rel=1e-4)
 
 
 def test_every_training_value_is_needed() -> None:

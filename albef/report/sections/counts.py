@@ -39,11 +39,8 @@ class Tally:
 
 
 def draw_histograms(table: pa.Table) -> Iterator[Chart]:
-    """Of captions and pictures; of what is the same everywhere there is none.
-
-    Args:
-        table: of the index, with :data:`COLUMNS`.
-    """
+    """Of the captions and pictures of an index with :data:`COLUMNS`; of what is the same everywhere
+    there is none."""
     width, height = table["width"].to_numpy(), table["height"].to_numpy()
     readable = np.minimum(width, height) > 0
     counts = pc.list_value_length(table["captions"]).to_numpy()
@@ -93,7 +90,8 @@ def tallies(table: pa.Table) -> Iterator[Tally]:
     for text in table["meta"].to_pylist():
         if '"label"' in text or '"answers"' in text:
             meta = json.loads(text)
-            labels.update(_label(meta))
+            if isinstance(meta.get("label"), str | int):
+                labels[_short(str(meta["label"]))] += 1
             answers.update(_answer(meta))
     for title, of, counts in (
         ("Captions", "", captions),
@@ -106,12 +104,6 @@ def tallies(table: pa.Table) -> Iterator[Tally]:
             again = [entry for entry in first if entry[1] > 1]
             note = f"{len(counts):,} different of {counts.total():,}{of}"
             yield Tally(title, note, tuple(again or first))
-
-
-def _label(meta: Mapping[str, Any]) -> Iterator[str]:
-    label = meta.get("label")
-    if isinstance(label, str | int):
-        yield _short(str(label))
 
 
 def _answer(meta: Mapping[str, Any]) -> Iterator[str]:

@@ -23,48 +23,24 @@ from albef.report.sections.counts import COLUMNS, Tally, draw_histograms, tallie
 from albef.report.wording import flatten
 from albef.validation.content import Drifted, drifted
 
-WORDS = {
-    "malformed_row": "not what its format says",
-    "missing_field": "a field is missing or of a wrong type",
-    "no_caption": "nothing is said of the picture",
-    "caption_too_long": "the caption is too long",
-    "missing_file": "the picture is not there",
-    "outside_root": "the picture lies outside its folder",
-    "bad_url": "no http or https address",
-    "private_address": "a private address",
-    "unreachable": "no such host, or no connection",
-    "timed_out": "the server did not answer in time",
-    "not_found": "the server says it is gone",
-    "http_error": "another error of the server",
-    "opted_out": "the server asks not to be used for training",
-    "too_many_bytes": "the file is too large",
-    "no_image": "no picture of a known format",
-    "too_many_pixels": "too many pixels",
-    "undecodable": "truncated or damaged",
-    "too_small": "the picture is too small",
-    "too_elongated": "the picture is too elongated",
-    "duplicate": "the file of an earlier picture",
-    "near_duplicate": "looks like an earlier picture",
-    "contamination": "is evaluated on",
-    "damaged_member": "a damaged part of a file",
-}
+WORDS = {str(reason): reason.words for reason in Reason}
 """What a reason means, in a few words."""
 _COUNTED = 200_000
 """Records that histograms and most frequent values are taken of, at even steps."""
 _LISTED = 10  # times the examples: contaminated rows that are named
 _REPEATED = (Reason.DUPLICATE, Reason.NEAR_DUPLICATE)
 _SPLITS = ("train", "val", "test")
-_Example = Mapping[str, Any]
+_Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The verdict on a data set, whose whole report is at ``page``; ``current`` where the data that
-    were checked are the ones described here."""
+    """The verdict on a data set; ``current`` where the data that were checked are those here."""
 
     result: Mapping[str, Any]
     current: bool
     page: str
+    """Where its whole report is."""
 
     @property
     def drifted(self) -> tuple[Drifted, ...]:
@@ -75,59 +51,53 @@ class Validation:
     @property
     def statistics(self) -> dict[str, str]:
         """Numbers about the data set, in words; the captions are counted elsewhere."""
-        return dict(_statistics(self.result.get("statistics", {})))
-
-
-def _statistics(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, int | float) and name != "captions":
-            yield name, f"{value:,}"
-        elif isinstance(value, Mapping) and {"least", "median", "most"} <= set(value):
-            least, median, most = (f"{value[key]:g}" for key in ("least", "median", "most"))
-            yield name, least if least == most else f"{least} to {most}, median {median}"
+        words = {}
+        for name, value in self.result.get("statistics", {}).items():
+            if isinstance(value, int | float) and name != "captions":
+                words[name] = f"{value:,}"
+            elif isinstance(value, Mapping) and {"least", "median", "most"} <= set(value):
+                least, median, most = (f"{value[key]:g}" for key in ("least", "median", "most"))
+                words[name] = least if least == most else f"{least} to {most}, median {median}"
+        return words
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, by its ``dataset.json``.
-
-    Attributes:
-        used_by: trainings and runs that read it.
-        note: what is missing, in words.
-        splits: records of each, those of training first.
-        samples: some pictures of each split.
-        licences: of everything in it: ``what``, ``licence``, ``attribution``, ``url``.
-    """
+    """A data set, by its ``dataset.json``; ``note`` says what is missing."""
 
     name: str
-    used_by: tuple[str, ...] = ()
+    used_by: Sequence[str] = ()
+    """Trainings and runs that read it."""
     note: str = ""
     digest: str = ""
     captions: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
+    """Records of each, those of training first."""
     samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    """Some pictures of each split."""
     sources: Sequence[tuple[str, Mapping[str, Any]]] = ()
     licences: Sequence[Mapping[str, str]] = ()
+    """Of everything in it: ``what``, ``licence``, ``attribution``, ``url``."""
     validation: Validation | None = None
 
 
-def read(layout: Layout, name: str, used_by: tuple[str, ...], count: int) -> Dataset:
+def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Dataset:
     """A data set, its verdict and ``count`` pictures of each split."""
     folder = layout.data(name)
     described = read_json(folder / "dataset.json")
     if described is None:
         note = f"This data set has not been made yet: {folder} is missing."
         return Dataset(name, used_by, note)
-    known = {split: place for place, split in enumerate(_SPLITS)}
-    splits = {split: size for split, size in described["splits"].items() if size}
-    splits = dict(sorted(splits.items(), key=lambda pair: known.get(pair[0], len(known))))
+    order = [*_SPLITS, *described["splits"]]
+    sizes = sorted(described["splits"].items(), key=lambda pair: order.index(pair[0]))
+    splits = {split: size for split, size in sizes if size}
     samples = {}
     for split in splits:
         records = SplitRecords(folder, split)
         samples[split] = [records.at(place) for place in spread(range(len(records)), count)]
         records.close()
-    result = read_json(layout.validation(name) / "result.json")
-    page = str(layout.validation(name) / "report.html")
+    result, page = (layout.validation(name) / file for file in ("result.json", "report.html"))
+    verdict = read_json(result)
     return Dataset(
         name,
         used_by,
@@ -140,9 +110,8 @@ def read(layout: Layout, name: str, used_by: tuple[str, ...], count: int) -> Dat
             for source in described.get("sources", [])
         ],
         licences=[{"attribution": "", "url": "", **it} for it in described.get("licences", [])],
-        validation=Validation(result, result["digest"] == described["digest"], page)
-        if result
-        else None,
+        validation=verdict
+        and Validation(verdict, verdict["digest"] == described["digest"], str(page)),
     )
 
 
@@ -171,7 +140,7 @@ class Refused:
 
     reason: str
     sources: Mapping[str, int]
-    rows: Sequence[tuple[_Example, Picture | None]]
+    rows: Sequence[tuple[_Row, Picture | None]]
 
     @property
     def count(self) -> int:
@@ -181,40 +150,36 @@ class Refused:
 
 @dataclass(frozen=True)
 class DatasetPage:
-    """Everything on the page of a data set.
-
-    Attributes:
-        data: what the main page shows of it too.
-        intakes: ``rows`` and ``kept`` of each source, in order.
-        repeated: training pictures that repeat an earlier one: equal files, and those that look
-            alike; ``pairs`` are some of them.
-        contaminated: some training pictures that are evaluated on.
-        contamination: the first rows that were set aside for it: their name and what they show.
-        refused: by reason, the most frequent first.
-        counted: of how many records histograms and tallies are.
-    """
+    """Everything on the page of a data set."""
 
     data: Dataset
+    """What the main page has of it too."""
     intakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """``rows`` and ``kept`` of each source, in order."""
     repeated: tuple[int, int] = (0, 0)
+    """Training pictures that repeat an earlier one: equal files, and those that look alike."""
     pairs: Sequence[Pair] = ()
+    """Some of these."""
     contaminated: Sequence[Pair] = ()
+    """Some training pictures that are evaluated on."""
     contamination: Sequence[tuple[str, str]] = ()
+    """The first rows that were set aside for it: their name and what they show."""
     refused: Sequence[Refused] = ()
+    """By reason, the most frequent first."""
     histograms: Sequence[Chart] = ()
     tallies: Sequence[Tally] = ()
     counted: int = 0
+    """Of how many records histograms and tallies are."""
 
 
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
     """The page of a data set, with ``count`` examples of each group."""
     folder, quarantine = layout.data(data.name), layout.quarantine(data.name)
     summary = read_json(quarantine / "summary.json") or {}
-    rows: list[_Example] = []
-    groups: list[_Example] = []
-    if (quarantine / "examples.parquet").is_file():
-        rows = pq.read_table(quarantine / "examples.parquet").to_pylist()
-        groups = pq.read_table(quarantine / "duplicates.parquet").to_pylist()
+    rows, groups = (
+        pq.read_table(path).to_pylist() if path.is_file() else []
+        for path in (quarantine / "examples.parquet", quarantine / "duplicates.parquet")
+    )
     table = _spread_rows(folder / "index.parquet") if data.splits else None
     exact = sum(map(_is_exact, groups))
     return DatasetPage(
@@ -223,7 +188,7 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         repeated=(exact, len(groups) - exact),
         pairs=list(_pairs(folder, rows, groups, count)),
         contaminated=list(_contaminated(layout, data, rows, count)),
-        contamination=list(_contamination(quarantine, _LISTED * count)),
+        contamination=_contamination(quarantine / "quarantine.parquet", _LISTED * count),
         refused=list(_refused(summary, rows, count)),
         histograms=list(draw_histograms(table)) if table else (),
         tallies=list(tallies(table)) if table else (),
@@ -243,12 +208,12 @@ def _spread_rows(index: Path) -> pa.Table:
     return pa.Table.from_batches(parts)
 
 
-def _is_exact(row: _Example) -> bool:
+def _is_exact(row: _Row) -> bool:
     return row.get("kind", row.get("reason")) in ("exact", Reason.DUPLICATE)
 
 
 def _pairs(
-    folder: Path, rows: Iterable[_Example], groups: Iterable[_Example], count: int
+    folder: Path, rows: Iterable[_Row], groups: Iterable[_Row], count: int
 ) -> Iterator[Pair]:
     """Some repeated pictures beside the first of their group, alike ones before equal ones."""
     repeated = [row for row in rows if row["reason"] in _REPEATED]
@@ -265,10 +230,10 @@ def _pairs(
 
 
 def _contaminated(
-    layout: Layout, data: Dataset, rows: Iterable[_Example], count: int
+    layout: Layout, data: Dataset, rows: Iterable[_Row], count: int
 ) -> Iterator[Pair]:
     screened = [row for row in rows if row["reason"] == Reason.CONTAMINATION and row["of"]]
-    by_owner: dict[str, list[_Example]] = {}
+    by_owner: dict[str, list[_Row]] = {}
     for row in spread(screened, count):
         by_owner.setdefault(row["of_dataset"] or data.name, []).append(row)
     for owner, of_owner in by_owner.items():
@@ -278,20 +243,20 @@ def _contaminated(
             yield Pair(_picture(row), of, row["of_dataset"] or "", False, row["distance"], True)
 
 
-def _contamination(quarantine: Path, most: int) -> Iterator[tuple[str, str]]:
-    path = quarantine / "quarantine.parquet"
-    if path.is_file():
-        wanted = [("reason", "==", str(Reason.CONTAMINATION))]
-        rows = pq.read_table(path, columns=["key", "detail"], filters=wanted).slice(0, most)
-        yield from ((row["key"], row["detail"]) for row in rows.to_pylist())
+def _contamination(path: Path, most: int) -> list[tuple[str, str]]:
+    if not path.is_file():
+        return []
+    wanted = [("reason", "==", str(Reason.CONTAMINATION))]
+    rows = pq.read_table(path, columns=["key", "detail"], filters=wanted).slice(0, most)
+    return [(row["key"], row["detail"]) for row in rows.to_pylist()]
 
 
-def _refused(summary: Mapping[str, Any], rows: Iterable[_Example], count: int) -> Iterator[Refused]:
+def _refused(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> Iterator[Refused]:
     totals: dict[str, dict[str, int]] = {}
     for source, intake in summary.items():
         for reason, number in intake["set_aside"].items():
             totals.setdefault(reason, {})[source] = number
-    by_reason: dict[str, list[tuple[_Example, Picture | None]]] = {}
+    by_reason: dict[str, list[tuple[_Row, Picture | None]]] = {}
     for row in rows:
         picture = _picture(row) if row["picture"] else None
         by_reason.setdefault(row["reason"], []).append((row, picture))
@@ -299,7 +264,7 @@ def _refused(summary: Mapping[str, Any], rows: Iterable[_Example], count: int) -
         yield Refused(reason, sources, spread(by_reason.get(reason, []), count))
 
 
-def _picture(row: _Example) -> Picture:
+def _picture(row: _Row) -> Picture:
     uri = data_uri(row["picture"]) if row["picture"] else ""
     return Picture(row["key"], uri, tuple(row["captions"] or ()))
 

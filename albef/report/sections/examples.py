@@ -76,21 +76,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Examples that belong together.
-
-    Attributes:
-        look: how they are drawn, which says what they are: ``texts``, ``images`` or ``pairs``
-            (:class:`Query`), ``answers``, ``places``, or ``rows``, a picture and its cells each.
-        title: of it.
-        note: how they were chosen and out of how many.
-        good: whether the model is right in them; None where that is mixed, or not known.
-        examples: at least one.
-    """
+    """Examples that belong together, at least one."""
 
     look: str
+    """How they are drawn, which says what they are: ``texts``, ``images`` or ``pairs``
+    (:class:`Query`), ``answers``, ``places``, or ``rows``, a picture and its cells each."""
     title: str
     note: str
+    """How they were chosen and out of how many."""
     good: bool | None
+    """Whether the model is right in them; None where that is mixed, or not known."""
     examples: Sequence[Any]
 
 
@@ -99,25 +94,19 @@ class Outcome:
     """Queries of one group by who puts the right answer first: ITM and ITC, one, or none."""
 
     label: str
-    both: int
-    itm: int
-    itc: int
-    neither: int
+    counts: tuple[int, int, int, int]
 
     @property
     def total(self) -> int:
         """All queries of the group."""
-        return self.both + self.itm + self.itc + self.neither
+        return sum(self.counts)
 
     @property
     def parts(self) -> list[tuple[int, str, str]]:
         """Each count, with its class and what it counts, in words."""
-        return [
-            (self.both, "both", f"ITM and ITC: {self.both:,}"),
-            (self.itm, "gain", f"ITM alone: {self.itm:,}"),
-            (self.itc, "loss", f"ITC alone: {self.itc:,}"),
-            (self.neither, "none", f"neither: {self.neither:,}"),
-        ]
+        words = {"both": "ITM and ITC", "gain": "ITM alone", "loss": "ITC alone", "none": "neither"}
+        pairs = zip(self.counts, words.items(), strict=True)
+        return [(count, look, f"{text}: {count:,}") for count, (look, text) in pairs]
 
 
 def read(
@@ -156,7 +145,8 @@ def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
 
     def outcome(label: str, which: NDArray[np.bool_]) -> Outcome:
         parts = (itm & itc, itm & ~itc, ~itm & itc, ~itm & ~itc)
-        return Outcome(label, *(int((part & which).sum()) for part in parts))
+        both, gain, loss, none = (int((part & which).sum()) for part in parts)
+        return Outcome(label, (both, gain, loss, none))
 
     groups = [
         outcome(_DIRECTIONS.get(label, label), pc.equal(table[column], label).to_numpy())
@@ -231,10 +221,9 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
         return records.picture(key) or Picture(key)
 
     def candidate(place: int, value: str) -> Candidate:
+        seen = picture(value) if by_text else None
         by_itc = row["top_itc"][:1] == [value]
-        if by_text:
-            return Candidate(place, value in rights, by_itc, picture(value))
-        return Candidate(place, value in rights, by_itc, text=value)
+        return Candidate(place, value in rights, by_itc, seen, "" if by_text else value)
 
     is_ranked = not rerank_k or row["rank_itc"] < rerank_k
     most = PICTURES if by_text else TEXTS

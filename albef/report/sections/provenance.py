@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from albef.io import read_json
 from albef.layout import HEADLINE, Layout
@@ -22,8 +22,7 @@ _FURTHER = (
 """Facts of a run record that stand beside what the stage took."""
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """Where and from which revision some stages ran, the first of them when it ``started``."""
 
     machine: str
@@ -55,13 +54,9 @@ class Costs:
         """Stages without a record."""
         return [stage for stage, record in self.records.items() if record is None]
 
-    def most(self, name: str) -> float:
-        """The largest ``seconds`` or ``peak_memory_mib``."""
-        return max((getattr(record, name) or 0.0 for record in self.timed.values()), default=0.0)
-
-    def total(self, name: str) -> float:
-        """The sum of ``seconds``, ``core_hours`` or ``gpu_hours``."""
-        return float(sum(getattr(record, name) or 0.0 for record in self.timed.values()))
+    def all(self, name: str) -> list[float]:
+        """The ``seconds``, ``peak_memory_mib``, ``core_hours`` or ``gpu_hours`` of each stage."""
+        return [getattr(record, name) or 0.0 for record in self.timed.values()]
 
     def machines(self) -> list[Machine]:
         """Stages grouped by machine and revision, in order."""
@@ -69,17 +64,13 @@ class Costs:
         for stage, it in self.known.items():
             key = (it.machine or "unknown machine", it.python, it.git.revision, it.git.clean)
             groups.setdefault(key, {})[stage] = it.started
-        return [
-            Machine(*key, min(started.values()), tuple(started)) for key, started in groups.items()
-        ]
+        return [Machine(*key, min(it.values()), tuple(it)) for key, it in groups.items()]
 
     def versions(self) -> dict[str, str]:
         """Versions of packages; several where stages ran with different ones."""
-        versions: dict[str, dict[str, None]] = {}
-        for record in self.known.values():
-            for name, version in record.versions.items():
-                versions.setdefault(name, {})[version] = None
-        return {name: ", ".join(several) for name, several in sorted(versions.items())}
+        pairs = dict.fromkeys(pair for it in self.known.values() for pair in it.versions.items())
+        names = sorted({name for name, _ in pairs})
+        return {name: ", ".join(v for of, v in pairs if of == name) for name in names}
 
 
 def further(record: RunRecord) -> str:
@@ -100,35 +91,25 @@ class Model:
 
 @dataclass(frozen=True)
 class Export:
-    """The folder of a run that goes to production.
-
-    Attributes:
-        run: its name.
-        manifest: by dotted name.
-        headline: the metric that may not drop.
-        scores: metrics of torch and of each precision.
-        bytes: size of the graphs of each precision.
-    """
+    """The folder of a run that goes to production: its manifest by dotted name, the metrics of
+    torch and of each precision, and the bytes of its graphs."""
 
     run: str
     manifest: Mapping[str, Any]
     headline: str = ""
+    """The metric that may not drop."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     bytes: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     """The run records of all stages before the report, in the order of the graph."""
-    return Costs({stage: read_record(layout.record(stage)) for stage in _stages(params)})
-
-
-def _stages(params: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("ingest", "validate"):
-        yield from (f"{name}@{dataset}" for dataset in params.get("datasets", {}))
-    yield "pretrain"
-    for name in ("search", "finetune", "evaluate"):
-        yield from (f"{name}@{run}" for run in params.get("tasks", {}))
-    yield from (f"export@{run}" for run in params.get("export", {}).get("runs", {}))
+    data, runs = params.get("datasets", {}), params.get("tasks", {})
+    stages = [f"{name}@{dataset}" for name in ("ingest", "validate") for dataset in data]
+    stages += ["pretrain"]
+    stages += [f"{name}@{run}" for name in ("search", "finetune", "evaluate") for run in runs]
+    stages += [f"export@{run}" for run in params.get("export", {}).get("runs", {})]
+    return Costs({stage: read_record(layout.record(stage)) for stage in stages})
 
 
 def read_model(layout: Layout, name: str) -> Model:

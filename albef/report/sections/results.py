@@ -5,7 +5,7 @@ As far as it is known; an empty tuple, None or "" stands for what is missing.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What a run reached on one split.
-
-    Attributes:
-        name: of the split.
-        metrics: values by name, as the kind's score gives them.
-        chance, random_weights, text_only: the same of the baselines.
-        headline: the metric that it is judged by, or "".
-        records: in the split; 0 where that is not known.
-        outcomes, examples: of its predictions.
-    """
+    """What a run reached on one split, in all metrics and in those of its baselines."""
 
     name: str
     metrics: Mapping[str, float]
@@ -93,7 +84,9 @@ class SplitResult:
     random_weights: Mapping[str, float] = field(default_factory=dict)
     text_only: Mapping[str, float] = field(default_factory=dict)
     headline: str = ""
+    """The metric that it is judged by."""
     records: int = 0
+    """In the split."""
     outcomes: Sequence[Outcome] = ()
     examples: Sequence[Group] = ()
 
@@ -118,29 +111,24 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class BehaviourTest:
-    """A behaviour test: what it changes and what passes, in words; counts; the percent of cases
-    that pass with Wilson's interval and those of the baselines; some cases that fail, each with its
-    picture where that is at hand."""
+    """A behaviour test: what it changes and what passes, in words; the percent of cases that pass
+    with Wilson's interval, and those of the baselines."""
 
     name: str
     words: str
     passes: str
     passed: int
     cases: int
-    rate: float
     interval: Interval
     chance: float | None
     random_weights: float | None
-    failed: tuple[tuple[Picture | None, Mapping[str, Any]], ...]
+    failed: Sequence[tuple[Picture | None, Mapping[str, Any]]]
+    """Some cases that fail, each with its picture where that is at hand."""
 
-
-@dataclass(frozen=True)
-class Behaviour:
-    """The behaviour tests of a run on a split; ``accepted`` percent of the true texts are true."""
-
-    split: str
-    accepted: float
-    tests: tuple[BehaviourTest, ...]
+    @property
+    def rate(self) -> float:
+        """The percent of cases that pass."""
+        return 100.0 * self.passed / self.cases
 
 
 @dataclass(frozen=True)
@@ -151,9 +139,11 @@ class Run:
     kind: str = ""
     dataset: str = ""
     init: str = ""
-    splits: tuple[SplitResult, ...] = ()
-    notes: tuple[str, ...] = ()
-    behaviour: Behaviour | None = None
+    splits: Sequence[SplitResult] = ()
+    notes: Sequence[str] = ()
+    behaviour: Sequence[BehaviourTest] = ()
+    tested: tuple[str, float] = ("", 0.0)
+    """The split of the behaviour tests, and the percent of its true texts that are accepted."""
 
     @property
     def first(self) -> SplitResult | None:
@@ -171,22 +161,22 @@ class Run:
 def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:
     """What a run reached on each split, with ``count`` examples of each group."""
     kind, dataset, init = (str(values.get(key, "")) for key in ("kind", "dataset", "init"))
-    metrics = read_json(layout.metrics(name))
+    run = Run(name, kind, dataset, init)
+    metrics, folder = read_json(layout.metrics(name)), layout.data(run.dataset)
     if metrics is None:
         note = f"This run has not been evaluated yet: {layout.metrics(name)} is missing."
-        return Run(name, kind, dataset, init, notes=(note,))
-    notes = []
+        return replace(run, notes=(note,))
     predictions, cases = _table(layout.predictions(name)), _table(layout.behaviour(name))
-    if predictions is None:
-        notes.append(f"There are no examples, since {layout.predictions(name)} is missing.")
-    folder = layout.data(dataset)
     present = (read_json(folder / "dataset.json") or {}).get("splits", {})
-    if not present:
-        notes.append(f"There are no pictures, since the data set at {folder} is missing.")
-    if BEHAVIOUR in metrics and cases is None:
-        notes.append(f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.")
     rerank_k = (read_json(layout.model(name) / CONFIG) or {}).get("values", {}).get("rerank_k")
-    splits, behaviour = [], None
+    notes = {
+        f"There are no examples, since {layout.predictions(name)} is missing.": not predictions,
+        f"There are no pictures, since the data set at {folder} is missing.": not present,
+        f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.": (
+            BEHAVIOUR in metrics and not cases
+        ),
+    }
+    splits = []
     for split, section in metrics.items():
         if split in (*BASELINES, BEHAVIOUR, HEADLINE) or not isinstance(section, Mapping):
             continue
@@ -205,12 +195,17 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
             )
         )
         if cases and cases["split"][0].as_py() == split:
-            behaviour = read_behaviour(cases, metrics, records, count)
+            accepted = {(row["key"], row["caption"]): row["accepted"] for row in cases.to_pylist()}
+            run = replace(
+                run,
+                behaviour=list(read_tests(cases, metrics, records, count)),
+                tested=(split, 100.0 * sum(accepted.values()) / len(accepted)),
+            )
         if records:
             records.close()
     # The first of evaluate's splits is the one that a run is judged by; JSON has lost its order.
     splits.sort(key=lambda split: (split.name != "test", split.name))
-    return Run(name, kind, dataset, init, tuple(splits), tuple(notes), behaviour)
+    return replace(run, splits=splits, notes=[note for note, holds in notes.items() if holds])
 
 
 def _table(path: Path) -> pa.Table | None:
@@ -225,39 +220,26 @@ def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def read_behaviour(
-    cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
-) -> Behaviour:
-    """What the stored cases of a run come to, with ``count`` failures of each test."""
-    claims = {(row["key"], row["caption"]): row["accepted"] for row in cases.to_pylist()}
-    return Behaviour(
-        split=cases["split"][0].as_py(),
-        accepted=100.0 * sum(claims.values()) / len(claims),
-        tests=tuple(_tests(cases, metrics, records, count)),
-    )
-
-
-def _tests(
+def read_tests(
     cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
 ) -> Iterator[BehaviourTest]:
-    baselines = [metrics.get(name, {}).get(BEHAVIOUR, {}) for name in BASELINES[:2]]
+    """The behaviour tests of the stored cases of a run, with ``count`` failures of each."""
+    chance, random = (metrics.get(base, {}).get(BEHAVIOUR, {}) for base in BASELINES[:2])
     for name in pc.unique(cases["test"]).to_pylist():
         of_test = cases.filter(pc.equal(cases["test"], name)).to_pylist()
         failed = [row for row in of_test if not row["passed"]]
         passed = len(of_test) - len(failed)
-        chance, random_weights = (baseline.get(name) for baseline in baselines)
         yield BehaviourTest(
-            name=name,
-            words=_TESTS.get(name, ""),
-            passes=_PASSES[of_test[0]["expects"]],
-            passed=passed,
-            cases=len(of_test),
-            rate=100.0 * passed / len(of_test),
-            interval=proportion(passed, len(of_test)),
-            chance=chance,
-            random_weights=random_weights,
-            failed=tuple(
+            name,
+            _TESTS.get(name, ""),
+            _PASSES[of_test[0]["expects"]],
+            passed,
+            len(of_test),
+            proportion(passed, len(of_test)),
+            chance.get(name),
+            random.get(name),
+            [
                 (records.picture(row["key"]) if records else None, row)
                 for row in spread(failed, count)
-            ),
+            ],
         )

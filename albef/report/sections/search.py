@@ -20,21 +20,17 @@ whether it is the ``start``; ``value`` is None where it was stopped early or fai
 
 @dataclass(frozen=True)
 class Search:
-    """The search of a run.
-
-    Attributes:
-        choice: the values handed to fine-tuning.
-        trials: in order; empty where nothing was to be searched.
-        scales: whether each searched value is drawn on a logarithmic scale.
-        evidence: what the choice rests on, as the search wrote it.
-        note: what is missing, in words.
-    """
+    """The search of a run; ``note`` says what is missing."""
 
     run: str
     choice: Mapping[str, float] = field(default_factory=dict)
+    """The values handed to fine-tuning."""
     trials: Sequence[Trial] = ()
+    """In order; empty where nothing was to be searched."""
     scales: Mapping[str, bool] = field(default_factory=dict)
+    """Whether each searched value is drawn on a logarithmic scale."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What the choice rests on, as the search wrote it."""
     note: str = ""
 
     @property
@@ -102,7 +98,8 @@ def _history(search: Search) -> Chart:
 
 def _curves(search: Search) -> Chart:
     having = [trial for trial in search.trials if trial["values"]]
-    best = sorted(having, key=lambda it: (_score(it), -it["number"]))[-_CURVES:]
+    key = {it["number"]: -math.inf if it["value"] is None else it["value"] for it in having}
+    best = sorted(having, key=lambda it: (key[it["number"]], -it["number"]))[-_CURVES:]
     lines = [
         Line(
             f"trial {trial['number'] + 1}",
@@ -117,10 +114,6 @@ def _curves(search: Search) -> Chart:
     note = f"the best {len(best)}" if len(best) < len(having) else ""
     svg = figures.lines(lines, x_label="epoch", name="score by epoch")
     return Chart("Score by epoch", note, tuple(it for it in legend if it[1] in drawn), svg)
-
-
-def _score(trial: Trial) -> float:
-    return -math.inf if trial["value"] is None else float(trial["value"])
 
 
 def _slice(search: Search, name: str) -> Chart:

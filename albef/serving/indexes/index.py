@@ -1,11 +1,11 @@
 """An index of pictures: their features, for search, and small copies of them, to be shown.
 
-Each is one SQLite file, so a change is there as a whole or not at all, whatever interrupts it.
+Each is one SQLite file, so a change is there as a whole or not at all, whatever interrupts it. Its
+features are in memory too, and a query is compared with all of them. Shapes: n pictures, E width.
 """
 
 import contextlib
 import itertools
-import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,17 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from albef.io import atomic
 from albef.runtime.model import Floats, Ints
-from albef.serving.indexes.neighbours import Approximate, Exact, has_faiss
 
-log = logging.getLogger("albef")
 NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 """What an index may be called."""
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a picture may be called."""
-EXACT = 1_000_000
-"""Pictures up to which all are compared."""
 FORMAT = 1
 _PART = 50_000  # features that are read at a time
 _SERIALS = itertools.count()
@@ -79,20 +74,12 @@ class Hit(NamedTuple):
     similarity: float
 
 
-class _Followed(NamedTuple):
-    """How far the features in memory have followed the file."""
-
-    highest: int = 0
-    revision: int = 0
-
-
 class Index:
     """A named set of pictures; threads and processes may share one.
 
     Args:
         path: of its file; None keeps it in memory.
         new: what it is to be, where it is not there yet.
-        exact: pictures up to which all are compared; beyond, faiss picks.
 
     Attributes:
         about: what it is.
@@ -102,11 +89,8 @@ class Index:
         ValueError: the file is no index, or of another version.
     """
 
-    def __init__(self, path: Path | None, new: About | None = None, exact: int = EXACT) -> None:
-        self._path, self._exact = path, exact
-        self._lock, self._settling = threading.RLock(), threading.Lock()
-        self._features: Exact | Approximate | None = None
-        self._followed = _Followed()
+    def __init__(self, path: Path | None, new: About | None = None) -> None:
+        self._lock = threading.RLock()
         self.serial = next(_SERIALS)
         # The wait is for another process, which holds the file for the time of one change.
         self._file = sqlite3.connect(
@@ -122,14 +106,18 @@ class Index:
             self._file.close()
             raise ValueError(f"{path} is no index of pictures: {error}") from None
         self.about = About(*about)
+        self._highest = self._revision = 0  # of the file, as far as it has been followed
+        self._numbers: Ints = np.empty(0, np.int64)
+        self._feats: Floats = np.empty((0, self.about.width), np.float32)
 
     def __len__(self) -> int:
         return int(self._rows("SELECT count(*) FROM features")[0][0])
 
     @property
-    def approximate(self) -> bool:
-        """Whether a search leaves out pictures that are unlikely to be near."""
-        return isinstance(self._features, Approximate)
+    def size(self) -> int:
+        """Bytes of its file, or of the memory that it takes in place of one."""
+        query = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        return int(self._rows(query)[0][0])
 
     def close(self) -> None:
         """Let go of the file."""
@@ -173,38 +161,20 @@ class Index:
         return rows[0][0] if rows else None
 
     def search(self, feat: Floats, k: int) -> list[Hit]:
-        """The pictures whose features are the most similar to ``feat`` (E,), at most ``k``."""
+        """The pictures whose features are the most similar to ``feat`` (E,), at most ``k``; of
+        equal ones the first that came."""
         with self._lock:
-            numbers, similarities = (each.tolist() for each in self._follow().search(feat, k))
+            self._follow()
+            sims = self._feats @ feat
+            k = min(k, len(sims))
+            some = np.argpartition(-sims, k - 1)[:k] if k else np.empty(0, np.int64)
+            best = some[np.lexsort((some, -sims[some]))]
+            numbers = self._numbers[best].tolist()
             marks = ",".join("?" * len(numbers))
             query = f"SELECT number, id FROM pictures WHERE number IN ({marks})"
             ids = dict(self._rows(query, *numbers))
-        nearest = zip(numbers, similarities, strict=True)
+        nearest = zip(numbers, sims[best].tolist(), strict=True)
         return [Hit(number, ids[number], sim) for number, sim in nearest if number in ids]
-
-    def settle(self) -> None:
-        """Where there are too many pictures to compare all, sort them into cells.
-
-        It takes a while, during which searches go on as before.
-        """
-        if not self._settling.acquire(blocking=False):
-            return  # somebody is at it
-        try:
-            with self._lock:
-                features, followed = self._follow(), self._followed
-                if isinstance(features, Approximate) or len(features) <= self._exact:
-                    return
-                if not has_faiss():
-                    return
-                numbers, feats = features.copy()
-            cells = Approximate.train(feats)
-            cells.add(numbers, feats)
-            self._keep(cells, followed)
-            with self._lock:
-                self._features, self._followed = cells, followed
-                self._follow()
-        finally:
-            self._settling.release()
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -237,52 +207,20 @@ class Index:
             self._file.execute("INSERT INTO removed (number) VALUES (?)", (number,))
         return len(rows)
 
-    def _follow(self) -> Exact | Approximate:
-        """The features in memory, brought to what the file holds, whoever changed it."""
-        if self._features is None:
-            self._features, self._followed = self._kept() or (Exact(self.about.width), _Followed())
-        before = self._followed
-        ((highest, revision),) = self._rows(
-            "SELECT (SELECT ifnull(max(number), 0) FROM features),"
-            " (SELECT ifnull(max(revision), 0) FROM removed)"
-        )
-        if revision > before.revision:
-            gone = self._rows("SELECT number FROM removed WHERE revision > ?", before.revision)
-            self._features.remove(np.array([number for (number,) in gone], np.int64))
-        for numbers, feats in self._after(before.highest):
-            self._features.add(numbers, feats)
-        self._followed = _Followed(max(highest, before.highest), revision)
-        return self._features
-
-    def _after(self, highest: int) -> Iterator[tuple[Ints, Floats]]:
-        """Numbers (n,) above the ``highest`` so far and their features (n, E), in parts."""
-        rows = self._file.execute(
-            "SELECT number, feat FROM features WHERE number > ? ORDER BY number", (highest,)
-        )
-        while part := rows.fetchmany(_PART):
-            feats = np.frombuffer(b"".join(feat for _, feat in part), "<f4")
-            yield np.array([number for number, _ in part], np.int64), feats.reshape(len(part), -1)
-
-    def _keep(self, cells: Approximate, followed: _Followed) -> None:
-        """Keep cells for the next start; they are only a copy of what the file has."""
-        if self._path is None:
-            return
-        outdated = self._cell_files()
-        path = self._path.with_suffix(f".{followed.highest}.{followed.revision}.faiss")
-        with atomic(path) as part:
-            cells.save(part)
-        for file in outdated:
-            if file != path:
-                file.unlink(missing_ok=True)
-
-    def _kept(self) -> tuple[Approximate, _Followed] | None:
-        for path in self._cell_files():
-            _, highest, revision = path.name.removesuffix(".faiss").rsplit(".", 2)
-            try:
-                return Approximate.load(path), _Followed(int(highest), int(revision))
-            except Exception as error:  # faiss raises bare ones; the features are in the file
-                log.warning("%s cannot be read (%s); it is made again", path, error)
-        return None
-
-    def _cell_files(self) -> list[Path]:
-        return sorted(self._path.parent.glob(f"{self._path.stem}.*.faiss")) if self._path else []
+    def _follow(self) -> None:
+        """Bring the features in memory to what the file holds, whoever changed it."""
+        query = "SELECT revision, number FROM removed WHERE revision > ? ORDER BY revision"
+        if gone := self._rows(query, self._revision):
+            self._revision = gone[-1][0]
+            kept = ~np.isin(self._numbers, [number for _, number in gone])
+            self._numbers, self._feats = self._numbers[kept], self._feats[kept]
+        query = "SELECT number, feat FROM features WHERE number > ? ORDER BY number"
+        added = self._file.execute(query, (self._highest,))
+        numbers, feats = [self._numbers], [self._feats]
+        while rows := added.fetchmany(_PART):
+            self._highest = rows[-1][0]
+            numbers.append(np.array([number for number, _ in rows], np.int64))
+            part = np.frombuffer(b"".join(feat for _, feat in rows), "<f4")
+            feats.append(part.reshape(len(rows), -1))
+        if len(numbers) > 1:
+            self._numbers, self._feats = np.concatenate(numbers), np.concatenate(feats)

@@ -5,21 +5,17 @@ import logging
 import threading
 from pathlib import Path
 
-from albef.serving.indexes.index import EXACT, About, Index
+from albef.serving.indexes.index import About, Index
 
 log = logging.getLogger("albef")
 
 
 class Store:
-    """The indexes of a server; processes may share a folder of them.
+    """The indexes of a server; processes may share a ``folder`` of them. None keeps them in memory,
+    as long as the server lives."""
 
-    Args:
-        folder: of their files; None keeps what there is in memory.
-        exact: see :class:`Index`.
-    """
-
-    def __init__(self, folder: Path | None, exact: int = EXACT) -> None:
-        self.folder, self._exact = folder, exact
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
         self._lock = threading.RLock()
         self._open: dict[str, tuple[int, Index]] = {}  # by file, with the file's inode
         if folder is not None:
@@ -42,7 +38,7 @@ class Store:
             if self.folder is not None:
                 Index(self.folder / file, about).close()
             elif file not in self._open:
-                self._open[file] = 0, Index(None, about, self._exact)
+                self._open[file] = 0, Index(None, about)
             index = self._at(file)
         assert index is not None
         return index
@@ -56,6 +52,11 @@ class Store:
         if self.folder is not None:
             for path in self.folder.glob(f"{file.removesuffix('sqlite')}*"):
                 path.unlink(missing_ok=True)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that indexes take which are kept in memory."""
+        return 0 if self.folder is not None else sum(index.size for index in self.all())
 
     def close(self) -> None:
         """Let go of all files."""
@@ -76,7 +77,7 @@ class Store:
                 self._open.pop(file)[1].close()
             if there and inode != there:
                 try:
-                    self._open[file] = there, Index(path, exact=self._exact)
+                    self._open[file] = there, Index(path)
                 except ValueError as error:
                     log.warning("%s", error)
             return self._open.get(file, (0, None))[1]

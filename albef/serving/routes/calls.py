@@ -11,7 +11,7 @@ from albef.runtime.model import CALLS
 from albef.serving import bodies
 from albef.serving.bodies import Image, Images, Route, Text, read_files
 from albef.serving.engine import Engine
-from albef.serving.errors import BODY, CODES, Problem, describe_errors
+from albef.serving.errors import BODY, CODES, Problem, describe_errors, sentence
 from albef.serving.limits import BEST, BOXES, PICTURES
 
 Texts = Annotated[
@@ -102,8 +102,7 @@ def call_routes(engine: Engine) -> APIRouter:
         try:
             choice = _BOXES.validate_json(boxes) if boxes is not None else ()
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise Problem(422, CODES[422][0], f"boxes: {reason}") from None
+            raise Problem(422, CODES[422][0], f"boxes: {sentence(error.errors()[0])}") from None
         (width, height), places = await engine.ground(await image.read(), expression, choice)
         results = [
             bodies.Location(

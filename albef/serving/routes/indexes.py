@@ -41,16 +41,12 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             )
         return index
 
-    def read_only(name: str) -> str | None:
-        if has_gallery and name == GALLERY:
-            return "the gallery follows its folder"
-        if store.folder is None:
-            return "this server keeps no indexes; start it with --indexes FOLDER"
-        return None
+    def is_gallery(name: str) -> bool:
+        return has_gallery and name == GALLERY
 
     async def writable(name: Name) -> None:
-        if reason := read_only(name):
-            raise Problem(409, "read_only", reason)
+        if is_gallery(name):
+            raise Problem(409, "read_only", "the gallery follows its folder")
 
     async def info(index: Index) -> bodies.IndexInfo:
         return bodies.IndexInfo(
@@ -58,8 +54,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             pictures=await engine.stored(len, index),
             run=index.about.run,
             usable=index.about.space == queues.space,
-            approximate=index.approximate,
-            read_only=read_only(index.about.name) is not None,
+            read_only=is_gallery(index.about.name),
         )
 
     Existing = Annotated[Index, Depends(existing)]
@@ -119,6 +114,9 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
         if id and len(id) != len(image):
             counts = f"{len(image)} pictures and {len(id)} names"
             raise Problem(422, CODES[422][0], f"{counts}: one for each, or none")
+        if await engine.stored(lambda: store.memory) > engine.limits.indexes:
+            text = "the indexes have filled their memory; start the server with --indexes FOLDER"
+            raise Problem(409, "full", text)
         names: list[str | None] = [*id] if id else [None] * len(image)
         ids = await engine.add_pictures(index, await read_files(image), names)
         return bodies.Added(model=queues.name, ids=ids, pictures=await engine.stored(len, index))

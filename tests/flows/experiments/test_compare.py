@@ -22,6 +22,7 @@ from albef.tasks import entailment
 from albef.training.tracking import Tracker
 from flows.experiments.gather import gather
 from flows.experiments.revisions import opened
+from flows.experiments.sides import Gaps, Side
 from pipelines.evaluate import stored
 from tests.data import toy
 from tests.report.test_page import Page
@@ -158,7 +159,7 @@ def test_two_revisions_side_by_side(project: Path) -> None:
         ("one", "one"),
         ("better", "better"),
     ]
-    assert [(v.key, v.values) for v in it.values] == [("tasks.said.lr", ("0.1", "0.3"))]
+    assert it.values == {"tasks.said.lr": ("0.1", "0.3")}
     (split,) = it.splits
     assert [metric.values for metric in split.metrics] == [(50.0, 87.5)]
     (test,) = split.paired
@@ -287,7 +288,7 @@ def test_pictures_of_a_revision_whose_shards_are_in_a_store(project: Path) -> No
     sh(project, "git add -A", "git commit -qm stored", "git tag stored")
     shutil.rmtree(data)
     with opened(["stored"]) as (revision,):
-        folder = revision.pictures("toy")
+        folder = Side(revision, Gaps()).pictures("toy")
         assert folder is not None
         cache = ShardCache(project / ".albef/cache", 2**30)
         assert list(Shards(folder, "test", cache=cache)) == records
@@ -392,4 +393,4 @@ def test_other_code_makes_no_seed_of_another_and_equal_answers_are_equal(project
     assert it.sides[1].code == ("albef/extra.py",)
     it, _ = gather(["one", "one"], None, 0)
     assert it.splits[0].paired[0].verdict == "equal"
-    assert it.values == ()
+    assert it.values == {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from albef.config import ParamsError
-from flows.run import run_seeds
+from flows.experiments.seeds import run_seeds
 from tests.flows.toy import Toy
 
 CLONE = ".dvc/tmp/variations/clone-0"

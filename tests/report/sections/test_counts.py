@@ -72,12 +72,6 @@ def test_captions_words_labels_and_answers() -> None:
     assert by_title["Captions"].note == "4 different of 5"
 
 
-def test_where_nothing_comes_twice_the_first_are_shown() -> None:
-    captions = next(tallies(table(*({"captions": [f"number {i:02}"]} for i in range(40)))))
-    assert captions.entries[:2] == (("number 00", 1), ("number 01", 1))
-    assert len(captions.entries) == counts.SHOWN
-
-
 @pytest.mark.parametrize("caption", ["x" * 500, "🐕" * 500])
 def test_long_captions_are_cut(caption: str) -> None:
     [(text, _)] = next(tallies(table({"captions": [caption]}))).entries

@@ -1,10 +1,14 @@
 """A folder that a server keeps as an index."""
 
+import io
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
+from albef.serving.limits import Limits
 from tests.serving.running import error, parts, running, wait_until
 
 SEARCH = "/v1/indexes/gallery/search"
@@ -46,13 +50,21 @@ def test_a_gallery_follows_its_folder(
             assert server.client.get(f"/v1/indexes/gallery/images/{hit['id']}").status_code == 200
 
 
-def test_without_a_folder_of_indexes_there_is_the_gallery_alone(
+def test_without_a_folder_indexes_last_as_long_as_the_server_and_are_bounded(
     tiny_export: Path, tmp_path: Path, pictures: list[bytes]
 ) -> None:
     (tmp_path / "a.png").write_bytes(pictures[0])
-    with running([tiny_export], gallery=tmp_path) as server:
+    with running([tiny_export], Limits(indexes=80_000), gallery=tmp_path) as server:
         wait_until(lambda: count(server.client) == 1)
-        assert error(server.client.put("/v1/indexes/mine")) == (409, "read_only")
+        assert server.client.put("/v1/indexes/mine").status_code == 201
+        noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "PNG")
+        images = "/v1/indexes/mine/images"
+        assert server.client.post(images, files=parts("image", [buffer.getvalue()])).is_success
+        full = server.client.post(images, files=parts("image", pictures[:1]))
+        assert error(full) == (409, "full")
+        assert "--indexes FOLDER" in full.json()["error"]["message"]
         fields = [("text", (None, "a dog")), ("rerank", (None, "1"))]
         (hit,) = server.client.post(SEARCH, files=fields).json()["results"]
         assert hit["probability"] is not None

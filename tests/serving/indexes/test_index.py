@@ -5,13 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from albef.runtime.model import Floats
 from albef.serving.indexes.index import About, Entry, Index
-from tests.serving.indexes.test_neighbours import vectors
 
 ABOUT = About("zoo", "model/float32", "retrieval", 16)
+
+
+def vectors(count: int, width: int = 16, seed: int = 0) -> Floats:
+    feats = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+    feats /= np.linalg.norm(feats, axis=1, keepdims=True)
+    return feats
 
 
 def entries(feats: Floats, first: int = 0) -> list[Entry]:
@@ -25,8 +31,8 @@ def ids(index: Index, feat: Floats, k: int = 3) -> list[str]:
     return [hit.id for hit in index.search(feat, k)]
 
 
-def make(path: Path | None, exact: int = 1000) -> Index:
-    return Index(path, ABOUT, exact)
+def make(path: Path | None) -> Index:
+    return Index(path, ABOUT)
 
 
 def test_what_is_added_is_there_after_opening_again(tmp_path: Path) -> None:
@@ -43,6 +49,24 @@ def test_what_is_added_is_there_after_opening_again(tmp_path: Path) -> None:
     assert again.thumbnail("nobody") is again.square(999) is None
     assert [p.name for p in tmp_path.iterdir()] == ["zoo"]
     again.close()
+
+
+def test_a_search_is_the_sorted_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("albef.serving.indexes.index._PART", 7)  # features read at a time
+    feats, query = vectors(100), vectors(1, seed=1)[0]
+    index = make(None)
+    assert index.search(query, 3) == []
+    index.add(entries(feats))
+    order = np.argsort(-(feats @ query), kind="stable")
+    hits = index.search(query, 10)
+    assert [hit.id for hit in hits] == [f"p{i}" for i in order[:10]]
+    np.testing.assert_allclose([h.similarity for h in hits], (feats @ query)[order[:10]], 1e-5)
+    index.remove([f"p{i}" for i in order[:3]])
+    assert ids(index, query, 1000) == [f"p{i}" for i in order[3:]]
+    equal = 2 * np.eye(1, 16, dtype=np.float32)
+    index.add(entries(np.repeat(equal, 5, axis=0), first=100))
+    assert ids(index, equal[0], 5) == [f"p{i}" for i in range(100, 105)], "in their order"
+    index.close()
 
 
 def test_equal_pictures_change_nothing_and_others_replace() -> None:
@@ -75,41 +99,10 @@ def test_several_see_what_one_changes(tmp_path: Path) -> None:
     other.close()
 
 
-def test_beyond_the_bound_it_is_sorted_into_cells_that_are_kept(tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
-    feats = vectors(300)
-    index = make(tmp_path / "zoo.sqlite", exact=200)
-    index.add(entries(feats[:150]))
-    index.settle()
-    assert not index.approximate
-    index.add(entries(feats[150:250], first=150))
-    index.settle()
-    assert index.approximate
-    index.add(entries(feats[250:], first=250))
-    index.remove(["p7"])
-    index.close()
-    assert len(list(tmp_path.glob("*.faiss"))) == 1
-
-    again = Index(tmp_path / "zoo.sqlite", exact=200)
-    assert ids(again, feats[280], 1) == ["p280"], "added after the cells were kept"
-    assert ids(again, feats[20], 1) == ["p20"]
-    assert "p7" not in ids(again, feats[7], 300), "removed after"
-    assert again.approximate
-    again.close()
-    next(tmp_path.glob("*.faiss")).write_bytes(b"damaged")
-    last = Index(tmp_path / "zoo.sqlite", exact=200)
-    assert ids(last, feats[20], 1) == ["p20"]
-    assert not last.approximate
-    last.settle()
-    assert last.approximate
-    last.close()
-
-
 ADDING = """
 import sys
 from pathlib import Path
-from tests.serving.indexes.test_index import entries, make
-from tests.serving.indexes.test_neighbours import vectors
+from tests.serving.indexes.test_index import entries, make, vectors
 index = make(Path(sys.argv[1]))
 for start in range(0, 100000, 50):
     index.add(entries(vectors(50, seed=start), first=start))

@@ -5,8 +5,7 @@ import numpy as np
 
 from albef.serving.indexes.index import About
 from albef.serving.indexes.store import Store
-from tests.serving.indexes.test_index import entries
-from tests.serving.indexes.test_neighbours import vectors
+from tests.serving.indexes.test_index import entries, vectors
 
 ZOO = About("zoo", "model/float32", "retrieval", 16)
 

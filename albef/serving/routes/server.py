@@ -16,7 +16,7 @@ from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
 from albef.serving.middleware import State
 
 
-def health_routes(state: State) -> APIRouter:
+def probe_routes(engine: Engine, state: State) -> APIRouter:
     """Health and readiness, for everybody."""
     router = APIRouter(tags=["server"])
 
@@ -27,9 +27,11 @@ def health_routes(state: State) -> APIRouter:
 
     @router.get("/readyz", responses={503: describe_errors()[503]})
     async def readyz() -> bodies.Health:
-        """Whether it takes requests; not any more once it was told to stop."""
+        """Whether it takes requests: not while pictures hold all decoders up, nor any more once it
+        was told to stop."""
         if not state.ready or state.leaving:
             raise Problem(503, CODES[503][0], "the server is starting or stopping", 1)
+        engine.check_decoders()
         return bodies.Health(status="ready")
 
     return router
