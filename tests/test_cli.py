@@ -106,3 +106,18 @@ def test_the_code_of_the_project_runs_though_another_is_installed(tmp_path: Path
     (tmp_path / "below").mkdir()
     done = albef("run", "--dry", cwd=tmp_path / "below")
     assert (done.returncode, done.stdout) == (0, "mine run --dry\n"), done.stderr
+
+
+def test_an_output_that_nobody_reads_on_is_no_error(tiny_export: Path) -> None:
+    """As before ``| head -1``: the reader has gone when the second line comes."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "albef.cli", "lineage", str(tiny_export)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        errors = command.stderr.read()
+    assert (command.returncode, errors) == (0, "")
