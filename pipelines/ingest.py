@@ -21,6 +21,7 @@ import albef.builtin
 import albef.data
 import albef.ingest
 from albef.data.record import Record
+from albef.data.refusal import Reason
 from albef.data.shards import ShardError
 from albef.data.store import Store
 from albef.ingest.blocks import Blocks
@@ -54,9 +55,10 @@ def run(stage: Stage) -> None:
         dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
         reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
         rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
-        if kept < limits.min_yield * rows:
+        cut = _rows_of_cut_shards(quarantine) if reasons else 0
+        if kept - cut < limits.min_yield * rows:
             _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
-            raise ShardError(_too_few(stage, rows, reasons, limits.min_yield))
+            raise ShardError(_too_few(stage, rows, cut, reasons, limits.min_yield))
         described = _write(data, blocks, dropped, config, stage)
         _check_counts(described, quarantine, rows)
         _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
@@ -195,17 +197,29 @@ def _check_counts(described: Mapping[str, Any], quarantine: Path, rows: int) -> 
         )
 
 
-def _too_few(stage: Stage, rows: int, reasons: Counter[tuple[str, str]], least: float) -> str:
+def _rows_of_cut_shards(quarantine: Path) -> int:
+    """Rows before the ends of shards that were cut: as many more may be lost of each."""
+    rows = pq.read_table(
+        quarantine / "quarantine.parquet", filters=[("reason", "==", Reason.CUT_SHARD)]
+    )
+    lines: list[int] = rows["line"].to_pylist()
+    return sum(lines) - len(lines)
+
+
+def _too_few(
+    stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], least: float
+) -> str:
     why: Counter[str] = Counter()
     for (_, reason), count in reasons.items():
         why[reason] += count
     kept = rows - reasons.total()
     listed = ", ".join(f"{count} {reason}" for reason, count in why.most_common(5))
     path = stage.layout.quarantine(stage.key) / "quarantine.parquet"
+    without = f" without the {cut} of shards that were cut" if cut else ""
     return (
-        f"of {rows} rows {kept} are left ({100 * kept / rows:.3g} %), less than ingest.min_yield "
-        f"{least:g} asks for; set aside were {listed}: see {path}, mend the source or lower "
-        "ingest.min_yield"
+        f"of {rows} rows {kept - cut} are left{without} ({100 * (kept - cut) / rows:.3g} %), less "
+        f"than ingest.min_yield {least:g} asks for; set aside were {listed}: see {path}, mend the "
+        "source or lower ingest.min_yield"
     )
 
 

@@ -199,7 +199,11 @@ class _Exports(dict[str, Path]):
 @cache
 def _export_key() -> str:
     """A digest of what the bytes of an export depend on, beside its checkpoint."""
-    code = [Path(__file__), *sorted(Path(albef.__file__).parent.rglob("*.py"))]
+    root, beside = Path(albef.__file__).parent, {"serving", "commands", "release", "report"}
+    files = [
+        path for path in sorted(root.rglob("*.py")) if path.relative_to(root).parts[0] not in beside
+    ]
+    code = [Path(__file__), *files]
     parts = [sys.version, platform.machine(), *(f"{path} {file_digest(path)}" for path in code)]
     parts += sorted(f"{item.name} {item.version}" for item in metadata.distributions())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

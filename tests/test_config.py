@@ -1,5 +1,6 @@
 """What a wrong value says."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,5 +91,26 @@ def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
     path.write_text("a: [1\n")
     with pytest.raises(ParamsError, match="is not YAML"):
         read_yaml(path)
+    for text in ("[" * 2000, "a: " + "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(ParamsError, match="is not YAML"):
+            read_yaml(path)
     with pytest.raises(ParamsError, match="does not exist; run from the root"):
         read_yaml(tmp_path / "other.yaml")
+
+
+NINE = "[*{0}" + ", *{0}" * 8 + "]"
+MERGED = "{{<<: [*{0}" + ", *{0}" * 8 + "]}}"
+
+
+@pytest.mark.parametrize("form", [NINE, MERGED])
+def test_aliases_are_few_values_written_out(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("a: &a {x: 1}\nb: [*a, *a]\n")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
+    lines = ["a: &a {x: 1}"]
+    lines += [f"{b}: &{b} {form.format(a)}" for a, b in pairwise("abcdefghijk")]
+    for text in ("\n".join(lines), "a: &a [*a]"):
+        path.write_text(text)
+        with pytest.raises(ParamsError, match="holds more than 100,000 values, its aliases"):
+            read_yaml(path)

@@ -69,14 +69,7 @@ class Folder:
 
 
 def main(folder: Path, split: str, checkpoint: Path, device: str, out: Path) -> None:
-    """Write the features and print how many, and the path.
-
-    Args:
-        folder: of pictures, or of a data set.
-        split: of a data set.
-        checkpoint: its folder.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        out: the file to write.
+    """Write the features of a folder of pictures, or of a data set's split, and print how many.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.
@@ -97,11 +90,7 @@ def main(folder: Path, split: str, checkpoint: Path, device: str, out: Path) -> 
 
 
 def write_features(model: Matching, records: Shards | Folder, out: Path) -> tuple[int, int]:
-    """Write the features of all pictures, then of all captions.
-
-    Returns:
-        How many pictures and texts there were.
-    """
+    """Write the features of all pictures, then of all captions; how many there were of each."""
     schema = pa.schema(
         [
             ("kind", pa.string()),

@@ -38,15 +38,10 @@ class WordHeat(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Where a picture has a text.
-
-    Attributes:
-        probability: that picture and text belong together, by ITM.
-        whole: heat (n, n) of the whole text.
-        words: heat of each word.
-    """
+    """Where a picture has a text: the heat (n, n) of the whole and of its words."""
 
     probability: float
+    """That picture and text belong together, by ITM."""
     whole: Heat
     words: tuple[WordHeat, ...]
 
@@ -54,14 +49,8 @@ class Explanation(NamedTuple):
 def main(
     image: Path, text: str, model: Path, layer: int | None = None, out: Path | None = None
 ) -> None:
-    """Write the figure and print the probability and the figure's path.
-
-    Args:
-        image: the picture's file.
-        text: what to look for.
-        model: the folder of a checkpoint.
-        layer: as :func:`explain` takes it.
-        out: the figure's file; None names it after the picture.
+    """Write the figure, which is named after the picture if ``out`` is None, and print the
+    probability and its path.
 
     Raises:
         CheckpointError: no checkpoint, or one without image-text matching.
@@ -81,14 +70,9 @@ def main(
 def explain(
     checkpoint: Checkpoint, image: bytes, text: str, layer: int | None = None
 ) -> Explanation:
-    """Where a model finds a text in an encoded picture.
+    """Where a model that matches images and texts finds a text in an encoded picture.
 
-    Args:
-        checkpoint: of a kind that matches images and texts.
-        image: the encoded picture.
-        text: what is looked for.
-        layer: of the fusion encoder, from 0; None takes what the checkpoint was evaluated with, or
-            the one below the middle, as the paper does (the third of six).
+    ``layer`` is of the fusion encoder, from 0; None takes what :func:`looked_at` says.
     """
     matcher = Matcher(checkpoint)
     facts = facts_of(checkpoint)

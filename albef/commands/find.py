@@ -25,17 +25,11 @@ RERANKED = 32
 
 
 class Hit(NamedTuple):
-    """A picture and how well it fits.
-
-    Attributes:
-        key: of its record.
-        probability: that it and the text belong together, by ITM.
-        caption: the first of its record.
-        image: encoded.
-    """
+    """A picture, encoded, with key and first caption of its record, and how well it fits."""
 
     key: str
     probability: float
+    """That it and the text belong together, by ITM."""
     caption: str
     image: bytes
 
@@ -43,15 +37,8 @@ class Hit(NamedTuple):
 def main(
     export: Path, shards: Shards, text: str, k: int, folder: Path, *, show: bool = False
 ) -> None:
-    """Print the pictures and the path of a page that shows them.
-
-    Args:
-        export: folder of a run that matches images and texts.
-        shards: the split that is searched.
-        text: what to look for.
-        k: how many pictures.
-        folder: for the page and for image features, to be found sooner the next time.
-        show: open the page.
+    """Print the ``k`` pictures of a split that fit a text best, and the path of a page that shows
+    them, in ``folder``; there image features lie too, for the next time.
 
     Raises:
         ParamsError: an empty text.
@@ -96,12 +83,9 @@ def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
     except (OSError, ValueError, EOFError):  # not there, or damaged: it is only a copy
         pass
     print(f"reading the {len(shards)} pictures of {shards.name} once ...", file=sys.stderr)
-    places = range(len(shards))
+    parts = [range(len(shards))[part] for part in batches(len(shards))]
     features: Floats = np.concatenate(
-        [
-            model.embed_image([shards[i].image for i in places[part]])
-            for part in batches(len(shards))
-        ]
+        [model.embed_image([shards[i].image for i in part]) for part in parts]
     )
     with atomic(path) as part, part.open("wb") as file:
         np.save(file, features)

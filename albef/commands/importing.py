@@ -54,15 +54,12 @@ def import_original(
     """A checkpoint of the original code, as one of ours.
 
     Args:
-        path: the file, as torch saved it.
+        path: the file, as torch saved it; the folder of the result.
         tokenizer: a vocabulary file, a folder with one, or a name at Hugging Face.
-        kind: of the checkpoint; None tells it by the names of the tensors.
+        kind: None tells it by the names of the tensors.
         image_size: side of the image to resize position embeddings to; None keeps theirs.
         heads: of the image and of the text encoder; None is one for each 64 of width.
         answers: JSON list of those that a VQA model chooses from, which the file does not hold.
-
-    Returns:
-        The checkpoint; its folder is ``path``.
 
     Raises:
         CheckpointError: it is damaged, of another kind or size, or does not fit.
@@ -164,11 +161,7 @@ def main(
     track_it: bool = True,
     back: bool = False,
 ) -> None:
-    """Import, or with ``back`` the other way; see :func:`import_original`.
-
-    Raises:
-        CheckpointError: the file does not fit, or something is at ``target`` already.
-    """
+    """Import, or with ``back`` the other way; see :func:`import_original`."""
     if back:
         export_original(source, target)
         print(f"{target}: as the original code loads it")

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError, read_preset, read_yaml, validate
-from albef.layout import PARAMS, Layout, Paths
+from albef.commands.project import layout_of
+from albef.config import ParamsError, read_preset, read_yaml
+from albef.layout import PARAMS, Layout
 from albef.lineage import Project, lineage, render, to_json
 from albef.run_record import code_digest, code_files
 
@@ -31,7 +32,7 @@ def project_around(path: Path) -> Project | None:
     for root in (full, *full.parents):
         if (root / PARAMS).is_file() and (root / GRAPH).is_file():
             projects = list(_projects(root))
-            holding = [project for project in projects if _holds(project.layout, full)]
+            holding = [it for it in projects if _holds(it.layout, full)]
             # products/smoke lies in products: the deepest folder that holds it is its own
             return max(holding or projects[:1], key=lambda it: len(it.layout.root.parts))
     return None
@@ -43,25 +44,16 @@ def _holds(layout: Layout, path: Path) -> bool:
 
 def _projects(root: Path) -> Iterator[Project]:
     stages = read_yaml(root / GRAPH).get("stages", {})
-    base = read_yaml(root / PARAMS)
-    paths = validate(Paths, base.get("paths"), where=str(root / PARAMS), key="paths")
-    yield _project(root, base, paths, stages)
-    for file in sorted((root / "presets").glob("*.yaml")):
-        preset = read_preset(file)
+    for file in (root / PARAMS, *sorted((root / "presets").glob("*.yaml"))):
+        params = read_preset(file)
         try:
-            paths = validate(Paths, preset.get("paths"), where=str(file), key="paths")
+            layout = layout_of(params, root, file)
         except ParamsError:
+            if file.name == PARAMS.name:
+                raise
             continue
-        yield _project(root, preset, paths, stages)
 
+        def code_at_hand(address: str, params: Mapping[str, Any] = params) -> str:
+            return code_digest(code_files(stages, address, params, root), root)
 
-def _project(
-    root: Path, params: Mapping[str, Any], paths: Paths, stages: Mapping[str, Any]
-) -> Project:
-    full = {name: str(root / folder) for name, folder in paths.model_dump().items()}
-    return Project(
-        root,
-        Layout(Paths(**full)),
-        tuple(params.get("tasks") or ()),
-        lambda address: code_digest(code_files(stages, address, params, root), root),
-    )
+        yield Project(root, layout, tuple(params.get("tasks") or ()), code_at_hand)

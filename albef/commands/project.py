@@ -1,22 +1,28 @@
 """What the values of a project say to a command that names one of its runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
-from albef.data.cache import ShardCache
-from albef.data.shards import Shards
 from albef.layout import PARAMS, Layout, Paths, runtime
+
+if TYPE_CHECKING:
+    from albef.data.shards import Shards
+
+
+def layout_of(params: Mapping[str, Any], root: Path, where: Path) -> Layout:
+    """The files of the products of some values, whose project lies in ``root``.
+
+    Raises:
+        ParamsError: they name no folders; the file ``where`` they stand is named.
+    """
+    paths = validate(Paths, params.get("paths"), where=str(where), key="paths")
+    return Layout(Paths(root=str(root / paths.root), models=str(root / paths.models)))
 
 
 class Project:
-    """A project's values.
-
-    Args:
-        root: its folder; left out, the working folder.
-
-    Attributes:
-        layout: the files of its products.
+    """A project's values, and the ``layout`` of its products.
 
     Raises:
         ParamsError: its params file is missing, damaged, or names no folders.
@@ -25,9 +31,7 @@ class Project:
     def __init__(self, root: Path = Path()) -> None:
         self._file = root / PARAMS
         self._params = read_yaml(self._file)
-        paths = validate(Paths, self._params.get("paths"), where=str(self._file), key="paths")
-        full = {name: str(root / folder) for name, folder in paths.model_dump().items()}
-        self.layout = Layout(Paths(**full))
+        self.layout = layout_of(self._params, root, self._file)
 
     def section(self, run: str) -> dict[str, Any]:
         """The values of a run.
@@ -43,11 +47,7 @@ class Project:
         return runs[run] if isinstance(runs[run], dict) else {}
 
     def checkpoint(self, run: str) -> Path:
-        """The folder of a run's checkpoint.
-
-        Raises:
-            ParamsError: there is no such run.
-        """
+        """The folder of a run's checkpoint."""
         self.section(run)
         return self.layout.model(run)
 
@@ -62,12 +62,10 @@ class Project:
             raise ParamsError(f"{self._file}: tasks.{run}.dataset must name a data set")
         return self.layout.data(name)
 
-    def shards(self, run: str, split: str) -> Shards:
-        """A split of a run's data set.
+    def shards(self, run: str, split: str) -> "Shards":
+        """A split of a run's data set."""
+        from albef.data.cache import ShardCache  # these need what is not on a machine that serves
+        from albef.data.shards import Shards
 
-        Raises:
-            ParamsError: there is no such run, or it names none.
-            ShardError: it is not there, or damaged.
-        """
         cache = ShardCache.of(runtime(self._params.get("runtime")))
         return Shards(self.dataset(run), split, cache=cache)

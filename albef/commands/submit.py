@@ -26,14 +26,7 @@ class SubmissionError(ValueError):
 def main(
     dataset: Path, predictions: Path, split: str, out: Path, check_file: Path | None = None
 ) -> None:
-    """Write the submission of an evaluated run, or check a file.
-
-    Args:
-        dataset: folder of the run's data set.
-        predictions: of the run.
-        split: whose questions are answered.
-        out: the file to write.
-        check_file: checked instead, if it is given.
+    """Write the submission of an evaluated run to ``out``, or check a file instead.
 
     Raises:
         SubmissionError: the file is wrong, or the run has no answers to hand in.
@@ -86,12 +79,8 @@ def read_submission(path: Path) -> Any:
 
 
 def check_submission(entries: Any, asked: Iterable[QuestionId]) -> list[str]:
-    """What is wrong with a submission, a sentence each; nothing if it may be handed in.
-
-    Args:
-        entries: what the file holds.
-        asked: the ids of all questions.
-    """
+    """What is wrong with the ``entries`` of a submission, a sentence each, where so much was
+    ``asked``; nothing if it may be handed in."""
     if not isinstance(entries, list):
         return ["a submission is a list of answers, in square brackets"]
     for place, entry in enumerate(entries):

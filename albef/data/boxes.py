@@ -1,8 +1,7 @@
 """Boxes ``(x, y, width, height)`` in pixels: overlap, and the box that a heat map points at."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ Box = tuple[float, float, float, float]
 RIGHT = 0.5
 """IoU from which a box counts as the right one."""
 
+_FAR = 2.0**53  # no side is as long
 GRID = 64
 """Cells of a side in which a map's own box is looked for."""
 
@@ -139,8 +139,8 @@ def of_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What in a record's meta says where something is in its picture: ``box``, ``proposals`` and
     the boxes of its ``objects``; a field of that name that holds something else is left out.
     """
-    located = {"box": meta["box"]} if _is_box(meta.get("box")) else {}
-    for name, check in (("proposals", _is_box), ("objects", _is_placed)):
+    located = {"box": meta["box"]} if is_box(meta.get("box")) else {}
+    for name, check in (("proposals", is_box), ("objects", _is_placed)):
         values = meta.get(name)
         if isinstance(values, list | tuple) and values and all(map(check, values)):
             located[name] = values
@@ -155,7 +155,7 @@ def scaled(located: Mapping[str, Any], across: float, down: float) -> dict[str, 
     def of(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {**value, "box": of(value["box"])}
-        if not _is_box(value):
+        if not is_box(value):
             return list(map(of, value))
         return [round(side * (down if i % 2 else across), 2) for i, side in enumerate(value)]
 
@@ -163,12 +163,13 @@ def scaled(located: Mapping[str, Any], across: float, down: float) -> dict[str, 
 
 
 def _is_placed(value: object) -> bool:
-    return isinstance(value, Mapping) and _is_box(value.get("box"))
+    return isinstance(value, Mapping) and is_box(value.get("box"))
 
 
-def _is_box(value: object) -> bool:
+def is_box(value: Any) -> TypeGuard[Sequence[float]]:
+    """Whether a value is four numbers, none of them infinite or beyond all pictures."""
     return (
         isinstance(value, list | tuple)
         and len(value) == 4
-        and all(isinstance(side, int | float) and math.isfinite(side) for side in value)
+        and all(isinstance(side, int | float) and abs(side) < _FAR for side in value)
     )

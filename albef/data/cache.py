@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from albef.data.store import Store, Stored
+from albef.data.store import Store, Stored, why
 from albef.io import file_digest
 from albef.layout import Runtime
 
@@ -162,11 +162,11 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
         except FileNotFoundError:
             raise LostShard(f"{address} is missing") from None
         except Exception as error:  # of each kind of store another
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if wait is None or full:
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if wait is None or full or isinstance(error, PermissionError):
                 raise OSError(
-                    f"{address} cannot be fetched to {part.parent} ({error}): mend that and run it "
-                    "again; it goes on where it was"
+                    f"{address} cannot be fetched to {part.parent} ({why(error)}): mend that and "
+                    "run it again; it goes on where it was"
                 ) from error
             log.warning("%s cannot be fetched (%s); once more in %g s", address, error, wait)
             time.sleep(wait)

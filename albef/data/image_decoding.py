@@ -6,7 +6,9 @@ picture of unknown origin: training, evaluation, serving and ingest all pass her
 
 import contextlib
 import io
+import itertools
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +21,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What is opened, by its bytes; other decoders are never reached."""
 MAX_PIXELS = 2**26
 """Most pixels that are decoded; a header that claims more is refused."""
+MAX_SCANS, MAX_SCANNED = 100, 2**30
+"""Most scans of a JPEG, and most pixels in all of them together: each scan goes over the whole
+picture again, and may take a dozen bytes. An encoder's progressive JPEG has some ten."""
+_FEW_SCANS = MAX_SCANNED // MAX_PIXELS  # that any picture may have
+_MAX_SEGMENTS = 2000  # of a JPEG
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff+[^\x00\xff\x01\xd0-\xd8]")  # those before a segment, and the end
 
 _WHITE = (255, 255, 255, 255)
 _ORIENTATION = 0x0112  # tag of EXIF
@@ -54,17 +63,20 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
 
     Raises:
         ImageError: it is damaged, of no format that is read, or its header claims too many
-            pixels; so do errors of the decoder within the ``with``.
+            pixels or scans; so do errors of the decoder within the ``with``.
     """
     name = f"the image of {key or '?'}"
     try:
+        scans = _scans(image)
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:  # before anything is unpacked
-                raise ImageError(
-                    f"{name} has {picture.width} x {picture.height} pixels; "
-                    f"at most {max_pixels} are decoded",
-                    Reason.TOO_MANY_PIXELS,
-                )
+            size, pixels = f"{picture.width} x {picture.height}", picture.width * picture.height
+            if pixels > max_pixels:  # before anything is unpacked
+                detail = f"{name} has {size} pixels; at most {max_pixels} are decoded"
+                raise ImageError(detail, Reason.TOO_MANY_PIXELS)
+            most = min(MAX_SCANS, MAX_SCANNED // max(pixels, 1))
+            if scans > most:
+                detail = f"{name} has {scans} scans of {size} pixels; at most {most} are decoded"
+                raise ImageError(detail, Reason.TOO_MANY_PIXELS)
             yield picture
     except Refused:
         raise
@@ -177,6 +189,26 @@ def check_shape(size: tuple[int, int], min_side: int, max_aspect_ratio: float) -
         ratio = math.floor(10 * longer / shorter) / 10
         detail = f"{pixels}: one side is {ratio:g} times the other, at most {max_aspect_ratio:g}"
         raise ImageError(detail, Reason.TOO_ELONGATED)
+
+
+def _scans(image: bytes) -> int:
+    """The scans of a JPEG, by its markers up to its end; 0 where they can only be few.
+
+    Raises:
+        ValueError: it has more segments than any picture needs.
+    """
+    is_jpeg, many = image.startswith(b"\xff\xd8"), image.count(_SCAN) > _FEW_SCANS
+    scans, at = 0, 2
+    for segment in itertools.count() if is_jpeg else ():
+        marker = _MARKER.search(image, at)
+        kind = marker[0][-2:] if marker else _END
+        if marker is None or kind == _END or (kind == _SCAN and not many):
+            break
+        if segment == _MAX_SEGMENTS:
+            raise ValueError(f"it has more than {_MAX_SEGMENTS} segments")
+        scans += kind == _SCAN
+        at = marker.end() + max(2, int.from_bytes(image[marker.end() : marker.end() + 2], "big"))
+    return scans
 
 
 def _looks(image: bytes) -> str:

@@ -41,6 +41,9 @@ MORE = pa.field("more", pa.list_(pa.struct([SCHEMA.field(name) for name in _OF_I
 """One more column where records have several images: the same of each image after the first."""
 
 
+_OFFSETS = 2**31  # bytes of a column of which offsets of 32 bits can tell
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """What dataset.json of a data set holds.
 
@@ -73,7 +76,7 @@ def read_index(
 ) -> pa.Table:
     """The index of a data set, or of one split, in order; all columns, or those that are named.
 
-    A named one that it has not is left out.
+    A named one that it has not is left out. One past 2 GiB has offsets of 64 bits.
 
     Raises:
         ShardError: it is missing or damaged.
@@ -81,7 +84,21 @@ def read_index(
     filters = None if split is None else [("split", "==", split)]
     with _index(folder) as path:
         named = columns and [name for name in columns if name in pq.read_schema(path).names]
-        return pq.read_table(path, columns=named, filters=filters)
+        table = pq.read_table(path, columns=named, filters=filters)
+    for i, field in enumerate(table.schema):
+        if table.column(i).nbytes >= _OFFSETS:
+            wide = field.with_type(_wide(field.type))
+            table = table.set_column(i, wide, table.column(i).cast(wide.type))
+    return table
+
+
+def _wide(of: pa.DataType) -> pa.DataType:
+    """A type with offsets of 64 bits."""
+    if pa.types.is_list(of):
+        return pa.large_list(_wide(of.value_type))
+    if pa.types.is_struct(of):
+        return pa.struct([field.with_type(_wide(field.type)) for field in of])
+    return pa.large_string() if pa.types.is_string(of) else of
 
 
 def index_digest(folder: Path) -> str:

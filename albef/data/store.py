@@ -86,8 +86,8 @@ class Store:
                     files.put_file(str(path), target)
         except Exception as error:  # of each kind of store another
             raise OSError(
-                f"{self.address(shard)} cannot be written ({error}): mend that, or name another "
-                "store, and run it again; it goes on where it was"
+                f"{self.address(shard)} cannot be written ({why(error)}): mend that, or name "
+                "another store, and run it again; it goes on where it was"
             ) from error
         return shard
 
@@ -104,6 +104,11 @@ class Store:
     def _place(self, shard: Stored) -> tuple[Any, str]:
         files, root = _connection(self.url, os.getpid())
         return files, f"{root.rstrip('/')}/{shard.digest}.tar"
+
+
+def why(error: Exception) -> str:
+    """What a store says of an error; of a missing permission some say little."""
+    return f"permission is missing: {error}" if isinstance(error, PermissionError) else str(error)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ lie within the file, and long names are bounded. After damage the next good head
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ BLOCK = 512
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 """Types of plain files."""
 _LONGEST_NAME = 4096
+_END = bytes(2 * BLOCK)
 _MAGIC = (b"ustar\x00", b"ustar ")
 
 
@@ -38,9 +39,14 @@ class Damage:
     name: str = ""
 
 
-def members(path: Path, max_bytes: int) -> Iterator[Member | Damage]:
+def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage]:
     """The plain files of a tar that is not compressed, in order; links, devices and folders are
-    passed over, and a member of more than ``max_bytes`` is given as damage.
+    passed over. A tar that ends without its mark was cut: that is the last damage.
+
+    Args:
+        path: of the tar.
+        limit: most bytes of a member by its name, which is damage where it has more; 0 passes it
+            over unread.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -60,7 +66,7 @@ def members(path: Path, max_bytes: int) -> Iterator[Member | Damage]:
                 at += BLOCK
             return at
 
-        at, long_name = 0, ""
+        at, long_name, sparse = 0, "", False
         while at < end:
             start, block = at, read(at, BLOCK)
             at += BLOCK
@@ -80,14 +86,21 @@ def members(path: Path, max_bytes: int) -> Iterator[Member | Damage]:
             data_at = at
             at += -(-header.size // BLOCK) * BLOCK
             if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
-                long_name = _long_name(header, read(data_at, min(header.size, _LONGEST_NAME)))
+                content = read(data_at, min(header.size, _LONGEST_NAME))
+                long_name, sparse = _long_name(header, content), b" GNU.sparse." in content
                 continue
-            long_name = ""
-            if header.type in PLAIN and header.size > max_bytes:
-                detail = f"a member of {header.size} bytes, more than {max_bytes}"
+            most = limit(name)
+            if sparse or header.type == tarfile.GNUTYPE_SPARSE:
+                yield Damage(start, Reason.DAMAGED_MEMBER, "a member with holes", name)
+            elif header.type in PLAIN and header.size > most > 0:
+                detail = f"a member of {header.size} bytes, more than {most}"
                 yield Damage(start, Reason.TOO_MANY_BYTES, detail, name)
-            elif header.type in PLAIN:
+            elif header.type in PLAIN and most:
                 yield Member(name, read(data_at, header.size))
+            long_name, sparse = "", False
+        mark = read(max(0, end - len(_END)), len(_END))
+        if mark != _END:
+            yield Damage(end, Reason.CUT_SHARD, "it ends without the end mark of a tar")
 
 
 def _long_name(header: tarfile.TarInfo, content: bytes) -> str:

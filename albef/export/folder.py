@@ -39,7 +39,7 @@ def export(
         provenance: what the manifest tells beside the checkpoint and its own provenance.
 
     Returns:
-        The manifest, and every comparison with torch; its figures depend on the machine.
+        The manifest, and every comparison with torch, whose figures depend on the machine.
 
     Raises:
         CheckpointError: the kind has no use of its own.
@@ -52,18 +52,14 @@ def export(
     tried = shapes(model.facts.max_tokens)
     differences = list(compare(graphs, TorchBackend(model), exported, tried, words))
     verified = verify(differences, tolerance)
-    files = [manifest.TOKENIZER]
     checkpoint.tokenizer.save(folder / manifest.TOKENIZER)
     if model.facts.answering is not None:
-        files.append(manifest.ANSWERS)
         (folder / manifest.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
-    for precision in precisions:
-        for graph in graphs:
+    for graph in graphs:
+        for precision in precisions:
             if precision != "float32":
                 convert(folder, graph, precision)
-            files.append(manifest.graph_file(precision, graph))
-    if "float32" not in precisions:
-        for graph in graphs:
+        if "float32" not in precisions:
             (folder / manifest.graph_file("float32", graph)).unlink()
     written = manifest.Manifest(
         format=manifest.FORMAT,
@@ -72,7 +68,11 @@ def export(
         graphs=tuple(graphs),
         precisions=tuple(precisions),
         preprocessing=manifest.PREPROCESSING,
-        files={name: file_digest(folder / name) for name in sorted(files)},
+        files={
+            path.relative_to(folder).as_posix(): file_digest(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
         onnx=versions,
         verified=verified,
         provenance={

@@ -102,23 +102,20 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
     }
-    heat = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
+    judge = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
         "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
-        "matcher": Graph(heat, {**texts, **_states(checkpoint, "image")}, outputs),
+        "matcher": Graph(judge, {**texts, **_states(checkpoint, "image")}, outputs),
     }
     threshold = config_of(checkpoint).threshold if grounding else None
     return Parts(facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold), graphs)
 
 
 def looked_at(checkpoint: Checkpoint) -> int:
-    """The fusion layer whose attention shows where a text is found.
-
-    The one that the checkpoint was evaluated with, or the one below the middle, as in the paper
-    (the third of six).
-    """
+    """The fusion layer whose attention shows where a text is found: that which the checkpoint was
+    evaluated with, or the one below the middle, as in the paper (the third of six)."""
     values = checkpoint.config.get("values", {})
     if values.get("gradcam") == "itm":
         return int(values["layer"])
@@ -163,12 +160,14 @@ def _answering(checkpoint: Checkpoint) -> Parts:
 
 def _classifying(checkpoint: Checkpoint) -> Parts:
     task = _restored(checkpoint)
-    images = [_states(checkpoint, place) for place in PLACES[: task.images]]
+    images: dict[str, Input] = {}
+    for place in PLACES[: task.images]:
+        images |= _states(checkpoint, place)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "classifier": Graph(
             Classifier(task.model, task.head),
-            {**_TEXTS, **{name: own for place in images for name, own in place.items()}},
+            _TEXTS | images,
             ("logits",),
         ),
     }

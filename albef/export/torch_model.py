@@ -8,7 +8,7 @@ import torch
 
 from albef.export.graphs import Parts, parts
 from albef.models.weights import Checkpoint, load_checkpoint
-from albef.runtime.loading import assemble
+from albef.runtime.loading import SURFACES
 from albef.runtime.model import Array, Model
 
 
@@ -35,14 +35,10 @@ class TorchBackend:
 
 
 def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
-    """Load a checkpoint: of pre-training, or of a run.
+    """Load a checkpoint, of pre-training or of a run, on a ``device`` of torch's.
 
     >>> model = albef.load("products/models/retrieval")
     >>> model.embed_image(["dog.png"]) @ model.embed_text(["a dog", "two apples"]).T
-
-    Args:
-        folder: of the checkpoint.
-        device: torch's name of where to compute.
 
     Raises:
         CheckpointError: no checkpoint, a damaged one, or of a kind that has no use of its own.
@@ -53,5 +49,5 @@ def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:
     """The model of a checkpoint that has been read."""
     made = parts(checkpoint)
-    backend = TorchBackend(made, device)
-    return assemble(backend, checkpoint.tokenizer, made.facts, checkpoint.digest, made.answers)
+    backend, surface = TorchBackend(made, device), SURFACES[made.facts.surface]
+    return surface(backend, checkpoint.tokenizer, made.facts, checkpoint.digest, made.answers)

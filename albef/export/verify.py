@@ -1,7 +1,6 @@
 """The proof that an export computes what torch computes, graph by graph."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One comparison of one graph: the greatest absolute difference over all of its outputs."""
+    """The largest absolute difference of a graph's outputs in one comparison."""
 
     graph: str
     shape: Shape
@@ -77,17 +76,8 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
             f"texts an image and text length {length}, above the tolerance {tolerance:g}; "
             "nothing was exported"
         )
-    largest: defaultdict[str, float] = defaultdict(float)
-    for difference in differences:
-        largest[difference.graph] = max(largest[difference.graph], difference.largest)
-    return Verified(
-        tolerance=tolerance,
-        below={graph: _power_above(value) for graph, value in largest.items()},
-        shapes=sorted({difference.shape for difference in differences}),
-    )
-
-
-def _power_above(value: float) -> float:
-    """The least power of ten above ``value``, from 1e-8."""
-    power = -8 if value < 1e-8 else math.floor(math.log10(value)) + 1
-    return float(f"1e{power}")
+    below: dict[str, float] = {}  # the least power of ten above, from 1e-8
+    for graph, _, value in differences:
+        power = -8 if value < 1e-8 else math.floor(math.log10(value)) + 1
+        below[graph] = max(below.get(graph, 0), float(f"1e{power}"))
+    return Verified(tolerance=tolerance, below=below, shapes=sorted({d.shape for d in differences}))

@@ -34,6 +34,7 @@ SCHEMA = pa.schema({
 """Columns of a block's rows; ``reason`` is null where a row is kept so far, and ``picture`` a small
 one of a row that is not."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
+_LONGEST = 8000  # letters of what names a row, and of what is said of it
 _OPEN = 64  # blocks that are held open, of the last ones used
 
 
@@ -171,16 +172,16 @@ def _values(row: Prepared | Refusal, seen: Counter[tuple[str, str]]) -> dict[str
         return {
             "source": row.source,
             "line": row.line,
-            "name": writable(row.key),
+            "name": writable(row.key[:_LONGEST]),
             "reason": str(row.reason),
-            "detail": writable(row.detail),
+            "detail": writable(row.detail[:_LONGEST]),
             "picture": row.picture if seen[row.source, row.reason] <= EXAMPLES else b"",
         }
     record = row.record
     return {
         "source": record.source,
         "line": row.line,
-        "name": writable(row.name),
+        "name": writable(row.name[:_LONGEST]),
         "key": record.key,
         "split": record.split,
         "image_id": record.image_id,

@@ -18,8 +18,9 @@ _TAGS = (
     "option p pre q s section select small span strike strong sub sup table tbody td tfoot th "
     "thead title tr tt u ul var video audio button label figure figcaption"
 )
-_DROPPED = re.compile(r"<(script|style)\b[^>]*>.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)", re.I | re.S)
-_TAG = re.compile(rf"<!doctype[^>]*>|</?(?:{'|'.join(_TAGS.split())})\b[^<>]*/?>", re.I)
+# No tag holds a "<": each search ends at the next one, so that a text is gone through once.
+_DROPPED = re.compile(r"<(script|style)\b[^<>]*>.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)", re.I | re.S)
+_TAG = re.compile(rf"<!doctype[^<>]*>|</?(?:{'|'.join(_TAGS.split())})\b[^<>]*/?>", re.I)
 _SPACES = re.compile(r"\s+")
 _UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 _RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False)

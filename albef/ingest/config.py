@@ -15,7 +15,7 @@ class IngestConfig(Section):
 
     heldout: Annotated[list[str], Field(min_length=1)]
     """Data sets whose evaluation splits no ``screened`` data set trains on."""
-    max_megabytes: Annotated[float, Field(gt=0)] = 16.0
+    max_megabytes: Annotated[float, Field(gt=0, le=64)] = 16.0
     """Size of the largest picture file, in MiB."""
     max_megapixels: Annotated[float, Field(gt=0, le=64)] = 64.0
     """Pixels of the largest picture, by its header, in units of 2^20."""

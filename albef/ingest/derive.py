@@ -11,8 +11,8 @@ from typing import Any
 
 from albef.config import ParamsError
 from albef.data.tar import Member, members
-from albef.ingest.sources import is_file, karpathy
-from albef.ingest.sources.folder import PICTURES
+from albef.ingest.sources import is_file, karpathy, webdataset
+from albef.ingest.sources.folder import is_picture
 from albef.ingest.sources.rows import read_json
 
 DOWNLOAD = {"user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)"}
@@ -26,7 +26,6 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _OF_TEXT = re.compile(r"(large_)?(list<\w+: )?(large_)?string( not null)?>?")
 _OF_PICTURES = re.compile(r"(large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>")
 _LOOKED_AT = 100  # files of a folder, members of a tar, rows of a list
-_LARGEST = 2**28  # bytes of a tar's member
 Section = dict[str, Any]
 
 
@@ -40,9 +39,9 @@ def derive(path: Path) -> Section:
     Raises:
         ParamsError: it cannot be told what it is, or a part of it cannot; the sentence says so.
     """
-    if not path.exists():
-        raise ParamsError(f"{path} is neither there nor a data set of params.yaml")
     try:
+        if not path.exists():
+            raise ParamsError(f"{path} is neither there nor a data set of params.yaml")
         match path.suffix.lower():
             case _ if path.is_dir():
                 return _folder(path)
@@ -66,8 +65,8 @@ def _folder(path: Path) -> Section:
         files = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"*/*{suffix}"))
         if files and not any(f.with_suffix(".tar").exists() for f in files if suffix != ".tar"):
             return derived(files)
-    top = any(file.suffix.lower() in PICTURES for file in path.iterdir())
-    inside = (file for file in path.glob("*/**/*") if file.suffix.lower() in PICTURES)
+    top = any(is_picture(file.name) for file in path.iterdir())
+    inside = (file for file in path.glob("*/**/*") if is_picture(file.name))
     below = list(islice(inside, _LOOKED_AT))
     if not top and not below:
         raise ParamsError(f"{path} holds neither pictures, shards (.tar) nor .parquet; {HELP}")
@@ -98,9 +97,9 @@ def _pattern(names: list[str]) -> list[str]:
 
 def _shards(files: list[Path]) -> Section:
     suffixes: dict[str, bytes] = {}
-    for item in islice(members(files[0], _LARGEST), _LOOKED_AT):
+    for item in islice(members(files[0], webdataset.limit), _LOOKED_AT):
         if isinstance(item, Member):
-            suffixes.setdefault(item.name.rpartition("/")[2].partition(".")[2].lower(), item.data)
+            suffixes.setdefault(webdataset.cut(item.name)[1], item.data)
     caption = "txt" if "txt" in suffixes else _field(suffixes.get("json", b""))
     if caption is None:
         raise ParamsError(
@@ -138,7 +137,10 @@ def _parquet(files: list[Path]) -> Section:
         return _list([str(file) for file in files], "parquet", None, texts)
     captions = [name for name in texts if _CAPTION.search(name)]
     if not captions:
-        raise ParamsError(f"{files[0]}: none of its columns is a caption by its name; {HELP}")
+        raise ParamsError(
+            f"{files[0]}: none of its columns is a caption by its name: "
+            f"{_names(schema.names)}; {HELP}"
+        )
     files_by_split = _by_split(files)
     return {
         "kind": "parquet", "files": files_by_split, "image": pictures[0], "captions": captions[:1]
@@ -165,7 +167,10 @@ def _list(files: list[str], form: str, header: list[str] | None, columns: list[s
     caption = next((name for name in columns if _CAPTION.search(name) and name != url), None)
     if url is None or caption is None:
         missing = "addresses" if url is None else "captions"
-        raise ParamsError(f"{files[0]}: which column holds the {missing} cannot be told; {HELP}")
+        raise ParamsError(
+            f"{files[0]}: which column holds the {missing} cannot be told; its columns are "
+            f"{_names(columns)}; {HELP}"
+        )
     return {
         "kind": "urls",
         "files": _pattern(files),
@@ -176,6 +181,10 @@ def _list(files: list[str], form: str, header: list[str] | None, columns: list[s
         "split": "train",
         "download": DOWNLOAD,
     }
+
+
+def _names(columns: list[str]) -> str:
+    return ", ".join(name[:40] for name in columns[:20])
 
 
 _FORMATS = {  # of annotations, by what a row has

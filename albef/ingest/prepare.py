@@ -76,9 +76,10 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
     name = next((name for name in named if isinstance(name, str)), row.key)
     try:
         return _prepared(line, name, row, rules)
-    except Refused as error:
-        picture = thumbnail(row.image, rules.limits) if error.reason in _PICTURED else b""
-        return dataclasses.replace(error.of(line, name), source=row.source, picture=picture)
+    except Exception as error:
+        refused = Refused.by(error)
+        picture = thumbnail(row.image, rules.limits) if refused.reason in _PICTURED else b""
+        return dataclasses.replace(refused.of(line, name), source=row.source, picture=picture)
 
 
 def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
@@ -159,16 +160,10 @@ def encoded(picture: Image.Image, kind: str, quality: int) -> bytes:
 
 
 def _json_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Meta as JSON can hold it; lone halves of letters become question marks.
-
-    Raises:
-        Refused: it holds something else.
-    """
+    """Meta as JSON can hold it; lone halves of letters become question marks."""
     try:
         text = json.dumps(meta, ensure_ascii=False)
         text.encode()
     except UnicodeEncodeError:
         return dict(json.loads(text.encode(errors="replace").decode()))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Refused(Reason.MALFORMED_ROW, f"its meta is no JSON: {error}") from None
     return dict(meta)

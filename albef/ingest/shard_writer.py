@@ -167,7 +167,7 @@ class ShardWriter:
                 self._close()
             if not self.shards:
                 raise ShardError(
-                    f"data set {self._name} has no record: raise a number in its splits"
+                    f"data set {self._name} has no record: none of its sources' rows is left"
                 )
             splits, captions = self._write_index()
             if self._store:

@@ -29,14 +29,9 @@ class ReleaseConfig(Section):
 
 @dataclass(frozen=True)
 class Figures:
-    """What one precision of an export was measured at.
-
-    Attributes:
-        metrics: of the test split, by name.
-        ms: median time of a call in milliseconds, by batch.
-        bytes: of its graphs.
-        behaviour: percent of cases that pass, by behaviour test; empty of a kind without.
-    """
+    """What one precision of an export was measured at: metrics of the test split, median
+    milliseconds of a call by batch, bytes of its graphs, and percent of cases that pass by
+    behaviour test."""
 
     metrics: Mapping[str, float]
     ms: Mapping[int, float]
@@ -45,17 +40,7 @@ class Figures:
 
 
 class Row(NamedTuple):
-    """One thing that is judged, as text.
-
-    Attributes:
-        what: is measured.
-        precision: of the weights.
-        released: its value in the released export, "" where there is none.
-        new: its value.
-        change: from one to the other.
-        allowed: the worst change that passes.
-        refused: the sentence, where it does not pass; "" otherwise.
-    """
+    """One thing that is judged, as text; "" where there is nothing to say."""
 
     what: str
     precision: str
@@ -63,7 +48,9 @@ class Row(NamedTuple):
     new: str
     change: str
     allowed: str
+    """The worst change that passes."""
     refused: str = ""
+    """The sentence, where it does not pass."""
 
 
 def judge(
@@ -74,11 +61,8 @@ def judge(
 ) -> Iterator[Row]:
     """Hold an export against the gate and, precision by precision, against the released one.
 
-    Args:
-        config: the gate.
-        primary: name of the metric that counts.
-        new: figures by precision.
-        released: the same; empty for a first release, which only int8's loss can stop.
+    ``primary`` names the metric that counts. Where nothing is released yet, only int8's loss can
+    stop it.
     """
     for name in [*new, *(name for name in released if name not in new)]:
         figures, before = new.get(name), released.get(name)
@@ -86,16 +70,17 @@ def judge(
             gone = f"{name} is gone, which the released export has: who loads it would fail"
             yield Row("precision", name, "there", "gone", "", "", gone)
             continue
-        was = before.metrics[primary] if before else None
-        yield _points(primary, name, figures.metrics[primary], was, config, "max_drop")
-        for test, rate in figures.behaviour.items():
-            was = before.behaviour.get(test) if before else None
-            yield _points(f"behaviour test {test}", name, rate, was, config, "max_behaviour_drop")
-        for batch, ms in figures.ms.items():
-            was = before.ms[batch] if before else None
-            yield _ratio(f"ms, batch {batch}", name, ms, was, config, "max_slower")
+        measured = [(primary, "max_drop", *_both("metrics", primary, figures, before))]
+        for test in figures.behaviour:
+            both = _both("behaviour", test, figures, before)
+            measured.append((f"behaviour test {test}", "max_behaviour_drop", *both))
+        for batch in figures.ms:
+            both = _both("ms", batch, figures, before)
+            measured.append((f"ms, batch {batch}", "max_slower", *both))
         was = before.bytes / 1e6 if before else None
-        yield _ratio("MB", name, figures.bytes / 1e6, was, config, "max_larger")
+        measured.append(("MB", "max_larger", figures.bytes / 1e6, was))
+        for what, key, value, was in measured:
+            yield _row(what, name, value, was, key, getattr(config, key))
     if (lost := int8_loss(new, primary)) is not None:
         earlier, most = int8_loss(released, primary), config.max_int8_loss
         refused = f"int8 loses {lost:.2f} points of {primary}, more than release.max_int8_loss"
@@ -111,13 +96,8 @@ def judge(
 
 
 def contaminated(config: ReleaseConfig, records: int, found: Mapping[str, Sequence[str]]) -> Row:
-    """Hold what was trained on and tested with the same pictures against the gate.
-
-    Args:
-        config: the gate.
-        records: of the test split.
-        found: keys of those with a picture that is in the training split of each data set.
-    """
+    """Hold what was trained on and tested with the same pictures against the gate: of a number of
+    test ``records``, the keys of those with a picture in the training split of each data set."""
     every = set().union(*found.values())
     share, most = len(every) / records, config.max_contamination
     named = "; ".join(f"{len(own)} by {name}, as {own[0]}" for name, own in found.items() if own)
@@ -139,30 +119,28 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
     return full.metrics[primary] - figures["int8"].metrics[primary]
 
 
-def _points(
-    what: str, name: str, value: float, before: float | None, config: ReleaseConfig, key: str
-) -> Row:
-    if before is None:
-        return Row(what, name, "", f"{value:.2f}", "", "")
-    change, most = value - before, getattr(config, key)
-    refused = (
-        f"{name} loses {-change:.2f} points of {what} ({value:.2f} after {before:.2f}), more than "
-        f"release.{key} {most:g}"
-    )
-    passed = -change <= most  # NaN is refused
-    shown = (f"{before:.2f}", f"{value:.2f}", f"{change:+.2f}", f"-{most:g}")
-    return Row(what, name, *shown, "" if passed else refused)
+def _both(
+    kind: str, key: str | int, new: Figures, before: Figures | None
+) -> tuple[float, float | None]:
+    """A figure, and what the released export has there."""
+    return getattr(new, kind)[key], getattr(before, kind).get(key) if before else None
 
 
-def _ratio(
-    what: str, name: str, value: float, before: float | None, config: ReleaseConfig, key: str
-) -> Row:
+def _row(what: str, name: str, value: float, before: float | None, key: str, most: float) -> Row:
+    """A figure beside the released one: ``most`` points may be lost, or times as much be taken."""
+    is_loss = key.endswith("drop")
+    form = "{:.2f}" if is_loss else "{:.3g}"
     if before is None:
-        return Row(what, name, "", f"{value:.3g}", "", "")
-    ratio, most = value / before, getattr(config, key)
+        return Row(what, name, "", form.format(value), "", "")
+    was, now = form.format(before), form.format(value)
+    if is_loss:
+        lost, change, allowed = before - value, f"{value - before:+.2f}", f"-{most:g}"
+        sentence = f"{name} loses {lost:.2f} points of {what} ({now} after {was})"
+    else:
+        lost = value / before
+        change, allowed = f"x {lost:.2f}", f"x {most:g}"
+        sentence = f"{name}, {what}: {now} is {lost:.2f} times the released {was}"
     refused = (
-        f"{name}, {what}: {value:.3g} is {ratio:.2f} times the released {before:.3g}, more than "
-        f"release.{key} {most:g}"
-    )
-    shown = (f"{before:.3g}", f"{value:.3g}", f"x {ratio:.2f}", f"x {most:g}")
-    return Row(what, name, *shown, "" if ratio <= most else refused)
+        "" if lost <= most else f"{sentence}, more than release.{key} {most:g}"
+    )  # NaN is refused
+    return Row(what, name, was, now, change, allowed, refused)

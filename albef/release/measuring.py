@@ -23,13 +23,10 @@ _WARM, _LEAST, _MOST, _SECONDS = 2, 5, 25, 20.0  # rounds, and when no more than
 
 
 class Measured(dict[str, Figures]):
-    """Figures of an export by precision.
-
-    Attributes:
-        table: predictions of the precision that is loaded unless others are named.
-    """
+    """Figures of an export by precision."""
 
     table: Table
+    """Predictions of the precision that is loaded unless others are named."""
 
 
 class Tested(NamedTuple):
@@ -50,13 +47,6 @@ def measure(
 
     Recorded metrics are of the machine and the data of their time, so nothing is taken from them.
 
-    Args:
-        folders: of the exports.
-        task: tells how they are evaluated.
-        records: of the split.
-        threads: of ONNX Runtime; 0 takes all cores.
-        tested: its behaviour tests, if it has any.
-
     Raises:
         ExportError: a folder is no export that this version reads.
     """
@@ -67,7 +57,10 @@ def measure(
         models = [load(folders[i], threads=threads, precision=precision) for i in having]
         tables = [task.predict(records, BATCH, model) for model in models]
         log.info("%s is evaluated; now timed", precision)
-        times = {batch: _timed(models, records, batch) for batch in BATCHES}
+        times = {}
+        for batch in BATCHES:
+            some = [records[i % len(records)] for i in range(batch)]
+            times[batch] = medians([main_call(model, some) for model in models])
         for place, (i, table) in enumerate(zip(having, tables, strict=True)):
             if precision == manifests[i].precisions[0]:
                 found[i].table = table
@@ -75,15 +68,13 @@ def measure(
                 metrics=task.score(table),
                 ms={batch: own[place] for batch, own in times.items()},
                 bytes=size(folders[i], precision),
-                behaviour=_behaviour(models[place], task, tested),
+                behaviour=_behaviour(models[place], task, tested) if tested else {},
             )
     return found
 
 
-def _behaviour(model: Model, task: RunTask, tested: Tested | None) -> dict[str, float]:
+def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
     """Percent of cases that pass, by test."""
-    if tested is None:
-        return {}
     scores = task.agreement(tested.records, tested.tests.pairs, BATCH, model)
     found = rates(tested.tests.judge(scores))
     return {name: rate for name, rate in found.items() if name not in (OVERALL, ACCEPTED)}
@@ -94,16 +85,9 @@ def size(folder: Path, precision: str) -> int:
     return sum(path.stat().st_size for path in (folder / precision).rglob("*.onnx"))
 
 
-def _timed(models: Sequence[Model], records: Records, batch: int) -> list[float]:
-    some = [records[i % len(records)] for i in range(batch)]
-    return medians([main_call(model, some) for model in models])
-
-
 def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Median milliseconds of each call; they take turns, in changing order.
-
-    So what else the machine does meets all of them.
-    """
+    """Median milliseconds of each call; they take turns, in changing order, so that what else the
+    machine does meets all of them."""
     taken: list[list[float]] = [[] for _ in calls]
     order, began = list(range(len(calls))), time.perf_counter()
     for turn in range(-_WARM, _MOST):

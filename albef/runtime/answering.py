@@ -5,16 +5,14 @@ picture, L tokens, K answers scored in full, W nodes of a tree of answers, V voc
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, beam_search
-from albef.preprocessing.text import TextTokenizer, clean_question
-from albef.runtime.manifest import Facts
+from albef.preprocessing.text import clean_question
 from albef.runtime.model import (
     Array,
-    Backend,
     Floats,
     Ints,
     Model,
@@ -30,24 +28,17 @@ mask (B, L), as the decoder takes them."""
 
 
 class Answering(Model):
-    """Answers as its run was evaluated: from a list, or freely (the list is empty then)."""
+    """Answers as its run was evaluated: from a list, or freely."""
 
-    calls: ClassVar[frozenset[str]] = frozenset({"ask"})
     main: ClassVar[str] = "ask"
 
-    def __init__(
-        self,
-        backend: Backend,
-        tokenizer: TextTokenizer,
-        facts: Facts,
-        digest: str,
-        answers: Sequence[str],
-    ) -> None:
-        super().__init__(backend, tokenizer, facts, digest)
-        assert facts.answering is not None
-        self.answering = facts.answering
-        self.answers = list(answers)
-        self._listed, self._listed_mask = tokenizer.encode(self.answers, facts.max_tokens, end=True)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        assert self.facts.answering is not None
+        self.answering = self.facts.answering
+        self._listed, self._listed_mask = self.tokenizer.encode(
+            self.answers, self.facts.max_tokens, end=True
+        )
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Questions, cleaned, to ids and mask (B, L)."""
@@ -61,11 +52,6 @@ class Answering(Model):
 
         Ranked answers have the probability among those that were scored in full, a written one
         that of its text. A picture object that stands several times is encoded once a batch.
-
-        Args:
-            images: n pictures.
-            questions: n of them.
-            k: most answers to each.
 
         Raises:
             ImageError: a picture cannot be decoded.

@@ -17,18 +17,13 @@ PLACES = ("image", "second")
 class Classifying(Model):
     """Probabilities of the classes of a statement."""
 
-    calls: ClassVar[frozenset[str]] = frozenset({"classify"})
     main: ClassVar[str] = "classify"
 
     def probabilities(
         self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
     ) -> Floats:
-        """Probabilities (n, C) of ``facts.classes``.
-
-        Args:
-            images: I lists of n pictures each: the first pictures, then the second ones.
-            statements: n of them.
-        """
+        """Probabilities (n, C) of ``facts.classes`` for n statements about I pictures each, which
+        are I lists of n: the first pictures, then the second ones."""
         parts = [np.empty((0, len(self.facts.classes)), np.float32)]
         for part in batches(len(statements)):
             together = [image for each in images for image in each[part]]
@@ -50,7 +45,6 @@ class Classifying(Model):
 class Entailing(Classifying):
     """Visual entailment."""
 
-    calls: ClassVar[frozenset[str]] = frozenset({"entail"})
     main: ClassVar[str] = "entail"
 
     def entail(
@@ -64,7 +58,6 @@ class Entailing(Classifying):
 class Comparing(Classifying):
     """NLVR2."""
 
-    calls: ClassVar[frozenset[str]] = frozenset({"compare"})
     main: ClassVar[str] = "compare"
 
     def compare(

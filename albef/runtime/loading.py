@@ -1,18 +1,18 @@
-"""From a folder, or a checkpoint's parts, to a model of its kind; no torch."""
+"""From the folder of an export to a model of its kind; no torch."""
 
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from albef.config import nearest
+from albef.config import did_you_mean
 from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying, Comparing, Entailing
-from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Facts
+from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError
 from albef.runtime.matching import Grounding, Matching
-from albef.runtime.model import Backend, Model
+from albef.runtime.model import Model
 from albef.runtime.sessions import Sessions
 
 SURFACES: dict[str, type[Model]] = {
@@ -24,20 +24,6 @@ SURFACES: dict[str, type[Model]] = {
     "comparing": Comparing,
 }
 """What a model can be asked, by the name in its manifest."""
-
-
-def assemble(
-    backend: Backend,
-    tokenizer: TextTokenizer,
-    facts: Facts,
-    digest: str,
-    answers: Sequence[str] = (),
-) -> Model:
-    """A model with the calls of its surface; ``answers`` is the list that a VQA model ranks."""
-    surface = SURFACES[facts.surface]
-    if issubclass(surface, Answering):
-        return surface(backend, tokenizer, facts, digest, answers)
-    return surface(backend, tokenizer, facts, digest)
 
 
 def load(
@@ -65,11 +51,8 @@ def load(
     manifest = manifests.read(folder)
     chosen = precision or manifest.precisions[0]
     if chosen not in manifest.precisions:
-        near = nearest(chosen, list(manifest.precisions))
-        raise ExportError(
-            f"{folder} has no precision {chosen}"
-            + (f"; did you mean {near}?" if near else f", but {', '.join(manifest.precisions)}")
-        )
+        hint = did_you_mean(chosen, manifest.precisions)
+        raise ExportError(f"{folder} has no precision {chosen}{hint}")
     manifests.check(folder, manifest, chosen)
     facts = manifest.model
     if facts.surface not in SURFACES:
@@ -80,4 +63,5 @@ def load(
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
-    return assemble(backend, tokenizer, facts, manifests.digest(folder), answers)
+    made = SURFACES[facts.surface]
+    return made(backend, tokenizer, facts, manifests.digest(folder), answers)

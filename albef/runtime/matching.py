@@ -44,8 +44,8 @@ def matching(model: Model, name: str) -> "Matching":
 class Matching(Model):
     """Embeds pictures and texts into one space, and judges pairs by reading both together."""
 
-    calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "match"})
     main: ClassVar[str] = "match"
+    also: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text"})
 
     @property
     def embed_dim(self) -> int:
@@ -132,27 +132,23 @@ class Matching(Model):
 
 @dataclass(frozen=True)
 class Grounded:
-    """Where a picture shows what an expression says.
-
-    Attributes:
-        probability: that picture and expression belong together.
-        heat: (n, n) from 0, over the whole picture: how much the expression's tokens attend to
-            each patch.
-        box: around the hottest region, in pixels of the picture; None of a map without heat.
-        best: which of the boxes that were given holds the most heat for the root of its area.
-    """
+    """Where a picture shows what an expression says."""
 
     probability: float
+    """That picture and expression belong together."""
     heat: Floats
+    """(n, n) from 0, over the whole picture: how much the expression's tokens attend to a patch."""
     box: Box | None
+    """Around the hottest region, in pixels of the picture; None of a map without heat."""
     best: int | None
+    """Which of the boxes that were given holds the most heat for the root of its area."""
 
 
 class Grounding(Matching):
     """Also says where. Its map is attention alone, without the gradient of Grad-CAM."""
 
-    calls: ClassVar[frozenset[str]] = Matching.calls | {"ground"}
     main: ClassVar[str] = "ground"
+    also: ClassVar[frozenset[str]] = Matching.also | {Matching.main}
 
     def ground(
         self,
@@ -160,13 +156,8 @@ class Grounding(Matching):
         expressions: Sequence[str],
         boxes: Sequence[Sequence[Box]] | None = None,
     ) -> list[Grounded]:
-        """Find expression i in picture i.
-
-        Args:
-            images: n pictures.
-            expressions: n of them, as "the key beside an apple".
-            boxes: candidates for each, in pixels of the picture, to choose from.
-        """
+        """Find expression i, as "the key beside an apple", in picture i; and choose from its
+        ``boxes``, in pixels of the picture."""
         boxes = boxes if boxes is not None else [()] * len(images)
         aligned(images=images, expressions=expressions, boxes=boxes)
         grounded = []

@@ -57,25 +57,33 @@ class ImageStates(NamedTuple):
 
 
 class Model:
-    """A finished model.
+    """A finished model; ``digest`` is of its weights or of its export, ``answers`` the list that a
+    VQA model ranks."""
 
-    Attributes:
-        digest: of the weights, or of the export.
-        calls: what a model of the kind can be asked.
-        main: the call that it is made for, of a list of pictures or several, and one of texts.
-    """
-
-    calls: ClassVar[frozenset[str]] = frozenset()
     main: ClassVar[str]
+    """The call that it is made for, of a list of pictures or several, and one of texts."""
+    also: ClassVar[frozenset[str]] = frozenset()
+    """Calls that it has beside."""
 
     def __init__(
-        self, backend: Backend, tokenizer: TextTokenizer, facts: Facts, digest: str
+        self,
+        backend: Backend,
+        tokenizer: TextTokenizer,
+        facts: Facts,
+        digest: str,
+        answers: Sequence[str] = (),
     ) -> None:
         self.backend = backend
         self.tokenizer = tokenizer
         self.facts = facts
         self.digest = digest
+        self.answers = list(answers)
         self._resize = Evaluate(facts.image_size)
+
+    @property
+    def calls(self) -> frozenset[str]:
+        """What it can be asked."""
+        return self.also | {self.main}
 
     def __getattr__(self, name: str) -> Any:
         if name in CALLS:
@@ -86,11 +94,7 @@ class Model:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def pixels(self, images: Sequence[Picture], start: int = 0) -> Floats:
-        """Pictures to normalised pixels (B, 3, S, S).
-
-        Args:
-            images: B pictures.
-            start: number of the first, for errors.
+        """B pictures to normalised pixels (B, 3, S, S); ``start`` numbers the first, for errors.
 
         Raises:
             ImageError: a picture cannot be decoded.

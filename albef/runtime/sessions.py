@@ -42,18 +42,15 @@ class Sessions:
             paths = [folder / graph_file(precision, graph) for graph in graphs]
             made = list(pool.map(lambda path: _session(path, chosen, threads), paths))
         self._sessions: dict[str, Any] = dict(zip(graphs, made, strict=True))
-        self._outputs = {
-            name: [output.name for output in session.get_outputs()]
-            for name, session in self._sessions.items()
-        }
         self.providers: list[str] = made[0].get_providers()
         for session in made:
             _check_provider(session.get_providers()[0], chosen[0], named=providers is not None)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See :meth:`albef.runtime.model.Backend.run`."""
-        outputs = self._sessions[graph].run(None, dict(inputs))
-        return dict(zip(self._outputs[graph], outputs, strict=True))
+        session = self._sessions[graph]
+        names = (output.name for output in session.get_outputs())
+        return dict(zip(names, session.run(None, dict(inputs)), strict=True))
 
 
 def _choose(providers: Sequence[str] | None) -> list[str]:

@@ -5,7 +5,7 @@ they are questions, statements, comparisons, expressions, or captions if they ar
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from albef.data.boxes import RIGHT, iou
+from albef.data.boxes import RIGHT, iou, is_box
 
 KINDS = ("captions", "questions", "statements", "comparisons", "expressions")
 """Kinds of records, each with a suite of that name."""
@@ -101,20 +101,12 @@ def _located(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[str | None
     within = all(_within(one, size) for one in [box, *proposals])
     if not proposals:
         return "within" if within else "outside", None
-    right = any(_is_box(one) and iou(one, box) >= RIGHT for one in proposals if _is_box(box))
+    right = any(is_box(one) and iou(one, box) >= RIGHT for one in proposals if is_box(box))
     return "within" if within else "outside", "yes" if right else "no"
 
 
-def _is_box(box: object) -> bool:
-    return (
-        isinstance(box, Sequence)
-        and len(box) == 4
-        and all(isinstance(side, int | float) for side in box)
-    )
-
-
 def _within(box: Any, size: tuple[int, int]) -> bool:
-    if not _is_box(box) or min(box[2:]) <= 0:
+    if not is_box(box) or min(box[2:]) <= 0:
         return False
     ends = (box[0] + box[2], box[1] + box[3])
     return min(box[:2]) >= -_SLACK and all(

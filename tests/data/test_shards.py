@@ -251,3 +251,16 @@ def test_pictures_that_splits_share_are_found_wherever_they_stand(tmp_path: Path
     assert shared_keys(trained, "train", test, "test") == ("w", "x")
     with pytest.raises(ShardError, match=re.escape("index.parquet is missing")):
         shared_keys(test, "test", tmp_path / "gone")
+
+
+def test_an_index_past_two_gibibytes_is_read_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [two_images(i, split="val" if i % 3 else "train") for i in range(7)]
+    toy.write(tmp_path / "toy", records)
+    narrow = read_index(tmp_path / "toy")
+    monkeypatch.setattr("albef.data.shards._OFFSETS", 1)
+    wide = read_index(tmp_path / "toy")
+    assert str(wide.schema.field("captions").type) == "large_list<item: large_string>"
+    assert wide.to_pylist() == narrow.to_pylist()
+    assert list(Shards(tmp_path / "toy", "val")) == [r for r in records if r.split == "val"]

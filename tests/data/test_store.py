@@ -189,6 +189,22 @@ def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
     assert len(asked) == 6
 
 
+def test_a_missing_permission_is_named_and_not_asked_for_again(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def forbidden(self: Store, shard: object, path: Path) -> None:
+        asked.append(path)
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(Store, "get", forbidden)
+    shards = Shards(stored, "train", cache=ShardCache(tmp_path / "cache", ROOM))
+    with pytest.raises(OSError, match=r"fetched to .* \(permission is missing: Forbidden\): mend"):
+        shards[0]
+    assert len(asked) == 1
+
+
 def test_a_damaged_copy_on_this_machine_is_fetched_again(stored: Path, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "cache", ROOM)
     shards = Shards(stored, "train", cache=cache)

@@ -28,7 +28,7 @@ def tar(format: int = tarfile.USTAR_FORMAT, count: int = 6, size: int = 700) -> 
 
 def read(folder: Path, held: bytes, max_bytes: int = 10_000) -> list[Member | Damage]:
     (folder / "a.tar").write_bytes(held)
-    return list(members(folder / "a.tar", max_bytes))
+    return list(members(folder / "a.tar", lambda name: max_bytes * (not name.endswith(".pyc"))))
 
 
 def names(found: list[Member | Damage]) -> list[str]:
@@ -71,11 +71,37 @@ def test_a_damaged_header_costs_its_own_member(tmp_path: Path) -> None:
     assert found[3] == Damage(3 * 1536, Reason.DAMAGED_MEMBER, "no header of a tar member")
 
 
+CUT = "it ends without the end mark of a tar"
+
+
 def test_a_file_that_was_cut(tmp_path: Path) -> None:
-    found = read(tmp_path, tar()[: 3 * 1536 + 600])
-    assert names(found) == ["000.jpg", "001.jpg", "002.jpg"]
-    assert isinstance(found[3], Damage)
-    assert (found[3].name, found[3].detail) == ("003.jpg", "the file ends within a member")
+    *whole, half, cut = read(tmp_path, tar()[: 3 * 1536 + 600])
+    assert names(whole) == ["000.jpg", "001.jpg", "002.jpg"]
+    what = "the file ends within a member"
+    assert half == Damage(3 * 1536, Reason.DAMAGED_MEMBER, what, "003.jpg")
+    assert cut == Damage(3 * 1536 + 600, Reason.CUT_SHARD, CUT)
+    *whole, cut = read(tmp_path, tar()[: 3 * 1536])  # at a member's edge
+    assert names(whole) == ["000.jpg", "001.jpg", "002.jpg"]
+    assert cut == Damage(3 * 1536, Reason.CUT_SHARD, CUT)
+
+
+def sparse(member: tarfile.TarInfo) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as written:
+        written.addfile(member, io.BytesIO(bytes(member.size)))
+    return file.getvalue()
+
+
+def test_members_with_holes_are_damage_and_what_nobody_wants_is_not_read(tmp_path: Path) -> None:
+    old, new, other = (tarfile.TarInfo(name) for name in ("a.jpg", "b.jpg", "c.pyc"))
+    old.type = tarfile.GNUTYPE_SPARSE
+    new.pax_headers, new.size = {"GNU.sparse.realsize": "99999999"}, 600
+    other.size = 600
+    for member in (old, new):
+        [damage] = read(tmp_path, sparse(member))
+        assert isinstance(damage, Damage)
+        assert (damage.name, damage.detail) == (member.name, "a member with holes")
+    assert read(tmp_path, sparse(other)) == []
 
 
 def test_large_members_and_files_that_are_no_tars(tmp_path: Path) -> None:
@@ -83,8 +109,8 @@ def test_large_members_and_files_that_are_no_tars(tmp_path: Path) -> None:
     assert all(isinstance(one, Damage) for one in large)
     assert {one.reason for one in large if isinstance(one, Damage)} == {Reason.TOO_MANY_BYTES}
     assert len(large) == 6
-    assert len(read(tmp_path, b"\x1f\x8b" + random.Random(0).randbytes(20_000))) == 1
-    assert read(tmp_path, b"") == []
+    assert len(read(tmp_path, b"\x1f\x8b" + random.Random(0).randbytes(20_000))) == 2
+    assert read(tmp_path, b"") == [Damage(0, Reason.CUT_SHARD, CUT)]
 
 
 def test_tars_that_were_joined(tmp_path: Path) -> None:

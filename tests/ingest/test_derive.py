@@ -123,7 +123,7 @@ def test_json_of_annotations(tmp_path: Path, row: dict[str, Any], form: str) -> 
         ("a.json", '[{"image": "x.jpg", "caption": "one"}]', "the folder that x.jpg lies in"),
         ("a.csv", "one\n", "has no two columns"),
         ("a.csv", "one,two\n", "which column holds the addresses cannot be told"),
-        ("a.csv", "url,two\n", "which column holds the captions cannot be told"),
+        ("a.csv", "url,two\n", "cannot be told; its columns are url, two; name it"),
         ("a.parquet", "no", "is no Parquet file that can be read"),
         ("a.tar", "", "no sample of its first ones has a .txt"),
     ],

@@ -13,6 +13,7 @@ from albef.config import validate
 from albef.data.image_decoding import FORMATS, decode
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
+from albef.ingest import cleaning
 from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
 from albef.ingest.pool import prepared
@@ -158,7 +159,8 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
         ({"key": "a.b"}, Reason.MALFORMED_ROW, "key 'a.b': a key has 1 to 80 letters"),
         ({"captions": ()}, Reason.NO_CAPTION, "there is no caption"),
         ({"captions": (None,)}, Reason.MALFORMED_ROW, "a caption is NoneType, no text"),
-        ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "its meta is no JSON"),
+        ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: Object"),
+        ({"captions": 3}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: 'int' object"),
     ],
 )
 def test_what_no_shard_can_hold_is_set_aside(
@@ -203,6 +205,11 @@ def test_whatever_is_said_is_cleaned_once_or_refused(text: str) -> None:
     assert cleaned == " ".join(cleaned.split())
     assert "\0" not in cleaned
     assert "<b>" not in cleaned.lower()
+
+
+@pytest.mark.parametrize("tag", ["<script", "<style ", "<!doctype", "</script "])
+def test_a_text_is_gone_through_once_however_many_tags_it_begins(tag: str) -> None:
+    assert cleaning._TAG.sub(" ", cleaning._DROPPED.sub(" ", tag * 500_000))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -143,6 +143,7 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
         ("pretrain.augment", {"crop": [1.0, 0.5]}, "crop starts at 1, above its end 0.5"),
         ("datasets.web.augment", {"flip": True}, "datasets.web.augment is not a known key"),
+        ("datasets.web.duplicates", "drop_near", "drop_near asks for ingest.near_distance, which"),
         ("validate.accepted", {"web": "profiles/web.json"}, "accepted.web: the accepted profile "),
         (
             "validate.accepted",

@@ -82,10 +82,10 @@ async def fetch(client: aiohttp.ClientSession, url: str, limits: Limits) -> Answ
         return Answer(Reason.TIMED_OUT, "no whole answer in time", passing=True, answered=False)
     except Refused as error:
         return Answer(error.reason, str(error))
-    except aiohttp.InvalidURL:
-        return Answer(Reason.BAD_URL, "the address cannot be asked for")
     except aiohttp.ClientError as error:
         return _failed(error)
+    except Exception as error:  # whatever an address or an answer leads the client to
+        return Answer(Reason.BAD_URL, f"the address cannot be asked for ({type(error).__name__})")
 
 
 async def _follow(client: aiohttp.ClientSession, url: str, limits: Limits) -> Answer:
@@ -169,6 +169,8 @@ def _failed(error: aiohttp.ClientError) -> Answer:
     """What an error of the client means."""
     detail, passing, answered = "no connection", True, False
     causes = list(_causes(error))
+    if isinstance(error, aiohttp.InvalidURL):
+        return Answer(Reason.BAD_URL, "the address cannot be asked for")
     if any(isinstance(cause, PrivateAddress) for cause in causes):
         return Answer(Reason.PRIVATE_ADDRESS, "the address is not public")
     if isinstance(error, aiohttp.ClientPayloadError):

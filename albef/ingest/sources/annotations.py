@@ -13,20 +13,23 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import model_validator
 
 from albef.config import ParamsError
+from albef.data.boxes import is_box
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.sources.rows import (
     FilesBySplit,
     Row,
     Source,
+    attempt,
     json_rows,
+    plain,
     read_json,
     read_picture,
+    short,
 )  # fmt: skip
 
 VG_WEIGHT = 0.5
 """Weight of Visual Genome's one answer, as in the original."""
-_LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
 class Config(Source):
@@ -75,26 +78,21 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     ids: dict[tuple[str, ...], int] = {}
     parse = _parser(config)
     for split, files in config.files.items():
-        parsed = (_parsed(row, parse) for row in _rows(files))
+        parsed = (attempt(row, parse) for row in _rows(files))
         for number, one in enumerate(_joined(parsed) if config.joined else parsed):
             if isinstance(one, Refusal):
                 yield one
-                continue
-            try:
-                image, *more = (read_picture(root, name) for name in one.images)
-            except Refused as error:
-                yield one.row.refusal(error)
-                continue
-            yield Record(
-                key=f"{split}-{number:07d}",
-                image=image,
-                captions=one.captions,
-                image_id=ids.setdefault(one.images, len(ids)),
-                split=split,
-                source="annotations",
-                meta={**one.meta, "path": one.images[0]},
-                more=tuple(more),
-            )
+            else:
+                yield attempt(one.row, _record, one, root, f"{split}-{number:07d}", split, ids)
+
+
+def _record(
+    row: Row, one: Parsed, root: Path, key: str, split: str, ids: dict[tuple[str, ...], int]
+) -> Record:
+    image, *more = (read_picture(root, name) for name in one.images)
+    image_id = ids.setdefault(one.images, len(ids))
+    meta = {**one.meta, "path": one.images[0]}
+    return Record(key, image, one.captions, image_id, split, "annotations", meta, tuple(more))
 
 
 def count(config: Config) -> int | None:
@@ -107,13 +105,6 @@ def count(config: Config) -> int | None:
 def _rows(files: list[str]) -> Iterator[Row]:
     for file in map(Path, files):
         yield from json_rows(file, read_json(file), "image")
-
-
-def _parsed(row: Row, parse: Callable[[Row], Parsed]) -> Parsed | Refusal:
-    try:
-        return parse(row)
-    except Refused as error:
-        return row.refusal(error)
 
 
 def _joined(rows: Iterator[Parsed | Refusal]) -> Iterator[Parsed | Refusal]:
@@ -150,7 +141,7 @@ def _entailment(row: Row) -> Parsed:
 
 def _vqa(row: Row) -> Parsed:
     source = row.one_of("dataset", ("vqa", "vg"))
-    meta: dict[str, Any] = {"question_id": row.get("question_id"), "dataset": source}
+    meta: dict[str, Any] = {"question_id": plain(row.get("question_id")), "dataset": source}
     if row.get("answer") is not None:  # the test split has none
         answers = row.texts("answer")
         if source == "vg":
@@ -177,7 +168,7 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
 
     def parse(row: Row) -> Parsed:
         image, ref_id = row.text("image"), row.get("ref_id")
-        meta: dict[str, Any] = {"ref_id": ref_id}
+        meta: dict[str, Any] = {"ref_id": plain(ref_id)}
         box = row.get("box") or boxes.get(str(ref_id))
         if box is not None:
             meta["box"] = _box(box)
@@ -201,17 +192,14 @@ def _boxes_by_id(name: str | None) -> Mapping[str, Any]:
 
 def number_in(name: str) -> str | None:
     """The last number in a file's name, without leading zeros: an image's id at COCO."""
-    number = _LAST_NUMBER.search(Path(name).stem)
-    return str(int(number[1])) if number else None
+    numbers = re.findall("[0-9]+", Path(name).stem)
+    return (numbers[-1].lstrip("0") or "0") if numbers else None
 
 
 def _box(box: object) -> list[float]:
     """A box (x, y, width, height); what follows, as a detection's score, is dropped."""
-    if (
-        not isinstance(box, list)
-        or len(box) < 4
-        or not all(isinstance(side, int | float) for side in box[:4])
-        or min(box[2:4]) <= 0
-    ):
-        raise Refused(Reason.MISSING_FIELD, f"{box!r} is no box; it must be [x, y, width, height]")
-    return [float(side) for side in box[:4]]
+    sides = box[:4] if isinstance(box, list) else None
+    if not is_box(sides) or min(sides[2:]) <= 0:
+        what = f"{short(box)} is no box; it must be [x, y, width, height]"
+        raise Refused(Reason.MISSING_FIELD, what)
+    return [float(side) for side in sides]

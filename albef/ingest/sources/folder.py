@@ -12,12 +12,20 @@ from pathlib import Path
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.rows import Source, Split, captions_of, plain
+from albef.ingest.sources.rows import (
+    LARGEST_PICTURE,
+    LARGEST_TEXT,
+    PICTURES,
+    Row,
+    Source,
+    Split,
+    attempt,
+    captions_of,
+    plain,
+    read_file,
+)
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _SPLIT = re.compile(r"[a-z0-9_]+")
-LARGEST_TEXT = 2**20
-LARGEST_PICTURE = 2**28
 
 
 class Config(Source):
@@ -34,29 +42,33 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """The pictures of a folder, in the order of their paths.
 
     Raises:
-        ParamsError: there is no such folder, or none of its sub-folders can name a split.
+        ParamsError: there is no such folder, or no picture in it.
     """
     root = Path(config.path)
     if not root.is_dir():
         raise ParamsError(f"{root} is no folder")
     inside = root.resolve()
-    number = 0
-    for line, (path, is_picture) in enumerate(_rows(root), 1):
-        key = plain(path.relative_to(root).as_posix())
-        try:
-            if not is_picture:
-                raise Refused(Reason.MISSING_FILE, "there is no picture beside this text")
-            record = _record(config, path, inside, key, number)
-        except Refused as error:
-            yield error.of(line, key)
-            continue
-        number += 1
-        yield record
+    number = line = 0
+    for line, (path, with_picture) in enumerate(_rows(root), 1):
+        row = Row(None, line, with_picture, plain(path.relative_to(root).as_posix()))
+        made = attempt(row, _record, config, path, inside, number)
+        number += isinstance(made, Record)
+        yield made
+    if not line:
+        raise ParamsError(
+            f"{root} holds nothing that could be a row: no file with the suffix "
+            f"{', '.join(PICTURES)}, and no .txt"
+        )
 
 
 def count(config: Config) -> int:
     """Pictures of the folder, and texts without one."""
     return sum(1 for _ in _rows(Path(config.path)))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its suffix."""
+    return os.path.splitext(name)[1].lower().removeprefix(".") in PICTURES
 
 
 def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
@@ -67,7 +79,7 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
         stems: dict[str, list[str]] = {}
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in PICTURES or (suffix != ".txt" and f"{stem}.txt" in known):
+            if is_picture(name) or (suffix != ".txt" and f"{stem}.txt" in known):
                 stems.setdefault(stem, []).append(name)
         for name in (name for names in stems.values() for name in names):
             yield Path(folder, name), True
@@ -76,8 +88,10 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
                 yield Path(folder, name), False
 
 
-def _record(config: Config, path: Path, inside: Path, key: str, number: int) -> Record:
-    split = config.split or _split(key)
+def _record(row: Row, config: Config, path: Path, inside: Path, number: int) -> Record:
+    if not row.values:
+        raise Refused(Reason.MISSING_FILE, "there is no picture beside this text")
+    split = config.split or _split(row.key)
     caption = path.with_suffix(".txt")
     if not caption.is_file():
         raise Refused(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
@@ -87,7 +101,8 @@ def _record(config: Config, path: Path, inside: Path, key: str, number: int) -> 
     except UnicodeDecodeError:
         raise Refused(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
     image = _read(path, inside, LARGEST_PICTURE)
-    return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", {"path": key})
+    meta = {"path": row.key}
+    return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", meta)
 
 
 def _split(key: str) -> str:
@@ -100,21 +115,14 @@ def _split(key: str) -> str:
     return name
 
 
-def _read(path: Path, inside: Path, limit: int) -> bytes:
+def _read(path: Path, inside: Path, most: int) -> bytes:
     """A file of the folder."""
     try:
         if not path.resolve().is_relative_to(inside):
             raise Refused(Reason.OUTSIDE_ROOT, f"{path.name} is a link to outside the folder")
-        if not path.is_file():
-            raise Refused(Reason.MISSING_FILE, f"{path.name} is no file")
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, RuntimeError) as error:  # a RuntimeError where links go in a circle
-        why = error.strerror if isinstance(error, OSError) else error
-        raise Refused(Reason.MISSING_FILE, f"{path.name} cannot be read: {why}") from None
-    if len(content) > limit:
-        raise Refused(Reason.TOO_MANY_BYTES, f"{path.name} has more than {limit} bytes")
-    return content
+    except RuntimeError as error:  # links go in a circle
+        raise Refused(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
+    return read_file(path, path.name, most)
 
 
 def _unreadable(error: OSError) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.rows import Row, Source, json_rows, read_json, read_picture
+from albef.ingest.sources.rows import Row, Source, attempt, json_rows, read_json, read_picture
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 """What its splits are here: COCO's ``restval`` is trained on too, as everybody does."""
@@ -32,11 +32,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     Raises:
         ParamsError: the file cannot be read; it is named.
     """
-    for row in _rows(config):
-        try:
-            yield _record(config, row)
-        except Refused as error:
-            yield row.refusal(error)
+    return (attempt(row, _record, config) for row in _rows(config))
 
 
 def count(config: Config) -> int:
@@ -56,7 +52,7 @@ def _rows(config: Config) -> Iterator[Row]:
             yield row
 
 
-def _record(config: Config, row: Row) -> Record:
+def _record(row: Row, config: Config) -> Record:
     split = SPLITS[row.one_of("split", tuple(SPLITS))]
     name = row.text("filename")
     if row.get("filepath") is not None:

@@ -11,7 +11,16 @@ from pydantic import Field
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.sources import tables
-from albef.ingest.sources.rows import Files, FilesBySplit, Row, Source, captions_of, expand, plain
+from albef.ingest.sources.rows import (
+    Files,
+    FilesBySplit,
+    Row,
+    Source,
+    attempt,
+    captions_of,
+    expand,
+    plain,
+)
 
 _BATCH = 64  # rows, which hold their pictures
 
@@ -40,16 +49,9 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     for split, patterns in config.files.items():
         for file in expand(patterns):
             for row in tables.read(file, "parquet", None, columns, _BATCH):
-                if isinstance(row, Refusal):
-                    yield row
-                    continue
-                try:
-                    record = _record(config, row, split, number)
-                except Refused as error:
-                    yield row.refusal(error)
-                    continue
-                number += 1
-                yield record
+                made = attempt(row, _record, config, split, number)
+                number += isinstance(made, Record)
+                yield made
 
 
 def count(config: Config) -> int:
@@ -58,7 +60,7 @@ def count(config: Config) -> int:
     return sum(tables.count(file, "parquet") for file in files)
 
 
-def _record(config: Config, row: Row, split: str, number: int) -> Record:
+def _record(row: Row, config: Config, split: str, number: int) -> Record:
     picture = row.values[config.image]
     image = picture.get("bytes") if isinstance(picture, Mapping) else picture
     if not isinstance(image, bytes):

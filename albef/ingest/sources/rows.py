@@ -3,17 +3,26 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import Field
 
 from albef.config import ParamsError, Section
 from albef.data.refusal import Reason, Refusal, Refused
 
+T = TypeVar("T")
+P = ParamSpec("P")
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""Suffixes of pictures; of those of a sample the first is taken."""
+LARGEST_PICTURE, LARGEST_TEXT = 2**26, 2**20
+"""Bytes of a file that are read: ``ingest.max_megabytes`` is at most as much."""
+_DIGITS = 400  # of the longest integer; a longer one is no number that anything counts
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Files = Annotated[list[str], Field(min_length=1)]
 FilesBySplit = Annotated[dict[Split, Files], Field(min_length=1)]
@@ -46,25 +55,26 @@ class Row:
     """A row of a file.
 
     Attributes:
-        file: where it stands.
+        file: where it stands; None where it is itself a file.
         line: its place there, from 1: of a text, its first line.
         values: by name; of a JSON list, whatever stands there.
         key: what names it, if anything does.
     """
 
-    file: Path
+    file: Path | None
     line: int
     values: Any
     key: str = ""
 
     def refusal(self, error: Refused, key: str = "") -> Refusal:
         """The row, set aside; its file is named."""
-        return Refusal("", self.line, key or self.key, error.reason, f"{self.file}: {error}")
+        detail = f"{self.file}: {error}" if self.file else str(error)
+        return Refusal("", self.line, key or self.key, error.reason, detail)
 
     def get(self, name: str) -> Any:
         """A value that may be left out; None then."""
         if not isinstance(self.values, Mapping):
-            raise Refused(Reason.MALFORMED_ROW, f"must be an object, not {_short(self.values)}")
+            raise Refused(Reason.MALFORMED_ROW, f"must be an object, not {short(self.values)}")
         return self.values.get(name)
 
     def text(self, name: str) -> str:
@@ -91,8 +101,22 @@ class Row:
 
     def _wrong(self, name: str, expected: str) -> Refused:
         value = self.get(name)
-        state = "is missing" if value is None else f"is {_short(value)}"
+        state = "is missing" if value is None else f"is {short(value)}"
         return Refused(Reason.MISSING_FIELD, f"{name!r} {state}; it must be {expected}")
+
+
+def attempt(
+    row: Row | Refusal, make: Callable[Concatenate[Row, P], T], *more: P.args, **named: P.kwargs
+) -> T | Refusal:
+    """What ``make`` gives of a row, or why there is nothing: whatever it stumbles over is a fault
+    of that row and ends no other.
+    """
+    if isinstance(row, Refusal):
+        return row
+    try:
+        return make(row, *more, **named)
+    except Exception as error:
+        return row.refusal(Refused.by(error))
 
 
 def read_json(path: Path) -> Any:
@@ -103,11 +127,15 @@ def read_json(path: Path) -> Any:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file, parse_int=_int)
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is no JSON: {error}") from None
+
+
+def _int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
 
 
 def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
@@ -122,7 +150,7 @@ def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
         ParamsError: it is no list.
     """
     if not isinstance(values, list):
-        raise ParamsError(f"{path} must hold a list of objects, not {_short(values)}")
+        raise ParamsError(f"{path} must hold a list of objects, not {short(values)}")
     for line, row in enumerate(values, 1):
         key = row.get(name) if isinstance(row, Mapping) else None
         yield Row(path, line, row, key if isinstance(key, str) else "")
@@ -137,23 +165,40 @@ def read_picture(root: Path, name: str) -> bytes:
     path = root / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise Refused(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
+    return read_file(path, f"the image {path}", LARGEST_PICTURE)
+
+
+def read_file(path: Path, name: str, most: int) -> bytes:
+    """The bytes of a file, at most ``most``.
+
+    Raises:
+        Refused: it is no file, cannot be read, or has more; ``name`` names it.
+    """
     try:
-        return path.read_bytes()
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= most:  # a pipe would be waited for
+            return path.read_bytes()
     except (OSError, ValueError) as error:  # a ValueError where it is no path, as with a NUL
         why = error.strerror if isinstance(error, OSError) else error
-        raise Refused(Reason.MISSING_FILE, f"the image {path} cannot be read: {why}") from None
+        raise Refused(Reason.MISSING_FILE, f"{name} cannot be read: {why}") from None
+    if stat.S_ISREG(status.st_mode):
+        raise Refused(Reason.TOO_MANY_BYTES, f"{name} has more than {most} bytes")
+    raise Refused(Reason.MISSING_FILE, f"{name} is no file")
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
     """The files that paths and patterns name, those of a pattern sorted.
 
     Raises:
-        ParamsError: one that names none.
+        ParamsError: one that names none, or that may not be looked for.
     """
     files: list[Path] = []
     for pattern in patterns:
-        named = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
-        matched = [Path(name) for name in named if Path(name).is_file()]
+        try:
+            named = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
+            matched = [Path(name) for name in named if Path(name).is_file()]
+        except OSError as error:
+            raise ParamsError(f"{pattern} cannot be read: {error.strerror}") from None
         if not matched:
             raise ParamsError(f"{pattern} names no file")
         files += matched
@@ -192,7 +237,9 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise Refused(Reason.MISSING_FIELD, f"a caption is of type {kind}")
-            if any("\ud800" <= letter <= "\udfff" for letter in text):
+            if len(text) > LARGEST_TEXT:
+                raise Refused(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters")
+            if re.search("[\ud800-\udfff]", text):
                 raise Refused(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
             if text.strip():
                 captions.append(text)
@@ -205,6 +252,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """The start of a value of JSON, as text."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -14,6 +14,9 @@ from albef.ingest.sources.rows import Row
 _LONGEST_LINE = 2**20
 _LONGEST_ROW = 20  # lines that a quoted field of a CSV file may stretch over
 csv.field_size_limit(_LONGEST_LINE * _LONGEST_ROW)  # a line has a limit of its own
+_LONGEST_LIST = 10_000  # values of a row of Parquet
+_AT_ONCE = 2**28  # bytes that rows of Parquet which are read together may come to
+_PACKED = 100  # times that many bytes may be packed, and rows that a byte may stand for
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -158,42 +161,95 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
 def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Refusal]:
     import pyarrow as pa
 
-    with _opened(file) as opened:
+    line = 0
+
+    def row(values: dict[str, Any] | Refused) -> Row | Refusal:
+        key = f"{file.name}:{line}"
+        if isinstance(values, Refused):
+            return Row(file, line, {}, key).refusal(values)
+        return Row(file, line, values, key)
+
+    with file.open("rb") as raw, _opened(file, columns) as opened:
         _check_columns(file, opened.schema_arrow.names, columns)
-        line = 0
-
-        def row(values: dict[str, Any] | Refused) -> Row | Refusal:
-            key = f"{file.name}:{line}"
-            if isinstance(values, Refused):
-                return Row(file, line, {}, key).refusal(values)
-            return Row(file, line, values, key)
-
+        wanted = _leaves(opened.schema, columns)
         for group in range(opened.num_row_groups):
-            until = line + opened.metadata.row_group(group).num_rows
+            described = opened.metadata.row_group(group)
+            until = line + described.num_rows
             damage = Refused(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
-                for rows in opened.iter_batches(batch, row_groups=[group], columns=list(columns)):
+                pages = [_page_bytes(raw, described.column(leaf)) for leaf in wanted]
+                rows_at_once = max(1, min(batch, _AT_ONCE // max(pages, default=1)))
+                for rows in opened.iter_batches(
+                    rows_at_once, row_groups=[group], columns=list(columns)
+                ):
                     for values in _values(rows, columns):
                         line += 1
                         yield row(values)
             except (pa.ArrowException, OSError) as error:
                 damage = Refused(damage.reason, f"{damage}: {_first(error)}")
+            except Refused as error:
+                damage = error
             while line < until:
                 line += 1
                 yield row(damage)
 
 
-def _opened(file: Path) -> Any:
-    """A Parquet file.
+def _leaves(schema: Any, columns: Sequence[str]) -> list[int]:
+    """The places of the columns' parts, of which a structure or list has its own."""
+    starts = tuple(f"{column}." for column in columns)
+    return [i for i in range(len(schema)) if f"{schema.column(i).path}.".startswith(starts)]
+
+
+def _page_bytes(file: IO[bytes], column: Any) -> int:
+    """Bytes of the largest page that a row of a column may come from, as its first ones say.
+
+    A few bytes may unpack to gigabytes, and a value of a dictionary stands for each row that names
+    it: the header of a page says before, and binds what unpacks it.
 
     Raises:
-        ParamsError: its end, which describes it, cannot be read.
+        Refused: they are too many.
+    """
+    packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
+    most = 1
+    for offset in (column.dictionary_page_offset, column.data_page_offset):
+        if offset is None:
+            continue
+        file.seek(offset)
+        head, size = file.read(8), 0
+        if head[::2][:2] == b"\x15\x15":  # Thrift: field 1 is the type, field 2 the bytes
+            for place, digit in enumerate(head[3:]):
+                size |= (digit & 0x7F) << 7 * place
+                if digit < 0x80:
+                    break
+        most = max(most, size >> 1)
+    if most > _AT_ONCE or (unpacked > _AT_ONCE and unpacked > _PACKED * packed):
+        what = f"{packed} bytes that unpack to {max(most, unpacked)}"
+        raise Refused(Reason.TOO_MANY_BYTES, f"the row group holds {what}")
+    return most
+
+
+def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
+    """A Parquet file; texts in lists of some columns are read as a dictionary has them.
+
+    Raises:
+        ParamsError: its end, which describes it, cannot be read or claims what cannot be.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file)
+        opened = pq.ParquetFile(file)
+        size, schema = file.stat().st_size, opened.schema
+        if opened.metadata.num_rows > _PACKED * size:
+            claim = f"{opened.metadata.num_rows} rows in {size} bytes"
+            raise ParamsError(f"{file} is no Parquet file that can be read: it claims {claim}")
+        lists = [
+            schema.column(leaf).path
+            for leaf in _leaves(schema, columns)
+            if schema.column(leaf).max_repetition_level
+            and schema.column(leaf).physical_type == "BYTE_ARRAY"
+        ]
+        return pq.ParquetFile(file, read_dictionary=lists) if lists else opened
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
     except (pa.ArrowException, OSError) as error:  # an OSError where its description is damaged
@@ -201,12 +257,34 @@ def _opened(file: Path) -> Any:
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refused]:
+    import pyarrow as pa
+
     of_column = {column: rows.column(column) for column in columns}
+    lists = [values for values in of_column.values() if pa.types.is_list(values.type)]
     for i in range(rows.num_rows):
         try:
+            for values in lists:
+                _check_list(values[i].values)
             yield {column: values[i].as_py() for column, values in of_column.items()}
-        except (ValueError, OverflowError) as error:  # a text that is none, a date out of range
+        except Refused as error:
+            yield error
+        except Exception as error:  # a text that is none, a date out of range
             yield _malformed(f"a value cannot be read: {_first(error)}")
+
+
+def _check_list(items: Any) -> None:
+    """Refuse a list of more than any row needs, before Python has it.
+
+    Raises:
+        Refused: it has too many values or, where it names texts of a dictionary, bytes.
+    """
+    import pyarrow.compute as pc
+
+    size = 0
+    if hasattr(items, "dictionary"):
+        size = pc.sum(pc.binary_length(items.dictionary).take(items.indices)).as_py() or 0
+    if items is not None and (len(items) > _LONGEST_LIST or size > _LONGEST_LINE):
+        raise _malformed(f"a list of {len(items)} values with {size} bytes")
 
 
 def _malformed(detail: str) -> Refused:

@@ -19,12 +19,20 @@ from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.tar import Damage, Member, members
 from albef.ingest.sources import tables
-from albef.ingest.sources.rows import FilesBySplit, Row, Source, captions_of, expand, plain
+from albef.ingest.sources.rows import (
+    LARGEST_PICTURE,
+    LARGEST_TEXT,
+    PICTURES,
+    FilesBySplit,
+    Row,
+    Source,
+    attempt,
+    captions_of,
+    expand,
+    plain,
+)
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""Suffixes of members that are pictures."""
-LARGEST_PICTURE = 2**28
-LARGEST_TEXT = 2**20
+_LIMITS = dict.fromkeys(PICTURES, LARGEST_PICTURE) | {"txt": LARGEST_TEXT, "json": LARGEST_TEXT}
 _BATCH = 1024
 
 
@@ -53,6 +61,11 @@ class _Sample:
     def picture(self) -> bytes | None:
         return next((self.parts[kind] for kind in PICTURES if kind in self.parts), None)
 
+    def add(self, suffix: str, data: bytes) -> None:
+        self.parts[suffix] = data
+        for kind in [kind for kind in PICTURES if kind in self.parts][1:]:
+            self.parts[kind] = b""  # one picture is held, however many there are
+
     def takes(self, damage: Damage, name: str, wanted: str) -> bool:
         """Whether damage, under a name if it has one, is taken as a part of this sample."""
         whole = self.picture() is not None and wanted in self.parts
@@ -70,12 +83,17 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
         for shard in expand(patterns):
             names: set[str] = set()
             try:
-                samples = _samples(members(shard, LARGEST_PICTURE), config.caption.split(".")[0])
+                samples = _samples(members(shard, limit), config.caption.split(".")[0])
                 for line, sample in enumerate(samples, 1):
                     names.add(Path(sample.name).name)
-                    for one in _rows(config, Row(shard, line, sample, sample.name), split, number):
-                        yield one
-                        number += isinstance(one, Record)
+                    row = Row(shard, line, sample, sample.name)
+                    if damage := sample.damage:
+                        where = f"{shard}, byte {damage.offset}: {damage.detail}"
+                        yield Refusal("", line, sample.name, damage.reason, where)
+                    made = attempt(row, _record, config, split, number)
+                    number += isinstance(made, Record)
+                    if isinstance(made, Record) or not damage:
+                        yield made
             except OSError as error:
                 raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
             if config.statuses:
@@ -90,63 +108,52 @@ def count(config: Config) -> int | None:
     return sum(tables.count(shard.with_suffix(".parquet"), "parquet") for shard in shards)
 
 
+def limit(name: str) -> int:
+    """Most bytes of a member that are read, by its name: 0 of what is no part of a sample."""
+    return _LIMITS.get(cut(name)[1], 0)
+
+
 def _samples(parts: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:
     """Members by name; damage belongs to what is not whole yet, or to what follows."""
     current: _Sample | None = None
     for part in parts:
-        name, suffix = _cut(part.name)
+        name, suffix = cut(part.name)
         if isinstance(part, Damage):
+            if part.reason == Reason.CUT_SHARD and current is not None:
+                yield current
+                current = None
             if current is None or not current.takes(part, name, wanted):
                 if current is not None:
                     yield current
                 current = _Sample(name)
             current.damage = part
-        elif suffix in (*PICTURES, "txt", "json"):
+        else:
             if current is not None and not current.name:
                 current.name = name  # what was damaged may have been its start
             if current is None or current.name != name or suffix in current.parts:
                 if current is not None:
                     yield current
                 current = _Sample(name)
-            current.parts[suffix] = part.data
+            current.add(suffix, part.data)
     if current is not None:
         yield current
 
 
-def _cut(path: str) -> tuple[str, str]:
+def cut(path: str) -> tuple[str, str]:
     """A member's path up to the first dot of its file's name, and what follows it."""
     folder, slash, file = path.rpartition("/")
     stem, _, suffix = file.partition(".")
     return folder + slash + stem, suffix.lower()
 
 
-def _rows(config: Config, row: Row, split: str, number: int) -> Iterator[Record | Refusal]:
-    """What becomes of a sample, and of damage before it."""
-    damage: Damage | None = row.values.damage
-    if damage is not None:
-        where = f"{row.file}, byte {damage.offset}: {damage.detail}"
-        yield Refusal("", row.line, row.key, damage.reason, where)
-    try:
-        yield _record(config, row, split, number)
-    except Refused as error:
-        if damage is None:
-            yield row.refusal(error)
-
-
-def _record(config: Config, row: Row, split: str, number: int) -> Record:
+def _record(row: Row, config: Config, split: str, number: int) -> Record:
     sample: _Sample = row.values
     image = sample.picture()
     if image is None:
         raise Refused(Reason.MISSING_FILE, "there is no picture of this name")
-    for kind in ("txt", "json"):
-        if len(sample.parts.get(kind, b"")) > LARGEST_TEXT:
-            raise Refused(Reason.MALFORMED_ROW, f"its {kind} has more than {LARGEST_TEXT} bytes")
     values = _json(sample.parts["json"]) if "json" in sample.parts else {}
     kept = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
-    try:
-        meta = {**plain(kept), "path": f"{row.file.name}/{sample.name}"}
-    except RecursionError:
-        raise Refused(Reason.MALFORMED_ROW, "its json is nested too deeply") from None
+    meta = {**plain(kept), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
     captions = captions_of([_caption(config, sample, values)])
     return Record(f"{split}-{number:08d}", image, captions, number, split, "webdataset", meta)
 

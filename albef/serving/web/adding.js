@@ -22,6 +22,7 @@ export class Adding {
     });
     details.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
     search.addEventListener("change", () => this.#show());
+    search.addEventListener("none", () => (this.details.open = true));
     search.addEventListener("several", (event) => this.add(event.detail));
   }
 
@@ -48,7 +49,7 @@ export class Adding {
         answer = await patiently(() => api.post(`v1/indexes/${name}/images`, fields, signal), signal);
         added += part.length;
       }
-      this.panel.tell(`${count(added, "picture")} added; ${name} has ${answer.pictures} now.`, answer);
+      this.panel.tell(`${count(added, "picture")} added; “${name}” has ${answer.pictures} now.`, answer);
       await this.search.changed(name);
     });
   }

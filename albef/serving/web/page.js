@@ -179,7 +179,7 @@ function open(search, hit) {
   if (!search.index.read_only) {
     const path = `v1/indexes/${search.index.name}/images/${encodeURIComponent(hit.id)}`;
     chips.push(
-      act("Remove from the index", async (signal) => {
+      act("Remove from the collection", async (signal) => {
         await api.delete(path, signal);
         await search.changed(search.index.name);
       }),
@@ -215,7 +215,7 @@ const shown = () => sections.find((section) => !section.hidden && section.id in 
 /** Say which models are served, and which sections others would bring. */
 function about() {
   const { models, albef, onnxruntime } = api.model;
-  $("#summary").textContent = models.map(({ run, digest }) => `${run} ${digest.slice(0, 6)}`).join(" · ");
+  $("#summary").textContent = models.map(({ run }) => run).join(" · ");
   const head = ["Run", "Kind", "Digest", "Weights", "Reads"];
   const rows = models.map(({ run, kind, digest, precision, image_size: side, max_words: words }) => [
     run,

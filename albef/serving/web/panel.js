@@ -73,20 +73,15 @@ export class Panel {
     slot.input.focus();
   }
 
-  /** Which model answered: run, kind and the beginning of its digest. */
+  /** Which run answered, and in what time; more of it when it is pointed at. */
   credit({ model, ms }) {
     const [run, digest] = model.split("@");
     const known = this.api.model.models.find(
       (own) => own.run === run && own.digest.startsWith(digest),
     );
-    const kind = known ? ` · kind ${known.kind}` : "";
-    return el(
-      "span",
-      { className: "credit" },
-      `Answered by ${run}${kind} · `,
-      el("code", {}, digest),
-      ` · ${ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`}`,
-    );
+    const time = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+    const title = `kind ${known?.kind ?? "unknown"}, digest ${digest}`;
+    return el("span", { className: "credit", title }, `${run}, ${time}`);
   }
 
   #rest() {

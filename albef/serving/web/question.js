@@ -6,6 +6,11 @@ import { Panel } from "./panel.js";
 const KEPT = 20; // answers on the page
 const SMALL = 112; // side of a picture beside its answer, in pixels
 const TONES = { true: "good", entailment: "good", false: "bad", contradiction: "bad" };
+const WORDS = {
+  entailment: "yes, it shows that",
+  neutral: "it leaves that open",
+  contradiction: "no, it shows otherwise",
+};
 
 /**
  * A section of a call that takes a text and pictures.
@@ -80,8 +85,9 @@ export function answered({ answers: [found] }) {
 
 /** The class of a statement. */
 export function judged({ results: [{ label, probabilities }] }) {
-  const rows = Object.entries(probabilities).sort(([, a], [, b]) => b - a);
-  return { label, tone: TONES[label.toLowerCase()] ?? "open", rows };
+  const best = Object.entries(probabilities).sort(([, a], [, b]) => b - a);
+  const rows = best.map(([name, share]) => [WORDS[name] ?? name, share]);
+  return { label: rows[0][0], tone: TONES[label.toLowerCase()] ?? "open", rows };
 }
 
 /** A copy of a picture that lives as long as its answer. */

@@ -161,7 +161,7 @@ export class Search extends EventTarget {
 
   #tell(answer) {
     const { name, pictures } = this.#index;
-    if (!answer.results.length) return this.panel.tell(`${name} has no pictures yet.`);
+    if (!answer.results.length) return this.panel.tell(`“${name}” has no pictures yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     const how = read
       ? `; ${read} were read together with the text, the best fits with ${percent(answer.results[0].probability)}.`
@@ -179,13 +179,14 @@ export class Search extends EventTarget {
     for (const tile of this.#tiles.values()) tile.tell(null);
     const some = answer.results.length < pictures ? "Some of the" : "The";
     this.panel.tell(
-      pictures ? `${some} ${count(pictures, "picture")} of ${name}.` : `${name} has no pictures yet.`,
+      pictures ? `${some} ${count(pictures, "picture")} in “${name}”.` : `“${name}” has no pictures yet.`,
     );
   }
 
   #none() {
     this.#show([]);
-    this.panel.tell("There is no index of pictures yet. Add some below, or drop several here.");
+    this.panel.tell("There are no pictures yet. Add some below, or drop several here.");
+    this.dispatchEvent(new Event("none"));
   }
 
   #show(results, signal) {

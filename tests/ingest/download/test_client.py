@@ -61,6 +61,7 @@ FINAL = {
     "nowhere": (Reason.HTTP_ERROR, "a redirect to nowhere"),
     "to/ftp://a.test/x": (Reason.BAD_URL, "the address is neither http nor https"),
     "to/http://[": (Reason.BAD_URL, "a redirect to what is no address"),
+    "to/http://a..b/": (Reason.BAD_URL, "the address cannot be asked for (Unicode"),
     "to/http://10.0.0.1/x": (Reason.PRIVATE_ADDRESS, "the address is not public"),
     "to/http://169.254.169.254/latest/meta-data": (Reason.PRIVATE_ADDRESS, "the address is not"),
     "to/http://[fe80::1]/x": (Reason.PRIVATE_ADDRESS, "the address is not public"),
@@ -132,7 +133,8 @@ def test_a_port_where_nobody_listens() -> None:
     "address",
     ["", "a.jpg", "ftp://a.test/x", "file:///etc/passwd", "http://", "http:///x", "data:a/b;,",
      "http://a:b@a.test/", "http://[::1", "http://a.test:99999/", "javascript:1",
-     "http://a.test/" + "x" * 9000, "http://\ud800/"],
+     "http://a.test/" + "x" * 9000, "http://\ud800/", "http://a..b/",
+     f"http://{'a' * 64}.test/"],
 )  # fmt: skip
 def test_what_is_no_address(address: str) -> None:
     assert failure(address).reason == Reason.BAD_URL

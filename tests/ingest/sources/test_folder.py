@@ -75,6 +75,8 @@ def test_rows_that_lack_something(tmp_path: Path) -> None:
     assert [row.line for row in bad(rows) if row.key == "d.txt"] == [10]
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"holds nothing .* with the suffix jpg, .* and no \.txt"):
+        read(tmp_path)
     with pytest.raises(ParamsError, match="gone is no folder"):
         read(tmp_path / "gone")

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason
+from albef.data.refusal import Reason, Refusal
+from albef.ingest.sources import parquet, tables
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, reasons
 from tests.ingest.sources.reading import read as read_source
@@ -67,6 +68,43 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
     assert [(row.line, row.reason) for row in bad(rows)] == [
         (line, Reason.DAMAGED_MEMBER) for line in (4, 5, 6)
     ]
+
+
+def repeated(count: int, size: int) -> pa.DictionaryArray:
+    """A text again and again, which takes a few bytes of a file."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * size])
+
+
+def test_a_few_bytes_that_stand_for_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.parquet"
+
+    def write(captions: Any, **options: Any) -> None:
+        table = pa.table({"image": [toy.picture(1)] * len(captions), "caption": captions})
+        pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=2**30, **options)
+
+    write(repeated(64, 2**24))  # a GiB if all rows are read together
+    config = parquet.Config(
+        kind="parquet", files={"train": [str(file)]}, image="image", captions=["caption"]
+    )
+    for row in parquet.records(config, 0):
+        assert isinstance(row, Refusal)
+        assert row.reason == Reason.CAPTION_TOO_LONG
+        assert pa.total_allocated_bytes() < 2**29
+    write(pa.ListArray.from_arrays(pa.array([0, 200], pa.int32()), repeated(200, 2**16)))
+    [refusal] = bad(read(file))
+    assert refusal.reason == Reason.MALFORMED_ROW
+    assert "a list of 200 values with 13107200 bytes" in refusal.detail
+    monkeypatch.setattr(tables, "_AT_ONCE", 2**20)
+    write(["x" * 2**22, "y"], use_dictionary=False)
+    assert {row.reason for row in bad(read(file))} == {Reason.TOO_MANY_BYTES}
+    write(["x" * 2**19] * 9, use_dictionary=False, data_page_size=1)
+    assert [row.reason for row in bad(read(file))] == [Reason.TOO_MANY_BYTES] * 9
+    nothing = pa.nulls(2_000_000, pa.string())
+    pq.write_table(pa.table({"image": nothing, "caption": nothing}), file)
+    with pytest.raises(ParamsError, match="it claims 2000000 rows in"):
+        read(file)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_samples_that_lack_something(tmp_path: Path) -> None:
     assert reasons(found) == [
         ("a", Reason.MISSING_FILE), ("b", Reason.NO_CAPTION), ("c", Reason.NO_CAPTION),
         ("d", Reason.MALFORMED_ROW), ("e", Reason.MALFORMED_ROW), ("f", Reason.MALFORMED_ROW),
-        ("g", Reason.MALFORMED_ROW), ("h", Reason.MALFORMED_ROW),
+        ("g", Reason.MALFORMED_ROW), ("h", Reason.TOO_MANY_BYTES),
     ]  # fmt: skip
     assert [row.line for row in bad(found)] == list(range(2, 10))
 
@@ -135,10 +135,13 @@ def test_a_shard_that_was_cut_is_counted_by_its_table(tmp_path: Path) -> None:
     shard.write_bytes((SAMPLE / "00001.tar").read_bytes()[:1700])
     (tmp_path / "00001.parquet").write_bytes((SAMPLE / "00001.parquet").read_bytes())
     rows = read(shard, statuses=True)
-    damaged = [row for row in bad(rows) if row.reason == Reason.DAMAGED_MEMBER]
-    assert [row.detail.startswith(f"{shard}, byte") for row in damaged] == [True, False]
-    assert "000016 was downloaded and is not in 00001.tar" in damaged[1].detail
-    assert len(rows) == 7
+    half, cut, lost = [
+        row for row in bad(rows) if row.reason in (Reason.DAMAGED_MEMBER, Reason.CUT_SHARD)
+    ]
+    assert half.detail.startswith(f"{shard}, byte")
+    assert (cut.reason, cut.line) == (Reason.CUT_SHARD, half.line + 1)
+    assert "000016 was downloaded and is not in 00001.tar" in lost.detail
+    assert len(rows) == 8
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from albef.data.refusal import Reason
 from albef.ingest.blocks import EXAMPLES
 from albef.report import figures
 from albef.report.figures import Chart
@@ -14,7 +13,6 @@ from albef.report.pictures import Picture
 from albef.report.sections import datasets
 from albef.report.sections.counts import Tally
 from albef.report.sections.datasets import (
-    WORDS,
     Dataset,
     DatasetPage,
     Pair,
@@ -94,10 +92,6 @@ def test_nothing_is_known_yet() -> None:
         assert part in text
     clean = DatasetPage(Dataset("web"), intakes={"a": {"rows": 3, "kept": 3}})
     assert "Every row of its sources is in a shard" in Page(render_dataset(clean)).text
-
-
-def test_every_reason_has_words() -> None:
-    assert set(WORDS) == {str(reason) for reason in Reason}
 
 
 def made(**values: object) -> Stage:
