@@ -150,17 +150,14 @@ def compare(known: str, at_hand: str) -> State:
 
 
 def _digest_at(path: Path) -> str:
-    """SHA-256 of a file, or "" where there is none."""
+    """SHA-256 of a file, which its relatives name again and again; "" where there is none."""
     if not path.is_file():
         return ""
     state = path.stat()
     return _digest(path.resolve(), state.st_mtime_ns, state.st_size)
 
 
-@cache
-def _digest(path: Path, *_state: int) -> str:
-    """SHA-256 of a file, whose relatives name it again and again."""
-    return file_digest(path)
+_digest = cache(lambda path, *state: file_digest(path))
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
@@ -265,15 +262,11 @@ def _step(
     """A step, held against what is at hand and against the record of the stage that made it.
 
     Args:
-        what, name: it is.
         path: where it lies; None where that is not known.
-        project: around it.
         stage: address of what made it; "" where no record is asked for.
         file: in ``path``, whose digest names it; "" for ``path`` itself.
         kept: where the project keeps it, as a record names it; None for ``path``.
         digest: as its child tells; ``at_hand`` is compared with it, or if None that of the file.
-        state: that is not the one of the digest.
-        facts, code, origins: as it tells.
     """
     of_file = _digest_at(path / file) if path else ""
     at_hand = of_file if at_hand is None else at_hand
@@ -341,7 +334,6 @@ def of_checkpoint(
     """The chain of a checkpoint, which lies in ``folder`` or where the project keeps it.
 
     Args:
-        name: as ``init`` names it.
         digest, repeated: of its weights, and its provenance, as its child tells.
         after: checkpoints that came of it.
 

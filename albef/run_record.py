@@ -196,10 +196,7 @@ def declared_files(
     """Every file of the code that a stage declares, from the root of the project.
 
     Args:
-        stages: of dvc.yaml, plain.
-        address: ``NAME`` or ``NAME@KEY`` of the stage.
         params: the whole params file, plain; it has the kinds of the runs.
-        root: of the project.
     """
     name, _, key = address.partition("@")
     stage = stages.get(name, {})
@@ -221,10 +218,6 @@ def code_files(
 
 def code_digest(files: Iterable[Path], root: Path = Path()) -> str:
     """SHA-256 over what code says; comments, docstrings and blank lines do not count.
-
-    Args:
-        files: the modules, from the root of the project.
-        root: of it.
 
     Returns:
         The digest in hex, or "" where there is no file, or one is missing.

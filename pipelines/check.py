@@ -41,14 +41,7 @@ Result = Mapping[str, Any]
 
 
 def main(source: str, rows: int = 200, as_json: bool = False, here: Path = Path()) -> int:
-    """Print what ingest would do; exit code 1 where it would stop.
-
-    Args:
-        source: as :func:`check` takes it.
-        rows: of each source.
-        as_json: print the result for machines.
-        here: the folder that a path is relative to.
-    """
+    """Print what ingest would do; exit code 1 where it would stop."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     result = check(source, rows, here)
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
@@ -59,9 +52,7 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
     """Do what ingest does with the first rows.
 
     Args:
-        source: a data set, a source of it, or a path.
-        most: rows of each source.
-        here: the folder that a path is relative to.
+        source: a data set, a source of it, or a path, relative to ``here``.
 
     Returns:
         What :func:`render` puts in words; all of it is JSON.

@@ -40,7 +40,6 @@ def held_device(stage: Stage, workers: int = 1) -> Iterator[torch.device]:
     """The stage's device, held while inside; the time is counted for the run record.
 
     Args:
-        stage: the running stage.
         workers: processes of a search, which share the GPUs of the machine.
     """
     device = device_of(stage)
@@ -57,7 +56,6 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
     queue and Prefect all pass here.
 
     Args:
-        device: torch's name.
         threads: cores of the CPU that are used; 0 is all.
     """
     name = device.replace(":", "-")

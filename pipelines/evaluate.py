@@ -116,11 +116,6 @@ def stored(
 ) -> pa.Table:
     """The predictions on all splits, each with its credit; what the kind says of itself and of the
     columns is in the metadata, so that no reader has to know the kind.
-
-    Args:
-        kind: made the tables.
-        tables: by split.
-        source: what they were made of.
     """
     parts, columns = [], {}
     for split, table in tables.items():
@@ -135,13 +130,7 @@ def stored(
 def behave(
     settings: EvaluateConfig, trained: RunTask, blank: RunTask, records: Shards
 ) -> tuple[dict[str, dict[str, object]], pa.Table]:
-    """The behaviour tests: sections of the metrics, and the cases; empty where nothing is tested.
-
-    Args:
-        settings: of the evaluation.
-        trained, blank: the task as it is, and with random weights.
-        records: of the split.
-    """
+    """The behaviour tests: sections of the metrics, and the cases; empty where there are none."""
     config = settings.behaviour
     tests = judging.prepare(config, type(trained), records, records.name)
     if tests is None:

@@ -36,8 +36,6 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     """Measure an export, beside the released one if there is one, and judge it.
 
     Args:
-        stage: of the run.
-        released: folder of the released export.
         facts: what the registry knows: ``version``, ``stage``, the version that it ``replaces``,
             ``provenance``, and ``further`` metrics.
 

@@ -73,11 +73,6 @@ def launch(stage: Stage) -> bool:
 def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool]) -> None:
     """Run trials in ``runtime.search_workers`` processes; one that dies leaves its trial to others.
 
-    Args:
-        stage: the running stage.
-        mirror: copies the journal.
-        complete: whether the search has all its trials.
-
     Raises:
         ValueError: as the first worker that was refused something.
         OSError: they died before the search was complete.

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,33 +43,21 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Params:
-    """Every value of a run.
-
-    Attributes:
-        seed: the seed of everything random but the data.
-        data_seed: the seed of what sources draw.
-        paths: where products go.
-        runtime: what changes speed only.
-        datasets: data sets by name.
-        sections: the sections that belong to one stage, by name.
-        tasks: runs by name, each read by its kind.
-    """
+    """Every value of a run."""
 
     seed: int
     data_seed: int
     paths: Paths
     runtime: Runtime
-    datasets: dict[str, Section]
-    sections: dict[str, Section]
-    tasks: dict[str, Section]
+    datasets: dict[str, Any]
+    sections: dict[str, Any]
+    """Those that belong to one stage."""
+    tasks: dict[str, Any]
+    """Runs, each read by its kind."""
 
 
 def load(path: Path, *, name: str | None = None) -> Params:
     """Read and check a whole params file, or a preset with its base.
-
-    Args:
-        path: the file.
-        name: what errors call it; its path if not given.
 
     Raises:
         ParamsError: a sentence for every wrong value, one a line.
@@ -165,11 +153,21 @@ def kinds() -> list[str]:
 
 def _contradictions(params: Params) -> Iterator[str]:
     """What one section says of another that is not so."""
-    for key, value, what, known in _references(params):
+    suite, rules = params.sections["evaluate"].behaviour.tests, {}
+    try:
+        rules = load_suite(Path(suite)).tests
+    except ParamsError as error:
+        yield f"evaluate.behaviour.tests: {error}"
+    of_rules = [
+        (f"evaluate.behaviour.tests: {suite}: tests.{name}.dataset", rule.dataset)
+        for name, rule in rules.items()
+        if rule.dataset is not None
+    ]
+    for key, value, what, known in _references(params, of_rules):
         if value not in known:
             yield f"{key}: {value!r} is not one of {what}{did_you_mean(value, known)}"
-    near = _section(params, "ingest").near_distance
-    for name, dataset in cast(Mapping[str, Any], params.datasets).items():
+    near = params.sections["ingest"].near_distance
+    for name, dataset in params.datasets.items():
         if dataset.duplicates == "drop_near" and near is None:
             yield (
                 f"datasets.{name}.duplicates: drop_near asks for ingest.near_distance, which is "
@@ -179,14 +177,6 @@ def _contradictions(params: Params) -> Iterator[str]:
     yield from _check_processes(params)
     yield from _check_exports(params)
     yield from _check_starts(params)
-    try:
-        _suite(params)
-    except ParamsError as error:
-        yield f"evaluate.behaviour.tests: {error}"
-
-
-def _section(params: Params, name: str) -> Any:
-    return params.sections[name]
 
 
 def _trainings(params: Params) -> dict[str, Any]:
@@ -197,10 +187,13 @@ def _trainings(params: Params) -> dict[str, Any]:
     }
 
 
-def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]]]:
-    """Every name of another entry: the key that has it, the name, of what, and those there are."""
+def _references(
+    params: Params, of_rules: Iterable[tuple[str, str]]
+) -> Iterator[tuple[str, str, str, Collection[str]]]:
+    """Every name of another entry: the key that has it, the name, of what, and those there are;
+    ``of_rules`` are data sets of behaviour tests."""
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
-    for name in _section(params, "ingest").heldout:
+    for name in params.sections["ingest"].heldout:
         yield "ingest.heldout", name, *datasets
     for key in ("accepted", "evaluated_on"):
         for name in getattr(params.sections["validate"], key):
@@ -208,34 +201,23 @@ def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]
     for key, training in _trainings(params).items():
         yield f"{key}.dataset", training.dataset, *datasets
         if training.dataset in params.datasets:
-            sources = cast(Any, params.datasets[training.dataset]).sources
+            sources = params.datasets[training.dataset].sources
             for name in training.source_weights or ():
                 yield f"{key}.source_weights", name, f"the sources of {training.dataset}", sources
-    for name, export in _section(params, "export").runs.items():
+    for name, export in params.sections["export"].runs.items():
         yield f"export.runs.{name}", name, *runs
         yield f"export.runs.{name}.dataset", export.dataset, *datasets
     for key in ("max_damaged_records", "max_damaged_shards"):
         for name in getattr(params.runtime, key):
             yield f"runtime.{key}", name, *datasets
-    evaluate = _section(params, "evaluate")
-    for name in evaluate.reference or ():
+    for name in params.sections["evaluate"].reference or ():
         yield f"evaluate.reference.{name}", name, *runs
-    try:
-        tests = _suite(params).tests
-    except ParamsError:
-        return
-    for name, rule in tests.items():
-        if rule.dataset is not None:
-            key = f"evaluate.behaviour.tests: {evaluate.behaviour.tests}: tests.{name}.dataset"
-            yield key, rule.dataset, *datasets
-
-
-def _suite(params: Params) -> Any:
-    return load_suite(Path(_section(params, "evaluate").behaviour.tests))
+    for key, name in of_rules:
+        yield key, name, *datasets
 
 
 def _check_profiles(params: Params) -> Iterator[str]:
-    section = _section(params, "validate")
+    section = params.sections["validate"]
     for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
         for name, path in getattr(section, key).items():
             if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
@@ -269,7 +251,7 @@ def _is_exported(kind: str) -> bool:
 
 
 def _check_exports(params: Params) -> Iterator[str]:
-    for name in _section(params, "export").runs:
+    for name in params.sections["export"].runs:
         kind = getattr(params.tasks.get(name), "kind", None)
         if kind is not None and not _is_exported(kind):
             yield (
@@ -285,10 +267,10 @@ def _check_starts(params: Params) -> Iterator[str]:
     owners = {"pretrained": params.sections["pretrain"], **params.tasks}
     starts: dict[str, str] = {}
     for name, run in params.tasks.items():
-        init = cast(Any, run).init
+        init = run.init
         owner, _, epoch = init.partition("/epochs/")
         if epoch and owner in owners:
-            if epoch not in map(str, cast(Any, owners[owner]).keep_epochs):
+            if epoch not in map(str, owners[owner].keep_epochs):
                 yield f"tasks.{name}.init: {owner} does not keep epoch {epoch} (keep_epochs)"
             init = owner
         starts[name] = init
@@ -319,15 +301,8 @@ def explain(path: Path, wanted: str = "") -> str:
         ParamsError: the file is wrong, or has no such key.
     """
     params, values = load(path), read_preset(path)
-    whole = {
-        "seed": params.seed,
-        "data_seed": params.data_seed,
-        "paths": params.paths,
-        "runtime": runtime(values.get("runtime")),
-        "datasets": params.datasets,
-        **params.sections,
-        "tasks": params.tasks,
-    }
+    whole = {**vars(params), **params.sections, "runtime": runtime(values.get("runtime"))}
+    whole = {key: whole[key] for key in KNOWN}
     rows = list(_leaves(whole, values, str(path)))
     lines = [
         f"{key}: {json.dumps(value, ensure_ascii=False)}  # {source}"

@@ -60,12 +60,7 @@ class Stage:
     """What a running stage is given.
 
     Attributes:
-        name: the stage's name, as its module's.
-        key: the data set or run it works on, or "".
         params: the whole params file, plain; read sections through :meth:`section`.
-        layout: where products lie.
-        runtime: values that change speed only.
-        seed: the seed of everything random but the data.
         record: facts for the run record; a stage adds its own.
     """
 
@@ -259,7 +254,6 @@ def main(
     """Run a stage as a program; an error is one sentence, exit code 2 (values) or 74 (system).
 
     Args:
-        run: does the work.
         launch: does it in processes of its own, or returns false where they are not asked for.
     """
     name = Path(sys.argv[0]).stem

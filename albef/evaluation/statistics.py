@@ -46,7 +46,6 @@ def paired_interval(
         differences: of each example (N).
         units: to which each belongs (N), at least one.
         strata: parts (N) whose means count alike, as the two directions of retrieval; None is one.
-        resamples: how often units are drawn.
     """
     values = np.asarray(differences, float)
     _, unit = np.unique(np.asarray(units), return_inverse=True)
@@ -119,9 +118,6 @@ def between(
 
     By pairs where both have the same seeds, since these share data and order; else Welch's. None
     where one of them has no deviation.
-
-    Args:
-        before, after: a value for each seed.
     """
     if before.keys() == after.keys():
         paired = spread([after[seed] - before[seed] for seed in sorted(before)])

@@ -145,9 +145,6 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
     their place.
 
     Args:
-        settings: name the sampler that draws.
-        space: the ranges by name.
-        seed: of the study.
         study: the whole of it; Hyperband shows a sampler one bracket's trials.
     """
 

@@ -54,9 +54,6 @@ class Study:
     Args:
         journal: file of the study, unless the environment names a database.
         name: of the study, which holds the digest of what it is a study of.
-        settings: values of the search.
-        space: the ranges by name.
-        seed: of what is drawn.
         shared: whether several processes of this machine work on it. Once they have, it stays such
             a study.
 

@@ -24,7 +24,6 @@ def progress(label: str, *, bar: bool) -> Iterator[Progress]:
     """What the train loop calls after each step.
 
     Args:
-        label: shown with it.
         bar: whether standard error is ours alone; several processes have no bar in common.
     """
     if not bar or not sys.stderr.isatty():

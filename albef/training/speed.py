@@ -18,10 +18,6 @@ PRODUCTS = 5
 class Speed:
     """Time since it was made, and operations of a micro-batch against what the device can do.
 
-    Args:
-        device: of the training.
-        dtype: of its matrix products.
-
     Attributes:
         peak: floating-point operations a second of a product of two large matrices, measured here.
         flops: operations of the first micro-batch's matrix products and attention, as executed,

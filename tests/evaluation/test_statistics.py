@@ -72,13 +72,11 @@ def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert paired_interval(values, units, resamples=70) == whole
 
 
-def test_what_is_above_or_below_zero_has_a_sign() -> None:
-    assert [Interval(*ends).sign for ends in ((0.1, 2), (-2, -0.1), (-1, 1), (0, 1))] == [
-        1,
-        -1,
-        0,
-        0,
-    ]
+@pytest.mark.parametrize(
+    ("ends", "sign"), [((0.1, 2), 1), ((-2, -0.1), -1), ((-1, 1), 0), ((0, 1), 0)]
+)
+def test_what_is_above_or_below_zero_has_a_sign(ends: tuple[float, float], sign: int) -> None:
+    assert Interval(*ends).sign == sign
 
 
 def test_one_seed_has_no_interval_and_three_have_students() -> None:

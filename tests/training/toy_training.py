@@ -18,6 +18,7 @@ from albef.tasks import pretraining
 from albef.tasks.task import Task, to_device
 from albef.training.distributed import ProcessLost, joined, world
 from albef.training.loop import train
+from albef.training.mirror import Mirror
 from albef.training.progress import Progress
 from albef.training.state import TrainingState
 from tests.conftest import tiny_task
@@ -77,6 +78,7 @@ def train_toy(
     workers: int = 0,
     every: int = 5,
     every_s: float = math.inf,
+    mirror: Mirror | None = None,
     validate: Callable[[int], dict[str, float]] = lambda epoch: {"r_mean": float(epoch)},
     facts: dict[str, Any] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -86,6 +88,7 @@ def train_toy(
         task.config,
         loader_of(task, data, workers),
         folder=scratch,
+        mirror=mirror,
         device=torch.device("cpu"),
         checkpoint_every=every,
         checkpoint_every_s=every_s,

@@ -56,11 +56,8 @@ def make(
     """The cases of a split, test by test and in the order of its records.
 
     Args:
-        suite: the tests.
         rows: all records of the split; their pictures are not read.
         claims: of each, the texts that are true of it.
-        dataset: its name.
-        most: cases of each rule.
         where: what errors call the suite.
 
     Raises:

@@ -41,9 +41,6 @@ class Behaviour:
     """The cases of a split, and the threshold from which a text is said to be true.
 
     Attributes:
-        split: its name.
-        cases: of all tests.
-        threshold: from 0 to 1.
         pairs: places and texts to be scored, each once, by place.
     """
 
@@ -53,11 +50,7 @@ class Behaviour:
     pairs: Pairs
 
     def judge(self, scores: Sequence[float]) -> Table:
-        """The cases with what a model made of them.
-
-        Args:
-            scores: of the pairs.
-        """
+        """The cases with what a model made of them."""
         score_of = dict(zip(self.pairs, scores, strict=True))
         texts: dict[tuple[int, str], set[str]] = {}
         for case in self.cases:

@@ -19,7 +19,6 @@ def reworded(
     """Every text in which one phrase is replaced by another that means the same.
 
     Args:
-        text: any.
         groups: phrases that mean the same; those with {a} and {b} are whole wordings.
         common: words that end nothing which could stand for {a} or {b}.
     """
@@ -35,13 +34,7 @@ def reworded(
 
 
 def miscounted(text: str, numbers: Sequence[str], known: Collection[str]) -> Iterator[str]:
-    """Every text in which one count is wrong by one: too high, or too low where there is no higher.
-
-    Args:
-        text: any.
-        numbers: words for counts, in their order.
-        known: those that may be put in.
-    """
+    """Every text with one count too high by one, or too low where none of ``known`` is higher."""
     places = {word.lower(): place for place, word in enumerate(numbers)}
     for match in _any(tuple(numbers)).finditer(text):
         place = places[match["phrase"].lower()]
