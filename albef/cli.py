@@ -64,11 +64,17 @@ def command(
             except BrokenPipeError:  # as before `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 status = 0
-            except (ValueError, OSError, KeyboardInterrupt) as error:
+            except (ValueError, OSError, ModuleNotFoundError, KeyboardInterrupt) as error:
                 if os.environ.get("ALBEF_DEBUG"):
                     raise
                 stopped = isinstance(error, KeyboardInterrupt)
-                print(f"albef {name}: {interrupted if stopped else error}", file=sys.stderr)
+                text = interrupted if stopped else f"{error}"
+                if isinstance(error, ModuleNotFoundError):
+                    text += (
+                        "; in a clone, `pip install '.[serving]'` has what serves, '.[pipeline]' "
+                    )
+                    text += "all else"
+                print(f"albef {name}: {text}", file=sys.stderr)
                 status = INTERRUPTED if stopped else getattr(error, "exit_code", code)
             raise SystemExit(status or 0)
 

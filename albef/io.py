@@ -108,7 +108,7 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
                     raise Locked(path, holder)
                 wait(holder)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_open(file, path):  # the one before removed it
+            if not is_open(file.fileno(), path):  # the one before removed it
                 continue
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -143,10 +143,10 @@ def holder_of(path: Path) -> str | None:
     return None
 
 
-def _is_open(file: IO[Any], path: Path) -> bool:
-    """Whether a path names an open file."""
+def is_open(file: int, path: Path) -> bool:
+    """Whether a path names an open file, by its descriptor."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
 

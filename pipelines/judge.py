@@ -27,7 +27,7 @@ from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import First, RunExport
-from pipelines.stage import Stage, run_of, write_json
+from pipelines.stage import Stage, read_json, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -74,7 +74,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
         whole=len(records) == len(split),
         primary=kind.primary,
         new=new,
-        torch=_json(stage.layout.export_metrics(stage.key))["torch"],
+        torch=read_json(stage.layout.export_metrics(stage.key))["torch"],
         chance=task.chance(new.table),
         machine=machine(),
     )
@@ -141,10 +141,6 @@ def _beside(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple
 
 def _plain(measured: Measured) -> dict[str, Any]:
     return {name: asdict(own) for name, own in measured.items()}
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def main() -> None:

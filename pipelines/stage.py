@@ -207,7 +207,10 @@ def _idle_s(folder: Path) -> float:
 
 def _is_at_work(folder: Path) -> bool:
     """Whether a process holds a lock in a folder, however old the clock makes its files."""
-    return any(path.is_file() and holder_of(path) for path in folder.rglob("*"))
+    try:
+        return any(path.is_file() and holder_of(path) for path in folder.rglob("*"))
+    except OSError:  # nobody knows
+        return True
 
 
 def _seed(params: Mapping[str, Any], name: str) -> int:

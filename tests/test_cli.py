@@ -106,3 +106,32 @@ def test_the_code_of_the_project_runs_though_another_is_installed(tmp_path: Path
     (tmp_path / "below").mkdir()
     done = albef("run", "--dry", cwd=tmp_path / "below")
     assert (done.returncode, done.stdout) == (0, "mine run --dry\n"), done.stderr
+
+
+def test_an_output_that_nobody_reads_on_is_no_error(tiny_export: Path) -> None:
+    """As before ``| head -1``: the reader has gone when the second line comes."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "albef.cli", "lineage", str(tiny_export)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        errors = command.stderr.read()
+    assert (command.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("torch", ["explain", "a.png", "a dog"]), ("fastapi", ["serve", "export"])],
+)
+def test_a_library_that_is_not_installed_is_a_sentence(module: str, arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; from albef.cli import main; main({arguments})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"albef {arguments[0]}: import of {module} halted")
+    assert done.stderr.endswith("has what serves, '.[pipeline]' all else\n")

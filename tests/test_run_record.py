@@ -26,20 +26,21 @@ def _made(text: str, seconds: int = 1) -> str:
     return RECORD.read_text()
 
 
-def test_the_newest_record_of_what_is_at_hand_comes_back() -> None:
+def _is_recalled(product: str, record: str) -> None:
+    Path("weights").write_text(product)
+    assert run_record.recall(RECORD)
+    assert RECORD.read_text() == record
+
+
+def test_the_record_of_what_is_at_hand_comes_back_and_of_two_the_newer() -> None:
     _made("one", 1)
-    newer, second = _made("one", 2), _made("two")
-    for text, record in (("two", second), ("one", newer)):
-        Path("weights").write_text(text)
-        assert run_record.recall(RECORD)
-        assert RECORD.read_text() == record
-
-
-def test_what_nobody_made_here_leaves_the_record_as_it_is() -> None:
-    before = _made("one")
+    first = _made("one", 2)
+    second = _made("two")
+    _is_recalled("two", second)
+    _is_recalled("one", first)
     Path("weights").write_text("from elsewhere")
     assert not run_record.recall(RECORD)
-    assert RECORD.read_text() == before
+    assert RECORD.read_text() == first
     Path("weights").unlink()
     assert not run_record.recall(RECORD)
 

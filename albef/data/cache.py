@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from albef.data.store import Store, Stored, why
-from albef.io import file_digest
+from albef.io import file_digest, is_open
 from albef.layout import Runtime
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,10 @@ class LostShard(ValueError):
 
 
 class ShardCache:
-    """A folder of shards within a bound, in bytes of all of them.
+    """A folder of shards within a bound, in bytes of all of them; it counts what it ``fetched``.
 
     The bound may be passed by what is being fetched at the moment, if that alone passes it. A
     shard that goes while a process reads it stays readable there until that closes it.
-
-    Attributes:
-        fetched: shards that this process has fetched.
     """
 
     default: "ClassVar[ShardCache | None]" = None
@@ -59,14 +56,13 @@ class ShardCache:
             OSError: it cannot be fetched for another reason.
         """
         path = self._path(shard)
-        file = None
-        while file is None:
-            try:
+        while True:
+            with contextlib.suppress(FileNotFoundError):
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 self.touch(file)
-            except FileNotFoundError:
-                file = self._fetch(store, shard, path)
-        return file
+                return file
+            if (fetched := self._fetch(store, shard, path)) is not None:
+                return fetched
 
     @staticmethod
     def touch(file: int) -> None:
@@ -89,7 +85,7 @@ class ShardCache:
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, file)
             undo.enter_context(_locked(file))  # waits for whoever fetches it now
-            if not _is(file, part):
+            if not is_open(file, part):
                 return None
             undo.callback(part.unlink, missing_ok=True)
             if path.exists():
@@ -170,14 +166,6 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
                 ) from error
             log.warning("%s cannot be fetched (%s); once more in %g s", address, error, wait)
             time.sleep(wait)
-
-
-def _is(file: int, path: Path) -> bool:
-    """Whether a path still names an open file."""
-    try:
-        return os.fstat(file).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _forgotten(part: Path) -> bool:

@@ -38,10 +38,8 @@ class Damaged(ShardError):
 
 
 class ShardFiles:
-    """The shards of a data set, opened by each process when it first reads from one.
-
-    Attributes:
-        cache: where shards of a store are kept; None where the data set has no store.
+    """The shards of a data set, opened by each process when it first reads from one; ``cache`` is
+    None where it has no store.
 
     Raises:
         ShardError: the manifest is damaged.
@@ -76,8 +74,7 @@ class ShardFiles:
             offset: where it begins, in bytes.
             size: its bytes.
             digest: its SHA-256; None does not compare it.
-            member: its file name without suffix: the key of its record, and ``.1`` and on where
-                it is not the first.
+            member: its file name without suffix: the key of its record, with ``.1`` and on.
 
         Raises:
             Damaged: it is not there, or another than it should be.

@@ -151,17 +151,13 @@ class Shards:
     """The records of one split, read by place; columns lie in Arrow, not in Python lists.
 
     It may be handed to worker processes: files are opened by each process when it first reads.
+    ``name`` and ``digest`` are those of the whole data set; ``metas`` are JSON texts.
 
     Args:
         folder: of the data set.
         split: of the data set.
         check: compare each image read with its digest.
         cache: where shards of a store are kept; None is the process' default.
-
-    Attributes:
-        name, digest: of the whole data set.
-        keys, sources, captions, image_ids, shard_names: of each record, in order.
-        metas: of each record, as JSON texts; :meth:`meta` reads one.
 
     Raises:
         ShardError: no such data set or split, or it is damaged.
@@ -180,8 +176,7 @@ class Shards:
             known = ", ".join(sorted(described["splits"])) or "none"
             raise ShardError(f"{folder} has no split {split!r}; its splits are {known}")
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        self._columns = columns
-        self._check = check
+        self._columns, self._check = columns, check
         self.keys: pa.StringArray = columns["key"]
         self.sources: pa.StringArray = columns["source"]
         self.captions: pa.ListArray = columns["captions"]

@@ -6,7 +6,6 @@ store, and the digest and size of each of its shards.
 """
 
 import functools
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from albef.config import Section, validate
-from albef.io import file_digest, opened
+from albef.io import file_digest, opened, read_json
 
 MANIFEST = "shards.json"
 
@@ -45,13 +44,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         ValueError: it is damaged.
     """
     path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error})") from None
-    return validate(Manifest, values, where=str(path))
+    values = read_json(path)
+    return None if values is None else validate(Manifest, values, where=str(path))
 
 
 @dataclass(frozen=True)

@@ -59,18 +59,16 @@ def paired_interval(
     generator = np.random.default_rng(_SEED)
     many, even = shape[0], np.full(shape[0], 1 / shape[0])
     means = []
-    for block in _blocks(resamples, max(1, _CELLS // many)):
-        drawn = generator.multinomial(many, even, size=block).astype(float)
+    block = max(1, _CELLS // many)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = generator.multinomial(many, even, size=size).astype(float)
         total = drawn @ sizes
         # A resample without any example of a part says nothing of that part.
         by_part = np.divide(drawn @ sums, total, out=np.full_like(total, np.nan), where=total > 0)
         means.append(np.nanmean(by_part, axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
-
-
-def _blocks(total: int, most: int) -> list[int]:
-    return [min(most, total - start) for start in range(0, total, most)]
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.data.shards import read_index
+from albef.evaluation.behaviour.cases import evenly
 from albef.preprocessing.text import clean_caption
 from albef.tasks.task import RunTask, accuracies
 
@@ -88,7 +89,7 @@ class TextOnly:
         self._answers = _most(Counter(row.answer for row in rows), ANSWERS)
         place = {answer: i for i, answer in enumerate(self._answers)}
         rows = [row for row in rows if row.answer in place]
-        rows = _some(rows, max(1, SCORES // len(place)))
+        rows = evenly(rows, max(1, SCORES // len(place)))
         grams = [_grams(row.text) for row in rows]
         names = _most(Counter(gram for text in grams for gram in set(text)), WEIGHTS // len(place))
         self._features = {gram: i for i, gram in enumerate(names)}
@@ -189,8 +190,3 @@ def _grams(text: str) -> list[str]:
 def _most(counts: Counter[str], most: int) -> list[str]:
     """The most frequent names, of equals the first by letter."""
     return sorted(counts, key=lambda name: (-counts[name], name))[:most]
-
-
-def _some(rows: Sequence[Row], most: int) -> list[Row]:
-    count = min(most, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]

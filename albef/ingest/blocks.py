@@ -50,26 +50,14 @@ class Row:
 
     def record(self, images: Sequence[bytes]) -> Record:
         """The record that a row with these pictures is."""
-        values = self.values
-        return Record(
-            key=values["key"],
-            image=images[0],
-            captions=tuple(values["captions"]),
-            image_id=values["image_id"],
-            split=values["split"],
-            source=values["source"],
-            meta=json.loads(values["meta"]),
-            more=tuple(images[1:]),
-        )
+        names = ("key", "image_id", "split", "source")
+        key, image_id, split, source = (self.values[name] for name in names)
+        captions, meta = tuple(self.values["captions"]), json.loads(self.values["meta"])
+        return Record(key, images[0], captions, image_id, split, source, meta, tuple(images[1:]))
 
 
 class Blocks:
-    """The blocks of a folder.
-
-    Attributes:
-        starts: the number of the first row of each, and last the number of all rows.
-        table: gives the rows of a block.
-    """
+    """The blocks of a folder; ``starts`` are the numbers of their first rows, and that of all."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,14 +107,9 @@ class Blocks:
         for number, values in enumerate(self.table(block).to_pylist(), self.starts[block]):
             refusal = None
             if values["reason"] is not None:
-                refusal = Refusal(
-                    values["source"],
-                    values["line"],
-                    values["name"],
-                    Reason(values["reason"]),
-                    values["detail"],
-                    values["picture"],
-                )
+                where = values["source"], values["line"], values["name"]
+                why = Reason(values["reason"]), values["detail"], values["picture"]
+                refusal = Refusal(*where, *why)
             yield Row(number, refusal, values)
 
     def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
@@ -137,9 +120,8 @@ class Blocks:
 
     def image(self, number: int) -> bytes:
         """The first picture of the row with that number, which is kept so far."""
-        block = bisect_right(self.starts, number) - 1
-        images = _read(self._images(block))["images"][number - self.starts[block]]
-        image: bytes = images[0].as_py()
+        block, place = self._place(number)
+        image: bytes = _read(self._images(block))["images"][place][0].as_py()
         return image
 
     def has_images(self, block: int) -> bool:
@@ -152,8 +134,12 @@ class Blocks:
 
     def at(self, number: int, column: str) -> Any:
         """A value of the row with that number."""
+        block, place = self._place(number)
+        return self.table(block)[column][place].as_py()
+
+    def _place(self, number: int) -> tuple[int, int]:
         block = bisect_right(self.starts, number) - 1
-        return self.table(block)[column][number - self.starts[block]].as_py()
+        return block, number - self.starts[block]
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -43,15 +43,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells whether two pictures show the same.
-
-    Attributes:
-        digest: the first 16 bytes of the SHA-256 of its file, as the source has it.
-        look: its perceptual hash of 64 bits; 0 where none is asked for.
-    """
+    """What tells whether two pictures show the same."""
 
     digest: bytes
+    """The first 16 bytes of the SHA-256 of its file, as the source has it."""
     look: int
+    """Its perceptual hash of 64 bits; 0 where none is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,8 @@ class ShardWriter:
 
     A finished shard is a tar with its part of the index beside it, each whole or absent; where
     there is a store, it is sent there, and what was sent stands in the tar's place. It is closed
-    before it outgrows ``shard_mb`` MiB.
-
-    Attributes:
-        finished: records in the shards that are finished: the first of all, not to be added again.
-        shards: number of finished shards.
-        complete: whether everything is finished already.
+    before it outgrows ``shard_mb`` MiB. ``finished`` counts the records in the finished ``shards``:
+    the first of all, not to be added again.
     """
 
     def __init__(self, folder: Path, name: str, shard_mb: int, store: Store | None = None) -> None:
@@ -72,10 +68,13 @@ class ShardWriter:
         self._images = 0  # of each record; 0 before the first
         self.complete = (folder / "dataset.json").exists()
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        while not self.complete and self._is_finished(self.shards):
+        while not self.complete and self._part(self.shards).exists():
+            if not (self._shard(self.shards).exists() or self._sent(self.shards).exists()):
+                break
             part = pq.ParquetFile(self._part(self.shards))
             self.finished += part.metadata.num_rows
-            self._images = self._images or _images_of(next(part.iter_batches(1)).to_pylist()[0])
+            row = next(part.iter_batches(1)).to_pylist()[0]
+            self._images = self._images or 1 + len(row.get("more") or ())
             self._send(self.shards)
             self.shards += 1
 
@@ -87,10 +86,6 @@ class ShardWriter:
 
     def _sent(self, number: int) -> Path:
         return self._folder / f"sent-{number:05d}.part"
-
-    def _is_finished(self, number: int) -> bool:
-        there = self._shard(number).exists() or self._sent(number).exists()
-        return there and self._part(number).exists()
 
     def _send(self, number: int) -> None:
         """Have a finished shard in the store, if there is one, and not here."""
@@ -171,7 +166,12 @@ class ShardWriter:
                 )
             splits, captions = self._write_index()
             if self._store:
-                self._write_manifest(self._store.url)
+                sent = {
+                    self._shard(i).name: Stored.model_validate_json(self._sent(i).read_text())
+                    for i in range(self.shards)
+                }
+                manifest = Manifest(store=self._store.url.rstrip("/"), shards=sent)
+                write_json(self._folder / MANIFEST, manifest.model_dump())
             described = {
                 "name": self._name,
                 "digest": index_digest(self._folder),
@@ -206,14 +206,6 @@ class ShardWriter:
                     rows = rows[_ROWS:]
             index.write_table(rows.combine_chunks())
         return splits, captions
-
-    def _write_manifest(self, url: str) -> None:
-        sent = {
-            self._shard(number).name: Stored.model_validate_json(self._sent(number).read_text())
-            for number in range(self.shards)
-        }
-        manifest = Manifest(store=url.rstrip("/"), shards=sent)
-        write_json(self._folder / MANIFEST, manifest.model_dump())
 
 
 def room(record: Record) -> int:
@@ -276,11 +268,6 @@ def _index_image(image: bytes, offset: int) -> dict[str, Any]:
         "height": height,
         "digest": hashlib.sha256(image).hexdigest(),
     }
-
-
-def _images_of(row: Mapping[str, Any]) -> int:
-    """How many images a row of the index has."""
-    return 1 + len(row.get("more") or ())
 
 
 def _json(value: object) -> str:

@@ -32,18 +32,7 @@ class Matches(NamedTuple):
     neg_image_idx: Tensor
     """(B,) the negative image of each text."""
     neg_text_idx: Tensor
-    """(B,) the negative text of each image; from B on it is a swapped one."""
-
-
-class Swapped(NamedTuple):
-    """A text for each image that is false of it, as one with left and right exchanged."""
-
-    states: Tensor
-    """(B, L, D), with gradient."""
-    mask: Tensor
-    """(B, L)."""
-    chosen: Tensor
-    """(B,) bool: whether it is the image's negative text in place of the one that is drawn."""
+    """(B,) the negative text of each image."""
 
 
 def match_pairs(
@@ -55,7 +44,6 @@ def match_pairs(
     sim_i2t: Tensor,
     sim_t2i: Tensor,
     barred: Tensor,
-    swapped: Swapped | None = None,
 ) -> Matches:
     """Draw hard negatives and score the three groups of pairs.
 
@@ -68,17 +56,11 @@ def match_pairs(
         sim_i2t: (B, B) similarities that weigh the negative texts.
         sim_t2i: (B, B) similarities that weigh the negative images.
         barred: (B, B) bool; true where two entries are no negatives of each other.
-        swapped: texts that are false of the images, to take the place of drawn ones.
     """
     batch = len(text_states)
     neg_image, has_image = hard_negatives(sim_t2i, barred)
     neg_text, has_text = hard_negatives(sim_i2t, barred)
     each = torch.arange(batch, device=text_states.device)
-    if swapped is not None:
-        text_states = torch.cat([text_states, swapped.states])
-        text_mask = torch.cat([text_mask, swapped.mask])
-        neg_text = torch.where(swapped.chosen, batch + each, neg_text)
-        has_text = has_text | swapped.chosen
     texts = torch.cat([each, each, neg_text])
     images = torch.cat([each, neg_image, each])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward

@@ -39,29 +39,6 @@ def text_id(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
-def swap_phrases(
-    text: str, groups: Sequence[Sequence[str]], rng: np.random.Generator
-) -> str | None:
-    """The text with two phrases of a group exchanged, as "left of" and "right of": now it says
-    another thing of the same ones.
-
-    One of all exchanges that the groups allow is drawn; None where no phrase stands in the text.
-    """
-    exchanges = [
-        (phrase, other)
-        for group in groups
-        for phrase in group
-        if re.search(rf"\b{re.escape(phrase)}\b", text)
-        for other in group
-        if other != phrase
-    ]
-    if not exchanges:
-        return None
-    phrase, other = exchanges[rng.integers(len(exchanges))]
-    either = rf"\b({re.escape(phrase)}|{re.escape(other)})\b"
-    return re.sub(either, lambda match: other if match[0] == phrase else phrase, text)
-
-
 class TextTokenizer:
     """WordPiece that writes ``[CLS] words`` and no [SEP], as the original does.
 

@@ -64,10 +64,10 @@ def create_app(
     gallery: Path | None = None,
     **options: Any,
 ) -> FastAPI:
-    """The application that serves some exports; its engine is ``app.state.engine``.
+    """The application that serves the exports in some folders; ``app.state.engine`` computes.
 
     Args:
-        exports: their folders; of those that have a call the first one answers it.
+        exports: of those that have a call the first one answers it.
         limits: of sizes and times.
         state: kept up to date by the application, and told when the server is to stop.
         tokens: of clients; without any, only those on this machine are answered.

@@ -38,14 +38,11 @@ log = logging.getLogger("albef")
 
 
 class Engine:
-    """The exports of a server; of those that have a call the first one answers it.
+    """The exports of a server (``models``); of those that have a call the first one answers it
+    (``calls``).
 
     Of ``workers`` threads that compute, each takes as many cores as the exports are loaded for,
     with ``options`` of :func:`albef.runtime.load`.
-
-    Attributes:
-        models: the exports.
-        calls: the export that answers each call.
     """
 
     def __init__(
@@ -147,17 +144,11 @@ class Engine:
     async def search(
         self, index: Index, query: str | bytes, k: int, rerank: int
     ) -> list[tuple[Hit, float | None]]:
-        """The ``k`` pictures of an index that fit a text or an encoded picture best.
+        """The ``k`` pictures of an index of the model's own features that fit a text or an encoded
+        picture best.
 
-        Args:
-            index: of the model's own features.
-            query: a text or a picture.
-            k: how many.
-            rerank: so many of the most similar are read together with the text (ITM), and stand
-                before the others, the most probable first.
-
-        Returns:
-            Each with its probability, None where it was not read together with the text.
+        ``rerank`` of the most similar are read together with the text (ITM), and stand before the
+        others, the most probable first; the others have no probability.
         """
         margins: dict[int, float] = {}
         if isinstance(query, bytes):
@@ -276,18 +267,15 @@ class StatesCache:
         """Keep the states of a picture, and let others go where there is no room."""
         if key not in self._kept:
             self._kept[key] = states
-            self._free -= _size(states)
+            self._free -= states.keys.nbytes + states.values.nbytes
         while self._free < 0:
-            self._free += _size(self._kept.popitem(last=False)[1])
+            _, gone = self._kept.popitem(last=False)
+            self._free += gone.keys.nbytes + gone.values.nbytes
 
 
 def probability(margin: float) -> float:
     """The probability of "match" for the difference of its logits."""
     return float(1 / (1 + np.exp(-np.clip(margin, -500, 500))))
-
-
-def _size(states: ImageStates) -> int:
-    return int(states.keys.nbytes + states.values.nbytes)
 
 
 def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:

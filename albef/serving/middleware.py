@@ -61,15 +61,11 @@ class ClientGoneError(Exception):
 
 @dataclass(eq=False)
 class HttpMiddleware:
-    """What they have in common: they see requests alone, no start and stop of the server.
-
-    Attributes:
-        app: what is behind it.
-        spared: paths that pass untouched, wherever the application is mounted.
-    """
+    """What they have in common: they see requests alone, no start and stop of the server."""
 
     app: ASGIApp
     spared: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """Paths that pass untouched, wherever the application is mounted."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do its duty, or pass on."""

@@ -31,7 +31,7 @@ ASKED = {
 
 
 class ReadPicture(NamedTuple):
-    """A picture that was read: its feature (E,), and its states where they were asked for."""
+    """A picture that was read: its feature (E,), and states where they were asked for."""
 
     feat: Floats
     states: ImageStates | None
@@ -59,15 +59,10 @@ class Pair(NamedTuple):
 
 
 class ModelQueues:
-    """A loaded export, whose steps compute in batches.
+    """A loaded export, whose steps compute in batches: a :class:`Batcher` of each on ``executor``.
 
-    Its :class:`Batcher` of each step computes on ``executor``; ``options`` are those of
-    :func:`albef.runtime.load`.
-
-    Attributes:
-        model: its calls are those of its kind.
-        name: what answers carry: the run and the beginning of the digest.
-        space: what decides the features: an index of another one is of no use.
+    Answers carry its ``name``, the run and the beginning of the digest. Its ``space`` decides the
+    features: an index of another one is of no use.
 
     Raises:
         ExportError: it is none, was changed, or cannot run as asked.

@@ -8,7 +8,7 @@ import json
 import logging
 import logging.handlers
 import sys
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated
@@ -133,9 +133,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
+        now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+            "time": now.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
             **getattr(record, "fields", {}),

@@ -57,14 +57,9 @@ def _protocol(header_seconds: float) -> type[H11Protocol]:
 class Server(uvicorn.Server):
     """Runs an application until it is told to stop, then finishes what it accepted.
 
-    Args:
-        app: to run.
-        state: its ``leaving`` becomes true at the first signal; a second one does not wait.
-        limits: of sizes and times.
-        host: address to listen at.
-        port: to listen at; 0 takes a free one.
-        drain: seconds from the first signal in which requests are still accepted while readiness
-            is refused, for balancers that ask for it.
+    At the first signal the state's ``leaving`` becomes true; a second one does not wait. For
+    ``drain`` seconds after it requests are still accepted while readiness is refused, for balancers
+    that ask for it. Port 0 takes a free one.
     """
 
     def __init__(

@@ -59,14 +59,8 @@ class PairTask(MatchingTask, RunTask):
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
-        config = self.config
-        return Collate(
-            self.tokenizer,
-            transform,
-            config.max_tokens,
-            swaps=config.swaps,
-            equal_texts=config.equal_texts,
-        )
+        tokens, equal_texts = self.config.max_tokens, self.config.equal_texts
+        return Collate(self.tokenizer, transform, tokens, equal_texts=equal_texts)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The two losses of a micro-batch of B pairs, and the twin's features."""
@@ -87,7 +81,6 @@ class PairTask(MatchingTask, RunTask):
             same_image_targets(ids, self.queue.ids),
             fixed(self.config.alpha) * ramp(epoch),
             barred=equal_ids(ids, ids),
-            swapped=self.swapped(batch),
         )
         loss = matched.itm + (matched.itc if self.itc else 0)
         return {"loss": loss, **matched.outputs, "pair_id": ids}

@@ -131,7 +131,6 @@ class Task(RankingTask):
             self.tokenizer,
             transform,
             config.max_tokens,
-            swaps=config.swaps,
             equal_texts=config.equal_texts,
             mlm_probability=config.mlm_probability,
         )
@@ -172,7 +171,6 @@ class Task(RankingTask):
             targets,
             config.alpha_itc * ramp(epoch),
             barred,
-            self.swapped(batch),
         )
 
         labels = batch["mlm_labels"].flatten()

@@ -18,7 +18,6 @@ from albef.models.albef import ALBEF, ModelConfig
 from albef.models.kernels import KeyValue, select
 from albef.models.matching import (
     RANKS,
-    Swapped,
     best,
     chance_recalls,
     encode_images,
@@ -30,7 +29,7 @@ from albef.models.matching import (
     score_pairs,
 )
 from albef.models.momentum import FeatureQueue, MomentumTwin
-from albef.preprocessing.text import TextTokenizer, clean_caption, swap_phrases, text_id
+from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
 from albef.preprocessing.transforms import Transform
 from albef.tasks.task import (
     MAX_WORDS,
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 
 TOP = 10
 """Ranked candidates kept of each query."""
-SWAPPED = 0.5
-"""Share of the captions with phrases to exchange whose negative text is made by it."""
 
 
 class MatchingConfig(Section):
@@ -66,26 +63,20 @@ class MatchingConfig(Section):
     equal_texts: bool = False
     """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
     The paper takes each for another's negative."""
-    swaps: tuple[tuple[str, ...], ...] = ()
-    """Groups of phrases of which two are exchanged, as "left of" and "right of", to make a text
-    that is false of the picture: for half of the captions that have one it is ITM's negative text
-    in place of the drawn one. None is the paper's way."""
 
 
 @dataclass(frozen=True)
 class Collate:
     """Records to ``image``, ``ids``, ``text_mask`` and ``image_id``; one caption drawn a record.
 
-    ``end`` closes each caption with [SEP], for a model that writes. With ``swaps`` there are
-    ``swapped_ids`` and ``swapped_mask`` too, the captions with phrases exchanged, and ``swapped``
-    (B,) bool, which of them are; with ``equal_texts`` the ``text_id`` (B,).
+    ``end`` closes each caption with [SEP], for a model that writes. With ``equal_texts``
+    there is a ``text_id`` (B,) too.
     """
 
     tokenizer: TextTokenizer
     transform: Transform
     max_tokens: int
     end: bool = False
-    swaps: Sequence[Sequence[str]] = ()
     equal_texts: bool = False
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
@@ -93,25 +84,16 @@ class Collate:
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
         drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
         texts = [clean_caption(text, MAX_WORDS) for text in drawn]
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
         batch = {
             "image": torch.from_numpy(image),
+            "ids": torch.from_numpy(ids),
+            "text_mask": torch.from_numpy(mask),
             "image_id": torch.tensor([record.image_id for record in records]),
         }
-        size = len(texts)
         if self.equal_texts:
             batch["text_id"] = torch.tensor([text_id(text) for text in texts])
-        if self.swaps:
-            others = [
-                swap_phrases(text, self.swaps, rng) if rng.random() < SWAPPED else None
-                for text in texts
-            ]
-            batch["swapped"] = torch.tensor([other is not None for other in others])
-            texts += [other or text for text, other in zip(texts, others, strict=True)]
-        encoded = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
-        ids, mask = map(torch.from_numpy, encoded)
-        if self.swaps:
-            batch |= {"swapped_ids": ids[size:], "swapped_mask": mask[size:]}
-        return batch | {"ids": ids[:size], "text_mask": mask[:size]}
+        return batch
 
 
 class Matched(NamedTuple):
@@ -153,14 +135,6 @@ class MatchingTask(Task):
         self.model_m = MomentumTwin(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
 
-    def swapped(self, batch: Batch) -> Swapped | None:
-        """The texts of a batch with phrases exchanged, if it has any."""
-        if "swapped" not in batch:
-            return None
-        mask = batch["swapped_mask"]
-        states = self.model.encode_text(batch["swapped_ids"], mask)
-        return Swapped(states, mask, batch["swapped"])
-
     def match(
         self,
         image_states: Tensor,
@@ -170,7 +144,6 @@ class MatchingTask(Task):
         targets: Tensor,
         alpha: float,
         barred: Tensor,
-        swapped: Swapped | None = None,
     ) -> Matched:
         """ITC to the twin's features of the batch and the queue, and ITM with drawn negatives.
 
@@ -183,7 +156,6 @@ class MatchingTask(Task):
                 are candidates.
             alpha: weight of the twin in them.
             barred: (B, B) bool; true where two entries are no negatives of each other.
-            swapped: texts to take the place of drawn negatives.
         """
         model, size = self.model, len(text_mask)
         queued = targets.shape[1] - size
@@ -208,7 +180,6 @@ class MatchingTask(Task):
             itc.sim_i2t[:, :size] * weight,
             itc.sim_t2i[:, :size] * weight,
             barred,
-            swapped,
         )
         itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
         outputs = {

@@ -4,19 +4,15 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
 
 log = logging.getLogger("albef")
 LINE_EVERY = 10.0
 """Seconds between two plain lines."""
 
 
-class Progress(Protocol):
-    """What shows how far a training is."""
-
-    def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Called after each step with the last means."""
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""What shows how far a training is: called after each step, of so many, with the last means."""
 
 
 @contextlib.contextmanager

@@ -156,25 +156,19 @@ class TrainingState:
         newest = world().broadcast(self._newest)
         if newest is None:
             return 0, {}
-        path = self.folder / newest
+        path, value = self.folder / newest, None
         try:
             value = torch.load(path, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError) as error:  # it is what was written
-            raise _unreadable(path, error) from error
-        except pickle.UnpicklingError as error:
-            raise self._of_another(path, error) from error
-        try:
             task.load_state_dict(value["task"])
             optimizer.load_state_dict(value["optimizer"])
             return int(value["step"]), dict(value["extra"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise self._of_another(path, error) from error
-
-    def _of_another(self, path: Path, error: Exception) -> StateUnfit:
-        return StateUnfit(
-            f"{path} is the state of another model ({_first(error)}): the code has changed since; "
-            f"delete {self.folder} to start this training anew"
-        )
+        except (OSError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            if value is None and not isinstance(error, pickle.UnpicklingError):
+                raise _unreadable(path, error) from error  # as it is what was written
+            raise StateUnfit(
+                f"{path} is the state of another model ({_first(error)}): the code has changed "
+                f"since; delete {self.folder} to start this training anew"
+            ) from error
 
     def _newest(self) -> str | None:
         mirrored = self.mirror.names(STATES) if self.mirror else []

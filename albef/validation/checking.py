@@ -24,18 +24,8 @@ def check_dataset(
     accepted: Mapping[str, Any] | None = None,
     evaluated: Mapping[str, Any] | None = None,
 ) -> tuple[Result, dict[str, Any]]:
-    """Validate a data set.
-
-    Args:
-        folder: of the data set.
-        config: when it is refused.
-        stats: what :func:`albef.validation.image_stats.read_image_stats` gives.
-        accepted: a profile as :func:`albef.validation.drift.read_accepted` gives it.
-        evaluated: that of another data set that models are evaluated on, as
-            :func:`albef.validation.drift.read_evaluated` gives it.
-
-    Returns:
-        The result, and the profile of the data set.
+    """Validate a data set by the statistics of its pictures, and against profiles as
+    :mod:`albef.validation.drift` reads them; returns the result, and its profile.
 
     Raises:
         ShardError: a part of the data set is missing or damaged.

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from albef.config import ParamsError
-from albef.validation import content
 from albef.validation import profile as profiles
 from albef.validation.config import DriftConfig, Limits
 from albef.validation.expectations import Item, run
@@ -36,7 +35,7 @@ def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The expectations that a profile makes of another data set."""
     return [
         {"type": EXPECTATIONS[measure], "kwargs": kwargs, "meta": {**meta, "part": part}}
-        for part, own in content.parts(profile)
+        for part, own in profiles.parts_of(profile)
         for measure, kwargs, meta in _expected(own)
     ]
 

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from albef.validation.content import PARTS
 from albef.validation.tables import TRAIN, Tables, count_words
 
+PARTS = ("train", "evaluation")
+"""The training split, and all others together."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OTHER = "(other)"
 """What stands for all words, or labels, that are not listed; no word has parentheses."""
@@ -23,18 +24,14 @@ OTHER = "(other)"
 
 @dataclass(frozen=True)
 class Column:
-    """Numbers that are counted in bins.
-
-    Attributes:
-        table, name: where they stand.
-        what: what they are, in words.
-        bins: edges, ascending; the last bin holds its upper edge too.
-    """
+    """Numbers that are counted in bins."""
 
     table: str
     name: str
     what: str
+    """What they are, in words."""
     bins: tuple[float, ...]
+    """Edges, ascending; the last bin holds its upper edge too."""
 
 
 _SIDES = (
@@ -65,30 +62,26 @@ NAMES = {WORDS: "vocabulary", LABELS: "labels"}
 
 def parts(tables: Tables) -> dict[str, Tables]:
     """The rows that are trained on, and those that are evaluated on; without what has no rows."""
-    found = {}
+    measured = [column.name for column in COLUMNS if column.table == "images"]
+    by_part = {}
     for part in PARTS:
-        own = {
+        rows = {
             name: frame[(frame["split"] == TRAIN) == (part == TRAIN)].reset_index(drop=True)
             for name, frame in tables.items()
         }
-        own["images"] = own["images"].dropna(subset=_of("images")).reset_index(drop=True)
-        if len(own["records"]):
-            found[part] = own
-    return found
+        rows["images"] = rows["images"].dropna(subset=measured).reset_index(drop=True)
+        if len(rows["records"]):
+            by_part[part] = rows
+    return by_part
 
 
-def _of(table: str) -> list[str]:
-    return [column.name for column in COLUMNS if column.table == table]
+def parts_of(profile: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The parts of a profile, what is trained on first; JSON does not keep their order."""
+    return [(part, profile["parts"][part]) for part in PARTS if part in profile["parts"]]
 
 
 def profile(dataset: str, digest: str, rows: Mapping[str, Tables]) -> dict[str, Any]:
-    """The profile of a data set as JSON values.
-
-    Args:
-        dataset: its name.
-        digest: of its data.
-        rows: as :func:`parts` gives them.
-    """
+    """The profile of a data set as JSON values, of its rows as :func:`parts` gives them."""
     return {
         "dataset": dataset,
         "digest": digest,

@@ -2,35 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
 class Check:
-    """An expectation and how the data set met it.
-
-    Attributes:
-        what: what is expected, in words.
-        expectation: its name in Great Expectations.
-        column: table and column that it looks at.
-        counted, failed: rows looked at, and those that do not meet it.
-        allowed: share of rows that need not meet it.
-        bound: the bound of a row's value, as "at most 30".
-        threshold: the key in params.yaml that sets share or bound, if one does.
-        sample: the first offending rows.
-        suite: the suite that it stands in.
-    """
+    """An expectation and how the data set met it."""
 
     what: str
+    """What is expected, in words."""
     expectation: str
+    """Its name in Great Expectations."""
     column: str
+    """Table and column that it looks at."""
     passed: bool
     counted: int
     failed: int
     allowed: float
+    """Share of rows that need not meet it."""
     bound: str
+    """Of a row's value, as "at most 30"."""
     threshold: str
+    """The key in params.yaml that sets share or bound, if one does."""
     sample: tuple[Mapping[str, Any], ...]
+    """The first offending rows."""
     suite: str = "image_text"
 
     def sentence(self) -> str:
@@ -66,28 +61,24 @@ def _percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """How far a distribution is from that of a reference.
-
-    Attributes:
-        of: what is counted, as "words of a caption".
-        part: the rows looked at: ``train`` or ``evaluation``.
-        reference: what it is compared with: ``accepted`` or ``evaluation``.
-        name: the data set whose evaluation splits these are; "" for its own.
-        measure: ``divergence`` (nats) or ``shift`` (share of the reference's range).
-        value: how far; None where it is beyond all bounds.
-        warn, stop: the limits, None where there is none.
-        level: ``met``, ``warned`` or ``stopped``, as Great Expectations found.
-    """
+    """How far a distribution is from a reference."""
 
     of: str
+    """What is counted, as "words of a caption"."""
     part: str
+    """The rows looked at: ``train`` or ``evaluation``."""
     reference: str
+    """What it is compared with: ``accepted`` or ``evaluation``."""
     name: str
+    """The data set whose evaluation splits these are; "" for its own."""
     measure: str
+    """``divergence`` (nats) or ``shift`` (share of the reference's range)."""
     value: float | None
+    """How far; None where it is beyond all bounds."""
     warn: float | None
     stop: float | None
     level: str
+    """``met``, ``warned`` or ``stopped``, as Great Expectations has it."""
 
     def reason(self) -> str:
         """All of it: what moved, how far, from what, and the key that sets the limit."""
@@ -106,22 +97,16 @@ class DriftResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The validation of a data set.
-
-    Attributes:
-        dataset, digest: its name, and the digest of its data.
-        checks: every expectation of its suites, in their order.
-        statistics: numbers about the data set.
-        drift: every distribution that was compared.
-        accepted: digest of the data whose profile was accepted; "" where none is.
-    """
+    """The validation of a data set."""
 
     dataset: str
     digest: str
     checks: tuple[Check, ...]
+    """Every expectation of its suites, in their order."""
     statistics: Mapping[str, Any]
     drift: tuple[DriftResult, ...] = ()
     accepted: str = ""
+    """Digest of the data whose profile was accepted; "" where none is."""
 
     @property
     def passed(self) -> bool:
@@ -152,3 +137,40 @@ class Result:
 
 class NotFit(ValueError):
     """A data set failed its validation; the text names what failed and where to read more."""
+
+
+class Drifted(NamedTuple):
+    """A distribution against a reference, both measures in words, "" where one is not taken."""
+
+    of: str
+    part: str
+    reference: str
+    name: str
+    divergence: str
+    shift: str
+    level: str
+    """The worse of both."""
+
+
+def drifted(result: Mapping[str, Any]) -> tuple[Drifted, ...]:
+    """How far each distribution moved, from the JSON of a validation's result."""
+    rows: dict[tuple[str, str, str, str], dict[str, Mapping[str, Any]]] = {}
+    for moved in result.get("moved", ()):
+        key = moved["of"], moved["part"], moved["reference"], moved["name"]
+        rows.setdefault(key, {})[moved["measure"]] = moved
+
+    def far(moved: Mapping[str, Any] | None, unit: str) -> str:
+        if moved is None:
+            return ""
+        return "without bound" if moved["value"] is None else f"{moved['value']:.3f}{unit}"
+
+    levels = ("met", "warned", "stopped")
+    return tuple(
+        Drifted(
+            *key,
+            far(by.get("divergence"), " nats"),
+            far(by.get("shift"), " of its range"),
+            max((moved["level"] for moved in by.values()), key=levels.index),
+        )
+        for key, by in rows.items()
+    )

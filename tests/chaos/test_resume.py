@@ -22,11 +22,15 @@ from albef.training.state import EPOCHS, KEPT, STATES
 from tests.chaos import victim
 from tests.data import toy
 from tests.pipelines.states import step_of
+from tests.training.test_loop import curves
 
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", time.time_ns() % 10**6))
 """Printed with what fails; the same one kills after the same saves, not at the same instruction."""
+
+
+Whole = tuple[dict[str, torch.Tensor], set[str], dict[str, str]]
 
 
 class Killed(BaseException):
@@ -41,13 +45,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """The weights of a training that nothing befell, and its kept epochs by name and digest."""
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The weights of a training that nothing befell, its kept epochs by name, and its curves."""
     folder = tmp_path_factory.mktemp("whole")
     weights = victim.train(data, folder / "here", folder / "mirror")
-    return weights, {path.name for path in (folder / "here").glob(EPOCHS)}
+    return weights, {path.name for path in (folder / "here").glob(EPOCHS)}, curves(folder / "here")
 
 
 def intact(folder: Path, pattern: str = STATES) -> list[Path]:
@@ -91,7 +93,7 @@ def unreadable(number: int, name: str) -> Callable[[Path], str]:
 @pytest.mark.parametrize("local", ["good", "torn", "EIO", "EACCES", "stale"])
 def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
     data: Path,
-    whole: tuple[dict[str, torch.Tensor], set[str]],
+    whole: Whole,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     local: str,
@@ -133,6 +135,7 @@ def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
     weights = victim.train(data, here, mirror, lambda step, total, means: steps.append(step))
     assert steps[0] == best + 1 > 1
     assert all(torch.equal(weights[name], tensor) for name, tensor in whole[0].items())
+    assert curves(here) == whole[2]
     for folder in (here, mirror / "states"):
         assert {path.name for path in intact(folder, EPOCHS)} == whole[1]
         assert len(intact(folder)) == KEPT

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,30 +63,3 @@ def test_errors_are_sentences(
         search(tiny_export, shards, k=0)
     with pytest.raises(ValueError, match="is of kind vqa, which has no image-text matching"):
         search(tiny_exports["vqa"], shards)
-
-
-def test_an_output_that_nobody_reads_on_is_no_error(tiny_export: Path, shards: Shards) -> None:
-    """As before ``| head -1``: the reader has gone when the second line comes."""
-    folder = shards.folder.parent / "products"
-    (folder / "data").mkdir(parents=True)
-    shards.folder.rename(folder / "data/scenes")
-    (folder / "exports").mkdir()
-    (folder / "exports/retrieval").symlink_to(tiny_export)
-    root = Path(__file__).parents[2]
-    values = (root / "params.yaml").read_text()
-    (folder.parent / "params.yaml").write_text(values)
-    (folder.parent / "dvc.yaml").touch()  # what makes it the root of a project
-    with subprocess.Popen(
-        [sys.executable, "-P", "-u", "-m", "albef.cli", "find", "a dog", "--run", "retrieval"],
-        cwd=folder.parent,
-        env=os.environ | {"PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as command:
-        assert command.stdout is not None
-        assert command.stderr is not None
-        command.stdout.close()
-        errors = command.stderr.read()
-    assert command.returncode == 0, errors
-    assert b"Error" not in errors
-    assert b"Broken" not in errors

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,29 +120,20 @@ def test_an_imported_checkpoint_is_put_to_use(
     tmp_path: Path,
     pictures: list[bytes],
 ) -> None:
-    (tmp_path / "answers.json").write_text('["w8", "w9 w10"]')
-    imported = import_original(
-        save(original(name)),
-        tokenizer=vocabulary,
-        heads=(2, 4) if name == "vqa" else HEADS,
-        kind=kind,
-        answers=tmp_path / "answers.json" if name == "vqa" else None,
-    )
-    write(imported, tmp_path / "m")
+    how: dict[str, Any] = {"tokenizer": vocabulary, "heads": HEADS, "kind": kind}
+    path = save(original(name))
+    if name == "vqa":
+        how["heads"] = (2, 4)
+        write(import_original(path, **how), tmp_path / "without")
+        with pytest.raises(CheckpointError, match="has no list of answers"):
+            albef.load(tmp_path / "without")
+        how["answers"] = tmp_path / "answers.json"
+        how["answers"].write_text('["w8", "w9 w10"]')
+    write(import_original(path, **how), tmp_path / "m")
     model = albef.load(tmp_path / "m")
     assert model.main == call
     images = [pictures[:1]] * (2 if name == "nlvr2" else 1)
     assert len(getattr(model, call)(*images, ["w8 w9"])) == 1
-
-
-def test_answers_that_were_not_imported_are_asked_for(
-    save: Save, vocabulary: Path, tmp_path: Path
-) -> None:
-    write(
-        import_original(save(original("vqa")), tokenizer=vocabulary, heads=(2, 4)), tmp_path / "m"
-    )
-    with pytest.raises(CheckpointError, match="has no list of answers"):
-        albef.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("kind", ["entailment", "nlvr2", "text_assignment"])
@@ -226,6 +218,22 @@ def test_what_does_not_fit_is_named(case: str, save: Save, vocabulary: Path) -> 
         import_original(save(make()), tokenizer=vocabulary, heads=HEADS)
 
 
+def test_options_that_do_not_fit_are_named(save: Save, vocabulary: Path) -> None:
+    path = save(original("retrieval"))
+    for options, message in (
+        ({"heads": None}, "0 heads do not divide the image encoder's width 48"),
+        ({"heads": (3, 5)}, "5 heads do not divide the text encoder's width 32"),
+        ({"image_size": 40}, "image_size 40 is not a multiple of patch_size 16"),
+        ({"kind": "pretraining"}, "does not fit kind pretraining: .* missing"),
+        ({"kind": "retrieve"}, "no kind 'retrieve'; did you mean retrieval"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            import_original(path, **{"tokenizer": vocabulary, "heads": HEADS, **options})  # type: ignore[arg-type]
+    vocabulary.write_text("\n".join(TOKENS[:200]) + "\n")
+    with pytest.raises(CheckpointError, match=r"embeds 211 tokens, but .* has 200"):
+        import_original(path, tokenizer=vocabulary, heads=HEADS)
+
+
 class Code:
     """What a pickle can hold besides data."""
 
@@ -250,37 +258,6 @@ def test_a_file_that_is_cut_off_is_told(
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match="damaged or cut off"):
         import_original(path, tokenizer=vocabulary, heads=HEADS)
-
-
-def test_heads_that_do_not_divide_the_width_are_told(save: Save, vocabulary: Path) -> None:
-    path = save(original("retrieval"))
-    with pytest.raises(CheckpointError, match="0 heads do not divide the image encoder's width 48"):
-        import_original(path, tokenizer=vocabulary)
-    with pytest.raises(CheckpointError, match="5 heads do not divide the text encoder's width 32"):
-        import_original(path, tokenizer=vocabulary, heads=(3, 5))
-
-
-def test_an_image_size_that_is_no_multiple_of_the_patch_is_told(
-    save: Save, vocabulary: Path
-) -> None:
-    with pytest.raises(ValueError, match="image_size 40 is not a multiple of patch_size 16"):
-        import_original(
-            save(original("retrieval")), tokenizer=vocabulary, heads=HEADS, image_size=40
-        )
-
-
-def test_another_vocabulary_is_told(save: Save, vocabulary: Path) -> None:
-    vocabulary.write_text("\n".join(TOKENS[:200]) + "\n")
-    with pytest.raises(CheckpointError, match=r"embeds 211 tokens, but .* has 200"):
-        import_original(save(original("retrieval")), tokenizer=vocabulary, heads=HEADS)
-
-
-def test_a_kind_that_is_not_the_files_is_told(save: Save, vocabulary: Path) -> None:
-    path = save(original("retrieval"))
-    with pytest.raises(CheckpointError, match=r"does not fit kind pretraining: .* missing"):
-        import_original(path, tokenizer=vocabulary, heads=HEADS, kind="pretraining")
-    with pytest.raises(CheckpointError, match="no kind 'retrieve'; did you mean retrieval"):
-        import_original(path, tokenizer=vocabulary, heads=HEADS, kind="retrieve")
 
 
 def command(*arguments: object) -> object:
@@ -329,11 +306,8 @@ def test_the_command_imports_tracks_and_refuses(
     ]  # fmt: skip
 
 
-def test_outside_a_dvc_project_nothing_is_tracked(tmp_path: Path) -> None:
+def test_what_is_not_tracked_is_told(tmp_path: Path) -> None:
     assert track(tmp_path / "models" / "mine") == "not tracked: it lies in no DVC project"
-
-
-def test_what_dvc_refuses_is_told(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / ".gitignore").write_text("models\n")
     (tmp_path / "models" / "mine").mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""Whatever stands in files, rows and pictures: a record, a refusal, or a sentence on the whole.
+"""Whatever stands in files and pictures: a record, a refusal, or a sentence on the whole; for odd
+values of rows see :mod:`tests.ingest.test_hostile`.
 
 ``ALBEF_FUZZ=20000 pytest tests/ingest/test_fuzz.py`` tries so many of each.
 """
@@ -28,7 +29,7 @@ from albef.ingest.derive import derive
 from albef.ingest.duplicates import HELDOUT
 from albef.ingest.prepare import Prepared, prepare
 from albef.ingest.quarantine import write_quarantine
-from albef.ingest.sources import annotations, folder, karpathy, parquet, urls, webdataset
+from albef.ingest.sources import annotations, karpathy, parquet, urls, webdataset
 from tests.data import toy
 from tests.ingest.bad_rows import encoded, gradient
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
@@ -141,13 +142,6 @@ def shard(**more: Any) -> bytes:
         return write_tar(Path(name) / "a.tar", *parts).read_bytes()
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
-
-
 @fuzzed
 @given(damaged([shard(), shard(caption=["a", "b"])]), st.sampled_from(["txt", "json.caption"]))
 def test_shards(held: bytes, caption: str) -> None:
@@ -163,12 +157,6 @@ def read_shard(held: bytes, caption: str) -> None:
         )  # fmt: skip
         rows = said(lambda: list(webdataset.records(config, 0)))
     accounted(rows or ())
-
-
-@fuzzed
-@given(JSON)
-def test_what_stands_beside_a_sample(told: Any) -> None:
-    read_shard(shard(caption=told, more=told), "json.caption")
 
 
 def table(form: str) -> bytes:
@@ -240,33 +228,6 @@ KARPATHY = {
 }  # fmt: skip
 
 
-@st.composite
-def odd(draw: st.DrawFn, row: dict[str, Any]) -> Any:
-    """A row of JSON with some of its values replaced or gone; now and then anything at all."""
-    if not draw(st.integers(0, 9)):
-        return draw(JSON)
-    found = dict(row)
-    for name in draw(st.lists(st.sampled_from(sorted(row)), max_size=2)):
-        if draw(st.booleans()):
-            found.pop(name, None)
-        else:
-            found[name] = draw(JSON | st.lists(JSON, max_size=3))
-    return found
-
-
-@fuzzed
-@given(st.data(), st.sampled_from([*ROWS, "karpathy"]), st.booleans())
-def test_annotations(data: st.DataObject, form: Any, joined: bool) -> None:
-    row = KARPATHY if form == "karpathy" else ROWS[form]
-    held = data.draw(st.lists(odd(row), min_size=1, max_size=3))
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        (root / "a.jpg").write_bytes(PICTURES[0])
-        file = root / "rows.json"
-        file.write_text(json.dumps({"images": held} if form == "karpathy" else held))
-        read_json_rows(root, file, form, joined and form == "captions")
-
-
 def read_json_rows(root: Path, file: Path, form: Any, joined: bool) -> None:
     if form == "karpathy":
         own = karpathy.Config(
@@ -301,23 +262,3 @@ def test_files_of_json(held: bytes, form: str) -> None:
         (Path(name) / "a.jpg").write_bytes(PICTURES[0])
         (Path(name) / "rows.json").write_bytes(held)
         read_json_rows(Path(name), Path(name) / "rows.json", form, joined=False)
-
-
-NAMES = st.text(
-    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20
-).filter(lambda name: name.strip(".") and len(name.encode()) < 200)
-
-
-@fuzzed
-@given(NAMES, st.sampled_from([".jpg", ".png", ".txt", ""]), st.binary(max_size=200), st.booleans())
-def test_folders(name: str, suffix: str, text: bytes, split: bool) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        (Path(root) / "train").mkdir()
-        for path in (Path(root), Path(root) / "train"):
-            (path / f"{name}{suffix}").write_bytes(PICTURES[0])
-            (path / f"{name}.txt").write_bytes(text)
-        config = folder.Config(kind="folder", path=root, split="train" if split else None)
-        rows = list(folder.records(config, 0))
-        assert folder.count(config) == len(rows)
-        accounted(rows)
-        said(lambda: derive(Path(root)))

@@ -8,37 +8,15 @@ import torch
 
 from albef.models.matching import (
     NOT_RANKED,
-    Swapped,
     best,
     chance_recalls,
     encode_texts,
     first_rank,
-    match_pairs,
     match_scores,
     recalls,
 )
 from tests.reference.ranking import images_of_texts, texts_of_images
 from tests.tasks.test_pretraining_parity import original_task
-
-
-def test_swapped_texts_take_the_place_of_drawn_negatives() -> None:
-    task = original_task(0.4).eval()
-    torch.manual_seed(0)
-    image = task.model.fusion_encoder.image_key_values(
-        task.model.encode_image(torch.randn(3, 3, 48, 48))
-    )
-    ids = torch.randint(5, 211, (6, 7))
-    mask = torch.ones_like(ids)
-    states = task.model.encode_text(ids, mask)
-    chosen = torch.tensor([True, False, True])
-    swapped = Swapped(states[3:], mask[3:], chosen)
-    barred, sim = torch.ones(3, 3, dtype=torch.bool), torch.zeros(3, 3)  # none can be drawn
-    given = task.model, task.itm_head, states[:3], mask[:3], image, sim, sim, barred
-    pairs = match_pairs(*given, swapped)
-    assert pairs.neg_text_idx[chosen].tolist() == [3, 5]
-    assert pairs.valid.tolist() == [True] * 3 + [False] * 3 + chosen.tolist()
-    expected = task.itm_head(task.model.fused_cls(states[3:], mask[3:], image))
-    torch.testing.assert_close(pairs.logits[6:][chosen], expected[chosen])
 
 
 def test_ties_count_against_the_model() -> None:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,6 @@ from ruamel.yaml import YAML
 from albef.config import read_preset
 from albef.io import file_digest
 from albef.models.weights import load_checkpoint
-from albef.training.state import StateLocked, TrainingState
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, _write_record, write_json
@@ -223,31 +221,6 @@ def start(folder: Path, *stage: str, **popen: Any) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
-def test_a_killed_pretraining_goes_on_and_ends_with_equal_bytes(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(trained)
-    work(trained, values(pretrain__epochs=8, runtime__checkpoint_every=3))
-    first = start(trained)
-    states = wait(first, saved_states)
-    refused = pytest.raises(StateLocked, match=f"process {first.pid} already trains")
-    with refused, TrainingState(states[0].parent).owned():
-        pass
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    assert saved_states()
-
-    second = start(trained)
-    told = second.communicate(timeout=600)[1]
-    assert second.returncode == 0, told
-    assert "going on at step" in told
-    resumed = file_digest(Path("products/models/pretrained/model.safetensors"))
-
-    step("pretrain")
-    assert file_digest(Path("products/models/pretrained/model.safetensors")) == resumed
-
-
 def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stopped(
     trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,49 +263,3 @@ def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stop
     assert record["seed"] == 1
     step("pretrain")
     assert file_digest(weights) == resumed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [("pretrain",), ("finetune", "retrieval")])
-def test_kills_at_any_moment_change_no_byte(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, stage: tuple[str, ...]
-) -> None:
-    """Every step is saved, with data workers, so that kills fall into the writing of states too."""
-    monkeypatch.chdir(trained)
-    params = values(runtime__checkpoint_every=1, runtime__workers=1, pretrain__epochs=6)
-    params["tasks"]["retrieval"] |= {"epochs": 8, "lr": 3e-4}
-    if stage == ("finetune", "retrieval"):
-        params["pretrain"]["epochs"] = 1  # as the checkpoint that it starts from
-    work(trained, params)
-    if stage != ("pretrain",):
-        step("search", "retrieval")
-    name = "pretrained" if stage == ("pretrain",) else "retrieval"
-    weights = Path(f"products/models/{name}/model.safetensors")
-    curves = Path(f"products/curves/{name}")
-    step(*stage)
-
-    def made() -> dict[str, str]:
-        files = [weights, *sorted(curves.rglob("*.tsv"))]
-        return {str(path): file_digest(path) for path in files}
-
-    whole = made()
-    rng = random.Random(1)
-    saved, kills = 0, 0
-    while True:
-        process = start(trained, *stage, start_new_session=True)
-        while process.poll() is None:
-            steps = [step_of(path) for path in saved_states()]
-            if max(steps, default=0) > saved and kills < 5:
-                time.sleep(rng.uniform(0, 0.3))
-                saved = max([step_of(path) for path in saved_states()] + steps)
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.005)
-        told = process.communicate(timeout=600)[1]
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, told
-    assert kills == 5
-    assert "going on at step" in told
-    assert made() == whole

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question, swap_phrases
+from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TEXTS: dict[str, Any] = json.loads((FIXTURES / "text_and_schedule.json").read_text())
@@ -19,27 +19,6 @@ def vocabulary(tmp_path: Path) -> Path:
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(TOKENIZER["vocab"]) + "\n")
     return path
-
-
-SIDES = (("left of", "right of", "above"), ("on the left", "on the right"), ("two", "three"))
-
-
-@pytest.mark.parametrize(
-    ("text", "swapped"),
-    [
-        ("a key left of two dogs",
-         {"a key right of two dogs", "a key above two dogs", "a key left of three dogs"}),
-        ("three keys on the left and two dogs on the right",
-         {"three keys on the right and two dogs on the left",
-          "two keys on the left and three dogs on the right"}),
-        ("a twofold key", {None}),
-    ],
-)  # fmt: skip
-def test_phrases_are_exchanged_as_whole_words_and_each_way(
-    text: str, swapped: set[str | None]
-) -> None:
-    rng = np.random.default_rng(0)
-    assert {swap_phrases(text, SIDES, rng) for _ in range(60)} == swapped
 
 
 def test_captions_are_cleaned_as_in_the_original() -> None:

@@ -12,46 +12,6 @@ from albef.io import file_digest
 from albef.runtime import manifest, sessions
 from albef.runtime.manifest import ExportError
 
-HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "pyarrow")
-
-
-def test_serving_imports_no_torch(tiny_export: Path, pictures: list[bytes], tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(pictures[0])
-    program = (
-        "import sys, albef.runtime\n"
-        f"model = albef.runtime.load({str(tiny_export)!r})\n"
-        "assert model.embed_image(['a.png']).shape == (1, 8)\n"
-        "assert model.embed_text(['a dog']).shape == (1, 8)\n"
-        "assert model.match(['a.png'], ['a dog']).shape == (1,)\n"
-        f"print([name for name in {HEAVY} if name in sys.modules])\n"
-    )
-    root = str(Path(albef.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
-    assert done.stderr == ""
-
-
-def test_finding_imports_no_torch() -> None:
-    program = (
-        f"import sys, albef.commands.find; print([n for n in {HEAVY[:5]} if n in sys.modules])"
-    )
-    root = str(Path(albef.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
-
 
 def test_runs_on_what_is_really_there(tiny_export: Path) -> None:
     model = albef.runtime.load(tiny_export)

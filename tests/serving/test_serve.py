@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from albef.serving.serve import serve
-from tests.runtime.test_sessions import HEAVY
 from tests.serving.running import PATIENCE, running
+
+HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "pyarrow")
 
 
 def test_nobody_else_is_served_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

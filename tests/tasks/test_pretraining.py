@@ -131,6 +131,20 @@ def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() ->
     assert counts[0] <= 0.87 * counts[1]
 
 
+def test_equal_texts_are_positives_of_batch_and_queue(drawn: list[Matches]) -> None:
+    values = config(0.0).model_copy(update={"equal_texts": True})
+    torch.manual_seed(0)
+    task = Task(values, vocabulary()).train()
+    given = batch(4, 48, 12, 211, 3) | {"text_id": torch.tensor([7, 7, 8, 9])}
+    for _ in range(2):
+        task.begin_step()
+        task.end_step([task(given, 1.0)])
+    assert task.queue.ids[:8].tolist() == [7, 7, 8, 9] * 2
+    for pairs in drawn:  # the first two are no negatives of each other
+        assert {int(i) for i in pairs.neg_text_idx[:2]} <= {2, 3}
+        assert {int(i) for i in pairs.neg_image_idx[:2]} <= {2, 3}
+
+
 def test_a_student_that_misses_patches_learns_from_a_twin_that_sees_all() -> None:
     values = config(0.4).model_copy(update={"patch_dropout": 0.5})
     torch.manual_seed(0)

@@ -53,7 +53,7 @@ def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPa
     task = tiny_task(equal_texts=True).train()
     given: list[tuple[Tensor, Tensor]] = []
     monkeypatch.setattr(
-        task, "match", lambda *a, barred, swapped: given.append((a[4], barred)) or match(*a, barred)
+        task, "match", lambda *a, barred: given.append((a[4], barred)) or match(*a, barred)
     )
     match = type(task).match.__get__(task)
     made = batch(task)

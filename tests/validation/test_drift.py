@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from albef.config import ParamsError, validate
 from albef.data.record import Record
-from albef.validation import content, drift, profile
+from albef.validation import drift, page, profile
 from albef.validation.config import DriftConfig
 from albef.validation.page import render_page
-from albef.validation.result import DriftResult, Result
+from albef.validation.result import DriftResult, Result, drifted
 from tests.data import toy
 from tests.validation.test_suites import picture
 from tests.validation.values import FREE, check
@@ -230,7 +230,7 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
 def test_own_and_other_evaluation_splits_are_told_apart(tmp_path: Path, profile_file: Path) -> None:
     held = drift.read_evaluated(profile_file)
     toy.write(tmp_path / "toy", rows(long=0.4))
-    shown = content.drifted(check(tmp_path / "toy", evaluated=held)[0].to_json())
+    shown = drifted(check(tmp_path / "toy", evaluated=held)[0].to_json())
     assert [name for name, _ in groupby(row.name for row in shown)] == ["", "accepted"]
 
 
@@ -298,19 +298,19 @@ def test_drift_is_zero_for_the_same_rows_and_never_negative(
 def test_what_is_shown_is_what_was_counted(tmp_path: Path, held: dict[str, Any]) -> None:
     toy.write(tmp_path / "toy", rows(long=0.6))
     result, own = check(tmp_path / "toy", held, drift=LIMITS)
-    shown = {histogram.what: histogram for histogram in content.histograms(own)}
+    shown = {histogram.what: histogram for histogram in page.histograms(own)}
     words = shown["words of a caption"]
     assert words.edges[0] == 2
     assert list(words.shares) == ["train", "evaluation"]
     assert all(sum(shares) == pytest.approx(1) for shares in words.shares.values())
     assert all(len(shares) == len(words.edges) - 1 for shares in words.shares.values())
     stored = json.loads(json.dumps(own, sort_keys=True))
-    assert content.histograms(stored) == content.histograms(own)
+    assert page.histograms(stored) == page.histograms(own)
     assert drift.accepted_suite(stored) == drift.accepted_suite(own)
-    (said,) = content.listed(own)
+    (said,) = page.listed(own)
     assert said.what == "vocabulary"
     assert next(iter(said.shares["train"])) == "on"
-    assert {row.level for row in content.drifted(result.to_json())} == {"met", "stopped"}
+    assert {row.level for row in drifted(result.to_json())} == {"met", "stopped"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -32,22 +31,17 @@ _PIECE = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request came to: a picture, or why there is none.
-
-    Attributes:
-        reason, detail: as in a Refusal; None and "" where there is a picture.
-        body: the picture.
-        passing: whether it may be different another time.
-        answered: whether the host said anything.
-        wait: seconds that the server asks to wait; None where it does not.
-    """
+    """What a request came to: a picture as its ``body``, or why there is none."""
 
     reason: Reason | None
     detail: str = ""
     body: bytes = b""
     passing: bool = False
+    """Whether it may be different another time."""
     answered: bool = True
+    """Whether the host said anything."""
     wait: float | None = None
+    """Seconds that the server asks to wait."""
 
 
 def session(limits: Limits) -> aiohttp.ClientSession:
@@ -168,7 +162,12 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
 def _failed(error: aiohttp.ClientError) -> Answer:
     """What an error of the client means."""
     detail, passing, answered = "no connection", True, False
-    causes = list(_causes(error))
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        inner = getattr(cause, "os_error", None)
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__
     if isinstance(error, aiohttp.InvalidURL):
         return Answer(Reason.BAD_URL, "the address cannot be asked for")
     if any(isinstance(cause, PrivateAddress) for cause in causes):
@@ -188,13 +187,6 @@ def _failed(error: aiohttp.ClientError) -> Answer:
     elif isinstance(error, aiohttp.ServerDisconnectedError):
         detail = "the connection was closed without an answer"
     return Answer(Reason.UNREACHABLE, detail, passing=passing, answered=answered)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        inner = getattr(error, "os_error", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__
 
 
 def _plain(text: str) -> str:

@@ -18,26 +18,19 @@ from albef.ingest.download.limits import Limits
 
 
 class Outcome(NamedTuple):
-    """How a row ended.
-
-    Attributes:
-        row: of the list, from 0.
-        attempts: made at it.
-        limit: bytes that a picture might have had.
-        reason: why it has no picture; "" where it has one.
-        detail: what exactly.
-        passing: whether it may be different another time.
-        offset, size: of the picture in the chunk's bodies.
-        sha256: of the picture.
-    """
+    """How a row ended: with a picture, or why it has none."""
 
     row: int
+    """Of the list, from 0."""
     attempts: int
     limit: int
+    """Bytes that a picture might have had."""
     reason: str = ""
     detail: str = ""
     passing: bool = False
+    """Whether it may be different another time."""
     offset: int = 0
+    """Of the picture in the chunk's bodies."""
     size: int = 0
     sha256: str = ""
 

@@ -104,14 +104,8 @@ def read_rows(
     dataset: str, sources: Mapping[str, Section], seed: int, scratch: Path, most: int | None = None
 ) -> Iterator[tuple[int, Record | Refusal]]:
     """What becomes of the rows of a data set's sources, one after the other, with their lines and
-    with keys and image ids of the data set.
-
-    Args:
-        dataset: its name.
-        sources: by name.
-        seed: of what is random in them.
-        scratch: folder in which a kind may keep what it would be costly to get again.
-        most: rows of each to read, from the first on; None reads all.
+    with keys and image ids of the data set: of each the first ``most``, or all. In ``scratch`` a
+    kind may keep what it would be costly to get again.
 
     Raises:
         ParamsError: a source that cannot be read as a whole; it is named.

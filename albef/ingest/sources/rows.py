@@ -52,19 +52,16 @@ class Source(Section):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a file.
-
-    Attributes:
-        file: where it stands; None where it is itself a file.
-        line: its place there, from 1: of a text, its first line.
-        values: by name; of a JSON list, whatever stands there.
-        key: what names it, if anything does.
-    """
+    """A row of a file."""
 
     file: Path | None
+    """Where it stands; None where it is itself a file."""
     line: int
+    """Its place there, from 1: of a text, its first line."""
     values: Any
+    """By name; of a JSON list, whatever stands there."""
     key: str = ""
+    """What names it, if anything does."""
 
     def refusal(self, error: Refused, key: str = "") -> Refusal:
         """The row, set aside; its file is named."""
@@ -139,12 +136,7 @@ def _int(digits: str) -> int | float:
 
 
 def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
-    """The rows of a JSON list.
-
-    Args:
-        path: of the file.
-        values: the list.
-        name: of the value that names a row.
+    """The rows of a JSON list, each named by its value ``name``.
 
     Raises:
         ParamsError: it is no list.

@@ -30,7 +30,7 @@ def read(
         form: ``tsv`` (no quotes), ``csv`` (as RFC 4180 has it) or ``parquet``.
         header: names of all columns of a text without a line that names them.
         columns: those to read.
-        batch: rows of Parquet that are read at a time.
+        batch: most rows of Parquet that are read together.
 
     Raises:
         ParamsError: the file cannot be read at all, or has no such column.
@@ -46,12 +46,8 @@ def read(
 
 
 def count(file: Path, form: str, titled: bool = False) -> int:
-    """Rows of a file: of a text its lines, of which some may be blank or parts of a row.
-
-    Args:
-        file: the file.
-        form: ``tsv``, ``csv`` or ``parquet``.
-        titled: whether a first line names the columns of a text.
+    """Rows of a file: of a text its lines, of which some may be blank or parts of a row, without
+    the first where it names the columns (``titled``).
 
     Raises:
         ParamsError: the file cannot be read.

@@ -61,13 +61,8 @@ Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
 def records(
     config: Config, seed: int, scratch: Path, most: int | None = None
 ) -> Iterator[Record | Refusal]:
-    """The rows of the list, in order, each downloaded or set aside.
-
-    Args:
-        config: the list.
-        seed: not needed.
-        scratch: keeps what was downloaded, in a folder named by the digest of the list.
-        most: rows that are asked for, from the first on; None asks for all.
+    """The first ``most`` rows of the list, or all, in order, each downloaded or set aside; what was
+    downloaded is kept in ``scratch``, in a folder named by the digest of the list.
 
     Raises:
         ParamsError: a file that cannot be read at all; it is named.

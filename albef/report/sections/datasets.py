@@ -21,7 +21,7 @@ from albef.report.figures import Chart
 from albef.report.pictures import Picture, SplitRecords, data_uri, spread
 from albef.report.sections.counts import COLUMNS, Tally, draw_histograms, tallies
 from albef.report.wording import flatten
-from albef.validation.content import Drifted, drifted
+from albef.validation.result import Drifted, drifted
 
 WORDS = {str(reason): reason.words for reason in Reason}
 """What a reason means, in a few words."""

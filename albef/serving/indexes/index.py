@@ -33,14 +33,8 @@ _TABLES = (
 
 
 class About(NamedTuple):
-    """What an index is.
-
-    Attributes:
-        name: what it is called.
-        space: of the model whose features it holds.
-        run: what that model is called.
-        width: E.
-    """
+    """What an index is called, and the model whose features it holds: what decides them, the run
+    that made it, and their width E."""
 
     name: str
     space: str
@@ -49,21 +43,17 @@ class About(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A picture to be added.
-
-    Attributes:
-        id: as :data:`ID`; a picture that has it is replaced.
-        digest: SHA-256 of its file.
-        feat: (E,).
-        thumbnail: JPEG, to be shown.
-        square: PNG at the model's size, to be read together with a text.
-    """
+    """A picture to be added, in the place of one of the same id."""
 
     id: str
     digest: str
+    """SHA-256 of its file."""
     feat: Floats
+    """(E,)."""
     thumbnail: bytes
+    """JPEG, to be shown."""
     square: bytes
+    """PNG at the model's size, to be read together with a text."""
 
 
 class Hit(NamedTuple):
@@ -75,15 +65,8 @@ class Hit(NamedTuple):
 
 
 class Index:
-    """A named set of pictures; threads and processes may share one.
-
-    Args:
-        path: of its file; None keeps it in memory.
-        new: what it is to be, where it is not there yet.
-
-    Attributes:
-        about: what it is.
-        serial: of this object in this process; no other has it.
+    """A named set of pictures in a file, or in memory; threads and processes may share one. It is
+    made as ``new`` says where it is not there yet. No other of the process has its ``serial``.
 
     Raises:
         ValueError: the file is no index, or of another version.
