@@ -10,7 +10,7 @@ UV = env $$($(PIP) config list | sed -nE "s/^.*\.index-url='(.*)'/UV_DEFAULT_IND
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all test test-slow check bench bench-data bench-serve lock clean
+.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve lock clean
 
 setup: $(RUNS)
 
@@ -40,6 +40,9 @@ test: setup-tests
 
 test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
+
+test-chaos: setup-tests
+	$(BIN)/python -m pytest -m chaos tests/chaos
 
 check: setup-tests
 	$(BIN)/ruff check .
