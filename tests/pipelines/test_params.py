@@ -173,7 +173,7 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ),
         ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
         ("pretrain.global_batch_size", 0, "pretrain.global_batch_size: input should be greater"),
-        ("pretrain.micro_batch_size", 5, "global_batch_size 16 is no multiple of micro_batch_size"),
+        ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
         ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
     ],
 )
