@@ -126,7 +126,8 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     global _patient
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=STEP_PATIENCE)
-    _patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)  # of all processes
+    _patient = patient
     try:
         yield device
     except RuntimeError as error:
