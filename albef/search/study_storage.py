@@ -116,7 +116,7 @@ def database_study(name: str) -> tuple[optuna.Study, RDBStorage]:
     except ImportError as error:
         raise StudyError(
             f"{DATABASE} {address.render_as_string(hide_password=True)} needs a driver that is not "
-            f"installed ({error}): pip install 'albef-pipeline[postgresql]'"
+            f"installed ({error}): pip install '.[postgresql]' in the clone"
         ) from None
     return _open(storage, name), storage
 

@@ -146,7 +146,8 @@ def check(record: Record) -> None:
     """
     if not record.captions:
         raise ValueError(f"record {record.key} has no expression to ground")
-    boxes = [record.meta.get("box"), *record.meta.get("proposals", [])]
+    proposals = record.meta.get("proposals") or []
+    boxes = [record.meta.get("box"), *(proposals if isinstance(proposals, list) else [None])]
     if not all(isinstance(box, list | tuple) and len(box) == 4 for box in boxes):
         raise ValueError(
             f"record {record.key}: grounding needs box: [x, y, width, height] in its meta, and "

@@ -171,7 +171,10 @@ class Task(RunTask):
         task = cls(config, checkpoint.model, checkpoint.tokenizer)
         answers = checkpoint.config.get("facts", {}).get("answers")
         if not answers:
-            raise CheckpointError(f"{checkpoint.folder} has no list of answers: train it again")
+            raise CheckpointError(
+                f"{checkpoint.folder} has no list of answers: train it again, or import it with "
+                "`albef import --answers FILE`"
+            )
         task.answers = list(answers)
         return task
 

@@ -138,6 +138,7 @@ def test_training_needs_no_boxes() -> None:
     [
         ({"box": None}, ("a dog",), r"record r1: grounding needs box: \[x, y, width, height\]"),
         ({"proposals": [[1, 2, 3]]}, ("a dog",), "record r1: grounding needs box"),
+        ({"proposals": 3}, ("a dog",), "record r1: grounding needs box"),
         ({}, (), "record r1 has no expression"),
     ],
 )
