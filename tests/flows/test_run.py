@@ -305,7 +305,7 @@ def test_a_run_without_a_server_leaves_none_behind(tmp_path: Path, home: Path) -
 @pytest.mark.slow
 def test_the_deployment_runs_through_a_worker(tmp_path: Path, home: Path, server: str) -> None:
     toy = Toy.create(tmp_path / "project", home, server)
-    toy.sh("prefect work-pool create local --type process")
+    toy.sh("prefect work-pool create local --type process --overwrite")  # the server is shared
     toy.sh("prefect --no-prompt deploy --all")
     worker = subprocess.Popen(
         ["prefect", "worker", "start", "--pool", "local"],
