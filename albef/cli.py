@@ -72,8 +72,8 @@ def command(
                 if isinstance(error, ModuleNotFoundError):
                     text += (
                         "; in a clone, `pip install '.[serving]'` has what serves, '.[pipeline]' "
+                        "all else"
                     )
-                    text += "all else"
                 print(f"albef {name}: {text}", file=sys.stderr)
                 status = INTERRUPTED if stopped else getattr(error, "exit_code", code)
             raise SystemExit(status or 0)

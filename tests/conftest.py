@@ -97,6 +97,7 @@ _BY_KIND: dict[str, dict[str, object]] = {
         "threshold": 0.5,
     },
 }
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 KINDS = tuple(_BY_KIND)
 """Kinds of runs that are exported."""
 ANSWERS = ("two apples", "a dog", "three", "yes", "a fox left of a squid")

@@ -180,13 +180,14 @@ def train(
         interruptible() as interrupt,
     ):
         start, extra = state.restore(task, optimizer)
+        best: dict[str, float] = extra.get("best", {})
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)
             if processes.first:
-                kept(folder, (e for e in config.keep_epochs if e * loader.steps_per_epoch <= start))
+                due = [e for e in config.keep_epochs if e * loader.steps_per_epoch <= start]
+                kept(folder, [*due, int(best["epoch"])] if best else due)
         model = processes.parallel(task)
-        best: dict[str, float] = extra.get("best", {})
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
         watch = ChanceWatch(task.chance_losses)

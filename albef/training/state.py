@@ -232,7 +232,7 @@ def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
         path = next(folder.glob(_epoch(epoch)), None)
         if path is None or not _is_intact(path):
             raise StateUnfit(
-                f"the weights of epoch {epoch} (keep_epochs) in {folder} are missing or not what "
+                f"the kept weights of epoch {epoch} in {folder} are missing or not what "
                 "was written: delete that folder to start this training anew"
             )
         files[epoch] = path

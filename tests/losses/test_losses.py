@@ -17,8 +17,7 @@ from albef.losses.itc import (
 )
 from albef.losses.itm import draw, hard_negatives, itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
-
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+from tests.conftest import NEEDS_CUDA
 
 
 def test_soft_cross_entropy_of_a_uniform_guess_is_the_log_of_the_classes() -> None:

@@ -7,9 +7,7 @@ from torch import Tensor
 from albef.data.record import Record
 from albef.losses import itm
 from albef.tasks.ranking import ranked
-from tests.conftest import CAPTIONS, tiny_task
-
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+from tests.conftest import CAPTIONS, NEEDS_CUDA, tiny_task
 
 
 def batch(task: object) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from albef.loading.loader import Loader
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite, autocast_dtype
-from albef.training.state import kept
+from albef.training.state import StateUnfit, kept
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
@@ -161,6 +161,19 @@ def test_the_best_epoch_is_known_whenever_a_training_is_killed(
     run(data, tmp_path / "two", keep_epochs=(2,))
     (second,) = kept(tmp_path / "two", [2]).values()
     assert best.name == second.name  # with its digest
+
+
+def test_a_best_epoch_that_is_damaged_stops_a_resume_at_once(data: Path, tmp_path: Path) -> None:
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        if step == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_toy(tiny(publish="best"), data, tmp_path, progress, every=2)
+    for path in tmp_path.glob("epoch-*"):
+        path.write_bytes(b"x")
+    with pytest.raises(StateUnfit, match="the kept weights of epoch"):
+        train_toy(tiny(publish="best"), data, tmp_path, every=2)
 
 
 def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:
