@@ -16,10 +16,11 @@ from albef.evaluation import text_only
 from albef.evaluation.behaviour import judging
 from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BEHAVIOUR, HEADLINE
+from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
-from albef.tasks.task import RunTask, Table
-from pipelines.device_lock import held_device
-from pipelines.stage import Stage, main, run_of, write_json
+from albef.tasks.task import First, RunConfig, RunTask, Table
+from pipelines.launch import launch, sharing
+from pipelines.stage import Stage, first, main, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -42,6 +43,9 @@ class EvaluateConfig(Section):
     """Splits to evaluate, as far as the data set has them; `val` where it has none of them."""
     batch_size: int = 64
     """Images of one forward pass."""
+    random_weights: Annotated[int, Field(ge=1)] = 2000
+    """Records of a split, the first ones, on which the baseline of random weights is scored; a
+    ranking of fewer is easier, but hardly for it."""
     behaviour: BehaviourConfig
     """What a change of the words must do, on the first split that is evaluated."""
     reference: dict[str, dict[str, Reference]] | None = None
@@ -53,40 +57,48 @@ def run(stage: Stage) -> None:
 
     Where the kind has answers, a model that reads only the text is trained on the train split.
     """
-    with held_device(stage) as device:
-        _evaluate(stage, device)
-
-
-def _evaluate(stage: Stage, device: torch.device) -> None:
-    settings = stage.section("evaluate", EvaluateConfig)
     config, kind = run_of(stage)
+    with sharing(stage) as device:
+        _evaluate(stage, config, kind, device)
+
+
+def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torch.device) -> None:
+    settings = stage.section("evaluate", EvaluateConfig)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     torch.manual_seed(stage.seed)
     trained = kind.restore(config, checkpoint).to(device).eval()
     blank = kind.blank(config, checkpoint).to(device).eval()
+    trained.workers = blank.workers = stage.runtime.workers
+    computing = evaluating(config.precision, device)
     data = stage.layout.data(config.dataset)
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
     headline = metrics[HEADLINE] = {}
-    texts = text_only.read(data, "train", kind)
+    texts = text_only.read(data, "train", kind) if first() else []
     if texts:
         metrics["text_only"] = {}
     tables: dict[str, Table] = {}
     splits = splits_of(settings.splits, present)
     for split in splits:
         records = Shards(data, split)
-        table = tables[split] = trained.predict(records, settings.batch_size)
+        with computing:
+            table = tables[split] = trained.predict(records, settings.batch_size)
+            some = First(records, settings.random_weights)
+            random_table = blank.predict(some, settings.batch_size)
         metrics[split] = dict(trained.score(table))
         metrics["chance"][split] = trained.chance(table)
-        metrics["random_weights"][split] = blank.score(blank.predict(records, settings.batch_size))
-        if texts:
+        metrics["random_weights"][split] = blank.score(random_table)
+        if texts:  # of the first process alone
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
         names = (kind.primary, kind.examples(table).metric)
         if known := [name for name in names if name in metrics[split]]:
             headline[split] = known[0]  # a split with hidden answers has predictions only
+    with computing:
+        sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
+    if not first():
+        return
     path = stage.layout.predictions(stage.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
     for section, values in sections.items():
         metrics.setdefault(section, {}).update(values)
     if BEHAVIOUR in metrics:
@@ -103,11 +115,11 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     }
     pq.write_table(stored(kind, tables, source), path)
     stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
-    first = splits[0]
-    if kind.primary in metrics[first]:  # a split with hidden answers has predictions only
-        stage.record["metrics"] = {kind.primary: metrics[first][kind.primary]}
+    main_split = metrics[splits[0]]
+    if kind.primary in main_split:  # a split with hidden answers has predictions only
+        stage.record["metrics"] = {kind.primary: main_split[kind.primary]}
     reference = (settings.reference or {}).get(stage.key, {})
-    if beyond := list(differing(metrics[first], reference)):
+    if beyond := list(differing(main_split, reference)):
         raise ValueError(f"not as reported: {'; '.join(beyond)}")
 
 
@@ -183,4 +195,4 @@ def differing(metrics: Mapping[str, object], reference: Mapping[str, Reference])
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, launch)

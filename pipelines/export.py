@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 
 from albef.config import Section
-from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.folder import export
 from albef.export.torch_model import model_of
@@ -20,7 +19,7 @@ from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
-from albef.tasks.task import Records
+from albef.tasks.task import First
 from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, main, run_of, write_json
 
@@ -131,20 +130,6 @@ def _evaluated(
     )  # fmt: skip
     check(kind.primary, values, settings.precisions)
     return scores
-
-
-class First:
-    """The first records of a split."""
-
-    def __init__(self, records: Records, most: int | None) -> None:
-        self._records = records
-        self._count = min(len(records), most or len(records))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Record:
-        return self._records[index]
 
 
 def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from albef.config import choose
 from albef.models.weights import load_checkpoint
-from pipelines.launch import launch
+from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, first, main, read_json, run_of
 from pipelines.trainer import (
     TRIAL,
@@ -17,7 +17,6 @@ from pipelines.trainer import (
     parents_of,
     provenance_of,
     publish,
-    training,
 )
 
 log = logging.getLogger("albef")
@@ -30,7 +29,7 @@ def run(stage: Stage) -> None:
     config = choose(searched, choice)
     init = load_checkpoint(stage.layout.model(config.init))
     provenance, key = provenance_of(stage, config, config.dataset, **parents_of(config, init))
-    with training(stage) as device:
+    with sharing(stage) as device:
         torch.manual_seed(stage.seed)
         task = kind.start(config, init)
         folder = stage.scratch(key)

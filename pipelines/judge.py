@@ -24,9 +24,9 @@ from albef.report.card import Compared, Evaluation, read_datasets, training_fact
 from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
-from albef.tasks.task import RunTask
+from albef.tasks.task import First, RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
-from pipelines.export import First, RunExport
+from pipelines.export import RunExport
 from pipelines.stage import Stage, read_json, run_of, write_json
 
 log = logging.getLogger("albef")

@@ -1,4 +1,5 @@
-"""Several processes of a stage: ranks that train together, or workers that share a search.
+"""Several processes of a stage: ranks that train or evaluate together, or workers that share a
+search.
 
 The stage that DVC started holds the device, hands signals on and tells the end in one sentence;
 the work is done by its processes, each of which runs the same stage.
@@ -22,11 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from albef.config import ParamsError
+from albef.distributed import joined, launched, world
 from albef.io import holder_of, lock
 from albef.run_record import spent
-from albef.training.distributed import launched
-from pipelines.device_lock import held_device
+from pipelines.device_lock import device_of, held_device
 from pipelines.stage import LAUNCHED_ON, RANKS, WORKER, WORKERS, Stage, read_json, write_json
 
 MIRROR_EVERY = 30.0
@@ -38,7 +41,7 @@ log = logging.getLogger("albef")
 
 
 def launch(stage: Stage) -> bool:
-    """Train in ``runtime.processes`` processes, by the launcher that ``runtime.launch`` names.
+    """Work in ``runtime.processes`` processes, by the launcher that ``runtime.launch`` names.
 
     Returns:
         Whether it was done so; false where one process is asked for.
@@ -68,6 +71,29 @@ def launch(stage: Stage) -> bool:
         held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
         write_json(path, record | spent(held, before))
     return True
+
+
+@contextlib.contextmanager
+def sharing(stage: Stage) -> Iterator[torch.device]:
+    """The device to work on, held while inside, alone or as one of several processes."""
+    if launched():  # the launching stage holds the device
+        device = device_of(stage)
+        threads = stage.runtime.threads or os.cpu_count() or 1
+        torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
+        with joined(device) as device:
+            gpus = world().size if device.type == "cuda" else 0
+            with stage.holding(gpus):
+                yield device
+    elif WORKER in os.environ:  # so does the stage of a worker
+        device = device_of(stage)
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ[WORKERS])))
+        if device.type == "cuda" and device.index is None:
+            number = int(os.environ[WORKER]) % torch.cuda.device_count()
+            device = torch.device("cuda", number)
+        yield device
+    else:
+        with held_device(stage) as device:
+            yield device
 
 
 def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool]) -> None:

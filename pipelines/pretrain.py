@@ -6,15 +6,15 @@ from albef.data.shards import Shards
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import MAX_WORDS
-from pipelines.launch import launch
+from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, main
-from pipelines.trainer import fit, provenance_of, publish, training
+from pipelines.trainer import fit, provenance_of, publish
 
 
 def run(stage: Stage) -> None:
     """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
     config = stage.section("pretrain", Config)
-    with training(stage) as device:
+    with sharing(stage) as device:
         torch.manual_seed(stage.seed)
         task = Task(config, _tokenizer(stage, config))
         start = task.take_start()

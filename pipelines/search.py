@@ -11,9 +11,9 @@ from typing import Any
 from albef.config import choose
 from albef.search.study import Study, place_of
 from albef.search.summary import best_of, evidence, rows
-from pipelines.launch import launch, work
+from pipelines.launch import launch, sharing, work
 from pipelines.stage import WORKER, Stage, first, main, write_json
-from pipelines.trainer import TRIAL, discard, parents_of, provenance_of, training
+from pipelines.trainer import TRIAL, discard, parents_of, provenance_of
 from pipelines.trials import Search, read_search, run_trials
 
 log = logging.getLogger("albef")
@@ -34,7 +34,7 @@ def run(stage: Stage) -> None:
             work(stage, search.mirror_journal, lambda: study.complete)
             _conclude(stage, search, study)
         return
-    with training(stage) as device:
+    with sharing(stage) as device:
         if not first():
             run_trials(stage, search, None, device)
             return
@@ -48,7 +48,7 @@ def begin(stage: Stage) -> bool:
     if WORKER not in os.environ:
         return launch(stage)
     if search := read_search(stage):
-        with training(stage) as device, contextlib.closing(search.study(stage)) as study:
+        with sharing(stage) as device, contextlib.closing(search.study(stage)) as study:
             run_trials(stage, search, study, device)
     return True
 

@@ -1,12 +1,11 @@
 """What the stages that train share: device, data that passed validation, scratch, curves."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +13,24 @@ import torch
 from safetensors.torch import load_file
 
 from albef.data.shards import Shards, describe
+from albef.distributed import world
 from albef.io import file_digest, write_atomic
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
-from albef.models.kernels import compile_blocks, recompute
+from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
-from albef.tasks.task import RunConfig, Task, TrainingConfig
-from albef.training.distributed import joined, launched, world
+from albef.tasks.task import RunConfig, Table, Task, TrainingConfig
 from albef.training.loop import LOG, train
 from albef.training.mirror import Mirror
 from albef.training.progress import progress
 from albef.training.state import kept
 from albef.training.tracking import at_chance
-from pipelines.device_lock import device_of, held_device
-from pipelines.stage import WORKER, WORKERS, Stage, first
+from pipelines.stage import WORKER, Stage, first
 
 TRIAL = "trial.json"
 """In the scratch folder of a training that a trial of a search has finished: which one, and how."""
 log = logging.getLogger("albef")
-
-
-@contextlib.contextmanager
-def training(stage: Stage) -> Iterator[torch.device]:
-    """The device to train on, held while inside, alone or as one of several processes."""
-    if launched():  # the launching stage holds the device
-        device = device_of(stage)
-        threads = stage.runtime.threads or os.cpu_count() or 1
-        torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
-        with joined(device) as device:
-            gpus = world().size if device.type == "cuda" else 0
-            with stage.holding(gpus):
-                yield device
-    elif WORKER in os.environ:  # so does the stage of a worker
-        device = device_of(stage)
-        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ[WORKERS])))
-        if device.type == "cuda" and device.index is None:
-            number = int(os.environ[WORKER]) % torch.cuda.device_count()
-            device = torch.device("cuda", number)
-        yield device
-    else:
-        with held_device(stage) as device:
-            yield device
 
 
 def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
@@ -142,7 +117,7 @@ def fit(
         folder: scratch of this training.
         label: shown with the progress; the stage's address where it is left out.
         on_epoch: given the epoch, from 1, and its validation metrics; true ends the training. Of
-            several processes the first one alone validates and is asked.
+            several processes the first one alone is asked.
 
     Returns:
         Facts for the run record.
@@ -179,9 +154,9 @@ def fit(
         ),
     )
     val = Shards(data, "val")
+    task.workers = stage.runtime.workers
 
-    def judge(epoch: int) -> tuple[dict[str, float], bool]:
-        table = task.predict(val, config.micro_batch_size)
+    def judge(epoch: int, table: Table) -> tuple[dict[str, float], bool]:
         metrics, chance = task.score(table), task.chance(table)
         log.info("%s: epoch %d, %s %.2f", label, epoch, task.primary, metrics[task.primary])
         if at_chance(metrics, chance, task.primary):
@@ -193,7 +168,9 @@ def fit(
         return metrics, bool(on_epoch and on_epoch(epoch, metrics))
 
     def validate(epoch: int) -> dict[str, float]:
-        metrics, ended = processes.broadcast(lambda: judge(epoch))
+        with evaluating(config.precision, device):
+            table = task.predict(val, config.micro_batch_size)
+        metrics, ended = processes.broadcast(lambda: judge(epoch, table))
         stage.tally()
         if ended:
             raise EndedEarly

@@ -12,13 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from albef.config import Range, choose, ranges
 from albef.data.shards import ShardError
+from albef.distributed import world
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.search.samplers import SearchConfig
 from albef.search.study import Study, place_of
 from albef.search.study_storage import StudyError, TrialLost
 from albef.search.summary import best_of
 from albef.tasks.task import RunConfig, RunTask
-from albef.training.distributed import world
 from albef.training.loop import NotFinite
 from albef.training.mirror import Mirror
 from albef.training.state import StateLocked, StateUnfit, TrainingState

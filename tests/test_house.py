@@ -164,6 +164,7 @@ FLOORS = {
             "builtin",
             "ingest",
             "validation",
+            "distributed",
             "losses",
             "models",
             "loading",

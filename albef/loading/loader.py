@@ -12,15 +12,9 @@ where the index says; collating.
 import copy
 import functools
 import itertools
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset
 
 from albef.data.shards import Shards
 from albef.loading.pipeline import Batch as Batch
@@ -28,11 +22,11 @@ from albef.loading.pipeline import Collate as Collate
 from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
 from albef.loading.sampler import Mixture, Sampler
+from albef.loading.workers import in_workers
 
 WHOLE = Reading()
 """All of a split shuffled, and the first damaged record stops the training."""
 _DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
-_AHEAD = 4  # batches that a worker prepares before they are asked for
 
 
 class Loader:
@@ -148,7 +142,7 @@ class Loader:
             wds.map(self._pipeline.collate),
         )
         workers = min(self._workers, len(steps) * self._per_rank)
-        micros = iter(_in_workers(pipeline, workers) if workers else pipeline)
+        micros = iter(in_workers(pipeline, workers) if workers else pipeline)
         prefetcher = self._prefetcher(steps)  # after the workers: a fork has no threads
         try:
             for micro in micros:
@@ -173,31 +167,3 @@ class Loader:
 
     def _all_numbers(self, steps: range) -> Iterator[int]:
         return itertools.chain.from_iterable(map(self.numbers, steps))
-
-
-def _in_workers(pipeline: "IterableDataset[Any]", workers: int) -> Iterable[Any]:
-    methods = multiprocessing.get_all_start_methods()
-    return DataLoader(
-        pipeline,
-        batch_size=None,  # an item is a batch
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=_AHEAD,
-        pin_memory=torch.cuda.is_available(),
-        # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
-        multiprocessing_context="fork" if "fork" in methods else None,
-        worker_init_fn=_start,
-        # Its own: else it draws from the generator of the model's dropout.
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _start(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a group; the trainer ends us
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -5,7 +5,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -134,3 +134,31 @@ def compile_blocks(module: nn.Module, **options: object) -> None:
     for part in module.modules():
         if isinstance(part, Block | Layer):
             part.compile(**options)
+
+
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+"""Of matrix products; ``tf32`` is float32 whose products a GPU rounds to 10 bits."""
+
+
+def product_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type of matrix products under autocast, or None for float32, whose own are set here.
+
+    ``auto`` is a rule, not a timing, so that the same machine always computes the same: bfloat16
+    on a GPU that has it and on a processor with AVX-512 BF16 or AMX.
+    """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if precision != "auto":
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has else None
+
+
+def evaluating(precision: Precision, device: torch.device) -> torch.autocast:
+    """Compute as a training of that precision does while inside; where it is ``auto`` on a
+    processor, in float32."""
+    exact = precision == "auto" and device.type == "cpu"
+    dtype = product_type("float32" if exact else precision, device)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

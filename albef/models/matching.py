@@ -71,12 +71,6 @@ def match_pairs(
 
 
 @torch.no_grad()
-def encode_images(model: ALBEF, images: Iterable[Tensor]) -> Tensor:
-    """Batches of images (B, 3, H, W) to ``image_feat`` (I, E)."""
-    return torch.cat([model.image_feat(model.encode_image(batch)) for batch in images])
-
-
-@torch.no_grad()
 def encode_texts(model: ALBEF, ids: Tensor, mask: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Ids and mask (T, L) to ``text_feat`` (T, E) and ``text_states`` (T, L, D)."""
     states = torch.cat(
@@ -92,6 +86,13 @@ def best(sim: Tensor, k: int) -> Tensor:
     """(Q, C) similarities to (Q, C) bool: the k best candidates of each row."""
     top = sim.topk(min(k, sim.shape[1]), dim=1).indices
     return torch.zeros_like(sim, dtype=torch.bool).scatter_(1, top, True)
+
+
+def match_logits(itm_head: nn.Linear, fused_cls: Tensor) -> Tensor:
+    """ITM's logits (P, 2), in float32 whatever the precision: in 16 bits many pairs would tie."""
+    with torch.autocast(fused_cls.device.type, enabled=False):
+        logits: Tensor = itm_head(fused_cls.float())
+    return logits
 
 
 @torch.no_grad()
@@ -112,8 +113,7 @@ def match_scores(
 
     def score(texts: Tensor, longest: int, image: list[KeyValue]) -> Tensor:
         states, mask = text_states[texts, :longest], text_mask[texts, :longest]
-        logits: Tensor = itm_head(model.fused_cls(states, mask, image))
-        return logits[:, 1].float()
+        return match_logits(itm_head, model.fused_cls(states, mask, image))[:, 1]
 
     each = (
         [(key[i : i + 1], value[i : i + 1]) for key, value in image]

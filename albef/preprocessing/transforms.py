@@ -106,8 +106,15 @@ class Evaluate:
         Raises:
             ImageError: it cannot be decoded.
         """
+        return normalised(self._resized(image, key))
+
+    def pixels(self, image: bytes, key: str = "") -> NDArray[np.uint8]:
+        """The same before it is normalised, a quarter as large to hand from process to process."""
+        return np.asarray(self._resized(image, key)).transpose(2, 0, 1)
+
+    def _resized(self, image: bytes, key: str) -> Image.Image:
         picture = decode(image, key)
-        return normalised(_square(picture, self.image_size, (0, 0, *picture.size)))
+        return _square(picture, self.image_size, (0, 0, *picture.size))
 
 
 def normalised(picture: Image.Image) -> NDArray[np.float32]:

@@ -27,8 +27,8 @@ from albef.tasks.task import (
     RunConfig,
     RunTask,
     Table,
-    batches,
     extend,
+    joined,
 )
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class Task(RunTask):
         """
         table: Table = {}
         decoder, device, tokenizer = self.answer_decoder, self.device, self.tokenizer
-        for rows in batches(records, batch_size):
-            image_states = self.image_encoder(self.pixels(rows))
+        for rows, images in self.read(records, batch_size):
+            image_states = self.image_encoder(images)
             seen = torch.ones(image_states.shape[:2], device=device)
             truths = [[clean_caption(text, MAX_WORDS) for text in row.captions] for row in rows]
             flat = [text for texts in truths for text in texts]
@@ -132,7 +132,7 @@ class Task(RunTask):
                 "tokens": tokens.tolist(),
             }
             extend(table, columns)
-        return table
+        return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
         """In percent: ``token_probability``, the geometric mean over the captions' tokens, and

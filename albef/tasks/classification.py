@@ -5,7 +5,8 @@ targets. Shapes: B batch, I images of a record, L text tokens, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -22,20 +23,18 @@ from albef.models.fusion import doubled
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import Transform
+from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.task import (
     MAX_WORDS,
     Batch,
     Examples,
-    Pairs,
     Records,
     RunTask,
     Table,
     TwinConfig,
     accuracies,
-    batches,
     extend,
-    to_device,
+    joined,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ class ClassTask(RunTask):
     backbone: ClassVar[type[ALBEF]] = ALBEF
     starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
     """Prefixes of the tensors taken of another kind's checkpoint; the head is new."""
+    shown: ClassVar[tuple[str, ...]] = ()
+    """What a question's meta holds beside its ``label`` that the predictions keep."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -111,24 +112,24 @@ class ClassTask(RunTask):
         load_strict(task, tensors, where=str(init.folder), fresh=fresh)
         return task
 
-    def questions(self, records: Records, batch_size: int) -> Any:
-        """Batches of records with one sentence and I pictures each, and columns to add to them."""
-        return ((part, {}) for part in batches(records, batch_size))
+    def questions(self, records: Records) -> Records:
+        """Records with one sentence and I pictures each."""
+        return records
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
         table: Table = {}
-        for part, more in self.questions(records, batch_size):
+        stack = partial(_stacked, self.images)
+        for part, image in self.read(self.questions(records), batch_size, model, stack):
             sentences = [sentence_of(record) for record in part]
             if model is not None:
                 images = zip(*(record.images for record in part), strict=True)
                 chances = model.probabilities(list(images), sentences)
             else:
                 ids, mask = self.texts(sentences)
-                image = stacked(part, self.images, self.resize)
                 batch = {"image": image, "ids": ids, "text_mask": mask}
-                logits = class_logits(self.model, self.head, to_device(batch, self.device)).float()
+                logits = class_logits(self.model, self.head, batch).float()
                 chances = torch.softmax(logits, dim=1).cpu().numpy()
             columns = {
                 "key": [record.key for record in part],
@@ -136,9 +137,10 @@ class ClassTask(RunTask):
                 "answer": [label_of(record, self.classes) for record in part],
                 "predicted": [self.classes[i] for i in chances.argmax(axis=1)],
                 "probabilities": chances.tolist(),
+                **{name: [record.meta[name] for record in part] for name in self.shown},
             }
-            extend(table, columns | more)
-        return table
+            extend(table, columns)
+        return joined(table)
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
@@ -202,25 +204,6 @@ class ClassificationTask(ClassTask):
         return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
 
-class Retold:
-    """Records of a split with other sentences.
-
-    Args:
-        records: of the split.
-        pairs: which of them, and the sentence of each.
-    """
-
-    def __init__(self, records: Records, pairs: Pairs) -> None:
-        self._records, self._pairs = records, pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> Record:
-        place, text = self._pairs[index]
-        return replace(self._records[place], captions=(text,))
-
-
 def class_logits(model: ALBEF, head: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (B, C) of ``image`` (B, I, 3, H, W), ``ids`` and ``text_mask`` (B, L)."""
     first_to_last = batch["image"].transpose(0, 1).flatten(0, 1)  # (I * B, 3, H, W)
@@ -252,6 +235,10 @@ def stacked(
     return torch.from_numpy(
         np.stack([[prepare(one, record.key) for one in record.images] for record in records])
     )
+
+
+def _stacked(images: int, records: Sequence[Record], resize: Evaluate) -> Tensor:
+    return stacked(records, images, resize.pixels)
 
 
 def sentence_of(record: Record) -> str:

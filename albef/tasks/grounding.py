@@ -20,7 +20,7 @@ from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.pairs import PairConfig, PairTask
-from albef.tasks.task import Examples, Records, Table, accuracies, batches
+from albef.tasks.task import Examples, Records, Table, accuracies, joined
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -87,7 +87,7 @@ class Task(PairTask):
             ValueError: a record without expression or box.
         """
         table: Table = {}
-        for part in batches(records, batch_size):
+        for part, images in self.read(records, batch_size, model):
             for record in part:
                 check(record)
             expressions = [record.captions[0] for record in part]
@@ -96,11 +96,12 @@ class Task(PairTask):
                 maps = [each.heat for each in grounded]
             else:
                 ids, mask = self.texts(expressions)
-                maps = [*self.maps(self.pixels(part), ids, mask).float().cpu().numpy()]
+                with torch.autocast(self.device.type, enabled=False):  # gradients are small
+                    maps = [*self.maps(images, ids, mask).float().cpu().numpy()]
             for record, heat in zip(part, maps, strict=True):
                 for column, value in located(record, heat, self.config.threshold).items():
                     table.setdefault(column, []).append(value)
-        return table
+        return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
         """``accuracy`` of the chosen boxes and, as ``map_accuracy``, of the maps' own ones, in

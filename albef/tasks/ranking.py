@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 from albef.config import Section
 from albef.data.record import Record
+from albef.distributed import world
 from albef.losses.itc import contrast
 from albef.losses.itm import itm_loss
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.kernels import KeyValue, select
 from albef.models.matching import (
+    NOT_RANKED,
     RANKS,
     best,
     chance_recalls,
-    encode_images,
     encode_texts,
     first_rank,
+    match_logits,
     match_pairs,
     match_scores,
     recalls,
@@ -37,11 +39,14 @@ from albef.tasks.task import (
     Examples,
     Pairs,
     Records,
+    Retold,
     Table,
     Task,
     accuracies,
-    batches,
+    distinct,
+    distinct_pictures,
     extend,
+    shared,
 )
 
 if TYPE_CHECKING:
@@ -220,33 +225,45 @@ class RankingTask(MatchingTask):
         the first answers: captions for "i2t", keys for "t2i". In a paired split a row is a
         decision between the two of a pair, and ``change`` says in what they differ.
         """
-        rows = [replace(records[i], image=b"") for i in range(len(records))]  # bytes are read twice
-        captions = [caption for row in rows for caption in row.captions]
         if model is not None:
-            return self._predict_exported(model, rows, captions, records, batch_size)
-        ids, mask = self.texts(captions)
-        image_feat = encode_images(self.model, map(self.pixels, batches(records, batch_size)))
+            return self._predict_exported(model, records, batch_size)
+        own: list[Record] = []
+        features: list[Tensor] = []
+        for part, images in self.read(records, batch_size):
+            own += [replace(row, image=b"") for row in part]  # bytes are read twice
+            features.append(self.model.image_feat(self.model.encode_image(images)).cpu())
+        rows = world().join(own)
+        image_feat = torch.cat(world().join(features)).to(self.device)
+        ids, mask = self.texts([caption for row in rows for caption in row.captions])
         text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
+        mine = [i for part in shared(len(records), batch_size) for i in part]
 
         def match(pairs: Tensor) -> Tensor:
-            images = map(self.pixels, batches(records, batch_size))
-            return match_scores(self.model, self.itm_head, images, text_states, mask, pairs)
+            of_mine = pairs[mine]
+            again = (images for _, images in self.read(records, batch_size))
+            part = match_scores(self.model, self.itm_head, again, text_states, mask, of_mine)
+            scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
+            scores[pairs] = torch.cat(world().join([part[of_mine].cpu()])).to(pairs.device)
+            return scores
 
-        return ranked(rows, (image_feat @ text_feat.t()).float(), self.rerank_k, match)
+        with torch.autocast(self.device.type, enabled=False):
+            sim = image_feat @ text_feat.t()
+        return ranked(rows, sim, self.rerank_k, match)
 
     def _predict_exported(
         self,
         model: "Model",
-        rows: Sequence[Record],
-        captions: Sequence[str],
         records: Records,
         batch_size: int,
     ) -> Table:
-        ids, mask = model.ids(captions)
+        rows, encoded = [], []
+        for row_batch, _ in self.read(records, batch_size, model):
+            rows += [replace(row, image=b"") for row in row_batch]
+            encoded.append([row.image for row in row_batch])
+        ids, mask = model.ids([caption for row in rows for caption in row.captions])
         parts = [slice(i, i + batch_size) for i in range(0, len(ids), batch_size)]
         texts = [model.encode_text(ids[part], mask[part]) for part in parts]
         states, text_feat = (np.concatenate(part) for part in zip(*texts, strict=True))
-        encoded = [[record.image for record in part] for part in batches(records, batch_size)]
         image_feat = np.concatenate([model.embed_image(images) for images in encoded])
 
         def score(texts: Tensor, longest: int, image: object) -> Tensor:
@@ -271,23 +288,19 @@ class RankingTask(MatchingTask):
     ) -> list[float]:
         """What ITM says of each pair: the probability that text and picture belong together."""
         chances: list[float] = []
-        for start in range(0, len(pairs), batch_size):
-            part = pairs[start : start + batch_size]
-            texts = [text for _, text in part]
-            pictures = {place: records[place] for place, _ in part}  # each is encoded once
+        retold = Retold(records, pairs)
+        for part, images in self.read(retold, batch_size, model, distinct_pictures):
+            texts = [row.captions[0] for row in part]
             if model is not None:
-                images = [pictures[place].image for place, _ in part]
-                chances += model.match(images, texts).tolist()
+                chances += model.match([row.image for row in part], texts).tolist()
                 continue
-            states = self.model.encode_image(self.pixels(pictures.values()))
-            image = self.model.fusion_encoder.image_key_values(states)
-            row = {place: row for row, place in enumerate(pictures)}
-            owner = torch.tensor([row[place] for place, _ in part], device=states.device)
+            image = self.model.fusion_encoder.image_key_values(self.model.encode_image(images))
+            owner = torch.tensor(distinct(part)[1], device=images.device)
             ids, mask = self.texts(texts)
             text_states = self.model.encode_text(ids, mask)
             fused = self.model.fused_cls(text_states, mask, select(image, owner))
-            chances += torch.softmax(self.itm_head(fused).float(), dim=1)[:, 1].tolist()
-        return chances
+            chances += torch.softmax(match_logits(self.itm_head, fused), dim=1)[:, 1].tolist()
+        return world().join(chances)
 
     def score(self, table: Table) -> dict[str, float]:
         """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""

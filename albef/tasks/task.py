@@ -9,7 +9,9 @@ release read that, import no kind and need no torch.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -19,7 +21,10 @@ from torch import Tensor, nn
 
 from albef.config import Section, Tunable
 from albef.data.record import Record
+from albef.distributed import world
+from albef.loading.workers import ahead
 from albef.models.albef import ModelConfig
+from albef.models.kernels import Precision
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
@@ -49,8 +54,10 @@ class TrainingConfig(Section):
     )
     """Samples of one forward pass; contrastive candidates and hard negatives come from it. Left
     out, it has those of a whole step."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster."""
+    precision: Precision = "auto"
+    """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster, ``tf32`` and
+    ``float16`` are for older GPUs. Evaluation has it too, but for ``auto`` on a processor: there it
+    computes in float32."""
     lr: Tunable
     """Base learning rate."""
     min_lr: float = 1e-6
@@ -187,6 +194,8 @@ class Task(nn.Module, ABC):
     surface: ClassVar[str] = ""
     """What a finished model can be asked: a name in :data:`albef.runtime.loading.SURFACES`, which
     :mod:`albef.export.graphs` has the graphs of; "" has no use of its own and is not exported."""
+    workers: int = 0
+    """Processes that read and decode the pictures of :meth:`read` ahead; 0 does it in this one."""
     chance_losses: ClassVar[Mapping[str, float]] = {}
     """What a model that guesses would have of some of its losses, by name."""
 
@@ -236,6 +245,9 @@ class Task(nn.Module, ABC):
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Per-example predictions on a split, in eval mode and without gradient.
 
+        Several processes share the batches (:meth:`read`) and join the rows (:func:`joined`): each
+        returns all of them.
+
         Args:
             records: of the split.
             batch_size: records of one forward pass.
@@ -261,10 +273,30 @@ class Task(nn.Module, ABC):
         """Where the model lies."""
         return next(self.parameters()).device
 
-    def pixels(self, records: Iterable[Record]) -> Tensor:
-        """The images of some records (B, 3, H, W), on the model's device."""
-        batch = np.stack([self.resize(record.image, key=record.key) for record in records])
-        return torch.from_numpy(batch).to(self.device)
+    def read(
+        self,
+        records: Records,
+        batch_size: int,
+        model: "Model | None" = None,
+        stack: Callable[..., Tensor] | None = None,
+    ) -> Iterator[tuple[list[Record], Tensor]]:
+        """This process' batches of a split, in order, and the pictures of each.
+
+        Args:
+            records: of the split.
+            batch_size: B, records of a batch.
+            model: a finished one, if it is asked: it decodes, and there are no pictures.
+            stack: like :func:`pictures`, which it is where it is left out; runs in the workers.
+        """
+        made = None if model is not None else partial(stack or pictures, resize=self.resize)
+        workers = 0 if model is not None else self.workers
+        shares = shared(len(records), batch_size)
+        for rows, images in ahead(partial(_read, records, made), shares, workers):
+            yield rows, self.pixels(images)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Pictures in bytes (..., 3, H, W), normalised on the model's device."""
+        return to_device({"image": images}, self.device)["image"].contiguous()
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
@@ -343,10 +375,75 @@ class RunTask(Task):
         raise NotImplementedError
 
 
-def batches(records: Records, size: int) -> Iterator[list[Record]]:
-    """The records in order, at most ``size`` at a time."""
-    for start in range(0, len(records), size):
-        yield [records[i] for i in range(start, min(start + size, len(records)))]
+class First:
+    """The first records of a split; all of them where ``most`` is None."""
+
+    def __init__(self, records: Records, most: int | None) -> None:
+        self._records = records
+        self._count = min(len(records), most or len(records))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[index]
+
+
+class Retold:
+    """Records of a split with other sentences.
+
+    Args:
+        records: of the split.
+        pairs: which of them, and the sentence of each.
+    """
+
+    def __init__(self, records: Records, pairs: Pairs) -> None:
+        self._records, self._pairs = records, pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        place, text = self._pairs[index]
+        return replace(self._records[place], captions=(text,))
+
+
+def shared(count: int, size: int) -> list[range]:
+    """This process' batches of so many things, of at most ``size`` each: cut alike whatever the
+    number of processes, so that their results are."""
+    batches = world().share(-(-count // size))
+    return [range(i * size, min((i + 1) * size, count)) for i in batches]
+
+
+def _read(
+    records: Records, stack: Callable[[Sequence[Record]], Tensor] | None, places: range
+) -> tuple[list[Record], Tensor]:
+    rows = [records[i] for i in places]
+    return rows, stack(rows) if stack else torch.empty(0)
+
+
+def pictures(records: Sequence[Record], resize: Evaluate) -> Tensor:
+    """The first picture of each record, in bytes (B, 3, S, S)."""
+    return torch.from_numpy(np.stack([resize.pixels(row.image, row.key) for row in records]))
+
+
+def distinct(records: Sequence[Record]) -> tuple[list[Record], list[int]]:
+    """A record of each picture, in order, and which of these each record's is."""
+    by_picture = {record.image_id: record for record in records}
+    places = {image_id: i for i, image_id in enumerate(by_picture)}
+    return [*by_picture.values()], [places[record.image_id] for record in records]
+
+
+def distinct_pictures(records: Sequence[Record], resize: Evaluate) -> Tensor:
+    """:func:`pictures`, each once: what several records share is decoded and encoded once."""
+    return pictures(distinct(records)[0], resize)
+
+
+def joined(table: Table) -> Table:
+    """The rows of all processes, in the order of the split; one of them may have none."""
+    parts = world().join([table])
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [value for part in parts for value in part.get(name, ())] for name in names}
 
 
 def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -4,7 +4,7 @@ One epoch of it, on image-text pairs, prepares the doubled fusion encoder for NL
 section 5). There is no twin.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
@@ -76,6 +76,7 @@ class Task(ClassTask):
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF
     starts_from: ClassVar[tuple[str, ...]] = ("model.",)
+    shown = ("first", "second")
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
@@ -101,15 +102,25 @@ class Task(ClassTask):
         losses = F.cross_entropy(logits, pairs.label, reduction="none")
         return {"loss": (losses * pairs.valid).sum() / pairs.valid.sum().clamp(min=1)}
 
-    def questions(
-        self, records: Records, batch_size: int
-    ) -> Iterator[tuple[list[Record], dict[str, list[str]]]]:
-        """Each record with its first caption and two pictures of the split, ``first`` and
-        ``second``.
+    def questions(self, records: Records) -> "Questions":
+        """Each record with its first caption and two pictures of the split."""
+        return Questions(records)
 
-        Whether the text belongs to the first, the second or neither, and the other pictures, are
-        drawn from a seed of their own: every model answers the same questions.
-        """
+    @classmethod
+    def examples(cls, table: Table) -> Examples:
+        """A class is right or wrong, of two pictures."""
+        return super().examples(table)._replace(pictures=("first", "second"))
+
+
+class Questions:
+    """The records of a split with two of its pictures each, whose keys are ``first`` and
+    ``second``, and the ``label`` of the first caption.
+
+    Whether the text belongs to the first, the second or neither, and the other pictures, are drawn
+    from a seed of their own: every model answers the same questions.
+    """
+
+    def __init__(self, records: Records) -> None:
         rows = [replace(records[i], image=b"") for i in range(len(records))]
         if len({row.image_id for row in rows}) < 3:
             raise RecordError(
@@ -117,26 +128,19 @@ class Task(ClassTask):
                 "to which of two a text belongs"
             )
         rng = np.random.default_rng(0)
-        for start in range(0, len(rows), batch_size):
-            part, places = rows[start : start + batch_size], []
-            for i, row in enumerate(part, start):
-                first, second, label = _question(rows, i, rng)
-                places.append((first, second))
-                part[i - start] = replace(
-                    row,
-                    image=records[first].image,
-                    more=(records[second].image,),
-                    captions=row.captions[:1],
-                    meta={"label": CLASSES[label]},
-                )
-            firsts, seconds = zip(*places, strict=True)
-            columns = {"first": firsts, "second": seconds}
-            yield part, {n: [rows[i].key for i in which] for n, which in columns.items()}
+        self._records, self._rows = records, rows
+        self._drawn = [_question(rows, i, rng) for i in range(len(rows))]
 
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """A class is right or wrong, of two pictures."""
-        return super().examples(table)._replace(pictures=("first", "second"))
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        *places, label = self._drawn[index]
+        first, second = (self._records[place] for place in places)
+        row = self._rows[index]
+        meta = {"label": CLASSES[label], "first": first.key, "second": second.key}
+        shown = replace(row, image=first.image, more=(second.image,), meta=meta)
+        return replace(shown, captions=row.captions[:1])
 
 
 def _question(rows: Sequence[Record], place: int, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -35,8 +35,10 @@ from albef.tasks.task import (
     Table,
     TwinConfig,
     accuracies,
-    batches,
+    distinct,
+    distinct_pictures,
     extend,
+    joined,
 )
 from albef.tasks.vqa_accuracy import judged, normalised
 
@@ -275,16 +277,14 @@ class Task(RunTask):
         split has them, ``annotators``, ``type`` and ``question_id``.
         """
         table: Table = {}
-        for rows in batches(records, batch_size):
+        for rows, images in self.read(records, batch_size, model, distinct_pictures):
             questions = [row.captions[0] for row in rows]
-            distinct = {row.image_id: row for row in rows}  # one picture may have many questions
+            of_each, which = distinct(rows)  # one picture may have many questions
             if model is not None:
-                pictures = [distinct[row.image_id].image for row in rows]
-                answers = model.ask(pictures, questions, model.answering.k)
+                shown = [of_each[i].image for i in which]
+                answers = model.ask(shown, questions, model.answering.k)
             else:
-                place = {image_id: i for i, image_id in enumerate(distinct)}
-                which = torch.tensor([place[row.image_id] for row in rows], device=self.device)
-                answers = self.ask(self.pixels(distinct.values()), questions, which)
+                answers = self.ask(images, questions, torch.tensor(which, device=self.device))
             columns = {
                 "key": [row.key for row in rows],
                 "question": questions,
@@ -295,6 +295,7 @@ class Task(RunTask):
                 **{name: [row.meta.get(name) for row in rows] for name in _OPTIONAL},
             }
             extend(table, columns)
+        table = joined(table)
         empty = [n for n in _OPTIONAL if all(value is None for value in table.get(n, ()))]
         return {name: values for name, values in table.items() if name not in empty}
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from albef.config import fixed
+from albef.distributed import World, world
 from albef.loading.loader import Loader
+from albef.models.kernels import product_type
 from albef.tasks.task import Batch, Task, TrainingConfig, to_device
-from albef.training.distributed import World, world
 from albef.training.mirror import Mirror
 from albef.training.optim import adamw, rate
 from albef.training.progress import Progress
@@ -56,23 +57,6 @@ class Interrupt:
     """Whether a signal has asked a training to stop."""
 
     asked = False
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type of matrix products, or None for float32.
-
-    ``auto`` is a rule, not a timing, so that the same machine always computes the same: bfloat16
-    on a GPU that has it and on a processor with AVX-512 BF16 or AMX.
-    """
-    if precision == "float32":
-        return None
-    if precision == "bfloat16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has else None
-    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has else None
 
 
 def train_step(
@@ -171,7 +155,7 @@ def train(
         Stopped: SIGINT or SIGTERM came; the state after the step is saved.
     """
     task.to(device)
-    dtype = autocast_dtype(config.precision, device)
+    dtype = product_type(config.precision, device)
     optimizer = adamw(task, fixed(config.lr), fixed(config.weight_decay))
     processes = world()
     state = TrainingState(folder, mirror)

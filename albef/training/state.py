@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from albef.distributed import world
 from albef.io import Locked, file_digest, lock, sync
-from albef.training.distributed import world
 from albef.training.mirror import PENDING, Mirror
 
 log = logging.getLogger(__name__)

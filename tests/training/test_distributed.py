@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from albef.training.distributed import World, joined, launched, world
+from albef.distributed import World, joined, launched, world
 from tests.data import toy
 from tests.training import toy_training
 from tests.training.test_loop import curves

@@ -1,11 +1,13 @@
-"""Several processes that train one model, started by torchrun or alike; alone, all of it is free.
+"""Several processes that work on one model, started by torchrun or alike; alone, all of it is free.
 
-Each process has its own micro-batches of a step. Gradients are averaged over all of them, features
-gathered, and whatever touches the disk is done by the first process alone.
+In training each has its own micro-batches of a step: gradients are averaged over all of them and
+features gathered. In evaluation each has its own batches of a split, whose results are joined.
+Whatever touches the disk is done by the first process alone.
 """
 
 import contextlib
 import datetime as dt
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +86,21 @@ class World:
         number = torch.as_tensor(value, dtype=torch.int64, device=device).clone()
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number)
+
+    def share(self, count: int) -> range:
+        """Which of so many things in a row are this process', as even a part as can be."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def join(self, part: Sequence[T]) -> list[T]:
+        """The parts of all processes, one after the other, in each of them.
+
+        They are plain values or tensors in the host's memory.
+        """
+        parts: list[Any] = [part]
+        if self.size > 1:
+            parts *= self.size
+            distributed.all_gather_object(parts, part, group=_patient)
+        return list(itertools.chain.from_iterable(parts))
 
     def broadcast(self, make: Callable[[], T]) -> T:
         """What the first process makes, a plain value, in all processes, which wait for it."""
