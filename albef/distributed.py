@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -41,13 +42,19 @@ class World:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def parallel(self, task: nn.Module) -> nn.Module:
-        """``task``, whose backward averages gradients over all processes; weights of the first."""
+    def parallel(self, task: nn.Module, compress: bool = False) -> nn.Module:
+        """``task``, whose backward averages gradients over all processes; weights of the first.
+
+        Every parameter that learns has to take part in each loss: a task freezes what its values
+        leave out. With ``compress`` gradients are exchanged in bfloat16, half as large.
+        """
         if self.size == 1:
             return task
-        # Buffers (the queue) change by the same enqueue everywhere. Which parameters take part in
-        # a loss depends on the values, as without ITC the projections do not.
-        return DistributedDataParallel(task, broadcast_buffers=False, find_unused_parameters=True)
+        # Buffers (the queue) change by the same enqueue everywhere.
+        model = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
+        if compress:
+            model.register_comm_hook(None, bf16_compress_hook)
+        return model
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Leave gradients unaveraged inside: the last micro-batch of a step averages for all."""

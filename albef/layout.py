@@ -69,6 +69,11 @@ class Runtime(Section):
     not repeatable."""
     compile: bool = False
     """Have torch compile the encoders' blocks in training: for GPUs. Last digits differ."""
+    compress: bool = False
+    """Exchange gradients between processes in bfloat16, half as large. Last digits differ."""
+    deterministic: bool = False
+    """Allow torch no operation whose last digits vary from run to run; on a GPU equal bytes need
+    it, and it is slower."""
 
     @property
     def scratch_root(self) -> Path:

@@ -20,7 +20,10 @@ log = logging.getLogger("albef")
 
 
 def device_of(stage: Stage) -> torch.device:
-    """The device that ``runtime`` names, and the number of threads set; ``auto`` takes a GPU."""
+    """The device that ``runtime`` names, with threads and determinism set; ``auto`` takes a GPU."""
+    if stage.runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
+        torch.use_deterministic_algorithms(True)
     if stage.runtime.threads:
         torch.set_num_threads(stage.runtime.threads)
     name = stage.runtime.device

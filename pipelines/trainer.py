@@ -42,6 +42,8 @@ def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
         "processes": world().size,
         "recompute": stage.runtime.recompute,
         "compile": stage.runtime.compile,
+        "compress": stage.runtime.compress,
+        "deterministic": stage.runtime.deterministic,
         "torch": torch.__version__,
     }
 
@@ -187,6 +189,7 @@ def fit(
                 device=device,
                 checkpoint_every=stage.runtime.checkpoint_every,
                 checkpoint_every_s=stage.runtime.checkpoint_every_s,
+                compress=stage.runtime.compress,
                 validate=validate,
                 progress=show,
             )

@@ -9,7 +9,6 @@ tar stage, which reads their records by place and takes nothing from a tar but p
 where the index says; collating.
 """
 
-import copy
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from albef.loading.pipeline import Collate as Collate
 from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
 from albef.loading.sampler import Mixture, Sampler
-from albef.loading.workers import in_workers
+from albef.loading.workers import AHEAD, in_workers
 
 WHOLE = Reading()
 """All of a split shuffled, and the first damaged record stops the training."""
@@ -142,6 +141,8 @@ class Loader:
             wds.map(self._pipeline.collate),
         )
         workers = min(self._workers, len(steps) * self._per_rank)
+        if 0 < workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
+            self._sampler.share()
         micros = iter(in_workers(pipeline, workers) if workers else pipeline)
         prefetcher = self._prefetcher(steps)  # after the workers: a fork has no threads
         try:
@@ -161,7 +162,7 @@ class Loader:
         files = self._pipeline.shards.files
         if files.cache is None:
             return None
-        sampler = copy.copy(self._sampler)  # of the thread alone
+        sampler = self._sampler.alone()
         names = (sampler.shards_of(number) for number in self._all_numbers(steps))
         return Prefetcher(files, names, max(1, sampler.per_window * self._per_rank // self._micros))
 

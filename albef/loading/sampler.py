@@ -2,8 +2,11 @@
 epoch alone.
 """
 
+import copy
+import mmap
+import multiprocessing
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +62,26 @@ class Mixture:
         return np.concatenate(orders)[offset : offset + count]
 
 
+class _Shared:
+    """The orders of two epochs, in memory that forked processes share: one makes an order."""
+
+    def __init__(self, records: int) -> None:
+        self._lock = multiprocessing.get_context("fork").Lock()
+        memory = [mmap.mmap(-1, 4 * records) for _ in range(2)]
+        self._orders = [np.frombuffer(one, np.int32) for one in memory]
+        self._epochs = np.frombuffer(mmap.mmap(-1, 16), np.int64)
+        self._epochs[:] = -1
+
+    def order(self, epoch: int, make: Callable[[int], Places]) -> NDArray[np.int32]:
+        """The order of an epoch; nobody may still read that of two epochs before."""
+        slot = epoch % 2
+        with self._lock:
+            if self._epochs[slot] != epoch:
+                self._orders[slot][:] = make(epoch)
+                self._epochs[slot] = epoch
+        return self._orders[slot]
+
+
 class Sampler:
     """The records of each micro-batch, by their places in the split.
 
@@ -89,13 +112,26 @@ class Sampler:
         self._pool = pool
         self._mixture = mixture
         self._window = window
-        self._epoch: tuple[int, Places] = -1, np.empty(0, np.int64)
-        self._words: NDArray[np.int64] | None = None
+        self._epoch: tuple[int, NDArray[np.int32]] = -1, np.empty(0, np.int32)
+        self._words = _longest_caption(shards.captions) if pool else None
+        self._shared: _Shared | None = None
+
+    def share(self) -> None:
+        """Have processes that are forked from now on share the orders, of which each then holds
+        nothing; between the first and the last of them lies less than an epoch."""
+        self._shared = _Shared(self.per_epoch * self._size)
+
+    def alone(self) -> "Sampler":
+        """The same, for a thread that is far from the others."""
+        mine = copy.copy(self)
+        mine._shared = None
+        return mine
 
     def chosen(self, number: int) -> Places:
         """The records of a micro-batch."""
         epoch, inside = divmod(number, self.per_epoch)
-        return self._order(epoch)[inside * self._size : (inside + 1) * self._size]
+        order = self._order(epoch)[inside * self._size : (inside + 1) * self._size]
+        return order.astype(np.int64)
 
     def shards_of(self, number: int) -> list[str]:
         """Names of the shards that they are in."""
@@ -122,35 +158,41 @@ class Sampler:
         for place in range(first, first + min(len(order), _TRIES)):
             yield int(order[place % len(order)])
 
-    def _order(self, epoch: int) -> Places:
+    def _order(self, epoch: int) -> NDArray[np.int32]:
         """All records of an epoch."""
         if self._epoch[0] != epoch:
-            rng = np.random.default_rng([self._seed, _ORDER, epoch])
-            order = rng.permutation(
-                len(self._shards) if self._mixture is None else self._mixture.epoch(epoch)
-            )
-            if self._window:
-                shard = self._shards.shard_names.dictionary_encode()
-                windows = rng.permutation(len(shard.dictionary)) // self._window
-                in_windows = windows[shard.indices.to_numpy()[order]]
-                order = order[np.argsort(in_windows, kind="stable")]
-            order = order[: self.per_epoch * self._size]
-            self._epoch = epoch, self._by_length(order, rng) if self._pool else order
+            order = self._shared.order(epoch, self._made) if self._shared else None
+            self._epoch = epoch, self._made(epoch).astype(np.int32) if order is None else order
         return self._epoch[1]
 
-    def _by_length(self, order: Places, rng: np.random.Generator) -> Places:
-        """The records, sorted by the words of their longest caption within each pool of
-        micro-batches, and those shuffled.
-        """
-        if self._words is None:
-            captions = self._shards.captions
-            blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
-            starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
-            self._words = np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
+    def _made(self, epoch: int) -> Places:
+        rng = np.random.default_rng([self._seed, _ORDER, epoch])
+        order = rng.permutation(
+            len(self._shards) if self._mixture is None else self._mixture.epoch(epoch)
+        )
+        if self._window:
+            shard = self._shards.shard_names.dictionary_encode()
+            windows = rng.permutation(len(shard.dictionary)) // self._window
+            in_windows = windows[shard.indices.to_numpy()[order]]
+            order = order[np.argsort(in_windows, kind="stable")]
+        order = order[: self.per_epoch * self._size]
+        return order if self._words is None else self._by_length(order, self._words, rng)
+
+    def _by_length(
+        self, order: Places, words: NDArray[np.int64], rng: np.random.Generator
+    ) -> Places:
+        """The records, sorted by words within each pool of micro-batches, and those shuffled."""
         parts = []
         for start in range(0, len(order), self._pool * self._size):
             pool = order[start : start + self._pool * self._size]
-            sorted_pool = pool[np.argsort(self._words[pool], kind="stable")]
+            sorted_pool = pool[np.argsort(words[pool], kind="stable")]
             micros = sorted_pool.reshape(-1, self._size)
             parts.append(micros[rng.permutation(len(micros))])
         return np.concatenate(parts).ravel()
+
+
+def _longest_caption(captions: pa.ListArray) -> NDArray[np.int64]:
+    """The words of each record's longest caption, less one."""
+    blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
+    starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
+    return np.maximum.reduceat(np.append(blanks, 0), starts[:-1])

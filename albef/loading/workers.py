@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 Part = TypeVar("Part")
 Made = TypeVar("Made")
-_AHEAD = 4  # batches that a worker prepares before they are asked for
+AHEAD = 4
+"""Batches that a worker prepares before they are asked for."""
 
 
 def in_workers(dataset: Dataset[Any], workers: int) -> Iterable[Any]:
@@ -22,7 +23,7 @@ def in_workers(dataset: Dataset[Any], workers: int) -> Iterable[Any]:
         batch_size=None,  # an item is a batch
         collate_fn=_as_it_is,
         num_workers=workers,
-        prefetch_factor=_AHEAD,
+        prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
         # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
         multiprocessing_context="fork" if "fork" in methods else None,

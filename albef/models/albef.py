@@ -43,6 +43,11 @@ class ALBEF(nn.Module):
         self.image_proj = nn.Linear(config.image.width, config.embed_dim)
         self.text_proj = nn.Linear(config.text.width, config.embed_dim)
 
+    def freeze_projections(self) -> None:
+        """Where no loss reads them: what learns has to take part in each."""
+        for projection in (self.image_proj, self.text_proj):
+            projection.requires_grad_(False)
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to ``image_states`` (B, N, D)."""
         states: Tensor = self.image_encoder(images)

@@ -90,8 +90,7 @@ class ClassTask(RunTask):
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.model = self.backbone(model, tokenizer.vocab_size)
-        for unread in (self.model.image_proj, self.model.text_proj):
-            unread.requires_grad_(False)
+        self.model.freeze_projections()
         self.head = self.new_head(model.text.width)
 
     def new_head(self, width: int) -> nn.Module:

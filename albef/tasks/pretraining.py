@@ -108,6 +108,8 @@ class Task(RankingTask):
             self.model.image_encoder.drop_patches(config.patch_dropout)
         self.add_twin(config.temperature)
         self.mlm_head_m = MomentumTwin(self.mlm_head)
+        if not config.itc:
+            self.freeze_itc()
 
     def take_start(self) -> dict[str, str]:
         """Take the start weights that the values name, into student and twin; their digests.

@@ -140,6 +140,11 @@ class MatchingTask(Task):
         self.model_m = MomentumTwin(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
 
+    def freeze_itc(self) -> None:
+        """What ITC alone would teach, where it is not trained."""
+        self.model.freeze_projections()
+        self.temperature.requires_grad_(False)
+
     def match(
         self,
         image_states: Tensor,

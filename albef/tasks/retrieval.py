@@ -33,6 +33,8 @@ class Task(PairTask, RankingTask):
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.itc, self.rerank_k = config.itc, config.rerank_k
+        if not config.itc:
+            self.freeze_itc()
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:

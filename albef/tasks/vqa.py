@@ -133,6 +133,7 @@ class Task(RunTask):
         super().__init__(config, model, tokenizer)
         self.answers: list[str] = []
         self.model = ALBEF(model, tokenizer.vocab_size)
+        self.model.freeze_projections()
         self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.text.width)
         self.model_m = MomentumTwin(self.model)
         self.answer_decoder_m = MomentumTwin(self.answer_decoder)

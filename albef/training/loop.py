@@ -63,6 +63,7 @@ def train_step(
     task: Task,
     model: nn.Module,
     optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
     micros: Sequence[Batch],
     seeds: Sequence[int],
     *,
@@ -80,6 +81,8 @@ def train_step(
         task: what is trained.
         model: the task, or what averages its gradients over processes.
         optimizer: of its parameters.
+        scaler: of the loss, so that gradients of float16 are no zeros; a step whose gradients are
+            no numbers is left out, and the scale halved.
         micros: this process' micro-batches.
         seeds: of what the model draws for each.
         epoch: epochs done, in fractions.
@@ -103,12 +106,14 @@ def train_step(
         with contextlib.nullcontext() if last else processes.no_sync(model), speed.counted():
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 output = model(to_device(micro, device), epoch)
-            (output["loss"] / len(micros)).backward()
+            scaler.scale(output["loss"] / len(micros)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     task.end_step(processes.all_gather(outputs))
+    scaler.unscale_(optimizer)
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(task.parameters(), clip_norm)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     return outputs
 
 
@@ -122,6 +127,7 @@ def train(
     device: torch.device,
     checkpoint_every: int,
     checkpoint_every_s: float = math.inf,
+    compress: bool = False,
     validate: Callable[[int], dict[str, float]],
     progress: Progress,
 ) -> dict[str, float | str]:
@@ -140,6 +146,7 @@ def train(
         device: where to train.
         checkpoint_every: steps between two saved states.
         checkpoint_every_s: seconds after which one is saved, if the steps take longer.
+        compress: exchange gradients in bfloat16.
         validate: called with the epoch, from 1, after each, in every process; its metrics are
             logged as ``val/``.
         progress: shown after each step.
@@ -157,6 +164,7 @@ def train(
     task.to(device)
     dtype = product_type(config.precision, device)
     optimizer = adamw(task, fixed(config.lr), fixed(config.weight_decay))
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     processes = world()
     state = TrainingState(folder, mirror)
     with (
@@ -165,13 +173,14 @@ def train(
     ):
         start, extra = state.restore(task, optimizer)
         best: dict[str, float] = extra.get("best", {})
+        scaler.load_state_dict(extra.get("scaler", scaler.state_dict()))
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)
             if processes.first:
                 due = [e for e in config.keep_epochs if e * loader.steps_per_epoch <= start]
                 kept(folder, [*due, int(best["epoch"])] if best else due)
-        model = processes.parallel(task)
+        model = processes.parallel(task, compress)
         curves = extra.get("curves", {})
         tracker = Tracker(folder / "curves", curves) if processes.first else None
         watch = ChanceWatch(task.chance_losses)
@@ -190,6 +199,7 @@ def train(
                 task,
                 model,
                 optimizer,
+                scaler,
                 micros,
                 [loader.draw_seed(number) for number in loader.numbers(step)],
                 epoch=step / loader.steps_per_epoch,
@@ -258,7 +268,8 @@ def train(
                 save_due, saved = False, time.monotonic()
                 if tracker:
                     extra = {"sums": sums, "curves": tracker.files(), "best": best}
-                processes.broadcast(partial(state.save, done, task, optimizer, extra))
+                    extra |= {"scaler": scaler.state_dict()}
+                    state.save(done, task, optimizer, extra)
             if leaving and done < total:
                 processes.broadcast(state.wait)
                 raise Stopped(f"stopped after step {done} of {total}, which is saved")

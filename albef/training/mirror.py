@@ -11,7 +11,7 @@ import os
 import posixpath
 import shutil
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from albef.io import atomic, opened
@@ -40,7 +40,6 @@ class Mirror:
         self._root = posixpath.join(root, name)
         self.url = f"{url.rstrip('/')}/{name}"
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
-        self._last: Future[None] | None = None
         self._numbers = itertools.count()
         self._pending: dict[str, tuple[Path, str, int]] = {}
         self._lock = threading.Lock()
@@ -65,7 +64,7 @@ class Mirror:
             self._pending[pattern] = held, path.name, keep
         if late:
             late[0].unlink()
-        self._last = self._pool.submit(self._push)
+        self._pool.submit(self._push)
 
     def _push(self) -> None:
         with self._lock:
@@ -120,8 +119,7 @@ class Mirror:
 
     def wait(self) -> None:
         """Until all copies are made."""
-        if self._last:
-            self._last.result()
+        self._pool.submit(int).result()  # they are made one after the other
 
     def clear(self) -> None:
         """Remove all copies: the training is done."""

@@ -7,6 +7,7 @@ import logging
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from albef.distributed import world
 from albef.io import Locked, file_digest, lock, sync
@@ -23,7 +25,6 @@ from albef.training.mirror import PENDING, Mirror
 log = logging.getLogger(__name__)
 KEPT = 2
 STATES, EPOCHS, TORN = "state-*.pt", "epoch-*.safetensors", "*.torn"
-_PART = "new.part"
 
 
 class StateLocked(ValueError):
@@ -37,6 +38,9 @@ class StateUnfit(ValueError):
 class TrainingState:
     """Student, twin, queues, optimizer and position, in one folder.
 
+    A state is copied to the host's memory, and written from there by a thread while training goes
+    on; of several that wait the newest alone is.
+
     No generator is part of it: what is random in a step is drawn from the seed and the step. A
     file's name has its step and the start of its SHA-256, so that one changed bit is noticed.
 
@@ -48,10 +52,14 @@ class TrainingState:
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
         self.folder = folder
         self.mirror = mirror
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writes: list[Future[None]] = []
+        self._pending: list[dict[str, Any]] = []
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
-        """Be the only trainer on the folder; the kernel frees the lock when the process dies.
+        """Be the only trainer on the folder, until what is being written is; the kernel frees the
+        lock when the process dies.
 
         Raises:
             StateLocked: names the process that holds it.
@@ -67,7 +75,8 @@ class TrainingState:
             for pattern in ("*.part", PENDING.format("*")):  # of one that was killed
                 for path in self._files(pattern):
                     path.unlink()
-            yield
+            with self._pool:
+                yield
 
     def _files(self, pattern: str) -> list[Path]:
         """Files like ``pattern``, the last by letter first; a glob is silent on errors."""
@@ -79,13 +88,32 @@ class TrainingState:
         return self._files(STATES)
 
     def save(self, step: int, task: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
-        """Save the state before ``step``, whole or not at all; older ones are pruned.
+        """Have the state before ``step`` saved, whole or not at all; older ones are pruned.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; the states before are as they were.
+            OSError: the last one could not be written, as on a full disk; those before are as they
+                were.
         """
+        self._check(write for write in self._writes if write.done())
         value = {"step": step, "task": task.state_dict(), "extra": extra}
         value["optimizer"] = optimizer.state_dict()
+        held = tree_map_only(
+            torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value
+        )
+        self._pending[:] = [held]
+        self._writes.append(self._pool.submit(self._write_state))
+
+    def _check(self, writes: Iterable["Future[None]"]) -> None:
+        """Raise what went wrong in writing; of each once."""
+        for write in list(writes):
+            self._writes.remove(write)
+            write.result()
+
+    def _write_state(self) -> None:
+        try:
+            value = self._pending.pop()
+        except IndexError:  # a newer one was written in its place
+            return
 
         def write(part: Path) -> str:
             with part.open("wb") as file:
@@ -93,6 +121,7 @@ class TrainingState:
                 torch.save(value, hashed)  # type: ignore[arg-type]  # it writes and flushes alone
             return hashed.digest.hexdigest()
 
+        step = value["step"]
         path = self._write(f"the state of step {step}", f"state-{step:09d}-{{}}.pt", write)
         for old in self.files()[KEPT:]:
             old.unlink()
@@ -128,7 +157,7 @@ class TrainingState:
             name: with {} for the digest.
             write: writes a file and gives its SHA-256.
         """
-        part = self.folder / _PART
+        part = self.folder / f"{name[:5]}.part"
         try:
             path = self.folder / name.format(write(part)[:16])
             sync(part)
@@ -201,7 +230,12 @@ class TrainingState:
         return False
 
     def wait(self) -> None:
-        """Until all copies in the mirror are made."""
+        """Until all is written and all copies in the mirror are made.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._check(self._writes)
         if self.mirror:
             self.mirror.wait()
 

@@ -116,6 +116,8 @@ def stepped(task: Any, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[s
     task.begin_step()
     outputs: dict[str, torch.Tensor] = task(batch, 1.0)
     outputs["loss"].backward()
+    learning = {name for name, p in task.named_parameters() if p.requires_grad}
+    assert learning == {name for name, p in task.named_parameters() if p.grad is not None}
     task.end_step([{name: value.detach() for name, value in outputs.items()}])
     optimizer.step()
     return outputs

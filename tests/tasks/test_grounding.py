@@ -10,6 +10,7 @@ from albef.config import ParamsError
 from albef.data.boxes import GRID, around, hottest, iou
 from albef.data.record import Record
 from albef.models.gradcam import itc_maps, itm_maps
+from albef.tasks.task import pictures
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 
 PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12], [1, 1, 19, 11]]
@@ -42,7 +43,7 @@ def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
     assert table["share"] == pytest.approx([2 / 5] * 7)
     for i, own in enumerate(RECORDS):
         ids, mask = made.texts([CAPTIONS[i % 4]])
-        heat = made.maps(made.pixels([own]), ids, mask)
+        heat = made.maps(made.pixels(pictures([own], made.resize)), ids, mask)
         assert heat.shape == (1, 2, 2)
 
         def large(height: int, width: int, heat: torch.Tensor = heat) -> Any:
@@ -71,7 +72,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 
 def test_both_kinds_of_map() -> None:
     made = tiny_task("grounding", layer=1)
-    pixels = made.pixels(RECORDS[:4])
+    pixels = made.pixels(pictures(RECORDS[:4], made.resize))
     ids, mask = made.texts(CAPTIONS)
     with torch.no_grad():
         text_states = made.model.encode_text(ids, mask)

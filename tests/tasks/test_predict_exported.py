@@ -16,7 +16,8 @@ from tests.data.toy import picture
 KEPT = {"retrieval", "vqa", "vqa written", "entailment", "nlvr2"}
 
 
-def _records(kind: str, pictures: list[bytes]) -> list[Record]:
+def records_of(kind: str, pictures: list[bytes]) -> list[Record]:
+    """Forty records that a kind of run can be asked about."""
     rng = np.random.default_rng(0)
     records = []
     for i in range(40):
@@ -42,7 +43,7 @@ def _records(kind: str, pictures: list[bytes]) -> list[Record]:
 def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: Path) -> None:
     own = {"answering": "generate", "beams": 3} if kind == "vqa written" else {}
     task = tiny_task(kind.split()[0], **own)
-    records = _records(kind, pictures)
+    records = records_of(kind, pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
     expected, found = task.predict(records, 7), task.predict(records, 32, model)
     assert found.keys() == expected.keys()
@@ -56,7 +57,7 @@ def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if type(tiny_task(kind)).judges])
 def test_it_judges_texts_as_the_task_does(kind: str, pictures: list[bytes], tmp_path: Path) -> None:
-    task, records = tiny_task(kind), _records(kind, pictures)
+    task, records = tiny_task(kind), records_of(kind, pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
     pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
     found = task.agreement(records, pairs, 32, model)
@@ -66,7 +67,7 @@ def test_it_judges_texts_as_the_task_does(kind: str, pictures: list[bytes], tmp_
 
 def test_grounding_finds_boxes_by_attention_alone(pictures: list[bytes], tmp_path: Path) -> None:
     task = tiny_task("grounding")
-    records = _records("grounding", pictures)
+    records = records_of("grounding", pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
     table = task.predict(records, 32, model)
     gradcam = task.predict(records, 8)

@@ -1,5 +1,7 @@
 """The train loop on a tiny real model and real shards."""
 
+import errno
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +15,8 @@ from albef.config import validate
 from albef.loading.loader import Loader
 from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
-from albef.training.loop import NotFinite, autocast_dtype
-from albef.training.state import StateUnfit, kept
+from albef.training.loop import NotFinite
+from albef.training.state import StateUnfit, TrainingState, kept
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
@@ -55,14 +57,16 @@ def curves(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.tsv"))}
 
 
-@pytest.mark.parametrize("kill_at", [1, 6, 9])
+@pytest.mark.parametrize(
+    ("kill_at", "precision"), [(1, "float32"), (6, "float32"), (9, "float32"), (6, "float16")]
+)
 def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
-    data: Path, tmp_path: Path, kill_at: int
+    data: Path, tmp_path: Path, kill_at: int, precision: str
 ) -> None:
-    whole = run(data, tmp_path / "whole")
+    whole = run(data, tmp_path / "whole", precision=precision)
     with pytest.raises(Killed):
-        run(data, tmp_path / "cut", kill_at=kill_at)
-    resumed = run(data, tmp_path / "cut")
+        run(data, tmp_path / "cut", kill_at=kill_at, precision=precision)
+    resumed = run(data, tmp_path / "cut", precision=precision)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
     lines = curves(tmp_path / "cut")["plots/metrics/lr.tsv"].splitlines()
@@ -118,24 +122,41 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
     assert all(step <= int(told[1]) for step in states)
 
 
-def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def emulates(including_emulation: bool = True) -> bool:
-        return including_emulation
+def test_a_step_of_float16_whose_gradients_overflow_is_left_out(data: Path, tmp_path: Path) -> None:
+    """The first scale is too large for the tiny model: it is halved, and goes with the state."""
+    start = tiny(precision="float16")
+    before = {name: p.detach().clone() for name, p in start.named_parameters()}
+    scales: list[float] = []
+    update = torch.amp.GradScaler.update
 
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulates)
-    assert autocast_dtype("auto", torch.device("cuda")) is None
+    def watched(scaler: torch.amp.GradScaler) -> None:
+        update(scaler)
+        scales.append(scaler.get_scale())
+
+    with mock.patch.object(torch.amp.GradScaler, "update", watched):
+        after = train_toy(start, data, tmp_path)
+    halved = sum(a != b for a, b in itertools.pairwise([2.0**16, *scales]))
+    assert scales[-1] == 2.0 ** (16 - halved)
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+    state = torch.load(max(tmp_path.glob("state-*.pt")), weights_only=True)
+    assert state["extra"]["scaler"]["scale"] == scales[-1]
 
 
 def test_a_state_is_saved_after_a_time_where_steps_take_longer(data: Path, tmp_path: Path) -> None:
-    steps: list[int] = []
+    with mock.patch.object(TrainingState, "save", autospec=True) as save:
+        train_toy(tiny(), data, tmp_path, every=100, every_s=1e-9)
+    assert [call.args[1] for call in save.call_args_list] == list(range(1, 13))
 
-    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-        steps.append(max(map(step_of, tmp_path.glob("state-*.pt")), default=0))
 
-    train_toy(tiny(), data, tmp_path, progress, every=100, every_s=1e-9)
-    assert steps == list(range(12))  # each step's state before it is shown again
+def test_a_state_that_cannot_be_written_stops_the_training(data: Path, tmp_path: Path) -> None:
+    """It is written beside the steps that follow, so the next save or the end tells."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        mock.patch("albef.training.state.sync", side_effect=full),
+        pytest.raises(OSError, match=r"the state of step .* cannot be written .* the last good"),
+    ):
+        train_toy(tiny(), data, tmp_path, every=5)
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".pt", ".part")]
 
 
 @pytest.mark.parametrize("kill_at", [None, 5, 8])

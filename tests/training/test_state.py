@@ -4,6 +4,7 @@ import errno
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def saved(folder: Path, *steps: int, mirror: Mirror | None = None) -> TrainingSt
     state = TrainingState(folder, mirror)
     for step in steps:
         state.save(step, *parts(), {})
-    state.wait()
+        state.wait()
     return state
 
 
@@ -51,6 +52,7 @@ def test_a_state_comes_back_and_old_ones_are_pruned(tmp_path: Path) -> None:
     optimizer.step()
     for step in range(8):
         state.save(step, module, optimizer, {"sums": {"loss": torch.tensor(2.0)}})
+        state.wait()
     assert [path.name[:15] for path in state.files()] == ["state-000000007", "state-000000006"]
     other, its_optimizer = parts()
     step, extra = TrainingState(tmp_path).restore(other, its_optimizer)
@@ -59,6 +61,36 @@ def test_a_state_comes_back_and_old_ones_are_pruned(tmp_path: Path) -> None:
     assert torch.equal(other.weight, module.weight)
     before, loaded = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
     assert torch.equal(before[0]["exp_avg"], loaded[0]["exp_avg"])
+
+
+def test_training_goes_on_while_a_state_is_written_and_the_newest_that_waits_is_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, written = threading.Event(), threading.Event(), []
+
+    def sync(path: Path) -> None:
+        begun.set()
+        go.wait()
+        written.append(path.name)
+
+    monkeypatch.setattr(states, "sync", sync)
+    state, (module, optimizer) = TrainingState(tmp_path), parts()
+    with state.owned():
+        state.save(1, module, optimizer, {})
+        begun.wait()
+        for step in (2, 3, 4):
+            with torch.no_grad():
+                module.weight.fill_(step)  # the copy is of before
+            state.save(step, module, optimizer, {})
+            with torch.no_grad():
+                module.weight.zero_()
+        assert not state.files()
+        go.set()
+    assert [path.name[:15] for path in state.files()] == ["state-000000004", "state-000000001"]
+    assert written.count("state.part") == 2
+    other, its_optimizer = parts()
+    TrainingState(tmp_path).restore(other, its_optimizer)
+    assert other.weight.unique().tolist() == [4]
 
 
 @pytest.mark.parametrize("how", ["torn", "a bit", "empty"])
@@ -123,7 +155,7 @@ def test_the_newest_intact_copy_is_taken_wherever_it_is(tmp_path: Path, mirror: 
 
 
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
-    for name in ("new.part", "state-000000001-0.pt.7.8.part", ".mirror-state-000000001-0.pt"):
+    for name in ("state.part", "state-000000001-0.pt.7.8.part", ".mirror-state-000000001-0.pt"):
         (tmp_path / name).touch()
     with TrainingState(tmp_path).owned():
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
@@ -163,7 +195,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
         "state = TrainingState(pathlib.Path(sys.argv[1]))\n"
         "optimizer = torch.optim.AdamW(module.parameters())\n"
         "for save, *more in ((state.save, optimizer, {}), (state.keep,)):\n"
-        "    try:\n        save(2, module, *more)\n"
+        "    try:\n        save(2, module, *more)\n        state.wait()\n"
         "    except OSError as error:\n        print(error)\n"
     )
     says = subprocess.run(

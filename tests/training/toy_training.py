@@ -57,11 +57,11 @@ def loader_of(task: Any, data: Path, workers: int = 0) -> Loader:
     )
 
 
-def gradients(kind: str, data: Path) -> dict[str, torch.Tensor | None]:
+def gradients(kind: str, data: Path, compress: bool = False) -> dict[str, torch.Tensor | None]:
     """Of the first step."""
     task: Any = task_of(kind).train()
     loader = loader_of(task, data)
-    model = world().parallel(task)
+    model = world().parallel(task, compress)
     micros = next(loader.batches(0, 1))
     for number, micro in zip(loader.numbers(0), micros, strict=True):
         torch.manual_seed(loader.draw_seed(number))
@@ -172,6 +172,7 @@ if __name__ == "__main__":
         for name in KINDS:
             found[name] = {
                 "gradients": gradients(name, folder),
+                "compressed": gradients(name, folder, compress=True),
                 "state": run(name, folder, out / name),
             }
         try:

@@ -1,9 +1,11 @@
-"""Several processes train as one does: real ones, over gloo."""
+"""Several processes train and evaluate as one does: real ones, over gloo."""
 
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import pytest
 import torch
 
 from albef.distributed import World, joined, launched, world
+from albef.tasks.task import First
+from tests.conftest import CAPTIONS, KINDS, tiny_task
 from tests.data import toy
+from tests.tasks.test_predict_exported import records_of
 from tests.training import toy_training
 from tests.training.test_loop import curves
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,9 @@ def test_two_processes_compute_what_one_does_with_as_many_micro_batches(
     found, out = two
     ours, theirs = toy_training.gradients(kind, data), found[kind]["gradients"]
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-6)
-    assert any(gradient is not None for gradient in theirs.values())
+    compressed = found[kind]["compressed"]
+    torch.testing.assert_close(compressed, ours, rtol=2**-7, atol=1e-3)  # of 8 bits
+    assert any(not torch.equal(compressed[n], g) for n, g in theirs.items() if g is not None)
     if kind == "without_itc":  # what takes no part is left alone, not decayed
         assert theirs["model.image_proj.weight"] is None
 
@@ -100,10 +108,7 @@ def test_a_process_that_fails_alone_ends_and_the_other_notices(
     data: Path, tmp_path: Path, phase: str
 ) -> None:
     """Without a launcher that would end the other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", toy_training.__name__, str(data), str(tmp_path), phase]
     both = [
         subprocess.Popen(command, cwd=ROOT, env=os.environ | address | {"RANK": rank})
@@ -112,6 +117,50 @@ def test_a_process_that_fails_alone_ends_and_the_other_notices(
     fails = toy_training.PHASES[phase]
     codes = [process.wait() for process in both]
     assert (codes[fails], codes[1 - fails]) == (toy_training.FAILED, toy_training.LOST)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: int) -> list[Any]:
+    """Tables, metrics and judgements of every kind, as one of so many processes."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank)}
+    torch.set_num_threads(1)
+    found: list[Any] = []
+    with joined(CPU):
+        for kind in KINDS:
+            task, records = tiny_task(kind), records_of(kind, pictures)
+            task.workers = workers
+            found.append(table := task.predict(records, 7))
+            found.append(task.score(table))
+            if task.judges:
+                pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
+                found.append(task.agreement(records, pairs, 5))
+            few = First(records, 7)  # a batch, so that all processes but one have nothing to do
+            found.append(task.predict(few, 7))
+    return found
+
+
+def together(size: int, pictures: list[bytes], workers: int = 0) -> list[list[Any]]:
+    """What each of so many processes, forked from this one, has found."""
+    context = multiprocessing.get_context("fork")
+    given = size, free_port(), pictures, workers
+    with ProcessPoolExecutor(size, context) as pool:
+        return list(pool.map(evaluated, range(size), *([one] * size for one in given)))
+
+
+def test_any_number_of_processes_and_workers_evaluate_to_the_same_bytes(
+    pictures: list[bytes],
+) -> None:
+    """Batches are cut alike, and each is computed by one of them."""
+    ((*alone,),) = together(1, pictures)
+    assert len(alone) == 3 * len(KINDS) + 2
+    for found in (*together(2, pictures, workers=2), *together(3, pictures)):
+        assert found == alone
 
 
 def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
