@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class World:
         # Buffers (the queue) change by the same enqueue everywhere.
         model = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
         if compress:
-            model.register_comm_hook(None, bf16_compress_hook)
+            model.register_comm_hook(None, _averaged_in_bfloat16)
         return model
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -117,6 +116,16 @@ class World:
         distributed.broadcast_object_list(box, group=_patient)
         value: T = box[0]
         return value
+
+
+def _averaged_in_bfloat16(
+    group: None, bucket: distributed.GradBucket
+) -> torch.futures.Future[Tensor]:
+    """As torch's own hook does, which refuses to over gloo."""
+    half = bucket.buffer().to(torch.bfloat16).div_(distributed.get_world_size())
+    work = distributed.all_reduce(half, async_op=True)
+    future: torch.futures.Future[list[Tensor]] = work.get_future()
+    return future.then(lambda done: bucket.buffer().copy_(done.value()[0]))
 
 
 def world() -> World:

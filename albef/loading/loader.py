@@ -143,7 +143,7 @@ class Loader:
         workers = min(self._workers, len(steps) * self._per_rank)
         if 0 < workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
             self._sampler.share()
-        micros = iter(in_workers(pipeline, workers) if workers else pipeline)
+        micros = in_workers(pipeline, workers) if workers else iter(pipeline)
         prefetcher = self._prefetcher(steps)  # after the workers: a fork has no threads
         try:
             for micro in micros:

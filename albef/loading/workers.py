@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,10 +15,10 @@ AHEAD = 4
 """Batches that a worker prepares before they are asked for."""
 
 
-def in_workers(dataset: Dataset[Any], workers: int) -> Iterable[Any]:
-    """The items of a dataset in order, each a batch, made by so many processes."""
+def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
+    """The items of a dataset in order, each a batch, made by so many processes, started here."""
     methods = multiprocessing.get_all_start_methods()
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a batch
         collate_fn=_as_it_is,
@@ -31,6 +31,19 @@ def in_workers(dataset: Dataset[Any], workers: int) -> Iterable[Any]:
         # Its own: else it draws from the generator of the model's dropout.
         generator=torch.Generator().manual_seed(0),
     )
+    return _to_the_end(iter(loader))
+
+
+def _to_the_end(made: Any) -> Iterator[Any]:
+    """What is made, until no worker is left: they ignore the SIGTERM that torch ends with those
+    who have not answered for some seconds, as on a busy machine."""
+    workers = made._workers
+    try:
+        yield from made
+    finally:
+        del made  # torch asks them to end
+        for worker in workers:
+            worker.kill()
 
 
 def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> Iterator[Made]:

@@ -2,6 +2,7 @@
 shards.
 """
 
+import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from albef.data.shards import ShardError, Shards
 from albef.data.store import Store, Stored
 from albef.loading.loader import Batch, Loader
 from albef.loading.pipeline import Reading
-from albef.loading.sampler import Mixture
+from albef.loading.sampler import Mixture, Sampler
 from albef.tasks.pretraining import Config
 from tests.data import toy
 
@@ -213,3 +214,25 @@ def test_a_training_without_weights_tells_of_none() -> None:
     assert "source_weights" not in plain.model_dump(), "what it made before stays as it is"
     weighed = validate(Config, {**values, "source_weights": {"web": 2}}, where="params.yaml")
     assert weighed.model_dump()["source_weights"] == {"web": 2.0}
+
+
+def test_of_forked_processes_one_makes_an_order_and_the_others_hold_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sampler() -> Sampler:
+        return Sampler(shards(folder), 2, COUNT // 2, 1, 3, None, 4)
+
+    numbers = [0, 7, COUNT // 2, COUNT - 1]  # of two epochs
+    alone, among = sampler(), sampler()
+    among.share()
+    expected = [alone.chosen(number).tolist() for number in numbers]
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: [among.chosen(number) for number in numbers]
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    monkeypatch.setattr(Sampler, "_made", lambda *_: pytest.fail("it was made"))
+    assert [among.chosen(number).tolist() for number in numbers] == expected
+    with pytest.raises(pytest.fail.Exception):
+        among.chosen(COUNT)

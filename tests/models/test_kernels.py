@@ -7,15 +7,24 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from albef.models import kernels, vision
 from albef.models.albef import ALBEF
 from albef.models.bert import attention_bias
-from albef.models.kernels import attend, compile_blocks, products_pay, recompute, select
+from albef.models.kernels import (
+    attend,
+    compile_blocks,
+    evaluating,
+    product_type,
+    products_pay,
+    recompute,
+    select,
+)
 from albef.tasks.pretraining import Task
 from albef.training.speed import Speed
-from tests.conftest import tiny_model
+from tests.conftest import tiny_model, tiny_task
 from tests.original import vocabulary
 from tests.tasks.test_pretraining import batch
 from tests.tasks.test_pretraining_parity import config
@@ -185,3 +194,48 @@ def test_a_step_compiled_to_kernels_equals_the_plain_one(again: bool) -> None:
             parts = {name: losses[name] for name in ("loss", "itc", "itm", "mlm")}
             found.append((parts, gradients))
         torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def emulates(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulates)
+    assert product_type("auto", torch.device("cuda")) is None
+
+
+def test_evaluation_has_the_precision_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    linear, states = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    cpu = torch.device("cpu")
+    for precision, dtype in (
+        ("auto", torch.float32),  # a processor's training alone is in 16 bits
+        ("float32", torch.float32),
+        ("tf32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+    ):
+        with evaluating(precision, cpu), torch.no_grad():
+            assert linear(states).dtype == dtype
+        tf32 = torch.get_float32_matmul_precision()
+        assert tf32 == ("high" if precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision("highest")
+    assert product_type("auto", cpu) == torch.bfloat16
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_lengths_that_change_compile_a_block_once_more_and_never_again() -> None:
+    compiled = CompileCounter()
+    task: Any = tiny_task().train()
+    compile_blocks(task, backend=compiled)
+    counts = []
+    for length in (5, 6, 7, 9, 12, 15):
+        ids = torch.ones(4, length, dtype=torch.long)
+        images = {"image": torch.randn(4, 3, 16, 16), "image_id": torch.arange(4)}
+        task({"ids": ids, "text_mask": torch.ones_like(ids), **images}, 1.0)
+        counts.append(compiled.frame_count)
+    assert 0 < counts[0] < counts[1]
+    assert counts[1:] == [counts[1]] * 5

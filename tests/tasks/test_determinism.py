@@ -1,5 +1,6 @@
 """Equal bytes from equal seeds, at the built-in size and with several threads."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import to_device
 from albef.training.optim import adamw
-from tests.conftest import CAPTIONS
+from pipelines.device_lock import device_of
+from pipelines.stage import Stage
+from tests.conftest import CAPTIONS, NEEDS_CUDA
 from tests.data import toy
 
 ROOT = Path(__file__).parents[2]
@@ -29,18 +32,18 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trained() -> dict[str, torch.Tensor]:
+def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
     config = validate(Config, read_yaml(ROOT / "params.yaml")["pretrain"], where="params.yaml")
     torch.manual_seed(4)
-    task = Task(config, TextTokenizer.train(CAPTIONS, config.tokenizer.vocab_size))
+    task = Task(config, TextTokenizer.train(CAPTIONS, config.tokenizer.vocab_size)).to(device)
     optimizer = adamw(task, 1e-3, config.weight_decay)
     records = [toy.record(i) for i in range(BATCH)]
     augment = validate(AugmentConfig, AUGMENT, where="tests")
     collate = task.collate(Train(augment, config.model.image.image_size))
-    batch = to_device(collate(records, np.random.default_rng(0)), torch.device("cpu"))
+    batch = to_device(collate(records, np.random.default_rng(0)), torch.device(device))
     for _ in range(2):  # the second step shows what differed in the first one's gradients
         task.begin_step()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             outputs = task(batch, 1.0)
         outputs["loss"].backward()
         task.end_step([{name: value.detach() for name, value in outputs.items()}])
@@ -51,4 +54,24 @@ def trained() -> dict[str, torch.Tensor]:
 
 def test_two_trainings_with_two_threads_are_equal(two_threads: None) -> None:
     first, second = trained(), trained()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_trainings_that_are_to_be_deterministic_are_equal(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch refuses an operation that it cannot order."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.chdir(ROOT)
+    stage = Stage("pretrain", "")
+    asked = {"deterministic": True, "device": device, "threads": 0}
+    stage.runtime = stage.runtime.model_copy(update=asked)
+    device_of(stage)
+    try:
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        first, second = trained(device), trained(device)
+    finally:
+        torch.use_deterministic_algorithms(False)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
