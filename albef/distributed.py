@@ -119,7 +119,8 @@ class World:
 
 
 def _averaged_in_bfloat16(
-    group: None, bucket: distributed.GradBucket
+    group: None,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
     """As torch's own hook does, which refuses to over gloo."""
     half = bucket.buffer().to(torch.bfloat16).div_(distributed.get_world_size())
