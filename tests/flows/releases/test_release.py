@@ -98,7 +98,7 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     limits = Path("params.yaml").read_text()
     set_params(project.path, max_drop=2.0)
     said = project.albef("release retrieval --approve", fails=True)
-    assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-limits`" in said
+    assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
     Path("params.yaml").write_text(limits)
     said = project.albef("release retrieval --approve", fails=True)
     assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
