@@ -6,15 +6,30 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
-
-import onnxruntime as ort
 
 from albef.runtime.manifest import ExportError, graph_file
 from albef.runtime.model import Array
 
+_INSTALL = (
+    "install albef-pipeline with extra cpu, or with gpu for NVIDIA's (in a clone, "
+    "`pip install '.[serving,cpu]'`)"
+)
+try:
+    import onnxruntime as ort
+    from onnxruntime import InferenceSession
+except ImportError as error:  # also of what is left where one of two was taken out again
+    raise ImportError(f"there is no ONNX Runtime here ({error}): {_INSTALL}") from None
+
 log = logging.getLogger("albef")
+_found = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
+if len(_found) > 1:
+    log.warning(
+        "%s are both installed and overwrite each other's files: `pip uninstall %s`, then %s",
+        *(" and ".join(_found), " ".join(_found), _INSTALL),
+    )
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # of ONNX Runtime's own log
 
@@ -90,7 +105,7 @@ def _session(path: Path, providers: list[str], threads: int) -> Any:
     # Threads that spin while they wait take the cores from torch, decoding and other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own classes derive from Exception, one by one
         reason = " ".join(str(error).split())
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load {path}: {reason}") from None

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,32 @@ def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path)
     manifest.write(folder, found.model_copy(update={"files": files}))
     with pytest.raises(ExportError, match=r"cannot load .*matcher/1/model\.onnx"):
         albef.runtime.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("sys.modules['onnxruntime'] = None", "there is no ONNX Runtime here .*: install "),
+        ("sys.path.insert(0, '.')", "onnxruntime and onnxruntime-gpu are both installed and .*: "),
+    ],
+)
+def test_no_onnx_runtime_and_two_are_a_sentence(
+    setting: str, sentence: str, tmp_path: Path
+) -> None:
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+    program = f"import sys; {setting}; import albef.runtime"
+    environment = os.environ | {"PYTHONPATH": str(Path(albef.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert re.search(sentence + ".*extra cpu, or with gpu", done.stderr), done.stderr
+    assert done.returncode == ("None" in setting)
 
 
 def test_onnx_runtime_sends_and_keeps_nothing(tiny_export: Path, tmp_path: Path) -> None:
