@@ -22,6 +22,13 @@ _EVERY = 0.1  # seconds in which they do
 
 def serve(
     export: Annotated[list[Path], Argument(metavar="EXPORT", help="Folders of exported runs.")],
+    expect: Annotated[
+        list[str] | None,
+        Option(
+            metavar="DIGEST",
+            help="Load an export only if its manifest has this one, as sha256:HEX; repeatable.",
+        ),
+    ] = None,
     host: Annotated[str, Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     host_name: Annotated[
@@ -73,6 +80,7 @@ def serve(
     Of several exports the first that has a call answers it. Tokens of clients stand in the
     environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
     """
+    from albef.runtime import manifest
     from albef.serving.app import TOKENS, create_app, read_tokens
     from albef.serving.limits import MIB, Limits
     from albef.serving.middleware import State
@@ -80,6 +88,9 @@ def serve(
 
     if gallery is not None and not gallery.is_dir():
         raise ValueError(f"--gallery {gallery}: there is no such folder")
+    for folder in export if expect else ():
+        if (digest := f"sha256:{manifest.digest(folder)}") not in (expect or ()):
+            raise ValueError(f"{folder} is {digest}, which --expect does not name: not loaded")
     tokens = read_tokens()
     if not tokens and host not in _LOOPBACK:
         raise ValueError(
