@@ -39,7 +39,7 @@ run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
 test: setup-tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
