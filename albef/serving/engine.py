@@ -20,8 +20,9 @@ import numpy as np
 from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError, decode, opened
 from albef.data.refusal import Reason
+from albef.preprocessing.zero_shot import prompts
 from albef.runtime.matching import Grounded
-from albef.runtime.model import CALLS, Floats, ImageStates
+from albef.runtime.model import CALLS, Floats, ImageStates, batches
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.indexes.store import Store
@@ -90,15 +91,30 @@ class Engine:
                 await asyncio.to_thread(pool.shutdown, cancel_futures=True)
             self.store.close()
 
-    async def embed_pictures(self, images: Sequence[bytes]) -> Floats:
-        """Encoded pictures to unit vectors (n, E)."""
-        pictures = await self._read_pictures(self.calls["embed_image"], images, keep=False)
+    async def embed_pictures(
+        self, images: Sequence[bytes], queues: ModelQueues | None = None
+    ) -> Floats:
+        """Encoded pictures to unit vectors (n, E) of an export, the first that has the call."""
+        queues = queues or self.calls["embed_image"]
+        pictures = await self._read_pictures(queues, images, keep=False)
         return np.stack([picture.feat for picture in pictures])
 
-    async def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Texts to unit vectors (n, E)."""
-        read = await self._read_texts(self.calls["embed_text"], texts)
-        return np.stack([text.feat for text in read])
+    async def embed_texts(self, texts: Sequence[str], queues: ModelQueues | None = None) -> Floats:
+        """Texts to unit vectors (n, E) of an export, the first that has the call; many take
+        their places in the queue by and by."""
+        queues = queues or self.calls["embed_text"]
+        parts = [await self._read_texts(queues, texts[part]) for part in batches(len(texts))]
+        return np.stack([text.feat for part in parts for text in part])
+
+    async def zero_shot(
+        self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
+    ) -> Floats:
+        """The probability (n, C) of each label for each picture, one of them being right."""
+        queues = self.calls["zero_shot"]
+        texts = await self.embed_texts(prompts(labels, templates), queues)
+        feats = await self.embed_pictures(images, queues)
+        probabilities: Floats = queues.model.classified(feats, texts, len(labels))
+        return probabilities
 
     async def match(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
         """The probability of each pair; one picture or one text is paired with all of the other."""

@@ -7,6 +7,10 @@ PICTURES = 32
 """Most pictures, texts or pairs of a request."""
 TEXT = 2000
 """Most characters of a text."""
+LABELS = 100
+"""Most classes of zero-shot classification."""
+TEMPLATES = 8
+"""Most templates of its prompts."""
 BOXES = 100
 """Most proposed boxes of a picture."""
 SIDE = 65_535
