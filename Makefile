@@ -7,10 +7,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV = env $$($(PIP) config list | sed -nE "s/^.*\.index-url='(.*)'/UV_DEFAULT_INDEX=\1/p; \
   s/^.*\.extra-index-url='(.*)'/UV_INDEX=\1/p; s/^.*\.find-links='(.*)'/UV_FIND_LINKS=\1/p; \
   s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") $(BIN)/uv pip install --quiet --python $(BIN)/python
+WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve lock clean
+.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -63,12 +64,19 @@ bench-data: setup
 bench-serve: setup
 	$(BIN)/python -m benchmarks.serving
 
+# dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone; equal code, equal bytes.
+wheel:
+	rm -rf $(WHEELS)/albef_pipeline-*.whl build/lib build/wheel && $(PYTHON) -m venv build/wheel
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) build/wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	rm -rf build/lib build/wheel
+
 # Renews the pins. torch and torchvision stay ranges: their builds differ from machine to machine.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	build/lock/bin/python -m pip freeze --exclude albef-pipeline \
 	  | grep -viE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)(==| @)' > constraints.txt
+	sed -i 's/^onnxruntime-gpu\(.*\)/onnxruntime\1\n&/' constraints.txt # extra cpu has the same version
 	rm -rf build/lock
 
 clean:

@@ -64,15 +64,15 @@ def command(
             except BrokenPipeError:  # as before `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 status = 0
-            except (ValueError, OSError, ModuleNotFoundError, KeyboardInterrupt) as error:
+            except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
                 if os.environ.get("ALBEF_DEBUG"):
                     raise
                 stopped = isinstance(error, KeyboardInterrupt)
                 text = interrupted if stopped else f"{error}"
                 if isinstance(error, ModuleNotFoundError):
                     text += (
-                        "; in a clone, `pip install '.[serving]'` has what serves, '.[pipeline]' "
-                        "all else"
+                        "; in a clone, `pip install '.[serving,cpu]'` has what serves, "
+                        "'.[pipeline]' all else"
                     )
                 print(f"albef {name}: {text}", file=sys.stderr)
                 status = INTERRUPTED if stopped else getattr(error, "exit_code", code)

@@ -112,7 +112,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
     threshold = config_of(checkpoint).threshold if grounding else None
     temperature = float(checkpoint.tensors["temperature"])
     facts = facts_of(
-        checkpoint, embed_dim=sizes.embed_dim, threshold=threshold, temperature=temperature
+        checkpoint, embed_dim=sizes.embed_dim, threshold=threshold, itc_temperature=temperature
     )
     return Parts(facts, graphs)
 

@@ -12,8 +12,7 @@ from albef.preprocessing.transforms import MEAN, STD
 
 FORMAT = 4
 """Changes when an older runtime could no longer read the folder."""
-READABLE = (3, FORMAT)
-"""Formats that this version reads; 3 has no ``temperature``."""
+_READ = (3, FORMAT)  # of 3 all facts have a default since
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
@@ -97,7 +96,7 @@ class Facts(Section):
     """Words kept of a text."""
     embed_dim: int | None = None
     """Width of the shared space, of kinds that match images and texts."""
-    temperature: float | None = None
+    itc_temperature: float | None = None
     """Divides similarities in the shared space, as it was learned; None where it is not known."""
     classes: tuple[str, ...] = ()
     """Names of the classes, of kinds that have some."""
@@ -154,7 +153,7 @@ def read(folder: Path) -> Manifest:
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version not in READABLE:
+    if version not in _READ:
         raise ExportError(
             f"{path} has format {version!r}; this version of albef reads {FORMAT}: export again"
         )

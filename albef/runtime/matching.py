@@ -52,7 +52,7 @@ class Matching(Model):
     @property
     def calls(self) -> frozenset[str]:
         """What it can be asked; an older export does not know the temperature."""
-        return super().calls - ({"zero_shot"} if self.facts.temperature is None else set())
+        return super().calls - ({"zero_shot"} if self.facts.itc_temperature is None else set())
 
     @property
     def embed_dim(self) -> int:
@@ -121,9 +121,9 @@ class Matching(Model):
     def classified(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
         """The probabilities (n, C) of pictures (n, E), given the features of the classes'
         prompts (C * P, E), as :func:`albef.preprocessing.zero_shot.prompts` orders them."""
-        if self.facts.temperature is None:
+        if self.facts.itc_temperature is None:
             raise ValueError("this export does not know its temperature; export the run again")
-        return softmax(class_logits(image_feat, text_feat, classes, self.facts.temperature))
+        return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
         """The probability (n,) that picture i and text i belong together.

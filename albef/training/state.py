@@ -6,7 +6,7 @@ import hashlib
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,6 +119,13 @@ class TrainingState:
                 old.unlink()
         if self.mirror:
             self.mirror.push(path, pattern, 1)
+
+    def prune_epochs(self, needed: Collection[int | None]) -> None:
+        """Remove the kept weights of epochs that are not ``needed``, here; a mirror's states may be
+        older and need them."""
+        for path in self._files(EPOCHS):
+            if int(path.name.split("-")[1]) not in needed:
+                path.unlink()
 
     def _write(self, what: str, name: str, write: Callable[[Path], str]) -> Path:
         """A file that is synced before it has its name, in which its digest is filled in.

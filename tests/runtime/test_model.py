@@ -102,7 +102,7 @@ def test_a_class_is_the_mean_of_its_prompts(model: Matching, pictures: list[byte
     labels, templates = ["a dog", "an apple", "three frogs"], ["{}", "only {} and nothing else"]
     weights = [model.embed_text([t.format(label) for t in templates]).mean(0) for label in labels]
     sims = model.embed_image(pictures) @ np.stack([w / np.linalg.norm(w) for w in weights]).T
-    expected = np.exp(sims / model.facts.temperature)
+    expected = np.exp(sims / model.facts.itc_temperature)
     found = model.zero_shot(pictures, labels, templates)
     np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), rtol=1e-3)
     assert len(set(found[:, 0].round(4))) == len(pictures)
@@ -128,7 +128,7 @@ def test_labels_and_templates_that_make_no_prompt_are_refused(
 def test_an_export_of_before_has_no_temperature(tiny_export: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_export, tmp_path / "old"))
     values = json.loads((folder / "manifest.json").read_text())
-    del values["model"]["temperature"]
+    del values["model"]["itc_temperature"]
     (folder / "manifest.json").write_text(json.dumps(values | {"format": 3}))
     old = albef.runtime.load(folder)
     assert old.calls == {"embed_image", "embed_text", "match"}
