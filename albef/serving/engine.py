@@ -98,25 +98,27 @@ class Engine:
         return np.stack([picture.feat for picture in pictures])
 
     async def embed_texts(self, texts: Sequence[str], queues: ModelQueues | None = None) -> Floats:
-        """Texts to unit vectors (n, E) of an export, the first that has the call; many take
-        their places in the queue by and by."""
-        queues = queues or self.calls["embed_text"]
-        parts = [await self._read_texts(queues, texts[part]) for part in batches(len(texts))]
-        return np.stack([text.feat for part in parts for text in part])
+        """Texts to unit vectors (n, E) of an export, the first that has the call."""
+        read = await self._read_texts(queues or self.calls["embed_text"], texts)
+        return np.stack([text.feat for text in read])
 
     async def zero_shot(
         self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
     ) -> Floats:
         """The probability (n, C) of each label for each picture, one of them being right."""
         queues = self.calls["zero_shot"]
-        texts = await self.embed_texts(prompts(labels, templates), queues)
+        texts = prompts(labels, templates)
+        parts = [await self.embed_texts(texts[part], queues) for part in batches(len(texts))]
         feats = await self.embed_pictures(images, queues)
-        probabilities: Floats = queues.model.classified(feats, texts, len(labels))
+        probabilities: Floats = queues.model.classified(feats, np.concatenate(parts), len(labels))
         return probabilities
 
-    async def match(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
-        """The probability of each pair; one picture or one text is paired with all of the other."""
-        queues, count = self.calls["match"], max(len(images), len(texts))
+    async def match(
+        self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
+    ) -> list[float]:
+        """The probability of each pair by an export, the first that has the call; one picture or
+        one text is paired with all of the other."""
+        queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)
         read = await self._read_texts(queues, texts)
         states = [each.states for each in await self._read_pictures(queues, images, keep=True)]

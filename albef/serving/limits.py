@@ -5,6 +5,8 @@ from dataclasses import dataclass
 MIB = 2**20
 PICTURES = 32
 """Most pictures, texts or pairs of a request."""
+INPUTS = 2048
+"""Most texts and pictures of a request of OpenAI's clients; they wait by 32."""
 TEXT = 2000
 """Most characters of a text."""
 LABELS = 100
