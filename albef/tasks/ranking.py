@@ -276,7 +276,7 @@ class RankingTask(MatchingTask):
             ids, mask = self.texts(prompts(labels, shot.templates))
             text_feat, _ = encode_texts(self.model, ids, mask, batch_size)
             feats = image_feat.float().cpu().numpy(), text_feat.float().cpu().numpy()
-            logits = class_logits(*feats, len(labels), float(self.temperature))
+            logits = class_logits(*feats, len(labels), self.temperature.item())
             chances = torch.softmax(torch.from_numpy(logits), dim=1)
         best, which = chances.max(dim=1)
         return {
