@@ -177,6 +177,10 @@ def release(
     dry: Annotated[
         bool, Option("--dry", help="Show the model card too, and change nothing.")
     ] = False,
+    accept_limits: Annotated[
+        bool,
+        Option("--accept-limits", help="Judge by limits that the released version did not have."),
+    ] = False,
 ) -> None:
     """Release an evaluated export behind a gate, or go back.
 
@@ -187,7 +191,8 @@ def release(
     from flows.releases.release import main
 
     _stop_on_signals()
-    main(run, stage, bump, approve=approve and not dry, back=back, dry=dry)
+    approve = approve and not dry
+    main(run, stage, bump, approve=approve, back=back, dry=dry, accept_limits=accept_limits)
 
 
 @command(data, "data check")

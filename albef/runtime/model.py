@@ -47,7 +47,9 @@ class ImageStates(NamedTuple):
     """(B, E), unit vectors; of kinds that match images and texts."""
 
     def take(self, index: Sequence[int] | Ints) -> "ImageStates":
-        """Some of the pictures, in another order."""
+        """Some of the pictures, in another order; all of them are not copied."""
+        if list(index) == list(range(len(self.keys))):
+            return self
         feat = None if self.feat is None else self.feat[index]
         return ImageStates(self.keys[index], self.values[index], feat)
 
