@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# uv is faster than pip, but reads none of its configuration: the same sources are handed to it.
+# uv is faster than pip, but reads none of its configuration: the same sources are handed to it. As
+# pip does, it compiles modules, which else every process of a stage would where none may be written.
 UV = env $$($(PIP) config list | sed -nE "s/^.*\.index-url='(.*)'/UV_DEFAULT_INDEX=\1/p; \
   s/^.*\.extra-index-url='(.*)'/UV_INDEX=\1/p; s/^.*\.find-links='(.*)'/UV_FIND_LINKS=\1/p; \
-  s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") $(BIN)/uv pip install --quiet --python $(BIN)/python
+  s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") \
+  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests

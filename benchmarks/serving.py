@@ -134,7 +134,7 @@ def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
         load_checkpoint(folder / "checkpoint"),
         folder / "export",
         run=f"random-{size}",
-        opset=values["export"]["opset"],
+        opset=values["export"].get("opset", 23),
         tolerance=1e-2,
         precisions=("float32", "int8"),
     )

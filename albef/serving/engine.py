@@ -6,8 +6,6 @@ import hashlib
 import io
 import logging
 import sqlite3
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from albef.data.image_decoding import ImageError, decode, opened
 from albef.data.refusal import Reason
 from albef.runtime.matching import Grounded
 from albef.runtime.model import CALLS, Floats, ImageStates
+from albef.serving.decoding import Decoders
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.indexes.store import Store
@@ -57,7 +56,7 @@ class Engine:
         self.store, self.limits, self.metrics = store, limits, metrics
         self._workers = workers
         self._computing = ThreadPoolExecutor(workers, "compute")
-        self._decoding = ThreadPoolExecutor(_DECODERS, "decode")
+        self._decoders = Decoders(_DECODERS, limits, metrics)
         self._reading = ThreadPoolExecutor(_READERS, "index")
         self.models = [
             ModelQueues(folder, self._computing, limits, metrics, **options) for folder in exports
@@ -69,7 +68,6 @@ class Engine:
             if call in queues.model.calls
         }
         self._states = StatesCache(limits.cache)
-        self._began: dict[int, float] = {}  # when a decoding thread began with a picture
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,7 +84,7 @@ class Engine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for pool in (self._decoding, self._computing, self._reading):
+            for pool in (self._decoders.pool, self._computing, self._reading):
                 await asyncio.to_thread(pool.shutdown, cancel_futures=True)
             self.store.close()
 
@@ -113,6 +111,7 @@ class Engine:
         """What a call of the model says of each text about the same picture or pictures."""
         queues = self.calls[call]
         queues.asked[call].check_room(len(texts))
+        self._decoders.check_room(len(images))
         pictures = [await self._decode(queues.square, image, i) for i, image in enumerate(images)]
         return await queues.asked[call]([(*pictures, text) for text in texts])
 
@@ -122,6 +121,7 @@ class Engine:
         """The picture's size, and where it shows what each expression says."""
         waiting = self.calls["ground"].asked["ground"]
         waiting.check_room(len(expressions))
+        self._decoders.check_room(1)
         size = await self._decode(lambda image, i: decode(image, f"picture {i}").size, image, 0)
         return size, await waiting([(image, text, boxes) for text in expressions])
 
@@ -197,6 +197,7 @@ class Engine:
     async def _read_pictures(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool
     ) -> list[ReadPicture]:
+        self._decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
             asyncio.ensure_future(self._decode(queues.pixels, image, i))
@@ -218,9 +219,7 @@ class Engine:
         Raises:
             Problem: 503, none does.
         """
-        late = time.monotonic() - self.limits.decode
-        if sum(began <= late for began in list(self._began.values())) == _DECODERS:
-            raise Problem(503, "unavailable", "large pictures hold all decoders up", 1)
+        self._decoders.check()
 
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.
@@ -231,19 +230,15 @@ class Engine:
         self.check_decoders()
 
         def decoded() -> T:
-            self._began[threading.get_ident()] = time.monotonic()
-            try:
-                with opened(image, f"picture {number}", self.limits.pixels) as picture:
-                    longest = max(picture.size)
-                if longest > SIDE:  # resizing and heat maps take what a side needs
-                    text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
-                    raise ImageError(text, Reason.TOO_MANY_PIXELS)
-                return call(image, number)
-            finally:
-                del self._began[threading.get_ident()]
+            with opened(image, f"picture {number}", self.limits.pixels) as picture:
+                longest = max(picture.size)
+            if longest > SIDE:  # resizing and heat maps take what a side needs
+                text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
+                raise ImageError(text, Reason.TOO_MANY_PIXELS)
+            return call(image, number)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoding, decoded)
+            return await self._decoders(decoded)
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:
                 raise Problem(413, "too_many_pixels", str(error)) from None

@@ -1,11 +1,12 @@
 """What goes wrong with a request: one shape of the answer for every status."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 
 class ErrorDetail(BaseModel):
@@ -45,16 +46,20 @@ class Problem(Exception):
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
-    def response(self) -> JSONResponse:
+    @property
+    def body(self) -> bytes:
+        """What is answered, as :class:`ErrorBody` describes it."""
+        return json.dumps({"error": {"code": self.code, "message": self.message}}).encode()
+
+    def response(self) -> Response:
         """The answer."""
-        detail = ErrorDetail(code=self.code, message=self.message)
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, self.headers)
+        return Response(self.body, self.status, self.headers, "application/json")
 
 
 CODES = {
     400: ("bad_request", "the request cannot be read"),
     401: ("unauthorized", "a token is missing or wrong"),
-    403: ("forbidden", "a page of another site asked"),
+    403: ("forbidden", "a page of another site asked, or the token does not allow it"),
     404: ("not_found", "there is no such thing"),
     405: ("method_not_allowed", "this address has other methods"),
     408: ("slow_body", "the body did not arrive in time"),
@@ -101,6 +106,14 @@ def sentence(error: Mapping[str, Any]) -> str:
     """What pydantic found wrong with a value, in our words."""
     text = _SENTENCES.get(error["type"], "it is of another type than openapi.json says")
     return text.format(**error.get("ctx", {}))
+
+
+def invalid(error: Mapping[str, Any]) -> Problem:
+    """The problem of a body or field with which pydantic found something wrong."""
+    if error["type"] == "json_invalid":
+        return Problem(400, CODES[400][0], "the body is no JSON")
+    where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
+    return Problem(422, CODES[422][0], f"{where}: {sentence(error)}")
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
