@@ -114,7 +114,8 @@ def _copied(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[
 def _pictures(model: Any, gallery: Path, part: Path) -> list[str]:
     """Write the pictures of a folder, numbered, and their features, each read alone as in the
     browser; the names of those that could be read."""
-    names, features, side = [], [], (model.facts.image_size,) * 2
+    names: list[str] = []
+    features, side = [], (model.facts.image_size,) * 2
     for folder in ("pictures", "squares"):
         (part / folder).mkdir()
     for name, path in named(gallery):
