@@ -39,7 +39,7 @@ run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
 test: setup-tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
@@ -63,7 +63,13 @@ bench-data: setup
 	$(BIN)/python -m benchmarks.urls
 	$(BIN)/python -m benchmarks.ingest
 
-bench-serve: setup
+# The peer has pins of its own; without it the benchmark says so.
+build/infinity/bin/infinity_emb:
+	$(PYTHON) -m venv build/infinity
+	-build/infinity/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'infinity_emb[optimum,server]==0.0.78' 'transformers<4.49' 'optimum<1.25'
+
+bench-serve: setup build/infinity/bin/infinity_emb
 	$(BIN)/python -m benchmarks.serving
 
 # dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone; equal code, equal bytes.
