@@ -120,7 +120,8 @@ def _read(folder: Path, data: Path, stage: Stage, config: RowsConfig, rules: Rul
 
     def missing() -> Iterator[Given]:
         number = -1
-        rows = logged(read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root))
+        seed, scratch, off = stage.data_seed, stage.scratch_root, config.split_off
+        rows = logged(read_rows(stage.key, config.sources, seed, scratch, split_off=off))
         for number, batch in enumerate(portions(rows, _ROWS, _BYTES)):
             digest = _digest(batch)
             if number < len(blocks):

@@ -39,7 +39,10 @@ def run(stage: Stage) -> None:
     for warning in result.warnings():
         log.warning("%s", warning)
     if reasons := result.reasons():
-        raise NotFit(f"data set {stage.key} is refused: {'; '.join(reasons)}; see {report}")
+        raise NotFit(
+            f"data set {stage.key} is refused: {'; '.join(reasons)}; see {report}; "
+            f"`albef data page {stage.key}` shows the rows with their pictures"
+        )
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
     stage.made(verdict, folder / "result.json", folder / "profile.json")
     log.info("all %d expectations are met; see %s", len(result.checks), report)
