@@ -32,7 +32,7 @@ from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, R
 T = TypeVar("T")
 _DECODERS = 2  # threads; one more than computes keeps a batch ready
 _READERS = 2  # threads of the indexes
-_THUMBNAIL = 320  # longest side, in pixels
+THUMBNAIL = 320  # longest side, in pixels
 
 log = logging.getLogger("albef")
 
@@ -294,7 +294,7 @@ def probability(margin: float) -> float:
 def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
     digest = hashlib.sha256(image).hexdigest()
     small = decode(image, f"picture {number}")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     thumbnail, square = io.BytesIO(), io.BytesIO()
     small.save(thumbnail, "JPEG", quality=85)
     queues.square(image, number).save(square, "PNG", compress_level=3)

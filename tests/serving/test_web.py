@@ -3,7 +3,6 @@
 import contextlib
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tests.serving.conftest import NAMES
 from tests.serving.running import PATIENCE, Running, running
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 WEB = Path(__file__).parents[2] / "albef/serving/web"
 SECTIONS = {
@@ -82,19 +81,6 @@ DROP = """
   }
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that playwright installed."""
-    expect.set_options(timeout=PATIENCE * 1000)
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-    with sync_playwright() as playwright:
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium here")
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

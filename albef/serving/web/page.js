@@ -79,7 +79,8 @@ function made(section) {
   const { id, dataset } = section;
   if (id === "search") {
     const search = new Search(section, api);
-    new Adding($("#adding"), search);
+    $("#adding").hidden = Boolean(Api.readOnly);
+    if (!Api.readOnly) new Adding($("#adding"), search);
     search.addEventListener("open", (event) => open(search, event.detail));
     search.addEventListener("shown", () => offer(search));
     drops.search = (files) => search.take(files);
@@ -243,7 +244,9 @@ function about() {
       "p",
       {},
       `albef ${albef}, ONNX Runtime ${onnxruntime} · `,
-      el("a", { href: "openapi.json" }, "OpenAPI"),
+      Api.readOnly
+        ? el("a", { href: "onnxruntime-LICENSE" }, "Licence of ONNX Runtime")
+        : el("a", { href: "openapi.json" }, "OpenAPI"),
     ),
   );
 }
