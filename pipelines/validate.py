@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from albef.data import image_decoding
 from albef.data.shards import describe
-from albef.io import file_digest
+from albef.io import atomic, file_digest
 from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
@@ -60,14 +60,13 @@ def image_stats(stage: Stage) -> NDArray[np.float64]:
     folder = stage.layout.data(stage.key)
     code = [file_digest(Path(str(module.__file__))) for module in (stats, image_decoding)]
     fingerprint = hashlib.sha256(" ".join([describe(folder)["digest"], *code]).encode())
-    kept = stage.scratch(fingerprint.hexdigest()) / "image_stats.npy"
-    if not kept.exists():
-        part = kept.with_suffix(".part")
-        with part.open("wb") as file:
-            values = stats.read_image_stats(folder, stage.runtime.threads)
-            np.save(file, values, allow_pickle=False)
-        part.replace(kept)
-    known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
+    with stage.scratch(fingerprint.hexdigest()) as scratch:
+        kept = scratch / "image_stats.npy"
+        if not kept.exists():
+            with atomic(kept) as part, part.open("wb") as file:
+                values = stats.read_image_stats(folder, stage.runtime.threads)
+                np.save(file, values, allow_pickle=False)
+        known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
     return known
 
 
