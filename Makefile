@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# uv is faster than pip, but reads none of its configuration: the same sources are handed to it.
+# uv is faster than pip, but reads none of its configuration: the same sources are handed to it. As
+# pip does, it compiles modules, which else every process of a stage would where none may be written.
 UV = env $$($(PIP) config list | sed -nE "s/^.*\.index-url='(.*)'/UV_DEFAULT_INDEX=\1/p; \
   s/^.*\.extra-index-url='(.*)'/UV_INDEX=\1/p; s/^.*\.find-links='(.*)'/UV_FIND_LINKS=\1/p; \
-  s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") $(BIN)/uv pip install --quiet --python $(BIN)/python
+  s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") \
+  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -35,8 +38,11 @@ run: setup
 run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
+run-longer: setup
+	$(BIN)/albef run --preset longer
+
 test: setup-tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
@@ -60,8 +66,20 @@ bench-data: setup
 	$(BIN)/python -m benchmarks.urls
 	$(BIN)/python -m benchmarks.ingest
 
-bench-serve: setup
+# The peer has pins of its own; without it the benchmark says so.
+build/infinity/bin/infinity_emb:
+	$(PYTHON) -m venv build/infinity
+	-build/infinity/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'infinity_emb[optimum,server]==0.0.78' 'transformers<4.49' 'optimum<1.25'
+
+bench-serve: setup build/infinity/bin/infinity_emb
 	$(BIN)/python -m benchmarks.serving
+
+# dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone; equal code, equal bytes.
+wheel:
+	rm -rf $(WHEELS)/albef_pipeline-*.whl build/lib build/wheel && $(PYTHON) -m venv build/wheel
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) build/wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	rm -rf build/lib build/wheel
 
 # Renews the pins. torch and torchvision stay ranges: their builds differ from machine to machine.
 lock:
@@ -69,6 +87,7 @@ lock:
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	build/lock/bin/python -m pip freeze --exclude albef-pipeline \
 	  | grep -viE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)(==| @)' > constraints.txt
+	sed -i 's/^onnxruntime-gpu\(.*\)/onnxruntime\1\n&/' constraints.txt # extra cpu has the same version
 	rm -rf build/lock
 
 clean:

@@ -64,15 +64,15 @@ def command(
             except BrokenPipeError:  # as before `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 status = 0
-            except (ValueError, OSError, ModuleNotFoundError, KeyboardInterrupt) as error:
+            except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
                 if os.environ.get("ALBEF_DEBUG"):
                     raise
                 stopped = isinstance(error, KeyboardInterrupt)
                 text = interrupted if stopped else f"{error}"
                 if isinstance(error, ModuleNotFoundError):
                     text += (
-                        "; in a clone, `pip install '.[serving]'` has what serves, '.[pipeline]' "
-                        "all else"
+                        "; in a clone, `pip install '.[serving,cpu]'` has what serves, "
+                        "'.[pipeline]' all else"
                     )
                 print(f"albef {name}: {text}", file=sys.stderr)
                 status = INTERRUPTED if stopped else getattr(error, "exit_code", code)
@@ -266,6 +266,25 @@ def lineage(
 
 
 command(app, "serve", code=1)(serve)
+
+
+@command(app, "site", code=1)
+def site(
+    export: Annotated[Path, Argument(help="The export that searches.")],
+    gallery: Annotated[Path, Argument(help="The folder of pictures.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    questions: Annotated[
+        Path | None, Option(help="A VQA export, to be asked about pictures.")
+    ] = None,
+    precision: Annotated[str | None, Option(help="Of the weights; int8 if not given.")] = None,
+    package: Annotated[
+        Path | None, Option(help="File of npm's onnxruntime-web; fetched by npm if not given.")
+    ] = None,
+) -> None:
+    """Write a folder that searches its pictures in the browser, with no server."""
+    from albef.commands.site import main
+
+    main(export, gallery, out, questions, precision, package)
 
 
 def _checkpoint(given: str) -> Path:

@@ -1,13 +1,14 @@
 # A server for exported models: no torch, no pipeline.
 #   docker build -f deploy/serve.Dockerfile -t albef-serve .
 #   docker run -p 8080:8080 -e ALBEF_TOKENS=... -v $PWD/products/exports/retrieval:/export:ro albef-serve
-# With a GPU: a CUDA and cuDNN runtime image as BASE, and --gpus all.
+# With a GPU: --build-arg RUNTIME=gpu, a CUDA and cuDNN runtime image as BASE, and --gpus all.
 ARG BASE=python:3.13-slim
 FROM ${BASE}
+ARG RUNTIME=cpu
 WORKDIR /albef
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY albef albef
-RUN pip install --no-cache-dir -c constraints.txt '.[serving]' \
+RUN pip install --no-cache-dir -c constraints.txt ".[serving,${RUNTIME}]" \
  && useradd --create-home --uid 10001 albef \
  && install -d -o albef /indexes
 USER albef

@@ -78,7 +78,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     if texts:
         metrics["text_only"] = {}
     tables: dict[str, Table] = {}
-    splits = splits_of(settings.splits, present)
+    splits = splits_of([*dict.fromkeys((*settings.splits, *trained.further_splits))], present)
     for split in splits:
         records = Shards(data, split)
         with computing:

@@ -1,7 +1,8 @@
 """The export of a run beside the released one: `albef release` starts it.
 
-``python -m pipelines.judge RUN OUT FACTS RELEASED``: FACTS, what the registry knows, is JSON, and
-RELEASED the folder of the released export or "". What was found goes to OUT; it is no product.
+``python -m pipelines.judge RUN OUT FACTS FETCHED RELEASED``: FACTS, what the registry knows, is
+JSON, FETCHED the folder of the export as others get it, and RELEASED that of the released one or
+"". What was found goes to OUT; it is no product.
 """
 
 import json
@@ -17,6 +18,7 @@ import onnxruntime as ort
 from albef.data.shards import Shards, describe
 from albef.evaluation.behaviour.judging import prepare
 from albef.models.weights import load_checkpoint
+from albef.release.canary import probe
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Measured, Tested, measure
 from albef.report import card as model_card
@@ -32,12 +34,15 @@ from pipelines.stage import Stage, read_json, run_of, write_json
 log = logging.getLogger("albef")
 
 
-def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+def compare(
+    stage: Stage, fetched: Path, released: Path | None, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Measure an export, beside the released one if there is one, and judge it.
 
     Args:
+        fetched: the export as others get it, of which a server is tried.
         facts: what the registry knows: ``version``, ``stage``, the version that it ``replaces``,
-            ``provenance``, and ``further`` metrics.
+            ``provenance``, ``further`` metrics, and a sentence on the ``limits``.
 
     Returns:
         ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures`` and ``card``.
@@ -59,6 +64,9 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     split = Shards(stage.layout.data(own.dataset), own.split)
     records = First(split, own.examples)
     beside, note = _beside(released, written.model.kind, facts)
+    note = f"{note} {facts['limits']}".rstrip()
+    log.info("a server of what others get is asked")
+    failures = list(probe(folder, fetched, records, stage.runtime.threads))
     log.info("measuring on %d records of %s in %s", len(records), own.split, own.dataset)
     tested = _tested(stage, config.dataset, kind)
     new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
@@ -102,7 +110,7 @@ def compare(stage: Stage, released: Path | None, facts: Mapping[str, Any]) -> di
     )
     return {
         "rows": [row[:6] for row in rows],
-        "reasons": [row.refused for row in rows if row.refused],
+        "reasons": [*failures, *(row.refused for row in rows if row.refused)],
         "note": note,
         "figures": {
             **asdict(evaluation),
@@ -145,11 +153,12 @@ def _plain(measured: Measured) -> dict[str, Any]:
 
 def main() -> None:
     """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
-    run, out, facts, released = sys.argv[1:]
+    run, out, facts, fetched, released = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         before = Path(released) if released else None
-        write_json(Path(out), compare(Stage("compare", run), before, json.loads(facts)))
+        found = compare(Stage("compare", run), Path(fetched), before, json.loads(facts))
+        write_json(Path(out), found)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if str(error):
             print(f"albef release: {error}", file=sys.stderr)

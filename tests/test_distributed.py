@@ -56,7 +56,10 @@ def test_two_processes_compute_what_one_does_with_as_many_micro_batches(
     ours, theirs = toy_training.gradients(kind, data), found[kind]["gradients"]
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-6)
     compressed = found[kind]["compressed"]
-    torch.testing.assert_close(compressed, ours, rtol=2**-7, atol=1e-3)  # of 8 bits
+    for name, gradient in theirs.items():
+        if gradient is not None:  # terms of 8 bits, which may cancel each other
+            difference = (compressed[name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
+            assert difference < 0.02, name
     assert any(not torch.equal(compressed[n], g) for n, g in theirs.items() if g is not None)
     if kind == "without_itc":  # what takes no part is left alone, not decayed
         assert theirs["model.image_proj.weight"] is None

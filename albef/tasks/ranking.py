@@ -33,6 +33,7 @@ from albef.models.matching import (
 from albef.models.momentum import FeatureQueue, MomentumTwin
 from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
 from albef.preprocessing.transforms import Transform
+from albef.preprocessing.zero_shot import Templates, class_logits, prompts
 from albef.tasks.task import (
     MAX_WORDS,
     Batch,
@@ -54,6 +55,16 @@ if TYPE_CHECKING:
 
 TOP = 10
 """Ranked candidates kept of each query."""
+
+
+class ZeroShot(Section):
+    """How the pictures of a split are put into classes that were not trained as such."""
+
+    label: str
+    """Name in meta of what a record's picture shows, in words; those of the split are the classes.
+    """
+    templates: Templates = ("{}",)
+    """Texts with {} in place of the label; a class is the mean of what they make."""
 
 
 class MatchingConfig(Section):
@@ -220,15 +231,19 @@ class RankingTask(MatchingTask):
     primary: ClassVar[str] = "r_mean"
     rerank_k: int | None = 0
     """Candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all."""
+    zero_shot: Mapping[str, ZeroShot] = {}
+    """By split, how its pictures are classified in place of ranked."""
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """Rank the split; or, where its records come in pairs, decide within each pair.
+        """Rank the split; or, where its records come in pairs, decide within each pair; or, where
+        :attr:`zero_shot` names it, classify its pictures.
 
         The rows have ``query`` ("i2t" or "t2i"), ``key`` of the record asked about, ``caption``,
         ``rank`` and ``rank_itc`` of the best right answer from 0, and ``top`` and ``top_itc``,
         the first answers: captions for "i2t", keys for "t2i". In a paired split a row is a
-        decision between the two of a pair, and ``change`` says in what they differ.
+        decision between the two of a pair, and ``change`` says in what they differ. In a
+        classified one a row has ``key``, ``label``, ``predicted`` and its ``probability``.
         """
         if model is not None:
             return self._predict_exported(model, records, batch_size)
@@ -239,6 +254,16 @@ class RankingTask(MatchingTask):
             features.append(self.model.image_feat(self.model.encode_image(images)).cpu())
         rows = world().join(own)
         image_feat = torch.cat(world().join(features)).to(self.device)
+        if shot := self.zero_shot.get(rows[0].split):
+
+            def classify(labels: Sequence[str]) -> Tensor:
+                ids, mask = self.texts(prompts(labels, shot.templates))
+                text_feat, _ = encode_texts(self.model, ids, mask, batch_size)
+                feats = image_feat.float().cpu().numpy(), text_feat.float().cpu().numpy()
+                logits = class_logits(*feats, len(labels), self.temperature.item())
+                return torch.softmax(torch.from_numpy(logits), dim=1)
+
+            return self._classify(shot, rows, classify)
         ids, mask = self.texts([caption for row in rows for caption in row.captions])
         text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
         mine = [i for part in shared(len(records), batch_size) for i in part]
@@ -255,6 +280,25 @@ class RankingTask(MatchingTask):
             sim = image_feat @ text_feat.t()
         return ranked(rows, sim, self.rerank_k, match)
 
+    def _classify(
+        self, shot: ZeroShot, rows: Sequence[Record], classify: Callable[[Sequence[str]], Tensor]
+    ) -> Table:
+        """The table of a classified split, of what gives each row's share (I, C) of C labels."""
+        truths = [row.meta.get(shot.label) for row in rows]
+        if without := [row.key for row, truth in zip(rows, truths, strict=True) if not truth]:
+            raise ValueError(
+                f"record {without[0]} has no {shot.label!r} in its meta, by which the split "
+                f"{rows[0].split} is to be classified: mend zero_shot.{rows[0].split}.label"
+            )
+        labels = sorted({str(truth) for truth in truths})
+        best, which = classify(labels).max(dim=1)
+        return {
+            "key": [row.key for row in rows],
+            "label": [str(truth) for truth in truths],
+            "predicted": [labels[i] for i in which.tolist()],
+            "probability": best.tolist(),
+        }
+
     def _predict_exported(
         self,
         model: "Model",
@@ -265,6 +309,13 @@ class RankingTask(MatchingTask):
         for row_batch, _ in self.read(records, batch_size, model):
             rows += [replace(row, image=b"") for row in row_batch]
             encoded.append([row.image for row in row_batch])
+        if shot := self.zero_shot.get(rows[0].split):
+
+            def classify(labels: Sequence[str]) -> Tensor:
+                parts = [model.zero_shot(part, labels, shot.templates) for part in encoded]
+                return torch.from_numpy(np.concatenate(parts))
+
+            return self._classify(shot, rows, classify)
         ids, mask = model.ids([caption for row in rows for caption in row.captions])
         parts = [slice(i, i + batch_size) for i in range(0, len(ids), batch_size)]
         texts = [model.encode_text(ids[part], mask[part]) for part in parts]
@@ -308,8 +359,15 @@ class RankingTask(MatchingTask):
         return world().join(chances)
 
     def score(self, table: Table) -> dict[str, float]:
-        """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""
+        """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies; of a
+        classified one, over its pictures and as the mean over its classes."""
         result: dict[str, float] = {}
+        if "label" in table:
+            credit = np.array(self.examples(table).credit)
+            labels = np.array(table["label"])
+            by_class = [credit[labels == label].mean() for label in sorted(set(table["label"]))]
+            means = {"accuracy": credit.mean(), "balanced_accuracy": np.mean(by_class)}
+            return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
         for prefix, column in (("", "rank"), ("itc_", "rank_itc")):
             if "change" in table:
                 right = [float(rank == 0) for rank in table[column]]
@@ -322,7 +380,12 @@ class RankingTask(MatchingTask):
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """The mean of a query's three recalls; of a decision whether it is right."""
+        """The mean of a query's three recalls; of a decision or a class whether it is right."""
+        if "label" in table:
+            pairs = zip(table["label"], table["predicted"], strict=True)
+            right = [float(label == predicted) for label, predicted in pairs]
+            columns = ("", "predicted", "label")
+            return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
         rank = np.array(table["rank"])
         if "change" in table:
             return Examples("accuracy", (rank == 0).astype(float).tolist(), "caption", "top")
@@ -330,7 +393,9 @@ class RankingTask(MatchingTask):
         return Examples("r_mean", credit, "caption", "top", strata="query", right=1.0)
 
     def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of a random order, in expectation."""
+        """:meth:`score` of a random order or class, in expectation."""
+        if "label" in table:
+            return dict.fromkeys(self.score(table), 100 / len(set(table["label"])))
         if "change" in table:
             return accuracies([0.5] * len(table["change"]), table["change"])
         query = table["query"]

@@ -24,7 +24,7 @@ from albef.training.mirror import Mirror
 from albef.training.optim import adamw, rate
 from albef.training.progress import Progress
 from albef.training.speed import Speed
-from albef.training.state import TrainingState, kept
+from albef.training.state import KEPT, TrainingState, kept
 from albef.training.tracking import ChanceWatch, Tracker, append_log
 
 log = logging.getLogger(__name__)
@@ -174,6 +174,7 @@ def train(
         start, extra = state.restore(task, optimizer)
         best: dict[str, float] = extra.get("best", {})
         scaler.load_state_dict(extra.get("scaler", scaler.state_dict()))
+        needed = [best.get("epoch")]  # by the states on the disk, and one that is being written
         total = config.epochs * loader.steps_per_epoch
         if start:
             log.info("going on at step %d of %d", start, total)
@@ -260,6 +261,8 @@ def train(
                     best = {"value": reached, "epoch": epoch}
                 if is_best or epoch in config.keep_epochs:
                     processes.broadcast(partial(state.keep, epoch, task))
+                named = {*config.keep_epochs, *needed, best.get("epoch")}
+                processes.broadcast(partial(state.prune_epochs, named))
                 if tracker:
                     tracker.log(step, {f"val/{name}": value for name, value in metrics.items()})
             progress(done, total, means)
@@ -270,6 +273,7 @@ def train(
                     extra = {"sums": sums, "curves": tracker.files(), "best": best}
                     extra |= {"scaler": scaler.state_dict()}
                     state.save(done, task, optimizer, extra)
+                needed = [*needed[-KEPT:], best.get("epoch")]
             if leaving and done < total:
                 processes.broadcast(state.wait)
                 raise Stopped(f"stopped after step {done} of {total}, which is saved")

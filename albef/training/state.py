@@ -6,7 +6,7 @@ import hashlib
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -148,6 +148,15 @@ class TrainingState:
                 old.unlink()
         if self.mirror:
             self.mirror.push(path, pattern, 1)
+
+    def prune_epochs(self, needed: Collection[float | None]) -> None:
+        """Remove the kept weights of epochs that are not ``needed``, here; a mirror's states may be
+        older and need them. First all that waits is written, so that a state that is left out is
+        never of another epoch than the one in its place."""
+        self._check(self._writes)
+        for path in self._files(EPOCHS):
+            if int(path.name.split("-")[1]) not in needed:
+                path.unlink()
 
     def _write(self, what: str, name: str, write: Callable[[Path], str]) -> Path:
         """A file that is synced before it has its name, in which its digest is filled in.

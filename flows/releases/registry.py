@@ -1,14 +1,17 @@
 """The registry of exports: GTO's, which is git tags, beside what DVC has of each version."""
 
 import datetime as dt
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml, parse_yaml
+from dvc_data.index import DataIndexDirError
 from gto import api
 from gto.constants import assert_name_is_valid
 from gto.exceptions import GTOException
@@ -115,6 +118,25 @@ class Registry:
                 f"{self.run} {version}, which it is to be compared with, cannot be fetched: "
                 f"{_line(error)}"
             ) from None
+
+    def fetch_head(self, path: Path, out: Path) -> None:
+        """Bring what HEAD has at a path as others get it: from DVC's remote, not from its cache.
+
+        Raises:
+            ParamsError: the remote has not all of it.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="albef-cache-") as cache:
+                with Repo(".") as repo:  # the remote as it is known now
+                    config = {part: repo.config[part] for part in ("core", "remote")}
+                config["cache"] = {"dir": cache}
+                files = DVCFileSystem(".", rev="HEAD", config=config)
+                try:
+                    files.get(path.as_posix(), str(out), recursive=True)
+                finally:
+                    files.close()
+        except (DvcException, DataIndexDirError, OSError) as error:
+            raise ParamsError(f"{path} cannot be fetched from the remote: {_line(error)}") from None
 
     def register(self, version: str) -> str:
         """Give HEAD a version; the tag."""

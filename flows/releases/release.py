@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dvc.utils.serialize import parse_yaml
 from gto.exceptions import GTOException
 
-from albef.config import ParamsError, did_you_mean, read_yaml
+from albef.config import ParamsError, did_you_mean, read_yaml, validate
 from albef.layout import PARAMS, Layout
+from albef.release.gate import ReleaseConfig
 from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
@@ -31,7 +33,9 @@ class Refused(ValueError):
         super().__init__("\n".join(lines).rstrip())
 
 
-def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool) -> None:
+def main(
+    run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool, accept_limits: bool
+) -> None:
     """Release what is approved, or go back.
 
     Raises:
@@ -40,12 +44,17 @@ def main(run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: boo
     """
     try:
         with run_lock.acquire():
-            go_back(run, stage, approve) if back else release(run, stage, bump, approve, dry)
+            if back:
+                go_back(run, stage, approve)
+            else:
+                release(run, stage, bump, approve, dry, accept_limits)
     except GTOException as error:
         raise ParamsError(str(error)) from None
 
 
-def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
+def release(
+    run: str, stage: str, bump: str, approve: bool, dry: bool, accept_limits: bool = False
+) -> None:
     """Compare, judge and, once approved, register; see :func:`main`."""
     values.check(PARAMS)
     layout = values.layout()
@@ -62,6 +71,12 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     reasons = [*stale, *git.uncommitted(needed), *git.unpushed()]
     if export_hash:
         reasons += registry.lacking(layout.export(run))
+    limits = ""
+    if holder and (others := "; ".join(changed_limits(registry.versions[holder]))):
+        limits = f"The limits are not those of {holder}: {others}."
+        if not accept_limits:
+            judge_by = "`--accept-limits` judges by the new ones"
+            reasons.append(f"{limits[0].lower()}{limits[1:-1]}; {judge_by}")
     if reasons:  # before anything is measured
         remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
         raise Refused(run, reasons, remedy)
@@ -78,11 +93,13 @@ def release(run: str, stage: str, bump: str, approve: bool, dry: bool) -> None:
     judged = _judge(
         run,
         registry,
+        layout.export(run),
         {
             "version": version,
             "stage": stage,
             "replaces": holder,
             "further": further,
+            "limits": limits,
             "provenance": {
                 "git revision": git.git("rev-parse", "HEAD"),
                 "export in DVC": export_hash,
@@ -160,15 +177,33 @@ def stale_reasons(run: str) -> Iterator[str]:
                 yield f"{name} is stale: {reason}"
 
 
-def _judge(run: str, registry: Registry, facts: Mapping[str, Any]) -> dict[str, Any]:
+def changed_limits(revision: str) -> Iterator[str]:
+    """The limits of params.yaml, ``release``, that a revision had otherwise, from and to."""
+    known = ReleaseConfig.model_fields
+    before, now = (
+        {
+            name: value
+            for name, value in (parse_yaml(text, PARAMS).get("release") or {}).items()
+            if name in known
+        }
+        for text in (git.show(revision, PARAMS) or "{}", PARAMS.read_text())
+    )
+    was, new = (validate(ReleaseConfig, v, where=str(PARAMS), key="release") for v in (before, now))
+    for name in known:
+        if getattr(was, name) != getattr(new, name):
+            yield f"release.{name} {getattr(was, name):g} -> {getattr(new, name):g}"
+
+
+def _judge(run: str, registry: Registry, export: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Measure and judge, in a process: what does it imports torch."""
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
-        out, released = Path(scratch) / "judged.json", Path(scratch) / "released"
+        out, fetched, released = (Path(scratch, n) for n in ("judged.json", "fetched", "released"))
+        registry.fetch_head(export, fetched)
         if facts["replaces"]:
             registry.fetch(facts["replaces"], released)
         before = str(released) if facts["replaces"] else ""
-        command = [sys.executable, "-m", "pipelines.judge", run, str(out)]
-        if code := subprocess.run([*command, json.dumps(facts), before]).returncode:
+        command = [sys.executable, "-m", "pipelines.judge", run, str(out), json.dumps(facts)]
+        if code := subprocess.run([*command, str(fetched), before]).returncode:
             raise SystemExit(code)  # it said why
         return dict(json.loads(out.read_text()))
 

@@ -21,8 +21,11 @@ CLIENTS = 8
 
 
 @contextmanager
-def process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def process(
+    command: list[str], environment: dict[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    silent = subprocess.DEVNULL
+    started = subprocess.Popen(command, stdout=silent, stderr=silent, env=environment)
     try:
         yield started
     finally:

@@ -184,6 +184,20 @@ def test_the_best_epoch_is_known_whenever_a_training_is_killed(
     assert best.name == second.name  # with its digest
 
 
+def test_a_best_epoch_that_is_overtaken_goes_once_no_state_names_it(
+    data: Path, tmp_path: Path
+) -> None:
+    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        for path in tmp_path.glob("state-*.pt"):
+            best = torch.load(path, weights_only=True)["extra"]["best"]
+            assert kept(tmp_path, [int(best["epoch"])] if best else [])
+
+    train_toy(tiny(publish="best", epochs=8, keep_epochs=(1,)), data, tmp_path, progress, every=4)
+    assert [path.name[:11] for path in sorted(tmp_path.glob("epoch-*"))] == [
+        f"epoch-{epoch:05d}" for epoch in (1, 4, 5, 6, 8)
+    ]
+
+
 def test_a_best_epoch_that_is_damaged_stops_a_resume_at_once(data: Path, tmp_path: Path) -> None:
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
         if step == 8:

@@ -16,7 +16,7 @@ from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
-from tests.flows.shop import another, build
+from tests.flows.shop import another, build, set_params
 from tests.flows.toy import Toy
 
 # DVC's own use of pygtrie
@@ -95,6 +95,11 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     with open("dvc.yaml", "a") as file:
         file.write("# edited\n")
     before = project.sh("git rev-parse HEAD && git tag")
+    limits = Path("params.yaml").read_text()
+    set_params(project.path, max_drop=2.0)
+    said = project.albef("release retrieval --approve", fails=True)
+    assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
+    Path("params.yaml").write_text(limits)
     said = project.albef("release retrieval --approve", fails=True)
     assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
     assert "- git commits that are not pushed: 1; `git push`\n" in said

@@ -1,0 +1,116 @@
+"""A canary: the real server on a fetched export, held against what the export answers here."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from albef.data.record import Record
+from albef.release.measuring import main_call
+from albef.runtime import manifest
+from albef.runtime.loading import load
+from albef.runtime.manifest import ExportError
+from albef.tasks.task import Records
+
+CASES = 8
+"""Test records that are asked about."""
+_TEXT = {"ask": "question", "entail": "statement", "compare": "statement", "ground": "expression"}
+"""Form field of a call's texts, ``text`` for others."""
+_PATIENCE_S = 120.0  # for an answer; the server's own limit is shorter
+_SERVING = "serving at "
+_NAMES = ("results", "answers", "probabilities", "probability")
+"""Where probabilities stand in the server's answers; a mapping without them is of classes."""
+
+
+def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterator[str]:
+    """Why a server of ``fetched`` is not one of ``export``, in sentences; nothing if it is.
+
+    All files are compared with the manifest of ``export``, then the server is started on loopback
+    and asked about the first records, one at a time; each probability must be that of the runtime
+    here within the tolerance that the export was verified with.
+    """
+    written = manifest.read(export)
+    try:
+        for precision in written.precisions:
+            manifest.check(fetched, written, precision)
+        with _serving(fetched, manifest.digest(export), threads) as address:
+            model = load(export, threads=threads)
+            few = [records[i] for i in range(min(CASES, len(records)))]
+            given = asyncio.run(_ask(address, model.main, few))
+            for record, answer in zip(few, given, strict=True):
+                if "error" in answer:
+                    yield f"the server on {record.key}: {answer['error']['message']}"
+                    continue
+                there = np.array([*_probabilities(answer)])
+                here = np.array([*_probabilities(main_call(model, [record])())])[: len(there)]
+                if not np.allclose(here, there, 0, written.verified.tolerance):
+                    yield f"the server answers {there} on {record.key}, and the export here {here}"
+    except (ExportError, aiohttp.ClientError, TimeoutError) as error:
+        yield f"the server on what the DVC remote has: {error}"
+
+
+@contextmanager
+def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
+    """The address of a server of an export, without tokens.
+
+    Raises:
+        ExportError: it did not start; in its words.
+    """
+    options = ["--port", "0", "--threads", str(threads), "--expect", f"sha256:{digest}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "albef.cli", "serve", str(folder), *options],
+        env={**os.environ, "ALBEF_TOKENS": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        last = ""
+        for line in process.stderr:
+            last = json.loads(line)["message"] if line.startswith("{") else line.strip()
+            if last.startswith(_SERVING):
+                yield last.removeprefix(_SERVING)
+                break
+        else:
+            raise ExportError(f"it does not start: {last}")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def _ask(address: str, call: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The server's answer about each record."""
+    names = ("first", "second") if call == "compare" else ("image",) * 2
+    answers = []
+    timeout = aiohttp.ClientTimeout(_PATIENCE_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for record in records:
+            form = aiohttp.FormData()
+            form.add_field(_TEXT.get(call, "text"), record.captions[0])
+            for name, image in zip(names, record.images, strict=False):
+                form.add_field(name, image, filename="image")
+            async with session.post(f"{address}/v1/{call}", data=form) as answer:
+                answers.append(await answer.json())
+    return answers
+
+
+def _probabilities(part: Any) -> Iterator[float]:
+    """The probabilities in an answer, of the server or of the runtime, in order."""
+    if isinstance(part, int | float | np.floating):
+        yield float(part)
+    elif hasattr(part, "probability"):
+        yield part.probability
+    elif isinstance(part, dict):
+        for inner in [part[name] for name in _NAMES if name in part] or part.values():
+            yield from _probabilities(inner)
+    else:
+        for inner in part:
+            yield from _probabilities(inner)
