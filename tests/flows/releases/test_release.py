@@ -76,6 +76,7 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     project.env |= {"ALBEF_SIGNING_KEY": str(shutil.copy(private, "inside.pem"))}
     said = project.albef("release retrieval --approve", fails=True)
     assert "- the signing key inside.pem lies in the project; keep it" in said
+    Path("inside.pem").unlink()
     project.env |= {"ALBEF_SIGNING_KEY": str(private)}
     said = project.albef("release retrieval --approve")
     assert "released: retrieval@v0.1.0, retrieval#prod#1, pushed to origin" in said
@@ -109,9 +110,11 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     before = project.sh("git rev-parse HEAD && git tag")
     limits = Path("params.yaml").read_text()
     set_params(project.path, max_drop=2.0)
+    project.checked()
     said = project.albef("release retrieval --approve", fails=True)
     assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
     Path("params.yaml").write_text(limits)
+    project.checked()
     said = project.albef("release retrieval --approve", fails=True)
     assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
     assert "- git commits that are not pushed: 1; `git push`\n" in said
