@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# uv is faster than pip, but reads none of its configuration: the same sources are handed to it.
+# uv is faster than pip, but reads none of its configuration: the same sources are handed to it. As
+# pip does, it compiles modules, which else every process of a stage would where none may be written.
 UV = env $$($(PIP) config list | sed -nE "s/^.*\.index-url='(.*)'/UV_DEFAULT_INDEX=\1/p; \
   s/^.*\.extra-index-url='(.*)'/UV_INDEX=\1/p; s/^.*\.find-links='(.*)'/UV_FIND_LINKS=\1/p; \
-  s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") $(BIN)/uv pip install --quiet --python $(BIN)/python
+  s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") \
+  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
@@ -37,7 +39,7 @@ run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
 test: setup-tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
@@ -61,7 +63,13 @@ bench-data: setup
 	$(BIN)/python -m benchmarks.urls
 	$(BIN)/python -m benchmarks.ingest
 
-bench-serve: setup
+# The peer has pins of its own; without it the benchmark says so.
+build/infinity/bin/infinity_emb:
+	$(PYTHON) -m venv build/infinity
+	-build/infinity/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'infinity_emb[optimum,server]==0.0.78' 'transformers<4.49' 'optimum<1.25'
+
+bench-serve: setup build/infinity/bin/infinity_emb
 	$(BIN)/python -m benchmarks.serving
 
 # dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone; equal code, equal bytes.

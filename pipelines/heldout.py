@@ -22,9 +22,11 @@ log = logging.getLogger("albef")
 def run(stage: Stage) -> None:
     """Write what tells the pictures of a data set's evaluation splits."""
     limits = stage.section("ingest", IngestConfig)
-    named = {name: evaluated(source) for name, source in read_config(stage).sources.items()}
+    config = read_config(stage)
+    off = config.split_off
+    named = {name: it if off else evaluated(it) for name, it in config.sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
-    every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root)
+    every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root, split_off=off)
     rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
     made = prepared(rows, Rules(limits, longest_side=None), stage.runtime.workers)
     fingerprints: list[dict[str, Any]] = [

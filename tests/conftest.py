@@ -43,6 +43,21 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
     torch.set_num_threads(max(1, share))
 
 
+LONGEST = ("serving/test_hostile.py", "flows", "pipelines", "search", "validation", "training")
+"""What is begun first: begun last, it would keep one worker at work while the others have nothing.
+
+The first makes all exports, so that nobody has to wait for them.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((i for i, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def tiny_model() -> ModelConfig:
     """Sizes of a model that has everything a large one has; image and text differ in width."""
     values = {
@@ -178,29 +193,30 @@ class _Exports(dict[str, Path]):
         from albef.export.folder import export
 
         checkpoint, folder = load_checkpoint(self._checkpoints[kind]), self._folder / kind
-        with (
-            lock(self._store / "lock", wait=str),  # a worker makes it, the others take it
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            store = self._store / _export_key()
-            for old in self._store.glob("*/"):
-                if old != store:
-                    shutil.rmtree(old)
-            store.mkdir(exist_ok=True)
-            kept = store / f"{kind}-{checkpoint.digest[:16]}"
-            patch.setattr("albef.export.folder.write_graphs", partial(_write_graphs, store))
-            if not kept.exists():
-                with atomic(kept) as part:
-                    part.mkdir(exist_ok=True)
-                    export(
-                        checkpoint,
-                        part,
-                        run=kind,
-                        opset=23,
-                        tolerance=1e-3,
-                        precisions=("float32", "int8"),
-                    )
-            shutil.copytree(kept, folder)
+        store = self._store / _export_key()
+        kept = store / f"{kind}-{checkpoint.digest[:16]}"
+        if not kept.exists():  # without the lock: the other worker may be at another kind
+            with (
+                lock(self._store / "lock", wait=str),  # a worker makes it, the others take it
+                pytest.MonkeyPatch.context() as patch,
+            ):
+                for old in self._store.glob("*/"):
+                    if old != store:
+                        shutil.rmtree(old)
+                store.mkdir(exist_ok=True)
+                patch.setattr("albef.export.folder.write_graphs", partial(_write_graphs, store))
+                if not kept.exists():
+                    with atomic(kept) as part:
+                        part.mkdir(exist_ok=True)
+                        export(
+                            checkpoint,
+                            part,
+                            run=kind,
+                            opset=23,
+                            tolerance=1e-3,
+                            precisions=("float32", "int8"),
+                        )
+        shutil.copytree(kept, folder)
         self[kind] = folder
         return folder
 
@@ -308,3 +324,17 @@ def pictures() -> list[bytes]:
         Image.fromarray(noise).resize((width, height)).save(buffer, kind)
         encoded.append(buffer.getvalue())
     return encoded
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, or the one that playwright installed."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect.set_options(timeout=120_000)
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("there is no Chromium here")
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -190,6 +190,7 @@ OF_FLOWS = {
     "albef.evaluation.statistics",
     "albef.io",
     "albef.layout",
+    "albef.release.gate",
     "albef.report",
     "albef.run_record",
     "albef.validation.drift",

@@ -126,6 +126,9 @@ def _image(
         pixels = image_decoding.smaller(picture, image, rules.longest_side)
         orientation = image_decoding.orientation(picture)
         plain = image_decoding.is_plain(picture)
+    if min(pixels.size) < limits.min_side:
+        detail = f"made {max(pixels.size)} pixels long its shorter side has {min(pixels.size)}"
+        raise Refused(Reason.TOO_SMALL, f"{detail}; it must have {limits.min_side}")
     scale = pixels.width / width, pixels.height / height
     if upright:
         pixels = image_decoding.turned(pixels, orientation)

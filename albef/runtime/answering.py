@@ -69,7 +69,8 @@ class Answering(Model):
         ids, mask = self.ids(questions)
         inputs = {"ids": ids[:, None], "text_mask": mask[:, None], **image.take(which).inputs()}
         out = self.backend.run("question_encoder", inputs)
-        return {name: value[:, 0] for name, value in out.items()} | {"question_mask": mask}
+        asked = {name: value.reshape((len(ids), *value.shape[2:])) for name, value in out.items()}
+        return asked | {"question_mask": mask}
 
     def _logits(self, asked: _Asked, ids: Ints, positions: Ints, sees: Array) -> Floats:
         """Logits (B, W, V) of the tokens after those of a tree of answers to each question."""

@@ -25,7 +25,17 @@ Ints = NDArray[np.int64]
 
 BATCH = 32
 """Pictures, texts or pairs that are computed at once."""
-CALLS = ("embed_image", "embed_text", "match", "ask", "entail", "compare", "classify", "ground")
+CALLS = (
+    "embed_image",
+    "embed_text",
+    "match",
+    "zero_shot",
+    "ask",
+    "entail",
+    "compare",
+    "classify",
+    "ground",
+)
 """What the models of all kinds together can be asked."""
 
 
@@ -47,7 +57,9 @@ class ImageStates(NamedTuple):
     """(B, E), unit vectors; of kinds that match images and texts."""
 
     def take(self, index: Sequence[int] | Ints) -> "ImageStates":
-        """Some of the pictures, in another order."""
+        """Some of the pictures, in another order; all of them are not copied."""
+        if list(index) == list(range(len(self.keys))):
+            return self
         feat = None if self.feat is None else self.feat[index]
         return ImageStates(self.keys[index], self.values[index], feat)
 

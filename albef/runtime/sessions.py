@@ -10,6 +10,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from albef.runtime.manifest import ExportError, graph_file
 from albef.runtime.model import Array
 
@@ -34,11 +36,37 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # of ONNX Runtime's own log
 
 
+class OnDevice:
+    """Keys or values that stay where a graph computed them, with as much of numpy as their way to
+    the next graph needs; whoever indexes them has them copied to the host."""
+
+    def __init__(self, value: Any, shape: Sequence[int]) -> None:
+        self.value, self.shape = value, tuple(shape)
+        self.nbytes: int = value.tensor_size_in_bytes()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        rows: Array = np.array(self.value.numpy().reshape(self.shape), dtype)
+        return rows
+
+    def __getitem__(self, index: Any) -> Array:
+        rows: Array = np.asarray(self)[index]
+        return rows
+
+    def reshape(self, shape: Sequence[int]) -> "OnDevice":
+        """The same numbers under another shape."""
+        return OnDevice(self.value, shape)
+
+
 class Sessions:
     """The graphs of an export, computed by ONNX Runtime.
 
     ``providers`` are ONNX Runtime's, first choice first (None takes a GPU if one works), then what
-    the sessions run on; ``threads`` those of one session, 0 all cores.
+    the sessions run on; ``threads`` those of one session, 0 all cores. On ``device``, ONNX
+    Runtime's name for it, keys and values stay between graphs (:class:`OnDevice`); None hands
+    everything over on the host.
 
     Raises:
         ExportError: a named provider does not work here, or a graph cannot be read.
@@ -60,12 +88,29 @@ class Sessions:
         self.providers: list[str] = made[0].get_providers()
         for session in made:
             _check_provider(session.get_providers()[0], chosen[0], named=providers is not None)
+        self.device = "cuda" if self.providers[0] == CUDA else None
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See :meth:`albef.runtime.model.Backend.run`."""
         session = self._sessions[graph]
-        names = (output.name for output in session.get_outputs())
-        return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+        names = [output.name for output in session.get_outputs()]
+        if self.device is None:
+            return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+        binding, kept = session.io_binding(), [name.endswith(("keys", "values")) for name in names]
+        for name, given in inputs.items():
+            if isinstance(given, OnDevice):
+                value = given.value
+                place = value.device_name(), 0, value.element_type(), given.shape, value.data_ptr()
+                binding.bind_input(name, *place)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(given))
+        for name, stays in zip(names, kept, strict=True):
+            binding.bind_output(name, self.device if stays else "cpu")
+        session.run_with_iobinding(binding)
+        made: dict[str, Any] = dict(zip(names, binding.get_outputs(), strict=True))
+        for name, stays in zip(names, kept, strict=True):
+            made[name] = OnDevice(made[name], made[name].shape()) if stays else made[name].numpy()
+        return made
 
 
 def _choose(providers: Sequence[str] | None) -> list[str]:

@@ -10,46 +10,62 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
+from albef.serving.bodies import Route
 from albef.serving.engine import Engine
-from albef.serving.errors import CODES, Problem, sentence
+from albef.serving.errors import CODES, Problem, invalid
 from albef.serving.indexes.gallery import follow
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware import (
+    METRICS,
     PROBES,
-    Bodies,
+    Admission,
+    Direct,
     Hosts,
-    RequestLog,
-    Responses,
-    Slots,
+    Requests,
     State,
     Tokens,
+    parse_token,
 )
 from albef.serving.routes.calls import call_routes
+from albef.serving.routes.compatible import compatible_routes
 from albef.serving.routes.indexes import index_routes
 from albef.serving.routes.server import page_routes, probe_routes, server_routes
 
 TOKENS = "ALBEF_TOKENS"
-"""Environment variable with the tokens of clients, separated by commas or spaces."""
-_SHORTEST = 16  # characters of a token
+"""Environment variable with the tokens of clients, separated by commas or spaces; that of the same
+name and ``_FILE`` has the path of a file with more of them."""
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "PUT", "DELETE"],
+    "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id"],
+    "expose_headers": ["retry-after", "x-request-id"],
+}
 
 
 def read_tokens() -> list[str]:
-    """The tokens of clients, from the environment.
+    """The tokens of clients, from the environment and the file that it names.
 
     Raises:
-        ValueError: one is too short to be a secret.
+        ValueError: one is too short to be a secret, or what follows it means nothing.
+        OSError: the file cannot be read.
     """
-    tokens = os.environ.get(TOKENS, "").replace(",", " ").split()
-    if any(len(token) < _SHORTEST for token in tokens):
-        raise ValueError(f"{TOKENS}: a token has at least {_SHORTEST} characters")
+    given = os.environ.get(TOKENS, "")
+    if path := os.environ.get(f"{TOKENS}_FILE"):
+        given += f" {Path(path).read_text()}"
+    tokens = given.replace(",", " ").split()
+    for token in tokens:
+        try:
+            parse_token(token)
+        except ValueError as error:
+            raise ValueError(f"{TOKENS}: {error}") from None
     return tokens
 
 
@@ -60,6 +76,7 @@ def create_app(
     *,
     tokens: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
     indexes: Path | None = None,
     gallery: Path | None = None,
     **options: Any,
@@ -70,8 +87,10 @@ def create_app(
         exports: of those that have a call the first one answers it.
         limits: of sizes and times.
         state: kept up to date by the application, and told when the server is to stop.
-        tokens: of clients; without any, only those on this machine are answered.
+        tokens: of clients, as :func:`~albef.serving.middleware.parse_token` reads them; without
+            any, only those on this machine are answered.
         hosts: further names under which the server may be asked without a token.
+        origins: whose pages may ask from a browser, as ``https://example.org``.
         indexes: folder that keeps indexes of pictures; None keeps them in memory.
         gallery: folder of pictures that the index of this name follows.
         options: ``threads``, ``providers`` and ``precision`` of :func:`albef.runtime.load`, and
@@ -85,7 +104,12 @@ def create_app(
     engine = Engine(exports, Store(indexes), limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
-    guarded = [call_routes(engine), index_routes(engine, bool(gallery)), server_routes(engine)]
+    guarded = [
+        call_routes(engine),
+        compatible_routes(engine),
+        index_routes(engine, bool(gallery)),
+        server_routes(engine),
+    ]
     public = [probe_routes(engine, state), page_routes()]
     routers = [*guarded, *public]
 
@@ -99,7 +123,7 @@ def create_app(
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
 
-    async def refuse(request: Request, error: Exception) -> JSONResponse:
+    async def refuse(request: Request, error: Exception) -> Response:
         """What the framework refuses, in our words; nothing of the content is repeated."""
         assert isinstance(error, HTTPException)
         code, meaning = CODES.get(error.status_code, ("error", "the request was refused"))
@@ -113,6 +137,12 @@ def create_app(
             response.headers["allow"] = ", ".join(sorted(methods))
         return response
 
+    direct = [
+        each
+        for router in guarded
+        for each in router.routes
+        if isinstance(each, Route) and each.model is not None
+    ]
     # What answers everybody reads no body and computes nothing: it needs no token and no slot.
     open_paths = frozenset(
         {"/openapi.json", *(each.path for part in public for each in part.routes)}  # type: ignore[attr-defined]
@@ -124,16 +154,17 @@ def create_app(
         docs_url=None,  # their script comes from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         exception_handlers={HTTPException: refuse, RequestValidationError: _invalid},
         middleware=[
-            Middleware(RequestLog, metrics),
-            Middleware(Responses, state, limits.body),
+            Middleware(Requests, metrics, state, limits.body),
+            *([Middleware(CORSMiddleware, **_CORS, allow_origins=origins)] if origins else []),
             Middleware(Tokens, tokens, spared=open_paths)
             if tokens
-            else Middleware(Hosts, hosts, spared=PROBES),
-            Middleware(Slots, limits.requests, metrics, spared=open_paths),
-            Middleware(Bodies, limits, metrics, spared=open_paths),
+            else Middleware(Hosts, hosts, origins, spared=PROBES),
+            Middleware(Admission, limits, metrics, spared=open_paths | {METRICS}),
+            Middleware(Direct, direct),
         ],
     )
     app.state.engine = engine
@@ -146,10 +177,7 @@ def create_app(
     return app
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return Problem(400, CODES[400][0], "the body is no JSON").response()
-    where = ".".join(str(part)[:80] for part in first["loc"][1:]) or "body"
-    return Problem(422, CODES[422][0], f"{where}: {sentence(first)}").response()
+    return invalid({**first, "loc": first["loc"][1:]}).response()

@@ -60,7 +60,7 @@ class Batcher(Generic[Item, Result]):
         self._pace = 0.0  # seconds an item, lately
         self._items = metrics.items.labels(run, step)
         self._seconds = metrics.computing.labels(run, step)
-        self._waiting = metrics.waiting.labels(run, step)
+        metrics.waiting.labels(run, step).set_function(lambda: len(self._queue))
         self._dropped = metrics.dropped.labels(run, step)
 
     def __len__(self) -> int:
@@ -164,7 +164,6 @@ class Batcher(Generic[Item, Result]):
 
     def _set_queue(self, queue: list[_Waiting[Item, Result]]) -> None:
         self._queue = queue
-        self._waiting.set(len(queue))
         if queue:
             self._arrived.set()
         else:

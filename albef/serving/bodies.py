@@ -1,14 +1,16 @@
 """What calls take and answers look like; ``openapi.json`` is made of these."""
 
+import inspect
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import File, Form, Request, Response, UploadFile
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from albef.runtime.manifest import Facts
-from albef.serving.errors import CODES, Problem
+from albef.serving.errors import CODES, Problem, invalid
 from albef.serving.limits import PICTURES, TEXT
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
@@ -20,6 +22,8 @@ Images = Annotated[
     File(min_length=1, max_length=PICTURES, description="Pictures, as files"),
 ]
 
+_JSON = "application/json"
+
 
 async def read_files(images: list[UploadFile]) -> list[bytes]:
     """What files of a form hold."""
@@ -29,19 +33,43 @@ async def read_files(images: list[UploadFile]) -> list[bytes]:
 class Route(APIRoute):
     """A route that refuses a body of another type than it takes, and fields that it does not."""
 
+    @cached_property
+    def model(self) -> type[BaseModel] | None:
+        """What it takes as JSON, where that is all, so that :meth:`answer` can be asked."""
+        kinds = [each.annotation for each in inspect.signature(self.endpoint).parameters.values()]
+        if "{" in self.path or self.methods != {"POST"} or len(kinds) != 1:
+            return None
+        return kinds[0] if inspect.isclass(kinds[0]) and issubclass(kinds[0], BaseModel) else None
+
+    async def answer(self, body: bytes, given: str) -> Response:
+        """What the endpoint says of a body of some type, without the framework.
+
+        Raises:
+            Problem: the body is another than it takes.
+        """
+        _check_type(given, _JSON)
+        assert self.model is not None
+        try:
+            model = self.model.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid(error.errors(include_url=False)[0]) from None
+        answer = await self.endpoint(model)
+        if isinstance(answer, Response):
+            return answer
+        return Response(answer.__pydantic_serializer__.to_json(answer), media_type=_JSON)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, behind a look at the body."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
         is_form = isinstance(self.body_field.field_info, Form("").__class__)
-        taken = "multipart/form-data" if is_form else "application/json"
+        taken = "multipart/form-data" if is_form else _JSON
         known = [field.alias for field in self.dependant.body_params]
 
         async def checked(request: Request) -> Response:
             given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if given != taken:
-                raise Problem(415, CODES[415][0], f"send the body as {taken}")
+            _check_type(given, taken)
             fields = list(await request.form()) if is_form else []
             if unknown := [name for name in fields if name not in known]:
                 await request.close()
@@ -50,6 +78,11 @@ class Route(APIRoute):
             return await handle(request)
 
         return checked
+
+
+def _check_type(given: str, taken: str) -> None:
+    if given != taken:
+        raise Problem(415, CODES[415][0], f"send the body as {taken}")
 
 
 class Body(BaseModel):
@@ -96,7 +129,7 @@ class Answers(Answered):
 
 
 class Judgement(Body):
-    """A statement that was put into a class."""
+    """A statement or a picture that was put into a class."""
 
     label: str
     """The most probable class."""
@@ -105,10 +138,10 @@ class Judgement(Body):
 
 
 class Judgements(Answered):
-    """What became of statements."""
+    """What became of statements or pictures."""
 
     results: list[Judgement]
-    """One for each statement."""
+    """One for each."""
 
 
 class Location(Body):

@@ -6,8 +6,6 @@ import hashlib
 import io
 import logging
 import sqlite3
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +18,10 @@ import numpy as np
 from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError, decode, opened
 from albef.data.refusal import Reason
+from albef.preprocessing.zero_shot import prompts
 from albef.runtime.matching import Grounded
-from albef.runtime.model import CALLS, Floats, ImageStates
+from albef.runtime.model import CALLS, Floats, ImageStates, batches
+from albef.serving.decoding import Decoders
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.indexes.store import Store
@@ -32,7 +32,7 @@ from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, R
 T = TypeVar("T")
 _DECODERS = 2  # threads; one more than computes keeps a batch ready
 _READERS = 2  # threads of the indexes
-_THUMBNAIL = 320  # longest side, in pixels
+THUMBNAIL = 320  # longest side, in pixels
 
 log = logging.getLogger("albef")
 
@@ -57,7 +57,7 @@ class Engine:
         self.store, self.limits, self.metrics = store, limits, metrics
         self._workers = workers
         self._computing = ThreadPoolExecutor(workers, "compute")
-        self._decoding = ThreadPoolExecutor(_DECODERS, "decode")
+        self._decoders = Decoders(_DECODERS, limits, metrics)
         self._reading = ThreadPoolExecutor(_READERS, "index")
         self.models = [
             ModelQueues(folder, self._computing, limits, metrics, **options) for folder in exports
@@ -69,7 +69,6 @@ class Engine:
             if call in queues.model.calls
         }
         self._states = StatesCache(limits.cache)
-        self._began: dict[int, float] = {}  # when a decoding thread began with a picture
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,23 +85,40 @@ class Engine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for pool in (self._decoding, self._computing, self._reading):
+            for pool in (self._decoders.pool, self._computing, self._reading):
                 await asyncio.to_thread(pool.shutdown, cancel_futures=True)
             self.store.close()
 
-    async def embed_pictures(self, images: Sequence[bytes]) -> Floats:
-        """Encoded pictures to unit vectors (n, E)."""
-        pictures = await self._read_pictures(self.calls["embed_image"], images, keep=False)
+    async def embed_pictures(
+        self, images: Sequence[bytes], queues: ModelQueues | None = None
+    ) -> Floats:
+        """Encoded pictures to unit vectors (n, E) of an export, the first that has the call."""
+        queues = queues or self.calls["embed_image"]
+        pictures = await self._read_pictures(queues, images, keep=False)
         return np.stack([picture.feat for picture in pictures])
 
-    async def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Texts to unit vectors (n, E)."""
-        read = await self._read_texts(self.calls["embed_text"], texts)
+    async def embed_texts(self, texts: Sequence[str], queues: ModelQueues | None = None) -> Floats:
+        """Texts to unit vectors (n, E) of an export, the first that has the call."""
+        read = await self._read_texts(queues or self.calls["embed_text"], texts)
         return np.stack([text.feat for text in read])
 
-    async def match(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
-        """The probability of each pair; one picture or one text is paired with all of the other."""
-        queues, count = self.calls["match"], max(len(images), len(texts))
+    async def zero_shot(
+        self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
+    ) -> Floats:
+        """The probability (n, C) of each label for each picture, one of them being right."""
+        queues = self.calls["zero_shot"]
+        texts = prompts(labels, templates)
+        parts = [await self.embed_texts(texts[part], queues) for part in batches(len(texts))]
+        feats = await self.embed_pictures(images, queues)
+        probabilities: Floats = queues.model.classified(feats, np.concatenate(parts), len(labels))
+        return probabilities
+
+    async def match(
+        self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
+    ) -> list[float]:
+        """The probability of each pair by an export, the first that has the call; one picture or
+        one text is paired with all of the other."""
+        queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)
         read = await self._read_texts(queues, texts)
         states = [each.states for each in await self._read_pictures(queues, images, keep=True)]
@@ -113,6 +129,7 @@ class Engine:
         """What a call of the model says of each text about the same picture or pictures."""
         queues = self.calls[call]
         queues.asked[call].check_room(len(texts))
+        self._decoders.check_room(len(images))
         pictures = [await self._decode(queues.square, image, i) for i, image in enumerate(images)]
         return await queues.asked[call]([(*pictures, text) for text in texts])
 
@@ -122,6 +139,7 @@ class Engine:
         """The picture's size, and where it shows what each expression says."""
         waiting = self.calls["ground"].asked["ground"]
         waiting.check_room(len(expressions))
+        self._decoders.check_room(1)
         size = await self._decode(lambda image, i: decode(image, f"picture {i}").size, image, 0)
         return size, await waiting([(image, text, boxes) for text in expressions])
 
@@ -197,6 +215,7 @@ class Engine:
     async def _read_pictures(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool
     ) -> list[ReadPicture]:
+        self._decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
             asyncio.ensure_future(self._decode(queues.pixels, image, i))
@@ -218,9 +237,7 @@ class Engine:
         Raises:
             Problem: 503, none does.
         """
-        late = time.monotonic() - self.limits.decode
-        if sum(began <= late for began in list(self._began.values())) == _DECODERS:
-            raise Problem(503, "unavailable", "large pictures hold all decoders up", 1)
+        self._decoders.check()
 
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.
@@ -231,19 +248,15 @@ class Engine:
         self.check_decoders()
 
         def decoded() -> T:
-            self._began[threading.get_ident()] = time.monotonic()
-            try:
-                with opened(image, f"picture {number}", self.limits.pixels) as picture:
-                    longest = max(picture.size)
-                if longest > SIDE:  # resizing and heat maps take what a side needs
-                    text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
-                    raise ImageError(text, Reason.TOO_MANY_PIXELS)
-                return call(image, number)
-            finally:
-                del self._began[threading.get_ident()]
+            with opened(image, f"picture {number}", self.limits.pixels) as picture:
+                longest = max(picture.size)
+            if longest > SIDE:  # resizing and heat maps take what a side needs
+                text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
+                raise ImageError(text, Reason.TOO_MANY_PIXELS)
+            return call(image, number)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoding, decoded)
+            return await self._decoders(decoded)
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:
                 raise Problem(413, "too_many_pixels", str(error)) from None
@@ -281,7 +294,7 @@ def probability(margin: float) -> float:
 def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
     digest = hashlib.sha256(image).hexdigest()
     small = decode(image, f"picture {number}")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     thumbnail, square = io.BytesIO(), io.BytesIO()
     small.save(thumbnail, "JPEG", quality=85)
     queues.square(image, number).save(square, "PNG", compress_level=3)

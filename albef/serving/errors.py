@@ -1,11 +1,12 @@
 """What goes wrong with a request: one shape of the answer for every status."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 
 class ErrorDetail(BaseModel):
@@ -17,6 +18,10 @@ class ErrorDetail(BaseModel):
     """A word for programs; it does not change."""
     message: str
     """A sentence for people."""
+    type: str
+    """What sort of error it is, in OpenAI's words."""
+    param: str | None
+    """The field that is wrong, where it is one."""
 
 
 class ErrorBody(BaseModel):
@@ -33,28 +38,40 @@ class Problem(Exception):
         code: a word for programs.
         message: a sentence for people; nothing of the request's content stands in it.
         retry_after: seconds after which it is worth trying again.
+        param: the field that is wrong.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, retry_after: float | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after: float | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.param = status, code, param
         self.message = message.encode(errors="replace").decode()  # halves of characters too
         self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
-    def response(self) -> JSONResponse:
+    @property
+    def body(self) -> bytes:
+        """What is answered, as :class:`ErrorBody` describes it."""
+        sort = _TYPES.get(self.status, "invalid_request" if self.status < 500 else "server")
+        detail = {"code": self.code, "message": self.message, "type": f"{sort}_error"}
+        return json.dumps({"error": {**detail, "param": self.param}}).encode()
+
+    def response(self) -> Response:
         """The answer."""
-        detail = ErrorDetail(code=self.code, message=self.message)
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, self.headers)
+        return Response(self.body, self.status, self.headers, "application/json")
 
 
 CODES = {
     400: ("bad_request", "the request cannot be read"),
     401: ("unauthorized", "a token is missing or wrong"),
-    403: ("forbidden", "a page of another site asked"),
+    403: ("forbidden", "a page of another site asked, or the token does not allow it"),
     404: ("not_found", "there is no such thing"),
     405: ("method_not_allowed", "this address has other methods"),
     408: ("slow_body", "the body did not arrive in time"),
@@ -69,6 +86,7 @@ CODES = {
     504: ("deadline", "the answer was not ready in time"),
 }
 """The word and meaning of each status that the server gives."""
+_TYPES = {401: "authentication", 403: "permission", 429: "rate_limit"}
 ANY = (401, 403, 421, 500, 503, 504)
 """Statuses that every call may have."""
 BODY = (400, 408, 413, 415, 422)
@@ -93,6 +111,7 @@ _SENTENCES = {
     "greater_than_equal": "it must be at least {ge:g}",
     "less_than_equal": "it must be at most {le:g}",
     "finite_number": "it must be a number",
+    "data_uri": "a picture is sent as data:image/png;base64,...",
     "value_error": "a file is needed",  # fastapi's, of an upload
 }
 
@@ -101,6 +120,14 @@ def sentence(error: Mapping[str, Any]) -> str:
     """What pydantic found wrong with a value, in our words."""
     text = _SENTENCES.get(error["type"], "it is of another type than openapi.json says")
     return text.format(**error.get("ctx", {}))
+
+
+def invalid(error: Mapping[str, Any]) -> Problem:
+    """The problem of a body or field with which pydantic found something wrong."""
+    if error["type"] == "json_invalid":
+        return Problem(400, CODES[400][0], "the body is no JSON")
+    where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
+    return Problem(422, CODES[422][0], f"{where}: {sentence(error)}", param=where)
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Numbers of a running server, as Prometheus reads them."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,18 +36,33 @@ class Metrics:
             ["route"],
             buckets=_SECONDS,
         )
-        self.open = gauge("albef_open_requests", "Requests that are worked on")
-        self.held = gauge("albef_held_bytes", "Bytes of bodies that are held")
+        self.working = self.holding = 0  # counted here, since each change of a gauge takes a lock
+        gauge("albef_open_requests", "Requests that are worked on").set_function(
+            lambda: self.working
+        )
+        gauge("albef_held_bytes", "Bytes of bodies that are held").set_function(
+            lambda: self.holding
+        )
         self.items = histogram("albef_batch_items", "Items of a batch", step, buckets=_ITEMS)
         self.computing = histogram(
             "albef_batch_seconds", "Computing a batch", step, buckets=_SECONDS
         )
-        self.waiting = gauge("albef_waiting_items", "Items that wait to be computed", step)
+        self.waiting = gauge("albef_waiting_items", "Items that wait for a step", step)
+        self._labelled = lru_cache(4096)(self._label)
         self.refused = counter("albef_refused", "Requests refused for load", ["reason"])
         self.dropped = counter(
             "albef_dropped_items", "Items left uncomputed since nobody waits for them", step
         )
         self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer, given after so many seconds."""
+        counted, observed = self._labelled(route, method, status)
+        counted.inc()
+        observed.observe(seconds)
+
+    def _label(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        return self.requests.labels(route, method, f"{status}"), self.seconds.labels(route)
 
     def page(self) -> bytes:
         """All of them, in the text format of Prometheus."""

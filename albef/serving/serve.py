@@ -6,17 +6,18 @@ Nothing heavy is imported before the options are read, so that ``--help`` answer
 import atexit
 import json
 import logging
-import logging.handlers
 import sys
+import threading
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Annotated
 
 from typer import Argument, Option
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LINES = 10_000  # of the log that wait to be written
+_EVERY = 0.1  # seconds in which they do
 
 
 def serve(
@@ -36,6 +37,10 @@ def serve(
             metavar="NAME",
             help="A further name under which it is asked without a token, as behind a proxy.",
         ),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        Option(metavar="URL", help="Whose pages may ask from a browser (CORS)."),
     ] = None,
     indexes: Annotated[
         Path | None, Option(metavar="FOLDER", help="Keep indexes of pictures here.")
@@ -73,7 +78,7 @@ def serve(
     """Serve exported models over HTTP, with a page.
 
     Of several exports the first that has a call answers it. Tokens of clients stand in the
-    environment variable ALBEF_TOKENS.
+    environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
     """
     from albef.runtime import manifest
     from albef.serving.app import TOKENS, create_app, read_tokens
@@ -110,6 +115,7 @@ def serve(
         state,
         tokens=tokens,
         hosts=host_name or [],
+        origins=origin or [],
         indexes=indexes,
         gallery=gallery,
         threads=threads,
@@ -128,15 +134,12 @@ def _start_log() -> None:
     They are written in a thread, so that whoever reads them slowly stops no request; what does not
     fit is lost.
     """
-    lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
-    handler = _Lines(lines)
+    handler = _Lines()
     handler.setFormatter(JsonLines())
-    logging.raiseExceptions = False
+    atexit.register(handler.stop)
+    logging.raiseExceptions = logging.logThreads = logging.logProcesses = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    writer = logging.handlers.QueueListener(lines, logging.StreamHandler(sys.stderr))
-    writer.start()
-    atexit.register(writer.stop)
 
 
 class JsonLines(logging.Formatter):
@@ -156,18 +159,32 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-class _Lines(logging.handlers.QueueHandler):
-    """Hands lines on to who writes them, as long as not too many wait.
-
-    Its queue must be a ``SimpleQueue``: a signal's handler logs too, and may interrupt a line that
-    is being handed on, where a ``Queue`` would wait for itself.
+class _Lines(logging.Handler):
+    """Keeps records until a thread writes them, several at a time: waking it takes as long as a
+    line does. A ``deque`` takes no lock, as a signal's handler needs that interrupts a record.
     """
 
-    def __init__(self, lines: "SimpleQueue[logging.LogRecord]") -> None:
-        super().__init__(lines)
-        self._waiting = lines
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: deque[logging.LogRecord] = deque(maxlen=_LINES)
+        self._end = threading.Event()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Hand on a line, or lose it."""
-        if self._waiting.qsize() < _LINES:
-            self._waiting.put_nowait(record)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record; where too many wait, the oldest is lost."""
+        self._records.append(record)
+
+    def stop(self) -> None:
+        """Write what is left."""
+        self._end.set()
+        self._writer.join()
+
+    def _write(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._end.wait(_EVERY)
+            lines = [self.format(self._records.popleft()) for _ in range(len(self._records))]
+            if lines:
+                sys.stderr.write("\n".join([*lines, ""]))
+                sys.stderr.flush()

@@ -1,48 +1,171 @@
-"""A server process: uvicorn with times for slow clients and a graceful end."""
+"""A server process: uvicorn with times for slow clients, room for new ones and a graceful end."""
 
 import asyncio
+import contextlib
 import logging
+import re
 import signal
+import socket
 import time
+from collections import Counter
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from albef.serving.errors import CODES, Problem
 from albef.serving.limits import Limits
 from albef.serving.middleware import State
 
-_HEADERS = 16 * 1024  # most bytes of a request's line and headers
+_HEAD = 16 * 1024  # most bytes of a request's line and headers
 _KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60
+_CONTINUE = b"HTTP/1.1 100 "
+_OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_LAST = 0.5  # seconds in which a connection that rests may ask once more of a server that leaves
 
 log = logging.getLogger("albef")
 
 
-def _protocol(header_seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol, which by itself waits for a request's headers for ever."""
+class _JoinedWrites:
+    """A cycle's way to its transport, on which an answer's head waits for the body, so that both
+    go out by one call of the system."""
 
-    class Patient(H11Protocol):
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._transport, self._complete, self._head = cycle.transport, cycle.on_response, b""
+        self.is_closing = cycle.transport.is_closing
+        cycle.transport, cycle.on_response = self, self._end  # type: ignore[assignment]
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep the head of an answer."""
+        if not self._head and data.endswith(b"\r\n\r\n") and not data.startswith(_CONTINUE):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def close(self) -> None:
+        """Write what was kept, and close."""
+        self.write(b"")
+        self._transport.close()
+
+    def _end(self) -> None:
+        if self._head:  # of an answer without a body
+            self.write(b"")
+        self._complete()
+
+
+def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol, which by itself waits for a request's headers for ever, takes any number
+    of them, and at its bound of connections refuses the newest, whoever the others are."""
+
+    class Patient(HttpToolsProtocol):
         _patience: asyncio.TimerHandle | None = None
+        _in_head = False  # whether a request's headers are on their way
+        _raw = _parsed = 0  # bytes of them, as they came and as they were read
+        _trusted = False  # whether a request on it was let in
+
+        @property
+        def _rests(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._patience = self.loop.call_later(header_seconds, self._give_up)
-
-        def data_received(self, data: bytes) -> None:
-            before = self.cycle
-            super().data_received(data)
-            if self.cycle is not before:  # the headers of a request are complete
-                self._rest()
-            elif self._patience is None and (before is None or before.response_complete):
-                self._patience = self.loop.call_later(header_seconds, self._give_up)
+            self._host = (self.client or ("",))[0]
+            self._began = self.loop.time()
+            self._wait()
+            if len(self.connections) > limits.connections:
+                self._make_room()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._rest()
+            self._stop_waiting()
             super().connection_lost(exc)
 
-        def _rest(self) -> None:
+        def _make_room(self) -> None:
+            """Close a connection that asks nothing now: the oldest on which no request was let in,
+            of the address that has most of these; else the oldest that was; else this one."""
+            resting: list[Any] = [each for each in self.connections if each._rests]  # type: ignore[union-attr]
+            strangers = [each for each in resting if not each._trusted and each is not self]
+            hosts = Counter(each._host for each in strangers)
+            crowd = [each for each in strangers if each._host == hosts.most_common(1)[0][0]]
+            others = [each for each in resting if each is not self]
+            given_up = min(crowd or others or [self], key=lambda each: each._began)
+            given_up.transport.close()
+            self.connections.discard(given_up)
+
+        def data_received(self, data: bytes) -> None:
+            cycle, in_head = self.cycle, self._in_head
+            if in_head or cycle is None or not cycle.more_body:
+                # Offered another protocol, as by Java's client, the parser would drop the body.
+                head, end, rest = data.partition(b"\r\n\r\n")
+                data = _OFFER.sub(b"\r\nx-upgrade:", head) + end + rest
+            super().data_received(data)
+            if self.cycle is not cycle:  # the headers of a request are complete
+                self._stop_waiting()
+            elif self._patience is None and self._rests:
+                self._wait()
+            if in_head and self._in_head:
+                self._raw += len(data)
+                if self._raw > _HEAD and not self.transport.is_closing():
+                    self.send_400_response("")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.scope.update(trust=self._trust, rest=self._rest)  # type: ignore[call-arg]
+            self._in_head, self._raw, self._parsed = True, 0, 0
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value)
+            self._parsed += len(name) + len(value)
+            if self._parsed + len(self.url) > _HEAD:
+                raise ValueError("the headers are too long")
+
+        def on_headers_complete(self) -> None:
+            self._in_head = False
+            super().on_headers_complete()
+            _JoinedWrites(self.cycle)
+
+        def send_400_response(self, msg: str) -> None:
+            problem = Problem(400, *CODES[400])
+            head = (
+                b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[400] + head % len(problem.body) + problem.body)
+            self.transport.close()
+
+        def shutdown(self) -> None:
+            """Finish what is asked; one that rests may have asked already, or is about to."""
+            if self._rests:
+                self.loop.call_later(_LAST, self._leave)
+            else:
+                self.cycle.keep_alive = False
+
+        def _leave(self) -> None:
+            if self._rests and not self._in_head:
+                self.transport.close()
+
+        def _trust(self) -> None:
+            self._trusted = True
+
+        def _rest(self, seconds: float) -> None:
+            """Read nothing more for a while."""
+            if not self.transport.is_closing():
+                self.transport.pause_reading()
+                self.loop.call_later(seconds, self._go_on)
+
+        def _go_on(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+        def _wait(self) -> None:
+            self._patience = self.loop.call_later(limits.header_seconds, self._give_up)
+
+        def _stop_waiting(self) -> None:
             if self._patience is not None:
                 self._patience.cancel()
                 self._patience = None
@@ -69,18 +192,15 @@ class Server(uvicorn.Server):
             app,
             host=host,
             port=port,
-            loop="asyncio",
-            http=_protocol(limits.header_seconds),
+            http=_protocol(limits),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=limits.connections,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(limits.grace)),
-            h11_max_incomplete_event_size=_HEADERS,
         )
         super().__init__(config)
         self.drain, self._state, self._left = drain, state, 0.0
@@ -90,6 +210,26 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         log.info("serving at http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take in those who have connected, of whom closing a socket would reset those that wait in
+        its queue; then stop."""
+        loop = asyncio.get_running_loop()
+        for listening in [each for server in self.servers for each in server.sockets]:
+            with (
+                socket.fromfd(listening.fileno(), listening.family, listening.type) as queue,
+                contextlib.suppress(OSError),  # BlockingIOError: nobody waits
+            ):
+                queue.setblocking(False)
+                while True:
+                    connection, _ = queue.accept()
+                    await loop.connect_accepted_socket(self._make_protocol, connection)
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> Any:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; at a second signal, stop."""

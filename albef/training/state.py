@@ -120,7 +120,7 @@ class TrainingState:
         if self.mirror:
             self.mirror.push(path, pattern, 1)
 
-    def prune_epochs(self, needed: Collection[int | None]) -> None:
+    def prune_epochs(self, needed: Collection[float | None]) -> None:
         """Remove the kept weights of epochs that are not ``needed``, here; a mirror's states may be
         older and need them."""
         for path in self._files(EPOCHS):

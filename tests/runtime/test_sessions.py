@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
@@ -12,6 +14,7 @@ import albef
 from albef.io import file_digest
 from albef.runtime import manifest, sessions
 from albef.runtime.manifest import ExportError
+from tests.conftest import CAPTIONS, KINDS, NEEDS_CUDA
 
 
 def test_runs_on_what_is_really_there(tiny_export: Path) -> None:
@@ -56,6 +59,51 @@ def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path)
     manifest.write(folder, found.model_copy(update={"files": files}))
     with pytest.raises(ExportError, match=r"cannot load .*matcher/1/model\.onnx"):
         albef.runtime.load(folder)
+
+
+def asked(model: Any, pictures: list[bytes], *, one: bool = False) -> np.ndarray:
+    """What a model of any kind says of three pictures, or of one three times, as numbers."""
+    images = [pictures[0 if one else i] for i in range(3)]
+    again = [images[::-1]] if model.main == "compare" else []
+    said = getattr(model, model.main)(images, *again, CAPTIONS[:3])
+    if model.main == "ground":
+        said = [(found.probability, *found.heat.flat) for found in said]
+    elif model.main == "ask":
+        said = [[answer.probability for answer in best] for best in said]
+    elif model.main != "match":
+        said = [list(each.values()) for each in said]
+    return np.asarray(said)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_that_stay_where_they_were_computed_give_equal_answers(
+    kind: str, tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    model = albef.runtime.load(tiny_exports[kind], providers=[sessions.CPU])
+    for one in (False, True):
+        model.backend.device = None
+        expected = asked(model, pictures, one=one)
+        model.backend.device = "cpu"  # as on a card, but for the copies
+        np.testing.assert_array_equal(asked(model, pictures, one=one), expected)
+    states = model.encode_image(model.pixels(pictures[:2]))
+    assert isinstance(states.keys, sessions.OnDevice)
+    assert states.take([0, 1]).keys is states.keys
+    assert states.keys.nbytes == np.asarray(states.keys).nbytes
+    model.backend.device = None
+    swapped = model.encode_image(model.pixels(pictures[:2])).keys[[1, 0]]
+    np.testing.assert_array_equal(states.take([1, 0]).keys, swapped)
+
+
+@NEEDS_CUDA
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_card_answers_as_the_processor_does(
+    kind: str, tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    folder = tiny_exports[kind]
+    card = albef.runtime.load(folder, providers=[sessions.CUDA, sessions.CPU])
+    assert card.backend.device == "cuda"
+    expected = asked(albef.runtime.load(folder, providers=[sessions.CPU]), pictures)
+    np.testing.assert_allclose(asked(card, pictures), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ SHARED = settings(trials=8, epochs=2, pruner=NONE)
 def hasten() -> None:
     """Signs of life every second; a look at the others at once."""
     study_storage.HEARTBEAT_S, study_storage.GRACE_S = 1, 3
-    study.POLL_S = 0.05
+    study.POLL_S = 0.2
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware import (
-    Bodies,
+    Admission,
+    Client,
     ClientGoneError,
+    Exchange,
     Hosts,
-    RequestLog,
-    Responses,
-    Slots,
+    Requests,
     State,
     Tokens,
+    parse_token,
 )
 from albef.serving.serve import JsonLines
 
@@ -83,7 +84,9 @@ async def ask(
     if any(body):
         raw.append((b"transfer-encoding", b"chunked"))
     scope = {"type": "http", "method": method, "path": mounted + path, "root_path": mounted}
-    await app({**scope, "headers": raw, "client": (client, 1)}, receive, send)
+    unread = any(body) or not whole or "content-length" in (headers or {})
+    exchange = Exchange("mine", dict(raw), unread, Client(client))  # as of a request before it
+    await app({**scope, "headers": raw, "client": (client, 1), "albef": exchange}, receive, send)
     names = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Answer(sent[0]["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))
 
@@ -112,17 +115,17 @@ def test_large_bodies_are_refused_whether_they_say_so_or_not(
     body: list[bytes], headers: dict[str, str]
 ) -> None:
     metrics = Metrics()
-    assert refused(Bodies(never, SMALL, metrics), *body, headers=headers) == 413
+    assert refused(Admission(never, SMALL, metrics), *body, headers=headers) == 413
     assert metrics.registry.get_sample_value("albef_held_bytes") == 0
 
 
 def test_a_slow_body_is_not_waited_for() -> None:
-    assert refused(Bodies(never, SMALL, Metrics()), b"x", whole=False) == 408
+    assert refused(Admission(never, SMALL, Metrics()), b"x", whole=False) == 408
 
 
 def test_bodies_are_read_whole_and_bounded_at_once() -> None:
     metrics = Metrics()
-    bodies = Bodies(never, SMALL, metrics)
+    bodies = Admission(never, SMALL, metrics)
 
     async def one_after_the_other() -> None:
         first = asyncio.create_task(ask(bodies, b"x" * 200, headers=FORM))
@@ -151,22 +154,22 @@ def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
             raise
 
     metrics = Metrics()
-    assert refused(Bodies(work, Limits(seconds=0.01), metrics)) == 504
-    patient = Bodies(work, Limits(), metrics)
+    assert refused(Admission(work, Limits(seconds=0.01), metrics)) == 504
+    patient = Admission(work, Limits(), metrics)
     with pytest.raises(ClientGoneError):
         asyncio.run(ask(patient, b"a", b"b", leaves=True))
     assert given_up == 2
     with pytest.raises(ClientGoneError):  # before its body was whole
         asyncio.run(ask(patient, whole=False, leaves=True))
     with pytest.raises(IndexError):  # nothing was answered
-        asyncio.run(ask(RequestLog(patient, metrics), leaves=True))
+        asyncio.run(ask(Requests(patient, metrics, State(), 0), leaves=True))
     label = {"route": "other", "method": "POST", "status": "499"}
     assert metrics.registry.get_sample_value("albef_requests_total", label) == 1
 
 
 def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
     metrics = Metrics()
-    slots = Slots(never, 1, metrics, spared=OPEN)
+    slots = Admission(never, Limits(requests=1), metrics, spared=OPEN)
 
     async def two() -> None:
         first = asyncio.create_task(ask(slots))
@@ -186,6 +189,63 @@ def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
     assert metrics.registry.get_sample_value("albef_refused_total", label) == 1
 
 
+def test_one_client_takes_no_more_places_than_its_token_has() -> None:
+    admission = Admission(never, Limits(), Metrics())
+    tokens = Tokens(admission, [f"{TOKEN}:read:1", OTHER])
+
+    async def two_of_each() -> None:
+        mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
+        waiting = [asyncio.create_task(ask(tokens, headers=each)) for each in (mine, others)]
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="1 requests with this token") as problem:
+            await ask(tokens, headers=mine)
+        assert problem.value.status == 429
+        admission.app = count
+        assert (await ask(tokens, headers=others)).status == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert (await ask(tokens, headers=mine)).status == 200
+
+    asyncio.run(two_of_each())
+
+
+def test_a_body_that_is_slow_to_come_takes_no_place() -> None:
+    admission = Admission(count, Limits(requests=1), Metrics())
+
+    async def slow_and_quick() -> None:
+        slow = asyncio.create_task(ask(admission, b"x", whole=False))
+        await asyncio.sleep(0)
+        assert (await ask(admission, b"xy")).body == b"2"
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+
+    asyncio.run(slow_and_quick())
+
+
+def test_a_token_allows_what_its_scopes_say() -> None:
+    tokens = Tokens(count, [f"{TOKEN}:read", f"{OTHER}:write+metrics"])
+    for method, path, scope in (
+        ("POST", "/v1/match", "read"),
+        ("POST", "/v1/indexes/zoo/search", "read"),
+        ("GET", "/v1/indexes/zoo/images/a", "read"),
+        ("PUT", "/v1/indexes/zoo", "write"),
+        ("POST", "/v1/indexes/zoo/images", "write"),
+        ("DELETE", "/v1/indexes/zoo/images/a", "write"),
+        ("GET", "/metrics", "metrics"),
+    ):
+        for token, allowed in ((TOKEN, ("read",)), (OTHER, ("write", "metrics"))):
+            how: Any = {"method": method, "path": path}
+            how["headers"] = {"authorization": f"Bearer {token}"}
+            if scope in allowed:
+                assert asyncio.run(ask(tokens, **how)).status == 200
+            else:
+                assert refused(tokens, **how) == 403
+    for wrong in ("short", f"{TOKEN}:all", f"{TOKEN}:read:many"):
+        with pytest.raises(ValueError, match="token"):
+            parse_token(wrong)
+
+
 def test_a_token_is_needed_where_tokens_are_known() -> None:
     tokens = Tokens(count, [TOKEN, OTHER], spared=OPEN)
     for mounted in ("", "/models", "/models/"):  # as Ray Serve's route_prefix, and `mount`, do
@@ -199,7 +259,7 @@ def test_a_token_is_needed_where_tokens_are_known() -> None:
     for token in (TOKEN, OTHER):  # under any name
         headers = {"authorization": f"bearer {token}", "host": "models"}
         assert asyncio.run(ask(tokens, headers=headers)).status == 200
-    refusal = asyncio.run(ask(Responses(tokens, State(), 0)))
+    refusal = asyncio.run(ask(Requests(tokens, Metrics(), State(), 0)))
     assert refusal.headers["www-authenticate"] == "Bearer"
 
 
@@ -237,7 +297,7 @@ def test_a_refusal_reads_on_so_that_the_client_sees_it() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         raise Problem(413, "too_large", "too much")
 
-    read = Responses(refuse, State(), 1000)
+    read = Requests(refuse, Metrics(), State(), 1000)
     answer = asyncio.run(ask(read, b"x" * 500, b"x" * 500))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (413, "too_large")
     assert "connection" not in answer.headers, "all was read"
@@ -249,32 +309,40 @@ def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFi
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret")
 
-    app = RequestLog(Responses(fail, State(), 0), Metrics())
+    app = Requests(fail, Metrics(), State(), 0)
     answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
-    detail = {"code": "internal", "message": "the server failed; request mine"}
+    detail = {
+        "code": "internal",
+        "message": "the server failed; request mine",
+        "type": "server_error",
+        "param": None,
+    }
     assert (answer.status, json.loads(answer.body)) == (500, {"error": detail})
     assert "request mine failed" in caplog.text
 
 
 def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
     state = State()
-    headers = asyncio.run(ask(Responses(count, state, 0))).headers
+    headers = asyncio.run(ask(Requests(count, Metrics(), state, 0))).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
     assert "connection" not in headers
     state.leaving = True
-    assert asyncio.run(ask(Responses(count, state, 0))).headers["connection"] == "close"
+    assert asyncio.run(ask(Requests(count, Metrics(), state, 0))).headers["connection"] == "close"
 
 
 def test_a_line_of_the_log_has_no_payload(caplog: pytest.LogCaptureFixture) -> None:
-    app = RequestLog(count, Metrics())
+    metrics = Metrics()
+    app = Requests(Admission(count, Limits(), metrics), metrics, State(), 0)
     with caplog.at_level(logging.INFO, "albef.requests"):
-        answer = asyncio.run(ask(app, b"secret", path="/secret", headers={"x-request-id": "mine"}))
+        names = {"x-request-id": "mine", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+        answer = asyncio.run(ask(app, b"secret", path="/secret", headers=names))
         assert answer.headers["x-request-id"] == "mine"
         forged = asyncio.run(ask(app, headers={"x-request-id": "a\nb"})).headers["x-request-id"]
     line, other = (json.loads(JsonLines().format(record)) for record in caplog.records)
     assert (line["id"], line["route"], line["status"]) == ("mine", "other", 200)
+    assert (line["trace"], "trace" in other) == ("a" * 32, False)
     assert (line["received"], line["sent"]) == (6, 1)
     assert line["ms"] >= 0
     assert "secret" not in json.dumps(line)

@@ -1,0 +1,93 @@
+"""Threads that decode pictures, an item of each client in turn."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from albef.serving.errors import Problem
+from albef.serving.limits import Limits
+from albef.serving.metrics import Metrics
+from albef.serving.middleware import CLIENT
+
+T = TypeVar("T")
+
+
+class Decoders:
+    """A bounded queue of calls for each client (:data:`CLIENT`) and threads that take one of each
+    in turn, so that a picture waits for no more than one of every other client, however many these
+    have sent. One that nobody waits for any more is left out.
+    """
+
+    def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
+        self.pool = ThreadPoolExecutor(threads, "decode")
+        self._free, self._limits, self._metrics = threads, limits, metrics
+        self._queues: OrderedDict[str, deque[tuple[asyncio.Future[Any], Callable[[], Any]]]]
+        self._queues = OrderedDict()
+        self._began: dict[object, float] = {}  # when each thread that works began with a call
+        metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
+
+    @property
+    def _waiting(self) -> int:
+        return sum(map(len, list(self._queues.values())))
+
+    def check(self) -> None:
+        """See that a thread takes work: not all have been at one call for long.
+
+        Raises:
+            Problem: 503, none does.
+        """
+        late = time.monotonic() - self._limits.decode
+        if not self._free and all(began <= late for began in self._began.values()):
+            raise Problem(503, "unavailable", "large pictures hold all decoders up", 1)
+
+    def check_room(self, count: int) -> None:
+        """See that ``count`` calls find room.
+
+        Raises:
+            Problem: 429, they do not.
+        """
+        if (waiting := self._waiting) + count > self._limits.queue:
+            self._metrics.refused.labels("queue").inc()
+            raise Problem(429, "busy", f"{waiting} pictures wait to be decoded", 1)
+
+    async def __call__(self, call: Callable[[], T]) -> T:
+        """What a call returns, in a thread.
+
+        Raises:
+            Problem: 503, see :meth:`check`.
+        """
+        self.check()
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(CLIENT.get(), deque()).append((result, call))
+        self._start()
+        return await result
+
+    def _start(self) -> None:
+        """Give free threads the first call of the client whose turn it is."""
+        while self._free and self._queues:
+            client, queue = self._queues.popitem(last=False)
+            result, call = queue.popleft()
+            if queue:
+                self._queues[client] = queue  # behind the others
+            if not result.done():
+                self._free -= 1
+                self._began[result] = time.monotonic()
+                done = asyncio.get_running_loop().run_in_executor(self.pool, call)
+                done.add_done_callback(lambda done, result=result: self._end(done, result))  # type: ignore[misc]
+
+    def _end(self, done: "asyncio.Future[Any]", result: "asyncio.Future[Any]") -> None:
+        self._free += 1
+        del self._began[result]
+        if not result.done():
+            if done.cancelled():
+                result.cancel()
+            elif (error := done.exception()) is not None:
+                result.set_exception(error)
+            else:
+                result.set_result(done.result())
+        elif not done.cancelled():
+            done.exception()  # which nobody asks for any more
+        self._start()
