@@ -13,7 +13,7 @@ WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -37,6 +37,9 @@ run: setup
 
 run-all: setup
 	$(BIN)/albef run --preset all-tasks
+
+run-longer: setup
+	$(BIN)/albef run --preset longer
 
 test: setup-tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
