@@ -13,7 +13,7 @@ WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -37,6 +37,9 @@ run: setup
 
 run-all: setup
 	$(BIN)/albef run --preset all-tasks
+
+run-longer: setup
+	$(BIN)/albef run --preset longer
 
 test: setup-tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -63,7 +66,13 @@ bench-data: setup
 	$(BIN)/python -m benchmarks.urls
 	$(BIN)/python -m benchmarks.ingest
 
-bench-serve: setup
+# The peer has pins of its own; without it the benchmark says so.
+build/infinity/bin/infinity_emb:
+	$(PYTHON) -m venv build/infinity
+	-build/infinity/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'infinity_emb[optimum,server]==0.0.78' 'transformers<4.49' 'optimum<1.25'
+
+bench-serve: setup build/infinity/bin/infinity_emb
 	$(BIN)/python -m benchmarks.serving
 
 # dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone; equal code, equal bytes.

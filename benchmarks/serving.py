@@ -3,6 +3,8 @@
 ``python -m benchmarks.serving`` prints tables in Markdown, for random weights at the built-in size
 and at the paper's (ViT-B/16 at 256 px, BERT-base); what batches bring shows against
 ``"--server=--batch 1"``. Load comes over loopback from a process of its own, on the same cores.
+``--infinity COMMAND`` serves the same text encoder by a peer beside ours (``make bench-serve``
+installs it in an environment of its own).
 """
 
 import argparse
@@ -12,13 +14,15 @@ import io
 import json
 import os
 import random
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -26,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import psutil
 import torch
 from PIL import Image
@@ -36,11 +41,16 @@ from albef.export.torch_model import model_of
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint
 from albef.runtime.loading import load
+from albef.runtime.manifest import graph_file
 from albef.tasks.retrieval import Config, Task
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
 from tests.conftest import save_task
 from tests.original import tokens, vocabulary
 
+try:
+    import uvloop
+except ImportError:  # not on Windows
+    uvloop = None
 SIZES = {
     "built-in": (Path("params.yaml"), "retrieval", {}),
     "base": (Path("presets/paper-4m.yaml"), "coco", {"image_size": 256, "queue_size": 64}),
@@ -52,7 +62,8 @@ PHOTO = (640, 480)
 """Of the pictures that are sent, in pixels; JPEG."""
 CLIENTS = {"texts": 16, "pictures": 8}
 """Requests that are always open at full load."""
-PARTS = ("graphs", "load", "endurance")
+INFINITY = Path("build/infinity/bin/infinity_emb")
+PARTS = ("graphs", "bare", "load", "endurance")
 
 
 class Request(NamedTuple):
@@ -95,6 +106,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each load")
     parser.add_argument("--minutes", type=float, default=10, help="of full load")
     parser.add_argument("--server", default="", help="options of `albef serve` under load")
+    parser.add_argument("--infinity", type=Path, default=INFINITY, help="command of this peer")
     options = parser.parse_args()
     print(f"{machine()}\n")
     with tempfile.TemporaryDirectory() as name:
@@ -106,6 +118,9 @@ def main() -> None:
             export, requests = folder / "export", {"texts": _texts(vocab), "pictures": _pictures()}
             parts: dict[str, Callable[[], None]] = {
                 "graphs": partial(_graphs, folder, options.rounds, vocab),
+                "bare": partial(
+                    _bare, export, requests, options.rounds, options.seconds, options.infinity
+                ),
                 "load": partial(_load, export, requests, options.seconds, options.server),
                 "endurance": partial(_endurance, export, requests, options.minutes),
             }
@@ -169,6 +184,140 @@ def _graphs(folder: Path, rounds: int, vocab: int) -> None:
             for way in ("float32", "int8"):
                 cells += [ms[way], ratio(times[way], times["torch"])]
             print(f"| {' | '.join(cells)} |")
+
+
+def _bare(
+    export: Path, requests: dict[str, Request], rounds: int, seconds: float, infinity: Path
+) -> None:
+    """What is left of the graph's own speed behind a server, and behind a peer's."""
+    if not infinity.exists():
+        print(f"No {infinity}: infinity is left out; `make bench-serve` installs it\n")
+    print(
+        "Bare: `session.run` alone, one item after the other for one client, in batches of eight "
+        "for eight; prepared: tokenised or decoded before it, in the same thread. Items/s, medians "
+        f"of {rounds} rounds of {seconds:g} s, in which each has its turn; batches of 8 at most\n"
+    )
+    model = load(export)
+    texts = [json.loads(body)["texts"][0] for body in requests["texts"].bodies]
+    pictures = [body.split(b"\r\n\r\n", 1)[1] for body in requests["pictures"].bodies]
+    with contextlib.ExitStack() as stack:
+        servers = {"ours": (stack.enter_context(_server(export)).port, requests["texts"])}
+        if infinity.exists():
+            bodies = [json.dumps({"model": "peer", "input": [text]}).encode() for text in texts]
+            request = Request("/embeddings", "application/json", bodies)
+            servers["infinity"] = stack.enter_context(_infinity(export, infinity)), request
+        _compare("texts", servers, texts, model.ids, model.encode_text, rounds, seconds)
+        servers = {"ours": (servers["ours"][0], requests["pictures"])}
+        _compare(
+            *("pictures", servers, pictures, lambda images: (model.pixels(images),)),
+            *(model.encode_image, rounds, seconds),
+        )
+
+
+def _compare(
+    what: str,
+    servers: dict[str, tuple[int, Request]],
+    items: list[Any],
+    prepare: Callable[[Any], tuple[Any, ...]],
+    encode: Callable[..., object],
+    rounds: int,
+    seconds: float,
+) -> None:
+    """A table of items a second: bare, prepared, and behind each server; then ours over each."""
+    names = ["bare", "prepared", *servers]
+    _heading(what, *names, *(f"ours / {name}" for name in names if name != "ours"))
+    for clients in (1, 8):
+        groups = [items[i : i + clients] for i in range(len(items) - clients + 1)][:64]
+        prepared = [prepare(group) for group in groups]
+        ways: dict[str, Callable[[], float]] = {
+            "bare": partial(_pace, encode, prepared, seconds, clients),
+            "prepared": partial(
+                _pace, lambda *group: encode(*prepare(group)), groups, seconds, clients
+            ),
+        }
+        for name, (port, request) in servers.items():
+            ways[name] = partial(_rate, port, request, seconds, clients)
+        rates: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name in names:
+                rates[name].append(ways[name]())
+        cells = [f"{statistics.median(rates[name]):.0f}" for name in names]
+        cells += [ratio(rates["ours"], rates[name]) for name in names if name != "ours"]
+        print(f"| {clients} client{'s' * (clients > 1)} | {' | '.join(cells)} |", flush=True)
+    print()
+
+
+def _rate(port: int, request: Request, seconds: float, clients: int) -> float:
+    return _apply(port, request, seconds, clients=clients).rate
+
+
+def _pace(
+    call: Callable[..., object], batches: Sequence[Sequence[Any]], seconds: float, size: int
+) -> float:
+    """Items a second of calls on batches of a size, one after the other."""
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        call(*batches[count % len(batches)])
+        count += 1
+    return size * count / (time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _infinity(export: Path, command: Path) -> Iterator[int]:
+    """The port of infinity, serving the export's text encoder: its graph under the names that
+    ``optimum`` knows, the feature in place of the first token's state."""
+    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
+        folder = Path(name)
+        graph = onnx.load(export / graph_file("float32", "text_encoder"))
+        feat = onnx.helper.make_node("Unsqueeze", ["text_feat", "one"], ["last_hidden_state"])
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+        graph.graph.node.append(feat)
+        del graph.graph.output[:]
+        sizes = ["batch", 1, "width"]
+        graph.graph.output.append(
+            onnx.helper.make_tensor_value_info("last_hidden_state", onnx.TensorProto.FLOAT, sizes)
+        )
+        for value, known in zip(graph.graph.input, ("input_ids", "attention_mask"), strict=True):
+            for node in graph.graph.node:
+                node.input[:] = [known if each == value.name else each for each in node.input]
+            value.name = known
+        onnx.save(graph, folder / "model.onnx")
+        shutil.copy(export / "tokenizer.json", folder)
+        config = {"model_type": "bert", "max_position_embeddings": 64, "num_hidden_layers": 1}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"})
+        )
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        options = (
+            "--engine optimum --device cpu --batch-size 8 --pooling-method cls --dtype float32"
+        )
+        process = subprocess.Popen(
+            [command, "v2", "--model-id", folder, "--port", f"{port}", *options.split()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
+        )
+        try:
+            until = time.monotonic() + 300
+            request = Request("/embeddings", "application/json", [b'{"input": ["w7"]}'])
+            while not _answers(port, request):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"{command} does not serve; see what it says by itself")
+                time.sleep(0.5)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _answers(port: int, request: Request) -> bool:
+    try:
+        return not _run(port, request, 0, clients=1).failed
+    except OSError:
+        return False
 
 
 def _load(export: Path, requests: dict[str, Request], seconds: float, options: str) -> None:
@@ -270,19 +419,28 @@ def _run(
     """Clients that each send as soon as they are answered, or arrivals that wait for nobody."""
     times: list[float] = []
     failed = 0
-    idle: list[Any] = []
+    idle: list[_Connection] = []
+    requests = [
+        f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+        for body in request.bodies
+    ]
     start = time.perf_counter()
+
+    loop = asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
 
     async def ask(due: float, count: int) -> None:
         """One request; its latency counts from when it should be sent."""
         nonlocal failed
         # the one that rested longest: a server closes those that rest too long
-        connection = idle.pop(0) if idle else await asyncio.open_connection("127.0.0.1", port)
-        if await _ask(connection, request, count):
+        if not (connection := idle.pop(0) if idle else None):
+            _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
+        if await connection.ask(requests[count % len(requests)]):
             times.append(time.perf_counter() - due)
         else:
             failed += 1
-        if not connection[1].is_closing():
+        if not connection.transport.is_closing():
             idle.append(connection)
 
     async def client(count: int) -> None:
@@ -302,31 +460,45 @@ def _run(
 
     async def everything() -> None:
         await asyncio.gather(*map(client, range(clients)), *([arrivals()] if rate else []))
-        for _, writer in idle:
-            writer.close()
+        for connection in idle:
+            connection.transport.close()
 
-    asyncio.run(everything())
+    loop.run_until_complete(everything())
+    loop.close()
     return Load(len(times) / (time.perf_counter() - start), times, failed)
 
 
-async def _ask(connection: Any, request: Request, count: int) -> bool:
-    """Whether a request is answered as it should be, on a connection that stays open."""
-    reader, writer = connection
-    body = request.bodies[count % len(request.bodies)]
-    writer.write(
-        f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.kind}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
-    except (ConnectionError, asyncio.IncompleteReadError):
-        writer.close()
-        return False
-    if b"\r\nconnection: close" in head:
-        writer.close()
-    return bool(head.startswith(b"http/1.1 200"))
+class _Connection(asyncio.Protocol):
+    """A connection that stays open: one request after the other."""
+
+    transport: Any
+    _answer: "asyncio.Future[bool]"
+    _received = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def ask(self, request: bytes) -> "asyncio.Future[bool]":
+        """Whether a request is answered as it should be."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        head = head.lower()
+        length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
+        if not end or len(body) < int(length):
+            return
+        self._received = b""
+        if b"\r\nconnection: close" in head:
+            self.transport.close()
+        self._answer.set_result(head.startswith(b"http/1.1 200"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._answer.done():
+            self._answer.set_result(False)
 
 
 def _texts(vocab: int) -> Request:

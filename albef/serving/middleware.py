@@ -9,13 +9,14 @@ import contextlib
 import hmac
 import ipaddress
 import logging
+import os
 import re
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -141,7 +142,7 @@ class Requests(HttpMiddleware):
         start = time.perf_counter()
         headers = dict(scope["headers"])
         wished = headers.get(b"x-request-id", b"")
-        name = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex.encode()
+        name = wished if _REQUEST_ID.fullmatch(wished) else os.urandom(16).hex().encode()
         unread = b"content-length" in headers or b"transfer-encoding" in headers
         address = (scope.get("client") or ("",))[0]
         exchange = Exchange(name.decode(), headers, unread, Client(address))
@@ -458,6 +459,7 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
+@lru_cache(1024)
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
@@ -465,6 +467,7 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
+@lru_cache(1024)
 def _host_name(address: str) -> str:
     try:
         return (urlsplit(address).hostname or "").lower()

@@ -137,7 +137,7 @@ def _start_log() -> None:
     handler = _Lines()
     handler.setFormatter(JsonLines())
     atexit.register(handler.stop)
-    logging.raiseExceptions = False
+    logging.raiseExceptions = logging.logThreads = logging.logProcesses = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
@@ -186,4 +186,5 @@ class _Lines(logging.Handler):
             ended = self._end.wait(_EVERY)
             lines = [self.format(self._records.popleft()) for _ in range(len(self._records))]
             if lines:
-                print(*lines, sep="\n", file=sys.stderr, flush=True)
+                sys.stderr.write("\n".join([*lines, ""]))
+                sys.stderr.flush()

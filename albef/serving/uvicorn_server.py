@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 import socket
 import time
@@ -12,7 +13,11 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from albef.serving.errors import CODES, Problem
 from albef.serving.limits import Limits
@@ -20,9 +25,39 @@ from albef.serving.middleware import State
 
 _HEAD = 16 * 1024  # most bytes of a request's line and headers
 _KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60
+_CONTINUE = b"HTTP/1.1 100 "
+_OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _LAST = 0.5  # seconds in which a connection that rests may ask once more of a server that leaves
 
 log = logging.getLogger("albef")
+
+
+class _JoinedWrites:
+    """A cycle's way to its transport, on which an answer's head waits for the body, so that both
+    go out by one call of the system."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._transport, self._complete, self._head = cycle.transport, cycle.on_response, b""
+        self.is_closing = cycle.transport.is_closing
+        cycle.transport, cycle.on_response = self, self._end  # type: ignore[assignment]
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep the head of an answer."""
+        if not self._head and data.endswith(b"\r\n\r\n") and not data.startswith(_CONTINUE):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def close(self) -> None:
+        """Write what was kept, and close."""
+        self.write(b"")
+        self._transport.close()
+
+    def _end(self) -> None:
+        if self._head:  # of an answer without a body
+            self.write(b"")
+        self._complete()
 
 
 def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
@@ -65,6 +100,10 @@ def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def data_received(self, data: bytes) -> None:
             cycle, in_head = self.cycle, self._in_head
+            if in_head or cycle is None or not cycle.more_body:
+                # Offered another protocol, as by Java's client, the parser would drop the body.
+                head, end, rest = data.partition(b"\r\n\r\n")
+                data = _OFFER.sub(b"\r\nx-upgrade:", head) + end + rest
             super().data_received(data)
             if self.cycle is not cycle:  # the headers of a request are complete
                 self._stop_waiting()
@@ -89,6 +128,7 @@ def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._in_head = False
             super().on_headers_complete()
+            _JoinedWrites(self.cycle)
 
         def send_400_response(self, msg: str) -> None:
             problem = Problem(400, *CODES[400])

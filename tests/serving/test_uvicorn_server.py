@@ -1,5 +1,6 @@
 """A server on a wire: slow and broken clients, a full queue, and its end."""
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -84,9 +85,17 @@ def test_slow_and_broken_headers_are_not_waited_for(tiny_export: Path) -> None:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(HEAD + b"X: " + b"x" * 200_000)
             assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
+        for head in (HEAD + b"X: " + b"x" * 17_000, HEAD + b"X: x\r\n" * 4000):  # as a whole
+            with wire(server) as connection:
+                connection.sendall(head + b"\r\n\r\n")
+                assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
         with wire(server) as connection:
             connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
-            assert read_all(connection).startswith("HTTP/1.1 400")
+            answer = read_all(connection)
+            assert answer.startswith("HTTP/1.1 400")
+            assert answer.endswith(
+                '{"error": {"code": "bad_request", "message": "the request cannot be read"}}'
+            )
 
 
 def test_a_client_that_is_refused_while_it_sends_sees_why(tiny_export: Path) -> None:
@@ -176,3 +185,73 @@ def test_a_second_signal_does_not_wait(server: Running) -> None:
     server.server.handle_exit(15, None)
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive()
+
+
+def test_strangers_on_all_connections_keep_nobody_out(tiny_export: Path) -> None:
+    limits = Limits(connections=8, requests=2)
+    tokens = ["first-token-of-many"]
+    with running([tiny_export], limits, tokens=tokens) as server, contextlib.ExitStack() as slow:
+        ask = {"headers": {"authorization": f"Bearer {tokens[0]}"}, "json": {"texts": ["a dog"]}}
+        assert server.client.post("/v1/embed/texts", **ask).is_success  # keeps its connection
+        for begin in (b"", HEAD[:20], HEAD + b"Content-Length: 9\r\n\r\n{") * 4:
+            slow.enter_context(wire(server)).sendall(begin)
+        for _ in range(3):
+            assert server.client.post("/v1/embed/texts", **ask).is_success
+            fresh = httpx.post(f"{server.client.base_url}/v1/embed/texts", **ask, timeout=PATIENCE)
+            assert fresh.is_success
+
+
+def test_a_full_server_says_how_it_is_and_refuses_before_the_body(tiny_export: Path) -> None:
+    with running([tiny_export], Limits(requests=1)) as server:
+        busy = Busy(server)
+        first = busy.post()
+        base = f"{server.client.base_url}"
+        with httpx.Client(base_url=base, timeout=PATIENCE) as client:
+            for _ in range(2):  # on a connection that stays
+                refused = client.post("/v1/embed/texts", json=TEXTS)
+                assert error(refused) == (503, "unavailable")
+                assert refused.headers["retry-after"] == "1"
+                assert "connection" not in refused.headers
+            for path in ("/metrics", "/healthz", "/readyz"):
+                assert client.get(path).is_success
+        assert server.metric("albef_refused_total", reason="requests") == 2
+        busy.let_go()
+        assert first.result(PATIENCE).is_success
+
+
+def test_a_stop_resets_nobody_who_has_connected(server: Running) -> None:
+    body = b'{"texts": ["a dog"]}'
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    held, go = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        held.set()
+        go.wait(PATIENCE)
+
+    loop = server.server.servers[0].get_loop()
+    with wire(server) as early, wire(server) as used:
+        used.sendall(request)
+        assert b"200 OK" in used.recv(65536)
+        asyncio.run_coroutine_threadsafe(hold(), loop)
+        assert held.wait(PATIENCE)
+        with wire(server) as late:  # the system has accepted it, the server has not
+            late.sendall(request)
+            for connection in (early, used):
+                connection.sendall(request)
+            server.server.handle_exit(15, None)
+            go.set()
+            for connection in (early, used, late):
+                answer = read_all(connection)
+                assert answer.startswith("HTTP/1.1 200 OK")
+                assert "connection: close" in answer
+    server.thread.join(PATIENCE)
+    assert not server.thread.is_alive()
+
+
+def test_an_offer_of_another_protocol_is_passed_over(server: Running) -> None:
+    body = b'{"texts": ["a dog"]}'
+    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with wire(server) as connection:
+        for _ in range(2):
+            connection.sendall(HEAD + offer + body)
+            assert b"200 OK" in connection.recv(65536)
