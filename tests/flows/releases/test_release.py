@@ -21,9 +21,6 @@ from tests.flows.shop import another, build, set_params
 from tests.flows.toy import Toy
 from tests.release.test_attestation import keys
 
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path) -> Toy:
