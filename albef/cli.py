@@ -21,7 +21,7 @@ from albef.serving.serve import serve
 
 P = ParamSpec("P")
 Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
-PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "data")
+PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "verify", "data")
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 INTERRUPTED = 130
 app = Typer(
