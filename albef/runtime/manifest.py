@@ -4,20 +4,23 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 
-FORMAT = 3
+FORMAT = 4
 """Changes when an older runtime could no longer read the folder."""
+_READ = (3, FORMAT)  # of 3 all facts have a default since
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
 _OUTSIDE = b"\n\x08location"  # in ONNX, the key under which a tensor names the file that holds it
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["float32", "float16", "int8", "int8_weights"]
 """Type of an export's weights; what goes in and comes out of its graphs is float32, but for states
 that one graph hands to another."""
 
@@ -95,12 +98,16 @@ class Facts(Section):
     """Words kept of a text."""
     embed_dim: int | None = None
     """Width of the shared space, of kinds that match images and texts."""
+    itc_temperature: float | None = None
+    """Divides similarities in the shared space, as it was learned; None where it is not known."""
     classes: tuple[str, ...] = ()
     """Names of the classes, of kinds that have some."""
     answering: Answering | None = None
     """Of VQA."""
     threshold: float | None = None
     """Of grounding: share of the peak from which cells of a map count to its own box."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the scores of answers, so that their probabilities are as often right as they say."""
 
 
 class Manifest(Section):
@@ -150,7 +157,7 @@ def read(folder: Path) -> Manifest:
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version != FORMAT:
+    if version not in _READ:
         raise ExportError(
             f"{path} has format {version!r}; this version of albef reads {FORMAT}: export again"
         )

@@ -25,7 +25,17 @@ Ints = NDArray[np.int64]
 
 BATCH = 32
 """Pictures, texts or pairs that are computed at once."""
-CALLS = ("embed_image", "embed_text", "match", "ask", "entail", "compare", "classify", "ground")
+CALLS = (
+    "embed_image",
+    "embed_text",
+    "match",
+    "zero_shot",
+    "ask",
+    "entail",
+    "compare",
+    "classify",
+    "ground",
+)
 """What the models of all kinds together can be asked."""
 
 
@@ -66,6 +76,8 @@ class Model:
     """The call that it is made for, of a list of pictures or several, and one of texts."""
     also: ClassVar[frozenset[str]] = frozenset()
     """Calls that it has beside."""
+    min_probability: float = 0.0
+    """Below it the first of several answers, or classes, is none."""
 
     def __init__(
         self,

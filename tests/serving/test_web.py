@@ -24,6 +24,7 @@ SECTIONS = {
     "compare": "Compare",
     "entail": "Check",
     "match": "Rank",
+    "classify": "Classify",
 }
 CREDIT = re.compile(r"(\w+), [0-9.]+ m?s")
 EVIL = "<b>bold</b><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -318,6 +319,22 @@ def test_match_ranks_texts(page: Page, pictures: list[bytes]) -> None:
     expect(place.locator(".limit")).to_have_text("The model reads the first 30 of these 31 words.")
     place.get_by_role("button", name="Remove two apples").click()
     expect(place.locator(".bars li")).to_have_count(2)
+
+
+def test_classes_share_a_picture(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "classify")
+    give(place, pictures[2])
+    for text in ("a dog", "7", "3", EVIL):  # a number's place is not moved
+        say(place, text)
+    expect(place.locator(".bars li")).to_have_count(4)
+    assert sum(shares(place)) == pytest.approx(100, abs=3)
+    expect(place.locator(".told")).to_contain_text(CREDIT)
+    best = place.locator(".bars li.best .label").inner_text()
+    expect(place.locator(".told")).to_contain_text(f"Best: {best}.")
+    template = place.locator("[name=template]")
+    template.fill("a picture of")
+    template.blur()
+    expect(place.get_by_role("alert")).to_contain_text("stands in it once")
 
 
 def test_dropped_pictures_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:

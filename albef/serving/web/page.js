@@ -17,6 +17,7 @@ const KINDS = {
   compare: "nlvr2",
   entail: "entailment",
   match: "retrieval",
+  classify: "retrieval",
 }; // of the run whose export brings a section
 const GROWING = 3000; // milliseconds after which an index is looked at again that follows a folder
 
@@ -88,7 +89,7 @@ function made(section) {
   const own = slot(section, "picture", "Picture", hand) ?? slot(section, "first", "First picture", hand);
   drops[id] = (files) => own.read(files[0]);
   if (id === "ground") return new Grounding(section, api, own);
-  if (id === "match") return new Matching(section, api, own);
+  if (id === "match" || id === "classify") return new Matching(section, api, own);
   const how = { call: dataset.call, field: id === "ask" ? "question" : "statement" };
   if (id !== "compare") {
     const told = id === "ask" ? answered : judged;
