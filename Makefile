@@ -48,13 +48,13 @@ test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
 
 test-chaos: setup-tests
-	$(BIN)/python -m pytest -m chaos tests/chaos
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m chaos tests/chaos
 
 check: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_house.py
+	$(BIN)/python -m pytest --noconftest tests/test_house.py
 
 bench: setup
 	$(BIN)/python -m benchmarks.step

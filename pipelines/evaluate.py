@@ -18,7 +18,7 @@ from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BEHAVIOUR, HEADLINE
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
-from albef.tasks.task import First, RunConfig, RunTask, Table
+from albef.tasks.task import Part, RunConfig, RunTask, Table
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, first, main, run_of, write_json
 
@@ -83,7 +83,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
         records = Shards(data, split)
         with computing:
             table = tables[split] = trained.predict(records, settings.batch_size)
-            some = First(records, settings.random_weights)
+            some = Part(records, 0, settings.random_weights)
             random_table = blank.predict(some, settings.batch_size)
         metrics[split] = dict(trained.score(table))
         metrics["chance"][split] = trained.chance(table)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from albef.distributed import World, joined, launched, world
-from albef.tasks.task import First
+from albef.tasks.task import Part
 from tests.conftest import CAPTIONS, KINDS, tiny_task
 from tests.data import toy
 from tests.tasks.test_predict_exported import records_of
@@ -143,7 +143,7 @@ def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: i
             if task.judges:
                 pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
                 found.append(task.agreement(records, pairs, 5))
-            few = First(records, 7)  # a batch, so that all processes but one have nothing to do
+            few = Part(records, 0, 7)  # a batch, so that all processes but one have nothing to do
             found.append(task.predict(few, 7))
     return found
 

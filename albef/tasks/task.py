@@ -380,18 +380,18 @@ class RunTask(Task):
         raise NotImplementedError
 
 
-class First:
-    """The first records of a split; all of them where ``most`` is None."""
+class Part:
+    """Records of a split from one place to another, or to its end."""
 
-    def __init__(self, records: Records, most: int | None) -> None:
+    def __init__(self, records: Records, start: int, stop: int | None) -> None:
         self._records = records
-        self._count = min(len(records), most or len(records))
+        self._places = range(len(records))[start:stop]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Record:
-        return self._records[index]
+        return self._records[self._places[index]]
 
 
 class Retold:
