@@ -59,23 +59,22 @@ def main(
 ) -> int:
     """Print what would be done, and ``write`` a preset of it; exit code 1 where it would stop."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    result = check(source, rows, here, ValidateConfig() if write else None)
+    result = check(source, rows, here, defaults=write)
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
     if write:
         print(write_preset(result), file=sys.stderr if as_json else sys.stdout)
     return STOPS if result["stops"] or result["unmet"] else 0
 
 
-def check(
-    source: str, most: int, here: Path = Path(), limits: ValidateConfig | None = None
-) -> dict[str, Any]:
+def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False) -> dict[str, Any]:
     """Do what ingest and validation do with the first rows.
 
     Args:
         source: a data set, a source of it, or a path, relative to ``here``.
         most: rows of each source.
         here: what a path is relative to.
-        limits: of the validation; None takes those of params.yaml.
+        defaults: whether the limits are those that a preset has which sets none, in place of those
+            of params.yaml.
 
     Returns:
         What :func:`render` puts in words; all of it is JSON.
@@ -86,8 +85,11 @@ def check(
     if most < 1:
         raise ParamsError(f"--rows {most}: at least one row")
     stage, config, suggested = _choose(source, _path(here / source))
-    intake = stage.section("ingest", IngestConfig)
-    limits = limits or stage.section("validate", ValidateConfig)
+    if defaults:
+        intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
+    else:
+        intake = stage.section("ingest", IngestConfig)
+        limits = stage.section("validate", ValidateConfig)
     heldout = [stage.layout.heldout(name) for name in intake.heldout] if config.screened else []
     there = [path for path in heldout if path.is_file()]
     with tempfile.TemporaryDirectory(prefix="albef-check-") as name:

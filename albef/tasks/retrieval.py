@@ -19,7 +19,8 @@ class Config(PairConfig):
     rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
     zero_shot: dict[str, ZeroShot] = Field({})
-    """Splits whose pictures are classified in place of ranked, and how."""
+    """Splits that are evaluated too, as far as the data set has them, where pictures are classified
+    in place of ranked, and how."""
 
 
 class Task(PairTask, RankingTask):
@@ -37,6 +38,11 @@ class Task(PairTask, RankingTask):
         super().__init__(config, model, tokenizer)
         self.itc, self.rerank_k = config.itc, config.rerank_k
         self.zero_shot = config.zero_shot
+
+    @property
+    def further_splits(self) -> tuple[str, ...]:
+        """Those that are classified."""
+        return tuple(self.zero_shot)
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:

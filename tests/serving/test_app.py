@@ -71,7 +71,7 @@ def test_classifies_as_the_runtime_does(
         ({"label": ["a dog", "a dog"]}, "twice"),
         (
             {"label": ["a dog"], "template": ["{}", "a picture"]},
-            "template.1: it is not of",
+            "template: {} stands in it once",
         ),
         ({"label": [f"{i}" for i in range(101)]}, "label: at most 100 are taken"),
     ],

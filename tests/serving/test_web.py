@@ -334,7 +334,7 @@ def test_classes_share_a_picture(page: Page, pictures: list[bytes]) -> None:
     template = place.locator("[name=template]")
     template.fill("a picture of")
     template.blur()
-    expect(place.get_by_role("alert")).to_contain_text("It is not of the form")
+    expect(place.get_by_role("alert")).to_contain_text("stands in it once")
 
 
 def test_dropped_pictures_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:

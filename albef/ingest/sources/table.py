@@ -7,48 +7,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources import tables
-from albef.ingest.sources.rows import (
-    Files,
-    Row,
-    Source,
-    Split,
-    attempt,
-    captions_of,
-    expand,
-    plain,
-    read_picture,
-)
+from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain, read_picture
+from albef.ingest.sources.tables import Tables
 
 SPLIT = "split"
 """Column of the splits."""
 
 
-class Config(Source):
+class Config(Tables):
     """Tables of paths and captions."""
 
-    files: Files
-    """Tables, as paths or patterns."""
-    format: Literal["tsv", "csv", "parquet"]
-    """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
-    header: list[str] | None = None
-    """Names of the columns of a text whose first line does not name them, else null."""
     images: str
     """Folder that the paths start from; what lies outside it is not read."""
     image: str
     """Column of the paths."""
-    caption: str
-    """Column of the captions; in Parquet it may hold lists."""
     split: Split | None = "train"
     """Split of all rows; null takes it from a column ``split``."""
-    keep: list[str] = Field([])
-    """Columns kept in meta."""
+
+
+count = Config.count
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
@@ -57,24 +37,12 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     Raises:
         ParamsError: a file that cannot be read at all, or has no such column; it is named.
     """
-    splits = [] if config.split else [SPLIT]
-    columns = list(dict.fromkeys([config.image, config.caption, *splits, *config.keep]))
     ids: dict[str, int] = {}
-    rows = (
-        row
-        for file in expand(config.files)
-        for row in tables.read(file, config.format, config.header, columns)
-    )
-    for place, row in enumerate(rows):
+    splits = [] if config.split else [SPLIT]
+    for place, row in enumerate(config.rows(config.image, *splits)):
         if isinstance(row, Row) and isinstance(name := row.values[config.image], str):
             row = replace(row, key=plain(name))
         yield attempt(row, _record, config, place, ids)
-
-
-def count(config: Config) -> int:
-    """Rows of the tables, about."""
-    titled = config.header is None
-    return sum(tables.count(file, config.format, titled) for file in expand(config.files))
 
 
 def _record(row: Row, config: Config, place: int, ids: dict[str, int]) -> Record:

@@ -1,5 +1,6 @@
 """What exports can be asked."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ Labels = Annotated[
     list[Text], Form(min_length=1, max_length=LABELS, description="Classes, a field for each")
 ]
 Templates = Annotated[
-    list[Annotated[Text, Field(pattern=TEMPLATE)]] | None,
+    list[Text] | None,
     Form(max_length=TEMPLATES, description="Texts with {} in place of a label, a field for each"),
 ]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -72,15 +73,21 @@ def call_routes(engine: Engine) -> APIRouter:
         image: Images, label: Labels, template: Templates = None
     ) -> bodies.Judgements:
         """Which of some classes, named in words alone, each picture shows."""
+        templates = template or ["{}"]
         if len(set(label)) < len(label):
-            raise Problem(422, CODES[422][0], "label: one stands there twice")
-        chances = await engine.zero_shot(await read_files(image), label, template or ["{}"])
+            raise Problem(422, CODES[422][0], "label: one stands there twice", param="label")
+        if not all(re.match(TEMPLATE, text) for text in templates):
+            text = "template: {} stands in it once, where a label goes"
+            raise Problem(422, CODES[422][0], text, param="template")
+        chances = await engine.zero_shot(await read_files(image), label, templates)
         shares = [dict(zip(label, row, strict=True)) for row in chances.tolist()]
         return bodies.Judgements(model=name("zero_shot"), results=judgements(shares))
 
     def judgements(shares: list[dict[str, float]]) -> list[bodies.Judgement]:
         return [
-            bodies.Judgement(label=max(each, key=each.__getitem__), probabilities=each)
+            bodies.Judgement(
+                label=max(each, key=each.__getitem__, default=None), probabilities=each
+            )
             for each in shares
         ]
 

@@ -28,7 +28,7 @@ PRESETS = sorted((ROOT / "presets").glob("**/*.yaml"))
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_names_the_terms_of_the_public_sets(preset: Path) -> None:
     values = read_preset(preset)
-    for name, dataset in values["datasets"].items():
+    for name, dataset in values.get("datasets", {}).items():
         for source in dataset["sources"].values():
             if source["kind"] in ("annotations", "karpathy"):
                 assert source["licences"], f"{preset.stem}: {name}"
