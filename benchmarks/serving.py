@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -404,8 +404,12 @@ def _server(export: Path, *arguments: str) -> Iterator[_Server]:
 
 def _apply(port: int, request: Request, seconds: float, **how: Any) -> Load:
     """A load from another process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_run, port, request, seconds, **how).result()
+    return _generator().submit(_run, port, request, seconds, **how).result()
+
+
+@cache
+def _generator() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
 
 def _run(
