@@ -13,7 +13,7 @@ WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -38,6 +38,9 @@ run: setup
 run-all: setup
 	$(BIN)/albef run --preset all-tasks
 
+run-longer: setup
+	$(BIN)/albef run --preset longer
+
 test: setup-tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -51,7 +54,7 @@ check: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_house.py
+	$(BIN)/python -m pytest --noconftest tests/test_house.py
 
 bench: setup
 	$(BIN)/python -m benchmarks.step

@@ -270,6 +270,25 @@ def lineage(
 command(app, "serve", code=1)(serve)
 
 
+@command(app, "site", code=1)
+def site(
+    export: Annotated[Path, Argument(help="The export that searches.")],
+    gallery: Annotated[Path, Argument(help="The folder of pictures.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    questions: Annotated[
+        Path | None, Option(help="A VQA export, to be asked about pictures.")
+    ] = None,
+    precision: Annotated[str | None, Option(help="Of the weights; int8 if not given.")] = None,
+    package: Annotated[
+        Path | None, Option(help="File of npm's onnxruntime-web; fetched by npm if not given.")
+    ] = None,
+) -> None:
+    """Write a folder that searches its pictures in the browser, with no server."""
+    from albef.commands.site import main
+
+    main(export, gallery, out, questions, precision, package)
+
+
 def _checkpoint(given: str) -> Path:
     """The folder of a checkpoint, or of the one with this name in the project around."""
     if (Path(given) / "config.json").is_file():

@@ -202,19 +202,22 @@ def check(
     ],
     rows: Annotated[int, Option(help="Rows of each source.")] = 200,
     as_json: Annotated[bool, Option("--json", help="The result for machines.")] = False,
+    write: Annotated[
+        bool, Option("--write", help="Of a path: make it a preset, presets/NAME.yaml.")
+    ] = False,
 ) -> int:
-    """Do what ingest would do with the first rows of a source.
+    """Do what ingest and validation would do with the first rows of a source.
 
     A path is of a folder of pictures or shards, a list (.tsv, .csv, .parquet), a shard, or JSON
     of annotations. It is done in a folder that is thrown away; nothing of it stays, but pictures
-    that were downloaded, which ingest need not fetch again. The exit code is 1 where ingest would
-    stop.
+    that were downloaded, which ingest need not fetch again. The exit code is 1 where either
+    would stop.
     """
     here = Path.cwd()  # SOURCE may be a path, which is then relative to this
     os.chdir(project_root())
     from pipelines.check import main
 
-    return main(source, rows, as_json, here)
+    return main(source, rows, as_json, here, write)
 
 
 @command(data, "data accept", at_root=True)
@@ -232,6 +235,14 @@ def accept_data(
     from flows.accept import accept_data
 
     print(accept_data(name, file))
+
+
+@command(data, "data page", at_root=True)
+def page(name: Annotated[str, Argument(help="The data set.")]) -> None:
+    """Show a data set as the report will: samples, what was set aside, what validation refuses."""
+    from pipelines.data_page import main
+
+    print(main(name))
 
 
 @command(data, "data docs", at_root=True)

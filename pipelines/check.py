@@ -1,5 +1,5 @@
-"""``albef data check SOURCE``: what ingest would do with the first rows of a source, done in a
-folder that is thrown away.
+"""``albef data check SOURCE``: what ingest and validation would do with the first rows of a source,
+done in a folder that is thrown away.
 """
 
 import io
@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError, nearest, validate
+from albef.data.record import Record
 from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
@@ -28,6 +30,9 @@ from albef.ingest.pool import prepared
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
 from albef.ingest.sources import count_of, read_rows
+from albef.validation.checking import check_dataset
+from albef.validation.config import ValidateConfig
+from albef.validation.image_stats import read_image_stats
 from pipelines.rows import read_config
 from pipelines.stage import PARAMS, Stage, read_json
 
@@ -37,22 +42,39 @@ _BLOCK = 200  # rows
 _MIB = 2**20
 _SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
 """Values of a data set for a path that params.yaml does not name yet."""
+_SPLIT_OFF = {"val": 0.1, "test": 0.1}
+"""Where all rows of a path are of the training split."""
+_EXTREMES = {
+    "max_caption_words": ("words of a caption", "most"),
+    "min_image_side": ("shorter side in pixels", "least"),
+    "max_image_side": ("longer side in pixels", "most"),
+}
+"""Statistics of a data set that limits of its validation bound."""
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
 
-def main(source: str, rows: int = 200, as_json: bool = False, here: Path = Path()) -> int:
-    """Print what ingest would do; exit code 1 where it would stop."""
+def main(
+    source: str, rows: int = 200, as_json: bool = False, here: Path = Path(), write: bool = False
+) -> int:
+    """Print what would be done, and ``write`` a preset of it; exit code 1 where it would stop."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    result = check(source, rows, here)
+    result = check(source, rows, here, defaults=write)
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
-    return STOPS if result["stops"] else 0
+    if write:
+        print(write_preset(result), file=sys.stderr if as_json else sys.stdout)
+    return STOPS if result["stops"] or result["unmet"] else 0
 
 
-def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
-    """Do what ingest does with the first rows.
+def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False) -> dict[str, Any]:
+    """Do what ingest and validation do with the first rows.
 
     Args:
         source: a data set, a source of it, or a path, relative to ``here``.
+        most: rows of each source.
+        here: what a path is relative to.
+        defaults: whether the limits are those that a preset has which sets none, in place of those
+            of params.yaml.
 
     Returns:
         What :func:`render` puts in words; all of it is JSON.
@@ -63,13 +85,17 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
     if most < 1:
         raise ParamsError(f"--rows {most}: at least one row")
     stage, config, suggested = _choose(source, _path(here / source))
-    limits = stage.section("ingest", IngestConfig)
-    heldout = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
+    if defaults:
+        intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
+    else:
+        intake = stage.section("ingest", IngestConfig)
+        limits = stage.section("validate", ValidateConfig)
+    heldout = [stage.layout.heldout(name) for name in intake.heldout] if config.screened else []
     there = [path for path in heldout if path.is_file()]
     with tempfile.TemporaryDirectory(prefix="albef-check-") as name:
         folder = Path(name)
         blocks = Blocks(folder / "blocks")
-        rules = Rules(limits, config.longest_side)
+        rules = Rules(intake, config.longest_side)
         rows = read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root, most)
         made = prepared(rows, rules, stage.runtime.workers)
         while block := list(itertools.islice(made, _BLOCK)):
@@ -78,10 +104,11 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
         if not count:
             raise ParamsError(f"{source} has no row")
         others = read_heldout(there)
-        dropped, repeated = compare(blocks, config, limits.near_distance, others)
-        reasons = write_quarantine(folder, blocks, dropped, repeated, others, limits)
+        dropped, repeated = compare(blocks, config, intake.near_distance, others)
+        reasons = write_quarantine(folder, blocks, dropped, repeated, others, intake)
         sources = _sources(folder, blocks, dropped, config, most)
-    kept = count - reasons.total()
+        kept = count - reasons.total()
+        foreseen = _foresee(folder / "data", blocks, dropped, stage, limits) if kept else {}
     result = {
         "source": source,
         "rows": count,
@@ -98,11 +125,104 @@ def check(source: str, most: int, here: Path = Path()) -> dict[str, Any]:
             for name in ("picture_bytes", "shard_bytes")
         },
         "whole": _whole(sources, config.shard_mb),
-        "min_yield": limits.min_yield,
-        "stops": kept < limits.min_yield * count or not kept,
+        "min_yield": intake.min_yield,
+        "stops": kept < intake.min_yield * count or not kept,
         "not_compared": [str(path) for path in heldout if path not in there],
+        "unmet": [],
+        **foreseen,
     }
+    if suggested and foreseen.get("splits") == ["train"]:
+        (section,) = suggested.values()
+        section["split_off"] = _SPLIT_OFF
     return {**result, "suggested": suggested} if suggested else result
+
+
+def _foresee(
+    folder: Path, blocks: Blocks, dropped: Container[int], stage: Stage, limits: ValidateConfig
+) -> dict[str, Any]:
+    """What validation would refuse the records for, made a data set in a folder; the limits that
+    they meet, as far as that can be told; their splits, and captions that a mirror makes false."""
+    splits: set[str] = set()
+    sides = 0
+
+    def records() -> Iterator[Record]:
+        nonlocal sides
+        for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
+            if record is not None and row.number not in dropped:
+                splits.add(record.split)
+                sides += any(map(_SIDES.search, record.captions))
+                yield record
+
+    shard_writer.write(folder, stage.key, records(), shard_mb=512, licences=[], sources=[])
+    stats = read_image_stats(folder, stage.runtime.threads)
+    result, _ = check_dataset(folder, limits, stats)
+    unmet = [it for it in result.checks if not it.passed]
+    fitting: dict[str, Any] = {}
+    for it in unmet:
+        if it.threshold == "max_other_scripts":
+            fitting["scripts"] = list(result.statistics["scripts"])
+        elif it.threshold in _EXTREMES:
+            what, which = _EXTREMES[it.threshold]
+            fitting[it.threshold] = int(result.statistics[what][which])
+        elif it.threshold and it.allowed == getattr(limits, it.threshold):
+            fitting[it.threshold] = math.ceil(100 * it.failed / it.counted) / 100
+    if unmet:
+        met = check_dataset(folder, limits.model_copy(update=fitting), stats)[0].checks
+        fitting = fitting if all(it.passed for it in met) else {}
+    return {
+        "unmet": [it.reason() for it in unmet],
+        "fitting": fitting,
+        "splits": sorted(splits),
+        "left_or_right": sides,
+    }
+
+
+def write_preset(result: Result) -> Path:
+    """Write the section for a path as a preset that trains retrieval on it; its file.
+
+    Raises:
+        ParamsError: it is a data set of params.yaml, or there is such a preset already.
+    """
+    if "suggested" not in result:
+        raise ParamsError(f"--write: {result['source']} stands in {PARAMS} already; name a path")
+    ((name, section),) = result["suggested"].items()
+    path = Path("presets", f"{name}.yaml")
+    augment = {"augment": {"flip": not result.get("left_or_right")}}
+    values = {
+        "base": "bases/own-data",
+        "paths": {"root": f"products/{name}", "models": f"products/{name}/models"},
+        "datasets": {name: section},
+        "ingest": {"heldout": [name]},
+        "validate": result.get("fitting", {}),
+        "pretrain": {"dataset": name, **augment},
+        "tasks": {"retrieval": {"dataset": name, **augment}},
+        "export": {"runs": {"retrieval": {"dataset": name}}},
+    }
+    sides, kept = result.get("left_or_right", 0), result["kept"]
+    about = (
+        f"# Retrieval on {result['source']}: `albef run --preset {name}`. Of {kept:,} rows looked\n"
+        f"# at {sides:,} say left or right, which mirrored pictures (`flip`) make false.\n"
+    )
+    try:
+        with path.open("x") as file:
+            file.write(about + _yaml(values))
+    except FileExistsError:
+        raise ParamsError(f"{path} is there already; remove it to write it anew") from None
+    return path
+
+
+def _inline(values: Mapping[str, Any]) -> str:
+    return f"{{{', '.join(_yaml(values).splitlines())}}}"
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    yaml = YAML()
+    yaml.default_flow_style = None  # what holds no mapping is one line
+    yaml.width = sys.maxsize
+    yaml.representer.ignore_aliases = lambda _: True
+    text = io.StringIO()
+    yaml.dump(dict(values), text)
+    return text.getvalue()
 
 
 def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
@@ -222,16 +342,18 @@ def _lines(result: Result) -> Iterator[str]:
         f"ingest would {'stop' if result['stops'] else 'go on'}: "
         f"{_percent(kept, result['rows'])} kept, ingest.min_yield is {result['min_yield']:g}"
     )
+    if kept:
+        yield f"validation would {'refuse' if result['unmet'] else 'pass'} these records"
+    yield from (f"  {reason}" for reason in result["unmet"])
+    if result.get("fitting"):
+        yield f"  they would pass with validate: {_inline(result['fitting'])}"
     if "suggested" in result:
         yield "\nTo take it, write under datasets in params.yaml:"
-        yaml = YAML()
-        yaml.default_flow_style = None  # what holds no mapping is one line
-        yaml.width = sys.maxsize
-        text = io.StringIO()
-        yaml.dump(result["suggested"], text)
-        if "user_agent:" in text.getvalue():
+        text = _yaml(result["suggested"])
+        if "user_agent:" in text:
             yield "  # user_agent: say who asks and how to reach you"
-        yield textwrap.indent(text.getvalue().rstrip(), "  ")
+        yield textwrap.indent(text.rstrip(), "  ")
+        yield "or make a preset of it by --write"
 
 
 def _percent(part: int, whole: int) -> str:

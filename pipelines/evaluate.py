@@ -72,7 +72,7 @@ def _evaluate(stage: Stage, device: torch.device) -> None:
     if texts:
         metrics["text_only"] = {}
     tables: dict[str, Table] = {}
-    splits = splits_of(settings.splits, present)
+    splits = splits_of([*dict.fromkeys((*settings.splits, *trained.further_splits))], present)
     for split in splits:
         records = Shards(data, split)
         table = tables[split] = trained.predict(records, settings.batch_size)

@@ -1,5 +1,6 @@
 """Fine-tune a run from its start, with the values that the search chose."""
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -30,28 +31,29 @@ def run(stage: Stage) -> None:
     config = choose(searched, choice)
     init = load_checkpoint(stage.layout.model(config.init))
     provenance, key = provenance_of(stage, config, config.dataset, **parents_of(config, init))
-    with training(stage) as device:
-        torch.manual_seed(stage.seed)
-        task = kind.start(config, init)
-        folder = stage.scratch(key)
-        if first():
-            _take_trial(stage, folder, device)
-        stage.record |= fit(
-            stage, task, config, dataset=config.dataset, device=device, folder=folder
+    with contextlib.ExitStack() as alone:
+        with training(stage) as device:
+            torch.manual_seed(stage.seed)
+            task = kind.start(config, init)
+            folder = alone.enter_context(stage.scratch(key))
+            if first():
+                _take_trial(stage, folder, device)
+            stage.record |= fit(
+                stage, task, config, dataset=config.dataset, device=device, folder=folder
+            )
+        publish(
+            stage,
+            folder,
+            stage.key,
+            task,
+            provenance,
+            init,
+            kind=config.kind,
+            model=task.sizes,
+            tokenizer=task.tokenizer,
+            values=config.model_dump(),
+            facts=task.facts(),
         )
-    publish(
-        stage,
-        folder,
-        stage.key,
-        task,
-        provenance,
-        init,
-        kind=config.kind,
-        model=task.sizes,
-        tokenizer=task.tokenizer,
-        values=config.model_dump(),
-        facts=task.facts(),
-    )
 
 
 def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:

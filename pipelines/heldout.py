@@ -20,13 +20,15 @@ log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Write what tells the pictures of a data set's evaluation splits."""
+    """Write what tells the pictures of a data set's evaluation splits, and their mirror images."""
     limits = stage.section("ingest", IngestConfig)
-    named = {name: evaluated(source) for name, source in read_config(stage).sources.items()}
+    config = read_config(stage)
+    off = config.split_off
+    named = {name: it if off else evaluated(it) for name, it in config.sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
-    every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root)
+    every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root, split_off=off)
     rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
-    made = prepared(rows, Rules(limits, longest_side=None), stage.runtime.workers)
+    made = prepared(rows, Rules(limits, None, mirrored=True), stage.runtime.workers)
     fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
         for row in logged(made)
@@ -36,7 +38,7 @@ def run(stage: Stage) -> None:
     path = stage.layout.heldout(stage.key)
     with atomic(path) as part:
         pq.write_table(pa.Table.from_pylist(fingerprints, HELDOUT), part, compression="zstd")
-    log.info("%d pictures of evaluation splits", len(fingerprints))
+    log.info("%d fingerprints of pictures of evaluation splits", len(fingerprints))
     stage.made(path)
     stage.record["pictures"] = len(fingerprints)
 

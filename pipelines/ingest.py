@@ -32,7 +32,7 @@ from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import ShardWriter
 from albef.ingest.sources import files_of, licences_of, read_rows
-from albef.io import file_digest, lock, write_json
+from albef.io import file_digest, write_json
 from pipelines.rows import logged, read_config
 from pipelines.stage import Stage, main
 
@@ -46,9 +46,7 @@ def run(stage: Stage) -> None:
     config = read_config(stage)
     limits = stage.section("ingest", IngestConfig)
     paths = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
-    work = stage.scratch(_fingerprint(stage, config, limits, paths))
-    locked = work.with_name(work.name + ".lock")
-    with lock(locked, lambda holder: log.info("waiting for process %s, at %s", holder, work)):
+    with stage.scratch(_fingerprint(stage, config, limits, paths)) as work:
         data, quarantine = work / stage.key, work / "quarantine"
         blocks = _read(work / "blocks", data, stage, config, Rules(limits, config.longest_side))
         heldout = read_heldout(paths)
@@ -64,7 +62,6 @@ def run(stage: Stage) -> None:
         _place(quarantine, stage.layout.quarantine(stage.key), shutil.copytree)
         _place(data, stage.layout.data(stage.key), shutil.move)
         shutil.rmtree(work)
-        locked.unlink()
     stage.made(stage.layout.data(stage.key) / "dataset.json")
     stage.record["records"] = described["splits"]
     stage.record["set_aside"] = reasons.total()
@@ -123,7 +120,8 @@ def _read(folder: Path, data: Path, stage: Stage, config: RowsConfig, rules: Rul
 
     def missing() -> Iterator[Given]:
         number = -1
-        rows = logged(read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root))
+        seed, scratch, off = stage.data_seed, stage.scratch_root, config.split_off
+        rows = logged(read_rows(stage.key, config.sources, seed, scratch, split_off=off))
         for number, batch in enumerate(portions(rows, _ROWS, _BYTES)):
             digest = _digest(batch)
             if number < len(blocks):

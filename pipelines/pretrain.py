@@ -1,5 +1,7 @@
 """Pre-train ALBEF on a validated data set."""
 
+import contextlib
+
 import torch
 
 from albef.data.shards import Shards
@@ -14,27 +16,28 @@ from pipelines.trainer import fit, provenance_of, publish, training
 def run(stage: Stage) -> None:
     """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
     config = stage.section("pretrain", Config)
-    with training(stage) as device:
-        torch.manual_seed(stage.seed)
-        task = Task(config, _tokenizer(stage, config))
-        start = task.take_start()
-        parents = {"start": start} if start else {}
-        provenance, key = provenance_of(stage, config, config.dataset, **parents)
-        folder = stage.scratch(key)
-        stage.record |= fit(
-            stage, task, config, dataset=config.dataset, device=device, folder=folder
+    with contextlib.ExitStack() as alone:
+        with training(stage) as device:
+            torch.manual_seed(stage.seed)
+            task = Task(config, _tokenizer(stage, config))
+            start = task.take_start()
+            parents = {"start": start} if start else {}
+            provenance, key = provenance_of(stage, config, config.dataset, **parents)
+            folder = alone.enter_context(stage.scratch(key))
+            stage.record |= fit(
+                stage, task, config, dataset=config.dataset, device=device, folder=folder
+            )
+        publish(
+            stage,
+            folder,
+            "pretrained",
+            task,
+            provenance,
+            kind="pretraining",
+            model=config.model,
+            tokenizer=task.tokenizer,
+            values=config.model_dump(),
         )
-    publish(
-        stage,
-        folder,
-        "pretrained",
-        task,
-        provenance,
-        kind="pretraining",
-        model=config.model,
-        tokenizer=task.tokenizer,
-        values=config.model_dump(),
-    )
     learning = (p for p in task.parameters() if p.requires_grad)
     stage.record["parameters"] = sum(p.numel() for p in learning)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from albef.config import Section
 from albef.lineage import Project
-from albef.report import card, page
+from albef.report import card, croissant, page
 from albef.report.sections.datasets import read_page
 from pipelines.stage import Stage, code_of, main
 
@@ -46,6 +46,10 @@ def run(stage: Stage) -> None:
             for data in report.datasets
         ),
     )
+    for data in report.datasets:
+        if data.digest:
+            pages.append(layout.data_pages() / f"{data.name}.croissant.json")
+            pages[-1].write_text(croissant.render(layout.data(data.name), layout.data_pages()))
     text = page.render(replace(report, cards=[path.stem for path in cards]))
     layout.report().write_text(text)
     stage.made(layout.report(), *cards, *pages)

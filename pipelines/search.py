@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from albef.config import choose
+from albef.io import Locked, lock
 from albef.search.study import Study, place_of
+from albef.search.study_storage import DATABASE
 from albef.search.summary import best_of, evidence, rows
 from pipelines.launch import launch, work
-from pipelines.stage import WORKER, Stage, first, main, write_json
+from pipelines.stage import WORKER, Stage, first, lock_of, main, write_json
 from pipelines.trainer import TRIAL, discard, parents_of, provenance_of, training
 from pipelines.trials import Search, read_search, run_trials
 
@@ -26,6 +28,12 @@ def run(stage: Stage) -> None:
         if first():
             _write(stage, {}, {"trials": []})
         return
+    with stage.scratch(search.key, alone=DATABASE not in os.environ):
+        _search(stage, search)
+
+
+def _search(stage: Stage, search: Search) -> None:
+    """Search in scratch, by this process or its workers, and write what came of it."""
     name = search.journal.name
     if search.mirror and not search.journal.exists() and search.mirror.names(name):
         search.mirror.fetch(name, search.journal)
@@ -71,8 +79,11 @@ def _conclude(stage: Stage, search: Search, study: Study) -> None:
         parents = parents_of(config, search.init)
         _, key = provenance_of(stage, config, config.dataset, **parents)
         scratch = stage.scratch_of(f"finetune@{stage.key}", key)
-        shutil.rmtree(scratch, ignore_errors=True)
-        place.rename(scratch)
+        # Another clone may fine-tune there just now, and another machine have taken it away.
+        with contextlib.suppress(Locked, FileNotFoundError), lock(lock_of(scratch)):
+            shutil.rmtree(scratch, ignore_errors=True)
+            place.rename(scratch)
+            lock_of(scratch).unlink()
     discard(stage, search.folder)
 
 

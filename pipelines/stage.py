@@ -26,7 +26,7 @@ import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
-from albef.io import file_digest, holder_of
+from albef.io import file_digest, holder_of, lock
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -104,18 +104,46 @@ class Stage:
         """Digest of the code that it runs, as dvc.yaml declares it."""
         return code_of(self.address, self.params)
 
-    def scratch(self, fingerprint: str) -> Path:
-        """The folder for this stage's work in progress, outside any work tree."""
+    @contextlib.contextmanager
+    def scratch(self, fingerprint: str, *, alone: bool = True) -> Iterator[Path]:
+        """The folder for this stage's work in progress, outside any work tree, where it is alone
+        until its products are made: the same stage of another clone waits.
+
+        Args:
+            fingerprint: of what is worked on; it names the folder.
+            alone: false where others take part in the work.
+
+        Raises:
+            ValueError: another one works there, and what this one is part of cannot wait.
+        """
         folder = self.scratch_of(self.address, fingerprint)
-        folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-        self._tally = folder / _TALLY
-        self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
-        for old in self.scratch_root.iterdir():
-            if old.is_dir() and _idle_s(old) > FORGOTTEN_S and not _is_at_work(old):
-                log.info("%s is removed: nothing has been written there for a month", old)
-                shutil.rmtree(old, ignore_errors=True)
-        return folder
+        with self._alone_in(folder) if alone and first() else contextlib.nullcontext():
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+            self._tally = folder / _TALLY
+            self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
+            for old in self.scratch_root.iterdir():
+                if old.is_dir() and _idle_s(old) > FORGOTTEN_S and not _is_at_work(old):
+                    log.info("%s is removed: nothing has been written there for a month", old)
+                    shutil.rmtree(old, ignore_errors=True)
+            yield folder
+
+    @contextlib.contextmanager
+    def _alone_in(self, folder: Path) -> Iterator[None]:
+        path = lock_of(folder)
+
+        def wait(holder: str) -> None:
+            if "RANK" in os.environ:  # the others would not wait for it
+                raise ValueError(
+                    f"process {holder} works in {folder} already; wait for it or stop it"
+                )
+            log.info("waiting for process %s, at work in %s", holder, folder)
+
+        with lock(path, wait):
+            try:
+                yield
+            finally:
+                path.unlink()
 
     @contextlib.contextmanager
     def holding(self, gpus: int) -> Iterator[None]:
@@ -197,6 +225,11 @@ def _parsed(graph: str) -> dict[str, Any]:
     return dict(read_yaml(GRAPH).get("stages", {}))
 
 
+def lock_of(folder: Path) -> Path:
+    """The lock of who works in a folder of scratch; beside it, since the folder may be removed."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
 def _idle_s(folder: Path) -> float:
     """Seconds since anything in the folder was written; 0 where it changes under our eyes."""
     try:
@@ -208,7 +241,8 @@ def _idle_s(folder: Path) -> float:
 def _is_at_work(folder: Path) -> bool:
     """Whether a process holds a lock in a folder, however old the clock makes its files."""
     try:
-        return any(path.is_file() and holder_of(path) for path in folder.rglob("*"))
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return any(map(holder_of, (lock_of(folder), *files)))
     except OSError:  # nobody knows
         return True
 

@@ -229,7 +229,7 @@ def discard(stage: Stage, folder: Path) -> None:
     """Remove the scratch folder of what is finished, and its mirror."""
     if mirror := mirror_of(stage, folder):
         mirror.clear()
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # another machine of the same search may do it too
 
 
 def publish(

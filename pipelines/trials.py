@@ -45,8 +45,10 @@ class Search:
     settings: SearchConfig
     space: Mapping[str, Range]
     init: Checkpoint
+    key: str
+    """The fingerprint of all that the study depends on."""
     name: str
-    """Of the study, with the digest of all that it depends on."""
+    """Of the study."""
     folder: Path
     mirror: Mirror | None
     """Of the journal; workers leave that to the process that started them."""
@@ -99,10 +101,10 @@ def read_search(stage: Stage) -> Search | None:
             "init": init.digest,
         }
     )
-    folder = stage.scratch(key)
+    folder = stage.scratch_of(stage.address, key)
     mirror = None if WORKER in os.environ else mirror_of(stage, folder)
     name = f"{stage.address}-{key[:16]}"
-    return Search(config, kind, settings, space, init, name, folder, mirror)
+    return Search(config, kind, settings, space, init, key, name, folder, mirror)
 
 
 def run_trials(stage: Stage, search: Search, study: Study | None, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from albef.data import image_decoding
 from albef.data.shards import describe
-from albef.io import file_digest
+from albef.io import atomic, file_digest
 from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
@@ -39,7 +39,10 @@ def run(stage: Stage) -> None:
     for warning in result.warnings():
         log.warning("%s", warning)
     if reasons := result.reasons():
-        raise NotFit(f"data set {stage.key} is refused: {'; '.join(reasons)}; see {report}")
+        raise NotFit(
+            f"data set {stage.key} is refused: {'; '.join(reasons)}; see {report}; "
+            f"`albef data page {stage.key}` shows the rows with their pictures"
+        )
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
     stage.made(verdict, folder / "result.json", folder / "profile.json")
     log.info("all %d expectations are met; see %s", len(result.checks), report)
@@ -57,14 +60,13 @@ def image_stats(stage: Stage) -> NDArray[np.float64]:
     folder = stage.layout.data(stage.key)
     code = [file_digest(Path(str(module.__file__))) for module in (stats, image_decoding)]
     fingerprint = hashlib.sha256(" ".join([describe(folder)["digest"], *code]).encode())
-    kept = stage.scratch(fingerprint.hexdigest()) / "image_stats.npy"
-    if not kept.exists():
-        part = kept.with_suffix(".part")
-        with part.open("wb") as file:
-            values = stats.read_image_stats(folder, stage.runtime.threads)
-            np.save(file, values, allow_pickle=False)
-        part.replace(kept)
-    known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
+    with stage.scratch(fingerprint.hexdigest()) as scratch:
+        kept = scratch / "image_stats.npy"
+        if not kept.exists():
+            with atomic(kept) as part, part.open("wb") as file:
+                values = stats.read_image_stats(folder, stage.runtime.threads)
+                np.save(file, values, allow_pickle=False)
+        known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
     return known
 
 

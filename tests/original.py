@@ -69,10 +69,11 @@ def compare_gradients(task: nn.Module, kind: str, given: Mapping[str, Tensor], p
     assert compared > 120
 
 
-def fine_tuned_sizes() -> ModelConfig:
-    """Sizes of the models behind the fixtures of fine-tuning."""
+def fine_tuned_sizes(**image: int) -> ModelConfig:
+    """Sizes of the models behind the fixtures of fine-tuning; some have another ``image``."""
+    common = {"image_size": 32, "patch_size": 16, "width": 48, "depth": 3, "heads": 3}
     values = {
-        "image": {"image_size": 32, "patch_size": 16, "width": 48, "depth": 3, "heads": 3},
+        "image": {**common, **image},
         "text": {
             "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
             "max_positions": 40, "dropout": 0.0,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from albef.builtin import describe, view
-from albef.builtin.describe import Scene, unseen
+from albef.builtin.describe import Group, Scene, unseen
 from albef.builtin.pictures import GENERIC
 from albef.builtin.studio import Studio
 
@@ -24,8 +24,9 @@ _WHAT = "scenes of a kind"
 class Config(view.Drawn):
     """Scenes of one to four pictures."""
 
-    splits: dict[Literal["train", "val", "test", "pairs"], view.Count]
-    """Number of scenes by split; ``pairs`` holds scenes that differ two by two in one thing."""
+    splits: dict[Literal["train", "val", "test", "pairs", "things"], view.Count]
+    """Number of scenes by split; ``pairs`` holds scenes that differ two by two in one thing,
+    ``things`` single things, each as often as any other, named in meta by ``thing``."""
     captions: Annotated[int, Field(ge=1, le=3)] = 2
     """Number of different captions of a training scene; evaluated scenes have one."""
     caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -57,6 +58,8 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
         rng = random.Random(f"{seed} scenes {split}")
         if split == "train":
             plan = _training(studio, count, rng)
+        elif split == "things":
+            plan = _things(studio, count)
         else:
             planned = _pairs if split == "pairs" else _evaluation
             plan = planned(studio, split, count, config.unseen, rng)
@@ -94,6 +97,13 @@ def _evaluation(
     )
     chosen = view.sample_each(pools, split, _WHAT, rng)
     return [(scene, {"unseen": unseen(scene)}) for scene in chosen]
+
+
+def _things(studio: Studio, count: int) -> Plan:
+    """Single things, in turns; other pictures of them than training has."""
+    names = list(studio.names)
+    scenes = [Scene((Group(names[number % len(names)], 1),)) for number in range(count)]
+    return [(scene, {"thing": describe.phrase(scene.groups[0], studio.names)}) for scene in scenes]
 
 
 def _pairs(studio: Studio, split: str, count: int, share_unseen: float, rng: random.Random) -> Plan:

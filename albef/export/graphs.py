@@ -110,7 +110,11 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "matcher": Graph(judge, {**texts, **_states(checkpoint, "image")}, outputs),
     }
     threshold = config_of(checkpoint).threshold if grounding else None
-    return Parts(facts_of(checkpoint, embed_dim=sizes.embed_dim, threshold=threshold), graphs)
+    temperature = float(checkpoint.tensors["temperature"])
+    facts = facts_of(
+        checkpoint, embed_dim=sizes.embed_dim, threshold=threshold, itc_temperature=temperature
+    )
+    return Parts(facts, graphs)
 
 
 def looked_at(checkpoint: Checkpoint) -> int:

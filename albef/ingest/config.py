@@ -1,11 +1,12 @@
 """What becomes of a row on its way into a data set: the values that ingest goes by."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from albef.config import Section
 from albef.ingest.sources import SourcesConfig
+from albef.ingest.sources.rows import Split
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -44,9 +45,18 @@ class RowsConfig(SourcesConfig):
     their own size."""
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     """Which training pictures are dropped that an earlier one, of another image id, shows too."""
+    split_off: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = Field({})
+    """Shares of the training rows that become other splits, as ``{val: 0.05, test: 0.05}``, for
+    sources that have none; equal pictures come into one."""
     screened: bool = False
     """Whether training pictures are dropped that an evaluation split shows too: of this data set,
     or of one that ``ingest.heldout`` names."""
     store: str | None = None
     """Bucket or folder (``s3://...``) that keeps the shards under their digests; null keeps them in
     the product itself."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if "train" in self.split_off or sum(self.split_off.values()) >= 1:
+            raise ValueError("split_off names other splits than train, with shares of less than 1")
+        return self

@@ -11,9 +11,9 @@ from typing import Any
 
 from albef.config import ParamsError
 from albef.data.tar import Member, members
-from albef.ingest.sources import is_file, karpathy, webdataset
+from albef.ingest.sources import is_file, karpathy, tables, webdataset
 from albef.ingest.sources.folder import is_picture
-from albef.ingest.sources.rows import read_json
+from albef.ingest.sources.rows import Row, read_json
 
 DOWNLOAD = {"user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)"}
 """How a list of addresses is downloaded where nobody said anything else."""
@@ -33,8 +33,9 @@ def derive(path: Path) -> Section:
     """The section of a source.
 
     Args:
-        path: a folder of pictures with texts beside them, of shards or of Parquet files; a list as
-            TSV, CSV or Parquet; a shard; or JSON of annotations.
+        path: a folder of pictures with texts or one list beside them, of shards or of Parquet
+            files; a list of addresses or paths as TSV, CSV or Parquet; a shard; or JSON of
+            annotations.
 
     Raises:
         ParamsError: it cannot be told what it is, or a part of it cannot; the sentence says so.
@@ -70,6 +71,9 @@ def _folder(path: Path) -> Section:
     below = list(islice(inside, _LOOKED_AT))
     if not top and not below:
         raise ParamsError(f"{path} holds neither pictures, shards (.tar) nor .parquet; {HELP}")
+    lists = [file for file in path.iterdir() if file.suffix in (".csv", ".tsv", ".json")]
+    if len(lists) == 1 and next(path.glob("**/*.txt"), None) is None:
+        return derive(lists[0])
     named = not top and all(_SPLITS.match(file.relative_to(path).parts[0]) for file in below)
     return {"kind": "folder", "path": str(path), "split": None if named else "train"}
 
@@ -154,33 +158,43 @@ def _text(path: Path, form: str) -> Section:
     if not rows or len(rows[0]) < 2:
         raise ParamsError(f"{path} has no two columns, of addresses and captions; {HELP}")
     first = rows[0]
-    address = next((i for i, field in enumerate(first) if _ADDRESS.match(field)), None)
-    if address is None:
+    place = next((i for i, x in enumerate(first) if _ADDRESS.match(x) or is_picture(x)), None)
+    if place is None:
         return _list([str(path)], form, None, first)
-    names = {int(address == 0): "caption", address: "url"}  # no line names the columns
+    # No line names the columns.
+    names = {int(place == 0): "caption", place: "url" if _ADDRESS.match(first[place]) else "image"}
     header = [names.get(i, f"column{i + 1}") for i in range(len(first))]
     return _list([str(path)], form, header, header)
 
 
 def _list(files: list[str], form: str, header: list[str] | None, columns: list[str]) -> Section:
-    url = next(filter(_URL.search, columns), None)
-    caption = next((name for name in columns if _CAPTION.search(name) and name != url), None)
-    if url is None or caption is None:
-        missing = "addresses" if url is None else "captions"
+    first = Path(files[0])
+    rows = islice(tables.read(first, form, header, columns), _LOOKED_AT)
+    texts = {name: list[str]() for name in columns}
+    for name, value in chain.from_iterable(row.values.items() for row in rows if type(row) is Row):
+        texts[name] += [value] if isinstance(value, str) else []
+    url = next((name for name in columns if any(map(_ADDRESS.match, texts[name]))), None)
+    url = url or next(filter(_URL.search, columns), None)
+    image = url or next((name for name in columns if any(map(is_picture, texts[name]))), None)
+    caption = next((name for name in columns if _CAPTION.search(name) and name != image), None)
+    if image is None or caption is None:
+        missing = "captions" if image else "addresses or paths of pictures"
         raise ParamsError(
-            f"{files[0]}: which column holds the {missing} cannot be told; its columns are "
+            f"{first}: which column holds the {missing} cannot be told; its columns are "
             f"{_names(columns)}; {HELP}"
         )
+    table = {"files": _pattern(files), "format": form, **({"header": header} if header else {})}
+    if url:
+        return {
+            "kind": "urls", **table, "url": url, "caption": caption, "split": "train",
+            "download": DOWNLOAD,
+        }  # fmt: skip
+    named = [os.path.dirname(name) for name in texts[image] if os.path.isabs(name)]
     return {
-        "kind": "urls",
-        "files": _pattern(files),
-        "format": form,
-        **({"header": header} if header else {}),
-        "url": url,
-        "caption": caption,
-        "split": "train",
-        "download": DOWNLOAD,
-    }
+        "kind": "table", **table,
+        "images": os.path.commonpath(named) if named else _root(first, texts[image]),
+        "image": image, "caption": caption, **({"split": None} if "split" in columns else {}),
+    }  # fmt: skip
 
 
 def _names(columns: list[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from albef.data import boxes, image_decoding
 from albef.data.record import Record
@@ -39,6 +39,8 @@ class Rules:
 
     limits: IngestConfig
     longest_side: int | None
+    mirrored: bool = False
+    """Whether the fingerprint of a picture's mirror image is taken, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Fingerprint:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A record as it is stored, with its place in its source, from 1, what names it there, and the
-    fingerprint of each picture.
+    fingerprints of its pictures.
     """
 
     record: Record
@@ -109,13 +111,13 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     kept = dataclasses.replace(
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )
-    return Prepared(kept, line, name, tuple(fingerprint for *_, fingerprint in stored))
+    return Prepared(kept, line, name, tuple(one for *_, ones in stored for one in ones))
 
 
 def _image(
     image: bytes, name: str, rules: Rules, upright: bool
-) -> tuple[bytes, tuple[float, float], Fingerprint]:
-    """A picture as stored, how much smaller it became in width and height, and its fingerprint."""
+) -> tuple[bytes, tuple[float, float], list[Fingerprint]]:
+    """A picture as stored, how much smaller it became in width and height, and its fingerprints."""
     limits = rules.limits
     if len(image) > limits.max_megabytes * _MIB:
         detail = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
@@ -126,14 +128,21 @@ def _image(
         pixels = image_decoding.smaller(picture, image, rules.longest_side)
         orientation = image_decoding.orientation(picture)
         plain = image_decoding.is_plain(picture)
+    if min(pixels.size) < limits.min_side:
+        detail = f"made {max(pixels.size)} pixels long its shorter side has {min(pixels.size)}"
+        raise Refused(Reason.TOO_SMALL, f"{detail}; it must have {limits.min_side}")
     scale = pixels.width / width, pixels.height / height
     if upright:
         pixels = image_decoding.turned(pixels, orientation)
-    look = 0 if limits.near_distance is None else perceptual_hash(pixels)
-    fingerprint = Fingerprint(hashlib.sha256(image).digest()[:16], look)
+    looks = [0]
+    if limits.near_distance is not None:
+        seen = [pixels, ImageOps.mirror(pixels)] if rules.mirrored else [pixels]
+        looks = list(map(perceptual_hash, seen))
+    digest = hashlib.sha256(image).digest()[:16]
+    fingerprints = [Fingerprint(digest, look) for look in looks]
     if plain and scale == (1.0, 1.0):
-        return image, scale, fingerprint
-    return encoded(pixels, limits.format, limits.quality), scale, fingerprint
+        return image, scale, fingerprints
+    return encoded(pixels, limits.format, limits.quality), scale, fingerprints
 
 
 def perceptual_hash(picture: Image.Image) -> int:

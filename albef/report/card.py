@@ -253,7 +253,9 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
         known = (it.split, BEHAVIOUR, HEADLINE, *BASELINES)
         if split not in known and isinstance(values, Mapping):
             columns = {"torch": values} | _baselines(metrics, split)
-            yield f"Split `{split}`, in torch:", _beside("metric", columns, values)
+            shot = any(name.startswith("zero_shot_") for name in values)
+            how = ", into classes that are named in words alone (zero-shot)" if shot else ""
+            yield f"Split `{split}`{how}, in torch:", _beside("metric", columns, values)
     if tests := metrics.get(BEHAVIOUR):
         measured = {name: new.behaviour for name, new in it.new.items() if new.behaviour}
         columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}

@@ -53,10 +53,6 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
     tasks: Mapping[str, Any] = params.get("tasks", {})
     inits = [values.get("init", "pretrained") for values in tasks.values()]
     models = dict.fromkeys(["pretrained", *(init for init in inits if init not in tasks), *tasks])
-    used_by: dict[str, list[str]] = {name: [] for name in params.get("datasets", {})}
-    for user, values in {"pre-training": params.get("pretrain", {}), **tasks}.items():
-        if dataset := values.get("dataset"):
-            used_by.setdefault(dataset, []).append(user)
     return Report(
         seed=params["seed"],
         runs=[results.read(layout, run, values, count) for run, values in tasks.items()],
@@ -65,7 +61,7 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
             for name in models
             if layout.curves(name).is_dir()
         },
-        datasets=[datasets.read(layout, name, (*by,), count) for name, by in used_by.items()],
+        datasets=[datasets.read(layout, name, by, count) for name, by in used_by(params).items()],
         searches=[search.read(layout, run, values) for run, values in tasks.items()],
         costs=provenance.read_costs(params, layout),
         models=[provenance.read_model(layout, name) for name in models],
@@ -73,6 +69,16 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
         chains=list(provenance.read_chains(project)),
         values=dict(wording.flatten(params)),
     )
+
+
+def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The trainings and runs that read each data set, by its name."""
+    users: dict[str, list[str]] = {name: [] for name in params.get("datasets", {})}
+    trainings = {"pre-training": params.get("pretrain", {}), **params.get("tasks", {})}
+    for user, values in trainings.items():
+        if dataset := values.get("dataset"):
+            users.setdefault(dataset, []).append(user)
+    return users
 
 
 @cache

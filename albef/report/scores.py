@@ -72,7 +72,7 @@ def of(table: pa.Table) -> Scores | None:
     if not {"split", "credit"} <= set(table.column_names):
         return None
     shown = described(table.schema).get("examples", {}).get(table["split"][0].as_py())
-    table = table.filter(pc.is_valid(table["credit"]))
+    table = filled(table.filter(pc.is_valid(table["credit"])))
     if shown is None or not table.num_rows:
         return None
     credit = table["credit"].to_numpy()
@@ -82,6 +82,14 @@ def of(table: pa.Table) -> Scores | None:
     asked = dict.fromkeys(filter(None, ("key", shown["question"], *shown["pictures"])))
     right = credit >= shown["right"]
     return Scores(shown["metric"], table, tuple(asked), 100 * credit, right, strata, shown)
+
+
+def filled(table: pa.Table) -> pa.Table:
+    """A split's predictions; those that are no ranking without the columns of other splits' one."""
+    names = table.column_names
+    if "query" not in names or table["query"].null_count < table.num_rows:
+        return table
+    return table.select([name for name in names if table[name].null_count < table.num_rows])
 
 
 def parts(table: pa.Table) -> dict[str, Scores]:

@@ -10,8 +10,9 @@ from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 
-FORMAT = 3
+FORMAT = 4
 """Changes when an older runtime could no longer read the folder."""
+_READ = (3, FORMAT)  # of 3 all facts have a default since
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
@@ -95,6 +96,8 @@ class Facts(Section):
     """Words kept of a text."""
     embed_dim: int | None = None
     """Width of the shared space, of kinds that match images and texts."""
+    itc_temperature: float | None = None
+    """Divides similarities in the shared space, as it was learned; None where it is not known."""
     classes: tuple[str, ...] = ()
     """Names of the classes, of kinds that have some."""
     answering: Answering | None = None
@@ -150,7 +153,7 @@ def read(folder: Path) -> Manifest:
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version != FORMAT:
+    if version not in _READ:
         raise ExportError(
             f"{path} has format {version!r}; this version of albef reads {FORMAT}: export again"
         )

@@ -1,10 +1,11 @@
 """Models that match images and texts: pre-training and retrieval, and grounding, which also says
 where; no torch.
 
-Shapes: B images, T texts of each, n items, L text tokens, D width, E shared width.
+Shapes: B images, T texts of each, n items, C classes, L text tokens, D width, E shared width.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from albef.data.boxes import GRID, Box, around, enlarged, hottest, in_pixels
+from albef.preprocessing.zero_shot import TEMPLATE, class_logits, prompts
 from albef.runtime.model import (
     Array,
     Floats,
@@ -45,7 +47,12 @@ class Matching(Model):
     """Embeds pictures and texts into one space, and judges pairs by reading both together."""
 
     main: ClassVar[str] = "match"
-    also: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text"})
+    also: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
+
+    @property
+    def calls(self) -> frozenset[str]:
+        """What it can be asked; an older export does not know the temperature."""
+        return super().calls - ({"zero_shot"} if self.facts.itc_temperature is None else set())
 
     @property
     def embed_dim(self) -> int:
@@ -84,6 +91,39 @@ class Matching(Model):
         aligned(texts=texts)
         parts = [self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts))]
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
+
+    def zero_shot(
+        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> Floats:
+        """The probability (n, C) of each label for each picture, one of them being right.
+
+        >>> model.zero_shot(["dog.png"], ["a dog", "a cat"], ["{}", "a picture of {}"])
+
+        Args:
+            images: n pictures.
+            labels: names of C classes.
+            templates: texts with {} in place of the label; a class is the mean of what they make.
+
+        Raises:
+            ValueError: there is no label, or a template has no place for it; or the export is from
+                before the temperature was kept.
+            ImageError: a picture cannot be decoded.
+        """
+        aligned(labels=labels)
+        aligned(templates=templates)
+        if wrong := [text for text in templates if not re.match(TEMPLATE, text)]:
+            raise ValueError(f"the template {wrong[0]!r} needs {{}} once, where the label goes")
+        if not labels or not templates:
+            raise ValueError("zero_shot needs a label and a template at least")
+        texts = self.embed_text(prompts(labels, templates))
+        return self.classified(self.embed_image(images), texts, len(labels))
+
+    def classified(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
+        """The probabilities (n, C) of pictures (n, E), given the features of the classes'
+        prompts (C * P, E), as :func:`albef.preprocessing.zero_shot.prompts` orders them."""
+        if self.facts.itc_temperature is None:
+            raise ValueError("this export does not know its temperature; export the run again")
+        return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
         """The probability (n,) that picture i and text i belong together.

@@ -25,7 +25,17 @@ Ints = NDArray[np.int64]
 
 BATCH = 32
 """Pictures, texts or pairs that are computed at once."""
-CALLS = ("embed_image", "embed_text", "match", "ask", "entail", "compare", "classify", "ground")
+CALLS = (
+    "embed_image",
+    "embed_text",
+    "match",
+    "zero_shot",
+    "ask",
+    "entail",
+    "compare",
+    "classify",
+    "ground",
+)
 """What the models of all kinds together can be asked."""
 
 

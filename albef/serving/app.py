@@ -36,6 +36,7 @@ from albef.serving.middleware import (
     parse_token,
 )
 from albef.serving.routes.calls import call_routes
+from albef.serving.routes.compatible import compatible_routes
 from albef.serving.routes.indexes import index_routes
 from albef.serving.routes.server import page_routes, probe_routes, server_routes
 
@@ -104,7 +105,12 @@ def create_app(
     engine = Engine(exports, Store(indexes), limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
-    guarded = [call_routes(engine), index_routes(engine, bool(gallery)), server_routes(engine)]
+    guarded = [
+        call_routes(engine),
+        compatible_routes(engine),
+        index_routes(engine, bool(gallery)),
+        server_routes(engine),
+    ]
     public = [probe_routes(engine, state), page_routes()]
     routers = [*guarded, *public]
 

@@ -129,7 +129,7 @@ class Answers(Answered):
 
 
 class Judgement(Body):
-    """A statement that was put into a class."""
+    """A statement or a picture that was put into a class."""
 
     label: str
     """The most probable class."""
@@ -138,10 +138,10 @@ class Judgement(Body):
 
 
 class Judgements(Answered):
-    """What became of statements."""
+    """What became of statements or pictures."""
 
     results: list[Judgement]
-    """One for each statement."""
+    """One for each."""
 
 
 class Location(Body):

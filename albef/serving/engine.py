@@ -18,8 +18,9 @@ import numpy as np
 from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError, decode, opened
 from albef.data.refusal import Reason
+from albef.preprocessing.zero_shot import prompts
 from albef.runtime.matching import Grounded
-from albef.runtime.model import CALLS, Floats, ImageStates
+from albef.runtime.model import CALLS, Floats, ImageStates, batches
 from albef.serving.decoding import Decoders
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import Entry, Hit, Index
@@ -31,7 +32,7 @@ from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, R
 T = TypeVar("T")
 _DECODERS = 2  # threads; one more than computes keeps a batch ready
 _READERS = 2  # threads of the indexes
-_THUMBNAIL = 320  # longest side, in pixels
+THUMBNAIL = 320  # longest side, in pixels
 
 log = logging.getLogger("albef")
 
@@ -88,19 +89,36 @@ class Engine:
                 await asyncio.to_thread(pool.shutdown, cancel_futures=True)
             self.store.close()
 
-    async def embed_pictures(self, images: Sequence[bytes]) -> Floats:
-        """Encoded pictures to unit vectors (n, E)."""
-        pictures = await self._read_pictures(self.calls["embed_image"], images, keep=False)
+    async def embed_pictures(
+        self, images: Sequence[bytes], queues: ModelQueues | None = None
+    ) -> Floats:
+        """Encoded pictures to unit vectors (n, E) of an export, the first that has the call."""
+        queues = queues or self.calls["embed_image"]
+        pictures = await self._read_pictures(queues, images, keep=False)
         return np.stack([picture.feat for picture in pictures])
 
-    async def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Texts to unit vectors (n, E)."""
-        read = await self._read_texts(self.calls["embed_text"], texts)
+    async def embed_texts(self, texts: Sequence[str], queues: ModelQueues | None = None) -> Floats:
+        """Texts to unit vectors (n, E) of an export, the first that has the call."""
+        read = await self._read_texts(queues or self.calls["embed_text"], texts)
         return np.stack([text.feat for text in read])
 
-    async def match(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
-        """The probability of each pair; one picture or one text is paired with all of the other."""
-        queues, count = self.calls["match"], max(len(images), len(texts))
+    async def zero_shot(
+        self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
+    ) -> Floats:
+        """The probability (n, C) of each label for each picture, one of them being right."""
+        queues = self.calls["zero_shot"]
+        texts = prompts(labels, templates)
+        parts = [await self.embed_texts(texts[part], queues) for part in batches(len(texts))]
+        feats = await self.embed_pictures(images, queues)
+        probabilities: Floats = queues.model.classified(feats, np.concatenate(parts), len(labels))
+        return probabilities
+
+    async def match(
+        self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
+    ) -> list[float]:
+        """The probability of each pair by an export, the first that has the call; one picture or
+        one text is paired with all of the other."""
+        queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)
         read = await self._read_texts(queues, texts)
         states = [each.states for each in await self._read_pictures(queues, images, keep=True)]
@@ -276,7 +294,7 @@ def probability(margin: float) -> float:
 def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
     digest = hashlib.sha256(image).hexdigest()
     small = decode(image, f"picture {number}")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     thumbnail, square = io.BytesIO(), io.BytesIO()
     small.save(thumbnail, "JPEG", quality=85)
     queues.square(image, number).save(square, "PNG", compress_level=3)

@@ -18,6 +18,10 @@ class ErrorDetail(BaseModel):
     """A word for programs; it does not change."""
     message: str
     """A sentence for people."""
+    type: str
+    """What sort of error it is, in OpenAI's words."""
+    param: str | None
+    """The field that is wrong, where it is one."""
 
 
 class ErrorBody(BaseModel):
@@ -34,13 +38,19 @@ class Problem(Exception):
         code: a word for programs.
         message: a sentence for people; nothing of the request's content stands in it.
         retry_after: seconds after which it is worth trying again.
+        param: the field that is wrong.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, retry_after: float | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after: float | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.param = status, code, param
         self.message = message.encode(errors="replace").decode()  # halves of characters too
         self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
         if retry_after is not None:
@@ -49,7 +59,9 @@ class Problem(Exception):
     @property
     def body(self) -> bytes:
         """What is answered, as :class:`ErrorBody` describes it."""
-        return json.dumps({"error": {"code": self.code, "message": self.message}}).encode()
+        sort = _TYPES.get(self.status, "invalid_request" if self.status < 500 else "server")
+        detail = {"code": self.code, "message": self.message, "type": f"{sort}_error"}
+        return json.dumps({"error": {**detail, "param": self.param}}).encode()
 
     def response(self) -> Response:
         """The answer."""
@@ -74,6 +86,7 @@ CODES = {
     504: ("deadline", "the answer was not ready in time"),
 }
 """The word and meaning of each status that the server gives."""
+_TYPES = {401: "authentication", 403: "permission", 429: "rate_limit"}
 ANY = (401, 403, 421, 500, 503, 504)
 """Statuses that every call may have."""
 BODY = (400, 408, 413, 415, 422)
@@ -98,6 +111,7 @@ _SENTENCES = {
     "greater_than_equal": "it must be at least {ge:g}",
     "less_than_equal": "it must be at most {le:g}",
     "finite_number": "it must be a number",
+    "data_uri": "a picture is sent as data:image/png;base64,...",
     "value_error": "a file is needed",  # fastapi's, of an upload
 }
 
@@ -113,7 +127,7 @@ def invalid(error: Mapping[str, Any]) -> Problem:
     if error["type"] == "json_invalid":
         return Problem(400, CODES[400][0], "the body is no JSON")
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
-    return Problem(422, CODES[422][0], f"{where}: {sentence(error)}")
+    return Problem(422, CODES[422][0], f"{where}: {sentence(error)}", param=where)
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

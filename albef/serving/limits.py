@@ -5,8 +5,14 @@ from dataclasses import dataclass
 MIB = 2**20
 PICTURES = 32
 """Most pictures, texts or pairs of a request."""
+INPUTS = 2048
+"""Most texts and pictures of a request of OpenAI's clients; they wait by 32."""
 TEXT = 2000
 """Most characters of a text."""
+LABELS = 100
+"""Most classes of zero-shot classification."""
+TEMPLATES = 8
+"""Most templates of its prompts."""
 BOXES = 100
 """Most proposed boxes of a picture."""
 SIDE = 65_535

@@ -31,6 +31,7 @@ from albef.models.matching import (
 from albef.models.momentum import FeatureQueue, MomentumTwin
 from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
 from albef.preprocessing.transforms import Transform
+from albef.preprocessing.zero_shot import Templates, class_logits, prompts
 from albef.tasks.task import (
     MAX_WORDS,
     Batch,
@@ -49,6 +50,16 @@ if TYPE_CHECKING:
 
 TOP = 10
 """Ranked candidates kept of each query."""
+
+
+class ZeroShot(Section):
+    """How the pictures of a split are put into classes that were not trained as such."""
+
+    label: str
+    """Name in meta of what a record's picture shows, in words; those of the split are the classes.
+    """
+    templates: Templates = ("{}",)
+    """Texts with {} in place of the label; a class is the mean of what they make."""
 
 
 class MatchingConfig(Section):
@@ -210,17 +221,23 @@ class RankingTask(MatchingTask):
     primary: ClassVar[str] = "r_mean"
     rerank_k: int | None = 0
     """Candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all."""
+    zero_shot: Mapping[str, ZeroShot] = {}
+    """By split, how its pictures are classified in place of ranked."""
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """Rank the split; or, where its records come in pairs, decide within each pair.
+        """Rank the split; or, where its records come in pairs, decide within each pair; or, where
+        :attr:`zero_shot` names it, classify its pictures.
 
         The rows have ``query`` ("i2t" or "t2i"), ``key`` of the record asked about, ``caption``,
         ``rank`` and ``rank_itc`` of the best right answer from 0, and ``top`` and ``top_itc``,
         the first answers: captions for "i2t", keys for "t2i". In a paired split a row is a
-        decision between the two of a pair, and ``change`` says in what they differ.
+        decision between the two of a pair, and ``change`` says in what they differ. In a
+        classified one a row has ``key``, ``label``, ``predicted`` and its ``probability``.
         """
         rows = [replace(records[i], image=b"") for i in range(len(records))]  # bytes are read twice
+        if shot := self.zero_shot.get(rows[0].split):
+            return self._classify(shot, rows, records, batch_size, model)
         captions = [caption for row in rows for caption in row.captions]
         if model is not None:
             return self._predict_exported(model, rows, captions, records, batch_size)
@@ -233,6 +250,41 @@ class RankingTask(MatchingTask):
             return match_scores(self.model, self.itm_head, images, text_states, mask, pairs)
 
         return ranked(rows, (image_feat @ text_feat.t()).float(), self.rerank_k, match)
+
+    def _classify(
+        self,
+        shot: ZeroShot,
+        rows: Sequence[Record],
+        records: Records,
+        batch_size: int,
+        model: "Model | None",
+    ) -> Table:
+        truths = [row.meta.get(shot.label) for row in rows]
+        if without := [row.key for row, truth in zip(rows, truths, strict=True) if not truth]:
+            raise ValueError(
+                f"record {without[0]} has no {shot.label!r} in its meta, by which the split "
+                f"{rows[0].split} is to be classified: mend zero_shot.{rows[0].split}.label"
+            )
+        labels = sorted({str(truth) for truth in truths})
+        parts = batches(records, batch_size)
+        if model is not None:
+            images = [[record.image for record in part] for part in parts]
+            every = [model.zero_shot(part, labels, shot.templates) for part in images]
+            chances = torch.from_numpy(np.concatenate(every))
+        else:
+            image_feat = encode_images(self.model, map(self.pixels, parts))
+            ids, mask = self.texts(prompts(labels, shot.templates))
+            text_feat, _ = encode_texts(self.model, ids, mask, batch_size)
+            feats = image_feat.float().cpu().numpy(), text_feat.float().cpu().numpy()
+            logits = class_logits(*feats, len(labels), self.temperature.item())
+            chances = torch.softmax(torch.from_numpy(logits), dim=1)
+        best, which = chances.max(dim=1)
+        return {
+            "key": [row.key for row in rows],
+            "label": [str(truth) for truth in truths],
+            "predicted": [labels[i] for i in which.tolist()],
+            "probability": best.tolist(),
+        }
 
     def _predict_exported(
         self,
@@ -290,8 +342,15 @@ class RankingTask(MatchingTask):
         return chances
 
     def score(self, table: Table) -> dict[str, float]:
-        """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies."""
+        """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies; of a
+        classified one, over its pictures and as the mean over its classes."""
         result: dict[str, float] = {}
+        if "label" in table:
+            credit = np.array(self.examples(table).credit)
+            labels = np.array(table["label"])
+            by_class = [credit[labels == label].mean() for label in sorted(set(table["label"]))]
+            means = {"accuracy": credit.mean(), "balanced_accuracy": np.mean(by_class)}
+            return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
         for prefix, column in (("", "rank"), ("itc_", "rank_itc")):
             if "change" in table:
                 right = [float(rank == 0) for rank in table[column]]
@@ -304,7 +363,12 @@ class RankingTask(MatchingTask):
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """The mean of a query's three recalls; of a decision whether it is right."""
+        """The mean of a query's three recalls; of a decision or a class whether it is right."""
+        if "label" in table:
+            pairs = zip(table["label"], table["predicted"], strict=True)
+            right = [float(label == predicted) for label, predicted in pairs]
+            columns = ("", "predicted", "label")
+            return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
         rank = np.array(table["rank"])
         if "change" in table:
             return Examples("accuracy", (rank == 0).astype(float).tolist(), "caption", "top")
@@ -312,7 +376,9 @@ class RankingTask(MatchingTask):
         return Examples("r_mean", credit, "caption", "top", strata="query", right=1.0)
 
     def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of a random order, in expectation."""
+        """:meth:`score` of a random order or class, in expectation."""
+        if "label" in table:
+            return dict.fromkeys(self.score(table), 100 / len(set(table["label"])))
         if "change" in table:
             return accuracies([0.5] * len(table["change"]), table["change"])
         query = table["query"]

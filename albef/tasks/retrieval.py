@@ -8,7 +8,7 @@ from albef.data.record import Record
 from albef.models.albef import ModelConfig
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.pairs import PairConfig, PairTask
-from albef.tasks.ranking import RankingTask
+from albef.tasks.ranking import RankingTask, ZeroShot
 
 
 class Config(PairConfig):
@@ -18,6 +18,9 @@ class Config(PairConfig):
     """Whether to train the contrastive loss."""
     rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
+    zero_shot: dict[str, ZeroShot] = Field({})
+    """Splits that are evaluated too, as far as the data set has them, where pictures are classified
+    in place of ranked, and how."""
 
 
 class Task(PairTask, RankingTask):
@@ -25,7 +28,8 @@ class Task(PairTask, RankingTask):
 
     does = (
         "finds pictures by text and texts by picture, and tells whether a picture and a text "
-        "belong together (`embed_image`, `embed_text`, `match`)"
+        "belong together (`embed_image`, `embed_text`, `match`); puts pictures into classes that "
+        "are named in words (`zero_shot`)"
     )
     hub = "zero-shot-image-classification"
     judges = True
@@ -33,6 +37,12 @@ class Task(PairTask, RankingTask):
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.itc, self.rerank_k = config.itc, config.rerank_k
+        self.zero_shot = config.zero_shot
+
+    @property
+    def further_splits(self) -> tuple[str, ...]:
+        """Those that are classified."""
+        return tuple(self.zero_shot)
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:

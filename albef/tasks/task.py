@@ -311,6 +311,11 @@ class RunTask(Task):
         """
         return {}
 
+    @property
+    def further_splits(self) -> Sequence[str]:
+        """Splits that this run is evaluated on beside those that all runs are."""
+        return ()
+
     @classmethod
     def answer(cls, record: Record) -> str | None:
         """What a model that reads only the text has to guess; None where there is none."""

@@ -60,8 +60,8 @@ class ValidateConfig(Section):
     """A caption with fewer words is short."""
     max_short_captions: Share = 0.05
     """Share of captions that are short; questions, statements and the like are not counted."""
-    max_caption_words: Annotated[int, Field(ge=1)] = 100
-    """Words of the longest caption."""
+    max_caption_words: Annotated[int, Field(ge=1)] = 500
+    """Words of the longest caption; as many as ``ingest.max_caption_chars`` lets pass."""
     max_caption_images: Annotated[int, Field(ge=1)] = 1000
     """A caption that stands at more different images is a repeated one."""
     max_repeated_captions: Share = 0.05

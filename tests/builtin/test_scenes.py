@@ -92,3 +92,17 @@ def test_a_pair_differs_in_the_one_thing_it_names(records: list[Record]) -> None
         assert not true_of(parse(b.captions[0]), scene_of(a))
         words = [record.captions[0].split() for record in (a, b)]
         assert a.meta["change"] == "relation" or len(words[0]) == len(words[1])
+
+
+def test_single_things_are_named_and_each_is_shown_as_often() -> None:
+    records = draw("scenes", objects=8, splits={"test": 4, "things": 24})
+    things = of(records, "things")
+    assert Counter(record.meta["thing"] for record in things) == dict.fromkeys(
+        {record.meta["thing"] for record in things}, 3
+    )
+    for record in things:
+        ((name, count),) = ((g.name, g.count) for g in scene_of(record).groups)
+        assert count == 1
+        assert record.meta["thing"].split(" ", 1)[1] == name
+    assert len({record.image for record in things}) == 24
+    assert of(records, "test") == of(draw("scenes", objects=8, splits={"test": 4}), "test")

@@ -20,16 +20,13 @@ from albef.io import file_digest
 from albef.training import state as states
 from albef.training.state import EPOCHS, KEPT, STATES
 from tests.chaos import victim
+from tests.chaos.conftest import SEED
 from tests.data import toy
 from tests.pipelines.states import step_of
 from tests.training.test_loop import curves
 
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).parents[2]
-SEED = int(os.environ.get("CHAOS_SEED", time.time_ns() % 10**6))
-"""Printed with what fails; the same one kills after the same saves, not at the same instruction."""
-
-
 Whole = tuple[dict[str, torch.Tensor], set[str], dict[str, str]]
 
 
@@ -99,7 +96,6 @@ def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
     local: str,
     copies: str,
 ) -> None:
-    print(f"CHAOS_SEED={SEED}")
     rng = random.Random(f"{SEED} {local} {copies}")
     here, mirror = tmp_path / "here", tmp_path / "mirror"
     old = killed(data, here, mirror, 0.1 if copies == "slow" else 0.0, rng)

@@ -24,9 +24,6 @@ from tests.data import toy
 from tests.flows.toy import ROOT, Toy
 from tests.validation.test_suites import picture
 
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,8 +17,6 @@ from tests.data import toy as data
 from tests.flows.test_run import last_flow
 from tests.flows.toy import Toy
 
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 VALIDATE = """
   validate:
     foreach: ${keys}

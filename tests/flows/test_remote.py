@@ -8,9 +8,6 @@ from dvc.repo import Repo
 from flows import graph, remote
 from tests.flows.toy import Toy
 
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch

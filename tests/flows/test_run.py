@@ -20,8 +20,6 @@ from flows.run_lock import Busy
 from flows.status import report
 from tests.flows.toy import Toy
 
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 ALL = [
     "evaluate@retrieval",
     "finetune@retrieval",

@@ -89,6 +89,28 @@ def test_lists(tmp_path: Path, name: str, text: str, expected: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.csv", "file,split,caption\n1.png,train,a\n", {"image": "file", "split": None}),
+        ("a.tsv", "a dog\t1.png\n", {"image": "image", "header": ["caption", "image"]}),
+        ("a.csv", "caption,image\na,{root}/in/1.png\n", {"images": "{root}/in"}),
+    ],
+)
+def test_tables_of_local_pictures(
+    tmp_path: Path, name: str, text: str, expected: dict[str, Any]
+) -> None:
+    put(tmp_path, "in/1.png")
+    (tmp_path / "in" / "1.txt").unlink()
+    (tmp_path / name).write_text(text.format(root=tmp_path))
+    expected = {"kind": "table", "images": str(tmp_path / "in"), **expected}
+    expected["images"] = expected["images"].format(root=tmp_path)
+    section = read(tmp_path / name)
+    assert {**section, **expected} == section
+    (tmp_path / name).rename(tmp_path / "in" / name)
+    assert read(tmp_path / "in") == {**section, "files": [str(tmp_path / "in" / name)]}
+
+
+@pytest.mark.parametrize(
     ("row", "form"),
     [
         ({"image": "b.jpg", "caption": "one"}, "captions"),
@@ -122,7 +144,7 @@ def test_json_of_annotations(tmp_path: Path, row: dict[str, Any], form: str) -> 
         ("a.json", '{"images": [{}]}', "its images have no sentences"),
         ("a.json", '[{"image": "x.jpg", "caption": "one"}]', "the folder that x.jpg lies in"),
         ("a.csv", "one\n", "has no two columns"),
-        ("a.csv", "one,two\n", "which column holds the addresses cannot be told"),
+        ("a.csv", "one,two\n", "which column holds the addresses or paths of pictures cannot"),
         ("a.csv", "url,two\n", "cannot be told; its columns are url, two; name it"),
         ("a.parquet", "no", "is no Parquet file that can be read"),
         ("a.tar", "", "no sample of its first ones has a .txt"),

@@ -183,7 +183,7 @@ def test_lists_of_addresses(data: st.DataObject, form: Any, titled: bool) -> Non
             kind="urls", files=[str(path)], format=form, header=header, url="url", caption="text",
             keep=["url"], split="train", download=DOWNLOAD,
         )  # fmt: skip
-        entries = said(lambda: list(urls._entries(config, [path]))) or []
+        entries = said(lambda: list(urls._entries(config))) or []
         count = said(lambda: urls.count(config))
         said(lambda: derive(path))
     assert count is None or count >= 0

@@ -168,21 +168,26 @@ def parquet(here: Path) -> Made:
             "captions": ["text"], "keep": ["more"]}, sum(map(len, columns)) + 2  # fmt: skip
 
 
-def urls(here: Path) -> Made:
+def table(here: Path, good: str = "a.jpg", column: str = "image") -> Made:
+    (here / "a.jpg").write_bytes(toy.picture(1, kind="JPEG"))
     texts = [text for text in TEXTS if not {"\r", "\n"} & set(text) and text]
     with (here / "list.csv").open("w", errors="surrogatepass", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows([["url", "text"], *([t, "a dog"] for t in texts)])
-        writer.writerows(["http://a.test/", text] for text in texts)
+        writer.writerows([[column, "text"], *([t, "a dog"] for t in texts)])
+        writer.writerows([good, text] for text in texts)
+    return {"kind": "table", "files": [str(here / "list.csv")], "format": "csv", column: column,
+            "images": str(here), "caption": "text", "keep": ["text"]}, 2 * len(texts)  # fmt: skip
+
+
+def urls(here: Path) -> Made:
+    values, count = table(here, "http://a.test/", "url")
+    del values["images"]
     download = DOWNLOAD.model_dump() | {"attempts": 1}
-    return {"kind": "urls", "files": [str(here / "list.csv")], "format": "csv", "url": "url",
-            "caption": "text", "keep": ["text"], "split": "train", "download": download}, (
-        2 * len(texts)
-    )  # fmt: skip
+    return values | {"kind": "urls", "split": "train", "download": download}, count
 
 
 SOURCES = [captions, vqa, entailment, nlvr2, grounding, proposals, karpathy, folder, webdataset,
-           parquet, urls]  # fmt: skip
+           parquet, table, urls]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

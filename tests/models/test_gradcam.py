@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from albef.config import validate
-from albef.models.albef import ALBEF, ModelConfig
+from albef.models.albef import ALBEF
 from albef.models.gradcam import cross_attention, itc_maps, itm_maps
 from tests import original as originals
 
@@ -15,16 +14,8 @@ MASK = FIXTURE["inputs/attention_mask"]
 
 @pytest.fixture(scope="module")
 def original() -> tuple[ALBEF, nn.Linear, float]:
-    sizes = {
-        "image": {"image_size": 48, "patch_size": 16, "width": 48, "depth": 3, "heads": 3},
-        "text": {
-            "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
-            "max_positions": 40, "dropout": 0.0,
-        },
-        "embed_dim": 16,
-    }  # fmt: skip
     task = nn.Module()
-    task.model = ALBEF(validate(ModelConfig, sizes, where="test"), 211)
+    task.model = ALBEF(originals.fine_tuned_sizes(image_size=48), 211)
     task.itm_head = nn.Linear(32, 2)
     task.temperature = nn.Parameter(torch.zeros(()))
     originals.load(task, "retrieval", FIXTURE)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.cli import main
-from albef.config import ParamsError, validate
+from albef.config import ParamsError, read_preset, validate
 from albef.ingest.config import RowsConfig
+from flows.values import compose
 from pipelines import heldout, ingest
-from pipelines.check import check, render
+from pipelines.check import check, render, write_preset
+from pipelines.check import main as run_check
+from pipelines.params import load
 from pipelines.stage import Stage
 from tests.data import toy
 from tests.ingest.bad_rows import LIMITS
@@ -136,6 +140,7 @@ def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
     words = render(check("in", 3))
     _, heading, section = words.partition("To take it, write under datasets in params.yaml:\n")
     assert heading
+    section = section.removesuffix("or make a preset of it by --write")
     read = validate(RowsConfig, YAML(typ="safe").load(section)["in"], where="shown")
     assert read.sources["in"].model_dump(exclude={"licences"}) == {
         "kind": "folder", "path": "in", "split": "train"
@@ -150,6 +155,46 @@ def test_a_list_that_is_named_by_its_path_asks_no_private_address(here: Path) ->
     assert result["sources"]["list"]["set_aside"]["private_address"]["count"] == 5
     assert result["stops"]
     assert "# user_agent: say who asks and how to reach you\n  list:\n" in render(result)
+
+
+def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> None:
+    photos = {f"{i}.png": (toy.picture(i, (20 + i, 30)), f"a dog {i}") for i in range(9)}
+    photos |= {"9.png": (toy.picture(9, (40, 40)), "word " * 40)}
+    photos |= {"10.png": (toy.picture(10, (40, 40)), "собака слева")}
+    values = params(here, {"own": pictures(here / "own", photos)})
+    values["validate"] |= {"max_caption_words": 30, "min_image_side": 21, "max_other_scripts": 0.0}
+    values["validate"] |= {"max_blank_images": 0.0, "max_short_captions": 0.0}
+    (here / "params.yaml").write_text(json.dumps(values))
+    result = check("toy", 100)
+    fitting = {"max_caption_words": 40, "scripts": ["Latin", "Cyrillic"], "min_image_side": 20}
+    assert result["fitting"] == {**fitting, "max_blank_images": 1.0}
+    assert (len(result["unmet"]), result["stops"]) == (4, False)
+    words = render(result)
+    assert "validation would refuse these records\n  captions are not too long (" in words
+    assert "would pass with validate: {max_caption_words: 40, scripts: [Latin, Cyrillic]" in words
+    values["validate"] |= result["fitting"]
+    (here / "params.yaml").write_text(json.dumps(values))
+    assert not check("toy", 100)["unmet"]
+
+
+def test_a_path_becomes_a_preset(here: Path) -> None:
+    shots = here / "shots"
+    shots.mkdir()
+    for i in range(6):
+        (shots / f"{i}.png").write_bytes(toy.noisy(i).image)
+        (shots / f"{i}.txt").write_text(f"dog {i} on the left")
+    for name in ("presets", "behaviour"):
+        shutil.copytree(ROOT / name, here / name)
+    assert run_check("shots", write=True) == 0
+    values = read_preset(here / "presets" / "shots.yaml")
+    assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}
+    assert values["pretrain"]["augment"]["flip"] is False
+    with pytest.raises(ParamsError, match=r"presets/shots.yaml is there already; remove it"):
+        run_check("shots", write=True)
+    (here / "params.yaml").write_text(compose(here / "presets" / "shots.yaml"))
+    assert load(here / "params.yaml").tasks["retrieval"].dataset == "shots"
+    with pytest.raises(ParamsError, match=r"--write: shots.shots stands in"):
+        write_preset(check("shots.shots", 5))
 
 
 @pytest.mark.parametrize(

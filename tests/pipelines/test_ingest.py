@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import ImageOps
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError
@@ -312,7 +313,10 @@ def test_some_rows_of_each_reason_are_kept_to_be_looked_at(here: Path) -> None:
 
 @pytest.mark.parametrize("distance", [4, None])
 def test_what_is_evaluated_on_is_not_trained_on(here: Path, distance: int | None) -> None:
-    toy_params(here, PHOTOS, screened=True, near_distance=distance)
+    mirror = encoded(ImageOps.mirror(decode(PHOTOS["first.jpg"][0])))
+    toy_params(
+        here, {**PHOTOS, "mirror.png": (mirror, "six")}, screened=True, near_distance=distance
+    )
     values = json.loads((here / "params.yaml").read_text())
     tests = {"a.jpg": PHOTOS["first.jpg"], "b.jpg": (encoded(gradient(99, 99, 9)), "nine")}
     other = values["datasets"]["toy"] | {"screened": False}
@@ -322,14 +326,13 @@ def test_what_is_evaluated_on_is_not_trained_on(here: Path, distance: int | None
     values["ingest"]["heldout"] = ["coco"]
     (here / "params.yaml").write_text(json.dumps(values))
     heldout.run(Stage("heldout", "coco"))
-    assert pq.read_table("products/heldout/coco.parquet")["key"].to_pylist() == [
-        "e-test-0000000", "e-test-0000001"
-    ]  # fmt: skip
+    keys = pq.read_table("products/heldout/coco.parquet")["key"].to_pylist()
+    assert keys == sorted(["e-test-0000000", "e-test-0000001"] * (2 if distance else 1))
     ingest.run(Stage("ingest", "toy"))
     found = aside(ASIDE)
-    near = {"smaller.png"} if distance else set()
+    near = {"smaller.png", "mirror.png"} if distance else set()
     assert set(found) == {"first.jpg", "equal.jpg"} | near
-    assert set(kept(DATA)) == set(PHOTOS) - set(found)
+    assert set(kept(DATA)) == {*PHOTOS, "mirror.png"} - set(found)
     why, said = found["first.jpg"]
     assert why == "contamination"
     assert said == (

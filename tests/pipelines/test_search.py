@@ -257,6 +257,7 @@ def test_what_a_study_refuses_is_said_once_before_workers_start(
     work(here, searched(runtime__search_workers=2))
     looked = trials.read_search(Stage("search", "retrieval"))
     assert looked
+    looked.folder.mkdir(parents=True)
     looked.journal.write_text("no journal\n{}\n")
     started: list[object] = []
     monkeypatch.setattr(search, "work", lambda *args: started.append(args))

@@ -1,15 +1,17 @@
 """The frame of every stage: its scratch, and how its process ends."""
 
+import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from albef.io import lock
-from pipelines.stage import FORGOTTEN_S, RANKS, Stage
+from pipelines.stage import FORGOTTEN_S, RANKS, Stage, lock_of
 from tests.pipelines.test_training import ROOT, values, work
 
 
@@ -23,14 +25,50 @@ def test_forgotten_scratch_is_removed_but_never_what_a_process_works_in() -> Non
     """By the clock alone, one that jumps would remove the states of a training that runs."""
     root = Path("scratch/albef")
     ages = {"pretrain-old": 60, "pretrain-new": -60, "finetune@a-live": 9 * FORGOTTEN_S}
-    with lock(root / "finetune@a-live" / "trial-0" / "lock"):
+    ages["ingest@a-live"] = FORGOTTEN_S
+    one = lock(root / "finetune@a-live" / "trial-0" / "lock")
+    with one, lock(lock_of(root / "ingest@a-live")):
         for name, beyond in ages.items():
             folder = root / name
             (folder / "curves").mkdir(parents=True)
             for path in (*folder.rglob("*"), folder):
                 os.utime(path, (time.time() - FORGOTTEN_S - beyond,) * 2)
-        Stage("pretrain", "").scratch("0" * 20).rmdir()
-    assert {path.name for path in root.iterdir()} == {"pretrain-new", "finetune@a-live"}
+        with Stage("pretrain", "").scratch("0" * 20) as own:
+            own.rmdir()
+        left = {path.name for path in root.glob("*/")}
+    assert left == {"pretrain-new", "finetune@a-live", "ingest@a-live"}
+
+
+def test_a_stage_is_alone_in_its_scratch_and_one_that_cannot_wait_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two clones that did the same the first one removed what the second one worked in."""
+    monkeypatch.delenv("RANK", raising=False)
+    caplog.set_level(logging.INFO)
+    ended: list[str] = []
+
+    def another() -> None:
+        with Stage("pretrain", "").scratch("0" * 20) as folder:
+            assert folder.is_dir()
+            ended.append("another")
+
+    thread = threading.Thread(target=another)
+    with Stage("pretrain", "").scratch("0" * 20) as own:
+        monkeypatch.setenv("RANK", "0")
+        with (
+            pytest.raises(ValueError, match=f"process {os.getpid()} works in {own} already; wait"),
+            Stage("pretrain", "").scratch("0" * 20),
+        ):
+            pass
+        monkeypatch.delenv("RANK")
+        thread.start()
+        while "waiting for process" not in caplog.text:
+            time.sleep(0.01)
+        own.rmdir()
+        ended.append("own")
+    thread.join()
+    assert ended == ["own", "another"]
+    assert not list(Path("scratch/albef").glob("*.lock"))
 
 
 @pytest.mark.parametrize(("error", "code"), [("OSError", os.EX_IOERR), ("RuntimeError", 1)])

@@ -168,9 +168,11 @@ def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> No
     assert set(metrics) >= {"test", "pairs", "behaviour", "chance", "random_weights"}
     assert metrics["chance"]["test"]["tr@1"] == pytest.approx(100 / 48)
     assert metrics["chance"]["pairs"]["accuracy"] == 50
+    assert metrics["chance"]["things"]["zero_shot_balanced_accuracy"] == pytest.approx(100 / 12)
+    assert metrics["headline"]["things"] == "zero_shot_balanced_accuracy"
     assert set(metrics["random_weights"]["test"]) == set(metrics["test"])
     table = pq.read_table(trained / "products/results/retrieval/predictions.parquet")
-    assert table.num_rows == 4 * 48  # two splits of 48 pictures and captions, both ways
+    assert table.num_rows == 4 * 48 + 24  # two splits of 48 pictures and captions, both ways
     test = [row for row in table.to_pylist() if row["split"] == "test"]
     right = [row["rank"] == 0 for row in test if row["query"] == "i2t"]
     assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))

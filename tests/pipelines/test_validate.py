@@ -15,6 +15,7 @@ from albef.config import validate
 from albef.data import shards
 from albef.data.record import Record
 from albef.ingest import shard_writer
+from pipelines import data_page
 from pipelines import validate as stage_module
 from pipelines.stage import Stage
 from tests.pipelines.test_ingest import ROOT, SCENES, contents, params
@@ -92,6 +93,11 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     ]
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "1 of 17 expectations are not met" in report
+
+    page = data_page.main("toy")
+    offending = page.read_text().partition("Not so: captions are not empty")[2]
+    rows = offending.partition("<details")[0]
+    assert rows.count("<figure><img") == rows.count("words 0: ") == 8
 
     values = params(here, {"placed": SCENES})
     values["validate"]["max_empty_captions"] = 0.31

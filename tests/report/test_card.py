@@ -12,9 +12,18 @@ from tests.data.toy import LICENCE
 METRICS: dict[str, Any] = {
     "test": {"accuracy": 60.0},
     "pairs": {"accuracy": 70.0},
+    "things": {"zero_shot_balanced_accuracy": 90.0},
     "behaviour": {"count": 81.25, "overall": 80.0},
-    "chance": {"test": {"accuracy": 28.0}, "behaviour": {"count": 50.0}},
-    "random_weights": {"test": {"accuracy": 5.0}, "behaviour": {"count": 49.0}},
+    "chance": {
+        "test": {"accuracy": 28.0},
+        "things": {"zero_shot_balanced_accuracy": 100 / 24},
+        "behaviour": {"count": 50.0},
+    },
+    "random_weights": {
+        "test": {"accuracy": 5.0},
+        "things": {"zero_shot_balanced_accuracy": 5.0},
+        "behaviour": {"count": 49.0},
+    },
     "text_only": {"test": {"accuracy": 27.0}},
 }
 DESCRIBED = {
@@ -61,6 +70,8 @@ def test_a_run_without_an_export_has_a_card() -> None:
         "| metric | torch | chance | random weights | text only |",
         "| `accuracy` | 60 | 28 | 5 | 27 |",
         "Split `pairs`, in torch:",
+        "Split `things`, into classes that are named in words alone (zero-shot), in torch:",
+        "| `zero_shot_balanced_accuracy` | 90 | 4.167 | 5 |",
         "## Behaviour tests",
         "| `count` | 81.25 | 50 | 49 |",
         "**questions**, test: 9 test; made by questions; SHA-256 `" + "d" * 64 + "`.",

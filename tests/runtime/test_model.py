@@ -1,4 +1,7 @@
 import io
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +84,7 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
 
 
 def test_a_call_of_another_kind_is_told(model: Matching) -> None:
-    with pytest.raises(AttributeError, match="kind retrieval has embed_image, embed_text, match;"):
+    with pytest.raises(AttributeError, match="embed_image, embed_text, match, zero_shot;"):
         model.ask(["a.png"], ["what?"])
     with pytest.raises(AttributeError, match="has no attribute 'aks'"):
         model.aks(["a.png"], ["what?"])
@@ -93,3 +96,41 @@ def test_many_texts_of_one_picture_are_scored_as_each_alone(
     together = model.match_logits([pictures[1]] * 4, CAPTIONS)
     alone = np.concatenate([model.match_logits([pictures[1]], [text]) for text in CAPTIONS])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_class_is_the_mean_of_its_prompts(model: Matching, pictures: list[bytes]) -> None:
+    labels, templates = ["a dog", "an apple", "three frogs"], ["{}", "only {} and nothing else"]
+    weights = [model.embed_text([t.format(label) for t in templates]).mean(0) for label in labels]
+    sims = model.embed_image(pictures) @ np.stack([w / np.linalg.norm(w) for w in weights]).T
+    expected = np.exp(sims / model.facts.itc_temperature)
+    found = model.zero_shot(pictures, labels, templates)
+    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), rtol=1e-3)
+    assert len(set(found[:, 0].round(4))) == len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "said"),
+    [
+        ([], ["{}"], "a label and a template"),
+        (["a"], [], "a label and a template"),
+        (["a"], ["a dog"], "'a dog' needs {} once"),
+        (["a"], ["{} {}"], "needs {} once"),
+        (["a"], ["{0}"], "needs {} once"),
+    ],
+)
+def test_labels_and_templates_that_make_no_prompt_are_refused(
+    model: Matching, labels: list[str], templates: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        model.zero_shot([], labels, templates)
+
+
+def test_an_export_of_before_has_no_temperature(tiny_export: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_export, tmp_path / "old"))
+    values = json.loads((folder / "manifest.json").read_text())
+    del values["model"]["itc_temperature"]
+    (folder / "manifest.json").write_text(json.dumps(values | {"format": 3}))
+    old = albef.runtime.load(folder)
+    assert old.calls == {"embed_image", "embed_text", "match"}
+    with pytest.raises(ValueError, match="export the run again"):
+        old.zero_shot([], ["a dog"])

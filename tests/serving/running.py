@@ -66,7 +66,7 @@ def error(response: httpx.Response) -> tuple[int, str]:
     """Status and code of a refusal, which has the one shape that all have."""
     body = response.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message"}
+    assert set(body["error"]) == {"code", "message", "type", "param"}
     assert body["error"]["message"]
     return response.status_code, body["error"]["code"]
 

@@ -47,6 +47,43 @@ def test_matches_as_the_runtime_does(
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
 
 
+def test_classifies_as_the_runtime_does(
+    everything: Running, tiny_export: Path, pictures: list[bytes]
+) -> None:
+    sent = {"label": ["a dog", "an apple", "frogs"], "template": ["{}", "only {}"]}
+    files = parts("image", pictures)
+    answer = everything.client.post("/v1/zero-shot", files=files, data=sent).json()
+    right = albef.runtime.load(tiny_export).zero_shot(pictures, *sent.values())
+    found = [list(result["probabilities"].values()) for result in answer["results"]]
+    np.testing.assert_allclose(found, right, atol=1e-4)
+    labels = [sent["label"][i] for i in right.argmax(axis=1)]
+    assert [result["label"] for result in answer["results"]] == labels
+    plain = everything.client.post("/v1/zero-shot", files=files, data={"label": sent["label"]})
+    (right, *_) = albef.runtime.load(tiny_export).zero_shot(pictures, sent["label"])
+    found = list(plain.json()["results"][0]["probabilities"].values())
+    np.testing.assert_allclose(found, right, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({}, "label: it is missing"),
+        ({"label": ["a dog", "a dog"]}, "twice"),
+        (
+            {"label": ["a dog"], "template": ["{}", "a picture"]},
+            "template: {} stands in it once",
+        ),
+        ({"label": [f"{i}" for i in range(101)]}, "label: at most 100 are taken"),
+    ],
+)
+def test_wrong_labels_are_refused(
+    everything: Running, pictures: list[bytes], sent: dict[str, list[str]], said: str
+) -> None:
+    answer = everything.client.post("/v1/zero-shot", files=parts("image", pictures[:1]), data=sent)
+    assert error(answer) == (422, "invalid")
+    assert said in answer.json()["error"]["message"]
+
+
 def test_asks_as_the_runtime_does(
     everything: Running, tiny_exports: dict[str, Path], pictures: list[bytes]
 ) -> None:
@@ -140,6 +177,7 @@ def test_says_what_it_serves_and_how_it_is(
         "embed_image": "retrieval",
         "embed_text": "retrieval",
         "match": "retrieval",
+        "zero_shot": "retrieval",
         "ask": "vqa",
         "entail": "entailment",
         "compare": "nlvr2",

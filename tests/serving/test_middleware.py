@@ -312,7 +312,12 @@ def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFi
 
     app = Requests(fail, Metrics(), State(), 0)
     answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
-    detail = {"code": "internal", "message": "the server failed; request mine"}
+    detail = {
+        "code": "internal",
+        "message": "the server failed; request mine",
+        "type": "server_error",
+        "param": None,
+    }
     assert (answer.status, json.loads(answer.body)) == (500, {"error": detail})
     assert "request mine failed" in caplog.text
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tests.serving.conftest import NAMES
 from tests.serving.running import PATIENCE, Running, running
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 WEB = Path(__file__).parents[2] / "albef/serving/web"
 SECTIONS = {
@@ -25,6 +24,7 @@ SECTIONS = {
     "compare": "Compare",
     "entail": "Check",
     "match": "Rank",
+    "classify": "Classify",
 }
 CREDIT = re.compile(r"(\w+), [0-9.]+ m?s")
 EVIL = "<b>bold</b><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -81,19 +81,6 @@ DROP = """
   }
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that playwright installed."""
-    expect.set_options(timeout=PATIENCE * 1000)
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-    with sync_playwright() as playwright:
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium here")
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -332,6 +319,22 @@ def test_match_ranks_texts(page: Page, pictures: list[bytes]) -> None:
     expect(place.locator(".limit")).to_have_text("The model reads the first 30 of these 31 words.")
     place.get_by_role("button", name="Remove two apples").click()
     expect(place.locator(".bars li")).to_have_count(2)
+
+
+def test_classes_share_a_picture(page: Page, pictures: list[bytes]) -> None:
+    place = show(page, "classify")
+    give(place, pictures[2])
+    for text in ("a dog", "7", "3", EVIL):  # a number's place is not moved
+        say(place, text)
+    expect(place.locator(".bars li")).to_have_count(4)
+    assert sum(shares(place)) == pytest.approx(100, abs=3)
+    expect(place.locator(".told")).to_contain_text(CREDIT)
+    best = place.locator(".bars li.best .label").inner_text()
+    expect(place.locator(".told")).to_contain_text(f"Best: {best}.")
+    template = place.locator("[name=template]")
+    template.fill("a picture of")
+    template.blur()
+    expect(place.get_by_role("alert")).to_contain_text("stands in it once")
 
 
 def test_dropped_pictures_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:

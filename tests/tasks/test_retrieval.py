@@ -1,9 +1,12 @@
 """Retrieval without one of its parts, as the rungs of an ablation have it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+import albef
 from albef.data.record import Record
 from albef.losses import itm
 from albef.tasks.ranking import ranked
@@ -112,3 +115,47 @@ def test_null_re_ranks_all_and_leaves_nothing_to_the_features() -> None:
     # In a paired split all are the two of a pair.
     paired = ranked([record(i, i // 2) for i in range(6)], sim[:6, :6], None, within_pairs)
     assert set(paired["rank"]) <= {0, 1}
+
+
+@pytest.fixture
+def shown(pictures: list[bytes]) -> list[Record]:
+    names = ("a dog", "an apple", "a dog", "three frogs", "an apple", "a dog")
+    return [
+        Record(f"r{i}", picture, ("a caption",), i, "shown", "", {"thing": name})
+        for i, (picture, name) in enumerate(zip(pictures, names, strict=True))
+    ]
+
+
+def test_a_split_is_classified_by_the_names_of_its_classes(
+    shown: list[Record], tiny_export: Path, pictures: list[bytes]
+) -> None:
+    templates = ["{}", "only {}"]
+    task = tiny_task(zero_shot={"shown": {"label": "thing", "templates": templates}})
+    table = task.predict(shown, 4)
+    exported = albef.runtime.load(tiny_export)
+    classes = ["a dog", "an apple", "three frogs"]
+    chances = exported.zero_shot(pictures, classes, templates)
+    assert table["label"] == [record.meta["thing"] for record in shown]
+    assert table["predicted"] == [classes[i] for i in chances.argmax(axis=1)]
+    assert table["probability"] == pytest.approx(chances.max(axis=1).tolist(), abs=1e-4)
+    for column, values in task.predict(shown, 4, exported).items():
+        near = pytest.approx(table[column], abs=1e-4)
+        assert values == (near if column == "probability" else table[column])
+
+    table["predicted"] = ["a dog", "an apple", "a dog", "a dog", "a dog", "an apple"]
+    assert task.score(table) == pytest.approx(
+        {"zero_shot_accuracy": 50, "zero_shot_balanced_accuracy": 100 * (2 / 3 + 1 / 2) / 3}
+    )
+    assert list(task.chance(table).values()) == pytest.approx([100 / 3] * 2)
+    examples = task.examples(table)
+    by_class: dict[str, list[float]] = {label: [] for label in classes}
+    for label, credit in zip(table[examples.strata], examples.credit, strict=True):
+        by_class[label].append(credit)
+    mean = sum(sum(some) / len(some) for some in by_class.values()) / 3
+    assert task.score(table)[examples.metric] == pytest.approx(100 * mean)
+
+
+def test_a_record_without_its_label_is_named(shown: list[Record]) -> None:
+    task = tiny_task(zero_shot={"shown": {"label": "class"}})
+    with pytest.raises(ValueError, match=r"record r0 has no 'class' in its meta.*zero_shot\.shown"):
+        task.predict(shown, 4)

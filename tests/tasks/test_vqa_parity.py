@@ -34,18 +34,9 @@ def vqa_config(**changed: Any) -> Config:
     return validate(Config, values | changed, where="test")
 
 
-SIZES = {
-    "image": {"image_size": 32, "patch_size": 16, "width": 32, "depth": 3, "heads": 2},
-    "text": {
-        "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
-        "max_positions": 40, "dropout": 0.0,
-    },
-    "embed_dim": 16,
-}  # fmt: skip
-
-
 def original_task(alpha: float = 0.4) -> Task:
-    task = Task(vqa_config(alpha=alpha), validate(ModelConfig, SIZES, where="test"), vocabulary())
+    sizes = original.fine_tuned_sizes(width=32, heads=2)
+    task = Task(vqa_config(alpha=alpha), sizes, vocabulary())
     original.load(task, "vqa", FIXTURE)
     return task.train()
 
@@ -173,7 +164,8 @@ def test_answers_end_with_their_mark_and_questions_do_not() -> None:
 
 def test_every_weight_starts_where_the_originals_does() -> None:
     """Twelve layers of text, as in the original, so that its map of names applies as it is."""
-    sizes = SIZES | {"text": SIZES["text"] | {"depth": 12, "fusion_depth": 6}}
+    sizes = original.fine_tuned_sizes(width=32, heads=2).model_dump()
+    sizes["text"] |= {"depth": 12, "fusion_depth": 6}
     values = pretraining_config(0.4).model_dump() | {"model": sizes}
     model = validate(ModelConfig, sizes, where="test")
     torch.manual_seed(1)

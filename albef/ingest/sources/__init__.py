@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -101,11 +102,17 @@ def licences_of(source: Section) -> list[dict[str, str]]:
 
 
 def read_rows(
-    dataset: str, sources: Mapping[str, Section], seed: int, scratch: Path, most: int | None = None
+    dataset: str,
+    sources: Mapping[str, Section],
+    seed: int,
+    scratch: Path,
+    most: int | None = None,
+    split_off: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[int, Record | Refusal]]:
     """What becomes of the rows of a data set's sources, one after the other, with their lines and
-    with keys and image ids of the data set: of each the first ``most``, or all. In ``scratch`` a
-    kind may keep what it would be costly to get again.
+    with keys and image ids of the data set: of each the first ``most``, or all; of those of the
+    training split the shares ``split_off`` are of other ones. In ``scratch`` a kind may keep what
+    it would be costly to get again.
 
     Raises:
         ParamsError: a source that cannot be read as a whole; it is named.
@@ -125,10 +132,23 @@ def read_rows(
                     continue
                 image_id = first_id + row.image_id
                 next_id = max(next_id, image_id + 1)
+                if row.split == "train" and split_off:
+                    split = _drawn(split_off, seed, row.image)
+                    row = replace(row, split=split, key=re.sub(r"^train-", f"{split}-", row.key))
                 yield line, replace(row, key=f"{name}-{row.key}", image_id=image_id, source=name)
         except ParamsError as error:
             raise ParamsError(f"{PARAMS}: datasets.{dataset}.sources.{name}: {error}") from None
         first_id = next_id
+
+
+def _drawn(shares: Mapping[str, float], seed: int, image: bytes) -> str:
+    """The split of a training row, drawn by its picture: equal files are of one split."""
+    draw = int(hashlib.sha256(b"%d " % seed + image).hexdigest()[:13], 16) / 16**13
+    for split, share in shares.items():
+        if draw < share:
+            return split
+        draw -= share
+    return "train"
 
 
 def count_of(source: Section) -> int | None:

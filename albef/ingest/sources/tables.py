@@ -5,11 +5,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from albef.config import ParamsError, nearest
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.rows import Row
+from albef.ingest.sources.rows import Files, Row, Source, expand
 
 _LONGEST_LINE = 2**20
 _LONGEST_ROW = 20  # lines that a quoted field of a CSV file may stretch over
@@ -18,6 +20,42 @@ _LONGEST_LIST = 10_000  # values of a row of Parquet
 _AT_ONCE = 2**28  # bytes that rows of Parquet which are read together may come to
 _PACKED = 100  # times that many bytes may be packed, and rows that a byte may stand for
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Tables(Source):
+    """Tables of pictures, by path or address, with their captions."""
+
+    files: Files
+    """Tables, as paths or patterns."""
+    format: Literal["tsv", "csv", "parquet"]
+    """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
+    header: list[str] | None = None
+    """Names of the columns where no first line names them, as in CC3M; else null."""
+    caption: str
+    """Column of the captions; in Parquet it may hold lists."""
+    keep: list[str] = Field([])
+    """Columns kept in meta."""
+
+    @model_validator(mode="after")
+    def _of_its_format(self) -> Self:
+        if self.header is not None and self.format == "parquet":
+            raise ValueError("header belongs to tsv and csv; write null")
+        return self
+
+    def rows(self, *columns: str) -> Iterator[Row | Refusal]:
+        """The rows of all files with some columns, the captions, and those that are kept.
+
+        Raises:
+            ParamsError: as :func:`read`.
+        """
+        wanted = list(dict.fromkeys([*columns, self.caption, *self.keep]))
+        return (
+            row for f in expand(self.files) for row in read(f, self.format, self.header, wanted)
+        )
+
+    def count(self) -> int:
+        """Rows of all files, about."""
+        return sum(count(f, self.format, self.header is None) for f in expand(self.files))
 
 
 def read(

@@ -7,18 +7,15 @@ holds the address and the SHA-256 of what it gave.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Self
-
-from pydantic import Field, model_validator
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.download.limits import Limits
-from albef.ingest.sources import tables
-from albef.ingest.sources.rows import Files, Row, Source, Split, captions_of, expand, plain
+from albef.ingest.sources.rows import Row, Split, captions_of, expand, plain
+from albef.ingest.sources.tables import Tables
 from albef.io import file_digest
 
 SCRATCH = True
@@ -27,33 +24,18 @@ CHUNK = 1000
 """Rows that are kept together."""
 
 
-class Config(Source):
+class Config(Tables):
     """Tables of addresses and captions, and how they are downloaded."""
 
-    files: Files
-    """Tables, as paths or patterns."""
-    format: Literal["tsv", "csv", "parquet"]
-    """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
-    header: list[str] | None = None
-    """Names of the columns where no first line names them, as in CC3M; else null."""
     url: str
     """Column of the addresses."""
-    caption: str
-    """Column of the captions; in Parquet it may hold lists."""
-    keep: list[str] = Field([])
-    """Columns kept in meta."""
     split: Split
     """Split of all rows."""
     download: Limits
     """What bounds the download."""
 
-    @model_validator(mode="after")
-    def _of_its_format(self) -> Self:
-        if self.header is not None and self.format == "parquet":
-            raise ValueError("header belongs to tsv and csv; write null")
-        return self
 
-
+count = Config.count
 Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
 """A row: its place, itself, address and captions."""
 
@@ -70,10 +52,9 @@ def records(
     """
     from albef.ingest.download.downloads import Downloads
 
-    files = expand(config.files)
-    folder = scratch / f"downloads-{_digest(config, files)[:16]}"
+    folder = scratch / f"downloads-{_digest(config)[:16]}"
     with Downloads(folder, config.download) as downloads:
-        for entries, chunk in downloads.chunks(_chunks(config, files, most)):
+        for entries, chunk in downloads.chunks(_chunks(config, most)):
             for entry in entries:
                 if isinstance(entry, Refusal):
                     yield entry
@@ -95,25 +76,17 @@ def records(
                 )
 
 
-def count(config: Config) -> int:
-    """Rows of the list, about."""
-    titled = config.header is None
-    return sum(tables.count(file, config.format, titled) for file in expand(config.files))
-
-
 def _chunks(
-    config: Config, files: Sequence[Path], most: int | None
+    config: Config, most: int | None
 ) -> Iterator[tuple[list[Entry], list[tuple[int, str]]]]:
     """The entries of each chunk, and the addresses among them by place."""
-    entries = islice(_entries(config, files), most)
+    entries = islice(_entries(config), most)
     while chunk := list(islice(entries, CHUNK)):
         yield chunk, [(e[0], e[2]) for e in chunk if not isinstance(e, Refusal)]
 
 
-def _entries(config: Config, files: Sequence[Path]) -> Iterator[Entry]:
-    columns = list(dict.fromkeys([config.url, config.caption, *config.keep]))
-    rows = (row for f in files for row in tables.read(f, config.format, config.header, columns))
-    for place, row in enumerate(rows):
+def _entries(config: Config) -> Iterator[Entry]:
+    for place, row in enumerate(config.rows(config.url)):
         yield row if isinstance(row, Refusal) else _entry(config, place, row)
 
 
@@ -128,7 +101,8 @@ def _entry(config: Config, place: int, row: Row) -> Entry:
         return row.refusal(Refused(error.reason, f"{config.caption!r}: {error}"), address)
 
 
-def _digest(config: Config, files: Sequence[Path]) -> str:
+def _digest(config: Config) -> str:
     """Names the addresses of the list and their places."""
-    named = [config.format, config.header, config.url, [file_digest(file) for file in files]]
+    files = [file_digest(file) for file in expand(config.files)]
+    named = [config.format, config.header, config.url, files]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()

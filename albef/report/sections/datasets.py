@@ -3,6 +3,7 @@
 Texts that a data set holds are not trusted. What is not known is empty.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -170,6 +171,9 @@ class DatasetPage:
     tallies: Sequence[Tally] = ()
     counted: int = 0
     """Of how many records histograms and tallies are."""
+    offending: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
+    """Of each expectation that is not met what it is, and the first rows that fail it: what of
+    them does, with path or address, and their pictures."""
 
 
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
@@ -193,7 +197,30 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         histograms=list(draw_histograms(table)) if table else (),
         tallies=list(tallies(table)) if table else (),
         counted=len(table) if table else 0,
+        offending=list(_offending(folder, data.validation, count)),
     )
+
+
+def _offending(
+    folder: Path, validation: Validation | None, count: int
+) -> Iterator[tuple[str, Sequence[tuple[str, Picture]]]]:
+    checks = validation.result["checks"] if validation and validation.current else ()
+    failed = [check for check in checks if not check["passed"] and check["sample"]]
+    keys = [row["key"] for check in failed for row in check["sample"][:count]]
+    known, origins = _pictures(folder, keys), dict[str, str]()
+    for row in _rows_of(folder, keys, "meta") if failed else ():
+        meta = json.loads(row["meta"])
+        origins[row["key"]] = str(meta.get("url") or meta.get("path") or row["key"])
+    for check in failed:
+        column = check["column"].rpartition(".")[2]
+        yield (
+            check["what"],
+            [
+                (f"{column} {row.get(column)}: {origins[row['key']]}", known[row["key"]])
+                for row in check["sample"][:count]
+                if row["key"] in known
+            ],
+        )
 
 
 def _spread_rows(index: Path) -> pa.Table:
@@ -274,10 +301,8 @@ def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
     wanted = list(dict.fromkeys(keys))
     if not wanted or not (folder / "index.parquet").is_file():
         return {}
-    index = read_index(folder, columns=["key", "split"])
-    present = index.filter(pc.is_in(index["key"], pa.array(wanted, pa.string())))
     splits: dict[str, list[str]] = {}
-    for row in present.to_pylist():
+    for row in _rows_of(folder, wanted, "split"):
         splits.setdefault(row["split"], []).append(row["key"])
     pictures: dict[str, Picture] = {}
     for split, inside in splits.items():
@@ -285,3 +310,10 @@ def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
         pictures |= {key: it for key in inside if (it := records.picture(key)) is not None}
         records.close()
     return pictures
+
+
+def _rows_of(folder: Path, keys: Sequence[str], column: str) -> list[dict[str, Any]]:
+    """Key and a column of some records."""
+    index = read_index(folder, columns=["key", column])
+    rows = index.filter(pc.is_in(index["key"], pa.array(keys, pa.string())))
+    return list(rows.to_pylist())

@@ -117,6 +117,7 @@ def read(
 
     Of a ranking the first ``rerank_k`` by ITC were re-ranked by ITM, or all.
     """
+    table = scores.filled(table)
     columns = set(table.column_names)
     if columns >= _LOCATED:
         groups = _places(table, records, count) if records else iter(())
@@ -137,7 +138,8 @@ def is_paired(table: pa.Table) -> bool:
 def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
     """Who puts the right answer first: by change in a paired split, else by direction; empty of a
     kind that does not rank."""
-    if not table.num_rows or not set(table.column_names) >= _RANKED:
+    table = scores.filled(table)
+    if not set(table.column_names) >= _RANKED:
         return []
     itm = table["rank"].to_numpy() == 0
     itc = table["rank_itc"].to_numpy() == 0

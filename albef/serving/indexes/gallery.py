@@ -27,7 +27,7 @@ async def follow(engine: Engine, folder: Path) -> None:
     try:
         index = await _open(engine)
         known = await engine.stored(index.digests)
-        there = await asyncio.to_thread(lambda: dict(_named(folder)))
+        there = await asyncio.to_thread(lambda: dict(named(folder)))
         await engine.stored(index.remove, sorted(set(known) - set(there)))
         changed = [
             (name, path)
@@ -64,7 +64,7 @@ async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
             await asyncio.sleep(_PATIENCE)
 
 
-def _named(folder: Path) -> Iterator[tuple[str, Path]]:
+def named(folder: Path) -> Iterator[tuple[str, Path]]:
     """Pictures by a name that can stand in an address."""
     taken: set[str] = set()
     for path in sorted(folder.rglob("*")):

@@ -1,5 +1,6 @@
 """What exports can be asked."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -7,15 +8,23 @@ from fastapi import File, Form, UploadFile
 from fastapi.routing import APIRouter
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
+from albef.preprocessing.zero_shot import TEMPLATE
 from albef.runtime.model import CALLS
 from albef.serving import bodies
 from albef.serving.bodies import Image, Images, Route, Text, read_files
 from albef.serving.engine import Engine
 from albef.serving.errors import BODY, CODES, Problem, describe_errors, sentence
-from albef.serving.limits import BEST, BOXES, PICTURES
+from albef.serving.limits import BEST, BOXES, LABELS, PICTURES, TEMPLATES
 
 Texts = Annotated[
     list[Text], Form(min_length=1, max_length=PICTURES, description="Texts, a field for each")
+]
+Labels = Annotated[
+    list[Text], Form(min_length=1, max_length=LABELS, description="Classes, a field for each")
+]
+Templates = Annotated[
+    list[Text] | None,
+    Form(max_length=TEMPLATES, description="Texts with {} in place of a label, a field for each"),
 ]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 _Box = tuple[FiniteFloat, FiniteFloat, Positive, Positive]
@@ -60,6 +69,26 @@ def call_routes(engine: Engine) -> APIRouter:
         chances = await engine.match(await read_files(image), text)
         return bodies.Matches(model=name("match"), probabilities=chances)
 
+    async def zero_shot(
+        image: Images, label: Labels, template: Templates = None
+    ) -> bodies.Judgements:
+        """Which of some classes, named in words alone, each picture shows."""
+        templates = template or ["{}"]
+        if len(set(label)) < len(label):
+            raise Problem(422, CODES[422][0], "label: one stands there twice", param="label")
+        if not all(re.match(TEMPLATE, text) for text in templates):
+            text = "template: {} stands in it once, where a label goes"
+            raise Problem(422, CODES[422][0], text, param="template")
+        chances = await engine.zero_shot(await read_files(image), label, templates)
+        shares = [dict(zip(label, row, strict=True)) for row in chances.tolist()]
+        return bodies.Judgements(model=name("zero_shot"), results=judgements(shares))
+
+    def judgements(shares: list[dict[str, float]]) -> list[bodies.Judgement]:
+        return [
+            bodies.Judgement(label=max(each, key=each.__getitem__), probabilities=each)
+            for each in shares
+        ]
+
     async def ask(
         image: Image,
         question: Texts,
@@ -75,11 +104,8 @@ def call_routes(engine: Engine) -> APIRouter:
     async def judge(
         call: str, images: list[UploadFile], statements: list[str]
     ) -> bodies.Judgements:
-        results = [
-            bodies.Judgement(label=max(shares, key=shares.__getitem__), probabilities=shares)
-            for shares in await engine.ask(call, await read_files(images), statements)
-        ]
-        return bodies.Judgements(model=name(call), results=results)
+        shares = await engine.ask(call, await read_files(images), statements)
+        return bodies.Judgements(model=name(call), results=judgements(shares))
 
     async def entail(image: Image, statement: Texts) -> bodies.Judgements:
         """Whether a picture contradicts, leaves open or entails statements."""
@@ -119,6 +145,7 @@ def call_routes(engine: Engine) -> APIRouter:
         "embed_image": ("/v1/embed/images", embed_images),
         "embed_text": ("/v1/embed/texts", embed_texts),
         "match": ("/v1/match", match),
+        "zero_shot": ("/v1/zero-shot", zero_shot),
         "ask": ("/v1/ask", ask),
         "entail": ("/v1/entail", entail),
         "compare": ("/v1/compare", compare),

@@ -1,4 +1,4 @@
-// Texts that are ranked by how well they fit a picture.
+// Texts that are ranked by how well they fit a picture, or names of classes of which one does.
 
 import { bars, button } from "./dom.js";
 import { Panel } from "./panel.js";
@@ -10,6 +10,8 @@ export class Matching {
     this.panel = new Panel(section, api);
     this.slot = slot;
     this.input = section.querySelector("form [name=text]");
+    this.template = section.querySelector("[name=template]"); // of classes alone
+    this.template?.addEventListener("change", () => this.#rank());
     section.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#add([this.input.value]);
@@ -58,9 +60,14 @@ export class Matching {
       return;
     }
     await this.panel.run(async (signal) => {
-      const fields = { image: picture.blob, text: texts };
-      const answer = await this.panel.api.post("v1/match", fields, signal);
-      const rows = texts.map((text, i) => [text, answer.probabilities[i]]);
+      const fields = this.template
+        ? { label: texts, template: this.template.value }
+        : { text: texts };
+      const path = this.template ? "v1/zero-shot" : "v1/match";
+      const answer = await this.panel.api.post(path, { image: picture.blob, ...fields }, signal);
+      const shares =
+        answer.probabilities ?? texts.map((text) => answer.results[0].probabilities[text]);
+      const rows = texts.map((text, i) => [text, shares[i]]);
       rows.sort(([, a], [, b]) => b - a);
       this.#show(rows);
       this.panel.tell(`Best: ${rows[0][0]}.`, answer);

@@ -17,6 +17,7 @@ const KINDS = {
   compare: "nlvr2",
   entail: "entailment",
   match: "retrieval",
+  classify: "retrieval",
 }; // of the run whose export brings a section
 const GROWING = 3000; // milliseconds after which an index is looked at again that follows a folder
 
@@ -78,7 +79,8 @@ function made(section) {
   const { id, dataset } = section;
   if (id === "search") {
     const search = new Search(section, api);
-    new Adding($("#adding"), search);
+    $("#adding").hidden = Boolean(Api.readOnly);
+    if (!Api.readOnly) new Adding($("#adding"), search);
     search.addEventListener("open", (event) => open(search, event.detail));
     search.addEventListener("shown", () => offer(search));
     drops.search = (files) => search.take(files);
@@ -87,7 +89,7 @@ function made(section) {
   const own = slot(section, "picture", "Picture", hand) ?? slot(section, "first", "First picture", hand);
   drops[id] = (files) => own.read(files[0]);
   if (id === "ground") return new Grounding(section, api, own);
-  if (id === "match") return new Matching(section, api, own);
+  if (id === "match" || id === "classify") return new Matching(section, api, own);
   const how = { call: dataset.call, field: id === "ask" ? "question" : "statement" };
   if (id !== "compare") {
     const told = id === "ask" ? answered : judged;
@@ -242,7 +244,9 @@ function about() {
       "p",
       {},
       `albef ${albef}, ONNX Runtime ${onnxruntime} · `,
-      el("a", { href: "openapi.json" }, "OpenAPI"),
+      Api.readOnly
+        ? el("a", { href: "onnxruntime-LICENSE" }, "Licence of ONNX Runtime")
+        : el("a", { href: "openapi.json" }, "OpenAPI"),
     ),
   );
 }

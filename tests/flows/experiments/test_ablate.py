@@ -30,8 +30,6 @@ claims: [{title: all of it, before: plain, after: more}]
 """
 COMMAND = "ablate --preset toy --ladder toy"
 ONE = f"{COMMAND} --noise 0.4 --seeds 1"
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,6 @@ from pipelines import judge
 from tests.flows.shop import another, build, set_params
 from tests.flows.toy import Toy
 
-# DVC's own use of pygtrie
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path) -> Toy:

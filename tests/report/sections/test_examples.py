@@ -1,13 +1,17 @@
 """Examples from predictions written by hand."""
 
 import io
+import json
 from base64 import b64decode
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
+from albef.report import scores
+from albef.report.flips import flips
 from albef.report.heatmap import MEANT, WRONG
 from albef.report.pictures import UNSEEN, Picture, spread
 from albef.report.sections import examples
@@ -227,3 +231,32 @@ def test_a_place_without_its_picture_or_a_box() -> None:
     assert examples.read(table(*rows), None, 1) == []
     rows[0]["key"] = "here"
     assert not has_colour(pixels_of(places(table(*rows), 1)[0].picture.uri), WRONG)
+
+
+def test_pictures_that_were_classified_stand_beside_a_ranked_split() -> None:
+    """In a run's predictions each split has the columns of all."""
+    things = [("a", "an apple", "an apple", 1.0), ("b", "a dog", "an apple", 0.0)]
+    shown = pa.Table.from_pylist(
+        [
+            {"split": "things", "key": key, "label": label, "predicted": given, "credit": credit}
+            for key, label, given, credit in things
+        ]
+    )
+    columns = {
+        "metric": "balanced", "question": "", "given": "predicted", "truth": "label",
+        "pictures": ["key"], "strata": "label", "right": 0.5,
+    }  # fmt: skip
+    ranked = table(row("t2i", "a", 0, 1, "abcdef", "cabdef", split="test", credit=1.0))
+    every = pa.concat_tables([ranked, shown], promote_options="default")
+    every = every.replace_schema_metadata({"kind": json.dumps({"examples": {"things": columns}})})
+    part = every.filter(pc.equal(every["split"], "things"))
+    assert examples.outcomes(part, None) == []
+    right, wrong = examples.read(part, Toy(), 2)  # type: ignore[arg-type]
+    assert (right.title, wrong.title) == ("Answered right", "Answered wrong")
+    assert wrong.examples[0].pictures == [Picture("b", "data:b")]
+    assert (wrong.examples[0].given, wrong.examples[0].truth) == ("an apple", "a dog")
+    scored = scores.of(part)
+    assert scored is not None
+    assert scored.mean() == 50
+    (flip,) = flips(scored, scored, [(1, 1)], None)
+    assert (flip.truth, flip.before.text) == ("a dog", "an apple")

@@ -1,0 +1,162 @@
+"""``albef site``: a folder of files that searches its pictures in the browser, with no server; no
+torch.
+
+Beside the page of ``albef serve``, whose calls are answered in the browser, it holds the export's
+graphs, the pictures with their features, and ONNX Runtime's web build from npm with its licences.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from albef.data.image_decoding import ImageError, decode
+from albef.io import atomic
+from albef.runtime import load
+from albef.runtime import manifest as manifests
+from albef.runtime.matching import matching
+from albef.runtime.sessions import CPU
+from albef.serving.engine import THUMBNAIL
+from albef.serving.indexes.gallery import named
+from albef.serving.limits import BEST, PICTURES, TEXT, Limits
+
+WEB = "1.30.0"
+"""Version of npm's onnxruntime-web that was tested; the first ones have no opset 23."""
+_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob:; "
+    "connect-src 'self' blob:"
+)
+
+
+def main(
+    export: Path,
+    gallery: Path,
+    out: Path,
+    questions: Path | None,
+    precision: str | None,
+    package: Path | None,
+) -> None:
+    """Write ``out``: the pictures of ``gallery``, searched by ``export``, and asked about with
+    the VQA export ``questions``; ``package`` is npm's, fetched by npm if None.
+
+    Raises:
+        ValueError: ``out`` is there, ``gallery`` has no picture, an export is of another kind, or
+            the package cannot be had.
+        ExportError: a folder holds no export, or not that precision.
+    """
+    if out.exists():
+        raise ValueError(f"{out} is there already: remove it, or name another folder")
+    with atomic(out) as part:
+        part.mkdir()
+        searching, about = _copied(export, part, precision)
+        about["calls"] = sorted(matching(searching, str(export)).calls)
+        models = [about]
+        if questions is not None:
+            asking, about = _copied(questions, part, precision)
+            if asking.main != "ask" or asking.facts.answering.by != "rank":
+                raise ValueError(f"{questions}: questions need a VQA export that ranks a list")
+            models.append(about | {"calls": ["ask"]})
+        names = _pictures(searching, gallery, part)
+        limits = Limits()
+        site = {
+            "albef": metadata.version("albef-pipeline"),
+            "onnxruntime": f"{WEB} (web)",
+            "models": models,
+            "calls": {call: each["run"] for each in models for call in each["calls"]},
+            "limits": {
+                "body_bytes": limits.body,
+                "pixels": limits.pixels,
+                "pictures": PICTURES,
+                "text": TEXT,
+                "best": BEST,
+            },
+            "pictures": names,
+        }
+        (part / "site.json").write_text(json.dumps(site, indent=1) + "\n")
+        for folder in ("web", "site"):  # the site's own api.js takes the place of the page's
+            for file in resources.files("albef.serving").joinpath(folder).iterdir():
+                (part / file.name).write_bytes(file.read_bytes())
+        page, head = part / "index.html", '<meta charset="utf-8">'
+        policy = f'{head}\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        page.write_text(page.read_text().replace(head, policy))
+        _take_web_build(part, package)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(
+        f"{out}: {len(names)} pictures, {size / 1e6:.1f} MB; any host of files shows it, as "
+        f"`python -m http.server --bind 127.0.0.1 --directory {out}`"
+    )
+
+
+def _copied(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:
+    """A loaded export whose needed files were copied, and what the page has to know of it."""
+    manifest = manifests.read(export)
+    small = "int8" if "int8" in manifest.precisions else manifest.precisions[0]
+    model = load(export, [CPU], precision=precision or small)
+    for name in [manifests.NAME, *manifests.needed(manifest, precision or small)]:
+        target = part / manifest.run / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(export / name, target)
+    facts = manifest.model.model_dump(mode="json")
+    own = {"run": manifest.run, "digest": model.digest, "precision": precision or small}
+    return model, facts | own | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
+
+
+def _pictures(model: Any, gallery: Path, part: Path) -> list[str]:
+    """Write the pictures of a folder, numbered, and their features, each read alone as in the
+    browser; the names of those that could be read."""
+    names: list[str] = []
+    features, side = [], (model.facts.image_size,) * 2
+    for folder in ("pictures", "squares"):
+        (part / folder).mkdir()
+    for name, path in named(gallery):
+        try:
+            picture = decode(path.read_bytes(), str(path))
+        except (ImageError, OSError) as error:
+            print(f"{path} is left out: {error}", file=sys.stderr)
+            continue
+        square = picture if picture.size == side else picture.resize(side, Image.Resampling.BICUBIC)
+        square.save(part / f"squares/{len(names)}.png")
+        features.append(model.embed_image([square])[0])
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        picture.save(part / f"pictures/{len(names)}.jpg", quality=85)
+        names.append(name)
+    if not names:
+        raise ValueError(f"{gallery} has no picture that can be read")
+    np.stack(features).astype("<f4").tofile(part / "features.bin")
+    return names
+
+
+def _take_web_build(part: Path, package: Path | None) -> None:
+    """Unpack ONNX Runtime's web build, and its licences from the installed runtime."""
+    wanted = f"onnxruntime-web@{WEB}"
+    with tempfile.TemporaryDirectory() as scratch:
+        if package is None:
+            command = ["npm", "pack", "--silent", "--pack-destination", scratch, wanted]
+            try:
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            except (FileNotFoundError, subprocess.CalledProcessError):
+                raise ValueError(
+                    f"npm cannot fetch {wanted}: give the file that `npm pack {wanted}` writes "
+                    "elsewhere, with --package"
+                ) from None
+            (package,) = Path(scratch).glob("*.tgz")
+        try:
+            with tarfile.open(package) as tar:
+                for name in _FILES:
+                    file = tar.extractfile(f"package/dist/{name}")
+                    assert file is not None
+                    (part / name).write_bytes(file.read())
+        except (OSError, tarfile.TarError, KeyError) as error:
+            raise ValueError(f"{package} is no package {wanted}: {error}") from None
+    for name in ("LICENSE", "ThirdPartyNotices.txt"):
+        shutil.copyfile(Path(onnxruntime.__file__).with_name(name), part / f"onnxruntime-{name}")

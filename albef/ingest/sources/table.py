@@ -1,0 +1,59 @@
+"""Kind ``table``: a table of local pictures with their captions, as TSV, CSV or Parquet.
+
+A row is a picture's path and a caption; rows of one path show one picture. Meta holds the path.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal, Refused
+from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain, read_picture
+from albef.ingest.sources.tables import Tables
+
+SPLIT = "split"
+"""Column of the splits."""
+
+
+class Config(Tables):
+    """Tables of paths and captions."""
+
+    images: str
+    """Folder that the paths start from; what lies outside it is not read."""
+    image: str
+    """Column of the paths."""
+    split: Split | None = "train"
+    """Split of all rows; null takes it from a column ``split``."""
+
+
+count = Config.count
+
+
+def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+    """The rows of the tables, in order.
+
+    Raises:
+        ParamsError: a file that cannot be read at all, or has no such column; it is named.
+    """
+    ids: dict[str, int] = {}
+    splits = [] if config.split else [SPLIT]
+    for place, row in enumerate(config.rows(config.image, *splits)):
+        if isinstance(row, Row) and isinstance(name := row.values[config.image], str):
+            row = replace(row, key=plain(name))
+        yield attempt(row, _record, config, place, ids)
+
+
+def _record(row: Row, config: Config, place: int, ids: dict[str, int]) -> Record:
+    name = row.text(config.image).strip()
+    split = config.split or row.text(SPLIT)
+    if not re.fullmatch(r"[a-z0-9_]{1,40}", split):
+        what = "is to be a split in small letters, digits and _"
+        raise Refused(Reason.MALFORMED_ROW, f"{SPLIT!r} {what}, not {split[:40]!r}")
+    captions = captions_of([row.get(config.caption)])
+    image = read_picture(Path(config.images), name)
+    meta = {column: plain(row.values[column]) for column in config.keep}
+    image_id = ids.setdefault(name, place)
+    meta["path"] = plain(name)
+    return Record(f"{split}-{place:08d}", image, captions, image_id, split, "table", meta)

@@ -1,0 +1,96 @@
+"""A data set as Croissant metadata (https://docs.mlcommons.org/croissant, version 1.0), which
+search engines and loaders of data sets read. Its files lie where the pipeline has them.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from albef.data.shards import SCHEMA, describe
+from albef.io import file_digest
+
+_CONTEXT = {  # the standard one, as readers compare it
+    "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/",
+    "citeAs": "cr:citeAs", "column": "cr:column", "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "extract": "cr:extract",
+    "field": "cr:field", "fileObject": "cr:fileObject", "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet", "format": "cr:format", "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset", "jsonPath": "cr:jsonPath", "key": "cr:key",
+    "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path",
+    "recordSet": "cr:recordSet", "references": "cr:references", "regex": "cr:regex",
+    "repeated": "cr:repeated", "replace": "cr:replace", "separator": "cr:separator",
+    "source": "cr:source", "subField": "cr:subField", "transform": "cr:transform",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "equivalentProperty": "cr:equivalentProperty", "samplingRate": "cr:samplingRate",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+}  # fmt: skip
+_FIELDS = {
+    "key": "Names the record in its shard.",
+    "shard": "The tar that holds its picture.",
+    "offset": "Where the picture's bytes begin in the tar.",
+    "size": "Bytes of the picture.",
+    "split": "Split of the record.",
+    "source": "Source of the record.",
+    "image_id": "Equal for records that show the same picture.",
+    "captions": "What is said of the picture.",
+    "width": "Pixels of the picture from left to right.",
+    "height": "Pixels of the picture from top to bottom.",
+    "digest": "SHA-256 of the picture's file.",
+}
+
+
+def render(folder: Path, beside: Path) -> str:
+    """The metadata of a data set in a folder, as JSON-LD to lie in the folder ``beside``.
+
+    Raises:
+        ShardError: there is no such data set.
+    """
+    described = describe(folder)
+    name, digest = described["name"], described["digest"]
+    index = folder / "index.parquet"
+    sizes = ", ".join(f"{count:,} in {split}" for split, count in described["splits"].items())
+    fields = [_field(column, text) for column, text in _FIELDS.items()]
+    values = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "version": f"1.0.0+{digest[:16]}",
+        "description": f"Pictures with {described['captions']:,} captions; records: {sizes}. "
+        "A picture is the bytes of a WebDataset tar, shards/SHARD, at its offset.",
+        "license": [it["url"] or it["licence"] for it in described["licences"]],
+        "creator": [
+            {"@type": "sc:Organization", "name": who}
+            for who in dict.fromkeys(it["attribution"] for it in described["licences"])
+            if who
+        ],
+        "distribution": [
+            {
+                "@type": "cr:FileObject",
+                "@id": "index",
+                "name": "index",
+                "contentUrl": os.path.relpath(index, beside),
+                "encodingFormat": "application/x-parquet",
+                "sha256": file_digest(index),
+            }
+        ],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": "records", "name": "records",
+                       "key": {"@id": "records/key"}, "field": fields}],
+    }  # fmt: skip
+    return json.dumps(values, indent=2, ensure_ascii=False)
+
+
+def _field(column: str, text: str) -> dict[str, Any]:
+    kind = SCHEMA.field(column).type
+    return {
+        "@type": "cr:Field",
+        "@id": f"records/{column}",
+        "name": column,
+        "description": text,
+        "dataType": "sc:Integer" if str(kind).startswith("int") else "sc:Text",
+        **({"repeated": True} if column == "captions" else {}),
+        "source": {"fileObject": {"@id": "index"}, "extract": {"column": column}},
+    }

@@ -1,0 +1,97 @@
+// The server's calls, answered in the browser: the page's other files take this one for the server's.
+
+import { Model } from "./model.js";
+
+const KEPT = 256; // pictures whose states stay in memory
+
+/** Why something was not answered; its message is a sentence for people. */
+export class Problem extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+    this.retryAfter = null;
+  }
+}
+
+const share = (margin) => 1 / (1 + Math.exp(-margin));
+
+export class Api {
+  static readOnly = true;
+  model = null; // what GET v1/model would say
+  #models = {};
+  #states = new Map();
+
+  async load() {
+    const { pictures, ...model } = await file("site.json", "json");
+    this.pictures = pictures;
+    this.features = new Float32Array(await file("features.bin", "arrayBuffer"));
+    return (this.model = model);
+  }
+
+  async get() {
+    return { indexes: [{ name: "gallery", pictures: this.pictures.length, read_only: true, usable: true }] };
+  }
+
+  blob(path) {
+    const name = decodeURIComponent(path.split("/").at(-1));
+    return file(`pictures/${this.pictures.indexOf(name)}.jpg`, "blob");
+  }
+
+  async post(path, fields, signal) {
+    const start = performance.now();
+    const call = path.split("/").at(-1);
+    const [model, name] = await this.#model(call === "search" ? "embed_text" : call);
+    const answer = await this[`_${call}`](model, fields, signal);
+    return { ...answer, model: name, ms: performance.now() - start };
+  }
+
+  /** The model that has a call, loaded once, and its name. */
+  async #model(call) {
+    const about = this.model.models.find(({ run }) => run === this.model.calls[call]);
+    this.#models[about.run] ??= Model.load(about);
+    return [await this.#models[about.run], `${about.run}@${about.digest.slice(0, 12)}`];
+  }
+
+  async _search(model, { text, image, k, rerank = 0 }, signal) {
+    const read = image ? null : await model.text(text);
+    const feat = (image ? (await model.image(image)).image_feat : read.text_feat).data;
+    const found = this.pictures.map((id, number) => {
+      const row = this.features.subarray(number * feat.length, (number + 1) * feat.length);
+      return { id, number, similarity: row.reduce((sum, each, i) => sum + each * feat[i], 0), probability: null };
+    });
+    found.sort((a, b) => b.similarity - a.similarity);
+    const best = read ? found.splice(0, rerank) : [];
+    for (const hit of best) {
+      signal?.throwIfAborted();
+      hit.margin = await model.margin(await this.#stored(model, hit.number), read);
+      hit.probability = share(hit.margin);
+      await new Promise((done) => setTimeout(done)); // the page goes on living
+    }
+    best.sort((a, b) => b.margin - a.margin);
+    return { results: [...best, ...found].slice(0, k) };
+  }
+
+  async _match(model, { image, text }) {
+    const states = await model.image(image);
+    const probabilities = [];
+    for (const each of [text].flat()) probabilities.push(share(await model.margin(states, await model.text(each))));
+    return { probabilities };
+  }
+
+  async _ask(model, { image, question, k = 5 }) {
+    return { answers: [(await model.ask(image, question)).slice(0, k)] };
+  }
+
+  /** The states of a picture of the folder, as far as they are not kept. */
+  async #stored(model, number) {
+    if (!this.#states.has(number)) this.#states.set(number, await model.image(await file(`squares/${number}.png`, "blob")));
+    if (this.#states.size > KEPT) this.#states.delete(this.#states.keys().next().value);
+    return this.#states.get(number);
+  }
+}
+
+async function file(path, kind) {
+  const response = await fetch(path).catch(() => null);
+  if (!response?.ok) throw new Problem(0, `${path} cannot be read.`);
+  return response[kind]();
+}

@@ -1,0 +1,112 @@
+// An export in ONNX Runtime's web build: the steps of albef/runtime, an item at a time.
+
+import * as ort from "./ort.wasm.min.mjs";
+import { pixels } from "./pixels.js";
+import { clean, Tokenizer } from "./text.js";
+
+ort.env.wasm.numThreads = 1; // more need headers that a plain host of files does not send
+ort.env.logLevel = "error";
+
+const longs = (values, ...dims) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), dims);
+const reshaped = ({ type, data }, ...dims) => new ort.Tensor(type, data, dims);
+
+export class Model {
+  #sessions = {};
+  #answers = null;
+
+  constructor(about, tokenizer) {
+    this.about = about; // as the server's v1/model has it
+    this.tokenizer = tokenizer;
+  }
+
+  static async load(about) {
+    const tokenizer = await (await fetch(`${about.run}/tokenizer.json`)).json();
+    return new Model(about, new Tokenizer(tokenizer));
+  }
+
+  async #run(graph, inputs) {
+    const path = `${this.about.run}/${this.about.precision}/${graph}/1/model.onnx`;
+    this.#sessions[graph] ??= ort.InferenceSession.create(path, { executionProviders: ["wasm"] });
+    return (await this.#sessions[graph]).run(inputs);
+  }
+
+  /** A picture to what texts read of it; `image_feat` is a unit vector. */
+  async image(blob) {
+    const { image_size: side, preprocessing } = this.about;
+    const image = await pixels(blob, side, preprocessing);
+    return this.#run("image_encoder", { image: new ort.Tensor("float32", image, [1, 3, side, side]) });
+  }
+
+  /** A text to `text_states` and `text_feat`, a unit vector. */
+  async text(text) {
+    const ids = this.tokenizer.encode(clean(text, this.about.max_words), this.about.max_tokens);
+    const text_mask = longs(ids.map(() => 1), 1, ids.length);
+    return { text_mask, ...(await this.#run("text_encoder", { ids: longs(ids, 1, ids.length), text_mask })) };
+  }
+
+  /** How far the logit of "match" is above that of "no match". */
+  async margin({ image_keys, image_values }, { text_states, text_mask }) {
+    const inputs = {
+      text_states: reshaped(text_states, 1, ...text_states.dims),
+      text_mask: reshaped(text_mask, 1, ...text_mask.dims),
+      image_keys,
+      image_values,
+    };
+    const [no, yes] = (await this.#run("matcher", inputs)).logits.data;
+    return yes - no;
+  }
+
+  /** Answers of the list to a question, the most probable first: as the runtime's `_rank`. */
+  async ask(blob, question) {
+    const { max_words: words, max_tokens: most, answering } = this.about;
+    const { image_keys, image_values } = await this.image(blob);
+    const asked = this.tokenizer.encode(clean(question, words, true), most);
+    const text_mask = longs(asked.map(() => 1), 1, 1, asked.length);
+    const inputs = { ids: longs(asked, 1, 1, asked.length), text_mask, image_keys, image_values };
+    const { question_keys: keys, question_values: values } = await this.#run("question_encoder", inputs);
+    const read = {
+      question_keys: reshaped(keys, 1, ...keys.dims.slice(2)),
+      question_values: reshaped(values, 1, ...values.dims.slice(2)),
+      question_mask: reshaped(text_mask, 1, asked.length),
+    };
+    this.#answers ??= await this.#listed();
+    const [first] = await this.#logProbabilities(read, [this.#answers[0].ids.slice(0, 2)]);
+    const chosen = this.#answers
+      .map((answer) => ({ ...answer, score: first[0](answer.ids[1]) }))
+      .sort((a, b) => b.score - a.score)
+      .slice(0, answering.k);
+    const tokens = await this.#logProbabilities(read, chosen.map(({ ids }) => ids));
+    chosen.forEach((answer, i) => answer.ids.slice(1).forEach((id, j) => (answer.score += tokens[i][j](id))));
+    const best = Math.max(...chosen.map(({ score }) => score));
+    const sum = chosen.reduce((total, { score }) => total + Math.exp(score - best), 0);
+    return chosen
+      .map(({ text, score }) => ({ text, probability: Math.exp(score - best) / sum }))
+      .sort((a, b) => b.probability - a.probability);
+  }
+
+  async #listed() {
+    const texts = await (await fetch(`${this.about.run}/answers.json`)).json();
+    return texts.map((text) => ({ text, ids: this.tokenizer.encode(text, this.about.max_tokens, true) }));
+  }
+
+  /** Of answers, each a branch of one tree: of each token but the last, what its successors' logs are. */
+  async #logProbabilities(read, answers) {
+    const nodes = answers.flatMap((ids, owner) => ids.slice(0, -1).map((id, place) => ({ id, place, owner })));
+    const sees = nodes.flatMap((a) => nodes.map((b) => Number(a.owner === b.owner && b.place <= a.place)));
+    const count = nodes.length;
+    const { logits } = await this.#run("answer_decoder", {
+      ids: longs(nodes.map(({ id }) => id), 1, count),
+      positions: longs(nodes.map(({ place }) => place), 1, count),
+      sees: longs(sees, 1, count, count),
+      ...read,
+    });
+    const width = logits.dims[2];
+    const rows = nodes.map((_, i) => {
+      const row = logits.data.subarray(i * width, (i + 1) * width);
+      const top = row.reduce((a, b) => Math.max(a, b));
+      const sum = top + Math.log(row.reduce((total, each) => total + Math.exp(each - top), 0));
+      return (id) => row[id] - sum;
+    });
+    return answers.map((ids) => rows.splice(0, ids.length - 1));
+  }
+}

@@ -1,0 +1,201 @@
+"""The site in a real browser that reaches no network, beside the runtime."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import albef.runtime
+from albef.cli import main
+from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
+from albef.preprocessing.transforms import MEAN, STD, Evaluate
+from tests.conftest import CAPTIONS
+
+SITE = Path(albef.__file__).parent / "serving/site"
+ODD = (
+    "",
+    "  Two   DOGS,left-of an apple's  tree!\n",
+    "<person> & <PERSON> #1 50% [MASK] $5^2 `x` {y}|z",
+    "ÀÉÎõü ẞ ß ﬁ Å İstanbul ΣΊΣΥΦΟΣ Ｆｕｌｌ",
+    "两只青蛙 frogs 𠀀 ｶﾀｶﾅ 한국어",
+    "a\u00a0b\u2003c\u3000d\x85e\x1cf\x0bg\u200bh\ufeffi\x07j\ufffdk",
+    "¿qué? «mots» “quoted” — dash… ‽ 、。",
+    "x" * 101 + " " + "y" * 99,
+    "👩‍🚀 🇩🇪 ☺️ ½ ² ①",
+)
+
+
+@contextmanager
+def opened(browser: Any, folder: Path) -> Iterator[Any]:
+    """A page of the files of a folder; everything else is refused."""
+    context = browser.new_context(base_url="http://site.invalid")
+    refused: list[str] = []
+
+    def answer(route: Any) -> None:
+        file = folder / (urlsplit(route.request.url).path.strip("/") or "index.html")
+        if file.is_file():
+            return route.fulfill(path=file)
+        refused.append(route.request.url)
+        return route.fulfill(status=404, body="")
+
+    context.route("**/*", answer)
+    page = context.new_page()
+    page.on("pageerror", lambda error: refused.append(f"{error}"))
+    page.set_default_timeout(120_000)
+    try:
+        page.goto("/")
+        yield page
+    finally:
+        context.close()
+    assert [each for each in refused if not each.endswith("favicon.ico")] == []
+
+
+def letters() -> list[str]:
+    """Texts of letters of all kinds, drawn from those that every version of Unicode has."""
+    rng = np.random.default_rng(0)
+    blocks = [(0x20, 0x17F), (0x370, 0x3FF), (0x400, 0x45F), (0x5D0, 0x5EA), (0x2010, 0x2027)]
+    blocks += [(0x3041, 0x3096), (0x4E00, 0x4E80), (0xAC00, 0xAC80), (0x1F600, 0x1F640)]
+    drawn = [
+        [rng.integers(*blocks[i]) for i in rng.integers(len(blocks), size=30)] for _ in "a" * 60
+    ]
+    return ["".join(map(chr, row)) for row in drawn]
+
+
+def test_texts_become_the_tokens_that_the_runtime_makes_of_them(
+    browser: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(SITE, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "index.html").write_text("")
+    texts = [*CAPTIONS, *ODD, *letters()]
+    tokenizer = TextTokenizer.train(texts, 600)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    program = """async (texts) => {
+      const { clean, Tokenizer } = await import("/text.js");
+      const tokenizer = new Tokenizer(await (await fetch("/tokenizer.json")).json());
+      const made = (isQuestion, end) => texts.map((text) => {
+        const cleaned = clean(text, 30, isQuestion);
+        return [cleaned, tokenizer.encode(cleaned, 24, end)];
+      });
+      return [made(false, false), made(true, true)];
+    }"""
+    with opened(browser, tmp_path) as page:
+        found = page.evaluate(program, texts)
+    for clean, end, made in zip((clean_caption, clean_question), (False, True), found, strict=True):
+        for text, (cleaned, ids) in zip(texts, made, strict=True):
+            assert cleaned == clean(text, 30), text
+            expected = tokenizer.encode([cleaned], 24, end=end)[0][0].tolist()
+            assert ids == expected, text
+
+
+def test_pictures_become_the_pixels_that_the_runtime_makes_of_them(
+    browser: Any, pictures: list[bytes], tmp_path: Path
+) -> None:
+    shutil.copytree(SITE, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "index.html").write_text("")
+    program = """async ([bytes, side, how]) => {
+      const { pixels } = await import("/pixels.js");
+      return [...(await pixels(new Blob([new Uint8Array(bytes)]), side, how))];
+    }"""
+    how = {"mean": MEAN, "std": STD}
+    with opened(browser, tmp_path) as page:
+        for picture in pictures:
+            for side in (16, 48):
+                found = page.evaluate(program, [list(picture), side, how])
+                step = 0 if picture.startswith(b"\x89PNG") else 4  # of a channel, between decoders
+                expected = Evaluate(side)(picture).ravel()
+                np.testing.assert_allclose(found, expected, atol=1e-6 + step / 255 / min(STD))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_searches_matches_and_answers_as_the_runtime_does(
+    browser: Any, tiny_exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery, site = tmp_path / "gallery", tmp_path / "site"
+    gallery.mkdir()
+    rng = np.random.default_rng(1)
+    for i in range(14):
+        noise = rng.integers(0, 256, (4, 4, 4 if i == 3 else 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((20 + 7 * i, 60 - 3 * i)).save(gallery / f"{i}.png")
+    (gallery / "broken.png").write_bytes(b"no picture")
+    given = [str(tiny_exports["retrieval"]), str(gallery), str(site)]
+    with pytest.raises(SystemExit, match="0"):
+        main(["site", *given, "--questions", str(tiny_exports["vqa"])])
+    told = capsys.readouterr()
+    assert "broken.png is left out" in told.err
+    assert "14 pictures" in told.out
+    program = """async (texts) => {
+      const { Api } = await import("/api.js");
+      const api = new Api();
+      const { models } = await api.load();
+      const image = await (await fetch("/squares/0.png")).blob();
+      const found = [];
+      for (const text of texts) {
+        const search = async (rerank) =>
+          (await api.post("v1/indexes/gallery/search", { text, k: 10, rerank })).results;
+        found.push({
+          alike: await search(0),
+          read: await search(14),
+          match: (await api.post("v1/match", { image, text })).probabilities[0],
+          answers: (await api.post("v1/ask", { image, question: text })).answers[0],
+        });
+      }
+      return [found, models];
+    }"""
+    with opened(browser, site) as page:
+        found, models = page.evaluate(program, list(CAPTIONS))
+        page.fill("#query", CAPTIONS[0])
+        page.locator(".tile.read").nth(13).wait_for()
+        assert page.locator("nav a").all_inner_texts() == ["Search", "Ask", "Rank"]
+        assert not page.locator("#adding").is_visible()
+    assert [each["precision"] for each in models] == ["int8", "int8"]
+    matching = albef.runtime.load(tiny_exports["retrieval"], precision="int8")
+    asking = albef.runtime.load(tiny_exports["vqa"], precision="int8")
+    names = json.loads((site / "site.json").read_text())["pictures"]
+    images = [gallery / name for name in names]
+    features = np.concatenate([matching.embed_image([image]) for image in images])
+    square = (site / "squares/0.png").read_bytes()
+    for text, said in zip(CAPTIONS, found, strict=True):
+        alike, read = said["alike"], said["read"]
+        sim = features @ matching.embed_text([text])[0]
+        best = np.argsort(-sim, kind="stable")[:10]
+        assert [hit["id"] for hit in alike] == [names[i] for i in best]
+        np.testing.assert_allclose([hit["similarity"] for hit in alike], sim[best], atol=1e-4)
+        logits = np.concatenate([matching.match_logits([image], [text]) for image in images])
+        margin = logits[:, 1] - logits[:, 0]
+        best = np.argsort(-margin, kind="stable")[:10]
+        assert [hit["id"] for hit in read] == [names[i] for i in best]
+        expected = 1 / (1 + np.exp(-margin[best]))
+        np.testing.assert_allclose([hit["probability"] for hit in read], expected, atol=1e-3)
+        np.testing.assert_allclose(said["match"], matching.match([square], [text])[0], atol=1e-3)
+        answers = asking.ask([square], [text])[0]
+        assert [answer["text"] for answer in said["answers"]] == [own.text for own in answers]
+        given = [answer["probability"] for answer in said["answers"]]
+        np.testing.assert_allclose(given, [own.probability for own in answers], atol=1e-3)
+
+
+def test_what_makes_no_site_is_a_sentence(
+    tiny_exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "web.tgz").write_bytes(b"no package")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    retrieval, out = str(tiny_exports["retrieval"]), str(tmp_path / "out")
+    for given, sentence in (
+        ([retrieval, str(tmp_path), str(tmp_path / "there")], "is there already: remove it"),
+        ([retrieval, str(tmp_path / "there"), out], "has no picture that can be read"),
+        ([str(tiny_exports["vqa"]), str(tmp_path), out], "has no image-text matching"),
+        ([retrieval, str(tmp_path), out, "--questions", retrieval], "questions need a VQA export"),
+        ([retrieval, str(tmp_path), out, "--package", str(tmp_path / "web.tgz")], "is no package"),
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            main(["site", *given])
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

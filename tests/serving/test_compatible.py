@@ -1,0 +1,175 @@
+"""Clients of other servers, the real ones, against a running server."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openai import (
+    APIStatusError,
+    AuthenticationError,
+    NotFoundError,
+    OpenAI,
+    UnprocessableEntityError,
+)
+
+import albef
+from albef.runtime.matching import Matching
+from albef.serving.limits import Limits
+from tests.conftest import CAPTIONS
+from tests.serving.running import PATIENCE, Running, error, running
+
+
+@pytest.fixture(scope="module")
+def model(tiny_export: Path) -> Matching:
+    return albef.runtime.load(tiny_export)
+
+
+@pytest.fixture(scope="module")
+def client(everything: Running) -> Iterator[OpenAI]:
+    with openai(everything) as made:
+        yield made
+
+
+def openai(server: Running, key: str = "none") -> OpenAI:
+    url = f"http://127.0.0.1:{server.port}/v1"
+    return OpenAI(base_url=url, api_key=key, timeout=PATIENCE, max_retries=0)
+
+
+def uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def test_openai_embeds_texts_and_pictures_in_their_order(
+    client: OpenAI, model: Matching, pictures: list[bytes]
+) -> None:
+    given = [CAPTIONS[0], uri(pictures[0]), CAPTIONS[1], uri(pictures[1])]
+    answer = client.embeddings.create(model="retrieval", input=given)  # as base64, if not told
+    texts, images = model.embed_text(CAPTIONS[:2]), model.embed_image(pictures[:2])
+    found = [each.embedding for each in answer.data]
+    np.testing.assert_allclose(found, [texts[0], images[0], texts[1], images[1]], atol=1e-5)
+    assert [each.index for each in answer.data] == [0, 1, 2, 3]
+    assert answer.model == f"retrieval@{model.digest[:12]}"
+    tokens = sum(len(model.ids([text])[0][0]) for text in CAPTIONS[:2])
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (tokens, tokens)
+    written = client.embeddings.create(
+        model=answer.model, input=CAPTIONS[0], encoding_format="float", dimensions=8
+    )
+    assert written.data[0].embedding == pytest.approx(found[0], abs=1e-6)
+    named = client.embeddings.create(model="grounding", input=CAPTIONS[0])
+    assert named.model.startswith("grounding@")
+    assert named.data[0].embedding != pytest.approx(found[0], abs=1e-3)
+
+
+def test_base64_is_little_endian_float32(everything: Running, model: Matching) -> None:
+    sent = {"model": "retrieval", "input": [*CAPTIONS], "encoding_format": "base64"}
+    answer = everything.client.post("/v1/embeddings", json=sent).json()
+    rows = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in answer["data"]]
+    np.testing.assert_allclose(rows, model.embed_text(CAPTIONS), atol=1e-5)
+
+
+def test_more_inputs_than_the_queue_holds_are_embedded(tiny_export: Path, model: Matching) -> None:
+    texts = [CAPTIONS[i % 4] for i in range(70)]
+    with running([tiny_export], Limits(queue=32)) as server, openai(server) as client:
+        answer = client.embeddings.create(model="retrieval", input=texts)
+        assert server.metric("albef_requests_total", route="/v1/embeddings", method="POST",
+                             status="200") == 1  # fmt: skip
+    found = [each.embedding for each in answer.data]
+    np.testing.assert_allclose(found, model.embed_text(texts), atol=1e-5)
+
+
+def test_openai_lists_the_models(client: OpenAI) -> None:
+    runs = [each.id for each in client.models.list()]
+    assert runs == ["retrieval", "vqa", "entailment", "nlvr2", "grounding"]
+    assert client.models.retrieve("vqa").id == "vqa"
+    with pytest.raises(NotFoundError, match="there are retrieval, vqa"):
+        client.models.retrieve("gpt")
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "said"),
+    [
+        ({"model": "gpt"}, NotFoundError, "there is no such model; there are retrieval, vqa"),
+        ({"model": "vqa"}, UnprocessableEntityError, "retrieval|vqa is of kind vqa"),
+        ({"dimensions": 4}, UnprocessableEntityError, "have 8 and cannot be shortened"),
+        ({"input": []}, UnprocessableEntityError, "input: at least 1"),
+        ({"input": ["a", " "]}, UnprocessableEntityError, r"input\.1: it is"),
+        ({"input": ["a", "data:image/png;base64,%"]}, UnprocessableEntityError,
+         r"input\.1: a picture is sent as data:image"),
+        ({"input": "data:image/png;base64,AAAA"}, UnprocessableEntityError, "picture 0"),
+        ({"input": [1, 2]}, UnprocessableEntityError, r"input\.0: it is of another type"),
+        ({"input": ["a"] * 2049}, UnprocessableEntityError, "input: at most 2048"),
+        ({"extra_body": {"task": "x"}}, UnprocessableEntityError, "task: there is no such field"),
+    ],
+)  # fmt: skip
+def test_openai_is_told_what_is_wrong(
+    client: OpenAI, sent: dict[str, object], kind: type[APIStatusError], said: str
+) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        client.embeddings.create(**{"model": "retrieval", "input": "a", **sent})  # type: ignore[call-overload]
+    detail = caught.value.body
+    assert isinstance(detail, dict)
+    assert set(detail) == {"code", "message", "type", "param"}
+    assert detail["type"] == "invalid_request_error"
+    assert caught.value.code == detail["code"]
+
+
+def test_a_token_is_openais_key(tiny_export: Path) -> None:
+    token = "abcdefghijklmnopqrst"
+    with (
+        running([tiny_export], tokens=[token]) as server,
+        openai(server, token) as known,
+        openai(server) as unknown,
+    ):
+        assert len(known.embeddings.create(model="retrieval", input="a").data) == 1
+        with pytest.raises(AuthenticationError) as caught:
+            unknown.embeddings.create(model="retrieval", input="a")
+    assert caught.value.code == "unauthorized"
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_pictures_and_texts_are_ranked_by_matching(
+    everything: Running, model: Matching, pictures: list[bytes], version: str
+) -> None:
+    sent = {"query": CAPTIONS[1], "documents": [{"image": uri(each)} for each in pictures]}
+    path = f"/{version}/rerank"
+    answer = everything.client.post(path, json={**sent, "model": "retrieval"}).json()
+    right = model.match(pictures, [CAPTIONS[1]] * 6)
+    assert [each["index"] for each in answer["results"]] == np.argsort(-right).tolist()
+    scores = [each["relevance_score"] for each in answer["results"]]
+    np.testing.assert_allclose(scores, np.sort(right)[::-1], atol=1e-5)
+    assert answer["usage"]["total_tokens"] > 0
+    texts = [*CAPTIONS, {"text": "squid"}]
+    sent = {"query": uri(pictures[0]), "documents": texts, "top_n": 2, "return_documents": True}
+    answer = everything.client.post(path, json=sent).json()
+    right = model.match([pictures[0]] * 5, [*CAPTIONS, "squid"])
+    assert [each["index"] for each in answer["results"]] == np.argsort(-right)[:2].tolist()
+    for each in answer["results"]:
+        assert each["document"]["text"] == [*CAPTIONS, "squid"][each["index"]]
+
+
+def test_what_matching_cannot_rank_is_refused(everything: Running, pictures: list[bytes]) -> None:
+    for query, documents in (("a dog", ["a cat"]), (uri(pictures[0]), [uri(pictures[1])])):
+        sent = {"query": query, "documents": documents}
+        answer = everything.client.post("/v1/rerank", json=sent)
+        assert error(answer) == (422, "invalid")
+        assert "compare embeddings" in answer.json()["error"]["message"]
+    sent = {"query": "a", "documents": [{"image": "http://127.0.0.1/a.png"}]}
+    assert error(everything.client.post("/v1/rerank", json=sent)) == (422, "invalid")
+
+
+def test_a_vector_database_takes_its_embeddings(
+    client: OpenAI, everything: Running, pictures: list[bytes]
+) -> None:
+    pytest.importorskip("chromadb")  # 300 MB with what it needs, an ONNX Runtime among it
+    import chromadb
+    from chromadb.utils.embedding_functions import OpenAIEmbeddingFunction
+
+    embed = OpenAIEmbeddingFunction(
+        api_key="none", model_name="retrieval", api_base=f"{client.base_url}"
+    )
+    collection = chromadb.EphemeralClient().create_collection("zoo", embedding_function=embed)
+    collection.add(ids=[f"{i}" for i in range(6)], documents=[uri(each) for each in pictures])
+    found = collection.query(query_texts=[uri(pictures[3])], n_results=1)
+    assert found["ids"] == [["3"]]
