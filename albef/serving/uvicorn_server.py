@@ -31,7 +31,7 @@ _LAST = 0.5  # seconds in which a connection that rests may ask once more of a s
 _FULL = (
     (  # the answer of :func:`full`, but for one header
         STATUS_LINE[503] + b"content-type: application/json\r\ncache-control: no-store\r\n"
-        b"retry-after: %s\r\ncontent-length: %d\r\nconnection: %%s\r\n\r\n%s"
+        b"retry-after: %s\r\ncontent-length: %d\r\n%%s\r\n%s"
     )
     % (full().headers["retry-after"].encode(), len(full().body), full().body)
 )
@@ -153,7 +153,7 @@ def _protocol(limits: Limits, state: State) -> type[HttpToolsProtocol]:
             state.count_refusal()
             cycle.response_started = cycle.response_complete = True
             closes = not cycle.keep_alive or cycle.waiting_for_100_continue or state.leaving
-            self.transport.write(_FULL % (b"close" if closes else b"keep-alive"))
+            self.transport.write(_FULL % (b"connection: close\r\n" if closes else b""))
             if closes:
                 self.transport.close()
             self.on_response_complete()
