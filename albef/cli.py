@@ -21,7 +21,7 @@ from albef.serving.serve import serve
 
 P = ParamSpec("P")
 Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
-PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "data")
+PIPELINE = ("run", "status", "params", "compare", "ablate", "accept", "release", "verify", "data")
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 INTERRUPTED = 130
 app = Typer(
@@ -250,6 +250,22 @@ def import_checkpoint(
 
     options = (tokenizer, kind, image_size, heads, answers)
     main(source, target, *options, track_it=not no_dvc, back=back)
+
+
+@command(app, "hub")
+def hub(
+    export: Annotated[Path, Argument(help="The folder of an export.")],
+    card: Annotated[Path, Argument(help="Its model card, a page of the report or of a release.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    licence: Annotated[str, Option("--license", help="The model's, by the Hub's name of it.")],
+    dataset: Annotated[
+        list[str] | None, Option(help="A data set that it learned from, by its name on the Hub.")
+    ] = None,
+) -> None:
+    """Lay an export out as the Hugging Face Hub and transformers.js expect a model."""
+    from albef.commands.hub import main
+
+    main(export, card, out, licence, dataset or [])
 
 
 @command(app, "lineage")

@@ -555,6 +555,46 @@ def to_json(step: Step) -> str:
     return TypeAdapter(Step).dump_json(step, indent=2).decode()
 
 
+def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
+    """The chain of an exported folder as an in-toto statement with SLSA's provenance, version 1.
+
+    It is a function of the folder and the arguments alone, wherever that lies; no level of SLSA is
+    claimed. Digests in it that are not of a file are those of what they name, as of a data set.
+
+    Args:
+        version: under which it is released.
+        commit: of the code, the values and dvc.lock.
+    """
+    chain = of_export(export, None)
+    files = (read_as(_Manifest, export / MANIFEST) or _Manifest()).files
+    made_of = {
+        (step.what, step.name, step.digest): {
+            "name": f"{step.what} {step.name}",
+            "digest": {"sha256": step.digest},
+            "annotations": {k: v for k, v in step.facts.items() if k != "values"},
+        }
+        for step in chain.walk()
+        if step is not chain and step.digest
+    }
+    subject = {MANIFEST: _digest_at(export / MANIFEST), **dict(sorted(files.items()))}
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": n, "digest": {"sha256": digest}} for n, digest in subject.items()],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "urn:albef:export",
+                "externalParameters": {"run": chain.name, "version": version, "commit": commit},
+                "resolvedDependencies": [
+                    {"name": "git commit", "digest": {"gitCommit": commit}},
+                    *made_of.values(),
+                ],
+            },
+            "runDetails": {"builder": {"id": "urn:albef:pipeline"}},
+        },
+    }
+
+
 def render(step: Step, here: Path) -> str:
     """A chain as a tree, with paths as seen from a folder; nothing is written twice."""
     return "\n".join(_tree(step, here, set()))

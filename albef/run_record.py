@@ -143,7 +143,11 @@ def surroundings() -> dict[str, Any]:
 
 def machine() -> str:
     """What kind of machine this is, as run records and model cards have it."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    kind = [f"{platform.system()} {platform.machine()}", *names[:1], f"{os.cpu_count()} cores"]
+    return ", ".join(kind)
 
 
 def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict[str, float]:

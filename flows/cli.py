@@ -181,6 +181,14 @@ def release(
         bool,
         Option("--accept-limits", help="Judge by limits that the released version did not have."),
     ] = False,
+    key: Annotated[
+        Path | None,
+        Option(
+            envvar="ALBEF_SIGNING_KEY",
+            parser=from_root,
+            help="Sign with this private key: a PEM file outside of the project.",
+        ),
+    ] = None,
 ) -> None:
     """Release an evaluated export behind a gate, or go back.
 
@@ -192,7 +200,38 @@ def release(
 
     _stop_on_signals()
     approve = approve and not dry
-    main(run, stage, bump, approve=approve, back=back, dry=dry, accept_limits=accept_limits)
+    options = {"approve": approve, "back": back, "dry": dry, "accept_limits": accept_limits}
+    main(run, stage, bump, key=key, **options)
+
+
+@command(app, "verify", at_root=True, interrupted="interrupted; nothing was verified")
+def verify(
+    export: Annotated[Path, Argument(parser=from_root, help="The folder that was fetched.")],
+    release: Annotated[
+        Path, Argument(parser=from_root, help="What is told of it: releases/RUN/VERSION.")
+    ],
+    key: Annotated[
+        Path, Option(parser=from_root, help="The public key of who released it, a PEM file.")
+    ],
+    replay: Annotated[
+        str | None,
+        Option(metavar="STAGE", help="Run this stage again and compare; `any` draws one."),
+    ] = None,
+    seed: Annotated[int, Option(help="Of the draw.")] = 0,
+    tolerance: Annotated[
+        float,
+        Option(min=0, help="Share by which figures may differ on another kind of processor."),
+    ] = 0.05,
+) -> None:
+    """See that an export is what was released, and that it can be made again.
+
+    Every file of it, its lineage and its list of software must be as they were signed. The exit
+    code is 1 where something is not, and the sentence names it.
+    """
+    from flows.releases.verify import main
+
+    _stop_on_signals()
+    main(export, release, key, replay, seed, tolerance)
 
 
 @command(data, "data check")

@@ -55,6 +55,15 @@ def _rows(path: Path) -> Iterator[tuple[str, ...]]:
                 yield path.stem, label, *map(_format, (value, chance, blank, text))
 
 
+def numbers(metrics: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in nested mappings by dotted name."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{within}{name}.")
+        elif isinstance(value, int | float):
+            yield f"{within}{name}", value
+
+
 def _format(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else ""
 

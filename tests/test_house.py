@@ -174,8 +174,8 @@ FLOORS = {
             "runtime",
             "export",
             "serving",
-            "release",
             "lineage",
+            "release",
             "report",
             "commands",
             "cli",
@@ -190,9 +190,11 @@ OF_FLOWS = {
     "albef.evaluation.statistics",
     "albef.io",
     "albef.layout",
+    "albef.release.attestation",
     "albef.release.gate",
     "albef.report",
     "albef.run_record",
+    "albef.runtime.manifest",
     "albef.validation.drift",
 }
 """What flows may import of albef/; pipelines may import all of it."""

@@ -81,15 +81,20 @@ class Clone:
         local = Path(".dvc/config.local")
         if local.exists():
             shutil.copyfile(local, folder / local)
-        self._dvc_plain("config", "--local", "cache.dir", str(cache))
+        self.dvc("config", "--local", "cache.dir", str(cache))
         if lock is not None:
             (folder / LOCK).write_text(lock)
-        self._dvc_plain("checkout", "--quiet", "--force", "--allow-missing")
+        self.dvc("checkout", "--quiet", "--force", "--allow-missing")
 
     def _git(self, *args: str) -> str:
         return git.git("-C", str(self._folder), *args)
 
-    def _dvc_plain(self, *args: str) -> None:
+    def dvc(self, *args: str) -> None:
+        """Run a ``dvc`` command here.
+
+        Raises:
+            Failure: it failed; in its words.
+        """
         code, lines = self._dvc(*args)
         if code:
             raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
@@ -137,7 +142,7 @@ class Clone:
         # DVC would miss the products of the stages that were not asked for.
         made = [match[1] for text in lines if (match := _STAGE.match(text))]
         options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
-        self._dvc_plain("exp", "save", *options, *made)
+        self.dvc("exp", "save", *options, *made)
         runs = (target.partition("@")[2] for target in targets)
         files = {run: self._folder / layout.metrics(run) for run in runs}
         metrics = {run: json.loads(f.read_text()) for run, f in files.items() if f.exists()}

@@ -13,12 +13,16 @@ from gto.exceptions import GTOException
 
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
 from albef.layout import PARAMS, Layout
+from albef.release.attestation import CARD, FIGURES, LINEAGE, SBOM, SEAL, SIGNED, check_key, write
 from albef.release.gate import ReleaseConfig
+from albef.runtime.manifest import digest
 from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
-CARDS = Path("releases")
-"""Model cards and what they were written from, a folder for each run."""
+RELEASES = Path("releases")
+"""What is told of each release, in a folder for each run and version."""
+SIGNING_KEY = "ALBEF_SIGNING_KEY"
+"""Variable that names the file of the private key."""
 Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Numbers by name, by version, by what they test."""
 
@@ -34,9 +38,17 @@ class Refused(ValueError):
 
 
 def main(
-    run: str, stage: str, bump: str, *, approve: bool, back: bool, dry: bool, accept_limits: bool
+    run: str,
+    stage: str,
+    bump: str,
+    *,
+    approve: bool,
+    back: bool,
+    dry: bool,
+    accept_limits: bool,
+    key: Path | None,
 ) -> None:
-    """Release what is approved, or go back.
+    """Release what is approved, signed with a private key if there is one, or go back.
 
     Raises:
         Refused: with all reasons at once.
@@ -47,13 +59,19 @@ def main(
             if back:
                 go_back(run, stage, approve)
             else:
-                release(run, stage, bump, approve, dry, accept_limits)
+                release(run, stage, bump, approve, dry, accept_limits, key)
     except GTOException as error:
         raise ParamsError(str(error)) from None
 
 
 def release(
-    run: str, stage: str, bump: str, approve: bool, dry: bool, accept_limits: bool = False
+    run: str,
+    stage: str,
+    bump: str,
+    approve: bool,
+    dry: bool,
+    accept_limits: bool = False,
+    key: Path | None = None,
 ) -> None:
     """Compare, judge and, once approved, register; see :func:`main`."""
     values.check(PARAMS)
@@ -71,6 +89,7 @@ def release(
     reasons = [*stale, *git.uncommitted(needed), *git.unpushed()]
     if export_hash:
         reasons += registry.lacking(layout.export(run))
+    reasons += check_key(key, Path()) if key else ()
     limits = ""
     if holder and (others := "; ".join(changed_limits(registry.versions[holder]))):
         limits = f"The limits are not those of {holder}: {others}."
@@ -120,20 +139,23 @@ def release(
             "--approve"
         )
         return
-    card = CARDS / run / f"{version}.md"
-    written = [] if registered else [card, card.with_suffix(".json"), DVC]
+    folder = RELEASES / run / version
+    names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
+    written = [] if registered else [*(folder / name for name in names), DVC]
     if changed := list(git.uncommitted(needed)):  # while it was measured
         raise Refused(run, changed)
     tags: list[str] = []
     with git.whole(run, written):
         if not registered:
-            _commit(run, version, judged, written, layout)
+            _commit(run, version, judged, written, layout, key)
             tags.append(registry.register(version))
         tags.append(Registry(run).assign(version, stage))
     print(
         f"\nreleased: {', '.join(tags)}{pushed}\n"
-        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`; "
-        f"its model card is {card}"
+        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`, and load no other "
+        f"with `albef serve FOLDER --expect sha256:{digest(layout.export(run))}`; "
+        f"its model card is {folder / CARD}"
+        + ("" if registered or key else f"\nnot signed: {SIGNING_KEY} names no private key")
     )
 
 
@@ -165,16 +187,24 @@ def stale_reasons(run: str) -> Iterator[str]:
     Of the stages above it the products may be elsewhere, but nothing may have changed.
     """
     nodes = graph.read()
-    last = (f"export@{run}", f"evaluate@{run}")
+    for name in stages_of(run, nodes):
+        for reason in nodes[name].reasons:
+            if name in _last(run) or not graph.elsewhere(reason):
+                yield f"{name} is stale: {reason}"
+
+
+def stages_of(run: str, nodes: Mapping[str, graph.Node]) -> list[str]:
+    """The stages that made an export and its metrics, in order."""
     needed: set[str] = set()
-    todo = list(last)
+    todo = list(_last(run))
     while todo:
         needed.add(name := todo.pop())
         todo += [above for above in nodes[name].upstream if above not in needed]
-    for name in (name for name in nodes if name in needed):
-        for reason in nodes[name].reasons:
-            if name in last or not graph.elsewhere(reason):
-                yield f"{name} is stale: {reason}"
+    return [name for name in nodes if name in needed]
+
+
+def _last(run: str) -> tuple[str, str]:
+    return f"export@{run}", f"evaluate@{run}"
 
 
 def changed_limits(revision: str) -> Iterator[str]:
@@ -221,20 +251,11 @@ def _read_further(
             before = git.show(registry.versions[holder], path) if holder else None
             texts = {holder: before, version: path.read_text()}
             further[path.parent.name] = {
-                name: dict(_numbers(json.loads(text)))
+                name: dict(results.numbers(json.loads(text)))
                 for name, text in texts.items()
                 if name and text
             }
     return further
-
-
-def _numbers(metrics: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in nested mappings by dotted name."""
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{within}{name}.")
-        elif isinstance(value, int | float):
-            yield f"{within}{name}", value
 
 
 def _format_comparison(
@@ -251,14 +272,21 @@ def _format_comparison(
 
 
 def _commit(
-    run: str, version: str, judged: Mapping[str, Any], written: Sequence[Path], layout: Layout
+    run: str,
+    version: str,
+    judged: Mapping[str, Any],
+    written: Sequence[Path],
+    layout: Layout,
+    key: Path | None,
 ) -> None:
-    """Commit the model card and what it was written from, and name the export for DVC."""
-    card, facts, _ = written
-    card.parent.mkdir(parents=True, exist_ok=True)
-    card.write_text(judged["card"])
+    """Commit the model card and all else that is told of a release, and name the export for DVC."""
+    folder = RELEASES / run / version
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).write_text(judged["card"])
     plain = {name: judged[name] for name in ("figures", "provenance", "note")}
-    facts.write_text(json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / FIGURES).write_text(f"{text}\n")
+    write(layout.export(run), folder, version, git.git("rev-parse", "HEAD"), key)
     annotate(run, layout.root, layout.export(run))
     git.git("add", "--", *map(str, written))
     message = git.commit_message(run, version)

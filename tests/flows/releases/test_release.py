@@ -12,12 +12,14 @@ import pytest
 
 import albef
 from albef.config import ParamsError
+from albef.io import file_digest
 from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
 from tests.flows.shop import another, build, set_params
 from tests.flows.toy import Toy
+from tests.release.test_attestation import keys
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +69,21 @@ def lacking() -> list[str]:
 @pytest.mark.usefixtures("here")
 def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     first = content(project.path / "products/exports/retrieval")
+    private, _ = keys(tmp_path, "ours")
+    project.env |= {"ALBEF_SIGNING_KEY": str(shutil.copy(private, "inside.pem"))}
+    said = project.albef("release retrieval --approve", fails=True)
+    assert "- the signing key inside.pem lies in the project; keep it" in said
+    Path("inside.pem").unlink()
+    project.env |= {"ALBEF_SIGNING_KEY": str(private)}
     said = project.albef("release retrieval --approve")
     assert "released: retrieval@v0.1.0, retrieval#prod#1, pushed to origin" in said
     assert project.sh("git status --porcelain") == ""
     assert project.sh("git log -1 --format=%s") == "Release retrieval v0.1.0\n"
     changed = project.sh("git show --format= --name-only").split()
-    assert changed == ["dvc.yaml", "releases/retrieval/v0.1.0.json", "releases/retrieval/v0.1.0.md"]
+    names = ["README.md", "export.sig", "figures.json", "lineage.json", "release.sig", "sbom.json"]
+    assert changed == ["dvc.yaml", *(f"releases/retrieval/v0.1.0/{name}" for name in names)]
     assert "# A comment that stays." in Path("dvc.yaml").read_text()
-    assert "| git revision | `" in Path(changed[2]).read_text()
+    assert "| git revision | `" in Path(changed[1]).read_text()
     assert project.sh("git ls-remote --tags origin").count("retrieval") >= 2
     assert "nothing to release" in project.albef("release retrieval", fails=True)
 
@@ -83,6 +92,10 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     there.path.mkdir()
     there.sh("dvc artifacts get ../project.git retrieval --stage prod -o got")
     assert content(there.path / "got") == first
+    told = project.albef("verify ../there/got releases/retrieval/v0.1.0 --key ../ours.pub")
+    digest = file_digest(there.path / "got/manifest.json")
+    assert told.startswith(f"retrieval v0.1.0, sha256:{digest}, is signed by the owner of ../ours")
+    assert f"`albef serve FOLDER --expect sha256:{digest}`" in said
     assert albef.runtime.load(there.path / "got").embed_text(["a dog"]).shape == (1, 8)
 
     # What is not where others find it is told at once, and a worse one once it is measured.
@@ -94,9 +107,11 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     before = project.sh("git rev-parse HEAD && git tag")
     limits = Path("params.yaml").read_text()
     set_params(project.path, max_drop=2.0)
+    project.checked()
     said = project.albef("release retrieval --approve", fails=True)
     assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
     Path("params.yaml").write_text(limits)
+    project.checked()
     said = project.albef("release retrieval --approve", fails=True)
     assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
     assert "- git commits that are not pushed: 1; `git push`\n" in said

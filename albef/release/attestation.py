@@ -1,0 +1,197 @@
+"""What a release says of itself, and signatures over it: OpenSSF model signing with local keys.
+
+A release is a folder of small files beside the export's: the model card, its figures, the
+statement of the lineage, a list of the software. One signature is over every file of the export,
+one over every file of the release; both are Sigstore bundles, which ``model_signing verify key``
+reads too.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from albef.io import read_json
+from albef.lineage import statement
+
+CARD, FIGURES, LINEAGE, SBOM = "README.md", "figures.json", "lineage.json", "sbom.json"
+SIGNED, SEAL = "export.sig", "release.sig"
+"""Signatures over the export, and over the release with that one in it."""
+_DISTRIBUTION = "albef-pipeline"
+_DIFFERS = re.compile(r"Hash mismatch for '(.+?)': Expected|(Extra|Missing) files .*?': (.+)")
+"""How model signing names files that are not as they were signed."""
+
+
+class Unverified(ValueError):
+    """Something that is not what was signed; its text is the sentence to show."""
+
+    exit_code = 1
+
+
+def check_key(key: Path, project: Path) -> Iterator[str]:
+    """Why a private key cannot sign, in sentences."""
+    if not key.is_file():
+        yield f"there is no signing key {key}"
+    elif key.resolve().is_relative_to(project.resolve()):
+        yield f"the signing key {key} lies in the project; keep it outside of any repository"
+    else:
+        try:
+            _signing(key)
+        except (ValueError, TypeError) as error:
+            yield f"{key} cannot sign, an EC key on P-256, P-384 or P-521 in PEM can: {error}"
+        except ModuleNotFoundError:
+            yield "signing needs model-signing: `pip install '.[signing]'`"
+
+
+def sign(folder: Path, key: Path, signature: Path) -> None:
+    """Sign every file of a folder but the signature itself."""
+    _signing(key).set_hashing_config(_hashing(folder, signature)).sign(folder, signature)
+
+
+def verify(folder: Path, key: Path, signature: Path) -> None:
+    """See that a folder has exactly the files that the owner of a public key signed.
+
+    Raises:
+        Unverified: it names the files that differ, or says that the signature is another's.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from model_signing import verifying
+
+    for path in (folder, key, signature):
+        if not path.exists():
+            raise Unverified(f"{path} is missing")
+    config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    config.set_hashing_config(_hashing(folder, signature))
+    try:
+        config.verify(folder, signature)
+    except (InvalidSignature, ValueError) as error:
+        if names := ", ".join(_differences(str(error))):
+            raise Unverified(f"{folder} is not as it was signed: {names}") from None
+        why = "is not by the owner of" if "Key mismatch" in f"{error}" else "does not fit"
+        raise Unverified(f"the signature {signature} {why} {key}") from None
+    except (KeyError, AttributeError) as error:
+        raise Unverified(f"the signature {signature} is damaged: no {error}") from None
+
+
+def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
+    """See that an export and what is told of it are what was released; the lineage's statement.
+
+    Raises:
+        Unverified: what differs, by name.
+    """
+    verify(release, key, release / SEAL)
+    verify(export, key, release / SIGNED)
+    told: dict[str, Any] = read_json(release / LINEAGE)
+    given = told["predicate"]["buildDefinition"]["externalParameters"]
+    if told != statement(export, given["version"], given["commit"]):
+        raise Unverified(f"{release / LINEAGE} is not what the manifest of {export} tells")
+    return told
+
+
+def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
+    """The software that serves an export (``required``) and that made it, in CycloneDX 1.6.
+
+    It is read from the distributions that are installed, so what is not needed here is not in it.
+    """
+    served = _closure("serving", "cpu", "gpu")
+    made = _closure("serving", "cpu", "gpu", "pipeline")
+    components = []
+    for name, found in sorted(made.items()):
+        purl = f"pkg:pypi/{name}@{quote(found.version)}"
+        scope = "required" if name in served else "excluded"
+        component: dict[str, Any] = {
+            "type": "library",
+            "bom-ref": purl,
+            "purl": purl,
+            "scope": scope,
+            "name": name,
+            "version": found.version,
+        }
+        if "License-Expression" in found.metadata:
+            component["licenses"] = [{"expression": found.metadata["License-Expression"]}]
+        components.append(component)
+    model = {
+        "type": "machine-learning-model",
+        "bom-ref": run,
+        "name": run,
+        "version": version,
+        "hashes": [{"alg": "SHA-256", "content": digest}],
+    }
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": model},
+        "components": components,
+    }
+
+
+def _closure(*extras: str) -> dict[str, metadata.Distribution]:
+    """What is installed of all that the project with these extras requires, itself included."""
+    found: dict[str, metadata.Distribution] = {}
+    seen, todo = set(), [(_DISTRIBUTION, frozenset(extras))]
+    while todo:
+        name, wanted = todo.pop()
+        name = canonicalize_name(name)
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        try:
+            found[name] = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # of another platform, or an extra that is not used
+            continue
+        for requirement in map(Requirement, found[name].requires or ()):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
+                todo.append((requirement.name, frozenset(requirement.extras)))
+    return found
+
+
+def _differences(error: str) -> Iterator[str]:
+    """How files differ, by what model signing says: a list of messages, as Python writes it."""
+    _, _, messages = error.partition("Signature mismatch: ")
+    for message in ast.literal_eval(messages or "[]"):
+        if match := _DIFFERS.match(message):
+            changed, how, others = match.groups()
+            yield f"{changed} (changed)" if changed else f"{others} ({how.lower()})"
+
+
+def _signing(key: Path) -> Any:
+    from model_signing import signing
+
+    return signing.Config().use_elliptic_key_signer(private_key=key)
+
+
+def _hashing(folder: Path, signature: Path) -> Any:
+    """Every file counts, git's too; links, as DVC makes them, for what they lead to."""
+    from model_signing import hashing
+
+    config = hashing.Config().set_allow_symlinks(True)
+    inside = [signature.relative_to(folder)] if signature.is_relative_to(folder) else []
+    return config.set_ignored_paths(paths=inside, ignore_git_paths=False)
+
+
+def write(export: Path, release: Path, version: str, commit: str, key: Path | None) -> None:
+    """Write what a release tells beside its card and figures, and sign all of it if there is a key.
+
+    Args:
+        export: the folder that is released.
+        release: the folder with the card and the figures.
+        commit: whose code, values and data made the export.
+    """
+    told = statement(export, version, commit)
+    subject = told["subject"][0]
+    run = told["predicate"]["buildDefinition"]["externalParameters"]["run"]
+    bill = sbom(run, version, subject["digest"]["sha256"])
+    for name, value in ((LINEAGE, told), (SBOM, bill)):
+        (release / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    if key is not None:
+        sign(export, key, release / SIGNED)
+        sign(release, key, release / SEAL)

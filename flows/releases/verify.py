@@ -1,0 +1,125 @@
+"""``albef verify FOLDER RELEASE``: an export is what was released, and can be made again."""
+
+import contextlib
+import json
+import math
+import os
+import random
+import tempfile
+from pathlib import Path
+
+from dvc.api import DVCFileSystem
+from dvc.repo import Repo
+from dvc.utils.serialize import load_yaml
+
+from albef.config import ParamsError
+from albef.layout import ENVIRONMENT
+from albef.release.attestation import SBOM, Unverified, verify_release
+from albef.run_record import RunRecord, read
+from flows import graph, values
+from flows.experiments.clone import Clone
+from flows.releases.release import stages_of
+from flows.results import numbers
+
+ANY = "any"
+_WORK = Path(".dvc/tmp")
+
+
+def main(
+    export: Path, release: Path, key: Path, replay: str | None, seed: int, tolerance: float
+) -> None:
+    """Verify the signatures, the lineage and, if it is asked for, that a stage gives the same.
+
+    Raises:
+        Unverified: what is not as it was released, by name.
+        ParamsError: no such stage.
+    """
+    told = verify_release(export, release, key)
+    given = told["predicate"]["buildDefinition"]["externalParameters"]
+    run, version, commit = (given[name] for name in ("run", "version", "commit"))
+    digest = told["subject"][0]["digest"]["sha256"]
+    sources = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    software = json.loads((release / SBOM).read_text())["components"]
+    print(
+        f"{run} {version}, sha256:{digest}, is signed by the owner of {key}: "
+        f"{len(told['subject'])} files, {len(sources)} things that it was made of, "
+        f"{len(software)} packages"
+    )
+    if replay:
+        print(_replay(run, commit, replay, f"{digest} {seed}", tolerance))
+
+
+def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> str:
+    """Run a stage again, in a clone at a commit, from what the DVC remote has; how it compares."""
+    _WORK.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="albef-verify-", dir=_WORK) as work:
+        folder = Path(work) / "clone"
+        clone = Clone(folder, commit, None)
+        with contextlib.chdir(folder):
+            nodes, layout = graph.read(), values.layout()
+            stages = stages_of(run, nodes)
+            name = random.Random(draw).choice(stages) if wanted == ANY else wanted
+            if name not in stages:
+                raise ParamsError(f"--replay: {run} was made by {', '.join(stages)}, not by {name}")
+            before, record = _outs(name), read(layout.record(name))
+        print(f"{name} runs again, of what {commit[:12]} has", flush=True)
+        if nodes[name].upstream:
+            clone.dvc("pull", "--quiet", *nodes[name].upstream)
+        os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")  # nothing is gone on with
+        clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
+        with contextlib.chdir(folder):
+            after, now = _outs(name), read(layout.record(name))
+            others = [path for path in before if after.get(path) != before[path]]
+            if not others:
+                return f"{name} gives the same bytes: {', '.join(before)}"
+            if record is None or now is None or not _unlike(record, now):
+                raise Unverified(
+                    f"{name} gives other bytes than were released, on the same kind of processor "
+                    f"and with the same libraries: {', '.join(others)}"
+                )
+            return _within(name, commit, others, _unlike(record, now), tolerance)
+
+
+def _outs(name: str) -> dict[str, str]:
+    """DVC's hash of each product of a stage, as dvc.lock has it."""
+    outs = load_yaml(graph.LOCK)["stages"][name]["outs"]
+    return {out["path"]: str(out.get("md5", out.get("hash"))) for out in outs}
+
+
+def _unlike(record: RunRecord, now: RunRecord) -> str:
+    """In what this machine differs from the one that made a product; "" if in nothing."""
+    if record.machine != now.machine:
+        return f"{now.machine}, not {record.machine}"
+    pairs = {name: (record.versions.get(name, ""), own) for name, own in now.versions.items()}
+    return ", ".join(f"{name} {own}, not {was}" for name, (was, own) in pairs.items() if was != own)
+
+
+def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: float) -> str:
+    """How the figures of products with other bytes compare; a clone is the working folder.
+
+    Raises:
+        Unverified: one is outside of the tolerance, or there are none to compare.
+    """
+    with Repo(".") as repo:
+        config = {part: repo.config[part] for part in ("cache", "core", "remote")}
+    files = DVCFileSystem(".", rev=commit, config=config)
+    compared = 0
+    try:
+        for path in others:
+            path = path if path.endswith(".json") else f"{path}/metrics.json"
+            if not (Path(path).is_file() and files.exists(path)):
+                continue
+            was = dict(numbers(json.loads(files.read_text(path))))
+            for figure, value in numbers(json.loads(Path(path).read_text())):
+                compared += 1
+                near = math.isclose(value, was.get(figure, math.nan), rel_tol=tolerance)
+                if not near and abs(value - was.get(figure, math.nan)) > tolerance:
+                    raise Unverified(f"{name}, {path}: {figure} is {value:g} after {was[figure]:g}")
+    finally:
+        files.close()
+    if not compared:
+        raise Unverified(f"{name} gives other bytes ({', '.join(others)}) and has no figures")
+    return (
+        f"{name} gives other bytes on another kind of machine ({unlike}); its {compared} figures "
+        f"are the same within {tolerance:g}"
+    )
