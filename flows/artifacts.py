@@ -3,6 +3,7 @@
 Artifacts belong to the flow or task that is at work when they are made.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from gto.exceptions import GTOException
+from httpx import HTTPError
 from prefect.artifacts import (
     create_link_artifact,
     create_progress_artifact,
@@ -33,7 +36,15 @@ _POINT = re.compile(r"(?:step|trial) (\d+) of (\d+)")
 
 
 def publish(layout: Layout, states: Mapping[str, State]) -> None:
-    """Show what a run came to, by the states in which its stages ended."""
+    """Show what a run came to, by the states in which its stages ended.
+
+    A server out of reach, or a name that GTO does not take, costs artifacts and not the run.
+    """
+    with contextlib.suppress(HTTPError, GTOException):
+        _publish(layout, states)
+
+
+def _publish(layout: Layout, states: Mapping[str, State]) -> None:
     found = [row for path in results.files(layout) for row in results.rows(path.stem, _read(path))]
     if found:
         _table("results", results.HEADER, found, "Results beside their baselines.")
@@ -103,14 +114,15 @@ class Progress:
         if percent <= self._percent:
             return
         self._percent = percent
-        if self._artifact is None:
-            key = re.sub("[^a-z0-9]+", "-", self._name.lower())
-            text = f"Steps or trials of {self._name}."
-            made = create_progress_artifact(float(percent), f"progress-{key}", text)
-            assert isinstance(made, UUID)
-            self._artifact = made
-        else:
-            update_progress_artifact(self._artifact, float(percent))
+        with contextlib.suppress(HTTPError):  # a page that lags must not end a training
+            if self._artifact is None:
+                key = re.sub("[^a-z0-9]+", "-", self._name.lower())
+                text = f"Steps or trials of {self._name}."
+                made = create_progress_artifact(float(percent), f"progress-{key}", text)
+                assert isinstance(made, UUID)
+                self._artifact = made
+            else:
+                update_progress_artifact(self._artifact, float(percent))
 
 
 def emit(event: str, resource: str, **payload: Any) -> None:
