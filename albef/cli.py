@@ -250,6 +250,22 @@ def import_checkpoint(
     main(source, target, *options, track_it=not no_dvc, back=back)
 
 
+@command(app, "hub")
+def hub(
+    export: Annotated[Path, Argument(help="The folder of an export.")],
+    card: Annotated[Path, Argument(help="Its model card, a page of the report or of a release.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    licence: Annotated[str, Option("--license", help="The model's, by the Hub's name of it.")],
+    dataset: Annotated[
+        list[str] | None, Option(help="A data set that it learned from, by its name on the Hub.")
+    ] = None,
+) -> None:
+    """Lay an export out as the Hugging Face Hub and transformers.js expect a model."""
+    from albef.commands.hub import main
+
+    main(export, card, out, licence, dataset or [])
+
+
 @command(app, "lineage")
 def lineage(
     path: Annotated[Path, Argument(help="An export, or any other product.")],

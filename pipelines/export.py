@@ -4,15 +4,17 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 
 from albef.config import Section
 from albef.data.record import Record
-from albef.data.shards import Shards
+from albef.data.shards import Shards, describe
+from albef.export import calibration
 from albef.export.folder import export
 from albef.export.torch_model import model_of
 from albef.export.verify import VerificationError
@@ -26,6 +28,7 @@ from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # records of the task's own prediction
+_VALIDATION = 1000  # records of the split val that ranges and temperature are taken from, at most
 
 
 class RunExport(Section):
@@ -78,10 +81,11 @@ def _export(stage: Stage) -> None:
             opset=settings.opset,
             tolerance=settings.tolerance,
             precisions=tuple(settings.precisions),
+            calibrate=partial(_calibrate, stage, settings),
             threads=threads,
             provenance={"export_code": code} if (code := stage.code) else None,
         )
-        scores = _evaluated(stage, settings, checkpoint, folder)
+        scores = _evaluated(stage, settings, checkpoint, folder, written.model.temperature)
     sizes = {
         precision: sum(path.stat().st_size for path in (target / precision).rglob("*.onnx"))
         for precision in settings.precisions
@@ -102,19 +106,45 @@ def _export(stage: Stage) -> None:
     )
 
 
+def _calibrate(stage: Stage, settings: RunExport, model: Model) -> float:
+    """Ask a model about the split val, but for what it is evaluated on; its temperature.
+
+    Raises:
+        ValueError: nothing is left of val, and none is there but int8 needs some.
+    """
+    data = stage.layout.data(settings.dataset)
+    records: Records = []
+    if "val" in describe(data)["splits"]:
+        records = Shards(data, "val")
+        used = settings.examples or len(records) if settings.split == "val" else 0
+        records = Part(records, used, used + _VALIDATION)
+    if not len(records) and "int8" in settings.precisions:
+        raise ValueError(
+            f"int8 takes its ranges from records of split val of {settings.dataset} that are not "
+            f"evaluated, and there are none: leave int8 out of export.runs.{stage.key}.precisions, "
+            "add such a split, or evaluate fewer `examples`"
+        )
+    return calibration.calibrate(model, records)
+
+
 def _evaluated(
-    stage: Stage, settings: RunExport, checkpoint: Checkpoint, folder: Path
-) -> dict[str, dict[str, float]]:
-    """Metrics on the test split, of torch and of each precision.
+    stage: Stage,
+    settings: RunExport,
+    checkpoint: Checkpoint,
+    folder: Path,
+    temperature: float,
+) -> dict[str, Any]:
+    """Metrics on the test split, of torch and of each precision, and the calibration of the one
+    that is loaded.
 
     Raises:
         VerificationError: a precision loses more of the primary metric than it may.
     """
     config, kind = run_of(stage)
     data = stage.layout.data(settings.dataset)
-    records = First(Shards(data, settings.split), settings.examples)
+    records = Part(Shards(data, settings.split), 0, settings.examples)
     task = kind.restore(config, checkpoint).eval()
-    scores = {"torch": task.score(task.predict(records, _BATCH))}
+    scores: dict[str, Any] = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
     if kind.gradient:  # what is exported does without: its part is told apart
         scores[f"torch_{kind.gradient}"] = scores["torch"]
@@ -130,21 +160,24 @@ def _evaluated(
         ", ".join(f"{name} {value:.2f}" for name, value in values.items()),
     )  # fmt: skip
     check(kind.primary, values, settings.precisions)
+    first = models[next(iter(settings.precisions))]
+    if calibration.is_calibrated(first):
+        scores["calibration"] = calibration.describe(calibration.judge(first, records), temperature)
     return scores
 
 
-class First:
-    """The first records of a split."""
+class Part:
+    """Records of a split from one place to another, or to its end."""
 
-    def __init__(self, records: Records, most: int | None) -> None:
+    def __init__(self, records: Records, start: int, stop: int | None) -> None:
         self._records = records
-        self._count = min(len(records), most or len(records))
+        self._places = range(len(records))[start:stop]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Record:
-        return self._records[index]
+        return self._records[self._places[index]]
 
 
 def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:

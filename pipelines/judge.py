@@ -28,7 +28,7 @@ from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
-from pipelines.export import First, RunExport
+from pipelines.export import Part, RunExport
 from pipelines.stage import Stage, read_json, run_of, write_json
 
 log = logging.getLogger("albef")
@@ -62,7 +62,7 @@ def compare(
         )
     task = kind.restore(config, checkpoint)
     split = Shards(stage.layout.data(own.dataset), own.split)
-    records = First(split, own.examples)
+    records = Part(split, 0, own.examples)
     beside, note = _beside(released, written.model.kind, facts)
     note = f"{note} {facts['limits']}".rstrip()
     log.info("a server of what others get is asked")

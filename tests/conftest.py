@@ -23,6 +23,7 @@ from PIL import Image
 
 import albef
 from albef.config import validate
+from albef.data.record import Record
 from albef.io import atomic, file_digest, lock
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint, save_checkpoint
@@ -166,16 +167,36 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return {kind: save_task(tiny_task(kind), folder / kind) for kind in KINDS}
 
 
+def tiny_records(kind: str, pictures: list[bytes], split: str, count: int) -> list[Record]:
+    """Records of noise, whose answers a model with random weights does not know."""
+    rng, made = np.random.default_rng(len(split)), []
+    for i in range(count):
+        text = " ".join(rng.permutation(CAPTIONS[i % 4].split()))
+        meta = {"answers": {ANSWERS[i % 5]: 1.0}, "box": [0, 0, 2, 2]}
+        if kind in ("entailment", "nlvr2"):
+            meta["label"] = import_module(f"albef.tasks.{kind}").Task.classes[i % 2]
+        more = (pictures[(i + 1) % 6],) if kind == "nlvr2" else ()
+        picture = pictures[i % 6]
+        made.append(Record(f"{split}{i}", picture, (text,), i, split, "made", meta, more))
+    return made
+
+
+def tiny_validation(kind: str, pictures: list[bytes]) -> list[Record]:
+    """Too few for a temperature: an export has the numbers of its checkpoint."""
+    return tiny_records(kind, pictures, "val", 14)
+
+
 @pytest.fixture(scope="session")
 def tiny_exports(
     tiny_checkpoints: dict[str, Path],
+    pictures: list[bytes],
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> dict[str, Path]:
     """Their exports in float32 and int8, made when they are asked for; do not write to them."""
     cached = getattr(pytestconfig, "cache", None)  # none with `-p no:cacheprovider`
     store = cached.mkdir("exports") if cached else None
-    return _Exports(tiny_checkpoints, tmp_path_factory.mktemp("exports"), store)
+    return _Exports(tiny_checkpoints, pictures, tmp_path_factory.mktemp("exports"), store)
 
 
 class _Exports(dict[str, Path]):
@@ -186,10 +207,18 @@ class _Exports(dict[str, Path]):
     for all kinds that have it; each export is compared with torch all the same.
     """
 
-    def __init__(self, checkpoints: dict[str, Path], folder: Path, store: Path | None) -> None:
-        self._checkpoints, self._folder, self._store = checkpoints, folder, store or folder
+    def __init__(
+        self,
+        checkpoints: dict[str, Path],
+        pictures: list[bytes],
+        folder: Path,
+        store: Path | None,
+    ) -> None:
+        self._checkpoints, self._pictures = checkpoints, pictures
+        self._folder, self._store = folder, store or folder
 
     def __missing__(self, kind: str) -> Path:
+        from albef.export.calibration import calibrate
         from albef.export.folder import export
 
         checkpoint, folder = load_checkpoint(self._checkpoints[kind]), self._folder / kind
@@ -215,6 +244,9 @@ class _Exports(dict[str, Path]):
                             opset=23,
                             tolerance=1e-3,
                             precisions=("float32", "int8"),
+                            calibrate=partial(
+                                calibrate, records=tiny_validation(kind, self._pictures)
+                            ),
                         )
         shutil.copytree(kept, folder)
         self[kind] = folder

@@ -1,7 +1,8 @@
 """The folder that goes to production: graphs, tokenizer and manifest, written and verified."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from albef.export.graphs import parts
@@ -11,8 +12,12 @@ from albef.export.verify import Difference, compare, shapes, verify
 from albef.io import file_digest
 from albef.models.weights import Checkpoint
 from albef.runtime import manifest
+from albef.runtime.loading import SURFACES
 from albef.runtime.manifest import Precision
+from albef.runtime.model import Array, Backend, Model
 from albef.runtime.sessions import CPU, Sessions
+
+_CALLS, _ITEMS = 4, 16  # kept of what each graph is given of validation data: some ranges suffice
 
 
 def export(
@@ -23,6 +28,7 @@ def export(
     opset: int,
     tolerance: float,
     precisions: Sequence[Precision],
+    calibrate: Callable[[Model], float],
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
 ) -> tuple[manifest.Manifest, list[Difference]]:
@@ -35,6 +41,8 @@ def export(
         opset: version of ONNX's operators.
         tolerance: largest absolute difference allowed, in float32.
         precisions: to write, the one that is loaded unless others are named first.
+        calibrate: asks the model, in float32, what it will be asked, on validation data; what the
+            graphs are given fixes the ranges of int8, what comes back is the temperature.
         threads: of ONNX Runtime; 0 takes all cores.
         provenance: what the manifest tells beside the checkpoint and its own provenance.
 
@@ -44,6 +52,7 @@ def export(
     Raises:
         CheckpointError: the kind has no use of its own.
         VerificationError: the graphs compute something else.
+        ValueError: int8 is wanted, and ``calibrate`` asked nothing.
     """
     model, words = parts(checkpoint), checkpoint.tokenizer.vocab_size
     graphs = model.graphs
@@ -52,19 +61,22 @@ def export(
     tried = shapes(model.facts.max_tokens)
     differences = list(compare(graphs, TorchBackend(model), exported, tried, words))
     verified = verify(differences, tolerance)
+    given, surface = _Recorder(exported), SURFACES[model.facts.surface]
+    asked = surface(given, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)
+    facts = model.facts.model_copy(update={"temperature": calibrate(asked)})
     checkpoint.tokenizer.save(folder / manifest.TOKENIZER)
     if model.facts.answering is not None:
         (folder / manifest.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
     for graph in graphs:
         for precision in precisions:
             if precision != "float32":
-                convert(folder, graph, precision)
+                convert(folder, graph, precision, given.inputs[graph])
         if "float32" not in precisions:
             (folder / manifest.graph_file("float32", graph)).unlink()
     written = manifest.Manifest(
         format=manifest.FORMAT,
         run=run,
-        model=model.facts,
+        model=facts,
         graphs=tuple(graphs),
         precisions=tuple(precisions),
         preprocessing=manifest.PREPROCESSING,
@@ -83,3 +95,17 @@ def export(
     )
     manifest.write(folder, written)
     return written, differences
+
+
+class _Recorder:
+    """A backend that keeps what each graph is given in some calls."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.inputs: dict[str, list[dict[str, Array]]] = defaultdict(list)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See :meth:`albef.runtime.model.Backend.run`."""
+        if len(self.inputs[graph]) < _CALLS:
+            self.inputs[graph].append({name: array[:_ITEMS] for name, array in inputs.items()})
+        return self._backend.run(graph, inputs)

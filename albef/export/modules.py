@@ -108,7 +108,9 @@ class TextsMatcher(nn.Module):
         _, weights = layer.cross_weights(states, bias, image[self.layer][0])  # (B, H, T * L, N)
         heat = weights.mean(1)[:, :, 1:].unflatten(1, text_mask.shape[1:])  # (B, T, L, n * n)
         side = round(heat.shape[-1] ** 0.5)
-        square: Tensor = (heat * text_mask[..., None]).mean(2).unflatten(2, (side, side))
+        # By the text's own length: a mean over the padded one would change with its neighbours.
+        mean = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
+        square: Tensor = mean.unflatten(2, (side, side))
         return square
 
 

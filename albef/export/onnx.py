@@ -1,4 +1,5 @@
-"""The graphs of a model as ONNX, whose bytes depend on it alone, in 32, 16 and 8 bits.
+"""The graphs of a model as ONNX, whose bytes depend on it and on validation data alone, in 32, 16
+and 8 bits.
 
 Every axis that has a name in :class:`albef.export.graphs.Input` is dynamic.
 """
@@ -6,7 +7,7 @@ Every axis that has a name in :class:`albef.export.graphs.Input` is dynamic.
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -23,7 +30,7 @@ from albef.runtime.manifest import Onnx, Precision, graph_file
 from albef.runtime.model import Array
 
 _EXAMPLE = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}  # 0 and 1 would be frozen in
-_QUANTIZED = ("MatMul", "Gemm", "Gather")
+_QUANTIZED = ["MatMul", "Gemm", "Gather"]
 _HANDED_ON = ("states", "keys", "values")  # between graphs: they stay as wide as the weights
 
 
@@ -86,15 +93,26 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
     return Onnx(opset=version, ir=ir)
 
 
-def convert(folder: Path, graph: str, precision: Precision) -> None:
+def convert(
+    folder: Path, graph: str, precision: Precision, inputs: Sequence[Mapping[str, Array]] = ()
+) -> None:
     """Write a graph of an export once more, from float32 to fewer bits.
 
-    ``float16`` keeps pictures, features and logits in float32; ``int8`` keeps everything that goes
-    in and comes out, and quantises weights before, activations while it runs.
+    What goes in and comes out stays as it is, but that ``float16`` halves states too. ``int8`` has
+    weights of 8 bits, a scale a column, and reads what they are multiplied with in 8 bits too, at a
+    scale fixed by the ``inputs``: so no item changes another's numbers. ``int8_weights`` has a
+    scale for each 32 numbers in a row instead, of weights and of what they are multiplied with,
+    which is taken while it runs.
+
+    Args:
+        inputs: what the graph is given of validation data; of ``int8`` alone.
+
+    Raises:
+        ValueError: ``int8`` without any.
     """
     source, target = (folder / graph_file(bits, graph) for bits in ("float32", precision))
+    proto = onnx.load(source)
     if precision == "float16":
-        proto = onnx.load(source)
         named = [value.name for value in (*proto.graph.input, *proto.graph.output)]
         kept = [name for name in named if not name.endswith(_HANDED_ON)]
         with warnings.catch_warnings():  # of weights too small for 16 bits, which become 0
@@ -105,14 +123,53 @@ def convert(folder: Path, graph: str, precision: Precision) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         made = Path(scratch) / "model.onnx"
-        quantize_dynamic(
-            source,
-            made,
-            op_types_to_quantize=list(_QUANTIZED),
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
+        if precision == "int8":
+            if not inputs:
+                raise ValueError(f"int8 needs validation data that {graph} is asked about")
+            _read_apart(proto)
+            options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _QUANTIZED}
+            quantize_static(
+                proto, made, _Given(inputs), op_types_to_quantize=_QUANTIZED, per_channel=True,
+                activation_type=QuantType.QUInt8, extra_options=options,
+            )  # fmt: skip
+        else:
+            quantize_dynamic(proto, made, op_types_to_quantize=["Gather"])  # tables: no arithmetic
+            blocks = MatMulNBitsQuantizer(  # level 4: products of 8 bits, the fast ones
+                onnx.load(made), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
+            )
+            blocks.process()
+            onnx.save(blocks.model.model, made)
         _save(_bare(onnx.load(made)), target)
+
+
+class _Given(CalibrationDataReader):  # type: ignore[misc]
+    """Inputs of a graph, one call after the other."""
+
+    def __init__(self, inputs: Sequence[Mapping[str, Array]]) -> None:
+        self._left = iter(inputs)
+
+    def get_next(self) -> Mapping[str, Array] | None:
+        """Those of the next call; None after the last."""
+        return next(self._left, None)
+
+
+def _read_apart(proto: Any) -> None:
+    """Let products with weights read their input through a node of their own.
+
+    What reads it beside them, as the residual of a layer, would be given 8 bits too otherwise.
+    """
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    nodes, apart = [], {}
+    for node in proto.graph.node:
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights:
+            read = node.input[0]
+            if read not in apart:
+                apart[read] = f"{read}/product"
+                nodes.append(onnx.helper.make_node("Identity", [read], [apart[read]]))
+            node.input[0] = apart[read]
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 @contextmanager

@@ -22,6 +22,9 @@ class ReleaseConfig(Section):
     """Points of the primary metric that int8 may lose against float32."""
     max_behaviour_drop: Annotated[float, Field(ge=0)] = 5.0
     """Points of a behaviour test's pass rate that a precision may lose against the released one."""
+    max_company: Annotated[float, Field(ge=0)] = 1e-3
+    """Most that a probability, or a number of a feature, may change with what is computed beside
+    it."""
     max_contamination: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the test split's records with a picture that the run, or what it started from, was
     trained on."""
@@ -30,13 +33,14 @@ class ReleaseConfig(Section):
 @dataclass(frozen=True)
 class Figures:
     """What one precision of an export was measured at: metrics of the test split, median
-    milliseconds of a call by batch, bytes of its graphs, and percent of cases that pass by
-    behaviour test."""
+    milliseconds of a call by batch, bytes of its graphs, percent of cases that pass by behaviour
+    test, and the most that a number of an answer changes with what is computed beside it."""
 
     metrics: Mapping[str, float]
     ms: Mapping[int, float]
     bytes: int
     behaviour: Mapping[str, float] = field(default_factory=dict)
+    company: float = 0.0
 
 
 class Row(NamedTuple):
@@ -61,8 +65,8 @@ def judge(
 ) -> Iterator[Row]:
     """Hold an export against the gate and, precision by precision, against the released one.
 
-    ``primary`` names the metric that counts. Where nothing is released yet, only int8's loss can
-    stop it.
+    ``primary`` names the metric that counts. Where nothing is released yet, only int8's loss, and
+    answers that depend on what is computed beside them, can stop it.
     """
     for name in [*new, *(name for name in released if name not in new)]:
         figures, before = new.get(name), released.get(name)
@@ -81,6 +85,7 @@ def judge(
         measured.append(("MB", "max_larger", figures.bytes / 1e6, was))
         for what, key, value, was in measured:
             yield _row(what, name, value, was, key, getattr(config, key))
+        yield _company(name, figures.company, before, config.max_company)
     if (lost := int8_loss(new, primary)) is not None:
         earlier, most = int8_loss(released, primary), config.max_int8_loss
         refused = f"int8 loses {lost:.2f} points of {primary}, more than release.max_int8_loss"
@@ -93,6 +98,18 @@ def judge(
             f"{most:g} in all",
             "" if lost <= most else f"{refused} {most:g}",
         )
+
+
+def _company(name: str, value: float, before: Figures | None, most: float) -> Row:
+    """What the answers of a precision depend on beside what they are about."""
+    refused = (
+        f"{name}: an answer changes by {value:.1e} with what is computed beside it, more than "
+        f"release.max_company {most:g}; leave it out of export.runs.RUN.precisions"
+    )
+    was, passes = "" if before is None else f"{before.company:.1e}", value <= most  # NaN is refused
+    return Row(
+        "change with company", name, was, f"{value:.1e}", "", f"{most:g}", "" if passes else refused
+    )
 
 
 def contaminated(config: ReleaseConfig, records: int, found: Mapping[str, Sequence[str]]) -> Row:

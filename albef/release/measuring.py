@@ -3,9 +3,11 @@
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from albef.data.record import Record
 from albef.evaluation.behaviour.judging import Behaviour, rates
@@ -13,7 +15,8 @@ from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL
 from albef.release.gate import Figures
 from albef.runtime import manifest
 from albef.runtime.loading import load
-from albef.runtime.model import BATCH, Model
+from albef.runtime.matching import Grounded, Matching
+from albef.runtime.model import BATCH, Array, Model
 from albef.tasks.task import Records, RunTask, Table
 
 log = logging.getLogger("albef")
@@ -69,6 +72,7 @@ def measure(
                 ms={batch: own[place] for batch, own in times.items()},
                 bytes=size(folders[i], precision),
                 behaviour=_behaviour(models[place], task, tested) if tested else {},
+                company=company(models[place], records),
             )
     return found
 
@@ -78,6 +82,44 @@ def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
     scores = task.agreement(tested.records, tested.tests.pairs, BATCH, model)
     found = rates(tested.tests.judge(scores))
     return {name: rate for name, rate in found.items() if name not in (OVERALL, ACCEPTED)}
+
+
+def company(model: Model, records: Records) -> float:
+    """The most that a number of an answer about some records differs between a record that is
+    asked about alone, and amid others and in another order."""
+    some = [records[i] for i in range(min(len(records), BATCH))]
+    alone = [numbers(model, [record])[0] for record in some]
+    places = range(len(some))
+    largest = 0.0
+    for chosen in (places, places[::-3]):
+        together = numbers(model, [some[i] for i in chosen])
+        for place, row in zip(chosen, together, strict=True):
+            largest = max(largest, float(np.abs(row - alone[place]).max()))
+    return largest
+
+
+def numbers(model: Model, records: Sequence[Record]) -> list[Array]:
+    """All numbers of a model's answers about records, computed together: probabilities, maps and
+    features."""
+    rows = [list(_flat(answer)) for answer in main_call(model, records)()]
+    if isinstance(model, Matching):
+        feats = (
+            model.embed_image([record.image for record in records]),
+            model.embed_text([record.captions[0] for record in records]),
+        )
+        rows = [[*row, *image, *text] for row, image, text in zip(rows, *feats, strict=True)]
+    return [np.array(row, np.float64) for row in rows]
+
+
+def _flat(answer: Any) -> Iterator[float]:
+    if isinstance(answer, Grounded):
+        yield from (answer.probability, *answer.heat.ravel())
+    elif isinstance(answer, Mapping):
+        yield from answer.values()
+    elif isinstance(answer, list):
+        yield from (each.probability for each in answer)
+    else:
+        yield answer
 
 
 def size(folder: Path, precision: str) -> int:
@@ -102,7 +144,7 @@ def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
     return [statistics.median(own) for own in taken]
 
 
-def main_call(model: Model, records: Sequence[Record]) -> Callable[[], object]:
+def main_call(model: Model, records: Sequence[Record]) -> Callable[[], Any]:
     """The call that a model of the kind is made for, on these records."""
     images = list(zip(*(record.images for record in records), strict=True))
     call, texts = getattr(model, model.main), [record.captions[0] for record in records]

@@ -98,6 +98,8 @@ class Card:
         version: it is released as; "" where it is not.
         compared: beside the released one.
         further: other metrics of the run: by what they test, by version, by name.
+        calibration: how far its probabilities hold (:func:`albef.export.calibration.describe`);
+            empty where it has none, or is not exported.
     """
 
     run: str
@@ -113,6 +115,7 @@ class Card:
     version: str = ""
     compared: Compared | None = None
     further: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
@@ -149,6 +152,7 @@ def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
         precisions=precisions,
         evaluation=evaluation,
         metrics=metrics,
+        calibration=(read_json(layout.export_metrics(run)) or {}).get("calibration", {}),
         datasets=list(read_datasets(params, layout, run, (evaluation.dataset, evaluation.split))),
         provenance=provenance | training_facts(config.get("provenance", {})),
     )
@@ -178,7 +182,7 @@ def _evaluation(
         new={
             name: Measured(values, {})
             for name, values in measured.items()
-            if not name.startswith("torch") and name != "bytes"
+            if not name.startswith("torch") and name not in ("bytes", "calibration")
         },
         torch=torch,
         chance=metrics.get("chance", {}).get(split, {}) if records == present else {},
@@ -249,6 +253,16 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
     }
     columns = {"torch": it.torch, **measured, "chance": it.chance, **baselines}
     yield "", _beside("metric", columns, it.metrics)
+    if told := card.calibration:
+        words = (
+            f"A probability is off by {told['ece']:.2f} percentage points in the mean (expected "
+            f"calibration error of {told['answers']} answers), {told['ece_before']:.2f} before "
+            f"scores are divided by the temperature {told['temperature']:g}, fitted on validation "
+            "data. In percent, by the least probability asked for (`min_probability`), how many "
+            "are answered, and how many of these are right:"
+        )
+        rows = [("least probability", "answered", "right"), *(r.values() for r in told["coverage"])]
+        yield words, _table([[*row] for row in rows])
     for split, values in metrics.items():
         known = (it.split, BEHAVIOUR, HEADLINE, *BASELINES)
         if split not in known and isinstance(values, Mapping):

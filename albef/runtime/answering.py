@@ -48,7 +48,8 @@ class Answering(Model):
     def ask(
         self, images: Sequence[Picture], questions: Sequence[str], k: int = 5
     ) -> list[list[Answer]]:
-        """Answers to question i about picture i, the most probable first.
+        """Answers to question i about picture i, the most probable first; none where the first
+        does not reach ``min_probability``.
 
         Ranked answers have the probability among those that were scored in full, a written one
         that of its text. A picture object that stands several times is encoded once a batch.
@@ -62,7 +63,8 @@ class Answering(Model):
         for part in batches(len(images)):
             asked = self._read(images[part], questions[part], part.start)
             answers += self._write(asked) if self.answering.by == "generate" else self._rank(asked)
-        return [best[:k] for best in answers]
+        least = self.min_probability
+        return [best[:k] if best[0].probability >= least else [] for best in answers]
 
     def _read(self, images: Sequence[Picture], questions: Sequence[str], start: int) -> _Asked:
         image, which = self.encode_distinct(images, start)
@@ -90,7 +92,8 @@ class Answering(Model):
         logits = self._logits(asked, tree.ids, tree.depth, tree.sees)
         row = np.arange(count)[:, None, None]
         log_p = logits[row, tree.node, ids[chosen][:, :, 1:]] - _log_sum(logits)[row, tree.node]
-        shares = softmax(log_first + (log_p * mask[chosen][:, :, 1:]).sum(axis=2))
+        score = log_first + (log_p * mask[chosen][:, :, 1:]).sum(axis=2)
+        shares = softmax(score / self.facts.temperature)
         order = np.argsort(-shares, axis=1, kind="stable")
         return [
             [Answer(self.answers[which[i]], float(share[i])) for i in best]

@@ -32,14 +32,17 @@ class Classifying(Model):
             inputs = {"ids": ids[:, None], "text_mask": mask[:, None]}
             for place, rows in zip(PLACES, np.array_split(which, len(images)), strict=False):
                 inputs |= states.take(rows).inputs(place)
-            parts.append(softmax(self.backend.run("classifier", inputs)["logits"][:, 0]))
+            logits = self.backend.run("classifier", inputs)["logits"][:, 0]
+            parts.append(softmax(logits / np.float32(self.facts.temperature)))
         return np.concatenate(parts)
 
     def classify(self, *images_and_statements: Sequence[Any]) -> list[dict[str, float]]:
-        """How probable each class is of statement i about picture i of one list, or of several."""
+        """How probable each class is of statement i about picture i of one list, or of several;
+        an empty dict where none reaches ``min_probability``."""
         *images, statements = images_and_statements
         rows = self.probabilities(images, statements).tolist()
-        return [dict(zip(self.facts.classes, row, strict=True)) for row in rows]
+        sure = (row if max(row) >= self.min_probability else () for row in rows)
+        return [dict(zip(self.facts.classes, row, strict=False)) for row in sure]
 
 
 class Entailing(Classifying):

@@ -32,6 +32,7 @@ def load(
     *,
     threads: int = 0,
     precision: str | None = None,
+    min_probability: float = 0.0,
 ) -> Model:
     """Load an export once every file that is needed is known to be the one that was written.
 
@@ -43,6 +44,7 @@ def load(
         providers: ONNX Runtime's, first choice first; None takes a GPU if one really works here.
         threads: of one session; 0 takes all cores.
         precision: one of the manifest's; None takes its first.
+        min_probability: of an answer or class; where none reaches it there is no answer.
 
     Raises:
         ExportError: no export, a changed file, or a named provider that does not work here.
@@ -64,4 +66,6 @@ def load(
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
     made = SURFACES[facts.surface]
-    return made(backend, tokenizer, facts, manifests.digest(folder), answers)
+    model = made(backend, tokenizer, facts, manifests.digest(folder), answers)
+    model.min_probability = min_probability
+    return model

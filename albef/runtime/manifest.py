@@ -4,7 +4,9 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
@@ -18,7 +20,7 @@ TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
 _OUTSIDE = b"\n\x08location"  # in ONNX, the key under which a tensor names the file that holds it
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["float32", "float16", "int8", "int8_weights"]
 """Type of an export's weights; what goes in and comes out of its graphs is float32, but for states
 that one graph hands to another."""
 
@@ -104,6 +106,8 @@ class Facts(Section):
     """Of VQA."""
     threshold: float | None = None
     """Of grounding: share of the peak from which cells of a map count to its own box."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the scores of answers, so that their probabilities are as often right as they say."""
 
 
 class Manifest(Section):

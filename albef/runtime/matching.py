@@ -66,7 +66,8 @@ class Matching(Model):
         return out["text_states"], out["text_feat"]
 
     def score(self, text_states: Array, text_mask: Ints, image: ImageStates) -> Floats:
-        """ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B images; 1 is "match".
+        """ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B images, divided by the
+        temperature; 1 is "match".
 
         The image is encoded before, and nothing of it is copied for its texts.
         """
@@ -151,7 +152,8 @@ class Matching(Model):
 
     def _judge(self, text_states: Array, text_mask: Ints, image: ImageStates) -> dict[str, Array]:
         texts = {"text_states": text_states, "text_mask": text_mask}
-        return self.backend.run("matcher", texts | image.inputs())
+        out = self.backend.run("matcher", texts | image.inputs())
+        return out | {"logits": out["logits"] / np.float32(self.facts.temperature)}
 
     def _judge_pairs(
         self, images: Sequence[Picture], texts: Sequence[str], start: int

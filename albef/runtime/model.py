@@ -76,6 +76,8 @@ class Model:
     """The call that it is made for, of a list of pictures or several, and one of texts."""
     also: ClassVar[frozenset[str]] = frozenset()
     """Calls that it has beside."""
+    min_probability: float = 0.0
+    """Below it the first of several answers, or classes, is none."""
 
     def __init__(
         self,

@@ -93,8 +93,8 @@ def create_app(
         origins: whose pages may ask from a browser, as ``https://example.org``.
         indexes: folder that keeps indexes of pictures; None keeps them in memory.
         gallery: folder of pictures that the index of this name follows.
-        options: ``threads``, ``providers`` and ``precision`` of :func:`albef.runtime.load`, and
-            ``workers``, computations at a time.
+        options: ``threads``, ``providers``, ``precision`` and ``min_probability`` of
+            :func:`albef.runtime.load`, and ``workers``, computations at a time.
 
     Raises:
         ExportError: a folder holds no export, a changed one, or cannot run as asked.

@@ -125,16 +125,17 @@ class Answers(Answered):
     """Answers to questions."""
 
     answers: list[list[Answer]]
-    """Those to each question, the most probable first."""
+    """Those to each question, the most probable first; none where none is as probable as the
+    server asks."""
 
 
 class Judgement(Body):
     """A statement or a picture that was put into a class."""
 
-    label: str
-    """The most probable class."""
+    label: str | None
+    """The most probable class; null where none is as probable as the server asks."""
     probabilities: dict[str, Share]
-    """Of each class."""
+    """Of each class, if one is."""
 
 
 class Judgements(Answered):

@@ -56,6 +56,10 @@ def serve(
         list[str] | None,
         Option(help="Of ONNX Runtime, first choice first; what works here if not given."),
     ] = None,
+    min_probability: Annotated[
+        float,
+        Option(min=0, max=1, help="Of the best answer or class; where none has it, none is given."),
+    ] = 0,
     threads: Annotated[int, Option(min=0, help="Of a computation; 0 takes all cores.")] = 0,
     workers: Annotated[int, Option(min=1, help="Computations at a time.")] = 1,
     batch: Annotated[int, Option(min=1, help="Most items computed together.")] = 8,
@@ -121,6 +125,7 @@ def serve(
         threads=threads,
         providers=provider,
         precision=precision,
+        min_probability=min_probability,
         workers=workers,
     )
     server = Server(app, state, limits, host, port, drain)

@@ -18,9 +18,9 @@ from albef.export.verify import VerificationError
 from albef.ingest.shard_writer import write
 from albef.models.weights import CheckpointError, load_checkpoint
 from albef.runtime.manifest import NAME, read
-from pipelines.export import check, run
+from pipelines.export import RunExport, _calibrate, check, run
 from pipelines.stage import Stage
-from tests.conftest import CAPTIONS, tiny_config
+from tests.conftest import CAPTIONS, tiny_config, tiny_validation
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def project(
                "test", "made")
         for i in range(24)
     ]  # fmt: skip
+    records += tiny_validation("retrieval", pictures)
     write(tmp_path / "products/data/scenes", "scenes", records, shard_mb=1, licences=[], sources=[])
     _set(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -96,6 +97,24 @@ def test_exported_twice_gives_equal_bytes_and_the_metric_of_torch(
     assert metrics["torch"] == pytest.approx(metrics["float32"], abs=0.3)
     assert set(metrics["torch"]) == set(metrics["int8"]) > {"r_mean", "itc_r_mean", "tr@1"}
     assert metrics["bytes"]["int8"] < metrics["bytes"]["float32"]
+    told = metrics["calibration"]
+    assert (told["answers"], told["temperature"]) == (48, 1.0)
+    assert told["ece"] == told["ece_before"] > 0
+    assert told["coverage"][0]["answered"] == 100
+
+
+def test_int8_without_validation_records_is_a_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split = {"test": 24}
+    monkeypatch.setattr("pipelines.export.describe", lambda folder: {"splits": write_split})
+    settings = RunExport(dataset="scenes")
+    stage = Stage("export", "retrieval")
+    with pytest.raises(ValueError, match="int8 takes its ranges from records of split val of sce"):
+        _calibrate(stage, settings, None)  # type: ignore[arg-type]
+    write_split["val"] = 14  # all of which are evaluated
+    with pytest.raises(ValueError, match=r"leave int8 out of export\.runs\.retrieval\.precisions"):
+        _calibrate(stage, settings.model_copy(update={"split": "val"}), None)  # type: ignore[arg-type]
 
 
 def test_above_the_tolerance_it_refuses_and_leaves_nothing(

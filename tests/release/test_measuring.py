@@ -3,13 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnxruntime.quantization import quantize_dynamic
 
 from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
-from albef.release.measuring import BATCHES, main_call, measure, medians, size
+from albef.release.gate import ReleaseConfig
+from albef.release.measuring import BATCHES, company, main_call, measure, medians, numbers, size
+from albef.runtime.loading import load
+from albef.runtime.manifest import graph_file
 from albef.runtime.model import CALLS
-from tests.conftest import KINDS, tiny_task
+from albef.runtime.sessions import Sessions
+from tests.conftest import KINDS, tiny_records, tiny_task
 from tests.flows.shop import records
 
 
@@ -41,3 +49,42 @@ def test_every_kind_has_a_call_to_be_timed(kind: str, tiny_checkpoints: dict[str
     some = [replace(own, more=(own.image,) if two else ()) for own in records()[:3]]
     assert len(main_call(model, some)()) == 3  # type: ignore[arg-type]
     assert model.calls <= set(CALLS)
+
+
+BOUND = ReleaseConfig.model_fields["max_company"].default
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_answer_does_not_depend_on_its_company(
+    kind: str, precision: str, tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    model = load(tiny_exports[kind], precision=precision, threads=1)
+    some = [
+        replace(record, captions=(" ".join(record.captions[0].split()[: 1 + i]),))
+        for i, record in enumerate(tiny_records(kind, pictures, "test", 7))
+    ]
+    alone = [numbers(model, [record])[0] for record in some]
+
+    @settings(max_examples=6, derandomize=True)
+    @given(st.lists(st.integers(0, len(some) - 1), min_size=1, max_size=40))
+    def check(chosen: list[int]) -> None:
+        for place, row in zip(chosen, numbers(model, [some[i] for i in chosen]), strict=True):
+            np.testing.assert_allclose(row, alone[place], rtol=0, atol=BOUND)
+
+    check()
+    assert np.ptp(alone[0]) > 0.01
+    assert company(model, some) <= BOUND
+
+
+def test_ranges_of_a_batch_are_noticed(
+    tiny_export: Path, pictures: list[bytes], tmp_path: Path
+) -> None:
+    for graph in ("image_encoder", "text_encoder", "matcher"):
+        made = tmp_path / graph_file("int8", graph)
+        made.parent.mkdir(parents=True)
+        source, products = tiny_export / graph_file("float32", graph), ["MatMul", "Gemm"]
+        quantize_dynamic(source, made, op_types_to_quantize=products)
+    model = load(tiny_export)
+    model.backend = Sessions(tmp_path, "int8", ("image_encoder", "text_encoder", "matcher"))
+    assert company(model, tiny_records("retrieval", pictures, "test", 7)) > BOUND

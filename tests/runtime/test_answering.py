@@ -23,6 +23,19 @@ def test_an_export_answers_as_the_checkpoint_does(
     assert there.ask([], []) == []
 
 
+def test_below_the_least_probability_there_is_no_answer(
+    tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    asked = pictures, [f"{CAPTIONS[i % 4]}?" for i in range(6)]
+    every = albef.runtime.load(tiny_exports["vqa"]).ask(*asked)
+    least = sorted(best[0].probability for best in every)[3]
+    sure = albef.runtime.load(tiny_exports["vqa"], min_probability=least).ask(*asked)
+    assert sure == [best if best[0].probability >= least else [] for best in every]
+    assert [] in sure
+    model = albef.runtime.load(tiny_exports["entailment"], min_probability=1.0)
+    assert model.entail(pictures, asked[1]) == [{}] * 6
+
+
 def test_a_picture_with_several_questions_is_read_once(
     tiny_exports: dict[str, Path], pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_no_export_says_what_to_do(tmp_path: Path) -> None:
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
         (lambda m: m["model"].update(image_size="16"), "image_size"),
         (lambda m: m["model"].update(surface="poetry"), "has a model for 'poetry'; this version"),
+        (lambda m: m["model"].update(temperature=0.0), "temperature"),
         (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "another preprocessing"),
         (lambda m: m["files"].pop("float32/matcher/1/model.onnx"), "lists no float32/matcher"),
     ],
@@ -81,6 +82,14 @@ def test_a_wrong_manifest_is_refused(
     (copy / manifest.NAME).write_text(json.dumps(values))
     with pytest.raises(ExportError, match=sentence):
         albef.runtime.load(copy)
+
+
+def test_the_format_before_is_read(copy: Path) -> None:
+    values = json.loads((copy / manifest.NAME).read_text())
+    del values["model"]["temperature"]
+    (copy / manifest.NAME).write_text(json.dumps(values | {"format": 3}))
+    assert albef.runtime.load(copy).facts.temperature == 1
+    assert manifest.FORMAT == 4
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])

@@ -92,7 +92,7 @@ class Model:
 @dataclass(frozen=True)
 class Export:
     """The folder of a run that goes to production: its manifest by dotted name, the metrics of
-    torch and of each precision, and the bytes of its graphs."""
+    torch and of each precision, the bytes of its graphs, and how far its probabilities hold."""
 
     run: str
     manifest: Mapping[str, Any]
@@ -100,6 +100,8 @@ class Export:
     """The metric that may not drop."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     bytes: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
+    """As :func:`albef.export.calibration.describe` has it."""
 
 
 def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
@@ -127,11 +129,11 @@ def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
         manifest = read_json(layout.export(run) / MANIFEST)
         if manifest is not None:
             scores = read_json(layout.export_metrics(run)) or {}
-            sizes = scores.pop("bytes", {})
+            sizes, calibration = scores.pop("bytes", {}), scores.pop("calibration", None)
             known, named = scores.get("torch", {}), read_json(layout.metrics(run)) or {}
             headlines = [*named.get(HEADLINE, {}).values(), *known]
             headline = next((metric for metric in headlines if metric in known), "")
-            yield Export(run, dict(flatten(manifest)), headline, scores, sizes)
+            yield Export(run, dict(flatten(manifest)), headline, scores, sizes, calibration)
 
 
 def read_chains(project: Project) -> Iterator[Step]:

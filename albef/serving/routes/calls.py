@@ -85,7 +85,9 @@ def call_routes(engine: Engine) -> APIRouter:
 
     def judgements(shares: list[dict[str, float]]) -> list[bodies.Judgement]:
         return [
-            bodies.Judgement(label=max(each, key=each.__getitem__), probabilities=each)
+            bodies.Judgement(
+                label=max(each, key=each.__getitem__, default=None), probabilities=each
+            )
             for each in shares
         ]
 

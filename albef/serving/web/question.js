@@ -6,6 +6,7 @@ import { Panel } from "./panel.js";
 const KEPT = 20; // answers on the page
 const SMALL = 112; // side of a picture beside its answer, in pixels
 const TONES = { true: "good", entailment: "good", false: "bad", contradiction: "bad" };
+const UNSURE = "no answer: none is sure enough"; // the server has a least probability
 const WORDS = {
   entailment: "yes, it shows that",
   neutral: "it leaves that open",
@@ -70,7 +71,7 @@ export class Question extends EventTarget {
       );
       this.panel.out.prepend(card);
       for (const old of [...this.panel.out.children].slice(KEPT)) old.remove();
-      this.panel.announce(`${label}, ${percent(rows[0]?.[1] ?? 0)}.`);
+      this.panel.announce(rows.length ? `${label}, ${percent(rows[0][1])}.` : `${label}.`);
       this.input.select();
       this.dispatchEvent(new CustomEvent("text", { detail: text }));
     });
@@ -80,13 +81,14 @@ export class Question extends EventTarget {
 /** The best answer to a question. */
 export function answered({ answers: [found] }) {
   const rows = found.map(({ text, probability }) => [text, probability]);
-  return { label: found[0]?.text ?? "no answer", tone: "plain", rows };
+  return { label: found[0]?.text ?? UNSURE, tone: "plain", rows };
 }
 
 /** The class of a statement. */
 export function judged({ results: [{ label, probabilities }] }) {
   const best = Object.entries(probabilities).sort(([, a], [, b]) => b - a);
   const rows = best.map(([name, share]) => [WORDS[name] ?? name, share]);
+  if (label === null) return { label: UNSURE, tone: "open", rows };
   return { label: rows[0][0], tone: TONES[label.toLowerCase()] ?? "open", rows };
 }
 

@@ -1,0 +1,150 @@
+"""``albef hub``: an export as the Hugging Face Hub and transformers.js lay a model out.
+
+Graphs lie in ``onnx/``, called as there; the two that embed take and give the names that are used
+there. The tokenizer cleans a text as ours does, but for the cut at a number of words.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+from huggingface_hub import ModelCard, ModelCardData
+from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Lowercase, Replace, Sequence
+
+from albef.io import atomic
+from albef.runtime import manifest
+from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Manifest, graph_file
+
+SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized", "int8_weights": "_int8"}
+"""Of a graph's name, by precision."""
+_CALLED = {"image_encoder": "vision_model", "text_encoder": "text_model"}
+_NAMES = {
+    "image": "pixel_values",
+    "image_feat": "image_embeds",
+    "ids": "input_ids",
+    "text_mask": "attention_mask",
+    "text_feat": "text_embeds",
+}
+
+
+def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str]) -> None:
+    """Write the folder.
+
+    Args:
+        export: what is shared; every precision that its folder has.
+        card: its model card, of the report or of a release.
+        out: does not exist yet.
+        licence: the Hub's name of the model's licence.
+        datasets: names on the Hub of what it learned from.
+
+    Raises:
+        ExportError: no export, or one that was changed.
+        ValueError: ``out`` exists, or the card is none.
+    """
+    written = manifest.read(export)
+    there = [name for name in written.precisions if (export / name).is_dir()]
+    if not there:
+        raise ExportError(f"{export} has none of its precisions {', '.join(written.precisions)}")
+    for precision in there:
+        manifest.check(export, written, precision)
+    if out.exists():
+        raise ValueError(f"{out} exists: name a folder that does not")
+    page = _card(card, written.run, licence, datasets)
+    with atomic(out) as part:
+        (part / "onnx").mkdir(parents=True)
+        for precision in there:
+            for graph in written.graphs:
+                name = f"{_CALLED.get(graph, graph)}{SUFFIXES[precision]}.onnx"
+                source, target = export / graph_file(precision, graph), part / "onnx" / name
+                if graph in _CALLED:
+                    target.write_bytes(_renamed(source))
+                else:
+                    shutil.copyfile(source, target)
+        _tokenizer(export / TOKENIZER).save(str(part / TOKENIZER))
+        if written.model.answering:
+            shutil.copyfile(export / ANSWERS, part / ANSWERS)
+        for file, values in _configs(written).items():
+            (part / file).write_text(json.dumps(values, indent=2) + "\n")
+        page.save(part / "README.md")
+
+
+def _card(path: Path, run: str, licence: str, datasets: list[str]) -> ModelCard:
+    """The card with what the Hub wants to know beside, read as its library reads cards."""
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is no model card ({error}); name that of {run}, as "
+            f"products/report/cards/{run}.md or releases/{run}/VERSION.md"
+        ) from None
+    data = cast(ModelCardData, card.data)
+    data.license = licence
+    if datasets:
+        data.datasets = datasets
+    if data.eval_results:
+        data.metrics = sorted({result.metric_type for result in data.eval_results})
+    return card
+
+
+def _renamed(source: Path) -> bytes:
+    """A graph whose inputs and outputs have the Hub's names."""
+    model = onnx.load(source)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = _NAMES.get(value.name, value.name)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [_NAMES.get(name, name) for name in names]
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer with :func:`albef.preprocessing.text.clean_caption` before it."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.normalizer = Sequence(
+        [
+            Lowercase(),
+            Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
+            Replace(Regex("[-/]"), " "),
+            Replace("<person>", "person"),
+            tokenizer.normalizer,
+        ]
+    )
+    return tokenizer
+
+
+def _configs(written: Manifest) -> dict[str, dict[str, Any]]:
+    """JSON files by name."""
+    facts, pixels = written.model, written.preprocessing
+    side = {"height": facts.image_size, "width": facts.image_size}
+    special = ("pad", "unk", "cls", "sep", "mask")
+    return {
+        "config.json": {
+            "model_type": "albef",
+            "architectures": ["ALBEF"],
+            **facts.model_dump(exclude_none=True),
+            "provenance": written.provenance,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": facts.max_tokens,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+            **{f"{name}_token": f"[{name.upper()}]" for name in special},
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "ViTImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": side,
+            "resample": 3,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": pixels.mean,
+            "image_std": pixels.std,
+        },
+    }

@@ -1,0 +1,153 @@
+"""Probabilities that mean something: one temperature for all answers (Guo et al., 2017), the error
+before and after, and how often a model is right where it is sure.
+
+Shapes: n answers, K that came into question for each.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from albef.data.record import Record
+from albef.runtime.answering import Answering
+from albef.runtime.classifying import Classifying
+from albef.runtime.matching import Grounding, Matching
+from albef.runtime.model import BATCH, Model
+from albef.tasks.classification import label_of, sentence_of
+from albef.tasks.task import Records, batches
+from albef.tasks.vqa_accuracy import judged
+
+Numbers = NDArray[np.float64]
+LEAST = 30
+"""Answers below which no temperature is fitted."""
+SURE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Values of ``min_probability`` whose coverage is told."""
+_TEMPERATURES = (0.1, 10.0)
+_BINS = 15
+_TINY = 1e-30  # of a share, whose logarithm is taken
+
+
+class Judged(NamedTuple):
+    """Answers of a model to questions whose answer is known."""
+
+    scores: Numbers
+    """(n, K) logits, or logarithms of probabilities, up to a constant of a row."""
+    credit: Numbers
+    """(n,) what the most probable answer is worth, from 0, wrong, to 1, right."""
+
+    def confidence(self, temperature: float = 1.0) -> Numbers:
+        """The probability (n,) of the most probable answer."""
+        below = (self.scores - self.scores.max(axis=1, keepdims=True)) / temperature
+        return cast(Numbers, 1 / np.exp(below).sum(axis=1))
+
+
+def judge(model: Model, records: Records) -> Judged:
+    """Ask a model what it is made for, about records; those whose answer is not known count not.
+
+    Of matching, each picture is asked about with its own text and with the most similar one of the
+    records beside it, as training draws its negatives.
+    """
+    ask = next(ask for surface, ask in _ASKED.items() if isinstance(model, surface))
+    rows = [row for part in batches(records, BATCH) for row in ask(model, part)]
+    return Judged(np.array([s for s, _ in rows], float), np.array([c for _, c in rows], float))
+
+
+def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
+    """Scores and credit of each picture with two texts."""
+    images, texts = [[r.image for r in records], [r.captions[0] for r in records]]
+    sim = model.embed_image(images) @ model.embed_text(texts).T
+    for i, record in enumerate(records):
+        same = [o.image_id == record.image_id or o.captions[0] == texts[i] for o in records]
+        sim[i, same] = -np.inf
+    other = [(i, int(row.argmax())) for i, row in enumerate(sim) if np.isfinite(row.max())]
+    pairs = [(i, i) for i in range(len(records))] + other
+    logits = model.match_logits([images[i] for i, _ in pairs], [texts[j] for _, j in pairs])
+    return [
+        (row, float(row.argmax() == (i == j))) for row, (i, j) in zip(logits, pairs, strict=True)
+    ]
+
+
+def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
+    """Scores and credit of ranked answers."""
+    questions = [record.captions[0] for record in records]
+    found = model.ask([record.image for record in records], questions, model.answering.k)
+    rows = []
+    for record, best in zip(records, found, strict=True):
+        if truths := record.meta.get("answers"):
+            shares = np.maximum([answer.probability for answer in best], _TINY)
+            credit = judged(best[0].text, list(truths), record.meta.get("annotators"))
+            rows.append((np.log(shares), credit))
+    return rows
+
+
+def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
+    """Scores and credit of classes."""
+    images = list(zip(*(record.images for record in records), strict=True))
+    shares = model.probabilities(images, [sentence_of(record) for record in records])
+    classes = model.facts.classes
+    return [
+        (np.log(np.maximum(row, _TINY)), float(classes[row.argmax()] == label_of(record, classes)))
+        for row, record in zip(shares, records, strict=True)
+    ]
+
+
+_ASKED = {Matching: _match, Answering: _answer, Classifying: _classify}
+
+
+def is_calibrated(model: Model) -> bool:
+    """Whether a kind's probabilities can be: an answer that is written has none beside it, and an
+    expression that grounding is asked for may be true of other pictures."""
+    written = isinstance(model, Answering) and model.answering.by == "generate"
+    return not (written or isinstance(model, Grounding))
+
+
+def calibrate(model: Model, records: Records) -> float:
+    """Ask a model about validation records; the temperature that it should have."""
+    judged = judge(model, records)
+    return temperature(judged) if is_calibrated(model) else 1.0
+
+
+def temperature(judged: Judged) -> float:
+    """What scores are divided by, so that the likelihood of the most probable answers' being right
+    is largest; 1 of fewer than :data:`LEAST` answers."""
+    if len(judged.credit) < LEAST:
+        return 1.0
+
+    def loss(log: float) -> float:
+        sure, credit = np.clip(judged.confidence(np.exp(log)), 1e-9, 1 - 1e-9), judged.credit
+        return -float(np.mean(credit * np.log(sure) + (1 - credit) * np.log(1 - sure)))
+
+    best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    return float(f"{np.exp(best.x):.3g}")  # no more figures than machines agree on
+
+
+def calibration_error(confidence: Numbers, credit: Numbers) -> float:
+    """Percent by which confidence and accuracy differ in the mean (ECE), in bins of equal width."""
+    place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = [(confidence - credit)[place == i].sum() for i in range(_BINS)]
+    return 100 * float(np.abs(gaps).sum()) / len(credit)
+
+
+def describe(judged: Judged, applied: float) -> dict[str, Any]:
+    """Calibration of answers whose scores are divided by the temperature ``applied`` already:
+    ``ece`` in percent, ``ece_before`` without it, and ``coverage``, for each ``min_probability``
+    the percent of questions that are answered, and of those the accuracy (None of none)."""
+    sure, credit = judged.confidence(), judged.credit
+    kept = [(least, sure >= least) for least in SURE]
+    return {
+        "answers": len(credit),
+        "temperature": applied,
+        "ece_before": calibration_error(judged.confidence(1 / applied), credit),
+        "ece": calibration_error(sure, credit),
+        "coverage": [
+            {
+                "min_probability": least,
+                "answered": 100 * float(which.mean()),
+                "accuracy": 100 * float(credit[which].mean()) if which.any() else None,
+            }
+            for least, which in kept
+        ],
+    }

@@ -1,0 +1,101 @@
+"""A folder for the Hub, read by what reads such folders."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer
+
+import albef
+from albef.commands.hub import SUFFIXES, main
+from albef.report.card import render
+from albef.runtime.manifest import ExportError
+from tests.conftest import CAPTIONS
+from tests.report.test_card import CARD
+
+TEXTS = [*CAPTIONS, 'A DOG (left of) "an" apple-tree!', "two  apples\t#3", "<person>: zebra / fox"]
+
+GRAPHS = ("vision_model", "text_model", "matcher")
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cards") / "retrieval.md"
+    path.write_text(render(CARD))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_export: Path, card: Path) -> Path:
+    out = card.parent / "hub"
+    main(tiny_export, card, out, "apache-2.0", ["nlphuji/flickr30k"])
+    return out
+
+
+def test_it_has_the_files_that_are_looked_for(folder: Path) -> None:
+    graphs = {
+        f"{n}{s}.onnx"
+        for n in ("vision_model", "text_model", "matcher")
+        for s in ("", "_quantized")
+    }
+    assert {path.name for path in (folder / "onnx").iterdir()} == graphs
+    beside = {path.name for path in folder.iterdir()}
+    configs = {"config.json", "preprocessor_config.json", "tokenizer_config.json"}
+    assert beside == {"onnx", "README.md", "tokenizer.json", *configs}
+    assert json.loads((folder / "config.json").read_text())["image_size"] == 16
+
+
+def test_its_card_is_read_by_the_hubs_library(folder: Path) -> None:
+    card = ModelCard.load(folder / "README.md")
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    assert (data.license, data.datasets) == ("apache-2.0", ["nlphuji/flickr30k"])
+    assert data.pipeline_tag == CARD.hub
+    assert data.model_name == CARD.run
+    (result,) = data.eval_results
+    assert result.metric_type == CARD.evaluation.primary
+    assert result.metric_value == pytest.approx(CARD.evaluation.metrics[result.metric_type], 1e-3)
+    assert data.metrics == [result.metric_type]
+    assert card.text.strip() == render(CARD).split("---", 2)[2].strip()
+
+
+def test_transformers_prepares_what_the_graphs_are_fed(
+    folder: Path, tiny_export: Path, pictures: list[bytes]
+) -> None:
+    model = albef.runtime.load(tiny_export)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    given = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
+    ids, mask = model.ids(TEXTS)
+    np.testing.assert_array_equal(given["input_ids"], ids)
+    np.testing.assert_array_equal(given["attention_mask"], mask)
+    session = ort.InferenceSession(folder / "onnx/text_model.onnx")
+    fed = {name: given[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+    (feats,) = session.run(["text_embeds"], fed)
+    np.testing.assert_allclose(feats, model.embed_text(TEXTS), atol=1e-6)
+
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    opened = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    pixels = processor(opened, return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(pixels, model.pixels(pictures), atol=1e-5)
+    session = ort.InferenceSession(folder / "onnx/vision_model_quantized.onnx")
+    (feats,) = session.run(["image_embeds"], {"pixel_values": pixels})
+    eight = albef.runtime.load(tiny_export, precision="int8")
+    np.testing.assert_allclose(feats, eight.embed_image(pictures), atol=1e-2)
+
+
+def test_what_cannot_be_shared_is_a_sentence(
+    tiny_export: Path, card: Path, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="hub exists: name a folder that does not"):
+        main(tiny_export, card, folder, "mit", [])
+    with pytest.raises(ValueError, match=r"no\.md is no model card .* products/report/cards/retr"):
+        main(tiny_export, tmp_path / "no.md", tmp_path / "out", "mit", [])
+    with pytest.raises(ExportError, match="holds no export"):
+        main(tmp_path, card, tmp_path / "out", "mit", [])
+    assert list(tmp_path.iterdir()) == []
+    assert set(SUFFIXES) == {"float32", "float16", "int8", "int8_weights"}

@@ -1,0 +1,87 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import albef
+from albef.export.calibration import (
+    Judged,
+    calibrate,
+    calibration_error,
+    describe,
+    is_calibrated,
+    judge,
+    temperature,
+)
+from tests.conftest import tiny_records
+
+
+def overconfident(temperature: float, count: int = 4000) -> Judged:
+    """Answers among three that are right as often as their probability says once their scores are
+    divided by a temperature."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(count, 3)) * 1.5
+    shares = np.exp(true) / np.exp(true).sum(1, keepdims=True)
+    return Judged(true * temperature, (rng.random(count) < shares.max(1)).astype(float))
+
+
+@pytest.mark.parametrize("made_with", [0.5, 1.0, 2.5])
+def test_the_temperature_that_made_scores_too_sure_is_found(made_with: float) -> None:
+    judged = overconfident(made_with)
+    found = temperature(judged)
+    assert found == pytest.approx(made_with, rel=0.1)
+    told = describe(judged._replace(scores=judged.scores / found), found)
+    assert told["ece"] < 2.5
+    assert told["ece_before"] == pytest.approx(
+        calibration_error(judged.confidence(), judged.credit)
+    )
+    if made_with != 1:
+        assert told["ece_before"] > 2 * told["ece"]
+    answered = [row["answered"] for row in told["coverage"]]
+    accuracy = [row["accuracy"] for row in told["coverage"]]
+    assert answered[0] == 100
+    assert answered == sorted(answered, reverse=True)
+    assert accuracy[-1] > accuracy[0] + 20
+
+
+def test_calibration_error_by_hand() -> None:
+    sure, right = np.array([0.9, 0.9, 0.9, 0.61]), np.array([1.0, 1.0, 0.0, 1.0])
+    assert calibration_error(sure, right) == pytest.approx(100 * (0.7 + 0.39) / 4)
+    few = describe(Judged(np.zeros((1, 2)), np.array([1.0])), 1.0)
+    assert few["coverage"][-1] == {"min_probability": 0.95, "answered": 0.0, "accuracy": None}
+
+
+def test_few_answers_leave_it_as_it_is() -> None:
+    assert temperature(overconfident(3.0, 29)) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "vqa", "entailment", "nlvr2", "grounding"])
+def test_a_model_is_asked_what_it_is_made_for(
+    kind: str, tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    model = albef.runtime.load(tiny_exports[kind])
+    records = tiny_records(kind, pictures, "val", 33)
+    judged = judge(model, records)
+    answers = 65 if kind in ("retrieval", "grounding") else 33  # one is alone in its batch
+    assert judged.credit.shape == (answers,)
+    assert set(judged.credit) == {0.0, 1.0}
+    confidence = judged.confidence()
+    assert len(set(confidence.round(6))) > 3
+    found = calibrate(model, records)
+    assert is_calibrated(model) == (kind != "grounding") == (found != 1)
+    model.facts = model.facts.model_copy(update={"temperature": found})
+    np.testing.assert_allclose(
+        judge(model, records).confidence(), judged.confidence(found), rtol=2e-4
+    )
+
+
+def test_the_probability_of_a_ranked_answer_is_its_confidence(
+    tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    model = albef.runtime.load(tiny_exports["vqa"])
+    records = tiny_records("vqa", pictures, "val", 5)
+    hidden = dataclasses.replace(records[1], meta={})
+    judged = judge(model, [records[0], hidden, *records[2:]])
+    best = [model.ask([r.image], [r.captions[0]])[0][0] for r in (records[0], *records[2:])]
+    np.testing.assert_allclose(judged.confidence(), [answer.probability for answer in best], 1e-5)

@@ -1,0 +1,64 @@
+"""What is computed in batches with what others ask."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from albef.release.gate import ReleaseConfig
+from albef.serving.limits import Limits
+from tests.conftest import CAPTIONS
+from tests.serving.running import parts, running
+
+
+def test_clients_at_once_get_what_each_gets_alone(
+    tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    texts = [*CAPTIONS, "a dog", "only two tractors at the top of an apple"]
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/embed/texts", {"json": {"texts": [text]}}) for text in texts
+    ]
+    for picture, text in zip(pictures, texts, strict=True):
+        for path, field in (("match", "text"), ("ask", "question"), ("entail", "statement")):
+            form = {"data": {field: text}, "files": parts("image", [picture])}
+            calls.append((f"/v1/{path}", form))
+    exports = [tiny_exports[kind] for kind in ("retrieval", "vqa", "entailment")]
+    clients = 8
+    with running(exports, Limits(wait=0.05), precision="int8") as server:
+
+        def ask(client: httpx.Client, number: int) -> list[float]:
+            path, form = calls[number % len(calls)]
+            response = client.post(path, **form)
+            assert response.status_code == 200, response.text
+            return [*_numbers(response.json())]
+
+        alone = [ask(server.client, number) for number in range(len(calls))]
+        start = threading.Barrier(clients)
+
+        def many(first: int) -> list[list[float]]:
+            start.wait()
+            base = f"http://127.0.0.1:{server.port}"
+            with httpx.Client(base_url=base, timeout=120) as client:
+                return [ask(client, first * 3 + i) for i in range(len(calls))]
+
+        with ThreadPoolExecutor(clients) as pool:
+            for first, found in enumerate(pool.map(many, range(clients))):
+                for i, row in enumerate(found):
+                    expected = alone[(first * 3 + i) % len(calls)]
+                    bound = ReleaseConfig.model_fields["max_company"].default
+                    np.testing.assert_allclose(row, expected, rtol=0, atol=bound)
+        batches = server.metric("albef_batch_items_count", run="vqa", step="questions")
+        assert 0 < batches < clients * len(calls) / 4, "some were computed together"
+
+
+def _numbers(answer: Any) -> Any:
+    if isinstance(answer, dict):
+        answer = [answer[name] for name in sorted(answer)]
+    if isinstance(answer, list):
+        for each in answer:
+            yield from _numbers(each)
+    elif isinstance(answer, float):
+        yield answer
