@@ -48,7 +48,7 @@ test-slow: setup-tests
 	$(BIN)/python -m pytest -m slow
 
 test-chaos: setup-tests
-	$(BIN)/python -m pytest -m chaos tests/chaos
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m chaos tests/chaos
 
 check: setup-tests
 	$(BIN)/ruff check .

@@ -221,7 +221,8 @@ async def attack(port: int, over: asyncio.Event, first: bytes, rest: bytes, paus
         writer = None
         try:
             async with asyncio.timeout(15):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                local = ("127.0.0.2", 0)  # another client than who asks how the server is
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=local)
                 writer.write(first)
                 while not over.is_set() and not reader.at_eof():
                     writer.write(rest)
@@ -242,8 +243,9 @@ async def under_attack(port: int, process: psutil.Process, image: bytes) -> int:
         for request in REQUESTS.values()
         for _ in range(8)
     ]
-    base = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=base, timeout=PATIENCE) as client:
+    options = {"base_url": f"http://127.0.0.1:{port}", "timeout": PATIENCE}
+    apart = httpx.Limits(max_keepalive_connections=0)  # as who probes it
+    async with httpx.AsyncClient(limits=apart, **options) as client:
         for _ in range(40):
             answer = await client.get("/healthz")
             assert answer.status_code == 200, answer.text
@@ -274,6 +276,8 @@ def test_a_server_answers_while_clients_attack_it(tiny_export: Path, tmp_path: P
         most = asyncio.run(under_attack(port, process, toy.picture(1)))
         print(before // MIB, most // MIB, "MiB")
         assert most - before < 700 * MIB, "MiB of bodies that may be held, and pictures"
+    except httpx.HTTPError as error:
+        raise AssertionError(f"{error!r} {server.poll()} {log.read_text()[-2000:]}") from error
     finally:
         server.terminate()
         server.wait()
