@@ -190,10 +190,12 @@ def embed(
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
 ) -> None:
-    """Write the features of a folder's pictures and captions."""
+    """Write the features of a folder's pictures and captions, also by an export."""
     from albef.commands.embed import main
+    from albef.runtime.manifest import NAME
 
-    main(folder, split, _checkpoint(model), device, out)
+    is_export = (Path(model) / NAME).is_file()
+    main(folder, split, Path(model) if is_export else _checkpoint(model), device, out)
 
 
 @command(app, "submit", code=1, at_root=True)

@@ -21,9 +21,9 @@ from albef.export.folder import export
 from albef.io import file_digest
 from albef.models.weights import load_checkpoint
 from albef.release.measuring import BATCHES, measure
-from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import Precision, graph_file
+from benchmarks.timing import machine
 from pipelines.export import Part, RunExport, _calibrate
 from pipelines.stage import Stage, run_of
 

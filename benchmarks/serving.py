@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,13 +209,14 @@ def _bare(
     texts = [json.loads(body)["texts"][0] for body in requests["texts"].bodies]
     pictures = [body.split(b"\r\n\r\n", 1)[1] for body in requests["pictures"].bodies]
     with contextlib.ExitStack() as stack:
-        servers = {"ours": (stack.enter_context(_server(export)).port, requests["texts"])}
+        ours = stack.enter_context(_server(export))
+        servers = {"ours": (ours.port, ours.pid, requests["texts"])}
         if infinity.exists():
             bodies = [json.dumps({"model": "peer", "input": [text]}).encode() for text in texts]
             request = Request("/embeddings", "application/json", bodies)
-            servers["infinity"] = stack.enter_context(_infinity(export, infinity)), request
+            servers["infinity"] = *stack.enter_context(_infinity(export, infinity)), request
         _compare("texts", servers, texts, model.ids, model.encode_text, rounds, seconds)
-        servers = {"ours": (servers["ours"][0], requests["pictures"])}
+        servers = {"ours": (ours.port, ours.pid, requests["pictures"])}
         _compare(
             *("pictures", servers, pictures, lambda images: (model.pixels(images),)),
             *(model.encode_image, rounds, seconds),
@@ -224,14 +225,15 @@ def _bare(
 
 def _compare(
     what: str,
-    servers: dict[str, tuple[int, Request]],
+    servers: dict[str, tuple[int, int, Request]],
     items: list[Any],
     prepare: Callable[[Any], tuple[Any, ...]],
     encode: Callable[..., object],
     rounds: int,
     seconds: float,
 ) -> None:
-    """A table of items a second: bare, prepared, and behind each server; then ours over each."""
+    """A table of items a second: bare, prepared, and behind each server; then ours over each; and
+    the milliseconds of processor time that an item took of whoever computed it."""
     names = ["bare", "prepared", *servers]
     _heading(what, *names, *(f"ours / {name}" for name in names if name != "ours"))
     for clients in (1, 8):
@@ -243,15 +245,24 @@ def _compare(
                 _pace, lambda *group: encode(*prepare(group)), groups, seconds, clients
             ),
         }
-        for name, (port, request) in servers.items():
+        processes = {name: psutil.Process() for name in names}
+        for name, (port, pid, request) in servers.items():
             ways[name] = partial(_rate, port, request, seconds, clients)
+            processes[name] = psutil.Process(pid)
         rates: dict[str, list[float]] = {name: [] for name in names}
+        used: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:
+                before = sum(processes[name].cpu_times()[:2])
                 rates[name].append(ways[name]())
+                spent = sum(processes[name].cpu_times()[:2]) - before
+                used[name].append(1000 * spent / (seconds * rates[name][-1]))
         cells = [f"{statistics.median(rates[name]):.0f}" for name in names]
         cells += [ratio(rates["ours"], rates[name]) for name in names if name != "ours"]
         print(f"| {clients} client{'s' * (clients > 1)} | {' | '.join(cells)} |", flush=True)
+        cells = [f"{statistics.median(used[name]):.2f} ms" for name in names]
+        cells += [ratio(used[name], used["ours"]) for name in names if name != "ours"]
+        print(f"| processor | {' | '.join(cells)} |", flush=True)
     print()
 
 
@@ -271,9 +282,9 @@ def _pace(
 
 
 @contextlib.contextmanager
-def _infinity(export: Path, command: Path) -> Iterator[int]:
-    """The port of infinity, serving the export's text encoder: its graph under the names that
-    ``optimum`` knows, the feature in place of the first token's state."""
+def _infinity(export: Path, command: Path) -> Iterator[tuple[int, int]]:
+    """Port and process of infinity, serving the export's text encoder: its graph under the names
+    that ``optimum`` knows, the feature in place of the first token's state."""
     with tempfile.TemporaryDirectory() as name, socket.socket() as free:
         folder = Path(name)
         graph = onnx.load(export / graph_file("float32", "text_encoder"))
@@ -315,7 +326,7 @@ def _infinity(export: Path, command: Path) -> Iterator[int]:
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"{command} does not serve; see what it says by itself")
                 time.sleep(0.5)
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait(60)
@@ -412,8 +423,12 @@ def _server(export: Path, *arguments: str) -> Iterator[_Server]:
 
 def _apply(port: int, request: Request, seconds: float, **how: Any) -> Load:
     """A load from another process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_run, port, request, seconds, **how).result()
+    return _generator().submit(_run, port, request, seconds, **how).result()
+
+
+@cache
+def _generator() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
 
 def _run(

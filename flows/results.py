@@ -10,7 +10,7 @@ from albef.layout import BASELINES, HEADLINE, Layout
 
 COLUMNS = BASELINES
 """Sections of a metrics file that are shown beside every other one."""
-_HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in COLUMNS))
+HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in COLUMNS))
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
@@ -29,17 +29,20 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 def summary(layout: Layout) -> str:
     """The main results of every evaluated run, and where the others and the report are."""
-    files = sorted((layout.root / "metrics").glob("*.json"))
-    rows = [row for path in files for row in _rows(path)]
-    parts = [table(rows, _HEADER), "all metrics: dvc metrics show"] if rows else []
+    found = [row for path in files(layout) for row in rows(path.stem, json.loads(path.read_text()))]
+    parts = [table(found, HEADER), "all metrics: dvc metrics show"] if found else []
     if layout.report().exists():
         parts.append(f"report: {layout.report()}")
     return "\n\n".join(parts) or "no results yet"
 
 
-def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+def files(layout: Layout) -> list[Path]:
+    """The metrics of each evaluated run."""
+    return sorted((layout.root / "metrics").glob("*.json"))
+
+
+def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Rows of the metrics that each split is judged by, or of all where none is named."""
-    metrics: Mapping[str, Any] = json.loads(path.read_text())
     for section, values in metrics.items():
         if section in (*COLUMNS, HEADLINE) or not isinstance(values, Mapping):
             continue
@@ -52,7 +55,7 @@ def _rows(path: Path) -> Iterator[tuple[str, ...]]:
                 # By ITC alone a metric has the same chance as re-ranked.
                 plain = name.removeprefix("itc_")
                 chance, blank, text = beside[0].get(plain), beside[1].get(name), beside[2].get(name)
-                yield path.stem, label, *map(_format, (value, chance, blank, text))
+                yield run, label, *map(_format, (value, chance, blank, text))
 
 
 def numbers(metrics: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:

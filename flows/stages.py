@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 from albef.io import write_atomic
 from albef.report.wording import format_duration
 from albef.run_record import recall
+from flows.artifacts import Progress
 from flows.graph import FAILED, Node
 from flows.process import Child
 from flows.values import layout
@@ -69,17 +70,18 @@ def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
 def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool = False) -> State:
     """Run a stage as a process, see :func:`task_of`.
 
-    The state is ``Completed``, by name ``Cached`` if products were at hand, or ``Failed``, where
-    the message is the stage's own sentence.
+    The state is ``Completed``, by name ``Cached`` if products were at hand, or ``Failed``; of a
+    stage that ran, the message is its own sentence.
     """
     if fresh:
         return Completed(name="Cached", message=UNCHANGED)
-    logger = get_run_logger()
+    logger, progress = get_run_logger(), Progress(name)
     lines: list[str] = []
 
     def line(text: str) -> None:
         lines.append(text)
         logger.info(text)
+        progress.line(text)
         if not _DVC.match(text):
             log.info("%s: %s", name, text.removeprefix(f"{name}: "))
 
@@ -101,7 +103,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     failure = FAILED / name
     if code == 0:
         failure.unlink(missing_ok=True)
-        state = outcome(lines)
+        state = outcome(name, lines)
         if state.message == TAKEN:  # what lies there tells of other products
             recall(layout().record(name))
         log.info("%s: %s, %s", name, "cached" if state.name == "Cached" else "done", took)
@@ -113,13 +115,14 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     return Failed(message=sentence(name, lines))
 
 
-def outcome(lines: list[str]) -> State:
+def outcome(name: str, lines: list[str]) -> State:
     """The state of a stage that DVC brought up to date, from DVC's lines."""
     if any("didn't change, skipping" in text for text in lines):
         return Completed(name="Cached", message=UNCHANGED)
     if any("is cached - skipping run" in text for text in lines):
         return Completed(name="Cached", message=TAKEN)
-    return Completed(message="Ran.")
+    own = [text for text in lines if not _DVC.match(text)]
+    return Completed(message=own[-1].removeprefix(f"{name}: ") if own else "Ran.")
 
 
 def sentence(name: str, lines: list[str]) -> str:

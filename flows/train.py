@@ -19,6 +19,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from albef.config import ParamsError
 from albef.layout import PARAMS
 from flows import graph, remote, run_lock, stages, values
+from flows.artifacts import emit, publish
 from flows.process import die_with
 from flows.refresh import CHECKS, SOURCES, snapshot
 from flows.results import show_progress
@@ -62,7 +63,10 @@ def _refresh(then: str) -> State:
         if state.is_failed():
             return state
         changed, requarantined = before.compare()
-        text = ". ".join(map(before.describe, changed)) or "nothing changed"
+        changes = {name: before.describe(name) for name in changed}
+        text = ". ".join(changes.values()) or "nothing changed"
+    for name, change in changes.items():
+        emit("data.changed", f"dataset.{name}", change=change)
     if requarantined:
         text += f"; other rows of {', '.join(requarantined)} were set aside"
     log.info(text)
@@ -95,6 +99,7 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
         above = [futures[other] for other in node.upstream if other in futures]
         futures[name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}
+    publish(values.layout(), states)
     failed = [state.message or name for name, state in states.items() if state.is_failed()]
     if not failed and shared and push and (problem := _push()):
         failed.append(problem)

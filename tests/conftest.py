@@ -195,7 +195,7 @@ def tiny_exports(
 ) -> dict[str, Path]:
     """Their exports in float32 and int8, made when they are asked for; do not write to them."""
     cached = getattr(pytestconfig, "cache", None)  # none with `-p no:cacheprovider`
-    store = cached.mkdir("exports") if cached else None
+    store = cached.mkdir("exports") if cached else tmp_path_factory.mktemp("made")
     return _Exports(tiny_checkpoints, pictures, tmp_path_factory.mktemp("exports"), store)
 
 
@@ -212,10 +212,10 @@ class _Exports(dict[str, Path]):
         checkpoints: dict[str, Path],
         pictures: list[bytes],
         folder: Path,
-        store: Path | None,
+        store: Path,
     ) -> None:
         self._checkpoints, self._pictures = checkpoints, pictures
-        self._folder, self._store = folder, store or folder
+        self._folder, self._store = folder, store
 
     def __missing__(self, kind: str) -> Path:
         from albef.export.calibration import calibrate

@@ -10,16 +10,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
+from albef import runtime
 from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.export.torch_model import load
 from albef.io import atomic
+from albef.runtime.manifest import NAME
 from albef.runtime.matching import Matching, matching
 from albef.runtime.model import Floats, batches
 
@@ -68,25 +69,38 @@ class Folder:
         )
 
 
-def main(folder: Path, split: str, checkpoint: Path, device: str, out: Path) -> None:
+def main(folder: Path, split: str, weights: Path, device: str, out: Path) -> None:
     """Write the features of a folder of pictures, or of a data set's split, and print how many.
 
+    ``weights`` are a checkpoint, or an export, which needs no torch and takes the device that
+    ONNX Runtime finds.
+
     Raises:
-        CheckpointError: no checkpoint, or one without image-text matching.
+        CheckpointError, ExportError: there is neither, or it is damaged.
         ImageError: a picture cannot be decoded.
         ShardError: the data set has no such split, or is damaged.
-        ValueError: no folder, or nothing in it.
+        ValueError: no folder, or nothing in it; the model does not match images and texts.
     """
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = matching(load(checkpoint, device=device), str(checkpoint))
+    model = matching(_load(weights, device), str(weights))
     with atomic(out) as part:
         images, texts = write_features(model, records, part)
     print(f"{images:,} pictures, {texts:,} texts")
     print(out)
+
+
+def _load(weights: Path, device: str) -> Any:
+    if (weights / NAME).is_file():
+        return runtime.load(weights)
+    import torch
+
+    from albef.export.torch_model import load
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load(weights, device=device)
 
 
 def write_features(model: Matching, records: Shards | Folder, out: Path) -> tuple[int, int]:

@@ -101,6 +101,7 @@ def create_app(
         ValueError: there is a gallery, but no export embeds pictures.
     """
     metrics = Metrics()
+    state.count_refusal = metrics.refused.labels("requests").inc
     engine = Engine(exports, Store(indexes), limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
@@ -163,7 +164,7 @@ def create_app(
             Middleware(Tokens, tokens, spared=open_paths)
             if tokens
             else Middleware(Hosts, hosts, origins, spared=PROBES),
-            Middleware(Admission, limits, metrics, spared=open_paths | {METRICS}),
+            Middleware(Admission, limits, metrics, state, spared=open_paths | {METRICS}),
             Middleware(Direct, direct),
         ],
     )

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -37,13 +37,14 @@ SHORTEST = 16
 """Characters of a token, at least."""
 CLIENT: ContextVar[str] = ContextVar("client", default="")
 """Who asks, while a request is worked on: a token's number, or an address."""
+REST = 0.25
+"""Seconds in which no more is read of a connection that was refused for load."""
 _QUIET = PROBES | {METRICS}  # asked every few seconds, for ever: no line where it went well
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C's traceparent
 _LINGER = 2.0  # seconds in which what is refused is still read, so that the client sees why
 _WATCH = 0.02  # seconds after which it is watched whether the client still waits
-_REST = 0.25  # seconds in which no more is read of a connection that was refused for load
 _LEFT = 499  # what the log says of a client that did not wait
 _NO_STORE = (b"cache-control", b"no-store")
 _SAFE = [
@@ -67,6 +68,15 @@ class State:
     """Whether the models can be asked."""
     leaving: bool = False
     """Whether it was told to stop."""
+    full: bool = False
+    """Whether all places are taken."""
+    count_refusal: Callable[[], None] = lambda: None
+    """Asked by who refuses for that."""
+
+
+def full() -> Problem:
+    """What is answered where all places are taken."""
+    return Problem(503, "unavailable", "the server works on as much as it can", 1)
 
 
 class ClientGoneError(Exception):
@@ -221,7 +231,7 @@ class Requests(HttpMiddleware):
                         exchange.unread = message.get("more_body", False)
         await problem.response()(scope, receive, answer)
         if busy := problem.status in (429, 503):
-            scope.get("rest", lambda seconds: None)(_REST)
+            scope.get("rest", lambda seconds: None)(REST)
         return busy
 
 
@@ -309,6 +319,7 @@ class Admission(HttpMiddleware):
 
     limits: Limits
     metrics: Metrics
+    state: State
     _working: Counter[str] = field(default_factory=Counter)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -324,8 +335,8 @@ class Admission(HttpMiddleware):
 
     def _check_place(self, client: Client) -> None:
         if self._working.total() >= self.limits.requests:
-            self.metrics.refused.labels("requests").inc()
-            raise Problem(503, "unavailable", "the server works on as much as it can", 1)
+            self.state.count_refusal()
+            raise full()
         if client.most and self._working[client.name] >= client.most:
             self.metrics.refused.labels("client").inc()
             raise Problem(429, "busy", f"{client.most} requests with this token are worked on", 1)
@@ -334,9 +345,11 @@ class Admission(HttpMiddleware):
     def _place(self, client: Client) -> Iterator[None]:
         self._check_place(client)
         self._working[client.name] += 1
+        self.state.full = self._working.total() >= self.limits.requests
         try:
             yield
         finally:
+            self.state.full = False
             self._working[client.name] -= 1
             if not self._working[client.name]:
                 del self._working[client.name]

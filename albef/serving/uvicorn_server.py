@@ -21,13 +21,20 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from albef.serving.errors import CODES, Problem
 from albef.serving.limits import Limits
-from albef.serving.middleware import State
+from albef.serving.middleware import REST, State, full
 
 _HEAD = 16 * 1024  # most bytes of a request's line and headers
 _KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60
 _CONTINUE = b"HTTP/1.1 100 "
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _LAST = 0.5  # seconds in which a connection that rests may ask once more of a server that leaves
+_FULL = (
+    (  # the answer of :func:`full`, but for one header
+        STATUS_LINE[503] + b"content-type: application/json\r\ncache-control: no-store\r\n"
+        b"retry-after: %s\r\ncontent-length: %d\r\n%%s\r\n%s"
+    )
+    % (full().headers["retry-after"].encode(), len(full().body), full().body)
+)
 
 log = logging.getLogger("albef")
 
@@ -60,7 +67,7 @@ class _JoinedWrites:
         self._complete()
 
 
-def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
+def _protocol(limits: Limits, state: State) -> type[HttpToolsProtocol]:
     """uvicorn's protocol, which by itself waits for a request's headers for ever, takes any number
     of them, and at its bound of connections refuses the newest, whoever the others are."""
 
@@ -138,6 +145,20 @@ def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self.transport.write(STATUS_LINE[400] + head % len(problem.body) + problem.body)
             self.transport.close()
 
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            """Where all places are taken, refuse by what is written once: all else costs more."""
+            if not state.full or cycle.scope["method"] != "POST":
+                super()._start_asgi_task(cycle, app)
+                return
+            state.count_refusal()
+            cycle.response_started = cycle.response_complete = True
+            closes = not cycle.keep_alive or cycle.waiting_for_100_continue or state.leaving
+            self.transport.write(_FULL % (b"connection: close\r\n" if closes else b""))
+            if closes:
+                self.transport.close()
+            self.on_response_complete()
+            self._rest(REST)
+
         def shutdown(self) -> None:
             """Finish what is asked; one that rests may have asked already, or is about to."""
             if self._rests:
@@ -192,7 +213,7 @@ class Server(uvicorn.Server):
             app,
             host=host,
             port=port,
-            http=_protocol(limits),
+            http=_protocol(limits, state),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -1,6 +1,7 @@
 """``albef release RUN``: an evaluated export goes to production behind a gate, or back."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ class Refused(ValueError):
     exit_code = 1
 
     def __init__(self, run: str, reasons: Sequence[str], remedy: str = "") -> None:
+        self.reasons = reasons
         lines = [f"{run} is not released:", *(f"- {reason}" for reason in reasons), remedy]
         super().__init__("\n".join(lines).rstrip())
 
@@ -60,8 +62,18 @@ def main(
                 go_back(run, stage, approve)
             else:
                 release(run, stage, bump, approve, dry, accept_limits, key)
+    except Refused as refused:
+        _emit("refused", run, stage=stage, reasons=list(refused.reasons))
+        raise
     except GTOException as error:
         raise ParamsError(str(error)) from None
+
+
+def _emit(event: str, run: str, **payload: Any) -> None:
+    if "PREFECT_API_URL" in os.environ:  # Prefect takes a second to import
+        from flows.artifacts import emit
+
+        emit(event, f"release.{run}", run=run, **payload)
 
 
 def release(
@@ -150,6 +162,7 @@ def release(
             _commit(run, version, judged, written, layout, key)
             tags.append(registry.register(version))
         tags.append(Registry(run).assign(version, stage))
+    _emit("released", run, version=version, stage=stage, replaces=holder)
     print(
         f"\nreleased: {', '.join(tags)}{pushed}\n"
         f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`, and load no other "
@@ -178,6 +191,7 @@ def go_back(run: str, stage: str, approve: bool) -> None:
         return
     with git.whole(run, ()):
         tag = registry.assign(before, stage)
+    _emit("released", run, version=before, stage=stage, replaces=holder)
     print(f"{step}: {tag}")
 
 

@@ -22,6 +22,8 @@ from flows.releases.release import stages_of
 from flows.results import numbers
 
 ANY = "any"
+TOLERANCE = 0.05
+"""By which figures may differ on another kind of machine, absolutely or as a share."""
 _WORK = Path(".dvc/tmp")
 
 

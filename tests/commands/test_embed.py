@@ -33,6 +33,20 @@ def run(checkpoint: Path, folder: Path, out: Path, split: str = "test") -> None:
     embed.main(folder, split, checkpoint, "cpu", out)
 
 
+def test_an_export_gives_the_features_of_its_checkpoint(
+    tiny_checkpoint: Path, tiny_export: Path, pictures: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(pictures[0])
+    (tmp_path / "a.txt").write_text("a dog\n")
+    run(tiny_checkpoint, tmp_path, tmp_path / "torch.parquet")
+    run(tiny_export, tmp_path, tmp_path / "onnx.parquet")
+    for one, other in zip(
+        _read(tmp_path / "torch.parquet"), _read(tmp_path / "onnx.parquet"), strict=True
+    ):
+        np.testing.assert_allclose(one.pop("feature"), other.pop("feature"), atol=1e-5)
+        assert one == other
+
+
 def test_recall_from_the_features_is_that_of_evaluation(
     tiny_checkpoint: Path, shards: Shards, scenes: list[Record], tmp_path: Path
 ) -> None:

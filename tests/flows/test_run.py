@@ -102,6 +102,34 @@ def test_two_descriptions_of_one_graph_cannot_drift_apart(toy: Toy, server: str)
     assert sorted(runs) == ALL
 
 
+def test_the_page_shows_what_a_run_came_to(toy: Toy, server: str) -> None:
+    flow = last_flow(server)["id"]
+    shown = {made["key"]: made["data"] for made in ask(server, "artifacts", artifacts=None)
+             if made["flow_run_id"] == flow}  # fmt: skip
+    (row, *_) = [row for row in json.loads(shown["results"]) if row["metric"] == "r_mean"]
+    assert (row["run"], row["value"], row["chance"]) == ("retrieval", "0.75", "0.01")
+    assert (toy.path / "products/report/index.html").as_uri() in shown["report"]
+    assert "released" not in shown
+    messages = {name: run["state"]["message"] for name, run in tasks(server, {"id": flow}).items()}
+    assert messages["pretrain"] == "pretrain says hello"
+
+
+def test_an_event_reaches_the_server(toy: Toy, server: str) -> None:
+    told = "from flows.artifacts import emit; emit('refused', 'release.retrieval', reasons=['a'])"
+    toy.sh(f'python -c "{told}"')
+    body = json.dumps({"filter": {"event": {"name": ["albef.refused"]}}}).encode()
+    request = Request(f"{server}/events/filter", body, {"Content-Type": "application/json"})
+    deadline = time.monotonic() + 600
+    while True:  # the server writes events down in batches
+        with urlopen(request, timeout=300) as answer:
+            events = json.load(answer)["events"]
+        if events or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    assert events[0]["resource"]["prefect.resource.id"] == "albef.release.retrieval"
+    assert events[0]["payload"] == {"reasons": ["a"]}
+
+
 def test_nothing_stale_is_said_and_nothing_is_started(toy: Toy, server: str) -> None:
     before = last_flow(server)["id"]
     told = toy.albef("run")

@@ -31,11 +31,12 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
     [
         (["Stage 'a' didn't change, skipping"], "Cached", "Nothing"),
         (["Stage 'a' is cached - skipping run, checking out outputs"], "Cached", "DVC's cache"),
-        (["Running stage 'a':", "> python -m pipelines.a", "12 records"], "Completed", "Ran"),
+        (["Running stage 'a':", "> python -m pipelines.a", "a: 12 records"], "Completed", "12 rec"),
+        (["Running stage 'a':", "> python -m pipelines.a"], "Completed", "Ran."),
     ],
 )
 def test_a_stage_that_did_not_run_is_cached(lines: list[str], name: str, message: str) -> None:
-    state = stages.outcome(lines)
+    state = stages.outcome("a", lines)
     assert state.is_completed()
     assert state.name == name
     assert message in (state.message or "")

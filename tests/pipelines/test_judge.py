@@ -21,6 +21,7 @@ FACTS: dict[str, Any] = {
     "replaces": "v0.1.0",
     "provenance": {"git revision": "abc"},
     "further": {},
+    "limits": "",
 }
 
 
@@ -36,7 +37,8 @@ def project(
 
 
 def compared(released: Path | None = None, **facts: Any) -> dict[str, Any]:
-    return compare(Stage("compare", "retrieval"), released, FACTS | facts)
+    stage = Stage("compare", "retrieval")
+    return compare(stage, stage.layout.export("retrieval"), released, FACTS | facts)
 
 
 def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
@@ -118,7 +120,7 @@ def test_what_cannot_be_compared_is_a_sentence(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree("products/exports")
-    monkeypatch.setattr(sys, "argv", ["compare", "retrieval", "out.json", "{}", ""])
+    monkeypatch.setattr(sys, "argv", ["compare", "retrieval", "out.json", "{}", "fetched", ""])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2

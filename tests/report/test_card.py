@@ -102,6 +102,19 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert result["dataset"] == {"name": "questions", "type": "questions", "split": "test"}
 
 
+def test_calibration_says_how_often_it_answers_and_is_right() -> None:
+    coverage = [
+        {"min_probability": 0.0, "answered": 100.0, "accuracy": 60.0},
+        {"min_probability": 0.95, "answered": 0.0, "accuracy": None},
+    ]
+    told = {"answers": 9, "temperature": 1.7, "ece_before": 12.345, "ece": 2.0}
+    lines = render(replace(CARD, calibration=told | {"coverage": coverage})).splitlines()
+    at = lines.index("| least probability | answered | right |")
+    assert lines[at + 2 : at + 4] == ["| 0 | 100 | 60 |", "| 0.95 | 0 |  |"]
+    assert "2.00 percentage points" in lines[at - 2]
+    assert "12.35 before scores are divided by the temperature 1.7" in lines[at - 2]
+
+
 @pytest.mark.parametrize("name", ['a "quoted": name', "yes", "- x", "ü # y"])
 def test_any_name_is_a_name_in_it(name: str) -> None:
     assert front(replace(CARD, run=name))["model-index"][0]["name"] == name

@@ -115,17 +115,17 @@ def test_large_bodies_are_refused_whether_they_say_so_or_not(
     body: list[bytes], headers: dict[str, str]
 ) -> None:
     metrics = Metrics()
-    assert refused(Admission(never, SMALL, metrics), *body, headers=headers) == 413
+    assert refused(Admission(never, SMALL, metrics, State()), *body, headers=headers) == 413
     assert metrics.registry.get_sample_value("albef_held_bytes") == 0
 
 
 def test_a_slow_body_is_not_waited_for() -> None:
-    assert refused(Admission(never, SMALL, Metrics()), b"x", whole=False) == 408
+    assert refused(Admission(never, SMALL, Metrics(), State()), b"x", whole=False) == 408
 
 
 def test_bodies_are_read_whole_and_bounded_at_once() -> None:
     metrics = Metrics()
-    bodies = Admission(never, SMALL, metrics)
+    bodies = Admission(never, SMALL, metrics, State())
 
     async def one_after_the_other() -> None:
         first = asyncio.create_task(ask(bodies, b"x" * 200, headers=FORM))
@@ -154,8 +154,8 @@ def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
             raise
 
     metrics = Metrics()
-    assert refused(Admission(work, Limits(seconds=0.01), metrics)) == 504
-    patient = Admission(work, Limits(), metrics)
+    assert refused(Admission(work, Limits(seconds=0.01), metrics, State())) == 504
+    patient = Admission(work, Limits(), metrics, State())
     with pytest.raises(ClientGoneError):
         asyncio.run(ask(patient, b"a", b"b", leaves=True))
     assert given_up == 2
@@ -169,7 +169,8 @@ def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
 
 def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
     metrics = Metrics()
-    slots = Admission(never, Limits(requests=1), metrics, spared=OPEN)
+    state = State(count_refusal=metrics.refused.labels("requests").inc)
+    slots = Admission(never, Limits(requests=1), metrics, state, spared=OPEN)
 
     async def two() -> None:
         first = asyncio.create_task(ask(slots))
@@ -190,7 +191,7 @@ def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
 
 
 def test_one_client_takes_no_more_places_than_its_token_has() -> None:
-    admission = Admission(never, Limits(), Metrics())
+    admission = Admission(never, Limits(), Metrics(), State())
     tokens = Tokens(admission, [f"{TOKEN}:read:1", OTHER])
 
     async def two_of_each() -> None:
@@ -211,7 +212,7 @@ def test_one_client_takes_no_more_places_than_its_token_has() -> None:
 
 
 def test_a_body_that_is_slow_to_come_takes_no_place() -> None:
-    admission = Admission(count, Limits(requests=1), Metrics())
+    admission = Admission(count, Limits(requests=1), Metrics(), State())
 
     async def slow_and_quick() -> None:
         slow = asyncio.create_task(ask(admission, b"x", whole=False))
@@ -334,7 +335,7 @@ def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
 
 def test_a_line_of_the_log_has_no_payload(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
-    app = Requests(Admission(count, Limits(), metrics), metrics, State(), 0)
+    app = Requests(Admission(count, Limits(), metrics, State()), metrics, State(), 0)
     with caplog.at_level(logging.INFO, "albef.requests"):
         names = {"x-request-id": "mine", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
         answer = asyncio.run(ask(app, b"secret", path="/secret", headers=names))

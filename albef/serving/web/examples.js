@@ -1,4 +1,4 @@
-// Texts worth trying: names of pictures that read as words, and what was asked in other sections.
+// Texts worth trying: a section's own, or names of pictures that read as words; and what was asked.
 
 import { button } from "./dom.js";
 
@@ -6,18 +6,23 @@ const SHOWN = 3;
 const KEPT = 12;
 
 export class Examples {
-  #asked = [];
+  #captions = []; // that were asked
   #named = [];
   #places = [];
 
-  /** Offer them under a field; `take(text)` is called with the one that is chosen. */
-  offer(element, take, field) {
-    this.#places.push([element, take, field]);
+  /**
+   * Offer them under a field; `take(text)` is called with the one that is chosen. A section with
+   * texts of its `own` has no use for those of others: a caption is no question.
+   */
+  offer(element, take, field, own = null) {
+    this.#places.push({ element, take, field, own, asked: own ? [] : this.#captions });
+    this.#show();
   }
 
-  /** A text was asked somewhere. */
-  asked(text) {
-    this.#asked = [text, ...this.#asked.filter((own) => own !== text)].slice(0, KEPT);
+  /** A text was asked in a field. */
+  asked(text, field) {
+    const { asked } = this.#places.find((place) => place.field === field);
+    asked.splice(0, asked.length, ...[text, ...asked.filter((other) => other !== text)].slice(0, KEPT));
     this.#show();
   }
 
@@ -29,8 +34,8 @@ export class Examples {
   }
 
   #show() {
-    const all = [...new Set([...this.#asked, ...this.#named])];
-    for (const [element, take, field] of this.#places) {
+    for (const { element, take, field, own, asked } of this.#places) {
+      const all = [...new Set([...asked, ...(own ?? this.#named)])];
       const texts = all.filter((text) => text !== field.value).slice(0, SHOWN);
       element.hidden = texts.length === 0;
       element.replaceChildren(

@@ -1,13 +1,14 @@
-// A heat map over a picture; colours and strength are those of the report's figures.
+// A heat map over a picture, in the colours of the report's figures. Where it is coolest the picture
+// shows as it is, so that a map that is warm everywhere does not hide it.
 
 const HEATS = [0, 0.35, 0.6, 0.8, 1];
 const COLOURS = [[66, 92, 214], [46, 176, 190], [246, 212, 70], [240, 130, 42], [200, 28, 44]];
-const STRONGEST = 0.8; // share of the colour at the peak
+const STRONGEST = 0.7; // share of the colour at the peak
 const FINE = 192; // side of a smooth map, in pixels
 
 /** A canvas with the heat (rows from the top, values from 0), smooth or in its cells. */
 export function heatMap(heat, smooth) {
-  const peak = Math.max(...heat.flat());
+  const [low, peak] = [Math.min(...heat.flat()), Math.max(...heat.flat())];
   const [rows, columns] = smooth ? [FINE, FINE] : [heat.length, heat[0].length];
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [columns, rows];
@@ -15,8 +16,8 @@ export function heatMap(heat, smooth) {
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < columns; x++) {
       const at = smooth ? between(heat, y, x) : heat[y][x];
-      const hot = peak > 0 ? Math.min(1, Math.max(0, at / peak)) : 0;
-      image.data.set([...colour(hot), 255 * STRONGEST * hot ** 0.7], 4 * (y * columns + x));
+      const hot = peak > low ? Math.min(1, Math.max(0, (at - low) / (peak - low))) : 0;
+      image.data.set([...colour(hot), 255 * STRONGEST * hot], 4 * (y * columns + x));
     }
   }
   canvas.getContext("2d").putImageData(image, 0, 0);

@@ -63,11 +63,10 @@ function build() {
     parts[section.id] = made(section);
     limit(section, parts[section.id].input);
     const chips = $(".examples", section) ?? el("div", { className: "chips examples", hidden: true });
-    if (section.id === "ask") continue; // a text about a picture is no question
     $("form .line", section).after(chips);
     const part = parts[section.id];
-    examples.offer(chips, (text) => part.find(text), part.input);
-    part.addEventListener?.("text", (event) => examples.asked(event.detail));
+    examples.offer(chips, (text) => part.find(text), part.input, section.dataset.examples?.split("|"));
+    part.addEventListener?.("text", (event) => examples.asked(event.detail, part.input));
   }
   $("nav").hidden = false;
   $("nav .wrap").replaceChildren(

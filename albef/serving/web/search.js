@@ -28,6 +28,7 @@ export class Search extends EventTarget {
     this.rerank = section.querySelector("#rerank");
     this.choice = section.querySelector("#index");
     this.alike = section.querySelector("#alike");
+    this.legend = section.querySelector(".legend");
     section.querySelector("#depth").textContent = READ;
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -163,6 +164,10 @@ export class Search extends EventTarget {
     const { name, pictures } = this.#index;
     if (!answer.results.length) return this.panel.tell(`“${name}” has no pictures yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
+    this.legend.hidden = false;
+    this.legend.textContent = `Under each picture: ${
+      read ? "how probable it is that the text describes it, where both were read together, and " : ""
+    }how similar it is to what you look for; 1 is the most.`;
     const how = read
       ? `; ${read} were read together with the text, the best fits with ${percent(answer.results[0].probability)}.`
       : ", by similarity.";
@@ -193,6 +198,7 @@ export class Search extends EventTarget {
     const before = new Map([...this.#tiles].map(([id, tile]) => [id, tile.place()]));
     const known = this.#tiles;
     this.#results = results;
+    this.legend.hidden = true; // until it is told what was found
     this.#tiles = new Map(
       results.map((hit, i) => {
         const tile = known.get(hit.id) ?? new Tile(hit, () => this.#open(hit.id));

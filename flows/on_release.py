@@ -1,0 +1,27 @@
+"""What follows a release on a worker: the deployment ``verify`` of prefect.yaml."""
+
+import tempfile
+from pathlib import Path
+
+from prefect import flow
+
+from flows import git
+from flows.releases import verify
+from flows.releases.registry import Registry
+from flows.releases.release import RELEASES
+
+
+@flow(name="verify", persist_result=False)
+def verify_release(run: str, version: str, key: str, replay: str | None = "any") -> str:
+    """Fetch a version, verify its signatures and lineage, and run a drawn stage again.
+
+    Args:
+        key: file of the public key.
+        replay: a stage; ``any`` draws one, null runs none.
+    """
+    git.fetch()
+    with tempfile.TemporaryDirectory(prefix="albef-verify-") as folder:
+        Registry(run).fetch(version, out := Path(folder) / run)
+        release = RELEASES / run / version
+        verify.main(out, release, Path(key), replay, seed=0, tolerance=verify.TOLERANCE)
+    return f"{run} {version} is what was released"
