@@ -13,7 +13,7 @@ WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-serve wheel lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-memory bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -71,6 +71,10 @@ build/infinity/bin/infinity_emb:
 	$(PYTHON) -m venv build/infinity
 	-build/infinity/bin/python -m pip install --quiet --disable-pip-version-check \
 	  'infinity_emb[optimum,server]==0.0.78' 'transformers<4.49' 'optimum<1.25'
+
+bench-memory: setup
+	$(BIN)/python -m benchmarks.state --rounds 5
+	$(BIN)/python -m benchmarks.index
 
 bench-serve: setup build/infinity/bin/infinity_emb
 	$(BIN)/python -m benchmarks.serving

@@ -1,7 +1,7 @@
 """How long a training waits for its state, at the paper's size: written before it goes on, and
 copied to be written beside it.
 
-``python -m benchmarks.state`` prints a table in Markdown; it needs 14 GiB of memory and 7 GiB of
+``python -m benchmarks.state`` prints a table in Markdown; it needs 8 GiB of memory and 7 GiB of
 disk in the temporary folder.
 """
 

@@ -285,7 +285,8 @@ def _export_key() -> str:
     ]
     code = [Path(__file__), *files]
     parts = [sys.version, platform.machine(), *(f"{path} {file_digest(path)}" for path in code)]
-    parts += sorted(f"{item.name} {item.version}" for item in metadata.distributions())
+    makers = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime-gpu")
+    parts += [f"{name} {metadata.version(name)}" for name in makers]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -57,7 +57,7 @@ def test_one_split_does_not_depend_on_the_others(kind: str) -> None:
          r"splits\.pairs asks for .* lower splits\.pairs or raise objects"),
         ("scenes", {"objects": 2, "splits": {"test": 10}}, "raise objects"),
         ("scenes", {"splits": {"pairs": 3}}, "splits: pairs must be an even number"),
-        ("scenes", {"splits": {"tran": 3}}, "'train', 'val', 'test' or 'pairs'"),
+        ("scenes", {"splits": {"tran": 3}}, "'train', 'val', 'test', 'pairs' or 'things'"),
         ("scenes", {"objects": 1000}, f"objects: .* less than or equal to {openmoji.MOST}"),
         ("scenes", {"unseen": 1.5}, "unseen"),
         ("scenes", {"caption": 2}, "did you mean captions?"),

@@ -93,9 +93,7 @@ def test_slow_and_broken_headers_are_not_waited_for(tiny_export: Path) -> None:
             connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
             answer = read_all(connection)
             assert answer.startswith("HTTP/1.1 400")
-            assert answer.endswith(
-                '{"error": {"code": "bad_request", "message": "the request cannot be read"}}'
-            )
+            assert '"code": "bad_request", "message": "the request cannot be read"' in answer
 
 
 def test_a_client_that_is_refused_while_it_sends_sees_why(tiny_export: Path) -> None:

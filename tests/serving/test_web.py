@@ -436,7 +436,7 @@ def test_everything_can_be_read_on_a_phone(
             ratio, text = page.evaluate(CONTRAST)[0]
             assert ratio >= 4.5, (section, text)
             backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        place = page.locator("#match")
+        place = show(page, "match")
         give(place, BAD)
         alert = place.get_by_role("alert")
         expect(alert).to_be_visible()

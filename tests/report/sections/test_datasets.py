@@ -67,7 +67,7 @@ def test_what_a_data_set_says_is_text_and_nothing_else() -> None:
     assert page.tags.count("img") == Page(render_dataset(full("fine"))).tags.count("img")
     assert BAD in page.text
     assert {a.partition("#")[0] for a in page.addresses} == {
-        "", "../index.html", "data:image/png;base64,AAAA"
+        "", "../index.html", f"{BAD}.croissant.json", "data:image/png;base64,AAAA"
     }  # fmt: skip
 
 
