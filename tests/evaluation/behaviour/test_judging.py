@@ -15,11 +15,7 @@ from albef.evaluation.behaviour.cases import Case
 from albef.evaluation.behaviour.judging import Behaviour, chances, prepare, rates
 from albef.evaluation.behaviour.suite import BehaviourConfig, Expectation
 from albef.tasks.task import Retold
-<<<<<<< HEAD
-from albef.tasks.task import pictures as stacked
-=======
 from albef.tasks.task import pictures as decoded
->>>>>>> main
 from pipelines.params import kinds
 from tests.conftest import CAPTIONS, tiny_task
 
@@ -111,11 +107,7 @@ def test_retrieval_says_what_its_head_says_of_each_pair(pictures: list[bytes]) -
     for (place, text), probability in zip(pairs, found, strict=True):
         ids, mask = task.texts([text])
         with torch.no_grad():
-<<<<<<< HEAD
-            image = task.model.encode_image(task.pixels(stacked([some[place]], task.resize)))
-=======
             image = task.model.encode_image(task.pixels(decoded([some[place]], task.resize)))
->>>>>>> main
             fused = task.model.fused_cls(
                 task.model.encode_text(ids, mask),
                 mask,
