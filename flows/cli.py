@@ -279,9 +279,9 @@ def accept_data(
 @command(data, "data page", at_root=True)
 def page(name: Annotated[str, Argument(help="The data set.")]) -> None:
     """Show a data set as the report will: samples, what was set aside, what validation refuses."""
-    from pipelines.data_page import main
+    from pipelines.report import data_page
 
-    print(main(name))
+    print(data_page(name))
 
 
 @command(data, "data docs", at_root=True)

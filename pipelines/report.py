@@ -8,11 +8,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from albef.config import Section
+from albef.config import ParamsError, Section, did_you_mean
 from albef.lineage import Project
 from albef.report import card, croissant, page
+from albef.report.sections import datasets
 from albef.report.sections.datasets import read_page
-from pipelines.stage import Stage, code_of, main
+from pipelines.stage import PARAMS, Stage, code_of, main
 
 NOT_SHOWN = ("paths", "runtime", "release")
 """Sections of params.yaml that change no product."""
@@ -54,6 +55,24 @@ def run(stage: Stage) -> None:
     layout.report().write_text(text)
     stage.made(layout.report(), *cards, *pages)
     stage.record["bytes"] = len(text.encode())
+
+
+def data_page(name: str) -> Path:
+    """Write the page of a data set alone, before there is a report; its file.
+
+    Raises:
+        ParamsError: no such data set.
+    """
+    stage = Stage("report", name)
+    count = stage.section("report", ReportConfig).examples
+    users = page.used_by(stage.params)
+    if name not in users:
+        raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, users)}")
+    path = stage.layout.data_pages() / f"{name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = datasets.read(stage.layout, name, users[name], count)
+    path.write_text(page.render_dataset(read_page(stage.layout, data, count)))
+    return path
 
 
 def _write(folder: Path, suffix: str, texts: Iterable[tuple[str, str]]) -> list[Path]:

@@ -15,8 +15,8 @@ from albef.config import validate
 from albef.data import shards
 from albef.data.record import Record
 from albef.ingest import shard_writer
-from pipelines import data_page
 from pipelines import validate as stage_module
+from pipelines.report import data_page
 from pipelines.stage import Stage
 from tests.pipelines.test_ingest import ROOT, SCENES, contents, params
 
@@ -94,7 +94,7 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "1 of 17 expectations are not met" in report
 
-    page = data_page.main("toy")
+    page = data_page("toy")
     offending = page.read_text().partition("Not so: captions are not empty")[2]
     rows = offending.partition("<details")[0]
     assert rows.count("<figure><img") == rows.count("words 0: ") == 8
