@@ -90,27 +90,33 @@ class ShardCache:
             undo.callback(part.unlink, missing_ok=True)
             if path.exists():
                 return None
-            self._make_room(shard)
+            self._make_room(shard, part)
             _download(store, shard, part)
             os.fsync(file)
-            part.rename(path)
+            self._make_room(shard, part, path)  # others fetched meanwhile
             undo.pop_all()
         fcntl.flock(file, fcntl.LOCK_UN)
         self.fetched += 1
         return file
 
-    def _make_room(self, shard: Stored) -> None:
-        """Remove the least recently used until there is room for one that is to be fetched."""
+    def _make_room(self, shard: Stored, part: Path, done: Path | None = None) -> None:
+        """Remove the least recently used until there is room for a shard.
+
+        Its ``part`` gets its name when it is ``done``, while no other looks what is there.
+        """
         folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, folder)
             undo.enter_context(_locked(folder))
+            if done is not None:
+                part.rename(done)
             used: list[tuple[int, int, Path]] = []
             total = shard.size
             for path in self.folder.iterdir():
+                if path in (part, done):
+                    continue
                 if path.suffix == ".part":
-                    ours = path.name.startswith(shard.digest)
-                    total += 0 if ours or _forgotten(path) else int(path.name.split(".")[1])
+                    total += 0 if _forgotten(path) else int(path.name.split(".")[1])
                 elif path.suffix == ".tar":
                     with contextlib.suppress(FileNotFoundError):
                         stat = path.stat()
