@@ -126,7 +126,7 @@ def _shards(folder: Path, blocks: Blocks) -> None:
 
 
 def _growth(pictures: int, rounds: int) -> None:
-    """The stage over a folder, and with a hundredth of new pictures, named amid the others."""
+    """The stage over a folder, and with a hundredth of new pictures, behind or amid the others."""
     photos = [_photo(seed) for seed in range(64)]
     values = {
         "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
@@ -137,9 +137,10 @@ def _growth(pictures: int, rounds: int) -> None:
         }},
     }  # fmt: skip
 
-    def add(first: int, last: int) -> None:
+    def add(first: int, last: int, amid: bool) -> None:
         for i in range(first, last):
-            name = Path("pictures", hashlib.sha256(b"%d" % i).hexdigest())
+            number = b"%d" % i
+            name = Path("pictures", hashlib.sha256(number).hexdigest() if amid else f"{i:08d}")
             comment = b"\xff\xfe\x00\x0a%08d" % i  # which makes it a file of its own
             name.with_suffix(".jpg").write_bytes(b"\xff\xd8" + comment + photos[i % 64][2:])
             name.with_suffix(".txt").write_text(f"photograph number {i}")
@@ -156,16 +157,17 @@ def _growth(pictures: int, rounds: int) -> None:
     print(
         f"{pictures} such JPEGs, each with a text beside it, by `ingest@NAME`; medians of {rounds}"
     )
-    print("\n| new | share of the processor time | share of the clock |\n|---|---|---|")
-    for new in (0, pictures // 100):
+    print("\n| new pictures | share of the processor time | share of the clock |\n|---|---|---|")
+    one = pictures // 100
+    for kind, new in (("none", 0), ("1 %, behind", one), ("1 %, amid", one)):
         shares, walls = [], []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
                 Path("pictures").mkdir()
                 Path("params.yaml").write_text(json.dumps(values))
-                add(0, pictures)
+                add(0, pictures, "amid" in kind)
                 run()
-                add(pictures, pictures + new)
+                add(pictures, pictures + new, "amid" in kind)
                 grown, products = run(), made()
                 shutil.rmtree("scratch")
                 whole = run()
