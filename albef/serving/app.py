@@ -24,17 +24,10 @@ from albef.serving.indexes.gallery import follow
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
-from albef.serving.middleware import (
-    METRICS,
-    PROBES,
-    Admission,
-    Direct,
-    Hosts,
-    Requests,
-    State,
-    Tokens,
-    parse_token,
-)
+from albef.serving.middleware.access import Hosts, Tokens, parse_token
+from albef.serving.middleware.admission import Admission, Direct
+from albef.serving.middleware.exchange import METRICS, PROBES, State
+from albef.serving.middleware.requests import Requests
 from albef.serving.routes.calls import call_routes
 from albef.serving.routes.compatible import compatible_routes
 from albef.serving.routes.indexes import index_routes
@@ -87,8 +80,8 @@ def create_app(
         exports: of those that have a call the first one answers it.
         limits: of sizes and times.
         state: kept up to date by the application, and told when the server is to stop.
-        tokens: of clients, as :func:`~albef.serving.middleware.parse_token` reads them; without
-            any, only those on this machine are answered.
+        tokens: of clients, as :func:`~albef.serving.middleware.access.parse_token` reads them;
+            without any, only those on this machine are answered.
         hosts: further names under which the server may be asked without a token.
         origins: whose pages may ask from a browser, as ``https://example.org``.
         indexes: folder that keeps indexes of pictures; None keeps them in memory.

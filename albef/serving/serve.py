@@ -87,7 +87,7 @@ def serve(
     from albef.runtime import manifest
     from albef.serving.app import TOKENS, create_app, read_tokens
     from albef.serving.limits import MIB, Limits
-    from albef.serving.middleware import State
+    from albef.serving.middleware.exchange import State
     from albef.serving.uvicorn_server import Server
 
     if gallery is not None and not gallery.is_dir():

@@ -12,7 +12,7 @@ import httpx
 from albef.serving.app import create_app
 from albef.serving.engine import Engine
 from albef.serving.limits import Limits
-from albef.serving.middleware import State
+from albef.serving.middleware.exchange import State
 from albef.serving.uvicorn_server import Server
 
 PATIENCE = 120

@@ -10,7 +10,7 @@ from PIL import Image
 import albef
 from albef.serving.app import create_app
 from albef.serving.limits import Limits
-from albef.serving.middleware import State
+from albef.serving.middleware.exchange import State
 from tests.conftest import CAPTIONS
 from tests.serving.running import Running, error, parts, running
 
