@@ -66,7 +66,7 @@ def test_every_picture_stands_at_the_place_of_its_record(tmp_path: Path) -> None
     ]
     toy.write(tmp_path / "toy", rows)
     found = read_image_stats(tmp_path / "toy", threads=1)
-    assert found.shape == (2, 6, 6)
+    assert found.shape == (2, 6, 10)
     assert found[1, :, 0].tolist() == [i * 40 + 20 for i in range(6)]
     assert found[0, ::2, 0].tolist() == [0, 80, 160]
     assert np.array_equal(found, read_image_stats(tmp_path / "toy", threads=3))
