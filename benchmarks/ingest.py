@@ -124,7 +124,7 @@ def _shards(folder: Path, blocks: Blocks) -> None:
 
 
 def _growth(pictures: int, rounds: int) -> None:
-    """The stage over a folder, and over the same with a hundredth more, behind or amid the others."""
+    """The stage over a folder, and over the same with a hundredth more."""
     values = {
         "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
         "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
@@ -174,8 +174,8 @@ def _growth(pictures: int, rounds: int) -> None:
                 grown = run()
                 shares[kind].append((100 * grown[0] / whole[0], 100 * grown[1] / whole[1]))
     print(
-        f"`ingest@NAME` over {pictures} JPEGs of 640 x 480 pixels that all differ, with a text beside "
-        f"each, as shares of what it takes from nothing; medians of {rounds}\n\n"
+        f"`ingest@NAME` over {pictures} such JPEGs that differ, a text beside each, as shares of "
+        f"what it takes from nothing; medians of {rounds}\n\n"
         "| new pictures | processor time | clock |\n|---|---|---|"
     )
     for kind, of in shares.items():
