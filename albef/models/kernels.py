@@ -155,7 +155,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are faster: on a GPU that has it, and on a processor with
     AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

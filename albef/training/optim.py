@@ -16,8 +16,6 @@ from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 ORIGINAL_START = 1e-5
 """Rate before the first block of the original's warm-up, the same in each of its trainings."""
 MUON_MOMENTUM = 0.95
-MUON_SCALE = 0.5
-"""Root mean square of an update, in rates, as that of AdamW is about 0.2 (docs/learning.md)."""
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
@@ -43,9 +41,9 @@ class Muon(AdamW):
     """Moves the matrices of all layers along their orthogonalised momentum (Jordan et al., 2024:
     Muon), all directions by the same length; the rest by :func:`adamw`.
 
-    The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration, and is
-    scaled with the matrix (Liu et al., 2025, arXiv:2502.16982), so that one rate serves both.
-    Queries, keys and values that timm keeps in one matrix are three.
+    The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
+    scaled so that the root mean square of an update is the rate, whatever the matrix's shape (Liu
+    et al., 2025, arXiv:2502.16982). Queries, keys and values that timm keeps as one are three.
     """
 
     def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
@@ -76,7 +74,7 @@ class Muon(AdamW):
             for part, update in zip(parameter.chunk(parts), ahead.chunk(parts), strict=True):
                 by_shape[part.shape].append((part, update))
         for shape, pairs in by_shape.items():
-            length = matrices["lr"] * MUON_SCALE * math.sqrt(max(shape))
+            length = matrices["lr"] * math.sqrt(max(shape))
             moved = orthogonalised(torch.stack([update for _, update in pairs]))
             for (part, _), update in zip(pairs, moved, strict=True):
                 part.mul_(1 - matrices["lr"] * matrices["weight_decay"]).sub_(update, alpha=length)

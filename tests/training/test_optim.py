@@ -66,7 +66,7 @@ def test_muon_moves_the_matrices_of_layers_and_goes_on_from_its_state() -> None:
     move(parts, muon, 1)
     qkv = "model.image_encoder.vit.blocks.0.attn.qkv.weight"
     for part in (parts[qkv].detach() - before[qkv]).chunk(3):  # each of the three on its own
-        assert math.isclose(part.square().mean().sqrt().item(), 0.5e-2, rel_tol=0.25)
+        assert math.isclose(part.square().mean().sqrt().item(), 1e-2, rel_tol=0.25)
     assert not torch.equal(parts["temperature"], before["temperature"])
 
     other.load_state_dict(task.state_dict())
