@@ -73,8 +73,11 @@ class Project:
         return (self.path / "run.log").read_text(errors="replace")[-4000:]
 
     def lock(self) -> dict[str, Any]:
-        """By stage, the digests of what it read and made, and the values."""
-        return dict(read_yaml(self.path / "dvc.lock")["stages"])
+        """By stage, the digests of what it read and made, and the values; the report tells the time
+        that stages took, and counts without what it made."""
+        stages = dict(read_yaml(self.path / "dvc.lock")["stages"])
+        del stages["report"]["outs"]
+        return stages
 
     def forget(self) -> None:
         """Be as before the first run."""

@@ -161,7 +161,8 @@ def test_an_ingest_from_hostile_servers_accounts_for_every_row(tmp_path: Path) -
             command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
-        said = process.stderr.read()
+        with process.stderr as pipe:
+            said = pipe.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, said
