@@ -1,12 +1,15 @@
-"""How fast pictures become shards, and how memory grows with the number of rows.
+"""How fast pictures become shards, what a hundredth more takes, and memory by number of rows.
 
-python -m benchmarks.ingest [--pictures N] [--rows N ...] [--rounds N]
+python -m benchmarks.ingest [--pictures N] [--grown N] [--rows N ...] [--rounds N]
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
+import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -28,7 +31,10 @@ from albef.ingest.config import IngestConfig
 from albef.ingest.pool import Given, prepared
 from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
+from albef.io import file_digest
 from benchmarks.timing import machine
+from pipelines import ingest
+from pipelines.stage import Stage
 
 LIMITS = {
     "heldout": ["none"], "max_megabytes": 16, "max_megapixels": 64, "min_side": 16,
@@ -40,14 +46,16 @@ MIB = 2**20
 
 
 def main() -> None:
-    """Print two tables."""
+    """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--grown", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[60_000, 120_000, 240_000])
     options = parser.parse_args()
     print(machine(), "\n")
     _speed(options.pictures, options.rounds)
+    _growth(options.grown, options.rounds)
     _memory(options.rows)
 
 
@@ -93,7 +101,7 @@ def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
     blocks = Blocks(folder / "blocks")
     made = prepared(rows, rules, 0)
     while batch := list(itertools.islice(made, BLOCK)):
-        blocks.write(batch, "")
+        blocks.write(batch)
     _compare(blocks)
     _shards(folder / "data", blocks)
 
@@ -115,6 +123,63 @@ def _shards(folder: Path, blocks: Blocks) -> None:
         if record is not None
     )
     shard_writer.write(folder, "data", records, shard_mb=8, licences=[], sources=[])
+
+
+def _growth(pictures: int, rounds: int) -> None:
+    """The stage over a folder, and with a hundredth of new pictures, behind or amid the others."""
+    photos = [_photo(seed) for seed in range(64)]
+    values = {
+        "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
+        "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
+        "datasets": {"grown": {
+            "sources": {"all": {"kind": "folder", "path": "pictures", "split": "train"}},
+            "longest_side": 256, "shard_mb": 8,
+        }},
+    }  # fmt: skip
+
+    def add(first: int, last: int, amid: bool) -> None:
+        for i in range(first, last):
+            number = b"%d" % i
+            name = Path("pictures", hashlib.sha256(number).hexdigest() if amid else f"{i:08d}")
+            comment = b"\xff\xfe\x00\x0a%08d" % i  # which makes it a file of its own
+            name.with_suffix(".jpg").write_bytes(b"\xff\xd8" + comment + photos[i % 64][2:])
+            name.with_suffix(".txt").write_text(f"photograph number {i}")
+
+    def run() -> tuple[float, float]:
+        before, start = time.process_time(), time.perf_counter()
+        ingest.run(Stage("ingest", "grown"))
+        return time.process_time() - before, time.perf_counter() - start
+
+    def made() -> dict[str, str]:
+        files = (path for path in Path("products").rglob("*") if path.is_file())
+        return {str(path): file_digest(path) for path in files}
+
+    print(
+        f"{pictures} such JPEGs, each with a text beside it, by `ingest@NAME`; medians of {rounds}"
+    )
+    print("\n| new pictures | share of the processor time | share of the clock |\n|---|---|---|")
+    one = pictures // 100
+    for kind, new in (("none", 0), ("1 %, behind", one), ("1 %, amid", one)):
+        shares, walls = [], []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+                Path("pictures").mkdir()
+                Path("params.yaml").write_text(json.dumps(values))
+                add(0, pictures, "amid" in kind)
+                run()
+                add(pictures, pictures + new, "amid" in kind)
+                grown, products = run(), made()
+                shutil.rmtree("scratch")
+                whole = run()
+                assert made() == products
+            shares.append(100 * grown[0] / whole[0])
+            walls.append(100 * grown[1] / whole[1])
+        columns = (
+            f"{statistics.median(of):.1f} % ({min(of):.1f} to {max(of):.1f})"
+            for of in (shares, walls)
+        )
+        print(f"| {new} | {' | '.join(columns)} |")
+    print()
 
 
 def _memory(counts: list[int]) -> None:
@@ -160,7 +225,7 @@ def _peaks(count: int) -> tuple[list[int], float]:
         def fill() -> None:
             made = rows()
             while batch := list(itertools.islice(made, BLOCK)):
-                blocks.write(batch, "")
+                blocks.write(batch)
 
         def listed() -> None:
             path = folder / "list.tsv"

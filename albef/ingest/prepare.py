@@ -71,14 +71,21 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
     """
     if isinstance(row, Refusal):
         return row
-    named = (row.meta.get(field) for field in ("path", "url"))
-    name = next((name for name in named if isinstance(name, str)), row.key)
+    name, _ = name_of(row)
     try:
         return _prepared(line, name, row, rules)
     except Exception as error:
         refused = Refused.by(error)
         picture = thumbnail(row.image, rules.limits) if refused.reason in _PICTURED else b""
         return dataclasses.replace(refused.of(line, name), source=row.source, picture=picture)
+
+
+def name_of(row: Record) -> tuple[str, str]:
+    """What names a row in its source, its path or address if it has one; and its key where what
+    becomes of the row depends on that."""
+    named = (row.meta.get(field) for field in ("path", "url"))
+    name = next((name for name in named if isinstance(name, str)), row.key)
+    return name, "" if _KEY.fullmatch(row.key) else row.key
 
 
 def thumbnail(image: bytes, limits: IngestConfig) -> bytes:

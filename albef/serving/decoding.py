@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
-from albef.serving.middleware import CLIENT
+from albef.serving.middleware.exchange import CLIENT
 
 T = TypeVar("T")
 

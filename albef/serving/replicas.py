@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from albef.serving.app import create_app, read_tokens
 from albef.serving.limits import Limits
-from albef.serving.middleware import State
+from albef.serving.middleware.exchange import State
 
 
 def application(given: dict[str, str]) -> serve.Application:

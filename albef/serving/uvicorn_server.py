@@ -21,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from albef.serving.errors import CODES, Problem
 from albef.serving.limits import Limits
-from albef.serving.middleware import REST, State, full
+from albef.serving.middleware.exchange import State, full
+from albef.serving.middleware.requests import REST
 
 _HEAD = 16 * 1024  # most bytes of a request's line and headers
 _KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60

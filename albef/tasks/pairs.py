@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from albef.config import fixed
+from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.itc import equal_ids, same_image_targets
 from albef.models.albef import ModelConfig, resized
@@ -18,7 +19,7 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform
 from albef.tasks.ranking import Collate, MatchingConfig, MatchingTask
-from albef.tasks.task import Batch, RunTask, TwinConfig
+from albef.tasks.task import RunTask, TwinConfig
 
 
 class PairConfig(MatchingConfig, TwinConfig):

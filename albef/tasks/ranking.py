@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from albef.config import Section
 from albef.data.record import Record
 from albef.distributed import world
+from albef.loading.reading import Batch, Pairs, Records, Retold, distinct, distinct_pictures, shared
 from albef.losses.itc import contrast
 from albef.losses.itm import itm_loss
 from albef.models.albef import ALBEF, ModelConfig
@@ -34,21 +35,7 @@ from albef.models.momentum import FeatureQueue, MomentumTwin
 from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
 from albef.preprocessing.transforms import Transform
 from albef.preprocessing.zero_shot import Templates, class_logits, prompts
-from albef.tasks.task import (
-    MAX_WORDS,
-    Batch,
-    Examples,
-    Pairs,
-    Records,
-    Retold,
-    Table,
-    Task,
-    accuracies,
-    distinct,
-    distinct_pictures,
-    extend,
-    shared,
-)
+from albef.tasks.task import MAX_WORDS, Examples, Table, Task, accuracies, extend
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from albef.config import fixed
 from albef.distributed import World, world
 from albef.loading.loader import Loader
+from albef.loading.reading import Batch, to_device
 from albef.models.kernels import product_type
-from albef.tasks.task import Batch, Task, TrainingConfig, to_device
+from albef.tasks.task import Task, TrainingConfig
 from albef.training.mirror import Mirror
 from albef.training.optim import adamw, rate
 from albef.training.progress import Progress

@@ -8,7 +8,7 @@ from albef.serving.decoding import Decoders
 from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
-from albef.serving.middleware import CLIENT
+from albef.serving.middleware.exchange import CLIENT
 
 
 def run(

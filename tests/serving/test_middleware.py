@@ -11,17 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
-from albef.serving.middleware import (
-    Admission,
-    Client,
-    ClientGoneError,
-    Exchange,
-    Hosts,
-    Requests,
-    State,
-    Tokens,
-    parse_token,
-)
+from albef.serving.middleware.access import Hosts, Tokens, parse_token
+from albef.serving.middleware.admission import Admission
+from albef.serving.middleware.exchange import Client, ClientGoneError, Exchange, State
+from albef.serving.middleware.requests import Requests
 from albef.serving.serve import JsonLines
 
 TOKEN, OTHER = "first-token-of-many", "second-token-of-many"

@@ -13,7 +13,7 @@ from albef.serving import bodies
 from albef.serving.engine import Engine
 from albef.serving.errors import CODES, Problem, describe_errors
 from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
-from albef.serving.middleware import State
+from albef.serving.middleware.exchange import State
 
 
 def probe_routes(engine: Engine, state: State) -> APIRouter:

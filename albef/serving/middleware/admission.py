@@ -1,0 +1,177 @@
+"""How much is worked on at once, how large and for how long; and the short way to a route."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Message, Receive, Scope, Send
+
+from albef.serving.errors import Problem
+from albef.serving.limits import Limits
+from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import (
+    Client,
+    ClientGoneError,
+    Exchange,
+    HttpMiddleware,
+    State,
+    exchange_of,
+    full,
+    media_type,
+    path_of,
+)
+
+_WATCH = 0.02  # seconds after which it is watched whether the client still waits
+
+
+@dataclass(eq=False)
+class Admission(HttpMiddleware):
+    """Refuses what is more than so many requests at once (503), of one client too (429), before
+    anything of them is read.
+
+    Reads a body as a whole, so that its size (413), its time (408) and the bytes of all bodies at
+    once (503) are bounded before anything looks into it; one that is still to come takes nobody's
+    place. Then gives up an answer that takes too long (504), or that nobody waits for any more.
+    """
+
+    limits: Limits
+    metrics: Metrics
+    state: State
+    _working: Counter[str] = field(default_factory=Counter)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        scope.get("trust", lambda: None)()
+        self._check_place(exchange.client)
+        try:
+            body = await self._read(exchange, receive) if exchange.unread else b""
+            with self._place(exchange.client):
+                await self._answer(scope, exchange, body, receive, send)
+        finally:
+            self.metrics.holding -= exchange.received
+
+    def _check_place(self, client: Client) -> None:
+        if self._working.total() >= self.limits.requests:
+            self.state.count_refusal()
+            raise full()
+        if client.most and self._working[client.name] >= client.most:
+            self.metrics.refused.labels("client").inc()
+            raise Problem(429, "busy", f"{client.most} requests with this token are worked on", 1)
+
+    @contextlib.contextmanager
+    def _place(self, client: Client) -> Iterator[None]:
+        self._check_place(client)
+        self._working[client.name] += 1
+        self.state.full = self._working.total() >= self.limits.requests
+        try:
+            yield
+        finally:
+            self.state.full = False
+            self._working[client.name] -= 1
+            if not self._working[client.name]:
+                del self._working[client.name]
+
+    async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
+        most = self._most(exchange.headers)
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while exchange.unread:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    part = message.get("body", b"")
+                    parts.append(part)
+                    exchange.unread = message.get("more_body", False)
+                    exchange.received += len(part)
+                    self.metrics.holding += len(part)
+                    if exchange.received > most:
+                        raise _too_large(most)
+                    if self.metrics.holding > self.limits.held:
+                        self.metrics.refused.labels("bytes").inc()
+                        raise Problem(503, "unavailable", "the server holds many bodies", 1)
+        except TimeoutError:
+            text = f"no body within {self.limits.body_seconds:g} s"
+            raise Problem(408, "slow_body", text) from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _most(self, headers: Mapping[bytes, bytes]) -> int:
+        """Bytes that may come, by what they say they are: all but pictures is parsed, and then
+        takes many times as much."""
+        is_form = media_type(headers) == b"multipart/form-data"
+        most = self.limits.body if is_form else min(self.limits.json, self.limits.body)
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length[:20]) > most:
+            raise _too_large(most)
+        return most
+
+    async def _answer(
+        self, scope: Scope, exchange: Exchange, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Let the application answer, until its time is over or its client is gone."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        to_come = [{"type": "http.request", "body": body, "more_body": False}]
+        gone, watcher = False, None
+
+        async def replay() -> Message:
+            return to_come.pop() if to_come else await receive()
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not exchange.done:
+                gone = True
+                task.cancel()
+
+        def begin_to_watch() -> None:
+            nonlocal watcher
+            watcher = loop.create_task(watch())
+
+        timer = loop.call_later(_WATCH, begin_to_watch)
+        deadline = asyncio.timeout(self.limits.seconds)
+        try:
+            async with deadline:
+                await self.app(scope, replay, send)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            text = f"no answer within {self.limits.seconds:g} s"
+            raise Problem(504, "deadline", text) from None
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            task.uncancel()
+            raise ClientGoneError from None
+        finally:
+            timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
+
+
+@dataclass(eq=False)
+class Direct(HttpMiddleware):
+    """Takes calls that have one path and a body of JSON straight to their route, which ``routes``
+    has by path: the framework's way there takes longer than a short text does in the model."""
+
+    routes: Mapping[str, Any]
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self.routes.get(path_of(scope)) if scope["method"] == "POST" else None
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        body = (await receive())["body"]
+        response = await route.answer(
+            body, media_type(exchange_of(scope).headers).decode("latin-1")
+        )
+        await response(scope, receive, send)
+
+
+def _too_large(most: int) -> Problem:
+    return Problem(413, "too_large", f"the body has more than {most} bytes")

@@ -1,0 +1,106 @@
+"""A request and its answer as the middlewares know them, and what these have in common."""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from albef.serving.errors import Problem
+
+PROBES = frozenset({"/healthz", "/readyz"})
+METRICS = "/metrics"
+SCOPES = ("read", "write", "metrics")
+"""What a token may allow: calls and searches, changes of indexes, the server's numbers."""
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""Who asks, while a request is worked on: a token's number, or an address."""
+
+
+@dataclass
+class State:
+    """Whether the server takes requests."""
+
+    ready: bool = False
+    """Whether the models can be asked."""
+    leaving: bool = False
+    """Whether it was told to stop."""
+    full: bool = False
+    """Whether all places are taken."""
+    count_refusal: Callable[[], None] = lambda: None
+    """Asked by who refuses for that."""
+
+
+def full() -> Problem:
+    """What is answered where all places are taken."""
+    return Problem(503, "unavailable", "the server works on as much as it can", 1)
+
+
+class ClientGoneError(Exception):
+    """The client left before its answer was ready."""
+
+
+class Client(NamedTuple):
+    """Who asks.
+
+    Attributes:
+        name: a token's number, or an address.
+        token: the secret.
+        scopes: what it may do.
+        most: requests that are worked on at once; 0 sets no bound of its own.
+    """
+
+    name: str
+    token: bytes = b""
+    scopes: frozenset[str] = frozenset(SCOPES)
+    most: int = 0
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and its answer, as the middlewares know them (``albef`` of the scope)."""
+
+    id: str
+    headers: Mapping[bytes, bytes]
+    unread: bool
+    """Whether more of the body is to come."""
+    client: Client
+    received: int = 0
+    sent: int = 0
+    status: int = 0
+    done: bool = False
+    """Whether the answer was sent as a whole."""
+
+
+@dataclass(eq=False)
+class HttpMiddleware:
+    """What they have in common: they see requests alone, no start and stop of the server."""
+
+    app: ASGIApp
+    spared: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """Paths that pass untouched, wherever the application is mounted."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do its duty, or pass on."""
+        spared = scope["type"] != "http" or path_of(scope) in self.spared
+        await (self.app if spared else self._handle)(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+def media_type(headers: Mapping[bytes, bytes]) -> bytes:
+    """What a body says it is, without parameters."""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """The exchange of a request."""
+    exchange: Exchange = scope["albef"]
+    return exchange
+
+
+def path_of(scope: Scope) -> str:
+    """A path as routes have it: without what the application is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
