@@ -280,8 +280,8 @@ class Shards:
         self.files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {"check": self._check, "cache": self.files.cache, "mapped": self._mapped}
-        make = functools.partial(Shards, **options)
+        cache, mapped = self.files.cache, self._mapped
+        make = functools.partial(Shards, check=self._check, cache=cache, mapped=mapped)
         return make, (self.folder, self.split)
 
 
