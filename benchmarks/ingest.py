@@ -9,11 +9,10 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,7 +30,6 @@ from albef.ingest.config import IngestConfig
 from albef.ingest.pool import Given, prepared
 from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
-from albef.io import file_digest
 from benchmarks.timing import machine
 from pipelines import ingest
 from pipelines.stage import Stage
@@ -49,7 +47,7 @@ def main() -> None:
     """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--grown", type=int, default=5000)
+    parser.add_argument("--grown", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[60_000, 120_000, 240_000])
     options = parser.parse_args()
@@ -126,8 +124,7 @@ def _shards(folder: Path, blocks: Blocks) -> None:
 
 
 def _growth(pictures: int, rounds: int) -> None:
-    """The stage over a folder, and with a hundredth of new pictures, behind or amid the others."""
-    photos = [_photo(seed) for seed in range(64)]
+    """The stage over a folder, and over the same with a hundredth more."""
     values = {
         "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
         "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
@@ -136,49 +133,57 @@ def _growth(pictures: int, rounds: int) -> None:
             "longest_side": 256, "shard_mb": 8,
         }},
     }  # fmt: skip
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    canvas = np.asarray(coarse.resize((3200, 2400), Image.Resampling.BICUBIC), np.int16)
+    noise = rng.normal(0, 6, canvas.shape).astype(np.int16)
 
-    def add(first: int, last: int, amid: bool) -> None:
-        for i in range(first, last):
-            number = b"%d" % i
-            name = Path("pictures", hashlib.sha256(number).hexdigest() if amid else f"{i:08d}")
-            comment = b"\xff\xfe\x00\x0a%08d" % i  # which makes it a file of its own
-            name.with_suffix(".jpg").write_bytes(b"\xff\xd8" + comment + photos[i % 64][2:])
-            name.with_suffix(".txt").write_text(f"photograph number {i}")
+    def photo() -> bytes:
+        parts = []
+        for of in (canvas, noise):
+            top, left = rng.integers(0, 2400 - 480), rng.integers(0, 3200 - 640)
+            parts.append(of[top : top + 480, left : left + 640])
+        pixels = np.ascontiguousarray(sum(parts).clip(0, 255), np.uint8)
+        return bytes(simplejpeg.encode_jpeg(pixels, 90))
+
+    def add(names: Iterable[str]) -> None:
+        for name in names:
+            Path("pictures", f"{name}.jpg").write_bytes(photo())
+            Path("pictures", f"{name}.txt").write_text(f"the photograph {name}")
 
     def run() -> tuple[float, float]:
         before, start = time.process_time(), time.perf_counter()
         ingest.run(Stage("ingest", "grown"))
         return time.process_time() - before, time.perf_counter() - start
 
-    def made() -> dict[str, str]:
-        files = (path for path in Path("products").rglob("*") if path.is_file())
-        return {str(path): file_digest(path) for path in files}
-
+    names = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(pictures + pictures // 100)]
+    more = {
+        "none": [],
+        "1 %, behind the others": [f"x{i:07d}" for i in range(pictures // 100)],
+        "1 %, amid the others": names[pictures:],
+    }
+    shares: dict[str, list[tuple[float, float]]] = {kind: [] for kind in more}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path("pictures").mkdir()
+            Path("params.yaml").write_text(json.dumps(values))
+            add(names[:pictures])
+            whole = run()
+            for kind, new in more.items():
+                add(new)
+                grown = run()
+                shares[kind].append((100 * grown[0] / whole[0], 100 * grown[1] / whole[1]))
     print(
-        f"{pictures} such JPEGs, each with a text beside it, by `ingest@NAME`; medians of {rounds}"
+        f"`ingest@NAME` over {pictures} such JPEGs that differ, a text beside each, as shares of "
+        f"what it takes from nothing; medians of {rounds}\n\n"
+        "| new pictures | processor time | clock |\n|---|---|---|"
     )
-    print("\n| new pictures | share of the processor time | share of the clock |\n|---|---|---|")
-    one = pictures // 100
-    for kind, new in (("none", 0), ("1 %, behind", one), ("1 %, amid", one)):
-        shares, walls = [], []
-        for _ in range(rounds):
-            with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-                Path("pictures").mkdir()
-                Path("params.yaml").write_text(json.dumps(values))
-                add(0, pictures, "amid" in kind)
-                run()
-                add(pictures, pictures + new, "amid" in kind)
-                grown, products = run(), made()
-                shutil.rmtree("scratch")
-                whole = run()
-                assert made() == products
-            shares.append(100 * grown[0] / whole[0])
-            walls.append(100 * grown[1] / whole[1])
-        columns = (
-            f"{statistics.median(of):.1f} % ({min(of):.1f} to {max(of):.1f})"
-            for of in (shares, walls)
+    for kind, of in shares.items():
+        told = (
+            f"{statistics.median(x):.1f} % ({min(x):.1f} to {max(x):.1f})"
+            for x in zip(*of, strict=True)
         )
-        print(f"| {new} | {' | '.join(columns)} |")
+        print(f"| {kind} | {' | '.join(told)} |")
     print()
 
 

@@ -85,7 +85,7 @@ def _digest(rules: Rules) -> str:
     folders = (Path(package.__path__[0]) for package in (albef.data, albef.ingest))
     code = sorted(file for folder in folders for file in folder.rglob("*.py"))
     values = [
-        rules.limits.model_dump(mode="json", exclude={"heldout", "min_yield"}),
+        rules.limits.model_dump(mode="json", exclude={"crops", "heldout", "min_yield"}),
         rules.longest_side,
         code_digest(code),
         [version(name) for name in _PACKAGES],

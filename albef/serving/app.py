@@ -167,8 +167,9 @@ def create_app(
         lifespan=lifespan,
         exception_handlers={HTTPException: refuse, RequestValidationError: _invalid},
         middleware=[
-            Middleware(Requests, metrics, state, limits.body),
+            # Outermost: a page sees a refusal only with these headers.
             *([Middleware(CORSMiddleware, **_CORS, allow_origins=origins)] if origins else []),
+            Middleware(Requests, metrics, state, limits.body),
             Middleware(Tokens, tokens, spared=open_paths)
             if tokens
             else Middleware(Hosts, hosts, origins, spared=PROBES),

@@ -19,7 +19,7 @@ from albef.models.vision import ImageEncoder
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Transform
-from albef.tasks.ranking import Collate
+from albef.tasks.matching import Collate
 from albef.tasks.task import MAX_WORDS, Examples, RunConfig, RunTask, Table, extend, joined
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
-from albef.tasks.ranking import Collate as CaptionCollate
-from albef.tasks.ranking import MatchingConfig, RankingTask
+from albef.tasks.matching import Collate as CaptionCollate
+from albef.tasks.matching import MatchingConfig
+from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
 TEMPERATURE_BOUNDS = (0.001, 0.5)

@@ -56,6 +56,9 @@ class TrainingConfig(Section):
     """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster, ``tf32`` and
     ``float16`` are for older GPUs. Evaluation has it too, but for ``auto`` on a processor: there it
     computes in float32."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``adamw`` is the paper's; ``muon`` moves the matrices of layers along their orthogonalised
+    momentum, and learns as much in about half of the steps where weights start at random."""
     lr: Tunable
     """Base learning rate."""
     min_lr: float = 1e-6

@@ -19,7 +19,7 @@ from albef.losses.itm import hard_negatives
 from albef.models.albef import ALBEF, PairALBEF
 from albef.preprocessing.transforms import Transform
 from albef.tasks.classification import ClassTask, RecordError
-from albef.tasks.ranking import Collate
+from albef.tasks.matching import Collate
 from albef.tasks.task import Examples, RunConfig, Table
 
 CLASSES = ("first", "second", "neither")

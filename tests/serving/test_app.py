@@ -350,3 +350,29 @@ def test_metrics_tell_how_far_traffic_is_from_validation_data(
             assert server.client.post("/v1/match", **sent).is_success
         assert drift("confidence") >= 0
         assert b"squid" not in server.client.get("/metrics").content
+
+
+def test_pages_of_an_origin_that_is_named_may_ask_and_see_refusals(
+    tiny_export: Path, pictures: list[bytes]
+) -> None:
+    page, token = "https://gallery.example", "a-token-of-a-client"
+    asks = {
+        "origin": page,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+    with running([tiny_export], origins=[page], tokens=[token]) as server:
+        before = server.client.options("/v1/embed/texts", headers=asks)  # as a browser, no token
+        assert before.is_success
+        assert before.headers["access-control-allow-origin"] == page
+        assert "POST" in before.headers["access-control-allow-methods"]
+        assert "authorization" in before.headers["access-control-allow-headers"]
+        for sent, status in ((token, 200), ("another", 401)):
+            headers = {"origin": page, "authorization": f"Bearer {sent}"}
+            answer = server.client.get("/v1/model", headers=headers)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == page
+            assert "retry-after" in answer.headers["access-control-expose-headers"]
+        other = server.client.options("/v1/model", headers={**asks, "origin": "https://x.example"})
+        assert other.status_code == 400
+        assert "access-control-allow-origin" not in other.headers
