@@ -46,9 +46,10 @@ def run(stage: Stage) -> None:
     config = read_config(stage)
     limits = stage.section("ingest", IngestConfig)
     paths = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
+    rules = Rules(limits, config.longest_side, min_scores=config.min_scores)
     with stage.scratch(_fingerprint(stage, config, limits, paths)) as work:
         data, quarantine = work / stage.key, work / "quarantine"
-        blocks = _read(work / "blocks", data, stage, config, Rules(limits, config.longest_side))
+        blocks = _read(work / "blocks", data, stage, config, rules)
         heldout = read_heldout(paths)
         dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
         reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable", "truncated or damaged"
     TOO_SMALL = "too_small", "the picture is too small"
     TOO_ELONGATED = "too_elongated", "the picture is too elongated"
+    LOW_SCORE = "low_score", "a score of its list is too low"
     DUPLICATE = "duplicate", "the file of an earlier picture"
     NEAR_DUPLICATE = "near_duplicate", "looks like an earlier picture"
     CONTAMINATION = "contamination", "is evaluated on"
