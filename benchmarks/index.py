@@ -8,6 +8,8 @@ no other; workers are forked and share what the first one has read.
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +32,15 @@ from tests.data import toy
 GROUP = 10**6
 """Rows written at a time."""
 MICRO = 64
+_MAPPED = """
+import os, sys
+from pathlib import Path
+from albef.data.shards import Shards
+from benchmarks.index import _private_mib
+folder, at = map(Path, sys.argv[1:])
+split = Shards(folder, "train", check=False, mapped=at)
+print(_private_mib(os.getpid()))
+"""
 
 
 def main() -> None:
@@ -46,6 +57,13 @@ def main() -> None:
         began = time.perf_counter()
         split = Shards(folder, "train", check=False)
         read, own = time.perf_counter() - began, _private_mib(os.getpid())
+        mapped = []
+        for _ in range(2):  # written, mapped
+            began = time.perf_counter()
+            again = subprocess.run(
+                [sys.executable, "-c", _MAPPED, folder, name], stdout=subprocess.PIPE, check=True
+            )
+            mapped.append((time.perf_counter() - began, float(again.stdout)))
         began = time.perf_counter()
         loader = Loader(
             split, _collate, 8 * MICRO, MICRO, 0, options.workers, reading=Reading(window=100)
@@ -64,6 +82,8 @@ def main() -> None:
     print(f"{options.rows} rows in {options.shards} shards, {size / 2**20:.0f} MiB as Parquet\n")
     print("| | |\n|---|---|")
     print(f"| the index is read | {read:.1f} s, {own:.0f} MiB |")
+    for what, (seconds, mib) in zip(("first", "other"), mapped, strict=True):
+        print(f"| the same of several processes, the {what} one | {seconds:.1f} s, {mib:.0f} MiB |")
     print(f"| from there to the first batch, {options.workers} workers | {first:.1f} s |")
     for what, each in zip(("of the first epoch", "of the next one"), held, strict=True):
         print(f"| private memory of a worker, {what} | {min(each):.0f} to {max(each):.0f} MiB |")

@@ -1,16 +1,18 @@
-"""How fast pictures become shards, and how memory grows with the number of rows.
+"""How fast pictures become shards, what a hundredth more takes, and memory by number of rows.
 
-python -m benchmarks.ingest [--pictures N] [--rows N ...] [--rounds N]
+python -m benchmarks.ingest [--pictures N] [--grown N] [--rows N ...] [--rounds N]
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
+import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +31,8 @@ from albef.ingest.pool import Given, prepared
 from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
 from benchmarks.timing import machine
+from pipelines import ingest
+from pipelines.stage import Stage
 
 LIMITS = {
     "heldout": ["none"], "max_megabytes": 16, "max_megapixels": 64, "min_side": 16,
@@ -40,14 +44,16 @@ MIB = 2**20
 
 
 def main() -> None:
-    """Print two tables."""
+    """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--grown", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[60_000, 120_000, 240_000])
     options = parser.parse_args()
     print(machine(), "\n")
     _speed(options.pictures, options.rounds)
+    _growth(options.grown, options.rounds)
     _memory(options.rows)
 
 
@@ -93,7 +99,7 @@ def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
     blocks = Blocks(folder / "blocks")
     made = prepared(rows, rules, 0)
     while batch := list(itertools.islice(made, BLOCK)):
-        blocks.write(batch, "")
+        blocks.write(batch)
     _compare(blocks)
     _shards(folder / "data", blocks)
 
@@ -115,6 +121,70 @@ def _shards(folder: Path, blocks: Blocks) -> None:
         if record is not None
     )
     shard_writer.write(folder, "data", records, shard_mb=8, licences=[], sources=[])
+
+
+def _growth(pictures: int, rounds: int) -> None:
+    """The stage over a folder, and over the same with a hundredth more."""
+    values = {
+        "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
+        "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
+        "datasets": {"grown": {
+            "sources": {"all": {"kind": "folder", "path": "pictures", "split": "train"}},
+            "longest_side": 256, "shard_mb": 8,
+        }},
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    canvas = np.asarray(coarse.resize((3200, 2400), Image.Resampling.BICUBIC), np.int16)
+    noise = rng.normal(0, 6, canvas.shape).astype(np.int16)
+
+    def photo() -> bytes:
+        parts = []
+        for of in (canvas, noise):
+            top, left = rng.integers(0, 2400 - 480), rng.integers(0, 3200 - 640)
+            parts.append(of[top : top + 480, left : left + 640])
+        pixels = np.ascontiguousarray(sum(parts).clip(0, 255), np.uint8)
+        return bytes(simplejpeg.encode_jpeg(pixels, 90))
+
+    def add(names: Iterable[str]) -> None:
+        for name in names:
+            Path("pictures", f"{name}.jpg").write_bytes(photo())
+            Path("pictures", f"{name}.txt").write_text(f"the photograph {name}")
+
+    def run() -> tuple[float, float]:
+        before, start = time.process_time(), time.perf_counter()
+        ingest.run(Stage("ingest", "grown"))
+        return time.process_time() - before, time.perf_counter() - start
+
+    names = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(pictures + pictures // 100)]
+    more = {
+        "none": [],
+        "1 %, behind the others": [f"x{i:07d}" for i in range(pictures // 100)],
+        "1 %, amid the others": names[pictures:],
+    }
+    shares: dict[str, list[tuple[float, float]]] = {kind: [] for kind in more}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path("pictures").mkdir()
+            Path("params.yaml").write_text(json.dumps(values))
+            add(names[:pictures])
+            whole = run()
+            for kind, new in more.items():
+                add(new)
+                grown = run()
+                shares[kind].append((100 * grown[0] / whole[0], 100 * grown[1] / whole[1]))
+    print(
+        f"`ingest@NAME` over {pictures} such JPEGs that differ, a text beside each, as shares of "
+        f"what it takes from nothing; medians of {rounds}\n\n"
+        "| new pictures | processor time | clock |\n|---|---|---|"
+    )
+    for kind, of in shares.items():
+        told = (
+            f"{statistics.median(x):.1f} % ({min(x):.1f} to {max(x):.1f})"
+            for x in zip(*of, strict=True)
+        )
+        print(f"| {kind} | {' | '.join(told)} |")
+    print()
 
 
 def _memory(counts: list[int]) -> None:
@@ -160,7 +230,7 @@ def _peaks(count: int) -> tuple[list[int], float]:
         def fill() -> None:
             made = rows()
             while batch := list(itertools.islice(made, BLOCK)):
-                blocks.write(batch, "")
+                blocks.write(batch)
 
         def listed() -> None:
             path = folder / "list.tsv"

@@ -27,9 +27,9 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
 from albef.loading.loader import Batch, Loader
+from albef.loading.reading import to_device
 from albef.preprocessing.transforms import MEAN, STD, AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
-from albef.tasks.task import to_device
 from albef.training.loop import train
 from benchmarks.timing import alternate, machine, ratio
 from tests.original import vocabulary

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from albef.config import read_preset, validate
+from albef.loading.reading import Batch
 from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
-from albef.tasks.task import Batch
 from albef.training.optim import adamw
 from benchmarks.timing import alternate, flops, machine, memory_peak, product_peak, ratio
 from tests.original import vocabulary

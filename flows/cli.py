@@ -204,6 +204,23 @@ def release(
     main(run, stage, bump, key=key, **options)
 
 
+@command(app, "fetch", at_root=True, interrupted="interrupted; the same command goes on")
+def fetch(
+    released: Annotated[
+        list[str], Argument(metavar="RUN#STAGE", help="A run, and the stage of the registry.")
+    ],
+) -> None:
+    """Bring the released exports that hold stages, and print a link to each.
+
+    The link leads to another version once that holds the stage and is here as a whole.
+    """
+    from flows.releases.fetch import main
+
+    _stop_on_signals()
+    for link in main(released):
+        print(link, flush=True)
+
+
 @command(app, "verify", at_root=True, interrupted="interrupted; nothing was verified")
 def verify(
     export: Annotated[Path, Argument(parser=from_root, help="The folder that was fetched.")],

@@ -99,7 +99,7 @@ def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False
         rows = read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root, most)
         made = prepared(rows, rules, stage.runtime.workers)
         while block := list(itertools.islice(made, _BLOCK)):
-            blocks.write(block, "")
+            blocks.write(block)
         count = blocks.starts[-1]
         if not count:
             raise ParamsError(f"{source} has no row")

@@ -16,9 +16,10 @@ from albef.evaluation import text_only
 from albef.evaluation.behaviour import judging
 from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BEHAVIOUR, HEADLINE
+from albef.loading.reading import Part
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
-from albef.tasks.task import Part, RunConfig, RunTask, Table
+from albef.tasks.task import RunConfig, RunTask, Table
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, first, main, run_of, write_json
 

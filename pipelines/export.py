@@ -17,11 +17,11 @@ from albef.export import calibration
 from albef.export.folder import export
 from albef.export.torch_model import model_of
 from albef.export.verify import VerificationError
+from albef.loading.reading import Part, Records
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
-from albef.tasks.task import Part, Records
 from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, main, run_of, write_json
 

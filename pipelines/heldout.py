@@ -20,7 +20,7 @@ log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Write what tells the pictures of a data set's evaluation splits, and their mirror images."""
+    """Write what tells the pictures of a data set's evaluation splits, mirrored and cropped too."""
     limits = stage.section("ingest", IngestConfig)
     config = read_config(stage)
     off = config.split_off
@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
     sources = {name: source for name, source in named.items() if source is not None}
     every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root, split_off=off)
     rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
-    made = prepared(rows, Rules(limits, None, mirrored=True), stage.runtime.workers)
+    made = prepared(rows, Rules(limits, None, heldout=True), stage.runtime.workers)
     fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
         for row in logged(made)

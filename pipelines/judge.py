@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from albef.data.shards import Shards, describe
 from albef.evaluation.behaviour.judging import prepare
+from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
 from albef.release.canary import probe
 from albef.release.gate import ReleaseConfig, contaminated, judge
@@ -26,7 +27,7 @@ from albef.report.card import Compared, Evaluation, read_datasets, training_fact
 from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
-from albef.tasks.task import Part, RunTask
+from albef.tasks.task import RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import RunExport
 from pipelines.stage import Stage, read_json, run_of, write_json

@@ -54,17 +54,17 @@ def launch(stage: Stage) -> bool:
     processes = stage.runtime.processes
     if processes == 1 or launched():
         return False
-    command = _command(stage, processes)
+    command, trains = _command(stage, processes), stage.name != "evaluate"
     with _ends(stage) as (ends, environment):
         environment[LAUNCHED_ON] = platform.node()
         child = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
         with _handing_on([child]):
-            died = _follow(child)
+            died = _follow(child, "training" if trains else "evaluation")
             code = child.wait()
         if code:
-            _raise(ends, died or f"one of the {processes} processes died")
+            _raise(ends, died or f"one of the {processes} processes died", kept=trains)
     path = stage.layout.record(stage.address)
     if record := read_json(path):  # the first process has not seen what the others cost
         before = record.get("interrupted", {})
@@ -180,26 +180,28 @@ def _handing_on(children: Sequence["subprocess.Popen[Any]"]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _follow(child: "subprocess.Popen[str]") -> str:
-    """Pass on what the ranks say, and leave out the launcher's words; how one died, or ""."""
+def _follow(child: "subprocess.Popen[str]", work: str) -> str:
+    """Pass on what the ranks say, and leave out the launcher's words; how one of the ``work`` died,
+    or ""."""
     assert child.stderr is not None
     died = ""
     trace: list[str] = []
-    for line in child.stderr:
-        if trace or line.startswith("Traceback"):
-            trace.append(line)
-            if line.startswith((" ", "Traceback")):
-                continue
-            if not died and "SignalException" not in line:  # the launcher's own end
-                sys.stderr.writelines(trace)
-            trace = []
-        elif match := _DIED.search(line):
-            code, rank = int(match[1]), match[2]
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            died = died or f"process {rank} of the training died ({how})"
-        elif not died and not _NOISE.match(line):
-            sys.stderr.write(line)
-            sys.stderr.flush()
+    with child.stderr as lines:
+        for line in lines:
+            if trace or line.startswith("Traceback"):
+                trace.append(line)
+                if line.startswith((" ", "Traceback")):
+                    continue
+                if not died and "SignalException" not in line:  # the launcher's own end
+                    sys.stderr.writelines(trace)
+                trace = []
+            elif match := _DIED.search(line):
+                code, rank = int(match[1]), match[2]
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                died = died or f"process {rank} of the {work} died ({how})"
+            elif not died and not _NOISE.match(line):
+                sys.stderr.write(line)
+                sys.stderr.flush()
     return died
 
 
@@ -224,11 +226,12 @@ def _wait(workers: Sequence["subprocess.Popen[Any]"], mirror: Callable[[], None]
     return died
 
 
-def _raise(ends: Path, died: str) -> None:
+def _raise(ends: Path, died: str, *, kept: bool = True) -> None:
     """Raise what the first process left behind; one that only lost another has nothing to say."""
     for path in sorted(ends.glob("*.json")):
         end = json.loads(path.read_text())
         if not end["lost"]:
             kinds = {2: ValueError, 130: KeyboardInterrupt}
             raise kinds.get(end["code"], OSError)(end["message"])
-    raise OSError(f"{died}; the state saved last is kept: run it again to go on")
+    remedy = "the state saved last is kept: run it again to go on" if kept else "run it again"
+    raise OSError(f"{died}; {remedy}")

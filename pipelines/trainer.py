@@ -133,12 +133,12 @@ def fit(
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
-    shards = Shards(data, "train")
+    processes = world()
+    shards = Shards(data, "train", mapped=folder if processes.size > 1 else None)
     task.prepare(shards)
     recompute(task, stage.runtime.recompute)
     if stage.runtime.compile:
         compile_blocks(task)
-    processes = world()
     loader = Loader(
         shards,
         task.collate(Train(config.augment, task.image_size)),
@@ -193,6 +193,8 @@ def fit(
                 validate=validate,
                 progress=show,
             )
+        for index in folder.glob("*.arrow") if processes.first else ():
+            index.unlink()  # others may map it still
         return {**facts, "damaged": loader.damage.counts()}
     finally:
         stage.tally()

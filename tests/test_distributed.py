@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from albef.distributed import World, joined, launched, world
-from albef.tasks.task import Part
+from albef.loading.reading import Part
 from tests.conftest import CAPTIONS, KINDS, tiny_task
 from tests.data import toy
 from tests.tasks.test_predict_exported import records_of

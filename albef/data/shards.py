@@ -26,6 +26,7 @@ from albef.data.shard_files import Damaged as Damaged
 from albef.data.shard_files import ShardError as ShardError
 from albef.data.shard_files import ShardFiles, remedy
 from albef.data.store import MANIFEST as MANIFEST
+from albef.io import atomic, file_digest, lock
 
 SCHEMA = pa.schema({
     "key": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int32(),
@@ -90,6 +91,28 @@ def read_index(
             wide = field.with_type(_wide(field.type))
             table = table.set_column(i, wide, table.column(i).cast(wide.type))
     return table
+
+
+def _mapped(folder: Path, split: str, at: Path) -> pa.Table:
+    """The same of a split, whose pages all processes of a machine share: the first one writes it
+    into the folder ``at``, one batch of rows, as Arrow has it in memory."""
+    with _index(folder) as index:
+        path = at / f"{split}-{file_digest(index)[:16]}.arrow"
+    if not path.exists():
+        with lock(path.with_suffix(".lock"), wait=str) as held:
+            if not path.exists():
+                table = read_index(folder, split).combine_chunks()
+                with atomic(path) as part, pa.ipc.new_file(str(part), table.schema) as file:
+                    file.write_table(table)
+                del table
+                pa.default_memory_pool().release_unused()  # else the first one keeps it all
+            Path(held.name).unlink()
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, not copied where it is one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _wide(of: pa.DataType) -> pa.DataType:
@@ -158,25 +181,32 @@ class Shards:
         split: of the data set.
         check: compare each image read with its digest.
         cache: where shards of a store are kept; None is the process' default.
+        mapped: a folder where the index lies for several processes to share; None reads its own.
 
     Raises:
         ShardError: no such data set or split, or it is damaged.
     """
 
     def __init__(
-        self, folder: Path, split: str, *, check: bool = True, cache: ShardCache | None = None
+        self,
+        folder: Path,
+        split: str,
+        *,
+        check: bool = True,
+        cache: ShardCache | None = None,
+        mapped: Path | None = None,
     ) -> None:
         self.folder = folder
         self.split = split
         described = describe(folder)
         self.name: str = described["name"]
         self.digest: str = described["digest"]
-        table = read_index(folder, split)
+        table = _mapped(folder, split, mapped) if mapped else read_index(folder, split)
         if table.num_rows == 0:
             known = ", ".join(sorted(described["splits"])) or "none"
             raise ShardError(f"{folder} has no split {split!r}; its splits are {known}")
-        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-        self._columns, self._check = columns, check
+        columns = {name: _whole(table.column(name)) for name in table.column_names}
+        self._columns, self._check, self._mapped = columns, check, mapped
         self.keys: pa.StringArray = columns["key"]
         self.sources: pa.StringArray = columns["source"]
         self.captions: pa.ListArray = columns["captions"]
@@ -250,7 +280,8 @@ class Shards:
         self.files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make = functools.partial(Shards, check=self._check, cache=self.files.cache)
+        cache, mapped = self.files.cache, self._mapped
+        make = functools.partial(Shards, check=self._check, cache=cache, mapped=mapped)
         return make, (self.folder, self.split)
 
 

@@ -69,8 +69,7 @@ class Store:
         shard = Stored(digest=file_digest(path), size=path.stat().st_size)
         files, target = self._place(shard)
         try:
-            files.invalidate_cache()
-            if not files.exists(target) or files.info(target)["size"] != shard.size:
+            if not self.holds(shard):
                 files.makedirs(target.rpartition("/")[0], exist_ok=True)
                 if isinstance(files, LocalFileSystem):  # an object is whole or absent by itself
                     beside = f"{target}.{os.getpid()}.part"
@@ -84,6 +83,12 @@ class Store:
                 "another store, and run it again; it goes on where it was"
             ) from error
         return shard
+
+    def holds(self, shard: Stored) -> bool:
+        """Whether a shard is there, with its size."""
+        files, target = self._place(shard)
+        files.invalidate_cache()
+        return bool(files.exists(target) and files.info(target)["size"] == shard.size)
 
     def get(self, shard: Stored, path: Path) -> None:
         """Fetch a shard to a file, which is written in place.

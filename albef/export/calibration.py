@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from albef.data.record import Record
+from albef.loading.reading import Records, shared
 from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying
 from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import BATCH, Model
 from albef.tasks.classification import label_of, sentence_of
-from albef.tasks.task import Records, shared
 from albef.tasks.vqa_accuracy import judged
 
 Numbers = NDArray[np.float64]

@@ -1,27 +1,33 @@
 """Rows on their way from sources to shards: prepared, on disk, in blocks that are whole or absent.
 
-A block is two Arrow files that are read in place: ``images-N`` with the pictures of each row, and
-``rows-N`` with all else, which is written last. Blocks hold as many rows as they hold, so that a
-folder of them tells by itself where to go on.
+A block is an Arrow file ``rows-N`` with all that is known of its rows but their pictures, which lie
+in files ``images-N``; both are read in place. A folder keeps the blocks of the ingest before, and
+of one that was ended: a row that a source gives again is taken from there, wherever it stands now,
+and only what is new is prepared.
 """
 
 import functools
+import hashlib
+import itertools
 import json
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import feather
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 from albef.ingest.cleaning import writable
-from albef.ingest.prepare import Prepared
-from albef.io import atomic
+from albef.ingest.pool import Given
+from albef.ingest.prepare import Prepared, name_of
+from albef.io import atomic, read_json, write_json
 
 EXAMPLES = 12
 """Rows of each source and reason that are kept to be looked at."""
@@ -29,13 +35,17 @@ SCHEMA = pa.schema({
     "source": pa.string(), "line": pa.int64(), "name": pa.string(), "reason": pa.string(),
     "detail": pa.string(), "key": pa.string(), "split": pa.string(), "image_id": pa.int64(),
     "captions": pa.list_(pa.string()), "meta": pa.string(), "digests": pa.list_(pa.binary(16)),
-    "looks": pa.list_(pa.uint64()), "picture": pa.binary(),
+    "looks": pa.list_(pa.uint64()), "picture": pa.binary(), "digest": pa.binary(16),
+    "images": pa.int64(), "place": pa.int64(),
 })  # fmt: skip
 """Columns of a block's rows; ``reason`` is null where a row is kept so far, and ``picture`` a small
-one of a row that is not."""
+one of a row that is not. ``digest`` is that of the row as its source gave it; ``images`` is the
+number of the file with its pictures, and ``place`` where they are in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
+_PLACED = ("source", "line", "key", "split", "image_id")  # columns that depend on where a row is
 _LONGEST = 8000  # letters of what names a row, and of what is said of it
-_OPEN = 64  # blocks that are held open, of the last ones used
+_OPEN = 64  # files that are held open, of the last ones used
+_MADE = "made.json"  # the numbers of the blocks of the last ingest that came to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,90 +66,242 @@ class Row:
         return Record(key, images[0], captions, image_id, split, source, meta, tuple(images[1:]))
 
 
-class Blocks:
-    """The blocks of a folder; ``starts`` are the numbers of their first rows, and that of all."""
+class Batch(NamedTuple):
+    """Rows of a source that become a block: those that are known already, and the others."""
 
-    def __init__(self, folder: Path) -> None:
+    given: list[Given]
+    """The rows to prepare."""
+    digests: list[bytes]
+    """Of all rows."""
+    known: pa.Table
+    """The known rows, as they stand now."""
+    at: list[int]
+    """The places of the rows to prepare."""
+
+
+class Blocks:
+    """The blocks of an ingest; ``starts`` are the numbers of their first rows, and that of all.
+
+    Args:
+        folder: of the blocks, also of earlier ingests; one process at a time works in it.
+        rules: names all that prepared rows depend on; rows of other rules are not taken up.
+    """
+
+    def __init__(self, folder: Path, rules: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self.table = functools.lru_cache(_OPEN)(lambda block: _read(self._rows(block)))
-        self.starts = [0]
-        while self._rows(len(self)).exists():
-            self.starts.append(self.starts[-1] + self.table(len(self)).num_rows)
         for path in folder.glob("*.part"):
             path.unlink()
+        self._folder, self._rules = folder, {"rules": rules}
+        self._earlier = sorted(int(path.name[5:]) for path in folder.glob("rows-*"))
+        taken = (int(path.name.partition("-")[2]) for path in folder.glob("*-*"))
+        self._first = max(taken, default=-1) + 1
+        self._read = functools.lru_cache(_OPEN)(_read)
+        self.starts = [0]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def _rows(self, block: int) -> Path:
-        return self._folder / f"rows-{block:06d}"
+    def table(self, block: int) -> pa.Table:
+        """The rows of a block, as :data:`SCHEMA`."""
+        return self._read(self._rows(self._first + block))
 
-    def _images(self, block: int) -> Path:
-        return self._folder / f"images-{block:06d}"
+    def _rows(self, number: int) -> Path:
+        return self._folder / f"rows-{number:08d}"
 
-    def write(self, rows: Sequence[Prepared | Refusal], digest: str) -> None:
-        """Append a block; ``digest`` tells later whether a source still gives the same rows."""
-        block = len(self)
-        images = [row.record.images if isinstance(row, Prepared) else None for row in rows]
-        _write(self._images(block), pa.table([images], schema=_IMAGES))
-        seen: Counter[tuple[str, str]] = Counter()
-        values = [_values(row, seen) for row in rows]
-        table = pa.Table.from_pylist(values, SCHEMA).replace_schema_metadata({"digest": digest})
-        _write(self._rows(block), table)
-        self.starts.append(self.starts[-1] + len(rows))
+    def _images(self, number: int) -> Path:
+        return self._folder / f"images-{number:08d}"
 
-    def digest(self, block: int) -> str:
-        """What :meth:`write` was told of a block."""
-        digest: bytes = self.table(block).schema.metadata[b"digest"]
-        return digest.decode()
+    def batch(self, given: list[Given]) -> Batch:
+        """Rows as a source gives them, told apart by whether they were prepared before."""
+        digests = [digest_of(row) for _, row in given]
+        known, files, places = self._known
+        found = np.zeros(len(given), bool)
+        table = SCHEMA.empty_table()
+        if len(known):
+            wanted = np.array(digests, "S16")
+            at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+            records = [isinstance(row, Record) for _, row in given]
+            found = (known[at] == wanted) & records
+            at = at[found]
+            pieces, order = [table], np.argsort(files[at], kind="stable")
+            for number in np.unique(files[at]).tolist():
+                rows = self._read(self._rows(number))
+                pieces.append(rows.take(places[at[files[at] == number]]).replace_schema_metadata())
+            table = pa.concat_tables(pieces).take(np.argsort(order))
+            now = [(line, row) for (line, row), old in zip(given, found, strict=True) if old]
+            table = _placed(table, now)
+        new = np.flatnonzero(~found).tolist()
+        return Batch([given[i] for i in new], digests, table, new)
 
-    def cut(self, block: int) -> None:
-        """Forget a block and all after it."""
-        for each in range(block, len(self)):
-            self._rows(each).unlink()
-            self.drop_images(each)
-        del self.starts[block + 1 :]
-        self.table.cache_clear()
+    @functools.cached_property
+    def _known(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
+        """Digests of earlier rows under these rules, in order; their files and places there.
 
-    def rows(self, block: int) -> Iterator[Row]:
-        """The rows of a block, in order."""
-        for number, values in enumerate(self.table(block).to_pylist(), self.starts[block]):
-            refusal = None
+        Rows whose pictures lie among many that nobody needs are not known, so that these go.
+        """
+        digests, images = [np.empty(0, "S16")], [np.empty(0, np.int64)]
+        files, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for number in self._earlier:
+            table = self._read(self._rows(number))
+            if table.schema.metadata[b"rules"].decode() == self._rules["rules"]:
+                digests.append(self._digests(number).copy())
+                images.append(table["images"].fill_null(-1).to_numpy())
+                files.append(np.full(table.num_rows, number))
+                places.append(np.arange(table.num_rows))
+        of_rows = np.concatenate(images)
+        numbers, which, live = np.unique(of_rows, return_inverse=True, return_counts=True)
+        whole = [self._holds(n, of) for n, of in zip(numbers.tolist(), live.tolist(), strict=True)]
+        left = np.flatnonzero(np.array(whole, bool)[which])
+        known, first = np.unique(np.concatenate(digests)[left], return_index=True)
+        taken = left[first]
+        return known, np.concatenate(files)[taken], np.concatenate(places)[taken]
+
+    def _holds(self, number: int, live: int) -> bool:
+        """Whether a file of pictures is there, and at least half of them are needed."""
+        path = self._images(number)
+        return number < 0 or (path.exists() and 2 * live >= self._read(path).num_rows)
+
+    def write(self, rows: Sequence[Prepared | Refusal], batch: Batch | None = None) -> None:
+        """Append a block of prepared rows, and of those of a batch that are known already."""
+        number = self._first + len(self)
+        pictures = [row.record.images for row in rows if isinstance(row, Prepared)]
+        if pictures:
+            _write(self._images(number), pa.table([pictures], schema=_IMAGES))
+        place = itertools.count()
+        values = [
+            {**_values(row), "images": number, "place": next(place)}
+            if isinstance(row, Prepared)
+            else _values(row)
+            for row in rows
+        ]
+        table = pa.Table.from_pylist(values, SCHEMA)
+        if batch is not None:
+            old = np.delete(np.arange(len(batch.digests)), batch.at)
+            order = np.argsort(np.concatenate([batch.at, old]).astype(np.int64))
+            table = pa.concat_tables([table, batch.known]).take(order).combine_chunks()
+            column = pa.array(batch.digests, pa.binary(16))
+            table = table.set_column(SCHEMA.get_field_index("digest"), "digest", column)
+        _write(self._rows(number), table.replace_schema_metadata(self._rules))
+        self.starts.append(self.starts[-1] + table.num_rows)
+
+    def finish(self) -> dict[str, int]:
+        """End an ingest: forget what it did not need of earlier ones.
+
+        Returns:
+            How many rows are ``new``, ``changed`` (another row of that name stood there) and
+            ``removed`` since the last ingest that came to its end; nothing where there was none.
+        """
+        made = read_json(self._folder / _MADE)
+        numbers = range(self._first, self._first + len(self))
+        before = [n for n in self._earlier if made and made["first"] <= n < made["end"]]
+        changes = self._changes(before, numbers) if before else {}
+        write_json(self._folder / _MADE, {"first": numbers.start, "end": numbers.stop})
+        for number in self._earlier:
+            self._rows(number).unlink()
+        tables = map(self.table, range(len(self)))
+        used = {number for table in tables for number in table["images"].unique().to_pylist()}
+        for path in self._folder.glob("images-*"):
+            if int(path.name.partition("-")[2]) not in used:
+                path.unlink()
+        return changes
+
+    def _changes(self, before: Sequence[int], now: Sequence[int]) -> dict[str, int]:
+        """The rows of some files held against those of others, by digest and then by name."""
+        digests = [[self._digests(number) for number in numbers] for numbers in (before, now)]
+        own, other = map(np.concatenate, digests)
+        names: list[NDArray[np.uint64]] = []
+        for numbers, known in ((before, np.isin(own, other)), (now, np.isin(other, own))):
+            words: list[int] = []
+            for number in numbers:
+                table = self._read(self._rows(number)).select(["source", "name"])
+                only, known = ~known[: table.num_rows], known[table.num_rows :]
+                rows = table.filter(only).to_pylist()
+                words += [hash_word(f"{row['source']}/{row['name']}") for row in rows]
+            names.append(np.array(words, np.uint64))
+        removed, new = names
+        changed = len(np.intersect1d(removed, new))
+        return {"new": len(new) - changed, "changed": changed, "removed": len(removed) - changed}
+
+    def _digests(self, number: int) -> NDArray[np.bytes_]:
+        return digests_of(self._read(self._rows(number))["digest"])
+
+    def digests(self, block: int) -> NDArray[np.bytes_]:
+        """A digest for each row of a block, of all that its record's bytes depend on."""
+        columns = self.table(block).select(["digest", "source", "key", "split", "image_id"])
+        rows = zip(*(column.to_pylist() for column in columns), strict=True)
+        rules = self._rules["rules"].encode()
+        words = [hashlib.sha256(rules + repr(row).encode()).digest()[:16] for row in rows]
+        return np.array(words, "S16")
+
+    def kept(self, block: int, dropped: Container[int]) -> NDArray[np.bool_]:
+        """Which rows of a block are neither refused nor dropped, by their numbers."""
+        numbers = range(self.starts[block], self.starts[block + 1])
+        left = np.array([number not in dropped for number in numbers], bool)
+        left &= self.table(block)["reason"].is_null().to_numpy()
+        return left
+
+    def rows(self, block: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Row]:
+        """The rows of a block, in order, or those that are chosen."""
+        table = self.table(block)
+        places = np.arange(table.num_rows) if chosen is None else np.flatnonzero(chosen)
+        for place, values in zip(places.tolist(), table.take(places).to_pylist(), strict=True):
+            number, refusal = self.starts[block] + place, None
             if values["reason"] is not None:
                 where = values["source"], values["line"], values["name"]
                 why = Reason(values["reason"]), values["detail"], values["picture"]
                 refusal = Refusal(*where, *why)
             yield Row(number, refusal, values)
 
-    def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
-        """The rows of a block with their records, where they are kept so far."""
-        images = _read(self._images(block))["images"]
-        for row, of_row in zip(self.rows(block), images, strict=True):
-            yield row, None if row.refusal else row.record(of_row.as_py())
+    def records(
+        self, block: int, chosen: NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[Row, Record | None]]:
+        """The rows of a block, as :meth:`rows`, with their records where they are kept so far."""
+        for row in self.rows(block, chosen):
+            yield row, None if row.refusal else row.record(self._pictures(row.values))
 
     def image(self, number: int) -> bytes:
         """The first picture of the row with that number, which is kept so far."""
-        block, place = self._place(number)
-        image: bytes = _read(self._images(block))["images"][place][0].as_py()
-        return image
+        return self._pictures({name: self.at(number, name) for name in ("images", "place")})[0]
 
-    def has_images(self, block: int) -> bool:
-        """Whether the pictures of a block are still there."""
-        return self._images(block).exists()
-
-    def drop_images(self, block: int) -> None:
-        """Free the room of a block's pictures, once they are in shards."""
-        self._images(block).unlink(missing_ok=True)
+    def _pictures(self, row: dict[str, Any]) -> list[bytes]:
+        images = self._read(self._images(row["images"]))["images"]
+        pictures: list[bytes] = images[row["place"]].as_py()
+        return pictures
 
     def at(self, number: int, column: str) -> Any:
         """A value of the row with that number."""
-        block, place = self._place(number)
-        return self.table(block)[column][place].as_py()
-
-    def _place(self, number: int) -> tuple[int, int]:
         block = bisect_right(self.starts, number) - 1
-        return block, number - self.starts[block]
+        return self.table(block)[column][number - self.starts[block]].as_py()
+
+
+def hash_word(text: str) -> int:
+    """A text as a number of 64 bits, never 0, that tells it from others."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") | 1
+
+
+def digest_of(row: Record | Refusal) -> bytes:
+    """The first 16 bytes of the SHA-256 of all that a row holds, wherever in its source it is."""
+    digest = hashlib.sha256()
+    if isinstance(row, Refusal):
+        what: tuple[object, ...] = (row.key, row.reason, row.detail)
+    else:
+        for image in row.images:
+            digest.update(len(image).to_bytes(8, "big"))
+            digest.update(image)
+        what = (*name_of(row), row.captions, row.meta)
+    digest.update(repr(what).encode(errors="backslashreplace"))
+    return digest.digest()[:16]
+
+
+def _placed(table: pa.Table, rows: Sequence[Given]) -> pa.Table:
+    """Known rows as they stand now: of another line, and another key and number."""
+    for name in _PLACED:
+        values = [line if name == "line" else getattr(row, name) for line, row in rows]
+        column = pa.array(values, SCHEMA.field(name).type)
+        if name not in ("source", "line"):  # what is refused has none
+            column = pc.if_else(table["reason"].is_null(), column, None)
+        table = table.set_column(SCHEMA.get_field_index(name), name, column)
+    return table
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -151,17 +313,23 @@ def _read(path: Path) -> pa.Table:
     return feather.read_table(str(path), memory_map=True)
 
 
-def _values(row: Prepared | Refusal, seen: Counter[tuple[str, str]]) -> dict[str, Any]:
-    """The columns of a row; a few of those with equal source and reason keep their picture."""
+def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
+    """Binary values of 16 bytes, in place."""
+    values = column.combine_chunks()
+    buffer = values.buffers()[1] if len(values) else b""
+    return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
+
+
+def _values(row: Prepared | Refusal) -> dict[str, Any]:
+    """The columns of a row."""
     if isinstance(row, Refusal):
-        seen[row.source, row.reason] += 1
         return {
             "source": row.source,
             "line": row.line,
             "name": writable(row.key[:_LONGEST]),
             "reason": str(row.reason),
             "detail": writable(row.detail[:_LONGEST]),
-            "picture": row.picture if seen[row.source, row.reason] <= EXAMPLES else b"",
+            "picture": row.picture,
         }
     record = row.record
     return {

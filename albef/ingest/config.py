@@ -9,6 +9,7 @@ from albef.ingest.sources import SourcesConfig
 from albef.ingest.sources.rows import Split
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Bound = Annotated[float, Field(ge=0)] | None
 
 
 class IngestConfig(Section):
@@ -24,6 +25,15 @@ class IngestConfig(Section):
     """Shorter side of the smallest picture in pixels."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 20.0
     """Longer to shorter side of the most elongated picture."""
+    min_sharpness: Bound = None
+    """A picture is blurred below this sharpness (:mod:`albef.data.image_quality`); null takes any,
+    here and in what follows."""
+    min_highlights: Bound = None
+    """A picture is too dark if 99 % of it are less bright than this, of 255."""
+    max_shadows: Bound = None
+    """A picture is too light if 95 % of it are brighter than this, of 255."""
+    min_entropy: Bound = None
+    """A picture holds too little if the entropy of its brightness is below this, in bits."""
     max_caption_chars: Annotated[int, Field(ge=1)] = 1000
     """Characters of the longest caption, after cleaning."""
     format: Literal["jpeg", "webp"] = "jpeg"
@@ -33,6 +43,9 @@ class IngestConfig(Section):
     near_distance: Annotated[int, Field(ge=0, le=8)] | None = 4
     """Bits out of 64 in which the perceptual hashes of two pictures may differ that show the same;
     null looks for equal files only."""
+    crops: Annotated[int, Field(ge=0, le=9)] = 0
+    """In so many steps across and down an evaluation picture is cropped to 70 % of its area; these
+    crops are known, too, where ``near_distance`` is set. 7 finds nine in ten of such crops."""
     min_yield: Share = 0.95
     """Least share of a data set's rows that must reach its shards."""
 

@@ -2,7 +2,6 @@
 training pictures that an evaluation split shows too.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albef.data.refusal import Reason
-from albef.ingest.blocks import SCHEMA, Blocks
+from albef.ingest.blocks import SCHEMA, Blocks, digests_of, hash_word
 from albef.ingest.config import RowsConfig
 
 Places = NDArray[np.int64]
@@ -88,17 +87,13 @@ def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
     for block, start in enumerate(blocks.starts[:-1]):
         keys = blocks.table(block)["key"]
         places = start + np.flatnonzero(keys.is_valid().to_numpy())
-        words[places] = [_word(key) for key in keys.drop_null().to_pylist()]
+        words[places] = [hash_word(key) for key in keys.drop_null().to_pylist()]
     known, counts = np.unique(words, return_counts=True)
     first: dict[str, int] = {}
     for row in np.flatnonzero(np.isin(words, known[(counts > 1) & (known > 0)])).tolist():
         key = blocks.at(row, "key")
         if first.setdefault(key, row) != row:
             yield Duplicate(row, Reason.MALFORMED_ROW, first[key], 0)
-
-
-def _word(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") | 1
 
 
 @dataclass(frozen=True)
@@ -130,18 +125,11 @@ def read_fingerprints(blocks: Blocks) -> Fingerprints:
     return Fingerprints(
         owner,
         rows["image_id"].fill_null(0).to_numpy()[owner],
-        _digests(pc.list_flatten(rows["digests"])),
+        digests_of(pc.list_flatten(rows["digests"])),
         pc.list_flatten(rows["looks"]).to_numpy(),
         pc.equal(rows["split"], TRAIN).fill_null(False).to_numpy()[owner],
         counts[owner] == 1,
     )
-
-
-def _digests(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
-    """Binary values of 16 bytes, in place."""
-    values = column.combine_chunks()
-    buffer = values.buffers()[1] if len(values) else b""
-    return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
 def contaminated(
@@ -152,7 +140,7 @@ def contaminated(
     others = np.concatenate([pictures.row[tests], -1 - np.arange(heldout.num_rows)])
     if not len(others):
         return
-    digests = np.concatenate([pictures.digest[tests], _digests(heldout["digest"])])
+    digests = np.concatenate([pictures.digest[tests], digests_of(heldout["digest"])])
     known, first = np.unique(digests, return_index=True)
     at = np.searchsorted(known, pictures.digest).clip(max=len(known) - 1)
     equal = np.flatnonzero(pictures.train & (known[at] == pictures.digest))

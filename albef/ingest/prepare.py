@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from albef.data import boxes, image_decoding
+from albef.data.image_quality import image_quality
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.cleaning import clean_captions, writable
@@ -22,6 +24,7 @@ from albef.ingest.config import IngestConfig
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _MIB = 2**20
 _SIDE, _QUALITY = 160, 80  # of a thumbnail
+_CROP = 0.7**0.5  # of a side, so that 70 % of the area are left
 _PICTURED = (
     Reason.MALFORMED_ROW,
     Reason.NO_CAPTION,
@@ -29,6 +32,10 @@ _PICTURED = (
     Reason.TOO_SMALL,
     Reason.TOO_ELONGATED,
     Reason.LOW_SCORE,
+    Reason.BLURRED,
+    Reason.TOO_DARK,
+    Reason.TOO_LIGHT,
+    Reason.BARE,
 )
 """Reasons that leave a picture which can be shown."""
 
@@ -41,8 +48,8 @@ class Rules:
 
     limits: IngestConfig
     longest_side: int | None
-    mirrored: bool = False
-    """Whether the fingerprint of a picture's mirror image is taken, too."""
+    heldout: bool = False
+    """Whether the fingerprints of a picture's mirror image and crops are taken, too."""
     min_scores: Mapping[str, float] = field(default_factory=dict)
     """As in :class:`albef.ingest.config.RowsConfig`."""
 
@@ -75,14 +82,21 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
     """
     if isinstance(row, Refusal):
         return row
-    named = (row.meta.get(field) for field in ("path", "url"))
-    name = next((name for name in named if isinstance(name, str)), row.key)
+    name, _ = name_of(row)
     try:
         return _prepared(line, name, row, rules)
     except Exception as error:
         refused = Refused.by(error)
         picture = thumbnail(row.image, rules.limits) if refused.reason in _PICTURED else b""
         return dataclasses.replace(refused.of(line, name), source=row.source, picture=picture)
+
+
+def name_of(row: Record) -> tuple[str, str]:
+    """What names a row in its source, its path or address if it has one; and its key where what
+    becomes of the row depends on that."""
+    named = (row.meta.get(field) for field in ("path", "url"))
+    name = next((name for name in named if isinstance(name, str)), row.key)
+    return name, "" if _KEY.fullmatch(row.key) else row.key
 
 
 def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
@@ -146,18 +160,46 @@ def _image(
     if min(pixels.size) < limits.min_side:
         detail = f"made {max(pixels.size)} pixels long its shorter side has {min(pixels.size)}"
         raise Refused(Reason.TOO_SMALL, f"{detail}; it must have {limits.min_side}")
+    _check_quality(pixels, limits)
     scale = pixels.width / width, pixels.height / height
     if upright:
         pixels = image_decoding.turned(pixels, orientation)
     looks = [0]
     if limits.near_distance is not None:
-        seen = [pixels, ImageOps.mirror(pixels)] if rules.mirrored else [pixels]
-        looks = list(map(perceptual_hash, seen))
+        copies = (ImageOps.mirror(pixels), *_crops(pixels, limits.crops)) if rules.heldout else ()
+        looks = list(map(perceptual_hash, (pixels, *copies)))
     digest = hashlib.sha256(image).digest()[:16]
     fingerprints = [Fingerprint(digest, look) for look in looks]
     if plain and scale == (1.0, 1.0):
         return image, scale, fingerprints
     return encoded(pixels, limits.format, limits.quality), scale, fingerprints
+
+
+def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
+    """Refuse a picture that is blurred, dark, light or bare, as far as there are limits."""
+    rules = (
+        ("sharpness", 1, limits.min_sharpness, Reason.BLURRED),
+        ("highlights", 1, limits.min_highlights, Reason.TOO_DARK),
+        ("shadows", -1, limits.max_shadows, Reason.TOO_LIGHT),
+        ("entropy", 1, limits.min_entropy, Reason.BARE),
+    )
+    if not any(limit is not None for _, _, limit, _ in rules):
+        return
+    quality = image_quality(pixels)
+    for name, sign, limit, reason in rules:
+        value = getattr(quality, name)
+        if limit is not None and sign * value < sign * limit:
+            most = f"at {'least' if sign > 0 else 'most'} {limit:g} is asked for"
+            raise Refused(reason, f"the image's {name} is {value:.4g}; {most}")
+
+
+def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:
+    """Crops of a picture at even steps; of one step that of its middle."""
+    width, height = (round(side * _CROP) for side in pixels.size)
+    for row, column in itertools.product(range(steps), repeat=2):
+        left = round((pixels.width - width) * (column + 0.5) / steps)
+        top = round((pixels.height - height) * (row + 0.5) / steps)
+        yield pixels.crop((left, top, left + width, top + height))
 
 
 def perceptual_hash(picture: Image.Image) -> int:

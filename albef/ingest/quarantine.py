@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from albef.data.refusal import Reason
@@ -14,7 +15,7 @@ from albef.ingest.blocks import EXAMPLES, Blocks, Row
 from albef.ingest.config import IngestConfig
 from albef.ingest.duplicates import GROUPS, Duplicate
 from albef.ingest.prepare import thumbnail
-from albef.io import read_json, write_json
+from albef.io import write_json
 
 SCHEMA = pa.schema({
     "source": pa.string(), "line": pa.int64(), "key": pa.string(), "reason": pa.string(),
@@ -42,26 +43,22 @@ def write_quarantine(
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
     """Write which rows are set aside, and which pictures are repeated, as
-    :func:`albef.ingest.duplicates.compare` found with ``heldout``; what is written stays.
+    :func:`albef.ingest.duplicates.compare` found with ``heldout``.
 
     Returns:
         How many rows by source and reason.
     """
-    summary = read_json(folder / SUMMARY)  # written last
-    if summary is None:
-        for part in folder.glob("*.part"):  # of a process that was killed
-            part.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        summary = _write_rows(folder, blocks, dropped, heldout, limits)
-        groups = {
-            "key": [blocks.at(duplicate.row, "key") for duplicate in repeated],
-            "of": [blocks.at(duplicate.other, "key") for duplicate in repeated],
-            "kind": ["exact" if one.reason == Reason.DUPLICATE else "near" for one in repeated],
-            "distance": [duplicate.distance for duplicate in repeated],
-            "dropped": [duplicate.row in dropped for duplicate in repeated],
-        }
-        _write(pa.table(groups, GROUPS), folder / "duplicates.parquet")
-        write_json(folder / SUMMARY, summary)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = _write_rows(folder, blocks, dropped, heldout, limits)
+    groups = {
+        "key": [blocks.at(duplicate.row, "key") for duplicate in repeated],
+        "of": [blocks.at(duplicate.other, "key") for duplicate in repeated],
+        "kind": ["exact" if one.reason == Reason.DUPLICATE else "near" for one in repeated],
+        "distance": [duplicate.distance for duplicate in repeated],
+        "dropped": [duplicate.row in dropped for duplicate in repeated],
+    }
+    _write(pa.table(groups, GROUPS), folder / "duplicates.parquet")
+    write_json(folder / SUMMARY, summary)
     counts = {name: of_source["set_aside"] for name, of_source in summary.items()}
     return Counter({(name, why): n for name, of in counts.items() for why, n in of.items()})
 
@@ -79,20 +76,24 @@ def _write_rows(
     examples: list[dict[str, Any]] = []
     batch: list[dict[str, Any]] = []
     with pq.ParquetWriter(folder / "quarantine.parquet", SCHEMA, compression="zstd") as writer:
-        for row in (row for block in range(len(blocks)) for row in blocks.rows(block)):
+        for block in range(len(blocks)):
+            counts = pc.value_counts(blocks.table(block)["source"]).to_pylist()
+            rows.update({of["values"]: of["counts"] for of in counts})
+        aside = (
+            row
+            for block in range(len(blocks))
+            for row in blocks.rows(block, ~blocks.kept(block, dropped))
+        )
+        for row in aside:
             source = row.values["source"]
-            rows[source] += 1
-            duplicate = dropped.get(row.number)
             if row.refusal is not None:
                 values = dataclasses.asdict(row.refusal)
                 values["picture"] = row.refusal.picture or None
-            elif duplicate is not None:
-                values = _repeating(row, duplicate, blocks, heldout)
             else:
-                continue
+                values = _repeating(row, dropped[row.number], blocks, heldout)
             reasons[source][values["reason"]] += 1
             if reasons[source][values["reason"]] <= EXAMPLES:
-                if duplicate is not None and row.refusal is None:
+                if row.refusal is None:
                     values["picture"] = thumbnail(blocks.image(row.number), limits) or None
                 examples.append(values)
             batch.append(values)

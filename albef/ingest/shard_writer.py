@@ -3,26 +3,30 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from albef.data.record import Record
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, index_digest
 from albef.data.store import MANIFEST, Manifest, Store, Stored
 from albef.data.tar import BLOCK
-from albef.io import atomic, write_json
+from albef.io import atomic, file_digest, sync, write_json
 
 _ROWS = 10_000  # of the index, held before they are written
 _END = 20 * BLOCK  # a tar may be filled up to
+_RECORDS, _TAR = b"records", b"tar"  # digests that a part carries: of its records, of its tar
+PARTS = "parts"
+"""Folder of what a data set is put together from; it is no part of it."""
 _SUFFIXES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"))
 
 
@@ -44,19 +48,33 @@ def write(
     with ShardWriter(folder, name, shard_mb, store) as writer:
         for record in records:
             writer.add(record)
-        return writer.finish(licences, sources)
+        described = writer.finish(licences, sources)
+    shutil.rmtree(folder / PARTS)
+    return described
 
 
 class ShardWriter:
-    """Writes a data set record by record; what was killed goes on at its first missing shard.
+    """Writes a data set record by record; shards that are there already, from one that was killed
+    or had the same first records, are not written again.
 
-    A finished shard is a tar with its part of the index beside it, each whole or absent; where
-    there is a store, it is sent there, and what was sent stands in the tar's place. It is closed
-    before it outgrows ``shard_mb`` MiB. ``finished`` counts the records in the finished ``shards``:
-    the first of all, not to be added again.
+    A finished shard is a tar with its part of the index in :data:`PARTS`, each whole or absent;
+    where there is a store, it is sent there, and what was sent stands in the tar's place. It is
+    closed before it outgrows ``shard_mb`` MiB. ``finished`` counts the records in the finished
+    ``shards``: the first of all, not to be added again.
+
+    Args:
+        digests: (N,) of all records, each with whatever its bytes depend on; a shard is taken up
+            where its records and the one after it have the digests that they had.
     """
 
-    def __init__(self, folder: Path, name: str, shard_mb: int, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        shard_mb: int,
+        store: Store | None = None,
+        digests: NDArray[np.bytes_] | None = None,
+    ) -> None:
         self.finished = 0
         self.shards = 0
         self._folder = folder
@@ -66,26 +84,50 @@ class ShardWriter:
         self._rows: list[dict[str, Any]] = []
         self._tar: Any = None
         self._images = 0  # of each record; 0 before the first
-        self.complete = (folder / "dataset.json").exists()
+        self._digests = digests
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        while not self.complete and self._part(self.shards).exists():
-            if not (self._shard(self.shards).exists() or self._sent(self.shards).exists()):
-                break
+        (folder / PARTS).mkdir(exist_ok=True)
+        while self._is_there(self.shards):
             part = pq.ParquetFile(self._part(self.shards))
             self.finished += part.metadata.num_rows
             row = next(part.iter_batches(1)).to_pylist()[0]
             self._images = self._images or 1 + len(row.get("more") or ())
-            self._send(self.shards)
             self.shards += 1
+        parts = len(list((folder / PARTS).glob("index-*")))
+        for number in range(self.shards, parts):
+            for path in (self._part(number), self._shard(number), self._sent(number)):
+                path.unlink(missing_ok=True)
+
+    def _is_there(self, number: int) -> bool:
+        """Whether a shard is finished and holds the next records, and no other one would fit."""
+        if self._digests is None or not self._part(number).exists():
+            return False
+        part, shard, sent = self._part(number), self._shard(number), self._sent(number)
+        known = pq.read_metadata(part)
+        if known.metadata[_RECORDS] != self._records(known.num_rows):
+            return False
+        if self._store is None:
+            return shard.exists() and file_digest(shard).encode() == known.metadata[_TAR]
+        if shard.exists():
+            self._send(number)
+        return sent.exists() and self._store.holds(Stored.model_validate_json(sent.read_text()))
+
+    def _records(self, count: int) -> bytes:
+        """The digest of the next records, so many and the one after them, as they are stored."""
+        if self._digests is None:
+            return b""
+        values = json.dumps([self._limit, _END, self._store.url if self._store else None])
+        records = self._digests[self.finished : self.finished + count + 1].tobytes()
+        return hashlib.sha256(values.encode() + records).hexdigest().encode()
 
     def _shard(self, number: int) -> Path:
         return self._folder / "shards" / f"{self._name}-{number:05d}.tar"
 
     def _part(self, number: int) -> Path:
-        return self._folder / f"index-{number:05d}.part"
+        return self._folder / PARTS / f"index-{number:05d}"
 
     def _sent(self, number: int) -> Path:
-        return self._folder / f"sent-{number:05d}.part"
+        return self._folder / PARTS / f"sent-{number:05d}"
 
     def _send(self, number: int) -> None:
         """Have a finished shard in the store, if there is one, and not here."""
@@ -129,16 +171,18 @@ class ShardWriter:
 
     @property
     def _unfinished(self) -> Path:
-        return self._folder / "shard.part"
+        return self._folder / PARTS / "shard"
 
     def _close(self) -> None:
         """Finish the shard that is open: its part of the index first, then itself."""
         self._tar.close()
         self._tar = None
+        sync(self._unfinished)
+        of_shard = {_RECORDS: self._records(len(self._rows))}
+        of_shard[_TAR] = file_digest(self._unfinished).encode()
+        rows = pa.Table.from_pylist(self._rows, self._schema)
         with atomic(self._part(self.shards)) as part:
-            pq.write_table(pa.Table.from_pylist(self._rows, self._schema), part)
-        with self._unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+            pq.write_table(rows.replace_schema_metadata(of_shard), part)
         self._unfinished.replace(self._shard(self.shards))
         self._send(self.shards)
         self.finished += len(self._rows)
@@ -157,36 +201,32 @@ class ShardWriter:
         Raises:
             ShardError: there is no record.
         """
-        if not self.complete:
-            if self._tar is not None:
-                self._close()
-            if not self.shards:
-                raise ShardError(
-                    f"data set {self._name} has no record: none of its sources' rows is left"
-                )
-            splits, captions = self._write_index()
-            if self._store:
-                sent = {
-                    self._shard(i).name: Stored.model_validate_json(self._sent(i).read_text())
-                    for i in range(self.shards)
-                }
-                manifest = Manifest(store=self._store.url.rstrip("/"), shards=sent)
-                write_json(self._folder / MANIFEST, manifest.model_dump())
-            described = {
-                "name": self._name,
-                "digest": index_digest(self._folder),
-                "splits": splits,
-                "captions": captions,
-                "shards": self.shards,
-                "licences": list(licences),
-                "sources": list(sources),
-                **({"images": self._images} if self._images > 1 else {}),
-            }
-            write_json(self._folder / "dataset.json", described)
-        for part in self._folder.glob("*.part"):
-            part.unlink()
+        if self._tar is not None:
+            self._close()
+        if not self.shards:
+            raise ShardError(
+                f"data set {self._name} has no record: none of its sources' rows is left"
+            )
+        splits, captions = self._write_index()
         if self._store:
+            sent = {
+                self._shard(i).name: Stored.model_validate_json(self._sent(i).read_text())
+                for i in range(self.shards)
+            }
+            manifest = Manifest(store=self._store.url.rstrip("/"), shards=sent)
+            write_json(self._folder / MANIFEST, manifest.model_dump())
             shutil.rmtree(self._folder / "shards", ignore_errors=True)
+        described = {
+            "name": self._name,
+            "digest": index_digest(self._folder),
+            "splits": splits,
+            "captions": captions,
+            "shards": self.shards,
+            "licences": list(licences),
+            "sources": list(sources),
+            **({"images": self._images} if self._images > 1 else {}),
+        }
+        write_json(self._folder / "dataset.json", described)
         return describe(self._folder)
 
     def _write_index(self) -> tuple[Counter[str], int]:
@@ -195,9 +235,10 @@ class ShardWriter:
         captions = 0
         rows = self._schema.empty_table()
         path = self._folder / "index.parquet"
+        path.unlink(missing_ok=True)  # its file may be a product's, too
         with pq.ParquetWriter(path, self._schema, compression="zstd") as index:
             for shard in range(self.shards):
-                part = pq.read_table(self._part(shard))
+                part = pq.read_table(self._part(shard)).replace_schema_metadata()
                 splits.update(part["split"].to_pylist())
                 captions += pc.sum(pc.list_value_length(part["captions"])).as_py()
                 rows = pa.concat_tables([rows, part])

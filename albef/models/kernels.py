@@ -143,17 +143,20 @@ Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 def product_type(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The type of matrix products under autocast, or None for float32, whose own are set here.
 
-    ``auto`` is a rule, not a timing, so that the same machine always computes the same: bfloat16
-    on a GPU that has it and on a processor with AVX-512 BF16 or AMX.
+    ``auto`` is a rule, not a timing, so that the same machine always computes the same.
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if precision != "auto":
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    if precision == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster: on a GPU that has it, and on a processor with
+    AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has else None
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def evaluating(precision: Precision, device: torch.device) -> torch.autocast:

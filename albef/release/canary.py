@@ -14,11 +14,11 @@ import aiohttp
 import numpy as np
 
 from albef.data.record import Record
+from albef.loading.reading import Records
 from albef.release.measuring import main_call
 from albef.runtime import manifest
 from albef.runtime.loading import load
 from albef.runtime.manifest import ExportError
-from albef.tasks.task import Records
 
 CASES = 8
 """Test records that are asked about."""

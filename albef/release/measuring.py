@@ -12,12 +12,13 @@ import numpy as np
 from albef.data.record import Record
 from albef.evaluation.behaviour.judging import Behaviour, rates
 from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL
+from albef.loading.reading import Records
 from albef.release.gate import Figures
 from albef.runtime import manifest
 from albef.runtime.loading import load
 from albef.runtime.matching import Grounded, Matching
 from albef.runtime.model import BATCH, Array, Model
-from albef.tasks.task import Records, RunTask, Table
+from albef.tasks.task import RunTask, Table
 
 log = logging.getLogger("albef")
 BATCHES = (1, 8)

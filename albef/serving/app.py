@@ -1,6 +1,5 @@
 """The application of a server, put together of its parts."""
 
-import asyncio
 import contextlib
 import importlib.metadata
 import os
@@ -11,6 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import APIRouter
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -20,7 +20,7 @@ from starlette.routing import Match
 from albef.serving.bodies import Route
 from albef.serving.engine import Engine
 from albef.serving.errors import CODES, Problem, invalid
-from albef.serving.indexes.gallery import follow
+from albef.serving.following import Follower
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
@@ -72,9 +72,12 @@ def create_app(
     origins: Sequence[str] = (),
     indexes: Path | None = None,
     gallery: Path | None = None,
+    every: float = 0,
+    refresh: Sequence[str] = (),
     **options: Any,
 ) -> FastAPI:
-    """The application that serves the exports in some folders; ``app.state.engine`` computes.
+    """The application that serves the exports in some folders; ``app.state.follower`` has the
+    engine that computes.
 
     Args:
         exports: of those that have a call the first one answers it.
@@ -86,8 +89,12 @@ def create_app(
         origins: whose pages may ask from a browser, as ``https://example.org``.
         indexes: folder that keeps indexes of pictures; None keeps them in memory.
         gallery: folder of pictures that the index of this name follows.
+        every: seconds after which it is looked whether a folder, or what a link leads to, has
+            another export, to be served in its place; 0 never looks.
+        refresh: a command that is run before each look, as one that fetches.
         options: ``threads``, ``providers``, ``precision`` and ``min_probability`` of
-            :func:`albef.runtime.load`, and ``workers``, computations at a time.
+            :func:`albef.runtime.load`, ``workers``, computations at a time, and ``expect``,
+            digests of manifests.
 
     Raises:
         ExportError: a folder holds no export, a changed one, or cannot run as asked.
@@ -98,24 +105,38 @@ def create_app(
     engine = Engine(exports, Store(indexes), limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
-    guarded = [
-        call_routes(engine),
-        compatible_routes(engine),
-        index_routes(engine, bool(gallery)),
-        server_routes(engine),
-    ]
     public = [probe_routes(engine, state), page_routes()]
-    routers = [*guarded, *public]
+    # :class:`Tokens` has checked it before: this is for openapi.json.
+    secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))] if tokens else []
+    routers: list[APIRouter] = []
+    direct: dict[str, Route] = {}
+
+    def mount(engine: Engine) -> None:
+        """Let an engine answer what is asked from now on; in one step, since nothing is awaited. A
+        request keeps the route that it has, and with it the engine."""
+        guarded = [
+            call_routes(engine),
+            compatible_routes(engine),
+            index_routes(engine, bool(gallery)),
+            server_routes(engine),
+        ]
+        routers[:] = [*guarded, *public]
+        del app.router.routes[own:]
+        for router in routers:
+            app.include_router(router, dependencies=secured if router in guarded else None)
+        app.openapi_schema = None
+        calls = [each for router in guarded for each in router.routes if isinstance(each, Route)]
+        direct.clear()
+        direct.update({route.path: route for route in calls if route.model is not None})
+        engine.announce()
+
+    follower = Follower(engine, mount, gallery)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with engine.running():
-            following = asyncio.create_task(follow(engine, gallery)) if gallery else None
+        async with follower.running(every, refresh):
             state.ready = True
             yield
-            if following is not None:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
 
     async def refuse(request: Request, error: Exception) -> Response:
         """What the framework refuses, in our words; nothing of the content is repeated."""
@@ -131,12 +152,6 @@ def create_app(
             response.headers["allow"] = ", ".join(sorted(methods))
         return response
 
-    direct = [
-        each
-        for router in guarded
-        for each in router.routes
-        if isinstance(each, Route) and each.model is not None
-    ]
     # What answers everybody reads no body and computes nothing: it needs no token and no slot.
     open_paths = frozenset(
         {"/openapi.json", *(each.path for part in public for each in part.routes)}  # type: ignore[attr-defined]
@@ -152,8 +167,9 @@ def create_app(
         lifespan=lifespan,
         exception_handlers={HTTPException: refuse, RequestValidationError: _invalid},
         middleware=[
-            Middleware(Requests, metrics, state, limits.body),
+            # Outermost: a page sees a refusal only with these headers.
             *([Middleware(CORSMiddleware, **_CORS, allow_origins=origins)] if origins else []),
+            Middleware(Requests, metrics, state, limits.body),
             Middleware(Tokens, tokens, spared=open_paths)
             if tokens
             else Middleware(Hosts, hosts, origins, spared=PROBES),
@@ -161,13 +177,9 @@ def create_app(
             Middleware(Direct, direct),
         ],
     )
-    app.state.engine = engine
-    # :class:`Tokens` has checked it before: this is for openapi.json.
-    secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))] if tokens else []
-    for router in guarded:
-        app.include_router(router, dependencies=secured)
-    for router in public:
-        app.include_router(router)
+    app.state.follower = follower
+    own = len(app.router.routes)  # openapi.json
+    mount(engine)
     return app
 
 

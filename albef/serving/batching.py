@@ -60,8 +60,12 @@ class Batcher(Generic[Item, Result]):
         self._pace = 0.0  # seconds an item, lately
         self._items = metrics.items.labels(run, step)
         self._seconds = metrics.computing.labels(run, step)
-        metrics.waiting.labels(run, step).set_function(lambda: len(self._queue))
+        self._waiting = metrics.waiting.labels(run, step)
         self._dropped = metrics.dropped.labels(run, step)
+
+    def announce(self) -> None:
+        """Let the number of what waits be this one's."""
+        self._waiting.set_function(lambda: len(self._queue))
 
     def __len__(self) -> int:
         return len(self._queue)

@@ -187,7 +187,8 @@ class IndexInfo(Body):
     run: str
     """The run whose model made its features."""
     usable: bool
-    """Whether a model that is served here made them; an index of another one cannot be searched."""
+    """Whether it can be searched: not while a new model still reads its pictures, nor where they
+    are of another size than it reads."""
     read_only: bool
     """Whether it follows a folder and takes no pictures from clients."""
 

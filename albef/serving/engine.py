@@ -1,13 +1,13 @@
 """What requests ask of models and indexes, computed in threads and in batches."""
 
 import asyncio
-import contextlib
+import copy
 import hashlib
 import io
 import logging
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError, decode, opened
 from albef.data.refusal import Reason
 from albef.preprocessing.zero_shot import prompts
+from albef.runtime import manifest
+from albef.runtime.manifest import ExportError
 from albef.runtime.matching import Grounded
 from albef.runtime.model import CALLS, Floats, ImageStates, batches
 from albef.serving.decoding import Decoders
@@ -32,6 +34,10 @@ from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, R
 T = TypeVar("T")
 _DECODERS = 2  # threads; one more than computes keeps a batch ready
 _READERS = 2  # threads of the indexes
+AT_ONCE = 4
+"""Pictures that are read at once for no client; few, so that clients' do not wait long."""
+PATIENCE = 1.0
+"""Seconds after which that is tried again, where the queue is full."""
 THUMBNAIL = 320  # longest side, in pixels
 
 log = logging.getLogger("albef")
@@ -42,7 +48,10 @@ class Engine:
     (``calls``).
 
     Of ``workers`` threads that compute, each takes as many cores as the exports are loaded for,
-    with ``options`` of :func:`albef.runtime.load`.
+    with ``options`` of :func:`albef.runtime.load`. If digests are expected, no other is loaded.
+
+    Raises:
+        ExportError: a folder holds no export, a changed or another one, or cannot run as asked.
     """
 
     def __init__(
@@ -52,15 +61,26 @@ class Engine:
         limits: Limits,
         metrics: Metrics,
         workers: int = 1,
+        expect: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self.store, self.limits, self.metrics = store, limits, metrics
+        self._exports, self._expect, self._options = exports, expect, options
         self._workers = workers
         self._computing = ThreadPoolExecutor(workers, "compute")
         self._decoders = Decoders(_DECODERS, limits, metrics)
         self._reading = ThreadPoolExecutor(_READERS, "index")
+        self._load()
+
+    def _load(self) -> None:
+        folders = [folder.resolve() for folder in self._exports]  # a link may lead elsewhere soon
+        for folder in folders if self._expect else ():
+            if (digest := f"sha256:{manifest.digest(folder)}") not in self._expect:
+                text = f"{folder} is {digest}, which --expect does not name: not loaded"
+                raise ExportError(text)
         self.models = [
-            ModelQueues(folder, self._computing, limits, metrics, **options) for folder in exports
+            ModelQueues(folder, self._computing, self.limits, self.metrics, **self._options)
+            for folder in folders
         ]
         self.calls = {
             call: queues
@@ -68,26 +88,103 @@ class Engine:
             for queues in reversed(self.models)  # the first has the last word
             if call in queues.model.calls
         }
-        self._states = StatesCache(limits.cache)
+        self.successor: Engine | None = None
+        self._states = StatesCache(self.limits.cache)
+        self._read: set[int] = set()  # serials of indexes all of whose pictures it has read
+        self.unfit: set[int] = set()  # of those that keep pictures of another size
+        self._tasks: list[asyncio.Task[None]] = []
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Compute what is asked inside this context."""
-        tasks = [
+    @property
+    def names(self) -> str:
+        """What the exports are called."""
+        return ", ".join(queues.name for queues in self.models)
+
+    def is_outdated(self) -> bool:
+        """Whether a folder has another export by now."""
+        digests = [manifest.digest(folder) for folder in self._exports]
+        return digests != [queues.model.digest for queues in self.models]
+
+    def renewed(self) -> "Engine":
+        """An engine of what the folders have now, which shares all but the models with this one.
+
+        Raises:
+            ExportError: as for this one.
+        """
+        new = copy.copy(self)
+        new._load()
+        return new
+
+    def start(self) -> None:
+        """Compute what is asked from now on."""
+        self._tasks += [
             asyncio.create_task(batcher.run())
             for queues in self.models
             for batcher in queues.batchers
             for _ in range(self._workers)
         ]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for pool in (self._decoders.pool, self._computing, self._reading):
-                await asyncio.to_thread(pool.shutdown, cancel_futures=True)
-            self.store.close()
+
+    async def stop(self) -> None:
+        """Compute nothing more, and let go of the models."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for queues in self.models:
+            self.store.forget(queues.space)
+            queues.model = None  # whatever holds the rest until it is collected
+
+    async def close(self) -> None:
+        """Stop, and let go of threads and indexes, also those of engines that it renewed."""
+        await self.stop()
+        for pool in (self._decoders.pool, self._computing, self._reading):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        self.store.close()
+
+    def announce(self) -> None:
+        """Let the server's numbers be of these models."""
+        self.metrics.model.clear()
+        for queues in self.models:
+            facts = queues.run, queues.model.facts.kind, queues.model.digest
+            self.metrics.model.labels(*facts).set(1)
+            for batcher in queues.batchers:
+                batcher.announce()
+
+    async def read_indexes(self) -> None:
+        """Bring all indexes to this engine's model."""
+        if "embed_image" in self.calls:
+            for index in await self.stored(self.store.all):
+                await self._read_index(index)
+
+    async def _read_index(self, index: Index) -> None:
+        """Read what an index keeps of its pictures, where a feature of the model is lacking.
+
+        One that keeps them for a model that reads another size stays as it is.
+        """
+        queues, after = self.calls["embed_image"], 0
+        while rows := await self.stored(index.lacking, queues.space, after, AT_ONCE):
+            numbers, squares = zip(*rows, strict=True)
+            with opened(squares[0], "of an index") as picture:
+                if picture.size[0] != queues.model.facts.image_size:
+                    self.unfit.add(index.serial)
+                    log.warning("the index %s is not for %s", index.about.name, queues.name)
+                    return
+            try:
+                feats = await self.embed_pictures(squares)
+            except Problem as problem:
+                if problem.status not in (429, 503):
+                    raise
+                await asyncio.sleep(PATIENCE)
+                continue
+            await self.stored(index.put, queues.space, numbers, feats)
+            after = numbers[-1]
+        await self.stored(index.keep, queues.space)
+        self._read.add(index.serial)
+
+    async def has_read(self, index: Index) -> bool:
+        """Whether all pictures of an index have features of this engine's model."""
+        space = self.calls["embed_image"].space
+        if index.serial not in self._read and not await self.stored(index.lacking, space, 0, 1):
+            self._read.add(index.serial)
+        return index.serial in self._read
 
     async def embed_pictures(
         self, images: Sequence[bytes], queues: ModelQueues | None = None
@@ -156,7 +253,9 @@ class Engine:
             await self._decode(partial(_entry, queues, picture.feat, name), image, i)
             for i, (image, picture, name) in enumerate(zip(images, pictures, ids, strict=True))
         ]
-        await self.stored(index.add, entries)
+        await self.stored(index.add, queues.space, entries)
+        if self.successor is not None:  # which may have read the others already
+            await self.successor.add_pictures(index, images, ids)
         return [entry.id for entry in entries]
 
     async def search(
@@ -169,13 +268,14 @@ class Engine:
         others, the most probable first; the others have no probability.
         """
         margins: dict[int, float] = {}
+        space = self.calls["embed_image"].space
         if isinstance(query, bytes):
             (picture,) = await self._read_pictures(self.calls["embed_image"], [query], keep=False)
-            hits = await self.stored(index.search, picture.feat, k)
+            hits = await self.stored(index.search, space, picture.feat, k)
         else:
             queues = self.calls["embed_text"]
             (text,) = await self._read_texts(queues, [query])
-            hits = await self.stored(index.search, text.feat, max(k, rerank))
+            hits = await self.stored(index.search, space, text.feat, max(k, rerank))
             best = [hit.number for hit in hits[:rerank]]
             states = await self._stored_states(queues, index, best)
             pairs = [Pair(text, each) for each in states.values()]

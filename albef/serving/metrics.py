@@ -53,6 +53,9 @@ class Metrics:
         self.dropped = counter(
             "albef_dropped_items", "Items left uncomputed since nobody waits for them", step
         )
+        self.looks = counter(
+            "albef_looks", "Looks at the exports' folders that found others", ["outcome"]
+        )
         self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:

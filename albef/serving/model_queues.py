@@ -96,7 +96,6 @@ class ModelQueues:
         self.asked = {call: batcher(ASKED[call], partial(self._ask, call)) for call in asked}
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.pictures, self.texts, self.pairs, *self.asked.values()]
-        metrics.model.labels(self.run, self.model.facts.kind, self.model.digest).set(1)
 
     def ids(self, text: str) -> Ints:
         """Token ids (L,) of a text."""

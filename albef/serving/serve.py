@@ -6,6 +6,7 @@ Nothing heavy is imported before the options are read, so that ``--help`` answer
 import atexit
 import json
 import logging
+import shlex
 import sys
 import threading
 from collections import deque
@@ -28,6 +29,18 @@ def serve(
             metavar="DIGEST",
             help="Load an export only if its manifest has this one, as sha256:HEX; repeatable.",
         ),
+    ] = None,
+    follow: Annotated[
+        float,
+        Option(
+            min=0,
+            metavar="SECONDS",
+            help="Look so often, and at SIGHUP, for other exports in the folders, or where links "
+            "lead now, and serve those; 0 never.",
+        ),
+    ] = 0,
+    refresh: Annotated[
+        str | None, Option(metavar="COMMAND", help="Run this before each look, to fetch them.")
     ] = None,
     host: Annotated[str, Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
@@ -81,10 +94,10 @@ def serve(
 ) -> int:
     """Serve exported models over HTTP, with a page.
 
-    Of several exports the first that has a call answers it. Tokens of clients stand in the
+    Of several exports the first that has a call answers it. In a project RUN#STAGE is the export
+    that holds a stage of the registry, and is followed. Tokens of clients stand in the
     environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
     """
-    from albef.runtime import manifest
     from albef.serving.app import TOKENS, create_app, read_tokens
     from albef.serving.limits import MIB, Limits
     from albef.serving.middleware.exchange import State
@@ -92,9 +105,6 @@ def serve(
 
     if gallery is not None and not gallery.is_dir():
         raise ValueError(f"--gallery {gallery}: there is no such folder")
-    for folder in export if expect else ():
-        if (digest := f"sha256:{manifest.digest(folder)}") not in (expect or ()):
-            raise ValueError(f"{folder} is {digest}, which --expect does not name: not loaded")
     tokens = read_tokens()
     if not tokens and host not in _LOOPBACK:
         raise ValueError(
@@ -122,6 +132,9 @@ def serve(
         origins=origin or [],
         indexes=indexes,
         gallery=gallery,
+        every=follow,
+        refresh=shlex.split(refresh or ""),
+        expect=expect or (),
         threads=threads,
         providers=provider,
         precision=precision,

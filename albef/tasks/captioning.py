@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from albef.loading.reading import Batch, Records
 from albef.losses.answers import answer_losses
 from albef.models.albef import ModelConfig, resized
 from albef.models.decoder import AnswerDecoder, decoder_start, generate, log_likelihood
@@ -18,18 +19,8 @@ from albef.models.vision import ImageEncoder
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Transform
-from albef.tasks.ranking import Collate
-from albef.tasks.task import (
-    MAX_WORDS,
-    Batch,
-    Examples,
-    Records,
-    RunConfig,
-    RunTask,
-    Table,
-    extend,
-    joined,
-)
+from albef.tasks.matching import Collate
+from albef.tasks.task import MAX_WORDS, Examples, RunConfig, RunTask, Table, extend, joined
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from albef.config import fixed
 from albef.data.record import Record
+from albef.loading.reading import Batch, Records
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
 from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
@@ -26,9 +27,7 @@ from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.task import (
     MAX_WORDS,
-    Batch,
     Examples,
-    Records,
     RunTask,
     Table,
     TwinConfig,

@@ -6,8 +6,8 @@ ALBEF, section 5; distilled from the first step on, as in the original.
 from typing import TYPE_CHECKING, ClassVar
 
 from albef.data.record import Record
+from albef.loading.reading import Pairs, Records, Retold
 from albef.tasks.classification import ClassificationConfig, ClassificationTask
-from albef.tasks.task import Pairs, Records, Retold
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, iou, places, recall
 from albef.data.record import Record
+from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
-from albef.tasks.pairs import PairConfig, PairTask
-from albef.tasks.task import Examples, Records, Table, accuracies, joined
+from albef.tasks.matching import PairConfig, PairTask
+from albef.tasks.task import Examples, Table, accuracies, joined
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from albef.config import Section
 from albef.data.record import Record
+from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.itc import equal_ids, one_hot_targets, same_image_targets
 from albef.losses.mlm import IGNORED, mlm_loss
@@ -20,9 +21,10 @@ from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
-from albef.tasks.ranking import Collate as CaptionCollate
-from albef.tasks.ranking import MatchingConfig, RankingTask
-from albef.tasks.task import Batch, TrainingConfig
+from albef.tasks.matching import Collate as CaptionCollate
+from albef.tasks.matching import MatchingConfig
+from albef.tasks.ranking import RankingTask
+from albef.tasks.task import TrainingConfig
 
 TEMPERATURE_BOUNDS = (0.001, 0.5)
 

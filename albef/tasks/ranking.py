@@ -1,22 +1,18 @@
-"""What the kinds that match images with texts share: their model, and ITC and ITM of a batch; and
-how those that rank score."""
+"""How the kinds that rank texts for images, and images for texts, predict and score."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from albef.config import Section
 from albef.data.record import Record
 from albef.distributed import world
-from albef.losses.itc import contrast
-from albef.losses.itm import itm_loss
-from albef.models.albef import ALBEF, ModelConfig
-from albef.models.kernels import KeyValue, select
+from albef.loading.reading import Pairs, Records, Retold, distinct, distinct_pictures, shared
+from albef.models.kernels import select
 from albef.models.matching import (
     NOT_RANKED,
     RANKS,
@@ -25,30 +21,13 @@ from albef.models.matching import (
     encode_texts,
     first_rank,
     match_logits,
-    match_pairs,
     match_scores,
     recalls,
     score_pairs,
 )
-from albef.models.momentum import FeatureQueue, MomentumTwin
-from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
-from albef.preprocessing.transforms import Transform
 from albef.preprocessing.zero_shot import Templates, class_logits, prompts
-from albef.tasks.task import (
-    MAX_WORDS,
-    Batch,
-    Examples,
-    Pairs,
-    Records,
-    Retold,
-    Table,
-    Task,
-    accuracies,
-    distinct,
-    distinct_pictures,
-    extend,
-    shared,
-)
+from albef.tasks.matching import MatchingTask
+from albef.tasks.task import Examples, Table, accuracies, extend
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -65,164 +44,6 @@ class ZeroShot(Section):
     """
     templates: Templates = ("{}",)
     """Texts with {} in place of the label; a class is the mean of what they make."""
-
-
-class MatchingConfig(Section):
-    """Values of ITC and ITM."""
-
-    queue_size: int = 65536
-    """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
-    hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity, as in the paper; false draws them uniformly.
-    Where a text is true of many pictures ("the key"), the most similar ones are no negatives, and
-    false is better."""
-    equal_texts: bool = False
-    """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
-    The paper takes each for another's negative."""
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Records to ``image``, ``ids``, ``text_mask`` and ``image_id``; one caption drawn a record.
-
-    ``end`` closes each caption with [SEP], for a model that writes. With ``equal_texts``
-    there is a ``text_id`` (B,) too.
-    """
-
-    tokenizer: TextTokenizer
-    transform: Transform
-    max_tokens: int
-    end: bool = False
-    equal_texts: bool = False
-
-    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """Stack the records."""
-        image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
-        texts = [clean_caption(text, MAX_WORDS) for text in drawn]
-        ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
-        batch = {
-            "image": torch.from_numpy(image),
-            "ids": torch.from_numpy(ids),
-            "text_mask": torch.from_numpy(mask),
-            "image_id": torch.tensor([record.image_id for record in records]),
-        }
-        if self.equal_texts:
-            batch["text_id"] = torch.tensor([text_id(text) for text in texts])
-        return batch
-
-
-class Matched(NamedTuple):
-    """ITC and ITM of a batch."""
-
-    itc: Tensor
-    """Scalar."""
-    itm: Tensor
-    """Scalar."""
-    image: list[KeyValue]
-    """Keys and values of the student's images."""
-    outputs: dict[str, Tensor]
-    """What is logged, and what :meth:`MatchingTask.end_step` enqueues."""
-
-
-class MatchingTask(Task):
-    """A model with an ITM head, whose loss is that of one true pair among three at chance.
-
-    Attributes:
-        model: the student.
-        itm_head: linear, 2 classes, on the fused [CLS].
-    """
-
-    surface: ClassVar[str] = "matching"
-    chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
-    hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity; else all are as likely."""
-
-    def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
-        super().__init__(config, model, tokenizer)
-        self.model = ALBEF(model, tokenizer.vocab_size)
-        self.itm_head = nn.Linear(model.text.width, 2)
-        nn.init.normal_(self.itm_head.weight, std=0.02)
-        nn.init.zeros_(self.itm_head.bias)
-
-    def add_twin(self, temperature: float, ids: int = 1) -> None:
-        """What training has beside the student and its heads; a pair has so many ``ids``."""
-        self.temperature = nn.Parameter(torch.tensor(temperature))
-        self.model_m = MomentumTwin(self.model)
-        self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
-
-    def freeze_itc(self) -> None:
-        """What ITC alone would teach, where it is not trained."""
-        self.model.freeze_projections()
-        self.temperature.requires_grad_(False)
-
-    def match(
-        self,
-        image_states: Tensor,
-        text_states: Tensor,
-        text_mask: Tensor,
-        feats_m: tuple[Tensor, Tensor],
-        targets: Tensor,
-        alpha: float,
-        barred: Tensor,
-    ) -> Matched:
-        """ITC to the twin's features of the batch and the queue, and ITM with drawn negatives.
-
-        Args:
-            image_states: (B, N, D) of the student.
-            text_states: (B, L, D) of the student.
-            text_mask: (B, L).
-            feats_m: ``image_feat`` and ``text_feat`` of the twin, (B, E) each.
-            targets: (B, B + Q) of ITC, before the twin softens them; the first Q of the queue
-                are candidates.
-            alpha: weight of the twin in them.
-            barred: (B, B) bool; true where two entries are no negatives of each other.
-        """
-        model, size = self.model, len(text_mask)
-        queued = targets.shape[1] - size
-        itc = contrast(
-            model.image_feat(image_states),
-            model.text_feat(text_states),
-            *feats_m,
-            self.queue.image[:queued],
-            self.queue.text[:queued],
-            self.temperature,
-            targets,
-            alpha,
-        )
-        image = model.fusion_encoder.image_key_values(image_states)
-        weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
-        pairs = match_pairs(
-            model,
-            self.itm_head,
-            text_states,
-            text_mask,
-            image,
-            itc.sim_i2t[:, :size] * weight,
-            itc.sim_t2i[:, :size] * weight,
-            barred,
-        )
-        itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
-        outputs = {
-            "itc": itc.loss.detach(),
-            "itm": itm.detach(),
-            "temperature": self.temperature.detach(),
-            "alpha": torch.full_like(itm.detach(), alpha),
-            "image_feat_m": feats_m[0],
-            "text_feat_m": feats_m[1],
-        }
-        return Matched(itc.loss, itm, image, outputs)
-
-    def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
-        """Enqueue the twin's features of all micro-batches at once, with their ids if any."""
-        image, text = (
-            torch.cat([output[name] for output in outputs])
-            for name in ("image_feat_m", "text_feat_m")
-        )
-        ids = torch.arange(len(image), device=image.device)
-        if "pair_id" in outputs[0]:
-            ids = torch.cat([output["pair_id"] for output in outputs])
-        self.queue.enqueue(image, text, ids)
 
 
 class RankingTask(MatchingTask):

@@ -7,7 +7,7 @@ from pydantic import Field
 from albef.data.record import Record
 from albef.models.albef import ModelConfig
 from albef.preprocessing.text import TextTokenizer
-from albef.tasks.pairs import PairConfig, PairTask
+from albef.tasks.matching import PairConfig, PairTask
 from albef.tasks.ranking import RankingTask, ZeroShot
 
 

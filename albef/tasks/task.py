@@ -10,7 +10,6 @@ release read that, import no kind and need no torch.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -22,20 +21,19 @@ from torch import Tensor, nn
 from albef.config import Section, Tunable
 from albef.data.record import Record
 from albef.distributed import world
+from albef.loading.reading import Batch, Pairs, Records, pictures, read_batch, shared, to_device
 from albef.loading.workers import ahead
 from albef.models.albef import ModelConfig
 from albef.models.kernels import Precision
 from albef.models.momentum import MomentumTwin
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import SCALE, SHIFT, AugmentConfig, Evaluate, Transform
+from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
 
 if TYPE_CHECKING:  # an exported model has no shards to read
     from albef.data.shards import Shards
     from albef.runtime.model import Model
 
-Batch = dict[str, Tensor]
-"""Tensors of a batch by name, (B, ...) each but for what an example may have several of."""
 MAX_WORDS = 30
 """Words kept of a caption, as in the original."""
 WARMUP_BLOCK = 100
@@ -58,6 +56,9 @@ class TrainingConfig(Section):
     """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster, ``tf32`` and
     ``float16`` are for older GPUs. Evaluation has it too, but for ``auto`` on a processor: there it
     computes in float32."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``adamw`` is the paper's; ``muon`` moves the matrices of layers along their orthogonalised
+    momentum, and learns as much in about half of the steps where weights start at random."""
     lr: Tunable
     """Base learning rate."""
     min_lr: float = 1e-6
@@ -140,20 +141,8 @@ class Collate(Protocol):
         """Decode, augment, tokenise and stack."""
 
 
-class Records(Protocol):
-    """A split, read record by record."""
-
-    def __len__(self) -> int:
-        """Number of records."""
-
-    def __getitem__(self, index: int, /) -> Record:
-        """The record at a place, from 0."""
-
-
 Table = dict[str, list[Any]]
 """Per-example predictions, column by column; becomes Parquet."""
-Pairs = Sequence[tuple[int, str]]
-"""Places of records, and a text for the picture of each."""
 
 
 class Examples(NamedTuple):
@@ -291,7 +280,7 @@ class Task(nn.Module, ABC):
         made = None if model is not None else partial(stack or pictures, resize=self.resize)
         workers = 0 if model is not None else self.workers
         shares = shared(len(records), batch_size)
-        for rows, images in ahead(partial(_read, records, made), shares, workers):
+        for rows, images in ahead(partial(read_batch, records, made), shares, workers):
             yield rows, self.pixels(images)
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -380,70 +369,6 @@ class RunTask(Task):
         raise NotImplementedError
 
 
-class Part:
-    """Records of a split from one place to another, or to its end."""
-
-    def __init__(self, records: Records, start: int, stop: int | None) -> None:
-        self._records = records
-        self._places = range(len(records))[start:stop]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._records[self._places[index]]
-
-
-class Retold:
-    """Records of a split with other sentences.
-
-    Args:
-        records: of the split.
-        pairs: which of them, and the sentence of each.
-    """
-
-    def __init__(self, records: Records, pairs: Pairs) -> None:
-        self._records, self._pairs = records, pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> Record:
-        place, text = self._pairs[index]
-        return replace(self._records[place], captions=(text,))
-
-
-def shared(count: int, size: int) -> list[range]:
-    """This process' batches of so many things, of at most ``size`` each: cut alike whatever the
-    number of processes, so that their results are."""
-    batches = world().share(-(-count // size))
-    return [range(i * size, min((i + 1) * size, count)) for i in batches]
-
-
-def _read(
-    records: Records, stack: Callable[[Sequence[Record]], Tensor] | None, places: range
-) -> tuple[list[Record], Tensor]:
-    rows = [records[i] for i in places]
-    return rows, stack(rows) if stack else torch.empty(0)
-
-
-def pictures(records: Sequence[Record], resize: Evaluate) -> Tensor:
-    """The first picture of each record, in bytes (B, 3, S, S)."""
-    return torch.from_numpy(np.stack([resize.pixels(row.image, row.key) for row in records]))
-
-
-def distinct(records: Sequence[Record]) -> tuple[list[Record], list[int]]:
-    """A record of each picture, in order, and which of these each record's is."""
-    by_picture = {record.image_id: record for record in records}
-    places = {image_id: i for i, image_id in enumerate(by_picture)}
-    return [*by_picture.values()], [places[record.image_id] for record in records]
-
-
-def distinct_pictures(records: Sequence[Record], resize: Evaluate) -> Tensor:
-    """:func:`pictures`, each once: what several records share is decoded and encoded once."""
-    return pictures(distinct(records)[0], resize)
-
-
 def joined(table: Table) -> Table:
     """The rows of all processes, in the order of the split; one of them may have none."""
     parts = world().join([table])
@@ -477,42 +402,3 @@ def accuracies(
         name = re.sub(r"\W+", "_", group)
         result[f"accuracy_{name}"] = 100.0 * sum(of_group) / len(of_group)
     return result
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``, copied without waiting where memory is pinned.
-
-    Pictures that are bytes still, as training's are, are normalised there: (..., 3, H, W).
-    """
-    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    return {n: _normalised(t) if t.dtype == torch.uint8 else t for n, t in moved.items()}
-
-
-def _normalised(pixels: Tensor) -> Tensor:
-    """The numbers of :func:`albef.preprocessing.transforms.normalised`."""
-    return _by_rows(pixels) if pixels.device.type == "cpu" else _by_channel(pixels)
-
-
-def _by_channel(pixels: Tensor) -> Tensor:
-    """Without a wait for the device."""
-    values = pixels.float()
-    for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
-        # Python's numbers: nothing is copied to the device, which would be waited for.
-        values[..., channel, :, :].mul_(float(scale)).sub_(float(shift))
-    return values
-
-
-_AT_ONCE = 2**17  # numbers, that a processor's cache holds
-
-
-def _by_rows(pixels: Tensor) -> Tensor:
-    """By whole rows of pixels, whose colours lie side by side as decoders give them."""
-    given = pixels.movedim(-3, -1)  # (..., H, W, 3)
-    values = torch.empty(given.shape)
-    width = given.shape[-2]
-    scale, shift = (torch.from_numpy(each.ravel()).repeat(width) for each in (SCALE, SHIFT))
-    count = max(1, _AT_ONCE // len(scale))
-    rows = values.view(-1, 3 * width).split(count), given.reshape(-1, 3 * width).split(count)
-    for into, part in zip(*rows, strict=True):
-        into.copy_(part).mul_(scale).sub_(shift)
-    return values.movedim(-1, -3)

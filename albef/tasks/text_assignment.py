@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from albef.data.record import Record
+from albef.loading.reading import Batch, Records
 from albef.losses.itm import hard_negatives
 from albef.models.albef import ALBEF, PairALBEF
 from albef.preprocessing.transforms import Transform
 from albef.tasks.classification import ClassTask, RecordError
-from albef.tasks.ranking import Collate
-from albef.tasks.task import Batch, Examples, Records, RunConfig, Table
+from albef.tasks.matching import Collate
+from albef.tasks.task import Examples, RunConfig, Table
 
 CLASSES = ("first", "second", "neither")
 TEMPERATURE = 0.07

@@ -16,6 +16,7 @@ from torch import Tensor
 from albef.config import fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
+from albef.loading.reading import Batch, Records, distinct, distinct_pictures
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
@@ -27,19 +28,7 @@ from albef.preprocessing.answers import Answer
 from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.preprocessing.transforms import Transform
 from albef.tasks.answer_list import answer_list
-from albef.tasks.task import (
-    Batch,
-    Examples,
-    Records,
-    RunTask,
-    Table,
-    TwinConfig,
-    accuracies,
-    distinct,
-    distinct_pictures,
-    extend,
-    joined,
-)
+from albef.tasks.task import Examples, RunTask, Table, TwinConfig, accuracies, extend, joined
 from albef.tasks.vqa_accuracy import judged, normalised
 
 if TYPE_CHECKING:

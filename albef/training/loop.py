@@ -18,10 +18,11 @@ from torch.optim import Optimizer
 from albef.config import fixed
 from albef.distributed import World, world
 from albef.loading.loader import Loader
+from albef.loading.reading import Batch, to_device
 from albef.models.kernels import product_type
-from albef.tasks.task import Batch, Task, TrainingConfig, to_device
+from albef.tasks.task import Task, TrainingConfig
 from albef.training.mirror import Mirror
-from albef.training.optim import adamw, rate
+from albef.training.optim import OPTIMIZERS, rate
 from albef.training.progress import Progress
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
@@ -163,7 +164,7 @@ def train(
     """
     task.to(device)
     dtype = product_type(config.precision, device)
-    optimizer = adamw(task, fixed(config.lr), fixed(config.weight_decay))
+    optimizer = OPTIMIZERS[config.optimizer](task, fixed(config.lr), fixed(config.weight_decay))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     processes = world()
     state = TrainingState(folder, mirror)

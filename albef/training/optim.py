@@ -1,15 +1,21 @@
-"""The optimizer of every training, and its learning rate by step."""
+"""The optimizers of a training, and its learning rate by step."""
 
 import math
+from collections import defaultdict
+from typing import Any
 
-from torch import nn
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from albef.config import fixed
+from albef.models.kernels import Layer, has_bfloat16
 from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 
 ORIGINAL_START = 1e-5
 """Rate before the first block of the original's warm-up, the same in each of its trainings."""
+MUON_MOMENTUM = 0.95
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
@@ -29,6 +35,71 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
         {"params": plain, "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+class Muon(AdamW):
+    """Moves the matrices of all layers along their orthogonalised momentum (Jordan et al., 2024:
+    Muon), all directions by the same length; the rest by :func:`adamw`.
+
+    The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
+    scaled so that the root mean square of an update is the rate, whatever the matrix's shape (Liu
+    et al., 2025, arXiv:2502.16982). Queries, keys and values that timm keeps as one are three.
+    """
+
+    def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
+        layers = [part for part in module.modules() if isinstance(part, Block | Layer)]
+        named = {p: name for layer in layers for name, p in layer.named_parameters()}
+        self._fused = {p for p, name in named.items() if name.endswith("qkv.weight")}
+        decayed, plain = adamw(module, lr, weight_decay).param_groups
+        matrices = [p for p in decayed["params"] if p in named and p.ndim == 2]
+        rest = [p for p in decayed["params"] if p not in {*matrices}]
+        groups = [{**decayed, "params": matrices}, {**decayed, "params": rest}, plain]
+        super().__init__(groups, lr=lr, fused=True)
+        self._step_supports_amp_scaling = False  # the scaler leaves out a step by itself
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move all that have a gradient."""
+        matrices, *rest = self.param_groups
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter in matrices["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:  # by AdamW's names, which reads it back
+                state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+            state["exp_avg"].lerp_(parameter.grad, 1 - MUON_MOMENTUM)
+            ahead = parameter.grad.lerp(state["exp_avg"], MUON_MOMENTUM)
+            parts = 3 if parameter in self._fused else 1
+            for part, update in zip(parameter.chunk(parts), ahead.chunk(parts), strict=True):
+                by_shape[part.shape].append((part, update))
+        for shape, pairs in by_shape.items():
+            length = matrices["lr"] * math.sqrt(max(shape))
+            moved = orthogonalised(torch.stack([update for _, update in pairs]))
+            for (part, _), update in zip(pairs, moved, strict=True):
+                part.mul_(1 - matrices["lr"] * matrices["weight_decay"]).sub_(update, alpha=length)
+        self.param_groups = rest
+        try:
+            super().step()
+        finally:
+            self.param_groups = [matrices, *rest]
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest matrices of equal singular values, about 0.7 to 1.2 each: (K, M, N)."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at 0
+    norm: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True).clamp_min(1e-7)
+    x = (matrices / norm).to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
+    is_tall = x.shape[1] > x.shape[2]
+    x = x.mT if is_tall else x
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+OPTIMIZERS = {"adamw": adamw, "muon": Muon}
+"""By the name that ``optimizer`` has."""
 
 
 def rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:

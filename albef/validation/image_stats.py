@@ -1,4 +1,4 @@
-"""What the pictures of a data set look like: each decoded once, and described by six numbers."""
+"""What the pictures of a data set look like: each decoded once, and described by ten numbers."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef.data.image_decoding import ImageError, flat, opened
+from albef.data.image_quality import SIDE, Quality, image_quality
 from albef.data.shards import Shards, describe, read_index
 
-STATS = ("red", "green", "blue", "brightness", "saturation", "spread")
+STATS = ("red", "green", "blue", "brightness", "saturation", "spread", *Quality._fields)
 """Means of the colours and of the brightness (Rec. 601 luma), 0 to 255; mean saturation (of HSV),
-0 to 1; the largest standard deviation of a colour over the picture."""
-_SIDE = 32  # pixels that numbers are taken from, along the longer side, or up to twice as many
+0 to 1; the largest standard deviation of a colour over the picture; those of
+:class:`~albef.data.image_quality.Quality`."""
+_SIDE = 32  # pixels that colours are taken from, along the longer side, or up to twice as many
 _ROWS = 256  # records of a piece of work
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -27,7 +29,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
         threads: that decode; 0 takes all cores.
 
     Returns:
-        (pictures of a record, records, 6), NaN where a picture cannot be decoded.
+        (pictures of a record, records, 10), NaN where a picture cannot be decoded.
 
     Raises:
         ShardError: a part of the data set is missing or damaged.
@@ -45,7 +47,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
             pieces = [np.asarray(rows) for rows in pool.map(part, range(0, len(records), _ROWS))]
             records.close()
             if pieces:
-                values = np.concatenate(pieces).swapaxes(0, 1)  # (pictures, records, 6)
+                values = np.concatenate(pieces).swapaxes(0, 1)  # (pictures, records, 10)
                 stats = np.resize(stats, (len(values), *stats.shape[1:]))
                 stats[:, splits == split] = values
     return stats
@@ -54,7 +56,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
 def _decoded(image: bytes, key: str) -> tuple[float, ...]:
     try:
         with opened(image, key) as picture:
-            picture.draft(None, (_SIDE, _SIDE))  # a JPEG is unpacked small, and read to its end
+            picture.draft(None, (SIDE, SIDE))  # a JPEG is unpacked small, and read to its end
             pixels = flat(picture)
     except ImageError:
         return (float("nan"),) * len(STATS)
@@ -73,4 +75,4 @@ def image_stats(picture: Image.Image) -> tuple[float, ...]:
     squares = np.einsum("ij,ij->j", small, small, dtype=np.float64) / len(small)
     spread = np.sqrt(np.maximum(squares - means * means, 0)).max()
     values = (*means, means @ _LUMA, saturation.mean(dtype=np.float64), spread)
-    return tuple(round(float(value), 4) for value in values)
+    return (*(round(float(value), 4) for value in values), *image_quality(picture))

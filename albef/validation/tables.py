@@ -26,7 +26,7 @@ def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
 
     Args:
         index: of the data set, its chunks combined.
-        stats: (pictures of a record, records, 6), of :func:`read_image_stats`.
+        stats: (pictures of a record, records, 10), of :func:`read_image_stats`.
     """
     images = _images(index, stats)
     records = _records(index, images)
@@ -64,7 +64,9 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
     frame["images"] = by.size()
     decoded = images["spread"].notna().groupby(level=0).all()
     frame["image"] = np.where(decoded, "decoded", "broken")
-    frame["spread"] = by["spread"].min()
+    frame["shadows"] = by["shadows"].max()
+    for name in ("spread", "sharpness", "highlights", "entropy"):
+        frame[name] = by[name].min()
     sides = images[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     frame["shorter_side"] = shorter.groupby(level=0).min()

@@ -114,10 +114,7 @@ class Registry:
             with Repo(".") as repo:
                 repo.artifacts.download(self.run, version=version, out=str(out))
         except (DvcException, OSError) as error:
-            raise ParamsError(
-                f"{self.run} {version}, which it is to be compared with, cannot be fetched: "
-                f"{_line(error)}"
-            ) from None
+            raise ParamsError(f"{self.run} {version} cannot be fetched: {_line(error)}") from None
 
     def fetch_head(self, path: Path, out: Path) -> None:
         """Bring what HEAD has at a path as others get it: from DVC's remote, not from its cache.

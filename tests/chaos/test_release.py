@@ -79,15 +79,8 @@ def _released(folder: Path, environment: dict[str, str], back: bool, said: Path)
         setattr(Registry, name, _noted(getattr(Registry, name)))
     with said.open("w", buffering=1) as file, contextlib.redirect_stdout(file):
         try:
-            release.main(
-                "retrieval",
-                "prod",
-                "minor",
-                approve=True,
-                back=back,
-                dry=False,
-                accept_limits=False,
-            )
+            options = {"approve": True, "back": back, "dry": False}
+            release.main("retrieval", "prod", "minor", accept_limits=False, key=None, **options)
         except ValueError as refused:
             file.write(f"refused: {refused}")
             sys.exit(1)

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -227,6 +229,21 @@ def test_other_processes_read_for_themselves(written: Path) -> None:
         assert pool.starmap(_read, [(shards, i) for i in range(20)]) == expected
     assert list(shards) == expected
     assert pickle.loads(pickle.dumps(shards))[0] == expected[0]  # noqa: S301
+
+
+def test_a_mapped_index_is_read_as_any_other_and_takes_no_memory(tmp_path: Path) -> None:
+    for count in (700, 500):  # and again where the data set is another
+        records = [two_images(i % 9, key=f"{i}") for i in range(count)]
+        shutil.rmtree(tmp_path / "toy", ignore_errors=True)
+        toy.write(tmp_path / "toy", records)
+        Shards(tmp_path / "toy", "train", mapped=tmp_path)
+        before = pa.total_allocated_bytes()
+        shards = Shards(tmp_path / "toy", "train", mapped=tmp_path)
+        assert pa.total_allocated_bytes() == before
+        assert not list(tmp_path.glob("*.lock"))
+        plain = Shards(tmp_path / "toy", "train")
+        assert shards.captions.equals(plain.captions)
+        assert list(pickle.loads(pickle.dumps(shards))) == records  # noqa: S301
 
 
 def test_pictures_that_splits_share_are_found_wherever_they_stand(tmp_path: Path) -> None:

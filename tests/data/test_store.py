@@ -105,17 +105,24 @@ def test_writing_goes_on_where_the_store_failed(
         return put(self, path)
 
     monkeypatch.setattr(Store, "put", failing)
+    digests = np.array([f"{number:016d}" for number in range(len(RECORDS))], "S16")
+
+    def write() -> dict[str, object]:
+        with ShardWriter(folder, "toy", 1, Store(url), digests) as writer:
+            for record in RECORDS[writer.finished :]:
+                writer.add(record)
+            return writer.finish([toy.LICENCE], [])
+
     with pytest.raises(OSError, match="no route"):
-        toy.write(folder, RECORDS, store=url)
+        write()
     left = sorted(path.name for path in (folder / "shards").iterdir())
     assert left == ["toy-00002.tar"]  # those that were sent take no room here
-    with ShardWriter(folder, "toy", 1, Store(url)) as writer:
-        assert writer.shards == 3
-        for record in RECORDS[writer.finished :]:
-            writer.add(record)
-        assert writer.finish([toy.LICENCE], []) == plain
+    assert write() == plain
     assert sent == ["toy-00000.tar", "toy-00001.tar", "failed", "toy-00002.tar", "toy-00003.tar"]
     assert read(folder, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
+    (tmp_path / "store").rename(tmp_path / "gone")
+    assert write() == plain
+    assert len(sent) == 9, "what the store has no longer is sent again"
     other = (tmp_path / "a" / "toy" / "shards.json").read_text()
     assert (folder / "shards.json").read_text() == other.replace(str(tmp_path / "other"), url)
 

@@ -131,11 +131,11 @@ def records() -> list[Record]:
     ]
 
 
-def alter(folder: Path, *, worse: bool = False) -> None:
-    """Make another export of one: of other bytes, or of a model that reads other words."""
+def alter(folder: Path, graph: str = "text_encoder", *, worse: bool = False) -> None:
+    """Make another export of one: of other bytes, or of a model that reads something else."""
     manifest = json.loads((folder / NAME).read_text())
     for precision in manifest["precisions"]:
-        file = graph_file(precision, "text_encoder")
+        file = graph_file(precision, graph)
         model = onnx.load(folder / file)
         model.doc_string += "!"
         for weights in model.graph.initializer if worse else ():

@@ -80,7 +80,7 @@ def accounted(rows: Iterable[Record | Refusal]) -> None:
     made = [prepare(line, row, strict) for line, row in enumerate(rows, 1)]
     with tempfile.TemporaryDirectory() as name:
         blocks = Blocks(Path(name) / "blocks")
-        blocks.write(made, "")
+        blocks.write(made)
         assert all(record is None or record.image for _, record in blocks.records(0))
         none = HELDOUT.empty_table()
         reasons = write_quarantine(Path(name), blocks, {}, [], none, strict.limits)

@@ -208,7 +208,7 @@ def test_every_row_ends_in_one_place(
     strict = rules(24, near_distance=2)
     rows = list(read_rows("toy", config.sources, 0, tmp_path / "scratch"))
     blocks = Blocks(tmp_path / "blocks")
-    blocks.write(list(prepared(rows, strict, 0)), "")
+    blocks.write(list(prepared(rows, strict, 0)))
     none = HELDOUT.empty_table()
     aside = write_quarantine(tmp_path, blocks, {}, [], none, strict.limits).total()
     kept = [record for _, record in blocks.records(0) if record]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.ImageFilter import GaussianBlur
 
+from albef.builtin import scenes
 from albef.config import validate
 from albef.data.image_decoding import FORMATS, decode
 from albef.data.record import Record
@@ -244,3 +246,48 @@ def test_a_training_row_whose_score_is_too_low_is_set_aside(
     else:
         assert isinstance(made, Refusal)
         assert (made.reason, made.detail, bool(made.picture)) == (Reason.LOW_SCORE, detail, True)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[Image.Image]:
+    """Scenes on light paper."""
+    splits: Any = {"train": 40}
+    config = scenes.Config(kind="scenes", objects=12, pixels=128, splits=splits)
+    return [decode(row.image) for row in scenes.records(config, 1) if isinstance(row, Record)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason", "change"),
+    [
+        ({"min_sharpness": 10}, Reason.BLURRED, lambda it: it.filter(GaussianBlur(4))),
+        ({"min_highlights": 80}, Reason.TOO_DARK, lambda it: it.point(lambda value: value // 4)),
+        ({"max_shadows": 230}, Reason.TOO_LIGHT, lambda it: it.point(lambda v: 235 + v // 13)),
+        ({"min_entropy": 0.5}, Reason.BARE, lambda it: ImageOps.expand(it.resize((9, 9)), 40)),
+    ],
+)
+def test_pictures_of_a_kind_are_dropped_where_a_limit_asks_for_it(
+    drawings: list[Image.Image], limit: dict[str, float], reason: Reason, change: Any
+) -> None:
+    asked = rules(**limit)
+    altered = [prepare(1, record(encoded(change(it), "PNG")), asked) for it in drawings]
+    plain = [prepare(1, record(encoded(it, "PNG")), asked) for it in drawings]
+    found = [one for one in altered if isinstance(one, Refusal)]
+    assert {one.reason for one in found} == {reason}
+    assert len(found) == len(drawings)
+    assert all(isinstance(one, Prepared) for one in plain)
+    assert decode(found[0].picture).size
+    altered = [prepare(1, record(encoded(change(it), "PNG")), rules()) for it in drawings]
+    assert all(isinstance(one, Prepared) for one in altered)
+
+
+def test_crops_of_an_evaluation_picture_are_known(drawings: list[Image.Image]) -> None:
+    limits = rules(near_distance=4, crops=7).limits
+    held = prepare(1, record(encoded(drawings[0], "PNG")), Rules(limits, None, heldout=True))
+    crop = encoded(drawings[0].crop((9, 12, 116, 119)), "PNG")
+    trained = prepare(1, record(crop), Rules(limits, None))
+    assert isinstance(held, Prepared)
+    assert isinstance(trained, Prepared)
+    assert len(held.fingerprints) == 2 + 49
+    [own] = trained.fingerprints
+    bits = [(own.look ^ one.look).bit_count() for one in held.fingerprints]
+    assert min(bits) <= 4 < min(bits[:2])

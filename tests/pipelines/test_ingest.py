@@ -20,6 +20,7 @@ from albef.data.image_decoding import decode
 from albef.data.refusal import Reason
 from albef.data.shards import ShardError, Shards, describe
 from albef.ingest.blocks import EXAMPLES, Blocks
+from albef.ingest.prepare import prepare
 from albef.ingest.shard_writer import ShardWriter
 from pipelines import heldout, ingest
 from pipelines.stage import Stage
@@ -128,7 +129,6 @@ def test_it_writes_all_sources_as_one_data_set(here: Path) -> None:
     assert train[0].key == "names-train-000000"
     assert sorted(record.image_id for record in train + test) == list(range(28))
     assert [path.name for path in DATA.parent.iterdir()] == ["toy"]
-    assert not list((here / "scratch").rglob("*-toy*"))
 
 
 def test_another_process_without_torch_replaces_it_by_the_same_bytes(here: Path) -> None:
@@ -362,7 +362,21 @@ def whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     toy_params(here, rough(60), duplicates="drop_exact")
     ingest.run(Stage("ingest", "toy"))
     assert describe(DATA)["shards"] > 3
+    shutil.rmtree(here / "scratch")
     return contents(DATA) | contents(ASIDE)
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the rows that are prepared from now on."""
+    names: list[str] = []
+
+    def counted(line: int, row: Any, rules: Any) -> Any:
+        names.append(getattr(row, "meta", {}).get("path", ""))
+        return prepare(line, row, rules)
+
+    monkeypatch.setattr("albef.ingest.pool.prepare", counted)
+    return names
 
 
 @pytest.mark.parametrize(
@@ -378,7 +392,12 @@ def whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     ],
 )
 def test_what_was_ended_goes_on_where_it_was(
-    here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, step: str, at: int
+    here: Path,
+    whole: dict[str, bytes],
+    prepared: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    at: int,
 ) -> None:
     where = {
         "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
@@ -395,61 +414,48 @@ def test_what_was_ended_goes_on_where_it_was(
     monkeypatch.setattr(*where, ends)
     with pytest.raises(KeyboardInterrupt):
         ingest.run(Stage("ingest", "toy"))
-    read = []
     monkeypatch.setattr(*where, real)
-    write = Blocks.write
-    monkeypatch.setattr(Blocks, "write", lambda *args: (read.append(args), write(*args))[1])
+    prepared.clear()
     ingest.run(Stage("ingest", "toy"))
     assert contents(DATA) | contents(ASIDE) == whole
-    assert len(read) == (6 - at if step == "block" else 0)
-    assert not [path for path in (here / "scratch").rglob("*") if path.is_file()]
+    assert len(prepared) == (60 - 10 * at if step == "block" else 0)
 
 
-def test_a_source_that_changed_is_read_again_from_there(
-    here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("store", [None, "store"])
+def test_only_what_is_new_is_prepared(
+    here: Path, whole: dict[str, bytes], prepared: list[str], store: str | None
 ) -> None:
-    write, calls = Blocks.write, [0]
+    def run(rows: dict[str, tuple[bytes, str]], **changed: Any) -> tuple[int, Any]:
+        prepared.clear()
+        toy_params(here, rows, **{"duplicates": "drop_exact", "store": store, **changed})
+        stage = Stage("ingest", "toy")
+        ingest.run(stage)
+        return len(prepared), stage.record.get("changes")
 
-    def ends(*args: Any) -> None:
-        calls[0] += 1
-        if calls[0] == 5:
-            raise KeyboardInterrupt
-        write(*args)
-
-    monkeypatch.setattr(Blocks, "write", ends)
-    with pytest.raises(KeyboardInterrupt):
-        ingest.run(Stage("ingest", "toy"))
-    (here / "images" / "00025.png").write_bytes(toy.picture(999, (24, 20)))
-    calls[0] = 10
-    ingest.run(Stage("ingest", "toy"))
-    assert calls[0] == 14  # the third block and those after it
-    images = {record.meta["path"]: record.image for record in Shards(DATA, "train")}
-    assert images["00025.png"] == toy.picture(999, (24, 20))
-    changed = {
-        name for name, data in (contents(DATA) | contents(ASIDE)).items() if data != whole[name]
-    }
-    assert {"index.parquet", "dataset.json"} < changed
-    assert len(changed) == 3  # and one shard
-
-
-def test_shards_that_were_moved_away_half_are_made_again(
-    here: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = ingest._place
-
-    def ends(part: Path, target: Path, put: Any) -> None:
-        if target.name == "toy" and target.parent.name == "data":
-            raise KeyboardInterrupt
-        place(part, target, put)
-
-    monkeypatch.setattr(ingest, "_place", ends)
-    with pytest.raises(KeyboardInterrupt):
-        ingest.run(Stage("ingest", "toy"))
-    monkeypatch.setattr(ingest, "_place", place)
-    [work] = [path for path in (here / "scratch" / "albef").iterdir() if path.is_dir()]
-    shutil.rmtree(work / "toy")  # as when it was killed between two moves
-    ingest.run(Stage("ingest", "toy"))
-    assert contents(DATA) | contents(ASIDE) == whole
+    rows = rough(60)
+    assert run(rows) == (60, None)
+    pictures_kept = set((here / "scratch").rglob("images-*"))
+    assert run(rows) == (0, {"new": 0, "changed": 0, "removed": 0})
+    longer = rows | {"00099.png": (toy.picture(99, (24, 20)), "new"), "00100.png": (b"no", "bad")}
+    assert run(longer) == (2, {"new": 2, "changed": 0, "removed": 0})
+    if not store:
+        same = [
+            name for name in whole if name.endswith(".tar") and contents(DATA)[name] == whole[name]
+        ]
+        assert len(same) == describe(DATA)["shards"] - 1
+    moved = {"000.png": (toy.picture(100, (24, 20)), "first"), **longer}
+    moved["00025.png"] = toy.picture(999, (24, 20)), "another"
+    del moved["00041.png"], moved["00005.png"]
+    assert run(moved) == (2, {"new": 1, "changed": 1, "removed": 2})
+    grown = contents(DATA) | contents(ASIDE)
+    assert run(dict(list(moved.items())[40:]))[0] == 0
+    assert not pictures_kept <= set((here / "scratch").rglob("images-*")), "what nobody needs goes"
+    assert run(moved)[0] > 30
+    assert contents(DATA) | contents(ASIDE) == grown
+    shutil.rmtree(here / "scratch")
+    assert run(moved) == (len(moved), None)
+    assert contents(DATA) | contents(ASIDE) == grown
+    assert run(moved, quality=50)[0] == len(moved), "other rules prepare all anew"
 
 
 @pytest.mark.slow
@@ -460,7 +466,7 @@ def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path, store: str | No
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     expected = contents(DATA) | contents(ASIDE)
-    for folder in (DATA, ASIDE):
+    for folder in (DATA, ASIDE, here / "scratch"):
         shutil.rmtree(folder)
     rng = random.Random(1)
     kills = 0

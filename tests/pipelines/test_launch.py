@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,6 +58,29 @@ def test_a_launcher_that_cannot_be_started(tmp_path: Path, command: str, message
     work(tmp_path, values(runtime__processes=2, runtime__launch=command))
     with pytest.raises(ParamsError, match=message):
         launch(Stage("pretrain", ""))
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        (("evaluate", "vqa"), "process 1 of the evaluation died (SIGKILL); run it again"),
+        (
+            ("pretrain", ""),
+            "process 1 of the training died (SIGKILL); the state saved last is kept",
+        ),
+    ],
+)
+def test_the_end_of_a_process_is_told_as_what_it_did(
+    tmp_path: Path, stage: tuple[str, str], told: str
+) -> None:
+    (tmp_path / "launcher").write_text(
+        "#!/bin/sh\necho 'failed (exitcode: -9) local_rank: 1' >&2\nexit 1\n"
+    )
+    (tmp_path / "launcher").chmod(0o755)
+    work(tmp_path, values(runtime__processes=2, runtime__launch="./launcher {processes}"))
+    with pytest.raises(OSError, match=re.escape(told)):
+        launch(Stage(*stage))
 
 
 @pytest.mark.usefixtures("_alone")

@@ -92,7 +92,7 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
         "captions are not empty"
     ]
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
-    assert "1 of 17 expectations are not met" in report
+    assert "1 of 21 expectations are not met" in report
 
     page = data_page("toy")
     offending = page.read_text().partition("Not so: captions are not empty")[2]

@@ -16,9 +16,9 @@ from PIL import Image
 
 from albef.config import ParamsError, validate
 from albef.data.image_decoding import ImageError, decode
+from albef.loading.reading import to_device
 from albef.preprocessing import transforms
 from albef.preprocessing.transforms import AugmentConfig, Evaluate, Train
-from albef.tasks.task import to_device
 from tests.data import toy
 
 SIDE = 32

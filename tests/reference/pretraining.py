@@ -5,11 +5,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED
 from albef.models.momentum import FeatureQueue
 from albef.tasks.pretraining import TEMPERATURE_BOUNDS, Task
-from albef.tasks.task import Batch
 from tests.reference import fused
 
 Negatives = tuple[list[int], list[int]]

@@ -11,6 +11,7 @@ import httpx
 
 from albef.serving.app import create_app
 from albef.serving.engine import Engine
+from albef.serving.following import Follower
 from albef.serving.limits import Limits
 from albef.serving.middleware.exchange import State
 from albef.serving.uvicorn_server import Server
@@ -20,13 +21,18 @@ PATIENCE = 120
 
 
 class Running(NamedTuple):
-    """A server in a thread of this process: uvicorn's, what computes, and a client of it."""
+    """A server in a thread of this process: a client of it, what keeps the engine, uvicorn's."""
 
     client: httpx.Client
     port: int
-    engine: Engine
+    follower: Follower
     server: Server
     thread: threading.Thread
+
+    @property
+    def engine(self) -> Engine:
+        """What computes now."""
+        return self.follower.engine
 
     def metric(self, name: str, **labels: str) -> float:
         """A number of the server; 0 where it was not counted yet."""
@@ -47,7 +53,7 @@ def running(
         wait_until(lambda: server.started or not thread.is_alive())
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-            yield Running(client, port, app.state.engine, server, thread)
+            yield Running(client, port, app.state.follower, server, thread)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

@@ -9,10 +9,12 @@ from PIL import Image
 
 import albef
 from albef.serving.app import create_app
+from albef.serving.indexes.index import About, Entry
+from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.middleware.exchange import State
 from tests.conftest import CAPTIONS
-from tests.serving.running import Running, error, parts, running
+from tests.serving.running import Running, error, parts, running, wait_until
 
 TEXTS = [*CAPTIONS, "A dog, left of an APPLE!", "squid"]
 
@@ -277,7 +279,7 @@ def test_what_an_index_is_sent_must_go_together(everything: Running, pictures: l
     client.delete("/v1/indexes/any")
 
 
-def test_an_index_outlives_the_server_but_not_its_model(
+def test_an_index_outlives_the_server_and_its_model(
     tiny_exports: dict[str, Path], tmp_path: Path, pictures: list[bytes]
 ) -> None:
     with running([tiny_exports["retrieval"]], indexes=tmp_path) as server:
@@ -288,12 +290,28 @@ def test_an_index_outlives_the_server_but_not_its_model(
         assert len(hits.json()["results"]) == 6
     with running([tiny_exports["grounding"]], indexes=tmp_path) as server:
         client = server.client
-        assert client.get("/v1/indexes/kept").json()["usable"] is False
-        answer = client.post("/v1/indexes/kept/search", files=parts("image", pictures[:1]))
+        wait_until(lambda: client.get("/v1/indexes/kept").json()["usable"])
+        sent = parts("image", pictures[:1])
+        (feat, *_) = client.post("/v1/embed/images", files=sent).json()["embeddings"]
+        feats = client.post("/v1/embed/images", files=parts("image", pictures)).json()["embeddings"]
+        hits = client.post("/v1/indexes/kept/search", files=sent).json()["results"]
+        right = sorted((np.dot(feat, each) for each in feats), reverse=True)
+        assert [hit["similarity"] for hit in hits] == pytest.approx(right, abs=1e-5)
+    store = Store(tmp_path)
+    square = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(square, "PNG")
+    entry = Entry("a", "0", np.ones(8, np.float32), b"small", square.getvalue())
+    store.create(About("larger", "other/float32", "other", 8)).add("other/float32", [entry])
+    store.close()
+    with running([tiny_exports["grounding"]], indexes=tmp_path) as server:
+        client = server.client
+        wait_until(lambda: server.engine.unfit)
+        assert client.get("/v1/indexes/larger").json()["usable"] is False
+        answer = client.post("/v1/indexes/larger/search", files=parts("image", pictures[:1]))
         assert error(answer) == (409, "other_model")
-        assert "made by another model (run retrieval)" in answer.json()["error"]["message"]
-        assert error(client.put("/v1/indexes/kept")) == (409, "other_model")
-        assert client.delete("/v1/indexes/kept").status_code == 204
+        assert "made by another model (run other), which" in answer.json()["error"]["message"]
+        assert error(client.put("/v1/indexes/larger")) == (409, "other_model")
+        assert client.delete("/v1/indexes/larger").status_code == 204
 
 
 def test_openapi_says_what_a_token_is_needed_for(tiny_export: Path) -> None:
@@ -301,3 +319,29 @@ def test_openapi_says_what_a_token_is_needed_for(tiny_export: Path) -> None:
     paths = app.openapi()["paths"]
     assert paths["/v1/model"]["get"]["security"] == [{"token": []}]
     assert "security" not in paths["/healthz"]["get"]
+
+
+def test_pages_of_an_origin_that_is_named_may_ask_and_see_refusals(
+    tiny_export: Path, pictures: list[bytes]
+) -> None:
+    page, token = "https://gallery.example", "a-token-of-a-client"
+    asks = {
+        "origin": page,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+    with running([tiny_export], origins=[page], tokens=[token]) as server:
+        before = server.client.options("/v1/embed/texts", headers=asks)  # as a browser, no token
+        assert before.is_success
+        assert before.headers["access-control-allow-origin"] == page
+        assert "POST" in before.headers["access-control-allow-methods"]
+        assert "authorization" in before.headers["access-control-allow-headers"]
+        for sent, status in ((token, 200), ("another", 401)):
+            headers = {"origin": page, "authorization": f"Bearer {sent}"}
+            answer = server.client.get("/v1/model", headers=headers)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == page
+            assert "retry-after" in answer.headers["access-control-expose-headers"]
+        other = server.client.options("/v1/model", headers={**asks, "origin": "https://x.example"})
+        assert other.status_code == 400
+        assert "access-control-allow-origin" not in other.headers

@@ -14,6 +14,7 @@ import torch
 
 from albef.config import validate
 from albef.data.record import Record
+from albef.loading.reading import to_device
 from albef.models.fusion import doubled
 from albef.models.original import original_name
 from albef.models.weights import Checkpoint, CheckpointError
@@ -21,7 +22,6 @@ from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import entailment, nlvr2, pretraining, text_assignment
 from albef.tasks.classification import RecordError
-from albef.tasks.task import to_device
 from tests import original
 from tests.conftest import CAPTIONS, tiny_model
 from tests.data import toy

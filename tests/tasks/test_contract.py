@@ -20,11 +20,12 @@ from albef.data.shards import Shards
 from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
 from albef.ingest.sources import kind_of, licences_of
+from albef.loading.reading import Batch, to_device
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Train
 from albef.tasks import pretraining
-from albef.tasks.task import Batch, RunConfig, RunTask, to_device
+from albef.tasks.task import RunConfig, RunTask
 from albef.training.optim import adamw
 from tests import waits
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from albef.config import read_yaml, validate
+from albef.loading.reading import to_device
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
-from albef.tasks.task import to_device
 from albef.training.optim import adamw
 from pipelines.device_lock import device_of
 from pipelines.stage import Stage

@@ -9,8 +9,8 @@ from PIL import Image
 from albef.config import ParamsError
 from albef.data.boxes import GRID, around, hottest, iou
 from albef.data.record import Record
+from albef.loading.reading import pictures
 from albef.models.gradcam import itc_maps, itm_maps
-from albef.tasks.task import pictures
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 
 PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12], [1, 1, 19, 11]]

@@ -8,11 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef.config import read_preset, validate
+from albef.loading.reading import Batch
 from albef.losses.mlm import IGNORED
 from albef.models.matching import Matches, match_pairs
 from albef.tasks import pretraining, ranking
 from albef.tasks.pretraining import Task
-from albef.tasks.task import Batch
 from albef.training.optim import adamw
 from tests.original import vocabulary
 from tests.reference import pretraining as plain

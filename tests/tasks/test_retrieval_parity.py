@@ -72,7 +72,7 @@ def test_losses_gradients_queue_and_twin_equal_the_original(
     key: str, alpha: float, ids: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {}
-    module = "albef.tasks.ranking"
+    module = "albef.tasks.matching"
     for name in ("contrast", "match_pairs"):
         inner = getattr(__import__(module, fromlist=[name]), name)
 

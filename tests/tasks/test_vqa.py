@@ -11,11 +11,12 @@ import torch
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.shards import Shards
+from albef.loading.reading import to_device
 from albef.losses.answers import answer_losses
 from albef.models.decoder import generate, rank
 from albef.models.weights import CheckpointError, load_checkpoint
 from albef.preprocessing.transforms import AugmentConfig, Train
-from albef.tasks.task import Table, to_device
+from albef.tasks.task import Table
 from albef.tasks.vqa import Task
 from tests.conftest import save_task, tiny_config, tiny_task
 from tests.data.toy import picture, record, write

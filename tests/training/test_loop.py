@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from albef.config import validate
+from albef.loading import reading
 from albef.loading.loader import Loader
-from albef.tasks import task as tasks
 from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite
 from albef.training.state import StateUnfit, TrainingState, kept
@@ -93,7 +93,7 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
         done[0] = step
 
     batches = mock.patch.object(Loader, "batches", return_value=iter(steps))
-    as_on_a_gpu = mock.patch.object(tasks, "_by_rows", tasks._by_channel)
+    as_on_a_gpu = mock.patch.object(reading, "_by_rows", reading._by_channel)
     with batches, as_on_a_gpu, seen:
         train_toy(task, data, tmp_path, progress, every=100)
     assert read - {0} == {9, 11}  # before the first step values are read, too

@@ -1,18 +1,20 @@
 """What is decayed; the learning rate by step, and the original's, against its own numbers."""
 
+import copy
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.config import ParamsError, validate
 from albef.losses.distill import ramp
 from albef.tasks.task import TrainingConfig
-from albef.training.optim import adamw, cosine, original, rate
+from albef.training.optim import Muon, adamw, cosine, original, orthogonalised, rate
 from tests.conftest import tiny_config, tiny_task
 
 VALUES = {"lr": 1e-3, "min_lr": 1e-5, "warmup_steps": 10}
@@ -31,6 +33,49 @@ def test_biases_and_norms_are_not_decayed_and_the_temperature_is_as_in_the_origi
     assert "model.text_encoder.embeddings.word_embeddings.weight" in decayed
     assert all(name.endswith("bias") or "norm" in name.lower() for name in plain)
     assert not any(name.startswith("model_m") for name in decayed | plain)
+
+
+def test_a_matrix_is_made_orthogonal_whatever_its_shape_and_scale() -> None:
+    given = torch.randn(4, 24, 10, generator=torch.Generator().manual_seed(0))
+    for matrices in (given, given.mT, 1e-5 * given):
+        u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+        values = torch.linalg.svdvals(orthogonalised(matrices))
+        assert ((values > 0.6) & (values < 1.3)).all()
+        likeness = (orthogonalised(matrices) * (u @ v)).sum((1, 2)) / 10
+        assert (likeness > 0.8).all()
+
+
+def test_muon_moves_the_matrices_of_layers_and_goes_on_from_its_state() -> None:
+    task, other = tiny_task(), tiny_task()
+    muon = Muon(task, 1e-2, 0.0)
+    names = {p: name for name, p in task.named_parameters()}
+    matrices, rest, plain = ({names[p] for p in g["params"]} for g in muon.param_groups)
+    assert "model.image_encoder.vit.blocks.0.attn.qkv.weight" in matrices
+    assert {"temperature", "model.text_encoder.embeddings.word_embeddings.weight"} <= rest
+    assert "model.image_proj.weight" in rest
+    assert not matrices & rest | (matrices | rest) & plain
+
+    def move(parts: dict[str, torch.nn.Parameter], optimizer: Muon, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        for parameter in parts.values():
+            parameter.grad = torch.randn(parameter.shape, generator=draw)
+        optimizer.step()
+
+    parts = {n: p for n, p in task.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in parts.items()}
+    move(parts, muon, 1)
+    qkv = "model.image_encoder.vit.blocks.0.attn.qkv.weight"
+    for part in (parts[qkv].detach() - before[qkv]).chunk(3):  # each of the three on its own
+        assert math.isclose(part.square().mean().sqrt().item(), 1e-2, rel_tol=0.25)
+    assert not torch.equal(parts["temperature"], before["temperature"])
+
+    other.load_state_dict(task.state_dict())
+    again = Muon(other, 1e-2, 0.0)
+    again.load_state_dict(copy.deepcopy(muon.state_dict()))
+    others = {n: p for n, p in other.named_parameters() if p.requires_grad}
+    move(parts, muon, 2)
+    move(others, again, 2)
+    assert all(torch.equal(p, others[name]) for name, p in parts.items())
 
 
 def test_warm_up_ends_at_the_base_rate_and_the_cosine_at_the_lowest() -> None:

@@ -14,9 +14,10 @@ from albef.config import validate
 from albef.data.shards import Shards
 from albef.distributed import ProcessLost, joined, world
 from albef.loading.loader import Loader
+from albef.loading.reading import to_device
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
-from albef.tasks.task import Task, to_device
+from albef.tasks.task import Task
 from albef.training.loop import train
 from albef.training.mirror import Mirror
 from albef.training.progress import Progress

@@ -246,7 +246,7 @@ def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
 
     text = render_page(*check(written(tmp_path, long)))
     assert "refused" in text
-    assert "1 of 17 expectations are not met" in text
+    assert "1 of 21 expectations are not met" in text
     assert "Not met: captions are not too long" in text
     assert "toy-0004" in text
     assert "&lt;script&gt;" in text

@@ -11,7 +11,8 @@ import pyarrow as pa
 from albef.data.record import Record
 from albef.evaluation.behaviour.cases import Case, make
 from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL, BehaviourConfig, load
-from albef.tasks.task import Pairs, Records, RunTask
+from albef.loading.reading import Pairs, Records
+from albef.tasks.task import RunTask
 
 Table = dict[str, list[Any]]
 """Cases column by column; becomes Parquet."""

@@ -84,21 +84,19 @@ class Downloads:
         for chunk in self._open:
             chunk.close()
 
-    def chunks(
-        self, lists: Iterable[tuple[T, Sequence[tuple[int, str]]]]
-    ) -> Iterator[tuple[T, Chunk]]:
-        """Download chunks of rows, and give each when all of its rows have an outcome.
+    def chunks(self, lists: Iterable[tuple[T, str, Sequence[str]]]) -> Iterator[tuple[T, Chunk]]:
+        """Download chunks of a list, and give each when all of its addresses have an outcome.
 
         Args:
-            lists: for each chunk whatever belongs to it, and its rows with their addresses.
+            lists: for each chunk whatever belongs to it, a name of its own, and its addresses.
 
         Raises:
             OSError: what is downloaded cannot be kept.
         """
         pending: deque[tuple[T, Future[Chunk]]] = deque()
-        for number, (belongings, rows) in enumerate(lists):
-            pending.append((belongings, self._call(self._download(number, rows))))
-            read = number + 1 - len(pending)
+        for number, (belongings, name, addresses) in enumerate(lists, 1):
+            pending.append((belongings, self._call(self._download(name, addresses))))
+            read = number - len(pending)
             if len(pending) > min(_AHEAD, 1 + read):  # who reads few rows has few downloaded
                 yield from self._next(pending)
         while pending:
@@ -134,20 +132,20 @@ class Downloads:
         await self._client.close()
         await self._loop.shutdown_default_executor()
 
-    async def _download(self, number: int, rows: Sequence[tuple[int, str]]) -> Chunk:
-        chunk = Chunk(self._folder, number)
+    async def _download(self, name: str, addresses: Sequence[str]) -> Chunk:
+        chunk = Chunk(self._folder, name)
         self._open.add(chunk)
         missing = [
-            self._row(chunk, row, url)
-            for row, url in rows
-            if row not in chunk.outcomes or not chunk.outcomes[row].holds(self._limits)
+            self._fetch(chunk, url)
+            for url in dict.fromkeys(addresses)
+            if url not in chunk.outcomes or not chunk.outcomes[url].holds(self._limits)
         ]
         await asyncio.gather(*missing)
         await asyncio.to_thread(chunk.sync)
         return chunk
 
-    async def _row(self, chunk: Chunk, row: int, url: str) -> None:
-        """Ask for a row, as often as it takes within the limits, and keep how it ended."""
+    async def _fetch(self, chunk: Chunk, url: str) -> None:
+        """Ask for a picture, as often as it takes within the limits, and keep how it ended."""
         limits, name = self._limits, host_of(url)
         host = self._hosts.setdefault(name, _Host(limits.per_host))
         host.rows += 1
@@ -166,7 +164,7 @@ class Downloads:
                         host.silent = 0 if answer.answered else host.silent + 1
                 wait = self._wait(answer, attempts, host)
         reason = str(answer.reason or "")
-        outcome = Outcome(row, attempts, limits.max_bytes, reason, answer.detail, answer.passing)
+        outcome = Outcome(url, attempts, limits.max_bytes, reason, answer.detail, answer.passing)
         chunk.add(outcome, answer.body)
         host.rows -= 1
         if not host.rows and (not host.silent or len(self._hosts) > _REMEMBERED):

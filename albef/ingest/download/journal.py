@@ -1,9 +1,9 @@
-"""What was downloaded of a list, kept by chunk and row so that nothing is asked for twice.
+"""What was downloaded of a list, kept by chunk and address so that nothing is asked for twice.
 
 A chunk is a file of bodies, one after the other, and a journal of JSON lines: an :class:`Outcome`
-for each row whose outcome is known. A body is written before its line; a line that was torn off, or
-whose body is not all there, counts as not written. Kills lose nothing, since the system has what
-was written; a loss of power loses what was not yet synced.
+for each address whose outcome is known. A body is written before its line; a line that was torn
+off, or whose body is not all there, counts as not written. Kills lose nothing, since the system has
+what was written; a loss of power loses what was not yet synced.
 """
 
 import contextlib
@@ -18,10 +18,9 @@ from albef.ingest.download.limits import Limits
 
 
 class Outcome(NamedTuple):
-    """How a row ended: with a picture, or why it has none."""
+    """How a download ended: with a picture, or why there is none."""
 
-    row: int
-    """Of the list, from 0."""
+    address: str
     attempts: int
     limit: int
     """Bytes that a picture might have had."""
@@ -50,11 +49,11 @@ class DamagedDownload(OSError):
 
 
 class Chunk:
-    """The outcomes of some rows of a list, by row, in two files of its folder."""
+    """The outcomes of some rows of a list, by address, in two files of its folder."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
-        self._path = folder / f"{number:07d}"[:4] / f"{number:07d}.bodies"
+        self._path = folder / name[:2] / f"{name}.bodies"
         self._path.parent.mkdir(exist_ok=True)
         self._bodies = self._path.open("a+b")
         self._journal = self._path.with_suffix(".jsonl").open("a+b")
@@ -69,7 +68,7 @@ class Chunk:
         self.close()
 
     def add(self, outcome: Outcome, body: bytes = b"") -> None:
-        """Keep how a row ended, with its picture if it has one."""
+        """Keep how a download ended, with its picture if there is one."""
         if not outcome.reason:
             outcome = outcome._replace(offset=self._end, size=len(body), sha256=_sha256(body))
             self._bodies.write(body)
@@ -77,11 +76,11 @@ class Chunk:
             self._end += len(body)
         self._journal.write(json.dumps(outcome).encode() + b"\n")
         self._journal.flush()
-        self.outcomes[outcome.row] = outcome
+        self.outcomes[outcome.address] = outcome
         self._dirty = True
 
     def body(self, outcome: Outcome) -> bytes:
-        """The picture of a row.
+        """The picture of an address.
 
         Raises:
             DamagedDownload: it is not what was downloaded.
@@ -107,20 +106,20 @@ class Chunk:
             with contextlib.suppress(OSError):  # a full disk was told of by what added to them
                 file.close()
 
-    def _read(self) -> dict[int, Outcome]:
+    def _read(self) -> dict[str, Outcome]:
         self._journal.seek(0)
         text = self._journal.read()
         whole = text.rfind(b"\n") + 1
         self._journal.truncate(whole)
         outcomes = filter(None, map(_outcome, text[:whole].splitlines()))
-        return {one.row: one for one in outcomes if one.offset + one.size <= self._end}
+        return {one.address: one for one in outcomes if one.offset + one.size <= self._end}
 
 
 def _outcome(line: bytes) -> Outcome | None:
     """A line of a journal; None where it is none."""
     with contextlib.suppress(ValueError, TypeError):
         outcome = Outcome(*json.loads(line))
-        if [type(value) for value in outcome] == [int, int, int, str, str, bool, int, int, str]:
+        if [type(value) for value in outcome] == [str, int, int, str, str, bool, int, int, str]:
             return outcome
     return None
 

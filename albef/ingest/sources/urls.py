@@ -1,12 +1,11 @@
 """Kind ``urls``: a list of addresses of pictures with their captions, which are downloaded.
 
-Records stand in the order of the list. What was downloaded is kept in scratch under the digest of
-the list: an ingest that is killed, or made again with other values, asks no server twice. Meta
-holds the address and the SHA-256 of what it gave.
+Records stand in the order of the list. What was downloaded is kept in scratch for each source: an
+ingest that is killed, or made again with other values or a longer list, asks no server twice. What
+stands in the list no longer goes. Meta holds the address and the SHA-256 of what it gave.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,14 +13,14 @@ from pathlib import Path
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.download.limits import Limits
-from albef.ingest.sources.rows import Row, Split, captions_of, expand, plain
+from albef.ingest.sources.rows import Row, Split, captions_of, plain
 from albef.ingest.sources.tables import Tables
-from albef.io import file_digest
 
 SCRATCH = True
 """``records`` is given a folder for what should outlast an ingest."""
 CHUNK = 1000
-"""Rows that are kept together."""
+"""Rows that are kept together, about: an address in so many begins a chunk, so that rows which come
+or go change the chunk that they are in and no other."""
 
 
 class Config(Tables):
@@ -44,7 +43,7 @@ def records(
     config: Config, seed: int, scratch: Path, most: int | None = None
 ) -> Iterator[Record | Refusal]:
     """The first ``most`` rows of the list, or all, in order, each downloaded or set aside; what was
-    downloaded is kept in ``scratch``, in a folder named by the digest of the list.
+    downloaded is kept in ``scratch``, in a folder that the source's ``seed`` names.
 
     Raises:
         ParamsError: a file that cannot be read at all; it is named.
@@ -52,15 +51,16 @@ def records(
     """
     from albef.ingest.download.downloads import Downloads
 
-    folder = scratch / f"downloads-{_digest(config)[:16]}"
+    folder = scratch / f"downloads-{seed:012x}"
+    used: set[str] = set()
     with Downloads(folder, config.download) as downloads:
-        for entries, chunk in downloads.chunks(_chunks(config, most)):
+        for entries, chunk in downloads.chunks(_chunks(config, most, used)):
             for entry in entries:
                 if isinstance(entry, Refusal):
                     yield entry
                     continue
                 place, row, address, captions = entry
-                outcome = chunk.outcomes[place]
+                outcome = chunk.outcomes[address]
                 if outcome.reason:
                     yield row.refusal(Refused(Reason(outcome.reason), outcome.detail), address)
                     continue
@@ -75,14 +75,33 @@ def records(
                     meta={**kept, "url": address, "sha256": outcome.sha256},
                 )
 
+        if most is None:
+            for path in folder.glob("*/*"):
+                if path.stem not in used:
+                    path.unlink()
+
 
 def _chunks(
-    config: Config, most: int | None
-) -> Iterator[tuple[list[Entry], list[tuple[int, str]]]]:
-    """The entries of each chunk, and the addresses among them by place."""
-    entries = islice(_entries(config), most)
-    while chunk := list(islice(entries, CHUNK)):
-        yield chunk, [(e[0], e[2]) for e in chunk if not isinstance(e, Refusal)]
+    config: Config, most: int | None, used: set[str]
+) -> Iterator[tuple[list[Entry], str, list[str]]]:
+    """The entries of each chunk, its name, which goes into ``used``, and its addresses."""
+    chunk: list[Entry] = []
+    name, part = "first", 0
+    for entry in islice(_entries(config), most):
+        word = "" if isinstance(entry, Refusal) else hashlib.sha256(entry[2].encode()).hexdigest()
+        begins = word and int(word, 16) % CHUNK == 0 and f"{word}-0" not in used
+        if begins or len(chunk) == 4 * CHUNK:
+            if chunk:
+                yield chunk, f"{name}-{part}", _addresses(chunk)
+            name, part, chunk = (word, 0, []) if begins else (name, part + 1, [])
+        used.add(f"{name}-{part}")
+        chunk.append(entry)
+    if chunk:
+        yield chunk, f"{name}-{part}", _addresses(chunk)
+
+
+def _addresses(chunk: list[Entry]) -> list[str]:
+    return [entry[2] for entry in chunk if not isinstance(entry, Refusal)]
 
 
 def _entries(config: Config) -> Iterator[Entry]:
@@ -99,10 +118,3 @@ def _entry(config: Config, place: int, row: Row) -> Entry:
         return place, row, address, captions_of([row.values[config.caption]])
     except Refused as error:
         return row.refusal(Refused(error.reason, f"{config.caption!r}: {error}"), address)
-
-
-def _digest(config: Config) -> str:
-    """Names the addresses of the list and their places."""
-    files = [file_digest(file) for file in expand(config.files)]
-    named = [config.format, config.header, config.url, files]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()

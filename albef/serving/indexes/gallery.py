@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from albef.serving.engine import Engine
+from albef.serving.engine import AT_ONCE, PATIENCE, Engine
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import About, Index
 
@@ -15,8 +15,6 @@ log = logging.getLogger("albef")
 GALLERY = "gallery"
 """What the index is called."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
-_AT_ONCE = 4  # few, so that clients' pictures do not wait long
-_PATIENCE = 1.0  # seconds, where the queue is full
 
 
 async def follow(engine: Engine, folder: Path) -> None:
@@ -34,8 +32,8 @@ async def follow(engine: Engine, folder: Path) -> None:
             for name, path in there.items()
             if known.get(name) != await asyncio.to_thread(_digest, path)
         ]
-        for start in range(0, len(changed), _AT_ONCE):
-            some = changed[start : start + _AT_ONCE]
+        for start in range(0, len(changed), AT_ONCE):
+            some = changed[start : start + AT_ONCE]
             await asyncio.gather(*(_add(engine, index, name, path) for name, path in some))
         log.info("the gallery has %d pictures of %s", await engine.stored(len, index), folder)
     except Exception:  # nobody waits for this, so it is told here
@@ -45,8 +43,8 @@ async def follow(engine: Engine, folder: Path) -> None:
 async def _open(engine: Engine) -> Index:
     queues, store = engine.calls["embed_image"], engine.store
     index = await engine.stored(store.get, GALLERY)
-    if index is not None and index.about.space != queues.space:
-        log.info("the gallery was made by another model; it is made again")
+    if index is not None and not await engine.has_read(index):
+        log.info("the gallery is made again")
         await engine.stored(store.delete, GALLERY)
     about = About(GALLERY, queues.space, queues.run, queues.model.facts.embed_dim)
     return await engine.stored(store.create, about)
@@ -61,7 +59,7 @@ async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
             if not isinstance(error, Problem) or error.status != 429:
                 log.warning("%s is not in the gallery: %s", path, error)
                 return
-            await asyncio.sleep(_PATIENCE)
+            await asyncio.sleep(PATIENCE)
 
 
 def named(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,8 @@
 """An index of pictures: their features, for search, and small copies of them, to be shown.
 
-Each is one SQLite file, so a change is there as a whole or not at all, whatever interrupts it. Its
-features are in memory too, and a query is compared with all of them. Shapes: n pictures, E width.
+Each is one SQLite file, so a change is there as a whole or not at all, whatever interrupts it. A
+picture may have a feature of each of several models; those that are searched are in memory too, and
+a query is compared with all of them. Shapes: n pictures, E width.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 """What an index may be called."""
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a picture may be called."""
-FORMAT = 1
+FORMAT = 2
 _PART = 50_000  # features that are read at a time
 _SERIALS = itertools.count()
 _TABLES = (
@@ -30,11 +31,18 @@ _TABLES = (
     "digest TEXT NOT NULL, thumbnail BLOB NOT NULL, square BLOB NOT NULL)",
     "CREATE TABLE removed (revision INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL)",
 )
+_UPGRADE = (  # from format 1, where the number of a picture is that of its one feature
+    "ALTER TABLE features ADD COLUMN space TEXT",
+    "ALTER TABLE features ADD COLUMN picture INTEGER",
+    "UPDATE features SET picture = number, space = (SELECT space FROM about)",
+    "CREATE UNIQUE INDEX features_of ON features (picture, space)",
+    f"UPDATE about SET format = {FORMAT}",
+)
 
 
 class About(NamedTuple):
-    """What an index is called, and the model whose features it holds: what decides them, the run
-    that made it, and their width E."""
+    """What an index is called, and the model that it was made with: what decides its features, its
+    run, and their width E."""
 
     name: str
     space: str
@@ -64,6 +72,15 @@ class Hit(NamedTuple):
     similarity: float
 
 
+class _Features:
+    """Those of one model, in memory: ``feats`` (n, E) of the pictures ``numbers`` (n,)."""
+
+    def __init__(self, width: int) -> None:
+        self.highest = self.revision = 0  # of the file, as far as it has been followed
+        self.numbers: Ints = np.empty(0, np.int64)
+        self.feats: Floats = np.empty((0, width), np.float32)
+
+
 class Index:
     """A named set of pictures in a file, or in memory; threads and processes may share one. It is
     made as ``new`` says where it is not there yet. No other of the process has its ``serial``.
@@ -82,6 +99,8 @@ class Index:
         try:
             if new is not None:
                 self._create(new)
+            if self._rows("SELECT format FROM about") == [(1,)]:
+                self._upgrade()
             ((version, *about),) = self._rows("SELECT format, name, space, run, width FROM about")
             if version != FORMAT:
                 raise ValueError(f"its format is {version}, not {FORMAT}; delete it")
@@ -89,12 +108,10 @@ class Index:
             self._file.close()
             raise ValueError(f"{path} is no index of pictures: {error}") from None
         self.about = About(*about)
-        self._highest = self._revision = 0  # of the file, as far as it has been followed
-        self._numbers: Ints = np.empty(0, np.int64)
-        self._feats: Floats = np.empty((0, self.about.width), np.float32)
+        self._features: dict[str, _Features] = {}
 
     def __len__(self) -> int:
-        return int(self._rows("SELECT count(*) FROM features")[0][0])
+        return int(self._rows("SELECT count(*) FROM pictures")[0][0])
 
     @property
     def size(self) -> int:
@@ -111,20 +128,49 @@ class Index:
         """The digest of each picture's file, by id."""
         return dict(self._rows("SELECT id, digest FROM pictures"))
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Add pictures, all or none; those that are there already stay as they are."""
+    def add(self, space: str, entries: Sequence[Entry]) -> None:
+        """Add pictures with their features of a model, all or none; those that are there already
+        stay as they are."""
         with self._change():
             for entry in entries:
                 before = self._rows("SELECT number, digest FROM pictures WHERE id = ?", entry.id)
                 if before and before[0][1] == entry.digest:
+                    self._put(space, before[0][0], entry.feat)
                     continue
                 self._drop(before)
-                feat = np.ascontiguousarray(entry.feat, "<f4").tobytes()
-                number = self._file.execute(
-                    "INSERT INTO features (feat) VALUES (?)", (feat,)
-                ).lastrowid
+                number = self._put(space, None, entry.feat)
                 row = (entry.id, number, entry.digest, entry.thumbnail, entry.square)
                 self._file.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?)", row)
+
+    def lacking(self, space: str, after: int, most: int) -> list[tuple[int, bytes]]:
+        """Pictures without a feature of a model, by number, with their squares: the first beyond
+        ``after``."""
+        query = (
+            "SELECT number, square FROM pictures WHERE number > ? AND NOT EXISTS (SELECT 1 FROM "
+            "features WHERE picture = pictures.number AND space = ?) ORDER BY number LIMIT ?"
+        )
+        return self._rows(query, after, space, most)
+
+    def put(self, space: str, numbers: Sequence[int], feats: Floats) -> None:
+        """Give pictures features (n, E) of a model, all or none; not those that were removed."""
+        with self._change():
+            for number, feat in zip(numbers, feats, strict=True):
+                if self._rows("SELECT 1 FROM pictures WHERE number = ?", number):
+                    self._put(space, number, feat)
+
+    def keep(self, space: str) -> None:
+        """Let go of all features but those of a model and of the one before it."""
+        with self._change():
+            self._file.execute(
+                "DELETE FROM features WHERE space != ?1 AND space != (SELECT space FROM features "
+                "WHERE space != ?1 ORDER BY number DESC LIMIT 1)",
+                (space,),
+            )
+
+    def forget(self, space: str) -> None:
+        """Let go of the features of a model in memory."""
+        with self._lock:
+            self._features.pop(space, None)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Take pictures out, all or none; how many there were."""
@@ -143,16 +189,16 @@ class Index:
         rows = self._rows("SELECT square FROM pictures WHERE number = ?", number)
         return rows[0][0] if rows else None
 
-    def search(self, feat: Floats, k: int) -> list[Hit]:
-        """The pictures whose features are the most similar to ``feat`` (E,), at most ``k``; of
-        equal ones the first that came."""
+    def search(self, space: str, feat: Floats, k: int) -> list[Hit]:
+        """The pictures whose features of a model are the most similar to ``feat`` (E,), at most
+        ``k``; of equal ones the first that came."""
         with self._lock:
-            self._follow()
-            sims = self._feats @ feat
+            held = self._follow(space, len(feat))
+            sims = held.feats @ feat
             k = min(k, len(sims))
             some = np.argpartition(-sims, k - 1)[:k] if k else np.empty(0, np.int64)
             best = some[np.lexsort((some, -sims[some]))]
-            numbers = self._numbers[best].tolist()
+            numbers = held.numbers[best].tolist()
             marks = ",".join("?" * len(numbers))
             query = f"SELECT number, id FROM pictures WHERE number IN ({marks})"
             ids = dict(self._rows(query, *numbers))
@@ -180,30 +226,54 @@ class Index:
             if not self._rows("SELECT 1 FROM sqlite_master"):
                 for table in _TABLES:
                     self._file.execute(table)
-                self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", (*about, FORMAT))
+                self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, 1)", about)
+
+    def _upgrade(self) -> None:
+        """Bring the tables to this format, unless another process was faster."""
+        with self._change():
+            if self._rows("SELECT format FROM about") == [(1,)]:
+                for change in _UPGRADE:
+                    self._file.execute(change)
+
+    def _put(self, space: str, picture: int | None, feat: Floats) -> int:
+        """Give a picture, or a new one, a feature unless it has one; the picture's number, which is
+        that of its first feature."""
+        row = (np.ascontiguousarray(feat, "<f4").tobytes(), space, picture)
+        query = "INSERT OR IGNORE INTO features (feat, space, picture) VALUES (?, ?, ?)"
+        added = self._file.execute(query, row).lastrowid
+        if picture is None:
+            self._file.execute("UPDATE features SET picture = number WHERE number = ?", (added,))
+        number = added if picture is None else picture
+        assert number is not None
+        return number
 
     def _drop(self, rows: list[tuple[Any, ...]]) -> int:
         """Take the picture of a row that begins with its number out; how many there were."""
         for number in (row[0] for row in rows):
             self._file.execute("DELETE FROM pictures WHERE number = ?", (number,))
-            self._file.execute("DELETE FROM features WHERE number = ?", (number,))
+            self._file.execute("DELETE FROM features WHERE picture = ?", (number,))
             self._file.execute("INSERT INTO removed (number) VALUES (?)", (number,))
         return len(rows)
 
-    def _follow(self) -> None:
-        """Bring the features in memory to what the file holds, whoever changed it."""
+    def _follow(self, space: str, width: int) -> _Features:
+        """The features of a model in memory, as the file holds them now, whoever changed it."""
+        held = self._features.setdefault(space, _Features(width))
         query = "SELECT revision, number FROM removed WHERE revision > ? ORDER BY revision"
-        if gone := self._rows(query, self._revision):
-            self._revision = gone[-1][0]
-            kept = ~np.isin(self._numbers, [number for _, number in gone])
-            self._numbers, self._feats = self._numbers[kept], self._feats[kept]
-        query = "SELECT number, feat FROM features WHERE number > ? ORDER BY number"
-        added = self._file.execute(query, (self._highest,))
-        numbers, feats = [self._numbers], [self._feats]
+        if gone := self._rows(query, held.revision):
+            held.revision = gone[-1][0]
+            kept = ~np.isin(held.numbers, [number for _, number in gone])
+            held.numbers, held.feats = held.numbers[kept], held.feats[kept]
+        query = (
+            "SELECT number, picture, feat FROM features WHERE number > ? AND space = ? "
+            "ORDER BY number"
+        )
+        added = self._file.execute(query, (held.highest, space))
+        numbers, feats = [held.numbers], [held.feats]
         while rows := added.fetchmany(_PART):
-            self._highest = rows[-1][0]
-            numbers.append(np.array([number for number, _ in rows], np.int64))
-            part = np.frombuffer(b"".join(feat for _, feat in rows), "<f4")
+            held.highest = rows[-1][0]
+            numbers.append(np.array([picture for _, picture, _ in rows], np.int64))
+            part = np.frombuffer(b"".join(feat for *_, feat in rows), "<f4")
             feats.append(part.reshape(len(rows), -1))
         if len(numbers) > 1:
-            self._numbers, self._feats = np.concatenate(numbers), np.concatenate(feats)
+            held.numbers, held.feats = np.concatenate(numbers), np.concatenate(feats)
+        return held

@@ -53,6 +53,12 @@ class Store:
             for path in self.folder.glob(f"{file.removesuffix('sqlite')}*"):
                 path.unlink(missing_ok=True)
 
+    def forget(self, space: str) -> None:
+        """Let go of the features of a model in memory."""
+        with self._lock:
+            for _, index in self._open.values():
+                index.forget(space)
+
     @property
     def memory(self) -> int:
         """Bytes that indexes take which are kept in memory."""

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from albef.serving.errors import Problem
 from albef.serving.limits import Limits
@@ -153,16 +153,15 @@ class Admission(HttpMiddleware):
                 watcher.cancel()
 
 
+@dataclass(eq=False)
 class Direct(HttpMiddleware):
-    """Takes calls that have one path and a body of JSON straight to their route: the framework's
-    way there takes longer than a short text does in the model."""
+    """Takes calls that have one path and a body of JSON straight to their route, which ``routes``
+    has by path: the framework's way there takes longer than a short text does in the model."""
 
-    def __init__(self, app: ASGIApp, routes: Iterable[Any]) -> None:
-        super().__init__(app)
-        self._routes = {route.path: route for route in routes}
+    routes: Mapping[str, Any]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._routes.get(path_of(scope)) if scope["method"] == "POST" else None
+        route = self.routes.get(path_of(scope)) if scope["method"] == "POST" else None
         if route is None:
             await self.app(scope, receive, send)
             return

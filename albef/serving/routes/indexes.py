@@ -32,13 +32,17 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
         return index
 
     async def usable(index: Annotated[Index, Depends(existing)]) -> Index:
-        if index.about.space != queues.space:
+        name = index.about.name
+        if index.serial in engine.unfit:
             raise Problem(
                 409,
                 "other_model",
-                f"the index {index.about.name} was made by another model (run {index.about.run}) "
-                f"than {queues.name}; delete it and add its pictures again",
+                f"the index {name} was made by another model (run {index.about.run}), which reads "
+                f"another size than {queues.name}; delete it and add its pictures again",
             )
+        if not await engine.has_read(index):
+            text = f"{queues.name} has not yet read all pictures of the index {name}"
+            raise Problem(503, CODES[503][0], text, 5)
         return index
 
     def is_gallery(name: str) -> bool:
@@ -49,11 +53,12 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             raise Problem(409, "read_only", "the gallery follows its folder")
 
     async def info(index: Index) -> bodies.IndexInfo:
+        is_read = await engine.has_read(index)
         return bodies.IndexInfo(
             name=index.about.name,
             pictures=await engine.stored(len, index),
-            run=index.about.run,
-            usable=index.about.space == queues.space,
+            run=queues.run if is_read else index.about.run,
+            usable=is_read,
             read_only=is_gallery(index.about.name),
         )
 

@@ -14,8 +14,8 @@ from albef.data.record import Record
 from albef.evaluation.behaviour.cases import Case
 from albef.evaluation.behaviour.judging import Behaviour, chances, prepare, rates
 from albef.evaluation.behaviour.suite import BehaviourConfig, Expectation
-from albef.tasks.task import Retold
-from albef.tasks.task import pictures as decoded
+from albef.loading.reading import Retold
+from albef.loading.reading import pictures as decoded
 from pipelines.params import kinds
 from tests.conftest import CAPTIONS, tiny_task
 

@@ -22,29 +22,6 @@ from tests.flows.toy import Toy
 from tests.release.test_attestation import keys
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path) -> Toy:
-    """An evaluated export, everything committed and pushed; tests work on copies."""
-    folder = tmp_path_factory.mktemp("shop")
-    return build(folder / "project", folder, str(folder / "store"), tiny_checkpoint, tiny_export)
-
-
-@pytest.fixture
-def project(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """A copy with remotes of its own; the working folder."""
-    for name in ("project", "project.git", "store"):
-        shutil.copytree(made.path.parent / name, tmp_path / name, symlinks=True)
-    toy = Toy(tmp_path / "project", made.path.parent)
-    config = toy.path / ".dvc/config"
-    config.write_text(config.read_text().replace(f"{made.path.parent}/store", f"{tmp_path}/store"))
-    toy.sh("git remote set-url origin ../project.git && git commit -qam remotes && git push -q")
-    for name, value in toy.env.items():
-        if name.startswith("GIT_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.chdir(toy.path)
-    return toy
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure in this process, which has torch."""

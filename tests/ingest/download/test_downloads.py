@@ -22,13 +22,16 @@ def download(
     folder: Path, addresses: Sequence[str], bounds: Limits, chunk: int = 10
 ) -> tuple[Ended, dict[int, Outcome]]:
     rows = list(enumerate(addresses))
-    lists = [("", rows[i : i + chunk]) for i in range(0, len(rows), chunk)]
+    lists = [
+        (rows[i : i + chunk], f"part-{i}", addresses[i : i + chunk])
+        for i in range(0, len(rows), chunk)
+    ]
     ended: Ended = {}
     outcomes: dict[int, Outcome] = {}
     with Downloads(folder, bounds) as running:
-        for _, kept in running.chunks(lists):
-            outcomes |= kept.outcomes
-            for row, outcome in sorted(kept.outcomes.items()):
+        for part, kept in running.chunks(lists):
+            for row, address in part:
+                outcomes[row] = outcome = kept.outcomes[address]
                 ended[row] = outcome.reason or kept.body(outcome)
     return ended, outcomes
 
@@ -113,15 +116,15 @@ def test_a_disk_that_is_full_stops_it(
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here")
-    (tmp_path / "0000").mkdir()
-    (tmp_path / "0000" / "0000000.bodies").symlink_to(full)
+    (tmp_path / "pa").mkdir()
+    (tmp_path / "pa" / "part-0.bodies").symlink_to(full)
     with pytest.raises(OSError, match="No space left"):
         download(tmp_path, [server.url("ok/1")], limits())
 
 
 def test_who_stops_reading_stops_the_download(server: Server, tmp_path: Path) -> None:
     server.slow_s = 0.02
-    lists = [("", [(i, server.url(f"ok/{i}"))]) for i in range(500)]
+    lists = [("", f"part-{i}", [server.url(f"ok/{i}")]) for i in range(500)]
     with Downloads(tmp_path, limits(connections=2, per_host=2)) as running:
         next(running.chunks(lists))
     assert sum(server.asked.values()) < 100

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from albef.runtime.model import Floats
-from albef.serving.indexes.index import About, Entry, Index
+from albef.serving.indexes.index import _TABLES, About, Entry, Index
 
-ABOUT = About("zoo", "model/float32", "retrieval", 16)
+SPACE = "model/float32"
+ABOUT = About("zoo", SPACE, "retrieval", 16)
 
 
 def vectors(count: int, width: int = 16, seed: int = 0) -> Floats:
@@ -28,7 +29,7 @@ def entries(feats: Floats, first: int = 0) -> list[Entry]:
 
 
 def ids(index: Index, feat: Floats, k: int = 3) -> list[str]:
-    return [hit.id for hit in index.search(feat, k)]
+    return [hit.id for hit in index.search(SPACE, feat, k)]
 
 
 def make(path: Path | None) -> Index:
@@ -38,12 +39,12 @@ def make(path: Path | None) -> Index:
 def test_what_is_added_is_there_after_opening_again(tmp_path: Path) -> None:
     feats = vectors(20)
     index = make(tmp_path / "zoo")
-    index.add(entries(feats))
-    before = index.search(feats[3], 5)
+    index.add(SPACE, entries(feats))
+    before = index.search(SPACE, feats[3], 5)
     index.close()
     again = Index(tmp_path / "zoo")
     assert again.about == ABOUT
-    assert again.search(feats[3], 5) == before
+    assert again.search(SPACE, feats[3], 5) == before
     assert before[0].id == "p3"
     assert (again.thumbnail("p3"), again.square(before[0].number)) == (b"small", b"square")
     assert again.thumbnail("nobody") is again.square(999) is None
@@ -55,16 +56,16 @@ def test_a_search_is_the_sorted_product(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("albef.serving.indexes.index._PART", 7)  # features read at a time
     feats, query = vectors(100), vectors(1, seed=1)[0]
     index = make(None)
-    assert index.search(query, 3) == []
-    index.add(entries(feats))
+    assert index.search(SPACE, query, 3) == []
+    index.add(SPACE, entries(feats))
     order = np.argsort(-(feats @ query), kind="stable")
-    hits = index.search(query, 10)
+    hits = index.search(SPACE, query, 10)
     assert [hit.id for hit in hits] == [f"p{i}" for i in order[:10]]
     np.testing.assert_allclose([h.similarity for h in hits], (feats @ query)[order[:10]], 1e-5)
     index.remove([f"p{i}" for i in order[:3]])
     assert ids(index, query, 1000) == [f"p{i}" for i in order[3:]]
     equal = 2 * np.eye(1, 16, dtype=np.float32)
-    index.add(entries(np.repeat(equal, 5, axis=0), first=100))
+    index.add(SPACE, entries(np.repeat(equal, 5, axis=0), first=100))
     assert ids(index, equal[0], 5) == [f"p{i}" for i in range(100, 105)], "in their order"
     index.close()
 
@@ -72,13 +73,13 @@ def test_a_search_is_the_sorted_product(monkeypatch: pytest.MonkeyPatch) -> None
 def test_equal_pictures_change_nothing_and_others_replace() -> None:
     feats = vectors(8)
     index = make(None)
-    index.add(entries(feats[:4]))
-    numbers = [hit.number for hit in index.search(feats[0], 4)]
-    index.add(entries(feats[:4]))
-    assert [hit.number for hit in index.search(feats[0], 4)] == numbers
-    index.add(entries(feats[7:], first=2))
+    index.add(SPACE, entries(feats[:4]))
+    numbers = [hit.number for hit in index.search(SPACE, feats[0], 4)]
+    index.add(SPACE, entries(feats[:4]))
+    assert [hit.number for hit in index.search(SPACE, feats[0], 4)] == numbers
+    index.add(SPACE, entries(feats[7:], first=2))
     assert ids(index, feats[7], 1) == ["p2"]
-    assert index.search(feats[7], 1)[0].number > max(numbers), "a number is never used again"
+    assert index.search(SPACE, feats[7], 1)[0].number > max(numbers), "a number is never used again"
     assert len(index) == 4
     assert index.remove(["p0", "nobody"]) == 1
     assert "p0" not in ids(index, feats[0], 4)
@@ -89,23 +90,55 @@ def test_several_see_what_one_changes(tmp_path: Path) -> None:
     feats = vectors(10)
     one = make(tmp_path / "zoo")
     other = Index(tmp_path / "zoo")
-    one.add(entries(feats[:5]))
+    one.add(SPACE, entries(feats[:5]))
     assert ids(other, feats[4], 1) == ["p4"]
     other.remove(["p4"])
-    other.add(entries(feats[5:6], first=9))
+    other.add(SPACE, entries(feats[5:6], first=9))
     assert "p4" not in ids(one, feats[4], 9)
     assert ids(one, feats[5], 1) == ["p9"]
     one.close()
     other.close()
 
 
+def test_a_picture_has_a_feature_of_each_of_two_models(tmp_path: Path) -> None:
+    old, new, third = "old/int8", SPACE, "third/int8"
+    feats = vectors(6)
+    file = sqlite3.connect(tmp_path / "zoo")  # whose one model is SPACE
+    for table in _TABLES:
+        file.execute(table)
+    file.execute("INSERT INTO about VALUES ('zoo', ?, 'retrieval', 16, 1)", (SPACE,))
+    for i, feat in enumerate(feats[:4], 3):
+        file.execute("INSERT INTO features VALUES (?, ?)", (i, feat.tobytes()))
+        row = (f"p{i - 3}", i, feat.tobytes().hex(), b"small", b"square")
+        file.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?)", row)
+    file.commit()
+    file.close()
+    index = Index(tmp_path / "zoo")
+    assert ids(index, feats[2], 1) == ["p2"]
+    assert index.lacking(SPACE, 0, 9) == []
+    assert index.lacking(old, 4, 1) == [(5, b"square")]
+    index.put(old, [3, 4, 99], vectors(3, 8))
+    index.add(old, [entry._replace(feat=vectors(1, 8, 1)[0]) for entry in entries(feats)[3:5]])
+    assert [number for number, _ in index.lacking(old, 0, 9)] == [5]
+    assert [number for number, _ in index.lacking(new, 0, 9)] == [10], "of two that both have read"
+    assert len(index.search(old, vectors(1, 8)[0], 9)) == 4
+    assert len(index) == 5
+    index.remove(["p0"])
+    assert len(index.search(old, vectors(1, 8)[0], 9)) == len(ids(index, feats[0], 9)) == 3
+    index.put(third, [4], vectors(1, 4))
+    index.keep(third)
+    assert len(index.lacking(old, 0, 9)) == 1, "the one before stays"
+    assert len(index.lacking(SPACE, 0, 9)) == 4
+    index.close()
+
+
 ADDING = """
 import sys
 from pathlib import Path
-from tests.serving.indexes.test_index import entries, make, vectors
+from tests.serving.indexes.test_index import SPACE, entries, make, vectors
 index = make(Path(sys.argv[1]))
 for start in range(0, 100000, 50):
-    index.add(entries(vectors(50, seed=start), first=start))
+    index.add(SPACE, entries(vectors(50, seed=start), first=start))
     print(start + 50, flush=True)
 """
 
@@ -136,7 +169,7 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     file.execute("UPDATE about SET format = 99")
     file.commit()
     file.close()
-    with pytest.raises(ValueError, match="its format is 99, not 1; delete it"):
+    with pytest.raises(ValueError, match="its format is 99, not 2; delete it"):
         Index(tmp_path / "old")
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="is no index of pictures"):

@@ -5,15 +5,15 @@ import numpy as np
 
 from albef.serving.indexes.index import About
 from albef.serving.indexes.store import Store
-from tests.serving.indexes.test_index import entries, vectors
+from tests.serving.indexes.test_index import SPACE, entries, vectors
 
-ZOO = About("zoo", "model/float32", "retrieval", 16)
+ZOO = About("zoo", SPACE, "retrieval", 16)
 
 
 def test_no_name_reaches_the_file_system(tmp_path: Path) -> None:
     store = Store(tmp_path / "indexes")
     assert store.get("../../etc/passwd") is None
-    store.create(ZOO).add(entries(vectors(2)))
+    store.create(ZOO).add(SPACE, entries(vectors(2)))
     name = hashlib.sha256(b"zoo").hexdigest()[:32]
     assert [p.name for p in (tmp_path / "indexes").iterdir()] == [f"{name}.sqlite"]
     (tmp_path / "indexes" / "damaged.sqlite").write_text("no database" * 100)
@@ -27,7 +27,7 @@ def test_no_name_reaches_the_file_system(tmp_path: Path) -> None:
 def test_an_index_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     for folder in (None, tmp_path):
         store = Store(folder)
-        store.create(ZOO).add(entries(vectors(2)))
+        store.create(ZOO).add(SPACE, entries(vectors(2)))
         assert len(store.create(ZOO)) == 2
         assert [index.about for index in store.all()] == [ZOO]
         store.delete("zoo")
@@ -37,7 +37,7 @@ def test_an_index_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_another_process_may_replace_an_index(tmp_path: Path) -> None:
     one, other = Store(tmp_path), Store(tmp_path)
-    one.create(ZOO).add(entries(vectors(3)))
+    one.create(ZOO).add(SPACE, entries(vectors(3)))
     index = other.get("zoo")
     assert index is not None
     assert len(index) == 3
@@ -47,6 +47,6 @@ def test_another_process_may_replace_an_index(tmp_path: Path) -> None:
     index = other.get("zoo")
     assert index is not None
     assert len(index) == 0
-    assert np.array_equal(index.search(vectors(1)[0], 3), [])
+    assert np.array_equal(index.search(SPACE, vectors(1)[0], 3), [])
     one.close()
     other.close()

@@ -1,13 +1,13 @@
-"""What all kinds of task share."""
+"""Pictures on the way to the model."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from albef.loading import reading
+from albef.loading.reading import to_device
 from albef.preprocessing.transforms import normalised
-from albef.tasks import task as tasks
-from albef.tasks.task import to_device
 
 
 @pytest.mark.parametrize("shape", [(2, 17, 23), (3, 2, 260, 180)])
@@ -16,7 +16,7 @@ from albef.tasks.task import to_device
 def test_bytes_become_the_numbers_of_evaluation(
     shape: tuple[int, ...], planar: bool, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_by_rows", getattr(tasks, way))  # a GPU has the other one
+    monkeypatch.setattr(reading, "_by_rows", getattr(reading, way))  # a GPU has the other one
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     pictures = pixels.reshape(-1, *pixels.shape[-3:])
     wanted = np.stack([normalised(Image.fromarray(picture)) for picture in pictures])

@@ -1,0 +1,130 @@
+"""A server that follows its exports: what their folders lead to is served, once it is ready."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from albef.serving.engine import Engine
+from albef.serving.indexes.gallery import follow
+
+log = logging.getLogger("albef")
+_IDLE = 0.1  # seconds between two looks whether all is answered
+
+
+class Follower:
+    """The engine that answers, and the next one when the folders have other exports.
+
+    The next is loaded beside it, reads the pictures of all indexes, and then takes its place in one
+    step: ``mount`` lets an engine answer what is asked from now on. A request is answered by the
+    one that it began with, which is let go of when none can be left.
+    """
+
+    def __init__(
+        self, engine: Engine, mount: Callable[[Engine], None], gallery: Path | None
+    ) -> None:
+        self.engine, self._mount, self._gallery = engine, mount, gallery
+        self._reading: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self, every: float, refresh: Sequence[str]) -> AsyncIterator[None]:
+        """Compute inside this context, and look every so many seconds, if any, and at SIGHUP;
+        ``refresh`` is a command that is run before."""
+        self.engine.start()
+        self._take(self.engine)
+        if every:
+            wake = asyncio.Event()
+            self._begin(self._look(every, refresh, wake))
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake.set)
+        try:
+            yield
+        finally:
+            for task in (tasks := [*self._tasks]):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.engine.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _take(self, engine: Engine) -> None:
+        """Bring indexes and gallery to an engine while it answers."""
+        self.engine = engine
+        if self._reading:
+            self._reading.cancel()
+        self._reading = self._begin(self._read(engine))
+
+    async def _read(self, engine: Engine) -> None:
+        try:
+            await engine.read_indexes()
+        except Exception:  # nobody waits for this, so it is told here
+            log.exception("not all indexes can be searched")
+        if self._gallery and "embed_image" in engine.calls:
+            await follow(engine, self._gallery)
+
+    async def _look(self, every: float, refresh: Sequence[str], wake: asyncio.Event) -> None:
+        looks = self.engine.metrics.looks
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), every)
+            wake.clear()
+            try:
+                if refresh:
+                    await _run(refresh)
+                if await asyncio.to_thread(self.engine.is_outdated):
+                    await self._replace()
+                    looks.labels("replaced").inc()
+            except Exception as error:  # whatever is wrong with what is new, the old one serves
+                looks.labels("failed").inc()
+                log.error("%s; %s is served still", error, self.engine.names)
+
+    async def _replace(self) -> None:
+        old = self.engine
+        new = await asyncio.to_thread(old.renewed)
+        new.start()
+        old.successor = new  # from now on, what one adds to an index the other reads too
+        try:
+            await new.read_indexes()
+            self._mount(new)
+        except BaseException:
+            old.successor = None
+            await new.stop()
+            raise
+        self._take(new)
+        log.info("%s is served in place of %s", new.names, old.names)
+        self._begin(self._retire(old))
+
+    async def _retire(self, old: Engine) -> None:
+        """Stop an engine once nothing is asked, or else what it was asked is given up."""
+        until = time.monotonic() + old.limits.seconds
+        try:
+            while old.metrics.working and time.monotonic() < until:
+                await asyncio.sleep(_IDLE)
+        finally:
+            await old.stop()
+
+
+async def _run(command: Sequence[str]) -> None:
+    """Run a command to its end.
+
+    Raises:
+        OSError: it failed; its last words.
+    """
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines() or [f"{process.returncode}"]
+        raise OSError(f"`{' '.join(command)}` failed: {lines[-1]}")

@@ -1,0 +1,252 @@
+"""What the kinds that match images with texts share: their model, and ITC and ITM of a batch; and
+training on pairs, as retrieval and grounding do.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from albef.config import Section, fixed
+from albef.data.record import Record
+from albef.loading.reading import Batch
+from albef.losses.distill import ramp
+from albef.losses.itc import contrast, equal_ids, same_image_targets
+from albef.losses.itm import itm_loss
+from albef.models.albef import ALBEF, ModelConfig, resized
+from albef.models.kernels import KeyValue
+from albef.models.matching import match_pairs
+from albef.models.momentum import EMPTY, FeatureQueue, MomentumTwin
+from albef.models.weights import Checkpoint, load_strict
+from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
+from albef.preprocessing.transforms import Transform
+from albef.tasks.task import MAX_WORDS, RunTask, Task, TwinConfig
+
+
+class MatchingConfig(Section):
+    """Values of ITC and ITM."""
+
+    queue_size: int = 65536
+    """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
+    hard_negatives: bool = True
+    """Whether ITM's negatives are drawn by similarity, as in the paper; false draws them uniformly.
+    Where a text is true of many pictures ("the key"), the most similar ones are no negatives, and
+    false is better."""
+    equal_texts: bool = False
+    """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
+    The paper takes each for another's negative."""
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Records to ``image``, ``ids``, ``text_mask`` and ``image_id``; one caption drawn a record.
+
+    ``end`` closes each caption with [SEP], for a model that writes. With ``equal_texts``
+    there is a ``text_id`` (B,) too.
+    """
+
+    tokenizer: TextTokenizer
+    transform: Transform
+    max_tokens: int
+    end: bool = False
+    equal_texts: bool = False
+
+    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        """Stack the records."""
+        image = np.stack([self.transform(record.image, rng, record.key) for record in records])
+        drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
+        texts = [clean_caption(text, MAX_WORDS) for text in drawn]
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
+        batch = {
+            "image": torch.from_numpy(image),
+            "ids": torch.from_numpy(ids),
+            "text_mask": torch.from_numpy(mask),
+            "image_id": torch.tensor([record.image_id for record in records]),
+        }
+        if self.equal_texts:
+            batch["text_id"] = torch.tensor([text_id(text) for text in texts])
+        return batch
+
+
+class Matched(NamedTuple):
+    """ITC and ITM of a batch."""
+
+    itc: Tensor
+    """Scalar."""
+    itm: Tensor
+    """Scalar."""
+    image: list[KeyValue]
+    """Keys and values of the student's images."""
+    outputs: dict[str, Tensor]
+    """What is logged, and what :meth:`MatchingTask.end_step` enqueues."""
+
+
+class MatchingTask(Task):
+    """A model with an ITM head, whose loss is that of one true pair among three at chance.
+
+    Attributes:
+        model: the student.
+        itm_head: linear, 2 classes, on the fused [CLS].
+    """
+
+    surface: ClassVar[str] = "matching"
+    chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
+    hard_negatives: bool = True
+    """Whether ITM's negatives are drawn by similarity; else all are as likely."""
+
+    def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__(config, model, tokenizer)
+        self.model = ALBEF(model, tokenizer.vocab_size)
+        self.itm_head = nn.Linear(model.text.width, 2)
+        nn.init.normal_(self.itm_head.weight, std=0.02)
+        nn.init.zeros_(self.itm_head.bias)
+
+    def add_twin(self, temperature: float, ids: int = 1) -> None:
+        """What training has beside the student and its heads; a pair has so many ``ids``."""
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+        self.model_m = MomentumTwin(self.model)
+        self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
+
+    def freeze_itc(self) -> None:
+        """What ITC alone would teach, where it is not trained."""
+        self.model.freeze_projections()
+        self.temperature.requires_grad_(False)
+
+    def match(
+        self,
+        image_states: Tensor,
+        text_states: Tensor,
+        text_mask: Tensor,
+        feats_m: tuple[Tensor, Tensor],
+        targets: Tensor,
+        alpha: float,
+        barred: Tensor,
+    ) -> Matched:
+        """ITC to the twin's features of the batch and the queue, and ITM with drawn negatives.
+
+        Args:
+            image_states: (B, N, D) of the student.
+            text_states: (B, L, D) of the student.
+            text_mask: (B, L).
+            feats_m: ``image_feat`` and ``text_feat`` of the twin, (B, E) each.
+            targets: (B, B + Q) of ITC, before the twin softens them; the first Q of the queue
+                are candidates.
+            alpha: weight of the twin in them.
+            barred: (B, B) bool; true where two entries are no negatives of each other.
+        """
+        model, size = self.model, len(text_mask)
+        queued = targets.shape[1] - size
+        itc = contrast(
+            model.image_feat(image_states),
+            model.text_feat(text_states),
+            *feats_m,
+            self.queue.image[:queued],
+            self.queue.text[:queued],
+            self.temperature,
+            targets,
+            alpha,
+        )
+        image = model.fusion_encoder.image_key_values(image_states)
+        weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
+        pairs = match_pairs(
+            model,
+            self.itm_head,
+            text_states,
+            text_mask,
+            image,
+            itc.sim_i2t[:, :size] * weight,
+            itc.sim_t2i[:, :size] * weight,
+            barred,
+        )
+        itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
+        outputs = {
+            "itc": itc.loss.detach(),
+            "itm": itm.detach(),
+            "temperature": self.temperature.detach(),
+            "alpha": torch.full_like(itm.detach(), alpha),
+            "image_feat_m": feats_m[0],
+            "text_feat_m": feats_m[1],
+        }
+        return Matched(itc.loss, itm, image, outputs)
+
+    def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Enqueue the twin's features of all micro-batches at once, with their ids if any."""
+        image, text = (
+            torch.cat([output[name] for output in outputs])
+            for name in ("image_feat_m", "text_feat_m")
+        )
+        ids = torch.arange(len(image), device=image.device)
+        if "pair_id" in outputs[0]:
+            ids = torch.cat([output["pair_id"] for output in outputs])
+        self.queue.enqueue(image, text, ids)
+
+
+class PairConfig(MatchingConfig, TwinConfig):
+    """Values of a training on pairs."""
+
+
+class PairTask(MatchingTask, RunTask):
+    """ITC with every same-image entry a positive, plus ITM with hard negatives of other images
+    (ALBEF, section 5); the temperature is not clamped, as in the original.
+    """
+
+    itc: bool = True
+    """Whether the contrastive loss is trained."""
+
+    def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__(config, model, tokenizer)
+        self.hard_negatives = config.hard_negatives
+        self.add_twin(temperature=0.07, ids=1 + config.equal_texts)
+
+    @classmethod
+    def start(cls, config: PairConfig, init: Checkpoint) -> Self:
+        """A task that starts from another's checkpoint.
+
+        The model, its twin, the temperature and the ITM head are taken, and the features of a
+        queue of the same size; its ids are those of another data set, so they count as empty.
+        """
+        task = cls(config, resized(init.model, config.image_size), init.tokenizer)
+        tensors = dict(init.tensors)
+        if tensors["queue.ids"].shape != task.queue.ids.shape:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("queue.")}
+        load_strict(
+            task,
+            tensors,
+            where=str(init.folder),
+            fresh=("queue.",),
+            dropped=("mlm_head.", "mlm_head_m."),
+        )
+        task.queue.ids.fill_(EMPTY)
+        return task
+
+    def collate(self, transform: Transform) -> Collate:
+        """The collate of training batches."""
+        tokens, equal_texts = self.config.max_tokens, self.config.equal_texts
+        return Collate(self.tokenizer, transform, tokens, equal_texts=equal_texts)
+
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        """The two losses of a micro-batch of B pairs, and the twin's features."""
+        model, twin = self.model, self.model_m.model
+        mask, ids = batch["text_mask"], batch["image_id"]
+        if "text_id" in batch:
+            ids = torch.stack([ids, batch["text_id"]], dim=1)
+        image_states = model.encode_image(batch["image"])
+        text_states = model.encode_text(batch["ids"], mask)
+        with torch.no_grad():
+            image_feat_m = twin.image_feat(twin.encode_image(batch["image"]))
+            text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
+        matched = self.match(
+            image_states,
+            text_states,
+            mask,
+            (image_feat_m, text_feat_m),
+            same_image_targets(ids, self.queue.ids),
+            fixed(self.config.alpha) * ramp(epoch),
+            barred=equal_ids(ids, ids),
+        )
+        loss = matched.itm + (matched.itc if self.itc else 0)
+        return {"loss": loss, **matched.outputs, "pair_id": ids}
