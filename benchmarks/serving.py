@@ -42,6 +42,7 @@ from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import graph_file
+from albef.runtime.sketch import Sketch
 from albef.tasks.retrieval import Config, Task
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
 from tests.conftest import save_task
@@ -156,12 +157,12 @@ def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
     return task.sizes, vocab
 
 
-def _calibrate(model: Any) -> float:
+def _calibrate(model: Any) -> tuple[float, Sketch]:
     """Ask it about noise, as the weights are."""
     rng = np.random.default_rng(0)
     noise = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
     model.match(noise, [" ".join(rng.choice(tokens(99)[5:], 12)) for _ in noise])
-    return 1.0
+    return 1.0, Sketch()
 
 
 def _graphs(folder: Path, rounds: int, vocab: int) -> None:

@@ -95,7 +95,7 @@ def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False
     with tempfile.TemporaryDirectory(prefix="albef-check-") as name:
         folder = Path(name)
         blocks = Blocks(folder / "blocks")
-        rules = Rules(intake, config.longest_side)
+        rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
         rows = read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root, most)
         made = prepared(rows, rules, stage.runtime.workers)
         while block := list(itertools.islice(made, _BLOCK)):

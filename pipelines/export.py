@@ -22,6 +22,7 @@ from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import NAME, Precision
 from albef.runtime.model import Model
+from albef.runtime.sketch import Sketch
 from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, main, run_of, write_json
 
@@ -105,8 +106,9 @@ def _export(stage: Stage) -> None:
     )
 
 
-def _calibrate(stage: Stage, settings: RunExport, model: Model) -> float:
-    """Ask a model about the split val, but for what it is evaluated on; its temperature.
+def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, Sketch]:
+    """Ask a model about the split val, but for what it is evaluated on; its temperature, and what
+    it was asked.
 
     Raises:
         ValueError: nothing is left of val, and none is there but int8 needs some.

@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
     config = read_config(stage)
     limits = stage.section("ingest", IngestConfig)
     paths = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
-    rules = Rules(limits, config.longest_side)
+    rules = Rules(limits, config.longest_side, min_scores=config.min_scores)
     with stage.scratch("rows") as work:
         data, quarantine = work / "data", work / "quarantine"
         blocks = Blocks(work / "blocks", _digest(rules))
@@ -86,7 +86,7 @@ def _digest(rules: Rules) -> str:
     code = sorted(file for folder in folders for file in folder.rglob("*.py"))
     values = [
         rules.limits.model_dump(mode="json", exclude={"crops", "heldout", "min_yield"}),
-        rules.longest_side,
+        [rules.longest_side, dict(rules.min_scores)],
         code_digest(code),
         [version(name) for name in _PACKAGES],
     ]

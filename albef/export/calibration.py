@@ -17,6 +17,7 @@ from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying
 from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import BATCH, Model
+from albef.runtime.sketch import Sketch, brightness
 from albef.tasks.classification import label_of, sentence_of
 from albef.tasks.vqa_accuracy import judged
 
@@ -105,10 +106,18 @@ def is_calibrated(model: Model) -> bool:
     return not (written or isinstance(model, Grounding))
 
 
-def calibrate(model: Model, records: Records) -> float:
-    """Ask a model about validation records; the temperature that it should have."""
-    judged = judge(model, records)
-    return temperature(judged) if is_calibrated(model) else 1.0
+def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
+    """Ask a model about validation records; the temperature that it should have, and what it was
+    asked."""
+    judged, sketch = judge(model, records), Sketch()
+    found = temperature(judged) if is_calibrated(model) else 1.0
+    for i in range(len(records)):
+        for image in records[i].images:
+            sketch.picture(image, brightness(model.pixels([image])[0]))
+        sketch.text(records[i].captions[0], model.ids(records[i].captions[:1])[0][0], model)
+    for sure in judged.confidence(found) if len(records) else ():
+        sketch.count(confidence=sure)
+    return found, sketch
 
 
 def temperature(judged: Judged) -> float:

@@ -16,6 +16,7 @@ from albef.runtime.loading import SURFACES
 from albef.runtime.manifest import Precision
 from albef.runtime.model import Array, Backend, Model
 from albef.runtime.sessions import CPU, Sessions
+from albef.runtime.sketch import Sketch
 
 _CALLS, _ITEMS = 4, 16  # kept of what each graph is given of validation data: some ranges suffice
 
@@ -28,7 +29,7 @@ def export(
     opset: int,
     tolerance: float,
     precisions: Sequence[Precision],
-    calibrate: Callable[[Model], float],
+    calibrate: Callable[[Model], tuple[float, Sketch]],
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
 ) -> tuple[manifest.Manifest, list[Difference]]:
@@ -42,7 +43,8 @@ def export(
         tolerance: largest absolute difference allowed, in float32.
         precisions: to write, the one that is loaded unless others are named first.
         calibrate: asks the model, in float32, what it will be asked, on validation data; what the
-            graphs are given fixes the ranges of int8, what comes back is the temperature.
+            graphs are given fixes the ranges of int8, what comes back is the temperature and the
+            counts that the traffic of a server is held against.
         threads: of ONNX Runtime; 0 takes all cores.
         provenance: what the manifest tells beside the checkpoint and its own provenance.
 
@@ -63,7 +65,9 @@ def export(
     verified = verify(differences, tolerance)
     given, surface = _Recorder(exported), SURFACES[model.facts.surface]
     asked = surface(given, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)
-    facts = model.facts.model_copy(update={"temperature": calibrate(asked)})
+    temperature, sketch = calibrate(asked)
+    facts = model.facts.model_copy(update={"temperature": temperature})
+    sketch.write(folder)
     checkpoint.tokenizer.save(folder / manifest.TOKENIZER)
     if model.facts.answering is not None:
         (folder / manifest.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")

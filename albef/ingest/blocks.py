@@ -288,7 +288,7 @@ def digest_of(row: Record | Refusal) -> bytes:
         for image in row.images:
             digest.update(len(image).to_bytes(8, "big"))
             digest.update(image)
-        what = (*name_of(row), row.captions, row.meta)
+        what = (*name_of(row), row.split, row.captions, row.meta)
     digest.update(repr(what).encode(errors="backslashreplace"))
     return digest.digest()[:16]
 

@@ -58,6 +58,9 @@ class RowsConfig(SourcesConfig):
     their own size."""
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     """Which training pictures are dropped that an earlier one, of another image id, shows too."""
+    min_scores: dict[str, float] = Field({})
+    """Least value of scores that training rows bring with them (``keep``), as ``{similarity: 0.3}``
+    for LAION's lists; a row below it, or without it, is set aside."""
     split_off: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = Field({})
     """Shares of the training rows that become other splits, as ``{val: 0.05, test: 0.05}``, for
     sources that have none; equal pictures come into one."""

@@ -5,9 +5,10 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _PICTURED = (
     Reason.CAPTION_TOO_LONG,
     Reason.TOO_SMALL,
     Reason.TOO_ELONGATED,
+    Reason.LOW_SCORE,
     Reason.BLURRED,
     Reason.TOO_DARK,
     Reason.TOO_LIGHT,
@@ -48,6 +50,8 @@ class Rules:
     longest_side: int | None
     heldout: bool = False
     """Whether the fingerprints of a picture's mirror image and crops are taken, too."""
+    min_scores: Mapping[str, float] = field(default_factory=dict)
+    """As in :class:`albef.ingest.config.RowsConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     if not _KEY.fullmatch(record.key):
         detail = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
         raise Refused(Reason.MALFORMED_ROW, detail)
+    for score, least in rules.min_scores.items() if record.split == "train" else ():
+        _check_score(score, record.meta.get(score), least)
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
     meta = _json_meta(record.meta)
     located = boxes.of_meta(meta)
@@ -126,6 +132,15 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )
     return Prepared(kept, line, name, tuple(one for *_, ones in stored for one in ones))
+
+
+def _check_score(name: str, value: object, least: float) -> None:
+    try:
+        score = float(str(value))
+    except ValueError:
+        score = math.nan
+    if not score >= least:
+        raise Refused(Reason.LOW_SCORE, f"{name} is {value}; it must be at least {least:g}")
 
 
 def _image(

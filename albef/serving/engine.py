@@ -142,9 +142,11 @@ class Engine:
     def announce(self) -> None:
         """Let the server's numbers be of these models."""
         self.metrics.model.clear()
+        self.metrics.drift.clear()
         for queues in self.models:
             facts = queues.run, queues.model.facts.kind, queues.model.digest
             self.metrics.model.labels(*facts).set(1)
+            self.metrics.follow_drift(queues.run, queues.sketch, queues.profile)
             for batcher in queues.batchers:
                 batcher.announce()
 
@@ -168,7 +170,8 @@ class Engine:
                     log.warning("the index %s is not for %s", index.about.name, queues.name)
                     return
             try:
-                feats = await self.embed_pictures(squares)
+                read = await self._read_pictures(queues, squares, keep=False, asked=False)
+                feats = np.stack([each.feat for each in read])
             except Problem as problem:
                 if problem.status not in (429, 503):
                     raise
@@ -194,9 +197,11 @@ class Engine:
         pictures = await self._read_pictures(queues, images, keep=False)
         return np.stack([picture.feat for picture in pictures])
 
-    async def embed_texts(self, texts: Sequence[str], queues: ModelQueues | None = None) -> Floats:
+    async def embed_texts(
+        self, texts: Sequence[str], queues: ModelQueues | None = None, *, asked: bool = True
+    ) -> Floats:
         """Texts to unit vectors (n, E) of an export, the first that has the call."""
-        read = await self._read_texts(queues or self.calls["embed_text"], texts)
+        read = await self._read_texts(queues or self.calls["embed_text"], texts, asked=asked)
         return np.stack([text.feat for text in read])
 
     async def zero_shot(
@@ -205,7 +210,9 @@ class Engine:
         """The probability (n, C) of each label for each picture, one of them being right."""
         queues = self.calls["zero_shot"]
         texts = prompts(labels, templates)
-        parts = [await self.embed_texts(texts[part], queues) for part in batches(len(texts))]
+        parts = [
+            await self.embed_texts(texts[part], queues, asked=False) for part in batches(len(texts))
+        ]
         feats = await self.embed_pictures(images, queues)
         probabilities: Floats = queues.model.classified(feats, np.concatenate(parts), len(labels))
         return probabilities
@@ -220,25 +227,36 @@ class Engine:
         read = await self._read_texts(queues, texts)
         states = [each.states for each in await self._read_pictures(queues, images, keep=True)]
         pairs = [Pair(read[i % len(read)], states[i % len(states)]) for i in range(count)]  # type: ignore[arg-type]
-        return [probability(margin) for margin in await queues.pairs(pairs)]
+        chances = [probability(margin) for margin in await queues.pairs(pairs)]
+        for chance in chances:
+            queues.sketch.count(confidence=max(chance, 1 - chance))
+        return chances
 
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
         """What a call of the model says of each text about the same picture or pictures."""
         queues = self.calls[call]
         queues.asked[call].check_room(len(texts))
         self._decoders.check_room(len(images))
-        pictures = [await self._decode(queues.square, image, i) for i, image in enumerate(images)]
-        return await queues.asked[call]([(*pictures, text) for text in texts])
+        square = partial(queues.square, asked=True)
+        pictures = [await self._decode(square, image, i) for i, image in enumerate(images)]
+        answers = await queues.asked[call]([(*pictures, text) for text in texts])
+        queues.count(texts, answers)
+        return answers
 
     async def ground(
         self, image: bytes, expressions: Sequence[str], boxes: Sequence[Box]
     ) -> tuple[tuple[int, int], list[Grounded]]:
         """The picture's size, and where it shows what each expression says."""
-        waiting = self.calls["ground"].asked["ground"]
+        queues = self.calls["ground"]
+        waiting = queues.asked["ground"]
         waiting.check_room(len(expressions))
         self._decoders.check_room(1)
-        size = await self._decode(lambda image, i: decode(image, f"picture {i}").size, image, 0)
-        return size, await waiting([(image, text, boxes) for text in expressions])
+        await self._decode(partial(queues.square, asked=True), image, 0)
+        with opened(image, "picture 0") as picture:
+            size = picture.size
+        places = await waiting([(image, text, boxes) for text in expressions])
+        queues.count(expressions, places)
+        return size, places
 
     async def add_pictures(
         self, index: Index, images: Sequence[bytes], ids: Sequence[str | None]
@@ -305,7 +323,7 @@ class Engine:
         missing = [number for number in numbers if states[number] is None]
         squares = {number: await self.stored(index.square, number) for number in missing}
         there = {number: square for number, square in squares.items() if square}
-        read = await self._read_pictures(queues, list(there.values()), keep=True)
+        read = await self._read_pictures(queues, [*there.values()], keep=True, asked=False)
         for number, picture in zip(there, read, strict=True):
             assert picture.states is not None
             self._states.put((index.serial, number), picture.states)
@@ -313,12 +331,12 @@ class Engine:
         return {number: each for number, each in states.items() if each is not None}
 
     async def _read_pictures(
-        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool
+        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, asked: bool = True
     ) -> list[ReadPicture]:
         self._decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
-            asyncio.ensure_future(self._decode(queues.pixels, image, i))
+            asyncio.ensure_future(self._decode(partial(queues.pixels, asked=asked), image, i))
             for i, image in enumerate(images)
         ]
         try:
@@ -328,8 +346,10 @@ class Engine:
                 task.cancel()
         return await queues.pictures([Pixels(each, keep) for each in pixels])
 
-    async def _read_texts(self, queues: ModelQueues, texts: Sequence[str]) -> list[ReadText]:
-        return await queues.texts([queues.ids(text) for text in texts])
+    async def _read_texts(
+        self, queues: ModelQueues, texts: Sequence[str], *, asked: bool = True
+    ) -> list[ReadText]:
+        return await queues.texts([queues.ids(text, asked=asked) for text in texts])
 
     def check_decoders(self) -> None:
         """See that a decoder takes work: not all have been at one picture for long.

@@ -1,5 +1,6 @@
 """Numbers of a running server, as Prometheus reads them."""
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
 
 from prometheus_client import (
@@ -11,6 +12,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+
+from albef.runtime.sketch import Counts, Drift, Sketch
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64)
@@ -56,7 +59,22 @@ class Metrics:
         self.looks = counter(
             "albef_looks", "Looks at the exports' folders that found others", ["outcome"]
         )
+        self.drift = gauge(
+            "albef_drift",
+            "How far what is asked is from what the export was validated on",
+            ["run", "what", "measure"],
+        )
         self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
+
+    def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:
+        """Tell how far what an export is asked is from its profile."""
+        for what, reference in profile.items():
+            for measure in Drift._fields:
+                self.drift.labels(run, what, measure).set_function(
+                    lambda what=what, reference=reference, measure=measure: getattr(  # type: ignore[misc]
+                        sketch.drift(what, reference), measure
+                    )
+                )
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer, given after so many seconds."""

@@ -15,7 +15,9 @@ from PIL import Image
 from albef import runtime
 from albef.data.image_decoding import decode
 from albef.runtime import manifest as manifests
+from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
+from albef.runtime.sketch import Sketch, brightness, read
 from albef.serving.batching import Batcher
 from albef.serving.limits import BEST, Limits
 from albef.serving.metrics import Metrics
@@ -62,7 +64,8 @@ class ModelQueues:
     """A loaded export, whose steps compute in batches: a :class:`Batcher` of each on ``executor``.
 
     Answers carry its ``name``, the run and the beginning of the digest. Its ``space`` decides the
-    features: an index of another one is of no use.
+    features: those of another one are of no use. ``sketch`` counts what is asked,
+    ``profile`` what the model was validated on.
 
     Raises:
         ExportError: it is none, was changed, or cannot run as asked.
@@ -83,6 +86,7 @@ class ModelQueues:
         self.run, self.precision = manifest.run, precision or manifest.precisions[0]
         self.name = f"{self.run}@{self.model.digest[:12]}"
         self.space = f"{self.model.digest}/{self.precision}"
+        self.sketch, self.profile = Sketch(), read(folder, manifest)
 
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
             return Batcher(self.run, step, compute, executor, limits, metrics, **padded)
@@ -97,22 +101,43 @@ class ModelQueues:
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.pictures, self.texts, self.pairs, *self.asked.values()]
 
-    def ids(self, text: str) -> Ints:
-        """Token ids (L,) of a text."""
-        return np.asarray(self.model.ids([text])[0][0])
+    def ids(self, text: str, *, asked: bool = False) -> Ints:
+        """Token ids (L,) of a text; one that is asked about is counted."""
+        ids = np.asarray(self.model.ids([text])[0][0])
+        if asked:
+            self.sketch.text(text, ids, self.model)
+        return ids
 
-    def pixels(self, image: bytes, number: int) -> Floats:
+    def pixels(self, image: bytes, number: int, *, asked: bool = False) -> Floats:
         """An encoded picture as (3, S, S); ``number`` stands in errors."""
-        return np.asarray(self.model.pixels([image], number)[0])
+        pixels = np.asarray(self.model.pixels([image], number)[0])
+        if asked:
+            self.sketch.picture(image, brightness(pixels))
+        return pixels
 
-    def square(self, image: bytes, number: int) -> Image.Image:
-        """An encoded picture at the size that the model reads, as 8-bit RGB (S, S).
+    def square(self, image: bytes, number: int, *, asked: bool = False) -> Image.Image:
+        """An encoded picture at the size that the model reads, as 8-bit RGB (S, S); counted
+        where it is asked about.
 
         What :meth:`pixels` gives for it, losslessly encoded, is what it gives for ``image``.
         """
         picture = decode(image, f"picture {number}")
         side = (self.model.facts.image_size,) * 2
-        return picture if picture.size == side else picture.resize(side, Image.Resampling.BICUBIC)
+        if picture.size != side:
+            picture = picture.resize(side, Image.Resampling.BICUBIC)
+        if asked:
+            self.sketch.picture(image, float(np.asarray(picture).mean()))
+        return picture
+
+    def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
+        """Count texts that were asked about and what a call of the model says of them."""
+        for text, answer in zip(texts, answers, strict=True):
+            self.ids(text, asked=True)
+            if isinstance(answer, Grounded):
+                self.sketch.count(confidence=max(answer.probability, 1 - answer.probability))
+            elif answer:  # none where none is probable enough
+                shares = answer.values() if isinstance(answer, dict) else (answer[0].probability,)
+                self.sketch.count(confidence=max(shares))
 
     def _read_pictures(self, items: Sequence[Pixels]) -> list[ReadPicture]:
         """Read pictures; what one is given back holds nothing of the others in memory."""

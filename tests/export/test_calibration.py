@@ -68,7 +68,14 @@ def test_a_model_is_asked_what_it_is_made_for(
     assert set(judged.credit) == {0.0, 1.0}
     confidence = judged.confidence()
     assert len(set(confidence.round(6))) > 3
-    found = calibrate(model, records)
+    found, sketch = calibrate(model, records)
+    pictured = 66 if kind == "nlvr2" else 33
+    counted = {what: counts.sum() for what, counts in sketch.counts.items()}
+    assert counted == {
+        **dict.fromkeys(("width", "height", "brightness"), pictured),
+        **dict.fromkeys(("words", "unknown"), 33),
+        "confidence": answers,
+    }
     assert is_calibrated(model) == (kind != "grounding") == (found != 1)
     model.facts = model.facts.model_copy(update={"temperature": found})
     np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 """What becomes of a row, taken by itself."""
 
+import dataclasses
 import io
 from typing import Any
 
@@ -222,6 +223,29 @@ def test_several_processes_give_the_same_rows_in_order() -> None:
     ]
     given.insert(5, (6, Refusal("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
     assert list(prepared(given, rules(24), 2)) == list(prepared(given, rules(24), 0))
+
+
+@pytest.mark.parametrize(
+    ("score", "split", "detail"),
+    [
+        (0.3, "train", None),
+        ("0.31", "train", None),
+        (0.29, "train", "similarity is 0.29; it must be at least 0.3"),
+        ("nan", "train", "similarity is nan; it must be at least 0.3"),
+        (None, "train", "similarity is None; it must be at least 0.3"),
+        (0.29, "test", None),
+    ],
+)
+def test_a_training_row_whose_score_is_too_low_is_set_aside(
+    score: object, split: str, detail: str | None
+) -> None:
+    row = dataclasses.replace(record(encoded(gradient(), "PNG"), similarity=score), split=split)
+    made = prepare(1, row, dataclasses.replace(rules(), min_scores={"similarity": 0.3}))
+    if detail is None:
+        assert isinstance(made, Prepared), made
+    else:
+        assert isinstance(made, Refusal)
+        assert (made.reason, made.detail, bool(made.picture)) == (Reason.LOW_SCORE, detail, True)
 
 
 @pytest.fixture(scope="module")

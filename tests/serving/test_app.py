@@ -321,6 +321,37 @@ def test_openapi_says_what_a_token_is_needed_for(tiny_export: Path) -> None:
     assert "security" not in paths["/healthz"]["get"]
 
 
+def test_metrics_tell_how_far_traffic_is_from_validation_data(
+    tiny_export: Path, pictures: list[bytes]
+) -> None:
+    with running([tiny_export]) as server:
+
+        def drift(what: str, measure: str = "divergence") -> float:
+            return server.metric("albef_drift", run="retrieval", what=what, measure=measure)
+
+        def send(texts: list[str]) -> None:
+            for _ in range(4):
+                server.client.post("/v1/embed/texts", json={"texts": texts * (32 // len(texts))})
+
+        send(list(CAPTIONS))
+        near = drift("words"), drift("words", "shift"), drift("unknown")
+        assert near[0] < 0.2
+        assert near[1] < 0.5
+        assert near[2] < 0.1
+        assert np.isnan(drift("width"))
+        send(
+            ["only 7 \u2603 \u2603 \u2603 here, and many more words than any caption has got " * 3]
+        )
+        assert drift("words") > 5 * near[0]
+        assert drift("words", "shift") > 1
+        assert drift("unknown") > 0.5
+        sent = {"files": parts("image", pictures[:1]), "data": {"text": [*CAPTIONS] * 8}}
+        for _ in range(4):
+            assert server.client.post("/v1/match", **sent).is_success
+        assert drift("confidence") >= 0
+        assert b"squid" not in server.client.get("/metrics").content
+
+
 def test_pages_of_an_origin_that_is_named_may_ask_and_see_refusals(
     tiny_export: Path, pictures: list[bytes]
 ) -> None:

@@ -1,0 +1,127 @@
+"""What a model is asked, as counts in fixed bins, held against those of its validation data; no
+torch. Nothing of a picture or a text is kept."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albef.data.image_decoding import opened
+from albef.io import file_digest
+from albef.preprocessing.transforms import MEAN, STD
+from albef.runtime.manifest import ExportError, Manifest
+from albef.runtime.model import Floats, Ints, Model
+
+NAME = "traffic.json"
+"""The counts of validation data, in an export."""
+_SIDES = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 2**26)
+BINS: dict[str, tuple[float, ...]] = {
+    "width": _SIDES,
+    "height": _SIDES,
+    "brightness": tuple(range(0, 257, 16)),
+    "words": (*range(21), 25, 30, 40, 60, 100, 200, 2**15),
+    "unknown": (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1),
+    "confidence": tuple(i / 20 for i in range(21)),
+}
+"""Edges, ascending, the last bin with its upper one: of a picture's sides and mean, of a text's
+words and its share of unknown tokens, of the probability of the answer that is given."""
+LEAST = 100
+"""Things of which it is not told how far they are."""
+_MOST = 4096  # at which counts are halved, so that they are of the last thousands
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_HELD_OUT = 1e-4  # weight that the empty bins of a reference share, as in validation
+Counts = NDArray[np.float64]
+
+
+class Drift(NamedTuple):
+    """How far counts are from a reference, by the measures of :mod:`albef.validation.drift`."""
+
+    divergence: float
+    """Kullback-Leibler, in nats."""
+    shift: float
+    """Farthest that a quantile has moved, as a share of what lies between the reference's 5 % and
+    95 %, or of its median where these are equal; to a bin's upper edge."""
+
+
+class Sketch:
+    """Counts of :data:`BINS`; threads may share it, where a count that is lost does no harm."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counts] = {w: np.zeros(len(e) - 1) for w, e in BINS.items()}
+
+    def count(self, **values: float) -> None:
+        """Count a value of each of some :data:`BINS`."""
+        for what, value in values.items():
+            counts = self.counts[what]
+            place = np.searchsorted(BINS[what], value, "right") - 1
+            counts[min(int(place), len(counts) - 1)] += 1
+            if counts.sum() >= _MOST:
+                counts /= 2
+
+    def picture(self, image: bytes, brightness: float) -> None:
+        """Count an encoded picture, of a brightness from 0 to 255."""
+        with opened(image, "") as picture:
+            width, height = picture.size
+        self.count(width=width, height=height, brightness=brightness)
+
+    def text(self, text: str, ids: Ints, model: Model) -> None:
+        """Count a text, which a model reads as ids (L,), the first of them [CLS]."""
+        unknown = ids[1:] == model.tokenizer.tokenizer.token_to_id("[UNK]")
+        self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
+
+    def drift(self, what: str, reference: Counts) -> Drift:
+        """How far something is from a reference; NaN of fewer than :data:`LEAST`, or of none."""
+        counts = self.counts[what]
+        return _drift(counts, reference, BINS[what]) if counts.sum() >= LEAST else _NONE
+
+    def write(self, folder: Path) -> None:
+        """Write the counts into an export."""
+        told = {what: counts.tolist() for what, counts in self.counts.items()}
+        (folder / NAME).write_text(json.dumps(told, sort_keys=True) + "\n")
+
+
+def brightness(pixels: Floats) -> float:
+    """The mean of a picture that a model reads as (3, S, S), from 0 to 255."""
+    return 255 * float((pixels.mean((1, 2)) * STD + MEAN).mean())
+
+
+_NONE = Drift(np.nan, np.nan)
+
+
+def _drift(counts: Counts, reference: Counts, edges: tuple[float, ...]) -> Drift:
+    if not reference.sum():
+        return _NONE
+    empty = reference == 0
+    expected = reference / reference.sum() * (1 - _HELD_OUT * empty.any())
+    expected[empty] = _HELD_OUT / max(1, empty.sum())
+    share = counts / counts.sum()
+    there = share > 0
+    divergence = float((share[there] * np.log(share[there] / expected[there])).sum())
+    now, before = (_quantiles(each, edges) for each in (counts, reference))
+    across = before[-1] - before[0] or abs(before[len(before) // 2]) or 1.0
+    return Drift(divergence, float(np.abs(now - before).max() / across))
+
+
+def _quantiles(counts: Counts, edges: tuple[float, ...]) -> Counts:
+    """The upper edges of the bins that hold the quantiles (5,)."""
+    places = np.searchsorted(counts.cumsum() / counts.sum(), _QUANTILES)
+    upper: Counts = np.array(edges, float)[np.minimum(places, len(counts) - 1) + 1]
+    return upper
+
+
+def read(folder: Path, manifest: Manifest) -> Mapping[str, Counts]:
+    """The counts in an export; none in one from before they were.
+
+    Raises:
+        ExportError: they are not those that were written.
+    """
+    path = folder / NAME
+    if NAME not in manifest.files or not path.is_file():
+        return {}
+    if file_digest(path) != manifest.files[NAME]:
+        raise ExportError(f"{path} is not the file that was exported: export again")
+    told = json.loads(path.read_text())
+    return {what: np.array(told[what], float) for what in BINS if what in told}

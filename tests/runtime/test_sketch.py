@@ -1,0 +1,66 @@
+"""What is asked, held against what a model was validated on."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from albef.runtime import manifest
+from albef.runtime.manifest import ExportError
+from albef.runtime.sketch import BINS, NAME, Sketch, read
+from albef.validation.drift import DIVERGENCE, EXPECTATIONS
+from albef.validation.expectations import run
+
+
+def counted(values: "np.ndarray") -> Sketch:
+    sketch = Sketch()
+    for value in values:
+        sketch.count(words=float(value))
+    return sketch
+
+
+def test_drift_is_what_validation_measures() -> None:
+    rng = np.random.default_rng(0)
+    accepted, now = rng.poisson(9, 900), rng.poisson(7, 900)
+    reference = counted(accepted).counts["words"]
+    assert 0 in reference, "bins that have nothing"
+    partition = {"bins": list(BINS["words"]), "weights": (reference / reference.sum()).tolist()}
+    kwargs = {"column": "words", "partition_object": partition, "threshold": 1}
+    item = {
+        "type": EXPECTATIONS[DIVERGENCE],
+        "kwargs": {**kwargs, "internal_weight_holdout": 1e-4},
+        "meta": {"table": "captions"},
+    }
+    (outcome,) = run({"captions": pd.DataFrame({"words": now})}, [item])
+    drift = counted(now).drift("words", reference)
+    assert drift.divergence == pytest.approx(outcome["result"]["observed_value"], abs=1e-6)
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    before, after = (np.quantile(each, levels, method="nearest") for each in (accepted, now))
+    assert drift.shift == pytest.approx(np.abs(after - before).max() / (before[-1] - before[0]))
+    same = counted(accepted).drift("words", reference)
+    assert max(same) < 1e-3
+
+
+def test_counts_are_of_the_last_thousands_and_few_say_nothing() -> None:
+    reference = counted(np.full(50, 3)).counts["words"]
+    sketch = counted(np.full(99, 3))
+    assert np.isnan(sketch.drift("words", reference)).all()
+    for _ in range(9000):
+        sketch.count(words=8)
+    assert sketch.counts["words"].sum() < 4096
+    assert sketch.drift("words", reference).shift > 1
+    assert np.isnan(sketch.drift("words", 0 * reference)).all()
+
+
+def test_an_export_has_the_counts_of_its_validation_data(tiny_export: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(tiny_export, folder)
+    written = manifest.read(folder)
+    assert {what: counts.sum() for what, counts in read(folder, written).items()}["words"] == 14
+    (folder / NAME).write_text("{}")
+    with pytest.raises(ExportError, match="is not the file that was exported"):
+        read(folder, written)
+    (folder / NAME).unlink()
+    assert read(folder, written) == {}, "left out of a folder that was deployed"
