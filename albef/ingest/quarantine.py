@@ -79,12 +79,12 @@ def _write_rows(
         for block in range(len(blocks)):
             counts = pc.value_counts(blocks.table(block)["source"]).to_pylist()
             rows.update({of["values"]: of["counts"] for of in counts})
-        aside = (
+        dropped_rows = (
             row
             for block in range(len(blocks))
             for row in blocks.rows(block, ~blocks.kept(block, dropped))
         )
-        for row in aside:
+        for row in dropped_rows:
             source = row.values["source"]
             if row.refusal is not None:
                 values = dataclasses.asdict(row.refusal)

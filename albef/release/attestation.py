@@ -88,11 +88,11 @@ def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
     """
     verify(release, key, release / SEAL)
     verify(export, key, release / SIGNED)
-    told: dict[str, Any] = read_json(release / LINEAGE)
-    given = told["predicate"]["buildDefinition"]["externalParameters"]
-    if told != statement(export, given["version"], given["commit"]):
+    lineage: dict[str, Any] = read_json(release / LINEAGE)
+    given = lineage["predicate"]["buildDefinition"]["externalParameters"]
+    if lineage != statement(export, given["version"], given["commit"]):
         raise Unverified(f"{release / LINEAGE} is not what the manifest of {export} tells")
-    return told
+    return lineage
 
 
 def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
@@ -186,11 +186,11 @@ def write(export: Path, release: Path, version: str, commit: str, key: Path | No
         release: the folder with the card and the figures.
         commit: whose code, values and data made the export.
     """
-    told = statement(export, version, commit)
-    subject = told["subject"][0]
-    run = told["predicate"]["buildDefinition"]["externalParameters"]["run"]
+    lineage = statement(export, version, commit)
+    subject = lineage["subject"][0]
+    run = lineage["predicate"]["buildDefinition"]["externalParameters"]["run"]
     bill = sbom(run, version, subject["digest"]["sha256"])
-    for name, value in ((LINEAGE, told), (SBOM, bill)):
+    for name, value in ((LINEAGE, lineage), (SBOM, bill)):
         (release / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
     if key is not None:
         sign(export, key, release / SIGNED)

@@ -253,15 +253,15 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
     }
     columns = {"torch": it.torch, **measured, "chance": it.chance, **baselines}
     yield "", _beside("metric", columns, it.metrics)
-    if told := card.calibration:
+    if sure := card.calibration:
         words = (
-            f"A probability is off by {told['ece']:.2f} percentage points in the mean (expected "
-            f"calibration error of {told['answers']} answers), {told['ece_before']:.2f} before "
-            f"scores are divided by the temperature {told['temperature']:g}, fitted on validation "
+            f"A probability is off by {sure['ece']:.2f} percentage points in the mean (expected "
+            f"calibration error of {sure['answers']} answers), {sure['ece_before']:.2f} before "
+            f"scores are divided by the temperature {sure['temperature']:g}, fitted on validation "
             "data. In percent, by the least probability asked for (`min_probability`), how many "
             "are answered, and how many of these are right:"
         )
-        rows = [("least probability", "answered", "right"), *(r.values() for r in told["coverage"])]
+        rows = [("least probability", "answered", "right"), *(r.values() for r in sure["coverage"])]
         yield words, _table([[*row] for row in rows])
     for split, values in metrics.items():
         known = (it.split, BEHAVIOUR, HEADLINE, *BASELINES)

@@ -79,8 +79,8 @@ class Sketch:
 
     def write(self, folder: Path) -> None:
         """Write the counts into an export."""
-        told = {what: counts.tolist() for what, counts in self.counts.items()}
-        (folder / NAME).write_text(json.dumps(told, sort_keys=True) + "\n")
+        counts = {what: each.tolist() for what, each in self.counts.items()}
+        (folder / NAME).write_text(json.dumps(counts, sort_keys=True) + "\n")
 
 
 def brightness(pixels: Floats) -> float:
@@ -123,5 +123,5 @@ def read(folder: Path, manifest: Manifest) -> Mapping[str, Counts]:
         return {}
     if file_digest(path) != manifest.files[NAME]:
         raise ExportError(f"{path} is not the file that was exported: export again")
-    told = json.loads(path.read_text())
-    return {what: np.array(told[what], float) for what in BINS if what in told}
+    counts = json.loads(path.read_text())
+    return {what: np.array(counts[what], float) for what in BINS if what in counts}

@@ -121,10 +121,10 @@ async def _run(command: Sequence[str]) -> None:
     """
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
-        _, said = await process.communicate()
+        _, errors = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines() or [f"{process.returncode}"]
+        lines = errors.decode(errors="replace").strip().splitlines() or [f"{process.returncode}"]
         raise OSError(f"`{' '.join(command)}` failed: {lines[-1]}")

@@ -62,9 +62,9 @@ def _check(folder: Path, registry: Registry, version: str) -> None:
     written = manifest.read(folder)
     for precision in written.precisions:
         manifest.check(folder, written, precision)
-    told = git.show(registry.versions[version], RELEASES / registry.run / version / LINEAGE)
+    lineage = git.show(registry.versions[version], RELEASES / registry.run / version / LINEAGE)
     digest = manifest.digest(folder)
-    if told and json.loads(told)["subject"][0]["digest"]["sha256"] != digest:
+    if lineage and json.loads(lineage)["subject"][0]["digest"]["sha256"] != digest:
         raise ParamsError(
             f"{registry.run} {version} was fetched as sha256:{digest}, which is not what "
             "its release tells"

@@ -36,15 +36,15 @@ def main(
         Unverified: what is not as it was released, by name.
         ParamsError: no such stage.
     """
-    told = verify_release(export, release, key)
-    given = told["predicate"]["buildDefinition"]["externalParameters"]
+    lineage = verify_release(export, release, key)
+    given = lineage["predicate"]["buildDefinition"]["externalParameters"]
     run, version, commit = (given[name] for name in ("run", "version", "commit"))
-    digest = told["subject"][0]["digest"]["sha256"]
-    sources = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    digest = lineage["subject"][0]["digest"]["sha256"]
+    sources = lineage["predicate"]["buildDefinition"]["resolvedDependencies"]
     software = json.loads((release / SBOM).read_text())["components"]
     print(
         f"{run} {version}, sha256:{digest}, is signed by the owner of {key}: "
-        f"{len(told['subject'])} files, {len(sources)} things that it was made of, "
+        f"{len(lineage['subject'])} files, {len(sources)} things that it was made of, "
         f"{len(software)} packages"
     )
     if replay:
