@@ -67,7 +67,7 @@ def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
     text = capsys.readouterr().out
     for part in (
         "export retrieval  products/exports/retrieval\n",
-        "7 of 7 files verified; float32, int8",
+        "8 of 8 files verified; float32, int8",
         "└─ checkpoint retrieval  products/models/retrieval",
         "chosen: lr 0.0002",
         "4 train; 8 captions",

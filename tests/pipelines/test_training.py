@@ -99,7 +99,7 @@ def trained(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
+def test_the_products_are_there_and_scratch_has_what_a_grown_data_set_needs(trained: Path) -> None:
     checkpoint = load_checkpoint(trained / "products/models/retrieval")
     parent = trained / "products/models/pretrained/model.safetensors"
     assert checkpoint.kind == "retrieval"
@@ -109,7 +109,8 @@ def test_the_products_are_there_and_the_scratch_is_empty(trained: Path) -> None:
     assert (trained / "products/curves/pretrained/plots/metrics/train/itc.tsv").is_file()
     assert (trained / "products/curves/pretrained/plots/metrics/val/r_mean.tsv").is_file()
     left = {path.name.partition("-")[0] for path in (trained / "scratch/albef").iterdir()}
-    assert left == {"validate@web", "validate@scenes"}, "what pictures look like is kept"
+    kept = {f"{stage}@{name}" for stage in ("ingest", "validate") for name in ("web", "scenes")}
+    assert left == kept, "prepared rows, and what pictures look like"
 
 
 def test_products_tell_what_they_were_made_of(trained: Path) -> None:

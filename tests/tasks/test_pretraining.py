@@ -11,7 +11,7 @@ from albef.config import read_preset, validate
 from albef.loading.reading import Batch
 from albef.losses.mlm import IGNORED
 from albef.models.matching import Matches, match_pairs
-from albef.tasks import pretraining, ranking
+from albef.tasks import matching, pretraining
 from albef.tasks.pretraining import Task
 from albef.training.optim import adamw
 from tests.original import vocabulary
@@ -51,7 +51,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Matches]:
         found.append(match_pairs(*args))
         return found[-1]
 
-    monkeypatch.setattr(ranking, "match_pairs", seen)
+    monkeypatch.setattr(matching, "match_pairs", seen)
     return found
 
 
