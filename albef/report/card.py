@@ -253,16 +253,17 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
     }
     columns = {"torch": it.torch, **measured, "chance": it.chance, **baselines}
     yield "", _beside("metric", columns, it.metrics)
-    if sure := card.calibration:
+    if calibration := card.calibration:
         words = (
-            f"A probability is off by {sure['ece']:.2f} percentage points in the mean (expected "
-            f"calibration error of {sure['answers']} answers), {sure['ece_before']:.2f} before "
-            f"scores are divided by the temperature {sure['temperature']:g}, fitted on validation "
-            "data. In percent, by the least probability asked for (`min_probability`), how many "
-            "are answered, and how many of these are right:"
+            f"A probability is off by {calibration['ece']:.2f} percentage points in the mean "
+            f"(expected calibration error of {calibration['answers']} answers), "
+            f"{calibration['ece_before']:.2f} before scores are divided by the temperature "
+            f"{calibration['temperature']:g}, fitted on validation data. In "
+            "percent, by the least probability asked for (`min_probability`), how many are "
+            "answered, and how many of these are right:"
         )
-        rows = [("least probability", "answered", "right"), *(r.values() for r in sure["coverage"])]
-        yield words, _table([[*row] for row in rows])
+        header = ("least probability", "answered", "right")
+        yield words, _table([[*header], *([*row.values()] for row in calibration["coverage"])])
     for split, values in metrics.items():
         known = (it.split, BEHAVIOUR, HEADLINE, *BASELINES)
         if split not in known and isinstance(values, Mapping):

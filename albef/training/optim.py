@@ -19,7 +19,17 @@ MUON_MOMENTUM = 0.95
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
-    """Fused AdamW (0.9, 0.999, 1e-8) over the parameters that learn.
+    """Fused AdamW (0.9, 0.999, 1e-8) over the parameters that learn."""
+    decayed, plain = _parameters(module)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=lr, fused=True)
+
+
+def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that learn: those that are decayed, and the others.
 
     Biases and one-dimensional tensors are not decayed; as in the original, the temperature (of
     no dimension), class token, position and word embeddings are.
@@ -30,11 +40,7 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
         if parameter.requires_grad:
             is_plain = parameter.ndim == 1 or name.endswith(".bias")
             (plain if is_plain else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return decayed, plain
 
 
 class Muon(AdamW):
@@ -49,11 +55,15 @@ class Muon(AdamW):
     def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
         layers = [part for part in module.modules() if isinstance(part, Block | Layer)]
         named = {p: name for layer in layers for name, p in layer.named_parameters()}
-        self._fused = {p for p, name in named.items() if name.endswith("qkv.weight")}
-        decayed, plain = adamw(module, lr, weight_decay).param_groups
-        matrices = [p for p in decayed["params"] if p in named and p.ndim == 2]
-        rest = [p for p in decayed["params"] if p not in {*matrices}]
-        groups = [{**decayed, "params": matrices}, {**decayed, "params": rest}, plain]
+        self._qkv = {p for p, name in named.items() if name.endswith("qkv.weight")}
+        decayed, plain = _parameters(module)
+        matrices = [p for p in decayed if p in named and p.ndim == 2]
+        rest = [p for p in decayed if p not in {*matrices}]
+        groups = [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": rest, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         super().__init__(groups, lr=lr, fused=True)
         self._step_supports_amp_scaling = False  # the scaler leaves out a step by itself
 
@@ -70,7 +80,7 @@ class Muon(AdamW):
                 state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
             state["exp_avg"].lerp_(parameter.grad, 1 - MUON_MOMENTUM)
             ahead = parameter.grad.lerp(state["exp_avg"], MUON_MOMENTUM)
-            parts = 3 if parameter in self._fused else 1
+            parts = 3 if parameter in self._qkv else 1
             for part, update in zip(parameter.chunk(parts), ahead.chunk(parts), strict=True):
                 by_shape[part.shape].append((part, update))
         for shape, pairs in by_shape.items():
