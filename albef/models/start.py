@@ -23,6 +23,7 @@ from albef.models.weights import CheckpointError, load_strict
 TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where a BERT's folder may hold its weights."""
 _IMAGE_UNUSED = ("image_encoder.vit.head.",)  # a classifier
+_SCALED = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
 _BERT = (
     (r"(?:bert\.)?embeddings\.(.+)", r"text_encoder.embeddings.\1"),
     (r"cls\.predictions\.transform\.(.+)", r"mlm_head.\1"),
@@ -46,12 +47,20 @@ class StartConfig(Section):
 
 def start_image(model: ALBEF, source: str) -> str:
     """Give the image encoder the weights of a ViT, a file (safetensors, or of torch) or a name in
-    timm; position embeddings are resized. The digest of the tensors taken is returned.
+    timm; position embeddings are resized, and what scales the output of a layer (LayerScale, as
+    DINOv2 has it) is multiplied into its last matrix. The digest of the tensors taken is returned.
 
     Raises:
         CheckpointError: it cannot be found or does not fit.
     """
-    tensors = {f"image_encoder.vit.{name}": t for name, t in _vit(source).items()}
+    held = _vit(source)
+    for scale, matrix in _SCALED.items():
+        for name in [name for name in held if name.endswith(scale)]:
+            gamma, layer = held.pop(name), name.removesuffix(scale) + matrix
+            for part, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
+                if part in held:
+                    held[part] = held[part] * factor
+    tensors = {f"image_encoder.vit.{name}": t for name, t in held.items()}
     load_strict(
         nn.ModuleDict({"image_encoder": model.image_encoder}),
         tensors,

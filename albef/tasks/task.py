@@ -67,6 +67,12 @@ class TrainingConfig(Section):
     """Optimizer steps of linear warm-up from ``min_lr``."""
     weight_decay: Tunable = 0.02
     """AdamW's decay of tensors with two or more dimensions."""
+    freeze: Annotated[
+        tuple[Literal["image_encoder", "text_encoder"], ...],
+        Field(exclude_if=lambda parts: not parts),
+    ] = ()
+    """Encoders that keep the weights that they start from. What lies above them learns, at less
+    memory and time; a small data set spoils less of what public weights know."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Euclidean norm to which the gradient of a step is cut; null, as in the paper, cuts nothing.
     """

@@ -164,6 +164,8 @@ def train(
     """
     task.to(device)
     dtype = product_type(config.precision, device)
+    for part in config.freeze:
+        task.get_submodule(f"model.{part}").requires_grad_(False)
     optimizer = OPTIMIZERS[config.optimizer](task, fixed(config.lr), fixed(config.weight_decay))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     processes = world()

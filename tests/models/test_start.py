@@ -55,9 +55,13 @@ def bert(cls: type, folder: Path) -> Any:
     return made
 
 
-@pytest.mark.parametrize("name", ["vit.safetensors", "vit.pth"])
-def test_the_image_encoder_computes_what_timms_model_does(name: str, tmp_path: Path) -> None:
-    theirs = vit()
+@pytest.mark.parametrize(
+    ("name", "scale"), [("vit.safetensors", None), ("vit.pth", None), ("vit.safetensors", 0.1)]
+)
+def test_the_image_encoder_computes_what_timms_model_does(
+    name: str, scale: float | None, tmp_path: Path
+) -> None:
+    theirs = vit(init_values=scale)  # of LayerScale, which DINOv2 has
     if name.endswith("safetensors"):
         save_file(theirs.state_dict(), tmp_path / name)
     else:

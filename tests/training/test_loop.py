@@ -19,7 +19,7 @@ from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite
 from albef.training.state import StateUnfit, TrainingState, kept
 from tests import waits
-from tests.conftest import tiny_task
+from tests.conftest import tiny_config, tiny_task
 from tests.data import toy
 from tests.pipelines.states import step_of
 from tests.training.toy_training import loader_of, train_toy
@@ -73,6 +73,26 @@ def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
     lines = curves(tmp_path / "cut")["plots/metrics/lr.tsv"].splitlines()
     steps = [line.split("	")[0] for line in lines]
     assert steps == ["step", "9", "11"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_frozen_encoders_keep_their_weights_in_student_and_twin(
+    data: Path, tmp_path: Path, optimizer: str
+) -> None:
+    values = {"freeze": ("image_encoder", "text_encoder"), "optimizer": optimizer}
+    before = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
+    whole = run(data, tmp_path / "whole", **values)
+    frozen = {
+        name for name in whole if re.match(r"model(_m\.model)?\.(image|text)_encoder\.", name)
+    }
+    assert len(frozen) > 20
+    assert all(torch.equal(whole[name], before[name]) for name in frozen)
+    for name in ("model.image_proj.weight", "model_m.model.text_proj.weight"):
+        assert not torch.equal(whole[name], before[name])
+    with pytest.raises(Killed):
+        run(data, tmp_path / "cut", kill_at=6, **values)
+    resumed = run(data, tmp_path / "cut", **values)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_workers_do_not_change_the_result(data: Path, tmp_path: Path) -> None:
@@ -226,3 +246,11 @@ def test_every_training_value_is_needed() -> None:
     own.pop("warmup_steps")
     with pytest.raises(ValueError, match="warmup_steps is missing"):
         validate(TrainingConfig, own, where="params.yaml", key="pretrain")
+
+
+def test_only_encoders_are_frozen_and_values_without_it_stay_as_they_are() -> None:
+    values = tiny_config(freeze=["text_encoder"]).model_dump()
+    assert values["freeze"] == ("text_encoder",)
+    assert "freeze" not in tiny_config().model_dump()
+    with pytest.raises(ValueError, match=r"freeze"):
+        tiny_config(freeze=["fusion_encoder"])
