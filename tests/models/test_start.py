@@ -1,5 +1,8 @@
 """Start weights against the libraries they come from, on tiny random models; nothing is fetched."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,54 @@ def test_a_bert_that_does_not_fit_is_told(tmp_path: Path) -> None:
     BertModel(larger).save_pretrained(tmp_path / "large")
     with pytest.raises(CheckpointError, match="embeds 60 tokens, but the tokenizer has 50: set "):
         start_text(*ours(), str(tmp_path / "large"))
+
+
+OFFLINE = """
+import torch
+from albef.config import validate
+from albef.models.albef import ALBEF, ModelConfig
+from albef.models.start import start_image, start_text
+from albef.models.text import MLMHead
+from albef.preprocessing.text import TextTokenizer
+image = {"image_size": 32, "patch_size": 16, "width": 192, "depth": 12, "heads": 3}
+text = {"width": 16, "depth": 4, "fusion_depth": 2, "heads": 2, "intermediate": 32,
+        "max_positions": 16, "dropout": 0.1}
+sizes = {"image": image, "text": text, "embed_dim": 8}
+tokenizer = TextTokenizer.load("some/bert")
+model = ALBEF(validate(ModelConfig, sizes, where="test"), tokenizer.vocab_size)
+start_image(model, "deit_tiny_patch16_224.fb_in1k")
+start_text(model, MLMHead(16, tokenizer.vocab_size), "some/bert")
+print(model.image_encoder.vit.cls_token.sum().item())
+print(model.text_encoder.embeddings.word_embeddings.weight.sum().item())
+"""
+
+
+def test_cached_weights_are_enough_without_a_network(tmp_path: Path) -> None:
+    def cached(name: str) -> Path:
+        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        snapshot = repository / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        return snapshot
+
+    vit = timm.create_model("deit_tiny_patch16_224", pretrained=False).state_dict()
+    save_file(vit, cached("timm/deit_tiny_patch16_224.fb_in1k") / "model.safetensors")
+    folder = cached("some/bert")
+    words = bert(BertForMaskedLM, folder).bert.embeddings.word_embeddings.weight
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *(f"word{i}" for i in range(VOCABULARY - len(special)))]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    sums = [vit["cls_token"].sum().item(), words.sum().item()]
+    assert [float(line) for line in ended.stdout.split()] == pytest.approx(sums, rel=1e-4)
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
