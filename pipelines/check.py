@@ -212,12 +212,12 @@ def write_preset(result: Result) -> Path:
 
 
 def _inline(values: Mapping[str, Any]) -> str:
-    return f"{{{', '.join(_yaml(values).splitlines())}}}"
+    return _yaml(values, flow=True).strip()
 
 
-def _yaml(values: Mapping[str, Any]) -> str:
+def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
     yaml = YAML()
-    yaml.default_flow_style = None  # what holds no mapping is one line
+    yaml.default_flow_style = flow  # None: what holds no mapping is one line
     yaml.width = sys.maxsize
     yaml.representer.ignore_aliases = lambda _: True
     text = io.StringIO()

@@ -172,6 +172,9 @@ def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> 
     words = render(result)
     assert "validation would refuse these records\n  captions are not too long (" in words
     assert "would pass with validate: {max_caption_words: 40, scripts: [Latin, Cyrillic]" in words
+    values["validate"] |= {**result["fitting"], "max_caption_words": 30}
+    (here / "params.yaml").write_text(json.dumps(values))
+    assert "would pass with validate: {max_caption_words: 40}\n" in render(check("toy", 100)) + "\n"
     values["validate"] |= result["fitting"]
     (here / "params.yaml").write_text(json.dumps(values))
     assert not check("toy", 100)["unmet"]
