@@ -51,7 +51,7 @@ from tests.original import tokens, vocabulary
 try:
     import uvloop
 except ImportError:  # not on Windows
-    uvloop = None
+    uvloop = None  # type: ignore[assignment]
 SIZES = {
     "built-in": (Path("params.yaml"), "retrieval", {}),
     "base": (Path("presets/paper-4m.yaml"), "coco", {"image_size": 256, "queue_size": 64}),
@@ -153,6 +153,7 @@ def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
         opset=values["export"].get("opset", 23),
         tolerance=1e-2,
         precisions=("float32", "int8"),
+        calibrate=_calibrate,
     )
     return task.sizes, vocab
 
