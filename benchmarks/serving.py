@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -100,6 +101,7 @@ class Load(NamedTuple):
 
 def main() -> None:
     """Measure and print."""
+    logging.disable(logging.INFO)  # the exporter tells of every node it folds
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.serving")
     parser.add_argument("--size", choices=SIZES, action="append", help="both unless named")
     parser.add_argument("--part", choices=PARTS, action="append", help="all unless named")
