@@ -64,6 +64,8 @@ PHOTO = (640, 480)
 """Of the pictures that are sent, in pixels; JPEG."""
 CLIENTS = {"texts": 16, "pictures": 8}
 """Requests that are always open at full load."""
+FLOODS = (100, 200)
+"""Requests that are always open, and more than a server takes at once."""
 INFINITY = Path("build/infinity/bin/infinity_emb")
 PARTS = ("graphs", "bare", "load", "endurance")
 
@@ -360,6 +362,7 @@ def _load(export: Path, requests: dict[str, Request], seconds: float, options: s
                 "peak": peak,
                 "80 %, evenly": apply(rate=0.8 * peak.rate),
                 "80 %, at random": apply(rate=0.8 * peak.rate, at_random=True),
+                **{f"{count} clients": apply(clients=count) for count in FLOODS},
             }
             for name, load in loads.items():
                 times = load.quantile(0.99) / idle.quantile(0.5)
