@@ -98,4 +98,4 @@ def test_a_span_of_opentelemetry_belongs_to_the_trace_of_the_client(
     assert process.returncode == 0
     assert '"name": "POST /v1/embed/texts"' in out
     assert f'"trace_id": "0x{trace}"' in out
-    assert json.loads(err.splitlines()[0])["trace"] == trace
+    assert trace in {json.loads(line).get("trace") for line in err.splitlines()}
