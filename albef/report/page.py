@@ -76,7 +76,7 @@ def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
     views = params.get("curate", {})
     users: dict[str, list[str]] = {name: [] for name in [*params.get("datasets", {}), *views]}
     for name, view in views.items():
-        users.setdefault(view["dataset"], []).append(f"the view {name}")
+        users.setdefault(view.get("dataset", ""), []).append(f"the view {name}")
     trainings = {"pre-training": params.get("pretrain", {}), **params.get("tasks", {})}
     for user, values in trainings.items():
         if dataset := values.get("dataset"):

@@ -1,7 +1,9 @@
 """The stage that makes a view of a data set, by a checkpoint with hardly any training."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.data.shards import Shards, describe, index_digest
+from albef.io import file_digest
 from albef.lineage import Project, lineage
 from albef.models.weights import CheckpointError, load_checkpoint
 from pipelines import curate, pretrain
 from pipelines.report import data_page
 from pipelines.stage import Stage
+from tests.pipelines.states import saved, step_of, wait
 from tests.pipelines.test_ingest import contents
-from tests.pipelines.test_training import values, work
+from tests.pipelines.test_training import start, values, work
 
 BASE, VIEW = Path("products/data/web"), Path("products/data/clean")
 BESIDE, VERDICT = Path("products/quarantine/clean"), Path("products/verdicts/clean.json")
@@ -118,6 +122,37 @@ def test_what_cannot_be_is_told(here: Path, tmp_path: Path) -> None:
     (BASE / "dataset.json").write_text(json.dumps(described | {"digest": "other"}))
     with pytest.raises(ValueError, match="web has changed since it was validated"):
         again()
+
+
+def test_several_processes_write_the_same(here: Path) -> None:
+    before = contents(VIEW), contents(BESIDE)
+    for folder in (VIEW, BESIDE, Path("scratch")):
+        shutil.rmtree(folder)
+    work(here, values(curate={"clean": CURATE}, runtime__processes=2, runtime__threads=2))
+    process = start(here, "curate", "clean")
+    told = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, told
+    assert (contents(VIEW), contents(BESIDE)) == before
+    record = json.loads(Path("products/runs/curate@clean.json").read_text())
+    assert record["kept"] == sum(pq.read_table(BESIDE / "scores.parquet")["kept"].to_pylist())
+
+
+def test_a_training_on_a_view_that_was_killed_goes_on(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work(here, values(curate={"clean": CURATE}, pretrain__dataset="clean", pretrain__epochs=6))
+    process = start(here, start_new_session=True)
+    wait(process, saved)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    step = max(map(step_of, saved()))
+    weights = Path("products/models/pretrained/model.safetensors")
+    with caplog.at_level("INFO", "albef"):
+        pretrain.run(Stage("pretrain", ""))
+    assert f"going on at step {step} of " in caplog.text
+    resumed = file_digest(weights)
+    pretrain.run(Stage("pretrain", ""))
+    assert file_digest(weights) == resumed
 
 
 def test_pre_training_reads_a_view_and_tells_what_it_is(here: Path) -> None:
