@@ -107,7 +107,7 @@ def _mapped(folder: Path, split: str, at: Path) -> pa.Table:
     if not path.exists():
         with lock(path.with_suffix(".lock"), wait=str) as held:
             if not path.exists():
-                table = read_index(folder, split).combine_chunks()
+                table = _whole(read_index(folder, split))
                 with atomic(path) as part, pa.ipc.new_file(str(part), table.schema) as file:
                     file.write_table(table)
                 del table
@@ -116,9 +116,12 @@ def _mapped(folder: Path, split: str, at: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array, not copied where it is one."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+def _whole(table: pa.Table) -> pa.Table:
+    """A table whose columns are one array each; no more than one of them is held twice."""
+    for i, field in enumerate(table.schema):
+        if table.column(i).num_chunks != 1:
+            table = table.set_column(i, field, table.column(i).combine_chunks())
+    return table
 
 
 def _wide(of: pa.DataType) -> pa.DataType:
@@ -207,11 +210,11 @@ class Shards:
         described = describe(folder)
         self.name: str = described["name"]
         self.digest: str = described["digest"]
-        table = _mapped(folder, split, mapped) if mapped else read_index(folder, split)
+        table = _whole(_mapped(folder, split, mapped) if mapped else read_index(folder, split))
         if table.num_rows == 0:
             known = ", ".join(sorted(described["splits"])) or "none"
             raise ShardError(f"{folder} has no split {split!r}; its splits are {known}")
-        columns = {name: _whole(table.column(name)) for name in table.column_names}
+        columns = {name: table.column(name).chunk(0) for name in table.column_names}
         self._columns, self._check, self._mapped = columns, check, mapped
         self.keys: pa.StringArray = columns["key"]
         self.sources: pa.StringArray = columns["source"]
