@@ -3,14 +3,15 @@
 A data set is a folder: ``shards/NAME-00000.tar`` and on, ``index.parquet`` with a row for each
 record and ``dataset.json`` that describes the whole. A member's place in its tar stands in the
 index, so a record is read without unpacking anything. With a store, ``shards.json`` is there
-instead of the shards. :mod:`albef.ingest.shard_writer` writes it.
+instead of the shards. :mod:`albef.ingest.shard_writer` writes it. A view has neither: its
+``dataset.json`` names the data set beside it whose shards they are (``shards_of``).
 """
 
 import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ def describe(folder: Path) -> dict[str, Any]:
         raise ShardError(f"{path} is missing: {remedy(folder)}") from None
     except (ValueError, TypeError) as error:
         raise ShardError(f"{path} is no JSON ({error}): {remedy(folder)}") from None
+
+
+def shards_of(folder: Path, described: Mapping[str, Any]) -> Path:
+    """The folder with the shards of a data set: its own, or that of the one it is a view of."""
+    return folder.parent / described["shards_of"] if "shards_of" in described else folder
 
 
 @contextlib.contextmanager
@@ -216,7 +222,7 @@ class Shards:
         self.image_ids: NDArray[np.int64] = columns["image_id"].to_numpy()
         self.shard_names: pa.StringArray = columns["shard"]
         self.metas: pa.StringArray = columns["meta"]
-        self.files = ShardFiles(folder, cache)
+        self.files = ShardFiles(shards_of(folder, described), cache)
 
     def __len__(self) -> int:
         return len(self.keys)
