@@ -158,6 +158,7 @@ FLOORS = {
             "config",
             "io",
             "layout",
+            "cluster",
             "run_record",
             "data",
             "preprocessing",

@@ -1,0 +1,155 @@
+"""Work on a Ray cluster (``runtime.engine: ray``), for what is done by processes of this machine
+else. Nothing imports this module, nor Ray, where the engine is local.
+
+What is read and written stays with the process that drives: tasks are given values and give values,
+so nodes need the packages and no folder of it; its code is sent to them. A task whose node dies is
+done again on another one.
+"""
+
+import contextlib
+import functools
+import os
+import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+
+Part = TypeVar("Part")
+Made = TypeVar("Made")
+_AHEAD = 3
+"""Tasks that wait for each processor."""
+_RETRIES = 3
+"""How often a task is done again whose process or node died."""
+_PACKAGES = (
+    "ftfy", "imagehash", "numpy", "onnxruntime", "pillow", "scipy", "simplejpeg", "tokenizers",
+    "torch",
+)  # fmt: skip
+"""What bytes depend on, as far as it is installed here: each node has to have the same versions."""
+
+
+def connect() -> None:
+    """Drive the cluster that ``RAY_ADDRESS`` names, or the one that this machine is a node of.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    if ray.is_initialized():
+        return
+    package = str(Path(__file__).parent)
+    try:
+        ray.init(
+            os.environ.get("RAY_ADDRESS", "auto"),
+            runtime_env={"py_modules": [package]},
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except (ConnectionError, RayError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConnectionError(
+            f"the engine is ray, and no cluster of Ray answers ({reason}): start one by `ray "
+            "start`, or name one of its nodes in RAY_ADDRESS"
+        ) from None
+
+
+class RayExecutor(Executor):
+    """What ``concurrent.futures`` calls an executor, of the processors of a cluster.
+
+    Args:
+        gpu: whether each task has a GPU of its own.
+
+    Raises:
+        ConnectionError: there is no cluster.
+    """
+
+    def __init__(self, gpu: bool = False) -> None:
+        connect()
+        options = {"max_retries": _RETRIES, "num_gpus": int(gpu)}
+        self._run = ray.remote(**options)(_run)
+        self._resource = "GPU" if gpu else "CPU"
+
+    def submit(self, make: Callable[..., Made], /, *given: Any, **named: Any) -> "Future[Made]":
+        """Have something done; ``BrokenExecutor`` where it ended each process that tried."""
+        made: Future[Made] = Future()
+
+        def end(of_task: "Future[Made]") -> None:
+            error = of_task.exception()
+            if isinstance(error, RayTaskError):
+                made.set_exception(error.cause)
+            elif isinstance(error, WorkerCrashedError):
+                made.set_exception(BrokenExecutor(str(error)))
+            elif isinstance(error, RayError):
+                made.set_exception(ConnectionError(f"a task was lost with its node: {error}"))
+            elif error is not None:
+                made.set_exception(error)
+            else:
+                made.set_result(of_task.result())
+
+        task = self._run.remote(_versions(), functools.partial(make, **named), *given)
+        task.future().add_done_callback(end)
+        return made
+
+    def processes(self) -> int:
+        """How many tasks the nodes that are there now can do at once."""
+        return max(1, int(ray.cluster_resources().get(self._resource, 1)))
+
+
+def mapped(
+    make: Callable[[Part], Made], parts: Iterable[Part], gpu: bool = False
+) -> Iterator[Made]:
+    """``make`` of each part, in order, so many parts ahead as keep the cluster at work."""
+    waiting: deque[Future[Made]] = deque()
+    with RayExecutor(gpu) as executor:
+        for part in parts:
+            waiting.append(executor.submit(make, part))
+            if len(waiting) > _AHEAD * executor.processes():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def on_each_node(cls: type, *given: object, at_once: int) -> list[Any]:
+    """An object of a class with ``async`` methods on each node, an actor of Ray's; one whose node
+    dies comes up on another one, and what it was asked is asked again.
+
+    Raises:
+        ConnectionError: there is no cluster.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    connect()
+    endless = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}
+    nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    return [
+        ray.remote(cls)
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+            **endless,
+        )
+        .remote(*given)
+        for node in nodes
+    ]
+
+
+def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Made], *given: Any) -> Made:
+    """On a node: what a task does."""
+    if others := sorted(set(versions) - set(_versions())):
+        named = ", ".join(map(" ".join, others))
+        raise ValueError(f"node {platform.node()} has not the versions of the driver: {named}")
+    return make(*given)
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    """The versions of :data:`_PACKAGES`."""
+    found = []
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append((name, version(name)))
+    return tuple(found)
