@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import platform
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -26,6 +27,7 @@ _AHEAD = 3
 """Tasks that wait for each processor."""
 _RETRIES = 3
 """How often a task is done again whose process or node died."""
+_CONNECT_S = 10.0
 _PACKAGES = (
     "ftfy", "imagehash", "numpy", "onnxruntime", "pillow", "scipy", "simplejpeg", "tokenizers",
     "torch",
@@ -34,26 +36,23 @@ _PACKAGES = (
 
 
 def connect() -> None:
-    """Drive the cluster that ``RAY_ADDRESS`` names, or the one that this machine is a node of.
+    """Drive the cluster that this machine is a node of, whose head ``RAY_ADDRESS`` names.
 
     Raises:
-        ConnectionError: there is none.
+        ConnectionError: no cluster answers there.
     """
     if ray.is_initialized():
         return
-    package = str(Path(__file__).parent)
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
     try:
-        ray.init(
-            os.environ.get("RAY_ADDRESS", "auto"),
-            runtime_env={"py_modules": [package]},
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    except (ConnectionError, RayError) as error:
-        reason = str(error).partition("\n")[0]
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        package = str(Path(__file__).parent)
+        ray.init(address, runtime_env={"py_modules": [package]}, log_to_driver=False)
+    except (ValueError, OSError) as error:  # Ray itself would try for long
         raise ConnectionError(
-            f"the engine is ray, and no cluster of Ray answers ({reason}): start one by `ray "
-            "start`, or name one of its nodes in RAY_ADDRESS"
+            f"the engine is ray, and no cluster answers at RAY_ADDRESS {address!r} ({error}): set "
+            "it to HOST:PORT of the head, as `ray start --head` prints it"
         ) from None
 
 

@@ -50,7 +50,6 @@ class _Pool:
 
     def __init__(self, rules: Rules, processes: int, engine: Engine) -> None:
         self._rules = rules
-        self._processes = processes
         self._engine = engine
         self.processes: Callable[[], int] = lambda: processes
         self._start()
@@ -63,8 +62,8 @@ class _Pool:
             self._executor: Executor = on_cluster
             self.processes = on_cluster.processes  # it may grow
             return
-        context = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
-        self._executor = ProcessPoolExecutor(self._processes, context, initializer=_die_with_parent)
+        spawn = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
+        self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=_die_with_parent)
 
     def submit(self, portion: list[Given]) -> "Future[list[Made]]":
         try:
