@@ -188,11 +188,11 @@ def _add_photographs() -> Callable[[Iterable[str]], None]:
     noise = rng.normal(0, 6, canvas.shape).astype(np.int16)
 
     def photo() -> bytes:
-        parts = []
+        pixels = np.zeros((480, 640, 3), np.int16)
         for of in (canvas, noise):
             top, left = rng.integers(0, 2400 - 480), rng.integers(0, 3200 - 640)
-            parts.append(of[top : top + 480, left : left + 640])
-        pixels = np.ascontiguousarray(sum(parts).clip(0, 255), np.uint8)
+            pixels += of[top : top + 480, left : left + 640]
+        pixels = np.ascontiguousarray(pixels.clip(0, 255), np.uint8)
         return bytes(simplejpeg.encode_jpeg(pixels, 90))
 
     def add(names: Iterable[str]) -> None:

@@ -107,10 +107,12 @@ def _long_name(header: tarfile.TarInfo, content: bytes) -> str:
     """The name of the member that follows, out of a header of its own."""
     if header.type == tarfile.GNUTYPE_LONGNAME:
         return content.rstrip(b"\0").decode("utf-8", "replace")
-    for line in content.split(b"\n"):
-        _, _, entry = line.partition(b" ")
+    at = 0
+    while (size := content[at : at + 5].partition(b" ")[0]).isdigit() and int(size):
+        entry = content[at + len(size) + 1 : at + int(size) - 1]  # a value may hold lines, too
         if entry.startswith(b"path="):
             return entry.removeprefix(b"path=").decode("utf-8", "replace")
+        at += int(size)
     return ""
 
 

@@ -49,6 +49,16 @@ def test_plain_members_with_long_names(tmp_path: Path, format: int) -> None:
     assert found == [Member("ü.jpg", b"one"), Member(long, b"two"), Member("empty.txt", b"")]
 
 
+def test_a_path_is_read_out_of_no_other_entry(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("é" * 90)
+        info.pax_headers = {"comment": "of two lines\n12 path=b.jpg"}
+        tar.addfile(info)
+    [member] = members(tmp_path / "a.tar", lambda name: 9)
+    assert isinstance(member, Member)
+    assert member.name == "é" * 90
+
+
 def test_links_devices_and_folders_are_passed_over(tmp_path: Path) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as written:

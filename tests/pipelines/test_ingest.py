@@ -236,6 +236,18 @@ def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
     assert len(kept(DATA)) == 12
 
 
+def test_sources_of_which_nothing_is_left_stop_whatever_is_asked_for(here: Path) -> None:
+    toy_params(here, {"00000.png": (b"<html>", "a page")}, min_yield=0.0)
+    with pytest.raises(
+        ShardError, match=r"of 1 rows 0 are left \(0 %\); set aside were 1 no_image"
+    ):
+        ingest.run(Stage("ingest", "toy"))
+    assert set(aside(ASIDE)) == {"00000.png"}
+    toy_params(here, {}, min_yield=0.0)
+    with pytest.raises(ShardError, match="data set toy has no row: its sources are empty"):
+        ingest.run(Stage("ingest", "toy"))
+
+
 def test_rows_of_a_shard_that_was_cut_do_not_count_as_yield(here: Path) -> None:
     samples = [(f"{i}.{kind}", data) for i in range(20)
                for kind, data in (("png", toy.picture(i)), ("txt", b"a dog"))]  # fmt: skip

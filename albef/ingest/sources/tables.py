@@ -110,6 +110,9 @@ def _check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> N
             near = nearest(column, list(known))
             hint = f"did you mean {near}?" if near else f"it has {', '.join(known) or 'none'}"
             raise ParamsError(f"{file} has no column {column!r}; {hint}")
+        if known.count(column) > 1:
+            times = known.count(column)
+            raise ParamsError(f"{file} has {times} columns {column!r}; rename all but one")
 
 
 def _text(
