@@ -8,6 +8,7 @@ done again on another one.
 
 import contextlib
 import functools
+import hashlib
 import os
 import platform
 import socket
@@ -28,6 +29,7 @@ _AHEAD = 3
 _RETRIES = 3
 """How often a task is done again whose process or node died."""
 _CONNECT_S = 10.0
+_PACKAGE = Path(__file__).parent
 _PACKAGES = (
     "ftfy", "imagehash", "numpy", "onnxruntime", "pillow", "scipy", "simplejpeg", "tokenizers",
     "torch",
@@ -47,8 +49,7 @@ def connect() -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
-        package = str(Path(__file__).parent)
-        ray.init(address, runtime_env={"py_modules": [package]}, log_to_driver=False)
+        ray.init(address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=False)
     except (ValueError, OSError) as error:  # Ray itself would try for long
         raise ConnectionError(
             f"the engine is ray, and no cluster answers at RAY_ADDRESS {address!r} ({error}): set "
@@ -146,8 +147,12 @@ def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Made], *give
 
 @functools.cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    """The versions of :data:`_PACKAGES`."""
-    found = []
+    """The versions of :data:`_PACKAGES`, and what stands for that of the code: a node may have a
+    clone of its own."""
+    code = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        code.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
+    found = [("albef", code.hexdigest())]
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found.append((name, version(name)))
