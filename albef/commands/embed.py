@@ -107,9 +107,9 @@ def main(
     print(out)
 
 
-def _load(weights: Path, device: str) -> Any:
+def _load(weights: Path, device: str, threads: int = 0) -> Any:
     if (weights / NAME).is_file():
-        return runtime.load(weights)
+        return runtime.load(weights, threads=threads)
     import torch
 
     from albef.export.torch_model import load
@@ -121,8 +121,8 @@ def _load(weights: Path, device: str) -> Any:
 
 @cache
 def _load_once(weights: Path, device: str) -> Any:
-    """In a process of a node, which computes one batch after the other."""
-    return _load(weights, device)
+    """In a process of a node, which has one core of it and computes one batch after the other."""
+    return _load(weights, device, threads=1)
 
 
 def _embed(load: Callable[[], Matching], items: Items) -> Floats:
