@@ -7,9 +7,6 @@ These commands need no project, or its values alone. Those that run its pipeline
 import functools
 import importlib
 import os
-import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +36,6 @@ PIPELINE = (
 )
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 INTERRUPTED = 130
-_RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # what `albef fetch` takes
-_EVERY = 60  # seconds between two looks at the registry
 app = Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -106,8 +101,6 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     group = cast(TyperGroup, get_command(app))
     name = next((word for word in given if not word.startswith("-")), "")
-    if name == "serve" and (released := [word for word in given if _RELEASED.fullmatch(word)]):
-        given = _follow(given, released)
     if name not in group.commands:  # of the project, or none
         if root := _root():
             _take_code_of(root, given)
@@ -118,18 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
         elif name in PIPELINE:
             project_root()  # says that there is none
     group(given, prog_name="albef")
-
-
-def _follow(given: list[str], released: list[str]) -> list[str]:
-    """The arguments of a server with links to released exports in place of their names, which
-    `albef fetch` keeps up to date."""
-    fetch = [sys.executable, "-m", "albef.cli", "fetch", *released]
-    done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(done.returncode)  # it said why
-    links = dict(zip(released, done.stdout.splitlines(), strict=True))
-    words = [links.get(word, word) for word in given if word != "serve"]
-    return ["serve", "--follow", f"{_EVERY}", "--refresh", shlex.join(fetch), *words]
 
 
 def _take_code_of(root: Path, given: list[str]) -> None:
