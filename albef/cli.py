@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import albef
+from albef.layout import Engine
 from albef.serving.serve import serve
 
 P = ParamSpec("P")
@@ -200,13 +201,14 @@ def embed(
     model: Model = "retrieval",
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
+    engine: Annotated[Engine, Option(help="This machine, or a cluster of Ray.")] = "local",
 ) -> None:
     """Write the features of a folder's pictures and captions, also by an export."""
     from albef.commands.embed import main
     from albef.runtime.manifest import NAME
 
     is_export = (Path(model) / NAME).is_file()
-    main(folder, split, Path(model) if is_export else _checkpoint(model), device, out)
+    main(folder, split, Path(model) if is_export else _checkpoint(model), device, out, engine)
 
 
 @command(app, "submit", code=1, at_root=True)
