@@ -1,5 +1,6 @@
 """A server whose exports are replaced while clients ask."""
 
+import gc
 import itertools
 import json
 import re
@@ -104,6 +105,7 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
         for each in clients:
             each.start()
         models = [weakref.ref(server.engine.models[0].model.backend)]
+        engine = weakref.ref(server.engine)
         for i, name in enumerate([second, first]):
             before = len(answers)
             wait_until(lambda before=before: len(answers) > before + 4 * CLIENTS)
@@ -121,6 +123,7 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
         for each in clients:
             each.join(PATIENCE)
         wait_until(lambda: [m() is None for m in models] == [True, True, False])
+        wait_until(lambda: gc.collect() >= 0 and engine() is None)
     assert failed == []
     assert {name for name, *_ in answers} == {first, second}
     for name, field, value in answers:
