@@ -20,7 +20,7 @@ from starlette.routing import Match
 from albef.serving.bodies import Route
 from albef.serving.engine import Engine
 from albef.serving.errors import CODES, Problem, invalid
-from albef.serving.following import Follower
+from albef.serving.following import Current, Follower
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
@@ -169,11 +169,12 @@ def create_app(
         middleware=[
             # Outermost: a page sees a refusal only with these headers.
             *([Middleware(CORSMiddleware, **_CORS, allow_origins=origins)] if origins else []),
-            Middleware(Requests, metrics, state, limits.body, lambda: follower.engine),
+            Middleware(Requests, metrics, state, limits.body),
             Middleware(Tokens, tokens, spared=open_paths)
             if tokens
             else Middleware(Hosts, hosts, origins, spared=PROBES),
             Middleware(Admission, limits, metrics, state, spared=open_paths | {METRICS}),
+            Middleware(Current, follower),
             Middleware(Direct, direct),
         ],
     )

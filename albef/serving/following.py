@@ -6,11 +6,15 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.serving.engine import Engine
+from starlette.types import Receive, Scope, Send
+
+from albef.serving.engine import ENGINE, Engine
 from albef.serving.indexes.gallery import follow
+from albef.serving.middleware.exchange import HttpMiddleware
 
 log = logging.getLogger("albef")
 _IDLE = 0.1  # seconds between two looks whether all is answered
@@ -113,6 +117,17 @@ class Follower:
                 await asyncio.sleep(_IDLE)
         finally:
             await old.stop()
+
+
+@dataclass(eq=False)
+class Current(HttpMiddleware):
+    """Has a request answered by the engine that a follower has when it begins."""
+
+    follower: Follower
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ENGINE.set(self.follower.engine)
+        await self.app(scope, receive, send)
 
 
 async def _run(command: Sequence[str]) -> None:

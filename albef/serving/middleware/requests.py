@@ -6,12 +6,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope, Send
 
-from albef.serving.engine import ENGINE, Engine
 from albef.serving.errors import Problem
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.exchange import (
@@ -49,9 +47,9 @@ _SAFE = [
 
 @dataclass(eq=False)
 class Requests(HttpMiddleware):
-    """Gives a request its engine, its id and a line of the log, counts it, answers with the problem
-    that something behind it raised, or with 500; gives every answer the headers that keep browsers
-    safe, and ends connections to a server that is leaving.
+    """Gives a request its id and a line of the log, counts it, answers with the problem that
+    something behind it raised, or with 500; gives every answer the headers that keep browsers safe,
+    and ends connections to a server that is leaving.
 
     A client that is cut off while it sends never sees the answer, so up to ``linger`` bytes of what
     it sends are read on for a moment; then the connection is closed. Of a connection that was
@@ -62,7 +60,6 @@ class Requests(HttpMiddleware):
     metrics: Metrics
     state: State
     linger: int
-    current: Callable[[], Engine]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
@@ -76,7 +73,6 @@ class Requests(HttpMiddleware):
         if method == "HEAD":  # uvicorn leaves the body out, by the scope that is its own
             scope = {**scope, "method": "GET"}
         scope["albef"] = exchange
-        ENGINE.set(self.current())
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
