@@ -120,14 +120,16 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
 
     def missing() -> Iterator[Given]:
         seed, scratch, off = stage.data_seed, stage.scratch_root, config.split_off
-        rows = logged(read_rows(stage.key, config.sources, seed, scratch, split_off=off))
-        for given in portions(rows, _ROWS, _BYTES):
+        rows = read_rows(
+            stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
+        )
+        for given in portions(logged(rows), _ROWS, _BYTES):
             batch = blocks.batch(given)
             batches.append(batch._replace(given=[]))
             write()
             yield from batch.given
 
-    for row in prepared(missing(), rules, stage.runtime.workers):
+    for row in prepared(missing(), rules, stage.runtime.workers, stage.runtime.engine):
         done.append(row)
         write()
 

@@ -159,6 +159,7 @@ FLOORS = {
             "config",
             "io",
             "layout",
+            "cluster",
             "run_record",
             "data",
             "preprocessing",

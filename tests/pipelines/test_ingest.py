@@ -131,14 +131,15 @@ def test_it_writes_all_sources_as_one_data_set(here: Path) -> None:
     assert [path.name for path in DATA.parent.iterdir()] == ["toy"]
 
 
-def test_another_process_without_torch_replaces_it_by_the_same_bytes(here: Path) -> None:
+def test_another_process_without_torch_and_ray_replaces_it_by_the_same_bytes(here: Path) -> None:
     ingest.run(Stage("ingest", "toy"))
     first = contents(DATA)
     (DATA / "shards" / "toy-00009.tar").write_text("of an earlier run")
     code = (
         "import runpy, sys, pipelines.ingest, albef.builtin.scenes, albef.builtin.pictures\n"
         "assert not {'torch', 'albef.tasks', 'albef.models', 'albef.training'} & set(sys.modules)\n"
-        "sys.argv[1:] = ['toy']; runpy.run_module('pipelines.ingest', run_name='__main__')"
+        "sys.argv[1:] = ['toy']; runpy.run_module('pipelines.ingest', run_name='__main__')\n"
+        "assert not {'ray', 'albef.cluster'} & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True)

@@ -43,6 +43,8 @@ def test_a_preset_composes_to_the_values_that_it_is_known_for(preset: Path, proj
         assert (pretrain.lr, pretrain.schedule, pretrain.queue_size) == (1e-4, "original", 65536)
         assert (pretrain.momentum, pretrain.mlm_probability) == (0.995, 0.15)
         assert pretrain.augment.crop == (0.2, 1.0)
+        assert (params.runtime.processes, pretrain.window) == (8, 100)
+        assert pretrain.global_batch_size == 8 * pretrain.micro_batch_size
         assert (vqa.max_answers, vqa.answer_k, vqa.image_size) == (3128, 128, 384)
         assert params.tasks["grounding"].augment.crop == (1.0, 1.0)
 

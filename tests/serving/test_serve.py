@@ -33,6 +33,8 @@ def test_nobody_else_is_served_without_a_token(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_served_is_a_sentence(tiny_exports: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such folder"):
         serve([tmp_path], gallery=Path("/nowhere"))
+    with pytest.raises(ValueError, match=r"only RUN#STAGE comes with signatures, and .* is a fold"):
+        serve([Path("retrieval#prod"), tmp_path], key=Path("albef.pub"))
     with pytest.raises(ValueError, match="holds no export"), running([tmp_path]):
         pass
     server = running([tiny_exports["vqa"]], gallery=tmp_path)

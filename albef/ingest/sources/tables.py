@@ -181,7 +181,10 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
             fields = next(csv.reader(gathered, strict=True), [])
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
-                return _malformed(f"no CSV: {error}")
+                why = str(error)
+                if "new-line character" in why:  # csv advises to open the file in another way
+                    why = "a carriage return outside quotes; end lines with \\n"
+                return _malformed(f"no CSV: {why}")
         else:
             for _ in range(used):
                 ahead.popleft()

@@ -62,6 +62,8 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         read(tmp_path, b"a\xff\n", header=None)
     with pytest.raises(ParamsError, match=r"t has no column 'a'; it has none"):
         read(tmp_path, b"", header=None)
+    with pytest.raises(ParamsError, match=r"t, line 1, .*: no CSV: a carriage return outside quo"):
+        read(tmp_path, b"a,b\r1,2\r", header=None)
     with pytest.raises(ParamsError, match=r"t has 2 columns 'a'; rename all but one"):
         read(tmp_path, b"a,b,a\n1,2,3\n", header=None)
     pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, ["a", "a", "b"]), tmp_path / "twice")
