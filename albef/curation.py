@@ -51,8 +51,9 @@ class CurateConfig(Section):
     """Data set that it is a view of."""
     by: str
     """Folder of the checkpoint that scores the captions: of pre-training or of a retrieval run."""
-    score: Literal["itc", "itm"] = "itm"
-    """What decides: the cosine of the two features, or the probability of ITM."""
+    score: Literal["itc", "itm"] = "itc"
+    """What decides: the cosine of the two features, or the probability of ITM, which is learned
+    later and tells less of captions that say nothing."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the captions that stay, the best ones; or else ``threshold``."""
     threshold: float | None = None

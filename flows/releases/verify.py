@@ -65,8 +65,11 @@ def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> 
                 raise ParamsError(f"--replay: {run} was made by {', '.join(stages)}, not by {name}")
             before, record = _outs(name), read(layout.record(name))
         print(f"{name} runs again, of what {commit[:12]} has", flush=True)
-        if nodes[name].upstream:
-            clone.dvc("pull", "--quiet", *nodes[name].upstream)
+        above = set(nodes[name].upstream)
+        for view in (stage for stage in nodes[name].upstream if stage.startswith("curate@")):
+            above.update(nodes[view].upstream)  # whose pictures it shows
+        if above:
+            clone.dvc("pull", "--quiet", *sorted(above))
         os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")  # nothing is gone on with
         clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
         with contextlib.chdir(folder):

@@ -24,7 +24,7 @@ from tests.pipelines.test_training import start, values, work
 
 BASE, VIEW = Path("products/data/web"), Path("products/data/clean")
 BESIDE, VERDICT = Path("products/quarantine/clean"), Path("products/verdicts/clean.json")
-CURATE = {"dataset": "web", "by": "earlier/pretrained", "keep": 0.6}
+CURATE = {"dataset": "web", "by": "earlier/pretrained", "score": "itm", "keep": 0.6}
 
 
 def again(**changed: Any) -> Stage:
