@@ -240,7 +240,8 @@ def publish(
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():
-        shutil.copytree(folder / "curves", curves, dirs_exist_ok=True)
+        last = shutil.ignore_patterns("metrics.json")  # the last points, of which DVC draws nothing
+        shutil.copytree(folder / "curves", curves, dirs_exist_ok=True, ignore=last)
     if (folder / LOG).exists():
         write_atomic(stage.layout.log(name), (folder / LOG).read_bytes())
     discard(stage, folder)
