@@ -7,9 +7,6 @@ These commands need no project, or its values alone. Those that run its pipeline
 import functools
 import importlib
 import os
-import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import albef
+from albef.layout import Engine
 from albef.serving.serve import serve
 
 P = ParamSpec("P")
@@ -38,8 +36,6 @@ PIPELINE = (
 )
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 INTERRUPTED = 130
-_RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # what `albef fetch` takes
-_EVERY = 60  # seconds between two looks at the registry
 app = Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -105,8 +101,6 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     group = cast(TyperGroup, get_command(app))
     name = next((word for word in given if not word.startswith("-")), "")
-    if name == "serve" and (released := [word for word in given if _RELEASED.fullmatch(word)]):
-        given = _follow(given, released)
     if name not in group.commands:  # of the project, or none
         if root := _root():
             _take_code_of(root, given)
@@ -117,18 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
         elif name in PIPELINE:
             project_root()  # says that there is none
     group(given, prog_name="albef")
-
-
-def _follow(given: list[str], released: list[str]) -> list[str]:
-    """The arguments of a server with links to released exports in place of their names, which
-    `albef fetch` keeps up to date."""
-    fetch = [sys.executable, "-m", "albef.cli", "fetch", *released]
-    done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(done.returncode)  # it said why
-    links = dict(zip(released, done.stdout.splitlines(), strict=True))
-    words = [links.get(word, word) for word in given if word != "serve"]
-    return ["serve", "--follow", f"{_EVERY}", "--refresh", shlex.join(fetch), *words]
 
 
 def _take_code_of(root: Path, given: list[str]) -> None:
@@ -219,13 +201,14 @@ def embed(
     model: Model = "retrieval",
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
+    engine: Annotated[Engine, Option(help="This machine, or a cluster of Ray.")] = "local",
 ) -> None:
     """Write the features of a folder's pictures and captions, also by an export."""
     from albef.commands.embed import main
     from albef.runtime.manifest import NAME
 
     is_export = (Path(model) / NAME).is_file()
-    main(folder, split, Path(model) if is_export else _checkpoint(model), device, out)
+    main(folder, split, Path(model) if is_export else _checkpoint(model), device, out, engine)
 
 
 @command(app, "submit", code=1, at_root=True)

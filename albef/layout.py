@@ -4,13 +4,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from albef.config import Section, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Engine = Literal["local", "ray"]
+"""What shares the work that can be cut into blocks: this machine, or a cluster of Ray."""
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
@@ -44,6 +46,9 @@ class Runtime(Section):
     """Command that starts them, with {processes} in it: torchrun, or a line for a cluster."""
     threads: int = 0
     """Threads of all processes on a machine together; 0 takes all cores."""
+    engine: Engine = "local"
+    """What rows are fetched and prepared by: ``workers`` of this machine, or ``ray``, a cluster of
+    Ray that it is a node of."""
     workers: int = 4
     """Processes that decode and augment; 0 decodes in the trainer."""
     scratch: str | None = None

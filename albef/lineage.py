@@ -43,12 +43,20 @@ class _Source(_Schema):
     inputs: dict[str, str] = {}
 
 
+class _Curated(_Schema):
+    data: str = ""
+    by: str = ""
+    weights: str = ""
+
+
 class _Described(_Schema):
     digest: str = ""
     splits: dict[str, int] = {}
     captions: int = 0
     sources: list[_Source] = []
     licences: list[dict[str, str]] = []
+    shards_of: str = ""
+    curated: _Curated | None = None
 
 
 class _Provenance(_Schema):
@@ -233,6 +241,7 @@ def _of_record(address: str, project: Project) -> Step | None:
     places = {
         "ingest": layout.data(key),
         "validate": layout.verdict(key),
+        "curate": layout.data(key),
         "pretrain": layout.model(PRETRAINED),
         "search": layout.search(key),
         "finetune": layout.model(key),
@@ -432,6 +441,7 @@ def _of_data(
         digest = digest or described.digest
     known = described if compare(digest, at_hand) == "verified" else repeated
     facts = {}
+    view = known.curated if known else None
     if known:
         facts = known.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
     if project and at_hand:
@@ -441,14 +451,25 @@ def _of_data(
         name,
         folder,
         project,
-        f"ingest@{name}",
+        f"curate@{name}" if view else f"ingest@{name}",
         file=DESCRIBED,
         kept=kept,
         at_hand=at_hand,
         digest=digest,
         facts=facts,
-        origins=_of_sources(known.sources if known else [], project.root if project else Path()),
+        origins=_of_view(known, project)
+        if known and view
+        else _of_sources(known.sources if known else [], project.root if project else Path()),
     )
+
+
+def _of_view(view: _Described, project: Project | None) -> Iterator[Step]:
+    """What a view of a data set was made of: the data set, and the checkpoint that scored it."""
+    assert view.curated is not None
+    yield _of_data(view.shards_of, project, digest=view.curated.data)
+    by = view.curated.by
+    folder = project.root / by if project else None
+    yield of_checkpoint(by, project, folder=folder, digest=view.curated.weights)
 
 
 def _verdict(project: Project, name: str, digest: str) -> str:

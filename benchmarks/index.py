@@ -8,6 +8,7 @@ no other; workers are forked and share what the first one has read.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -33,13 +34,14 @@ GROUP = 10**6
 """Rows written at a time."""
 MICRO = 64
 _MAPPED = """
-import os, sys
+import os, resource, sys
 from pathlib import Path
 from albef.data.shards import Shards
 from benchmarks.index import _private_mib
 folder, at = map(Path, sys.argv[1:])
 split = Shards(folder, "train", check=False, mapped=at)
-print(_private_mib(os.getpid()))
+most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(_private_mib(os.getpid()), most)
 """
 
 
@@ -54,16 +56,19 @@ def main() -> None:
         folder = Path(name) / "many"
         _write(folder, options.rows, options.shards)
         size = (folder / "index.parquet").stat().st_size
-        began = time.perf_counter()
-        split = Shards(folder, "train", check=False)
-        read, own = time.perf_counter() - began, _private_mib(os.getpid())
         mapped = []
         for _ in range(2):  # written, mapped
             began = time.perf_counter()
             again = subprocess.run(
                 [sys.executable, "-c", _MAPPED, folder, name], stdout=subprocess.PIPE, check=True
             )
-            mapped.append((time.perf_counter() - began, float(again.stdout)))
+            mapped.append((time.perf_counter() - began, *map(float, again.stdout.split())))
+        (columns,) = Path(name).glob("*.arrow")
+        columns.unlink()
+        began = time.perf_counter()
+        split = Shards(folder, "train", check=False)
+        read, own = time.perf_counter() - began, _private_mib(os.getpid())
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         began = time.perf_counter()
         loader = Loader(
             split, _collate, 8 * MICRO, MICRO, 0, options.workers, reading=Reading(window=100)
@@ -81,9 +86,10 @@ def main() -> None:
     print(f"{machine()}\n")
     print(f"{options.rows} rows in {options.shards} shards, {size / 2**20:.0f} MiB as Parquet\n")
     print("| | |\n|---|---|")
-    print(f"| the index is read | {read:.1f} s, {own:.0f} MiB |")
-    for what, (seconds, mib) in zip(("first", "other"), mapped, strict=True):
-        print(f"| the same of several processes, the {what} one | {seconds:.1f} s, {mib:.0f} MiB |")
+    print(f"| the index is read | {read:.1f} s, {own:.0f} MiB, at most {most:.0f} |")
+    for what, (seconds, mib, most) in zip(("first", "other"), mapped, strict=True):
+        memory = f"{mib:.0f} MiB, at most {most:.0f}"
+        print(f"| the same of several processes, the {what} one | {seconds:.1f} s, {memory} |")
     print(f"| from there to the first batch, {options.workers} workers | {first:.1f} s |")
     for what, each in zip(("of the first epoch", "of the next one"), held, strict=True):
         print(f"| private memory of a worker, {what} | {min(each):.0f} to {max(each):.0f} MiB |")

@@ -1,6 +1,7 @@
 """How fast pictures become shards, what a hundredth more takes, and memory by number of rows.
 
 python -m benchmarks.ingest [--pictures N] [--grown N] [--rows N ...] [--rounds N]
+python -m benchmarks.ingest --engines N [--rounds N]     # on a node of the cluster RAY_ADDRESS
 """
 
 import argparse
@@ -9,10 +10,13 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +34,8 @@ from albef.ingest.config import IngestConfig
 from albef.ingest.pool import Given, prepared
 from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
+from albef.io import file_digest
+from albef.layout import ENVIRONMENT
 from benchmarks.timing import machine
 from pipelines import ingest
 from pipelines.stage import Stage
@@ -39,19 +45,31 @@ LIMITS = {
     "max_aspect_ratio": 20.0, "max_caption_chars": 1000, "format": "jpeg", "quality": 90,
     "near_distance": 4, "min_yield": 0.0,
 }  # fmt: skip
+FOLDER = {
+    "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
+    "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
+    "datasets": {"grown": {
+        "sources": {"all": {"kind": "folder", "path": "pictures", "split": "train"}},
+        "longest_side": 256, "shard_mb": 8,
+    }},
+}  # fmt: skip
 BLOCK = 1000
 MIB = 2**20
 
 
 def main() -> None:
-    """Print three tables."""
+    """Print three tables, or that of the engines."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--grown", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[60_000, 120_000, 240_000])
+    parser.add_argument("--engines", type=int, help="pictures that each engine prepares")
     options = parser.parse_args()
     print(machine(), "\n")
+    if options.engines:
+        _engines(options.engines, options.rounds)
+        return
     _speed(options.pictures, options.rounds)
     _growth(options.grown, options.rounds)
     _memory(options.rows)
@@ -125,31 +143,7 @@ def _shards(folder: Path, blocks: Blocks) -> None:
 
 def _growth(pictures: int, rounds: int) -> None:
     """The stage over a folder, and over the same with a hundredth more."""
-    values = {
-        "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
-        "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
-        "datasets": {"grown": {
-            "sources": {"all": {"kind": "folder", "path": "pictures", "split": "train"}},
-            "longest_side": 256, "shard_mb": 8,
-        }},
-    }  # fmt: skip
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
-    canvas = np.asarray(coarse.resize((3200, 2400), Image.Resampling.BICUBIC), np.int16)
-    noise = rng.normal(0, 6, canvas.shape).astype(np.int16)
-
-    def photo() -> bytes:
-        parts = []
-        for of in (canvas, noise):
-            top, left = rng.integers(0, 2400 - 480), rng.integers(0, 3200 - 640)
-            parts.append(of[top : top + 480, left : left + 640])
-        pixels = np.ascontiguousarray(sum(parts).clip(0, 255), np.uint8)
-        return bytes(simplejpeg.encode_jpeg(pixels, 90))
-
-    def add(names: Iterable[str]) -> None:
-        for name in names:
-            Path("pictures", f"{name}.jpg").write_bytes(photo())
-            Path("pictures", f"{name}.txt").write_text(f"the photograph {name}")
+    add = _add_photographs()
 
     def run() -> tuple[float, float]:
         before, start = time.process_time(), time.perf_counter()
@@ -165,8 +159,7 @@ def _growth(pictures: int, rounds: int) -> None:
     shares: dict[str, list[tuple[float, float]]] = {kind: [] for kind in more}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            Path("pictures").mkdir()
-            Path("params.yaml").write_text(json.dumps(values))
+            Path("params.yaml").write_text(json.dumps(FOLDER))
             add(names[:pictures])
             whole = run()
             for kind, new in more.items():
@@ -185,6 +178,60 @@ def _growth(pictures: int, rounds: int) -> None:
         )
         print(f"| {kind} | {' | '.join(told)} |")
     print()
+
+
+def _add_photographs() -> Callable[[Iterable[str]], None]:
+    """What writes photographs of these names, with a text beside each, to the folder of FOLDER."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    canvas = np.asarray(coarse.resize((3200, 2400), Image.Resampling.BICUBIC), np.int16)
+    noise = rng.normal(0, 6, canvas.shape).astype(np.int16)
+
+    def photo() -> bytes:
+        pixels = np.zeros((480, 640, 3), np.int16)
+        for of in (canvas, noise):
+            top, left = rng.integers(0, 2400 - 480), rng.integers(0, 3200 - 640)
+            pixels += of[top : top + 480, left : left + 640]
+        pixels = np.ascontiguousarray(pixels.clip(0, 255), np.uint8)
+        return bytes(simplejpeg.encode_jpeg(pixels, 90))
+
+    def add(names: Iterable[str]) -> None:
+        Path("pictures").mkdir(exist_ok=True)
+        for name in names:
+            Path("pictures", f"{name}.jpg").write_bytes(photo())
+            Path("pictures", f"{name}.txt").write_text(f"the photograph {name}")
+
+    return add
+
+
+def _engines(pictures: int, rounds: int) -> None:
+    """The stage over a folder by processes of this machine and by a cluster."""
+    workers = os.cpu_count() or 1
+    kinds = {
+        "one process": {"WORKERS": "0"},
+        f"{workers} processes": {"WORKERS": f"{workers}"},
+        "ray": {"ENGINE": "ray"},
+    }
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    digests = set()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("params.yaml").write_text(json.dumps(FOLDER))
+        _add_photographs()(f"{i:07d}" for i in range(pictures))
+        for _, (kind, values) in itertools.product(range(rounds), kinds.items()):
+            shutil.rmtree("scratch", ignore_errors=True)
+            named = {f"{ENVIRONMENT}{name}": value for name, value in values.items()}
+            command = [sys.executable, "-m", "pipelines.ingest", "grown"]
+            environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | named
+            start = time.perf_counter()
+            subprocess.run(command, env=environment, check=True, capture_output=True)
+            seconds[kind].append(time.perf_counter() - start)
+            digests.add(file_digest(Path("products/data/grown/index.parquet")))
+    assert len(digests) == 1
+    print(f"{pictures} such JPEGs to shards by `ingest@NAME`, a process of its own; equal bytes\n")
+    print("| engine | s |\n|---|---|")
+    for kind, taken in seconds.items():
+        told = f"{min(taken):.1f} to {max(taken):.1f}"
+        print(f"| {kind} | {statistics.median(taken):.1f} ({told}) |")
 
 
 def _memory(counts: list[int]) -> None:

@@ -19,12 +19,13 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from albef.data.shards import Shards
 from albef.export.folder import export
 from albef.io import file_digest
+from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
 from albef.release.measuring import BATCHES, measure
 from albef.runtime import manifest
 from albef.runtime.manifest import Precision, graph_file
 from benchmarks.timing import machine
-from pipelines.export import Part, RunExport, _calibrate
+from pipelines.export import RunExport, _calibrate
 from pipelines.stage import Stage, run_of
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "int8_weights")

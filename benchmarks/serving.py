@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -51,7 +52,7 @@ from tests.original import tokens, vocabulary
 try:
     import uvloop
 except ImportError:  # not on Windows
-    uvloop = None
+    uvloop = None  # type: ignore[assignment]
 SIZES = {
     "built-in": (Path("params.yaml"), "retrieval", {}),
     "base": (Path("presets/paper-4m.yaml"), "coco", {"image_size": 256, "queue_size": 64}),
@@ -63,6 +64,8 @@ PHOTO = (640, 480)
 """Of the pictures that are sent, in pixels; JPEG."""
 CLIENTS = {"texts": 16, "pictures": 8}
 """Requests that are always open at full load."""
+FLOODS = (100, 200)
+"""Requests that are always open, and more than a server takes at once."""
 INFINITY = Path("build/infinity/bin/infinity_emb")
 PARTS = ("graphs", "bare", "load", "endurance")
 
@@ -100,6 +103,7 @@ class Load(NamedTuple):
 
 def main() -> None:
     """Measure and print."""
+    logging.disable(logging.INFO)  # the exporter tells of every node it folds
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.serving")
     parser.add_argument("--size", choices=SIZES, action="append", help="both unless named")
     parser.add_argument("--part", choices=PARTS, action="append", help="all unless named")
@@ -153,6 +157,7 @@ def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
         opset=values["export"].get("opset", 23),
         tolerance=1e-2,
         precisions=("float32", "int8"),
+        calibrate=_calibrate,
     )
     return task.sizes, vocab
 
@@ -357,6 +362,7 @@ def _load(export: Path, requests: dict[str, Request], seconds: float, options: s
                 "peak": peak,
                 "80 %, evenly": apply(rate=0.8 * peak.rate),
                 "80 %, at random": apply(rate=0.8 * peak.rate, at_random=True),
+                **{f"{count} clients": apply(clients=count) for count in FLOODS},
             }
             for name, load in loads.items():
                 times = load.quantile(0.99) / idle.quantile(0.5)

@@ -7,7 +7,8 @@ RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -r
 WORKDIR /albef
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY albef albef
-RUN pip install --no-cache-dir -c constraints.txt '.[pipeline,s3]'
+ARG EXTRAS=pipeline,s3
+RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
 # The clone's own code goes before what was installed; git works in a folder of another user.
 ENV PYTHONPATH=/clone HOME=/tmp XDG_CACHE_HOME=/clone/.cache
 RUN git config --system --add safe.directory /clone

@@ -209,6 +209,13 @@ def fetch(
     released: Annotated[
         list[str], Argument(metavar="RUN#STAGE", help="A run, and the stage of the registry.")
     ],
+    key: Annotated[
+        Path | None,
+        Option(
+            parser=from_root,
+            help="Refuse what the owner of this public key, a PEM file, did not sign.",
+        ),
+    ] = None,
 ) -> None:
     """Bring the released exports that hold stages, and print a link to each.
 
@@ -217,7 +224,7 @@ def fetch(
     from flows.releases.fetch import main
 
     _stop_on_signals()
-    for link in main(released):
+    for link in main(released, key):
         print(link, flush=True)
 
 

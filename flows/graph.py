@@ -5,6 +5,7 @@ The graph has one home, dvc.yaml; nothing here runs a stage or writes a file.
 
 import copy
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,11 +154,17 @@ def _makers(stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]) -> I
 
 
 def _starts(params: Path) -> set[str]:
-    """What the runs start from."""
-    tasks = read_yaml(params).get("tasks")
-    runs = tasks.values() if isinstance(tasks, Mapping) else ()
-    inits = (str(run.get("init")) for run in runs if isinstance(run, Mapping))
-    return {init.partition("/epochs/")[0] for init in inits}
+    """Checkpoints that runs start from, or that score captions."""
+    sections, models = read_yaml(params), values.layout(params).paths.models
+    names = [str(run.get("init")) for run in _entries(sections.get("tasks"))]
+    names += [os.path.relpath(str(it.get("by")), models) for it in _entries(sections.get("curate"))]
+    return {name.partition("/")[0] for name in names}
+
+
+def _entries(section: object) -> list[Mapping[str, Any]]:
+    """The entries of a section of the params file, as far as they are sections."""
+    inner = section.values() if isinstance(section, Mapping) else ()
+    return [entry for entry in inner if isinstance(entry, Mapping)]
 
 
 def locked() -> dict[str, Any]:

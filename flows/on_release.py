@@ -8,7 +8,6 @@ from prefect import flow
 from flows import git
 from flows.releases import verify
 from flows.releases.registry import Registry
-from flows.releases.release import RELEASES
 
 
 @flow(name="verify", persist_result=False)
@@ -20,8 +19,9 @@ def verify_release(run: str, version: str, key: str, replay: str | None = "any")
         replay: a stage; ``any`` draws one, null runs none.
     """
     git.fetch()
+    registry = Registry(run)
     with tempfile.TemporaryDirectory(prefix="albef-verify-") as folder:
-        Registry(run).fetch(version, out := Path(folder) / run)
-        release = RELEASES / run / version
+        registry.fetch(version, out := Path(folder) / run)
+        registry.fetch_release(version, release := Path(folder) / version)
         verify.main(out, release, Path(key), replay, seed=0, tolerance=verify.TOLERANCE)
     return f"{run} {version} is what was released"

@@ -26,9 +26,11 @@ def run(stage: Stage) -> None:
     off = config.split_off
     named = {name: it if off else evaluated(it) for name, it in config.sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
-    every = read_rows(stage.key, sources, stage.data_seed, stage.scratch_root, split_off=off)
+    seed, scratch, engine = stage.data_seed, stage.scratch_root, stage.runtime.engine
+    every = read_rows(stage.key, sources, seed, scratch, split_off=off, engine=engine)
     rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
-    made = prepared(rows, Rules(limits, None, heldout=True), stage.runtime.workers)
+    rules = Rules(limits, None, heldout=True)
+    made = prepared(rows, rules, stage.runtime.workers, engine)
     fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
         for row in logged(made)

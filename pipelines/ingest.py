@@ -58,7 +58,7 @@ def run(stage: Stage) -> None:
         reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
         rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
         cut = _rows_of_cut_shards(quarantine) if reasons else 0
-        if kept - cut < limits.min_yield * rows:
+        if not kept or max(0, kept - cut) < limits.min_yield * rows:
             _place(quarantine, stage.layout.quarantine(stage.key))
             raise ShardError(_too_few(stage, rows, cut, reasons, limits.min_yield))
         described = _write(data, blocks, dropped, config, stage)
@@ -120,14 +120,16 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
 
     def missing() -> Iterator[Given]:
         seed, scratch, off = stage.data_seed, stage.scratch_root, config.split_off
-        rows = logged(read_rows(stage.key, config.sources, seed, scratch, split_off=off))
-        for given in portions(rows, _ROWS, _BYTES):
+        rows = read_rows(
+            stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
+        )
+        for given in portions(logged(rows), _ROWS, _BYTES):
             batch = blocks.batch(given)
             batches.append(batch._replace(given=[]))
             write()
             yield from batch.given
 
-    for row in prepared(missing(), rules, stage.runtime.workers):
+    for row in prepared(missing(), rules, stage.runtime.workers, stage.runtime.engine):
         done.append(row)
         write()
 
@@ -178,17 +180,20 @@ def _rows_of_cut_shards(quarantine: Path) -> int:
 def _too_few(
     stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], least: float
 ) -> str:
+    if not rows:
+        return f"data set {stage.key} has no row: its sources are empty"
     why: Counter[str] = Counter()
     for (_, reason), count in reasons.items():
         why[reason] += count
-    kept = rows - reasons.total()
+    left = max(0, rows - reasons.total() - cut)
     listed = ", ".join(f"{count} {reason}" for reason, count in why.most_common(5))
     path = stage.layout.quarantine(stage.key) / "quarantine.parquet"
     without = f" without the {cut} of shards that were cut" if cut else ""
+    asked = f", less than ingest.min_yield {least:g} asks for" if least else ""
+    lower = " or lower ingest.min_yield" if left else ""
     return (
-        f"of {rows} rows {kept - cut} are left{without} ({100 * (kept - cut) / rows:.3g} %), less "
-        f"than ingest.min_yield {least:g} asks for; set aside were {listed}: see {path}, mend the "
-        "source or lower ingest.min_yield"
+        f"of {rows} rows {left} are left{without} ({100 * left / rows:.3g} %){asked}; set aside "
+        f"were {listed}: see {path}, mend the source{lower}"
     )
 
 

@@ -46,7 +46,8 @@ def compare(
             ``provenance``, ``further`` metrics, and a sentence on the ``limits``.
 
     Returns:
-        ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures`` and ``card``.
+        ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures``, the ``limits``
+        that they were judged by, and ``card``.
 
     Raises:
         ValueError: the export is not there, or not of the model that was evaluated.
@@ -118,6 +119,7 @@ def compare(
             "new": _plain(new),
             "released": _plain(others[0]) if others else None,
         },
+        "limits": gate.model_dump(),
         "provenance": provenance,
         "card": page,
     }

@@ -54,17 +54,19 @@ def launch(stage: Stage) -> bool:
     processes = stage.runtime.processes
     if processes == 1 or launched():
         return False
-    command, trains = _command(stage, processes), stage.name != "evaluate"
+    command = _command(stage, processes)
+    work = {"evaluate": "evaluation", "curate": "curation"}.get(stage.name, "training")
     with _ends(stage) as (ends, environment):
         environment[LAUNCHED_ON] = platform.node()
         child = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
         with _handing_on([child]):
-            died = _follow(child, "training" if trains else "evaluation")
+            died = _follow(child, work)
             code = child.wait()
         if code:
-            _raise(ends, died or f"one of the {processes} processes died", kept=trains)
+            died = died or f"one of the {processes} processes died"
+            _raise(ends, died, kept=work == "training")
     path = stage.layout.record(stage.address)
     if record := read_json(path):  # the first process has not seen what the others cost
         before = record.get("interrupted", {})

@@ -32,8 +32,9 @@ SECTIONS = {
 }
 """Owner's class of each section that is one class."""
 DATASET = "albef.ingest.config:RowsConfig"
+VIEW = "albef.curation:CurateConfig"
 SEEDS = ("seed", "data_seed")
-KNOWN = (*SEEDS, "paths", "runtime", "datasets", *SECTIONS, "tasks")
+KNOWN = (*SEEDS, "paths", "runtime", "datasets", "curate", *SECTIONS, "tasks")
 OPTIONAL = ("runtime", "release")
 """Sections that no stage depends on; DVC wants the others in the file, ``{}`` if need be."""
 PROFILES = Path("profiles")
@@ -50,6 +51,8 @@ class Params:
     paths: Paths
     runtime: Runtime
     datasets: dict[str, Any]
+    curate: dict[str, Any]
+    """Views of these, by name."""
     sections: dict[str, Any]
     """Those that belong to one stage."""
     tasks: dict[str, Any]
@@ -79,6 +82,7 @@ def load(path: Path, *, name: str | None = None) -> Params:
     for key in KNOWN:
         if key not in values and key not in OPTIONAL:
             remedy = f"; write `{key}: {{}}` for its defaults" if key in SECTIONS else ""
+            remedy = "; write `curate: {}` for none" if key == "curate" else remedy
             errors.append(f"{where}: {key} is missing{remedy}")
     for key in SEEDS:
         if key in values and (type(values[key]) is not int or values[key] < 0):
@@ -94,13 +98,17 @@ def load(path: Path, *, name: str | None = None) -> Params:
         item: read(validate, _class(DATASET), value, key=f"datasets.{item}")
         for item, value in read(_named, values.get("datasets", {}), key="datasets") or ()
     }
+    views = {
+        item: read(validate, _class(VIEW), value, key=f"curate.{item}")
+        for item, value in read(_named, values.get("curate") or {}, key="curate", least=0) or ()
+    }
     tasks = {
         item: read(_run, value, key=f"tasks.{item}")
         for item, value in read(_named, values.get("tasks", {}), key="tasks") or ()
     }
     if not errors and paths is not None:
         params = Params(
-            values["seed"], values["data_seed"], paths, speed, datasets, sections, tasks
+            values["seed"], values["data_seed"], paths, speed, datasets, views, sections, tasks
         )
         errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
     if errors:
@@ -113,9 +121,9 @@ def _class(spec: str) -> type[Section]:
     return cast(type[Section], getattr(importlib.import_module(module), name))
 
 
-def _named(values: Any, *, where: str, key: str) -> list[tuple[str, Any]]:
-    """The entries of a mapping whose keys name folders and stages."""
-    if not isinstance(values, Mapping) or not values:
+def _named(values: Any, *, where: str, key: str, least: int = 1) -> list[tuple[str, Any]]:
+    """The entries of a mapping whose keys name folders and stages, at least so many."""
+    if not isinstance(values, Mapping) or len(values) < least:
         raise ParamsError(f"{where}: {key} must hold at least one entry, NAME: {{...}}")
     for name in values:
         if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -177,6 +185,7 @@ def _contradictions(params: Params) -> Iterator[str]:
     yield from _check_processes(params)
     yield from _check_exports(params)
     yield from _check_starts(params)
+    yield from _check_views(params)
 
 
 def _trainings(params: Params) -> dict[str, Any]:
@@ -193,23 +202,28 @@ def _references(
     """Every name of another entry: the key that has it, the name, of what, and those there are;
     ``of_rules`` are data sets of behaviour tests."""
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
+    read = "the datasets and their views", {**params.datasets, **params.curate}
     for name in params.sections["ingest"].heldout:
         yield "ingest.heldout", name, *datasets
     for key in ("accepted", "evaluated_on"):
         for name in getattr(params.sections["validate"], key):
             yield f"validate.{key}", name, *datasets
     for key, training in _trainings(params).items():
-        yield f"{key}.dataset", training.dataset, *datasets
-        if training.dataset in params.datasets:
-            sources = params.datasets[training.dataset].sources
+        yield f"{key}.dataset", training.dataset, *read
+        view = params.curate.get(training.dataset)
+        dataset = view.dataset if view else training.dataset
+        if dataset in params.datasets:
+            sources = params.datasets[dataset].sources
             for name in training.source_weights or ():
-                yield f"{key}.source_weights", name, f"the sources of {training.dataset}", sources
+                yield f"{key}.source_weights", name, f"the sources of {dataset}", sources
     for name, export in params.sections["export"].runs.items():
         yield f"export.runs.{name}", name, *runs
-        yield f"export.runs.{name}.dataset", export.dataset, *datasets
+        yield f"export.runs.{name}.dataset", export.dataset, *read
     for key in ("max_damaged_records", "max_damaged_shards"):
         for name in getattr(params.runtime, key):
-            yield f"runtime.{key}", name, *datasets
+            yield f"runtime.{key}", name, *read
+    for name, view in params.curate.items():
+        yield f"curate.{name}.dataset", view.dataset, *datasets
     for name in params.sections["evaluate"].reference or ():
         yield f"evaluate.reference.{name}", name, *runs
     for key, name in of_rules:
@@ -286,6 +300,41 @@ def _check_starts(params: Params) -> Iterator[str]:
             chain.append(starts[chain[-1]])
         if starts.get(chain[-1]) == name:
             yield f"tasks.{name}.init: no run can start from itself: {' <- '.join([*chain, name])}"
+
+
+def _check_views(params: Params) -> Iterator[str]:
+    """That each view has a name of its own, and is scored by a checkpoint that is there and did not
+    learn from it."""
+    owners = {"pretrained": params.sections["pretrain"], **params.tasks}
+    models = Path(params.paths.models).resolve()
+
+    def owner(by: str) -> str:
+        """What makes the checkpoint at a path, of these; "" where it is made elsewhere."""
+        path = Path(by).resolve()
+        name = path.relative_to(models).parts[0] if models in path.parents else ""
+        return name if name in owners else ""
+
+    for name, view in params.curate.items():
+        if name in params.datasets:
+            yield f"curate.{name}: that name belongs to a data set; choose another"
+        if not owner(view.by) and not _is_imported(Path(view.by)):
+            yield (
+                f"curate.{name}.by: there is no checkpoint {view.by}: give the folder of one that "
+                "was trained before or imported (`albef import`)"
+            )
+        above, todo = set[str](), [owner(view.by)]
+        while todo:
+            if (model := todo.pop()) in above or model not in owners:
+                continue
+            above.add(model)
+            if owners[model].dataset == name:
+                yield (
+                    f"curate.{name}.by: {view.by} is made of {model}, which learns from this very "
+                    "view: take a checkpoint of an earlier pre-training, of another paths.root"
+                )
+            if inner := params.curate.get(owners[model].dataset):
+                todo.append(owner(inner.by))
+            todo.append(getattr(owners[model], "init", "").partition("/epochs/")[0])
 
 
 def _is_imported(folder: Path) -> bool:

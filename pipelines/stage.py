@@ -7,6 +7,7 @@ A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it a
 import contextlib
 import hashlib
 import importlib
+import json
 import logging
 import os
 import platform
@@ -26,6 +27,7 @@ import psutil
 
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
+from albef.data.shards import describe
 from albef.io import file_digest, holder_of, lock
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
@@ -195,6 +197,17 @@ def run_of(stage: Stage) -> Run:
         raise ParamsError(f"{PARAMS}: tasks.{stage.key} is missing, or has no kind")
     module = importlib.import_module(f"albef.tasks.{entry['kind']}")
     return Run(stage.section(f"tasks.{stage.key}", module.Config), module.Task)
+
+
+def verified_digest(stage: Stage, dataset: str) -> str:
+    """The digest of a data set, which must be the one that passed validation."""
+    verdict = json.loads(stage.layout.verdict(dataset).read_text())
+    digest = str(describe(stage.layout.data(dataset))["digest"])
+    if verdict["digest"] != digest:
+        raise ValueError(
+            f"data set {dataset} has changed since it was validated; run validate@{dataset}"
+        )
+    return digest
 
 
 def code_of(address: str, params: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from albef.training.mirror import Mirror
 from albef.training.progress import progress
 from albef.training.state import kept
 from albef.training.tracking import at_chance
-from pipelines.stage import WORKER, Stage, first
+from pipelines.stage import WORKER, Stage, first, verified_digest
 
 TRIAL = "trial.json"
 """In the scratch folder of a training that a trial of a search has finished: which one, and how."""
@@ -66,7 +66,7 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
     """What a checkpoint tells beside its provenance: whoever has nothing but the checkpoint, or its
     export, reads in it where it comes from."""
     described = describe(stage.layout.data(dataset))
-    keys = ("splits", "captions", "sources", "licences")
+    keys = ("splits", "captions", "sources", "licences", "shards_of", "curated")
     origin: dict[str, Any] = {
         "code": stage.code,
         "described": {key: described[key] for key in keys if key in described},
@@ -79,17 +79,6 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
 
 class EndedEarly(Exception):
     """A training was ended after an epoch, as ``on_epoch`` asked."""
-
-
-def verified_digest(stage: Stage, dataset: str) -> str:
-    """The digest of a data set, which must be the one that passed validation."""
-    verdict = json.loads(stage.layout.verdict(dataset).read_text())
-    digest = str(describe(stage.layout.data(dataset))["digest"])
-    if verdict["digest"] != digest:
-        raise ValueError(
-            f"data set {dataset} has changed since it was validated; run validate@{dataset}"
-        )
-    return digest
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -251,7 +240,8 @@ def publish(
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():
-        shutil.copytree(folder / "curves", curves, dirs_exist_ok=True)
+        last = shutil.ignore_patterns("metrics.json")  # the last points, of which DVC draws nothing
+        shutil.copytree(folder / "curves", curves, dirs_exist_ok=True, ignore=last)
     if (folder / LOG).exists():
         write_atomic(stage.layout.log(name), (folder / LOG).read_bytes())
     discard(stage, folder)

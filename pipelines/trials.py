@@ -22,16 +22,8 @@ from albef.tasks.task import RunConfig, RunTask
 from albef.training.loop import NotFinite
 from albef.training.mirror import Mirror
 from albef.training.state import StateLocked, StateUnfit, TrainingState
-from pipelines.stage import WORKER, Stage, run_of, write_json
-from pipelines.trainer import (
-    TRIAL,
-    EndedEarly,
-    circumstances,
-    fingerprint,
-    fit,
-    mirror_of,
-    verified_digest,
-)
+from pipelines.stage import WORKER, Stage, run_of, verified_digest, write_json
+from pipelines.trainer import TRIAL, EndedEarly, circumstances, fingerprint, fit, mirror_of
 
 log = logging.getLogger("albef")
 

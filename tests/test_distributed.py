@@ -101,25 +101,25 @@ def test_another_number_of_processes_goes_on_where_they_stopped(
 
 
 @pytest.mark.parametrize(
-    "phase",
+    ("size", "phase"),
     [
-        pytest.param(phase, marks=() if phase == "backward" else pytest.mark.slow)
-        for phase in toy_training.PHASES
+        (2, "backward"),
+        *(pytest.param(4, phase, marks=pytest.mark.slow) for phase in toy_training.PHASES),
     ],
 )
-def test_a_process_that_fails_alone_ends_and_the_other_notices(
-    data: Path, tmp_path: Path, phase: str
+def test_a_process_that_fails_alone_ends_and_the_others_notice(
+    data: Path, tmp_path: Path, size: int, phase: str
 ) -> None:
-    """Without a launcher that would end the other."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    """Without a launcher that would end the others."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(size)}
     command = [sys.executable, "-m", toy_training.__name__, str(data), str(tmp_path), phase]
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=os.environ | address | {"RANK": rank})
-        for rank in "01"
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=os.environ | address | {"RANK": str(rank)})
+        for rank in range(size)
     ]
-    fails = toy_training.PHASES[phase]
-    codes = [process.wait() for process in both]
-    assert (codes[fails], codes[1 - fails]) == (toy_training.FAILED, toy_training.LOST)
+    codes = [process.wait() for process in processes]
+    assert codes.pop(toy_training.PHASES[phase]) == toy_training.FAILED
+    assert codes == [toy_training.LOST] * (size - 1)
 
 
 def free_port() -> str:

@@ -29,7 +29,9 @@ def test_pools_and_deployments_are_those_of_prefect_yaml() -> None:
     pools, names = {it["work_pool"]["name"] for it in made}, {it["name"] for it in made}
     pages = [ROOT / "prefect.yaml", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     text = "\n".join(page.read_text() for page in pages)
-    assert set(re.findall(r"(?:--pool|work-pool create) ([\w-]+)", text)) == pools
+    pools |= set(re.findall(r"deploy --name local --pool ([\w-]+)", text))  # of containers
+    for told in ("work-pool create", "worker start --pool"):
+        assert set(re.findall(rf"{told} ([\w-]+)", text)) == pools
     assert set(re.findall(r"(?:deployment run|schedule resume) train/([\w-]+)", text)) <= names
 
 

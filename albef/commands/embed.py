@@ -8,7 +8,9 @@ similarity that evaluation ranks by.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.io import atomic
+from albef.layout import Engine
 from albef.runtime.manifest import NAME
 from albef.runtime.matching import Matching, matching
 from albef.runtime.model import Floats, batches
@@ -27,6 +30,9 @@ from albef.runtime.model import Floats, batches
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Names of pictures end in one of these, in small or capital letters."""
 _SHOW_EVERY = 5.0  # seconds
+Items = Sequence[Record] | Sequence[str]
+Compute = Callable[[Iterable[Items]], Iterator[Floats]]
+"""Takes batches of records or texts, and gives the features of each batch."""
 
 
 class Folder:
@@ -69,13 +75,17 @@ class Folder:
         )
 
 
-def main(folder: Path, split: str, weights: Path, device: str, out: Path) -> None:
+def main(
+    folder: Path, split: str, weights: Path, device: str, out: Path, engine: Engine = "local"
+) -> None:
     """Write the features of a folder of pictures, or of a data set's split, and print how many.
 
     ``weights`` are a checkpoint, or an export, which needs no torch and takes the device that
-    ONNX Runtime finds.
+    ONNX Runtime finds. With the engine ``ray`` each node of the cluster computes, and has them at
+    the same path.
 
     Raises:
+        ConnectionError: there is no cluster.
         CheckpointError, ExportError: there is neither, or it is damaged.
         ImageError: a picture cannot be decoded.
         ShardError: the data set has no such split, or is damaged.
@@ -85,15 +95,21 @@ def main(folder: Path, split: str, weights: Path, device: str, out: Path) -> Non
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
     model = matching(_load(weights, device), str(weights))
+    compute: Compute = partial(map, partial(_embed, lambda: model))
+    if engine == "ray":
+        from albef.cluster import mapped  # where it is asked for alone
+
+        load = partial(_load_once, weights.resolve(), device)
+        compute = partial(mapped, partial(_embed, load), gpu=device not in ("auto", "cpu"))
     with atomic(out) as part:
-        images, texts = write_features(model, records, part)
+        images, texts = write_features(model, records, part, compute)
     print(f"{images:,} pictures, {texts:,} texts")
     print(out)
 
 
-def _load(weights: Path, device: str) -> Any:
+def _load(weights: Path, device: str, threads: int = 0) -> Any:
     if (weights / NAME).is_file():
-        return runtime.load(weights)
+        return runtime.load(weights, threads=threads)
     import torch
 
     from albef.export.torch_model import load
@@ -103,7 +119,22 @@ def _load(weights: Path, device: str) -> Any:
     return load(weights, device=device)
 
 
-def write_features(model: Matching, records: Shards | Folder, out: Path) -> tuple[int, int]:
+@cache
+def _load_once(weights: Path, device: str) -> Any:
+    """In a process of a node, which has one core of it and computes one batch after the other."""
+    return _load(weights, device, threads=1)
+
+
+def _embed(load: Callable[[], Matching], items: Items) -> Floats:
+    """The features of records' pictures, or of texts."""
+    records = [item for item in items if isinstance(item, Record)]
+    texts = [item for item in items if isinstance(item, str)]
+    return _embed_images(load(), records) if records else load().embed_text(texts)
+
+
+def write_features(
+    model: Matching, records: Shards | Folder, out: Path, compute: Compute
+) -> tuple[int, int]:
     """Write the features of all pictures, then of all captions; how many there were of each."""
     schema = pa.schema(
         [
@@ -116,6 +147,7 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
         metadata={"weights": model.digest},
     )
     texts: list[tuple[str, int, str]] = []
+    waiting: deque[list[tuple[str, int, None]]] = deque()
     started = printed = time.monotonic()
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
 
@@ -126,18 +158,26 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
             columns = [[kind] * len(rows), keys, image_ids, captions, vectors]
             file.write_table(pa.table(columns, schema=schema))
 
-        for part in batches(len(records)):
-            some = [records[i] for i in range(len(records))[part]]
-            write("image", [(r.key, r.image_id, None) for r in some], _embed_images(model, some))
-            texts += [(r.key, r.image_id, text) for r in some for text in r.captions]
-            now, done = time.monotonic(), min(part.stop, len(records))
+        def read() -> Iterator[list[Record]]:
+            for part in batches(len(records)):
+                some = [records[i] for i in range(len(records))[part]]
+                waiting.append([(r.key, r.image_id, None) for r in some])
+                texts.extend((r.key, r.image_id, text) for r in some for text in r.captions)
+                yield some
+
+        done = 0
+        for feats in compute(read()):
+            write("image", waiting.popleft(), feats)
+            now, done = time.monotonic(), done + len(feats)
             if now - printed > _SHOW_EVERY:
                 printed, rate = now, done / (now - started)
                 print(
                     f"{done:,} of {len(records):,} pictures, {rate:.0f} a second", file=sys.stderr
                 )
-        for part in batches(len(texts)):
-            write("text", texts[part], model.embed_text([text for _, _, text in texts[part]]))
+        parts = list(batches(len(texts)))
+        computed = compute([text for _, _, text in texts[part]] for part in parts)
+        for part, feats in zip(parts, computed, strict=True):
+            write("text", texts[part], feats)
     return len(records), len(texts)
 
 

@@ -86,7 +86,8 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
         detail = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
         raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
-        raise ImageError(f"{name} cannot be decoded: {error}") from None
+        what = str(error) or type(error).__name__
+        raise ImageError(f"{name} cannot be decoded: {what}") from None
 
 
 def decode(image: bytes, key: str = "") -> Image.Image:

@@ -35,7 +35,7 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable", "truncated or damaged"
     TOO_SMALL = "too_small", "the picture is too small"
     TOO_ELONGATED = "too_elongated", "the picture is too elongated"
-    LOW_SCORE = "low_score", "a score of its list is too low"
+    LOW_SCORE = "low_score", "its score is too low"
     BLURRED = "blurred", "the picture is blurred"
     TOO_DARK = "too_dark", "the picture is too dark"
     TOO_LIGHT = "too_light", "the picture is too light"

@@ -3,14 +3,15 @@
 A data set is a folder: ``shards/NAME-00000.tar`` and on, ``index.parquet`` with a row for each
 record and ``dataset.json`` that describes the whole. A member's place in its tar stands in the
 index, so a record is read without unpacking anything. With a store, ``shards.json`` is there
-instead of the shards. :mod:`albef.ingest.shard_writer` writes it.
+instead of the shards. :mod:`albef.ingest.shard_writer` writes it. A view has neither: its
+``dataset.json`` names the data set beside it whose shards they are (``shards_of``).
 """
 
 import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def describe(folder: Path) -> dict[str, Any]:
         raise ShardError(f"{path} is no JSON ({error}): {remedy(folder)}") from None
 
 
+def shards_of(folder: Path, described: Mapping[str, Any]) -> Path:
+    """The folder with the shards of a data set: its own, or that of the one it is a view of."""
+    return folder.parent / described["shards_of"] if "shards_of" in described else folder
+
+
 @contextlib.contextmanager
 def _index(folder: Path) -> Iterator[Path]:
     """The index of a data set; what is wrong with it is a ShardError."""
@@ -101,7 +107,7 @@ def _mapped(folder: Path, split: str, at: Path) -> pa.Table:
     if not path.exists():
         with lock(path.with_suffix(".lock"), wait=str) as held:
             if not path.exists():
-                table = read_index(folder, split).combine_chunks()
+                table = _whole(read_index(folder, split))
                 with atomic(path) as part, pa.ipc.new_file(str(part), table.schema) as file:
                     file.write_table(table)
                 del table
@@ -110,9 +116,12 @@ def _mapped(folder: Path, split: str, at: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array, not copied where it is one."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+def _whole(table: pa.Table) -> pa.Table:
+    """A table whose columns are one array each; no more than one of them is held twice."""
+    for i, field in enumerate(table.schema):
+        if table.column(i).num_chunks != 1:
+            table = table.set_column(i, field, table.column(i).combine_chunks())
+    return table
 
 
 def _wide(of: pa.DataType) -> pa.DataType:
@@ -201,11 +210,11 @@ class Shards:
         described = describe(folder)
         self.name: str = described["name"]
         self.digest: str = described["digest"]
-        table = _mapped(folder, split, mapped) if mapped else read_index(folder, split)
+        table = _whole(_mapped(folder, split, mapped) if mapped else read_index(folder, split))
         if table.num_rows == 0:
             known = ", ".join(sorted(described["splits"])) or "none"
             raise ShardError(f"{folder} has no split {split!r}; its splits are {known}")
-        columns = {name: _whole(table.column(name)) for name in table.column_names}
+        columns = {name: table.column(name).chunk(0) for name in table.column_names}
         self._columns, self._check, self._mapped = columns, check, mapped
         self.keys: pa.StringArray = columns["key"]
         self.sources: pa.StringArray = columns["source"]
@@ -213,7 +222,7 @@ class Shards:
         self.image_ids: NDArray[np.int64] = columns["image_id"].to_numpy()
         self.shard_names: pa.StringArray = columns["shard"]
         self.metas: pa.StringArray = columns["meta"]
-        self.files = ShardFiles(folder, cache)
+        self.files = ShardFiles(shards_of(folder, described), cache)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -19,6 +19,7 @@ PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _LONGEST_NAME = 4096
 _END = bytes(2 * BLOCK)
 _MAGIC = (b"ustar\x00", b"ustar ")
+_PACKED = (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, xz, zstd, zip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage
                 continue  # the end, or filling: more may follow in tars that were joined
             header = header_of(block)
             if header is None or header.size < 0:
-                yield Damage(start, Reason.DAMAGED_MEMBER, "no header of a tar member")
+                packed = start == 0 and block.startswith(_PACKED)
+                detail = "it is compressed: unpack it" if packed else "no header of a tar member"
+                yield Damage(start, Reason.DAMAGED_MEMBER, detail)
                 at = next_header(at)
                 continue
             name = long_name or _text(header.name)
@@ -107,10 +110,12 @@ def _long_name(header: tarfile.TarInfo, content: bytes) -> str:
     """The name of the member that follows, out of a header of its own."""
     if header.type == tarfile.GNUTYPE_LONGNAME:
         return content.rstrip(b"\0").decode("utf-8", "replace")
-    for line in content.split(b"\n"):
-        _, _, entry = line.partition(b" ")
+    at = 0
+    while (size := content[at : at + 5].partition(b" ")[0]).isdigit() and int(size):
+        entry = content[at + len(size) + 1 : at + int(size) - 1]  # a value may hold lines, too
         if entry.startswith(b"path="):
             return entry.removeprefix(b"path=").decode("utf-8", "replace")
+        at += int(size)
     return ""
 
 

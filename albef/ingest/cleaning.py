@@ -21,8 +21,11 @@ _TAGS = (
 # No tag holds a "<": each search ends at the next one, so that a text is gone through once.
 _DROPPED = re.compile(r"<(script|style)\b[^<>]*>.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)", re.I | re.S)
 _TAG = re.compile(rf"<!doctype[^<>]*>|</?(?:{'|'.join(_TAGS.split())})\b[^<>]*/?>", re.I)
+_GAPS = re.compile("[\0\x0b\x1c-\x1f]")  # between words; ftfy would join these
 _SPACES = re.compile(r"\s+")
-_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
+_UNSEEN = re.compile(
+    "[\u00ad\u115f\u1160\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0]"
+)
 _RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False)
 
 
@@ -34,7 +37,7 @@ def clean(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         return _SPACES.sub(" ", text) if "  " in text else text
-    text = text.replace("\0", " ")
+    text = _GAPS.sub(" ", text)
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))
     text = ftfy.fix_text(text, _RULES)
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # tags that were written as &lt;b&gt;

@@ -5,13 +5,13 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 from albef.ingest.prepare import Prepared, Rules, prepare
+from albef.layout import Engine
 
 Given = tuple[int, Record | Refusal]
 """A row with its place in its source."""
@@ -21,20 +21,23 @@ _ROWS, _BYTES = 16, 2**22  # handed to a process at once: so many rows, or bytes
 _AHEAD = 3  # such portions that wait for each process
 
 
-def prepared(rows: Iterable[Given], rules: Rules, processes: int) -> Iterator[Made]:
+def prepared(
+    rows: Iterable[Given], rules: Rules, processes: int, engine: Engine = "local"
+) -> Iterator[Made]:
     """What becomes of each row, in order, whatever number of processes shares the work; 0 does it
-    in this one. A row whose decoder ends its process is set aside, and the others go on.
+    in this one, and the engine ``ray`` on all processors of its cluster. A row whose decoder ends
+    its process is set aside, and the others go on.
     """
-    if not processes:
+    if not processes and engine == "local":
         for portion in portions(rows, _ROWS, _BYTES):
             yield from _prepare(portion, rules)
         return
-    pool = _Pool(rules, processes)
+    pool = _Pool(rules, processes, engine)
     waiting: deque[tuple[list[Given], Future[list[Made]]]] = deque()
     try:
         for portion in portions(rows, _ROWS, _BYTES):
             waiting.append((portion, pool.submit(portion)))
-            if len(waiting) > _AHEAD * processes:
+            if len(waiting) > _AHEAD * pool.processes():
                 yield from pool.result(*waiting.popleft())
         while waiting:
             yield from pool.result(*waiting.popleft())
@@ -45,32 +48,40 @@ def prepared(rows: Iterable[Given], rules: Rules, processes: int) -> Iterator[Ma
 class _Pool:
     """Processes that prepare; they are started anew when one was ended."""
 
-    def __init__(self, rules: Rules, processes: int) -> None:
+    def __init__(self, rules: Rules, processes: int, engine: Engine) -> None:
         self._rules = rules
-        self._processes = processes
+        self._engine = engine
+        self.processes: Callable[[], int] = lambda: processes
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
-        self._executor = ProcessPoolExecutor(self._processes, context, initializer=_die_with_parent)
+        if self._engine == "ray":
+            from albef.cluster import RayExecutor  # where it is asked for alone
+
+            on_cluster = RayExecutor()
+            self._executor: Executor = on_cluster
+            self.processes = on_cluster.processes  # it may grow
+            return
+        spawn = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
+        self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=_die_with_parent)
 
     def submit(self, portion: list[Given]) -> "Future[list[Made]]":
         try:
             return self._executor.submit(_prepare, portion, self._rules)
-        except BrokenProcessPool:
+        except BrokenExecutor:
             self._start()
             return self._executor.submit(_prepare, portion, self._rules)
 
     def result(self, portion: list[Given], future: "Future[list[Made]]") -> list[Made]:
         try:
             return future.result()
-        except BrokenProcessPool:  # of this portion or of one beside it
+        except BrokenExecutor:  # of this portion or of one beside it
             return [made for row in portion for made in self._alone(*row)]
 
     def _alone(self, line: int, row: Record | Refusal) -> list[Made]:
         try:
             return self.submit([(line, row)]).result()
-        except BrokenProcessPool:
+        except BrokenExecutor:
             if isinstance(row, Refusal):
                 raise
             detail = "its decoder ended the process that it ran in"

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from albef.config import ParamsError
 from albef.io import read_json
 from albef.lineage import statement
 
@@ -25,6 +26,7 @@ CARD, FIGURES, LINEAGE, SBOM = "README.md", "figures.json", "lineage.json", "sbo
 SIGNED, SEAL = "export.sig", "release.sig"
 """Signatures over the export, and over the release with that one in it."""
 _DISTRIBUTION = "albef-pipeline"
+_NEEDS = "signatures need model-signing: `pip install '.[signing]'`"
 _DIFFERS = re.compile(r"Hash mismatch for '(.+?)': Expected|(Extra|Missing) files .*?': (.+)")
 """How model signing names files that are not as they were signed."""
 
@@ -47,7 +49,7 @@ def check_key(key: Path, project: Path) -> Iterator[str]:
         except (ValueError, TypeError) as error:
             yield f"{key} cannot sign, an EC key on P-256, P-384 or P-521 in PEM can: {error}"
         except ModuleNotFoundError:
-            yield "signing needs model-signing: `pip install '.[signing]'`"
+            yield _NEEDS
 
 
 def sign(folder: Path, key: Path, signature: Path) -> None:
@@ -60,9 +62,13 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
 
     Raises:
         Unverified: it names the files that differ, or says that the signature is another's.
+        ParamsError: there is nothing to verify it with.
     """
-    from cryptography.exceptions import InvalidSignature
-    from model_signing import verifying
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from model_signing import verifying
+    except ModuleNotFoundError:
+        raise ParamsError(_NEEDS) from None
 
     for path in (folder, key, signature):
         if not path.exists():

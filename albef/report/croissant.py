@@ -51,6 +51,7 @@ def render(folder: Path, beside: Path) -> str:
     described = describe(folder)
     name, digest = described["name"], described["digest"]
     index = folder / "index.parquet"
+    whose = f" of the data set {view_of}" if (view_of := described.get("shards_of")) else ""
     sizes = ", ".join(f"{count:,} in {split}" for split, count in described["splits"].items())
     fields = [_field(column, text) for column, text in _FIELDS.items()]
     values = {
@@ -60,7 +61,7 @@ def render(folder: Path, beside: Path) -> str:
         "name": name,
         "version": f"1.0.0+{digest[:16]}",
         "description": f"Pictures with {described['captions']:,} captions; records: {sizes}. "
-        "A picture is the bytes of a WebDataset tar, shards/SHARD, at its offset.",
+        f"A picture is the bytes of a WebDataset tar, shards/SHARD{whose}, at its offset.",
         "license": [it["url"] or it["licence"] for it in described["licences"]],
         "creator": [
             {"@type": "sc:Organization", "name": who}

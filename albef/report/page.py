@@ -72,8 +72,11 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
 
 
 def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The trainings and runs that read each data set, by its name."""
-    users: dict[str, list[str]] = {name: [] for name in params.get("datasets", {})}
+    """The trainings, runs and views that read each data set or view, by its name."""
+    views = params.get("curate", {})
+    users: dict[str, list[str]] = {name: [] for name in [*params.get("datasets", {}), *views]}
+    for name, view in views.items():
+        users.setdefault(view.get("dataset", ""), []).append(f"the view {name}")
     trainings = {"pre-training": params.get("pretrain", {}), **params.get("tasks", {})}
     for user, values in trainings.items():
         if dataset := values.get("dataset"):

@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from starlette.routing import Match
 from albef.serving.bodies import Route
 from albef.serving.engine import Engine
 from albef.serving.errors import CODES, Problem, invalid
-from albef.serving.following import Follower
+from albef.serving.following import Current, Follower
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
@@ -102,33 +102,33 @@ def create_app(
     """
     metrics = Metrics()
     state.count_refusal = metrics.refused.labels("requests").inc
-    engine = Engine(exports, Store(indexes), limits, metrics, **options)
+    store = Store(indexes)
+    engine = Engine(exports, store, limits, metrics, **options)
     if gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
-    public = [probe_routes(engine, state), page_routes()]
+    public = [probe_routes(state), page_routes()]
     # :class:`Tokens` has checked it before: this is for openapi.json.
     secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))] if tokens else []
     routers: list[APIRouter] = []
     direct: dict[str, Route] = {}
 
-    def mount(engine: Engine) -> None:
-        """Let an engine answer what is asked from now on; in one step, since nothing is awaited. A
-        request keeps the route that it has, and with it the engine."""
+    def mount(calls: Collection[str]) -> None:
+        """Let there be routes for some calls. Only exports of another kind need others: the
+        framework keeps those that it once had in caches of thousands."""
         guarded = [
-            call_routes(engine),
-            compatible_routes(engine),
-            index_routes(engine, bool(gallery)),
-            server_routes(engine),
+            call_routes(calls),
+            compatible_routes(calls),
+            index_routes(calls, store, bool(gallery)),
+            server_routes(),
         ]
         routers[:] = [*guarded, *public]
         del app.router.routes[own:]
         for router in routers:
             app.include_router(router, dependencies=secured if router in guarded else None)
         app.openapi_schema = None
-        calls = [each for router in guarded for each in router.routes if isinstance(each, Route)]
+        routes = [each for router in guarded for each in router.routes if isinstance(each, Route)]
         direct.clear()
-        direct.update({route.path: route for route in calls if route.model is not None})
-        engine.announce()
+        direct.update({route.path: route for route in routes if route.model is not None})
 
     follower = Follower(engine, mount, gallery)
 
@@ -174,12 +174,13 @@ def create_app(
             if tokens
             else Middleware(Hosts, hosts, origins, spared=PROBES),
             Middleware(Admission, limits, metrics, state, spared=open_paths | {METRICS}),
+            Middleware(Current, follower),
             Middleware(Direct, direct),
         ],
     )
     app.state.follower = follower
     own = len(app.router.routes)  # openapi.json
-    mount(engine)
+    mount(engine.calls)
     return app
 
 

@@ -9,6 +9,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,13 @@ PATIENCE = 1.0
 THUMBNAIL = 320  # longest side, in pixels
 
 log = logging.getLogger("albef")
+ENGINE: ContextVar["Engine"] = ContextVar("engine")
+"""Answers the request that is worked on: the one that it began with."""
+
+
+def current() -> "Engine":
+    """What answers the request that is worked on."""
+    return ENGINE.get()
 
 
 class Engine:

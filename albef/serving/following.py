@@ -5,12 +5,16 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.serving.engine import Engine
+from starlette.types import Receive, Scope, Send
+
+from albef.serving.engine import ENGINE, Engine
 from albef.serving.indexes.gallery import follow
+from albef.serving.middleware.exchange import HttpMiddleware
 
 log = logging.getLogger("albef")
 _IDLE = 0.1  # seconds between two looks whether all is answered
@@ -20,12 +24,12 @@ class Follower:
     """The engine that answers, and the next one when the folders have other exports.
 
     The next is loaded beside it, reads the pictures of all indexes, and then takes its place in one
-    step: ``mount`` lets an engine answer what is asked from now on. A request is answered by the
-    one that it began with, which is let go of when none can be left.
+    step; where it has other calls, ``mount`` makes their routes. A request is answered by the
+    engine that it began with, which is let go of when none can be left.
     """
 
     def __init__(
-        self, engine: Engine, mount: Callable[[Engine], None], gallery: Path | None
+        self, engine: Engine, mount: Callable[[Collection[str]], None], gallery: Path | None
     ) -> None:
         self.engine, self._mount, self._gallery = engine, mount, gallery
         self._reading: asyncio.Task[None] | None = None
@@ -57,8 +61,9 @@ class Follower:
         return task
 
     def _take(self, engine: Engine) -> None:
-        """Bring indexes and gallery to an engine while it answers."""
+        """Let an engine answer from now on, and bring indexes and gallery to it meanwhile."""
         self.engine = engine
+        engine.announce()
         if self._reading:
             self._reading.cancel()
         self._reading = self._begin(self._read(engine))
@@ -94,7 +99,8 @@ class Follower:
         old.successor = new  # from now on, what one adds to an index the other reads too
         try:
             await new.read_indexes()
-            self._mount(new)
+            if new.calls.keys() != old.calls.keys():
+                self._mount(new.calls)
         except BaseException:
             old.successor = None
             await new.stop()
@@ -111,6 +117,17 @@ class Follower:
                 await asyncio.sleep(_IDLE)
         finally:
             await old.stop()
+
+
+@dataclass(eq=False)
+class Current(HttpMiddleware):
+    """Has a request answered by the engine that a follower has when it begins."""
+
+    follower: Follower
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ENGINE.set(self.follower.engine)
+        await self.app(scope, receive, send)
 
 
 async def _run(command: Sequence[str]) -> None:

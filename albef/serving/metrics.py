@@ -59,6 +59,8 @@ class Metrics:
         self.looks = counter(
             "albef_looks", "Looks at the exports' folders that found others", ["outcome"]
         )
+        for outcome in ("replaced", "failed"):  # the first one is an increase, too
+            self.looks.labels(outcome)
         self.drift = gauge(
             "albef_drift",
             "How far what is asked is from what the export was validated on",

@@ -6,7 +6,9 @@ Nothing heavy is imported before the options are read, so that ``--help`` answer
 import atexit
 import json
 import logging
+import re
 import shlex
+import subprocess
 import sys
 import threading
 from collections import deque
@@ -19,6 +21,8 @@ from typer import Argument, Option
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LINES = 10_000  # of the log that wait to be written
 _EVERY = 0.1  # seconds in which they do
+_RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # what `albef fetch` takes
+_LOOK = 60.0  # seconds between two looks at the registry
 
 
 def serve(
@@ -30,15 +34,19 @@ def serve(
             help="Load an export only if its manifest has this one, as sha256:HEX; repeatable.",
         ),
     ] = None,
+    key: Annotated[
+        Path | None,
+        Option(help="Of RUN#STAGE, serve only what the owner of this public key signed."),
+    ] = None,
     follow: Annotated[
-        float,
+        float | None,
         Option(
             min=0,
             metavar="SECONDS",
             help="Look so often, and at SIGHUP, for other exports in the folders, or where links "
-            "lead now, and serve those; 0 never.",
+            "lead now, and serve those; 0 never. If not given, 60 of RUN#STAGE, else 0.",
         ),
-    ] = 0,
+    ] = None,
     refresh: Annotated[
         str | None, Option(metavar="COMMAND", help="Run this before each look, to fetch them.")
     ] = None,
@@ -103,6 +111,11 @@ def serve(
     from albef.serving.middleware.exchange import State
     from albef.serving.uvicorn_server import Server
 
+    if key and (others := [path for path in export if not _RELEASED.fullmatch(str(path))]):
+        raise ValueError(
+            f"--key {key}: only RUN#STAGE comes with signatures, and {others[0]} is a folder; "
+            "verify it with `albef verify`, and name its digest with --expect"
+        )
     if gallery is not None and not gallery.is_dir():
         raise ValueError(f"--gallery {gallery}: there is no such folder")
     tokens = read_tokens()
@@ -111,6 +124,16 @@ def serve(
             f"--host {host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
             "serve on 127.0.0.1"
         )
+    if released := [str(path) for path in export if _RELEASED.fullmatch(str(path))]:
+        fetch = [sys.executable, "-m", "albef.cli", "fetch", *released]
+        fetch += ["--key", str(key.absolute())] if key else []
+        done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            return done.returncode  # it said why
+        links = dict(zip(released, map(Path, done.stdout.splitlines()), strict=True))
+        export = [links.get(str(path), path) for path in export]
+        follow = _LOOK if follow is None else follow
+        refresh = refresh or shlex.join(fetch)
     _start_log()
     limits = Limits(
         body=round(body_mib * MIB),
@@ -132,7 +155,7 @@ def serve(
         origins=origin or [],
         indexes=indexes,
         gallery=gallery,
-        every=follow,
+        every=follow or 0,
         refresh=shlex.split(refresh or ""),
         expect=expect or (),
         threads=threads,

@@ -212,8 +212,8 @@ class TrainingState:
         mirrored = self.mirror.names(STATES) if self.mirror else []
         for name in sorted({*mirrored, *(path.name for path in self.files())}, reverse=True):
             if self._take(name, name in mirrored):
-                for epoch in self.mirror.names(EPOCHS) if self.mirror else ():
-                    self._take(epoch, True)
+                if self.mirror:
+                    self._share_epochs(self.mirror)
                 return name
         if self._files(TORN):
             mirror = f" and {self.mirror.url}" if self.mirror else ""
@@ -222,6 +222,14 @@ class TrainingState:
                 f"as {TORN}: delete that folder{mirror} to start this training anew"
             )
         return None
+
+    def _share_epochs(self, mirror: Mirror) -> None:
+        """Kept epochs of the mirror are taken, those here copied: a kill may have come before."""
+        here = self._files(EPOCHS)
+        for epoch in mirror.names(EPOCHS):
+            self._take(epoch, True)
+        for path in here:
+            mirror.push(path, _epoch(int(path.name.split("-")[1])), 1)
 
     def _take(self, name: str, mirrored: bool) -> bool:
         """Whether a file is what was written, as it is here or else in the mirror."""

@@ -120,6 +120,7 @@ def _places(
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
     dataset = params["pretrain"]["dataset"]
+    dataset = params.get("curate", {}).get(dataset, {}).get("dataset", dataset)  # of a view
     noisy = [
         f"datasets.{dataset}.sources.{source}.caption_noise"
         for source, section in params["datasets"][dataset]["sources"].items()

@@ -116,6 +116,27 @@ class Registry:
         except (DvcException, OSError) as error:
             raise ParamsError(f"{self.run} {version} cannot be fetched: {_line(error)}") from None
 
+    def release_folder(self, version: str) -> Path:
+        """Where the commit of a version has its card, its figures and signatures."""
+        return Path("releases", self.run, version)
+
+    def fetch_release(self, version: str, out: Path) -> None:
+        """Bring that folder, whatever the work tree has.
+
+        Raises:
+            ParamsError: there is none, as of a version that was registered by GTO's own command.
+        """
+        files = DVCFileSystem(".", rev=self.versions[version])
+        try:
+            files.get(self.release_folder(version).as_posix(), str(out), recursive=True)
+        except FileNotFoundError:
+            raise ParamsError(
+                f"{self.run} {version} is not signed: its commit has no "
+                f"{self.release_folder(version)}"
+            ) from None
+        finally:
+            files.close()
+
     def fetch_head(self, path: Path, out: Path) -> None:
         """Bring what HEAD has at a path as others get it: from DVC's remote, not from its cache.
 

@@ -20,8 +20,6 @@ from albef.runtime.manifest import digest
 from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
-RELEASES = Path("releases")
-"""What is told of each release, in a folder for each run and version."""
 SIGNING_KEY = "ALBEF_SIGNING_KEY"
 """Variable that names the file of the private key."""
 Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -103,7 +101,7 @@ def release(
         reasons += registry.lacking(layout.export(run))
     reasons += check_key(key, Path()) if key else ()
     limits = ""
-    if holder and (others := "; ".join(changed_limits(registry.versions[holder]))):
+    if holder and (others := "; ".join(changed_limits(registry, holder))):
         limits = f"The limits are not those of {holder}: {others}."
         if not accept_limits:
             judge_by = "`--accept-limits` judges by the new ones"
@@ -151,7 +149,7 @@ def release(
             "--approve"
         )
         return
-    folder = RELEASES / run / version
+    folder = registry.release_folder(version)
     names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
     written = [] if registered else [*(folder / name for name in names), DVC]
     if changed := list(git.uncommitted(needed)):  # while it was measured
@@ -159,7 +157,7 @@ def release(
     tags: list[str] = []
     with git.whole(run, written):
         if not registered:
-            _commit(run, version, judged, written, layout, key)
+            _commit(run, version, judged, folder, written, layout, key)
             tags.append(registry.register(version))
         tags.append(Registry(run).assign(version, stage))
     _emit("released", run, version=version, stage=stage, replaces=holder)
@@ -221,21 +219,27 @@ def _last(run: str) -> tuple[str, str]:
     return f"export@{run}", f"evaluate@{run}"
 
 
-def changed_limits(revision: str) -> Iterator[str]:
-    """The limits of params.yaml, ``release``, that a revision had otherwise, from and to."""
+def changed_limits(registry: Registry, version: str) -> Iterator[str]:
+    """The limits that a version was judged by, as its release tells them, defaults included, and
+    that are others now: from and to.
+
+    Of a version that tells none, those of its params.yaml, with the defaults of this code.
+    """
+    revision = registry.versions[version]
+    figures = git.show(revision, registry.release_folder(version) / FIGURES)
+    was = json.loads(figures).get("limits") if figures else None
+    now = _limits(PARAMS.read_text())
+    for name, limit in (was or _limits(git.show(revision, PARAMS) or "{}")).items():
+        if (new := now.get(name)) != limit:
+            yield f"release.{name} {limit:g} -> {'none' if new is None else f'{new:g}'}"
+
+
+def _limits(text: str) -> dict[str, float]:
+    """All limits of a params file."""
     known = ReleaseConfig.model_fields
-    before, now = (
-        {
-            name: value
-            for name, value in (parse_yaml(text, PARAMS).get("release") or {}).items()
-            if name in known
-        }
-        for text in (git.show(revision, PARAMS) or "{}", PARAMS.read_text())
-    )
-    was, new = (validate(ReleaseConfig, v, where=str(PARAMS), key="release") for v in (before, now))
-    for name in known:
-        if getattr(was, name) != getattr(new, name):
-            yield f"release.{name} {getattr(was, name):g} -> {getattr(new, name):g}"
+    given = parse_yaml(text, PARAMS).get("release") or {}
+    own = {name: value for name, value in given.items() if name in known}
+    return validate(ReleaseConfig, own, where=str(PARAMS), key="release").model_dump()
 
 
 def _judge(run: str, registry: Registry, export: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,15 +293,15 @@ def _commit(
     run: str,
     version: str,
     judged: Mapping[str, Any],
+    folder: Path,
     written: Sequence[Path],
     layout: Layout,
     key: Path | None,
 ) -> None:
     """Commit the model card and all else that is told of a release, and name the export for DVC."""
-    folder = RELEASES / run / version
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(judged["card"])
-    plain = {name: judged[name] for name in ("figures", "provenance", "note")}
+    plain = {name: judged[name] for name in ("figures", "limits", "provenance", "note")}
     text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / FIGURES).write_text(f"{text}\n")
     write(layout.export(run), folder, version, git.git("rev-parse", "HEAD"), key)

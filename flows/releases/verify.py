@@ -65,8 +65,11 @@ def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> 
                 raise ParamsError(f"--replay: {run} was made by {', '.join(stages)}, not by {name}")
             before, record = _outs(name), read(layout.record(name))
         print(f"{name} runs again, of what {commit[:12]} has", flush=True)
-        if nodes[name].upstream:
-            clone.dvc("pull", "--quiet", *nodes[name].upstream)
+        above = set(nodes[name].upstream)
+        for view in (stage for stage in nodes[name].upstream if stage.startswith("curate@")):
+            above.update(nodes[view].upstream)  # whose pictures it shows
+        if above:
+            clone.dvc("pull", "--quiet", *sorted(above))
         os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")  # nothing is gone on with
         clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
         with contextlib.chdir(folder):
@@ -96,6 +99,13 @@ def _unlike(record: RunRecord, now: RunRecord) -> str:
     return ", ".join(f"{name} {own}, not {was}" for name, (was, own) in pairs.items() if was != own)
 
 
+def _figures(text: str) -> dict[str, float]:
+    """The numbers of a metrics file, or the last point of a curve."""
+    if text.startswith("{"):
+        return dict(numbers(json.loads(text)))
+    return {"the last point": float(text.split()[-1])}
+
+
 def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: float) -> str:
     """How the figures of products with other bytes compare; a clone is the working folder.
 
@@ -107,12 +117,12 @@ def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: f
     files = DVCFileSystem(".", rev=commit, config=config)
     compared = 0
     try:
-        for path in others:
-            path = path if path.endswith(".json") else f"{path}/metrics.json"
-            if not (Path(path).is_file() and files.exists(path)):
+        for path in (file for out in others for file in files.find(out)):
+            is_metrics = path in others and path.endswith(".json")
+            if not (is_metrics or path.endswith(".tsv")) or not Path(path).is_file():
                 continue
-            was = dict(numbers(json.loads(files.read_text(path))))
-            for figure, value in numbers(json.loads(Path(path).read_text())):
+            was = _figures(files.read_text(path))
+            for figure, value in _figures(Path(path).read_text()).items():
                 compared += 1
                 near = math.isclose(value, was.get(figure, math.nan), rel_tol=tolerance)
                 if not near and abs(value - was.get(figure, math.nan)) > tolerance:

@@ -1,5 +1,6 @@
-"""A training is killed at a random moment and finds its states good, damaged, unreadable or old,
-and a mirror that is good, ahead or behind: what it goes on from, and what it ends with."""
+"""A training is killed at a random moment, or fills its disk, and finds its states good, damaged,
+unreadable or old, and a mirror that is good, ahead, behind or hung: what it goes on from, and what
+it ends with."""
 
 import contextlib
 import errno
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -27,6 +29,8 @@ from tests.training.test_loop import curves
 
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).parents[2]
+DELAYS = {"good": 0.0, "ahead": 0.0, "slow": 0.1, "hung": 1e6}
+"""Mirrors, and the seconds that a copy to each takes; of one that hangs no copy ends."""
 Whole = tuple[dict[str, torch.Tensor], set[str], dict[str, str]]
 
 
@@ -54,8 +58,11 @@ def intact(folder: Path, pattern: str = STATES) -> list[Path]:
     return [p for p in folder.glob(pattern) if file_digest(p)[:16] == p.stem.rpartition("-")[2]]
 
 
-def killed(data: Path, here: Path, mirror: Path, delay: float, rng: random.Random) -> Path:
-    """Kill a training in the midst; a folder with two states of before."""
+def killed(
+    data: Path, here: Path, mirror: Path, delay: float, full: bool, rng: random.Random
+) -> Path:
+    """Kill a training in the midst, which may find its disk ``full`` before that; a folder with two
+    states of before."""
     command = [sys.executable, "-m", victim.__name__, str(data), str(here), str(mirror), str(delay)]
     process = subprocess.Popen(command, cwd=ROOT)
     old = here.with_name("old")
@@ -65,6 +72,9 @@ def killed(data: Path, here: Path, mirror: Path, delay: float, rng: random.Rando
         time.sleep(0.005)
         for path in here.glob(STATES) if here.exists() else ():
             if step_of(path) >= last:
+                if full:  # the kernel writes no file further than to the middle of a state
+                    half = path.stat().st_size // 2
+                    psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (half, half))
                 time.sleep(rng.uniform(0, 0.05))
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -86,8 +96,8 @@ def unreadable(number: int, name: str) -> Callable[[Path], str]:
     return digest
 
 
-@pytest.mark.parametrize("copies", ["good", "ahead", "slow"])
-@pytest.mark.parametrize("local", ["good", "torn", "EIO", "EACCES", "stale"])
+@pytest.mark.parametrize("copies", DELAYS)
+@pytest.mark.parametrize("local", ["good", "torn", "EIO", "EACCES", "stale", "full"])
 def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
     data: Path,
     whole: Whole,
@@ -98,7 +108,7 @@ def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
 ) -> None:
     rng = random.Random(f"{SEED} {local} {copies}")
     here, mirror = tmp_path / "here", tmp_path / "mirror"
-    old = killed(data, here, mirror, 0.1 if copies == "slow" else 0.0, rng)
+    old = killed(data, here, mirror, DELAYS[copies], local == "full", rng)
     if copies == "ahead":  # another machine went on meanwhile
         there = tmp_path / "there"
         stop = max(map(step_of, intact(here))) + rng.randrange(1, 4)

@@ -1,5 +1,6 @@
 """A tar is read to its end, whatever is in it."""
 
+import gzip
 import io
 import pickle
 import random
@@ -47,6 +48,22 @@ def test_plain_members_with_long_names(tmp_path: Path, format: int) -> None:
             written.addfile(info, io.BytesIO(data))
     found = read(tmp_path, file.getvalue())
     assert found == [Member("ü.jpg", b"one"), Member(long, b"two"), Member("empty.txt", b"")]
+
+
+def test_a_path_is_read_out_of_no_other_entry(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("é" * 90)
+        info.pax_headers = {"comment": "of two lines\n12 path=b.jpg"}
+        tar.addfile(info)
+    [member] = members(tmp_path / "a.tar", lambda name: 9)
+    assert isinstance(member, Member)
+    assert member.name == "é" * 90
+
+
+def test_a_tar_that_is_compressed_says_so(tmp_path: Path) -> None:
+    found = read(tmp_path, gzip.compress(tar()))
+    assert isinstance(found[0], Damage)
+    assert found[0].detail == "it is compressed: unpack it"
 
 
 def test_links_devices_and_folders_are_passed_over(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ import json
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import httpx
+import pytest
 from ruamel.yaml import YAML
 
+import albef.layout
 from tests.deploy.test_rolling import process, wait_for
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -43,3 +46,24 @@ def test_a_server_answers_the_probes_as_it_is_started_there(
     drain, grace = int(command[command.index("--drain") + 1]), 30  # the command's default
     assert pod["terminationGracePeriodSeconds"] > drain + grace
     assert int(compose["stop_grace_period"].rstrip("s")) > drain + grace
+
+
+def test_the_job_on_ray_is_of_values_and_an_image_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (DEPLOY / "rayjob.yaml").read_text()
+    job = YAML(typ="safe").load(text)["spec"]
+    cluster = job["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    (head,), *nodes = (pod["template"]["spec"]["containers"] for pod in pods)
+    assert {container["image"] for (container,) in nodes} == {head["image"]}
+    for variable in head["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    assert albef.layout.runtime({}).engine == "ray"
+    entry = re.findall(
+        r"^ENTRYPOINT (.*)$", (DEPLOY / "train.Dockerfile").read_text(), re.MULTILINE
+    )
+    assert job["entrypoint"].split()[:3] == json.loads(entry[0])
+    (extras,) = re.findall(r"EXTRAS=(\S+)", text)
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])

@@ -171,6 +171,11 @@ def test_pretraining_that_no_run_starts_from_is_not_needed(project: Path) -> Non
     assert nodes["finetune@retrieval"].reasons
     assert "pretrain" not in nodes["finetune@retrieval"].waits
     assert re.search(r"pretrain +not needed: no run starts from it", report())
+    by = "products/models/pretrained/epochs/2"
+    replace(
+        "params.yaml", "curate: {}", f"curate: {{clean: {{dataset: web, by: {by}, keep: 0.6}}}}"
+    )
+    assert graph.read()["pretrain"].needed
 
 
 TEXT = "one dog left of some apples"

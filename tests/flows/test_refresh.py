@@ -1,5 +1,7 @@
 """A refresh of the data: quiet where nothing changed, and what it does where something did."""
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from flows import graph, stages, train
 from flows.refresh import count_changes
 from tests.data import toy as data
 from tests.flows.test_run import last_flow
-from tests.flows.toy import Toy
+from tests.flows.toy import ROOT, Toy
 
 VALIDATE = """
   validate:
@@ -118,24 +120,49 @@ def test_it_chooses_its_stages_itself() -> None:
     stages.let_start()
 
 
+def documented(begins: str) -> list[str]:
+    """The commands of the block of docs/cluster.md that begins so."""
+    blocks = re.findall(r"^```\n(.+?)^```$", (ROOT / "docs/cluster.md").read_text(), re.M | re.S)
+    (block,) = (block for block in blocks if block.startswith(begins))
+    return [line.partition(" # ")[0].strip() for line in block.splitlines()]
+
+
 @pytest.mark.slow
-def test_its_deployment_runs_through_a_worker_and_its_schedule_rests(toy: Toy, server: str) -> None:
+def test_what_the_page_of_clusters_says_runs_and_the_schedule_rests(toy: Toy, server: str) -> None:
     toy.env["PREFECT_API_URL"] = server
-    toy.sh("prefect work-pool create local --type process --overwrite")
-    toy.sh("prefect --no-prompt deploy --name refresh")
+    create, deploy, start, run = documented("prefect work-pool")
+    toy.sh(create)
+    toy.sh(deploy)
     assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")
     assert "'active': False" in toy.sh("prefect deployment inspect train/refresh")
     worker = subprocess.Popen(
-        ["prefect", "worker", "start", "--pool", "local"],
+        start.split(),
         cwd=toy.path, env=toy.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        toy.sh("prefect deployment run train/refresh --watch --watch-timeout 240")
-        assert last_flow(server)["state"]["message"] == "nothing changed"
+        for name, message in (
+            ("local", "0 stages ran, 8 were up to date"),
+            ("refresh", "nothing changed"),
+        ):
+            deployment = run.replace("train/local", f"train/{name}")
+            toy.sh(f"{deployment} --watch --watch-timeout 600")
+            assert last_flow(server)["state"]["message"] == message
         assert sorted(toy.started()) == READ
     finally:
         worker.kill()  # politely, it would not go where SIGINT is ignored
         worker.wait()
+
+
+@pytest.mark.slow
+def test_the_automations_of_the_page_are_taken(toy: Toy, server: str) -> None:
+    toy.env["PREFECT_API_URL"] = server
+    shutil.copytree(ROOT / "deploy/automations", toy.path / "deploy/automations")
+    block = "from prefect.blocks.notifications import SlackWebhook as S; print(S(url='http://a').save('a'))"
+    number = toy.sh(f'python -c "{block}"').split()[-1]
+    for command in documented("prefect automation"):
+        toy.sh(command.replace("/ID/", f"/{number}/"))
+    listed = toy.sh("prefect automation ls")
+    assert {"albef-heartbeats", "albef-notify"} <= set(re.findall(r"albef-\w+", listed))
 
 
 def test_records_are_told_by_what_they_hold(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Rows that nobody means well by, over each kind of source: none ends an ingest."""
 
 import csv
+import io
 import itertools
 import json
 import math
+import os
+import tarfile
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +27,6 @@ from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import SourcesConfig, read_rows
 from tests.data import toy
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
-from tests.ingest.sources.reading import write_tar
 from tests.ingest.test_prepare import rules
 
 Values = dict[str, Any]
@@ -44,6 +47,11 @@ OTHERS: list[Any] = [
     ["x"] * 20_000, {"box": [1, 2, 3, 4]}, [1, 2, 10**400, 4], [math.nan] * 4, [1, 2, 3],
     "[1,2,3,4]", [True] * 4, [[1, 2, 3, 4], 5], {"bytes": "x"},
 ]  # fmt: skip
+PATHS = (
+    "/etc/a", "../../b", "./c", "C:\\d", "e\nf", " ", "", "h" * 3000, "é" * 120, "i/../i", "/",
+)  # fmt: skip
+"""Of members of a tar, without their suffix."""
+LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
 DEEP = "[" * 400 + "]" * 400
 VALUES = [*TEXTS, *OTHERS]
 
@@ -116,8 +124,22 @@ def karpathy(here: Path) -> Made:
             "splits": ["train", "val", "test"]}, len(held)  # fmt: skip
 
 
+NAMES = (b"a\nb", b"c\td", "e\u0301".encode(), b"-rf", b"f'\"<>&", b"g\xff", b".", b"h" * 200)
+"""Of files, without their suffix."""
+
+
 def folder(here: Path) -> Made:
     root = here / "root"
+    (root / "odd").mkdir(parents=True)
+    for name in NAMES:
+        for suffix, data in ((b".jpg", toy.picture(1)), (b".txt", b"a dog")):
+            (root / "odd" / os.fsdecode(name + suffix)).write_bytes(data)
+    for name in ("fifo", "loop", "gone"):  # a text is a folder, or hangs who reads it
+        (root / "odd" / f"{name}.jpg").write_bytes(toy.picture(2))
+    os.mkfifo(root / "odd/fifo.txt")
+    (root / "odd/loop.txt").symlink_to("loop.txt")
+    (root / "odd/gone.txt").mkdir()
+    (root / "odd/again").symlink_to(root)
     for i, text in enumerate(TEXTS):
         name = text[:40].encode("utf-8", "replace").decode().replace("/", "").replace("\0", "")
         below = root / f"train{i}"
@@ -126,25 +148,35 @@ def folder(here: Path) -> Made:
             path = below / f"a{name}{suffix}"
             path.write_bytes(data)
     (root / "pipe.jpg").symlink_to("/dev/zero")
-    count = len(list(root.rglob("*.jpg")))
+    (root / "odd/folder.jpg").mkdir()
+    count = sum(name.endswith(".jpg") for _, _, names in os.walk(root) for name in names)
     return {"kind": "folder", "path": str(root), "split": None}, count
 
 
 def webdataset(here: Path) -> Made:
     texts = [*map(dumps, varied({"caption": "a dog", "box": [1, 2, 3, 4], "proposals": []})), DEEP]
-    members = [
-        (f"{i:05d}.{suffix}", data)
-        for i, text in enumerate(texts)
-        for suffix, data in (("jpg", toy.picture(1, kind="JPEG")), ("json", text.encode()))
-    ]
-    shard = write_tar(here / "a.tar", *members)
-    return {"kind": "webdataset", "files": {"train": [str(shard)]}, "caption": "json.caption"}, (
-        len(texts)
-    )
+    named = {f"{i:05d}": text.encode() for i, text in enumerate(texts)}
+    named |= dict.fromkeys(PATHS, b'\xef\xbb\xbf{"caption": "a dog"}')
+    with tarfile.open(here / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, text in [*named.items(), *[("twice", b'{"caption": "a dog"}')] * 3]:
+            for suffix, data in (("jpg", toy.picture(1, kind="JPEG")), ("json", text)):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(data)
+                member.pax_headers = {"comment": "path=/etc/passwd\n12 path=x"}
+                tar.addfile(member, io.BytesIO(data))
+        for kind in LINKS:  # passed over: a text is left without its picture
+            link = tarfile.TarInfo(f"link{kind.decode()}.jpg")
+            link.type, link.linkname = kind, "00000.jpg"
+            tar.addfile(link)
+            text = tarfile.TarInfo(f"link{kind.decode()}.json")
+            tar.addfile(text)
+    return {"kind": "webdataset", "files": {"train": [str(here / "a.tar")]},
+            "caption": "json.caption"}, len(named) + 3 + len(LINKS)  # fmt: skip
 
 
 def parquet(here: Path) -> Made:
-    image = {"bytes": toy.picture(1, kind="JPEG"), "path": "a"}
+    jpeg = toy.picture(1, kind="JPEG")
+    image = {"bytes": jpeg, "path": "a"}
     raw = [text.encode("utf-8", "surrogatepass") for text in TEXTS]
     columns: list[Any] = [
         pa.array(raw, pa.binary()).view(pa.string()),
@@ -158,14 +190,39 @@ def parquet(here: Path) -> Made:
         pa.array([{"a": b"\xff"}, {"a": None}]),
         pa.array([["x"] * 20_000, []]),
         pa.array(["a", "b"]).dictionary_encode(),
+        pa.array([["a"], None], pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+        pa.array(["a", "\0"], pa.large_string()),
+        pa.array(["a", None], pa.string_view()),
+        pa.array([["a", "b"], ["c", None]], pa.list_(pa.string(), 2)),
+        pa.array([["a"], []], pa.large_list(pa.string())),
+        pa.array([[("a", "b")], []], pa.map_(pa.string(), pa.string())),
+        pa.nulls(2),
+        pa.array([np.float16(1), np.float16("nan")]),
+        pa.array([2**64 - 1, 0], pa.uint64()),
+        pa.array([1, None], pa.duration("ns")),
+        pa.array([1, 86_399_999_999_999], pa.time64("ns")),
+        pa.array([1, 2**62], pa.timestamp("us", "Nowhere/Nope")),
+        pa.array([Decimal(10) ** 60, None], pa.decimal256(70, 5)),
     ]
-    for i, column in enumerate(columns):
-        held = {"image": [image] * len(column), "text": column, "more": column}
-        pq.write_table(pa.table(held), here / f"{i:02d}.parquet")
-    pq.write_table(pa.table({"image": [b"", None], "text": ["a", "b"], "more": [1, 2]}),
-                   here / "99.parquet")  # fmt: skip
+    images: list[Any] = [
+        pa.array([b"", None]),
+        pa.array([jpeg, b"x"], pa.large_binary()),
+        pa.array([jpeg, None], pa.binary_view()),
+        pa.array([jpeg] * 2).dictionary_encode(),
+        pa.array([b"ab", None], pa.binary(2)),
+        pa.array([list(jpeg), []], pa.list_(pa.uint8())),
+        pa.array([{"bytes": None, "path": "/etc/passwd"}, {"bytes": jpeg, "path": "a\nb"}]),
+        pa.array([{"data": jpeg}, None]),
+        pa.array(["a.jpg", None]),
+        pa.nulls(2),
+    ]
+    held = [([image] * len(column), column) for column in columns]
+    held += [(pictures, pa.array(["a dog", "b"])) for pictures in images]
+    for i, (pictures, column) in enumerate(held):
+        values = {"image": pictures, "text": column, "more": column}
+        pq.write_table(pa.table(values), here / f"{i:02d}.parquet")
     return {"kind": "parquet", "files": {"train": [str(here / "*.parquet")]}, "image": "image",
-            "captions": ["text"], "keep": ["more"]}, sum(map(len, columns)) + 2  # fmt: skip
+            "captions": ["text"], "keep": ["more"]}, sum(map(len, [*columns, *images]))  # fmt: skip
 
 
 def table(here: Path, good: str = "a.jpg", column: str = "image") -> Made:
@@ -190,18 +247,21 @@ SOURCES = [captions, vqa, entailment, nlvr2, grounding, proposals, karpathy, fol
            parquet, table, urls]  # fmt: skip
 
 
+_real = downloads.client.fetch
+
+
+async def fetch(client: Any, url: str, limits: Any) -> Answer:
+    """As the client does, but that no name server is asked."""
+    if url == "http://a.test/":
+        return Answer(None, body=toy.picture(1, kind="JPEG"))
+    return await _real(client, url, limits)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", SOURCES)
 def test_every_row_ends_in_one_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    real = downloads.client.fetch
-
-    async def fetch(client: Any, url: str, limits: Any) -> Answer:
-        if url == "http://a.test/":  # no name server is asked
-            return Answer(None, body=toy.picture(1, kind="JPEG"))
-        return await real(client, url, limits)
-
     monkeypatch.setattr(downloads.client, "fetch", fetch)
     values, count = make(tmp_path)
     config = validate(SourcesConfig, {"sources": {"s": values}}, where="test")

@@ -1,5 +1,7 @@
-"""The corpus of bad rows through the sources of files: each ends as it should, and is found."""
+"""Bad rows and odd values through the sources of files and the stages: each ends as it should, is
+found and shown, and the data set is judged."""
 
+import contextlib
 import csv
 import json
 from collections import Counter
@@ -11,13 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.data.refusal import Reason
-from albef.data.shards import Shards
-from pipelines import ingest
+from albef.data.shards import Shards, describe
+from albef.ingest.download import downloads
+from albef.validation.result import NotFit
+from pipelines import ingest, validate
+from pipelines.report import data_page
 from pipelines.stage import Stage
 from tests.ingest.bad_rows import LIMITS, bad_rows
 from tests.ingest.download.server import Answer, Server
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.ingest.sources.reading import write_tar
+from tests.ingest.test_hostile import SOURCES, fetch
 from tests.pipelines.test_ingest import params
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd headers
@@ -73,6 +79,17 @@ def urls(here: Path, server: Server) -> Source:
     }  # fmt: skip
 
 
+def judged(stage: Stage) -> None:
+    """Hold a data set against its suites, which may refuse it, and show it."""
+    with contextlib.suppress(NotFit):
+        validate.run(Stage("validate", stage.key))
+    result = json.loads((stage.layout.validation(stage.key) / "result.json").read_text())
+    assert result["digest"] == describe(stage.layout.data(stage.key))["digest"]
+    page = data_page(stage.key).read_bytes().decode()
+    aside = pq.read_metadata(stage.layout.quarantine(stage.key) / "quarantine.parquet")
+    assert f"<dt>set aside</dt><dd>{aside.num_rows:,}</dd>" in page
+
+
 @pytest.mark.parametrize("make", [folder, webdataset, parquet, urls])
 def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
     (tmp_path / "in").mkdir()
@@ -96,3 +113,22 @@ def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) ->
     nameless = [row for row in aside if not row["key"]]  # a line that is not UTF-8 has no address
     assert len(nameless) == (make is urls)
     assert {row["source"] for row in aside} == {"rows"}
+    judged(stage)
+
+
+@pytest.mark.parametrize("make", SOURCES)
+def test_odd_values_end_no_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(downloads.client, "fetch", fetch)
+    source, rows = make(tmp_path / "in")
+    values = params(tmp_path, {"rows": source}, longest_side=24)
+    values["ingest"] = LIMITS | {"near_distance": 2}
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    stage = Stage("ingest", "toy")
+    ingest.run(stage)
+    kept = sum(describe(stage.layout.data("toy"))["splits"].values())
+    assert kept + stage.record["set_aside"] == rows
+    judged(stage)

@@ -131,14 +131,15 @@ def test_it_writes_all_sources_as_one_data_set(here: Path) -> None:
     assert [path.name for path in DATA.parent.iterdir()] == ["toy"]
 
 
-def test_another_process_without_torch_replaces_it_by_the_same_bytes(here: Path) -> None:
+def test_another_process_without_torch_and_ray_replaces_it_by_the_same_bytes(here: Path) -> None:
     ingest.run(Stage("ingest", "toy"))
     first = contents(DATA)
     (DATA / "shards" / "toy-00009.tar").write_text("of an earlier run")
     code = (
         "import runpy, sys, pipelines.ingest, albef.builtin.scenes, albef.builtin.pictures\n"
         "assert not {'torch', 'albef.tasks', 'albef.models', 'albef.training'} & set(sys.modules)\n"
-        "sys.argv[1:] = ['toy']; runpy.run_module('pipelines.ingest', run_name='__main__')"
+        "sys.argv[1:] = ['toy']; runpy.run_module('pipelines.ingest', run_name='__main__')\n"
+        "assert not {'ray', 'albef.cluster'} & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True)
@@ -234,6 +235,18 @@ def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
     toy_params(here, many(14), min_yield=0.8)
     ingest.run(Stage("ingest", "toy"))
     assert len(kept(DATA)) == 12
+
+
+def test_sources_of_which_nothing_is_left_stop_whatever_is_asked_for(here: Path) -> None:
+    toy_params(here, {"00000.png": (b"<html>", "a page")}, min_yield=0.0)
+    with pytest.raises(
+        ShardError, match=r"of 1 rows 0 are left \(0 %\); set aside were 1 no_image"
+    ):
+        ingest.run(Stage("ingest", "toy"))
+    assert set(aside(ASIDE)) == {"00000.png"}
+    toy_params(here, {}, min_yield=0.0)
+    with pytest.raises(ShardError, match="data set toy has no row: its sources are empty"):
+        ingest.run(Stage("ingest", "toy"))
 
 
 def test_rows_of_a_shard_that_was_cut_do_not_count_as_yield(here: Path) -> None:

@@ -43,6 +43,8 @@ def test_a_preset_composes_to_the_values_that_it_is_known_for(preset: Path, proj
         assert (pretrain.lr, pretrain.schedule, pretrain.queue_size) == (1e-4, "original", 65536)
         assert (pretrain.momentum, pretrain.mlm_probability) == (0.995, 0.15)
         assert pretrain.augment.crop == (0.2, 1.0)
+        assert (params.runtime.processes, pretrain.window) == (8, 100)
+        assert pretrain.global_batch_size == 8 * pretrain.micro_batch_size
         assert (vqa.max_answers, vqa.answer_k, vqa.image_size) == (3128, 128, 384)
         assert params.tasks["grounding"].augment.crop == (1.0, 1.0)
 
@@ -107,6 +109,45 @@ def changed(tmp_path: Path, key: str, value: Any) -> str:
     return str(caught.value)
 
 
+def test_a_view_is_scored_by_what_did_not_learn_from_it(project: Path) -> None:
+    values = read_yaml(BUILT_IN)
+    own = {"dataset": "web", "by": "models/albef-4m", "keep": 0.6}
+    values["curate"] = {"clean": own}
+    values["pretrain"]["dataset"] = "clean"
+    values["pretrain"]["source_weights"] = {"pictures": 2.0}
+
+    def sentence() -> str:
+        YAML(typ="safe").dump(values, Path("params.yaml"))
+        try:
+            load(Path("params.yaml"))
+        except ParamsError as error:
+            return str(error)
+        return ""
+
+    assert sentence() == ""
+    for by, model in (
+        ("products/models/pretrained", "pretrained"),
+        ("./products/models/pretrained/epochs/2", "pretrained"),
+        ("products/models/retrieval", "pretrained"),  # which starts from it
+    ):
+        values["curate"]["clean"] = own | {"by": by}
+        assert sentence() == (
+            f"params.yaml: curate.clean.by: {by} is made of {model}, which learns from this very "
+            "view: take a checkpoint of an earlier pre-training, of another paths.root"
+        )
+    values["curate"] = {
+        "clean": own | {"by": "products/models/retrieval"},
+        "second": own | {"by": "products/models/pretrained"},
+    }
+    values["tasks"]["retrieval"]["dataset"] = "second"
+    assert sentence().count("learns from this very view") == 2
+    values["pretrain"]["dataset"] = "web"
+    assert sentence() == ""  # of a view that only a run reads, pre-training may be the judge
+    values["curate"]["web"] = own
+    assert "curate.web: that name belongs to a data set; choose another" in sentence()
+
+
+VIEW = {"dataset": "web", "by": "earlier", "keep": 0.6}
 EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": {"float32": 1.0}}
 
 
@@ -132,6 +173,13 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ("pretrain.epoch", 3, "pretrain.epoch is not a known key; did you mean pretrain.epochs?"),
         ("tasks.retrieval.kind", "retreival", "retrieval"),
         ("tasks.retrieval.dataset", "scene", "scenes"),
+        ("curate", None, "params.yaml: curate is missing; write `curate: {}` for none"),
+        ("curate", {"a": VIEW | {"dataset": "wep"}}, "curate.a.dataset: 'wep' is not one of the d"),
+        ("curate", {"a": VIEW}, "curate.a.by: there is no checkpoint earlier: give the folder of"),
+        ("curate", {"a": VIEW | {"threshold": 0.5}}, "give it either keep, a share, or threshold"),
+        ("curate", {"a": VIEW | {"keep": None}}, "give it either keep, a share, or threshold, a"),
+        ("curate", {"a": VIEW | {"keep": 1.5}}, "curate.a.keep: input should be less than or eq"),
+        ("curate", {"A b": VIEW}, "curate.A b: a name is of small letters"),
         ("tasks.retrieval.init", "pretraind", "pretrained"),
         ("pretrain.dataset", "webb", "web"),
         ("export.runs", {"retreival": EXPORT}, "export.runs.retreival: 'retreival' is not one of"),

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -11,9 +12,10 @@ import onnxruntime as ort
 import pytest
 
 import albef
+from albef.export.onnx import convert
 from albef.io import file_digest
 from albef.runtime import manifest, sessions
-from albef.runtime.manifest import ExportError
+from albef.runtime.manifest import ExportError, Precision
 from tests.conftest import CAPTIONS, KINDS, NEEDS_CUDA
 
 
@@ -104,6 +106,41 @@ def test_a_card_answers_as_the_processor_does(
     assert card.backend.device == "cuda"
     expected = asked(albef.runtime.load(folder, providers=[sessions.CPU]), pictures)
     np.testing.assert_allclose(asked(card, pictures), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("provider", [sessions.CPU, pytest.param(sessions.CUDA, marks=NEEDS_CUDA)])
+def test_attention_is_computed_where_it_is_asked_for(
+    provider: str,
+    precision: Precision,
+    tiny_export: Path,
+    pictures: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ONNX Runtime 1.24 leaves it on the processor and says that the session runs on the card."""
+
+    class Profiled(ort.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.enable_profiling = True
+            self.profile_file_prefix = str(tmp_path / "profile")
+
+    folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
+    model = albef.runtime.load(folder)
+    graphs = manifest.read(folder).graphs
+    for graph in graphs if precision == "float16" else ():
+        convert(folder, graph, precision)
+    monkeypatch.setattr(ort, "SessionOptions", Profiled)
+    providers = list(dict.fromkeys([provider, sessions.CPU]))
+    model.backend = sessions.Sessions(folder, precision, graphs, providers)
+    asked(model, pictures)
+    computed = set()
+    for session in model.backend._sessions.values():
+        for event in json.loads(Path(session.end_profiling()).read_text()):
+            if event.get("args", {}).get("op_name") == "Attention":
+                computed.add(event["args"]["provider"])
+    assert computed == {provider}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """A server whose exports are replaced while clients ask."""
 
+import gc
 import itertools
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,11 +15,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 
 import albef
 from albef.io import file_digest
-from albef.runtime.manifest import NAME
+from albef.runtime.manifest import NAME, graph_file
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from tests.data.toy import picture
@@ -101,6 +105,7 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
         for each in clients:
             each.start()
         models = [weakref.ref(server.engine.models[0].model.backend)]
+        engine = weakref.ref(server.engine)
         for i, name in enumerate([second, first]):
             before = len(answers)
             wait_until(lambda before=before: len(answers) > before + 4 * CLIENTS)
@@ -118,6 +123,7 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
         for each in clients:
             each.join(PATIENCE)
         wait_until(lambda: [m() is None for m in models] == [True, True, False])
+        wait_until(lambda: gc.collect() >= 0 and engine() is None)
     assert failed == []
     assert {name for name, *_ in answers} == {first, second}
     for name, field, value in answers:
@@ -151,6 +157,63 @@ def test_what_cannot_be_served_changes_nothing(
             assert served(server) == first
             sent = parts("image", pictures)
             assert server.client.post("/v1/embed/images", files=sent).json()["model"] == first
+
+
+@pytest.mark.slow
+def test_memory_returns_after_each_of_ten_swaps(
+    exports: dict[str, Path], tmp_path: Path, pictures: list[bytes]
+) -> None:
+    """What a process holds is less than one more model beside that which it serves."""
+    size = 2**27
+    for folder in exports.values():
+        grow(folder, size)
+    link, folders = tmp_path / "link", list(exports.values())
+    lead(link, folders[0])
+    options = ["--follow", "600", "--port", "0", "--indexes", f"{tmp_path / 'indexes'}"]
+    command = [sys.executable, "-m", "albef.cli", "serve", f"{link}", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = json.loads(process.stderr.readline())["message"].removeprefix("serving at ")
+        drained = threading.Thread(target=process.stderr.read)
+        drained.start()
+        try:
+            with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+
+                def number(name: str) -> float:
+                    page = client.get("/metrics").text
+                    return float(re.findall(rf"^{re.escape(name)} (.*)$", page, re.MULTILINE)[0])
+
+                def ask() -> None:
+                    client.post("/v1/embed/texts", json={"texts": [TEXT]}).raise_for_status()
+
+                client.put("/v1/indexes/zoo")
+                client.post("/v1/indexes/zoo/images", files=parts("image", pictures))
+                ask()
+                before = number("process_resident_memory_bytes")
+                assert before > size
+                for i in range(10):
+                    lead(link, folders[(i + 1) % 2])
+                    process.send_signal(signal.SIGHUP)
+                    wait_until(lambda i=i: number('albef_looks_total{outcome="replaced"}') > i)
+                    ask()
+                    wait_until(lambda: number("process_resident_memory_bytes") < before + size)
+        finally:
+            process.kill()
+            drained.join()
+
+
+def grow(folder: Path, size: int) -> None:
+    """Let the graph of texts have so many bytes of words that no text has."""
+    manifest = json.loads((folder / NAME).read_text())
+    name = graph_file("float32", "text_encoder")
+    model = onnx.load(folder / name)
+    (table,) = [each for each in model.graph.initializer if "word" in each.name]
+    words = onnx.numpy_helper.to_array(table)
+    more = np.random.default_rng(0).random((size // words[0].nbytes, words.shape[1]), words.dtype)
+    table.CopyFrom(onnx.numpy_helper.from_array(np.concatenate([words, more]), table.name))
+    (folder / name).write_bytes(model.SerializeToString())
+    manifest["files"][name] = file_digest(folder / name)
+    (folder / NAME).write_text(json.dumps(manifest))
 
 
 @pytest.mark.slow

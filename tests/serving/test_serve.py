@@ -1,11 +1,14 @@
 """The command, in this process where it refuses, and as a process of its own."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 
 import httpx
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from albef.serving.serve import serve
 from tests.serving.running import PATIENCE, running
 
+BODY = {"texts": ["a dog"]}
 HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "pyarrow")
 
 
@@ -29,11 +33,33 @@ def test_nobody_else_is_served_without_a_token(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_served_is_a_sentence(tiny_exports: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such folder"):
         serve([tmp_path], gallery=Path("/nowhere"))
+    with pytest.raises(ValueError, match=r"only RUN#STAGE comes with signatures, and .* is a fold"):
+        serve([Path("retrieval#prod"), tmp_path], key=Path("albef.pub"))
     with pytest.raises(ValueError, match="holds no export"), running([tmp_path]):
         pass
     server = running([tiny_exports["vqa"]], gallery=tmp_path)
     with pytest.raises(ValueError, match="no export here embeds pictures"), server:
         pass
+
+
+@contextlib.contextmanager
+def serving(*command: object, cwd: Path, **environment: str) -> Iterator[tuple[Popen, str]]:
+    """A server that a command starts, and its address."""
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": root, "ALBEF_TOKENS": "", **environment},
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = json.loads(process.stderr.readline())
+            yield process, line["message"].removeprefix("serving at ")
+        finally:
+            process.kill()  # else leaving the block would wait for a server that nobody stops
 
 
 def test_a_process_serves_without_torch_and_ends_well(tiny_export: Path, tmp_path: Path) -> None:
@@ -43,27 +69,35 @@ def test_a_process_serves_without_torch_and_ends_well(tiny_export: Path, tmp_pat
         "from albef.cli import main\n"
         f"main(['serve', {str(tiny_export)!r}, '--port', '0'])\n"
     )
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program],
-        env={**os.environ, "PYTHONPATH": root, "ALBEF_TOKENS": ""},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            line = json.loads(process.stderr.readline())
-            address = line["message"].removeprefix("serving at ")
-            body = {"texts": ["a dog"]}
-            answer = httpx.post(f"{address}/v1/embed/texts", json=body, timeout=PATIENCE)
-            assert answer.is_success
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()  # else leaving the block would wait for a server that nobody stops
+    with serving("-W", "error", "-c", program, cwd=tmp_path) as (process, address):
+        answer = httpx.post(f"{address}/v1/embed/texts", json=BODY, timeout=PATIENCE)
+        assert answer.is_success
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert out.strip() == "[]"
     messages = {json.loads(line)["message"] for line in err.splitlines()}
     assert messages == {"request", "SIGTERM: finishing what was accepted"}
+
+
+def test_a_span_of_opentelemetry_belongs_to_the_trace_of_the_client(
+    tiny_export: Path, tmp_path: Path
+) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    start = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
+    albef = Path(sys.executable).with_name("albef")
+    exporters = {"TRACES": "console", "METRICS": "none", "LOGS": "none"}
+    with serving(
+        *("-c", start, albef, "serve", tiny_export, "--port", 0),
+        cwd=tmp_path,
+        **{f"OTEL_{name}_EXPORTER": value for name, value in exporters.items()},
+    ) as (process, address):
+        asked = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        answer = httpx.post(f"{address}/v1/embed/texts", json=BODY, headers=asked, timeout=PATIENCE)
+        assert answer.is_success
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert '"name": "POST /v1/embed/texts"' in out
+    assert f'"trace_id": "0x{trace}"' in out
+    assert trace in {json.loads(line).get("trace") for line in err.splitlines()}

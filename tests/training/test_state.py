@@ -154,6 +154,18 @@ def test_the_newest_intact_copy_is_taken_wherever_it_is(tmp_path: Path, mirror: 
     assert state.restore(*parts())[0] == 4  # the damaged copy was replaced
 
 
+def test_kept_epochs_whose_copies_a_kill_prevented_are_copied_later(
+    tmp_path: Path, mirror: Mirror
+) -> None:
+    here = tmp_path / "here"
+    saved(here, 1).keep(1, parts()[0])
+    state = saved(here, mirror=mirror)
+    state.restore(*parts())
+    state.wait()
+    (copy,) = (tmp_path / "mirror/a").iterdir()
+    assert copy.read_bytes() == (here / copy.name).read_bytes()
+
+
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
     for name in ("state.part", "state-000000001-0.pt.7.8.part", ".mirror-state-000000001-0.pt"):
         (tmp_path / name).touch()

@@ -120,11 +120,11 @@ class Failed(Exception):
 PHASES = {"data": 1, "forward": 1, "backward": 1, "save": 0, "validate": 0}
 """Where a process may fail in a training, and which one does."""
 FAILED, LOST = 5, 6
-"""Exit codes of that one, and of the other that waited for it in vain."""
+"""Exit codes of that one, and of those that waited for it in vain."""
 
 
 def fail(phase: str, data: Path, out: Path) -> None:
-    """Train until one process fails in a phase of a later step; the other has to notice."""
+    """Train until one process fails in a phase of a later step; the others have to notice."""
     torch.distributed.destroy_process_group = lambda: os._exit(
         99
     )  # NCCL's would wait for the other

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -26,6 +27,7 @@ BINARY = ("application/octet-stream", "binary/octet-stream", "application/binary
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview")
 """Directives of X-Robots-Tag that hold a colon themselves."""
 _DNS_S = 300  # seconds that a resolved name is kept
+_RESOLVERS = 64  # threads, in which names are resolved
 _PIECE = 2**16
 
 
@@ -65,6 +67,27 @@ def session(limits: Limits) -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
     )
+
+
+class Client:
+    """Asks for pictures under some limits; it connects with its first request."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._session: aiohttp.ClientSession | None = None
+
+    async def fetch(self, url: str) -> Answer:
+        """What a picture's address has to say, asked once."""
+        if self._session is None:
+            resolvers = ThreadPoolExecutor(_RESOLVERS, "downloads")
+            asyncio.get_running_loop().set_default_executor(resolvers)
+            self._session = session(self._limits)
+        return await fetch(self._session, url, self._limits)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        if self._session:
+            await self._session.close()
 
 
 async def fetch(client: aiohttp.ClientSession, url: str, limits: Limits) -> Answer:

@@ -7,8 +7,8 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,10 +19,10 @@ from albef.ingest.download.client import Answer
 from albef.ingest.download.journal import Chunk, Outcome
 from albef.ingest.download.limits import Limits
 from albef.io import lock
+from albef.layout import Engine
 
 T = TypeVar("T")
 _AHEAD = 32  # chunks: a host that is slow to fail holds up those behind it, but not their download
-_RESOLVERS = 64  # threads, in which names are resolved
 _REMEMBERED = 10_000  # hosts that gave no answer
 _SYNC_S = 1.0
 _SAY_S = 10.0
@@ -52,12 +52,14 @@ class Downloads:
 
     Args:
         folder: keeps what was downloaded of this list; one process at a time works in it.
-        limits: what bounds the download.
+        limits: what bounds the download, wherever it is asked from.
+        engine: ``ray`` asks from each node of a cluster in turn.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits, engine: Engine = "local") -> None:
         self._folder = folder
         self._limits = limits
+        self._engine = engine
         self._open: set[Chunk] = set()
         self._hosts: dict[str, _Host] = {}
         self._connections = asyncio.Semaphore(limits.connections)
@@ -69,6 +71,13 @@ class Downloads:
         path = self._folder / "lock"
         self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
         os.utime(self._folder)  # it is in use, and not forgotten
+        self._client = client.Client(self._limits)
+        self._fetches: list[Callable[[str], Awaitable[Answer]]] = [self._client.fetch]
+        if self._engine == "ray":
+            from albef.cluster import on_each_node  # where it is asked for alone
+
+            clients = on_each_node(client.Client, self._limits, at_once=self._limits.connections)
+            self._fetches = [each.fetch.remote for each in clients]
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="downloads", daemon=True)
         thread.start()
@@ -114,8 +123,6 @@ class Downloads:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _start(self) -> None:
-        self._loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, "downloads"))
-        self._client = client.session(self._limits)
         self._syncs = self._loop.create_task(self._sync())
 
     async def _sync(self) -> None:
@@ -160,7 +167,8 @@ class Downloads:
                         attempts, answer = limits.attempts, self._given_up
                     else:
                         attempts, self._asked = attempts + 1, self._asked + 1
-                        answer = await client.fetch(self._client, url, limits)
+                        fetch = self._fetches[self._asked % len(self._fetches)]
+                        answer = await fetch(url)
                         host.silent = 0 if answer.answered else host.silent + 1
                 wait = self._wait(answer, attempts, host)
         reason = str(answer.reason or "")

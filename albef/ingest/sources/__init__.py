@@ -26,7 +26,7 @@ from albef.config import ParamsError, Section, by_kind
 from albef.data.record import Record
 from albef.data.refusal import Refusal
 from albef.ingest.sources.rows import Source
-from albef.layout import PARAMS
+from albef.layout import PARAMS, Engine
 
 
 class Kind(Protocol):
@@ -37,14 +37,14 @@ class Kind(Protocol):
     Config: type[Section]
 
     def records(
-        self, config: Section, seed: int, *scratch: Path | int | None
+        self, config: Section, seed: int, *scratch: Path | int | str | None
     ) -> Iterator[Record | Refusal]:
         """What becomes of each row: a record, or a refusal that says why there is none.
 
         Pictures and captions are raw: they are guarded and cleaned later, for all sources alike.
         A record's ``key`` is unique in the source, its ``image_id`` equal where the picture is.
-        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest, and how
-        many rows will be read, None for all.
+        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest, how many
+        rows will be read, None for all, and what it may fetch them by.
 
         Raises:
             ParamsError: the source as a whole cannot be read.
@@ -108,11 +108,12 @@ def read_rows(
     scratch: Path,
     most: int | None = None,
     split_off: Mapping[str, float] | None = None,
+    engine: Engine = "local",
 ) -> Iterator[tuple[int, Record | Refusal]]:
     """What becomes of the rows of a data set's sources, one after the other, with their lines and
     with keys and image ids of the data set: of each the first ``most``, or all; of those of the
     training split the shares ``split_off`` are of other ones. In ``scratch`` a kind may keep what
-    it would be costly to get again.
+    it would be costly to get again, and gets it by ``engine``.
 
     Raises:
         ParamsError: a source that cannot be read as a whole; it is named.
@@ -122,7 +123,7 @@ def read_rows(
         # A seed of its own: two data sets with a source of the same kind share no picture.
         own_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
         kind = kind_of(source)
-        more = [scratch, most] if getattr(kind, "SCRATCH", False) else []
+        more = [scratch, most, engine] if getattr(kind, "SCRATCH", False) else []
         next_id = first_id
         try:
             rows = islice(kind.records(source, int(own_seed, 16), *more), most)

@@ -123,7 +123,7 @@ def read_json(path: Path) -> Any:
         ParamsError: it is not there, or no JSON.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             return json.load(file, parse_int=_int)
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None

@@ -110,6 +110,9 @@ def _check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> N
             near = nearest(column, list(known))
             hint = f"did you mean {near}?" if near else f"it has {', '.join(known) or 'none'}"
             raise ParamsError(f"{file} has no column {column!r}; {hint}")
+        if known.count(column) > 1:
+            times = known.count(column)
+            raise ParamsError(f"{file} has {times} columns {column!r}; rename all but one")
 
 
 def _text(
@@ -178,7 +181,10 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
             fields = next(csv.reader(gathered, strict=True), [])
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
-                return _malformed(f"no CSV: {error}")
+                why = str(error)
+                if "new-line character" in why:  # csv advises to open the file in another way
+                    why = "a carriage return outside quotes; end lines with \\n"
+                return _malformed(f"no CSV: {why}")
         else:
             for _ in range(used):
                 ahead.popleft()

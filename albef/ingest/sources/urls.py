@@ -15,6 +15,7 @@ from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.download.limits import Limits
 from albef.ingest.sources.rows import Row, Split, captions_of, plain
 from albef.ingest.sources.tables import Tables
+from albef.layout import Engine
 
 SCRATCH = True
 """``records`` is given a folder for what should outlast an ingest."""
@@ -40,10 +41,10 @@ Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
 
 
 def records(
-    config: Config, seed: int, scratch: Path, most: int | None = None
+    config: Config, seed: int, scratch: Path, most: int | None = None, engine: Engine = "local"
 ) -> Iterator[Record | Refusal]:
-    """The first ``most`` rows of the list, or all, in order, each downloaded or set aside; what was
-    downloaded is kept in ``scratch``, in a folder that the source's ``seed`` names.
+    """The first ``most`` rows of the list, or all, in order, each downloaded by the engine or set
+    aside; what was downloaded is kept in ``scratch``, in a folder that the source's ``seed`` names.
 
     Raises:
         ParamsError: a file that cannot be read at all; it is named.
@@ -53,7 +54,7 @@ def records(
 
     folder = scratch / f"downloads-{seed:012x}"
     used: set[str] = set()
-    with Downloads(folder, config.download) as downloads:
+    with Downloads(folder, config.download, engine) as downloads:
         for entries, chunk in downloads.chunks(_chunks(config, most, used)):
             for entry in entries:
                 if isinstance(entry, Refusal):

@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from albef.data.refusal import Reason
-from albef.data.shards import read_index
+from albef.data.shards import describe, read_index
 from albef.io import read_json
 from albef.layout import Layout
 from albef.report.figures import Chart
 from albef.report.pictures import Picture, SplitRecords, data_uri, spread
+from albef.report.sections import curation
 from albef.report.sections.counts import COLUMNS, Tally, draw_histograms, tallies
+from albef.report.sections.curation import Curation
 from albef.report.wording import flatten
 from albef.validation.result import Drifted, drifted
 
@@ -80,6 +82,8 @@ class Dataset:
     licences: Sequence[Mapping[str, str]] = ()
     """Of everything in it: ``what``, ``licence``, ``attribution``, ``url``."""
     validation: Validation | None = None
+    view_of: str = ""
+    """The data set that it is a view of, if it is one."""
 
 
 def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Dataset:
@@ -113,6 +117,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
         licences=[{"attribution": "", "url": "", **it} for it in described.get("licences", [])],
         validation=verdict
         and Validation(verdict, verdict["digest"] == described["digest"], str(page)),
+        view_of=described.get("shards_of", ""),
     )
 
 
@@ -174,6 +179,8 @@ class DatasetPage:
     offending: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
     """Of each expectation that is not met what it is, and the first rows that fail it: what of
     them does, with path or address, and their pictures."""
+    curation: Curation | None = None
+    """How it came about, if it is a view."""
 
 
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
@@ -198,6 +205,9 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         tallies=list(tallies(table)) if table else (),
         counted=len(table) if table else 0,
         offending=list(_offending(folder, data.validation, count)),
+        curation=curation.read(layout, data.name, describe(folder), count)
+        if data.view_of
+        else None,
     )
 
 

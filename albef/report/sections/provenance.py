@@ -108,6 +108,7 @@ def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     """The run records of all stages before the report, in the order of the graph."""
     data, runs = params.get("datasets", {}), params.get("tasks", {})
     stages = [f"{name}@{dataset}" for name in ("ingest", "validate") for dataset in data]
+    stages += [f"curate@{view}" for view in params.get("curate", {})]
     stages += ["pretrain"]
     stages += [f"{name}@{run}" for name in ("search", "finetune", "evaluate") for run in runs]
     stages += [f"export@{run}" for run in params.get("export", {}).get("runs", {})]

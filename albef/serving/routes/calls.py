@@ -1,7 +1,7 @@
 """What exports can be asked."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated, Any
 
 from fastapi import File, Form, UploadFile
@@ -12,7 +12,7 @@ from albef.preprocessing.zero_shot import TEMPLATE
 from albef.runtime.model import CALLS
 from albef.serving import bodies
 from albef.serving.bodies import Image, Images, Route, Text, read_files
-from albef.serving.engine import Engine
+from albef.serving.engine import current
 from albef.serving.errors import BODY, CODES, Problem, describe_errors, sentence
 from albef.serving.limits import BEST, BOXES, LABELS, PICTURES, TEMPLATES
 
@@ -41,21 +41,21 @@ Boxes = Annotated[
 ]
 
 
-def call_routes(engine: Engine) -> APIRouter:
+def call_routes(calls: Collection[str]) -> APIRouter:
     """An endpoint for each call of the exports."""
     router = APIRouter(route_class=Route, tags=["models"])
 
     def name(call: str) -> str:
-        return engine.calls[call].name
+        return current().calls[call].name
 
     async def embed_images(image: Images) -> bodies.Embeddings:
         """Pictures to unit vectors."""
-        feats = await engine.embed_pictures(await read_files(image))
+        feats = await current().embed_pictures(await read_files(image))
         return bodies.Embeddings(model=name("embed_image"), embeddings=feats.tolist())
 
     async def embed_texts(body: bodies.Texts) -> bodies.Embeddings:
         """Texts to unit vectors."""
-        feats = await engine.embed_texts(body.texts)
+        feats = await current().embed_texts(body.texts)
         return bodies.Embeddings(model=name("embed_text"), embeddings=feats.tolist())
 
     async def match(image: Images, text: Texts) -> bodies.Matches:
@@ -66,7 +66,7 @@ def call_routes(engine: Engine) -> APIRouter:
         if len(image) != len(text) and 1 not in (len(image), len(text)):
             counts = f"{len(image)} pictures and {len(text)} texts"
             raise Problem(422, CODES[422][0], f"{counts}: as many of each are needed, or one")
-        chances = await engine.match(await read_files(image), text)
+        chances = await current().match(await read_files(image), text)
         return bodies.Matches(model=name("match"), probabilities=chances)
 
     async def zero_shot(
@@ -79,7 +79,7 @@ def call_routes(engine: Engine) -> APIRouter:
         if not all(re.match(TEMPLATE, text) for text in templates):
             text = "template: {} stands in it once, where a label goes"
             raise Problem(422, CODES[422][0], text, param="template")
-        chances = await engine.zero_shot(await read_files(image), label, templates)
+        chances = await current().zero_shot(await read_files(image), label, templates)
         shares = [dict(zip(label, row, strict=True)) for row in chances.tolist()]
         return bodies.Judgements(model=name("zero_shot"), results=judgements(shares))
 
@@ -99,14 +99,14 @@ def call_routes(engine: Engine) -> APIRouter:
         """Answers to questions about a picture."""
         answers = [
             [bodies.Answer(text=text, probability=chance) for text, chance in best[:k]]
-            for best in await engine.ask("ask", await read_files([image]), question)
+            for best in await current().ask("ask", await read_files([image]), question)
         ]
         return bodies.Answers(model=name("ask"), answers=answers)
 
     async def judge(
         call: str, images: list[UploadFile], statements: list[str]
     ) -> bodies.Judgements:
-        shares = await engine.ask(call, await read_files(images), statements)
+        shares = await current().ask(call, await read_files(images), statements)
         return bodies.Judgements(model=name(call), results=judgements(shares))
 
     async def entail(image: Image, statement: Texts) -> bodies.Judgements:
@@ -131,7 +131,7 @@ def call_routes(engine: Engine) -> APIRouter:
             choice = _BOXES.validate_json(boxes) if boxes is not None else ()
         except ValidationError as error:
             raise Problem(422, CODES[422][0], f"boxes: {sentence(error.errors()[0])}") from None
-        (width, height), places = await engine.ground(await image.read(), expression, choice)
+        (width, height), places = await current().ground(await image.read(), expression, choice)
         results = [
             bodies.Location(
                 probability=place.probability,
@@ -156,13 +156,13 @@ def call_routes(engine: Engine) -> APIRouter:
     }
 
     async def nobody() -> None:
-        paths = ", ".join(endpoints[call][0] for call in engine.calls)
+        paths = ", ".join(endpoints[call][0] for call in calls)
         text = f"no export that is served here has it; there are {paths}"
         raise Problem(404, "no_such_call", text)
 
     for call in CALLS:
         path, endpoint = endpoints[call]
-        if call in engine.calls:
+        if call in calls:
             router.post(path, responses=describe_errors(*BODY, 429))(endpoint)
         else:
             router.post(path, include_in_schema=False)(nobody)

@@ -3,7 +3,7 @@ call of Cohere, Jina and infinity. The shapes are theirs.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from albef.runtime.model import batches
 from albef.serving.bodies import Body, Route, Share, Text
-from albef.serving.engine import Engine
+from albef.serving.engine import current
 from albef.serving.errors import BODY, CODES, Problem, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues
@@ -169,20 +169,23 @@ class RankedList(Body):
     usage: Usage
 
 
-def compatible_routes(engine: Engine) -> APIRouter:
+def compatible_routes(calls: Collection[str]) -> APIRouter:
     """Embeddings, models and rerank, as far as an export here embeds and matches."""
     router = APIRouter(route_class=Route, tags=["compatible"])
-    models = {queues.run: queues for queues in reversed(engine.models)}  # the first has the name
+
+    def models() -> dict[str, ModelQueues]:
+        """By run; of several of one run the first has the name."""
+        return {queues.run: queues for queues in reversed(current().models)}
 
     def existing(name: str) -> ModelQueues:
-        for queues in models.values():
+        for queues in models().values():
             if name in (queues.run, queues.name):
                 return queues
-        text = f"there is no such model; there are {', '.join(reversed(models))}"
+        text = f"there is no such model; there are {', '.join(reversed(models()))}"
         raise Problem(404, "model_not_found", text)
 
     def able(name: str | None, call: str) -> ModelQueues:
-        queues = engine.calls[call] if name is None else existing(name)
+        queues = current().calls[call] if name is None else existing(name)
         if call not in queues.model.calls:
             text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
             raise Problem(422, CODES[422][0], text)
@@ -200,7 +203,7 @@ def compatible_routes(engine: Engine) -> APIRouter:
             text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
             raise Problem(422, CODES[422][0], text)
         feats = np.empty((len(body.input), width), "<f4")
-        for kind, embed in ((str, engine.embed_texts), (bytes, engine.embed_pictures)):
+        for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
             places = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
             for part in batches(len(places)):
                 some: list[Any] = [body.input[i] for i in places[part]]
@@ -230,7 +233,7 @@ def compatible_routes(engine: Engine) -> APIRouter:
             some: list[Any] = body.documents[part]
             one: list[Any] = [body.query]
             images, texts = (some, one) if asked else (one, some)
-            scores += await engine.match(images, texts, queues)
+            scores += await current().match(images, texts, queues)
         best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
         repeated = body.return_documents and not asked
         return RankedList(
@@ -249,7 +252,7 @@ def compatible_routes(engine: Engine) -> APIRouter:
     @router.get("/v1/models", responses=describe_errors())
     async def list_models() -> ModelList:
         """The exports."""
-        return ModelList(data=[ModelEntry(id=run) for run in reversed(models)])
+        return ModelList(data=[ModelEntry(id=run) for run in reversed(models())])
 
     @router.get("/v1/models/{name}", responses=describe_errors(404, 422))
     async def describe_model(name: Annotated[str, Path(max_length=200)]) -> ModelEntry:
@@ -257,7 +260,7 @@ def compatible_routes(engine: Engine) -> APIRouter:
         return ModelEntry(id=existing(name).run)
 
     taken = describe_errors(404, 429, *BODY)
-    if "embed_text" in engine.calls:
+    if "embed_text" in calls:
         router.post("/v1/embeddings", responses=taken)(create_embeddings)
         router.post("/v1/rerank", responses=taken)(rerank)
         router.post("/v2/rerank", responses=taken, include_in_schema=False)(rerank)

@@ -1,5 +1,6 @@
 """Indexes of pictures."""
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import Depends, File, Form, Path, Response, UploadFile
@@ -8,40 +9,44 @@ from pydantic import Field
 
 from albef.serving import bodies
 from albef.serving.bodies import Images, Route, Text, read_files
-from albef.serving.engine import Engine
+from albef.serving.engine import current
 from albef.serving.errors import BODY, CODES, Problem, describe_errors
 from albef.serving.indexes.gallery import GALLERY
 from albef.serving.indexes.index import ID, NAME, About, Index
+from albef.serving.indexes.store import Store
 from albef.serving.limits import BEST, INDEXES, PICTURES
+from albef.serving.model_queues import ModelQueues
 
 Name = Annotated[str, Path(pattern=NAME, description="Of an index")]
 Id = Annotated[str, Path(pattern=ID, description="Of a picture")]
 
 
-def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
+def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> APIRouter:
     """Making, filling and searching indexes; the gallery is the folder's, if one is followed."""
     router = APIRouter(prefix="/v1/indexes", route_class=Route, tags=["indexes"])
-    if "embed_image" not in engine.calls:
+    if "embed_image" not in calls:
         return router
-    queues, store = engine.calls["embed_image"], engine.store
+
+    def reader() -> ModelQueues:
+        return current().calls["embed_image"]
 
     async def existing(name: Name) -> Index:
-        index = await engine.stored(store.get, name)
+        index = await current().stored(store.get, name)
         if index is None:
             raise Problem(404, "no_such_index", f"there is no index {name}")
         return index
 
     async def usable(index: Annotated[Index, Depends(existing)]) -> Index:
         name = index.about.name
-        if index.serial in engine.unfit:
+        if index.serial in current().unfit:
             raise Problem(
                 409,
                 "other_model",
                 f"the index {name} was made by another model (run {index.about.run}), which reads "
-                f"another size than {queues.name}; delete it and add its pictures again",
+                f"another size than {reader().name}; delete it and add its pictures again",
             )
-        if not await engine.has_read(index):
-            text = f"{queues.name} has not yet read all pictures of the index {name}"
+        if not await current().has_read(index):
+            text = f"{reader().name} has not yet read all pictures of the index {name}"
             raise Problem(503, CODES[503][0], text, 5)
         return index
 
@@ -53,11 +58,11 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
             raise Problem(409, "read_only", "the gallery follows its folder")
 
     async def info(index: Index) -> bodies.IndexInfo:
-        is_read = await engine.has_read(index)
+        is_read = await current().has_read(index)
         return bodies.IndexInfo(
             name=index.about.name,
-            pictures=await engine.stored(len, index),
-            run=queues.run if is_read else index.about.run,
+            pictures=await current().stored(len, index),
+            run=reader().run if is_read else index.about.run,
             usable=is_read,
             read_only=is_gallery(index.about.name),
         )
@@ -70,7 +75,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     async def list_indexes() -> bodies.Indexes:
         """All indexes."""
         return bodies.Indexes(
-            indexes=[await info(index) for index in await engine.stored(store.all)]
+            indexes=[await info(index) for index in await current().stored(store.all)]
         )
 
     @router.put(
@@ -80,12 +85,13 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     )
     async def create_index(name: Name, response: Response) -> bodies.IndexInfo:
         """Make an empty index; one that is there already stays as it is."""
-        index = await engine.stored(store.get, name)
+        index = await current().stored(store.get, name)
         if index is None:
-            if len(await engine.stored(store.all)) >= INDEXES:
+            if len(await current().stored(store.all)) >= INDEXES:
                 raise Problem(409, "too_many_indexes", f"there are {INDEXES} indexes already")
+            queues = reader()
             about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
-            index = await engine.stored(store.create, about)
+            index = await current().stored(store.create, about)
             response.status_code = 201
         return await info(await usable(index))
 
@@ -99,7 +105,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     )
     async def delete_index(index: Existing) -> None:
         """Delete an index with all its pictures."""
-        await engine.stored(store.delete, index.about.name)
+        await current().stored(store.delete, index.about.name)
 
     @router.post(
         "/{name}/images", dependencies=changes, responses=describe_errors(404, 409, 429, *BODY)
@@ -119,12 +125,14 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
         if id and len(id) != len(image):
             counts = f"{len(image)} pictures and {len(id)} names"
             raise Problem(422, CODES[422][0], f"{counts}: one for each, or none")
-        if await engine.stored(lambda: store.memory) > engine.limits.indexes:
+        if await current().stored(lambda: store.memory) > current().limits.indexes:
             text = "the indexes have filled their memory; start the server with --indexes FOLDER"
             raise Problem(409, "full", text)
         names: list[str | None] = [*id] if id else [None] * len(image)
-        ids = await engine.add_pictures(index, await read_files(image), names)
-        return bodies.Added(model=queues.name, ids=ids, pictures=await engine.stored(len, index))
+        ids = await current().add_pictures(index, await read_files(image), names)
+        return bodies.Added(
+            model=reader().name, ids=ids, pictures=await current().stored(len, index)
+        )
 
     @router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
     async def search_index(
@@ -149,9 +157,9 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
         query = text if text is not None else await image.read() if image else b""
         results = [
             bodies.Hit(id=hit.id, similarity=hit.similarity, probability=probability)
-            for hit, probability in await engine.search(index, query, k, rerank)
+            for hit, probability in await current().search(index, query, k, rerank)
         ]
-        return bodies.Hits(model=queues.name, results=results)
+        return bodies.Hits(model=reader().name, results=results)
 
     @router.get(
         "/{name}/images/{id}",
@@ -166,7 +174,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     )
     async def show_image(index: Existing, id: Id) -> Response:
         """A small copy of a picture."""
-        thumbnail = await engine.stored(index.thumbnail, id)
+        thumbnail = await current().stored(index.thumbnail, id)
         if thumbnail is None:
             raise _no_image(index, id)
         return Response(thumbnail, media_type="image/jpeg")
@@ -179,7 +187,7 @@ def index_routes(engine: Engine, has_gallery: bool) -> APIRouter:
     )
     async def delete_image(index: Existing, id: Id) -> None:
         """Take a picture out."""
-        if not await engine.stored(index.remove, [id]):
+        if not await current().stored(index.remove, [id]):
             raise _no_image(index, id)
 
     return router

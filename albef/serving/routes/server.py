@@ -10,13 +10,13 @@ from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRouter
 
 from albef.serving import bodies
-from albef.serving.engine import Engine
+from albef.serving.engine import current
 from albef.serving.errors import CODES, Problem, describe_errors
 from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
 from albef.serving.middleware.exchange import State
 
 
-def probe_routes(engine: Engine, state: State) -> APIRouter:
+def probe_routes(state: State) -> APIRouter:
     """Health and readiness, for everybody."""
     router = APIRouter(tags=["server"])
 
@@ -31,20 +31,21 @@ def probe_routes(engine: Engine, state: State) -> APIRouter:
         was told to stop."""
         if not state.ready or state.leaving:
             raise Problem(503, CODES[503][0], "the server is starting or stopping", 1)
-        engine.check_decoders()
+        current().check_decoders()
         return bodies.Health(status="ready")
 
     return router
 
 
-def server_routes(engine: Engine) -> APIRouter:
+def server_routes() -> APIRouter:
     """What is served, and numbers."""
     router = APIRouter(tags=["server"])
-    limits = engine.limits
 
     @router.get("/v1/model", responses=describe_errors())
     async def model() -> bodies.Server:
         """What is served: exports, calls, versions and limits."""
+        engine = current()
+        limits = engine.limits
         return bodies.Server(
             albef=importlib.metadata.version("albef-pipeline"),
             onnxruntime=onnxruntime.__version__,
@@ -74,7 +75,7 @@ def server_routes(engine: Engine) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse, responses=describe_errors())
     async def metrics() -> PlainTextResponse:
         """Numbers for Prometheus."""
-        return PlainTextResponse(engine.metrics.page())
+        return PlainTextResponse(current().metrics.page())
 
     return router
 

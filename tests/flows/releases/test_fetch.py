@@ -1,42 +1,42 @@
 """`albef fetch` and `albef serve RUN#STAGE`: what holds a stage comes, from the remotes alone."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
+from dvc.repo import Repo
 
 from albef.config import ParamsError
 from albef.io import file_digest
-from albef.release.attestation import LINEAGE
+from albef.release.attestation import LINEAGE, Unverified, write
 from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases.fetch import main
 from flows.releases.registry import Registry, annotate
 from tests.flows.shop import another
 from tests.flows.toy import Toy
-from tests.serving.running import PATIENCE, wait_until
+from tests.release.test_attestation import flip, keys
 
 EXPORT = Path("products/exports/retrieval")
 
 
-def release(version: str, digest: str = "") -> None:
+def release(version: str, digest: str = "", key: Path | None = None, signed_as: str = "") -> None:
     """Let a version of the project hold prod, a new one of the export as it is."""
     registry = Registry("retrieval")
     if version not in registry.versions:
         annotate("retrieval", Path("products"), EXPORT)
-        told = Path("releases/retrieval", version, LINEAGE)
-        told.parent.mkdir(parents=True)
+        folder = registry.release_folder(version)
+        folder.mkdir(parents=True)
         hashes = {"sha256": digest or file_digest(EXPORT / NAME)}
-        told.write_text(json.dumps({"subject": [{"digest": hashes}]}))
+        (folder / LINEAGE).write_text(json.dumps({"subject": [{"digest": hashes}]}))
+        if key:
+            write(EXPORT, folder, signed_as or version, git.git("rev-parse", "HEAD"), key)
         git.git("add", "-A")
         git.git("commit", "-qm", version)
-        subprocess.run([sys.executable, "-m", "dvc", "push", "-q"], check=True)
+        with Repo(".") as repo:
+            repo.push()
         registry.register(version)
     Registry("retrieval").assign(version, "prod")
     git.git("push", "-q", "--tags", "origin", "HEAD")
@@ -49,15 +49,20 @@ def clone(project: Toy, tmp_path: Path) -> Toy:
     return Toy(tmp_path / "clone", tmp_path)
 
 
-def test_a_link_follows_the_registry_and_back(
-    project: Toy, clone: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fetch() -> Path:
+@pytest.fixture
+def fetch(clone: Toy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """What `albef fetch` in the clone gives."""
+
+    def fetch(key: Path | None = None) -> Path:
         with monkeypatch.context() as patch:
             patch.chdir(clone.path)
-            (link,) = main(["retrieval#prod"])
+            (link,) = main(["retrieval#prod"], key)
         return link
 
+    return fetch
+
+
+def test_a_link_follows_the_registry_and_back(project: Toy, fetch: Callable[..., Path]) -> None:
     with pytest.raises(ParamsError, match="no version of retrieval holds prod; `gto show` lists"):
         fetch()
     for version in ("v0.1.0", "v0.2.0"):
@@ -84,34 +89,37 @@ def test_a_link_follows_the_registry_and_back(
     assert link.readlink() == Path("v0.1.0")
 
 
-@pytest.mark.slow
-def test_a_server_follows_a_release_and_back(project: Toy, clone: Toy) -> None:
-    digests = [file_digest(EXPORT / NAME)]
+def test_with_a_key_only_what_its_owner_signed_is_led_to(
+    project: Toy, fetch: Callable[..., Path], tmp_path: Path
+) -> None:
+    private, public = keys(tmp_path, "ours")
+    others, _ = keys(tmp_path, "theirs")
+    release("v0.1.0", key=private)
+    link = fetch(public)
+    for version, signing, refusal in (
+        ("v0.2.0", {}, "releases/retrieval/v0.2.0/release.sig is missing"),
+        ("v0.3.0", {"key": others}, "v0.3.0/release.sig is not by the owner of .*ours.pub"),
+        (
+            "v0.4.0",
+            {"key": private, "signed_as": "v0.1.0"},
+            "the tag retrieval@v0.4.0 leads to what was signed as retrieval v0.1.0",
+        ),
+    ):
+        release(version, **signing)  # type: ignore[arg-type]
+        with pytest.raises(Unverified, match=refusal):
+            fetch(public)
+        assert link.readlink() == Path("v0.1.0")
+    assert fetch().readlink() == Path("v0.4.0")
+    with pytest.raises(Unverified, match="leads to what was signed as"):
+        fetch(public)  # although it is here
     release("v0.1.0")
-    process = clone.start("serve retrieval#prod --port 0 --follow 600")
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if "serving at " in line:
-                break
-        address = json.loads(line)["message"].removeprefix("serving at ")
-
-        def served() -> str:
-            answer = httpx.get(f"{address}/v1/model", timeout=PATIENCE).json()
-            digest: str = answer["models"][0]["digest"]
-            return digest
-
-        assert served() == digests[0]
-        another(project)
-        digests.append(file_digest(EXPORT / NAME))
-        release("v0.2.0")
-        os.kill(process.pid, signal.SIGHUP)
-        wait_until(lambda: served() == digests[1])
-        release("v0.1.0")
-        os.kill(process.pid, signal.SIGHUP)
-        wait_until(lambda: served() == digests[0])
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
-    finally:
-        process.kill()
-        process.communicate()
+    fetch(public)
+    flip(link / "tokenizer.json")
+    with pytest.raises(Unverified, match=r"retrieval v0.1.0 is not as it was signed: tokenizer.js"):
+        fetch(public)
+    project.sh(
+        "git commit -q --allow-empty -m none && gto register retrieval HEAD --version v0.5.0"
+    )
+    release("v0.5.0")
+    with pytest.raises(ParamsError, match=r"v0.5.0 is not signed: its commit has no releases/ret"):
+        fetch(public)

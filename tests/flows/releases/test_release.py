@@ -1,25 +1,37 @@
 """`albef release`: what is compared, refused and registered, and how others get it."""
 
+import contextlib
+import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import httpx
 import pytest
 
 import albef
 from albef.config import ParamsError
 from albef.io import file_digest
+from albef.release.gate import ReleaseConfig
+from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
+from tests.conftest import CAPTIONS
+from tests.data.toy import picture
 from tests.flows.shop import another, build, set_params
-from tests.flows.toy import Toy
+from tests.flows.toy import ROOT, Toy
 from tests.release.test_attestation import keys
+from tests.serving.running import PATIENCE, parts, wait_until
+
+EXPORT = Path("products/exports/retrieval")
+CLIENTS = 8
 
 
 @pytest.fixture
@@ -43,8 +55,16 @@ def lacking() -> list[str]:
     return list(Registry("retrieval").lacking(Path("products/exports/retrieval"), "HEAD"))
 
 
+class Loosened(ReleaseConfig):
+    """The limits with another default."""
+
+    max_company: float = 1.0
+
+
 @pytest.mark.usefixtures("here")
-def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
+def test_release_refuse_and_go_back(
+    project: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = content(project.path / "products/exports/retrieval")
     private, _ = keys(tmp_path, "ours")
     project.env |= {"ALBEF_SIGNING_KEY": str(shutil.copy(private, "inside.pem"))}
@@ -89,6 +109,10 @@ def test_release_refuse_and_go_back(project: Toy, tmp_path: Path) -> None:
     assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
     Path("params.yaml").write_text(limits)
     project.checked()
+    with monkeypatch.context() as patch:  # a default, in the code of the commit that is judged
+        patch.setattr(release, "ReleaseConfig", Loosened)
+        changed = list(release.changed_limits(Registry("retrieval"), "v0.1.0"))
+    assert changed == ["release.max_company 0.001 -> 1"]
     said = project.albef("release retrieval --approve", fails=True)
     assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
     assert "- git commits that are not pushed: 1; `git push`\n" in said
@@ -125,37 +149,172 @@ def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_a_second_release_from_a_clone_without_a_cache(
+def test_two_clones_a_server_its_clients_and_a_stranger(
     store: str, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
 ) -> None:
+    """Released, followed, drifted from, taken back and verified, as the docs say it."""
     project = build(tmp_path / "project", tmp_path, store, tiny_checkpoint, tiny_export)
-    said = project.albef("release retrieval --dry --approve")
+    project.sh("git add -f made && git commit -qm made && git push -q")  # what a replay reads
+    project.env["HOME"] = str(tmp_path)
+    for make in (
+        "openssl ecparam -genkey -name prime256v1 -noout -out ~/albef.pem && chmod 600 ~/albef.pem",
+        "openssl ec -in ~/albef.pem -pubout -out albef.pub",
+    ):
+        project.sh(documented(make))
+    project.sh("mv albef.pub ..")
+    digests = [file_digest(project.path / EXPORT / NAME)]
+    said = project.sh("albef release retrieval --dry --approve")
     assert "## Limits" in said  # the card
     assert said.endswith("pushed to origin; run again with --approve\n")
     assert project.sh("git tag") == ""
-    project.albef("release retrieval --approve --stage staging --bump patch")
-    said = project.albef("release retrieval --approve")  # the same export: the same version
+    approve = documented("ALBEF_SIGNING_KEY=~/albef.pem albef release retrieval --approve")
+    project.sh(f"{approve} --stage staging")
+    said = project.sh(approve)  # the same export: the same version
     assert "released: retrieval#prod#2, pushed" in said
-    another(project)
-    project.sh("dvc push -q && git push -q")
-    second = content(project.path / "products/exports/retrieval")
 
-    project.sh("git clone -q ../project.git ../clone")
-    clone = Toy(tmp_path / "clone", tmp_path)
-    clone.checked()
-    said = clone.albef("release retrieval --approve", fails=True)
-    assert "- export@retrieval is stale: products/exports/retrieval is not in the cache" in said
-    assert "`dvc pull` what is elsewhere" in said
-    shutil.copytree(project.path / "made", clone.path / "made")
-    clone.sh("dvc pull -q")
-    said = clone.albef("release retrieval --approve")
-    assert re.search(r"precision +v0\.0\.1 +v0\.1\.0 +change", said)
-    assert "released: retrieval@v0.1.0, retrieval#prod#3, pushed to origin" in said
+    def clone(name: str) -> Toy:
+        project.sh(f"git clone -q ../project.git ../{name}")
+        toy = Toy(tmp_path / name, tmp_path)
+        toy.env["HOME"] = str(tmp_path)
+        toy.checked()
+        return toy
+
+    with (
+        following(clone("follower"), "--key ../albef.pub") as (pid, address),
+        asking(address) as clients,
+    ):
+
+        def look(version: int) -> None:
+            project.sh(documented("kill -HUP PID").replace("PID", str(pid)))
+            name = f"retrieval@{digests[version][:12]}"
+            wait_until(lambda: clients.last_names() == {name})
+
+        look(0)
+        wait_until(lambda: clients.drift() < 0.5)
+        clients.texts = ("many more words than a caption has " * 9,)
+        wait_until(lambda: clients.drift() > 0.5)
+        clients.texts = CAPTIONS
+
+        another(project)
+        digests.append(file_digest(project.path / EXPORT / NAME))
+        second = content(project.path / EXPORT)
+        project.sh("dvc push -q && git push -q")
+        other = clone("other")
+        said = other.sh("albef release retrieval --approve", fails=True)
+        assert "- export@retrieval is stale: products/exports/retrieval is not in the" in said
+        assert "`dvc pull` what is elsewhere" in said
+        other.sh("dvc pull -q")
+        said = other.sh(approve)
+        assert re.search(r"precision +v0\.1\.0 +v0\.2\.0 +change", said)
+        assert "released: retrieval@v0.2.0, retrieval#prod#3, pushed to origin" in said
+        look(1)
+        wait_until(lambda: clients.drift() < 0.5)
+        project.sh(documented("albef release retrieval --back --approve"))
+        look(0)
+    assert clients.failed == []
+    assert clients.names == {f"retrieval@{digest[:12]}" for digest in digests}
+
+    stranger = clone("stranger")
+    stranger.sh("cp ../albef.pub .")
+    stranger.sh(documented("dvc artifacts get . retrieval --rev v0.2.0 -o got"))
+    assert content(stranger.path / "got") == second
+    verify = "albef verify got releases/retrieval/v0.2.0 --key albef.pub"
+    assert f"retrieval v0.2.0, sha256:{digests[1]}, is sig" in stranger.sh(documented(verify))
+    for replay in ("--replay any --seed 7", "--replay finetune@retrieval"):
+        assert " gives the same bytes: prod" in stranger.sh(documented(f"{verify} {replay}"))
+    stranger.sh(
+        documented(
+            "model_signing verify key got --signature releases/retrieval/v0.2.0/export.sig "
+            "--public_key albef.pub"
+        )
+    )
     there = Toy(tmp_path / "there", tmp_path)
     there.path.mkdir()
-    there.sh("dvc artifacts get ../project.git retrieval --stage prod -o got")
-    assert content(there.path / "got") == second
-    albef.runtime.load(there.path / "got", precision="int8")
+    there.sh(
+        documented("dvc artifacts get ADDRESS retrieval --stage prod").replace(
+            "ADDRESS", "../project.git"
+        )
+    )
+    assert file_digest(there.path / "retrieval" / NAME) == digests[0]
+    load = "python -c \"import albef.runtime; print(albef.runtime.load('retrieval').facts)\""
+    assert "kind='retrieval'" in there.sh(documented(load))
+
+
+def documented(command: str) -> str:
+    """A command that the docs have."""
+    pages = [(ROOT / "docs" / name).read_text() for name in ("release.md", "deploy.md")]
+    assert any(command in page for page in pages), command
+    return command
+
+
+@contextlib.contextmanager
+def following(clone: Toy, options: str) -> Iterator[tuple[int, str]]:
+    """The process and the address of a server that follows what holds prod, and ends well."""
+    serve = documented("albef serve retrieval#prod --indexes indexes").removeprefix("albef ")
+    with clone.start(f"{serve} {options} --port 0") as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "serving at " in line)
+        drained = threading.Thread(target=process.stdout.read)
+        drained.start()
+        try:
+            yield process.pid, json.loads(said)["message"].removeprefix("serving at ")
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            drained.join()
+
+
+class Clients:
+    """Some that ask until they are told to stop."""
+
+    def __init__(self, address: str) -> None:
+        self.texts, self.end = CAPTIONS, threading.Event()
+        self.failed: list[httpx.Response] = []
+        self.names: set[str] = set()
+        self._last = [""] * CLIENTS
+        self._address = address
+
+    def ask(self, i: int) -> None:
+        """Be one of them."""
+        with httpx.Client(base_url=self._address, timeout=PATIENCE) as client:
+            while not self.end.wait(0.02):
+                text = self.texts[i % len(self.texts)]
+                found = client.post("/v1/indexes/zoo/search", files={"text": (None, text)})
+                embedded = client.post("/v1/embed/texts", json={"texts": self.texts})
+                self.failed += [each for each in (found, embedded) if not each.is_success]
+                self._last[i] = embedded.json()["model"]
+                self.names |= {found.json()["model"], self._last[i]}
+
+    def last_names(self) -> set[str]:
+        """The models that answered each of them last."""
+        return set(self._last)
+
+    def drift(self) -> float:
+        """Of the words that are asked about, as Prometheus reads it."""
+        page = httpx.get(f"{self._address}/metrics", timeout=PATIENCE).text
+        labels = 'measure="divergence",run="retrieval",what="words"'
+        (value,) = re.findall(rf"^albef_drift{{{labels}}} (.*)$", page, re.MULTILINE)
+        return float(value)
+
+
+@contextlib.contextmanager
+def asking(address: str) -> Iterator[Clients]:
+    """Clients of a server, which has an index of pictures."""
+    with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+        client.put("/v1/indexes/zoo").raise_for_status()
+        squares = parts("image", [picture(i, (16, 16)) for i in range(6)])
+        client.post("/v1/indexes/zoo/images", files=squares).raise_for_status()
+    clients = Clients(address)
+    threads = [threading.Thread(target=clients.ask, args=[i]) for i in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield clients
+    finally:
+        clients.end.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
@@ -212,7 +371,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export that is up to date, where others find it, and was measured and found good."""
     monkeypatch.setattr(release, "stale_reasons", lambda run: ())
     monkeypatch.setattr(Registry, "lacking", lambda *args: ())
-    found = {"rows": [], "reasons": [], "note": "", "card": "a card", "figures": 1, "provenance": 1}
+    found: dict[str, Any] = {"rows": [], "reasons": [], "note": "", "card": "a card", "limits": {}}
+    found |= {"figures": 1, "provenance": 1}
     monkeypatch.setattr(release, "_judge", lambda *args: found)
 
 

@@ -14,7 +14,7 @@ from tests.release.test_attestation import keys
 BRING = """
 import json, os
 for target in map(Path, sys.argv[1:]):
-    if target.suffix == ".json":
+    if target.suffix == ".json" and "exports" not in target.parts:
         told = json.loads(target.read_text())
         told.setdefault("test", {})["r_mean"] = 40.0 + float(os.environ.get("DRIFT", 0))
         target.write_text(json.dumps(told))

@@ -4,6 +4,8 @@ import csv
 import io
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +62,13 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         read(tmp_path, b"a\xff\n", header=None)
     with pytest.raises(ParamsError, match=r"t has no column 'a'; it has none"):
         read(tmp_path, b"", header=None)
+    with pytest.raises(ParamsError, match=r"t, line 1, .*: no CSV: a carriage return outside quo"):
+        read(tmp_path, b"a,b\r1,2\r", header=None)
+    with pytest.raises(ParamsError, match=r"t has 2 columns 'a'; rename all but one"):
+        read(tmp_path, b"a,b,a\n1,2,3\n", header=None)
+    pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, ["a", "a", "b"]), tmp_path / "twice")
+    with pytest.raises(ParamsError, match=r"twice has 2 columns 'a'"):
+        list(tables.read(tmp_path / "twice", "parquet", None, ["a", "b"]))
     with pytest.raises(ParamsError, match=r"gone cannot be read: No such file"):
         list(tables.read(tmp_path / "gone", "tsv", HEADER, ["a"]))
 

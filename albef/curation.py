@@ -1,0 +1,227 @@
+"""Curation: how well a model finds that each caption of a training split fits its picture, and the
+view of a data set that keeps the captions which do (the filter of BLIP's CapFilt).
+
+A view is a data set with an index of its own and no shards: its pictures are those of the data set
+that it is a view of.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from albef.config import Section
+from albef.data.shards import describe, index_digest
+from albef.distributed import world
+from albef.export.modules import Matcher
+from albef.io import write_json
+from albef.loading.reading import Records, pictures, read_batch, shared, to_device
+from albef.loading.workers import ahead
+from albef.models.kernels import select
+from albef.models.matching import match_logits
+from albef.models.weights import Checkpoint
+from albef.preprocessing.text import clean_caption
+from albef.preprocessing.transforms import Evaluate
+from albef.tasks.task import MAX_WORDS
+
+SPLIT = "train"
+"""The split that is scored; what a model is evaluated on stays as it is."""
+SCORES = pa.schema({"itc": pa.float32(), "itm": pa.float32()})
+"""Of a caption and its picture: the cosine of their features, and the probability that they belong
+together."""
+_BATCH = 64  # pictures of a forward pass
+_ROWS = 10_000  # of the index that are worked on at a time
+_STEPS = 20  # of a curve
+
+
+class CurateConfig(Section):
+    """A view: an entry of ``curate``."""
+
+    dataset: str
+    """Data set that it is a view of."""
+    by: str
+    """Folder of the checkpoint that scores the captions: of pre-training or of a retrieval run."""
+    score: Literal["itc", "itm"] = "itc"
+    """What decides: the cosine of the two features, or the probability of ITM, which is learned
+    later and tells less of captions that say nothing."""
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the captions that stay, the best ones; or else ``threshold``."""
+    threshold: float | None = None
+    """Least score of a caption that stays."""
+
+    @model_validator(mode="after")
+    def _is_one_rule(self) -> Self:
+        if (self.keep is None) == (self.threshold is None):
+            raise ValueError("give it either keep, a share, or threshold, a score")
+        return self
+
+
+@torch.no_grad()
+def score(checkpoint: Checkpoint, records: Records, device: torch.device, workers: int) -> pa.Table:
+    """The :data:`SCORES` of each caption of some records, in order.
+
+    Several processes share the records, and each returns the scores of all.
+
+    Raises:
+        CheckpointError: the checkpoint matches no images and texts.
+    """
+    matcher = Matcher(checkpoint).to(device)
+    model, tokenizer = matcher.model, checkpoint.tokenizer
+    read = partial(
+        read_batch, records, partial(pictures, resize=Evaluate(checkpoint.model.image.image_size))
+    )
+    parts: list[NDArray[np.float32]] = []
+    for rows, images in ahead(read, shared(len(records), _BATCH), workers):
+        texts = [clean_caption(text, MAX_WORDS) for row in rows for text in row.captions]
+        owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions], device=device)
+        encoded = tokenizer.encode(texts, checkpoint.config["values"]["max_tokens"])
+        ids, mask = (torch.from_numpy(part).to(device) for part in encoded)
+        image_states = model.encode_image(to_device({"image": images}, device)["image"])
+        text_states = model.encode_text(ids, mask)
+        itc = (model.image_feat(image_states)[owner] * model.text_feat(text_states)).sum(1)
+        image = model.fusion_encoder.image_key_values(image_states)
+        fused = model.fused_cls(text_states, mask, select(image, owner))
+        itm = torch.softmax(match_logits(matcher.itm_head, fused), dim=1)[:, 1]
+        parts.append(torch.stack([itc, itm]).float().cpu().numpy())
+    joined = np.concatenate(world().join(parts), axis=1)
+    return pa.table(list(joined), schema=SCORES)
+
+
+def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool_]:
+    """Which captions stay, by the score of each; of equal ones the earlier is the better."""
+    if config.threshold is not None:
+        return scores >= config.threshold
+    assert config.keep is not None
+    kept = np.zeros(len(scores), bool)
+    kept[np.argsort(-scores, kind="stable")[: round(config.keep * len(scores))]] = True
+    return kept
+
+
+def write_view(
+    folder: Path, base: Path, kept: NDArray[np.bool_], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the view of the data set in ``base`` with the captions of its training split that are
+    ``kept``; a record without any goes. ``about`` says how it came about.
+
+    Returns:
+        What its dataset.json holds.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    splits: Counter[str] = Counter()
+    captions = place = 0
+    path = folder / "index.parquet"
+    with (
+        pq.ParquetFile(base / path.name) as index,
+        pq.ParquetWriter(path, index.schema_arrow, compression="zstd") as writer,
+    ):
+        for batch in index.iter_batches(_ROWS):
+            stays = ~_is_scored(batch)
+            scored = int((~stays).sum())
+            stays[~stays] = kept[place : place + scored]
+            place += scored
+            rows = _with_captions(batch, stays)
+            splits.update(rows["split"].to_pylist())
+            captions += int(stays.sum())
+            writer.write_batch(rows)
+    if not splits[SPLIT]:
+        raise ValueError("no caption is good enough: raise keep or lower threshold")
+    described = describe(base)
+    described |= {"name": folder.name, "digest": index_digest(folder), "splits": dict(splits)}
+    curated = {"data": describe(base)["digest"], **about}
+    described |= {"captions": captions, "shards_of": base.name, "curated": curated}
+    write_json(folder / "dataset.json", described)
+    return described
+
+
+def _is_scored(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Whether each caption of a part of an index is of the split that is scored."""
+    is_train: NDArray[np.bool_] = pc.equal(batch["split"], SPLIT).to_numpy(zero_copy_only=False)
+    return np.repeat(is_train, _counts(batch))
+
+
+def _counts(batch: pa.RecordBatch) -> NDArray[np.int32]:
+    counts: NDArray[np.int32] = pc.list_value_length(batch["captions"]).to_numpy()
+    return counts
+
+
+def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.RecordBatch:
+    """The rows of an index with those of their captions that stay; a row that loses all goes."""
+    counts = _counts(batch)
+    left = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(left)]), pa.int32())
+    for name in ("captions", "caption_words"):
+        at = batch.schema.get_field_index(name)
+        field = batch.schema.field(at)
+        values = pc.list_flatten(batch[name]).filter(pa.array(stays))
+        lists = pa.ListArray.from_arrays(offsets, values, type=field.type)
+        batch = batch.set_column(at, field, lists)
+    return batch.filter(pa.array((left > 0) | (counts == 0)))
+
+
+def write_scores(path: Path, base: Path, scores: pa.Table, kept: NDArray[np.bool_]) -> None:
+    """Write the captions that were scored, in order, with what came of each. ``noise`` is what
+    their source knows to be wrong with one, as built-in data do; "" is nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scores = scores.append_column("kept", pa.array(kept))
+    texts = [(name, pa.string()) for name in ("key", "caption", "noise")]
+    schema, place = pa.schema([*texts, *scores.schema]), 0
+    with (
+        pq.ParquetFile(base / "index.parquet") as index,
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+    ):
+        for batch in index.iter_batches(_ROWS, columns=["key", "split", "captions", "meta"]):
+            rows = batch.filter(pc.equal(batch["split"], SPLIT))
+            owner = pc.list_parent_indices(rows["captions"])
+            noise = pa.array(map(_noise, rows["meta"].to_pylist()), pa.string())
+            spoken = rows["key"].take(owner), pc.list_flatten(rows["captions"]), noise.take(owner)
+            part = scores.slice(place, len(owner)).combine_chunks()
+            writer.write_table(pa.table([*spoken, *part.columns], schema=schema))
+            place += len(owner)
+
+
+def _noise(meta: str) -> str:
+    return str(json.loads(meta).get("noise", "")) if '"noise"' in meta else ""
+
+
+def judge(
+    scores: NDArray[np.float32], kept: NDArray[np.bool_], noise: Sequence[str]
+) -> dict[str, Any]:
+    """Precision and recall of finding captions that are known to be wrong, or to say nothing: of
+    what went, and for each share that might go, in percent; empty where none is known."""
+    kinds = np.array(noise)
+    if not (kinds != "").any():
+        return {}
+
+    def found(gone: NDArray[Any]) -> dict[str, float]:
+        caught = kinds[gone] != ""
+        recalls = {
+            f"recall of {kind}": 100 * float((kinds[gone] == kind).sum() / (kinds == kind).sum())
+            for kind in sorted(set(kinds) - {""})
+        }
+        recall = float(caught.sum() / (kinds != "").sum())
+        return {"precision": 100 * float(caught.mean()), "recall": 100 * recall, **recalls}
+
+    worst = np.argsort(-scores, kind="stable")[::-1]
+    cuts = [round(len(worst) * step / _STEPS) for step in range(1, _STEPS)]
+    return {
+        "captions": int((kinds != "").sum()),
+        "found": found(np.flatnonzero(~kept)) if not kept.all() else {},
+        "curve": [
+            {"went": 100 * cut / len(worst), "below": float(scores[worst[cut]]),
+             **found(worst[:cut])}
+            for cut in cuts if cut
+        ],
+    }  # fmt: skip

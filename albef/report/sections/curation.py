@@ -1,0 +1,92 @@
+"""How a view of a data set came about, on its page: the scores, and what went and stayed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from albef.io import read_json
+from albef.layout import Layout
+from albef.report import figures
+from albef.report.figures import Chart, Line
+from albef.report.pictures import Picture, SplitRecords, spread
+from albef.report.sections.counts import binned
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What a model made of the captions of a training split."""
+
+    facts: Mapping[str, Any]
+    """By which model, score and limit, in words."""
+    found: Mapping[str, float] = field(default_factory=dict)
+    """Precision and recalls of finding the captions that are known to be wrong, in percent."""
+    charts: Sequence[Chart] = ()
+    examples: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
+    """Some captions that went and some that stayed, by their scores, each with its score."""
+
+
+def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) -> Curation:
+    """What became of the captions that a view was made of, with ``count`` examples of each."""
+    curated, beside = described["curated"], layout.quarantine(name)
+    summary = read_json(beside / "curation.json") or {}
+    facts = {"a view of": described["shards_of"], "scored by": curated["by"]}
+    facts |= {"weights": curated["weights"][:12], "score": curated["score"]}
+    if not (beside / "scores.parquet").is_file():
+        return Curation(facts)
+    table = pq.read_table(beside / "scores.parquet")
+    facts |= {"least that stayed": summary["below"]}
+    return Curation(
+        facts,
+        summary.get("found", {}),
+        list(_charts(table, curated["score"], summary.get("curve", ()))),
+        list(_examples(layout.data(described["shards_of"]), table, curated["score"], count)),
+    )
+
+
+def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -> Iterator[Chart]:
+    kinds = pc.unique(table["noise"]).to_pylist()
+    for kind in sorted(kinds):
+        scores = table.filter(pc.equal(table["noise"], kind))[score].to_numpy().astype(float)
+        edges, bins = binned(scores)
+        what = (
+            f"captions known as {kind}" if kind else "other captions" if kinds[1:] else "captions"
+        )
+        title = f"{score.upper()} of {len(scores):,} {what}"
+        if len(bins) > 1:
+            svg = figures.histogram(edges, bins, x_label=score, name=title)
+            yield Chart(title, f"median {np.median(scores):.3g}", (), svg)
+    if curve:
+        lines = [
+            Line(name, [(at["went"], at[name]) for at in curve], colour)
+            for colour, name in enumerate((n for n in curve[0] if n not in ("went", "below")), 1)
+        ]
+        title = "Finding captions that are known to be wrong"
+        svg = figures.lines(lines, x_label="percent that went", name=title)
+        legend = tuple((line.label, line.look) for line in lines)
+        yield Chart(title, "percent", legend, svg)
+
+
+def _examples(
+    base: Path, table: pa.Table, score: str, count: int
+) -> Iterator[tuple[str, Sequence[tuple[str, Picture]]]]:
+    if not (base / "index.parquet").is_file():
+        return
+    records = SplitRecords(base, "train")
+    order, kept = np.argsort(table[score].to_numpy(), kind="stable"), table["kept"].to_numpy()
+    for title, rows in (("Went", order[~kept[order]]), ("Stayed", order[kept[order]])):
+        some = table.take(spread(rows.tolist(), count)).to_pylist()
+        yield (
+            title,
+            [
+                (f"{score} {row[score]:.3f}: {row['caption']}", picture)
+                for row in some
+                if (picture := records.picture(row["key"])) is not None
+            ],
+        )
+    records.close()

@@ -1,0 +1,116 @@
+"""Automations of the repository on a real server, with a real worker and what they tell."""
+
+import json
+import queue
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.flows.shop import build
+from tests.flows.toy import ROOT, Toy
+from tests.release.test_attestation import keys
+from tests.serving.running import PATIENCE, wait_until
+
+pytestmark = pytest.mark.slow
+AUTOMATIONS = ROOT / "deploy/automations"
+BLOCK = """
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+told = {"subject": "{{subject}}", "body": "{{body}}"}
+print(CustomWebhookNotificationBlock(name="told", url="%s", json_data=told).save("told"))
+"""
+RUNNING = """
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.states import Running
+with get_client(sync_client=True) as client:
+    made = client.create_flow_run(flow(lambda: None, name="silent"), state=Running())
+emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{made.id}"})
+print(made.id)
+"""
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, "queue.Queue[dict[str, str]]"]]:
+    """An address that takes notifications, and those that came."""
+    came: queue.Queue[dict[str, str]] = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}/", came
+        listening.shutdown()
+        thread.join()
+
+
+def runs_of(server: str, flow: str) -> list[dict[str, Any]]:
+    body = json.dumps({"flows": {"name": {"any_": [flow]}}}).encode()
+    request = Request(f"{server}/flow_runs/filter", body, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=PATIENCE) as answer:
+        return list(json.load(answer))
+
+
+@contextmanager
+def automation(project: Toy, file: str, old: str, new: str) -> Iterator[None]:
+    """An automation of the repository, with a change."""
+    text = (AUTOMATIONS / file).read_text()
+    assert old in text
+    (project.path / file).write_text(text.replace(old, new))
+    project.sh(f"prefect automation create --from-file {file}")
+    name = file.replace(".yaml", "")
+    yield
+    project.sh(f"prefect --no-prompt automation delete albef-{name}")
+
+
+def test_a_release_is_told_of_and_verified_by_a_worker(
+    server: str, home: Path, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
+) -> None:
+    store = str(tmp_path / "store")
+    project = build(tmp_path / "project", home, store, tiny_checkpoint, tiny_export)
+    for name in ("prefect.toml", "prefect.yaml"):
+        shutil.copy(ROOT / name, project.path)
+    (project.path / "flows").symlink_to(ROOT / "flows")
+    project.sh("git add -f made prefect.* && git commit -qm whole && git push -q")
+    private, public = keys(tmp_path, "ours")
+    shutil.copy(public, project.path / "albef.pub")
+    project.env |= {"PREFECT_API_URL": server, "ALBEF_SIGNING_KEY": str(private)}
+    project.sh("prefect work-pool create local --type process")
+    project.sh("prefect --no-prompt deploy --all")
+    with webhook() as (url, came):
+        block = project.sh(f"python -c '{BLOCK % url}'").split()[-1]
+        with automation(project, "notify.yaml", "BLOCK", block):
+            project.sh("albef release retrieval --approve")
+            told = came.get(timeout=PATIENCE)
+            assert told["subject"] == "albef.released"
+            assert told["body"].startswith("release.retrieval: ")
+            assert "v0.1.0" in told["body"]
+            wait_until(lambda: runs_of(server, "verify"))
+            project.sh("prefect worker start --pool local --run-once")
+            wait_until(lambda: runs_of(server, "verify")[0]["state"]["type"] == "COMPLETED")
+            project.sh("echo '# edited' >> dvc.yaml && albef release retrieval", fails=True)
+            assert came.get(timeout=PATIENCE)["subject"] == "albef.refused"
+
+
+def test_a_run_without_a_heartbeat_is_marked_as_crashed(
+    server: str, home: Path, tmp_path: Path
+) -> None:
+    project = Toy(tmp_path, home, server)
+    with automation(project, "heartbeats.yaml", "within: 180", "within: 10"):
+        project.sh(f"python -c '{RUNNING}'")
+        wait_until(lambda: runs_of(server, "silent")[0]["state"]["type"] == "CRASHED")

@@ -1,0 +1,181 @@
+"""The stage that makes a view of a data set, by a checkpoint with hardly any training."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from albef.data.shards import Shards, describe, index_digest
+from albef.io import file_digest
+from albef.lineage import Project, lineage
+from albef.models.weights import CheckpointError, load_checkpoint
+from pipelines import curate, pretrain
+from pipelines.report import data_page
+from pipelines.stage import Stage
+from tests.pipelines.states import saved, step_of, wait
+from tests.pipelines.test_ingest import contents
+from tests.pipelines.test_training import start, values, work
+
+BASE, VIEW = Path("products/data/web"), Path("products/data/clean")
+BESIDE, VERDICT = Path("products/quarantine/clean"), Path("products/verdicts/clean.json")
+CURATE = {"dataset": "web", "by": "earlier/pretrained", "score": "itm", "keep": 0.6}
+
+
+def again(**changed: Any) -> Stage:
+    """Make the view in the working folder, of values of its own."""
+    view = {name: value for name, value in {**CURATE, **changed}.items() if value is not None}
+    work(Path(), values(curate={"clean": view}, pretrain__dataset="clean"))
+    stage = Stage("curate", "clean")
+    curate.run(stage)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def curated(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the view, to be copied: the checkpoint that scored it is of another root."""
+    folder = tmp_path_factory.mktemp("curated")
+    shutil.copytree(pretrained, folder, dirs_exist_ok=True)
+    (folder / "earlier").mkdir()
+    (folder / "products/models/pretrained").rename(folder / "earlier/pretrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        again()
+    return folder
+
+
+@pytest.fixture
+def here(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(curated, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_view_has_the_captions_that_stay_and_the_pictures_of_its_data_set(here: Path) -> None:
+    scores = pq.read_table(BESIDE / "scores.parquet")
+    kept = scores.filter(scores["kept"])
+    assert len(kept) == round(0.6 * len(scores)) > 0
+    assert min(kept["itm"].to_pylist()) >= max(
+        scores.filter(np.invert(scores["kept"].to_numpy()))["itm"].to_pylist()
+    )
+    view, base = Shards(VIEW, "train"), Shards(BASE, "train")
+    pairs = [(record.key, caption) for record in base for caption in record.captions]
+    assert pairs == list(zip(scores["key"].to_pylist(), scores["caption"].to_pylist(), strict=True))
+    stayed = [(record.key, caption) for record in view for caption in record.captions]
+    assert stayed == list(zip(kept["key"].to_pylist(), kept["caption"].to_pylist(), strict=True))
+    whole = {record.key: record for record in base}
+    assert 0 < len(view) < len(base)
+    for record in view:
+        of = whole[record.key]
+        assert (record.image, record.image_id, record.meta) == (of.image, of.image_id, of.meta)
+    for row in pq.read_table(VIEW / "index.parquet").to_pylist():
+        assert [len(text.split()) for text in row["captions"]] == row["caption_words"]
+    assert sorted(path.name for path in VIEW.iterdir()) == ["dataset.json", "index.parquet"]
+
+
+def test_what_a_model_is_evaluated_on_stays_and_the_view_counts_as_validated(here: Path) -> None:
+    assert list(Shards(VIEW, "val")) == list(Shards(BASE, "val"))
+    described, base = describe(VIEW), describe(BASE)
+    assert json.loads(VERDICT.read_text()) == {"dataset": "clean", "digest": described["digest"]}
+    assert described["digest"] == index_digest(VIEW) != base["digest"]
+    assert described["shards_of"] == "web"
+    assert described["curated"]["data"] == base["digest"]
+    assert described["curated"]["weights"] == load_checkpoint(Path(CURATE["by"])).digest
+    assert described["splits"]["train"] == len(Shards(VIEW, "train"))
+    assert described["captions"] == sum(
+        len(row) for row in pq.read_table(VIEW / "index.parquet")["captions"].to_pylist()
+    )
+    summary = json.loads((BESIDE / "summary.json").read_text())
+    for source in summary.values():
+        assert source["rows"] == source["kept"] + source["set_aside"].get("low_score", 0)
+    assert sum(it["kept"] for it in summary.values()) == sum(described["splits"].values())
+
+
+def test_it_is_equal_each_time_and_another_limit_scores_nothing_again(here: Path) -> None:
+    before = contents(VIEW), contents(BESIDE), VERDICT.read_bytes()
+    shutil.rmtree("scratch")
+    again()
+    assert (contents(VIEW), contents(BESIDE), VERDICT.read_bytes()) == before
+    (known,) = Path("scratch").glob("**/curate@clean-*/scores-*.parquet")
+    written = known.stat().st_mtime_ns
+    below = json.loads((BESIDE / "curation.json").read_text())["below"]
+    again(keep=None, threshold=below)
+    assert (contents(VIEW), contents(BESIDE), VERDICT.read_bytes()) == before
+    again(keep=0.3, score="itc")
+    scores = pq.read_table(BESIDE / "scores.parquet")
+    best = np.argsort(-scores["itc"].to_numpy(), kind="stable")[: round(0.3 * len(scores))]
+    assert set(np.flatnonzero(scores["kept"].to_numpy())) == set(best)
+    assert known.stat().st_mtime_ns == written
+
+
+def test_what_cannot_be_is_told(here: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no caption is good enough: raise keep or lower"):
+        again(keep=None, threshold=2.0)
+    with pytest.raises(CheckpointError, match="earlier/none is no checkpoint: config"):
+        again(by="earlier/none")
+    described = json.loads((BASE / "dataset.json").read_text())
+    (BASE / "dataset.json").write_text(json.dumps(described | {"digest": "other"}))
+    with pytest.raises(ValueError, match="web has changed since it was validated"):
+        again()
+
+
+def test_several_processes_write_the_same(here: Path) -> None:
+    before = contents(VIEW), contents(BESIDE)
+    for folder in (VIEW, BESIDE, Path("scratch")):
+        shutil.rmtree(folder)
+    work(here, values(curate={"clean": CURATE}, runtime__processes=2, runtime__threads=2))
+    process = start(here, "curate", "clean")
+    told = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, told
+    assert (contents(VIEW), contents(BESIDE)) == before
+    record = json.loads(Path("products/runs/curate@clean.json").read_text())
+    assert record["kept"] == sum(pq.read_table(BESIDE / "scores.parquet")["kept"].to_pylist())
+
+
+def test_a_training_on_a_view_that_was_killed_goes_on(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work(here, values(curate={"clean": CURATE}, pretrain__dataset="clean", pretrain__epochs=6))
+    process = start(here, start_new_session=True)
+    wait(process, saved)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    step = max(map(step_of, saved()))
+    weights = Path("products/models/pretrained/model.safetensors")
+    with caplog.at_level("INFO", "albef"):
+        pretrain.run(Stage("pretrain", ""))
+    assert f"going on at step {step} of " in caplog.text
+    resumed = file_digest(weights)
+    pretrain.run(Stage("pretrain", ""))
+    assert file_digest(weights) == resumed
+
+
+def test_pre_training_reads_a_view_and_tells_what_it_is(here: Path) -> None:
+    pretrain.run(stage := Stage("pretrain", ""))
+    told = load_checkpoint(stage.layout.model("pretrained")).config["provenance"]
+    assert (told["dataset"], told["data"]) == ("clean", describe(VIEW)["digest"])
+    project = Project(Path(), stage.layout, ("retrieval",), lambda address: "")
+    chain = lineage(stage.layout.model("pretrained"), project)
+    (view,) = chain.origins
+    data, judge = view.origins
+    assert [(it.what, it.name, it.state) for it in (view, data, judge)] == [
+        ("data set", "clean", "verified"),
+        ("data set", "web", "verified"),
+        ("checkpoint", "earlier/pretrained", "verified"),
+    ]
+
+
+def test_the_page_shows_what_went_and_what_stayed(here: Path) -> None:
+    text = data_page("clean").read_text()
+    assert "a view of" in text
+    for part in ("<h4>Went</h4>", "<h4>Stayed</h4>", "ITM of ", "captions known as wrong"):
+        assert part in text
+    figures = json.loads((BESIDE / "curation.json").read_text())["found"]
+    assert f"precision {figures['precision']:.1f}" in text
+    assert "As valid as web, which it is a view of." in text
+    assert "Used by the view clean." in data_page("web").read_text()

@@ -1,0 +1,246 @@
+"""The engine ray on a cluster of several nodes on this machine: what it gives is what one process
+gives, whatever dies meanwhile.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from albef.commands import embed
+from albef.data.record import Record
+from albef.data.refusal import Reason, Refusal
+from albef.data.shards import Shards
+from albef.ingest.pool import prepared
+from albef.layout import Engine
+from pipelines.stage import Stage
+from tests.commands.conftest import scenes as scenes
+from tests.commands.conftest import shards as shards
+from tests.ingest.bad_rows import encoded
+from tests.ingest.download.conftest import server as server
+from tests.ingest.download.server import Server
+from tests.ingest.download.test_client import LIMITS
+from tests.ingest.test_prepare import rules
+from tests.pipelines.test_ingest import ROOT, contents, params, pictures
+
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else the other work of the machine comes first
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # nodes are reached by loopback, as there
+}
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from albef import cluster  # noqa: E402
+
+PATIENCE = 600  # seconds: a cluster starts slowly on a machine that does much else
+NODE = {
+    "num_cpus": 1,
+    "object_store_memory": 100 * 2**20,
+    "node_ip_address": "127.0.0.1",
+    "include_log_monitor": False,
+}
+
+
+def add(running: Cluster, **more: Any) -> Any:
+    """Another node; Ray gives one up that is slow to start, as on a busy machine."""
+    for _ in range(9):
+        try:
+            return running.add_node(**NODE, **more)
+        except Exception as error:
+            print(error)
+    return running.add_node(**NODE, **more)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A cluster of two nodes with a processor each."""
+    before = dict(os.environ)
+    os.environ.pop("PYTHONPATH", None)  # nodes have the code of drivers alone
+    running = Cluster()
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets lie in it
+        try:
+            add(running, include_dashboard=False, temp_dir=folder)
+            add(running)
+            os.environ["RAY_ADDRESS"] = running.address
+            yield running
+        finally:
+            ray.shutdown()
+            running.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def photograph(number: int) -> bytes:
+    """A picture with noise, so that preparing it takes its time."""
+    noise = np.random.default_rng(number).integers(0, 255, (90, 120, 3), np.uint8)
+    return encoded(Image.fromarray(noise).resize((240, 180)))
+
+
+def folder_of(here: Path, count: int) -> None:
+    """Params of a data set of so many training pictures and a few that are evaluated on; some are
+    no picture, some repeat another."""
+    images = {i: photograph(i) for i in range(count)}
+    rows = {
+        f"{i:05d}.jpg": (b"<html>" if i % 50 == 7 else images[i - i % 40 // 39], f"number {i}")
+        for i in range(count)
+    }
+    tests = {f"t{i}.jpg": (photograph(i + 30), f"test {i}") for i in range(0, 60, 3)}
+    sources = {
+        "own": pictures(here / "images", rows),
+        "tests": pictures(here / "tests", tests, "test"),
+    }
+    values = params(here, sources, screened=True, longest_side=128)
+    values["ingest"] = {"heldout": ["toy"], "min_yield": 0.5}
+    (here / "params.yaml").write_text(json.dumps(values))
+
+
+def products() -> dict[str, bytes]:
+    made = contents(Path("products"))
+    return {path: content for path, content in made.items() if not path.startswith("runs/")}
+
+
+def locally(here: Path, *stages: str) -> dict[str, bytes]:
+    """What one process makes; nothing of it is left."""
+    for name in stages:
+        import_module(f"pipelines.{name}").run(Stage(name, "toy"))
+    made = products()
+    for folder in (here / "products", here / "scratch"):
+        shutil.rmtree(folder)
+    return made
+
+
+def started(stage: str) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ALBEF_RUNTIME__ENGINE": "ray"}
+    command = [sys.executable, "-m", f"pipelines.{stage}", "toy"]
+    return subprocess.Popen(command, env=environment)
+
+
+def at_work(raylet: int) -> bool:
+    """Whether a task is being done on a node."""
+    children = psutil.Process(raylet).children()
+    return any("ray::_run" in " ".join(child.cmdline()) for child in children)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_loses_no_row(here: Path, nodes: Cluster) -> None:
+    folder_of(here, 2000)
+    expected = locally(here, "heldout", "ingest")
+    assert started("heldout").wait(PATIENCE) == 0
+    third = add(nodes)
+    raylet = third.all_processes["raylet"][0].process.pid
+    process = started("ingest")
+    while not at_work(raylet) or not list((here / "scratch").rglob("rows-*")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGSTOP)  # whatever is at work there now, is lost
+    os.kill(raylet, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(PATIENCE) == 0
+    nodes.remove_node(third)
+    assert products() == expected
+
+
+@pytest.mark.slow
+def test_pictures_are_fetched_from_all_nodes_and_each_once(
+    here: Path, nodes: Cluster, server: Server
+) -> None:
+    paths = [f"ok/{i}" for i in range(300)]
+    paths[3], paths[40], paths[200] = "later/503/2", "status/404", "robots/noai"
+    lines = "".join(f"{server.url(path)}\ta picture: {path}\n" for path in paths)
+    (here / "list.tsv").write_text(f"url\tcaption\n{lines}")
+    source = {
+        "kind": "urls", "format": "tsv", "files": ["list.tsv"], "url": "url", "caption": "caption",
+        "split": "train", "download": LIMITS.model_dump(),
+    }  # fmt: skip
+    values = params(here, {"web": source})
+    values["ingest"] = {"heldout": ["toy"], "min_yield": 0.5}
+    (here / "params.yaml").write_text(json.dumps(values))
+    expected = locally(here, "ingest")
+    asked = Counter(server.asked)
+    server.asked.clear()
+    assert started("ingest").wait(PATIENCE) == 0
+    assert products() == expected
+    assert server.asked == asked
+
+
+class Deadly(bytes):
+    """A picture that ends the process which is given it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_row_that_ends_its_process_is_set_aside(nodes: Cluster, engine: Engine) -> None:
+    images = [photograph(i) for i in range(40)]
+    images[20] = Deadly(images[20])
+    rows = [
+        (i + 1, Record(f"k{i}", image, ("a picture",), i, "train", "toy"))
+        for i, image in enumerate(images)
+    ]
+    made = list(prepared(rows, rules(), 1, engine))
+    (refused,) = (row for row in made if isinstance(row, Refusal))
+    assert (refused.line, refused.reason) == (21, Reason.UNDECODABLE)
+    assert "ended the process" in refused.detail
+    of_others = list(prepared(rows[:20] + rows[21:], rules(), 0))
+    assert [row for row in made if row is not refused] == of_others
+
+
+@pytest.mark.slow
+def test_features_are_those_of_one_machine(
+    nodes: Cluster, shards: Shards, tiny_export: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    for weights in (tiny_export, tiny_checkpoint):
+        for engine in ("local", "ray"):
+            out = tmp_path / f"{weights.name}-{engine}.parquet"
+            embed.main(shards.folder, "test", weights, "cpu", out, engine)
+        one, other = (tmp_path / f"{weights.name}-{engine}.parquet" for engine in ("local", "ray"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_error_is_that_of_the_task(nodes: Cluster) -> None:
+    with cluster.RayExecutor() as executor, pytest.raises(ValueError, match="invalid") as caught:
+        executor.submit(int, "x").result()
+    assert str(caught.value) == "invalid literal for int() with base 10: 'x'"
+
+
+@pytest.mark.parametrize("address", [None, "", "127.0.0.1:1", "ray://nowhere.invalid:1", "auto"])
+def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    ray.shutdown()
+    with pytest.raises(
+        ConnectionError, match=r"no cluster answers at RAY_ADDRESS .* as `ray start"
+    ):
+        cluster.connect()
+
+
+def test_a_node_with_other_packages_or_code_is_refused() -> None:
+    assert cluster._run(cluster._versions(), len, "abc") == 3
+    with pytest.raises(ValueError, match=r"node .* has not the versions of the driver: numpy 1"):
+        cluster._run((("numpy", "1"),), len, "abc")
+    with pytest.raises(ValueError, match="the driver: albef 0"):
+        cluster._run((("albef", "0"),), len, "abc")

@@ -1,0 +1,87 @@
+"""Which captions stay, and how well that finds what is known to be wrong, by written scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from albef import curation
+from albef.config import validate
+from albef.curation import SCORES, CurateConfig, choose, judge, write_scores, write_view
+from albef.data.shards import Shards, describe
+from tests.data import toy
+
+
+def config(**rule: float) -> CurateConfig:
+    return validate(CurateConfig, {"dataset": "web", "by": "b", **rule}, where="tests")
+
+
+def test_the_best_share_stays_and_of_equal_scores_the_earlier() -> None:
+    scores = np.array([0.5, 0.9, 0.5, 0.1, 0.5], np.float32)
+    assert choose(scores, config(keep=0.4)).tolist() == [True, True, False, False, False]
+    assert choose(scores, config(keep=1.0)).all()
+    assert choose(scores, config(threshold=0.5)).tolist() == [True, True, True, False, True]
+
+
+def test_precision_and_recall_of_what_went() -> None:
+    scores = np.arange(20, dtype=np.float32)
+    noise = ["wrong", "", "generic", "generic", *[""] * 16]
+    found = judge(scores, scores >= 3, noise)
+    assert found["captions"] == 3
+    assert found["found"] == pytest.approx(
+        {"precision": 200 / 3, "recall": 200 / 3, "recall of wrong": 100, "recall of generic": 50}
+    )
+    assert [(at["went"], at["below"], at["recall"]) for at in found["curve"][:4]] == [
+        (5.0, 1.0, pytest.approx(100 / 3)), (10.0, 2.0, pytest.approx(100 / 3)),
+        (15.0, 3.0, pytest.approx(200 / 3)), (20.0, 4.0, 100.0),
+    ]  # fmt: skip
+    assert judge(scores, scores >= 0, noise)["found"] == {}
+    assert judge(scores, scores >= 3, [""] * 20) == {}
+
+
+def test_rows_lie_together_across_splits_and_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = ["train", "test", "train", "train", "val", "train", "train"]
+    records = [
+        toy.record(
+            i, split=split, captions=tuple(f"{i} {j}" for j in range(1 + i % 3)),
+            meta={"noise": "wrong"} if i == 3 else {}, more=(toy.picture(90 + i),),
+        )
+        for i, split in enumerate(splits)
+    ]  # fmt: skip
+    toy.write(tmp_path / "web", records)
+    texts = [c for record in records if record.split == "train" for c in record.captions]
+    stays = [text not in ("0 0", "2 0", "3 0", "5 1") for text in texts]
+    scores = pa.table([np.float32(stays), np.float32(stays)], schema=SCORES)
+    for rows in (2, 10_000):
+        monkeypatch.setattr(curation, "_ROWS", rows)
+        described = write_view(tmp_path / "clean", tmp_path / "web", np.array(stays), {"by": "b"})
+        view = {r.key: r for split in ("train", "test", "val") for r in
+                Shards(tmp_path / "clean", split)}  # fmt: skip
+        assert [record.key for record in records if record.key not in view] == [
+            "toy-0000", "toy-0003"
+        ]  # fmt: skip
+        for record in records:
+            if record.key in view:
+                left = tuple(c for c in record.captions if c in view[record.key].captions)
+                assert view[record.key].captions == left
+                assert view[record.key].images == record.images
+        assert [c for r in view.values() if r.split == "train" for c in r.captions] == [
+            text for text, stay in zip(texts, stays, strict=True) if stay
+        ]
+        assert described == describe(tmp_path / "clean")
+        assert described["splits"] == {"train": 3, "test": 1, "val": 1}
+        write_scores(tmp_path / "scores.parquet", tmp_path / "web", scores, np.array(stays))
+        table = pq.read_table(tmp_path / "scores.parquet")
+        assert table["caption"].to_pylist() == texts
+        assert table["kept"].to_pylist() == stays
+        assert table["noise"].to_pylist() == ["wrong" if t[0] == "3" else "" for t in texts]
+
+
+def test_nothing_left_is_refused(tmp_path: Path) -> None:
+    toy.write(tmp_path / "web", [toy.record(0), toy.record(1, split="val")])
+    with pytest.raises(ValueError, match="no caption is good enough"):
+        write_view(tmp_path / "clean", tmp_path / "web", np.zeros(2, bool), {})
