@@ -1,14 +1,20 @@
-"""docs/architecture.md names files and functions that are there."""
+"""What the docs name is there: files, functions, pools, commands and their options."""
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+import albef.cli
+import flows.cli
 from albef.config import read_yaml
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACES = re.findall(
     r"`([\w/]+\.py)`(?: \| |, )`(\w+)`", (ROOT / "docs/architecture.md").read_text()
 )
@@ -24,11 +30,37 @@ def test_the_places_of_the_walks_are_there(file: str, name: str) -> None:
     assert name in defined
 
 
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command of ours in a page's code, after `albef`."""
+    text = page.read_text()
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.M | re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    for code in [*lines, *re.findall(r"`([^`\n]+)`", text)]:
+        if found := re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )*albef ([a-z].*)", code.strip()):
+            yield re.sub(r"'[^']*'|\"[^\"]*\"| #.*|[;&|].*", " WORD ", found[1]).split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_and_options_are_those_of_the_command_line(page: Path) -> None:
+    groups = [get_command(albef.cli.app), get_command(flows.cli.app)]
+    every: dict[str, Any] = {}
+    for group in groups:
+        every |= group.commands  # type: ignore[attr-defined]
+    for name, *words in commands(page):
+        assert name in every, f"albef {name}"
+        known = every[name]
+        if hasattr(known, "commands") and words:
+            assert words[0] in known.commands, f"albef {name} {words[0]}"
+            known = known.commands[words[0]]
+        options = {option for param in known.params for option in param.opts}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given <= options | {"--help"}, f"albef {name}: {given - options}"
+
+
 def test_pools_and_deployments_are_those_of_prefect_yaml() -> None:
     made = read_yaml(ROOT / "prefect.yaml")["deployments"]
     pools, names = {it["work_pool"]["name"] for it in made}, {it["name"] for it in made}
-    pages = [ROOT / "prefect.yaml", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
+    text = "\n".join(page.read_text() for page in [ROOT / "prefect.yaml", *PAGES])
     pools |= set(re.findall(r"deploy --name local --pool ([\w-]+)", text))  # of containers
     for told in ("work-pool create", "worker start --pool"):
         assert set(re.findall(rf"{told} ([\w-]+)", text)) == pools
@@ -37,3 +69,7 @@ def test_pools_and_deployments_are_those_of_prefect_yaml() -> None:
 
 def test_both_walks_and_the_questions_are_tested() -> None:
     assert len(PLACES) >= 11 + 17 + 10
+
+
+def test_commands_are_found() -> None:
+    assert len(list(commands(ROOT / "README.md"))) >= 20
