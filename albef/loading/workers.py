@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ Part = TypeVar("Part")
 Made = TypeVar("Made")
 AHEAD = 4
 """Batches that a worker prepares before they are asked for."""
+_SOCKETS = 75  # characters of a folder in which a socket of Python's has no name above 107
 
 
 def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
@@ -83,5 +85,7 @@ def _as_it_is(item: Any) -> Any:
 def _start(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a group; the trainer ends us
         signal.signal(number, signal.SIG_IGN)
+    if len(tempfile.gettempdir()) > _SOCKETS:  # tensors are handed over by sockets in it
+        tempfile.tempdir = "/tmp"
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
