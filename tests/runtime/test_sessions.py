@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -120,11 +121,13 @@ def test_attention_is_computed_where_it_is_asked_for(
 ) -> None:
     """ONNX Runtime 1.24 leaves it on the processor and says that the session runs on the card."""
 
+    numbers = itertools.count()  # else those of the same second share a file
+
     class Profiled(ort.SessionOptions):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.enable_profiling = True
-            self.profile_file_prefix = str(tmp_path / "profile")
+            self.profile_file_prefix = str(tmp_path / f"profile-{next(numbers)}-")
 
     folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
     model = albef.runtime.load(folder)
