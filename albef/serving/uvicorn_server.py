@@ -54,7 +54,8 @@ class _JoinedWrites:
         if not self._head and data.endswith(b"\r\n\r\n") and not data.startswith(_CONTINUE):
             self._head = data
         else:
-            self._transport.write(self._head + data)
+            if not self.is_closing():  # else the client is gone, of which uvloop makes an error
+                self._transport.write(self._head + data)
             self._head = b""
 
     def close(self) -> None:

@@ -7,13 +7,16 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
+import uvloop
 
 from albef.runtime.model import Floats
 from albef.serving.limits import Limits
+from albef.serving.uvicorn_server import _JoinedWrites
 from tests.serving.running import PATIENCE, Running, error, running, wait_until
 
 HEAD = b"POST /v1/embed/texts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -253,3 +256,26 @@ def test_an_offer_of_another_protocol_is_passed_over(server: Running) -> None:
         for _ in range(2):
             connection.sendall(HEAD + offer + body)
             assert b"200 OK" in connection.recv(65536)
+
+
+def test_an_answer_to_a_client_that_left_meanwhile_is_dropped() -> None:
+    async def run() -> None:
+        loop, accepted = asyncio.get_running_loop(), []
+
+        class Accept(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.append(transport)
+
+        async with await loop.create_server(Accept, "127.0.0.1", 0) as server:
+            reader, client = await asyncio.open_connection(*server.sockets[0].getsockname())
+            while not accepted:
+                await asyncio.sleep(0)
+            accepted[0].abort()
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()  # to the end: the loop has closed it
+            client.close()
+            answer = _JoinedWrites(SimpleNamespace(transport=accepted[0], on_response=list))  # type: ignore[arg-type]
+            answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            answer.write(b"body")
+
+    uvloop.run(run())
