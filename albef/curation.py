@@ -196,7 +196,7 @@ def _noise(meta: str) -> str:
     return str(json.loads(meta).get("noise", "")) if '"noise"' in meta else ""
 
 
-def judge(
+def precision_and_recall(
     scores: NDArray[np.float32], kept: NDArray[np.bool_], noise: Sequence[str]
 ) -> dict[str, Any]:
     """Precision and recall of finding captions that are known to be wrong, or to say nothing: of

@@ -14,7 +14,7 @@ from albef.curation import (
     SPLIT,
     CurateConfig,
     choose,
-    judge,
+    precision_and_recall,
     score,
     write_scores,
     write_view,
@@ -57,7 +57,7 @@ def run(stage: Stage) -> None:
     write_scores(beside / "scores.parquet", base, scores, kept)
     write_json(beside / "summary.json", _summary(base, view))
     noise = pq.read_table(beside / "scores.parquet", columns=["noise"])["noise"].to_pylist()
-    found = judge(values, kept, noise)
+    found = precision_and_recall(values, kept, noise)
     write_json(beside / "curation.json", {"below": float(values[kept].min()), **found})
     stage.made(view / "dataset.json", verdict, beside / "curation.json")
     stage.record["kept"] = int(kept.sum())

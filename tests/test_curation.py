@@ -9,7 +9,14 @@ import pytest
 
 from albef import curation
 from albef.config import validate
-from albef.curation import SCORES, CurateConfig, choose, judge, write_scores, write_view
+from albef.curation import (
+    SCORES,
+    CurateConfig,
+    choose,
+    precision_and_recall,
+    write_scores,
+    write_view,
+)
 from albef.data.shards import Shards, describe
 from tests.data import toy
 
@@ -28,7 +35,7 @@ def test_the_best_share_stays_and_of_equal_scores_the_earlier() -> None:
 def test_precision_and_recall_of_what_went() -> None:
     scores = np.arange(20, dtype=np.float32)
     noise = ["wrong", "", "generic", "generic", *[""] * 16]
-    found = judge(scores, scores >= 3, noise)
+    found = precision_and_recall(scores, scores >= 3, noise)
     assert found["captions"] == 3
     assert found["found"] == pytest.approx(
         {"precision": 200 / 3, "recall": 200 / 3, "recall of wrong": 100, "recall of generic": 50}
@@ -37,8 +44,8 @@ def test_precision_and_recall_of_what_went() -> None:
         (5.0, 1.0, pytest.approx(100 / 3)), (10.0, 2.0, pytest.approx(100 / 3)),
         (15.0, 3.0, pytest.approx(200 / 3)), (20.0, 4.0, 100.0),
     ]  # fmt: skip
-    assert judge(scores, scores >= 0, noise)["found"] == {}
-    assert judge(scores, scores >= 3, [""] * 20) == {}
+    assert precision_and_recall(scores, scores >= 0, noise)["found"] == {}
+    assert precision_and_recall(scores, scores >= 3, [""] * 20) == {}
 
 
 def test_rows_lie_together_across_splits_and_parts(
