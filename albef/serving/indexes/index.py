@@ -26,17 +26,12 @@ _PART = 50_000  # features that are read at a time
 _SERIALS = itertools.count()
 _TABLES = (
     "CREATE TABLE about (name TEXT, space TEXT, run TEXT, width INTEGER, format INTEGER)",
-    "CREATE TABLE features (number INTEGER PRIMARY KEY AUTOINCREMENT, feat BLOB NOT NULL)",
+    "CREATE TABLE features (number INTEGER PRIMARY KEY AUTOINCREMENT, feat BLOB NOT NULL, "
+    "space TEXT, picture INTEGER)",
+    "CREATE UNIQUE INDEX features_of ON features (picture, space)",
     "CREATE TABLE pictures (id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, "
     "digest TEXT NOT NULL, thumbnail BLOB NOT NULL, square BLOB NOT NULL)",
     "CREATE TABLE removed (revision INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL)",
-)
-_UPGRADE = (  # from format 1, where the number of a picture is that of its one feature
-    "ALTER TABLE features ADD COLUMN space TEXT",
-    "ALTER TABLE features ADD COLUMN picture INTEGER",
-    "UPDATE features SET picture = number, space = (SELECT space FROM about)",
-    "CREATE UNIQUE INDEX features_of ON features (picture, space)",
-    f"UPDATE about SET format = {FORMAT}",
 )
 
 
@@ -99,8 +94,6 @@ class Index:
         try:
             if new is not None:
                 self._create(new)
-            if self._rows("SELECT format FROM about") == [(1,)]:
-                self._upgrade()
             ((version, *about),) = self._rows("SELECT format, name, space, run, width FROM about")
             if version != FORMAT:
                 raise ValueError(f"its format is {version}, not {FORMAT}; delete it")
@@ -226,14 +219,8 @@ class Index:
             if not self._rows("SELECT 1 FROM sqlite_master"):
                 for table in _TABLES:
                     self._file.execute(table)
-                self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, 1)", about)
-
-    def _upgrade(self) -> None:
-        """Bring the tables to this format, unless another process was faster."""
-        with self._change():
-            if self._rows("SELECT format FROM about") == [(1,)]:
-                for change in _UPGRADE:
-                    self._file.execute(change)
+                row = (*about, FORMAT)
+                self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", row)
 
     def _put(self, space: str, picture: int | None, feat: Floats) -> int:
         """Give a picture, or a new one, a feature unless it has one; the picture's number, which is

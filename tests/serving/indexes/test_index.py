@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from albef.runtime.model import Floats
-from albef.serving.indexes.index import _TABLES, About, Entry, Index
+from albef.serving.indexes.index import About, Entry, Index
 
 SPACE = "model/float32"
 ABOUT = About("zoo", SPACE, "retrieval", 16)
@@ -103,17 +103,10 @@ def test_several_see_what_one_changes(tmp_path: Path) -> None:
 def test_a_picture_has_a_feature_of_each_of_two_models(tmp_path: Path) -> None:
     old, new, third = "old/int8", SPACE, "third/int8"
     feats = vectors(6)
-    file = sqlite3.connect(tmp_path / "zoo")  # whose one model is SPACE
-    for table in _TABLES:
-        file.execute(table)
-    file.execute("INSERT INTO about VALUES ('zoo', ?, 'retrieval', 16, 1)", (SPACE,))
-    for i, feat in enumerate(feats[:4], 3):
-        file.execute("INSERT INTO features VALUES (?, ?)", (i, feat.tobytes()))
-        row = (f"p{i - 3}", i, feat.tobytes().hex(), b"small", b"square")
-        file.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?)", row)
-    file.commit()
-    file.close()
-    index = Index(tmp_path / "zoo")
+    index = make(tmp_path / "zoo")
+    index.add(SPACE, entries(feats[4:], first=98))
+    index.remove(["p98", "p99"])
+    index.add(SPACE, entries(feats[:4]))  # are 3 to 6
     assert ids(index, feats[2], 1) == ["p2"]
     assert index.lacking(SPACE, 0, 9) == []
     assert index.lacking(old, 4, 1) == [(5, b"square")]
