@@ -15,6 +15,8 @@ Engine = Literal["local", "ray"]
 """What shares the work that can be cut into blocks: this machine, or a cluster of Ray."""
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
+EARLIER = Path(".albef/earlier")
+"""Checkpoint of an earlier rung, where `albef ablate` trains one that needs it."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
 """What the name of a variable starts with that overrides a value of ``runtime``."""
 BEHAVIOUR = "behaviour"

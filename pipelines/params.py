@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from albef.config import ParamsError, Range, Section, did_you_mean, read_preset, validate
 from albef.evaluation.behaviour.suite import load as load_suite
-from albef.layout import ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
+from albef.layout import EARLIER, ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
 from albef.validation.drift import read_accepted, read_evaluated
 
 SECTIONS = {
@@ -317,7 +317,8 @@ def _check_views(params: Params) -> Iterator[str]:
     for name, view in params.curate.items():
         if name in params.datasets:
             yield f"curate.{name}: that name belongs to a data set; choose another"
-        if not owner(view.by) and not _is_imported(Path(view.by)):
+        by = Path(view.by)
+        if not owner(view.by) and by != EARLIER and not _is_imported(by):
             yield (
                 f"curate.{name}.by: there is no checkpoint {view.by}: give the folder of one that "
                 "was trained before or imported (`albef import`)"

@@ -35,8 +35,10 @@ class Rung(Section):
     """Part of the names of its experiments."""
     title: str
     """For a reader."""
-    values: dict[str, bool | int | float | str | None]
+    values: dict[str, Any]
     """What it changes of the preset, by dotted key."""
+    earlier: str | None = None
+    """A rung before it, whose pre-trained checkpoint lies in ``.albef/earlier``."""
 
 
 class Claim(Section):
@@ -67,6 +69,9 @@ class Ladder(Section):
         names = [rung.name for rung in self.rungs]
         if len(set(names)) < len(names):
             raise ValueError("two rungs have the same name")
+        for place, rung in enumerate(self.rungs):
+            if rung.earlier and rung.earlier not in names[:place]:
+                raise ValueError(f"rung {rung.name}: {rung.earlier} is no rung before it")
         for claim in self.claims:
             for name in (claim.before, claim.after):
                 if name not in names:

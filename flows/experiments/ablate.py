@@ -133,14 +133,19 @@ def _places(
         )
     for noise in noises:
         for seed in range(params["seed"], params["seed"] + seeds):
+            runs: dict[str, Variation] = {}
             for rung in ladder.rungs:
                 overrides = [f"seed={seed}", f"data_seed={seed}"]
                 overrides += [f"{key}={noise}" for key in noisy]
                 overrides += [f"{key}={json.dumps(value)}" for key, value in rung.values.items()]
                 text = variations.varied(preset, overrides, f"{file}, rung {rung.name}")
                 group = f"noise{noise:g}-seed{seed}"
-                run = Variation(f"{name}-{rung.name}-{group}", text, group, data=f"seed{seed}")
-                yield Place(rung.name, noise, seed, run)
+                runs[rung.name] = Variation(
+                    f"{name}-{rung.name}-{group}",
+                    *(text, group, f"seed{seed}"),
+                    runs[rung.earlier] if rung.earlier else None,
+                )
+                yield Place(rung.name, noise, seed, runs[rung.name])
 
 
 class _Results:
@@ -153,7 +158,7 @@ class _Results:
         code = [git.ask("rev-parse", f"HEAD:{part}") or "" for part in CODE]
         self._keys = {
             place.variation.name: hashlib.sha256(
-                "\n".join([*code, place.variation.params]).encode()
+                "\n".join([*code, repr(place.variation)]).encode()
             ).hexdigest()
             for place in places
         }

@@ -15,7 +15,7 @@ from typing import Any
 
 from dvc.repo import Repo
 
-from albef.layout import PARAMS
+from albef.layout import EARLIER, PARAMS
 from flows import git, values
 from flows.graph import LOCK
 from flows.process import Child
@@ -45,6 +45,8 @@ class Variation:
     """Variations of a group run one after the other, in one clone."""
     data: str = ""
     """Groups with the same never run at the same time."""
+    earlier: "Variation | None" = None
+    """One whose pre-trained checkpoint it finds in ``.albef/earlier``."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,20 @@ class Clone:
                 ran.append(text.split("'")[1])
                 log.info("  %s: %s", variation.name, ran[-1])
 
-        (self._folder / PARAMS).write_text(variation.params)
+        def bring(variation: Variation, *targets: str) -> list[str]:
+            shutil.rmtree(self._folder / EARLIER, ignore_errors=True)
+            if variation.earlier:
+                bring(variation.earlier, "pretrain")
+                made = values.layout(self._folder / PARAMS).model("pretrained")
+                shutil.copytree(self._folder / made, self._folder / EARLIER, dirs_exist_ok=True)
+            (self._folder / PARAMS).write_text(variation.params)
+            code, lines = self._dvc("repro", *targets, line=follow)
+            if code:
+                raise Failure(sentence(ran[-1], lines) if ran else " ".join(lines[-2:]))
+            return lines
+
         began = time.monotonic()
-        code, lines = self._dvc("repro", *targets, line=follow)
-        if code:
-            raise Failure(sentence(ran[-1], lines) if ran else " ".join(lines[-2:]))
+        lines = bring(variation, *targets)
         layout = values.layout(self._folder / PARAMS)
         # DVC would miss the products of the stages that were not asked for.
         made = [match[1] for text in lines if (match := _STAGE.match(text))]

@@ -143,6 +143,26 @@ def test_rungs_share_what_they_can_are_never_run_twice_and_go_on_where_one_faile
     assert "no results yet" in other, "results of other values are not shown"
 
 
+@pytest.mark.usefixtures("here")
+def test_a_rung_finds_the_checkpoint_of_an_earlier_one(toy: Toy) -> None:
+    rungs = (
+        "rungs:\n"
+        "  - {name: one, title: One, values: {pretrain.lr: 6e-3}}\n"
+        "  - {name: two, title: Two, values: {pretrain.lr: 7e-3}, earlier: one}\n"
+    )
+    path = toy.path / "ablations/earlier.yaml"
+    path.write_text(LADDER.partition("rungs:")[0] + rungs)
+    ablate([0.4], 1, "toy", "earlier")
+    (clone,) = clones(toy)[:1]
+    assert " 0.006 1" in (clone / ".albef/earlier/weights.txt").read_text()
+    assert " 0.007 1" in (clone / "products/toy/models/pretrained/weights.txt").read_text()
+    assert started(toy)["pretrain"] == 2
+    (toy.path / ".albef/ablation/toy/results.json").unlink()
+    ablate([0.4], 1, "toy", "earlier")
+    assert started(toy)["pretrain"] == 0, "of two that take turns"
+    path.unlink()
+
+
 @pytest.mark.slow
 def test_a_ladder_over_seeds_in_two_clones_makes_everything_once(toy: Toy) -> None:
     command = f"{another(toy, 'all', '1e-3')} --noise 0 --noise 0.6 --seeds 2 --jobs 2"
@@ -212,6 +232,7 @@ def test_an_interrupt_ends_everything_and_says_how_to_go_on(toy: Toy) -> None:
             "no noise to vary; take a",
         ),
         ({"ladder_name": "mor"}, "claim 'all of it' names mor, which is no rung"),
+        ({"ladder_name": "later"}, "rung plain: more is no rung before it"),
         ({"ladder_name": "twice"}, "two rungs have the same name"),
         ({"ladder_name": "fast"}, "pretrain.lr: input should be a valid"),
     ],
@@ -221,6 +242,7 @@ def test_what_cannot_work_is_a_sentence(options: dict[str, Any], sentence: str) 
     wrong = {
         "flickr": ("run: retrieval", "run: flickr"),
         "mor": ("after: more", "after: mor"),
+        "later": ("title: Plain,", "title: Plain, earlier: more,"),
         "twice": ("name: more", "name: plain"),
         "fast": ("evaluate.batch_size: 32", "pretrain.lr: fast"),
     }
