@@ -1,6 +1,7 @@
 """The rules of the house that no type checker knows: imports, and what a stage depends on."""
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -136,6 +137,19 @@ def test_foreign_deps_of_the_stages_exist() -> None:
     for stage in STAGES:
         for dep in declared(stage)["deps"]:
             assert "$" in dep or (ROOT / dep).exists(), f"dvc.yaml, stage {stage}: no file {dep}"
+
+
+@pytest.mark.parametrize("root", ["products", "products/smoke"])
+def test_git_keeps_metrics_and_run_records_alone_of_the_products(root: str) -> None:
+    kept = [
+        f"{root}/metrics/vqa.json",
+        f"{root}/metrics/exports/vqa.json",
+        f"{root}/runs/pretrain.json",
+    ]
+    others = [f"{root}/data/web/index.parquet", f"{root}/models/vqa", f"{root}/report/index.html"]
+    command = ["git", "check-ignore", "--no-index", *kept, *others]
+    ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert ignored == others
 
 
 def test_an_edit_beside_training_leaves_pretrain_fresh() -> None:
