@@ -136,7 +136,9 @@ async def _run(command: Sequence[str]) -> None:
     Raises:
         OSError: it failed; its last words.
     """
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(  # lines of the log are JSON
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
     try:
         _, errors = await process.communicate()
     finally:
