@@ -1,5 +1,6 @@
 """Curation: how well a model finds that each caption of a training split fits its picture, and the
-view of a data set that keeps the captions which do (the filter of BLIP's CapFilt).
+view of a data set that keeps the captions which do, or one with a caption more that a model wrote
+of each picture (the filter and the captioner of BLIP's CapFilt).
 
 A view is a data set with an index of its own and no shards: its pictures are those of the data set
 that it is a view of.
@@ -7,7 +8,7 @@ that it is a view of.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,6 +33,7 @@ from albef.models.matching import match_logits
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import clean_caption
 from albef.preprocessing.transforms import Evaluate
+from albef.tasks import captioning
 from albef.tasks.task import MAX_WORDS
 
 SPLIT = "train"
@@ -39,6 +41,11 @@ SPLIT = "train"
 SCORES = pa.schema({"itc": pa.float32(), "itm": pa.float32()})
 """Of a caption and its picture: the cosine of their features, and the probability that they belong
 together."""
+WRITTEN = pa.schema({"written": pa.string()})
+"""Of a picture: the caption that a model wrote."""
+Edit = Callable[[pa.RecordBatch, int], tuple[pa.RecordBatch, int]]
+"""Makes rows of a view of rows of an index: what is known of captions, or of records, is taken from
+a place on; how many of these it took."""
 _BATCH = 64  # pictures of a forward pass
 _ROWS = 10_000  # of the index that are worked on at a time
 _STEPS = 20  # of a curve
@@ -48,9 +55,10 @@ class CurateConfig(Section):
     """A view: an entry of ``curate``."""
 
     dataset: str
-    """Data set that it is a view of."""
+    """Data set, or other view, that it is a view of."""
     by: str
-    """Folder of the checkpoint that scores the captions: of pre-training or of a retrieval run."""
+    """Folder of the checkpoint that scores the captions, of pre-training or of a retrieval run; or
+    of a captioning run, which writes one more of each picture."""
     score: Literal["itc", "itm"] = "itc"
     """What decides: the cosine of the two features, or the probability of ITM, which is learned
     later and tells less of captions that say nothing."""
@@ -61,9 +69,14 @@ class CurateConfig(Section):
 
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:
-        if (self.keep is None) == (self.threshold is None):
+        if self.keep is not None and self.threshold is not None:
             raise ValueError("give it either keep, a share, or threshold, a score")
         return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether captions go, or else are written."""
+        return self.keep is not None or self.threshold is not None
 
 
 @torch.no_grad()
@@ -97,6 +110,18 @@ def score(checkpoint: Checkpoint, records: Records, device: torch.device, worker
     return pa.table(list(joined), schema=SCORES)
 
 
+@torch.no_grad()
+def write_captions(
+    checkpoint: Checkpoint, records: Records, device: torch.device, workers: int
+) -> pa.Table:
+    """A caption of each picture by a captioning run, in order, as column ``written``."""
+    values = {**checkpoint.config["values"], "model": checkpoint.model}
+    config = captioning.Config.model_construct(**values)
+    task = captioning.Task.restore(config, checkpoint).to(device).eval()
+    task.workers = workers
+    return pa.table({"written": task.predict(records, _BATCH)["written"]}, schema=WRITTEN)
+
+
 def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool_]:
     """Which captions stay, by the score of each; of equal ones the earlier is the better."""
     if config.threshold is not None:
@@ -107,11 +132,9 @@ def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool
     return kept
 
 
-def write_view(
-    folder: Path, base: Path, kept: NDArray[np.bool_], about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write the view of the data set in ``base`` with the captions of its training split that are
-    ``kept``; a record without any goes. ``about`` says how it came about.
+def write_view(folder: Path, base: Path, edit: Edit, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the view of the data set, or view, in ``base`` whose rows are edited; ``about`` says
+    how it came about.
 
     Returns:
         What its dataset.json holds.
@@ -128,22 +151,54 @@ def write_view(
         pq.ParquetWriter(path, index.schema_arrow, compression="zstd") as writer,
     ):
         for batch in index.iter_batches(_ROWS):
-            stays = ~_is_scored(batch)
-            scored = int((~stays).sum())
-            stays[~stays] = kept[place : place + scored]
-            place += scored
-            rows = _with_captions(batch, stays)
+            rows, used = edit(batch, place)
+            place += used
             splits.update(rows["split"].to_pylist())
-            captions += int(stays.sum())
+            captions += int(_counts(rows).sum())
             writer.write_batch(rows)
     if not splits[SPLIT]:
         raise ValueError("no caption is good enough: raise keep or lower threshold")
     described = describe(base)
+    curated = {"of": base.name, "data": described["digest"], **about}
     described |= {"name": folder.name, "digest": index_digest(folder), "splits": dict(splits)}
-    curated = {"data": describe(base)["digest"], **about}
-    described |= {"captions": captions, "shards_of": base.name, "curated": curated}
+    described |= {"captions": captions, "curated": curated}
+    described.setdefault("shards_of", base.name)
     write_json(folder / "dataset.json", described)
     return described
+
+
+def keeping(kept: NDArray[np.bool_]) -> Edit:
+    """Of the captions that are scored those that are ``kept``; a record without any goes."""
+
+    def edit(batch: pa.RecordBatch, place: int) -> tuple[pa.RecordBatch, int]:
+        stays = ~_is_scored(batch)
+        scored = int((~stays).sum())
+        stays[~stays] = kept[place : place + scored]
+        return _with_captions(batch, stays), scored
+
+    return edit
+
+
+def adding(written: Sequence[str]) -> Edit:
+    """What was written of each record of :data:`SPLIT`, as its last caption unless it has that one;
+    ``meta`` says what it is."""
+
+    def edit(batch: pa.RecordBatch, place: int) -> tuple[pa.RecordBatch, int]:
+        columns = {name: batch[name].to_pylist() for name in ("captions", "caption_words", "meta")}
+        (rows,) = pc.equal(batch["split"], SPLIT).to_numpy(zero_copy_only=False).nonzero()
+        for row, text in zip(rows, written[place : place + len(rows)], strict=True):
+            if text and text not in columns["captions"][row]:
+                columns["captions"][row].append(text)
+                columns["caption_words"][row].append(len(text.split()))
+                meta = json.loads(columns["meta"][row]) | {"written": text}
+                columns["meta"][row] = json.dumps(meta, sort_keys=True)
+        for name, values in columns.items():
+            at = batch.schema.get_field_index(name)
+            field = batch.schema.field(at)
+            batch = batch.set_column(at, field, pa.array(values, field.type))
+        return batch, len(rows)
+
+    return edit
 
 
 def _is_scored(batch: pa.RecordBatch) -> NDArray[np.bool_]:
@@ -176,8 +231,8 @@ def write_scores(path: Path, base: Path, scores: pa.Table, kept: NDArray[np.bool
     their source knows to be wrong with one, as built-in data do; "" is nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = scores.append_column("kept", pa.array(kept))
-    texts = [(name, pa.string()) for name in ("key", "caption", "noise")]
-    schema, place = pa.schema([*texts, *scores.schema]), 0
+    columns = [(name, pa.string()) for name in ("key", "caption", "noise")]
+    schema, place = pa.schema([*columns, *scores.schema]), 0
     with (
         pq.ParquetFile(base / "index.parquet") as index,
         pq.ParquetWriter(path, schema, compression="zstd") as writer,
@@ -185,15 +240,19 @@ def write_scores(path: Path, base: Path, scores: pa.Table, kept: NDArray[np.bool
         for batch in index.iter_batches(_ROWS, columns=["key", "split", "captions", "meta"]):
             rows = batch.filter(pc.equal(batch["split"], SPLIT))
             owner = pc.list_parent_indices(rows["captions"])
-            noise = pa.array(map(_noise, rows["meta"].to_pylist()), pa.string())
-            spoken = rows["key"].take(owner), pc.list_flatten(rows["captions"]), noise.take(owner)
+            texts, meta = pc.list_flatten(rows["captions"]), rows["meta"].take(owner)
+            noise = pa.array(map(_noise, texts.to_pylist(), meta.to_pylist()), pa.string())
+            spoken = rows["key"].take(owner), texts, noise
             part = scores.slice(place, len(owner)).combine_chunks()
             writer.write_table(pa.table([*spoken, *part.columns], schema=schema))
             place += len(owner)
 
 
-def _noise(meta: str) -> str:
-    return str(json.loads(meta).get("noise", "")) if '"noise"' in meta else ""
+def _noise(caption: str, meta: str) -> str:
+    if '"noise"' not in meta:
+        return ""
+    known = json.loads(meta)
+    return "" if caption == known.get("written") else str(known["noise"])
 
 
 def precision_and_recall(

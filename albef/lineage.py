@@ -44,6 +44,7 @@ class _Source(_Schema):
 
 
 class _Curated(_Schema):
+    of: str = ""
     data: str = ""
     by: str = ""
     weights: str = ""
@@ -55,7 +56,6 @@ class _Described(_Schema):
     captions: int = 0
     sources: list[_Source] = []
     licences: list[dict[str, str]] = []
-    shards_of: str = ""
     curated: _Curated | None = None
 
 
@@ -466,7 +466,7 @@ def _of_data(
 def _of_view(view: _Described, project: Project | None) -> Iterator[Step]:
     """What a view of a data set was made of: the data set, and the checkpoint that scored it."""
     assert view.curated is not None
-    yield _of_data(view.shards_of, project, digest=view.curated.data)
+    yield _of_data(view.curated.of, project, digest=view.curated.data)
     by = view.curated.by
     folder = project.root / by if project else None
     yield of_checkpoint(by, project, folder=folder, digest=view.curated.weights)

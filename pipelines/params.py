@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,12 @@ class Params:
     """Those that belong to one stage."""
     tasks: dict[str, Any]
     """Runs, each read by its kind."""
+
+    def base_of(self, dataset: str) -> str:
+        """The data set that has the pictures of a view, or of a view of it; or itself."""
+        for _ in self.curate:  # not for ever where views go in a circle
+            dataset = self.curate[dataset].dataset if dataset in self.curate else dataset
+        return dataset
 
 
 def load(path: Path, *, name: str | None = None) -> Params:
@@ -210,8 +217,7 @@ def _references(
             yield f"validate.{key}", name, *datasets
     for key, training in _trainings(params).items():
         yield f"{key}.dataset", training.dataset, *read
-        view = params.curate.get(training.dataset)
-        dataset = view.dataset if view else training.dataset
+        dataset = params.base_of(training.dataset)
         if dataset in params.datasets:
             sources = params.datasets[dataset].sources
             for name in training.source_weights or ():
@@ -223,7 +229,7 @@ def _references(
         for name in getattr(params.runtime, key):
             yield f"runtime.{key}", name, *read
     for name, view in params.curate.items():
-        yield f"curate.{name}.dataset", view.dataset, *datasets
+        yield f"curate.{name}.dataset", view.dataset, *read
     for name in params.sections["evaluate"].reference or ():
         yield f"evaluate.reference.{name}", name, *runs
     for key, name in of_rules:
@@ -303,7 +309,7 @@ def _check_starts(params: Params) -> Iterator[str]:
 
 
 def _check_views(params: Params) -> Iterator[str]:
-    """That each view has a name of its own, and is scored by a checkpoint that is there and did not
+    """That each view has a name of its own, and is made by a checkpoint that is there and did not
     learn from it."""
     owners = {"pretrained": params.sections["pretrain"], **params.tasks}
     models = Path(params.paths.models).resolve()
@@ -323,19 +329,18 @@ def _check_views(params: Params) -> Iterator[str]:
                 f"curate.{name}.by: there is no checkpoint {view.by}: give the folder of one that "
                 "was trained before or imported (`albef import`)"
             )
-        above, todo = set[str](), [owner(view.by)]
-        while todo:
-            if (model := todo.pop()) in above or model not in owners:
-                continue
-            above.add(model)
-            if owners[model].dataset == name:
-                yield (
-                    f"curate.{name}.by: {view.by} is made of {model}, which learns from this very "
-                    "view: take a checkpoint of an earlier pre-training, of another paths.root"
-                )
-            if inner := params.curate.get(owners[model].dataset):
-                todo.append(owner(inner.by))
-            todo.append(getattr(owners[model], "init", "").partition("/epochs/")[0])
+    made = {f"view {name}": (f"view {v.dataset}", owner(v.by)) for name, v in params.curate.items()}
+    for model, of in owners.items():
+        made[model] = f"view {of.dataset}", getattr(of, "init", "").partition("/epochs/")[0]
+    try:
+        TopologicalSorter(made).prepare()
+    except CycleError as error:
+        circle = " <- ".join(reversed(error.args[1]))
+        if "view " in circle:
+            yield (
+                f"curate: nothing can be made of itself: {circle}; take a checkpoint of an earlier "
+                "pre-training, of another paths.root"
+            )
 
 
 def _is_imported(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from albef.curation import (
     SCORES,
     CurateConfig,
     choose,
+    keeping,
     precision_and_recall,
     write_scores,
     write_view,
@@ -65,7 +66,9 @@ def test_rows_lie_together_across_splits_and_parts(
     scores = pa.table([np.float32(stays), np.float32(stays)], schema=SCORES)
     for rows in (2, 10_000):
         monkeypatch.setattr(curation, "_ROWS", rows)
-        described = write_view(tmp_path / "clean", tmp_path / "web", np.array(stays), {"by": "b"})
+        described = write_view(
+            tmp_path / "clean", tmp_path / "web", keeping(np.array(stays)), {"by": "b"}
+        )
         view = {r.key: r for split in ("train", "test", "val") for r in
                 Shards(tmp_path / "clean", split)}  # fmt: skip
         assert [record.key for record in records if record.key not in view] == [
@@ -91,4 +94,4 @@ def test_rows_lie_together_across_splits_and_parts(
 def test_nothing_left_is_refused(tmp_path: Path) -> None:
     toy.write(tmp_path / "web", [toy.record(0), toy.record(1, split="val")])
     with pytest.raises(ValueError, match="no caption is good enough"):
-        write_view(tmp_path / "clean", tmp_path / "web", np.zeros(2, bool), {})
+        write_view(tmp_path / "clean", tmp_path / "web", keeping(np.zeros(2, bool)), {})

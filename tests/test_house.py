@@ -100,7 +100,8 @@ def needed(stage: str) -> set[str]:
     if stage in ("search", "finetune", "evaluate", "export"):  # and so are tasks
         for kind in kinds():
             code |= closure(kind) - {kind}
-    return {path for path in code if not path.endswith("/__init__.py")} - set(kinds())
+    by_name = set(kinds()) if stage != "curate" else set()
+    return {path for path in code if not path.endswith("/__init__.py")} - by_name
 
 
 def declared(stage: str) -> dict[str, Any]:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from albef.config import validate
 from albef.data.shards import Shards, describe, index_digest
 from albef.io import file_digest
 from albef.lineage import Project, lineage
-from albef.models.weights import CheckpointError, load_checkpoint
+from albef.models.weights import CheckpointError, load_checkpoint, save_checkpoint
+from albef.tasks import captioning
 from pipelines import curate, pretrain
 from pipelines.report import data_page
 from pipelines.stage import Stage
@@ -101,7 +104,7 @@ def test_it_is_equal_each_time_and_another_limit_scores_nothing_again(here: Path
     shutil.rmtree("scratch")
     again()
     assert (contents(VIEW), contents(BESIDE), VERDICT.read_bytes()) == before
-    (known,) = Path("scratch").glob("**/curate@clean-*/scores-*.parquet")
+    (known,) = Path("scratch").glob("**/curate@clean-*/part-*.parquet")
     written = known.stat().st_mtime_ns
     below = json.loads((BESIDE / "curation.json").read_text())["below"]
     again(keep=None, threshold=below)
@@ -135,6 +138,59 @@ def test_several_processes_write_the_same(here: Path) -> None:
     assert (contents(VIEW), contents(BESIDE)) == before
     record = json.loads(Path("products/runs/curate@clean.json").read_text())
     assert record["kept"] == sum(pq.read_table(BESIDE / "scores.parquet")["kept"].to_pylist())
+
+
+def test_captions_are_written_and_then_chosen_among(here: Path) -> None:
+    init = load_checkpoint(Path("earlier/pretrained"))
+    run = {"kind": "captioning", "dataset": "web", "init": "pretrained", "epochs": 1}
+    run |= {
+        "global_batch_size": 8,
+        "lr": 1e-3,
+        "warmup_steps": 1,
+        "image_size": init.model.image.image_size,
+    }
+    config = validate(captioning.Config, run, where="tests")
+    torch.manual_seed(0)
+    task = captioning.Task.start(config, init)
+    save_checkpoint(
+        Path("earlier/captions"), kind="captioning", model=init.model, tensors=task.state_dict(),
+        tokenizer=task.tokenizer, values=config.model_dump(), provenance={},
+    )  # fmt: skip
+    writes = {"dataset": "web", "by": "earlier/captions"}
+    work(here, values(curate={"written": writes, "clean": CURATE | {"dataset": "written"}}))
+    for view in ("written", "clean"):
+        curate.run(Stage("curate", view))
+    base, written = Shards(BASE, "train"), Shards(Path("products/data/written"), "train")
+    texts = task.eval().predict(base, 64)["written"]
+    assert any(texts)
+    for before, after, text in zip(base, written, texts, strict=True):
+        added = (text,) if text and text not in before.captions else ()
+        assert after.captions == (*before.captions, *added)
+        assert after.image == before.image
+        assert after.meta == before.meta | ({"written": text} if added else {})
+    assert list(Shards(Path("products/data/written"), "val")) == list(Shards(BASE, "val"))
+    scores = pq.read_table(BESIDE / "scores.parquet").to_pylist()
+    assert len(scores) == sum(len(record.captions) for record in written)
+    known = {record.key: record.meta for record in written}
+    assert {row["noise"] for row in scores} == {"", "wrong", "generic"}
+    for row in scores:
+        meta = known[row["key"]]
+        own = row["caption"] != meta.get("written")
+        assert row["noise"] == (meta.get("noise", "") if own else "")
+    described = describe(VIEW)
+    assert (described["shards_of"], described["curated"]["of"]) == ("web", "written")
+    project = Project(Path(), Stage("curate", "clean").layout, (), lambda address: "")
+    steps, chain = [lineage(VIEW, project)], []
+    while steps:
+        chain.append((step := steps.pop(0)).name)
+        steps += step.origins
+    assert chain[:5] == ["clean", "written", "earlier/pretrained", "web", "earlier/captions"]
+    assert "captions by" in data_page("written").read_text()
+    assert "As valid as written, which it is a view of." in data_page("clean").read_text()
+    with pytest.raises(ValueError, match="one of kind captioning, which writes them, for neither"):
+        again(by="earlier/captions")
+    with pytest.raises(ValueError, match="is of kind pretraining: one that scores captions asks"):
+        again(keep=None)
 
 
 def test_a_training_on_a_view_that_was_killed_goes_on(

@@ -35,8 +35,10 @@ def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) ->
     """What became of the captions that a view was made of, with ``count`` examples of each."""
     curated, beside = described["curated"], layout.quarantine(name)
     summary = read_json(beside / "curation.json") or {}
-    facts = {"a view of": described["shards_of"], "scored by": curated["by"]}
-    facts |= {"weights": curated["weights"][:12], "score": curated["score"]}
+    scored = "score" in curated
+    facts = {"a view of": curated["of"], "scored by" if scored else "captions by": curated["by"]}
+    facts["weights"] = curated["weights"][:12]
+    facts |= {"score": curated["score"]} if scored else {}
     if not (beside / "scores.parquet").is_file():
         return Curation(facts)
     table = pq.read_table(beside / "scores.parquet")
@@ -45,7 +47,7 @@ def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) ->
         facts,
         summary.get("found", {}),
         list(_charts(table, curated["score"], summary.get("curve", ()))),
-        list(_examples(layout.data(described["shards_of"]), table, curated["score"], count)),
+        list(_examples(layout.data(curated["of"]), table, curated["score"], count)),
     )
 
 

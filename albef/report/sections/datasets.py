@@ -117,7 +117,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
         licences=[{"attribution": "", "url": "", **it} for it in described.get("licences", [])],
         validation=verdict
         and Validation(verdict, verdict["digest"] == described["digest"], str(page)),
-        view_of=described.get("shards_of", ""),
+        view_of=described.get("curated", {}).get("of", ""),
     )
 
 
