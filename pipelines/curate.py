@@ -67,7 +67,7 @@ def run(stage: Stage) -> None:
         kept = choose(made[config.score].to_numpy(), config)
         described = write_view(view, base, keeping(kept), about | {"score": config.score})
         write_scores(beside / "scores.parquet", base, made, kept)
-        _tell(stage, made[config.score].to_numpy(), kept, beside)
+        _write_precision(stage, made[config.score].to_numpy(), kept, beside)
     else:
         described = write_view(view, base, adding(made["written"].to_pylist()), about)
         beside.mkdir(parents=True, exist_ok=True)
@@ -78,8 +78,10 @@ def run(stage: Stage) -> None:
     stage.made(view / "dataset.json", verdict, beside / "summary.json")
 
 
-def _tell(stage: Stage, scores: NDArray[np.float32], kept: NDArray[np.bool_], beside: Path) -> None:
-    """Say how well what is wrong was found, where that is known."""
+def _write_precision(
+    stage: Stage, scores: NDArray[np.float32], kept: NDArray[np.bool_], beside: Path
+) -> None:
+    """Write and log how well captions are found that are known to be wrong."""
     noise = pq.read_table(beside / "scores.parquet", columns=["noise"])["noise"].to_pylist()
     found = precision_and_recall(scores, kept, noise)
     write_json(beside / "curation.json", {"below": float(scores[kept].min()), **found})
