@@ -63,7 +63,8 @@ class CurateConfig(Section):
     """What decides: the cosine of the two features, or the probability of ITM, which is learned
     later and tells less of captions that say nothing."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the captions that stay, the best ones; or else ``threshold``."""
+    """Share of the captions that stay, the best ones; or else ``threshold``; neither of a view to
+    which captions are written."""
     threshold: float | None = None
     """Least score of a caption that stays."""
 
@@ -75,7 +76,7 @@ class CurateConfig(Section):
 
     @property
     def chooses(self) -> bool:
-        """Whether captions go, or else are written."""
+        """Whether it keeps some of the captions; else it adds those that a model writes."""
         return self.keep is not None or self.threshold is not None
 
 
@@ -193,9 +194,7 @@ def adding(written: Sequence[str]) -> Edit:
                 meta = json.loads(columns["meta"][row]) | {"written": text}
                 columns["meta"][row] = json.dumps(meta, sort_keys=True)
         for name, values in columns.items():
-            at = batch.schema.get_field_index(name)
-            field = batch.schema.field(at)
-            batch = batch.set_column(at, field, pa.array(values, field.type))
+            batch = _replaced(batch, name, pa.array(values, batch.schema.field(name).type))
         return batch, len(rows)
 
     return edit
@@ -218,12 +217,16 @@ def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.Record
     left = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
     offsets = pa.array(np.concatenate([[0], np.cumsum(left)]), pa.int32())
     for name in ("captions", "caption_words"):
-        at = batch.schema.get_field_index(name)
-        field = batch.schema.field(at)
         values = pc.list_flatten(batch[name]).filter(pa.array(stays))
-        lists = pa.ListArray.from_arrays(offsets, values, type=field.type)
-        batch = batch.set_column(at, field, lists)
+        lists = pa.ListArray.from_arrays(offsets, values, type=batch.schema.field(name).type)
+        batch = _replaced(batch, name, lists)
     return batch.filter(pa.array((left > 0) | (counts == 0)))
+
+
+def _replaced(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
+    """The batch with other values in a column."""
+    at = batch.schema.get_field_index(name)
+    return batch.set_column(at, batch.schema.field(at), values)
 
 
 def write_scores(path: Path, base: Path, scores: pa.Table, kept: NDArray[np.bool_]) -> None:

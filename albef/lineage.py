@@ -464,7 +464,8 @@ def _of_data(
 
 
 def _of_view(view: _Described, project: Project | None) -> Iterator[Step]:
-    """What a view of a data set was made of: the data set, and the checkpoint that scored it."""
+    """What a view of a data set was made of: the data set, and the checkpoint that scored its
+    captions or wrote some."""
     assert view.curated is not None
     yield _of_data(view.curated.of, project, digest=view.curated.data)
     by = view.curated.by

@@ -96,9 +96,8 @@ def _apply(
     stage: Stage, checkpoint: Checkpoint, base: Path, folder: Path, device: torch.device
 ) -> pa.Table:
     """What the checkpoint makes of all records, some after the other: what is there stays."""
-    make, schema = (score, SCORES)
-    if checkpoint.kind == "captioning":
-        make, schema = write_captions, WRITTEN
+    writes = checkpoint.kind == "captioning"
+    make, schema = (write_captions, WRITTEN) if writes else (score, SCORES)
     records, parts = Shards(base, SPLIT), list[pa.Table]()
     for start in range(0, len(records), _AT_ONCE):
         some = Part(records, start, start + _AT_ONCE)

@@ -119,8 +119,9 @@ def _places(
     params = read_preset(preset)
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
-    dataset = params["pretrain"]["dataset"]
-    dataset = params.get("curate", {}).get(dataset, {}).get("dataset", dataset)  # of a view
+    dataset, views = params["pretrain"]["dataset"], params.get("curate", {})
+    for _ in views:  # a view may be of a view
+        dataset = views.get(dataset, {}).get("dataset", dataset)
     noisy = [
         f"datasets.{dataset}.sources.{source}.caption_noise"
         for source, section in params["datasets"][dataset]["sources"].items()

@@ -100,8 +100,10 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}", spans
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", spans
+        finally:
+            server.shutdown()
 
 
 def test_a_span_of_opentelemetry_belongs_to_the_trace_of_the_client(

@@ -153,7 +153,7 @@ def test_a_rung_finds_the_checkpoint_of_an_earlier_one(toy: Toy) -> None:
     path = toy.path / "ablations/earlier.yaml"
     path.write_text(LADDER.partition("rungs:")[0] + rungs)
     ablate([0.4], 1, "toy", "earlier")
-    (clone,) = clones(toy)[:1]
+    clone = clones(toy)[0]
     assert " 0.006 1" in (clone / ".albef/earlier/weights.txt").read_text()
     assert " 0.007 1" in (clone / "products/toy/models/pretrained/weights.txt").read_text()
     assert started(toy)["pretrain"] == 2

@@ -42,5 +42,6 @@ def test_the_papers_ladder_adds_one_thing_at_a_time() -> None:
         {"pretrain.alpha_mlm"},
         {"tasks.retrieval.alpha"},
     ]
+    assert rungs[-1].values == {}, "the last one is the preset"
     for low, high in pairwise(rungs):
         assert high.values.items() <= low.values.items()
