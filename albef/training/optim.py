@@ -104,7 +104,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     x = x.mT if is_tall else x
     for _ in range(5):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if is_tall else x).to(matrices.dtype)
 
 
