@@ -94,7 +94,9 @@ def _choice(
         if row["query"] == "i2t":
             return Choice(right, first)
         picture = records.picture(first) if records and first else None
-        return Choice(right, f"right one at place {row['rank'] + 1}", picture)
+        most = len(row["top"])  # what lies beyond them need not have been re-ranked
+        place = f"at place {row['rank'] + 1}" if row["rank"] < most else f"beyond place {most}"
+        return Choice(right, f"right one {place}", picture)
     if "changed" in row:
         return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
     if "iou" in row:

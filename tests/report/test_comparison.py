@@ -165,3 +165,11 @@ def test_a_search_shows_what_each_model_puts_first() -> None:
     assert (by_text.asked, by_text.truth) == ("one", "")
     assert by_text.before.picture == Picture("b", "data:b", ("says b",))
     assert by_text.before.text == "right one at place 2"
+
+
+def test_a_place_beyond_those_kept_is_no_number() -> None:
+    """Of a retrieval that re-ranks a few, the others have no place that means anything."""
+    found = scores.of(predicted("retrieval", PAIRED | {"rank": [175] * len(PAIRED["rank"])}))
+    assert found is not None
+    _, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
+    assert by_text.before.text == f"right one beyond place {len(PAIRED['top'][1])}"
