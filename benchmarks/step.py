@@ -8,6 +8,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from albef.config import read_preset, validate
 from albef.loading.reading import Batch
 from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
-from albef.training.optim import adamw
+from albef.training.optim import OPTIMIZERS
 from benchmarks.timing import alternate, flops, machine, memory_peak, product_peak, ratio
 from tests.original import vocabulary
 from tests.reference import pretraining as plain
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--size", choices=SIZES, default="built-in")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="of the fast step")
     options = parser.parse_args()
     values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
@@ -49,10 +51,14 @@ def main() -> None:
     batch = _batch(config, size, length)
 
     steps: dict[str, _Step] = {}
-    for way in (_fast, _plain):
+    ways: dict[str, Callable[[Task, Batch, torch.dtype], _Step]] = {
+        "fast": partial(_fast, optimizer=OPTIMIZERS[options.optimizer]),
+        "plain": _plain,
+    }
+    for way, make in ways.items():
         for name, dtype in TYPES.items():
             torch.manual_seed(0)
-            steps[f"{way.__name__[1:]} {name}"] = way(_task(config), batch, dtype)
+            steps[f"{way} {name}"] = make(_task(config), batch, dtype)
     counted = {name: flops(step) for name, step in steps.items()}
     times = alternate(steps, options.rounds)
     peaks = {name: product_peak(dtype, options.rounds) for name, dtype in TYPES.items()}
@@ -113,8 +119,10 @@ class _Step:
             self.seconds[name].append(time.perf_counter() - start)
 
 
-def _fast(task: Task, batch: Batch, dtype: torch.dtype) -> _Step:
-    optimizer = adamw(task, 1e-4, 0.02)
+def _fast(
+    task: Task, batch: Batch, dtype: torch.dtype, optimizer: Callable[..., torch.optim.Optimizer]
+) -> _Step:
+    moves = optimizer(task, 1e-4, 0.02)
     output: dict[str, torch.Tensor] = {}
 
     def forward() -> None:
@@ -129,7 +137,7 @@ def _fast(task: Task, batch: Batch, dtype: torch.dtype) -> _Step:
         forward=forward,
         backward=lambda: output["loss"].backward(),
         queue=enqueue,
-        optimizer=lambda: (optimizer.step(), optimizer.zero_grad()),
+        optimizer=lambda: (moves.step(), moves.zero_grad()),
     )
 
 
