@@ -9,25 +9,28 @@ words ("left" or "right", the one thing or the other) is the likelier: 50 is cha
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from albef.config import read_preset, validate
 from albef.losses.mlm import IGNORED
 from albef.models.bert import attention_bias
 from albef.models.fusion import FusionEncoder
-from albef.models.text import MLMHead, TextConfig, TextEncoder
+from albef.models.text import MLMHead, TextEncoder
 from albef.models.vision import sine_positions
+from albef.tasks.pretraining import Config
 from albef.training.optim import OPTIMIZERS
 
-THINGS, GRID, SIDE, BATCH, LR, WARMUP = 24, 8, 3, 32, 5e-4, 50
+THINGS, BATCH, LR, WARMUP = 24, 32, 5e-4, 50
+GRID, SIDE = 8, 3  # tokens of a side of the picture, and of a thing
 CLS, MASK, FIRST = 2, 4, 5
 RELATIONS = FIRST + THINGS  # left, right, above, below
-SIZES = TextConfig(
-    width=192, depth=4, fusion_depth=3, heads=3, intermediate=768, max_positions=64, dropout=0.0
-)
+PRESET = read_preset(Path("params.yaml"))["pretrain"]
+SIZES = validate(Config, PRESET, where="params.yaml").model.text
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Case:
     optimizer: str = "adamw"
     things: float = 0.0
     aligned: bool = False
-    """Whether cross-attention starts as a comparison of a token with a word."""
+    """Whether tokens start as the words of what they show, and cross-attention compares the two."""
 
 
 CASES = (
     Case("the relation is masked"),
     Case("... with Muon", optimizer="muon"),
-    Case("... cross-attention starts as a comparison of words with tokens", aligned=True),
+    Case("... tokens start as words, cross-attention as their comparison", aligned=True),
     Case("both things are masked", things=1.0),
     Case("one or the other is masked", things=0.5),
 )
@@ -74,7 +77,11 @@ def learn(case: Case, steps: int, seed: int) -> list[tuple[float, float]]:
     rng = np.random.default_rng(seed)
     width, vocabulary = SIZES.width, RELATIONS + 4
     text, fusion = TextEncoder(SIZES, vocabulary), FusionEncoder(SIZES, width)
-    head, norm, table = MLMHead(width, vocabulary), nn.LayerNorm(width), nn.Embedding(25, width)
+    head, norm, table = (
+        MLMHead(width, vocabulary),
+        nn.LayerNorm(width),
+        nn.Embedding(THINGS + 1, width),
+    )
     words = text.embeddings.word_embeddings.weight
     if case.aligned:
         with torch.no_grad():

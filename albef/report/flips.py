@@ -94,8 +94,8 @@ def _choice(
         if row["query"] == "i2t":
             return Choice(right, first)
         picture = records.picture(first) if records and first else None
-        most = len(row["top"])  # what lies beyond them need not have been re-ranked
-        place = f"at place {row['rank'] + 1}" if row["rank"] < most else f"beyond place {most}"
+        kept = len(row["top"])  # what lies beyond them need not have been re-ranked
+        place = f"at place {row['rank'] + 1}" if row["rank"] < kept else f"beyond place {kept}"
         return Choice(right, f"right one {place}", picture)
     if "changed" in row:
         return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
