@@ -136,6 +136,12 @@ class BertLayer(Layer):
         result: Tensor = self.output(self.intermediate(states), states)
         return result
 
+    def cross_query(self, states: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The states (B, L, D) after self-attention, and their queries (B, L, D) to an image."""
+        assert self.crossattention is not None
+        states = self.attention(states, self.attention.self.key_value(states), bias)
+        return states, self.crossattention.self.query(states)
+
     def cross_weights(self, states: Tensor, bias: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Where the text looks: what :meth:`forward` never holds, for Grad-CAM.
 
@@ -145,9 +151,8 @@ class BertLayer(Layer):
             the texts of each follow each other in a longer L.
         """
         assert self.crossattention is not None
-        states = self.attention(states, self.attention.self.key_value(states), bias)
-        folded = _folded(states, key)
-        query = self.crossattention.self.split(self.crossattention.self.query(folded))
+        states, query = self.cross_query(states, bias)
+        query = self.crossattention.self.split(_folded(query, key))
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         return states, scores.softmax(dim=-1)
 

@@ -6,6 +6,7 @@ image 0, the second to image 1; the two share the projections to keys and values
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,6 +32,13 @@ class FusionEncoder(nn.Module):
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
         """Keys and values of the image (B, N, D) for every layer, computed once."""
         return [layer.image_key_value(image_states) for layer in self.layer]  # type: ignore[operator]
+
+    def first_query(self, text_states: Tensor, bias: Tensor) -> Tensor:
+        """What the texts (B, L, D) ask of an image in the first layer: (B, H, L, D / H)."""
+        first: Any = self.layer[0]
+        _, query = first.cross_query(text_states, bias)
+        by_head: Tensor = first.crossattention.self.split(query)
+        return by_head
 
     def forward(
         self,

@@ -50,8 +50,15 @@ class ImageEncoder(nn.Module):
             for part in self.vit.blocks.modules():
                 if isinstance(part, nn.Linear):
                     part.weight.mul_(width_scale(config.width))
+            # A patch starts by looking at patches that are like it in place and content, and its
+            # place is much of it: its state then says what is there, not what is elsewhere, and
+            # where. Otherwise words find no patch of their own (losses/wpa.py), and no order. [CLS]
+            # starts at zero, and so looks everywhere.
+            for block in self.vit.blocks:
+                block.attn.qkv.weight[: 2 * config.width] = 2 * torch.eye(config.width).repeat(2, 1)
             grid = config.image_size // config.patch_size
-            self.vit.pos_embed[0, 1:] = sine_positions(grid, config.width)
+            self.vit.pos_embed[0, 0] = 0
+            self.vit.pos_embed[0, 1:] = 4 * sine_positions(grid, config.width)
         if self.vit.pos_embed.shape[1] <= UNFUSED_TOKENS:
             for block in self.vit.blocks:
                 block.attn.fused_attn = False

@@ -37,6 +37,7 @@ _TITLES = {
     "itc": "ITC loss",
     "itm": "ITM loss",
     "mlm": "MLM loss",
+    "wpa": "Word-patch alignment",
     "lr": "Learning rate",
     "gradient_norm": "Gradient norm",
     "temperature": "Temperature",

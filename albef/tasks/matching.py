@@ -17,7 +17,9 @@ from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.itc import contrast, equal_ids, same_image_targets
 from albef.losses.itm import itm_loss
+from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
+from albef.models.bert import attention_bias
 from albef.models.kernels import KeyValue
 from albef.models.matching import match_pairs
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumTwin
@@ -39,6 +41,9 @@ class MatchingConfig(Section):
     equal_texts: bool = False
     """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
     The paper takes each for another's negative."""
+    wpa: float = 0.0
+    """Weight of word-patch alignment, by which words find what they mean in a picture; the paper
+    has none. From random weights it is what teaches which of two things is on the left."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,10 @@ class Collate:
 
 
 class Matched(NamedTuple):
-    """ITC and ITM of a batch."""
+    """What a batch loses in matching."""
 
-    itc: Tensor
-    """Scalar."""
-    itm: Tensor
-    """Scalar."""
+    loss: Tensor
+    """Scalar: ITM, ITC where it is trained, and word-patch alignment by its weight."""
     image: list[KeyValue]
     """Keys and values of the student's images."""
     outputs: dict[str, Tensor]
@@ -97,6 +100,8 @@ class MatchingTask(Task):
     chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
     hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity; else all are as likely."""
+    itc: bool = True
+    """Whether the contrastive loss is trained."""
 
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -126,7 +131,8 @@ class MatchingTask(Task):
         alpha: float,
         barred: Tensor,
     ) -> Matched:
-        """ITC to the twin's features of the batch and the queue, and ITM with drawn negatives.
+        """ITC to the twin's features of the batch and the queue, ITM with drawn negatives, and
+        word-patch alignment of the batch.
 
         Args:
             image_states: (B, N, D) of the student.
@@ -171,7 +177,15 @@ class MatchingTask(Task):
             "image_feat_m": feats_m[0],
             "text_feat_m": feats_m[1],
         }
-        return Matched(itc.loss, itm, image, outputs)
+        loss = itm + (itc.loss if self.itc else 0)
+        if self.config.wpa:
+            query = model.fusion_encoder.first_query(text_states, attention_bias(text_mask))
+            own = (targets[:, :size] > 0).float()
+            own = own / own.sum(dim=1, keepdim=True)
+            wpa = wpa_loss(query, image[0][0], text_mask, own)
+            outputs["wpa"] = wpa.detach()
+            loss = loss + self.config.wpa * wpa
+        return Matched(loss, image, outputs)
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the twin's features of all micro-batches at once, with their ids if any."""
@@ -193,9 +207,6 @@ class PairTask(MatchingTask, RunTask):
     """ITC with every same-image entry a positive, plus ITM with hard negatives of other images
     (ALBEF, section 5); the temperature is not clamped, as in the original.
     """
-
-    itc: bool = True
-    """Whether the contrastive loss is trained."""
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -248,5 +259,4 @@ class PairTask(MatchingTask, RunTask):
             fixed(self.config.alpha) * ramp(epoch),
             barred=equal_ids(ids, ids),
         )
-        loss = matched.itm + (matched.itc if self.itc else 0)
-        return {"loss": loss, **matched.outputs, "pair_id": ids}
+        return {"loss": matched.loss, **matched.outputs, "pair_id": ids}

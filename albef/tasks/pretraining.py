@@ -110,6 +110,7 @@ class Task(RankingTask):
             self.model.image_encoder.drop_patches(config.patch_dropout)
         self.add_twin(config.temperature)
         self.mlm_head_m = MomentumTwin(self.mlm_head)
+        self.itc = config.itc
         if not config.itc:
             self.freeze_itc()
 
@@ -189,5 +190,4 @@ class Task(RankingTask):
                 table_m = twin.text_encoder.embeddings.word_embeddings.weight
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
-        loss = matched.itm + mlm + (matched.itc if config.itc else 0)
-        return {"loss": loss, **matched.outputs, **enqueued, "mlm": mlm.detach()}
+        return {"loss": matched.loss + mlm, **matched.outputs, **enqueued, "mlm": mlm.detach()}

@@ -17,6 +17,7 @@ from albef.losses.itc import (
 )
 from albef.losses.itm import draw, hard_negatives, itm_loss
 from albef.losses.mlm import IGNORED, mlm_loss
+from albef.losses.wpa import wpa_loss
 from tests.conftest import NEEDS_CUDA
 
 
@@ -119,6 +120,28 @@ def test_mlm_counts_masked_positions_only() -> None:
     expected = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([2, 4]))
     torch.testing.assert_close(mlm_loss(logits, labels, None, 0.0), expected)
     torch.testing.assert_close(mlm_loss(logits, labels, logits, 0.0), expected)
+
+
+def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_alone() -> None:
+    """Against loops, at any precision; neither padding nor either [CLS] takes part."""
+    torch.manual_seed(0)
+    query, key = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 7, 5)
+    mask, own = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]), torch.eye(3)
+    scores = torch.zeros(3, 3)
+    for text in range(3):
+        words = range(1, int(mask[text].sum()))
+        for image in range(3):
+            looks = [
+                (query[text, head, word] * key[image, head, 1:]).sum(dim=1) / math.sqrt(5)
+                for word in words
+                for head in range(2)
+            ]
+            scores[text, image] = torch.stack([look.exp().sum().log() for look in looks]).mean()
+    expected = (soft_cross_entropy(scores, own) + soft_cross_entropy(scores.t(), own)) / 2
+    torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
+    query[:, :, 0], query[2, :, 2:], key[:, :, 0] = 9.0, 9.0, 9.0
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
 
 
 def test_the_ramp_rises_over_the_first_epoch() -> None:

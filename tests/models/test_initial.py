@@ -40,10 +40,22 @@ def test_positions_start_apart_and_alike_along_rows_and_columns(width: int) -> N
     assert torch.equal(positions[:, 0, :half], positions[:, 3, :half])
 
 
-def test_the_image_encoder_starts_with_those_positions() -> None:
-    sizes = tiny_model().image
-    encoder = ImageEncoder(sizes)
-    assert torch.equal(encoder.vit.pos_embed[0, 1:], sine_positions(2, sizes.width))
+def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere() -> None:
+    """By weights of the first block's attention, between the patches of a grey picture."""
+    torch.manual_seed(0)
+    sizes = tiny_model().image.model_copy(update={"image_size": 32})
+    vit = ImageEncoder(sizes).vit
+    with torch.no_grad():
+        block = vit.blocks[0]
+        states = block.norm1(vit._pos_embed(vit.patch_embed(torch.zeros(1, 3, 32, 32))))
+        query, key, _ = block.attn.qkv(states).view(1, 17, 3, sizes.heads, -1).unbind(2)
+        scores = torch.einsum("blhd,bnhd->bhln", query, key) * block.attn.scale
+        weights = scores.softmax(dim=-1).mean(dim=(0, 1))
+    places = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
+    distances = torch.cdist(places, places)
+    looks = weights[1:, 1:] / weights[1:, 1:].sum(dim=1, keepdim=True)
+    assert (looks * distances).sum(dim=1).mean() < 0.7 * distances.mean()
+    assert weights[0].max() < 1.5 * weights[0].min()
 
 
 def test_patches_are_dropped_in_training_alone_and_never_the_class_token() -> None:

@@ -1,5 +1,6 @@
 """Retrieval without one of its parts, as the rungs of an ablation have it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,19 @@ def test_without_itc_the_loss_is_that_of_matching_and_features_learn_nothing(itc
     gradients = [task.model.image_proj.weight.grad, task.temperature.grad]
     assert all((gradient is not None) is itc for gradient in gradients)
     assert task.itm_head.weight.grad is not None
+
+
+def test_word_patch_alignment_counts_by_its_weight_and_equal_images_as_one() -> None:
+    task = tiny_task(wpa=0.5).train()
+    given = batch(task)
+    out = task(given, 0.0)
+    torch.testing.assert_close(out["loss"].detach(), out["itm"] + out["itc"] + 0.5 * out["wpa"])
+    task.zero_grad()
+    out["loss"].backward()
+    assert task.model.fusion_encoder.layer[0].crossattention.self.query.weight.grad.abs().sum() > 0
+    one = task(given | {"image_id": torch.zeros_like(given["image_id"])}, 0.0)
+    assert one["wpa"] >= math.log(len(CAPTIONS)) - 1e-6  # the least that even targets leave
+    assert one["wpa"] != out["wpa"]
 
 
 def test_without_hard_negatives_all_are_as_likely(monkeypatch: pytest.MonkeyPatch) -> None:
