@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from albef.config import read_preset, validate
 from albef.losses.mlm import IGNORED
+from albef.losses.wpa import wpa_loss
 from albef.models.bert import attention_bias
 from albef.models.fusion import FusionEncoder
 from albef.models.text import MLMHead, TextEncoder
@@ -40,14 +41,14 @@ class Case:
     title: str
     optimizer: str = "adamw"
     things: float = 0.0
-    aligned: bool = False
-    """Whether tokens start as the words of what they show, and cross-attention compares the two."""
+    wpa: bool = False
+    """Whether word-patch alignment is trained beside it."""
 
 
 CASES = (
     Case("the relation is masked"),
     Case("... with Muon", optimizer="muon"),
-    Case("... tokens start as words, cross-attention as their comparison", aligned=True),
+    Case("... with word-patch alignment", wpa=True),
     Case("both things are masked", things=1.0),
     Case("one or the other is masked", things=0.5),
 )
@@ -83,13 +84,6 @@ def learn(case: Case, steps: int, seed: int) -> list[tuple[float, float]]:
         nn.Embedding(THINGS + 1, width),
     )
     words = text.embeddings.word_embeddings.weight
-    if case.aligned:
-        with torch.no_grad():
-            table.weight[:THINGS] = words[FIRST:RELATIONS] * 50  # of deviation 1
-            for layer in fusion.layer:
-                for name in ("query", "key"):
-                    part = layer.get_submodule(f"crossattention.self.{name}")
-                    nn.init.eye_(part.weight).mul_(2)  # type: ignore[arg-type]
     positions = sine_positions(GRID, width)
     optimizer = OPTIMIZERS[case.optimizer](
         nn.ModuleList([text, fusion, head, norm, table]), LR, 0.02
@@ -103,9 +97,14 @@ def learn(case: Case, steps: int, seed: int) -> list[tuple[float, float]]:
             bias = attention_bias(torch.ones_like(ids))
             image = fusion.image_key_values(norm(table(shown) + positions))
             states = fusion(text(ids, bias), bias, image)
-        logits = head(states.float(), words)
+            logits = head(states.float(), words)
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            if case.wpa:
+                unmasked = torch.where(labels == IGNORED, ids, labels)
+                query = fusion.first_query(text(unmasked, bias), bias)
+                loss = loss + wpa_loss(query, image[0][0], torch.ones_like(ids), torch.eye(BATCH))
         optimizer.zero_grad()
-        F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).backward()
+        loss.backward()
         optimizer.step()
         relation = labels[:, 2] != IGNORED
         true, first, third = labels[relation, 2], labels[~relation, 1], labels[~relation, 3]

@@ -47,7 +47,9 @@ def main() -> None:
     values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
     changed, size, length = SIZES[options.size]
-    config = validate(Config, values["pretrain"] | changed, where="benchmark", key="pretrain")
+    papers = {"wpa": 0.0}  # the plain step has no more
+    pretrain = values["pretrain"] | changed | papers
+    config = validate(Config, pretrain, where="benchmark", key="pretrain")
     batch = _batch(config, size, length)
 
     steps: dict[str, _Step] = {}
