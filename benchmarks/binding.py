@@ -102,7 +102,8 @@ def learn(case: Case, steps: int, seed: int) -> list[tuple[float, float]]:
             if case.wpa:
                 unmasked = torch.where(labels == IGNORED, ids, labels)
                 query = fusion.first_query(text(unmasked, bias), bias)
-                loss = loss + wpa_loss(query, image[0][0], torch.ones_like(ids), torch.eye(BATCH))
+                own = torch.eye(BATCH, dtype=torch.bool)
+                loss = loss + wpa_loss(query, image[0][0], torch.ones_like(ids), own)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -47,8 +47,7 @@ def main() -> None:
     values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
     changed, size, length = SIZES[options.size]
-    papers = {"wpa": 0.0}  # the plain step has no more
-    pretrain = values["pretrain"] | changed | papers
+    pretrain = values["pretrain"] | changed | {"wpa": 0.0}  # the plain step has none
     config = validate(Config, pretrain, where="benchmark", key="pretrain")
     batch = _batch(config, size, length)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from albef.losses.itc import soft_cross_entropy
 
 
-def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, targets: Tensor) -> Tensor:
+def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Tensor:
     """Mean of the image-to-text and the text-to-image cross-entropy, a scalar.
 
     A text's score for an image is the mean, over its words and the heads, of a soft maximum of the
@@ -25,7 +25,8 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, targets: Tensor) -> 
         query: (B, H, L, D / H) of the texts, in a layer of cross-attention.
         key: (B, H, N, D / H) of the images.
         text_mask: (B, L).
-        targets: (B, B) target distributions, symmetric in which entries are positives.
+        same: (B, B) bool, symmetric; true where a text is true of an image, its own included. The
+            positives of a row share the weight equally.
     """
     heads, width = query.shape[1], query.shape[3]
     with torch.autocast(query.device.type, enabled=False):
@@ -35,4 +36,5 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, targets: Tensor) -> 
         found = looks.unflatten(2, (len(key), -1)).logsumexp(dim=3).mean(dim=0)
     weights = text_mask[:, 1:, None].float()
     scores = (found.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
+    targets = same / same.sum(dim=1, keepdim=True)
     return (soft_cross_entropy(scores, targets) + soft_cross_entropy(scores.t(), targets)) / 2

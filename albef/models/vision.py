@@ -50,10 +50,10 @@ class ImageEncoder(nn.Module):
             for part in self.vit.blocks.modules():
                 if isinstance(part, nn.Linear):
                     part.weight.mul_(width_scale(config.width))
-            # A patch starts by looking at patches that are like it in place and content, and its
-            # place is much of it: its state then says what is there, not what is elsewhere, and
-            # where. Otherwise words find no patch of their own (losses/wpa.py), and no order. [CLS]
-            # starts at zero, and so looks everywhere.
+            # Queries and keys start equal and positions four times as large as embedded patches, so
+            # that a patch first looks at what is near and alike, and its state says what is there
+            # and where. Else it tells the whole picture, any patch will do for a word (losses/wpa),
+            # and no order is learned. [CLS] starts at zero, and so looks everywhere.
             for block in self.vit.blocks:
                 block.attn.qkv.weight[: 2 * config.width] = 2 * torch.eye(config.width).repeat(2, 1)
             grid = config.image_size // config.patch_size

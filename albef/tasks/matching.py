@@ -180,9 +180,8 @@ class MatchingTask(Task):
         loss = itm + (itc.loss if self.itc else 0)
         if self.config.wpa:
             query = model.fusion_encoder.first_query(text_states, attention_bias(text_mask))
-            own = (targets[:, :size] > 0).float()
-            own = own / own.sum(dim=1, keepdim=True)
-            wpa = wpa_loss(query, image[0][0], text_mask, own)
+            # What is no negative of each other is a positive.
+            wpa = wpa_loss(query, image[0][0], text_mask, same=barred)
             outputs["wpa"] = wpa.detach()
             loss = loss + self.config.wpa * wpa
         return Matched(loss, image, outputs)

@@ -126,7 +126,7 @@ def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_a
     """Against loops, at any precision; neither padding nor either [CLS] takes part."""
     torch.manual_seed(0)
     query, key = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 7, 5)
-    mask, own = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]), torch.eye(3)
+    mask, own = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]), torch.eye(3).bool()
     scores = torch.zeros(3, 3)
     for text in range(3):
         words = range(1, int(mask[text].sum()))
@@ -137,7 +137,8 @@ def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_a
                 for head in range(2)
             ]
             scores[text, image] = torch.stack([look.exp().sum().log() for look in looks]).mean()
-    expected = (soft_cross_entropy(scores, own) + soft_cross_entropy(scores.t(), own)) / 2
+    targets = torch.eye(3)
+    expected = (soft_cross_entropy(scores, targets) + soft_cross_entropy(scores.t(), targets)) / 2
     torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
     query[:, :, 0], query[2, :, 2:], key[:, :, 0] = 9.0, 9.0, 9.0
     with torch.autocast("cpu", torch.bfloat16):
