@@ -79,7 +79,8 @@ def choose(section: S, choice: Mapping[str, float]) -> S:
     """``section`` with its ranges replaced by ``choice``; each range must be chosen, no other."""
     if set(choice) != set(ranges(section)):
         raise ParamsError(
-            f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}"
+            f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}: "
+            "the search has to run again"
         )
     return section.model_copy(update=dict(choice))
 

@@ -179,6 +179,7 @@ def fit(
                 checkpoint_every=stage.runtime.checkpoint_every,
                 checkpoint_every_s=stage.runtime.checkpoint_every_s,
                 compress=stage.runtime.compress,
+                code=stage.code,
                 validate=validate,
                 progress=show,
             )

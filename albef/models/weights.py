@@ -142,7 +142,8 @@ def load_strict(
     for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
         if names:
             raise CheckpointError(
-                f"{where} does not fit: {len(names)} tensors {what}: {listed(names)}"
+                f"{where} does not fit: {len(names)} tensors {what}: {listed(names)}; it was made "
+                "with other values or code, or is of another kind"
             )
     module.load_state_dict(taken, strict=False)
 

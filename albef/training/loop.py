@@ -129,6 +129,7 @@ def train(
     checkpoint_every: int,
     checkpoint_every_s: float = math.inf,
     compress: bool = False,
+    code: str = "",
     validate: Callable[[int], dict[str, float]],
     progress: Progress,
 ) -> dict[str, float | str]:
@@ -148,6 +149,7 @@ def train(
         checkpoint_every: steps between two saved states.
         checkpoint_every_s: seconds after which one is saved, if the steps take longer.
         compress: exchange gradients in bfloat16.
+        code: digest of the code that trains; a state of other code is gone on with, and warned of.
         validate: called with the epoch, from 1, after each, in every process; its metrics are
             logged as ``val/``.
         progress: shown after each step.
@@ -182,6 +184,12 @@ def train(
         if start:
             log.info("going on at step %d of %d", start, total)
             if processes.first:
+                if start < total and extra.get("code", code) != code:
+                    log.warning(
+                        "the code has changed since step %d was saved: what comes of this training "
+                        "is of neither alone; delete %s to start it anew",
+                        *(start, folder),
+                    )
                 due = [e for e in config.keep_epochs if e * loader.steps_per_epoch <= start]
                 kept(folder, [*due, int(best["epoch"])] if best else due)
         model = processes.parallel(task, compress)
@@ -274,7 +282,7 @@ def train(
                 save_due, saved = False, time.monotonic()
                 if tracker:
                     extra = {"sums": sums, "curves": tracker.files(), "best": best}
-                    extra |= {"scaler": scaler.state_dict()}
+                    extra |= {"scaler": scaler.state_dict(), "code": code}
                     state.save(done, task, optimizer, extra)
                 needed = [*needed[-KEPT:], best.get("epoch")]
             if leaving and done < total:

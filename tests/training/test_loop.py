@@ -4,7 +4,7 @@ import contextlib
 import errno
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,11 +39,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     data: Path, scratch: Path, *, kill_at: int | None = None, workers: int = 0, **values: object
 ) -> dict[str, torch.Tensor]:
+    return train_toy(tiny(**values), data, scratch, dying(kill_at), workers=workers)
+
+
+def dying(at: int | None) -> Callable[[int, int, Mapping[str, float]], None]:
+    """Shows progress by dying after a step."""
+
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-        if step == kill_at:
+        if step == at:
             raise Killed
 
-    return train_toy(tiny(**values), data, scratch, progress, workers=workers)
+    return progress
 
 
 def tiny(**values: object) -> Any:
@@ -73,6 +79,18 @@ def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
     lines = curves(tmp_path / "cut")["plots/metrics/lr.tsv"].splitlines()
     steps = [line.split("	")[0] for line in lines]
     assert steps == ["step", "9", "11"]
+
+
+def test_a_state_of_other_code_is_gone_on_with_and_warned_of(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for code, kill_at, warned in (("a", 6, False), ("a", 8, False), ("b", None, True)):
+        with contextlib.suppress(Killed):
+            train_toy(tiny(), data, tmp_path, dying(kill_at), code=code)
+        changed = f"the code has changed since step 5 was saved.*delete {tmp_path} to start it anew"
+        assert bool(re.search(changed, caplog.text)) is warned
+    train_toy(tiny(), data, tmp_path, dying(None), code="c")
+    assert caplog.text.count("the code has changed") == 1  # a finished one is only published
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -184,10 +202,6 @@ def test_a_state_that_cannot_be_written_stops_the_training(data: Path, tmp_path:
 def test_the_best_epoch_is_known_whenever_a_training_is_killed(
     data: Path, tmp_path: Path, kill_at: int | None
 ) -> None:
-    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-        if step == kill_at:
-            raise Killed
-
     def validate(epoch: int) -> dict[str, float]:
         return {"r_mean": (1.0, 3.0, 3.0, 2.0)[epoch - 1]}
 
@@ -195,9 +209,8 @@ def test_the_best_epoch_is_known_whenever_a_training_is_killed(
     given = {"every": 2, "validate": validate, "facts": facts}
     if kill_at:
         with pytest.raises(Killed):
-            train_toy(tiny(publish="best"), data, tmp_path, progress, **given)
-        kill_at = None
-    train_toy(tiny(publish="best"), data, tmp_path, progress, **given)
+            train_toy(tiny(publish="best"), data, tmp_path, dying(kill_at), **given)
+    train_toy(tiny(publish="best"), data, tmp_path, **given)
     assert facts["best_epoch"] == 2
     (best,) = kept(tmp_path, [2]).values()
     run(data, tmp_path / "two", keep_epochs=(2,))
@@ -221,12 +234,8 @@ def test_a_best_epoch_that_is_overtaken_goes_once_no_state_names_it(
 
 
 def test_a_best_epoch_that_is_damaged_stops_a_resume_at_once(data: Path, tmp_path: Path) -> None:
-    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-        if step == 8:
-            raise Killed
-
     with pytest.raises(Killed):
-        train_toy(tiny(publish="best"), data, tmp_path, progress, every=2)
+        train_toy(tiny(publish="best"), data, tmp_path, dying(8), every=2)
     for path in tmp_path.glob("epoch-*"):
         path.write_bytes(b"x")
     with pytest.raises(StateUnfit, match="the kept weights of epoch"):

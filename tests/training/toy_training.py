@@ -81,6 +81,7 @@ def train_toy(
     every: int = 5,
     every_s: float = math.inf,
     mirror: Mirror | None = None,
+    code: str = "",
     validate: Callable[[int], dict[str, float]] = lambda epoch: {"r_mean": float(epoch)},
     facts: dict[str, Any] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -94,6 +95,7 @@ def train_toy(
         device=torch.device("cpu"),
         checkpoint_every=every,
         checkpoint_every_s=every_s,
+        code=code,
         validate=validate,
         progress=progress,
     )
