@@ -32,7 +32,7 @@ class Matches(NamedTuple):
     neg_image_idx: Tensor
     """(B,) the negative image of each text."""
     neg_text_idx: Tensor
-    """(B,) the negative text of each image."""
+    """(B,) the negative text of each image; from B on it is a false one."""
 
 
 def match_pairs(
@@ -44,6 +44,7 @@ def match_pairs(
     sim_i2t: Tensor,
     sim_t2i: Tensor,
     barred: Tensor,
+    false_texts: tuple[Tensor, Tensor] | None = None,
 ) -> Matches:
     """Draw hard negatives and score the three groups of pairs.
 
@@ -56,11 +57,17 @@ def match_pairs(
         sim_i2t: (B, B) similarities that weigh the negative texts.
         sim_t2i: (B, B) similarities that weigh the negative images.
         barred: (B, B) bool; true where two entries are no negatives of each other.
+        false_texts: states (B, L, D) of texts that are like the given ones and false of their
+            images, and (B,) bool, which of them take the place of the negative that is drawn.
     """
     batch = len(text_states)
     neg_image, has_image = hard_negatives(sim_t2i, barred)
     neg_text, has_text = hard_negatives(sim_i2t, barred)
     each = torch.arange(batch, device=text_states.device)
+    if false_texts is not None:
+        states, taken = false_texts
+        text_states, text_mask = torch.cat([text_states, states]), text_mask.repeat(2, 1)
+        neg_text, has_text = torch.where(taken, batch + each, neg_text), has_text | taken
     texts = torch.cat([each, each, neg_text])
     images = torch.cat([each, neg_image, each])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward

@@ -41,6 +41,11 @@ class MatchingConfig(Section):
     equal_texts: bool = False
     """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
     The paper takes each for another's negative."""
+    exchanged: tuple[tuple[str, ...], ...] = ()
+    """Groups of words each of which makes a text false where another of its group was right, as
+    "left" and "right". In half of the texts that have any, ITM's negative text is the text itself
+    with the words of one group exchanged, and not one that is drawn; the paper has none. Each has
+    to be a token of the vocabulary."""
     wpa: float = 0.0
     """Weight of word-patch alignment, by which words find what they mean in a picture; the paper
     has none. From random weights it is what teaches which of two things is on the left."""
@@ -98,6 +103,8 @@ class MatchingTask(Task):
 
     surface: ClassVar[str] = "matching"
     chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
+    exchanges: Tensor
+    """(K, V): for each way to exchange words, what each token becomes."""
     hard_negatives: bool = True
     """Whether ITM's negatives are drawn by similarity; else all are as likely."""
     itc: bool = True
@@ -115,6 +122,33 @@ class MatchingTask(Task):
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.model_m = MomentumTwin(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
+        if self.config.exchanged:
+            self.add_exchanges()
+
+    def add_exchanges(self) -> None:
+        """Have ITM's negatives be texts with words exchanged.
+
+        Raises:
+            ValueError: one of them is no token.
+        """
+        own = torch.arange(self.tokenizer.vocab_size)
+        other = []
+        for group in self.config.exchanged:
+            ids = [self.tokenizer.tokenizer.token_to_id(word) for word in group]
+            if None in ids:
+                word = group[ids.index(None)]
+                raise ValueError(f"exchanged: {word!r} is no token of the vocabulary; leave it out")
+            for by in range(1, len(ids)):
+                other.append(own.clone())
+                other[-1][ids] = torch.tensor(ids[by:] + ids[:by])
+        self.register_buffer("exchanges", torch.stack(other), persistent=False)
+
+    def exchange(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Texts (B, L) with the words of a random group exchanged, and (B,) in which any is."""
+        ways = self.exchanges[:, ids]
+        works = (ways != ids).any(dim=2)
+        drawn = (torch.rand(works.shape, device=ids.device) * works).argmax(dim=0)
+        return ways[drawn, torch.arange(len(ids), device=ids.device)], works.any(dim=0)
 
     def freeze_itc(self) -> None:
         """What ITC alone would teach, where it is not trained."""
@@ -125,6 +159,7 @@ class MatchingTask(Task):
         self,
         image_states: Tensor,
         text_states: Tensor,
+        ids: Tensor,
         text_mask: Tensor,
         feats_m: tuple[Tensor, Tensor],
         targets: Tensor,
@@ -137,6 +172,7 @@ class MatchingTask(Task):
         Args:
             image_states: (B, N, D) of the student.
             text_states: (B, L, D) of the student.
+            ids: (B, L) of the texts.
             text_mask: (B, L).
             feats_m: ``image_feat`` and ``text_feat`` of the twin, (B, E) each.
             targets: (B, B + Q) of ITC, before the twin softens them; the first Q of the queue
@@ -158,6 +194,11 @@ class MatchingTask(Task):
         )
         image = model.fusion_encoder.image_key_values(image_states)
         weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
+        false_texts = None
+        if self.config.exchanged:
+            other, exchanged = self.exchange(ids)
+            taken = exchanged & (torch.rand(size, device=ids.device) < 0.5)
+            false_texts = model.encode_text(other, text_mask), taken
         pairs = match_pairs(
             model,
             self.itm_head,
@@ -167,6 +208,7 @@ class MatchingTask(Task):
             itc.sim_i2t[:, :size] * weight,
             itc.sim_t2i[:, :size] * weight,
             barred,
+            false_texts,
         )
         itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
         outputs = {
@@ -177,6 +219,8 @@ class MatchingTask(Task):
             "image_feat_m": feats_m[0],
             "text_feat_m": feats_m[1],
         }
+        if false_texts:
+            outputs["exchanged"] = false_texts[1].float().mean()
         loss = itm + (itc.loss if self.itc else 0)
         if self.config.wpa:
             query = model.fusion_encoder.first_query(text_states, attention_bias(text_mask))
@@ -252,6 +296,7 @@ class PairTask(MatchingTask, RunTask):
         matched = self.match(
             image_states,
             text_states,
+            batch["ids"],
             mask,
             (image_feat_m, text_feat_m),
             same_image_targets(ids, self.queue.ids),

@@ -171,6 +171,7 @@ class Task(RankingTask):
         matched = self.match(
             image_states,
             text_states,
+            batch["ids"],
             mask,
             feats_m,
             targets,

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 import albef
 from albef.data.record import Record
 from albef.losses import itm
+from albef.models.matching import Matches, match_pairs
+from albef.tasks import matching
 from albef.tasks.ranking import ranked
 from tests.conftest import CAPTIONS, NEEDS_CUDA, tiny_task
 
@@ -64,11 +67,43 @@ def test_without_hard_negatives_all_are_as_likely(monkeypatch: pytest.MonkeyPatc
         assert bool(torch.allclose(free, free[0].expand(len(free)))) is not hard
 
 
+def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = tiny_task(exchanged=[["a", "two", "three"], ["dog", "squid"]]).train()
+    made, drawn, encoded, shares = batch(task), [], [], []
+    own = task.model.encode_text
+
+    def encode(ids: Tensor, mask: Tensor) -> Tensor:
+        encoded.append(ids)
+        return own(ids, mask)
+
+    def spy(*given: Any) -> Matches:
+        drawn.append(match_pairs(*given))
+        return drawn[-1]
+
+    monkeypatch.setattr(task.model, "encode_text", encode)
+    monkeypatch.setattr(matching, "match_pairs", spy)
+    torch.manual_seed(0)
+    for _ in range(40):
+        shares.append(task(made, 0.0)["exchanged"])
+    said = {task.tokenizer.tokenizer.decode(ids[0, 1:3].tolist()) for ids in encoded[1::2]}
+    assert said == {"two dog", "three dog", "a squid"}  # words of one group, the others stay
+    chosen = torch.stack([pairs.neg_text_idx for pairs in drawn])
+    exchanged = chosen >= len(CAPTIONS)
+    assert torch.equal(chosen[exchanged], (torch.arange(4) + 4).expand(40, 4)[exchanged])
+    assert torch.equal(torch.stack(shares), exchanged.float().mean(dim=1))
+    assert ((exchanged.sum(dim=0) > 8) & (exchanged.sum(dim=0) < 32)).all()
+    assert "exchanges" not in task.state_dict()
+    with pytest.raises(ValueError, match="'behind' is no token of the vocabulary"):
+        tiny_task(exchanged=[["a", "behind"]])
+
+
 def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny_task(equal_texts=True).train()
     given: list[tuple[Tensor, Tensor]] = []
     monkeypatch.setattr(
-        task, "match", lambda *a, barred: given.append((a[4], barred)) or match(*a, barred)
+        task, "match", lambda *a, barred: given.append((a[5], barred)) or match(*a, barred)
     )
     match = type(task).match.__get__(task)
     made = batch(task)
