@@ -60,7 +60,8 @@ class ExportConfig(Section):
 
 def run(stage: Stage) -> None:
     """Export the model of a run to ONNX, compare it with torch, and evaluate it, on the CPU."""
-    with device_slot("cpu"):  # beside a training on it both would take many times as long
+    # Beside a training on the same cores both would take many times as long.
+    with device_slot("cpu", stage.runtime.threads):
         _export(stage)
 
 

@@ -45,6 +45,8 @@ S = TypeVar("S", bound=Section)
 GRAPH = Path("dvc.yaml")
 """Declares what each stage reads, its code included, from the root of the project."""
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
+SIDE_BY_SIDE = ("evaluate", "export")
+"""Stages that score pair by pair, which fills few cores: each has half of the threads."""
 FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
 GRACE_S = 15.0
@@ -72,6 +74,9 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
+        if name in SIDE_BY_SIDE:
+            half = (self.runtime.threads or os.cpu_count() or 1) // 2
+            self.runtime = self.runtime.model_copy(update={"threads": max(1, half)})
         ShardCache.default = ShardCache.of(self.runtime)
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}

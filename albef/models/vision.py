@@ -1,6 +1,7 @@
 """The image encoder: timm's Vision Transformer, all tokens out."""
 
 import contextlib
+import math
 
 import torch
 from timm.layers import PatchDropout
@@ -54,7 +55,7 @@ class ImageEncoder(nn.Module):
             # that a patch first looks at what is near and alike, and its state says what is there
             # and where. Else it tells the whole picture, any patch will do for a word (losses/wpa),
             # and no order is learned. [CLS] starts as a feature that queries and keys leave out, as
-            # large as a position, and so looks everywhere, and in each block: else it would look at
+            # long as a position, and so looks everywhere, and in each block: else it would look at
             # itself from the second one on.
             alike = 2 * torch.eye(config.width)
             alike[0, 0] = 0
@@ -62,7 +63,7 @@ class ImageEncoder(nn.Module):
                 block.attn.qkv.weight[: 2 * config.width] = alike.repeat(2, 1)
             grid = config.image_size // config.patch_size
             self.vit.pos_embed[0, 0] = 0
-            self.vit.pos_embed[0, 0, 0] = 40
+            self.vit.pos_embed[0, 0, 0] = 4 * math.ceil(math.sqrt(config.width / 2))
             self.vit.pos_embed[0, 1:] = 4 * sine_positions(grid, config.width)
         if self.vit.pos_embed.shape[1] <= UNFUSED_TOKENS:
             for block in self.vit.blocks:

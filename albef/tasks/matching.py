@@ -105,8 +105,6 @@ class MatchingTask(Task):
     chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
     exchanges: Tensor
     """(K, V): for each way to exchange words, what each token becomes."""
-    hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity; else all are as likely."""
     itc: bool = True
     """Whether the contrastive loss is trained."""
 
@@ -193,7 +191,7 @@ class MatchingTask(Task):
             alpha,
         )
         image = model.fusion_encoder.image_key_values(image_states)
-        weight = 1.0 if self.hard_negatives else 0.0  # equal similarities draw uniformly
+        weight = 1.0 if self.config.hard_negatives else 0.0  # equal similarities draw uniformly
         false_texts = None
         if self.config.exchanged:
             other, exchanged = self.exchange(ids)
@@ -253,7 +251,6 @@ class PairTask(MatchingTask, RunTask):
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.hard_negatives = config.hard_negatives
         self.add_twin(temperature=0.07, ids=1 + config.equal_texts)
 
     @classmethod

@@ -104,7 +104,6 @@ class Task(RankingTask):
 
     def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
         super().__init__(config, config.model, tokenizer)
-        self.hard_negatives = config.hard_negatives
         self.mlm_head = MLMHead(config.model.text.width, tokenizer.vocab_size)
         if config.patch_dropout:
             self.model.image_encoder.drop_patches(config.patch_dropout)

@@ -21,6 +21,18 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work(tmp_path, values())
 
 
+@pytest.mark.parametrize(
+    ("name", "threads", "taken"),
+    [("pretrain", 4, 4), ("evaluate", 4, 2), ("export", 1, 1), ("export", 0, 3)],
+)
+def test_evaluation_and_export_take_half_of_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, threads: int, taken: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    work(tmp_path, values(runtime__threads=threads))
+    assert Stage(name, "retrieval").runtime.threads == taken
+
+
 def test_forgotten_scratch_is_removed_but_never_what_a_process_works_in() -> None:
     """By the clock alone, one that jumps would remove the states of a training that runs."""
     root = Path("scratch/albef")
