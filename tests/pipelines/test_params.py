@@ -70,7 +70,7 @@ def test_every_value_is_explained_with_its_sentence_and_where_it_comes_from(
     monkeypatch.setenv("ALBEF_RUNTIME__THREADS", "3")
     text = explain(BUILT_IN).splitlines()
     assert f"seed: 1  # {BUILT_IN}" in text
-    assert f"pretrain.epochs: 4  # {BUILT_IN}" in text
+    assert f"pretrain.epochs: 3  # {BUILT_IN}" in text
     assert "    Passes over the train split; 0 trains nothing." in text
     assert "runtime.threads: 3  # ALBEF_RUNTIME__THREADS" in text
     assert "datasets.web.store: null  # default of RowsConfig" in text
@@ -217,7 +217,7 @@ def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told(tmp_path: Path
         ("tasks.retrieval.init", "pretrained/epochs/3", "pretrained does not keep epoch 3"),
         ("runtime.processes", 2, "1 micro-batches of 32 cannot be shared equally by 2 processes"),
         ("runtime.processes", 0, "runtime.processes"),
-        ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 4 epochs"),
+        ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 3 epochs"),
         (
             "pretrain.source_weights",
             {"scene": 2.0},
