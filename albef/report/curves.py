@@ -38,6 +38,7 @@ _TITLES = {
     "itm": "ITM loss",
     "mlm": "MLM loss",
     "wpa": "Word-patch alignment",
+    "exchanged": "Negatives with words exchanged, share",
     "lr": "Learning rate",
     "gradient_norm": "Gradient norm",
     "temperature": "Temperature",

@@ -5,10 +5,11 @@ training on pairs, as retrieval and grounding do.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from albef.config import Section, fixed
@@ -41,7 +42,7 @@ class MatchingConfig(Section):
     equal_texts: bool = False
     """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
     The paper takes each for another's negative."""
-    exchanged: tuple[tuple[str, ...], ...] = ()
+    exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words each of which makes a text false where another of its group was right, as
     "left" and "right". In half of the texts that have any, ITM's negative text is the text itself
     with the words of one group exchanged, and not one that is drawn; the paper has none. Each has

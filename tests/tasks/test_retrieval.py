@@ -97,6 +97,8 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
     assert "exchanges" not in task.state_dict()
     with pytest.raises(ValueError, match="'behind' is no token of the vocabulary"):
         tiny_task(exchanged=[["a", "behind"]])
+    with pytest.raises(ValueError, match="exchanged"):  # one word has no other
+        tiny_task(exchanged=[["a"]])
 
 
 def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
