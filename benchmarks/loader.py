@@ -149,7 +149,7 @@ def _waiting(data: Path, scratch: Path) -> Mapping[str, object]:
     """What the train loop records of the built-in pre-training on these pictures."""
     values = read_yaml(Path("params.yaml"))
     torch.set_num_threads(values["runtime"]["threads"] or os.cpu_count() or 1)
-    section = values["pretrain"] | {"epochs": EPOCHS}
+    section = values["pretrain"] | {"epochs": EPOCHS, "masked_groups": []}
     config = validate(Config, section, where="params.yaml", key="pretrain")
     task = Task(config, vocabulary(config.tokenizer.vocab_size))
     transform = Train(AugmentConfig(flip=False, crop=CROP, randaugment=0), task.image_size)

@@ -1,5 +1,8 @@
 """The text half of BERT: embeddings and the first layers; and the masked-language head."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,6 +65,33 @@ class TextEncoder(nn.Module):
             for _ in range(config.depth - config.fusion_depth)
         )
         init_bert_weights(self, config.width)
+        if self.layer:
+            self._look_back(config)
+
+    @torch.no_grad()
+    def _look_back(self, config: TextConfig) -> None:
+        """Start the first layer so that a token takes half of the one before it.
+
+        Of "a key left of a turtle", "left" then asks the picture for the key, not for both things
+        alike, and which of two is on the left can be learned. Positions start as angles, as large
+        as words, which turn by 0.8 to 2.8 from token to token; queries turn them back by one token.
+        """
+        attention: Any = self.layer[0].attention
+        width, size = config.width, config.width // config.heads
+        turn = torch.linspace(0.8, 2.8, size // 2)
+        angles = torch.arange(config.max_positions)[:, None] * turn
+        positions = self.embeddings.position_embeddings.weight
+        turned = torch.cat([angles.sin(), angles.cos()], 1)
+        positions[:, : turned.shape[1]] = 0.02 * math.sqrt(2) * turned
+        cos, sin = turn.cos().diag(), turn.sin().diag()
+        back = torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
+        key, query = torch.zeros(2, size, width)
+        key[: len(back), : len(back)] = torch.eye(len(back))
+        query[: len(back), : len(back)] = back
+        attention.self.key.weight.copy_(key.repeat(config.heads, 1))
+        attention.self.query.weight.copy_(query.repeat(config.heads, 1))
+        attention.self.value.weight.copy_(torch.eye(width))
+        attention.output.dense.weight.copy_(torch.eye(width) / 2)
 
     def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
         """Token ids (B, L) and additive bias to ``text_states`` (B, L, D)."""

@@ -163,14 +163,22 @@ def mask_tokens(
     tokenizer: TextTokenizer,
     probability: float,
     rng: np.random.Generator,
+    groups: Sequence[Sequence[int]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Mask tokens for MLM (ALBEF, section 3.2): never [PAD] or [CLS]; of the chosen ones 80 %
-    become [MASK], 10 % a random id, 10 % stay.
+    become [MASK], 10 % a random id, 10 % stay. In half of the texts that have ids of ``groups``,
+    those of one of these, drawn at random, are chosen, and nothing else.
 
     Of ids and mask (B, L), the share of tokens that is chosen being ``probability``: masked ids
     (B, L), and (B, L) bool, the chosen positions.
     """
     chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
+    if groups:
+        held = np.stack([np.isin(ids, group) for group in groups])
+        works = held.any(axis=2)
+        drawn = (rng.random(works.shape) * works).argmax(axis=0)
+        taken = works.any(axis=0) & (rng.random(len(ids)) < 0.5)
+        chosen = np.where(taken[:, None], held[drawn, np.arange(len(ids))], chosen)
     kind = rng.random(ids.shape)
     random_ids = rng.integers(0, tokenizer.vocab_size, ids.shape)
     masked = np.where(chosen & (kind < 0.8), tokenizer.mask_id, ids)

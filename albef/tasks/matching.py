@@ -2,6 +2,7 @@
 training on pairs, as retrieval and grounding do.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,21 @@ class Collate:
         return batch
 
 
+def group_ids(
+    groups: Sequence[Sequence[str]], tokenizer: TextTokenizer, name: str
+) -> list[list[int]]:
+    """The ids of each group of words, that of a value's ``name``.
+
+    Raises:
+        ValueError: a word is no token.
+    """
+    token_ids = tokenizer.tokenizer.get_vocab()
+    for word in itertools.chain(*groups):
+        if word not in token_ids:
+            raise ValueError(f"{name}: {word!r} is no token of the vocabulary; leave it out")
+    return [[token_ids[word] for word in group] for group in groups]
+
+
 class Matched(NamedTuple):
     """What a batch loses in matching."""
 
@@ -125,18 +141,10 @@ class MatchingTask(Task):
             self.add_exchanges()
 
     def add_exchanges(self) -> None:
-        """Have ITM's negatives be texts with words exchanged.
-
-        Raises:
-            ValueError: one of them is no token.
-        """
+        """Have ITM's negatives be texts with words exchanged."""
         own = torch.arange(self.tokenizer.vocab_size)
         other = []
-        for group in self.config.exchanged:
-            ids = [self.tokenizer.tokenizer.token_to_id(word) for word in group]
-            if None in ids:
-                word = group[ids.index(None)]
-                raise ValueError(f"exchanged: {word!r} is no token of the vocabulary; leave it out")
+        for ids in group_ids(self.config.exchanged, self.tokenizer, "exchanged"):
             for by in range(1, len(ids)):
                 other.append(own.clone())
                 other[-1][ids] = torch.tensor(ids[by:] + ids[:by])
@@ -149,10 +157,12 @@ class MatchingTask(Task):
         drawn = (torch.rand(works.shape, device=ids.device) * works).argmax(dim=0)
         return ways[drawn, torch.arange(len(ids), device=ids.device)], works.any(dim=0)
 
-    def freeze_itc(self) -> None:
-        """What ITC alone would teach, where it is not trained."""
-        self.model.freeze_projections()
-        self.temperature.requires_grad_(False)
+    def train_itc(self, trained: bool) -> None:
+        """Whether the contrastive loss is; if not, what it alone would teach is frozen."""
+        self.itc = trained
+        if not trained:
+            self.model.freeze_projections()
+            self.temperature.requires_grad_(False)
 
     def match(
         self,

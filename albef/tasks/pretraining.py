@@ -22,7 +22,7 @@ from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
 from albef.tasks.matching import Collate as CaptionCollate
-from albef.tasks.matching import MatchingConfig
+from albef.tasks.matching import MatchingConfig, group_ids
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
@@ -53,6 +53,9 @@ class Config(MatchingConfig, TrainingConfig):
     """Weight of the twin in masked language modelling."""
     mlm_probability: float = 0.15
     """Share of tokens masked."""
+    masked_groups: tuple[tuple[str, ...], ...] = ()
+    """Groups of words, as of ``exchanged``. In half of the captions that have any, the words of one
+    group are masked and nothing else; the paper has none."""
     queue_from: float = 0.0
     """Epochs before the queue's candidates count. From random weights they are told from the
     batch by their age alone, which teaches nothing; the paper starts from trained encoders, at 0.
@@ -79,12 +82,15 @@ class Collate(CaptionCollate):
     """Also ``masked_ids`` (B, L), and positions and labels of masked tokens (B, M), padded."""
 
     mlm_probability: float = 0.0
+    masked_groups: Sequence[Sequence[int]] = ()
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """One caption a record, drawn at random; positions are padded with 0."""
         batch = super().__call__(records, rng)
         ids, mask = batch["ids"].numpy(), batch["text_mask"].numpy()
-        masked, chosen = mask_tokens(ids, mask, self.tokenizer, self.mlm_probability, rng)
+        masked, chosen = mask_tokens(
+            ids, mask, self.tokenizer, self.mlm_probability, rng, self.masked_groups
+        )
         width = max(1, int(chosen.sum(1).max()))
         positions = np.argsort(~chosen, axis=1, kind="stable")[:, :width]
         held = np.take_along_axis(chosen, positions, 1)
@@ -109,9 +115,7 @@ class Task(RankingTask):
             self.model.image_encoder.drop_patches(config.patch_dropout)
         self.add_twin(config.temperature)
         self.mlm_head_m = MomentumTwin(self.mlm_head)
-        self.itc = config.itc
-        if not config.itc:
-            self.freeze_itc()
+        self.train_itc(config.itc)
 
     def take_start(self) -> dict[str, str]:
         """Take the start weights that the values name, into student and twin; their digests.
@@ -137,6 +141,7 @@ class Task(RankingTask):
             config.max_tokens,
             equal_texts=config.equal_texts,
             mlm_probability=config.mlm_probability,
+            masked_groups=group_ids(config.masked_groups, self.tokenizer, "masked_groups"),
         )
 
     @torch.no_grad()

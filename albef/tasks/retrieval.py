@@ -36,10 +36,8 @@ class Task(PairTask, RankingTask):
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.itc, self.rerank_k = config.itc, config.rerank_k
-        self.zero_shot = config.zero_shot
-        if not config.itc:
-            self.freeze_itc()
+        self.rerank_k, self.zero_shot = config.rerank_k, config.zero_shot
+        self.train_itc(config.itc)
 
     @property
     def further_splits(self) -> tuple[str, ...]:

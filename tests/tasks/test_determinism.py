@@ -33,7 +33,8 @@ def two_threads() -> Iterator[None]:
 
 
 def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
-    config = validate(Config, read_yaml(ROOT / "params.yaml")["pretrain"], where="params.yaml")
+    values = read_yaml(ROOT / "params.yaml")["pretrain"] | {"masked_groups": []}
+    config = validate(Config, values, where="params.yaml")
     torch.manual_seed(4)
     task = Task(config, TextTokenizer.train(CAPTIONS, config.tokenizer.vocab_size)).to(device)
     optimizer = adamw(task, 1e-3, config.weight_decay)
