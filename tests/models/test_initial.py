@@ -6,6 +6,7 @@ import torch
 from albef.models.bert import width_scale
 from albef.models.fusion import FusionEncoder
 from albef.models.momentum import MomentumTwin
+from albef.models.text import TextEncoder
 from albef.models.vision import ImageConfig, ImageEncoder, sine_positions
 from tests.conftest import tiny_model
 
@@ -59,6 +60,22 @@ def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere
             looks = weights[1:, 1:] / weights[1:, 1:].sum(dim=1, keepdim=True)
             assert (looks * distances).sum(dim=1).mean() < 0.7 * distances.mean()
             assert weights[0, 0] < 0.2
+
+
+@pytest.mark.parametrize(("width", "heads"), [(192, 3), (48, 2), (12, 4)])
+def test_a_token_starts_with_half_of_the_one_before_it(width: int, heads: int) -> None:
+    torch.manual_seed(0)
+    sizes = tiny_model().text.model_copy(update={"width": width, "heads": heads})
+    encoder = TextEncoder(sizes, 50)
+    ids = torch.randint(1, 50, (64, 9))
+    states, attention = encoder.embeddings(ids), encoder.layer[0].attention
+    parts = attention.self
+    query, key = parts.split(parts.query(states)), parts.split(parts.key(states))
+    weights = (query @ key.mT / (width // heads) ** 0.5).softmax(dim=-1).mean(dim=(0, 1))
+    if width // heads > 3:  # one angle turns too soon
+        assert torch.equal(weights[1:].argmax(dim=1), torch.arange(8))
+    taken = attention.output.dense.weight @ parts.value.weight
+    assert torch.equal(taken, torch.eye(width) / 2)
 
 
 def test_patches_are_dropped_in_training_alone_and_never_the_class_token() -> None:

@@ -1,13 +1,14 @@
 """Cleaning and tokenising, against what the original code makes of the same texts."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
+from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question, mask_tokens
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TEXTS: dict[str, Any] = json.loads((FIXTURES / "text_and_schedule.json").read_text())
@@ -63,6 +64,31 @@ def test_what_is_no_vocabulary_is_named(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is no vocabulary"):
         TextTokenizer.load(path)
+
+
+def test_words_of_a_group_are_masked_alone_in_half_of_the_texts_that_have_any(
+    vocabulary: Path,
+) -> None:
+    tokenizer = TextTokenizer.load(vocabulary)
+    first, second, other = range(10, 13)
+    texts = [[tokenizer.cls_id, first, other, second, other], [tokenizer.cls_id, *4 * [other]]]
+    ids, mask = np.tile(texts, (200, 1)), np.ones((400, 5), np.int64)
+    rng = np.random.default_rng(0)
+
+    def chosen(probability: float, groups: list[list[int]]) -> tuple[Counter[str], set[str]]:
+        """How often each row of positions was, of the texts with words of groups; of the others."""
+        rows = mask_tokens(ids, mask, tokenizer, probability, rng, groups)[1].astype(int)
+        names = ["".join(map(str, row)) for row in rows]
+        return Counter(names[::2]), set(names[1::2])
+
+    counts, others = chosen(0.0, [[first], [second, 13]])
+    assert others == {"00000"}
+    assert counts.keys() == {"00000", "01000", "00010"}
+    assert min(counts.values()) > 30
+    assert 70 < counts["00000"] < 130
+    counts, others = chosen(1.0, [[first, second]])
+    assert others == {"01111"}
+    assert counts.keys() == {"01111", "01010"}
 
 
 def test_a_text_for_retrieval_is_cut_in_training_as_in_evaluation(vocabulary: Path) -> None:
