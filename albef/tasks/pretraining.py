@@ -54,8 +54,8 @@ class Config(MatchingConfig, TrainingConfig):
     mlm_probability: float = 0.15
     """Share of tokens masked."""
     masked_groups: tuple[tuple[str, ...], ...] = ()
-    """Groups of words, as of ``exchanged``. In half of the captions that have any, the words of one
-    group are masked and nothing else; the paper has none."""
+    """Groups of words, each a token of the vocabulary. In half of the captions that have any, the
+    words of one group are masked and nothing else; the paper has none."""
     queue_from: float = 0.0
     """Epochs before the queue's candidates count. From random weights they are told from the
     batch by their age alone, which teaches nothing; the paper starts from trained encoders, at 0.
