@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from starlette.routing import Match
 
 from albef.serving.bodies import Route
 from albef.serving.engine import Engine
-from albef.serving.errors import CODES, Problem, invalid
+from albef.serving.errors import Problem, invalid
 from albef.serving.following import Current, Follower
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
-from albef.serving.middleware.access import Hosts, Tokens, parse_token
+from albef.serving.middleware.access import Hosts, Tokens
 from albef.serving.middleware.admission import Admission, Direct
 from albef.serving.middleware.exchange import METRICS, PROBES, State
 from albef.serving.middleware.requests import Requests
@@ -33,33 +32,11 @@ from albef.serving.routes.compatible import compatible_routes
 from albef.serving.routes.indexes import index_routes
 from albef.serving.routes.server import page_routes, probe_routes, server_routes
 
-TOKENS = "ALBEF_TOKENS"
-"""Environment variable with the tokens of clients, separated by commas or spaces; that of the same
-name and ``_FILE`` has the path of a file with more of them."""
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
     "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id"],
     "expose_headers": ["retry-after", "x-request-id"],
 }
-
-
-def read_tokens() -> list[str]:
-    """The tokens of clients, from the environment and the file that it names.
-
-    Raises:
-        ValueError: one is too short to be a secret, or what follows it means nothing.
-        OSError: the file cannot be read.
-    """
-    given = os.environ.get(TOKENS, "")
-    if path := os.environ.get(f"{TOKENS}_FILE"):
-        given += f" {Path(path).read_text()}"
-    tokens = given.replace(",", " ").split()
-    for token in tokens:
-        try:
-            parse_token(token)
-        except ValueError as error:
-            raise ValueError(f"{TOKENS}: {error}") from None
-    return tokens
 
 
 def create_app(
@@ -141,8 +118,7 @@ def create_app(
     async def refuse(request: Request, error: Exception) -> Response:
         """What the framework refuses, in our words; nothing of the content is repeated."""
         assert isinstance(error, HTTPException)
-        code, meaning = CODES.get(error.status_code, ("error", "the request was refused"))
-        response = Problem(error.status_code, code, meaning).response()
+        response = Problem(error.status_code).response()
         if error.status_code == 405:
             every = [*request.app.routes, *(each for part in routers for each in part.routes)]
             here = (each for each in every if each.matches(request.scope)[0] is not Match.NONE)

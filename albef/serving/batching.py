@@ -80,8 +80,7 @@ class Batcher(Generic[Item, Result]):
         ahead = waiting * self._pace
         if waiting + count > self._limits.queue or ahead > self._limits.seconds:
             self._metrics.refused.labels("queue").inc()
-            text = f"{waiting} items wait for {self._step}; try again later"
-            raise Problem(429, "busy", text, ahead)
+            raise Problem(429, f"{waiting} items wait for {self._step}; try again later", ahead)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         """The results of ``items``; when this is cancelled, they are not computed any more.

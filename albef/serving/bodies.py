@@ -10,8 +10,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from albef.runtime.manifest import Facts
-from albef.serving.errors import CODES, Problem, invalid
+from albef.serving.errors import Problem, invalid
 from albef.serving.limits import PICTURES, TEXT
+from albef.serving.middleware.exchange import exchange_of, media_type
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
 """A text that is read."""
@@ -68,13 +69,12 @@ class Route(APIRoute):
         known = [field.alias for field in self.dependant.body_params]
 
         async def checked(request: Request) -> Response:
-            given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            _check_type(given, taken)
+            _check_type(media_type(exchange_of(request.scope).headers), taken)
             fields = list(await request.form()) if is_form else []
             if unknown := [name for name in fields if name not in known]:
                 await request.close()
                 text = f"there is no field {unknown[0][:80]}; there are {', '.join(known)}"
-                raise Problem(422, CODES[422][0], text)
+                raise Problem(422, text)
             return await handle(request)
 
         return checked
@@ -82,7 +82,7 @@ class Route(APIRoute):
 
 def _check_type(given: str, taken: str) -> None:
     if given != taken:
-        raise Problem(415, CODES[415][0], f"send the body as {taken}")
+        raise Problem(415, f"send the body as {taken}")
 
 
 class Body(BaseModel):

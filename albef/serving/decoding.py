@@ -13,6 +13,7 @@ from albef.serving.metrics import Metrics
 from albef.serving.middleware.exchange import CLIENT
 
 T = TypeVar("T")
+_Turn = asyncio.Future[asyncio.Future[Any]]  # for a thread, and then what that computes
 
 
 class Decoders:
@@ -24,9 +25,8 @@ class Decoders:
     def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
         self.pool = ThreadPoolExecutor(threads, "decode")
         self._free, self._limits, self._metrics = threads, limits, metrics
-        self._queues: OrderedDict[str, deque[tuple[asyncio.Future[Any], Callable[[], Any]]]]
-        self._queues = OrderedDict()
-        self._began: dict[object, float] = {}  # when each thread that works began with a call
+        self._queues: OrderedDict[str, deque[tuple[_Turn, Callable[[], Any]]]] = OrderedDict()
+        self._began: dict[asyncio.Future[Any], float] = {}  # when, of each thread that works
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
 
     @property
@@ -41,7 +41,7 @@ class Decoders:
         """
         late = time.monotonic() - self._limits.decode
         if not self._free and all(began <= late for began in self._began.values()):
-            raise Problem(503, "unavailable", "large pictures hold all decoders up", 1)
+            raise Problem(503, "large pictures hold all decoders up", 1)
 
     def check_room(self, count: int) -> None:
         """See that ``count`` calls find room.
@@ -51,7 +51,7 @@ class Decoders:
         """
         if (waiting := self._waiting) + count > self._limits.queue:
             self._metrics.refused.labels("queue").inc()
-            raise Problem(429, "busy", f"{waiting} pictures wait to be decoded", 1)
+            raise Problem(429, f"{waiting} pictures wait to be decoded", 1)
 
     async def __call__(self, call: Callable[[], T]) -> T:
         """What a call returns, in a thread.
@@ -60,34 +60,29 @@ class Decoders:
             Problem: 503, see :meth:`check`.
         """
         self.check()
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(CLIENT.get(), deque()).append((result, call))
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(CLIENT.get(), deque()).append((turn, call))
         self._start()
-        return await result
+        result: T = await asyncio.shield(await turn)  # a thread goes on when its client leaves
+        return result
 
     def _start(self) -> None:
         """Give free threads the first call of the client whose turn it is."""
         while self._free and self._queues:
             client, queue = self._queues.popitem(last=False)
-            result, call = queue.popleft()
+            turn, call = queue.popleft()
             if queue:
                 self._queues[client] = queue  # behind the others
-            if not result.done():
+            if not turn.done():
                 self._free -= 1
+                result = asyncio.get_running_loop().run_in_executor(self.pool, call)
                 self._began[result] = time.monotonic()
-                done = asyncio.get_running_loop().run_in_executor(self.pool, call)
-                done.add_done_callback(lambda done, result=result: self._end(done, result))  # type: ignore[misc]
+                result.add_done_callback(self._end)
+                turn.set_result(result)
 
-    def _end(self, done: "asyncio.Future[Any]", result: "asyncio.Future[Any]") -> None:
+    def _end(self, result: "asyncio.Future[Any]") -> None:
         self._free += 1
         del self._began[result]
-        if not result.done():
-            if done.cancelled():
-                result.cancel()
-            elif (error := done.exception()) is not None:
-                result.set_exception(error)
-            else:
-                result.set_result(done.result())
-        elif not done.cancelled():
-            done.exception()  # which nobody asks for any more
+        if not result.cancelled():
+            result.exception()  # else the loop complains where nobody waits for it any more
         self._start()

@@ -76,7 +76,7 @@ class Engine:
         self._exports, self._expect, self._options = exports, expect, options
         self._workers = workers
         self._computing = ThreadPoolExecutor(workers, "compute")
-        self._decoders = Decoders(_DECODERS, limits, metrics)
+        self.decoders = Decoders(_DECODERS, limits, metrics)
         self._reading = ThreadPoolExecutor(_READERS, "index")
         self._load()
 
@@ -143,7 +143,7 @@ class Engine:
     async def close(self) -> None:
         """Stop, and let go of threads and indexes, also those of engines that it renewed."""
         await self.stop()
-        for pool in (self._decoders.pool, self._computing, self._reading):
+        for pool in (self.decoders.pool, self._computing, self._reading):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         self.store.close()
 
@@ -244,7 +244,7 @@ class Engine:
         """What a call of the model says of each text about the same picture or pictures."""
         queues = self.calls[call]
         queues.asked[call].check_room(len(texts))
-        self._decoders.check_room(len(images))
+        self.decoders.check_room(len(images))
         square = partial(queues.square, asked=True)
         pictures = [await self._decode(square, image, i) for i, image in enumerate(images)]
         answers = await queues.asked[call]([(*pictures, text) for text in texts])
@@ -258,7 +258,7 @@ class Engine:
         queues = self.calls["ground"]
         waiting = queues.asked["ground"]
         waiting.check_room(len(expressions))
-        self._decoders.check_room(1)
+        self.decoders.check_room(1)
         await self._decode(partial(queues.square, asked=True), image, 0)
         with opened(image, "picture 0") as picture:
             size = picture.size
@@ -321,7 +321,8 @@ class Engine:
             return await loop.run_in_executor(self._reading, call, *arguments)
         except (sqlite3.Error, OSError) as error:
             log.error("an index cannot be used: %s", error)
-            raise Problem(503, "storage", "the index cannot be read or written now", 5) from None
+            text = "the index cannot be read or written now"
+            raise Problem(503, text, 5, code="storage") from None
 
     async def _stored_states(
         self, queues: ModelQueues, index: Index, numbers: Sequence[int]
@@ -341,7 +342,7 @@ class Engine:
     async def _read_pictures(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, asked: bool = True
     ) -> list[ReadPicture]:
-        self._decoders.check_room(len(images))
+        self.decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
             asyncio.ensure_future(self._decode(partial(queues.pixels, asked=asked), image, i))
@@ -359,21 +360,12 @@ class Engine:
     ) -> list[ReadText]:
         return await queues.texts([queues.ids(text, asked=asked) for text in texts])
 
-    def check_decoders(self) -> None:
-        """See that a decoder takes work: not all have been at one picture for long.
-
-        Raises:
-            Problem: 503, none does.
-        """
-        self._decoders.check()
-
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.
 
         Raises:
             Problem: 413 or 422, with what is wrong with the picture; 503, no thread is free.
         """
-        self.check_decoders()
 
         def decoded() -> T:
             with opened(image, f"picture {number}", self.limits.pixels) as picture:
@@ -384,11 +376,11 @@ class Engine:
             return call(image, number)
 
         try:
-            return await self._decoders(decoded)
+            return await self.decoders(decoded)
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:
-                raise Problem(413, "too_many_pixels", str(error)) from None
-            raise Problem(422, "bad_picture", str(error)) from None
+                raise Problem(413, str(error), code="too_many_pixels") from None
+            raise Problem(422, str(error), code="bad_picture") from None
 
 
 class StatesCache:

@@ -35,23 +35,27 @@ class Problem(Exception):
 
     Args:
         status: of HTTP.
-        code: a word for programs.
-        message: a sentence for people; nothing of the request's content stands in it.
+        message: a sentence for people; nothing of the request's content stands in it. The
+            status's own of :data:`CODES` if not given.
         retry_after: seconds after which it is worth trying again.
+        code: a word for programs, where it is another than the status's own.
         param: the field that is wrong.
     """
 
     def __init__(
         self,
         status: int,
-        code: str,
-        message: str,
+        message: str | None = None,
         retry_after: float | None = None,
+        *,
+        code: str | None = None,
         param: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-        self.message = message.encode(errors="replace").decode()  # halves of characters too
+        word, meaning = CODES.get(status, ("error", "the request was refused"))
+        text = message or meaning
+        super().__init__(text)
+        self.status, self.code, self.param = status, code or word, param
+        self.message = text.encode(errors="replace").decode()  # halves of characters too
         self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
@@ -125,9 +129,9 @@ def sentence(error: Mapping[str, Any]) -> str:
 def invalid(error: Mapping[str, Any]) -> Problem:
     """The problem of a body or field with which pydantic found something wrong."""
     if error["type"] == "json_invalid":
-        return Problem(400, CODES[400][0], "the body is no JSON")
+        return Problem(400, "the body is no JSON")
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
-    return Problem(422, CODES[422][0], f"{where}: {sentence(error)}", param=where)
+    return Problem(422, f"{where}: {sentence(error)}", param=where)
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from ray import serve
 from starlette.types import ASGIApp
 
-from albef.serving.app import create_app, read_tokens
+from albef.serving.app import create_app
 from albef.serving.limits import Limits
+from albef.serving.middleware.access import read_tokens
 from albef.serving.middleware.exchange import State
 
 

@@ -106,8 +106,9 @@ def serve(
     that holds a stage of the registry, and is followed. Tokens of clients stand in the
     environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
     """
-    from albef.serving.app import TOKENS, create_app, read_tokens
+    from albef.serving.app import create_app
     from albef.serving.limits import MIB, Limits
+    from albef.serving.middleware.access import TOKENS, read_tokens
     from albef.serving.middleware.exchange import State
     from albef.serving.uvicorn_server import Server
 

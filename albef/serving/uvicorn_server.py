@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from albef.serving.errors import CODES, Problem
+from albef.serving.errors import Problem
 from albef.serving.limits import Limits
 from albef.serving.middleware.exchange import State, full
 from albef.serving.middleware.requests import REST
@@ -130,7 +130,7 @@ def _protocol(limits: Limits, state: State) -> type[HttpToolsProtocol]:
 
         def on_header(self, name: bytes, value: bytes) -> None:
             super().on_header(name, value)
-            self._parsed += len(name) + len(value)
+            self._parsed += len(name) + len(value) + len(b": \r\n")
             if self._parsed + len(self.url) > _HEAD:
                 raise ValueError("the headers are too long")
 
@@ -140,7 +140,7 @@ def _protocol(limits: Limits, state: State) -> type[HttpToolsProtocol]:
             _JoinedWrites(self.cycle)
 
         def send_400_response(self, msg: str) -> None:
-            problem = Problem(400, *CODES[400])
+            problem = Problem(400)
             head = (
                 b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             )

@@ -1,9 +1,7 @@
 """What the container's files say of a server is so of a real one."""
 
 import json
-import os
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -12,10 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 import albef.layout
-from tests.deploy.test_rolling import process, wait_for
+from tests.serving.running import serving
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-PORT = 8084
 
 
 def test_a_server_answers_the_probes_as_it_is_started_there(
@@ -28,11 +25,9 @@ def test_a_server_answers_the_probes_as_it_is_started_there(
     (container,) = pod["containers"]
     command = [*json.loads(entry), *container["args"]]
     there = {"/export": str(tiny_export), "0.0.0.0": "127.0.0.1", "/indexes": str(tmp_path)}
-    started = [sys.executable, "-m", "albef.cli", *(there.get(each, each) for each in command[1:])]
+    started = ["-m", "albef.cli", *(there.get(each, each) for each in command[1:]), "--port", 0]
     token = "a-token-of-a-test"
-    with process([*started, "--port", str(PORT)], os.environ | {"ALBEF_TOKENS": token}):
-        wait_for(PORT)
-        base = f"http://127.0.0.1:{PORT}"
+    with serving(*started, cwd=tmp_path, ALBEF_TOKENS=token) as (_, base):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             path = container[probe]["httpGet"]["path"]
             assert httpx.get(base + path, headers={"host": "10.0.0.7:8080"}).status_code == 200

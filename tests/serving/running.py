@@ -1,10 +1,14 @@
 """A real server of real exports, on loopback."""
 
 import contextlib
+import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any, NamedTuple
 
 import httpx
@@ -58,6 +62,26 @@ def running(
         server.should_exit = True
         thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def serving(*command: object, cwd: Path, **environment: str) -> Iterator[tuple[Popen[str], str]]:
+    """A server that a command of Python starts as a process, and its address."""
+    root = str(Path(__file__).parents[2])
+    with Popen(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": root, "ALBEF_TOKENS": "", **environment},
+        cwd=cwd,
+        stdout=PIPE,
+        stderr=PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = json.loads(process.stderr.readline())
+            yield process, line["message"].removeprefix("serving at ")
+        finally:
+            process.kill()  # else leaving the block would wait for a server that nobody stops
 
 
 def wait_until(done: Callable[[], object], seconds: float = PATIENCE) -> None:

@@ -67,21 +67,22 @@ def test_classifies_as_the_runtime_does(
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("call", "sent", "said"),
     [
-        ({}, "label: it is missing"),
-        ({"label": ["a dog", "a dog"]}, "twice"),
-        (
-            {"label": ["a dog"], "template": ["{}", "a picture"]},
-            "template: {} stands in it once",
+        ("zero-shot", {}, "label: it is missing"),
+        ("zero-shot", {"label": ["a dog", "a dog"]}, "twice"),
+        ("zero-shot", {"label": ["a"], "template": ["{}", "b"]}, "template: {} stands in it once"),
+        ("zero-shot", {"label": [f"{i}" for i in range(101)]}, "label: at most 100 are taken"),
+        *(
+            ("ground", {"expression": "a", "boxes": boxes}, "boxes: ")
+            for boxes in ("[[0, 0, NaN, 1]]", "[[0, 0, 0, 1]]", "[]", "[[1]]", "{", "1e9")
         ),
-        ({"label": [f"{i}" for i in range(101)]}, "label: at most 100 are taken"),
     ],
 )
-def test_wrong_labels_are_refused(
-    everything: Running, pictures: list[bytes], sent: dict[str, list[str]], said: str
+def test_wrong_fields_are_refused(
+    everything: Running, pictures: list[bytes], call: str, sent: dict[str, list[str]], said: str
 ) -> None:
-    answer = everything.client.post("/v1/zero-shot", files=parts("image", pictures[:1]), data=sent)
+    answer = everything.client.post(f"/v1/{call}", files=parts("image", pictures[:1]), data=sent)
     assert error(answer) == (422, "invalid")
     assert said in answer.json()["error"]["message"]
 
@@ -135,14 +136,6 @@ def test_grounds_as_the_runtime_does(
         assert result["best"] == right.best
         np.testing.assert_allclose(result["heat"], right.heat, atol=1e-5)
         assert result["box"] == (right.box and pytest.approx(right.box))
-
-
-@pytest.mark.parametrize("boxes", ["[[0, 0, NaN, 1]]", "[[0, 0, 0, 1]]", "[]", "[[1]]", "{", "1e9"])
-def test_wrong_boxes_are_refused(everything: Running, pictures: list[bytes], boxes: str) -> None:
-    answer = everything.client.post(
-        "/v1/ground", files=parts("image", pictures[:1]), data={"expression": "a", "boxes": boxes}
-    )
-    assert error(answer) == (422, "invalid")
 
 
 def test_a_call_that_nobody_has_names_those_there_are(

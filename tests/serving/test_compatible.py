@@ -61,13 +61,6 @@ def test_openai_embeds_texts_and_pictures_in_their_order(
     assert named.model.startswith("grounding@")
 
 
-def test_base64_is_little_endian_float32(everything: Running, model: Matching) -> None:
-    sent = {"model": "retrieval", "input": [*CAPTIONS], "encoding_format": "base64"}
-    answer = everything.client.post("/v1/embeddings", json=sent).json()
-    rows = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in answer["data"]]
-    np.testing.assert_allclose(rows, model.embed_text(CAPTIONS), atol=1e-5)
-
-
 def test_more_inputs_than_the_queue_holds_are_embedded(tiny_export: Path, model: Matching) -> None:
     texts = [CAPTIONS[i % 4] for i in range(70)]
     with running([tiny_export], Limits(queue=32)) as server, openai(server) as client:

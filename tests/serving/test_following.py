@@ -25,7 +25,7 @@ from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from tests.data.toy import picture
 from tests.flows.shop import alter
-from tests.serving.running import PATIENCE, Running, parts, running, wait_until
+from tests.serving.running import PATIENCE, Running, parts, running, serving, wait_until
 
 TEXT = "two apples above a squid"
 CLIENTS = 8
@@ -170,36 +170,29 @@ def test_memory_returns_after_each_of_ten_swaps(
     link, folders = tmp_path / "link", list(exports.values())
     lead(link, folders[0])
     options = ["--follow", "600", "--port", "0", "--indexes", f"{tmp_path / 'indexes'}"]
-    command = [sys.executable, "-m", "albef.cli", "serve", f"{link}", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        address = json.loads(process.stderr.readline())["message"].removeprefix("serving at ")
-        drained = threading.Thread(target=process.stderr.read)
-        drained.start()
-        try:
-            with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+    with (
+        serving("-m", "albef.cli", "serve", link, *options, cwd=tmp_path) as (process, address),
+        httpx.Client(base_url=address, timeout=PATIENCE) as client,
+    ):
 
-                def number(name: str) -> float:
-                    page = client.get("/metrics").text
-                    return float(re.findall(rf"^{re.escape(name)} (.*)$", page, re.MULTILINE)[0])
+        def number(name: str) -> float:
+            page = client.get("/metrics").text
+            return float(re.findall(rf"^{re.escape(name)} (.*)$", page, re.MULTILINE)[0])
 
-                def ask() -> None:
-                    client.post("/v1/embed/texts", json={"texts": [TEXT]}).raise_for_status()
+        def ask() -> None:
+            client.post("/v1/embed/texts", json={"texts": [TEXT]}).raise_for_status()
 
-                client.put("/v1/indexes/zoo")
-                client.post("/v1/indexes/zoo/images", files=parts("image", pictures))
-                ask()
-                before = number("process_resident_memory_bytes")
-                assert before > size
-                for i in range(10):
-                    lead(link, folders[(i + 1) % 2])
-                    process.send_signal(signal.SIGHUP)
-                    wait_until(lambda i=i: number('albef_looks_total{outcome="replaced"}') > i)
-                    ask()
-                    wait_until(lambda: number("process_resident_memory_bytes") < before + size)
-        finally:
-            process.kill()
-            drained.join()
+        client.put("/v1/indexes/zoo")
+        client.post("/v1/indexes/zoo/images", files=parts("image", pictures))
+        ask()
+        before = number("process_resident_memory_bytes")
+        assert before > size
+        for i in range(10):
+            lead(link, folders[(i + 1) % 2])
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda i=i: number('albef_looks_total{outcome="replaced"}') > i)
+            ask()
+            wait_until(lambda: number("process_resident_memory_bytes") < before + size)
 
 
 def grow(folder: Path, size: int) -> None:

@@ -289,7 +289,7 @@ def test_a_name_of_this_machine_is_nobody_elses() -> None:
 
 def test_a_refusal_reads_on_so_that_the_client_sees_it() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        raise Problem(413, "too_large", "too much")
+        raise Problem(413, "too much")
 
     read = Requests(refuse, Metrics(), State(), 1000)
     answer = asyncio.run(ask(read, b"x" * 500, b"x" * 500))

@@ -2,21 +2,18 @@
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from subprocess import Popen
 
 import httpx
 import pytest
 
 from albef.serving.serve import serve
-from tests.serving.running import PATIENCE, running
+from tests.serving.running import PATIENCE, running, serving
 
 BODY = {"texts": ["a dog"]}
 HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "pyarrow")
@@ -42,26 +39,6 @@ def test_what_cannot_be_served_is_a_sentence(tiny_exports: dict[str, Path], tmp_
     server = running([tiny_exports["vqa"]], gallery=tmp_path)
     with pytest.raises(ValueError, match="no export here embeds pictures"), server:
         pass
-
-
-@contextlib.contextmanager
-def serving(*command: object, cwd: Path, **environment: str) -> Iterator[tuple[Popen, str]]:
-    """A server that a command starts, and its address."""
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env={**os.environ, "PYTHONPATH": root, "ALBEF_TOKENS": "", **environment},
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            line = json.loads(process.stderr.readline())
-            yield process, line["message"].removeprefix("serving at ")
-        finally:
-            process.kill()  # else leaving the block would wait for a server that nobody stops
 
 
 def test_a_process_serves_without_torch_and_ends_well(tiny_export: Path, tmp_path: Path) -> None:

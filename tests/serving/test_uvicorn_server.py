@@ -20,6 +20,8 @@ from albef.serving.uvicorn_server import _JoinedWrites
 from tests.serving.running import PATIENCE, Running, error, running, wait_until
 
 HEAD = b"POST /v1/embed/texts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+BODY = b'{"texts": ["a dog"]}'
+END = b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 TEXTS = {"texts": [f"dog {i}" for i in range(32)]}
 
 
@@ -88,10 +90,11 @@ def test_slow_and_broken_headers_are_not_waited_for(tiny_export: Path) -> None:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(HEAD + b"X: " + b"x" * 200_000)
             assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
-        for head in (HEAD + b"X: " + b"x" * 17_000, HEAD + b"X: x\r\n" * 4000):  # as a whole
+        for head in (HEAD + b"X: " + b"x" * 17_000, HEAD + b"X: x\r\n" * 3000):  # as a whole
             with wire(server) as connection:
                 connection.sendall(head + b"\r\n\r\n")
-                assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
+                answer = read_all(connection)
+                assert not answer or "the request cannot be read" in answer
         with wire(server) as connection:
             connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
             answer = read_all(connection)
@@ -148,8 +151,7 @@ def test_a_server_whose_decoders_are_held_up_is_not_ready(
 def test_the_work_of_a_client_that_leaves_is_dropped(server: Running) -> None:
     busy = Busy(server)
     with wire(server) as connection:
-        body = b'{"texts": ["a dog"]}'
-        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        connection.sendall(HEAD + END)
         wait_until(lambda: server.metric("albef_open_requests") == 1)
     gone = {"route": "/v1/embed/texts", "method": "POST", "status": "499"}
     wait_until(lambda: server.metric("albef_requests_total", **gone) == 1)
@@ -169,21 +171,17 @@ def test_a_stop_finishes_what_was_accepted(server: Running) -> None:
         httpx.get(f"{server.client.base_url}/healthz")
 
 
-def test_readiness_goes_before_the_server_does(server: Running) -> None:
+@pytest.mark.parametrize("twice", [False, True])
+def test_readiness_goes_before_the_server_does(server: Running, twice: bool) -> None:
     server.server.drain = PATIENCE
     server.server.handle_exit(15, None)
     assert error(server.client.get("/readyz")) == (503, "unavailable")
     assert server.client.get("/v1/model").is_success, "what still comes is answered"
     assert server.thread.is_alive()
-    server.server.drain = 0  # its time is over
-    server.thread.join(PATIENCE)
-    assert not server.thread.is_alive()
-
-
-def test_a_second_signal_does_not_wait(server: Running) -> None:
-    server.server.drain = PATIENCE
-    server.server.handle_exit(15, None)
-    server.server.handle_exit(15, None)
+    if twice:
+        server.server.handle_exit(15, None)  # a second signal does not wait
+    else:
+        server.server.drain = 0  # its time is over
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive()
 
@@ -221,8 +219,6 @@ def test_a_full_server_says_how_it_is_and_refuses_before_the_body(tiny_export: P
 
 
 def test_a_stop_resets_nobody_who_has_connected(server: Running) -> None:
-    body = b'{"texts": ["a dog"]}'
-    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     held, go = threading.Event(), threading.Event()
 
     async def hold() -> None:
@@ -231,14 +227,13 @@ def test_a_stop_resets_nobody_who_has_connected(server: Running) -> None:
 
     loop = server.server.servers[0].get_loop()
     with wire(server) as early, wire(server) as used:
-        used.sendall(request)
+        used.sendall(HEAD + END)
         assert b"200 OK" in used.recv(65536)
         asyncio.run_coroutine_threadsafe(hold(), loop)
         assert held.wait(PATIENCE)
         with wire(server) as late:  # the system has accepted it, the server has not
-            late.sendall(request)
-            for connection in (early, used):
-                connection.sendall(request)
+            for connection in (late, early, used):
+                connection.sendall(HEAD + END)
             server.server.handle_exit(15, None)
             go.set()
             for connection in (early, used, late):
@@ -250,11 +245,9 @@ def test_a_stop_resets_nobody_who_has_connected(server: Running) -> None:
 
 
 def test_an_offer_of_another_protocol_is_passed_over(server: Running) -> None:
-    body = b'{"texts": ["a dog"]}'
-    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(body)
     with wire(server) as connection:
         for _ in range(2):
-            connection.sendall(HEAD + offer + body)
+            connection.sendall(HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + END)
             assert b"200 OK" in connection.recv(65536)
 
 

@@ -2,12 +2,14 @@
 
 import hmac
 import ipaddress
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from albef.serving.errors import Problem
 from albef.serving.middleware.exchange import (
@@ -22,18 +24,21 @@ from albef.serving.middleware.exchange import (
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """Names of the machine itself."""
+TOKENS = "ALBEF_TOKENS"
+"""Environment variable with the tokens of clients, separated by commas or spaces; that of the same
+name and ``_FILE`` has the path of a file with more of them."""
 SHORTEST = 16
 """Characters of a token, at least."""
 
 
+@dataclass(eq=False)
 class Tokens(HttpMiddleware):
     """Whoever asks for what is not ``spared`` needs one of the clients' tokens (else 401), which
     allows what is asked (else 403)."""
 
-    def __init__(
-        self, app: ASGIApp, tokens: Sequence[str], *, spared: frozenset[str] = frozenset()
-    ) -> None:
-        super().__init__(app, spared=spared)
+    tokens: InitVar[Sequence[str]]
+
+    def __post_init__(self, tokens: Sequence[str]) -> None:
         self._clients = [parse_token(token, i) for i, token in enumerate(tokens)]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,12 +47,28 @@ class Tokens(HttpMiddleware):
         # Every token is compared, each in constant time: none is told by how long it took.
         known = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
         if not known:
-            raise Problem(401, "unauthorized", "send a token: Authorization: Bearer TOKEN")
+            raise Problem(401, "send a token: Authorization: Bearer TOKEN")
         if (needed := _needed(scope)) not in known[0].scopes:
-            raise Problem(403, "forbidden", f"this token does not allow it: it is no {needed} one")
+            raise Problem(403, f"this token does not allow it: it is no {needed} one")
         exchange_of(scope).client = known[0]
         CLIENT.set(known[0].name)
         await self.app(scope, receive, send)
+
+
+def read_tokens() -> list[str]:
+    """The tokens of clients, from the environment and the file that it names.
+
+    Raises:
+        ValueError: one is too short to be a secret, or what follows it means nothing.
+        OSError: the file cannot be read.
+    """
+    given = os.environ.get(TOKENS, "")
+    if path := os.environ.get(f"{TOKENS}_FILE"):
+        given += f" {Path(path).read_text()}"
+    tokens = given.replace(",", " ").split()
+    for token in tokens:
+        parse_token(token)
+    return tokens
 
 
 def parse_token(text: str, number: int = 0) -> Client:
@@ -60,11 +81,11 @@ def parse_token(text: str, number: int = 0) -> Client:
     scopes, _, most = rest.partition(":")
     allowed = frozenset(scopes.split("+") if scopes else SCOPES)
     if len(token) < SHORTEST:
-        raise ValueError(f"a token has at least {SHORTEST} characters")
+        raise ValueError(f"{TOKENS}: a token has at least {SHORTEST} characters")
     if not allowed <= set(SCOPES) or (most and not most.isdecimal()):
         raise ValueError(
-            f"after a token stand {' or '.join(SCOPES)}, joined by +, and how many of its requests "
-            "are worked on at once, as in TOKEN:read+metrics:8"
+            f"{TOKENS}: after a token stand {' or '.join(SCOPES)}, joined by +, and how many of "
+            "its requests are worked on at once, as in TOKEN:read+metrics:8"
         )
     return Client(f"token {number}", token.encode(), allowed, int(most or 0))
 
@@ -90,10 +111,10 @@ class Hosts(HttpMiddleware):
         exchange = exchange_of(scope)
         host = _host_name(f"//{exchange.headers.get(b'host', b'').decode('latin-1')}")
         if host not in self.names and not (host in LOCAL and _is_loopback(exchange.client.name)):
-            raise Problem(421, "misdirected", "without tokens the server answers to localhost only")
+            raise Problem(421, "without tokens the server answers to localhost only")
         origin = exchange.headers.get(b"origin", b"").decode("latin-1")
         if origin and _host_name(origin) != host and origin not in self.origins:
-            raise Problem(403, "forbidden", "a page of another site asked")
+            raise Problem(403, "a page of another site asked")
         CLIENT.set(exchange.client.name)
         await self.app(scope, receive, send)
 

@@ -59,7 +59,7 @@ class Admission(HttpMiddleware):
             raise full()
         if client.most and self._working[client.name] >= client.most:
             self.metrics.refused.labels("client").inc()
-            raise Problem(429, "busy", f"{client.most} requests with this token are worked on", 1)
+            raise Problem(429, f"{client.most} requests with this token are worked on", 1)
 
     @contextlib.contextmanager
     def _place(self, client: Client) -> Iterator[None]:
@@ -92,16 +92,15 @@ class Admission(HttpMiddleware):
                         raise _too_large(most)
                     if self.metrics.holding > self.limits.held:
                         self.metrics.refused.labels("bytes").inc()
-                        raise Problem(503, "unavailable", "the server holds many bodies", 1)
+                        raise Problem(503, "the server holds many bodies", 1)
         except TimeoutError:
-            text = f"no body within {self.limits.body_seconds:g} s"
-            raise Problem(408, "slow_body", text) from None
+            raise Problem(408, f"no body within {self.limits.body_seconds:g} s") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _most(self, headers: Mapping[bytes, bytes]) -> int:
         """Bytes that may come, by what they say they are: all but pictures is parsed, and then
         takes many times as much."""
-        is_form = media_type(headers) == b"multipart/form-data"
+        is_form = media_type(headers) == "multipart/form-data"
         most = self.limits.body if is_form else min(self.limits.json, self.limits.body)
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > most:
@@ -140,8 +139,7 @@ class Admission(HttpMiddleware):
         except TimeoutError:
             if not deadline.expired():
                 raise
-            text = f"no answer within {self.limits.seconds:g} s"
-            raise Problem(504, "deadline", text) from None
+            raise Problem(504, f"no answer within {self.limits.seconds:g} s") from None
         except asyncio.CancelledError:
             if not gone:
                 raise
@@ -167,11 +165,9 @@ class Direct(HttpMiddleware):
             return
         scope["route"] = route
         body = (await receive())["body"]
-        response = await route.answer(
-            body, media_type(exchange_of(scope).headers).decode("latin-1")
-        )
+        response = await route.answer(body, media_type(exchange_of(scope).headers))
         await response(scope, receive, send)
 
 
 def _too_large(most: int) -> Problem:
-    return Problem(413, "too_large", f"the body has more than {most} bytes")
+    return Problem(413, f"the body has more than {most} bytes")

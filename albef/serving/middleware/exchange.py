@@ -33,7 +33,7 @@ class State:
 
 def full() -> Problem:
     """What is answered where all places are taken."""
-    return Problem(503, "unavailable", "the server works on as much as it can", 1)
+    return Problem(503, "the server works on as much as it can", 1)
 
 
 class ClientGoneError(Exception):
@@ -89,9 +89,9 @@ class HttpMiddleware:
         raise NotImplementedError
 
 
-def media_type(headers: Mapping[bytes, bytes]) -> bytes:
+def media_type(headers: Mapping[bytes, bytes]) -> str:
     """What a body says it is, without parameters."""
-    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
 
 
 def exchange_of(scope: Scope) -> Exchange:

@@ -131,7 +131,7 @@ class Requests(HttpMiddleware):
             problem = error
         except Exception:
             log.exception("request %s failed", exchange.id)
-            problem = Problem(500, "internal", f"the server failed; request {exchange.id}")
+            problem = Problem(500, f"the server failed; request {exchange.id}")
         if exchange.status:
             return False
         most = 0 if problem.status == 408 else self.linger

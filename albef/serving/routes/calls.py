@@ -13,7 +13,7 @@ from albef.runtime.model import CALLS
 from albef.serving import bodies
 from albef.serving.bodies import Image, Images, Route, Text, read_files
 from albef.serving.engine import current
-from albef.serving.errors import BODY, CODES, Problem, describe_errors, sentence
+from albef.serving.errors import BODY, Problem, describe_errors, sentence
 from albef.serving.limits import BEST, BOXES, LABELS, PICTURES, TEMPLATES
 
 Texts = Annotated[
@@ -65,7 +65,7 @@ def call_routes(calls: Collection[str]) -> APIRouter:
         """
         if len(image) != len(text) and 1 not in (len(image), len(text)):
             counts = f"{len(image)} pictures and {len(text)} texts"
-            raise Problem(422, CODES[422][0], f"{counts}: as many of each are needed, or one")
+            raise Problem(422, f"{counts}: as many of each are needed, or one")
         chances = await current().match(await read_files(image), text)
         return bodies.Matches(model=name("match"), probabilities=chances)
 
@@ -75,10 +75,10 @@ def call_routes(calls: Collection[str]) -> APIRouter:
         """Which of some classes, named in words alone, each picture shows."""
         templates = template or ["{}"]
         if len(set(label)) < len(label):
-            raise Problem(422, CODES[422][0], "label: one stands there twice", param="label")
+            raise Problem(422, "label: one stands there twice", param="label")
         if not all(re.match(TEMPLATE, text) for text in templates):
             text = "template: {} stands in it once, where a label goes"
-            raise Problem(422, CODES[422][0], text, param="template")
+            raise Problem(422, text, param="template")
         chances = await current().zero_shot(await read_files(image), label, templates)
         shares = [dict(zip(label, row, strict=True)) for row in chances.tolist()]
         return bodies.Judgements(model=name("zero_shot"), results=judgements(shares))
@@ -130,7 +130,7 @@ def call_routes(calls: Collection[str]) -> APIRouter:
         try:
             choice = _BOXES.validate_json(boxes) if boxes is not None else ()
         except ValidationError as error:
-            raise Problem(422, CODES[422][0], f"boxes: {sentence(error.errors()[0])}") from None
+            raise Problem(422, f"boxes: {sentence(error.errors()[0])}") from None
         (width, height), places = await current().ground(await image.read(), expression, choice)
         results = [
             bodies.Location(
@@ -158,7 +158,7 @@ def call_routes(calls: Collection[str]) -> APIRouter:
     async def nobody() -> None:
         paths = ", ".join(endpoints[call][0] for call in calls)
         text = f"no export that is served here has it; there are {paths}"
-        raise Problem(404, "no_such_call", text)
+        raise Problem(404, text, code="no_such_call")
 
     for call in CALLS:
         path, endpoint = endpoints[call]

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from albef.runtime.model import batches
 from albef.serving.bodies import Body, Route, Share, Text
 from albef.serving.engine import current
-from albef.serving.errors import BODY, CODES, Problem, describe_errors
+from albef.serving.errors import BODY, Problem, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues
 
@@ -182,13 +182,13 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
             if name in (queues.run, queues.name):
                 return queues
         text = f"there is no such model; there are {', '.join(reversed(models()))}"
-        raise Problem(404, "model_not_found", text)
+        raise Problem(404, text, code="model_not_found")
 
     def able(name: str | None, call: str) -> ModelQueues:
         queues = current().calls[call] if name is None else existing(name)
         if call not in queues.model.calls:
             text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
-            raise Problem(422, CODES[422][0], text)
+            raise Problem(422, text)
         return queues
 
     def usage(queues: ModelQueues, items: Sequence[str | bytes]) -> Usage:
@@ -201,7 +201,7 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
         width = queues.model.embed_dim
         if body.dimensions not in (None, width):
             text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
-            raise Problem(422, CODES[422][0], text)
+            raise Problem(422, text)
         feats = np.empty((len(body.input), width), "<f4")
         for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
             places = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
@@ -227,7 +227,7 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
         if any(isinstance(document, str) is asked for document in body.documents):
             kinds = ("a text", "pictures") if asked else ("a picture", "texts")
             text = "documents: {} is a query for {} alone; compare embeddings".format(*kinds)
-            raise Problem(422, CODES[422][0], text)
+            raise Problem(422, text)
         scores: list[float] = []
         for part in batches(len(body.documents)):
             some: list[Any] = body.documents[part]

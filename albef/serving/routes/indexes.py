@@ -10,7 +10,7 @@ from pydantic import Field
 from albef.serving import bodies
 from albef.serving.bodies import Images, Route, Text, read_files
 from albef.serving.engine import current
-from albef.serving.errors import BODY, CODES, Problem, describe_errors
+from albef.serving.errors import BODY, Problem, describe_errors
 from albef.serving.indexes.gallery import GALLERY
 from albef.serving.indexes.index import ID, NAME, About, Index
 from albef.serving.indexes.store import Store
@@ -33,21 +33,20 @@ def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> API
     async def existing(name: Name) -> Index:
         index = await current().stored(store.get, name)
         if index is None:
-            raise Problem(404, "no_such_index", f"there is no index {name}")
+            raise Problem(404, f"there is no index {name}", code="no_such_index")
         return index
 
     async def usable(index: Annotated[Index, Depends(existing)]) -> Index:
         name = index.about.name
         if index.serial in current().unfit:
-            raise Problem(
-                409,
-                "other_model",
+            text = (
                 f"the index {name} was made by another model (run {index.about.run}), which reads "
-                f"another size than {reader().name}; delete it and add its pictures again",
+                f"another size than {reader().name}; delete it and add its pictures again"
             )
+            raise Problem(409, text, code="other_model")
         if not await current().has_read(index):
             text = f"{reader().name} has not yet read all pictures of the index {name}"
-            raise Problem(503, CODES[503][0], text, 5)
+            raise Problem(503, text, 5)
         return index
 
     def is_gallery(name: str) -> bool:
@@ -55,7 +54,7 @@ def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> API
 
     async def writable(name: Name) -> None:
         if is_gallery(name):
-            raise Problem(409, "read_only", "the gallery follows its folder")
+            raise Problem(409, "the gallery follows its folder", code="read_only")
 
     async def info(index: Index) -> bodies.IndexInfo:
         is_read = await current().has_read(index)
@@ -88,7 +87,7 @@ def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> API
         index = await current().stored(store.get, name)
         if index is None:
             if len(await current().stored(store.all)) >= INDEXES:
-                raise Problem(409, "too_many_indexes", f"there are {INDEXES} indexes already")
+                raise Problem(409, f"there are {INDEXES} indexes already", code="too_many_indexes")
             queues = reader()
             about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
             index = await current().stored(store.create, about)
@@ -124,10 +123,10 @@ def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> API
         """Add pictures; one whose name is there already is replaced."""
         if id and len(id) != len(image):
             counts = f"{len(image)} pictures and {len(id)} names"
-            raise Problem(422, CODES[422][0], f"{counts}: one for each, or none")
+            raise Problem(422, f"{counts}: one for each, or none")
         if await current().stored(lambda: store.memory) > current().limits.indexes:
             text = "the indexes have filled their memory; start the server with --indexes FOLDER"
-            raise Problem(409, "full", text)
+            raise Problem(409, text, code="full")
         names: list[str | None] = [*id] if id else [None] * len(image)
         ids = await current().add_pictures(index, await read_files(image), names)
         return bodies.Added(
@@ -153,7 +152,7 @@ def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> API
     ) -> bodies.Hits:
         """The pictures that fit a text or a picture best."""
         if (text is None) == (image is None):
-            raise Problem(422, CODES[422][0], "send a text or an image to look for")
+            raise Problem(422, "send a text or an image to look for")
         query = text if text is not None else await image.read() if image else b""
         results = [
             bodies.Hit(id=hit.id, similarity=hit.similarity, probability=probability)
@@ -194,4 +193,4 @@ def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> API
 
 
 def _no_image(index: Index, id: str) -> Problem:
-    return Problem(404, "no_such_image", f"the index {index.about.name} has no picture {id}")
+    return Problem(404, f"the index {index.about.name} has no picture {id}", code="no_such_image")

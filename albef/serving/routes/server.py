@@ -11,7 +11,7 @@ from fastapi.routing import APIRouter
 
 from albef.serving import bodies
 from albef.serving.engine import current
-from albef.serving.errors import CODES, Problem, describe_errors
+from albef.serving.errors import Problem, describe_errors
 from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
 from albef.serving.middleware.exchange import State
 
@@ -30,8 +30,8 @@ def probe_routes(state: State) -> APIRouter:
         """Whether it takes requests: not while pictures hold all decoders up, nor any more once it
         was told to stop."""
         if not state.ready or state.leaving:
-            raise Problem(503, CODES[503][0], "the server is starting or stopping", 1)
-        current().check_decoders()
+            raise Problem(503, "the server is starting or stopping", 1)
+        current().decoders.check()
         return bodies.Health(status="ready")
 
     return router

@@ -3,7 +3,7 @@
 import { count } from "./dom.js";
 import { Problem } from "./api.js";
 import { Panel } from "./panel.js";
-import { ACCEPT, Picture } from "./picture.js";
+import { Picture, pick } from "./picture.js";
 
 const AT_ONCE = 8; // pictures of a request
 const TRIES = 5; // where the server is busy
@@ -14,12 +14,7 @@ export class Adding {
     this.search = search;
     this.panel = new Panel(details, search.api);
     this.name = details.querySelector("#name");
-    const choose = details.querySelector("#more");
-    choose.accept = ACCEPT;
-    choose.addEventListener("change", () => {
-      if (choose.files.length) this.add([...choose.files]);
-      choose.value = "";
-    });
+    pick(details.querySelector("#more"), (files) => this.add(files));
     details.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
     search.addEventListener("change", () => this.#show());
     search.addEventListener("none", () => (this.details.open = true));

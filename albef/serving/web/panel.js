@@ -4,8 +4,8 @@ import { button, el } from "./dom.js";
 import { Problem } from "./api.js";
 
 export class Panel {
-  #problem;
-  #told;
+  #problem = el("div", { className: "problem", role: "alert", hidden: true });
+  #told = el("p", { className: "told", role: "status" });
   #work = null;
   #timer = 0;
 
@@ -13,8 +13,7 @@ export class Panel {
     this.element = element;
     this.api = api;
     this.out = element.querySelector(".out");
-    this.#problem = element.querySelector(".problem");
-    this.#told = element.querySelector(".told");
+    element.querySelector("form").after(this.#problem, this.#told);
   }
 
   get busy() {
@@ -39,7 +38,9 @@ export class Panel {
   stop() {
     this.#work?.abort();
     this.#rest();
-    this.#hide();
+    clearInterval(this.#timer);
+    this.#problem.hidden = true;
+    this.#problem.replaceChildren();
   }
 
   /** Say what came of it; `answer` names the model and the time that it took. */
@@ -87,12 +88,6 @@ export class Panel {
   #rest() {
     this.#work = null;
     this.element.setAttribute("aria-busy", "false");
-  }
-
-  #hide() {
-    clearInterval(this.#timer);
-    this.#problem.hidden = true;
-    this.#problem.replaceChildren();
   }
 
   #countDown(seconds, wait, retry) {

@@ -2,7 +2,7 @@
 
 import { button, el } from "./dom.js";
 
-export const ACCEPT = "image/png,image/jpeg,image/webp,image/gif,image/bmp";
+const ACCEPT = "image/png,image/jpeg,image/webp,image/gif,image/bmp";
 const SIDE = 2048; // of a picture that has to be drawn again, in pixels
 
 /** A picture that is ready to be sent. */
@@ -97,13 +97,9 @@ export class Slot {
     this.element = root;
     this.input = root.querySelector("input");
     this.#found = root.querySelector(".found");
-    this.input.accept = ACCEPT;
     this.input.setAttribute("aria-label", title);
     root.querySelector("b").textContent = title;
-    this.input.addEventListener("change", () => {
-      if (this.input.files.length) this.read(this.input.files[0]);
-      this.input.value = ""; // the same file may be chosen again
-    });
+    pick(this.input, ([file]) => this.read(file));
     root.querySelector("button").addEventListener("click", () => {
       this.hand.take(null);
       this.input.focus();
@@ -149,6 +145,15 @@ export class Slot {
     const size = picture?.size ? `${picture.size[0]} × ${picture.size[1]}` : null;
     caption.textContent = picture ? [picture.name, size, picture.note].filter(Boolean).join(" · ") : "";
   }
+}
+
+/** Call `take(files)` with the pictures that are chosen in an input. */
+export function pick(input, take) {
+  input.accept = ACCEPT;
+  input.addEventListener("change", () => {
+    if (input.files.length) take([...input.files]);
+    input.value = ""; // the same file may be chosen again
+  });
 }
 
 /** Call `take(files)` with what is dropped on an element. */

@@ -2,7 +2,7 @@
 
 import { button, count, el, percent } from "./dom.js";
 import { Panel } from "./panel.js";
-import { ACCEPT, Picture, receive } from "./picture.js";
+import { Picture, pick, receive } from "./picture.js";
 import { Thumbnails } from "./thumbnails.js";
 
 const FOUND = 24; // pictures shown
@@ -12,8 +12,8 @@ const FIRST = 6; // pictures offered where one is to be chosen
 const ANY = "a picture"; // looked for to show some pictures of an index, in no order that counts
 
 export class Search extends EventTarget {
-  #index = null;
-  #indexes = [];
+  index = null; // that is searched
+  indexes = [];
   #picture = null; // looked for in place of a text
   #results = [];
   #tiles = new Map();
@@ -40,22 +40,9 @@ export class Search extends EventTarget {
     });
     this.rerank.addEventListener("change", () => this.#look(0));
     this.choice.addEventListener("change", () => this.choose(this.choice.value));
-    const like = section.querySelector("#like");
-    like.accept = ACCEPT;
-    like.addEventListener("change", () => {
-      if (like.files.length) this.#read(like.files[0]);
-      like.value = "";
-    });
+    pick(section.querySelector("#like"), ([file]) => this.#read(file));
     this.panel.out.addEventListener("keydown", (event) => this.#walk(event));
     receive(section, (files) => this.take(files));
-  }
-
-  get index() {
-    return this.#index;
-  }
-
-  get indexes() {
-    return this.#indexes;
   }
 
   /** Pictures that are shown first: [id, url]. */
@@ -67,11 +54,11 @@ export class Search extends EventTarget {
   }
 
   /** See which indexes there are; keep the one that is chosen. */
-  async refresh(wanted = this.#index?.name ?? "gallery") {
-    this.#indexes = (await this.api.get("v1/indexes")).indexes;
-    const usable = this.#indexes.filter((index) => index.usable);
+  async refresh(wanted = this.index?.name ?? "gallery") {
+    this.indexes = (await this.api.get("v1/indexes")).indexes;
+    const usable = this.indexes.filter((index) => index.usable);
     this.choice.replaceChildren(
-      ...this.#indexes.map(({ name, usable, pictures }) =>
+      ...this.indexes.map(({ name, usable, pictures }) =>
         el(
           "option",
           { value: name, disabled: !usable },
@@ -79,9 +66,9 @@ export class Search extends EventTarget {
         ),
       ),
     );
-    this.choice.parentElement.hidden = this.#indexes.length < 2;
-    this.#index = usable.find((index) => index.name === wanted) ?? usable[0] ?? null;
-    if (this.#index) this.choice.value = this.#index.name;
+    this.choice.parentElement.hidden = this.indexes.length < 2;
+    this.index = usable.find((index) => index.name === wanted) ?? usable[0] ?? null;
+    if (this.index) this.choice.value = this.index.name;
     this.dispatchEvent(new Event("change"));
   }
 
@@ -95,7 +82,6 @@ export class Search extends EventTarget {
   /** What an index holds has changed. */
   async changed(name) {
     this.thumbnails.clear();
-    this.#forget();
     await this.choose(name);
   }
 
@@ -126,7 +112,7 @@ export class Search extends EventTarget {
 
   /** A picture that was found, to be asked about. */
   async picture(id) {
-    return new Picture(...(await this.thumbnails.file(this.#index.name, id)));
+    return new Picture(...(await this.thumbnails.file(this.index.name, id)));
   }
 
   async #read(file) {
@@ -140,8 +126,8 @@ export class Search extends EventTarget {
     this.#showPicture();
     await this.panel.run(async (signal) => {
       if (pause) await wait(pause, signal);
-      if (this.#index === null) await this.refresh();
-      if (this.#index === null) return this.#none();
+      if (this.index === null) await this.refresh();
+      if (this.index === null) return this.#none();
       if (!text && !picture) return this.#some(signal);
       const answer = await this.#ask(picture ? { image: picture.blob } : { text }, signal);
       this.#tell(answer);
@@ -154,14 +140,14 @@ export class Search extends EventTarget {
   }
 
   async #ask(fields, signal) {
-    const path = `v1/indexes/${this.#index.name}/search`;
+    const path = `v1/indexes/${this.index.name}/search`;
     const answer = await this.api.post(path, { ...fields, k: FOUND }, signal);
     this.#show(answer.results, signal);
     return answer;
   }
 
   #tell(answer) {
-    const { name, pictures } = this.#index;
+    const { name, pictures } = this.index;
     if (!answer.results.length) return this.panel.tell(`“${name}” has no pictures yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     this.legend.hidden = false;
@@ -179,7 +165,7 @@ export class Search extends EventTarget {
 
   /** Without a query: some pictures, so that there is something to begin with. */
   async #some(signal) {
-    const { name, pictures } = this.#index;
+    const { name, pictures } = this.index;
     const answer = await this.#ask({ text: ANY }, signal);
     for (const tile of this.#tiles.values()) tile.tell(null);
     const some = answer.results.length < pictures ? "Some of the" : "The";
@@ -217,7 +203,7 @@ export class Search extends EventTarget {
   async #fill(tile, signal) {
     if (tile.picture.src) return;
     try {
-      tile.picture.src = await this.thumbnails.url(this.#index.name, tile.hit.id, signal);
+      tile.picture.src = await this.thumbnails.url(this.index.name, tile.hit.id, signal);
       this.dispatchEvent(new Event("shown"));
     } catch (error) {
       if (!signal?.aborted) tile.element.classList.add("missing"); // it was removed meanwhile
