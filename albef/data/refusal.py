@@ -77,7 +77,3 @@ class Refused(ValueError):
             return error
         what = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
         return cls(Reason.MALFORMED_ROW, what)
-
-    def of(self, line: int, key: str) -> Refusal:
-        """The refusal of the row; whoever knows the source's name fills it in."""
-        return Refusal("", line, key, self.reason, str(self))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.refusal import Refusal
 from albef.ingest.cleaning import writable
 from albef.ingest.pool import Given
 from albef.ingest.prepare import Prepared, name_of
@@ -42,7 +42,6 @@ SCHEMA = pa.schema({
 one of a row that is not. ``digest`` is that of the row as its source gave it; ``images`` is the
 number of the file with its pictures, and ``place`` where they are in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
-_PLACED = ("source", "line", "key", "split", "image_id")  # columns that depend on where a row is
 _LONGEST = 8000  # letters of what names a row, and of what is said of it
 _OPEN = 64  # files that are held open, of the last ones used
 _MADE = "made.json"  # the numbers of the blocks of the last ingest that came to its end
@@ -50,12 +49,11 @@ _MADE = "made.json"  # the numbers of the blocks of the last ingest that came to
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as a block holds it, without its pictures: its place among all rows, from 0, why it is
-    set aside, if it is, and its columns.
+    """A row as a block holds it, without its pictures: its place among all rows, from 0, and its
+    columns.
     """
 
     number: int
-    refusal: Refusal | None
     values: dict[str, Any]
 
     def record(self, images: Sequence[bytes]) -> Record:
@@ -168,12 +166,7 @@ class Blocks:
         if pictures:
             _write(self._images(number), pa.table([pictures], schema=_IMAGES))
         place = itertools.count()
-        values = [
-            {**_values(row), "images": number, "place": next(place)}
-            if isinstance(row, Prepared)
-            else _values(row)
-            for row in rows
-        ]
+        values = [_values(row, number, place) for row in rows]
         table = pa.Table.from_pylist(values, SCHEMA)
         if batch is not None:
             old = np.delete(np.arange(len(batch.digests)), batch.at)
@@ -245,28 +238,21 @@ class Blocks:
         table = self.table(block)
         places = np.arange(table.num_rows) if chosen is None else np.flatnonzero(chosen)
         for place, values in zip(places.tolist(), table.take(places).to_pylist(), strict=True):
-            number, refusal = self.starts[block] + place, None
-            if values["reason"] is not None:
-                where = values["source"], values["line"], values["name"]
-                why = Reason(values["reason"]), values["detail"], values["picture"]
-                refusal = Refusal(*where, *why)
-            yield Row(number, refusal, values)
+            yield Row(self.starts[block] + place, values)
 
     def records(
         self, block: int, chosen: NDArray[np.bool_] | None = None
     ) -> Iterator[tuple[Row, Record | None]]:
         """The rows of a block, as :meth:`rows`, with their records where they are kept so far."""
         for row in self.rows(block, chosen):
-            yield row, None if row.refusal else row.record(self._pictures(row.values))
+            kept = row.values["reason"] is None
+            yield row, row.record(self.images(row)) if kept else None
 
-    def image(self, number: int) -> bytes:
-        """The first picture of the row with that number, which is kept so far."""
-        return self._pictures({name: self.at(number, name) for name in ("images", "place")})[0]
-
-    def _pictures(self, row: dict[str, Any]) -> list[bytes]:
-        images = self._read(self._images(row["images"]))["images"]
-        pictures: list[bytes] = images[row["place"]].as_py()
-        return pictures
+    def images(self, row: Row) -> list[bytes]:
+        """The pictures of a row that is kept so far."""
+        file = self._read(self._images(row.values["images"]))
+        images: list[bytes] = file["images"][row.values["place"]].as_py()
+        return images
 
     def at(self, number: int, column: str) -> Any:
         """A value of the row with that number."""
@@ -295,7 +281,7 @@ def digest_of(row: Record | Refusal) -> bytes:
 
 def _placed(table: pa.Table, rows: Sequence[Given]) -> pa.Table:
     """Known rows as they stand now: of another line, and another key and number."""
-    for name in _PLACED:
+    for name in ("source", "line", "key", "split", "image_id"):
         values = [line if name == "line" else getattr(row, name) for line, row in rows]
         column = pa.array(values, SCHEMA.field(name).type)
         if name not in ("source", "line"):  # what is refused has none
@@ -320,8 +306,8 @@ def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
     return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
-def _values(row: Prepared | Refusal) -> dict[str, Any]:
-    """The columns of a row."""
+def _values(row: Prepared | Refusal, images: int, place: Iterator[int]) -> dict[str, Any]:
+    """The columns of a row; its pictures, if they are kept, are the next in a file of them."""
     if isinstance(row, Refusal):
         return {
             "source": row.source,
@@ -343,4 +329,6 @@ def _values(row: Prepared | Refusal) -> dict[str, Any]:
         "meta": json.dumps(record.meta, sort_keys=True, ensure_ascii=False),
         "digests": [image.digest for image in row.fingerprints],
         "looks": [image.look for image in row.fingerprints],
+        "images": images,
+        "place": next(place),
     }

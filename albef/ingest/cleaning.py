@@ -47,7 +47,7 @@ def clean(text: str) -> str:
     return text
 
 
-def clean_captions(captions: Iterable[object], max_chars: int) -> tuple[str, ...]:
+def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:
     """The captions that are left of a row's, cleaned, each once where cleaning made some equal.
 
     Raises:
@@ -65,9 +65,7 @@ def clean_captions(captions: Iterable[object], max_chars: int) -> tuple[str, ...
     return tuple(kept)
 
 
-def _allowed(raw: object, max_chars: int) -> str:
-    if not isinstance(raw, str):
-        raise Refused(Reason.MALFORMED_ROW, f"a caption is {type(raw).__name__}, no text")
+def _allowed(raw: str, max_chars: int) -> str:
     # Nothing that is much too long is worth cleaning.
     text = raw if len(raw) > 64 * max_chars else clean(raw)
     if not any(map(str.isalnum, text)):

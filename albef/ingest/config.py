@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from albef.config import Section
-from albef.ingest.sources import SourcesConfig
+from albef.ingest.sources import read_source
 from albef.ingest.sources.rows import Split
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -50,9 +50,15 @@ class IngestConfig(Section):
     """Least share of a data set's rows that must reach its shards."""
 
 
-class RowsConfig(SourcesConfig):
+class RowsConfig(Section):
     """A data set: an entry of ``datasets``."""
 
+    sources: Annotated[
+        dict[str, Annotated[Section, PlainValidator(read_source)]], Field(min_length=1)
+    ]
+    """Sources by name; the fields of each are those of its ``kind``."""
+    shard_mb: Annotated[int, Field(ge=1)] = 512
+    """Largest size of a shard in MiB."""
     longest_side: Annotated[int, Field(ge=16)] | None = None
     """Larger pictures are stored with their longer side this long in pixels; null stores all at
     their own size."""

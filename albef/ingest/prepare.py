@@ -88,7 +88,7 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
     except Exception as error:
         refused = Refused.by(error)
         picture = thumbnail(row.image, rules.limits) if refused.reason in _PICTURED else b""
-        return dataclasses.replace(refused.of(line, name), source=row.source, picture=picture)
+        return Refusal(row.source, line, name, refused.reason, str(refused), picture)
 
 
 def name_of(row: Record) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """The quarantine of a data set: the rows that were set aside, each with its reason."""
 
-import dataclasses
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def write_quarantine(
         How many rows by source and reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    summary = _write_rows(folder, blocks, dropped, heldout, limits)
+    counts = _write_rows(folder, blocks, dropped, heldout, limits)
     groups = {
         "key": [blocks.at(duplicate.row, "key") for duplicate in repeated],
         "of": [blocks.at(duplicate.other, "key") for duplicate in repeated],
@@ -58,9 +57,17 @@ def write_quarantine(
         "dropped": [duplicate.row in dropped for duplicate in repeated],
     }
     _write(pa.table(groups, GROUPS), folder / "duplicates.parquet")
+    rows: Counter[str] = Counter()
+    for block in range(len(blocks)):
+        of_source = pc.value_counts(blocks.table(block)["source"]).to_pylist()
+        rows.update({of["values"]: of["counts"] for of in of_source})
+    summary = {}
+    for name, count in rows.items():
+        set_aside = {reason: n for (source, reason), n in counts.items() if source == name}
+        kept = count - sum(set_aside.values())
+        summary[name] = {"rows": count, "kept": kept, "set_aside": set_aside}
     write_json(folder / SUMMARY, summary)
-    counts = {name: of_source["set_aside"] for name, of_source in summary.items()}
-    return Counter({(name, why): n for name, of in counts.items() for why, n in of.items()})
+    return counts
 
 
 def _write_rows(
@@ -69,51 +76,39 @@ def _write_rows(
     dropped: Mapping[int, Duplicate],
     heldout: pa.Table,
     limits: IngestConfig,
-) -> dict[str, Any]:
-    """Write quarantine.parquet and examples.parquet; returns the summary."""
-    rows: Counter[str] = Counter()
-    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+) -> Counter[tuple[str, str]]:
+    """Write quarantine.parquet and examples.parquet; how many rows by source and reason."""
+    counts: Counter[tuple[str, str]] = Counter()
     examples: list[dict[str, Any]] = []
     batch: list[dict[str, Any]] = []
+    dropped_rows = (
+        row
+        for block in range(len(blocks))
+        for row in blocks.rows(block, ~blocks.kept(block, dropped))
+    )
     with pq.ParquetWriter(folder / "quarantine.parquet", SCHEMA, compression="zstd") as writer:
-        for block in range(len(blocks)):
-            counts = pc.value_counts(blocks.table(block)["source"]).to_pylist()
-            rows.update({of["values"]: of["counts"] for of in counts})
-        dropped_rows = (
-            row
-            for block in range(len(blocks))
-            for row in blocks.rows(block, ~blocks.kept(block, dropped))
-        )
         for row in dropped_rows:
-            source = row.values["source"]
-            if row.refusal is not None:
-                values = dataclasses.asdict(row.refusal)
-                values["picture"] = row.refusal.picture or None
-            else:
-                values = _repeating(row, dropped[row.number], blocks, heldout)
-            reasons[source][values["reason"]] += 1
-            if reasons[source][values["reason"]] <= EXAMPLES:
-                if row.refusal is None:
-                    values["picture"] = thumbnail(blocks.image(row.number), limits) or None
-                examples.append(values)
+            values = {**row.values, "key": row.values["name"]}
+            repeats = values["reason"] is None
+            if repeats:
+                values |= _repeating(row, dropped[row.number], blocks, heldout)
+            why = values["source"], values["reason"]
+            counts[why] += 1
+            if counts[why] <= EXAMPLES:
+                if repeats:
+                    values["picture"] = thumbnail(blocks.images(row)[0], limits)
+                examples.append({**values, "picture": values["picture"] or None})
             batch.append(values)
             if len(batch) == _ROWS:
                 writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
                 batch.clear()
         writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
     _write(pa.Table.from_pylist(examples, _EXAMPLE), folder / "examples.parquet")
-    return {
-        name: {
-            "rows": count,
-            "kept": count - reasons[name].total(),
-            "set_aside": dict(reasons[name]),
-        }
-        for name, count in rows.items()
-    }
+    return counts
 
 
 def _repeating(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
-    """The columns of a row that is set aside for another one, but its picture."""
+    """Why a row is set aside for another one."""
     dataset = None
     if duplicate.other < 0:
         other = heldout.slice(-1 - duplicate.other, 1).to_pylist()[0]
@@ -130,12 +125,8 @@ def _repeating(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table
     if duplicate.reason in (Reason.NEAR_DUPLICATE, Reason.CONTAMINATION):
         detail += f" ({duplicate.distance} bits apart)"
     return {
-        "source": row.values["source"],
-        "line": row.values["line"],
-        "key": row.values["name"],
-        "reason": duplicate.reason,
+        "reason": str(duplicate.reason),
         "detail": detail,
-        "captions": row.values["captions"],
         "of": key,
         "of_dataset": dataset,
         "distance": duplicate.distance,

@@ -174,10 +174,8 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
         encoded(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")
     )
     palette, cmyk = encoded(gradient().convert("P"), "PNG"), encoded(gradient().convert("CMYK"))
-    moving, several = (
-        _animation("PNG"),
-        encoded(gradient(), "MPO", save_all=True, append_images=[gradient()]),
-    )
+    moving = _animation("PNG")
+    several = encoded(gradient(), "MPO", save_all=True, append_images=[gradient()])
     frame, sof = gif.index(b",\0\0\0\0"), jpeg.index(b"\xff\xc0")
     bomb = b"x\0\0" + zlib.compress(bytes(2**26))
     tables, scan = jpeg.index(b"\xff\xc4"), jpeg.index(b"\xff\xda")
@@ -188,6 +186,12 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
     xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='8'/>"
     rgba = gradient().convert("RGBA")
     canvas = encoded(rgba, "WEBP", exif=_exif()[6:])
+    canvas = _put(canvas, canvas.index(b"VP8X") + 12, b"\xff" * 6)
+    endless = _exif((3, 2**32 - 1, bytes(4)))
+    on_its_side = _exif((3, 1, b"\6\0\0\0"))
+    frames = _chunk(b"acTL", b"\xff" * 4 + bytes(4))
+    veils = encoded(gradient().convert("P"), "PNG", transparency=bytes(range(256)))
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     return [
         # what unpacks to much, or is much
         ("packed_profile", _put(png, 33, _chunk(b"iCCP", bomb), 0), Reason.UNDECODABLE),
@@ -200,18 +204,10 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
         # how it was held, said in odd ways
         ("orientation_in_words", encoded(gradient(), exif=_exif((2, 4, b"six\0"))), CAPTION),
         ("orientation_twice", encoded(gradient(), exif=_exif((3, 2, b"\6\0\x08\0"))), CAPTION),
-        (
-            "orientation_without_end",
-            encoded(gradient(), exif=_exif((3, 2**32 - 1, bytes(4)))),
-            CAPTION,
-        ),
-        ("exif_in_a_circle", encoded(gradient(), exif=_exif((3, 1, b"\6\0\0\0"))), CAPTION),
+        ("orientation_without_end", encoded(gradient(), exif=endless), CAPTION),
+        ("exif_in_a_circle", encoded(gradient(), exif=on_its_side), CAPTION),
         ("orientation_in_xmp", encoded(gradient(), xmp=xmp), CAPTION),
-        (
-            "orientation_at_its_end",
-            _put(png, -12, _chunk(b"eXIf", _exif((3, 1, b"\6\0\0\0"))[6:]), 0),
-            CAPTION,
-        ),
+        ("orientation_at_its_end", _put(png, -12, _chunk(b"eXIf", on_its_side[6:]), 0), CAPTION),
         # JPEG
         ("several_pictures", several, CAPTION),
         ("several_pictures_cut", several[: len(jpeg) + 300], CAPTION),
@@ -228,36 +224,20 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("codes_too_long", _put(gif, frame + 10, b"\x0f"), Reason.UNDECODABLE),
         ("no_frame", gif[:frame] + b";", Reason.NO_IMAGE),
         # PNG
-        (
-            "frames_without_end",
-            _put(moving, moving.index(b"acTL") - 4, _chunk(b"acTL", b"\xff" * 4 + bytes(4))),
-            CAPTION,
-        ),
+        ("frames_without_end", _put(moving, moving.index(b"acTL") - 4, frames), CAPTION),
         ("no_palette", palette[:33] + palette[palette.index(b"IDAT") - 4 :], Reason.UNDECODABLE),
-        (
-            "palette_with_veils",
-            encoded(gradient().convert("P"), "PNG", transparency=bytes(range(256))),
-            CAPTION,
-        ),
+        ("palette_with_veils", veils, CAPTION),
         ("sixteen_bits_of_four", png[:8] + _ihdr(40, 40, 16, 6) + sixteen, CAPTION),
         ("another_start", _put(png, 33, _ihdr(9000, 9000), 0), Reason.TOO_MANY_PIXELS),
         ("endless_chunk", _put(png, 33, b"\xff" * 4), CAPTION),
         # WebP and BMP
-        (
-            "canvas_without_end",
-            _put(canvas, canvas.index(b"VP8X") + 12, b"\xff" * 6),
-            Reason.TOO_MANY_PIXELS,
-        ),
+        ("canvas_without_end", canvas, Reason.TOO_MANY_PIXELS),
         ("webp_cut", webp[:150], Reason.UNDECODABLE),
         ("upside_down", _put(bmp, 22, struct.pack("<i", -32)), CAPTION),
         ("below_everything", _put(bmp, 22, struct.pack("<i", -(2**31))), Reason.TOO_MANY_PIXELS),
         ("no_bits", _put(bmp, 28, b"\0\0"), Reason.UNDECODABLE),
         # not what their names say
-        (
-            "pointer",
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            Reason.NO_IMAGE,
-        ),
+        ("pointer", pointer, Reason.NO_IMAGE),
         ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), Reason.NO_IMAGE),
         ("packed", zlib.compress(jpeg), Reason.NO_IMAGE),
         ("in_letters", base64.b64encode(jpeg), Reason.NO_IMAGE),

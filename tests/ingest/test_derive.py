@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError, validate
+from albef.ingest.config import RowsConfig
 from albef.ingest.derive import DOWNLOAD, derive
-from albef.ingest.sources import SourcesConfig
 from tests.data import toy
 from tests.ingest.sources.reading import write_tar
 
@@ -18,7 +18,7 @@ from tests.ingest.sources.reading import write_tar
 def read(path: Path, *fields: str) -> Any:
     """Fields of what is derived, or all of it, held against the class of its kind."""
     section = derive(path)
-    validate(SourcesConfig, {"sources": {"s": section}}, where="derived")
+    validate(RowsConfig, {"sources": {"s": section}}, where="derived")
     return tuple(section[name] for name in fields) if fields else section
 
 

@@ -24,24 +24,21 @@ from albef.config import ParamsError
 from albef.data.image_decoding import decode
 from albef.data.record import Record
 from albef.data.refusal import Refusal
-from albef.ingest.blocks import Blocks
 from albef.ingest.derive import derive
-from albef.ingest.duplicates import HELDOUT
 from albef.ingest.prepare import Prepared, prepare
-from albef.ingest.quarantine import write_quarantine
-from albef.ingest.sources import annotations, karpathy, parquet, urls, webdataset
+from albef.ingest.sources import count_of, kind_of, urls
 from tests.data import toy
 from tests.ingest.bad_rows import encoded, gradient
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
-from tests.ingest.sources.reading import write_tar
+from tests.ingest.sources.reading import config_of, read, write_tar
 from tests.ingest.sources.test_webdataset import sample
+from tests.ingest.test_hostile import ANNOTATIONS, KARPATHY, settled
 from tests.ingest.test_prepare import rules
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd headers
 SOME = int(os.environ.get("ALBEF_FUZZ", "40"))
 fuzzed = settings(
     max_examples=SOME,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
     derandomize="ALBEF_FUZZ" not in os.environ,
@@ -76,15 +73,11 @@ def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
 
 def accounted(rows: Iterable[Record | Refusal]) -> None:
     """Take rows as far as shards and quarantine: whatever they hold, they are written."""
-    strict = rules(24, near_distance=2)
-    made = [prepare(line, row, strict) for line, row in enumerate(rows, 1)]
+    every = list(enumerate(rows, 1))
     with tempfile.TemporaryDirectory() as name:
-        blocks = Blocks(Path(name) / "blocks")
-        blocks.write(made)
-        assert all(record is None or record.image for _, record in blocks.records(0))
-        none = HELDOUT.empty_table()
-        reasons = write_quarantine(Path(name), blocks, {}, [], none, strict.limits)
-        assert reasons.total() == sum(isinstance(one, Refusal) for one in made)
+        kept, aside = settled(Path(name), every)
+    assert len(kept) + aside == len(every)
+    assert all(record.image for record in kept)
 
 
 def said(read: Callable[[], Any]) -> Any:
@@ -145,17 +138,10 @@ def shard(**more: Any) -> bytes:
 @fuzzed
 @given(damaged([shard(), shard(caption=["a", "b"])]), st.sampled_from(["txt", "json.caption"]))
 def test_shards(held: bytes, caption: str) -> None:
-    read_shard(held, caption)
-
-
-def read_shard(held: bytes, caption: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "a.tar").write_bytes(held)
-        config = webdataset.Config(
-            kind="webdataset", files={"train": [f"{name}/a.tar"]}, caption=caption, keep=None,
-            statuses=False,
-        )  # fmt: skip
-        rows = said(lambda: list(webdataset.records(config, 0)))
+        files = {"train": [f"{name}/a.tar"]}
+        rows = said(lambda: read("webdataset", files=files, caption=caption))
     accounted(rows or ())
 
 
@@ -183,14 +169,13 @@ def test_lists_of_addresses(data: st.DataObject, form: Any, titled: bool) -> Non
             kind="urls", files=[str(path)], format=form, header=header, url="url", caption="text",
             keep=["url"], split="train", download=DOWNLOAD,
         )  # fmt: skip
-        entries = said(lambda: list(urls._entries(config))) or []
+        chunks = said(lambda: list(urls._chunks(config, None, set()))) or []
         count = said(lambda: urls.count(config))
         said(lambda: derive(path))
     assert count is None or count >= 0
-    accounted(entry for entry in entries if isinstance(entry, Refusal))
-    for entry in entries:
-        if not isinstance(entry, Refusal):
-            entry[2].encode()
+    accounted(entry for entries, *_ in chunks for entry in entries if isinstance(entry, Refusal))
+    for address in (address for *_, addresses in chunks for address in addresses):
+        address.encode()
 
 
 def pictures_in_parquet() -> bytes:
@@ -206,59 +191,33 @@ def test_parquet(held: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "a.parquet"
         path.write_bytes(held)
-        config = parquet.Config(
-            kind="parquet", files={"train": [str(path)]}, image="image", captions=["text"], keep=[]
-        )
-        rows = said(lambda: list(parquet.records(config, 0)))
+        files = {"train": [str(path)]}
+        rows = said(lambda: read("parquet", files=files, image="image", captions=["text"]))
         said(lambda: derive(path))
     accounted(rows or ())
 
 
-ROWS: dict[str, dict[str, Any]] = {
-    "captions": {"image": "a.jpg", "caption": ["a dog", "a cat"]},
-    "vqa": {"image": "a.jpg", "question": "how many?", "question_id": 1, "dataset": "vqa",
-            "answer": ["two", "2"]},
-    "entailment": {"image": "a", "sentence": "a dog", "label": "neutral"},
-    "nlvr2": {"images": ["a.jpg", "a.jpg"], "sentence": "two dogs", "label": "True"},
-    "grounding": {"image": "a.jpg", "text": "the dog", "ref_id": 1, "box": [1, 2, 9, 9, 0.5],
-                  "proposals": [[0, 0, 5, 5]]},
-}  # fmt: skip
-KARPATHY = {
-    "filename": "a.jpg", "filepath": ".", "split": "train", "sentences": [{"raw": "a dog"}]
-}  # fmt: skip
-
-
-def read_json_rows(root: Path, file: Path, form: Any, joined: bool) -> None:
-    if form == "karpathy":
-        own = karpathy.Config(
-            kind="karpathy", file=str(file), images=str(root), splits=["train", "val", "test"]
-        )
-        rows, count = (
-            said(lambda: list(karpathy.records(own, 0))),
-            said(lambda: karpathy.count(own)),
-        )
-    else:
-        other = annotations.Config(
-            kind="annotations", format=form, files={"train": [str(file)]}, images=str(root),
-            joined=joined, boxes=None, proposals=None,
-        )  # fmt: skip
-        rows = said(lambda: list(annotations.records(other, 0)))
-        count = said(lambda: annotations.count(other))
-    if rows is not None and count is not None:
-        assert len(rows) == count
-    accounted(rows or ())
-    said(lambda: derive(file))
-
-
 @fuzzed
 @given(
-    damaged([json.dumps([row] * 2).encode() for row in ROWS.values()])
+    damaged([json.dumps([row] * 2).encode() for row in ANNOTATIONS.values()])
     | damaged([json.dumps({"images": [KARPATHY]}).encode()])
     | st.sampled_from([b"", b"[" * 10**5, b'{"a":' * 10**5, b"[1e999999]", b"[" + b"9" * 5000]),
-    st.sampled_from([*ROWS, "karpathy"]),
+    st.sampled_from([*ANNOTATIONS, "karpathy"]),
 )
 def test_files_of_json(held: bytes, form: str) -> None:
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "a.jpg").write_bytes(PICTURES[0])
-        (Path(name) / "rows.json").write_bytes(held)
-        read_json_rows(Path(name), Path(name) / "rows.json", form, joined=False)
+        file = Path(name, "rows.json")
+        file.write_bytes(held)
+        Path(name, "a.jpg").write_bytes(PICTURES[0])
+        if form == "karpathy":
+            values = {"file": str(file), "splits": ["train", "val", "test"]}
+            config = config_of("karpathy", images=name, **values)
+        else:
+            files = {"train": [str(file)]}
+            config = config_of("annotations", format=form, images=name, files=files)
+        rows = said(lambda: list(kind_of(config).records(config, 0)))
+        count = said(lambda: count_of(config))
+        if rows is not None and count is not None:
+            assert len(rows) == count
+        accounted(rows or ())
+        said(lambda: derive(file))

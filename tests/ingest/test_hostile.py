@@ -7,8 +7,10 @@ import json
 import math
 import os
 import tarfile
+from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import validate
+from albef.data.record import Record
 from albef.ingest.blocks import Blocks
-from albef.ingest.download import downloads
-from albef.ingest.download.client import Answer
+from albef.ingest.config import RowsConfig
+from albef.ingest.download.client import Answer, Client
 from albef.ingest.duplicates import HELDOUT
-from albef.ingest.pool import prepared
+from albef.ingest.pool import Given, prepared
 from albef.ingest.quarantine import write_quarantine
-from albef.ingest.sources import SourcesConfig, read_rows
+from albef.ingest.sources import read_rows
 from tests.data import toy
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.ingest.test_prepare import rules
@@ -68,9 +71,23 @@ def varied(row: Values) -> list[Any]:
     return [*rows, *({k: v for k, v in row.items() if k != name} for name in row), *OTHERS, row]
 
 
-def annotations(here: Path, form: str, **row: Any) -> Made:
+ANNOTATIONS: dict[str, Values] = {
+    "captions": {"image": "a.jpg", "caption": ["a dog", "a cat"]},
+    "vqa": {"image": "a.jpg", "question": "how many?", "question_id": 1, "answer": ["two", "2"],
+            "dataset": "vqa"},
+    "entailment": {"image": "a", "sentence": "a dog", "label": "neutral"},
+    "nlvr2": {"images": ["a.jpg", "a.jpg"], "sentence": "two", "label": "True"},
+    "grounding": {"image": "a.jpg", "text": "a dog", "ref_id": 1, "box": [1, 2, 9, 9, 0.5]},
+}  # fmt: skip
+"""A good row of each format."""
+KARPATHY = {
+    "filename": "a.jpg", "filepath": ".", "split": "train", "sentences": [{"raw": "a dog"}]
+}  # fmt: skip
+
+
+def annotations(form: str, here: Path) -> Made:
     (here / "a.jpg").write_bytes(toy.picture(1, kind="JPEG"))
-    held = varied({**row, "extra": 1})
+    held = varied({**ANNOTATIONS[form], "extra": 1})
     text = f"[{', '.join(map(dumps, held))}]"
     (here / "rows.json").write_text(text)
     values: Values = {"kind": "annotations", "format": form, "images": str(here),
@@ -79,10 +96,6 @@ def annotations(here: Path, form: str, **row: Any) -> Made:
         (here / "boxes.json").write_text(dumps({str(i): odd for i, odd in enumerate(VALUES)}))
         values |= {"boxes": str(here / "boxes.json")}
     return values, len(held)
-
-
-def grounding(here: Path) -> Made:
-    return annotations(here, "grounding", image="a.jpg", text="a dog", ref_id=1, box=[1, 2, 9, 9])
 
 
 def proposals(here: Path) -> Made:
@@ -97,28 +110,10 @@ def proposals(here: Path) -> Made:
             "proposals": str(here / "dets.json")}, len(rows)  # fmt: skip
 
 
-def vqa(here: Path) -> Made:
-    row = {"question_id": 1, "answer": ["two", "2"], "dataset": "vqa"}
-    return annotations(here, "vqa", image="a.jpg", question="how many?", **row)
-
-
-def nlvr2(here: Path) -> Made:
-    return annotations(here, "nlvr2", images=["a.jpg", "a.jpg"], sentence="two", label="True")
-
-
-def entailment(here: Path) -> Made:
-    return annotations(here, "entailment", image="a", sentence="a dog", label="neutral")
-
-
-def captions(here: Path) -> Made:
-    return annotations(here, "captions", image="a.jpg", caption=["a dog"])
-
-
 def karpathy(here: Path) -> Made:
     (here / "a.jpg").write_bytes(toy.picture(1, kind="JPEG"))
-    row = {"filename": "a.jpg", "filepath": ".", "split": "train", "sentences": [{"raw": "a dog"}]}
-    held = [*varied(row), *({**row, "sentences": [odd]} for odd in VALUES)]
-    held += [{**row, "sentences": [{"raw": odd}]} for odd in VALUES]
+    held = [*varied(KARPATHY), *({**KARPATHY, "sentences": [odd]} for odd in VALUES)]
+    held += [{**KARPATHY, "sentences": [{"raw": odd}]} for odd in VALUES]
     (here / "rows.json").write_text(f'{{"images": [{", ".join(map(dumps, held))}]}}')
     return {"kind": "karpathy", "file": str(here / "rows.json"), "images": str(here),
             "splits": ["train", "val", "test"]}, len(held)  # fmt: skip
@@ -243,18 +238,30 @@ def urls(here: Path) -> Made:
     return values | {"kind": "urls", "split": "train", "download": download}, count
 
 
-SOURCES = [captions, vqa, entailment, nlvr2, grounding, proposals, karpathy, folder, webdataset,
-           parquet, table, urls]  # fmt: skip
+SOURCES = [
+    *(pytest.param(partial(annotations, form), id=form) for form in ANNOTATIONS),
+    proposals, karpathy, folder, webdataset, parquet, table, urls,
+]  # fmt: skip
 
 
-_real = downloads.client.fetch
+_real = Client.fetch
 
 
-async def fetch(client: Any, url: str, limits: Any) -> Answer:
+async def fetch(client: Client, url: str) -> Answer:
     """As the client does, but that no name server is asked."""
     if url == "http://a.test/":
         return Answer(None, body=toy.picture(1, kind="JPEG"))
-    return await _real(client, url, limits)
+    return await _real(client, url)
+
+
+def settled(folder: Path, rows: Iterable[Given]) -> tuple[list[Record], int]:
+    """Rows as far as shards and quarantine: the records that are kept, and how many are not."""
+    strict = rules(24, near_distance=2)
+    blocks = Blocks(folder / "blocks")
+    blocks.write(list(prepared(rows, strict, 0)))
+    none = HELDOUT.empty_table()
+    aside = write_quarantine(folder, blocks, {}, [], none, strict.limits).total()
+    return [record for _, record in blocks.records(0) if record], aside
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -262,16 +269,11 @@ async def fetch(client: Any, url: str, limits: Any) -> Answer:
 def test_every_row_ends_in_one_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    monkeypatch.setattr(downloads.client, "fetch", fetch)
+    monkeypatch.setattr(Client, "fetch", fetch)
     values, count = make(tmp_path)
-    config = validate(SourcesConfig, {"sources": {"s": values}}, where="test")
-    strict = rules(24, near_distance=2)
+    config = validate(RowsConfig, {"sources": {"s": values}}, where="test")
     rows = list(read_rows("toy", config.sources, 0, tmp_path / "scratch"))
-    blocks = Blocks(tmp_path / "blocks")
-    blocks.write(list(prepared(rows, strict, 0)))
-    none = HELDOUT.empty_table()
-    aside = write_quarantine(tmp_path, blocks, {}, [], none, strict.limits).total()
-    kept = [record for _, record in blocks.records(0) if record]
+    kept, aside = settled(tmp_path, rows)
     assert len(kept) + aside == len(rows) == count
     assert 0 < aside < count
     for record in kept:

@@ -21,15 +21,7 @@ from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Prepared, Rules, prepare
-from tests.ingest.bad_rows import (
-    CAPTION,
-    LIMITS,
-    BadRow,
-    bad_rows,
-    encoded,
-    gradient,
-    turned,
-)
+from tests.ingest.bad_rows import CAPTION, LIMITS, BadRow, bad_rows, encoded, gradient, turned
 
 ROWS = {row.name: row for row in bad_rows()}
 IMAGES = {name: row.image for name, row in ROWS.items() if not name.startswith("caption_")}
@@ -43,6 +35,18 @@ def record(image: bytes, *captions: str, **meta: Any) -> Record:
     return Record("toy-1", image, captions or (CAPTION,), 0, "train", "toy", meta)
 
 
+def stored(row: Record, by: Rules) -> Prepared:
+    made = prepare(1, row, by)
+    assert isinstance(made, Prepared), made
+    return made
+
+
+def refused(row: Record, by: Rules) -> Refusal:
+    made = prepare(7, row, by)
+    assert isinstance(made, Refusal), made
+    return made
+
+
 def shown(image: bytes) -> Image.Image:
     opened = Image.open(io.BytesIO(image))
     opened.load()
@@ -53,14 +57,14 @@ def shown(image: bytes) -> Image.Image:
 @pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
 @pytest.mark.parametrize("longest_side", [None, 24])
 def test_each_bad_row_is_repaired_or_set_aside(row: BadRow, longest_side: int | None) -> None:
-    made = prepare(7, record(row.image, row.caption, path=row.name), rules(longest_side))
+    given_row = record(row.image, row.caption, path=row.name)
     if isinstance(row.expected, Reason):
-        assert isinstance(made, Refusal), made
-        assert (made.source, made.line, made.key) == ("toy", 7, row.name)
-        assert made.reason == row.expected, made.detail
-        assert made.detail.strip()
+        why = refused(given_row, rules(longest_side))
+        assert (why.source, why.line, why.key) == ("toy", 7, row.name)
+        assert why.reason == row.expected, why.detail
+        assert why.detail.strip()
         return
-    assert isinstance(made, Prepared), made
+    made = stored(given_row, rules(longest_side))
     assert made.record.captions == (row.expected,)
     assert clean(row.expected) == row.expected, "cleaning again changes nothing"
     original = made.record.meta.get("original_captions")
@@ -111,47 +115,39 @@ def test_a_picture_is_turned_as_exif_says(held: int, corner: tuple[int, int]) ->
 def test_what_needs_nothing_is_stored_as_it_is() -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
         image = encoded(gradient(), kind)
-        made = prepare(1, record(image), rules(48))
-        assert isinstance(made, Prepared)
+        made = stored(record(image), rules(48))
         assert made.record.image == image
         assert made.record.meta == {}
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_what_is_larger_is_stored_smaller_and_never_larger(kind: str) -> None:
-    made = prepare(1, record(encoded(gradient(640, 480))), rules(256, format=kind))
-    assert isinstance(made, Prepared)
+    made = stored(record(encoded(gradient(640, 480))), rules(256, format=kind))
     picture = shown(made.record.image)
     assert (picture.format, picture.size) == (kind.upper(), (256, 192))
     exact = gradient(640, 480).resize((256, 192), Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(picture, int) - np.asarray(exact, int)).mean() < 3
-    tall = prepare(1, record(encoded(gradient(30, 90), "GIF")), rules(80))
-    assert isinstance(tall, Prepared)
+    tall = stored(record(encoded(gradient(30, 90), "GIF")), rules(80))
     assert shown(tall.record.image).size == (27, 80)
 
 
 def test_boxes_shrink_with_the_picture_which_is_not_turned() -> None:
     meta = {"box": [10, 20, 30, 10], "proposals": [[0, 0, 48, 32]], "path": "a",
             "objects": [{"name": "ball", "box": [2, 4, 6, 8]}]}  # fmt: skip
-    made = prepare(1, record(turned(6), **meta), rules(24))
-    assert isinstance(made, Prepared)
+    made = stored(record(turned(6), **meta), rules(24))
     assert shown(made.record.image).size == (24, 16)
     assert made.record.meta == {
         "box": [5, 10, 15, 5], "proposals": [[0, 0, 24, 16]], "path": "a",
         "objects": [{"name": "ball", "box": [1, 2, 3, 4]}],
     }  # fmt: skip
-    same = prepare(1, record(turned(6), **meta), rules(48))
-    assert isinstance(same, Prepared)
-    assert same.record.meta == meta
-    other = prepare(1, record(turned(6), box="brown", objects=["ball"]), rules(24))
-    assert isinstance(other, Prepared)
+    assert stored(record(turned(6), **meta), rules(48)).record.meta == meta
+    other = stored(record(turned(6), box="brown", objects=["ball"]), rules(24))
     assert shown(other.record.image).size == (16, 24)
 
 
 def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
     captions = ("<b>one</b>", "", "x" * 201, "two", " two ")
-    made = prepare(1, record(encoded(gradient()), *captions, title="a \ud83d b"), rules())
-    assert isinstance(made, Prepared)
+    made = stored(record(encoded(gradient()), *captions, title="a \ud83d b"), rules())
     assert made.record.captions == ("one", "two")
     assert made.record.meta == {"title": "a ? b", "original_captions": list(captions)}
 
@@ -161,42 +157,28 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
     [
         ({"key": "a.b"}, Reason.MALFORMED_ROW, "key 'a.b': a key has 1 to 80 letters"),
         ({"captions": ()}, Reason.NO_CAPTION, "there is no caption"),
-        ({"captions": (None,)}, Reason.MALFORMED_ROW, "a caption is NoneType, no text"),
         ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: Object"),
         ({"captions": 3}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: 'int' object"),
+        ({"image": IMAGES["html"]}, Reason.NO_IMAGE, f"it is HTML; {', '.join(FORMATS)} are read"),
+        ({"image": IMAGES["svg_with_declaration"]}, Reason.NO_IMAGE, "it is SVG"),
+        ({"image": IMAGES["nuls"]}, Reason.NO_IMAGE, "it holds NULs only"),
+        ({"image": IMAGES["empty"]}, Reason.NO_IMAGE, "it is empty"),
     ],
 )
 def test_what_no_shard_can_hold_is_set_aside(
     changed: dict[str, Any], reason: Reason, said: str
 ) -> None:
-    values = {"key": "a", "image": encoded(gradient()), "captions": ("a",), "image_id": 0,
-              "split": "train", "source": "toy", "meta": {}} | changed  # fmt: skip
-    made = prepare(3, Record(**values), rules())
-    assert isinstance(made, Refusal)
-    assert (made.reason, made.line, made.source) == (reason, 3, "toy")
+    made = refused(dataclasses.replace(record(encoded(gradient())), **changed), rules())
+    assert (made.reason, made.line, made.source) == (reason, 7, "toy")
     assert said in made.detail
 
 
-def test_a_detail_names_what_the_file_is() -> None:
-    told = {name: prepare(1, record(IMAGES[name]), rules()) for name in IMAGES}
-    for name, said in (("html", "it is HTML"), ("svg_with_declaration", "it is SVG"),
-                       ("nuls", "it holds NULs only"), ("empty", "it is empty")):  # fmt: skip
-        made = told[name]
-        assert isinstance(made, Refusal)
-        assert said in made.detail
-        assert ", ".join(FORMATS) in made.detail
-
-
 texts = st.text(st.characters(codec=None), max_size=60)
-tagged = st.lists(
-    st.one_of(
-        texts, st.sampled_from(["<b>", "</b", "<!--", "-->", "&lt;", "&#0;", "<script>", "\0"])
-    ),
-    max_size=8,
-).map("".join)
+tags = st.sampled_from(["<b>", "</b", "<!--", "-->", "&lt;", "&#0;", "<script>", "\0"])
+tagged = st.lists(texts | tags, max_size=8).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(tagged)
 @example("&lt;script&gt;x")
 def test_whatever_is_said_is_cleaned_once_or_refused(text: str) -> None:
@@ -212,15 +194,12 @@ def test_whatever_is_said_is_cleaned_once_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize("tag", ["<script", "<style ", "<!doctype", "</script "])
 def test_a_text_is_gone_through_once_however_many_tags_it_begins(tag: str) -> None:
-    assert cleaning._TAG.sub(" ", cleaning._DROPPED.sub(" ", tag * 500_000))
+    assert cleaning._TAG.sub(" ", cleaning._DROPPED.sub(" ", tag * 100_000))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_several_processes_give_the_same_rows_in_order() -> None:
-    given = [
-        (i, record(row.image, row.caption, number=i))
-        for i, row in enumerate(list(ROWS.values()) * 2, 1)
-    ]
+    given = [(i, record(row.image, row.caption)) for i, row in enumerate(ROWS.values(), 1)]
     given.insert(5, (6, Refusal("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
     assert list(prepared(given, rules(24), 2)) == list(prepared(given, rules(24), 0))
 
@@ -240,11 +219,11 @@ def test_a_training_row_whose_score_is_too_low_is_set_aside(
     score: object, split: str, detail: str | None
 ) -> None:
     row = dataclasses.replace(record(encoded(gradient(), "PNG"), similarity=score), split=split)
-    made = prepare(1, row, dataclasses.replace(rules(), min_scores={"similarity": 0.3}))
+    asked = dataclasses.replace(rules(), min_scores={"similarity": 0.3})
     if detail is None:
-        assert isinstance(made, Prepared), made
+        stored(row, asked)
     else:
-        assert isinstance(made, Refusal)
+        made = refused(row, asked)
         assert (made.reason, made.detail, bool(made.picture)) == (Reason.LOW_SCORE, detail, True)
 
 
@@ -268,25 +247,20 @@ def drawings() -> list[Image.Image]:
 def test_pictures_of_a_kind_are_dropped_where_a_limit_asks_for_it(
     drawings: list[Image.Image], limit: dict[str, float], reason: Reason, change: Any
 ) -> None:
-    asked = rules(**limit)
-    altered = [prepare(1, record(encoded(change(it), "PNG")), asked) for it in drawings]
-    plain = [prepare(1, record(encoded(it, "PNG")), asked) for it in drawings]
-    found = [one for one in altered if isinstance(one, Refusal)]
-    assert {one.reason for one in found} == {reason}
-    assert len(found) == len(drawings)
-    assert all(isinstance(one, Prepared) for one in plain)
-    assert decode(found[0].picture).size
-    altered = [prepare(1, record(encoded(change(it), "PNG")), rules()) for it in drawings]
-    assert all(isinstance(one, Prepared) for one in altered)
+    for drawing in drawings:
+        altered = record(encoded(change(drawing), "PNG"))
+        made = refused(altered, rules(**limit))
+        assert made.reason == reason
+        assert decode(made.picture).size
+        stored(record(encoded(drawing, "PNG")), rules(**limit))
+        stored(altered, rules())
 
 
 def test_crops_of_an_evaluation_picture_are_known(drawings: list[Image.Image]) -> None:
     limits = rules(near_distance=4, crops=7).limits
-    held = prepare(1, record(encoded(drawings[0], "PNG")), Rules(limits, None, heldout=True))
+    held = stored(record(encoded(drawings[0], "PNG")), Rules(limits, None, heldout=True))
     crop = encoded(drawings[0].crop((9, 12, 116, 119)), "PNG")
-    trained = prepare(1, record(crop), Rules(limits, None))
-    assert isinstance(held, Prepared)
-    assert isinstance(trained, Prepared)
+    trained = stored(record(crop), Rules(limits, None))
     assert len(held.fingerprints) == 2 + 49
     [own] = trained.fingerprints
     bits = [(own.look ^ one.look).bit_count() for one in held.fingerprints]

@@ -53,9 +53,6 @@ def host_of(url: str) -> str:
 class PrivateAddress(OSError):
     """A connection to an address that is not public was asked for."""
 
-    def __init__(self) -> None:
-        super().__init__("the address is not public")
-
 
 def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
     """What makes the sockets of a client: only for addresses that may be connected to."""
@@ -63,7 +60,7 @@ def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
     def make(info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, (host, *_) = info
         if not is_public(str(host)) and not (allow_loopback and is_loopback(str(host))):
-            raise PrivateAddress
+            raise PrivateAddress("the address is not public")
         return socket.socket(family, kind, protocol)
 
     return make

@@ -46,7 +46,7 @@ class Answer:
     """Seconds that the server asks to wait."""
 
 
-def session(limits: Limits) -> aiohttp.ClientSession:
+def _session(limits: Limits) -> aiohttp.ClientSession:
     """A client that connects to public addresses only, sends no cookie and uses no proxy."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -77,32 +77,28 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, url: str) -> Answer:
-        """What a picture's address has to say, asked once."""
+        """Ask once for a picture, following redirects; nothing is raised for what a server does."""
         if self._session is None:
             resolvers = ThreadPoolExecutor(_RESOLVERS, "downloads")
             asyncio.get_running_loop().set_default_executor(resolvers)
-            self._session = session(self._limits)
-        return await fetch(self._session, url, self._limits)
+            self._session = _session(self._limits)
+        try:
+            async with asyncio.timeout(self._limits.total_s):
+                return await _follow(self._session, url, self._limits)
+        except TimeoutError:
+            return Answer(Reason.TIMED_OUT, "no whole answer in time", passing=True, answered=False)
+        except Refused as error:
+            return Answer(error.reason, str(error))
+        except aiohttp.ClientError as error:
+            return _failed(error)
+        except Exception as error:  # whatever an address or an answer leads the client to
+            detail = f"the address cannot be asked for ({type(error).__name__})"
+            return Answer(Reason.BAD_URL, detail)
 
     async def close(self) -> None:
         """Close its connections."""
         if self._session:
             await self._session.close()
-
-
-async def fetch(client: aiohttp.ClientSession, url: str, limits: Limits) -> Answer:
-    """Ask once for a picture, following redirects; nothing is raised for what a server does."""
-    try:
-        async with asyncio.timeout(limits.total_s):
-            return await _follow(client, url, limits)
-    except TimeoutError:
-        return Answer(Reason.TIMED_OUT, "no whole answer in time", passing=True, answered=False)
-    except Refused as error:
-        return Answer(error.reason, str(error))
-    except aiohttp.ClientError as error:
-        return _failed(error)
-    except Exception as error:  # whatever an address or an answer leads the client to
-        return Answer(Reason.BAD_URL, f"the address cannot be asked for ({type(error).__name__})")
 
 
 async def _follow(client: aiohttp.ClientSession, url: str, limits: Limits) -> Answer:
@@ -168,7 +164,7 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
     X-Robots-Tag with a directive of :data:`OPT_OUTS`, said to all or to our name, and
     ``tdm-reservation: 1``.
     """
-    us = user_agent.split("/")[0].split()[0].lower() if user_agent.split() else ""
+    us = user_agent.partition("/")[0].strip().partition(" ")[0].lower()
     for line in headers.getall("X-Robots-Tag", ()):
         to = ""  # "name:" says to whom what follows it is said
         for part in line.lower().split(","):

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from albef.data.refusal import Reason
-from albef.ingest.download import client
 from albef.ingest.download.addresses import host_of
-from albef.ingest.download.client import Answer
+from albef.ingest.download.client import Answer, Client
 from albef.ingest.download.journal import Chunk, Outcome
 from albef.ingest.download.limits import Limits
 from albef.io import lock
@@ -71,12 +70,12 @@ class Downloads:
         path = self._folder / "lock"
         self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
         os.utime(self._folder)  # it is in use, and not forgotten
-        self._client = client.Client(self._limits)
+        self._client = Client(self._limits)
         self._fetches: list[Callable[[str], Awaitable[Answer]]] = [self._client.fetch]
         if self._engine == "ray":
             from albef.cluster import on_each_node  # where it is asked for alone
 
-            clients = on_each_node(client.Client, self._limits, at_once=self._limits.connections)
+            clients = on_each_node(Client, self._limits, at_once=self._limits.connections)
             self._fetches = [each.fetch.remote for each in clients]
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="downloads", daemon=True)
@@ -164,7 +163,10 @@ class Downloads:
                 await host.rest()
                 async with self._connections:
                     if 0 < limits.give_up_after <= host.silent:
-                        attempts, answer = limits.attempts, self._given_up
+                        silence = f"{limits.give_up_after} attempts in a row without an answer"
+                        detail = f"its host left {silence}"
+                        answer = Answer(Reason.UNREACHABLE, detail, passing=True)
+                        attempts = limits.attempts
                     else:
                         attempts, self._asked = attempts + 1, self._asked + 1
                         fetch = self._fetches[self._asked % len(self._fetches)]
@@ -177,12 +179,6 @@ class Downloads:
         host.rows -= 1
         if not host.rows and (not host.silent or len(self._hosts) > _REMEMBERED):
             del self._hosts[name]
-
-    @property
-    def _given_up(self) -> Answer:
-        attempts = self._limits.give_up_after
-        detail = f"its host left {attempts} attempts in a row without an answer"
-        return Answer(Reason.UNREACHABLE, detail, passing=True)
 
     def _wait(self, answer: Answer, attempts: int, host: _Host) -> float | None:
         """Seconds before the next attempt; None where there is none."""

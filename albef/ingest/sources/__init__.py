@@ -15,9 +15,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Protocol, cast
-
-from pydantic import Field, PlainValidator
+from typing import Protocol, cast
 
 import albef.builtin
 from albef.builtin import openmoji
@@ -178,15 +176,11 @@ def evaluated(source: Section) -> Section | None:
     return None if getattr(source, "split", None) == "train" else source
 
 
-def _read(values: object) -> Section:
-    """A source's section as the ``Config`` of the kind that it names."""
+def read_source(values: object) -> Section:
+    """A source's section as the ``Config`` of the kind that it names; for a
+    :class:`~pydantic.PlainValidator`.
+
+    Raises:
+        ValueError: there is no such kind, or its class refuses the values.
+    """
     return by_kind(values, {name: kind.Config for name, kind in kinds().items()})
-
-
-class SourcesConfig(Section):
-    """What a data set is made of, and how it is cut."""
-
-    sources: Annotated[dict[str, Annotated[Section, PlainValidator(_read)]], Field(min_length=1)]
-    """Sources by name; the fields of each are those of its ``kind``."""
-    shard_mb: Annotated[int, Field(ge=1)] = 512
-    """Largest size of a shard in MiB."""

@@ -18,7 +18,7 @@ from albef.ingest.sources.rows import (
     Source,
     attempt,
     captions_of,
-    expand,
+    expand_splits,
     plain,
 )
 
@@ -46,18 +46,16 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """
     number = 0
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
-    for split, patterns in config.files.items():
-        for file in expand(patterns):
-            for row in tables.read(file, "parquet", None, columns, _BATCH):
-                made = attempt(row, _record, config, split, number)
-                number += isinstance(made, Record)
-                yield made
+    for split, file in expand_splits(config.files):
+        for row in tables.read(file, "parquet", None, columns, _BATCH):
+            made = attempt(row, _record, config, split, number)
+            number += isinstance(made, Record)
+            yield made
 
 
 def count(config: Config) -> int:
     """Rows of all files."""
-    files = (file for patterns in config.files.values() for file in expand(patterns))
-    return sum(tables.count(file, "parquet") for file in files)
+    return sum(tables.count(file, "parquet") for _, file in expand_splits(config.files))
 
 
 def _record(row: Row, config: Config, split: str, number: int) -> Record:

@@ -197,6 +197,11 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     return files
 
 
+def expand_splits(files: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, Path]]:
+    """Each file that :func:`expand` finds of each split, with the split."""
+    return ((split, file) for split, patterns in files.items() for file in expand(patterns))
+
+
 def plain(value: object) -> Any:
     """A value as JSON takes it; what it has no way to say becomes a text, and no number null."""
     match value:

@@ -13,7 +13,7 @@ from pathlib import Path
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.download.limits import Limits
-from albef.ingest.sources.rows import Row, Split, captions_of, plain
+from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain
 from albef.ingest.sources.tables import Tables
 from albef.layout import Engine
 
@@ -88,7 +88,8 @@ def _chunks(
     """The entries of each chunk, its name, which goes into ``used``, and its addresses."""
     chunk: list[Entry] = []
     name, part = "first", 0
-    for entry in islice(_entries(config), most):
+    for place, row in enumerate(islice(config.rows(config.url), most)):
+        entry = attempt(row, _entry, config, place)
         word = "" if isinstance(entry, Refusal) else hashlib.sha256(entry[2].encode()).hexdigest()
         begins = word and int(word, 16) % CHUNK == 0 and f"{word}-0" not in used
         if begins or len(chunk) == 4 * CHUNK:
@@ -105,15 +106,10 @@ def _addresses(chunk: list[Entry]) -> list[str]:
     return [entry[2] for entry in chunk if not isinstance(entry, Refusal)]
 
 
-def _entries(config: Config) -> Iterator[Entry]:
-    for place, row in enumerate(config.rows(config.url)):
-        yield row if isinstance(row, Refusal) else _entry(config, place, row)
-
-
-def _entry(config: Config, place: int, row: Row) -> Entry:
+def _entry(row: Row, config: Config, place: int) -> Entry:
     address = row.values[config.url]
     if not isinstance(address, str) or not address.strip():
-        return row.refusal(Refused(Reason.MISSING_FIELD, f"{config.url!r} holds no address"))
+        raise Refused(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
     address = plain(address.strip())
     try:
         return place, row, address, captions_of([row.values[config.caption]])

@@ -28,7 +28,7 @@ from albef.ingest.sources.rows import (
     Source,
     attempt,
     captions_of,
-    expand,
+    expand_splits,
     plain,
 )
 
@@ -79,33 +79,32 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
         ParamsError: no such shard, or it or its table cannot be read at all.
     """
     number = 0
-    for split, patterns in config.files.items():
-        for shard in expand(patterns):
-            names: set[str] = set()
-            try:
-                samples = _samples(members(shard, limit), config.caption.split(".")[0])
-                for line, sample in enumerate(samples, 1):
-                    names.add(Path(sample.name).name)
-                    row = Row(shard, line, sample, sample.name)
-                    if damage := sample.damage:
-                        where = f"{shard}, byte {damage.offset}: {damage.detail}"
-                        yield Refusal("", line, sample.name, damage.reason, where)
-                    made = attempt(row, _record, config, split, number)
-                    number += isinstance(made, Record)
-                    if isinstance(made, Record) or not damage:
-                        yield made
-            except OSError as error:
-                raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
-            if config.statuses:
-                yield from _failed(shard, names)
+    for split, shard in expand_splits(config.files):
+        names: set[str] = set()
+        try:
+            samples = _samples(members(shard, limit), config.caption.split(".")[0])
+            for line, sample in enumerate(samples, 1):
+                names.add(Path(sample.name).name)
+                row = Row(shard, line, sample, sample.name)
+                if damage := sample.damage:
+                    where = f"{shard}, byte {damage.offset}: {damage.detail}"
+                    yield Refusal("", line, sample.name, damage.reason, where)
+                made = attempt(row, _record, config, split, number)
+                number += isinstance(made, Record)
+                if isinstance(made, Record) or not damage:
+                    yield made
+        except OSError as error:
+            raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
+        if config.statuses:
+            yield from _failed(shard, names)
 
 
 def count(config: Config) -> int | None:
     """Rows by the tables beside the shards; None where there are none."""
     if not config.statuses:
         return None
-    shards = (shard for patterns in config.files.values() for shard in expand(patterns))
-    return sum(tables.count(shard.with_suffix(".parquet"), "parquet") for shard in shards)
+    shards = (shard.with_suffix(".parquet") for _, shard in expand_splits(config.files))
+    return sum(tables.count(shard, "parquet") for shard in shards)
 
 
 def limit(name: str) -> int:
@@ -115,27 +114,23 @@ def limit(name: str) -> int:
 
 def _samples(parts: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:
     """Members by name; damage belongs to what is not whole yet, or to what follows."""
-    current: _Sample | None = None
+    current = _Sample("")
     for part in parts:
         name, suffix = cut(part.name)
         if isinstance(part, Damage):
-            if part.reason == Reason.CUT_SHARD and current is not None:
+            belongs = part.reason != Reason.CUT_SHARD and current.takes(part, name, wanted)
+        else:
+            current.name = current.name or name  # what was damaged may have been its start
+            belongs = current.name == name and suffix not in current.parts
+        if not belongs:
+            if current.parts or current.damage:
                 yield current
-                current = None
-            if current is None or not current.takes(part, name, wanted):
-                if current is not None:
-                    yield current
-                current = _Sample(name)
+            current = _Sample(name)
+        if isinstance(part, Damage):
             current.damage = part
         else:
-            if current is not None and not current.name:
-                current.name = name  # what was damaged may have been its start
-            if current is None or current.name != name or suffix in current.parts:
-                if current is not None:
-                    yield current
-                current = _Sample(name)
             current.add(suffix, part.data)
-    if current is not None:
+    if current.parts or current.damage:
         yield current
 
 

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.ingest.download.addresses import (
@@ -58,13 +58,11 @@ def test_this_machine_may_be_asked_where_it_is_allowed() -> None:
         guarded(allow_loopback=True)(info(host)).close()
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80) | st.text(max_size=60).map("http://127.0.0.1:1/".__add__))
 def test_no_url_is_too_odd(url: str) -> None:
     assert isinstance(host_of(url), str)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=50) | st.ip_addresses().map(str))
 def test_no_address_is_too_odd(text: str) -> None:
     assert not (is_public(text) and is_loopback(text))

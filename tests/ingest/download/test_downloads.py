@@ -52,19 +52,13 @@ def test_a_second_run_asks_nothing(server: Server, tmp_path: Path) -> None:
     addresses = [server.url(path) for path in paths]
     first = download(tmp_path, addresses, limits())
     asked = dict(server.asked)
-    assert asked["/status/500"] == asked["/cut/9"] == 3
+    assert asked["/status/500"] == asked["/cut/9"] == first[1][2].attempts == 3
+    assert (first[0][2], first[1][2].passing) == (Reason.HTTP_ERROR, True)
     assert download(tmp_path, addresses, limits()) == first
     assert dict(server.asked) == asked
     download(tmp_path, addresses, limits(attempts=4))  # what may pass is tried again on demand
     changed = {path for path, count in server.asked.items() if count != asked[path]}
     assert changed == {"/status/500", "/cut/9"}
-
-
-def test_what_may_pass_is_given_up_after_its_attempts(server: Server, tmp_path: Path) -> None:
-    ended, outcomes = download(tmp_path, [server.url("later/500/2")], limits(attempts=2))
-    assert ended[0] == Reason.HTTP_ERROR
-    assert (outcomes[0].attempts, outcomes[0].passing) == (2, True)
-    assert server.asked["/later/500/2"] == 2
 
 
 def test_a_server_that_asks_for_a_long_rest_is_left_alone(server: Server, tmp_path: Path) -> None:

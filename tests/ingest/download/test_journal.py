@@ -33,7 +33,7 @@ def test_outcomes_and_bodies_come_back(tmp_path: Path) -> None:
         assert chunk.outcomes["1"] == Outcome("1", 3, 9, "timed_out", "no answer", True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 900))
 def test_a_torn_journal_loses_what_was_torn_off_alone(
     tmp_path_factory: pytest.TempPathFactory, cut: int
@@ -50,7 +50,6 @@ def test_a_torn_journal_loses_what_was_torn_off_alone(
         assert len(chunk.outcomes) == text[:cut].count(b"\n") + 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_rubbish_in_a_journal_counts_as_nothing(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]

@@ -9,16 +9,21 @@ from typing import Any
 from albef.config import validate
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
-from albef.ingest.sources import SourcesConfig, kind_of
+from albef.ingest.config import RowsConfig
+from albef.ingest.sources import kind_of
 
 Rows = list[Record | Refusal]
 
 
+def config_of(kind: str, **values: Any) -> Any:
+    """A source by its values."""
+    sources = {"s": {"kind": kind, **values}}
+    return validate(RowsConfig, {"sources": sources}, where="test").sources["s"]
+
+
 def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
     """The rows of a source, by its values."""
-    sources = {"s": {"kind": kind, **values}}
-    config = validate(SourcesConfig, {"sources": sources}, where="test")
-    source = config.sources["s"]
+    source = config_of(kind, **values)
     return list(kind_of(source).records(source, 0, *[scratch] * (kind == "urls")))
 
 

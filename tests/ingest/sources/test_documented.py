@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef.config import read_preset, validate
-from albef.ingest.sources import SourcesConfig
+from albef.ingest.config import RowsConfig
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "data.md").read_text()
@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```yaml\n(sources:\n.*?)```", PAGE, re.DOTALL)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_source_of_the_page_is_read_strictly(block: str) -> None:
     values: dict[str, Any] = YAML(typ="safe", pure=True).load(block)
-    read = validate(SourcesConfig, {**values, "shard_mb": 1}, where="docs/data.md")
+    read = validate(RowsConfig, {**values, "shard_mb": 1}, where="docs/data.md")
     assert set(read.sources) == set(values["sources"])
 
 

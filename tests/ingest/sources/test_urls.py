@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,6 @@ from tests.ingest.download.server import Server
 from tests.ingest.download.test_client import LIMITS
 from tests.ingest.sources.reading import Rows, bad, good
 from tests.ingest.sources.reading import read as read_source
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
 
 
 def values(files: Path | str, **changed: Any) -> dict[str, Any]:

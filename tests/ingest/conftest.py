@@ -1,4 +1,4 @@
-"""What the tests of downloads share."""
+"""What the tests of ingest share."""
 
 from collections.abc import Iterator
 
