@@ -7,7 +7,7 @@ now, the chain goes on with what was repeated. Nothing is run and nothing is cha
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,22 +189,21 @@ def lineage(path: Path, project: Project | None = None) -> Step:
 
 def _by_content(path: Path, project: Project | None) -> Step | None:
     """The chain of a folder that tells itself what it is, or of a file in it."""
-    stop = project.root if project else Path(path.anchor)
-    for folder in (path, *path.resolve().parents) if path.is_dir() else path.resolve().parents:
-        name = folder.resolve().name
-        if folder.resolve() == stop:
+    for folder in (path, *path.resolve().parents):
+        full = folder.resolve()
+        if project and full == project.root:
             break
         if (folder / MANIFEST).is_file():
             return of_export(folder, project)
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-            models = Path(project.layout.paths.models).resolve() if project else folder.resolve()
-            if models in folder.resolve().parents:
-                name = folder.resolve().relative_to(models).as_posix()
+            models = Path(project.layout.paths.models).resolve() if project else full.parent
+            is_inside = models in full.parents
+            name = full.relative_to(models).as_posix() if is_inside else full.name
             return of_checkpoint(name, project, folder=folder)
         if (folder / DESCRIBED).is_file():
-            return _of_data(name, project, folder=folder)
+            return _of_data(full.name, project, folder=folder)
         if (folder / CHOICE).is_file():
-            return _of_search(name, project, folder=folder)
+            return _of_search(full.name, project, folder=folder)
     return None
 
 
@@ -217,9 +216,13 @@ def _by_place(path: Path, project: Project) -> Step | None:
         origins = _of_runs(runs, project)
         return _step(what, full.name, full, project, "report", state="", origins=origins)
     for name in dict.fromkeys(n for part in (full, *full.parents) for n in (part.name, part.stem)):
-        for place, make in _PLACES.items():
+        if full in (layout.metrics(name), layout.predictions(name), layout.behaviour(name)):
+            return _of_evaluation(name, project, full)
+        for place, (what, stage, origin) in _BESIDE.items():
             if full.is_relative_to(place(layout, name)):
-                return make(name, project, full)
+                address = f"{stage}@{name}" if stage else ""
+                of = [origin(name, project)]
+                return _step(what, name, full, project, address, state="", origins=of)
         if full == layout.record(name):
             return _of_record(name, project)
     return None
@@ -252,6 +255,19 @@ def _of_record(address: str, project: Project) -> Step | None:
     return lineage(places[stage], project) if stage in places else None
 
 
+_KEPT: Mapping[str, tuple[Callable[[Layout, str], Path], str]] = {
+    "export": (Layout.export, MANIFEST),
+    "checkpoint": (Layout.model, WEIGHTS),
+    "search": (Layout.search, CHOICE),
+    "data set": (Layout.data, DESCRIBED),
+}
+"""The folder where a project keeps a product, and the file in it whose digest names it."""
+
+
+def _kept(what: str, name: str, project: Project | None) -> Path | None:
+    return _KEPT[what][0](project.layout, name) if project else None
+
+
 def _step(
     what: str,
     name: str,
@@ -259,8 +275,6 @@ def _step(
     project: Project | None,
     stage: str,
     *,
-    file: str = "",
-    kept: Path | None = None,
     digest: str = "",
     at_hand: str | None = None,
     state: State | None = None,
@@ -273,10 +287,9 @@ def _step(
     Args:
         path: where it lies; None where that is not known.
         stage: address of what made it; "" where no record is asked for.
-        file: in ``path``, whose digest names it; "" for ``path`` itself.
-        kept: where the project keeps it, as a record names it; None for ``path``.
         digest: as its child tells; ``at_hand`` is compared with it, or if None that of the file.
     """
+    place, file = _KEPT.get(what, (None, ""))
     of_file = _digest_at(path / file) if path else ""
     at_hand = of_file if at_hand is None else at_hand
     state = compare(digest, at_hand) if state is None else state
@@ -284,7 +297,7 @@ def _step(
     record = None
     if project and path and stage and (path / file).exists():
         record = read_as(RunRecord, project.layout.record(stage))
-        product = (kept or path) / file
+        product = (place(project.layout, name) if place else path) / file
         if product.is_relative_to(project.root):
             product = product.relative_to(project.root)
         if record and of_file:
@@ -311,22 +324,17 @@ def of_export(folder: Path, project: Project | None) -> Step:
     for name, known in manifest.files.items():
         files[compare(known, _digest_at(folder / name))].append(name)
     run, origin = manifest.run or folder.name, manifest.provenance
+    kind = manifest.model.get("kind") or manifest.kind
     return _step(
         "export",
         run,
         folder,
         project,
         f"export@{run}",
-        file=MANIFEST,
-        kept=project.layout.export(run) if project else None,
         # precisions that are not deployed may be left out
         state="changed" if files["changed"] else "verified" if files["verified"] else "missing",
+        facts={"kind": kind, "precisions": manifest.precisions, "files": files},
         code=origin.export_code,
-        facts={
-            "kind": manifest.model.get("kind") or manifest.kind,
-            "precisions": manifest.precisions,
-            "files": files,
-        },
         origins=[of_checkpoint(run, project, digest=origin.checkpoint, repeated=origin)],
     )
 
@@ -351,8 +359,7 @@ def of_checkpoint(
     """
     if name in after:
         raise LineageError(f"checkpoint {name} tells that it comes from itself: make it again")
-    kept = project.layout.model(name) if project else None
-    folder = folder or kept
+    folder = folder or _kept("checkpoint", name, project)
     config = read_as(_Config, folder / CONFIG) if folder else None
     if folder and compare(digest, _digest_at(folder / WEIGHTS)) not in ("verified", ""):
         config = None  # of another one
@@ -368,11 +375,9 @@ def of_checkpoint(
         folder,
         project,
         "" if origin.imported is not None else stage,
-        file=WEIGHTS,
-        kept=kept,
         digest=digest,
-        code=origin.code,
         facts=facts,
+        code=origin.code,
         origins=_of_training(origin, project, (*after, name)),
     )
 
@@ -403,20 +408,10 @@ def _of_search(
     run: str, project: Project | None, *, folder: Path | None = None, digest: str = ""
 ) -> Step:
     """What the search of a run chose."""
-    kept = project.layout.search(run) if project else None
-    folder = folder or kept
+    folder = folder or _kept("search", run, project)
     choice = read_as(_Schema, folder / CHOICE) if folder else None
-    return _step(
-        "search",
-        run,
-        folder,
-        project,
-        f"search@{run}",
-        file=CHOICE,
-        kept=kept,
-        digest=digest,
-        facts={"choice": choice.model_extra} if choice else {},
-    )
+    facts = {"choice": choice.model_extra} if choice else {}
+    return _step("search", run, folder, project, f"search@{run}", digest=digest, facts=facts)
 
 
 def _of_data(
@@ -431,46 +426,40 @@ def _of_data(
 
     ``digest`` and ``repeated`` are what its child tells of it.
     """
-    kept = project.layout.data(name) if project else None
-    folder, at_hand = folder or kept, ""
+    folder, at_hand = folder or _kept("data set", name, project), ""
     described = read_as(_Described, folder / DESCRIBED) if folder else None
     if folder and described:
         from albef.data.shards import index_digest  # pyarrow, which serving lacks
 
         at_hand = index_digest(folder)
         digest = digest or described.digest
-    known = described if compare(digest, at_hand) == "verified" else repeated
-    facts = {}
-    view = known.curated if known else None
-    if known:
-        facts = known.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
+    known = (described if compare(digest, at_hand) == "verified" else repeated) or _Described()
+    facts = known.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
     if project and at_hand:
         facts["validation"] = _verdict(project, name, digest)
+    if known.curated:
+        stage, origins = "curate", _of_view(known.curated, project)
+    else:
+        stage, origins = "ingest", _of_sources(known.sources, project.root if project else Path())
     return _step(
         "data set",
         name,
         folder,
         project,
-        f"curate@{name}" if view else f"ingest@{name}",
-        file=DESCRIBED,
-        kept=kept,
-        at_hand=at_hand,
+        f"{stage}@{name}",
         digest=digest,
+        at_hand=at_hand,
         facts=facts,
-        origins=_of_view(known, project)
-        if known and view
-        else _of_sources(known.sources if known else [], project.root if project else Path()),
+        origins=origins,
     )
 
 
-def _of_view(view: _Described, project: Project | None) -> Iterator[Step]:
+def _of_view(view: _Curated, project: Project | None) -> Iterator[Step]:
     """What a view of a data set was made of: the data set, and the checkpoint that scored its
     captions or wrote some."""
-    assert view.curated is not None
-    yield _of_data(view.curated.of, project, digest=view.curated.data)
-    by = view.curated.by
-    folder = project.root / by if project else None
-    yield of_checkpoint(by, project, folder=folder, digest=view.curated.weights)
+    yield _of_data(view.of, project, digest=view.data)
+    folder = project.root / view.by if project else None
+    yield of_checkpoint(view.by, project, folder=folder, digest=view.weights)
 
 
 def _verdict(project: Project, name: str, digest: str) -> str:
@@ -486,7 +475,12 @@ def _verdict(project: Project, name: str, digest: str) -> str:
 
 
 def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
-    drawn = _artwork()
+    from albef.builtin import openmoji  # Pillow's, which only these sources need
+
+    try:
+        drawn = openmoji.inputs()
+    except ParamsError:  # the artwork is not at hand
+        drawn = {}
     for source in sources:
         files = [
             Step("file", name, str(path), known, compare(known, _digest_at(path)))
@@ -495,16 +489,6 @@ def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
         ]
         facts = source.model_dump(exclude={"name", "inputs"}, exclude_unset=True)
         yield Step("source", source.name, facts=facts, origins=tuple(files))
-
-
-def _artwork() -> dict[str, Path]:
-    """The file that built-in sources draw from, by name; none where it is not at hand here."""
-    from albef.builtin import openmoji  # Pillow's, which only these sources need
-
-    try:
-        return openmoji.inputs()
-    except ParamsError:
-        return {}
 
 
 def _of_evaluation(run: str, project: Project, path: Path) -> Step:
@@ -540,35 +524,21 @@ def _read_predictions(path: Path) -> _Provenance:
         raise LineageError(f"{path} is damaged ({error}): make it again") from None
 
 
-def _beside(
-    what: str,
-    stage: str,
-    origin: Callable[[str, Project], Step],
-    name: str,
-    project: Project,
-    path: Path,
-) -> Step:
-    """The chain of what a stage leaves beside the product that ``origin`` is of."""
-    address = f"{stage}@{name}" if stage else ""
-    return _step(what, name, path, project, address, state="", origins=[origin(name, project)])
-
-
-_PLACES: Mapping[Callable[[Layout, str], Path], Callable[[str, Project, Path], Step]] = {
-    Layout.metrics: _of_evaluation,
-    Layout.predictions: _of_evaluation,
-    Layout.behaviour: _of_evaluation,
-    Layout.export_metrics: partial(
-        _beside, "export metrics", "export", lambda run, it: of_export(it.layout.export(run), it)
+_BESIDE: Mapping[Callable[[Layout, str], Path], tuple[str, str, Callable[[str, Project], Step]]] = {
+    Layout.export_metrics: (
+        "export metrics",
+        "export",
+        lambda run, project: of_export(project.layout.export(run), project),
     ),
-    Layout.curves: partial(_beside, "curves", "", of_checkpoint),
-    Layout.log: partial(_beside, "log", "", of_checkpoint),
-    Layout.quarantine: partial(_beside, "quarantine", "", _of_data),
-    Layout.verdict: partial(_beside, "verdict", "validate", _of_data),
-    Layout.validation: partial(_beside, "validation", "validate", _of_data),
+    Layout.curves: ("curves", "", of_checkpoint),
+    Layout.log: ("log", "", of_checkpoint),
+    Layout.quarantine: ("quarantine", "", _of_data),
+    Layout.verdict: ("verdict", "validate", _of_data),
+    Layout.validation: ("validation", "validate", _of_data),
 }
-"""What a stage leaves beside its main product, by where it lies."""
+"""What a stage leaves beside another product, by where it lies: what it is, the stage, or "" where
+no record is asked for, and that product's chain."""
 _DIGITS = 12  # of a digest for a reader
-_CLEAN = {True: "clean", False: "with uncommitted changes"}
 _SHOWN_VALUES = ("epochs", "lr", "global_batch_size", "precision")
 
 
@@ -711,9 +681,11 @@ def _render_record(record: RunRecord, recorded: State) -> Iterator[str]:
     took += [f"{value:.3g} {name} hours" for name, value in hours.items() if value]
     words = ", ".join([record.stage, record.started, *took])
     yield words if recorded else f"{words}; the record does not name its product"
-    git = record.git
-    where = [record.machine] if record.machine else []
-    where += [f"Python {record.python}"] if record.python else []
-    where += [f"git {git.revision[:_DIGITS]}" if git.revision else "outside git"]
-    where += [_CLEAN[git.clean]] if git.clean is not None else []
-    yield ", ".join(where)
+    revision = record.git.revision[:_DIGITS]
+    where = (
+        record.machine,
+        record.python and f"Python {record.python}",
+        f"git {revision}" if revision else "outside git",
+        {True: "clean", False: "with uncommitted changes", None: ""}[record.git.clean],
+    )
+    yield ", ".join(filter(None, where))

@@ -264,8 +264,6 @@ def test_a_path_that_is_no_product_is_a_sentence(project: Path, path: str, sente
     ("file", "content", "sentence"),
     [
         (EXPORT / NAME, "{", "manifest.json: invalid json"),
-        (EXPORT / NAME, "[]", "manifest.json: input should be an object"),
-        (EXPORT / NAME, '{"provenance": 3}', "manifest.json: provenance: input should be"),
         (EXPORT / NAME, '{"provenance": {"described": {"splits": [1]}}}', "described.splits"),
         (Path("products/runs/pretrain.json"), '{"made": 1}', "pretrain.json: made"),
         (Path("products/data/web/dataset.json"), '{"sources": [1]}', "dataset.json: sources.0"),

@@ -180,10 +180,10 @@ def format_step(step: Step) -> str:
 
 
 def _cell(values: Sequence[float]) -> str:
-    over_seeds = spread(values) if values else None
-    if over_seeds is None or over_seeds.deviation is None:
-        return f"{over_seeds.mean:.2f}" if over_seeds else ""
-    return f"{over_seeds.mean:.2f} ± {over_seeds.deviation:.2f}"
+    if not values:
+        return ""
+    it = spread(values)
+    return f"{it.mean:.2f}" if it.deviation is None else f"{it.mean:.2f} ± {it.deviation:.2f}"
 
 
 def render_markdown(table: Table) -> str:

@@ -191,8 +191,7 @@ def _evaluation(
 
 def training_facts(provenance: Mapping[str, Any]) -> dict[str, object]:
     """What a checkpoint tells of its origin, in single facts; ``albef lineage`` has the chain."""
-    facts = {name: value for name, value in provenance.items() if not isinstance(value, Mapping)}
-    return {f"checkpoint: {name}": value for name, value in facts.items()}
+    return {f"checkpoint: {n}": v for n, v in provenance.items() if not isinstance(v, Mapping)}
 
 
 def read_datasets(

@@ -5,20 +5,18 @@ trusted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-
-from markupsafe import Markup
+from dataclasses import dataclass, field, replace
 
 from albef.evaluation.statistics import Interval, Spread
 from albef.report import figures
-from albef.report.curves import Curve, Curves, Deviation, curve_title
+from albef.report.curves import Curves, Deviation, curve_title
 from albef.report.drift import Drift
-from albef.report.figures import Chart
+from albef.report.figures import COLOURS, Chart, Line
 from albef.report.flips import Flip
 from albef.report.page import environment
-from albef.report.wording import ITC, format_number, metric_order, metric_words
+from albef.report.wording import ITC, format_number, format_range, metric_order, metric_words
 
-_COLOURS = 6
+_VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,7 @@ class Paired:
     @property
     def verdict(self) -> str:
         """What it says, in a word."""
-        degenerate = self.interval.low == self.interval.high == 0
-        return "equal" if self.equal else "not resolved" if degenerate else verdict(self.interval)
+        return "equal" if self.equal else _VERDICTS[self.interval.sign]
 
 
 @dataclass(frozen=True)
@@ -168,16 +165,14 @@ def render(comparison: Comparison) -> str:
         verdict=verdict,
         difference=difference,
         chance=chance,
-        three=three,
-        colour=lambda side: f"c{1 + side % _COLOURS}",
+        three=format_range,
+        colour=lambda side: f"c{1 + side % COLOURS}",
     )
 
 
 def verdict(interval: Interval) -> str:
     """What an interval says, in a word."""
-    if interval.low == interval.high == 0:
-        return "equal"
-    return {1: "better", -1: "worse", 0: "not resolved"}[interval.sign]
+    return "equal" if interval.low == interval.high == 0 else _VERDICTS[interval.sign]
 
 
 def difference(value: float | None) -> str:
@@ -193,12 +188,6 @@ def interval_words(value: float, interval: Interval) -> str:
 def chance(p: float) -> str:
     """A probability for a reader."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def three(values: tuple[float, float, float]) -> str:
-    """Least, median and most for a reader."""
-    least, median, most = (f"{value:g}" for value in values)
-    return least if least == most else f"{least} to {most}, median {median}"
 
 
 def metrics_of(
@@ -227,22 +216,22 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
     """The trainings that are on two sides, or on one and in the reference."""
     given = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
     names = [side.name for side in comparison.sides[: len(comparison.curves)]]
-    looks = [f"c{1 + side % _COLOURS}" for side in range(len(names))]
+    looks = [Line(name, (), 1 + place % COLOURS) for place, name in enumerate(names)]
     if comparison.reference:
-        names.append(comparison.reference_name)
-        looks.append(f"c{1 + len(looks) % _COLOURS} dashed")
+        colour = 1 + len(looks) % COLOURS
+        looks.append(Line(comparison.reference_name, (), colour, dashed=True))
     for training in dict.fromkeys(name for curves in given for name in curves):
-        having = [place for place, curves in enumerate(given) if training in curves]
-        if len(having) < 2:
+        sides = [(c[training], look) for c, look in zip(given, looks, strict=True) if training in c]
+        if len(sides) < 2:
             continue
-        same = all(given[place][training] == given[having[0]][training] for place in having[1:])
-        drawn = {} if same else {name: None for place in having for name in given[place][training]}
+        same = all(curves == sides[0][0] for curves, _ in sides)
+        drawn = [] if same else dict.fromkeys(name for curves, _ in sides for name in curves)
         charts = [
-            _chart(name, {p: given[p][training].get(name, ()) for p in having}, names, looks)
+            _chart(name, [replace(look, points=c[name]) for c, look in sides if c.get(name)])
             for name in sorted(drawn, key=_place)
         ]
         main = [chart for chart in charts if chart.main] or charts
-        legend = [(names[place], looks[place]) for place in having]
+        legend = [(look.label, look.look) for _, look in sides]
         yield Overlay(training, legend, main, [it for it in charts if it not in main], same)
 
 
@@ -251,17 +240,10 @@ def _place(name: str) -> tuple[int, tuple[int, str, int]]:
     return ["train", "val", kind].index(kind), metric_order(rest)
 
 
-def _chart(
-    name: str, curves: Mapping[int, Curve], names: Sequence[str], looks: Sequence[str]
-) -> Chart:
-    lines = [
-        figures.Line(names[place], points, 1 + place % _COLOURS, dashed="dashed" in looks[place])
-        for place, points in curves.items()
-        if points
-    ]
+def _chart(name: str, lines: Sequence[Line]) -> Chart:
     kind, _, rest = name.rpartition("/")
     title = curve_title(rest) + (", validation" if kind == "val" else "")
     last = " / ".join(format_number(line.points[-1][1]) for line in lines)
-    svg: Markup = figures.lines(lines, x_label="step", name=f"{title} by step")
+    svg = figures.lines(lines, x_label="step", name=f"{title} by step")
     is_main = kind == "train" or name in ("val/r_mean", "val/accuracy")
     return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg, is_main)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albef.report import figures
-from albef.report.figures import Chart, Line, Point
+from albef.report.figures import COLOURS, Chart, Line, Point
 from albef.report.wording import (
+    FIRST_GROUPS,
     ITC,
     format_metric,
     format_number,
@@ -29,9 +30,6 @@ Curves = Mapping[str, Mapping[str, Curve]]
 """(step, value) points by training and name of the curve."""
 _COLUMNS = ["training", "curve", "step", "value"]
 _ROWS = 40  # of a curve in a reference file
-_COLOURS = 6
-_FIRST = ("r_mean", "accuracy", "overall", "tr", "ir")
-"""Groups of validation metrics that are looked at first."""
 _TITLES = {
     "loss": "Loss",
     "itc": "ITC loss",
@@ -101,12 +99,12 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
         groups.setdefault(metric_group(name), []).append(name)
     for group, members in groups.items():
         whole = [name for name in members if not name.startswith(ITC)] or members
-        colours = {name: 1 + i % _COLOURS for i, name in enumerate(whole)}
+        colours = {name: 1 + i % COLOURS for i, name in enumerate(whole)}
         lines = [
             Line(
                 label=name,
                 points=[(epoch, value) for epoch, (_, value) in enumerate(val[name], 1)],
-                colour=colours.get(name) or colours.get(name.removeprefix(ITC), _COLOURS),
+                colour=colours.get(name) or colours.get(name.removeprefix(ITC), COLOURS),
                 dashed=name not in whole,
             )
             for name in members
@@ -120,7 +118,7 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
             f"last {format_metric(val[whole[0]][-1][1])}" if len(whole) == 1 else "",
             tuple(legend) if len(legend) > 1 else (),
             figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
-            group in _FIRST,
+            group in FIRST_GROUPS,
         )
 
 

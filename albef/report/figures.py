@@ -15,6 +15,8 @@ _WIDTH, _HEIGHT = 280, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 36
 _MOST_POINTS = 300  # of a line; more are averaged in runs
 _MARKED = 24  # a line of at most so many points shows each
+COLOURS = 6
+"""Series colours of the page, from 1."""
 _MARKS = {"chance": "tick", "random": "ring", "text": "ring", "itc": "tick"}
 """Shapes of the marks on a bar, by the class that colours them."""
 Point = tuple[float, float]
@@ -27,7 +29,7 @@ class Line:
     label: str
     points: Sequence[Point]
     colour: int = 1
-    """1 to 6, of the page's series colours; 0 is a muted one."""
+    """Of the page's series, from 1; 0 is a muted one."""
     dashed: bool = False
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from albef.report.pictures import Picture, SplitRecords, draw_located
-from albef.report.scores import Scores
+from albef.report.scores import Scores, truth_of
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,17 @@ def flips(
 ) -> tuple[Flip, ...]:
     """The examples at places of both tables, scores of the same split of the same kind; ``records``
     are None where its pictures are not at hand."""
+    boxes = all("heat" in side.table.column_names for side in (before, after))
+    located = records if boxes else None
     return tuple(
-        _flip(
-            before.table.slice(old, 1).to_pylist()[0] | {"right": bool(before.right[old])},
-            after.table.slice(new, 1).to_pylist()[0] | {"right": bool(after.right[new])},
-            before.columns,
-            records,
-            all("heat" in side.table.column_names for side in (before, after)),
-        )
+        _flip(_row(before, old), _row(after, new), before.columns, records, located)
         for old, new in pairs
     )
+
+
+def _row(scores: Scores, place: int) -> dict[str, Any]:
+    [row] = scores.table.slice(place, 1).to_pylist()
+    return {**row, "right": bool(scores.right[place])}
 
 
 def _flip(
@@ -54,25 +55,17 @@ def _flip(
     new: Mapping[str, Any],
     columns: Mapping[str, Any],
     records: SplitRecords | None,
-    boxes: bool,
+    located: SplitRecords | None,
 ) -> Flip:
     picture = records.picture(old["key"]) if records else None
-    flip = Flip(
-        asked=str(old.get(columns.get("question", ""), "")),
-        picture=picture,
-        truth=_truth(old, columns, picture),
-        before=_choice(old, columns, records),
-        after=_choice(new, columns, records),
-    )
-    if boxes and records:
-        drawn = [draw_located(records, row) for row in (old, new)]
-        flip = replace(
-            flip,
-            picture=None,
-            before=replace(flip.before, picture=drawn[0]),
-            after=replace(flip.after, picture=drawn[1]),
-        )
-    return replace(flip, asked=old["changed"]) if "changed" in old else flip
+    truth = _truth(old, columns, picture)
+    before, after = (_choice(row, columns, records) for row in (old, new))
+    if located:  # each choice shows its boxes
+        picture = None
+        before = replace(before, picture=draw_located(located, old))
+        after = replace(after, picture=draw_located(located, new))
+    asked = old["changed"] if "changed" in old else old.get(columns.get("question", ""), "")
+    return Flip(str(asked), picture, truth, before, after)
 
 
 def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], picture: Picture | None) -> str:
@@ -81,8 +74,7 @@ def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], picture: Picture 
         return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
     if "changed" in row:
         return str(row["caption"])
-    truths = row[columns["truth"]] if columns["truth"] else ""
-    return ", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths)
+    return truth_of(row, columns)
 
 
 def _choice(

@@ -4,7 +4,6 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,17 +99,10 @@ class SplitRecords:
         """What is truly said of the record's picture."""
         return frozenset(c for i in self._twins(key) for c in self._shards.captions[i].as_py())
 
-    def badge(self, badge: str) -> frozenset[str] | None:
-        """Keys of the records with a badge; None where no record has it."""
-        return self._badged.get(badge)
-
-    @cached_property
-    def _badged(self) -> dict[str, frozenset[str]]:
-        keys: dict[str, list[str]] = {}
-        for i, key in enumerate(self._keys.to_pylist()):
-            for badge in _badges(self._shards.meta(i)):
-                keys.setdefault(badge, []).append(key)
-        return {badge: frozenset(having) for badge, having in keys.items()}
+    def unseen(self) -> list[str]:
+        """Keys of the records that show what training never shows together."""
+        keys = enumerate(self._keys.to_pylist())
+        return [key for i, key in keys if UNSEEN in _badges(self._shards.meta(i))]
 
     def _place(self, key: str) -> int | None:
         place: int = pc.index(self._keys, pa.scalar(key)).as_py()

@@ -62,6 +62,12 @@ def described(schema: pa.Schema) -> dict[str, Any]:
     return dict(json.loads(metadata.get(b"kind", b"{}")))
 
 
+def truth_of(row: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
+    """The right answer of a prediction in words, "" where there is none."""
+    truths = row[columns["truth"]] if columns["truth"] else ""
+    return ", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths)
+
+
 def of(table: pa.Table) -> Scores | None:
     """Scores of the predictions on one split, as the evaluation stored them; None of a table that
     does not tell what its rows are worth, or that has none."""

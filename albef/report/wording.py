@@ -18,7 +18,8 @@ _METRICS = (
     (r"accuracy_(\w+)", "right decisions, {}"),
     (r"accuracy", "right decisions"),
 )
-_GROUPS = ("r_mean", "accuracy", "overall", "tr", "ir")
+FIRST_GROUPS = ("r_mean", "accuracy", "overall", "tr", "ir")
+"""Groups of metrics that are looked at first, in this order."""
 
 
 def format_number(value: float) -> str:
@@ -41,6 +42,11 @@ def format_metric(value: float | None) -> str:
 def format_difference(value: float) -> str:
     """A difference of metrics for a reader."""
     return f"{value:+.1f}".replace("-", "−")
+
+
+def format_range(least: float, median: float, most: float) -> str:
+    """Where values lie, for a reader."""
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}, median {median:g}"
 
 
 def format_value(value: object) -> str:
@@ -100,6 +106,6 @@ def metric_group(name: str) -> str:
 def metric_order(name: str) -> tuple[int, str, int]:
     """Key to sort metrics by: known groups first, numbers by size."""
     group = metric_group(name)
-    place = _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
+    place = FIRST_GROUPS.index(group) if group in FIRST_GROUPS else len(FIRST_GROUPS)
     number = re.search(r"\d+$", name)
     return place, re.sub(r"\d+$", "", name), int(number.group()) if number else 0

@@ -128,22 +128,25 @@ def test_an_empty_comparison_says_so() -> None:
     assert render(full("a")) == render(full("a"))
 
 
-@pytest.mark.parametrize("kind", ["retrieval", "vqa", "entailment", "grounding", "captioning"])
-def test_an_answer_that_turned_says_what_both_models_say(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("retrieval", ("", "two", "one")),
+        ("vqa", ("what?", "a dog", "Two.")),
+        ("entailment", ("s", "x", "x")),
+        ("grounding", ("the dog", "IoU 0.40", "IoU 0.50")),
+        ("captioning", ("", "two", "one")),
+    ],
+)
+def test_an_answer_that_turned_says_what_both_models_say(
+    kind: str, said: tuple[str, str, str]
+) -> None:
     found = scores.of(predicted(kind))
     assert found is not None
     (flip,) = flips(found, found, [(1, 0)], None)
-    assert flip.before.right == bool(found.right[1])
-    assert flip.after.right == bool(found.right[0])
+    assert (flip.before.right, flip.after.right) == (found.right[1], found.right[0])
     assert flip.picture is None
-    expected = {
-        "retrieval": ("", "two", "one"),
-        "vqa": ("what?", "a dog", "Two."),
-        "entailment": ("s", "x", "x"),
-        "grounding": ("the dog", "IoU 0.40", "IoU 0.50"),
-        "captioning": ("", "two", "one"),
-    }
-    assert (flip.asked, flip.before.text, flip.after.text) == expected[kind]
+    assert (flip.asked, flip.before.text, flip.after.text) == said
 
 
 class Records:

@@ -246,21 +246,17 @@ def test_gaps_within_a_report_are_told() -> None:
         assert part in text, part
 
 
-def reached(name: str, metrics: dict[str, float], **baselines: Any) -> SplitResult:
-    return SplitResult(name, metrics, **baselines)
-
-
 @pytest.mark.parametrize(
     ("splits", "told", "untold"),
     [
-        ([reached("test", {"accuracy": 60.0}, text_only={"accuracy": 41.5})],
+        ([SplitResult("test", {"accuracy": 60.0}, text_only={"accuracy": 41.5})],
          "from the text alone 41.5 %", "ITC"),
-        ([reached("test", {"accuracy": 60.0})], "60.0 %", "text alone"),
-        ([reached("test", {"r_mean": 22.2, "itc_r_mean": 42.8})],
+        ([SplitResult("test", {"accuracy": 60.0})], "60.0 %", "text alone"),
+        ([SplitResult("test", {"r_mean": 22.2, "itc_r_mean": 42.8})],
          "ITC alone 42.8 %, re-ranked by ITM −20.6", "text alone"),
-        ([reached("test", {"bleu": 12.0, "perplexity": 345.0})], "perplexity", "ITC"),
-        ([reached("test", {"r_mean": 53.5}, chance={"r_mean": 1.07}),
-          reached("pairs", {"accuracy": 61.0}, chance={"accuracy": 50.0})],
+        ([SplitResult("test", {"bleu": 12.0, "perplexity": 345.0})], "perplexity", "ITC"),
+        ([SplitResult("test", {"r_mean": 53.5}, chance={"r_mean": 1.07}),
+          SplitResult("pairs", {"accuracy": 61.0}, chance={"accuracy": 50.0})],
          "50 times chance (1.07 %) pairs: 61.0 %, chance 50.0", "ITC"),
     ],
 )  # fmt: skip
@@ -278,7 +274,7 @@ def test_a_card_tells_what_is_known_of_a_run(
 
 def test_the_top_tells_what_it_cost() -> None:
     costs = Costs({"pretrain": RunRecord(seconds=90.0, core_hours=0.05, gpu_hours=0.02)})
-    runs = [Run("a", "b", "c", "d", [reached("test", {"r_mean": 1.0})])]
+    runs = [Run("a", "b", "c", "d", [SplitResult("test", {"r_mean": 1.0})])]
     top = page_of(runs=runs, costs=costs).text.replace(" ", "")
     assert all(part in top for part in ("seed1", "90s", "corehours0.05", "GPUhours0.02"))
 

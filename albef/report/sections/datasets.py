@@ -23,8 +23,7 @@ from albef.report.pictures import Picture, SplitRecords, data_uri, spread
 from albef.report.sections import curation
 from albef.report.sections.counts import COLUMNS, Tally, draw_histograms, tallies
 from albef.report.sections.curation import Curation
-from albef.report.wording import flatten
-from albef.validation.result import Drifted, drifted
+from albef.report.wording import flatten, format_range
 
 WORDS = {str(reason): reason.words for reason in Reason}
 """What a reason means, in a few words."""
@@ -46,12 +45,6 @@ class Validation:
     """Where its whole report is."""
 
     @property
-    def drifted(self) -> tuple[Drifted, ...]:
-        """How far each distribution is from the accepted profile, and those of the training split
-        from those of the evaluation splits."""
-        return drifted(self.result)
-
-    @property
     def statistics(self) -> dict[str, str]:
         """Numbers about the data set, in words; the captions are counted elsewhere."""
         words = {}
@@ -59,8 +52,7 @@ class Validation:
             if isinstance(value, int | float) and name != "captions":
                 words[name] = f"{value:,}"
             elif isinstance(value, Mapping) and {"least", "median", "most"} <= set(value):
-                least, median, most = (f"{value[key]:g}" for key in ("least", "median", "most"))
-                words[name] = least if least == most else f"{least} to {most}, median {median}"
+                words[name] = format_range(value["least"], value["median"], value["most"])
         return words
 
 

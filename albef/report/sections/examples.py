@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from albef.data.boxes import RIGHT
 from albef.report import scores
-from albef.report.pictures import UNSEEN, Picture, SplitRecords, draw_located, spread
+from albef.report.pictures import Picture, SplitRecords, draw_located, spread
 
 PICTURES = 5
 """Pictures shown of the answer to a text."""
@@ -154,9 +154,8 @@ def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
         outcome(_DIRECTIONS.get(label, label), pc.equal(table[column], label).to_numpy())
         for label in sorted(pc.unique(table[column]).to_pylist())
     ]
-    strange = records.badge(UNSEEN) if records else None
-    if strange:
-        unseen = pc.is_in(table["key"], pa.array(sorted(strange))).to_numpy()
+    if records and (strange := records.unseen()):
+        unseen = pc.is_in(table["key"], pa.array(strange)).to_numpy()
         groups.append(outcome("things seen together in training", ~unseen))
         groups.append(outcome("things never seen together", unseen))
     return [group for group in groups if group.total]
@@ -286,14 +285,13 @@ def _answer(
     row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None, right: bool
 ) -> Answer:
     pictures = [records.picture(row[name]) for name in columns["pictures"]] if records else []
-    truths = row[columns["truth"]]
     probabilities = row.get("probabilities") or [None]
     return Answer(
         right=right,
         pictures=[picture for picture in pictures if picture is not None],
         question=str(row[columns["question"]]) if columns["question"] else "",
         given=str(row[columns["given"]]),
-        truth=", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths),
+        truth=scores.truth_of(row, columns),
         sure=row.get("probability", max(probabilities)),
     )
 

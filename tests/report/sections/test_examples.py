@@ -13,7 +13,7 @@ from PIL import Image
 from albef.report import scores
 from albef.report.flips import flips
 from albef.report.heatmap import MEANT, WRONG
-from albef.report.pictures import UNSEEN, Picture, spread
+from albef.report.pictures import Picture, spread
 from albef.report.sections import examples
 
 
@@ -29,8 +29,8 @@ class Toy:
     def captions(self, key: str) -> frozenset[str]:
         return frozenset(f"says {other}" for other in self.same(key))
 
-    def badge(self, badge: str) -> frozenset[str] | None:
-        return None
+    def unseen(self) -> list[str]:
+        return []
 
 
 def row(query: str, key: str, rank: int, rank_itc: int, top: str, top_itc: str, **more: Any) -> Any:
@@ -145,8 +145,8 @@ def test_outcomes_count_who_is_right_first() -> None:
 
 def test_outcomes_tell_unseen_combinations_apart() -> None:
     class Strange(Toy):
-        def badge(self, badge: str) -> frozenset[str] | None:
-            return frozenset("a") if badge == UNSEEN else None
+        def unseen(self) -> list[str]:
+            return ["a"]
 
     rows = table(row("t2i", "a", 0, 0, "a", "a"), row("t2i", "c", 1, 1, "a", "a"))
     made = {outcome.label: outcome for outcome in examples.outcomes(rows, Strange())}
