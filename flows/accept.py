@@ -22,7 +22,7 @@ from dvc.repo import Repo
 from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.data.shards import describe
-from albef.io import write_atomic
+from albef.io import read_json, write_atomic, write_json
 from albef.layout import PARAMS
 from albef.validation.drift import accepted_suite
 from flows import git, graph, run_lock, values
@@ -137,7 +137,7 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
         record = json.loads(path.read_text())
         code = {**record.get("code", {}), **{edit.path: edit.after for edit in edits}}
         record["code"] = {name: md5 for name, md5 in code.items() if md5 is not None}
-        write_atomic(path, json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        write_json(path, record)
         run_record.keep(path)
     entry = {
         "stage": stage,
@@ -190,10 +190,9 @@ def _read_profile(name: str) -> dict[str, Any]:
     path = layout.validation(name) / "profile.json"
     remedy = f"run `albef run --only validate@{name}`, whatever it says, and accept it then"
     digest = describe(layout.data(name))["digest"]
-    try:
-        profile: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ParamsError(f"{path} is missing: {remedy}") from None
+    profile: dict[str, Any] | None = read_json(path)
+    if profile is None:
+        raise ParamsError(f"{path} is missing: {remedy}")
     if profile["digest"] != digest:
         raise ParamsError(f"{path} is the profile of an earlier version of {name}: {remedy}")
     return profile

@@ -40,37 +40,27 @@ def publish(layout: Layout, states: Mapping[str, State]) -> None:
 
     A server out of reach, or a name that GTO does not take, costs artifacts and not the run.
     """
-    with contextlib.suppress(HTTPError, GTOException):
-        _publish(layout, states)
-
-
-def _publish(layout: Layout, states: Mapping[str, State]) -> None:
-    found = [row for path in results.files(layout) for row in results.rows(path.stem, _read(path))]
-    if found:
-        _table("results", results.HEADER, found, "Results beside their baselines.")
     gates = [
         (name, "refused" if state.is_failed() else "passed", _verdict(layout, name, state))
         for name, state in states.items()
         if name.partition("@")[0] in GATES
     ]
-    if gates:
+    with contextlib.suppress(HTTPError, GTOException):
+        found = results.evaluated(layout)
+        _table("results", results.HEADER, found, "Results beside their baselines.")
         _table("gates", ("gate", "verdict", "what it says"), gates, "What may be used.")
-    if rows := list(_beside_released(layout)):
         header = ("run", "metric", "released", "value", "now", "change")
+        rows = list(_beside_released(layout))
         _table("released", header, rows, f"Results beside the version that holds {STAGE}.")
-    for key, page in (("report", layout.report()), ("data-pages", layout.data_pages())):
-        if page.exists():
-            link = page.resolve().as_uri()
-            create_link_artifact(link, str(page), key=key, description=f"On the worker: {page}")
-
-
-def _read(path: Any) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
+        for key, page in (("report", layout.report()), ("data-pages", layout.data_pages())):
+            if page.exists():
+                link = page.resolve().as_uri()
+                create_link_artifact(link, str(page), key=key, description=f"On the worker: {page}")
 
 
 def _table(key: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str) -> None:
-    table = [dict(zip(header, row, strict=True)) for row in rows]
-    create_table_artifact(table=table, key=key, description=text)
+    if table := [dict(zip(header, row, strict=True)) for row in rows]:
+        create_table_artifact(table=table, key=key, description=text)
 
 
 def _verdict(layout: Layout, name: str, state: State) -> str:
@@ -92,7 +82,7 @@ def _beside_released(layout: Layout) -> Iterator[tuple[str, ...]]:
         text = git.show(registry.versions[holder], path) if holder else None
         if holder and text and path.exists():
             before = {row[1]: row[2] for row in results.rows(run, json.loads(text))}
-            for _, metric, value, *_ in results.rows(run, _read(path)):
+            for _, metric, value, *_ in results.rows(run, json.loads(path.read_text())):
                 was = before.get(metric, "")
                 change = f"{float(value) - float(was):+.4g}" if was and value else ""
                 yield run, metric, holder, was, value, change

@@ -318,6 +318,6 @@ def docs(
     The data set is held against its suites again. A browser that opens them fetches styles and a
     logo from other hosts.
     """
-    from pipelines.data_docs import main
+    from pipelines.validate import data_docs
 
-    print(main(name, out))
+    print(data_docs(name, out))

@@ -6,7 +6,7 @@ The graph has one home, dvc.yaml; nothing here runs a stage or writes a file.
 import copy
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from dvc_data.hashfile.tree import Tree
 from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.layout import PARAMS
+from albef.report.wording import flatten
 from flows import values
 
 LOCK = Path("dvc.lock")
@@ -110,7 +111,12 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
         with Repo(".", fs=_OtherValues(params)) as repo:
             return _nodes(repo, params)
     except DvcException as error:
-        raise ParamsError(" ".join(str(error.__cause__ or error).split())) from None
+        raise ParamsError(one_line(error)) from None
+
+
+def one_line(error: BaseException) -> str:
+    """What DVC says of an error, without its line breaks."""
+    return " ".join(str(error.__cause__ or error).split())
 
 
 def _nodes(repo: Any, params: Path) -> dict[str, Node]:
@@ -266,7 +272,7 @@ def elsewhere(reason: str) -> bool:
 def _value_reasons(dep: Any) -> Iterator[str]:
     old, new = dep.hash_info.value or {}, dep.read_params()
     for key in dep.params:
-        before, after = dict(_leaves(key, old.get(key))), dict(_leaves(key, new.get(key)))
+        before, after = _leaves(key, old), _leaves(key, new)
         for leaf in before | after:
             if leaf not in after:
                 yield f"{leaf} is gone (was {_format(before[leaf])})"
@@ -276,12 +282,9 @@ def _value_reasons(dep: Any) -> Iterator[str]:
                 yield f"{leaf} {_format(before[leaf])} -> {_format(after[leaf])}"
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _leaves(f"{key}.{name}", inner)
-    elif value is not None or "." in key:
-        yield key, value
+def _leaves(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = flatten({key: values.get(key)})
+    return {name: value for name, value in pairs if value is not None or "." in name}
 
 
 def _format(value: Any) -> str:
@@ -299,12 +302,17 @@ def _product_reasons(stage: Any) -> Iterator[str]:
 
 def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
     """All stages, or those named and what they cannot run without; see :func:`choose`."""
-    todo = choose(nodes, names, "--only") or list(nodes)
-    chosen: set[str] = set()
+    return with_above(choose(nodes, names, "--only") or nodes, lambda name: nodes[name].lacks)
+
+
+def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> set[str]:
+    """Stages, those that are above them, and so on."""
+    found: set[str] = set()
+    todo = [*names]
     while todo:
-        chosen.add(name := todo.pop())
-        todo += [above for above in nodes[name].lacks if above not in chosen]
-    return chosen
+        found.add(name := todo.pop())
+        todo += [other for other in above(name) if other not in found]
+    return found
 
 
 def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:

@@ -3,14 +3,12 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from albef.layout import BASELINES, HEADLINE, Layout
+from albef.report.wording import flatten
 
-COLUMNS = BASELINES
-"""Sections of a metrics file that are shown beside every other one."""
-HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in COLUMNS))
+HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in BASELINES))
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
@@ -29,25 +27,26 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 def summary(layout: Layout) -> str:
     """The main results of every evaluated run, and where the others and the report are."""
-    found = [row for path in files(layout) for row in rows(path.stem, json.loads(path.read_text()))]
+    found = evaluated(layout)
     parts = [table(found, HEADER), "all metrics: dvc metrics show"] if found else []
     if layout.report().exists():
         parts.append(f"report: {layout.report()}")
     return "\n\n".join(parts) or "no results yet"
 
 
-def files(layout: Layout) -> list[Path]:
-    """The metrics of each evaluated run."""
-    return sorted((layout.root / "metrics").glob("*.json"))
+def evaluated(layout: Layout) -> list[tuple[str, ...]]:
+    """The rows of every evaluated run."""
+    files = sorted((layout.root / "metrics").glob("*.json"))
+    return [row for path in files for row in rows(path.stem, json.loads(path.read_text()))]
 
 
 def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Rows of the metrics that each split is judged by, or of all where none is named."""
     for section, values in metrics.items():
-        if section in (*COLUMNS, HEADLINE) or not isinstance(values, Mapping):
+        if section in (*BASELINES, HEADLINE) or not isinstance(values, Mapping):
             continue
         headline = metrics.get(HEADLINE, {}).get(section)
-        beside = [metrics.get(name, {}).get(section, {}) for name in COLUMNS]
+        beside = [metrics.get(name, {}).get(section, {}) for name in BASELINES]
         for name, value in values.items():
             judged = headline in (None, name, name.removeprefix("itc_"))
             if isinstance(value, int | float) and judged:
@@ -58,13 +57,9 @@ def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
                 yield run, label, *map(_format, (value, chance, blank, text))
 
 
-def numbers(metrics: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in nested mappings by dotted name."""
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from numbers(value, f"{within}{name}.")
-        elif isinstance(value, int | float):
-            yield f"{within}{name}", value
+    return {name: n for name, n in flatten(metrics) if isinstance(n, int | float)}
 
 
 def _format(value: object) -> str:

@@ -116,7 +116,7 @@ def _places(
     name: str, preset: Path, file: Path, ladder: Ladder, noises: Sequence[float], seeds: int
 ) -> Iterator[Place]:
     """Every variation; those that share the most come one after the other."""
-    params = read_preset(preset)
+    params, whole = read_preset(preset), values.compose(preset)
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
     dataset, views = params["pretrain"]["dataset"], params.get("curate", {})
@@ -139,7 +139,7 @@ def _places(
                 overrides = [f"seed={seed}", f"data_seed={seed}"]
                 overrides += [f"{key}={noise}" for key in noisy]
                 overrides += [f"{key}={json.dumps(value)}" for key, value in rung.values.items()]
-                text = variations.varied(preset, overrides, f"{file}, rung {rung.name}")
+                text = variations.varied(whole, overrides, f"{file}, rung {rung.name}")
                 group = f"noise{noise:g}-seed{seed}"
                 runs[rung.name] = Variation(
                     f"{name}-{rung.name}-{group}",

@@ -5,7 +5,7 @@ its own; what is in the cache is linked, not copied.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dvc_data.index import DataIndexDirError
 from albef.config import ParamsError, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
 from flows.git import ask
+from flows.graph import one_line
 
 WORKSPACE = ("workspace", ".")
 """Names of the working tree."""
@@ -56,7 +57,7 @@ class Revision:
         name: as it was asked for.
         commit: its SHA-1; None for the working tree.
         folder: where its files come to lie, as far as they are asked for.
-        config: DVC's of today: where cache and remotes are now, not where they were then.
+        files: those of the commit; None for the working tree.
 
     Attributes:
         params: its params.yaml, plain.
@@ -64,13 +65,8 @@ class Revision:
         seeds: its :data:`SEEDS`; data without a seed of their own have the other.
     """
 
-    def __init__(
-        self, name: str, commit: str | None, folder: Path, config: Mapping[str, Any]
-    ) -> None:
-        self.name, self.commit, self.folder = name, commit, folder
-        self._files: Any = None
-        if commit is not None:
-            self._files = DVCFileSystem(".", rev=commit, config=dict(config))
+    def __init__(self, name: str, commit: str | None, folder: Path, files: Any) -> None:
+        self.name, self.commit, self.folder, self._files = name, commit, folder, files
         if not self.fetch(PARAMS):
             raise ParamsError(f"{name} has no {PARAMS}: it is a revision of another project")
         self.params = read_yaml(folder / PARAMS)
@@ -78,11 +74,6 @@ class Revision:
         self.layout = Layout(paths)
         seed = int(self.params.get("seed", 0))
         self.seeds = tuple(int(self.params.get(key, seed)) for key in SEEDS)
-
-    def close(self) -> None:
-        """Let go of the files."""
-        if self._files is not None:
-            self._files.close()
 
     def subject(self) -> str:
         """The first line of its commit's message; "" for the working tree and DVC's own ones."""
@@ -132,8 +123,24 @@ class Revision:
             yield
         except (DvcException, DataIndexDirError, OSError) as error:
             gone = isinstance(error, FileNotFoundError | DataIndexDirError)
-            why = "" if gone else f" ({_line(error)})"
+            why = "" if gone else f" ({one_line(error)})"
             raise NotStored(self.name, path.as_posix(), why) from None
+
+
+@contextmanager
+def files_at(revision: str, **sections: Any) -> Iterator[Any]:
+    """The files of a revision, those that DVC keeps too.
+
+    Cache and remotes are where they are now, not where they were then; ``sections`` of DVC's
+    configuration take their place.
+    """
+    with Repo(".") as repo:
+        config = {part: repo.config[part] for part in ("cache", "core", "remote")}
+    files = DVCFileSystem(".", rev=revision, config=config | sections)
+    try:
+        yield files
+    finally:
+        files.close()
 
 
 @contextmanager
@@ -148,18 +155,17 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
         try:
             with Repo(".") as repo:
                 commits = [None if name in WORKSPACE else _commit(repo, name) for name in names]
-                config = {part: repo.config[part] for part in ("cache", "core", "remote")}
             revisions = []
             for name, commit in zip(names, commits, strict=True):
-                folder = Path(".")
-                if commit is not None:
+                if commit is None:
+                    revisions.append(Revision(WORKSPACE[0], None, Path("."), None))
+                else:
                     work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
                     folder = Path(stack.enter_context(work))
-                called = name if commit else WORKSPACE[0]
-                revisions.append(Revision(called, commit, folder, config))
-                stack.callback(revisions[-1].close)
+                    files = stack.enter_context(files_at(commit))
+                    revisions.append(Revision(name, commit, folder, files))
         except (DvcException, SCMError) as error:
-            raise ParamsError(_line(error)) from None
+            raise ParamsError(one_line(error)) from None
         yield revisions
 
 
@@ -174,10 +180,6 @@ def _commit(repo: Any, name: str) -> str:
             f"{name} is no experiment, branch, tag or commit here"
             + (f"; did you mean {near}?" if near else "; `dvc exp list --all-commits` names them")
         ) from None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error.__cause__ or error).split())
 
 
 def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:

@@ -57,9 +57,9 @@ def run_seeds(
 
 def _run_in_clones(names: dict[int, str]) -> None:
     """Train and evaluate seeds with the values of params.yaml, each an experiment of that name."""
-    commit, lock = variations.clean(), graph.LOCK.read_text()
+    commit, lock, text = variations.clean(), graph.LOCK.read_text(), PARAMS.read_text()
     runs = [
-        Variation(name, variations.varied(PARAMS, [f"seed={seed}"], "--seeds"), str(seed))
+        Variation(name, variations.varied(text, [f"seed={seed}"], "--seeds"), str(seed))
         for seed, name in names.items()
     ]
     wanted = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]

@@ -27,17 +27,18 @@ FOLDER = Path(".dvc/tmp/variations")
 log = logging.getLogger("albef")
 
 
-def varied(preset: Path, overrides: Sequence[str], where: str) -> str:
+def varied(text: str, overrides: Sequence[str], where: str) -> str:
     """The text of a params file with values changed, ``key=value``; errors name ``where``.
 
     Raises:
         ParamsError: a key that it lacks.
     """
+    if not overrides:
+        return text
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS.name
-        path.write_text(values.compose(preset))
-        if overrides:
-            values.override(path, list(overrides), where)
+        path.write_text(text)
+        values.override(path, overrides, where)
         return path.read_text()
 
 

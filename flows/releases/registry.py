@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml, parse_yaml
@@ -18,8 +17,9 @@ from gto.exceptions import GTOException
 from gto.versions import SemVer
 
 from albef.config import ParamsError
+from flows.experiments.revisions import files_at
 from flows.git import show
-from flows.graph import LOCK
+from flows.graph import LOCK, one_line
 
 DVC = Path("dvc.yaml")
 _PATIENCE_S = 5.0
@@ -99,7 +99,7 @@ class Registry:
                 used = repo.used_objs([str(path)], revs=revisions, force=True, push=True)
                 states = [repo.cloud.status(objects) for objects in used.values()]
         except (DvcException, OSError) as error:
-            yield f"it cannot be told whether the DVC remote has {path}: {_line(error)}"
+            yield f"it cannot be told whether the DVC remote has {path}: {one_line(error)}"
             return
         if count := sum(len(state.new) + len(state.missing) for state in states):
             yield f"{path} is not in the DVC remote {name} ({count} files are missing); `dvc push`"
@@ -114,7 +114,9 @@ class Registry:
             with Repo(".") as repo:
                 repo.artifacts.download(self.run, version=version, out=str(out))
         except (DvcException, OSError) as error:
-            raise ParamsError(f"{self.run} {version} cannot be fetched: {_line(error)}") from None
+            raise ParamsError(
+                f"{self.run} {version} cannot be fetched: {one_line(error)}"
+            ) from None
 
     def release_folder(self, version: str) -> Path:
         """Where the commit of a version has its card, its figures and signatures."""
@@ -126,16 +128,14 @@ class Registry:
         Raises:
             ParamsError: there is none, as of a version that was registered by GTO's own command.
         """
-        files = DVCFileSystem(".", rev=self.versions[version])
+        folder = self.release_folder(version)
         try:
-            files.get(self.release_folder(version).as_posix(), str(out), recursive=True)
+            with files_at(self.versions[version]) as files:
+                files.get(folder.as_posix(), str(out), recursive=True)
         except FileNotFoundError:
             raise ParamsError(
-                f"{self.run} {version} is not signed: its commit has no "
-                f"{self.release_folder(version)}"
+                f"{self.run} {version} is not signed: its commit has no {folder}"
             ) from None
-        finally:
-            files.close()
 
     def fetch_head(self, path: Path, out: Path) -> None:
         """Bring what HEAD has at a path as others get it: from DVC's remote, not from its cache.
@@ -144,17 +144,15 @@ class Registry:
             ParamsError: the remote has not all of it.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="albef-cache-") as cache:
-                with Repo(".") as repo:  # the remote as it is known now
-                    config = {part: repo.config[part] for part in ("core", "remote")}
-                config["cache"] = {"dir": cache}
-                files = DVCFileSystem(".", rev="HEAD", config=config)
-                try:
-                    files.get(path.as_posix(), str(out), recursive=True)
-                finally:
-                    files.close()
+            with (
+                tempfile.TemporaryDirectory(prefix="albef-cache-") as cache,
+                files_at("HEAD", cache={"dir": cache}) as files,
+            ):
+                files.get(path.as_posix(), str(out), recursive=True)
         except (DvcException, DataIndexDirError, OSError) as error:
-            raise ParamsError(f"{path} cannot be fetched from the remote: {_line(error)}") from None
+            raise ParamsError(
+                f"{path} cannot be fetched from the remote: {one_line(error)}"
+            ) from None
 
     def register(self, version: str) -> str:
         """Give HEAD a version; the tag."""
@@ -177,10 +175,6 @@ class Registry:
                 time.sleep(0.05)
         # A version that held the stage before is "already in" it to GTO
         return str(api.assign(".", self.run, stage, version=version, force=True).tag)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error.__cause__ or error).split())
 
 
 def check_names(run: str, stage: str) -> None:
@@ -236,4 +230,4 @@ def path_at(run: str, revision: str | None) -> Path:
         with Repo(".", rev=revision) as repo:
             return Path(repo.artifacts.get_path(run))
     except DvcException as error:
-        raise ParamsError(f"{DVC} has no artifact {run} at {revision}: {_line(error)}") from None
+        raise ParamsError(f"{DVC} has no artifact {run} at {revision}: {one_line(error)}") from None

@@ -13,6 +13,7 @@ from dvc.utils.serialize import parse_yaml
 from gto.exceptions import GTOException
 
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
+from albef.io import write_json
 from albef.layout import PARAMS, Layout
 from albef.release.attestation import CARD, FIGURES, LINEAGE, SBOM, SEAL, SIGNED, check_key, write
 from albef.release.gate import ReleaseConfig
@@ -207,11 +208,7 @@ def stale_reasons(run: str) -> Iterator[str]:
 
 def stages_of(run: str, nodes: Mapping[str, graph.Node]) -> list[str]:
     """The stages that made an export and its metrics, in order."""
-    needed: set[str] = set()
-    todo = list(_last(run))
-    while todo:
-        needed.add(name := todo.pop())
-        todo += [above for above in nodes[name].upstream if above not in needed]
+    needed = graph.with_above(_last(run), lambda name: nodes[name].upstream)
     return [name for name in nodes if name in needed]
 
 
@@ -269,7 +266,7 @@ def _read_further(
             before = git.show(registry.versions[holder], path) if holder else None
             texts = {holder: before, version: path.read_text()}
             further[path.parent.name] = {
-                name: dict(results.numbers(json.loads(text)))
+                name: results.numbers(json.loads(text))
                 for name, text in texts.items()
                 if name and text
             }
@@ -302,8 +299,7 @@ def _commit(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(judged["card"])
     plain = {name: judged[name] for name in ("figures", "limits", "provenance", "note")}
-    text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / FIGURES).write_text(f"{text}\n")
+    write_json(folder / FIGURES, plain)
     write(layout.export(run), folder, version, git.git("rev-parse", "HEAD"), key)
     annotate(run, layout.root, layout.export(run))
     git.git("add", "--", *map(str, written))

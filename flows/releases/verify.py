@@ -8,8 +8,6 @@ import random
 import tempfile
 from pathlib import Path
 
-from dvc.api import DVCFileSystem
-from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml
 
 from albef.config import ParamsError
@@ -18,6 +16,7 @@ from albef.release.attestation import SBOM, Unverified, verify_release
 from albef.run_record import RunRecord, read
 from flows import graph, values
 from flows.experiments.clone import Clone
+from flows.experiments.revisions import files_at
 from flows.releases.release import stages_of
 from flows.results import numbers
 
@@ -77,12 +76,12 @@ def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> 
             others = [path for path in before if after.get(path) != before[path]]
             if not others:
                 return f"{name} gives the same bytes: {', '.join(before)}"
-            if record is None or now is None or not _unlike(record, now):
+            if not (unlike := _unlike(record, now) if record and now else ""):
                 raise Unverified(
                     f"{name} gives other bytes than were released, on the same kind of processor "
                     f"and with the same libraries: {', '.join(others)}"
                 )
-            return _within(name, commit, others, _unlike(record, now), tolerance)
+            return _within(name, commit, others, unlike, tolerance)
 
 
 def _outs(name: str) -> dict[str, str]:
@@ -102,7 +101,7 @@ def _unlike(record: RunRecord, now: RunRecord) -> str:
 def _figures(text: str) -> dict[str, float]:
     """The numbers of a metrics file, or the last point of a curve."""
     if text.startswith("{"):
-        return dict(numbers(json.loads(text)))
+        return numbers(json.loads(text))
     return {"the last point": float(text.split()[-1])}
 
 
@@ -112,11 +111,8 @@ def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: f
     Raises:
         Unverified: one is outside of the tolerance, or there are none to compare.
     """
-    with Repo(".") as repo:
-        config = {part: repo.config[part] for part in ("cache", "core", "remote")}
-    files = DVCFileSystem(".", rev=commit, config=config)
     compared = 0
-    try:
+    with files_at(commit) as files:
         for path in (file for out in others for file in files.find(out)):
             is_metrics = path in others and path.endswith(".json")
             if not (is_metrics or path.endswith(".tsv")) or not Path(path).is_file():
@@ -127,8 +123,6 @@ def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: f
                 near = math.isclose(value, was.get(figure, math.nan), rel_tol=tolerance)
                 if not near and abs(value - was.get(figure, math.nan)) > tolerance:
                     raise Unverified(f"{name}, {path}: {figure} is {value:g} after {was[figure]:g}")
-    finally:
-        files.close()
     if not compared:
         raise Unverified(f"{name} gives other bytes ({', '.join(others)}) and has no figures")
     return (

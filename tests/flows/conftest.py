@@ -1,15 +1,19 @@
-"""A Prefect server for the session: a flow that finds one running need not start its own."""
+"""What tests of flows share over a session: a Prefect server, and a project that has run."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
+
+from tests.flows.toy import Toy
 
 
 def free_port() -> int:
@@ -44,7 +48,7 @@ def server(home: Path) -> Iterator[str]:
     try:
         while True:
             try:
-                with urllib.request.urlopen(f"{api}/health", timeout=60):
+                with urlopen(f"{api}/health", timeout=60):
                     break
             except OSError:
                 assert time.monotonic() < deadline, "the server did not start"
@@ -53,3 +57,26 @@ def server(home: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def ask(server: str, what: str, **body: Any) -> Any:
+    """An answer of Prefect's API."""
+    data = json.dumps({"limit": 200, **body}).encode()
+    request = Request(f"{server}/{what}/filter", data, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=300) as answer:
+        return json.load(answer)
+
+
+def last_flow(server: str, place: int = 0) -> dict[str, Any]:
+    """The flow run that started last, or ``place`` before it."""
+    return dict(ask(server, "flow_runs", sort="START_TIME_DESC")[place])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Toy:
+    """A project whose stages ran, by DVC alone; work on copies."""
+    toy = Toy.create(tmp_path_factory.mktemp("finished") / "project", home)
+    toy.do("lines-web", "one two vier")
+    toy.repro()
+    toy.started()
+    return toy

@@ -26,19 +26,17 @@ from tests.validation.test_suites import picture
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose stages ran, by DVC alone."""
-    toy = Toy.create(tmp_path_factory.mktemp("made") / "project", Path("unused"))
-    toy.repro()
+def made(finished: Toy, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A project whose products are in git."""
+    toy = finished.copy(tmp_path_factory.mktemp("made") / "project")
     toy.sh("git add -A && git commit -qm products")
-    return toy.path
+    return toy
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
+def project(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    monkeypatch.chdir((toy := made.copy(tmp_path / "project")).path)
+    return toy
 
 
 def edit(name: str, text: str = "# a comment\n") -> None:
@@ -54,7 +52,7 @@ def taken(*files: str) -> dict[str, tuple[str, ...]]:
     return {verdict.stage: verdict.refused for verdict in accept(list(files))}
 
 
-def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: Path) -> None:
+def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: Toy) -> None:
     expected = lock()
     edit("code/train.py")
     md5 = hashlib.md5(Path("code/train.py").read_bytes()).hexdigest()
@@ -71,17 +69,16 @@ def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: Pa
     assert entries[0]["git"] == git.git("rev-parse", "HEAD")
 
 
-def test_edits_accepted_together_hold_after_a_change_of_values_and_back(project: Path) -> None:
+def test_edits_accepted_together_hold_after_a_change_of_values_and_back(project: Toy) -> None:
     edit("code/train.py")
     edit("code/ingest.py")
     assert taken("code/train.py", "code/ingest.py")["pretrain"] == ()
     assert not any(node.stale for node in graph.read().values())
-    toy = Toy(project, Path("unused"))
     for old, new in (("seed: 1 # of", "seed: 2 # of"), ("seed: 2 # of", "seed: 1 # of")):
-        toy.started()
+        project.started()
         replace("params.yaml", old, new)
-        toy.repro()
-    assert toy.started() == ["report"]  # the one product that DVC does not keep
+        project.repro()
+    assert project.started() == ["report"]  # the one product that DVC does not keep
 
 
 def replace(name: str, old: str, new: str) -> None:
@@ -103,7 +100,7 @@ def replace(name: str, old: str, new: str) -> None:
     ids=["code", "data", "product", "missing", "value", "command"],
 )
 def test_an_edit_is_refused_where_anything_else_differs(
-    project: Path, change: Callable[[], None], says: str
+    project: Toy, change: Callable[[], None], says: str
 ) -> None:
     edit("code/train.py")
     change()
@@ -122,13 +119,13 @@ def test_an_edit_is_refused_where_anything_else_differs(
         ("toy_stage.py", "no code that a stage depends on"),
     ],
 )
-def test_what_is_no_edited_code_is_refused(project: Path, name: str, says: str) -> None:
+def test_what_is_no_edited_code_is_refused(project: Toy, name: str, says: str) -> None:
     with pytest.raises(ParamsError) as caught:
         accept([name])
     assert says in str(caught.value)
 
 
-def test_of_a_folder_the_edited_files_are_named_and_taken(project: Path) -> None:
+def test_of_a_folder_the_edited_files_are_named_and_taken(project: Toy) -> None:
     def reasons() -> tuple[str, ...]:
         return graph.read()["finetune@retrieval"].reasons
 
@@ -151,7 +148,7 @@ def test_of_a_folder_the_edited_files_are_named_and_taken(project: Path) -> None
     assert taken("albef/tune") == {"finetune@retrieval": ()}
 
 
-def test_status_says_why(project: Path) -> None:
+def test_status_says_why(project: Toy) -> None:
     edit("albef/tune/lr.py")
     replace("params.yaml", "seed: 1 # of", "seed: 3 # of")
     nodes = graph.read()
@@ -161,7 +158,7 @@ def test_status_says_why(project: Path) -> None:
     assert nodes["evaluate@retrieval"].waits == ("finetune@retrieval",)
 
 
-def test_pretraining_that_no_run_starts_from_is_not_needed(project: Path) -> None:
+def test_pretraining_that_no_run_starts_from_is_not_needed(project: Toy) -> None:
     shutil.copytree("products/models/pretrained", "products/models/brought")
     edit("code/ingest.py")
     replace("params.yaml", "init: pretrained\n", "init: brought\n")

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.flows.conftest import ask
 from tests.flows.shop import build
 from tests.flows.toy import ROOT, Toy
 from tests.release.test_attestation import keys
@@ -60,10 +60,7 @@ def webhook() -> Iterator[tuple[str, "queue.Queue[dict[str, str]]"]]:
 
 
 def runs_of(server: str, flow: str) -> list[dict[str, Any]]:
-    body = json.dumps({"flows": {"name": {"any_": [flow]}}}).encode()
-    request = Request(f"{server}/flow_runs/filter", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=PATIENCE) as answer:
-        return list(json.load(answer))
+    return list(ask(server, "flow_runs", flows={"name": {"any_": [flow]}}))
 
 
 @contextmanager

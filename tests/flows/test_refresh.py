@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from albef.data.shards import read_index
 from flows import graph, stages, train
 from flows.refresh import count_changes
 from tests.data import toy as data
-from tests.flows.test_run import last_flow
+from tests.flows.conftest import last_flow
 from tests.flows.toy import ROOT, Toy
 
 VALIDATE = """
@@ -43,13 +42,12 @@ READ = ["ingest@scenes", "ingest@web"]
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Toy:
-    """A project whose stages ran, by DVC alone."""
-    toy = Toy.create(tmp_path_factory.mktemp("refresh") / "project", home)
+def toy(finished: Toy, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A project whose stages ran, validation too."""
+    toy = finished.copy(tmp_path_factory.mktemp("refresh") / "project")
     with (toy.path / "dvc.yaml").open("a") as file:
         file.write(VALIDATE)
     (toy.path / "toy_validate.py").write_text(SCRIPT)
-    toy.do("lines-web", "one two vier")
     toy.repro()
     toy.started()
     return toy
@@ -109,8 +107,6 @@ def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: 
     toy.do("fail-ingest", "the list is gone")
     assert refresh().startswith("Failed | ingest@"), "a source that cannot be read"
     toy.do("fail-ingest")
-    toy.repro()
-    toy.started()
 
 
 @pytest.mark.usefixtures("here")
@@ -129,17 +125,15 @@ def documented(begins: str) -> list[str]:
 
 @pytest.mark.slow
 def test_what_the_page_of_clusters_says_runs_and_the_schedule_rests(toy: Toy, server: str) -> None:
+    toy.repro()
+    toy.started()
     toy.env["PREFECT_API_URL"] = server
     create, deploy, start, run = documented("prefect work-pool")
     toy.sh(create)
     toy.sh(deploy)
     assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")
     assert "'active': False" in toy.sh("prefect deployment inspect train/refresh")
-    worker = subprocess.Popen(
-        start.split(),
-        cwd=toy.path, env=toy.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    with toy.working(start):
         for name, message in (
             ("local", "0 stages ran, 8 were up to date"),
             ("refresh", "nothing changed"),
@@ -148,9 +142,6 @@ def test_what_the_page_of_clusters_says_runs_and_the_schedule_rests(toy: Toy, se
             toy.sh(f"{deployment} --watch --watch-timeout 600")
             assert last_flow(server)["state"]["message"] == message
         assert sorted(toy.started()) == READ
-    finally:
-        worker.kill()  # politely, it would not go where SIGINT is ignored
-        worker.wait()
 
 
 @pytest.mark.slow

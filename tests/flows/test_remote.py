@@ -10,11 +10,10 @@ from tests.flows.toy import Toy
 
 
 def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether dvc.lock is in git or not."""
-    first = Toy.create(tmp_path / "first", home)
-    first.repro()
+    first = finished.copy(tmp_path / "first")
     first.enter(monkeypatch)
     with Repo(".") as repo, repo.config.edit("repo") as config:
         config["core"]["remote"] = "storage"

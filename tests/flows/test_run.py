@@ -5,19 +5,22 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 from dvc.repo import Repo
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from albef.config import ParamsError, read_yaml
 from flows.run import run
 from flows.run_lock import Busy
 from flows.status import report
+from flows.train import train
+from tests.flows.conftest import ask, last_flow
 from tests.flows.toy import Toy
 
 ALL = [
@@ -48,22 +51,27 @@ def toy(tmp_path_factory: pytest.TempPathFactory, home: Path, server: str) -> To
     return toy
 
 
-def ask(server: str, what: str, **body: Any) -> list[dict[str, Any]]:
-    """An answer of Prefect's API."""
-    data = json.dumps({"limit": 200, **body}).encode()
-    request = Request(f"{server}/{what}/filter", data, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=300) as answer:
-        return list(json.load(answer))
-
-
-def last_flow(server: str, place: int = 0) -> dict[str, Any]:
-    """The flow run that started last, or ``place`` before it."""
-    return ask(server, "flow_runs", sort="START_TIME_DESC")[place]
-
-
 def tasks(server: str, flow: dict[str, Any]) -> dict[str, dict[str, Any]]:
     runs = ask(server, "task_runs", flow_runs={"id": {"any_": [flow["id"]]}})
     return {run["name"]: run for run in runs}
+
+
+@pytest.fixture
+def here(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flows run in this process, which spares their imports."""
+
+    def in_session(module: str, parameters: str, *, keep: int) -> int:
+        with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}):
+            state = train(**json.loads(parameters), return_state=True)
+        print(f"\n{state.message}", file=sys.stderr)
+        return int(not state.is_completed())
+
+    monkeypatch.setattr("flows.run.in_session", in_session)
+
+
+def states(server: str) -> dict[str, str]:
+    """How the stages of the last flow run ended."""
+    return {name: run["state"]["name"] for name, run in tasks(server, last_flow(server)).items()}
 
 
 def wait_for(stage: str, toy: Toy, seconds: float = 600) -> int:
@@ -117,15 +125,10 @@ def test_the_page_shows_what_a_run_came_to(toy: Toy, server: str) -> None:
 def test_an_event_reaches_the_server(toy: Toy, server: str) -> None:
     told = "from flows.artifacts import emit; emit('refused', 'release.retrieval', reasons=['a'])"
     toy.sh(f'python -c "{told}"')
-    body = json.dumps({"filter": {"event": {"name": ["albef.refused"]}}}).encode()
-    request = Request(f"{server}/events/filter", body, {"Content-Type": "application/json"})
-    deadline = time.monotonic() + 600
-    while True:  # the server writes events down in batches
-        with urlopen(request, timeout=300) as answer:
-            events = json.load(answer)["events"]
-        if events or time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
+    wanted, deadline = {"event": {"name": ["albef.refused"]}}, time.monotonic() + 600
+    while not (events := ask(server, "events", limit=50, filter=wanted)["events"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)  # the server writes events down in batches
     assert events[0]["resource"]["prefect.resource.id"] == "albef.release.retrieval"
     assert events[0]["payload"] == {"reasons": ["a"]}
 
@@ -138,8 +141,10 @@ def test_nothing_stale_is_said_and_nothing_is_started(toy: Toy, server: str) -> 
     assert "products/report/index.html" in told
     assert toy.started() == []
     assert last_flow(server)["id"] == before
+    assert toy.albef("status").count("fresh, made 20") == len(ALL)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
     toy: Toy, server: str
 ) -> None:
@@ -158,8 +163,7 @@ def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
     assert "recorded as experiment three" in told
     ran = ["finetune@retrieval", "evaluate@retrieval"]
     assert toy.started() == ran
-    states = {name: run["state"]["name"] for name, run in tasks(server, last_flow(server)).items()}
-    assert states == dict.fromkeys(ALL, "Cached") | dict.fromkeys(ran, "Completed")
+    assert states(server) == dict.fromkeys(ALL, "Cached") | dict.fromkeys(ran, "Completed")
     assert "/three\n" in toy.sh("git for-each-ref --format='%(refname)' refs/exps")
     assert json.loads(record.read_text())["made"] != json.loads(before)["made"]
 
@@ -169,24 +173,13 @@ def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
     assert record.read_text() == before, "the products bring their run record"
 
 
-def test_an_experiment_without_a_git_identity_or_commit_is_refused_first(
-    toy: Toy, tmp_path: Path
+def test_an_experiment_without_a_git_identity_is_refused_first(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (
-        "GIT_AUTHOR_NAME",
-        "GIT_AUTHOR_EMAIL",
-        "GIT_COMMITTER_NAME",
-        "GIT_COMMITTER_EMAIL",
-    ):
-        toy.env[name + "_"] = toy.env.pop(name)
-    toy.env |= {"HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": os.devnull}
-    try:
-        told = toy.albef("run --force report --name nobody", fails=True)
-    finally:
-        for name in [name for name in toy.env if name.startswith("GIT_") and name.endswith("_")]:
-            toy.env[name[:-1]] = toy.env.pop(name)
-        toy.env["HOME"] = os.environ["HOME"]
-        del toy.env["GIT_CONFIG_GLOBAL"]
+    env = {name: value for name, value in toy.env.items() if not name.startswith("GIT_")}
+    env |= {"HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": os.devnull}
+    monkeypatch.setattr(toy, "env", env)
+    told = toy.albef("run --force report --name nobody", fails=True)
     assert "git config user.name" in told
     assert toy.started() == []
 
@@ -284,31 +277,23 @@ def test_only_takes_along_what_a_stage_reads_and_nobody_made(
     assert "nothing would run" in capsys.readouterr().out
 
 
-def test_status_says_what_is_fresh_since_when(toy: Toy) -> None:
-    status = toy.albef("status")
-    assert status.count("fresh, made 20") == len(ALL)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("with_lock", [False, True])
 def test_what_one_clone_computed_no_other_computes_again(
-    tmp_path: Path, home: Path, server: str, with_lock: bool
+    tmp_path: Path, home: Path, server: str
 ) -> None:
     """As tests/flows/test_remote.py, with the flow's own processes."""
     first = Toy.create(tmp_path / "first", home, server)
-    first.sh(
-        f"dvc remote add -q --default storage {tmp_path / 'storage'} && git commit -qam remote"
-    )
+    first.sh(f"dvc remote add -q --default storage {tmp_path / 'storage'}")
     first.albef("run")
     assert sorted(first.started()) == ALL
-    if with_lock:
-        first.sh("git add -A && git commit -qm products")
-    second = first.clone(tmp_path / "second")
-    second.albef("run")
-    assert second.started() == ["report"]
-    for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
-        assert (second.path / "products" / product).exists()
-    assert "up to date" in second.sh("dvc status")
+    for name, committed in (("without_lock", ".dvc/config"), ("with_lock", "-A")):
+        first.sh(f"git add {committed} && git commit -qm {name}")
+        other = first.clone(tmp_path / name)
+        other.albef("run")
+        assert other.started() == ["report"]
+        for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
+            assert (other.path / "products" / product).exists()
+        assert "up to date" in other.sh("dvc status")
 
 
 @pytest.mark.slow
@@ -333,30 +318,13 @@ def test_the_deployment_runs_through_a_worker(tmp_path: Path, home: Path, server
     toy = Toy.create(tmp_path / "project", home, server)
     toy.sh("prefect work-pool create local --type process --overwrite")  # the server is shared
     toy.sh("prefect --no-prompt deploy --all")
-    worker = subprocess.Popen(
-        ["prefect", "worker", "start", "--pool", "local"],
-        cwd=toy.path,
-        env=toy.env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        toy.sh("prefect deployment run train/local --watch --watch-timeout 240")
-        states = {
-            name: run["state"]["name"] for name, run in tasks(server, last_flow(server)).items()
-        }
-        assert states == dict.fromkeys(ALL, "Completed")
-        assert sorted(toy.started()) == ALL
-        toy.sh("prefect deployment run train/local --watch --watch-timeout 240")
-        states = {
-            name: run["state"]["name"] for name, run in tasks(server, last_flow(server)).items()
-        }
-        assert states == dict.fromkeys(ALL, "Cached")
+    with toy.working():
+        for state, ran in (("Completed", ALL), ("Cached", [])):
+            toy.sh("prefect deployment run train/local --watch --watch-timeout 240")
+            assert states(server) == dict.fromkeys(ALL, state)
+            assert sorted(toy.started()) == ran
         toy.do("sleep-pretrain", "300")
         toy.sh("prefect deployment run train/local --param 'force=[\"pretrain\"]'")
         stage = psutil.Process(wait_for("pretrain", toy))
         toy.sh(f"prefect flow-run cancel {last_flow(server)['id']}")
         assert_ended([stage])
-    finally:
-        worker.kill()  # politely, it would not go where SIGINT is ignored
-        worker.wait()

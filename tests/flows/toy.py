@@ -185,11 +185,22 @@ class Toy:
         )
         (path / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
         toy = cls(path, home, api)
-        toy.sh("git init -q -b main && dvc init -q")
-        (path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text())
+        toy.init()
         toy.sh("git add -A && git commit -qm toy")
         toy.checked()
         return toy
+
+    def init(self) -> None:
+        """Make the folder a repository of git and DVC, as the project's is."""
+        self.sh("git init -q -b main")
+        with self._within():
+            Repo.init(".").close()
+        shutil.copyfile(ROOT / ".dvc/config", self.path / ".dvc/config")
+
+    def copy(self, path: Path) -> "Toy":
+        """The project in another place, with its products and DVC's cache."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Toy(path, Path(self.env["PREFECT_HOME"]), self.env.get("PREFECT_API_URL"))
 
     def clone(self, path: Path) -> "Toy":
         """A clone by git, as another machine has it."""
@@ -276,6 +287,22 @@ class Toy:
             stderr=subprocess.STDOUT,
             **popen,  # type: ignore[call-overload]
         )
+
+    @contextlib.contextmanager
+    def working(self, command: str = "prefect worker start --pool local") -> Iterator[None]:
+        """Have a worker of Prefect's run what is deployed from here."""
+        worker = subprocess.Popen(
+            command.split(),
+            cwd=self.path,
+            env=self.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield
+        finally:
+            worker.kill()  # politely, it would not go where SIGINT is ignored
+            worker.wait()
 
     def do(self, what: str, text: str = "") -> None:
         """Ask stages to behave: ``sleep-NAME``, ``fail-NAME``; with no text, no more."""

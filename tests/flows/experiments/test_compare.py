@@ -1,11 +1,9 @@
 """`albef compare` on a real git and DVC repository, whose products are written by hand."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from flows.experiments.revisions import opened
 from flows.experiments.sides import Gaps, Side
 from pipelines.evaluate import stored
 from tests.data import toy
+from tests.flows.toy import Toy
 from tests.report.test_page import Page
 
 DVC = """
@@ -35,9 +34,6 @@ stages:
     outs: [products/data/toy, products/curves/said, products/results/said/predictions.parquet]
     metrics: [{products/metrics/said.json: {cache: false}}]
 """
-NAMES = {name: value for who in ("AUTHOR", "COMMITTER") for name, value in (
-    (f"GIT_{who}_NAME", "A Tester"), (f"GIT_{who}_EMAIL", "tester@example.org")
-)}  # fmt: skip
 COUNT = 40
 
 
@@ -79,12 +75,11 @@ def _params(root: Path, seed: int = 1, lr: float = 0.1, name: str = "said") -> N
     (root / "params.yaml").write_text(json.dumps(values))
 
 
-def sh(root: Path, *commands: str) -> None:
-    for command in commands:
-        done = subprocess.run(  # noqa: S602 - commands that the tests write
-            command, shell=True, cwd=root, env=os.environ | NAMES, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+def _commit(root: Path, tag: str, *, products: bool = True) -> None:
+    if products:
+        with Repo(".") as repo:
+            repo.commit(force=True)
+    Toy(root, root).sh(f"git add -A && git commit -qm {tag} && git tag {tag}")
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +90,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        for name, value in NAMES.items():
-            patch.setenv(name, value)
+        (toy := Toy(root, root)).enter(patch)
+        toy.init()
+        (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
         _history(root)
     return root
 
@@ -106,10 +101,7 @@ def _history(root: Path) -> None:
     (root / "dvc.yaml").write_text(DVC)
     (root / ".gitignore").write_text("/products/*\n!/products/metrics/\n/.albef/\n")
     _params(root, lr=0.2)
-    sh(root, "git init -q -b main")
-    Repo.init(".").close()
-    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
-    sh(root, "git add -A", "git commit -qm bare", "git tag bare")
+    _commit(root, "bare", products=False)
     low, high = [i % 2 == 0 for i in range(COUNT)], [i % 8 != 1 for i in range(COUNT)]
     for tag, seed, lr, right in (
         ("one", 1, 0.1, low),
@@ -119,9 +111,7 @@ def _history(root: Path) -> None:
     ):
         _params(root, seed, lr)
         _products(root, right, _records(seed), lr)
-        with Repo(".") as repo:
-            repo.commit(force=True)
-        sh(root, "git add -A", f"git commit -qm {tag}", f"git tag {tag}")
+        _commit(root, tag)
     _params(root, lr=0.4)
     _products(root, [True] * COUNT, _records()[:-4] + _records(3)[-4:], 0.4)
     with Repo(".") as repo:
@@ -132,24 +122,21 @@ def _history(root: Path) -> None:
     _params(root, name="other")
     shutil.rmtree(root / "products/curves")
     (root / "products/metrics/other.json").write_text('{"test": {"bleu": 1.0}}')
-    sh(
-        root,
-        "git rm -q --cached dvc.lock dvc.yaml",
-        "rm dvc.lock dvc.yaml products/metrics/said.json",
-    )
-    sh(root, "git add -A", "git commit -qm strange", "git tag strange", "git checkout -q better")
+    for name in ("dvc.lock", "dvc.yaml", "products/metrics/said.json"):
+        (root / name).unlink()
+    _commit(root, "strange", products=False)
+    Toy(root, root).sh("git checkout -q better")
     with Repo(".") as repo:
         repo.checkout(force=True)
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, at its root."""
     root = tmp_path / "project"
     shutil.copytree(made, root, symlinks=True)
     monkeypatch.chdir(root)
-    yield root
-    subprocess.run(["chmod", "-R", "u+w", str(root)], check=True)  # the cache is read-only
+    return root
 
 
 def test_two_revisions_side_by_side(project: Path) -> None:
@@ -255,7 +242,7 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 
 def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = project / ".dvc/cache"
     cache.rename(project / "remote")
@@ -283,9 +270,7 @@ def test_pictures_of_a_revision_whose_shards_are_in_a_store(project: Path) -> No
     data = project / "products/data/toy"
     shutil.rmtree(data)
     toy.write(data, records, store=str(project / ".albef/store"))
-    with Repo(".") as repo:
-        repo.commit(force=True)
-    sh(project, "git add -A", "git commit -qm stored", "git tag stored")
+    _commit(project, "stored")
     shutil.rmtree(data)
     with opened(["stored"]) as (revision,):
         folder = Side(revision, Gaps()).pictures("toy")
@@ -339,16 +324,12 @@ def _tested(project: Path, tag: str, failing: set[int]) -> None:
     metrics["behaviour"] = told
     metrics["chance"]["behaviour"] = {"count": 50.0, "left_right": 50.0}
     path.write_text(json.dumps(metrics))
-    with Repo(".") as repo:
-        repo.commit(force=True)
-    sh(project, "git add -A", f"git commit -qm {tag}", f"git tag {tag}")
+    _commit(project, tag)
 
 
 def test_behaviour_tests_are_compared_like_metrics(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in NAMES.items():
-        monkeypatch.setenv(name, value)
     text = (project / "dvc.yaml").read_text()
     more = "predictions.parquet, products/results/said/behaviour.parquet"
     (project / "dvc.yaml").write_text(text.replace("predictions.parquet", more))
@@ -388,7 +369,7 @@ def test_behaviour_tests_are_compared_like_metrics(
 def test_other_code_makes_no_seed_of_another_and_equal_answers_are_equal(project: Path) -> None:
     (project / "albef").mkdir()
     (project / "albef/extra.py").write_text("# changed\n")
-    sh(project, "git add -A", "git commit -qm code")
+    _commit(project, "code", products=False)
     it, _ = gather(["one", "HEAD"], None, 0)
     assert it.sides[1].code == ("albef/extra.py",)
     it, _ = gather(["one", "one"], None, 0)

@@ -11,18 +11,6 @@ from tests.flows.toy import Toy
 CLONE = ".dvc/tmp/variations/clone-0"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Toy:
-    return Toy.create(tmp_path_factory.mktemp("toy") / "project", home)
-
-
-@pytest.fixture
-def project(made: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """A project that has not run yet."""
-    made.enter(monkeypatch)
-    return made
-
-
 @pytest.mark.slow
 def test_further_seeds_share_the_data_and_are_compared(
     tmp_path: Path, home: Path, server: str
@@ -61,17 +49,21 @@ def test_further_seeds_share_the_data_and_are_compared(
     ],
 )
 def test_what_cannot_be_repeated_is_a_sentence(
-    project: Toy, name: str | None, count: int, unwanted: list[str], sentence: str
+    name: str | None, count: int, unwanted: list[str], sentence: str
 ) -> None:
     with pytest.raises(ParamsError, match=sentence):
         run_seeds(None, [], name, count, unwanted)
 
 
-def test_the_command_refuses_before_anything_runs(project: Toy) -> None:
-    told = project.albef("run --seeds 2 --name x --dry", fails=True)
+def test_the_command_refuses_before_anything_runs(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = Toy.create(tmp_path / "project", home)
+    told = toy.albef("run --seeds 2 --name x --dry", fails=True)
     sentence = "--seeds brings whole runs up to date and takes no --dry"
     assert told.splitlines() == [f"albef run: {sentence}"]
-    (project.path / "code/train.py").write_text("# another\n")  # the last test of this project
+    (toy.path / "code/train.py").write_text("# another\n")
+    toy.enter(monkeypatch)
     with pytest.raises(ParamsError, match=r"not as in the last commit: code/train\.py"):
         run_seeds(None, [], "x", 2)
-    assert project.started() == []
+    assert toy.started() == []

@@ -25,8 +25,5 @@ def project(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     config = toy.path / ".dvc/config"
     config.write_text(config.read_text().replace(f"{made.path.parent}/store", f"{tmp_path}/store"))
     toy.sh("git remote set-url origin ../project.git && git commit -qam remotes && git push -q")
-    for name, value in toy.env.items():
-        if name.startswith("GIT_"):
-            monkeypatch.setenv(name, value)
-    monkeypatch.chdir(toy.path)
+    toy.enter(monkeypatch)
     return toy

@@ -15,9 +15,10 @@ from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases.fetch import main
 from flows.releases.registry import Registry, annotate
+from tests.data.toy import flip
 from tests.flows.shop import another
 from tests.flows.toy import Toy
-from tests.release.test_attestation import flip, keys
+from tests.release.test_attestation import keys
 
 EXPORT = Path("products/exports/retrieval")
 

@@ -25,7 +25,7 @@ from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
 from tests.conftest import CAPTIONS
 from tests.data.toy import picture
-from tests.flows.shop import another, build, set_params
+from tests.flows.shop import JUDGED, another, build, set_params
 from tests.flows.toy import ROOT, Toy
 from tests.release.test_attestation import keys
 from tests.serving.running import PATIENCE, parts, wait_until
@@ -371,9 +371,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export that is up to date, where others find it, and was measured and found good."""
     monkeypatch.setattr(release, "stale_reasons", lambda run: ())
     monkeypatch.setattr(Registry, "lacking", lambda *args: ())
-    found: dict[str, Any] = {"rows": [], "reasons": [], "note": "", "card": "a card", "limits": {}}
-    found |= {"figures": 1, "provenance": 1}
-    monkeypatch.setattr(release, "_judge", lambda *args: found)
+    monkeypatch.setattr(release, "_judge", lambda *args: JUDGED)
 
 
 def approve() -> None:
