@@ -219,8 +219,7 @@ def submit(
         "submission.json"
     ),
     check: Annotated[
-        Path | None,
-        Option(parser=from_root, help="Check this file, and write none."),
+        Path | None, Option(parser=from_root, help="Check this file, and write none.")
     ] = None,
 ) -> None:
     """Write or check the answers of a VQA run for a challenge."""
@@ -250,10 +249,7 @@ def import_checkpoint(
         Path | None, Option(help="A JSON list: what a VQA checkpoint chooses from.")
     ] = None,
     no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
-    back: Annotated[
-        bool,
-        Option("--back", help="From a folder of ours to a .pth file."),
-    ] = False,
+    back: Annotated[bool, Option("--back", help="From a folder of ours to a .pth file.")] = False,
 ) -> None:
     """Turn a checkpoint of the original code into one of ours, or back.
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Part = TypeVar("Part")
 Made = TypeVar("Made")
@@ -120,8 +121,6 @@ def on_each_node(cls: type, *given: object, at_once: int) -> list[Any]:
     Raises:
         ConnectionError: there is no cluster.
     """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     connect()
     endless = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}
     nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])

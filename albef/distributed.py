@@ -151,9 +151,6 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     Raises:
         ProcessLost: another one has ended.
     """
-    if not launched():
-        yield device
-        return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

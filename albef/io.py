@@ -101,11 +101,13 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "a+", opener=_follow_no_link) as file:
-            if not try_lock(file):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "?"
                 if wait is None:
-                    raise Locked(path, holder)
+                    raise Locked(path, holder) from None
                 wait(holder)
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not is_open(file.fileno(), path):  # the one before removed it
@@ -122,15 +124,6 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
 
 def _follow_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-def try_lock(file: IO[Any]) -> bool:
-    """Take the kernel's lock of an open file, unless another one has it; whether it did."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def holder_of(path: Path) -> str | None:

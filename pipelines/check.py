@@ -96,7 +96,8 @@ def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False
         folder = Path(name)
         blocks = Blocks(folder / "blocks")
         rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
-        rows = read_rows(stage.key, config.sources, stage.data_seed, stage.scratch_root, most)
+        seed, scratch = stage.data_seed, stage.runtime.scratch_root
+        rows = read_rows(stage.key, config.sources, seed, scratch, most)
         made = prepared(rows, rules, stage.runtime.workers)
         while block := list(itertools.islice(made, _BLOCK)):
             blocks.write(block)
@@ -209,10 +210,6 @@ def write_preset(result: Result) -> Path:
     except FileExistsError:
         raise ParamsError(f"{path} is there already; remove it to write it anew") from None
     return path
-
-
-def _inline(values: Mapping[str, Any]) -> str:
-    return _yaml(values, flow=True).strip()
 
 
 def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
@@ -346,7 +343,8 @@ def _lines(result: Result) -> Iterator[str]:
         yield f"validation would {'refuse' if result['unmet'] else 'pass'} these records"
     yield from (f"  {reason}" for reason in result["unmet"])
     if result.get("fitting"):
-        yield f"  they would pass with validate: {_inline(result['fitting'])}"
+        fitting = _yaml(result["fitting"], flow=True).strip()
+        yield f"  they would pass with validate: {fitting}"
     if "suggested" in result:
         yield "\nTo take it, write under datasets in params.yaml:"
         text = _yaml(result["suggested"])

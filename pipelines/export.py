@@ -130,11 +130,7 @@ def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, 
 
 
 def _evaluated(
-    stage: Stage,
-    settings: RunExport,
-    checkpoint: Checkpoint,
-    folder: Path,
-    temperature: float,
+    stage: Stage, settings: RunExport, checkpoint: Checkpoint, folder: Path, temperature: float
 ) -> dict[str, Any]:
     """Metrics on the test split, of torch and of each precision, and the calibration of the one
     that is loaded.

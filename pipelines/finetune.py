@@ -11,14 +11,7 @@ from albef.config import choose
 from albef.models.weights import load_checkpoint
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, first, main, read_json, run_of
-from pipelines.trainer import (
-    TRIAL,
-    circumstances,
-    fit,
-    parents_of,
-    provenance_of,
-    publish,
-)
+from pipelines.trainer import TRIAL, circumstances, fit, parents_of, provenance_of, publish
 
 log = logging.getLogger("albef")
 
@@ -37,22 +30,8 @@ def run(stage: Stage) -> None:
             folder = alone.enter_context(stage.scratch(key))
             if first():
                 _take_trial(stage, folder, device)
-            stage.record |= fit(
-                stage, task, config, dataset=config.dataset, device=device, folder=folder
-            )
-        publish(
-            stage,
-            folder,
-            stage.key,
-            task,
-            provenance,
-            init,
-            kind=config.kind,
-            model=task.sizes,
-            tokenizer=task.tokenizer,
-            values=config.model_dump(),
-            facts=task.facts(),
-        )
+            stage.record |= fit(stage, task, device, folder)
+        publish(stage, folder, stage.key, task, provenance, config.kind, init, task.facts())
 
 
 def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:

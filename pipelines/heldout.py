@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
     off = config.split_off
     named = {name: it if off else evaluated(it) for name, it in config.sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
-    seed, scratch, engine = stage.data_seed, stage.scratch_root, stage.runtime.engine
+    seed, scratch, engine = stage.data_seed, stage.runtime.scratch_root, stage.runtime.engine
     every = read_rows(stage.key, sources, seed, scratch, split_off=off, engine=engine)
     rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
     rules = Rules(limits, None, heldout=True)

@@ -119,7 +119,7 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
             del done[: len(batch.at)]
 
     def missing() -> Iterator[Given]:
-        seed, scratch, off = stage.data_seed, stage.scratch_root, config.split_off
+        seed, scratch, off = stage.data_seed, stage.runtime.scratch_root, config.split_off
         rows = read_rows(
             stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
         )

@@ -127,7 +127,7 @@ def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool])
 def _ends(stage: Stage, workers: int = 1) -> Iterator[tuple[Path, dict[str, str]]]:
     """Hold the device for processes of the stage; a folder where each leaves how it ended, and an
     environment that names it."""
-    root, name = stage.scratch_root, f"{stage.address}-processes-"
+    root, name = stage.runtime.scratch_root, f"{stage.address}-processes-"
     root.mkdir(parents=True, exist_ok=True)
     for old in root.glob(f"{name}*"):
         if holder_of(old / "lock") is None:  # of one that was killed

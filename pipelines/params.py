@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, cast
@@ -66,13 +67,13 @@ class Params:
         return dataset
 
 
-def load(path: Path, *, name: str | None = None) -> Params:
+def load(path: Path) -> Params:
     """Read and check a whole params file, or a preset with its base.
 
     Raises:
         ParamsError: a sentence for every wrong value, one a line.
     """
-    where = name or str(path)
+    where = str(path)
     values = read_preset(path)
     errors: list[str] = []
 
@@ -82,6 +83,10 @@ def load(path: Path, *, name: str | None = None) -> Params:
         except ParamsError as error:
             errors.append(str(error))
             return None
+
+    def entries(key: str, reader: Any, least: int = 1) -> dict[str, Any]:
+        named = read(_named, values.get(key) or {}, key=key, least=least) or {}
+        return {item: read(reader, value, key=f"{key}.{item}") for item, value in named.items()}
 
     for key in values:
         if key not in KNOWN:
@@ -101,18 +106,9 @@ def load(path: Path, *, name: str | None = None) -> Params:
     }
     paths = read(validate, Paths, values.get("paths"), key="paths") if "paths" in values else None
     speed = read(validate, Runtime, values.get("runtime", {}), key="runtime")
-    datasets = {
-        item: read(validate, _class(DATASET), value, key=f"datasets.{item}")
-        for item, value in read(_named, values.get("datasets", {}), key="datasets") or ()
-    }
-    views = {
-        item: read(validate, _class(VIEW), value, key=f"curate.{item}")
-        for item, value in read(_named, values.get("curate") or {}, key="curate", least=0) or ()
-    }
-    tasks = {
-        item: read(_run, value, key=f"tasks.{item}")
-        for item, value in read(_named, values.get("tasks", {}), key="tasks") or ()
-    }
+    datasets = entries("datasets", partial(validate, _class(DATASET)))
+    views = entries("curate", partial(validate, _class(VIEW)), least=0)
+    tasks = entries("tasks", _run)
     if not errors and paths is not None:
         params = Params(
             values["seed"], values["data_seed"], paths, speed, datasets, views, sections, tasks
@@ -128,8 +124,8 @@ def _class(spec: str) -> type[Section]:
     return cast(type[Section], getattr(importlib.import_module(module), name))
 
 
-def _named(values: Any, *, where: str, key: str, least: int = 1) -> list[tuple[str, Any]]:
-    """The entries of a mapping whose keys name folders and stages, at least so many."""
+def _named(values: Any, *, where: str, key: str, least: int) -> Mapping[str, Any]:
+    """A mapping whose keys name folders and stages, at least so many."""
     if not isinstance(values, Mapping) or len(values) < least:
         raise ParamsError(f"{where}: {key} must hold at least one entry, NAME: {{...}}")
     for name in values:
@@ -138,7 +134,7 @@ def _named(values: Any, *, where: str, key: str, least: int = 1) -> list[tuple[s
                 f"{where}: {key}.{name}: a name is of small letters, digits, _ and -, "
                 "since it also names a folder and a stage"
             )
-    return list(values.items())
+    return values
 
 
 def _run(values: Any, *, where: str, key: str) -> Section:
@@ -285,7 +281,6 @@ def _check_starts(params: Params) -> Iterator[str]:
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
     owners = {"pretrained": params.sections["pretrain"], **params.tasks}
-    starts: dict[str, str] = {}
     for name, run in params.tasks.items():
         init = run.init
         owner, _, epoch = init.partition("/epochs/")
@@ -293,24 +288,17 @@ def _check_starts(params: Params) -> Iterator[str]:
             if epoch not in map(str, owners[owner].keep_epochs):
                 yield f"tasks.{name}.init: {owner} does not keep epoch {epoch} (keep_epochs)"
             init = owner
-        starts[name] = init
         if init not in owners and not _is_imported(Layout(params.paths).model(init)):
             yield (
                 f"tasks.{name}.init: {init!r} is neither pretrained, a run, nor a checkpoint under "
                 f"{params.paths.models} (`albef import` makes one of an original)"
                 + did_you_mean(init, [known for known in owners if known != name])
             )
-    for name in starts:
-        chain = [name]
-        while starts.get(chain[-1]) in starts and starts[chain[-1]] not in chain:
-            chain.append(starts[chain[-1]])
-        if starts.get(chain[-1]) == name:
-            yield f"tasks.{name}.init: no run can start from itself: {' <- '.join([*chain, name])}"
 
 
 def _check_views(params: Params) -> Iterator[str]:
     """That each view has a name of its own, and is made by a checkpoint that is there and did not
-    learn from it."""
+    learn from it; and that no run starts from itself."""
     owners = {"pretrained": params.sections["pretrain"], **params.tasks}
     models = Path(params.paths.models).resolve()
 
@@ -335,12 +323,14 @@ def _check_views(params: Params) -> Iterator[str]:
     try:
         TopologicalSorter(made).prepare()
     except CycleError as error:
-        circle = " <- ".join(reversed(error.args[1]))
+        name, circle = error.args[1][0], " <- ".join(reversed(error.args[1]))
         if "view " in circle:
             yield (
                 f"curate: nothing can be made of itself: {circle}; take a checkpoint of an earlier "
                 "pre-training, of another paths.root"
             )
+        else:
+            yield f"tasks.{name}.init: no run can start from itself: {circle}"
 
 
 def _is_imported(folder: Path) -> bool:

@@ -24,20 +24,8 @@ def run(stage: Stage) -> None:
             parents = {"start": start} if start else {}
             provenance, key = provenance_of(stage, config, config.dataset, **parents)
             folder = alone.enter_context(stage.scratch(key))
-            stage.record |= fit(
-                stage, task, config, dataset=config.dataset, device=device, folder=folder
-            )
-        publish(
-            stage,
-            folder,
-            "pretrained",
-            task,
-            provenance,
-            kind="pretraining",
-            model=config.model,
-            tokenizer=task.tokenizer,
-            values=config.model_dump(),
-        )
+            stage.record |= fit(stage, task, device, folder)
+        publish(stage, folder, "pretrained", task, provenance, "pretraining")
     learning = (p for p in task.parameters() if p.requires_grad)
     stage.record["parameters"] = sum(p.numel() for p in learning)
 

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from albef.config import ParamsError, validate
+from albef.config import ParamsError
 from albef.ingest.config import RowsConfig
 from pipelines.stage import PARAMS, Stage
 
@@ -20,12 +20,11 @@ def read_config(stage: Stage) -> RowsConfig:
     Raises:
         ParamsError: no such data set, or a wrong key, type or range.
     """
-    datasets = stage.params.get("datasets")
-    section = datasets.get(stage.key) if isinstance(datasets, Mapping) else None
-    if not isinstance(section, Mapping):
-        known = ", ".join(datasets) if isinstance(datasets, Mapping) else "none"
+    datasets = stage.params.get("datasets") or {}
+    if stage.key not in datasets:
+        known = ", ".join(datasets) or "none"
         raise ParamsError(f"{PARAMS}: no data set {stage.key!r}; the data sets are {known}")
-    return validate(RowsConfig, section, where=str(PARAMS), key=f"datasets.{stage.key}")
+    return stage.section(f"datasets.{stage.key}", RowsConfig)
 
 
 def logged(rows: Iterable[T]) -> Iterator[T]:

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psutil
 
@@ -129,7 +129,7 @@ class Stage:
             os.utime(folder)
             self._tally = folder / _TALLY
             self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
-            for old in self.scratch_root.iterdir():
+            for old in self.runtime.scratch_root.iterdir():
                 if old.is_dir() and _idle_s(old) > FORGOTTEN_S and not _is_at_work(old):
                     log.info("%s is removed: nothing has been written there for a month", old)
                     shutil.rmtree(old, ignore_errors=True)
@@ -178,30 +178,17 @@ class Stage:
 
     def scratch_of(self, address: str, fingerprint: str) -> Path:
         """Where a stage has its work in progress; it need not exist."""
-        return self.scratch_root / f"{address}-{fingerprint[:16]}"
-
-    @property
-    def scratch_root(self) -> Path:
-        """The folder of all work in progress."""
-        return self.runtime.scratch_root
+        return self.runtime.scratch_root / f"{address}-{fingerprint[:16]}"
 
 
-class Run(NamedTuple):
-    """An entry of ``tasks``."""
-
-    config: "RunConfig"
-    """Its values; ranges may be unfilled."""
-    task: "type[RunTask]"
-    """The class of its kind."""
-
-
-def run_of(stage: Stage) -> Run:
-    """The run that the stage works on, read by its kind: the file of that name in albef/tasks."""
+def run_of(stage: Stage) -> "tuple[RunConfig, type[RunTask]]":
+    """The run that the stage works on, an entry of ``tasks``: its values, in which ranges may be
+    unfilled, and the class of its kind, the file of that name in albef/tasks."""
     entry: Any = stage.params.get("tasks", {}).get(stage.key)
     if not isinstance(entry, dict) or "kind" not in entry:
         raise ParamsError(f"{PARAMS}: tasks.{stage.key} is missing, or has no kind")
     module = importlib.import_module(f"albef.tasks.{entry['kind']}")
-    return Run(stage.section(f"tasks.{stage.key}", module.Config), module.Task)
+    return stage.section(f"tasks.{stage.key}", module.Config), module.Task
 
 
 def verified_digest(stage: Stage, dataset: str) -> str:

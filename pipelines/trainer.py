@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,6 @@ def fingerprint(values: Mapping[str, Any]) -> str:
 def fit(
     stage: Stage,
     task: Task,
-    config: TrainingConfig,
-    *,
-    dataset: str,
     device: torch.device,
     folder: Path,
     label: str = "",
@@ -101,9 +99,7 @@ def fit(
 
     Args:
         stage: the running stage.
-        task: trained in place.
-        config: values of the training, ranges chosen.
-        dataset: name of the data set.
+        task: trained in place, as its values say, in which ranges are chosen.
         device: where to train.
         folder: scratch of this training.
         label: shown with the progress; the stage's address where it is left out.
@@ -117,6 +113,8 @@ def fit(
         EndedEarly: ``on_epoch`` said so.
     """
     label = label or stage.address
+    config: TrainingConfig = task.config
+    dataset: str = task.config.dataset
     data = stage.layout.data(dataset)
     if not config.epochs:  # a run that takes its start as it is needs no train split
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
@@ -194,7 +192,7 @@ def mirror_of(stage: Stage, folder: Path) -> Mirror | None:
     """Where copies of what is in a scratch folder go; only the first process has it."""
     if not stage.runtime.mirror or not first():
         return None
-    return Mirror(stage.runtime.mirror, folder.relative_to(stage.scratch_root).as_posix())
+    return Mirror(stage.runtime.mirror, folder.relative_to(stage.runtime.scratch_root).as_posix())
 
 
 def discard(stage: Stage, folder: Path) -> None:
@@ -210,8 +208,9 @@ def publish(
     name: str,
     task: Task,
     provenance: Mapping[str, Any],
+    kind: str,
     init: Checkpoint | None = None,
-    **rest: Any,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the products of a finished training, by its first process, and remove its scratch.
 
@@ -221,23 +220,31 @@ def publish(
         name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
         task: as trained.
         provenance: of the training.
+        kind: of the checkpoint.
         init: the checkpoint that it started from, with the values that the search chose.
-        rest: what else :func:`save_checkpoint` wants.
+        facts: what else the kind has to know to be restored.
     """
     if not first():
         return
+    save = partial(
+        save_checkpoint,
+        kind=kind,
+        model=task.sizes,
+        tokenizer=task.tokenizer,
+        values=task.config.model_dump(),
+        facts=facts,
+    )
     provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
     model, curves = stage.layout.model(name), stage.layout.curves(name)
     tensors = task.state_dict()
     if best := stage.record.get("best_epoch"):
         (path,) = kept(folder, [best]).values()
         tensors, provenance["epoch"] = load_file(path), best
-    save_checkpoint(model, tensors=tensors, provenance=provenance, **rest)
+    save(model, tensors=tensors, provenance=provenance)
     stage.made(model / WEIGHTS, model / CONFIG)
-    for epoch, path in kept(folder, rest["values"]["keep_epochs"]).items():
-        whose = {**provenance, "epoch": epoch}
+    for epoch, path in kept(folder, task.config.keep_epochs).items():
         epochs = model / "epochs" / str(epoch)
-        save_checkpoint(epochs, tensors=load_file(path), provenance=whose, **rest)
+        save(epochs, tensors=load_file(path), provenance={**provenance, "epoch": epoch})
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():

@@ -133,16 +133,7 @@ def _run(
         torch.manual_seed(stage.seed)
         task = search.kind.start(config, search.init)
         label = f"{stage.address} trial {trial.number + 1}"
-        fit(
-            stage,
-            task,
-            config,
-            dataset=config.dataset,
-            device=device,
-            folder=place,
-            label=label,
-            on_epoch=on_epoch,
-        )
+        fit(stage, task, device, place, label=label, on_epoch=on_epoch)
     except EndedEarly:
         pruned = True
     except (OSError, ShardError, StateLocked, StateUnfit, StudyError, TrialLost):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from albef.cli import main
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi")
 COMMANDS = {
@@ -18,11 +20,9 @@ COMMANDS = {
 """Commands by what stands before them."""
 
 
-def albef(
-    *arguments: str, cwd: Path = ROOT, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "albef.cli", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment}
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
@@ -33,7 +33,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(group: str) -> None:
         f"try: main({[*group.split(), '--help']!r})\n"
         f"finally: print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", code)
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("[]")
     for command in COMMANDS[group].split():
@@ -41,8 +41,6 @@ def test_help_names_every_command_and_imports_nothing_heavy(group: str) -> None:
 
 
 def test_a_group_without_a_verb_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    from albef.cli import main
-
     with pytest.raises(SystemExit):
         main(["data"])
     out = "".join(capsys.readouterr())
@@ -50,8 +48,6 @@ def test_a_group_without_a_verb_lists_its_verbs(capsys: pytest.CaptureFixture[st
 
 
 def test_each_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    from albef.cli import main
-
     for group, names in COMMANDS.items():
         for name in names.split():
             with pytest.raises(SystemExit) as end:
@@ -69,8 +65,6 @@ def test_each_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -
 def test_outside_a_project_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    from albef.cli import main
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=re.escape(f"albef: no project at {tmp_path} or above")):
         main(command.split())
@@ -88,8 +82,6 @@ def test_outside_a_project_the_command_says_so(
 def test_what_is_no_command_or_option_is_an_error_that_names_the_nearest(
     capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    from albef.cli import main
-
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -104,7 +96,7 @@ def test_the_code_of_the_project_runs_though_another_is_installed(tmp_path: Path
         (tmp_path / name / "__init__.py").touch()
     (tmp_path / "albef/cli.py").write_text("import sys; print('mine', *sys.argv[1:])")
     (tmp_path / "below").mkdir()
-    done = albef("run", "--dry", cwd=tmp_path / "below")
+    done = python("-m", "albef.cli", "run", "--dry", cwd=tmp_path / "below")
     assert (done.returncode, done.stdout) == (0, "mine run --dry\n"), done.stderr
 
 
@@ -131,7 +123,7 @@ def test_a_library_that_is_not_installed_is_a_sentence(module: str, arguments: l
     code = (
         f"import sys; sys.modules[{module!r}] = None; from albef.cli import main; main({arguments})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", code)
     assert done.returncode == 1
     assert done.stderr.startswith(f"albef {arguments[0]}: import of {module} halted")
     assert done.stderr.endswith("has what serves, '.[pipeline]' all else\n")

@@ -2,7 +2,6 @@
 gives, whatever dies meanwhile.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -30,7 +29,7 @@ from pipelines.stage import Stage
 from tests.commands.conftest import scenes as scenes
 from tests.commands.conftest import shards as shards
 from tests.ingest.bad_rows import encoded
-from tests.ingest.download.conftest import server as server
+from tests.ingest.conftest import server as server
 from tests.ingest.download.server import Server
 from tests.ingest.download.test_client import LIMITS
 from tests.ingest.test_prepare import rules
@@ -48,6 +47,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from albef import cluster  # noqa: E402
 
 PATIENCE = 600  # seconds: a cluster starts slowly on a machine that does much else
+INTAKE = {"heldout": ["toy"], "min_yield": 0.5, "near_distance": 4}
 NODE = {
     "num_cpus": 1,
     "object_store_memory": 100 * 2**20,
@@ -110,9 +110,7 @@ def folder_of(here: Path, count: int) -> None:
         "own": pictures(here / "images", rows),
         "tests": pictures(here / "tests", tests, "test"),
     }
-    values = params(here, sources, screened=True, longest_side=128)
-    values["ingest"] = {"heldout": ["toy"], "min_yield": 0.5}
-    (here / "params.yaml").write_text(json.dumps(values))
+    params(here, sources, ingest=INTAKE, screened=True, longest_side=128)
 
 
 def products() -> dict[str, bytes]:
@@ -172,9 +170,7 @@ def test_pictures_are_fetched_from_all_nodes_and_each_once(
         "kind": "urls", "format": "tsv", "files": ["list.tsv"], "url": "url", "caption": "caption",
         "split": "train", "download": LIMITS.model_dump(),
     }  # fmt: skip
-    values = params(here, {"web": source})
-    values["ingest"] = {"heldout": ["toy"], "min_yield": 0.5}
-    (here / "params.yaml").write_text(json.dumps(values))
+    params(here, {"web": source}, ingest=INTAKE)
     expected = locally(here, "ingest")
     asked = Counter(server.asked)
     server.asked.clear()

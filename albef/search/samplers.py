@@ -67,11 +67,7 @@ class Unpruned(Section):
 
 
 _SAMPLERS: Mapping[str, type[Section]] = {"tpe": Tpe, "gp": Gp, "random": Random}
-_PRUNERS: Mapping[str, type[Section]] = {
-    "median": Median,
-    "hyperband": Hyperband,
-    "none": Unpruned,
-}
+_PRUNERS: Mapping[str, type[Section]] = {"median": Median, "hyperband": Hyperband, "none": Unpruned}
 
 
 class SearchConfig(Section):

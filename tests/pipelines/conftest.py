@@ -1,8 +1,7 @@
-"""Folders that several tests of stages start from, made once for all workers of a run."""
+"""What several tests of stages start from: folders made once for all workers of a run."""
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,6 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
             folder.mkdir()
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                patch.setattr(tempfile, "tempdir", str(root))  # device slots of its own
                 make(folder)
             done.touch()
     return folder

@@ -14,7 +14,7 @@ import pytest
 
 from albef.data.refusal import Reason
 from albef.data.shards import Shards, describe
-from albef.ingest.download import downloads
+from albef.ingest.download.client import Client
 from albef.validation.result import NotFit
 from pipelines import ingest, validate
 from pipelines.report import data_page
@@ -24,7 +24,7 @@ from tests.ingest.download.server import Answer, Server
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.ingest.sources.reading import write_tar
 from tests.ingest.test_hostile import SOURCES, fetch
-from tests.pipelines.test_ingest import params
+from tests.pipelines.test_ingest import params, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd headers
 ROWS = bad_rows()
@@ -40,6 +40,10 @@ class Pictures(Server):
 
     async def row(self, path: str, writer: Any) -> Answer:
         return 200, {}, ROWS[int(path.split("/")[2])].image
+
+
+def annotations(here: Path) -> Source:
+    return pictures(here / "in", {row.name: (row.image, row.caption) for row in ROWS})
 
 
 def folder(here: Path) -> Source:
@@ -90,15 +94,13 @@ def judged(stage: Stage) -> None:
     assert f"<dt>set aside</dt><dd>{aside.num_rows:,}</dd>" in page
 
 
-@pytest.mark.parametrize("make", [folder, webdataset, parquet, urls])
+@pytest.mark.parametrize("make", [annotations, folder, webdataset, parquet, urls])
 def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path)
     with Pictures() as server:
         source = make(tmp_path, server) if make is urls else make(tmp_path)
-        values = params(tmp_path, {"rows": source})
-        values["ingest"] = LIMITS
-        (tmp_path / "params.yaml").write_text(json.dumps(values))
+        params(tmp_path, {"rows": source}, ingest=LIMITS, workers=2 * (make is annotations))
         stage = Stage("ingest", "toy")
         ingest.run(stage)
     assert make is not urls or max(server.asked.values()) == 1
@@ -108,7 +110,16 @@ def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) ->
     captions = sorted(row.expected for row in ROWS if not isinstance(row.expected, Reason))
     assert sorted(record.captions[0] for record in kept) == captions
     expected = Counter(row.expected for row in ROWS if isinstance(row.expected, Reason))
+    if make is annotations:  # whose rows have names, and an empty caption is no field
+        empty = expected[Reason.MISSING_FIELD] = sum(not row.caption.strip() for row in ROWS)
+        expected[Reason.NO_CAPTION] -= empty
+        whys = {row.name: row.expected for row in ROWS if row.caption.strip()}
+        assert all(whys.get(row["key"], row["reason"]) == row["reason"] for row in aside)
+        assert all(whys[record.meta["path"]] == record.captions[0] for record in kept)
     assert Counter(row["reason"] for row in aside) == expected
+    summary = json.loads((stage.layout.quarantine("toy") / "summary.json").read_text())["rows"]
+    assert summary == {"rows": len(ROWS), "kept": len(kept), "set_aside": expected}
+    assert stage.record["set_aside"] == len(aside)
     assert all(row["line"] > 0 and row["detail"] for row in aside)
     nameless = [row for row in aside if not row["key"]]  # a line that is not UTF-8 has no address
     assert len(nameless) == (make is urls)
@@ -122,11 +133,9 @@ def test_odd_values_end_no_stage(
 ) -> None:
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(downloads.client, "fetch", fetch)
+    monkeypatch.setattr(Client, "fetch", fetch)
     source, rows = make(tmp_path / "in")
-    values = params(tmp_path, {"rows": source}, longest_side=24)
-    values["ingest"] = LIMITS | {"near_distance": 2}
-    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    params(tmp_path, {"rows": source}, ingest=LIMITS | {"near_distance": 2}, longest_side=24)
     stage = Stage("ingest", "toy")
     ingest.run(stage)
     kept = sum(describe(stage.layout.data("toy"))["splits"].values())

@@ -1,8 +1,6 @@
 """A checkpoint of the original code, put into the graph without any pre-training."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,14 +20,13 @@ from pipelines.params import load
 from pipelines.stage import Stage
 from tests.commands.test_importing import HEADS, original
 from tests.original import TOKENS
-from tests.pipelines.test_training import ingest_unchecked, step, values
+from tests.pipelines.test_training import ingest_unchecked, step, values, work
 
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which an imported checkpoint went through the stages of a run."""
+    """The working folder, in which an imported checkpoint went through the stages of a run."""
     folder = tmp_path_factory.mktemp("brought")
-    (folder / "slots").mkdir()
     torch.save({"model": original("retrieval")}, folder / "original.pth")
     (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
     write(
@@ -39,22 +36,18 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     params = values(
         tasks__retrieval__init="brought", tasks__retrieval__epochs=0, tasks__retrieval__lr=1e-5
     )
-    params["datasets"]["scenes"]["sources"]["scenes"]["splits"] = {
-        "test": 24
-    }  # nothing to train on
+    source = params["datasets"]["scenes"]["sources"]["scenes"]
+    source["splits"] = {"test": 24}  # nothing to train on
     params["pretrain"]["dataset"] = "scenes"
     params["export"]["runs"]["retrieval"]["precisions"] = {"float32": 100.0}
-    YAML(typ="safe").dump(params, folder / "params.yaml")
-    before = Path.cwd()
-    os.chdir(folder)
+    work(folder, params)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(folder / "slots"))
+        patch.chdir(folder)
         load(Path("params.yaml"))
         ingest_unchecked("scenes")
         for name in ("search", "finetune", "evaluate"):
             step(name, "retrieval")
         yield folder
-    os.chdir(before)
 
 
 def test_it_is_evaluated_without_training(brought: Path) -> None:
@@ -85,7 +78,7 @@ def test_a_result_that_is_not_as_reported_fails_after_it_is_written(brought: Pat
     params = YAML(typ="safe").load(Path("params.yaml").read_text())
     said = {"value": reached + 3.0, "tolerance": 1.0, "source": "nobody"}
     params["evaluate"]["reference"] = {"retrieval": {"r_mean": said}}
-    YAML(typ="safe").dump(params, Path("params.yaml"))
+    work(Path(), params)
     load(Path("params.yaml"))
     metrics.unlink()
     with pytest.raises(ValueError, match=r"not as reported: r_mean .* is -3.00 from .*\(nobody\)"):

@@ -196,7 +196,7 @@ def test_captions_are_written_and_then_chosen_among(here: Path) -> None:
 def test_a_training_on_a_view_that_was_killed_goes_on(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    work(here, values(curate={"clean": CURATE}, pretrain__dataset="clean", pretrain__epochs=6))
+    work(here, values(curate={"clean": CURATE}, pretrain__dataset="clean", pretrain__epochs=4))
     process = start(here, start_new_session=True)
     wait(process, saved)
     os.killpg(process.pid, signal.SIGKILL)

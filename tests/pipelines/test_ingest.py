@@ -17,7 +17,6 @@ from ruamel.yaml import YAML
 
 from albef.config import ParamsError
 from albef.data.image_decoding import decode
-from albef.data.refusal import Reason
 from albef.data.shards import ShardError, Shards, describe
 from albef.ingest.blocks import EXAMPLES, Blocks
 from albef.ingest.prepare import prepare
@@ -25,7 +24,7 @@ from albef.ingest.shard_writer import ShardWriter
 from pipelines import heldout, ingest
 from pipelines.stage import Stage
 from tests.data import toy
-from tests.ingest.bad_rows import LIMITS, bad_rows, encoded, gradient
+from tests.ingest.bad_rows import LIMITS, encoded, gradient
 from tests.ingest.sources.reading import write_tar
 
 ROOT = Path(__file__).parents[2]
@@ -39,14 +38,25 @@ PICTURES = {
 }  # fmt: skip
 
 
-def params(folder: Path, sources: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Write a params file with the values of the project's own, and one data set ``toy``."""
+def params(
+    folder: Path,
+    sources: dict[str, Any],
+    *,
+    ingest: dict[str, Any] | None = None,
+    validate: dict[str, Any] | None = None,
+    workers: int = 0,
+    **more: Any,
+) -> dict[str, Any]:
+    """Write a params file with the values of the project's own, these over them, and one data set
+    ``toy``."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     own = {"longest_side": None, "duplicates": "keep", "screened": False, "store": None, **more}
     values["datasets"] = {"toy": {"sources": sources, "shard_mb": 1, **own}}
-    values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": 0}
+    values["runtime"] |= {"scratch": str(folder / "scratch"), "workers": workers}
     off = {"warn": None, "stop": None}  # a few rows are never alike
     values["validate"]["drift"]["evaluation"] = {"divergence": off, "shift": off}
+    values["ingest"] |= ingest or {}
+    values["validate"] |= validate or {}
     (folder / "params.yaml").write_text(json.dumps(values))
     return dict(values)
 
@@ -192,33 +202,7 @@ def test_wrong_sources_are_named(here: Path, sources: dict[str, Any], message: s
 def toy_params(here: Path, rows: dict[str, tuple[bytes, str]], **more: Any) -> None:
     """A data set of picture files, with the limits of the bad rows where none are given."""
     limits = LIMITS | {name: more.pop(name) for name in list(more) if name in LIMITS}
-    workers = more.pop("workers", 0)
-    values = params(here, {"own": pictures(here / "images", rows)}, **more)
-    values["ingest"] = limits
-    values["runtime"]["workers"] = workers
-    (here / "params.yaml").write_text(json.dumps(values))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_every_bad_row_ends_in_one_place(here: Path) -> None:
-    rows = {row.name: row for row in bad_rows()}
-    listed = {name: (row.image, row.caption) for name, row in rows.items()}
-    toy_params(here, listed, workers=2)
-    stage = Stage("ingest", "toy")
-    ingest.run(stage)
-    found = aside(ASIDE)
-    assert not set(found) & set(kept(DATA))
-    assert set(found) | set(kept(DATA)) == set(rows)
-    for name, row in rows.items():
-        if isinstance(row.expected, Reason) and row.caption.strip():
-            assert found[name][0] == row.expected
-    for record in Shards(DATA, "train"):
-        assert record.captions == (rows[record.meta["path"]].expected,)
-    summary = json.loads((ASIDE / "summary.json").read_text())["own"]
-    assert summary["rows"] == len(rows)
-    assert summary["set_aside"]["no_image"] == sum(why == "no_image" for why, _ in found.values())
-    assert summary["kept"] + sum(summary["set_aside"].values()) == summary["rows"]
-    assert stage.record["set_aside"] == len(found)
+    params(here, {"own": pictures(here / "images", rows)}, ingest=limits, **more)
 
 
 def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
@@ -257,14 +241,11 @@ def test_rows_of_a_shard_that_was_cut_do_not_count_as_yield(here: Path) -> None:
     whole = (here / "1.tar").read_bytes()
     (here / "1.tar").write_bytes(whole[: 10 * 4 * 512])  # ten samples of header and content
     shards = {"kind": "webdataset", "files": {"train": [str(here / "*.tar")]}}
-    values = params(here, {"own": shards})
-    for least in (0.95, 0.6):
-        values["ingest"] = LIMITS | {"min_yield": least}
-        (here / "params.yaml").write_text(json.dumps(values))
-        if least == 0.95:
-            said = r"of 31 rows 20 are left without the 10 of shards that were cut \(64.5 %\)"
-            with pytest.raises(ShardError, match=said):
-                ingest.run(Stage("ingest", "toy"))
+    params(here, {"own": shards}, ingest=LIMITS | {"min_yield": 0.95})
+    said = r"of 31 rows 20 are left without the 10 of shards that were cut \(64.5 %\)"
+    with pytest.raises(ShardError, match=said):
+        ingest.run(Stage("ingest", "toy"))
+    params(here, {"own": shards}, ingest=LIMITS | {"min_yield": 0.6})
     ingest.run(Stage("ingest", "toy"))
     assert len(kept(DATA)) == 30
     assert [why for why, _ in aside(ASIDE).values()] == ["cut_shard"]
@@ -367,21 +348,28 @@ def test_the_evaluated_pictures_of_a_source_are_those_of_its_whole(here: Path) -
     }
 
 
-@pytest.fixture
-def whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What an ingest of 60 rows in blocks of ten and several shards writes when nothing ends it."""
-    monkeypatch.setattr(ingest, "_ROWS", 10)
-    monkeypatch.setattr("albef.ingest.shard_writer._END", 2**20 - 20_000)
-    toy_params(here, rough(60), duplicates="drop_exact")
-    ingest.run(Stage("ingest", "toy"))
-    assert describe(DATA)["shards"] > 3
-    shutil.rmtree(here / "scratch")
-    return contents(DATA) | contents(ASIDE)
+def set_sixty(patch: pytest.MonkeyPatch) -> None:
+    """Values of 60 rows in the working folder, for blocks of ten and several shards."""
+    patch.setattr(ingest, "_ROWS", 10)
+    patch.setattr("albef.ingest.shard_writer._END", 2**20 - 20_000)
+    toy_params(Path(), rough(60), duplicates="drop_exact")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an ingest of them writes when nothing ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        set_sixty(patch)
+        ingest.run(Stage("ingest", "toy"))
+        assert describe(DATA)["shards"] > 3
+        return contents(DATA) | contents(ASIDE)
 
 
 @pytest.fixture
-def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the rows that are prepared from now on."""
+def prepared(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the rows that are prepared from now on, of those in the working folder."""
+    set_sixty(monkeypatch)
     names: list[str] = []
 
     def counted(line: int, row: Any, rules: Any) -> Any:
@@ -394,18 +382,9 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(
     ("step", "at"),
-    [
-        ("block", 0),
-        ("block", 3),
-        ("shard", 0),
-        ("shard", 3),
-        ("part", 2),
-        ("part", 4),
-        ("finish", 0),
-    ],
+    [("block", 0), ("block", 3), ("shard", 0), ("shard", 3), ("part", 2), ("part", 4), ("end", 0)],
 )
 def test_what_was_ended_goes_on_where_it_was(
-    here: Path,
     whole: dict[str, bytes],
     prepared: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -414,7 +393,7 @@ def test_what_was_ended_goes_on_where_it_was(
 ) -> None:
     where = {
         "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
-        "part": (ShardWriter, "add"), "finish": (ingest, "_check_counts"),
+        "part": (ShardWriter, "add"), "end": (ingest, "_check_counts"),
     }[step]  # fmt: skip
     real, calls = getattr(*where), [0]
 
@@ -440,7 +419,7 @@ def test_only_what_is_new_is_prepared(
 ) -> None:
     def run(rows: dict[str, tuple[bytes, str]], **changed: Any) -> tuple[int, Any]:
         prepared.clear()
-        toy_params(here, rows, **{"duplicates": "drop_exact", "store": store, **changed})
+        toy_params(Path(), rows, **{"duplicates": "drop_exact", "store": store, **changed})
         stage = Stage("ingest", "toy")
         ingest.run(stage)
         return len(prepared), stage.record.get("changes")

@@ -1,7 +1,6 @@
 """The stages of a run, for kinds that classify or answer, on tiny real data."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     params["tasks"] = {name: params["tasks"][name] for name in RUNS}
     params["tasks"]["entailment"]["lr"] = lr  # a range
     with pytest.MonkeyPatch.context() as patch:
-        slots = str(tmp_path_factory.mktemp("slots"))
-        patch.setenv("TMPDIR", slots)
-        patch.setattr(tempfile, "tempdir", slots)
         patch.chdir(here)
         work(here, params)
         config = validate(pretraining.Config, params["pretrain"], where="test")

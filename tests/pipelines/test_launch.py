@@ -27,7 +27,6 @@ from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
 from tests.pipelines.states import wait
 from tests.pipelines.test_training import ROOT, values, work
-from tests.pipelines.test_training import _own_slots as _own_slots
 
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
 TWO: dict[str, Any] = {
@@ -38,13 +37,12 @@ TWO: dict[str, Any] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
 
 
-@pytest.mark.usefixtures("_alone")
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -60,7 +58,6 @@ def test_a_launcher_that_cannot_be_started(tmp_path: Path, command: str, message
         launch(Stage("pretrain", ""))
 
 
-@pytest.mark.usefixtures("_alone")
 @pytest.mark.parametrize(
     ("stage", "told"),
     [
@@ -83,7 +80,6 @@ def test_the_end_of_a_process_is_told_as_what_it_did(
         launch(Stage(*stage))
 
 
-@pytest.mark.usefixtures("_alone")
 def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work(tmp_path, values())
     assert not launch(Stage("pretrain", ""))
@@ -92,14 +88,13 @@ def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not launch(Stage("pretrain", ""))
 
 
-@pytest.mark.usefixtures("_alone")
 def test_two_clones_of_a_user_have_a_folder_each_and_none_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are the same stage with the same scratch; they end when they will."""
     monkeypatch.setattr(launching, "held_device", lambda *_: contextlib.nullcontext())
     work(tmp_path, values())
-    root = Stage("pretrain", "").scratch_root
+    root = Stage("pretrain", "").runtime.scratch_root
     killed = root / "pretrain-processes-killed"
     killed.mkdir(parents=True)
     with _ends(Stage("pretrain", "")) as (first, environment):

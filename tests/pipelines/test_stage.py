@@ -96,10 +96,7 @@ def test_a_process_of_several_that_fails_ends_at_once(
     )
     environment = {"PYTHONPATH": str(ROOT), "RANK": "1", RANKS: str(tmp_path / "ends")}
     ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ("alone" in ended.stderr) == (error == "RuntimeError")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,26 +76,16 @@ def ingest_unchecked(dataset: str) -> None:
     write_json(stage.layout.verdict(dataset), verdict)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Device slots apart from those of a training that may be running on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("slots"))
-        patch.setenv("TMPDIR", folder)
-        patch.setattr(tempfile, "tempdir", folder)
-        yield
-
-
 @pytest.fixture(scope="module")
-def trained(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which everything up to the evaluation has run."""
+def trained(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working folder, in which everything up to the evaluation has run."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(pretrained, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in ("search", "finetune", "evaluate"):
             step(name, "retrieval")
-    return folder
+        yield folder
 
 
 def test_the_products_are_there_and_scratch_has_what_a_grown_data_set_needs(trained: Path) -> None:
@@ -130,10 +119,7 @@ def test_products_tell_what_they_were_made_of(trained: Path) -> None:
     assert told["data"] == described["digest"]
 
 
-def test_a_kept_epoch_is_a_checkpoint_to_start_from(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(trained)
+def test_a_kept_epoch_is_a_checkpoint_to_start_from(trained: Path) -> None:
     last = load_checkpoint(Path("products/models/pretrained"))
     found = load_checkpoint(Path("products/models/pretrained/epochs/1"))
     assert found.config["provenance"] == last.config["provenance"] | {"epoch": 1}
@@ -179,9 +165,7 @@ def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> No
     assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))
 
 
-def test_the_behaviour_tests_stand_beside_them(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_behaviour_tests_stand_beside_them(trained: Path) -> None:
     metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
     tests = {"left_right", "synonym", "count", "unrelated"}
     assert set(metrics["behaviour"]) == tests | {"overall", "accepted"}
@@ -195,15 +179,11 @@ def test_the_behaviour_tests_stand_beside_them(
         assert 10 < len(own) <= 24
         assert metrics["behaviour"][name] == pytest.approx(100 * sum(own) / len(own))
     before = path.read_bytes()
-    monkeypatch.chdir(trained)
     step("evaluate", "retrieval")
     assert path.read_bytes() == before
 
 
-def test_training_refuses_data_that_was_not_validated(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(trained)
+def test_training_refuses_data_that_was_not_validated(trained: Path) -> None:
     verdict = Path("products/verdicts/scenes.json")
     kept = verdict.read_text()
     verdict.write_text(json.dumps({"dataset": "scenes", "digest": "0" * 64}))
@@ -225,9 +205,8 @@ def start(folder: Path, *stage: str, **popen: Any) -> subprocess.Popen[str]:
 
 
 def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stopped(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.chdir(trained)
     # Saved by nothing but the signal; with data workers, whom a terminal's Ctrl-C reaches too.
     work(trained, values(pretrain__epochs=8, runtime__checkpoint_every=1000, runtime__workers=1))
     saved = 0

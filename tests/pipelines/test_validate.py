@@ -19,13 +19,7 @@ from pipelines import validate as stage_module
 from pipelines.report import data_page
 from pipelines.stage import Stage
 from tests.pipelines.test_ingest import ROOT, SCENES, contents, params
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    params(tmp_path, {"placed": SCENES})
-    return tmp_path
+from tests.pipelines.test_ingest import here as here
 
 
 def write(here: Path, share_emptied: float) -> str:
@@ -58,12 +52,10 @@ def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(here: Path) 
     assert contents(here / "products") == first
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "fit to train on" in report
-    values = params(here, {"placed": SCENES})  # another threshold leaves the verdict as it is
-    values["validate"]["max_caption_words"] = 40
-    (here / "params.yaml").write_text(json.dumps(values))
+    params(here, {"placed": SCENES}, validate={"max_caption_words": 40})
     before = verdict.read_bytes()
     stage_module.run(Stage("validate", "toy"))
-    assert verdict.read_bytes() == before
+    assert verdict.read_bytes() == before, "another threshold leaves the verdict as it is"
 
 
 def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) -> None:
@@ -99,9 +91,7 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     rows = offending.partition("<details")[0]
     assert rows.count("<figure><img") == rows.count("words 0: ") == 8
 
-    values = params(here, {"placed": SCENES})
-    values["validate"]["max_empty_captions"] = 0.31
-    (here / "params.yaml").write_text(json.dumps(values))
+    params(here, {"placed": SCENES}, validate={"max_empty_captions": 0.31})
     stage_module.run(Stage("validate", "toy"))
     assert verdict.exists(), "allowed it passes"
 

@@ -7,17 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from albef.config import ParamsError
-from tests.search.toy_search import (
-    GP,
-    HYPERBAND,
-    MEDIAN,
-    NONE,
-    TPE,
-    TWO,
-    opened,
-    search,
-    settings,
-)
+from tests.search.toy_search import GP, HYPERBAND, MEDIAN, NONE, TPE, TWO, opened, search, settings
 
 
 @pytest.mark.parametrize("sampler", [TPE, TPE | {"multivariate": True}, GP, {"kind": "random"}])
