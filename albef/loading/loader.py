@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from albef.data.shards import Shards
-from albef.loading.pipeline import Batch as Batch
-from albef.loading.pipeline import Collate as Collate
 from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
+from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Mixture, Sampler
 from albef.loading.workers import AHEAD, in_workers
 

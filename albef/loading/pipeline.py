@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards
+from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Sampler
-
-Batch = dict[str, Tensor]
-Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
 
 _CONTENT = 1  # keeps the generators of what is in a batch apart from those of order and draws
 log = logging.getLogger(__name__)

@@ -14,6 +14,8 @@ from albef.preprocessing.transforms import SCALE, SHIFT, Evaluate
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name, (B, ...) each but for what an example may have several of."""
+Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
+"""Decodes, augments, tokenises and stacks; runs in data workers, so it holds no model."""
 Pairs = Sequence[tuple[int, str]]
 """Places of records, and a text for the picture of each."""
 

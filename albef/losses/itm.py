@@ -39,8 +39,8 @@ def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Mean cross-entropy over the valid pairs.
 
     Args:
-        logits: (P, 2); class 1 is "match".
-        labels: (P,) in {0, 1}.
+        logits: (P, 2), class 1 being "match"; or (P, C).
+        labels: (P,) classes.
         valid: (P,) bool; others are left out. None valid gives 0.
     """
     losses = F.cross_entropy(logits.float(), labels, reduction="none")

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from albef.models.bert import BertLayer, init_bert_weights
+from albef.models.bert import BertLayer, attention_bias, init_bert_weights
 from albef.models.kernels import KeyValue
 from albef.models.text import Embeddings, MLMHead, TextConfig
 from albef.preprocessing.answers import Floats, Ints, answer_tree, beam_search
@@ -78,7 +78,7 @@ class AnswerDecoder(nn.Module):
     ) -> Tensor:
         """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
         bias = (1.0 - seen) * -1e4
-        asked = (1.0 - question_mask[:, None, None, :].to(bias.dtype)) * -1e4  # (B, 1, 1, N)
+        asked = attention_bias(question_mask, bias.dtype)  # (B, 1, 1, N)
         rows = states.shape[0] * states.shape[1] // question_mask.shape[0]
         asked = asked.expand(-1, -1, rows, -1)  # ONNX Runtime does not broadcast over queries
         for layer, key_value in zip(self.layer, question, strict=True):
@@ -179,9 +179,8 @@ def generate(
 
     def likely(rows: Ints) -> tuple[Floats, Ints]:
         ids = torch.from_numpy(rows).to(device)
-        states = decoder.states(ids, ids.ne(tokenizer.pad_id).long(), question, question_mask)[
-            :, -1
-        ]
+        mask = ids.ne(tokenizer.pad_id).long()
+        states = decoder.states(ids, mask, question, question_mask)[:, -1]
         log_p = torch.log_softmax(decoder.logits(states).float(), dim=1)
         log_p[:, [tokenizer.pad_id, tokenizer.cls_id]] = -torch.inf
         best = log_p.topk(min(beams, log_p.shape[1]), dim=1)

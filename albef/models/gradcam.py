@@ -92,14 +92,9 @@ def itc_maps(
 
     Of images (B, 3, H, W) for texts (B, E); the temperature only scales the maps. Blocks are
     counted from 0.
-
-    Raises:
-        ValueError: there is no such block.
     """
-    blocks = model.image_encoder.vit.blocks
-    if not 0 <= block < len(blocks):
-        raise ValueError(f"block {block}: the image encoder has blocks 0 to {len(blocks) - 1}")
-    with torch.enable_grad(), _weights_of(blocks[block].attn) as seen:
+    attention = model.image_encoder.vit.blocks[block].attn
+    with torch.enable_grad(), _weights_of(attention) as seen:
         image_feat = model.image_feat(model.encode_image(images))
         similarity = (image_feat * text_feat).sum() / temperature
         (gradient,) = torch.autograd.grad(similarity, seen)

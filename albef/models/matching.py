@@ -80,12 +80,8 @@ def match_pairs(
 @torch.no_grad()
 def encode_texts(model: ALBEF, ids: Tensor, mask: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Ids and mask (T, L) to ``text_feat`` (T, E) and ``text_states`` (T, L, D)."""
-    states = torch.cat(
-        [
-            model.encode_text(part, part_mask)
-            for part, part_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True)
-        ]
-    )
+    parts = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+    states = torch.cat([model.encode_text(*part) for part in parts])
     return model.text_feat(states), states
 
 

@@ -85,12 +85,11 @@ class TextEncoder(nn.Module):
         positions[:, : turned.shape[1]] = 0.02 * math.sqrt(2) * turned
         cos, sin = turn.cos().diag(), turn.sin().diag()
         back = torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
-        key, query = torch.zeros(2, size, width)
-        key[: len(back), : len(back)] = torch.eye(len(back))
-        query[: len(back), : len(back)] = back
-        attention.self.key.weight.copy_(key.repeat(config.heads, 1))
-        attention.self.query.weight.copy_(query.repeat(config.heads, 1))
-        attention.self.value.weight.copy_(torch.eye(width))
+        projections = attention.self
+        for part, start in ((projections.key, torch.eye(len(back))), (projections.query, back)):
+            padded = F.pad(start, (0, width - len(back), 0, size - len(back)))
+            part.weight.copy_(padded.repeat(config.heads, 1))
+        projections.value.weight.copy_(torch.eye(width))
         attention.output.dense.weight.copy_(torch.eye(width) / 2)
 
     def forward(self, ids: Tensor, bias: Tensor) -> Tensor:

@@ -114,8 +114,11 @@ class Model:
             ImageError: a picture cannot be decoded.
             FileNotFoundError: there is no file at a path.
         """
-        names = (image_name(image, start + i) for i, image in enumerate(images))
-        return np.stack([self._resize(encoded(image), next(names)) for image in images])
+        rows = []
+        for number, image in enumerate(images, start):
+            name = f"{image}" if isinstance(image, str | os.PathLike) else f"picture {number}"
+            rows.append(self._resize(encoded(image), name))
+        return np.stack(rows)
 
     def encode_image(self, pixels: Floats) -> ImageStates:
         """Normalised pixels (B, 3, S, S) to what texts read of them."""
@@ -162,11 +165,6 @@ def softmax(logits: Array) -> Floats:
     weights = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True))
     result: Floats = weights / weights.sum(axis=-1, keepdims=True)
     return result
-
-
-def image_name(image: Picture, number: int) -> str:
-    """What an error calls a picture: its path, or its number from 0."""
-    return f"{image}" if isinstance(image, str | os.PathLike) else f"picture {number}"
 
 
 def encoded(image: Picture) -> bytes:

@@ -74,8 +74,18 @@ class Sketch:
 
     def drift(self, what: str, reference: Counts) -> Drift:
         """How far something is from a reference; NaN of fewer than :data:`LEAST`, or of none."""
-        counts = self.counts[what]
-        return _drift(counts, reference, BINS[what]) if counts.sum() >= LEAST else _NONE
+        counts, edges = self.counts[what], BINS[what]
+        if counts.sum() < LEAST or not reference.sum():
+            return Drift(np.nan, np.nan)
+        empty = reference == 0
+        expected = reference / reference.sum() * (1 - _HELD_OUT * empty.any())
+        expected[empty] = _HELD_OUT / max(1, empty.sum())
+        share = counts / counts.sum()
+        there = share > 0
+        divergence = float((share[there] * np.log(share[there] / expected[there])).sum())
+        now, before = (_quantiles(each, edges) for each in (counts, reference))
+        across = before[-1] - before[0] or abs(before[len(before) // 2]) or 1.0
+        return Drift(divergence, float(np.abs(now - before).max() / across))
 
     def write(self, folder: Path) -> None:
         """Write the counts into an export."""
@@ -86,23 +96,6 @@ class Sketch:
 def brightness(pixels: Floats) -> float:
     """The mean of a picture that a model reads as (3, S, S), from 0 to 255."""
     return 255 * float((pixels.mean((1, 2)) * STD + MEAN).mean())
-
-
-_NONE = Drift(np.nan, np.nan)
-
-
-def _drift(counts: Counts, reference: Counts, edges: tuple[float, ...]) -> Drift:
-    if not reference.sum():
-        return _NONE
-    empty = reference == 0
-    expected = reference / reference.sum() * (1 - _HELD_OUT * empty.any())
-    expected[empty] = _HELD_OUT / max(1, empty.sum())
-    share = counts / counts.sum()
-    there = share > 0
-    divergence = float((share[there] * np.log(share[there] / expected[there])).sum())
-    now, before = (_quantiles(each, edges) for each in (counts, reference))
-    across = before[-1] - before[0] or abs(before[len(before) // 2]) or 1.0
-    return Drift(divergence, float(np.abs(now - before).max() / across))
 
 
 def _quantiles(counts: Counts, edges: tuple[float, ...]) -> Counts:

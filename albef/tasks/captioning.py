@@ -97,8 +97,7 @@ class Task(RunTask):
             seen = torch.ones(image_states.shape[:2], device=device)
             truths = [[clean_caption(text, MAX_WORDS) for text in row.captions] for row in rows]
             flat = [text for texts in truths for text in texts]
-            encoded = tokenizer.encode(flat, self.config.max_tokens, end=True)
-            ids, mask = (torch.from_numpy(part).to(device) for part in encoded)
+            ids, mask = self.encode(flat, self.config.max_tokens, end=True)
             owner = torch.tensor(
                 [i for i, texts in enumerate(truths) for _ in texts], device=device
             )

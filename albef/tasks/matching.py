@@ -17,7 +17,7 @@ from albef.config import Section, fixed
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
-from albef.losses.itc import contrast, equal_ids, same_image_targets
+from albef.losses.itc import contrast, equal_ids, one_hot_targets, same_image_targets
 from albef.losses.itm import itm_loss
 from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
@@ -138,17 +138,12 @@ class MatchingTask(Task):
         self.model_m = MomentumTwin(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
         if self.config.exchanged:
-            self.add_exchanges()
-
-    def add_exchanges(self) -> None:
-        """Have ITM's negatives be texts with words exchanged."""
-        own = torch.arange(self.tokenizer.vocab_size)
-        other = []
-        for ids in group_ids(self.config.exchanged, self.tokenizer, "exchanged"):
-            for by in range(1, len(ids)):
-                other.append(own.clone())
-                other[-1][ids] = torch.tensor(ids[by:] + ids[:by])
-        self.register_buffer("exchanges", torch.stack(other), persistent=False)
+            exchanges = []
+            for group in group_ids(self.config.exchanged, self.tokenizer, "exchanged"):
+                for by in range(1, len(group)):
+                    exchanges.append(torch.arange(self.tokenizer.vocab_size))
+                    exchanges[-1][group] = torch.tensor(group[by:] + group[:by])
+            self.register_buffer("exchanges", torch.stack(exchanges), persistent=False)
 
     def exchange(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Texts (B, L) with the words of a random group exchanged, and (B,) in which any is."""
@@ -166,37 +161,42 @@ class MatchingTask(Task):
 
     def match(
         self,
+        batch: Batch,
         image_states: Tensor,
         text_states: Tensor,
-        ids: Tensor,
-        text_mask: Tensor,
         feats_m: tuple[Tensor, Tensor],
-        targets: Tensor,
+        pair_id: Tensor | None,
         alpha: float,
-        barred: Tensor,
+        queued: int | None = None,
     ) -> Matched:
         """ITC to the twin's features of the batch and the queue, ITM with drawn negatives, and
         word-patch alignment of the batch.
 
         Args:
+            batch: ``ids`` and ``text_mask`` (B, L) of the texts.
             image_states: (B, N, D) of the student.
             text_states: (B, L, D) of the student.
-            ids: (B, L) of the texts.
-            text_mask: (B, L).
             feats_m: ``image_feat`` and ``text_feat`` of the twin, (B, E) each.
-            targets: (B, B + Q) of ITC, before the twin softens them; the first Q of the queue
-                are candidates.
-            alpha: weight of the twin in them.
-            barred: (B, B) bool; true where two entries are no negatives of each other.
+            pair_id: (B,) or (B, n); pairs with an equal one are each other's positives. None
+                leaves each its own.
+            alpha: weight of the twin in ITC's targets.
+            queued: how many of the queue are candidates, the first ones; None means all.
         """
-        model, size = self.model, len(text_mask)
-        queued = targets.shape[1] - size
+        model, text_mask, queue = self.model, batch["text_mask"], self.queue
+        size, device = len(text_mask), text_mask.device
+        queued_ids = queue.ids[:queued]
+        if pair_id is None:
+            targets = one_hot_targets(size, size + len(queued_ids), device)
+            barred = torch.eye(size, dtype=torch.bool, device=device)
+        else:
+            targets = same_image_targets(pair_id, queued_ids)
+            barred = equal_ids(pair_id, pair_id)
         itc = contrast(
             model.image_feat(image_states),
             model.text_feat(text_states),
             *feats_m,
-            self.queue.image[:queued],
-            self.queue.text[:queued],
+            queue.image[:queued],
+            queue.text[:queued],
             self.temperature,
             targets,
             alpha,
@@ -205,8 +205,8 @@ class MatchingTask(Task):
         weight = 1.0 if self.config.hard_negatives else 0.0  # equal similarities draw uniformly
         false_texts = None
         if self.config.exchanged:
-            other, exchanged = self.exchange(ids)
-            taken = exchanged & (torch.rand(size, device=ids.device) < 0.5)
+            other, exchanged = self.exchange(batch["ids"])
+            taken = exchanged & (torch.rand(size, device=device) < 0.5)
             false_texts = model.encode_text(other, text_mask), taken
         pairs = match_pairs(
             model,
@@ -228,6 +228,8 @@ class MatchingTask(Task):
             "image_feat_m": feats_m[0],
             "text_feat_m": feats_m[1],
         }
+        if pair_id is not None:
+            outputs["pair_id"] = pair_id
         if false_texts:
             outputs["exchanged"] = false_texts[1].float().mean()
         loss = itm + (itc.loss if self.itc else 0)
@@ -293,22 +295,14 @@ class PairTask(MatchingTask, RunTask):
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The two losses of a micro-batch of B pairs, and the twin's features."""
         model, twin = self.model, self.model_m.model
-        mask, ids = batch["text_mask"], batch["image_id"]
+        mask, pair_id = batch["text_mask"], batch["image_id"]
         if "text_id" in batch:
-            ids = torch.stack([ids, batch["text_id"]], dim=1)
+            pair_id = torch.stack([pair_id, batch["text_id"]], dim=1)
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
         with torch.no_grad():
             image_feat_m = twin.image_feat(twin.encode_image(batch["image"]))
             text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
-        matched = self.match(
-            image_states,
-            text_states,
-            batch["ids"],
-            mask,
-            (image_feat_m, text_feat_m),
-            same_image_targets(ids, self.queue.ids),
-            fixed(self.config.alpha) * ramp(epoch),
-            barred=equal_ids(ids, ids),
-        )
-        return {"loss": matched.loss, **matched.outputs, "pair_id": ids}
+        feats_m, alpha = (image_feat_m, text_feat_m), fixed(self.config.alpha) * ramp(epoch)
+        matched = self.match(batch, image_states, text_states, feats_m, pair_id, alpha)
+        return {"loss": matched.loss, **matched.outputs}

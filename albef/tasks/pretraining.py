@@ -13,7 +13,6 @@ from albef.config import Section
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
-from albef.losses.itc import equal_ids, one_hot_targets, same_image_targets
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.models.albef import ModelConfig
 from albef.models.momentum import MomentumTwin
@@ -164,23 +163,14 @@ class Task(RankingTask):
             image_states_m = twin.encode_image(batch["image"])
             text_states_m, masked_states_m = twin.encode_text(both_ids, both_mask).split(size)
             feats_m = twin.image_feat(image_states_m), twin.text_feat(text_states_m)
-        queued = config.queue_size if epoch >= config.queue_from else 0
-        targets = one_hot_targets(size, size + queued, mask.device)
-        barred = torch.eye(size, dtype=torch.bool, device=mask.device)
-        enqueued = {}
-        if config.equal_texts:
-            ids = enqueued["pair_id"] = batch["text_id"]
-            targets = same_image_targets(ids, self.queue.ids[:queued])
-            barred = equal_ids(ids, ids)
         matched = self.match(
+            batch,
             image_states,
             text_states,
-            batch["ids"],
-            mask,
             feats_m,
-            targets,
+            batch.get("text_id"),
             config.alpha_itc * ramp(epoch),
-            barred,
+            queued=config.queue_size if epoch >= config.queue_from else 0,
         )
 
         labels = batch["mlm_labels"].flatten()
@@ -195,4 +185,4 @@ class Task(RankingTask):
                 table_m = twin.text_encoder.embeddings.word_embeddings.weight
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
-        return {"loss": matched.loss + mlm, **matched.outputs, **enqueued, "mlm": mlm.detach()}
+        return {"loss": matched.loss + mlm, **matched.outputs, "mlm": mlm.detach()}

@@ -120,12 +120,7 @@ class RankingTask(MatchingTask):
             "probability": best.tolist(),
         }
 
-    def _predict_exported(
-        self,
-        model: "Model",
-        records: Records,
-        batch_size: int,
-    ) -> Table:
+    def _predict_exported(self, model: "Model", records: Records, batch_size: int) -> Table:
         rows, encoded = [], []
         for row_batch, _ in self.read(records, batch_size, model):
             rows += [replace(row, image=b"") for row in row_batch]

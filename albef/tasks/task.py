@@ -11,9 +11,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -21,7 +20,16 @@ from torch import Tensor, nn
 from albef.config import Section, Tunable
 from albef.data.record import Record
 from albef.distributed import world
-from albef.loading.reading import Batch, Pairs, Records, pictures, read_batch, shared, to_device
+from albef.loading.reading import (
+    Batch,
+    Collate,
+    Pairs,
+    Records,
+    pictures,
+    read_batch,
+    shared,
+    to_device,
+)
 from albef.loading.workers import ahead
 from albef.models.albef import ModelConfig
 from albef.models.kernels import Precision
@@ -138,13 +146,6 @@ class TwinConfig(RunConfig):
     """Weight of the twin in the targets."""
     momentum: float = 0.995
     """Share of the twin that stays at each step."""
-
-
-class Collate(Protocol):
-    """Turns records into a batch; runs in data workers, so it holds no model."""
-
-    def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """Decode, augment, tokenise and stack."""
 
 
 Table = dict[str, list[Any]]
@@ -296,7 +297,13 @@ class Task(nn.Module, ABC):
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
         cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
-        ids, mask = self.tokenizer.encode(cleaned, self.config.max_tokens)
+        return self.encode(cleaned, self.config.max_tokens)
+
+    def encode(
+        self, texts: Sequence[str], max_tokens: int, *, end: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Texts as they are, tokenised: ids and mask (T, L), on the model's device."""
+        ids, mask = self.tokenizer.encode(texts, max_tokens, end=end)
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
 
 

@@ -11,11 +11,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.loading.reading import Batch, Records
-from albef.losses.itm import hard_negatives
+from albef.losses.itm import hard_negatives, itm_loss
 from albef.models.albef import ALBEF, PairALBEF
 from albef.preprocessing.transforms import Transform
 from albef.tasks.classification import ClassTask, RecordError
@@ -99,9 +98,8 @@ class Task(ClassTask):
         both = states.index_select(0, torch.cat([pairs.first, pairs.second]))
         text_states = model.encode_text(batch["ids"], batch["text_mask"])
         image = model.fusion_encoder.image_key_values(both)
-        logits = self.head(model.fused_cls(text_states, batch["text_mask"], image)).float()
-        losses = F.cross_entropy(logits, pairs.label, reduction="none")
-        return {"loss": (losses * pairs.valid).sum() / pairs.valid.sum().clamp(min=1)}
+        logits = self.head(model.fused_cls(text_states, batch["text_mask"], image))
+        return {"loss": itm_loss(logits, pairs.label, pairs.valid)}
 
     def questions(self, records: Records) -> "Questions":
         """Each record with its first caption and two pictures of the split."""

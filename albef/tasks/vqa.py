@@ -211,7 +211,7 @@ class Task(RunTask):
     def _logits(self, model: ALBEF, decoder: AnswerDecoder, batch: Batch) -> Tensor:
         """Logits (A, L, V) of all answers."""
         owner, mask = batch["answer_owner"], batch["text_mask"]
-        fused = fuse(model, batch["image"], batch["ids"], mask)
+        fused = fuse(model, model.encode_image(batch["image"]), batch["ids"], mask)
         question = decoder.question_key_values(fused)
         if len(owner) != len(fused):
             question = select(question, owner)
@@ -227,12 +227,10 @@ class Task(RunTask):
             questions: as they are asked.
             which: (B,) the image that each question is about.
         """
-        config, tokenizer = self.config, self.tokenizer
+        config, tokenizer, longest = self.config, self.tokenizer, self.sizes.text.max_positions
         cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
-        ids, mask = self._encode(cleaned)
-        states = self.model.encode_image(images)[which]
-        image = self.model.fusion_encoder.image_key_values(states)
-        fused = self.model.fuse(self.model.encode_text(ids, mask), mask, image)
+        ids, mask = self.encode(cleaned, longest)
+        fused = fuse(self.model, self.model.encode_image(images)[which], ids, mask)
         if config.answering == "generate":
             written, score = generate(
                 self.answer_decoder,
@@ -245,19 +243,12 @@ class Task(RunTask):
             texts = [tokenizer.decode(row) for row in written.tolist()]
             shares = score.exp().tolist()
             return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
-        places, ranked = rank(
-            self.answer_decoder, fused, mask, *self._encode(self.answers, end=True), config.answer_k
-        )
+        answers = self.encode(self.answers, longest, end=True)
+        places, ranked = rank(self.answer_decoder, fused, mask, *answers, config.answer_k)
         return [
             [Answer(self.answers[place], share) for place, share in zip(*best, strict=True)]
             for best in zip(places.tolist(), ranked.tolist(), strict=True)
         ]
-
-    def _encode(self, texts: Sequence[str], *, end: bool = False) -> tuple[Tensor, Tensor]:
-        """Ids and mask on the model's device."""
-        encoded = self.tokenizer.encode(texts, self.sizes.text.max_positions, end=end)
-        ids, mask = (torch.from_numpy(part).to(self.device) for part in encoded)
-        return ids, mask
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A row for each question, in order.
@@ -326,9 +317,9 @@ class Task(RunTask):
         return next(iter(_answers(record)), None)
 
 
-def fuse(model: ALBEF, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """``fused_states`` (B, L, D) of images (B, 3, H, W) and questions (B, L)."""
-    image = model.fusion_encoder.image_key_values(model.encode_image(images))
+def fuse(model: ALBEF, image_states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """``fused_states`` (B, L, D) of images with their states (B, N, D) and questions (B, L)."""
+    image = model.fusion_encoder.image_key_values(image_states)
     return model.fuse(model.encode_text(ids, mask), mask, image)
 
 

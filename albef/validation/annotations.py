@@ -32,10 +32,9 @@ def annotations(index: pa.Table) -> pd.DataFrame:
         What a record does not have is null; so is what no record of its split has, unless that is
         the training split, where ``label`` is then "", ``answers`` 0 and ``box`` ``missing``.
     """
-    frame = pd.DataFrame(
-        [row for batch in _batches(index) for row in _rows(batch)],
-        columns=["own", "label", "answers", "box", "proposed"],
-    )
+    batches = index.select(["meta", "width", "height"]).to_batches(max_chunksize=_ROWS)
+    rows = [row for batch in batches for row in _rows(batch)]
+    frame = pd.DataFrame(rows, columns=["own", "label", "answers", "box", "proposed"])
     frame["source"] = index["source"].to_pandas()
     frame["split"] = index["split"].to_pandas()
     if "more" in index.column_names:
@@ -56,18 +55,12 @@ def annotations(index: pa.Table) -> pd.DataFrame:
     return frame[["kind", "label", "answers", "box", "proposed"]]
 
 
-def _batches(index: pa.Table) -> Iterator[pa.RecordBatch]:
-    columns = index.select(["meta", "width", "height"])
-    yield from columns.to_batches(max_chunksize=_ROWS)
-
-
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
     """Kind and annotations of each record by itself."""
     annotated = pc.match_substring_regex(batch["meta"], _FIELDS).to_pylist()
-    metas = batch["meta"].to_pylist()
-    sizes = zip(batch["width"].to_pylist(), batch["height"].to_pylist(), strict=True)
-    for has, text, size in zip(annotated, metas, sizes, strict=True):
-        yield _annotated(json.loads(text), size) if has else _NOTHING
+    columns = (column.to_pylist() for column in batch.columns)
+    for has, meta, width, height in zip(annotated, *columns, strict=True):
+        yield _annotated(json.loads(meta), (width, height)) if has else _NOTHING
 
 
 _NOTHING = ("captions", None, None, None, None)
@@ -98,11 +91,11 @@ def _located(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[str | None
     if box is None:
         return None, None
     proposals = proposals if isinstance(proposals, list) else []
-    within = all(_within(one, size) for one in [box, *proposals])
+    within = "within" if all(_within(one, size) for one in [box, *proposals]) else "outside"
     if not proposals:
-        return "within" if within else "outside", None
+        return within, None
     right = any(is_box(one) and iou(one, box) >= RIGHT for one in proposals if is_box(box))
-    return "within" if within else "outside", "yes" if right else "no"
+    return within, "yes" if right else "no"
 
 
 def _within(box: Any, size: tuple[int, int]) -> bool:

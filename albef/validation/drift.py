@@ -41,31 +41,22 @@ def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _expected(part: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    for own in part["numbers"]:
+    for own in (*part["numbers"], *part["categories"]):
+        by, holdout = ("bins", "internal") if "bins" in own else ("values", "tail")
+        whole = sum(own["counts"])
+        weights = [count / whole for count in own["counts"]]
         meta = {"table": own["table"], "what": own["what"]}
-        partition = {"bins": own["bins"], "weights": _weights(own["counts"])}
-        column = {"column": own["column"]}
-        yield DIVERGENCE, {**column, **_diverged(partition, "internal_weight_holdout")}, meta
-        ranges = [[value, value] for value in own["quantiles"]]
-        quantiles = {"quantiles": list(QUANTILES), "value_ranges": ranges}
-        yield SHIFT, {**column, "quantile_ranges": quantiles}, meta
-    for own in part["categories"]:
-        meta = {"table": own["table"], "what": own["what"]}
-        partition = {"values": own["values"], "weights": _weights(own["counts"])}
-        yield DIVERGENCE, {"column": "value", **_diverged(partition, "tail_weight_holdout")}, meta
-
-
-def _weights(counts: list[int]) -> list[float]:
-    whole = sum(counts)
-    return [count / whole for count in counts]
-
-
-def _diverged(partition: dict[str, Any], holdout: str) -> dict[str, Any]:
-    return {
-        "partition_object": partition,
-        "threshold": {"$PARAMETER": "divergence"},
-        holdout: _HELD_OUT,
-    }
+        column = {"column": own.get("column", "value")}
+        divergence = {
+            "partition_object": {by: own[by], "weights": weights},
+            "threshold": {"$PARAMETER": "divergence"},
+            f"{holdout}_weight_holdout": _HELD_OUT,
+        }
+        yield DIVERGENCE, column | divergence, meta
+        if "quantiles" in own:
+            ranges = [[value, value] for value in own["quantiles"]]
+            quantiles = {"quantiles": list(QUANTILES), "value_ranges": ranges}
+            yield SHIFT, column | {"quantile_ranges": quantiles}, meta
 
 
 def accepted_suite(profile: Mapping[str, Any]) -> str:
@@ -145,8 +136,7 @@ class _Distribution:
 
     @property
     def part(self) -> str:
-        part: str = self.item["meta"]["part"]
-        return part
+        return str(self.item["meta"]["part"])
 
     @property
     def measure(self) -> str:

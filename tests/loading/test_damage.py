@@ -1,6 +1,7 @@
 """Damage in training: counted, replaced by a stated rule, and stopped beyond a set share."""
 
 import contextlib
+import functools
 import logging
 import tarfile
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from albef.data.image_decoding import decode
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
-from albef.loading.loader import Batch, Loader
+from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
+from albef.loading.reading import Batch
 from tests.data import toy
 
 COUNT = 24
@@ -117,14 +119,11 @@ def test_no_damage_of_a_shard_is_anything_but_told(
 def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     for record in records:
         decode(record.image, record.key)
-    return {
-        "id": torch.tensor([record.image_id for record in records]),
-        "drawn": torch.from_numpy(rng.random(2)),
-    }
+    return {"id": torch.tensor([record.image_id for record in records])}
 
 
-def taking(records: float, shards: float = 0.0, window: int | None = None) -> Reading:
-    return Reading(window=window, max_damaged_records=records, max_damaged_shards=shards)
+taking = functools.partial(Reading, None)
+"""With a share of damaged records, and one of damaged shards."""
 
 
 def ids(loader: Loader, start: int = 0, epochs: int = 2) -> list[list[int]]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
-from albef.loading.loader import Batch, Loader
+from albef.loading.loader import Loader
+from albef.loading.reading import Batch
 from albef.preprocessing.transforms import AugmentConfig, Train
 from tests.data import toy
 

@@ -19,8 +19,9 @@ from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
 from albef.data.store import Store, Stored
-from albef.loading.loader import Batch, Loader
+from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
+from albef.loading.reading import Batch
 from albef.loading.sampler import Mixture, Sampler
 from albef.tasks.pretraining import Config
 from tests.data import toy
@@ -46,10 +47,6 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     return {"id": torch.tensor([record.image_id for record in records])}
 
 
-def reading(window: int | None) -> Reading:
-    return Reading(window=window, max_damaged_records=0, max_damaged_shards=0)
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     window=st.integers(1, 12),
@@ -68,7 +65,7 @@ def test_every_record_once_for_any_number_of_processes(
 
     def steps(rank: int, among: int, first: int = 0) -> list[list[list[int]]]:
         one = Loader(
-            split, collate, size, micro, seed, 0, (rank, among), pooled, weights, reading(window)
+            split, collate, size, micro, seed, 0, (rank, among), pooled, weights, Reading(window)
         )
         return [[m["id"].tolist() for m in step] for step in one.batches(first, 4)]
 
@@ -87,7 +84,7 @@ def test_every_record_once_for_any_number_of_processes(
 def test_a_window_is_left_before_the_next_one_begins(folder: Path, window: int, seed: int) -> None:
     split = shards(folder)
     names = split.shard_names.to_pylist()
-    one = Loader(split, collate, 1, 1, seed, 0, reading=reading(window))
+    one = Loader(split, collate, 1, 1, seed, 0, reading=Reading(window))
     shown = [names[micro["id"].item()] for (micro,) in one.batches(0, COUNT)]
     last = {name: place for place, name in enumerate(shown)}
     opened = sorted(last, key=shown.index)
@@ -100,7 +97,7 @@ def test_a_window_of_all_shards_is_none(folder: Path) -> None:
     split = shards(folder)
     orders = []
     for window in (None, 10, 11, 3):
-        one = Loader(split, collate, 4, 4, 5, 0, reading=reading(window))
+        one = Loader(split, collate, 4, 4, 5, 0, reading=Reading(window))
         orders.append([m["id"].tolist() for step in one.batches(0, 30) for m in step])
     assert orders[0] == orders[1] == orders[2] != orders[3]
 
@@ -108,7 +105,7 @@ def test_a_window_of_all_shards_is_none(folder: Path) -> None:
 def test_weights_are_kept_in_windows(folder: Path) -> None:
     split = shards(folder)
     weights = {"a": 2.0, "b": 0.5}
-    one = Loader(split, collate, 1, 1, 5, 0, weights=weights, reading=reading(2))
+    one = Loader(split, collate, 1, 1, 5, 0, weights=weights, reading=Reading(2))
     shown = [m["id"].item() for (m,) in one.batches(0, one.steps_per_epoch)]
     assert Counter(split.sources.take(shown).to_pylist()) == {"a": 80, "b": 10}
     visits = split.shard_names.take(shown).to_pylist()
@@ -131,11 +128,11 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
         get(self, shard, path)
 
     monkeypatch.setattr(Store, "get", counting)
-    plain = Loader(shards(folder), collate, 1, 1, 5, 0, reading=reading(2))
+    plain = Loader(shards(folder), collate, 1, 1, 5, 0, reading=Reading(2))
     expected = [m["id"].item() for step in plain.batches(0, 2 * COUNT) for m in step]
     log.unlink(missing_ok=True)
     split = shards(folder, limit=4 * 2**20, name=f"small-{workers}")
-    one = Loader(split, collate, 1, 1, 5, workers, reading=reading(2))
+    one = Loader(split, collate, 1, 1, 5, workers, reading=Reading(2))
     assert [m["id"].item() for step in one.batches(0, 2 * COUNT) for m in step] == expected
     assert split.files.cache is not None
     kept = [path.stat().st_size for path in split.files.cache.folder.iterdir()]
@@ -157,9 +154,9 @@ def test_what_the_cache_cannot_hold_is_said_before(
 ) -> None:
     split = shards(folder, limit=4 * 2**20)
     with pytest.raises(ShardError, match=said):
-        Loader(split, collate, 4, 4, 5, 0, reading=reading(window))
+        Loader(split, collate, 4, 4, 5, 0, reading=Reading(window))
     with pytest.raises(ShardError, match=r"GiB, more than runtime\.cache_gb \S+: raise runtime"):
-        Loader(shards(folder, limit=2**20), collate, 4, 4, 5, 0, reading=reading(1))
+        Loader(shards(folder, limit=2**20), collate, 4, 4, 5, 0, reading=Reading(1))
 
 
 SOURCES = ["coco"] * 7 + ["web"] * 16

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.losses.distill import ramp, soft_targets
+from albef.losses.distill import soft_targets
 from albef.losses.itc import (
     contrast,
     one_hot_targets,
@@ -143,7 +143,3 @@ def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_a
     query[:, :, 0], query[2, :, 2:], key[:, :, 0] = 9.0, 9.0, 9.0
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
-
-
-def test_the_ramp_rises_over_the_first_epoch() -> None:
-    assert [ramp(epoch) for epoch in (0, 0.25, 1, 9)] == [0, 0.25, 1, 1]

@@ -90,5 +90,3 @@ def test_a_layer_that_is_not_there_is_named(original: tuple[ALBEF, nn.Linear, fl
     model, head, _ = original
     with pytest.raises(ValueError, match="layer 2: the fusion encoder has layers 0 to 1"):
         itm_maps(model, head, encoded(model)[0], MASK, encoded(model)[1], 2)
-    with pytest.raises(ValueError, match="block 3: the image encoder has blocks 0 to 2"):
-        itc_maps(model, FIXTURE["inputs/image"], torch.zeros(3, 16), 1.0, 3)

@@ -3,17 +3,11 @@
 import pytest
 import torch
 
-from albef.models.bert import width_scale
 from albef.models.fusion import FusionEncoder
 from albef.models.momentum import MomentumTwin
 from albef.models.text import TextEncoder
 from albef.models.vision import ImageConfig, ImageEncoder, sine_positions
 from tests.conftest import tiny_model
-
-
-def test_a_layer_starts_at_berts_deviation_at_its_width() -> None:
-    assert width_scale(768) == 1.0
-    assert width_scale(192) == 2.0
 
 
 @pytest.mark.parametrize("width", [48, 192])

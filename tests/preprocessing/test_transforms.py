@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from albef.loading.reading import to_device
 from albef.preprocessing import transforms
 from albef.preprocessing.transforms import AugmentConfig, Evaluate, Train
 from tests.data import toy
+from tests.ingest.bad_rows import png_header
 
 SIDE = 32
 
@@ -281,25 +280,15 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decode(image).mode == "RGB"
 
 
-def _png_header(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(name + data)
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rest = chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + rest
-
-
 @pytest.mark.parametrize("size", [(8193, 8193), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_a_header_that_claims_too_much_is_refused_before_decoding(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="image of row-7"):
-        decode(_png_header(*size), "row-7")
+        decode(png_header(*size), "row-7")
 
 
 @pytest.mark.parametrize(
     "image",
-    [b"", b"no picture", toy.picture(1)[:60], toy.picture(1)[:-40], _png_header(0, 5)],
+    [b"", b"no picture", toy.picture(1)[:60], toy.picture(1)[:-40], png_header(0, 5)],
 )
 def test_a_damaged_picture_is_named(image: bytes) -> None:
     with pytest.raises(ImageError, match="the image of row-7 cannot be decoded"):

@@ -1,0 +1,17 @@
+"""What the tests of several kinds share."""
+
+from typing import Any
+
+import pytest
+
+
+def results(patch: pytest.MonkeyPatch, module: Any, name: str) -> list[Any]:
+    """What a function of a module gives from now on, call by call."""
+    found, function = [], getattr(module, name)
+
+    def call(*given: Any) -> Any:
+        found.append(function(*given))
+        return found[-1]
+
+    patch.setattr(module, name, call)
+    return found

@@ -25,6 +25,7 @@ from albef.tasks.classification import RecordError
 from tests import original
 from tests.conftest import CAPTIONS, tiny_model
 from tests.data import toy
+from tests.tasks.test_pretraining_parity import config as pretraining_config
 
 SURGERY = json.loads((Path(__file__).parents[1] / "fixtures" / "surgery.json").read_text())
 KINDS = [entailment, nlvr2]
@@ -68,15 +69,7 @@ def pretrained(depth: int = 4, fusion_depth: int = 2) -> Checkpoint:
     sizes = tiny_model()
     text = sizes.text.model_copy(update={"depth": depth, "fusion_depth": fusion_depth})
     sizes = sizes.model_copy(update={"text": text})
-    values = {
-        "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
-        "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02, "schedule": "cosine",
-        "dataset": "x", "itc": True, "hard_negatives": True,
-        "alpha_itc": 0.4, "alpha_mlm": 0.4, "mlm_probability": 0.15, "queue_size": 8,
-        "queue_from": 0, "momentum": 0.9, "temperature": 0.07, "max_tokens": 12,
-        "tokenizer": {"source": "corpus", "vocab_size": 80}, "model": sizes.model_dump(),
-    }  # fmt: skip
-    config = validate(pretraining.Config, values, where="test")
+    config = pretraining_config(0.4).model_copy(update={"model": sizes})
     task = pretraining.Task(config, TextTokenizer.train(CAPTIONS, 80))
     generator = torch.Generator().manual_seed(0)
     tensors = {

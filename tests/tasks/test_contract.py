@@ -28,6 +28,7 @@ from albef.tasks import pretraining
 from albef.tasks.task import RunConfig, RunTask
 from albef.training.optim import adamw
 from tests import waits
+from tests.conftest import save_task
 
 ROOT = Path(__file__).parents[2]
 SMOKE: dict[str, Any] = read_preset(ROOT / "presets/smoke.yaml")
@@ -52,8 +53,16 @@ def kinds() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets as they are asked for, and models, which start with a pre-trained one."""
-    here = tmp_path_factory.mktemp("contract")
-    save(here, "pretraining", "pretrained", pretrained())
+    here, task = tmp_path_factory.mktemp("contract"), pretrained()
+    save_checkpoint(
+        here / "pretrained",
+        kind="pretraining",
+        model=task.sizes,
+        tensors=task.state_dict(),
+        tokenizer=task.tokenizer,
+        values=task.config.model_dump(),
+        provenance={},
+    )
     return here
 
 
@@ -63,19 +72,6 @@ def pretrained() -> pretraining.Task:
     words = ["a squid left of two apples", "three frogs above a key", "how many are there yes no"]
     torch.manual_seed(0)
     return pretraining.Task(config, TextTokenizer.train(words, 90))
-
-
-def save(folder: Path, kind: str, name: str, task: Any) -> None:
-    save_checkpoint(
-        folder / name,
-        kind=kind,
-        model=task.config.model if kind == "pretraining" else task.sizes,
-        tensors=task.state_dict(),
-        tokenizer=task.tokenizer,
-        values=task.config.model_dump(),
-        provenance={},
-        facts=task.facts() if kind != "pretraining" else None,
-    )
 
 
 def data(folder: Path, name: str) -> Path:
@@ -97,7 +93,7 @@ def start(folder: Path, run: str) -> Any:
     module = importlib.import_module(f"albef.tasks.{entry['kind']}")
     config = validate(module.Config, entry, where="contract")
     if not (folder / config.init).exists():
-        save(folder, RUNS[config.init]["kind"], config.init, start(folder, config.init))
+        save_task(start(folder, config.init), folder / config.init)
     torch.manual_seed(0)
     task = module.Task.start(config, load_checkpoint(folder / config.init))
     task.prepare(Shards(data(folder, config.dataset), "train"))
@@ -166,8 +162,7 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     assert task.primary in chance
     assert set(chance) <= set(metrics)
 
-    save(folder, config.kind, f"{run}-saved", task)
-    checkpoint = load_checkpoint(folder / f"{run}-saved")
+    checkpoint = load_checkpoint(save_task(task, folder / f"{run}-saved"))
     json.dumps(task.facts())
     restored = type(task).restore(config, checkpoint).eval()
     assert restored.predict(split, 7) == table

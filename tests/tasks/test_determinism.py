@@ -20,7 +20,7 @@ from tests.conftest import CAPTIONS, NEEDS_CUDA
 from tests.data import toy
 
 ROOT = Path(__file__).parents[2]
-BATCH = 16
+BATCH = 8
 AUGMENT = {"flip": False, "crop": [0.8, 1.0], "randaugment": 0}
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from albef.data.record import Record
 from albef.loading.reading import pictures
 from albef.models.gradcam import itc_maps, itm_maps
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
+from tests.data import toy
 
 PROPOSALS = [[0, 0, 20, 12], [20, 0, 20, 12], [0, 12, 20, 12], [20, 12, 20, 12], [1, 1, 19, 11]]
 
@@ -21,15 +23,9 @@ def record(number: int, **meta: Any) -> Record:
     noise = rng.integers(0, 256, (6, 10, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((40, 24)).save(buffer, "PNG")
-    return Record(
-        key=f"r{number}",
-        image=buffer.getvalue(),
-        captions=(CAPTIONS[number % 4],),
-        image_id=number,
-        split="test",
-        source="tests",
-        meta={"box": [0, 0, 20, 12], "proposals": PROPOSALS} | meta,
-    )
+    meta = {"box": [0, 0, 20, 12], "proposals": PROPOSALS} | meta
+    captions, image = (CAPTIONS[number % 4],), buffer.getvalue()
+    return toy.record(number, key=f"r{number}", image=image, captions=captions, meta=meta)
 
 
 RECORDS = [record(i, type=("name", "relation")[i % 2]) for i in range(7)]
@@ -130,7 +126,7 @@ def test_a_map_without_heat_chooses_nothing() -> None:
 def test_training_needs_no_boxes() -> None:
     made = tiny_task("grounding").train()
     collate = made.collate(lambda image, rng, key="": made.resize(image, key))
-    plain = [Record(r.key, r.image, r.captions, r.image_id, "train", "x") for r in RECORDS[:4]]
+    plain = [replace(record, meta={}) for record in RECORDS[:4]]
     assert made(collate(plain, np.random.default_rng(0)), epoch=0.0)["loss"].isfinite()
 
 
@@ -146,8 +142,7 @@ def test_training_needs_no_boxes() -> None:
 def test_records_that_cannot_be_grounded_are_named(
     meta: dict[str, Any], captions: tuple[str, ...], message: str
 ) -> None:
-    good = record(1, **meta)
-    bad = Record(good.key, good.image, captions, 1, "test", "x", good.meta)
+    bad = replace(record(1, **meta), captions=captions)
     with pytest.raises(ValueError, match=message):
         tiny_task("grounding").predict([bad], 1)
 

@@ -1,7 +1,6 @@
 """The fast step against the plain one: equal numbers, fewer operations."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,13 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from albef.config import read_preset, validate
 from albef.loading.reading import Batch
 from albef.losses.mlm import IGNORED
-from albef.models.matching import Matches, match_pairs
+from albef.models.matching import Matches
 from albef.preprocessing.transforms import Evaluate
 from albef.tasks import matching, pretraining
 from albef.tasks.pretraining import Task
 from albef.training.optim import adamw
 from tests.original import vocabulary
 from tests.reference import pretraining as plain
+from tests.tasks import results
 from tests.tasks.test_pretraining_parity import config
 
 PRESET = Path(__file__).parents[2] / "presets/paper-4m.yaml"
@@ -46,14 +46,7 @@ def batch(size: int, side: int, length: int, vocab: int, masked: int) -> Batch:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Matches]:
     """What the fast step draws, step by step."""
-    found: list[Matches] = []
-
-    def seen(*args: Any) -> Matches:
-        found.append(match_pairs(*args))
-        return found[-1]
-
-    monkeypatch.setattr(matching, "match_pairs", seen)
-    return found
+    return results(monkeypatch, matching, "match_pairs")
 
 
 def tasks() -> tuple[Task, Task]:

@@ -20,24 +20,11 @@ def config(alpha: float) -> Config:
     return validate(
         Config,
         {
-            "epochs": 1, "global_batch_size": 4, "micro_batch_size": 4, "precision": "float32",
-            "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 0, "weight_decay": 0.02,
-            "schedule": "cosine", "dataset": "x", "itc": True,
-            "hard_negatives": True,
-            "alpha_itc": alpha, "alpha_mlm": alpha, "mlm_probability": 0.15, "queue_size": 16,
-            "queue_from": 0,
-            "momentum": 0.995, "temperature": 0.2, "max_tokens": 25,
+            "epochs": 1, "global_batch_size": 4, "precision": "float32", "lr": 1e-3, "min_lr": 0.0,
+            "warmup_steps": 0, "dataset": "x", "alpha_itc": alpha, "alpha_mlm": alpha,
+            "queue_size": 16, "temperature": 0.2,
             "tokenizer": {"source": "corpus", "vocab_size": 211},
-            "model": {
-                "image": {
-                    "image_size": 48, "patch_size": 16, "width": 48, "depth": 3, "heads": 3
-                },
-                "text": {
-                    "width": 32, "depth": 4, "fusion_depth": 2, "heads": 4, "intermediate": 64,
-                    "max_positions": 40, "dropout": 0.0,
-                },
-                "embed_dim": 16,
-            },
+            "model": originals.fine_tuned_sizes(image_size=48).model_dump(),
         },
         where="test",
     )  # fmt: skip

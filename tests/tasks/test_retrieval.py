@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor
 import albef
 from albef.data.record import Record
 from albef.losses import itm
-from albef.models.matching import Matches, match_pairs
+from albef.models.matching import match_pairs
 from albef.tasks import matching
 from albef.tasks.ranking import ranked
 from tests.conftest import CAPTIONS, NEEDS_CUDA, tiny_task
+from tests.tasks import results
 
 
 def batch(task: object) -> dict[str, Tensor]:
@@ -71,19 +71,15 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = tiny_task(exchanged=[["a", "two", "three"], ["dog", "squid"]]).train()
-    made, drawn, encoded, shares = batch(task), [], [], []
+    made, encoded, shares = batch(task), [], []
     own = task.model.encode_text
 
     def encode(ids: Tensor, mask: Tensor) -> Tensor:
         encoded.append(ids)
         return own(ids, mask)
 
-    def spy(*given: Any) -> Matches:
-        drawn.append(match_pairs(*given))
-        return drawn[-1]
-
     monkeypatch.setattr(task.model, "encode_text", encode)
-    monkeypatch.setattr(matching, "match_pairs", spy)
+    drawn = results(monkeypatch, matching, "match_pairs")
     torch.manual_seed(0)
     for _ in range(40):
         shares.append(task(made, 0.0)["exchanged"])
@@ -103,20 +99,20 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
 
 def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny_task(equal_texts=True).train()
-    given: list[tuple[Tensor, Tensor]] = []
-    monkeypatch.setattr(
-        task, "match", lambda *a, barred: given.append((a[5], barred)) or match(*a, barred)
-    )
-    match = type(task).match.__get__(task)
+    targets: list[Tensor] = []
+    barred: list[Tensor] = []
+    contrast = matching.contrast
+    monkeypatch.setattr(matching, "contrast", lambda *a: targets.append(a[7]) or contrast(*a))
+    monkeypatch.setattr(matching, "match_pairs", lambda *a: barred.append(a[7]) or match_pairs(*a))
     made = batch(task)
     same = torch.arange(len(CAPTIONS)) // 2  # two and two have one text
     task.end_step([task(made | {"text_id": same}, 0.0)])
     task(made | {"text_id": same, "image_id": made["image_id"] + 100}, 0.0)
     expected = same[:, None] == same[None]
-    for targets, barred in given:
-        assert torch.equal(barred, expected)
-        assert torch.equal(targets[:, : len(same)] > 0, expected)
-    queued = given[1][0][:, len(same) :]
+    for own_targets, own_barred in zip(targets, barred, strict=True):
+        assert torch.equal(own_barred, expected)
+        assert torch.equal(own_targets[:, : len(same)] > 0, expected)
+    queued = targets[1][:, len(same) :]
     assert torch.equal(queued[:, : len(same)] > 0, expected)
 
 

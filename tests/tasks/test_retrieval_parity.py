@@ -19,10 +19,12 @@ from albef.models.matching import (
 )
 from albef.models.original import original_name, sizes_of
 from albef.models.weights import Checkpoint, resize_position_embedding
+from albef.tasks import matching
 from albef.tasks.retrieval import Config, Task
 from tests import original
 from tests.conftest import tiny_config
 from tests.original import TEXT_LAYERS, TOLERANCE, vocabulary
+from tests.tasks import results
 
 FIXTURE = original.fixture("retrieval")
 ORIGINAL = original.weights(FIXTURE)
@@ -71,16 +73,9 @@ def expect(name: str, actual: Tensor, **tolerance: float) -> None:
 def test_losses_gradients_queue_and_twin_equal_the_original(
     key: str, alpha: float, ids: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = {}
-    module = "albef.tasks.matching"
-    for name in ("contrast", "match_pairs"):
-        inner = getattr(__import__(module, fromlist=[name]), name)
-
-        def record(*args: object, _name: str = name, _inner: object = inner) -> object:
-            seen[_name] = _inner(*args)  # type: ignore[operator]
-            return seen[_name]
-
-        monkeypatch.setattr(f"{module}.{name}", record)
+    contrasts, matches = (
+        results(monkeypatch, matching, name) for name in ("contrast", "match_pairs")
+    )
     task = original_task(alpha)
     queue_ids = task.queue.ids.clone()
     task.begin_step()
@@ -94,9 +89,9 @@ def test_losses_gradients_queue_and_twin_equal_the_original(
     expect(f"{key}/text_feat_m", output["text_feat_m"])
     hard = same_image_targets(batch(ids)["image_id"], queue_ids)
     expect(f"{key}/sim_targets_hard", hard)
-    expect(f"{key}/sim_i2t", seen["contrast"].sim_i2t)
-    expect(f"{key}/sim_t2i", seen["contrast"].sim_t2i)
-    pairs = seen["match_pairs"]
+    (contrast,), (pairs,) = contrasts, matches
+    expect(f"{key}/sim_i2t", contrast.sim_i2t)
+    expect(f"{key}/sim_t2i", contrast.sim_t2i)
     expect(f"{key}/itm_logits", pairs.logits)
     expect(f"{key}/neg_image_idx_for_text", pairs.neg_image_idx)
     expect(f"{key}/neg_text_idx_for_image", pairs.neg_text_idx)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from tests.conftest import tiny_config, tiny_task
 from tests.data import toy
 from tests.pipelines.states import step_of
 from tests.training.toy_training import loader_of, train_toy
+
+Whole = Callable[[str], tuple[dict[str, torch.Tensor], Path]]
 
 
 class Killed(BaseException):
@@ -59,6 +62,18 @@ def tiny(**values: object) -> Any:
     return task
 
 
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """By precision, the weights of a training that never stopped, and its folder."""
+
+    @functools.cache
+    def trained(precision: str) -> tuple[dict[str, torch.Tensor], Path]:
+        folder = tmp_path_factory.mktemp("whole")
+        return run(data, folder, precision=precision, keep_epochs=(2,)), folder
+
+    return trained
+
+
 def curves(folder: Path) -> dict[str, str]:
     root = folder / "curves"
     return {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.tsv"))}
@@ -68,16 +83,16 @@ def curves(folder: Path) -> dict[str, str]:
     ("kill_at", "precision"), [(1, "float32"), (6, "float32"), (9, "float32"), (6, "float16")]
 )
 def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
-    data: Path, tmp_path: Path, kill_at: int, precision: str
+    data: Path, tmp_path: Path, whole: Whole, kill_at: int, precision: str
 ) -> None:
-    whole = run(data, tmp_path / "whole", precision=precision)
+    weights, folder = whole(precision)
     with pytest.raises(Killed):
-        run(data, tmp_path / "cut", kill_at=kill_at, precision=precision)
-    resumed = run(data, tmp_path / "cut", precision=precision)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
-    lines = curves(tmp_path / "cut")["plots/metrics/lr.tsv"].splitlines()
-    steps = [line.split("	")[0] for line in lines]
+        run(data, tmp_path, kill_at=kill_at, precision=precision)
+    resumed = run(data, tmp_path, precision=precision)
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert curves(folder) == curves(tmp_path)
+    lines = curves(tmp_path)["plots/metrics/lr.tsv"].splitlines()
+    steps = [line.split("\t")[0] for line in lines]
     assert steps == ["step", "9", "11"]
 
 
@@ -138,7 +153,7 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
 
 
 def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path, epochs=20)
+    run(data, tmp_path, epochs=10)
     points = curves(tmp_path)["plots/metrics/train/loss.tsv"].splitlines()[1:]
     assert float(points[-1].split("\t")[1]) < float(points[0].split("\t")[1])
 
@@ -200,7 +215,7 @@ def test_a_state_that_cannot_be_written_stops_the_training(data: Path, tmp_path:
 
 @pytest.mark.parametrize("kill_at", [None, 5, 8])
 def test_the_best_epoch_is_known_whenever_a_training_is_killed(
-    data: Path, tmp_path: Path, kill_at: int | None
+    data: Path, tmp_path: Path, whole: Whole, kill_at: int | None
 ) -> None:
     def validate(epoch: int) -> dict[str, float]:
         return {"r_mean": (1.0, 3.0, 3.0, 2.0)[epoch - 1]}
@@ -212,9 +227,7 @@ def test_the_best_epoch_is_known_whenever_a_training_is_killed(
             train_toy(tiny(publish="best"), data, tmp_path, dying(kill_at), **given)
     train_toy(tiny(publish="best"), data, tmp_path, **given)
     assert facts["best_epoch"] == 2
-    (best,) = kept(tmp_path, [2]).values()
-    run(data, tmp_path / "two", keep_epochs=(2,))
-    (second,) = kept(tmp_path / "two", [2]).values()
+    (best,), (second,) = (kept(place, [2]).values() for place in (tmp_path, whole("float32")[1]))
     assert best.name == second.name  # with its digest
 
 

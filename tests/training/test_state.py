@@ -2,9 +2,10 @@
 
 import errno
 import logging
-import subprocess
-import sys
+import os
+import resource
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,48 +196,38 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         TrainingState(tmp_path).restore(other, optimizer)
 
 
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file grows beyond 300 kB: the kernel's own refusal to write on, as of a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
-    """A limit on the size of files is the kernel's own refusal to write on."""
     state = saved(tmp_path, 1)
-    before = state.files()[0].read_bytes()
-    script = (
-        "import resource, sys, pathlib, torch\n"
-        "from albef.training.state import TrainingState\n"
-        "module = torch.nn.Linear(500, 500)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
-        "state = TrainingState(pathlib.Path(sys.argv[1]))\n"
-        "optimizer = torch.optim.AdamW(module.parameters())\n"
-        "for save, *more in ((state.save, optimizer, {}), (state.keep,)):\n"
-        "    try:\n        save(2, module, *more)\n        state.wait()\n"
-        "    except OSError as error:\n        print(error)\n"
+    (path,) = state.files()
+    before, large = path.read_bytes(), nn.Linear(500, 500)
+    told = (
+        rf"{{}} cannot be written to {tmp_path} \(.+\): make room there, or name another folder as "
+        "runtime.scratch"
     )
-    says = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
-    ).stdout
-    for what in ("the state of step 2", "the weights of epoch 2"):
-        assert f"{what} cannot be written to {tmp_path} (" in says
-    assert "make room there, or name another folder as runtime.scratch" in says
-    assert [path.name for path in tmp_path.iterdir()] == [state.files()[0].name]
-    assert state.files()[0].read_bytes() == before
+    state.save(2, large, torch.optim.AdamW(large.parameters()), {})
+    with pytest.raises(OSError, match=told.format("the state of step 2")):
+        state.wait()
+    with pytest.raises(OSError, match=told.format("the weights of epoch 2")):
+        state.keep(2, large)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
 
 
 def test_a_second_trainer_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
-    script = (
-        "import sys, pathlib\nfrom albef.training.state import TrainingState\n"
-        "with TrainingState(pathlib.Path(sys.argv[1])).owned():\n"
-        "    print('ours', flush=True)\n    sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "ours\n"
-        with pytest.raises(StateLocked, match=str(holder.pid)), TrainingState(tmp_path).owned():
+    """That a dead one's lock is free at once is tested with locks."""
+    with TrainingState(tmp_path).owned():
+        first = rf"process {os.getpid()} already trains on {tmp_path}; wait for it or stop it"
+        with pytest.raises(StateLocked, match=first), TrainingState(tmp_path).owned():
             pass
-        holder.kill()
-        holder.wait()
-    with TrainingState(tmp_path).owned():  # a dead one's lock is free at once
+    with TrainingState(tmp_path).owned():
         pass

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,10 +11,8 @@ from albef.data.record import Record
 from albef.evaluation.behaviour.cases import Case, make
 from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL, BehaviourConfig, load
 from albef.loading.reading import Pairs, Records
-from albef.tasks.task import RunTask
+from albef.tasks.task import RunTask, Table
 
-Table = dict[str, list[Any]]
-"""Cases column by column; becomes Parquet."""
 SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -39,16 +36,17 @@ the true text is said to be true, ``chance`` how often scores drawn from 0 to 1 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The cases of a split, and the threshold from which a text is said to be true.
-
-    Attributes:
-        pairs: places and texts to be scored, each once, by place.
-    """
+    """The cases of a split, and the threshold from which a text is said to be true."""
 
     split: str
     cases: Sequence[Case]
     threshold: float
-    pairs: Pairs
+
+    @property
+    def pairs(self) -> Pairs:
+        """Places and texts to be scored, each once, by place."""
+        texts = [(c.place, text) for c in self.cases for text in (c.caption, c.changed)]
+        return sorted(dict.fromkeys(texts), key=lambda pair: pair[0])
 
     def judge(self, scores: Sequence[float]) -> Table:
         """The cases with what a model made of them."""
@@ -92,11 +90,7 @@ def prepare(
         rows.append(replace(records[i], image=b"", more=()))
         claims.append(kind.claims(rows[-1]))
     cases = make(suite, rows, claims, dataset, config.cases, config.tests)
-    if not cases:
-        return None
-    texts = [(c.place, text) for c in cases for text in (c.caption, c.changed)]
-    pairs = sorted(dict.fromkeys(texts), key=lambda pair: pair[0])
-    return Behaviour(rows[0].split, cases, config.threshold, pairs)
+    return Behaviour(rows[0].split, cases, config.threshold) if cases else None
 
 
 def rates(table: Table) -> dict[str, float]:

@@ -32,7 +32,7 @@ def judged(
 ) -> dict[str, list[Any]]:
     """A case of two texts, true and changed."""
     case = Case("t", expects, 0, "k", "true", "changed")
-    return Behaviour("test", [case], threshold, [(0, "true"), (0, "changed")]).judge(scores)
+    return Behaviour("test", [case], threshold).judge(scores)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_what_passes(expects: Expectation, score: float, changed: float, passed:
 
 
 def test_the_lowest_is_below_every_other_text_of_the_picture() -> None:
-    texts = ("true", "other", "third")
     expected: list[tuple[str, Expectation]] = [("other", "lowest"), ("third", "lower")]
     cases = [Case(text, expects, 0, "k", "true", text) for text, expects in expected]
-    tests = Behaviour("test", cases, 0.5, [(0, text) for text in texts])
+    tests = Behaviour("test", cases, 0.5)
+    assert tests.pairs == [(0, "true"), (0, "other"), (0, "third")]
     table = tests.judge([0.9, 0.4, 0.3])
     assert table["passed"] == [False, True]
     assert table["least"] == [0.3, 0.4]
@@ -74,10 +74,9 @@ def test_rates_are_means_by_test_and_over_tests() -> None:
         ("a", "lower", 0), ("a", "lower", 1), ("a", "lower", 2), ("a", "lower", 3), ("b", "same", 0)
     ]  # fmt: skip
     cases = [Case(t, e, p, f"k{p}", "true", f"{t}") for t, e, p in names]
-    pairs = [(p, text) for p in range(4) for text in ("true", "a", *(("b",) if p == 0 else ()))]
-    told = {"true": 0.6, "a": 0.5, "b": 0.1}
-    scores = [told[text] if (p, text) != (3, "true") else 0.2 for p, text in pairs]
-    table = Behaviour("test", cases, 0.5, pairs).judge(scores)
+    tests, told = Behaviour("test", cases, 0.5), {"true": 0.6, "a": 0.5, "b": 0.1}
+    scores = [told[text] if (p, text) != (3, "true") else 0.2 for p, text in tests.pairs]
+    table = tests.judge(scores)
     assert rates(table) == {"overall": 37.5, "a": 75.0, "b": 0.0, "accepted": 75.0}
     assert chances(table) == {"overall": 50.0, "a": 50.0, "b": 50.0}
 
