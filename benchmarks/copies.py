@@ -67,7 +67,7 @@ def main() -> None:
         pixels=192,
         splits={"train": options.others, "test": options.pictures},
     )
-    records = [row for row in scenes.records(config, 1) if isinstance(row, Record)]
+    records = list(scenes.records(config, 1))
     tests = [record for record in records if record.split == "test"]
     copies = {name: [_copy(record, change) for record in tests] for name, change in CHANGES.items()}
     found = {}

@@ -25,8 +25,9 @@ import torch
 
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.loading.loader import Batch, Loader
+from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
+from albef.loading.reading import Batch
 from benchmarks.timing import machine
 from tests.data import toy
 

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import simplejpeg
-from PIL import Image
 
 from albef.config import validate
 from albef.data.record import Record
+from albef.data.refusal import Refusal
 from albef.ingest import duplicates, shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig
@@ -36,7 +37,8 @@ from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
 from albef.io import file_digest
 from albef.layout import ENVIRONMENT
-from benchmarks.timing import machine
+from benchmarks.pictures import blurred, photo
+from benchmarks.timing import machine, spread
 from pipelines import ingest
 from pipelines.stage import Stage
 
@@ -75,23 +77,16 @@ def main() -> None:
     _memory(options.rows)
 
 
-def _photo(seed: int) -> bytes:
-    """A JPEG of 640 x 480 pixels with the noise of a camera."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
-    noisy = smooth + rng.normal(0, 6, smooth.shape)
-    return bytes(simplejpeg.encode_jpeg(noisy.clip(0, 255).astype(np.uint8), 90))
-
-
 def _speed(pictures: int, rounds: int) -> None:
-    photos = [_photo(seed) for seed in range(64)]
+    photos = [
+        bytes(simplejpeg.encode_jpeg(photo(np.random.default_rng(seed)), 90)) for seed in range(64)
+    ]
     size = statistics.mean(map(len, photos)) / 1024
     rules = Rules(validate(IngestConfig, LIMITS, where="benchmark"), 256)
 
     def rows() -> Iterator[Given]:
-        for i, photo in zip(range(pictures), itertools.cycle(photos), strict=False):
-            yield i, Record(f"{i:07d}", photo, ("a caption of a photograph",), i, "train", "a")
+        for i, image in zip(range(pictures), itertools.cycle(photos), strict=False):
+            yield i, Record(f"{i:07d}", image, ("a caption of a photograph",), i, "train", "a")
 
     shares, walls = [], []
     for _ in range(rounds):
@@ -104,22 +99,21 @@ def _speed(pictures: int, rounds: int) -> None:
         f"{pictures} JPEGs of 640 x 480 pixels, {size:.0f} KiB in the mean, to shards of 256 px, "
         f"in one process; medians of {rounds}\n\n"
         "| images/s of processor time | images/s of the clock |\n|---|---|\n"
-        f"| {_median(shares)} | {_median(walls)} |\n"
+        f"| {spread(shares, 0)} | {spread(walls, 0)} |\n"
     )
-
-
-def _median(values: list[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
     """The steps of the stage but for its sources."""
     blocks = Blocks(folder / "blocks")
-    made = prepared(rows, rules, 0)
-    while batch := list(itertools.islice(made, BLOCK)):
-        blocks.write(batch)
+    _fill(blocks, prepared(rows, rules, 0))
     _compare(blocks)
     _shards(folder / "data", blocks)
+
+
+def _fill(blocks: Blocks, rows: Iterator[Prepared | Refusal]) -> None:
+    while batch := list(itertools.islice(rows, BLOCK)):
+        blocks.write(batch)
 
 
 def _compare(blocks: Blocks) -> None:
@@ -172,10 +166,7 @@ def _growth(pictures: int, rounds: int) -> None:
         "| new pictures | processor time | clock |\n|---|---|---|"
     )
     for kind, of in shares.items():
-        told = (
-            f"{statistics.median(x):.1f} % ({min(x):.1f} to {max(x):.1f})"
-            for x in zip(*of, strict=True)
-        )
+        told = (spread(each, 1, " %") for each in zip(*of, strict=True))
         print(f"| {kind} | {' | '.join(told)} |")
     print()
 
@@ -183,11 +174,10 @@ def _growth(pictures: int, rounds: int) -> None:
 def _add_photographs() -> Callable[[Iterable[str]], None]:
     """What writes photographs of these names, with a text beside each, to the folder of FOLDER."""
     rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
-    canvas = np.asarray(coarse.resize((3200, 2400), Image.Resampling.BICUBIC), np.int16)
+    canvas = np.asarray(blurred(rng, (3200, 2400), (80, 60)), np.int16)
     noise = rng.normal(0, 6, canvas.shape).astype(np.int16)
 
-    def photo() -> bytes:
+    def cut() -> bytes:
         pixels = np.zeros((480, 640, 3), np.int16)
         for of in (canvas, noise):
             top, left = rng.integers(0, 2400 - 480), rng.integers(0, 3200 - 640)
@@ -198,7 +188,7 @@ def _add_photographs() -> Callable[[Iterable[str]], None]:
     def add(names: Iterable[str]) -> None:
         Path("pictures").mkdir(exist_ok=True)
         for name in names:
-            Path("pictures", f"{name}.jpg").write_bytes(photo())
+            Path("pictures", f"{name}.jpg").write_bytes(cut())
             Path("pictures", f"{name}.txt").write_text(f"the photograph {name}")
 
     return add
@@ -230,8 +220,7 @@ def _engines(pictures: int, rounds: int) -> None:
     print(f"{pictures} such JPEGs to shards by `ingest@NAME`, a process of its own; equal bytes\n")
     print("| engine | s |\n|---|---|")
     for kind, taken in seconds.items():
-        told = f"{min(taken):.1f} to {max(taken):.1f}"
-        print(f"| {kind} | {statistics.median(taken):.1f} ({told}) |")
+        print(f"| {kind} | {spread(taken, 1)} |")
 
 
 def _memory(counts: list[int]) -> None:
@@ -269,15 +258,10 @@ def _peaks(count: int) -> tuple[list[int], float]:
             own = Fingerprint(hashlib.sha256(b"%d" % i).digest()[:16], int(looks[i]))
             yield Prepared(record, i + 1, f"{i}.jpg", (own,))
 
-    peaks = []
+    peaks: list[int] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         blocks = Blocks(folder / "blocks")
-
-        def fill() -> None:
-            made = rows()
-            while batch := list(itertools.islice(made, BLOCK)):
-                blocks.write(batch)
 
         def listed() -> None:
             path = folder / "list.tsv"
@@ -287,35 +271,32 @@ def _peaks(count: int) -> tuple[list[int], float]:
             header = ["caption", "url"]
             assert sum(1 for _ in tables.read(path, "tsv", header, header)) == count
 
-        steps = (listed, fill, lambda: _compare(blocks), lambda: _shards(folder / "data", blocks))
+        steps: tuple[Callable[[], None], ...] = (
+            listed,
+            lambda: _fill(blocks, rows()),
+            lambda: _compare(blocks),
+            lambda: _shards(folder / "data", blocks),
+        )
         for step in steps:
-            with _Watch() as watch:
-                step()
-            peaks.append(watch.peak - looks.nbytes)
+            peaks.append(_peak(step) - looks.nbytes)
     return peaks, time.perf_counter() - start
 
 
-class _Watch:
-    """The most private memory of this process while it is open, in bytes."""
+def _peak(step: Callable[[], None]) -> int:
+    """The most private memory of this process during a step, in bytes."""
+    process, over, seen = psutil.Process(), threading.Event(), [0]
 
-    def __enter__(self) -> "_Watch":
-        import threading
-
-        self.peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def _look(self) -> None:
-        process = psutil.Process(os.getpid())
-        while not self._over.wait(0.05):
+    def look() -> None:
+        while not over.wait(0.05):
             info = process.memory_info()
-            self.peak = max(self.peak, info.rss - getattr(info, "shared", 0))
+            seen.append(info.rss - getattr(info, "shared", 0))
 
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    step()
+    over.set()
+    thread.join()
+    return max(seen)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ share of its time it waited for them.
 """
 
 import argparse
-import io
 import os
 import statistics
 import tempfile
@@ -26,11 +25,12 @@ from albef.config import read_yaml, validate
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
-from albef.loading.loader import Batch, Loader
-from albef.loading.reading import to_device
+from albef.loading.loader import Loader
+from albef.loading.reading import Batch, to_device
 from albef.preprocessing.transforms import MEAN, STD, AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
 from albef.training.loop import train
+from benchmarks.pictures import jpeg, photo
 from benchmarks.timing import alternate, machine, ratio
 from tests.original import vocabulary
 
@@ -82,13 +82,7 @@ def _write(folder: Path, count: int) -> float:
     rng = np.random.default_rng(0)
     records, sizes = [], []
     for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        picture = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.float32)
-        noise = rng.normal(0, 6, picture.shape)
-        file = io.BytesIO()
-        noisy = (picture + noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(file, "JPEG", quality=85)
-        image = file.getvalue()
+        image = jpeg(Image.fromarray(photo(rng)), 85)
         (folder / "files" / f"{number:05d}.jpg").write_bytes(image)
         sizes.append(len(image))
         records.append(Record(f"{number:05d}", image, ("a caption",), number, "train", "noise"))

@@ -10,7 +10,6 @@ installs it in an environment of its own).
 import argparse
 import asyncio
 import contextlib
-import io
 import json
 import logging
 import os
@@ -45,6 +44,7 @@ from albef.runtime.loading import load
 from albef.runtime.manifest import graph_file
 from albef.runtime.sketch import Sketch
 from albef.tasks.retrieval import Config, Task
+from benchmarks.pictures import blurred, jpeg
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
 from tests.conftest import save_task
 from tests.original import tokens, vocabulary
@@ -542,13 +542,8 @@ def _texts(vocab: int) -> Request:
 
 def _pictures() -> Request:
     rng = np.random.default_rng(0)
-    bodies = []
-    for _ in range(8):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        buffer = io.BytesIO()
-        coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        head = b'--part\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
-        bodies.append(head + buffer.getvalue() + b"\r\n--part--\r\n")
+    head = b'--part\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+    bodies = [head + jpeg(blurred(rng, PHOTO), 90) + b"\r\n--part--\r\n" for _ in range(8)]
     return Request("/v1/embed/images", "multipart/form-data; boundary=part", bodies)
 
 

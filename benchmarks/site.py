@@ -7,13 +7,12 @@ come from this machine.
 
 import argparse
 import shutil
-import statistics
 import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from benchmarks.timing import machine
+from benchmarks.timing import machine, spread
 from tests.commands.test_site import opened
 
 SEARCH = """async (text) => {
@@ -43,8 +42,7 @@ def main() -> None:
                     page.evaluate(SEARCH, text)
                     times[which].append(time.perf_counter() - start)
     for which, seconds in times.items():
-        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-        print(f"{which}: {statistics.median(seconds):.2f} s ({spread})")
+        print(f"{which}: {spread(seconds, unit=' s')}")
 
 
 if __name__ == "__main__":

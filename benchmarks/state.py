@@ -6,7 +6,6 @@ disk in the temporary folder.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from albef.tasks.pretraining import Config, Task
 from albef.training.optim import adamw
 from albef.training.state import TrainingState
 from benchmarks.step import PAPER
-from benchmarks.timing import machine, memory_peak
+from benchmarks.timing import machine, memory_peak, spread
 from tests.original import vocabulary
 
 
@@ -49,8 +48,7 @@ def main() -> None:
     print(f"A state of {size / 2**30:.2f} GiB; memory {memory_peak()}\n")
     print("| training waits | s (least to most) |\n|---|---|")
     for way, times in (("until it is written", whole), ("until it is copied", copied)):
-        spread = f"{min(times):.2f} to {max(times):.2f}"
-        print(f"| {way} | {statistics.median(times):.2f} ({spread}) |")
+        print(f"| {way} | {spread(times)} |")
 
 
 if __name__ == "__main__":

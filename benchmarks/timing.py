@@ -5,7 +5,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -29,10 +29,17 @@ def alternate(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def ratio(slow: list[float], fast: list[float]) -> str:
-    """The median over rounds of slow over fast, and its extremes."""
-    each = [a / b for a, b in zip(slow, fast, strict=True)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
+    """The median, and the least and the most."""
+    median, least, most = (
+        f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))
+    )
+    return f"{median}{unit} ({least} to {most})"
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
+    """Slow over fast in each round, as :func:`spread`."""
+    return spread([a / b for a, b in zip(slow, fast, strict=True)])
 
 
 def flops(call: Call) -> int:

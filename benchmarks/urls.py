@@ -7,7 +7,6 @@ path with one of a hundred JPEGs out of memory.
 
 import argparse
 import asyncio
-import io
 import multiprocessing
 import statistics
 import tempfile
@@ -17,11 +16,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from albef.data.record import Record
 from albef.ingest.download.limits import Limits
 from albef.ingest.sources import urls
+from benchmarks.pictures import blurred, jpeg
 from benchmarks.timing import machine
 
 SIDE, PICTURES = 128, 100
@@ -64,13 +63,7 @@ def main() -> None:
 
 def _pictures() -> list[bytes]:
     rng = np.random.default_rng(0)
-    made = []
-    for _ in range(PICTURES):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-        file = io.BytesIO()
-        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        made.append(file.getvalue())
-    return made
+    return [jpeg(blurred(rng, (SIDE, SIDE), (12, 12)), 85) for _ in range(PICTURES)]
 
 
 def _list(folder: Path, port: int, count: int) -> urls.Config:

@@ -8,14 +8,8 @@ import pytest
 from albef.builtin import comparisons
 from albef.builtin.comparisons import Comparison
 from albef.builtin.describe import Group, Scene
-from albef.data.record import Record
 from tests.builtin.drawn import draw, scenes_of
 from tests.builtin.test_describe import parse
-
-
-@pytest.fixture(scope="module")
-def records() -> list[Record]:
-    return draw("comparisons")
 
 
 def read(text: str) -> Comparison:
@@ -62,29 +56,32 @@ def test_truth(comparison: Comparison, first: Scene, second: Scene, truth: bool)
     assert comparison.true_of(first, second) is truth
 
 
-def test_each_label_is_right(records: list[Record]) -> None:
-    for record in records:
+def test_each_label_is_right() -> None:
+    for record in draw("comparisons"):
         truth = read(record.captions[0]).true_of(*scenes_of(record))
         assert record.meta["label"] == str(truth), record.key
 
 
-def test_each_sentence_is_as_often_true_as_false(records: list[Record]) -> None:
+def test_each_sentence_is_as_often_true_as_false() -> None:
     labels: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for record in records:
+    for record in draw("comparisons"):
         labels[record.split, record.captions[0]][record.meta["label"]] += 1
     assert all(counted["True"] == counted["False"] for counted in labels.values())
-    assert {record.meta["form"] for record in records} == set(comparisons.FORMS)
+    assert {record.meta["form"] for record in draw("comparisons")} == set(comparisons.FORMS)
 
 
-def test_what_makes_a_sentence_false_may_be_in_either_picture(records: list[Record]) -> None:
-    false = [r for r in records if r.meta["label"] == "False" and r.meta["form"] == "both"]
-    shown = {tuple(read(r.captions[0]).a == scene for scene in scenes_of(r)) for r in false}
+def test_what_makes_a_sentence_false_may_be_in_either_picture() -> None:
+    shown = {
+        tuple(read(record.captions[0]).a == scene for scene in scenes_of(record))
+        for record in draw("comparisons")
+        if (record.meta["label"], record.meta["form"]) == ("False", "both")
+    }
     assert shown == {(True, False), (False, True)}
 
 
-def test_of_one_picture_the_other_tells_nothing(records: list[Record]) -> None:
+def test_of_one_picture_the_other_tells_nothing() -> None:
     shown: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
-    for record in records:
+    for record in draw("comparisons"):
         form = record.meta["form"]
         if form in ("first", "second"):
             other = scenes_of(record)[form == "first"]

@@ -4,7 +4,6 @@ import itertools
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from albef.builtin import expressions, openmoji
 from albef.builtin.expressions import split_of, unseen
@@ -14,16 +13,12 @@ from albef.tasks.grounding import Task as Grounding
 from tests.builtin.drawn import draw, inside, of, pixels_of
 
 
-@pytest.fixture(scope="module")
-def made() -> list[Record]:
-    return draw("expressions")
-
-
 def shown(record: Record) -> tuple[str, ...]:
     return tuple(sorted({thing["name"] for thing in record.meta["objects"]}))
 
 
-def test_proposals_are_the_boxes_of_the_four_things(made: list[Record]) -> None:
+def test_proposals_are_the_boxes_of_the_four_things() -> None:
+    made = draw("expressions")
     for record in made:
         boxes = [thing["box"] for thing in record.meta["objects"]]
         assert len(boxes) == 4
@@ -37,8 +32,8 @@ def test_proposals_are_the_boxes_of_the_four_things(made: list[Record]) -> None:
     assert max(places.values()) < 0.45 * len(made)
 
 
-def test_an_expression_is_true_of_the_thing_that_is_meant_alone(made: list[Record]) -> None:
-    for record in made:
+def test_an_expression_is_true_of_the_thing_that_is_meant_alone() -> None:
+    for record in draw("expressions"):
         _, name, *rest = record.captions[0].split()
         things, meant = record.meta["objects"], record.meta["box"]
         named = [thing["box"] for thing in things if thing["name"] == name]
@@ -68,7 +63,8 @@ def test_boxes_and_words_tell_next_to_nothing_without_the_picture() -> None:
     assert all(15 < value < 45 for value in scores.values())
 
 
-def test_kinds_and_quarters_are_balanced(made: list[Record]) -> None:
+def test_kinds_and_quarters_are_balanced() -> None:
+    made = draw("expressions")
     for split in ("train", "test"):
         rows = of(made, split)
         by = Counter(record.meta["type"] for record in rows)
@@ -78,7 +74,8 @@ def test_kinds_and_quarters_are_balanced(made: list[Record]) -> None:
         assert quarters == dict.fromkeys(range(4), len(rows) // 4)
 
 
-def test_no_combination_is_in_two_splits_whatever_the_seed(made: list[Record]) -> None:
+def test_no_combination_is_in_two_splits_whatever_the_seed() -> None:
+    made = draw("expressions")
     together = made + draw("expressions", 2)
     assert len({record.image for record in together}) == len(together)
     for record in together:
@@ -96,8 +93,8 @@ def test_the_order_of_the_things_does_not_change_the_split() -> None:
         assert {split_of(order) for order in itertools.permutations(some)} == {split_of(some)}
 
 
-def test_boxes_hold_what_is_drawn(made: list[Record]) -> None:
-    for record in made:
+def test_boxes_hold_what_is_drawn() -> None:
+    for record in draw("expressions"):
         pixels = pixels_of(record)
         background = pixels[~inside(record)]
         assert (background == background[0]).all()

@@ -7,17 +7,11 @@ import pytest
 
 from albef.builtin import openmoji, questions
 from albef.builtin.describe import INVERSE, Scene
-from albef.data.record import Record
 from albef.evaluation.text_only import Row, score
 from tests.builtin.drawn import draw, of, scene_of
 
 THINGS = {thing.name: thing for thing in openmoji.things(24)}
 NAMES = {word: name for name, thing in THINGS.items() for word in (name, thing.plural)}
-
-
-@pytest.fixture(scope="module")
-def made() -> list[Record]:
-    return draw("questions")
 
 
 def answer(question: str, scene: Scene) -> str:
@@ -38,13 +32,14 @@ def answer(question: str, scene: Scene) -> str:
     return next(a for (a, b), held in relations.items() if held == relation and b == seen_from)
 
 
-def test_every_answer_is_true(made: list[Record]) -> None:
-    for record in made:
+def test_every_answer_is_true() -> None:
+    for record in draw("questions"):
         (question,) = record.captions
         assert record.meta["answers"] == {answer(question, scene_of(record)): 1.0}, question
 
 
-def test_each_scene_has_its_questions_and_evaluated_scenes_differ(made: list[Record]) -> None:
+def test_each_scene_has_its_questions_and_evaluated_scenes_differ() -> None:
+    made = draw("questions")
     assert set(Counter(record.image_id for record in made).values()) == {4}
     assert [record.meta["question_id"] for record in made] == list(range(len(made)))
     kinds = Counter(record.meta["type"] for record in made)
@@ -54,7 +49,8 @@ def test_each_scene_has_its_questions_and_evaluated_scenes_differ(made: list[Rec
         assert len(set(texts.values())) == len(texts)
 
 
-def test_answers_are_balanced(made: list[Record]) -> None:
+def test_answers_are_balanced() -> None:
+    made = draw("questions")
     given: dict[str, Counter[str]] = {kind: Counter() for kind in questions.TYPES}
     for record in made:
         given[record.meta["type"]].update(record.meta["answers"])
@@ -67,12 +63,12 @@ def test_answers_are_balanced(made: list[Record]) -> None:
     assert max(given["object"].values()) < total / 8
 
 
-def test_the_text_alone_gives_little_away(made: list[Record]) -> None:
-    train, test = (
-        [Row(r.captions[0], next(iter(r.meta["answers"])), r.meta["type"]) for r in of(made, split)]
-        for split in ("train", "test")
-    )
-    scores = score(train, test)
+def test_the_text_alone_gives_little_away() -> None:
+    rows: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
+    for record in draw("questions"):
+        (answer,) = record.meta["answers"]
+        rows[record.split].append(Row(record.captions[0], answer, record.meta["type"]))
+    scores = score(rows["train"], rows["test"])
     for kind, chance in (("existence", 50), ("count", 33), ("object", 5), ("relation", 25)):
         assert scores[f"accuracy_{kind}"] < chance + 14, kind
 

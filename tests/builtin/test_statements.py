@@ -8,17 +8,11 @@ import pytest
 from albef.builtin import openmoji
 from albef.builtin.describe import Claim, Group, Scene
 from albef.builtin.statements import LABELS, View, judge
-from albef.data.record import Record
 from tests.builtin.drawn import draw, scene_of
 from tests.builtin.test_describe import parse
 
 NAMES = [thing.name for thing in openmoji.things(12)]
 APPLE, KEYS, FROG = Group("apple", 1), Group("key", 2), Group("frog", 1)
-
-
-@pytest.fixture(scope="module")
-def records() -> list[Record]:
-    return draw("statements")
 
 
 @pytest.mark.parametrize(
@@ -44,8 +38,8 @@ def test_what_is_seen_decides(claim: Claim, covered: int | None, label: str) -> 
     assert judge(claim, View(Scene((APPLE, KEYS), "left"), covered), NAMES) == label
 
 
-def test_each_label_is_right(records: list[Record]) -> None:
-    for record in records:
+def test_each_label_is_right() -> None:
+    for record in draw("statements"):
         claim = parse(record.captions[0].removeprefix("a picture of "))
         names = [group.name for group in scene_of(record).groups]
         hidden = record.meta["covered"]
@@ -53,9 +47,8 @@ def test_each_label_is_right(records: list[Record]) -> None:
         assert judge(claim, view, NAMES) == record.meta["label"], record.key
 
 
-def test_each_sentence_has_every_label_so_that_the_text_tells_nothing(
-    records: list[Record],
-) -> None:
+def test_each_sentence_has_every_label_so_that_the_text_tells_nothing() -> None:
+    records = draw("statements")
     statements = Counter((r.split, r.meta["statement"], r.captions) for r in records)
     assert set(statements.values()) == {3}
     labels = Counter((r.split, r.captions, r.meta["label"]) for r in records)
@@ -63,11 +56,11 @@ def test_each_sentence_has_every_label_so_that_the_text_tells_nothing(
         assert {labels[split, captions, label] for label in LABELS} == {times}
 
 
-def test_cards_lie_in_pictures_of_every_label(records: list[Record]) -> None:
-    share = {
-        label: np.mean([r.meta["covered"] is not None for r in records if r.meta["label"] == label])
-        for label in LABELS
-    }
+def test_cards_lie_in_pictures_of_every_label() -> None:
+    covered: dict[str, list[bool]] = {label: [] for label in LABELS}
+    for record in draw("statements"):
+        covered[record.meta["label"]].append(record.meta["covered"] is not None)
+    share = {label: np.mean(each) for label, each in covered.items()}
     assert share["neutral"] == 1
     assert 0.15 < share["entailment"] < 0.6
     assert 0.15 < share["contradiction"] < 0.6

@@ -3,15 +3,9 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from albef.data.record import Record
 from tests.builtin.drawn import draw, inside, pixels_of, scene_of
-
-
-@pytest.fixture(scope="module")
-def small() -> list[Record]:
-    return draw("scenes")
 
 
 def spans(record: Record, name: str, axis: int) -> tuple[int, int]:
@@ -19,8 +13,8 @@ def spans(record: Record, name: str, axis: int) -> tuple[int, int]:
     return min(b[axis] for b in boxes), max(b[axis] + b[axis + 2] for b in boxes)
 
 
-def test_the_picture_shows_what_the_description_says(small: list[Record]) -> None:
-    for record in small:
+def test_the_picture_shows_what_the_description_says() -> None:
+    for record in draw("scenes"):
         scene = scene_of(record)
         placed = Counter(thing["name"] for thing in record.meta["objects"])
         assert placed == {group.name: group.count for group in scene.groups}
@@ -33,8 +27,8 @@ def test_the_picture_shows_what_the_description_says(small: list[Record]) -> Non
         assert min(first[1], second[1]) > max(first[0], second[0])  # no relation on this axis
 
 
-def test_boxes_hold_all_that_is_drawn_and_hardly_overlap(small: list[Record]) -> None:
-    for record in small:
+def test_boxes_hold_all_that_is_drawn_and_hardly_overlap() -> None:
+    for record in draw("scenes"):
         pixels, boxes = pixels_of(record), inside(record)
         assert pixels.shape == (48, 48, 3)
         colours, counts = np.unique(pixels[~boxes], axis=0, return_counts=True)
@@ -50,8 +44,8 @@ def test_boxes_hold_all_that_is_drawn_and_hardly_overlap(small: list[Record]) ->
         assert boxes.sum() >= 0.85 * area
 
 
-def test_places_sizes_and_angles_are_jittered(small: list[Record]) -> None:
-    things = [thing for record in small for thing in record.meta["objects"]]
+def test_places_sizes_and_angles_are_jittered() -> None:
+    things = [thing for record in draw("scenes") for thing in record.meta["objects"]]
     assert len({tuple(thing["box"]) for thing in things}) > 0.8 * len(things)
     assert len({thing["angle"] for thing in things}) > 100
     assert min(thing["size"] for thing in things) >= 48 / 6

@@ -25,7 +25,6 @@ from tests.pipelines.conftest import validated as validated
 from tests.pipelines.states import saved
 from tests.pipelines.test_launch import TWO
 from tests.pipelines.test_search import searched
-from tests.pipelines.test_training import _own_slots as _own_slots
 from tests.pipelines.test_training import start, values, work
 
 pytestmark = pytest.mark.chaos

@@ -19,14 +19,10 @@ from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry
 from tests.chaos.conftest import SEED
-from tests.flows.shop import build
+from tests.flows.shop import JUDGED, build
 from tests.flows.toy import Toy
 
-pytestmark = [
-    pytest.mark.chaos,
-    # DVC's own use of pygtrie
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),
-]
+pytestmark = pytest.mark.chaos
 SHIM = """\
 #!/bin/sh
 # The n-th git command of the process that starts it: killed before, after, or another's turn.
@@ -41,9 +37,6 @@ orphan) kill -9 $PPID; exec %(git)s "$@" ;;
 meanwhile) echo > "$CHAOS/turn"; read -r _ < "$CHAOS/turn"; exec %(git)s "$@" ;;
 esac
 """
-FOUND: dict[str, Any] = {"rows": [], "reasons": [], "note": "", "card": "a card", "limits": {}}
-FOUND |= {"figures": 1, "provenance": 1}
-"""A measured export; to measure it changes nothing, and takes most of the time."""
 TAGS = {"retrieval@v0.1", "retrieval#prod"}
 """How the tags of a release begin."""
 CHANGING = {"before": "", "after": r" (add|commit|push|version)", "orphan": " push "}
@@ -75,7 +68,7 @@ def _released(folder: Path, environment: dict[str, str], back: bool, said: Path)
     """Be a release, in a process of its own that can be killed."""
     os.chdir(folder)
     os.environ.update(environment)
-    release._judge = lambda *args: FOUND  # type: ignore[assignment]
+    release._judge = lambda *args: JUDGED  # type: ignore[assignment]
     for name in ("lacking", "register", "assign"):  # of DVC and GTO, in this process
         setattr(Registry, name, _noted(getattr(Registry, name)))
     with said.open("w", buffering=1) as file, contextlib.redirect_stdout(file):

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,17 +25,13 @@ from tests.chaos import victim
 from tests.chaos.conftest import SEED
 from tests.data import toy
 from tests.pipelines.states import step_of
-from tests.training.test_loop import curves
+from tests.training.test_loop import Killed, curves, dying
 
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).parents[2]
 DELAYS = {"good": 0.0, "ahead": 0.0, "slow": 0.1, "hung": 1e6}
 """Mirrors, and the seconds that a copy to each takes; of one that hangs no copy ends."""
 Whole = tuple[dict[str, torch.Tensor], set[str], dict[str, str]]
-
-
-class Killed(BaseException):
-    """Stands for a kill of a training in this process."""
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +107,9 @@ def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
     old = killed(data, here, mirror, DELAYS[copies], local == "full", rng)
     if copies == "ahead":  # another machine went on meanwhile
         there = tmp_path / "there"
-        stop = max(map(step_of, intact(here))) + rng.randrange(1, 4)
-
-        def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-            if step > stop:
-                raise Killed
-
+        last = max(map(step_of, intact(here))) + rng.randrange(1, 4)
         with pytest.raises(Killed):
-            victim.train(data, there, mirror, progress)
+            victim.train(data, there, mirror, dying(last + 1))
     newest = max(intact(here))
     if local == "torn":
         content = newest.read_bytes()

@@ -20,8 +20,6 @@ from tests.report.test_card import CARD
 
 TEXTS = [*CAPTIONS, 'A DOG (left of) "an" apple-tree!', "two  apples\t#3", "<person>: zebra / fox"]
 
-GRAPHS = ("vision_model", "text_model", "matcher")
-
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,11 +36,8 @@ def folder(tiny_export: Path, card: Path) -> Path:
 
 
 def test_it_has_the_files_that_are_looked_for(folder: Path) -> None:
-    graphs = {
-        f"{n}{s}.onnx"
-        for n in ("vision_model", "text_model", "matcher")
-        for s in ("", "_quantized")
-    }
+    names = ("vision_model", "text_model", "matcher")
+    graphs = {f"{name}{suffix}.onnx" for name in names for suffix in ("", "_quantized")}
     assert {path.name for path in (folder / "onnx").iterdir()} == graphs
     beside = {path.name for path in folder.iterdir()}
     configs = {"config.json", "preprocessor_config.json", "tokenizer_config.json"}

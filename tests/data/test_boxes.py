@@ -11,17 +11,13 @@ ORIGINAL = [  # of the original code
     ([1.5, 2.5, 30, 40], [3, 4, 25, 38], 0.7916666666666666),
     ([0, 0, 4, 4], [0, 0, 4, 4], 1.0),
 ]
+BY_HAND = [([0, 0, 4, 2], [2, 0, 4, 2], 4 / 12), ([0, 0, 10, 10], [2, 2, 5, 5], 25 / 100)]
 
 
-@pytest.mark.parametrize(("a", "b", "expected"), ORIGINAL)
-def test_iou_equals_the_original(a: list[float], b: list[float], expected: float) -> None:
+@pytest.mark.parametrize(("a", "b", "expected"), ORIGINAL + BY_HAND)
+def test_iou_by_the_original_and_by_hand(a: list[float], b: list[float], expected: float) -> None:
     assert iou(a, b) == pytest.approx(expected, abs=1e-12)
     assert iou(b, a) == iou(a, b)
-
-
-def test_iou_by_hand() -> None:
-    assert iou([0, 0, 4, 2], [2, 0, 4, 2]) == pytest.approx(4 / 12)
-    assert iou([0, 0, 10, 10], [2, 2, 5, 5]) == pytest.approx(25 / 100)
 
 
 def test_recall_counts_from_one_half_on() -> None:

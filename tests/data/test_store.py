@@ -14,12 +14,13 @@ from albef.data import cache as caches
 from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import Damaged, ShardError, Shards, read_index
-from albef.data.store import Store, read_manifest
+from albef.data.store import Store, Stored, read_manifest
 from albef.ingest.shard_writer import ShardWriter
 from albef.io import file_digest, opened
 from albef.layout import runtime
-from albef.loading.loader import Batch, Loader
+from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
+from albef.loading.reading import Batch
 from tests.conftest import Bucket
 from tests.data import toy
 
@@ -50,11 +51,8 @@ def test_a_data_set_in_a_store_is_the_one_in_its_folder(
     plain = toy.write(tmp_path / "a" / "toy", RECORDS)
     stored = toy.write(tmp_path / "b" / "toy", RECORDS, store=url)
     assert stored == plain
-    assert sorted(path.name for path in (tmp_path / "b" / "toy").iterdir()) == [
-        "dataset.json",
-        "index.parquet",
-        "shards.json",
-    ]
+    there = {path.name for path in (tmp_path / "b" / "toy").iterdir()}
+    assert there == {"dataset.json", "index.parquet", "shards.json"}
     manifest = read_manifest(tmp_path / "b" / "toy")
     assert manifest is not None
     assert manifest.store == url
@@ -166,8 +164,8 @@ def test_a_transfer_that_went_wrong_once_is_repeated(
 ) -> None:
     get, wrong = Store.get, iter([True])
 
-    def flipping(self: Store, shard: object, path: Path) -> None:
-        get(self, shard, path)  # type: ignore[arg-type]
+    def flipping(self: Store, shard: Stored, path: Path) -> None:
+        get(self, shard, path)
         if next(wrong, False):
             path.write_bytes(path.read_bytes()[:-1] + b"x")
 
@@ -175,19 +173,25 @@ def test_a_transfer_that_went_wrong_once_is_repeated(
     assert read(stored, ShardCache(tmp_path / "cache", ROOM)) == RECORDS
 
 
+def failing(patch: pytest.MonkeyPatch, error: Exception, but: int = 0) -> list[Path]:
+    """Have a store fail at each attempt but one; where shards were to go, attempt by attempt."""
+    get, asked = Store.get, []
+
+    def fetch(self: Store, shard: Stored, path: Path) -> None:
+        asked.append(path)
+        if len(asked) != but:
+            raise error
+        get(self, shard, path)
+
+    patch.setattr(Store, "get", fetch)
+    return asked
+
+
 def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caches, "_WAITS_S", (0.0, 0.0))
-    get, asked = Store.get, []
-
-    def failing(self: Store, shard: object, path: Path) -> None:
-        asked.append(path)
-        if len(asked) != 3:
-            raise ConnectionError("no route")
-        get(self, shard, path)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Store, "get", failing)
+    asked = failing(monkeypatch, ConnectionError("no route"), but=3)
     shards = Shards(stored, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     assert shards[0] == RECORDS[0]
     assert len(asked) == 3
@@ -199,13 +203,7 @@ def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
 def test_a_missing_permission_is_named_and_not_asked_for_again(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def forbidden(self: Store, shard: object, path: Path) -> None:
-        asked.append(path)
-        raise PermissionError("Forbidden")
-
-    monkeypatch.setattr(Store, "get", forbidden)
+    asked = failing(monkeypatch, PermissionError("Forbidden"))
     shards = Shards(stored, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     with pytest.raises(OSError, match=r"fetched to .* \(permission is missing: Forbidden\): mend"):
         shards[0]

@@ -43,6 +43,14 @@ def noisy(number: int, **changed: Any) -> Record:
     return record(number, image=file.getvalue(), **changed)
 
 
+def flip(path: Path, at: int | None = None) -> None:
+    """Change a bit of a file, in its middle unless a place is named; what it is a link of stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
 def write(
     folder: Path, records: Iterable[Record], shard_mb: int = 1, store: str | None = None
 ) -> dict[str, Any]:

@@ -51,18 +51,7 @@ def _set(folder: Path, opset: int = 23, tolerance: float = 1e-3, **precisions: f
     params: dict[str, Any] = {
         "seed": 1,
         "paths": {"root": "products", "models": "products/models"},
-        "runtime": {
-            "device": "cpu",
-            "processes": 1,
-            "launch": "torchrun",
-            "threads": 2,
-            "workers": 0,
-            "scratch": None,
-            "mirror": None,
-            "cache_gb": 1,
-            "recompute": False,
-            "checkpoint_every": 1,
-        },
+        "runtime": {"device": "cpu", "threads": 2, "workers": 0},
         "tasks": {"retrieval": tiny_config().model_dump()},
         "export": {"runs": {"retrieval": own | {"opset": opset, "tolerance": tolerance}}},
     }

@@ -1,6 +1,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,34 +46,24 @@ def test_same_numbers_as_the_task_that_was_saved(
     np.testing.assert_allclose(logits[:, 1].reshape(scores.shape), scores.numpy(), atol=1e-4)
 
 
-def test_every_tensor_is_accounted_for(tiny_checkpoint: Path) -> None:
+def test_what_cannot_be_used_is_refused(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
-    more = dataclasses.replace(
-        checkpoint, tensors={**checkpoint.tensors, "answer_decoder.bias": torch.zeros(1)}
-    )
-    with pytest.raises(CheckpointError, match=r"left over: answer_decoder\.bias"):
-        model_of(more)
-    less = dict(checkpoint.tensors)
-    del less["model.text_proj.weight"]
-    with pytest.raises(CheckpointError, match=r"missing: model\.text_proj\.weight"):
-        model_of(dataclasses.replace(checkpoint, tensors=less))
 
+    def without(start: str) -> dict[str, torch.Tensor]:
+        return {n: t for n, t in checkpoint.tensors.items() if not n.startswith(start)}
 
-def test_what_has_no_use_of_its_own_is_refused(tiny_checkpoint: Path) -> None:
-    checkpoint = load_checkpoint(tiny_checkpoint)
-    with pytest.raises(CheckpointError, match="of kind text_assignment, which has no use of its"):
-        model_of(dataclasses.replace(checkpoint, kind="text_assignment"))
-    tensors = {n: t for n, t in checkpoint.tensors.items() if not n.startswith("itm_head")}
-    with pytest.raises(CheckpointError, match="is of kind retrieval, which has no image-text mat"):
-        model_of(dataclasses.replace(checkpoint, tensors=tensors))
-
-
-def test_texts_longer_than_the_model_are_refused(tiny_checkpoint: Path) -> None:
-    checkpoint = load_checkpoint(tiny_checkpoint)
-    for value in (17, None):
-        config = {**checkpoint.config, "values": {"max_tokens": value}}
-        with pytest.raises(CheckpointError, match=f"max_tokens is {value}"):
-            model_of(dataclasses.replace(checkpoint, config=config))
+    config, more = checkpoint.config, {"answer_decoder.bias": torch.zeros(1)}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"tensors": {**checkpoint.tensors, **more}}, r"left over: answer_decoder\.bias"),
+        ({"tensors": without("model.text_proj.w")}, r"missing: model\.text_proj\.weight"),
+        ({"tensors": without("itm_head")}, "is of kind retrieval, which has no image-text mat"),
+        ({"kind": "text_assignment"}, "of kind text_assignment, which has no use of its"),
+        ({"config": {**config, "values": {"max_tokens": 17}}}, "max_tokens is 17"),
+        ({"config": {**config, "values": {"max_tokens": None}}}, "max_tokens is None"),
+    ]
+    for changed, message in cases:
+        with pytest.raises(CheckpointError, match=message):
+            model_of(dataclasses.replace(checkpoint, **changed))
 
 
 def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from albef.release.attestation import (
     verify_release,
     write,
 )
+from tests.data.toy import flip
 from tests.flows.shop import alter
 
 COMMIT = "0123456789012345678901234567890123456789"
@@ -68,14 +69,6 @@ def test_a_release_is_verified_wherever_it_lies(
     assert scopes["numpy"] == scopes["fastapi"] == "required"
     assert scopes["torch"] == scopes["dvc"] == "excluded"
     assert "pytest" not in scopes
-
-
-def flip(path: Path) -> None:
-    """Change a byte in the middle."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(content)
 
 
 def test_what_was_changed_is_refused_by_name(

@@ -1,7 +1,5 @@
 import io
-import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,14 +121,3 @@ def test_labels_and_templates_that_make_no_prompt_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         model.zero_shot([], labels, templates)
-
-
-def test_an_export_of_before_has_no_temperature(tiny_export: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_export, tmp_path / "old"))
-    values = json.loads((folder / "manifest.json").read_text())
-    del values["model"]["itc_temperature"]
-    (folder / "manifest.json").write_text(json.dumps(values | {"format": 3}))
-    old = albef.runtime.load(folder)
-    assert old.calls == {"embed_image", "embed_text", "match"}
-    with pytest.raises(ValueError, match="export the run again"):
-        old.zero_shot([], ["a dog"])

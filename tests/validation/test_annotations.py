@@ -10,60 +10,45 @@ import pytest
 
 from albef.data.record import Record
 from albef.validation.annotations import KINDS
+from albef.validation.config import ValidateConfig
 from albef.validation.result import Result
 from albef.validation.suites import COMMON, read_suite
 from tests.data import toy
 from tests.validation.test_suites import picture
-from tests.validation.values import VALUES, check, failed_suites, keys
+from tests.validation.values import check, failed_suites, keys, written
 
 COUNT = 24
 VE = ("contradiction", "neutral", "entailment")
 
 
-def question(i: int) -> dict[str, Any]:
-    return {"answers": {("yes", "no", "two")[i % 3]: 1.0, "perhaps": 0.3}, "question_id": i}
-
-
-def statement(i: int) -> dict[str, Any]:
-    return {"label": VE[i % 3]}
-
-
-def comparison(i: int) -> dict[str, Any]:
-    return {"label": ("True", "False")[i % 2]}
-
-
-def expression(i: int) -> dict[str, Any]:
-    return {"ref_id": i, "box": [2, 2, 10, 10], "proposals": [[2, 3, 10, 10], [20, 2, 8, 8]]}
-
-
 META: dict[str, Callable[[int], dict[str, Any]]] = {
-    "questions": question,
-    "statements": statement,
-    "comparisons": comparison,
-    "expressions": expression,
-}
+    "questions": lambda i: {
+        "answers": {("yes", "no", "two")[i % 3]: 1.0, "perhaps": 0.3}, "question_id": i
+    },
+    "statements": lambda i: {"label": VE[i % 3]},
+    "comparisons": lambda i: {"label": ("True", "False")[i % 2]},
+    "expressions": lambda i: {
+        "ref_id": i, "box": [2, 2, 10, 10], "proposals": [[2, 3, 10, 10], [20, 2, 8, 8]]
+    },
+}  # fmt: skip
+"""Annotations of a record by kind."""
 
 
-def records(kind: str, **changed: Any) -> list[Record]:
+def records(kind: str) -> list[Record]:
     """Records of a kind in three splits, the last of which is without annotations."""
-    splits = ("train",) * 12 + ("val",) * 6 + ("test",) * 6
     made = []
-    for i, split in enumerate(splits):
-        more = (picture(100 + i),) if kind == "comparisons" else ()
+    for i, split in enumerate(("train",) * 12 + ("val",) * 6 + ("test",) * 6):
         meta = META[kind](i)
         if split == "test":
             meta = {name: meta[name] for name in ("ref_id", "question_id") if name in meta}
-        made.append(
-            toy.record(
-                i, image=picture(i), more=more, split=split, meta=meta, captions=("some words",)
-            )
-        )
+        own = {"image": picture(i), "split": split, "meta": meta, "captions": ("some words",)}
+        own |= {"more": (picture(100 + i),)} if kind == "comparisons" else {}
+        made.append(toy.record(i, **own))
     return made
 
 
 def checked(folder: Path, rows: list[Record]) -> Result:
-    toy.write(folder / "toy", rows)
-    return check(folder / "toy")[0]
+    return check(written(folder / "toy", rows))[0]
 
 
 @pytest.mark.parametrize("kind", META)
@@ -143,8 +128,8 @@ def test_each_fault_fails_one_expectation_which_names_its_record(
         name = next(iter(meta.get("answers", meta.values())))
         prevails = f"no {'answer' if 'answers' in meta else 'label'} prevails"
         expected[prevails] = [name]
-    toy.write(tmp_path / "toy", rows)
-    checks = {one.what: one for one in failed_suites(tmp_path / "toy")}
+    folder = written(tmp_path / "toy", rows)
+    checks = {one.what: one for one in failed_suites(folder)}
     assert {what: keys(one) for what, one in checks.items()} == expected
     assert {one.suite for one in checks.values()} == {kind}
     assert all(one.failed == len(expected[what]) for what, one in checks.items())
@@ -154,14 +139,13 @@ def test_each_fault_fails_one_expectation_which_names_its_record(
         assert (checks[prevails].threshold, row["split"]) == ("max_label_share", "val")
         assert row["share"] == pytest.approx(5 / 6)
         allowing = {"max_label_share": 0.84}
-    left = {one.what for one in failed_suites(tmp_path / "toy", **allowing)}
+    left = {one.what for one in failed_suites(folder, **allowing)}
     assert left == {what for what, one in checks.items() if one.threshold not in allowing}
 
 
 def test_comparisons_have_two_images(tmp_path: Path) -> None:
     rows = [dataclasses.replace(row, more=row.more * 2) for row in records("comparisons")]
-    toy.write(tmp_path / "toy", rows)
-    (one,) = failed_suites(tmp_path / "toy")
+    (one,) = failed_suites(written(tmp_path / "toy", rows))
     assert (one.what, one.failed) == ("records have two images", COUNT)
 
 
@@ -182,8 +166,7 @@ def test_training_rows_without_any_annotation_are_refused(tmp_path: Path) -> Non
         dataclasses.replace(row, meta={"question_id": i})
         for i, row in enumerate(records("questions"))
     ]
-    toy.write(tmp_path / "toy", rows)
-    (one,) = failed_suites(tmp_path / "toy")
+    (one,) = failed_suites(written(tmp_path / "toy", rows))
     assert (one.what, one.failed, one.counted) == ("questions have an answer", 12, 12)
 
 
@@ -208,7 +191,7 @@ def test_every_threshold_is_used_and_every_expectation_is_explained() -> None:
         "min_caption_words", "max_caption_images", "scripts", "min_image_spread", "drift",
         "min_image_sharpness", "min_image_highlights", "max_image_shadows", "min_image_entropy",
     }  # fmt: skip
-    assert used | partners == set(VALUES)
+    assert used | partners == ValidateConfig.model_fields.keys() - {"accepted", "evaluated_on"}
     text = json.dumps(items)
     assert all(f'{{"$PARAMETER": "{name}"}}' in text for name in partners - {"drift"})
     assert all(item["meta"]["what"] for item in items)

@@ -22,7 +22,7 @@ from albef.validation.page import render_page
 from albef.validation.result import DriftResult, Result, drifted
 from tests.data import toy
 from tests.validation.test_suites import picture
-from tests.validation.values import FREE, check
+from tests.validation.values import FREE, check, written
 
 LIMITS = {
     "accepted": {
@@ -31,6 +31,7 @@ LIMITS = {
     },
     "evaluation": FREE["evaluation"],
 }
+TIGHT = {**FREE["evaluation"], "divergence": {"warn": 0.1, "stop": 0.5}}
 
 
 def rows(count: int = 24, *, long: float = 0.0, **changed: Any) -> list[Record]:
@@ -48,17 +49,15 @@ def rows(count: int = 24, *, long: float = 0.0, **changed: Any) -> list[Record]:
 
 def accepted(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     """The profile of a data set as it is read after it was accepted."""
-    toy.write(folder / "accepted", records)
-    (folder / "toy.json").write_text(drift.accepted_suite(check(folder / "accepted")[1]))
+    own = check(written(folder / "accepted", records))[1]
+    (folder / "toy.json").write_text(drift.accepted_suite(own))
     return drift.read_accepted(folder / "toy.json")
 
 
 @pytest.fixture(scope="module")
 def own_profile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The profile of those records."""
-    folder = tmp_path_factory.mktemp("own") / "accepted"
-    toy.write(folder, rows())
-    return check(folder)[1]
+    return check(written(tmp_path_factory.mktemp("own") / "accepted", rows()))[1]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +74,19 @@ def held(profile_file: Path) -> dict[str, Any]:
     return drift.read_accepted(profile_file)
 
 
+@pytest.fixture(scope="module")
+def longer(
+    held: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Result, dict[str, Any]]:
+    """What is found of a version with longer captions, and its profile."""
+    folder = written(tmp_path_factory.mktemp("longer") / "toy", rows(long=0.6))
+    return check(folder, held, drift=LIMITS)
+
+
 def against(folder: Path, records: Sequence[Record], held: dict[str, Any], **limits: Any) -> Result:
-    toy.write(folder / "toy", records)
     values = {"max_caption_images": 100, "max_shared_images": 1.0, "max_duplicate_images": 1.0}
-    return check(folder / "toy", held, drift={**LIMITS, **limits}, **values)[0]
+    data = written(folder / "toy", records)
+    return check(data, held, drift={**LIMITS, **limits}, **values)[0]
 
 
 def level(result: Result, level: str) -> list[DriftResult]:
@@ -90,8 +98,7 @@ def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(
 ) -> None:
     mixed = random.Random(1).sample(rows(), 24)
     result = against(tmp_path, mixed, held)
-    toy.write(tmp_path / "accepted", mixed[::-1])
-    again = check(tmp_path / "accepted")[1]
+    again = check(written(tmp_path / "accepted", mixed[::-1]))[1]
     assert json.dumps(again["parts"]) == json.dumps(own_profile["parts"])
     assert result.passed
     assert result.warnings() == []
@@ -105,9 +112,9 @@ def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(
 
 
 def test_longer_captions_stop_a_new_version_with_what_where_and_which_key(
-    tmp_path: Path, held: dict[str, Any]
+    longer: tuple[Result, dict[str, Any]],
 ) -> None:
-    result = against(tmp_path, rows(long=0.6), held)
+    result, _ = longer
     assert not result.passed
     stopped = {(drifted.of, drifted.part, drifted.measure) for drifted in level(result, "stopped")}
     assert ("words of a caption", "train", "divergence") in stopped
@@ -124,10 +131,9 @@ def test_longer_captions_stop_a_new_version_with_what_where_and_which_key(
     assert sentence.endswith("(validate.drift.accepted.divergence.stop)")
 
 
-def test_a_small_drift_warns_and_does_not_stop(tmp_path: Path) -> None:
-    held = accepted(tmp_path, rows(48))
+def test_a_small_drift_warns_and_does_not_stop(tmp_path: Path, held: dict[str, Any]) -> None:
     loose = {"divergence": {"warn": 0.1, "stop": 9.0}, "shift": {"warn": 0.25, "stop": 9.0}}
-    result = against(tmp_path, rows(48, long=0.2), held, accepted=loose)
+    result = against(tmp_path, rows(long=0.2), held, accepted=loose)
     assert result.passed
     assert level(result, "warned")
     assert all("validate.drift.accepted." in warning for warning in result.warnings())
@@ -183,9 +189,8 @@ def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) 
         toy.record(100 + i, image=picture(i * 9), image_id=i, split="test", captions=("so " * 9,))
         for i in range(24)
     ]
-    tight = {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": None, "stop": None}}
-    nothing = {"digest": "", "expectations": []}
-    result = against(tmp_path, [*records[:36], *far], nothing, evaluation=tight)
+    held = drift.read_accepted(None)
+    result = against(tmp_path, [*records[:36], *far], held, evaluation=TIGHT)
     of = {drifted.of for drifted in level(result, "stopped")}
     assert of >= {"words of a caption", "vocabulary"}
     assert any(
@@ -206,10 +211,8 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
     accepted(tmp_path, halves)
     held = drift.read_evaluated(tmp_path / "toy.json")
     long = [replace(record, split="train") for record in rows(48, long=1.0)]
-    tight = {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": None, "stop": None}}
-    values = {"max_caption_images": 100, "drift": {**LIMITS, "evaluation": tight}}
-    toy.write(tmp_path / "toy", long)
-    result, own = check(tmp_path / "toy", evaluated=held, **values)
+    values = {"max_caption_images": 100, "drift": {**LIMITS, "evaluation": TIGHT}}
+    result, own = check(written(tmp_path / "toy", long), evaluated=held, **values)
     assert list(own["parts"]) == ["train"]
     assert {(drifted.reference, drifted.name, drifted.part) for drifted in result.drift} == {
         ("evaluation", "accepted", "train")
@@ -223,14 +226,14 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
         for reason in result.reasons()
     )
     assert "from the evaluation splits of accepted</h2>" in render_page(result, own)
-    toy.write(tmp_path / "near", [replace(record, split="train") for record in rows(48)])
-    assert check(tmp_path / "near", evaluated=held, **values)[0].passed
+    near = written(tmp_path / "near", [replace(record, split="train") for record in rows(48)])
+    assert check(near, evaluated=held, **values)[0].passed
 
 
 def test_own_and_other_evaluation_splits_are_told_apart(tmp_path: Path, profile_file: Path) -> None:
     held = drift.read_evaluated(profile_file)
-    toy.write(tmp_path / "toy", rows(long=0.4))
-    shown = drifted(check(tmp_path / "toy", evaluated=held)[0].to_json())
+    data = written(tmp_path / "toy", rows(long=0.4))
+    shown = drifted(check(data, evaluated=held)[0].to_json())
     assert [name for name, _ in groupby(row.name for row in shown)] == ["", "accepted"]
 
 
@@ -244,29 +247,23 @@ def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path)
 
 
 def test_a_data_set_of_one_part_has_no_evaluation_drift(tmp_path: Path) -> None:
-    toy.write(tmp_path / "toy", [toy.record(i, image=picture(i)) for i in range(4)])
-    result, own = check(tmp_path / "toy")
+    few = [toy.record(i, image=picture(i)) for i in range(4)]
+    result, own = check(written(tmp_path / "toy", few))
     assert result.drift == ()
     assert list(own["parts"]) == ["train"]
 
 
 def test_undecodable_pictures_are_left_out_of_the_profile(tmp_path: Path) -> None:
     broken = [toy.record(90 + i, image=picture(i)[:60], split="train") for i in range(3)]
-    toy.write(tmp_path / "toy", [*rows(), *broken])
-    own = check(tmp_path / "toy")[1]
+    own = check(written(tmp_path / "toy", [*rows(), *broken]))[1]
     (red,) = (n for n in own["parts"]["train"]["numbers"] if n["column"] == "red")
     assert (own["parts"]["train"]["records"], sum(red["counts"])) == (21, 18)
-
-
-def numbers(values: Sequence[float]) -> pd.DataFrame:
-    frame = pd.DataFrame({column: [1] * len(values) for column in ("words", "captions")})
-    return frame.assign(split="train", caption="a b", label=None, words=list(values))
 
 
 def tables(values: Sequence[int]) -> dict[str, dict[str, pd.DataFrame]]:
     """Rows whose captions have so many words, without pictures."""
     images = pd.DataFrame({c.name: [] for c in profile.COLUMNS if c.table == "images"})
-    frame = numbers(values)
+    frame = pd.DataFrame({"words": values}).assign(captions=1, caption="a b", label=None)
     return {"train": {"captions": frame, "records": frame, "images": images}}
 
 
@@ -283,21 +280,15 @@ def test_drift_is_zero_for_the_same_rows_and_never_negative(
     held = json.loads(drift.accepted_suite(profile.profile("x", "y", tables(first))))
     mixed = draw.sample(first, len(first))
     for other, most in ((mixed, 1.1e-4), (second, np.inf)):
-        found = drift.measure_drift(
-            tables(other),
-            profile.profile("x", "y", tables(other)),
-            held["expectations"],
-            ("", []),
-            config,
-        )
+        own = profile.profile("x", "y", tables(other))
+        found = drift.measure_drift(tables(other), own, held["expectations"], ("", []), config)
         words = [drifted.value for drifted in found if drifted.of == "words of a caption"]
         assert len(words) == 2
         assert all(value is not None and -1e-9 <= value <= most for value in words)
 
 
-def test_what_is_shown_is_what_was_counted(tmp_path: Path, held: dict[str, Any]) -> None:
-    toy.write(tmp_path / "toy", rows(long=0.6))
-    result, own = check(tmp_path / "toy", held, drift=LIMITS)
+def test_what_is_shown_is_what_was_counted(longer: tuple[Result, dict[str, Any]]) -> None:
+    result, own = longer
     shown = {histogram.what: histogram for histogram in page.histograms(own)}
     words = shown["words of a caption"]
     assert words.edges[0] == 2

@@ -12,7 +12,7 @@ from albef.validation.image_stats import STATS, image_stats, read_image_stats
 from tests.data import toy
 from tests.ingest.bad_rows import encoded
 from tests.validation.test_suites import picture
-from tests.validation.values import failed_suites, keys
+from tests.validation.values import failed_suites, keys, written
 
 
 def named(picture: Image.Image) -> dict[str, float]:
@@ -66,12 +66,12 @@ def test_every_picture_stands_at_the_place_of_its_record(tmp_path: Path) -> None
         )
         for i, split in enumerate(splits)
     ]
-    toy.write(tmp_path / "toy", rows)
-    found = read_image_stats(tmp_path / "toy", threads=1)
+    folder = written(tmp_path / "toy", rows)
+    found = read_image_stats(folder, threads=1)
     assert found.shape == (2, 6, 10)
     assert found[1, :, 0].tolist() == [i * 40 + 20 for i in range(6)]
     assert found[0, ::2, 0].tolist() == [0, 80, 160]
-    assert np.array_equal(found, read_image_stats(tmp_path / "toy", threads=3))
+    assert np.array_equal(found, read_image_stats(folder, threads=3))
 
 
 def test_a_share_of_dark_light_blurred_and_bare_pictures_is_held(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_share_of_dark_light_blurred_and_bare_pictures_is_held(tmp_path: Path)
     }
     images = [sharp, *altered.values()]
     rows = [toy.record(i, image=encoded(image, "PNG")) for i, image in enumerate(images)]
-    toy.write(tmp_path / "toy", rows)
-    assert failed_suites(tmp_path / "toy") == []
-    found = failed_suites(tmp_path / "toy", **dict.fromkeys(altered, 0.0))
+    folder = written(tmp_path / "toy", rows)
+    assert failed_suites(folder) == []
+    found = failed_suites(folder, **dict.fromkeys(altered, 0.0))
     first = {check.threshold: keys(check)[0] for check in found}
     assert first == {name: rows[1 + i].key for i, name in enumerate(altered)}

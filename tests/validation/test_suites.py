@@ -20,7 +20,7 @@ from albef.validation.image_stats import read_image_stats
 from albef.validation.page import render_page
 from albef.validation.result import Result
 from tests.data import toy
-from tests.validation.values import VALUES, check, config, failed, failed_suites, keys
+from tests.validation.values import VALUES, check, config, failed, failed_suites, keys, written
 
 COUNT = 20
 
@@ -38,14 +38,13 @@ def record(number: int, **changed: Any) -> Record:
     return toy.record(number, **{"image": picture(number), **changed})
 
 
-def written(
-    folder: Path, change: Callable[[Record], Record], number: int = 4, **changed: Any
+def one_changed(
+    folder: Path, change: Callable[[Record], Record] = lambda record: record, number: int = 4
 ) -> Path:
     """A data set of twenty records, one of them changed; the last four are evaluated on."""
-    records = [record(i, split="val" if i > 15 else "train", **changed) for i in range(COUNT)]
+    records = [record(i, split="val" if i > 15 else "train") for i in range(COUNT)]
     records[number] = change(records[number])
-    toy.write(folder / "toy", records)
-    return folder / "toy"
+    return written(folder / "toy", records)
 
 
 FAULTS: dict[int, tuple[dict[str, Any], str]] = {
@@ -87,9 +86,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = [record(i) for i in range(COUNT)]
     for number, (fault, _) in FAULTS.items():
         records[number] = dataclasses.replace(records[number], **fault)
-    folder = tmp_path_factory.mktemp("faulty") / "toy"
-    toy.write(folder, records)
-    return folder
+    return written(tmp_path_factory.mktemp("faulty") / "toy", records)
 
 
 def by_expectation(faults: Mapping[int, tuple[Any, str]]) -> dict[str, list[str]]:
@@ -126,7 +123,7 @@ def test_each_fault_can_be_allowed(faulty: Path) -> None:
 
 
 def test_a_picture_that_is_evaluated_on_may_not_be_trained_on(tmp_path: Path) -> None:
-    folder = written(
+    folder = one_changed(
         tmp_path, lambda r: dataclasses.replace(r, image=picture(3), image_id=3), number=17
     )
     (one,) = failed_suites(folder)
@@ -139,7 +136,7 @@ def test_a_picture_that_is_evaluated_on_may_not_be_trained_on(tmp_path: Path) ->
 
 
 def test_a_caption_of_many_different_images_is_a_repeated_one(tmp_path: Path) -> None:
-    folder = written(tmp_path, lambda record: record)
+    folder = one_changed(tmp_path)
     (one,) = failed_suites(folder, max_caption_images=19)
     assert one.what == "captions are not repeated"
     assert one.sentence() == "20 of 40 (50 %) fail, none may"
@@ -149,7 +146,7 @@ def test_a_caption_of_many_different_images_is_a_repeated_one(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict[str, Any]]:
-    return check(written(tmp_path_factory.mktemp("good"), lambda record: record))
+    return check(one_changed(tmp_path_factory.mktemp("good")))
 
 
 def test_a_good_data_set_passes(good: tuple[Result, dict[str, Any]]) -> None:
@@ -168,7 +165,7 @@ def test_a_repeated_image_of_the_same_image_id_is_no_fault(tmp_path: Path) -> No
     def twin(record: Record) -> Record:
         return dataclasses.replace(record, image=picture(3), image_id=3)
 
-    assert failed_suites(written(tmp_path, twin)) == []
+    assert failed_suites(one_changed(tmp_path, twin)) == []
 
 
 def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -179,7 +176,7 @@ def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_keys_and_digests_that_are_none_are_found(tmp_path: Path) -> None:
-    folder = written(tmp_path, lambda record: record)
+    folder = one_changed(tmp_path)
     rows = pq.read_table(folder / "index.parquet").to_pylist()
     pictures = read_image_stats(folder, threads=1)
     rows[1]["key"], rows[2]["key"], rows[3]["digest"] = "toy-0000", "toy 2.x", "0123"
@@ -192,7 +189,7 @@ def test_keys_and_digests_that_are_none_are_found(tmp_path: Path) -> None:
 
 
 def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
-    folder = reindexed(written(tmp_path, lambda record: record), [])
+    folder = reindexed(one_changed(tmp_path), [])
     described = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(described | {"splits": {}}))
     result, own = check(folder)
@@ -222,15 +219,14 @@ def test_the_second_image_of_a_record_is_checked_too(tmp_path: Path) -> None:
     for number, (fault, _) in faults.items():
         records[number] = dataclasses.replace(records[number], **fault)
     records[7] = dataclasses.replace(records[7], **pair(8, 107))  # half of a pair may come again
-    toy.write(tmp_path / "toy", records)
-    result, _ = check(tmp_path / "toy")
+    result, _ = check(written(tmp_path / "toy", records))
     assert {one.what: keys(one) for one in failed(result)} == by_expectation(faults)
     assert result.statistics["different images"] == 2 * COUNT - 3
 
 
 def test_the_result_is_the_same_every_time(tmp_path: Path) -> None:
     first, second = (
-        check(written(tmp_path / name, lambda r: dataclasses.replace(r, captions=("", "x y"))))
+        check(one_changed(tmp_path / name, lambda r: dataclasses.replace(r, captions=("", "x y"))))
         for name in ("a", "b")
     )
     assert first == second
@@ -244,7 +240,7 @@ def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
     def long(record: Record) -> Record:
         return dataclasses.replace(record, captions=("<script>" + " b" * 20,))
 
-    text = render_page(*check(written(tmp_path, long)))
+    text = render_page(*check(one_changed(tmp_path, long)))
     assert "refused" in text
     assert "1 of 21 expectations are not met" in text
     assert "Not met: captions are not too long" in text
@@ -297,8 +293,7 @@ def test_wrong_values_are_named(changed: dict[str, Any], message: str) -> None:
 def test_a_data_set_that_lacks_something_altogether_is_judged_all_the_same(
     tmp_path: Path, changed: dict[str, Any], what: list[str]
 ) -> None:
-    toy.write(tmp_path / "toy", [record(i, **changed) for i in range(3)])
-    allowed = {"max_duplicate_images": 1.0}
-    result, own = check(tmp_path / "toy", **allowed)
+    folder = written(tmp_path / "toy", [record(i, **changed) for i in range(3)])
+    result, own = check(folder, max_duplicate_images=1.0)
     assert [one.what for one in failed(result)] == what
     assert "Profile" in render_page(result, own)
