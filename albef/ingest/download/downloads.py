@@ -128,7 +128,8 @@ class Downloads:
         while True:
             await asyncio.sleep(_SYNC_S)
             for chunk in list(self._open):
-                await asyncio.to_thread(chunk.sync)
+                with contextlib.suppress(OSError):  # told when the chunk is done
+                    await asyncio.to_thread(chunk.sync)
 
     async def _stop(self) -> None:
         rest = asyncio.all_tasks() - {asyncio.current_task()}

@@ -96,9 +96,13 @@ class Chunk:
     def sync(self) -> None:
         """Have all that was added on the disk."""
         if self._dirty:
-            self._dirty = False
-            os.fsync(self._bodies.fileno())
-            os.fsync(self._journal.fileno())
+            self._dirty = False  # what is added from here on is another time's
+            try:
+                os.fsync(self._bodies.fileno())
+                os.fsync(self._journal.fileno())
+            except OSError:
+                self._dirty = True
+                raise
 
     def close(self) -> None:
         """Close the files."""

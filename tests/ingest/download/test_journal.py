@@ -1,5 +1,7 @@
 """What was kept is found again, and what was torn off is not."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,26 @@ def test_a_torn_journal_loses_what_was_torn_off_alone(
     with Chunk(folder, "part") as chunk:
         assert chunk.body(chunk.outcomes["7"]) == b"new"
         assert len(chunk.outcomes) == text[:cut].count(b"\n") + 1
+
+
+def test_what_a_disk_did_not_take_is_given_to_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def fsync(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, "the disk is away for a moment")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with Chunk(tmp_path, "part") as chunk:
+        chunk.add(Outcome("0", 1, 9), b"first")
+        with pytest.raises(OSError, match="away"):
+            chunk.sync()
+        chunk.sync()
+        chunk.sync()
+    assert len(synced) == 3, "the first failed, then bodies and journal, then nothing was new"
 
 
 @given(st.lists(st.binary(max_size=40), max_size=5))
