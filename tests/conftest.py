@@ -47,9 +47,13 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Device slots apart from those of other workers, and of a training on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("slots"))
+    """Device slots apart from those of other workers, and of a training on this machine; in a
+    short path, since sockets lie there."""
+    tmp_path_factory.getbasetemp()  # stays where it is
+    with (
+        tempfile.TemporaryDirectory(prefix="albef-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
