@@ -118,7 +118,7 @@ def test_it_chooses_its_stages_itself() -> None:
 
 def documented(begins: str) -> list[str]:
     """The commands of the block of docs/cluster.md that begins so."""
-    blocks = re.findall(r"^```\n(.+?)^```$", (ROOT / "docs/cluster.md").read_text(), re.M | re.S)
+    blocks = re.findall(r"^```\w*\n(.+?)^```$", (ROOT / "docs/cluster.md").read_text(), re.M | re.S)
     (block,) = (block for block in blocks if block.startswith(begins))
     return [line.partition(" # ")[0].strip() for line in block.splitlines()]
 
