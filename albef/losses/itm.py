@@ -39,8 +39,8 @@ def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Mean cross-entropy over the valid pairs.
 
     Args:
-        logits: (P, 2), class 1 being "match"; or (P, C).
-        labels: (P,) classes.
+        logits: (P, C); for matching C is 2 and class 1 "match".
+        labels: (P,) in {0, ..., C - 1}.
         valid: (P,) bool; others are left out. None valid gives 0.
     """
     losses = F.cross_entropy(logits.float(), labels, reduction="none")

@@ -165,7 +165,7 @@ def render(comparison: Comparison) -> str:
         verdict=verdict,
         difference=difference,
         chance=chance,
-        three=format_range,
+        format_range=format_range,
         colour=lambda side: f"c{1 + side % COLOURS}",
     )
 

@@ -87,7 +87,7 @@ def test_a_release_is_told_of_and_verified_by_a_worker(
     private, public = keys(tmp_path, "ours")
     shutil.copy(public, project.path / "albef.pub")
     project.env |= {"PREFECT_API_URL": server, "ALBEF_SIGNING_KEY": str(private)}
-    project.sh("prefect work-pool create local --type process")
+    project.sh("prefect work-pool create local --type process --overwrite")  # the server is shared
     project.sh("prefect --no-prompt deploy --all")
     with webhook() as (url, came):
         block = project.sh(f"python -c '{BLOCK % url}'").split()[-1]

@@ -129,6 +129,7 @@ def test_what_the_page_of_clusters_says_runs_and_the_schedule_rests(toy: Toy, se
     toy.started()
     toy.env["PREFECT_API_URL"] = server
     create, deploy, start, run = documented("prefect work-pool")
+    toy.sh("prefect --no-prompt work-pool delete local || true")  # the server is shared
     toy.sh(create)
     toy.sh(deploy)
     assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")

@@ -96,7 +96,7 @@ class Chunk:
     def sync(self) -> None:
         """Have all that was added on the disk."""
         if self._dirty:
-            self._dirty = False  # what is added from here on is another time's
+            self._dirty = False  # before it is synced: what is added meanwhile sets it again
             try:
                 os.fsync(self._bodies.fileno())
                 os.fsync(self._journal.fileno())
