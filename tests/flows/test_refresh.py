@@ -155,6 +155,8 @@ def test_the_automations_of_the_page_are_taken(toy: Toy, server: str) -> None:
         toy.sh(command.replace("/ID/", f"/{number}/"))
     listed = toy.sh("prefect automation ls")
     assert {"albef-heartbeats", "albef-notify"} <= set(re.findall(r"albef-\w+", listed))
+    for name in ("albef-heartbeats", "albef-notify"):  # the server is shared
+        toy.sh(f"prefect --no-prompt automation delete {name}")
 
 
 def test_records_are_told_by_what_they_hold(tmp_path: Path) -> None:
