@@ -116,7 +116,10 @@ class ShardCache:
                 if path in (part, done):
                     continue
                 if path.suffix == ".part":
-                    total += 0 if _forgotten(path) else int(path.name.split(".")[1])
+                    digest, size, _ = path.name.split(".")
+                    # Who waited for a shard that is there by now gives it up.
+                    if not _forgotten(path) and not (self.folder / f"{digest}.tar").exists():
+                        total += int(size)
                 elif path.suffix == ".tar":
                     with contextlib.suppress(FileNotFoundError):
                         stat = path.stat()
