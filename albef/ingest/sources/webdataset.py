@@ -120,7 +120,8 @@ def _samples(parts: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]
         if isinstance(part, Damage):
             belongs = part.reason != Reason.CUT_SHARD and current.takes(part, name, wanted)
         else:
-            current.name = current.name or name  # what was damaged may have been its start
+            if not current.parts:
+                current.name = current.name or name  # what was damaged may have been its start
             belongs = current.name == name and suffix not in current.parts
         if not belongs:
             if current.parts or current.damage:

@@ -97,6 +97,7 @@ def test_samples_that_lack_something(tmp_path: Path) -> None:
         ("f.jpg", b"x"), ("f.txt", b"x"), ("f.json", b"[]"),
         ("g.jpg", b"x"), ("g.txt", b"x"), ("g.json", deep),
         ("h.jpg", b"x"), ("h.txt", b"x" * (2**20 + 1)),
+        (".jpg", b"x"), ("i.txt", b"of no picture"),
         *sample(1),
     )  # fmt: skip
     found = read(shard)
@@ -105,8 +106,9 @@ def test_samples_that_lack_something(tmp_path: Path) -> None:
         ("a", Reason.MISSING_FILE), ("b", Reason.NO_CAPTION), ("c", Reason.NO_CAPTION),
         ("d", Reason.MALFORMED_ROW), ("e", Reason.MALFORMED_ROW), ("f", Reason.MALFORMED_ROW),
         ("g", Reason.MALFORMED_ROW), ("h", Reason.TOO_MANY_BYTES),
+        ("", Reason.NO_CAPTION), ("i", Reason.MISSING_FILE),
     ]  # fmt: skip
-    assert [row.line for row in bad(found)] == list(range(2, 10))
+    assert [row.line for row in bad(found)] == list(range(2, 12))
 
 
 def test_one_name_in_two_folders_is_two_samples(tmp_path: Path) -> None:
