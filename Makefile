@@ -41,6 +41,9 @@ run-all: setup
 run-longer: setup
 	$(BIN)/albef run --preset longer
 
+# Tests share the cores with each other and with what they start: threads that wait give way.
+test test-slow test-chaos: export OMP_WAIT_POLICY = passive
+
 test: setup-tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
