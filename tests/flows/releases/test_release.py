@@ -340,6 +340,9 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
         project.sh(command)
         git.fetch()
         assert list(git.unpushed()) == reasons
+    project.sh("git checkout -q --orphan new")
+    (none,) = git.uncommitted(needed)
+    assert none == "there is no commit yet; make one with `git add -A && git commit`"
 
 
 def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
