@@ -33,8 +33,7 @@ def test_every_rung_loads_strictly_and_is_another(
 
 
 def test_the_papers_ladder_adds_one_thing_at_a_time() -> None:
-    *rungs, ours = validate(Ladder, read_yaml(ROOT / "ablations/paper.yaml"), where="paper").rungs
-    assert set(ours.values) == {"pretrain.wpa", "tasks.retrieval.wpa"}
+    rungs = validate(Ladder, read_yaml(ROOT / "ablations/paper.yaml"), where="paper").rungs
     added = [set(low.values) - set(high.values) for low, high in pairwise(rungs)]
     assert added == [
         {"pretrain.itc", "tasks.retrieval.itc", "tasks.retrieval.rerank_k"},
