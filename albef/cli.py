@@ -79,15 +79,15 @@ def command(
             except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
                 if os.environ.get("ALBEF_DEBUG"):
                     raise
-                stopped = isinstance(error, KeyboardInterrupt)
-                text = interrupted if stopped else f"{error}"
+                is_interrupt = isinstance(error, KeyboardInterrupt)
+                text = interrupted if is_interrupt else f"{error}"
                 if isinstance(error, ModuleNotFoundError):
                     text += (
                         "; in a clone, `pip install '.[serving,cpu]'` has what serves, "
                         "'.[pipeline]' all else"
                     )
                 print(f"albef {name}: {text}", file=sys.stderr)
-                status = INTERRUPTED if stopped else getattr(error, "exit_code", code)
+                status = INTERRUPTED if is_interrupt else getattr(error, "exit_code", code)
             raise SystemExit(status or 0)
 
         commands.command(name.split()[-1])(run)
@@ -98,22 +98,22 @@ def command(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
     group = cast(TyperGroup, get_command(app))
-    name = next((word for word in given if not word.startswith("-")), "")
+    name = next((word for word in words if not word.startswith("-")), "")
     if name not in group.commands:  # of the project, or none
         if root := _root():
-            _take_code_of(root, given)
+            _take_code_of(root, words)
             flows = importlib.import_module("flows.cli")
             pipeline = cast(TyperGroup, get_command(flows.app))
             group.commands = {**pipeline.commands, **group.commands}
             group.epilog = None
         elif name in PIPELINE:
             project_root()  # says that there is none
-    group(given, prog_name="albef")
+    group(words, prog_name="albef")
 
 
-def _take_code_of(root: Path, given: list[str]) -> None:
+def _take_code_of(root: Path, words: list[str]) -> None:
     """Have the code of a project run its commands, though another copy of it is installed."""
     sys.path.insert(0, str(root))
     ours = Path(albef.__file__).parent
@@ -122,7 +122,7 @@ def _take_code_of(root: Path, given: list[str]) -> None:
             raise SystemExit(f"albef: the code of {root} is not what Python finds, but {ours} is")
         path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": path, "ALBEF_CODE_OF": str(root)}
-        os.execve(sys.executable, [sys.executable, "-m", "albef.cli", *given], environment)
+        os.execve(sys.executable, [sys.executable, "-m", "albef.cli", *words], environment)
 
 
 def project_root() -> Path:
@@ -136,8 +136,8 @@ def project_root() -> Path:
 
 
 def _root() -> Path | None:
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    cwd = Path.cwd()
+    for folder in (cwd, *cwd.parents):
         if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
             return folder
     return None
@@ -314,13 +314,13 @@ def site(
     main(export, gallery, out, questions, precision, package)
 
 
-def _checkpoint(given: str) -> Path:
+def _checkpoint(model: str) -> Path:
     """The folder of a checkpoint, or of the one with this name in the project around."""
-    if (Path(given) / "config.json").is_file():
-        return Path(given)
+    if (Path(model) / "config.json").is_file():
+        return Path(model)
     from albef.commands.project import Project
 
-    return Project(project_root()).layout.model(given)
+    return Project(project_root()).layout.model(model)
 
 
 if __name__ == "__main__":

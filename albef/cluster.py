@@ -24,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Part = TypeVar("Part")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 _AHEAD = 3
 """Tasks that wait for each processor."""
 _RETRIES = 3
@@ -74,26 +74,26 @@ class RayExecutor(Executor):
         self._run = ray.remote(**options)(_run)
         self._resource = "GPU" if gpu else "CPU"
 
-    def submit(self, make: Callable[..., Made], /, *given: Any, **named: Any) -> "Future[Made]":
+    def submit(self, make: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
         """Have something done; ``BrokenExecutor`` where it ended each process that tried."""
-        made: Future[Made] = Future()
+        future: Future[Result] = Future()
 
-        def end(of_task: "Future[Made]") -> None:
-            error = of_task.exception()
+        def end(task_future: "Future[Result]") -> None:
+            error = task_future.exception()
             if isinstance(error, RayTaskError):
-                made.set_exception(error.cause)
+                future.set_exception(error.cause)
             elif isinstance(error, WorkerCrashedError):
-                made.set_exception(BrokenExecutor(str(error)))
+                future.set_exception(BrokenExecutor(str(error)))
             elif isinstance(error, RayError):
-                made.set_exception(ConnectionError(f"a task was lost with its node: {error}"))
+                future.set_exception(ConnectionError(f"a task was lost with its node: {error}"))
             elif error is not None:
-                made.set_exception(error)
+                future.set_exception(error)
             else:
-                made.set_result(of_task.result())
+                future.set_result(task_future.result())
 
-        task = self._run.remote(_versions(), functools.partial(make, **named), *given)
+        task = self._run.remote(_versions(), functools.partial(make, **kwargs), *args)
         task.future().add_done_callback(end)
-        return made
+        return future
 
     def processes(self) -> int:
         """How many tasks the nodes that are there now can do at once."""
@@ -101,10 +101,10 @@ class RayExecutor(Executor):
 
 
 def mapped(
-    make: Callable[[Part], Made], parts: Iterable[Part], gpu: bool = False
-) -> Iterator[Made]:
+    make: Callable[[Part], Result], parts: Iterable[Part], gpu: bool = False
+) -> Iterator[Result]:
     """``make`` of each part, in order, so many parts ahead as keep the cluster at work."""
-    waiting: deque[Future[Made]] = deque()
+    waiting: deque[Future[Result]] = deque()
     with RayExecutor(gpu) as executor:
         for part in parts:
             waiting.append(executor.submit(make, part))
@@ -114,7 +114,7 @@ def mapped(
             yield waiting.popleft().result()
 
 
-def on_each_node(cls: type, *given: object, at_once: int) -> list[Any]:
+def on_each_node(cls: type, *args: object, at_once: int) -> list[Any]:
     """An object of a class with ``async`` methods on each node, an actor of Ray's; one whose node
     dies comes up on another one, and what it was asked is asked again.
 
@@ -122,26 +122,26 @@ def on_each_node(cls: type, *given: object, at_once: int) -> list[Any]:
         ConnectionError: there is no cluster.
     """
     connect()
-    endless = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}
+    options = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}
     nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
     return [
         ray.remote(cls)
         .options(
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
-            **endless,
+            **options,
         )
-        .remote(*given)
+        .remote(*args)
         for node in nodes
     ]
 
 
-def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Made], *given: Any) -> Made:
+def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Result], *args: Any) -> Result:
     """On a node: what a task does."""
-    if others := sorted(set(versions) - set(_versions())):
-        named = ", ".join(map(" ".join, others))
-        raise ValueError(f"node {platform.node()} has not the versions of the driver: {named}")
-    return make(*given)
+    if differing := sorted(set(versions) - set(_versions())):
+        mismatches = ", ".join(map(" ".join, differing))
+        raise ValueError(f"node {platform.node()} has not the versions of the driver: {mismatches}")
+    return make(*args)
 
 
 @functools.cache
@@ -151,8 +151,8 @@ def _versions() -> tuple[tuple[str, str], ...]:
     code = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         code.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
-    found = [("albef", code.hexdigest())]
+    versions = [("albef", code.hexdigest())]
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found.append((name, version(name)))
-    return tuple(found)
+            versions.append((name, version(name)))
+    return tuple(versions)

@@ -109,16 +109,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _nodes(node: Any, known: dict[int, int]) -> int:
+def _nodes(node: Any, counts: dict[int, int]) -> int:
     """How many values a YAML node stands for, each alias for all that it names; a node within
-    itself counts as too many. ``known`` are those of nodes that were counted.
+    itself counts as too many. ``counts`` are those of nodes that were counted.
     """
-    if id(node) not in known:
-        known[id(node)] = _NODES + 1
+    if id(node) not in counts:
+        counts[id(node)] = _NODES + 1
         parts = node.value if isinstance(getattr(node, "value", None), list) else ()
         flat = (inner for part in parts for inner in (part if isinstance(part, tuple) else [part]))
-        known[id(node)] = 1 + sum(_nodes(inner, known) for inner in flat)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_nodes(inner, counts) for inner in flat)
+    return counts[id(node)]
 
 
 def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -160,8 +160,8 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     for key, value in above.items():
         old: Any = merged.get(key)
         kind = value.get("kind") if isinstance(value, Mapping) else None
-        is_of_it = isinstance(old, Mapping) and kind in (None, old.get("kind"))
-        merged[key] = _laid_over(old, value) if is_of_it and isinstance(value, Mapping) else value
+        same_kind = isinstance(old, Mapping) and kind in (None, old.get("kind"))
+        merged[key] = _laid_over(old, value) if same_kind and isinstance(value, Mapping) else value
     return merged
 
 
@@ -208,9 +208,9 @@ def _sentences(
                 yield f"{where}: {dotted} is missing"
             case _:
                 message = item["msg"].removeprefix("Value error, ")
-                got = item["input"]
-                but = "" if isinstance(got, dict | list) else f", got {got!r}"
-                yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{but}"
+                value = item["input"]
+                suffix = "" if isinstance(value, dict | list) else f", got {value!r}"
+                yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{suffix}"
 
 
 def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
@@ -243,8 +243,8 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         return cast(S, values)
     name = values.get("kind") if isinstance(values, Mapping) else None
     if name not in classes:
-        what = f"kind {name!r} is not known" if name else "kind is missing"
-        raise ValueError(what + did_you_mean(str(name), classes))
+        problem = f"kind {name!r} is not known" if name else "kind is missing"
+        raise ValueError(problem + did_you_mean(str(name), classes))
     try:
         return validate(classes[str(name)], values, where="")
     except ParamsError as error:
@@ -252,21 +252,21 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         raise ValueError("; ".join(lines)) from None
 
 
-def did_you_mean(name: str, known: Iterable[str], within: str = "") -> str:
+def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """How a sentence about an unknown name ends: the nearest known one, or a few that there are.
 
     Args:
         name: what is not known.
-        known: the names that there are.
-        within: what stands before each of them, as ``tasks.``.
+        candidates: the names that there are.
+        prefix: what stands before each of them, as ``tasks.``.
     """
-    names = list(known)
-    if near := nearest(name, names):
-        return f"; did you mean {within}{near}?"
+    names = list(candidates)
+    if closest := nearest(name, names):
+        return f"; did you mean {prefix}{closest}?"
     return f"; there are {', '.join(names)}" if 0 < len(names) <= _FEW else ""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The known name closest to ``name``, if any is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return close[0] if close else None
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return matches[0] if matches else None

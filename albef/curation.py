@@ -94,20 +94,20 @@ def score(checkpoint: Checkpoint, records: Records, device: torch.device, worker
     read = partial(
         read_batch, records, partial(pictures, resize=Evaluate(checkpoint.model.image.image_size))
     )
-    parts: list[NDArray[np.float32]] = []
+    scores: list[NDArray[np.float32]] = []
     for rows, images in ahead(read, shared(len(records), _BATCH), workers):
         texts = [clean_caption(text, MAX_WORDS) for row in rows for text in row.captions]
         owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions], device=device)
         encoded = tokenizer.encode(texts, checkpoint.config["values"]["max_tokens"])
-        ids, mask = (torch.from_numpy(part).to(device) for part in encoded)
+        ids, mask = (torch.from_numpy(array).to(device) for array in encoded)
         image_states = model.encode_image(to_device({"image": images}, device)["image"])
         text_states = model.encode_text(ids, mask)
         itc = (model.image_feat(image_states)[owner] * model.text_feat(text_states)).sum(1)
         image = model.fusion_encoder.image_key_values(image_states)
         fused = model.fused_cls(text_states, mask, select(image, owner))
         itm = torch.softmax(match_logits(matcher.itm_head, fused), dim=1)[:, 1]
-        parts.append(torch.stack([itc, itm]).float().cpu().numpy())
-    joined = np.concatenate(world().join(parts), axis=1)
+        scores.append(torch.stack([itc, itm]).float().cpu().numpy())
+    joined = np.concatenate(world().join(scores), axis=1)
     return pa.table(list(joined), schema=SCORES)
 
 
@@ -128,13 +128,13 @@ def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool
     if config.threshold is not None:
         return scores >= config.threshold
     assert config.keep is not None
-    kept = np.zeros(len(scores), bool)
-    kept[np.argsort(-scores, kind="stable")[: round(config.keep * len(scores))]] = True
-    return kept
+    keep_mask = np.zeros(len(scores), bool)
+    keep_mask[np.argsort(-scores, kind="stable")[: round(config.keep * len(scores))]] = True
+    return keep_mask
 
 
-def write_view(folder: Path, base: Path, edit: Edit, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the view of the data set, or view, in ``base`` whose rows are edited; ``about`` says
+def write_view(folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the view of the data set, or view, in ``base`` whose rows are edited; ``origin`` says
     how it came about.
 
     Returns:
@@ -145,22 +145,22 @@ def write_view(folder: Path, base: Path, edit: Edit, about: Mapping[str, Any]) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits: Counter[str] = Counter()
-    captions = place = 0
+    captions = offset = 0
     path = folder / "index.parquet"
     with (
         pq.ParquetFile(base / path.name) as index,
         pq.ParquetWriter(path, index.schema_arrow, compression="zstd") as writer,
     ):
         for batch in index.iter_batches(_ROWS):
-            rows, used = edit(batch, place)
-            place += used
+            rows, used = edit(batch, offset)
+            offset += used
             splits.update(rows["split"].to_pylist())
             captions += int(_counts(rows).sum())
             writer.write_batch(rows)
     if not splits[SPLIT]:
         raise ValueError("no caption is good enough: raise keep or lower threshold")
     described = describe(base)
-    curated = {"of": base.name, "data": described["digest"], **about}
+    curated = {"of": base.name, "data": described["digest"], **origin}
     described |= {"name": folder.name, "digest": index_digest(folder), "splits": dict(splits)}
     described |= {"captions": captions, "curated": curated}
     described.setdefault("shards_of", base.name)
@@ -168,26 +168,26 @@ def write_view(folder: Path, base: Path, edit: Edit, about: Mapping[str, Any]) -
     return described
 
 
-def keeping(kept: NDArray[np.bool_]) -> Edit:
-    """Of the captions that are scored those that are ``kept``; a record without any goes."""
+def keeping(keep_mask: NDArray[np.bool_]) -> Edit:
+    """Of the captions that are scored those that ``keep_mask`` has; a record without any goes."""
 
-    def edit(batch: pa.RecordBatch, place: int) -> tuple[pa.RecordBatch, int]:
+    def edit(batch: pa.RecordBatch, offset: int) -> tuple[pa.RecordBatch, int]:
         stays = ~_is_scored(batch)
         scored = int((~stays).sum())
-        stays[~stays] = kept[place : place + scored]
+        stays[~stays] = keep_mask[offset : offset + scored]
         return _with_captions(batch, stays), scored
 
     return edit
 
 
-def adding(written: Sequence[str]) -> Edit:
+def adding(texts: Sequence[str]) -> Edit:
     """What was written of each record of :data:`SPLIT`, as its last caption unless it has that one;
     ``meta`` says what it is."""
 
-    def edit(batch: pa.RecordBatch, place: int) -> tuple[pa.RecordBatch, int]:
+    def edit(batch: pa.RecordBatch, offset: int) -> tuple[pa.RecordBatch, int]:
         columns = {name: batch[name].to_pylist() for name in ("captions", "caption_words", "meta")}
         (rows,) = pc.equal(batch["split"], SPLIT).to_numpy(zero_copy_only=False).nonzero()
-        for row, text in zip(rows, written[place : place + len(rows)], strict=True):
+        for row, text in zip(rows, texts[offset : offset + len(rows)], strict=True):
             if text and text not in columns["captions"][row]:
                 columns["captions"][row].append(text)
                 columns["caption_words"][row].append(len(text.split()))
@@ -214,28 +214,28 @@ def _counts(batch: pa.RecordBatch) -> NDArray[np.int32]:
 def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.RecordBatch:
     """The rows of an index with those of their captions that stay; a row that loses all goes."""
     counts = _counts(batch)
-    left = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(left)]), pa.int32())
+    remaining = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(remaining)]), pa.int32())
     for name in ("captions", "caption_words"):
         values = pc.list_flatten(batch[name]).filter(pa.array(stays))
         lists = pa.ListArray.from_arrays(offsets, values, type=batch.schema.field(name).type)
         batch = _replaced(batch, name, lists)
-    return batch.filter(pa.array((left > 0) | (counts == 0)))
+    return batch.filter(pa.array((remaining > 0) | (counts == 0)))
 
 
 def _replaced(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
     """The batch with other values in a column."""
-    at = batch.schema.get_field_index(name)
-    return batch.set_column(at, batch.schema.field(at), values)
+    column = batch.schema.get_field_index(name)
+    return batch.set_column(column, batch.schema.field(column), values)
 
 
-def write_scores(path: Path, base: Path, scores: pa.Table, kept: NDArray[np.bool_]) -> None:
+def write_scores(path: Path, base: Path, scores: pa.Table, keep_mask: NDArray[np.bool_]) -> None:
     """Write the captions that were scored, in order, with what came of each. ``noise`` is what
     their source knows to be wrong with one, as built-in data do; "" is nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scores = scores.append_column("kept", pa.array(kept))
+    scores = scores.append_column("kept", pa.array(keep_mask))
     columns = [(name, pa.string()) for name in ("key", "caption", "noise")]
-    schema, place = pa.schema([*columns, *scores.schema]), 0
+    schema, offset = pa.schema([*columns, *scores.schema]), 0
     with (
         pq.ParquetFile(base / "index.parquet") as index,
         pq.ParquetWriter(path, schema, compression="zstd") as writer,
@@ -246,20 +246,20 @@ def write_scores(path: Path, base: Path, scores: pa.Table, kept: NDArray[np.bool
             texts, meta = pc.list_flatten(rows["captions"]), rows["meta"].take(owner)
             noise = pa.array(map(_noise, texts.to_pylist(), meta.to_pylist()), pa.string())
             spoken = rows["key"].take(owner), texts, noise
-            part = scores.slice(place, len(owner)).combine_chunks()
-            writer.write_table(pa.table([*spoken, *part.columns], schema=schema))
-            place += len(owner)
+            batch_scores = scores.slice(offset, len(owner)).combine_chunks()
+            writer.write_table(pa.table([*spoken, *batch_scores.columns], schema=schema))
+            offset += len(owner)
 
 
 def _noise(caption: str, meta: str) -> str:
     if '"noise"' not in meta:
         return ""
-    known = json.loads(meta)
-    return "" if caption == known.get("written") else str(known["noise"])
+    annotations = json.loads(meta)
+    return "" if caption == annotations.get("written") else str(annotations["noise"])
 
 
 def precision_and_recall(
-    scores: NDArray[np.float32], kept: NDArray[np.bool_], noise: Sequence[str]
+    scores: NDArray[np.float32], keep_mask: NDArray[np.bool_], noise: Sequence[str]
 ) -> dict[str, Any]:
     """Precision and recall of finding captions that are known to be wrong, or to say nothing: of
     what went, and for each share that might go, in percent; empty where none is known."""
@@ -267,23 +267,23 @@ def precision_and_recall(
     if not (kinds != "").any():
         return {}
 
-    def found(gone: NDArray[Any]) -> dict[str, float]:
-        caught = kinds[gone] != ""
+    def measure(removed: NDArray[Any]) -> dict[str, float]:
+        is_noise = kinds[removed] != ""
         recalls = {
-            f"recall of {kind}": 100 * float((kinds[gone] == kind).sum() / (kinds == kind).sum())
+            f"recall of {kind}": 100 * float((kinds[removed] == kind).sum() / (kinds == kind).sum())
             for kind in sorted(set(kinds) - {""})
         }
-        recall = float(caught.sum() / (kinds != "").sum())
-        return {"precision": 100 * float(caught.mean()), "recall": 100 * recall, **recalls}
+        recall = float(is_noise.sum() / (kinds != "").sum())
+        return {"precision": 100 * float(is_noise.mean()), "recall": 100 * recall, **recalls}
 
     worst = np.argsort(-scores, kind="stable")[::-1]
     cuts = [round(len(worst) * step / _STEPS) for step in range(1, _STEPS)]
     return {
         "captions": int((kinds != "").sum()),
-        "found": found(np.flatnonzero(~kept)) if not kept.all() else {},
+        "found": measure(np.flatnonzero(~keep_mask)) if not keep_mask.all() else {},
         "curve": [
             {"went": 100 * cut / len(worst), "below": float(scores[worst[cut]]),
-             **found(worst[:cut])}
+             **measure(worst[:cut])}
             for cut in cuts if cut
         ],
     }  # fmt: skip

@@ -66,16 +66,16 @@ class World:
 
         Scalars are left out. Each process has as many outputs, of one shape.
         """
-        here = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
+        local = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
         if self.size == 1:
-            return here
+            return local
         joined: dict[str, Tensor] = {}
-        for name in here[0]:
-            stacked = torch.stack([output[name] for output in here])
+        for name in local[0]:
+            stacked = torch.stack([output[name] for output in local])
             parts = [torch.empty_like(stacked) for _ in range(self.size)]
             distributed.all_gather(parts, stacked)
             joined[name] = torch.cat(parts)
-        return [{n: t[i] for n, t in joined.items()} for i in range(self.size * len(here))]
+        return [{n: t[i] for n, t in joined.items()} for i in range(self.size * len(local))]
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars, averaged over the processes."""

@@ -55,11 +55,11 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Have what was written to a file, or the names in a folder, survive a power cut."""
-    number = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

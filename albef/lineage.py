@@ -148,13 +148,13 @@ class Project:
     code: Callable[[str], str]
 
 
-def compare(known: str, at_hand: str) -> State:
+def compare(expected: str, at_hand: str) -> State:
     """How a digest that is known compares with the one at hand, "" being none."""
     if not at_hand:
         return "missing"
-    if not known:
+    if not expected:
         return ""
-    return "verified" if known == at_hand else "changed"
+    return "verified" if expected == at_hand else "changed"
 
 
 def _digest_at(path: Path) -> str:
@@ -178,7 +178,7 @@ def lineage(path: Path, project: Project | None = None) -> Step:
     """
     if not path.exists():
         raise LineageError(f"{path} is not here: give the path of a product, or `dvc pull` it")
-    chain = _by_content(path, project) or (_by_place(path, project) if project else None)
+    chain = _by_content(path, project) or (_by_layout(path, project) if project else None)
     if chain is None:
         raise LineageError(
             f"{path} is no product: neither an export ({MANIFEST}), a checkpoint ({CONFIG} and "
@@ -207,22 +207,22 @@ def _by_content(path: Path, project: Project | None) -> Step | None:
     return None
 
 
-def _by_place(path: Path, project: Project) -> Step | None:
+def _by_layout(path: Path, project: Project) -> Step | None:
     """The chain of what the layout of a project has at a path."""
     full, layout = path.resolve(), project.layout
     if full == layout.report() or full.parent == layout.cards():
-        whole = full == layout.report()
-        what, runs = ("report", project.runs) if whole else ("model card", [full.stem])
+        is_report = full == layout.report()
+        product_type, runs = ("report", project.runs) if is_report else ("model card", [full.stem])
         origins = _of_runs(runs, project)
-        return _step(what, full.name, full, project, "report", state="", origins=origins)
+        return _step(product_type, full.name, full, project, "report", state="", origins=origins)
     for name in dict.fromkeys(n for part in (full, *full.parents) for n in (part.name, part.stem)):
         if full in (layout.metrics(name), layout.predictions(name), layout.behaviour(name)):
             return _of_evaluation(name, project, full)
-        for place, (what, stage, origin) in _BESIDE.items():
-            if full.is_relative_to(place(layout, name)):
+        for locate, (product_type, stage, origin) in _EXTRAS.items():
+            if full.is_relative_to(locate(layout, name)):
                 address = f"{stage}@{name}" if stage else ""
-                of = [origin(name, project)]
-                return _step(what, name, full, project, address, state="", origins=of)
+                chains = [origin(name, project)]
+                return _step(product_type, name, full, project, address, state="", origins=chains)
         if full == layout.record(name):
             return _of_record(name, project)
     return None
@@ -241,7 +241,7 @@ def _of_record(address: str, project: Project) -> Step | None:
     """The chain of what the stage of a run record made."""
     stage, _, key = address.partition("@")
     layout = project.layout
-    places = {
+    products = {
         "ingest": layout.data(key),
         "validate": layout.verdict(key),
         "curate": layout.data(key),
@@ -252,10 +252,10 @@ def _of_record(address: str, project: Project) -> Step | None:
         "export": layout.export(key),
         "report": layout.report(),
     }
-    return lineage(places[stage], project) if stage in places else None
+    return lineage(products[stage], project) if stage in products else None
 
 
-_KEPT: Mapping[str, tuple[Callable[[Layout, str], Path], str]] = {
+_PRODUCTS: Mapping[str, tuple[Callable[[Layout, str], Path], str]] = {
     "export": (Layout.export, MANIFEST),
     "checkpoint": (Layout.model, WEIGHTS),
     "search": (Layout.search, CHOICE),
@@ -264,12 +264,12 @@ _KEPT: Mapping[str, tuple[Callable[[Layout, str], Path], str]] = {
 """The folder where a project keeps a product, and the file in it whose digest names it."""
 
 
-def _kept(what: str, name: str, project: Project | None) -> Path | None:
-    return _KEPT[what][0](project.layout, name) if project else None
+def _product_folder(product_type: str, name: str, project: Project | None) -> Path | None:
+    return _PRODUCTS[product_type][0](project.layout, name) if project else None
 
 
 def _step(
-    what: str,
+    product_type: str,
     name: str,
     path: Path | None,
     project: Project | None,
@@ -289,21 +289,21 @@ def _step(
         stage: address of what made it; "" where no record is asked for.
         digest: as its child tells; ``at_hand`` is compared with it, or if None that of the file.
     """
-    place, file = _KEPT.get(what, (None, ""))
-    of_file = _digest_at(path / file) if path else ""
-    at_hand = of_file if at_hand is None else at_hand
+    locate, file = _PRODUCTS.get(product_type, (None, ""))
+    actual_digest = _digest_at(path / file) if path else ""
+    at_hand = actual_digest if at_hand is None else at_hand
     state = compare(digest, at_hand) if state is None else state
     recorded: State = ""
     record = None
     if project and path and stage and (path / file).exists():
         record = read_as(RunRecord, project.layout.record(stage))
-        product = (place(project.layout, name) if place else path) / file
+        product = (locate(project.layout, name) if locate else path) / file
         if product.is_relative_to(project.root):
             product = product.relative_to(project.root)
-        if record and of_file:
-            recorded = compare(record.made.get(str(product), ""), of_file)
+        if record and actual_digest:
+            recorded = compare(record.made.get(str(product), ""), actual_digest)
     return Step(
-        what,
+        product_type,
         name,
         str(path or ""),
         digest or at_hand,
@@ -321,8 +321,8 @@ def of_export(folder: Path, project: Project | None) -> Step:
     """The chain of an exported folder, wherever it lies."""
     manifest = read_as(_Manifest, folder / MANIFEST) or _Manifest()
     files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
-    for name, known in manifest.files.items():
-        files[compare(known, _digest_at(folder / name))].append(name)
+    for name, expected in manifest.files.items():
+        files[compare(expected, _digest_at(folder / name))].append(name)
     run, origin = manifest.run or folder.name, manifest.provenance
     kind = manifest.model.get("kind") or manifest.kind
     return _step(
@@ -335,7 +335,7 @@ def of_export(folder: Path, project: Project | None) -> Step:
         state="changed" if files["changed"] else "verified" if files["verified"] else "missing",
         facts={"kind": kind, "precisions": manifest.precisions, "files": files},
         code=origin.export_code,
-        origins=[of_checkpoint(run, project, digest=origin.checkpoint, repeated=origin)],
+        origins=[of_checkpoint(run, project, digest=origin.checkpoint, fallback=origin)],
     )
 
 
@@ -345,25 +345,25 @@ def of_checkpoint(
     *,
     folder: Path | None = None,
     digest: str = "",
-    repeated: _Provenance | None = None,
-    after: tuple[str, ...] = (),
+    fallback: _Provenance | None = None,
+    descendants: tuple[str, ...] = (),
 ) -> Step:
     """The chain of a checkpoint, which lies in ``folder`` or where the project keeps it.
 
     Args:
-        digest, repeated: of its weights, and its provenance, as its child tells.
-        after: checkpoints that came of it.
+        digest, fallback: of its weights, and its provenance, as its child tells.
+        descendants: checkpoints that came of it.
 
     Raises:
         LineageError: it came of itself.
     """
-    if name in after:
+    if name in descendants:
         raise LineageError(f"checkpoint {name} tells that it comes from itself: make it again")
-    folder = folder or _kept("checkpoint", name, project)
+    folder = folder or _product_folder("checkpoint", name, project)
     config = read_as(_Config, folder / CONFIG) if folder else None
     if folder and compare(digest, _digest_at(folder / WEIGHTS)) not in ("verified", ""):
         config = None  # of another one
-    origin = (config.provenance if config else repeated) or _Provenance()
+    origin = (config.provenance if config else fallback) or _Provenance()
     facts = origin.model_dump(include={"seed", "epoch"}, exclude_unset=True)
     if config:
         facts |= {"kind": config.kind, "values": config.values}
@@ -378,37 +378,37 @@ def of_checkpoint(
         digest=digest,
         facts=facts,
         code=origin.code,
-        origins=_of_training(origin, project, (*after, name)),
+        origins=_of_training(origin, project, (*descendants, name)),
     )
 
 
 def _of_training(
-    origin: _Provenance, project: Project | None, after: tuple[str, ...]
+    origin: _Provenance, project: Project | None, descendants: tuple[str, ...]
 ) -> Iterator[Step]:
-    """What the last of ``after`` was made of."""
+    """What the last of ``descendants`` was made of."""
     if origin.choice:
-        yield _of_search(after[-1].split("/")[0], project, digest=origin.choice)
+        yield _of_search(descendants[-1].split("/")[0], project, digest=origin.choice)
     if origin.parent:
         yield of_checkpoint(
             origin.parent,
             project,
             digest=origin.parent_weights,
-            repeated=origin.parent_provenance,
-            after=after,
+            fallback=origin.parent_provenance,
+            descendants=descendants,
         )
     if origin.imported is not None:
         yield Step("file", origin.imported, digest=origin.file, state="missing")
     for part, digest in origin.start.items():
         yield Step(f"{part} weights", "taken as a start", digest=digest)
     if origin.dataset:
-        yield _of_data(origin.dataset, project, digest=origin.data, repeated=origin.described)
+        yield _of_data(origin.dataset, project, digest=origin.data, fallback=origin.described)
 
 
 def _of_search(
     run: str, project: Project | None, *, folder: Path | None = None, digest: str = ""
 ) -> Step:
     """What the search of a run chose."""
-    folder = folder or _kept("search", run, project)
+    folder = folder or _product_folder("search", run, project)
     choice = read_as(_Schema, folder / CHOICE) if folder else None
     facts = {"choice": choice.model_extra} if choice else {}
     return _step("search", run, folder, project, f"search@{run}", digest=digest, facts=facts)
@@ -420,27 +420,27 @@ def _of_data(
     *,
     folder: Path | None = None,
     digest: str = "",
-    repeated: _Described | None = None,
+    fallback: _Described | None = None,
 ) -> Step:
     """The chain of a data set: its index is read and its digest made again.
 
-    ``digest`` and ``repeated`` are what its child tells of it.
+    ``digest`` and ``fallback`` are what its child tells of it.
     """
-    folder, at_hand = folder or _kept("data set", name, project), ""
+    folder, at_hand = folder or _product_folder("data set", name, project), ""
     described = read_as(_Described, folder / DESCRIBED) if folder else None
     if folder and described:
         from albef.data.shards import index_digest  # pyarrow, which serving lacks
 
         at_hand = index_digest(folder)
         digest = digest or described.digest
-    known = (described if compare(digest, at_hand) == "verified" else repeated) or _Described()
-    facts = known.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
+    dataset = (described if compare(digest, at_hand) == "verified" else fallback) or _Described()
+    facts = dataset.model_dump(include={"splits", "captions", "licences"}, exclude_unset=True)
     if project and at_hand:
         facts["validation"] = _verdict(project, name, digest)
-    if known.curated:
-        stage, origins = "curate", _of_view(known.curated, project)
+    if dataset.curated:
+        stage, origins = "curate", _of_view(dataset.curated, project)
     else:
-        stage, origins = "ingest", _of_sources(known.sources, project.root if project else Path())
+        stage, origins = "ingest", _of_sources(dataset.sources, project.root if project else Path())
     return _step(
         "data set",
         name,
@@ -469,23 +469,23 @@ def _verdict(project: Project, name: str, digest: str) -> str:
         return "not validated"
     if result.digest != digest:
         return "validated as other data"
-    met = sum(bool(check.get("passed")) for check in result.checks)
+    passed = sum(bool(check.get("passed")) for check in result.checks)
     word = "valid" if result.passed else "refused"
-    return f"{word}, {met} of {len(result.checks)} expectations met"
+    return f"{word}, {passed} of {len(result.checks)} expectations met"
 
 
 def _of_sources(sources: Sequence[_Source], root: Path) -> Iterator[Step]:
     from albef.builtin import openmoji  # Pillow's, which only these sources need
 
     try:
-        drawn = openmoji.inputs()
+        artwork = openmoji.inputs()
     except ParamsError:  # the artwork is not at hand
-        drawn = {}
+        artwork = {}
     for source in sources:
         files = [
-            Step("file", name, str(path), known, compare(known, _digest_at(path)))
-            for name, known in source.inputs.items()
-            for path in (drawn.get(name, root / name),)
+            Step("file", name, str(path), expected, compare(expected, _digest_at(path)))
+            for name, expected in source.inputs.items()
+            for path in (artwork.get(name, root / name),)
         ]
         facts = source.model_dump(exclude={"name", "inputs"}, exclude_unset=True)
         yield Step("source", source.name, facts=facts, origins=tuple(files))
@@ -524,7 +524,7 @@ def _read_predictions(path: Path) -> _Provenance:
         raise LineageError(f"{path} is damaged ({error}): make it again") from None
 
 
-_BESIDE: Mapping[Callable[[Layout, str], Path], tuple[str, str, Callable[[str, Project], Step]]] = {
+_EXTRAS: Mapping[Callable[[Layout, str], Path], tuple[str, str, Callable[[str, Project], Step]]] = {
     Layout.export_metrics: (
         "export metrics",
         "export",
@@ -559,7 +559,7 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
     """
     chain = of_export(export, None)
     files = (read_as(_Manifest, export / MANIFEST) or _Manifest()).files
-    made_of = {
+    dependencies = {
         (step.what, step.name, step.digest): {
             "name": f"{step.what} {step.name}",
             "digest": {"sha256": step.digest},
@@ -579,7 +579,7 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
                 "externalParameters": {"run": chain.name, "version": version, "commit": commit},
                 "resolvedDependencies": [
                     {"name": "git commit", "digest": {"gitCommit": commit}},
-                    *made_of.values(),
+                    *dependencies.values(),
                 ],
             },
             "runDetails": {"builder": {"id": "urn:albef:pipeline"}},
@@ -587,22 +587,22 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
     }
 
 
-def render(step: Step, here: Path) -> str:
+def render(step: Step, base: Path) -> str:
     """A chain as a tree, with paths as seen from a folder; nothing is written twice."""
-    return "\n".join(_tree(step, here, set()))
+    return "\n".join(_tree(step, base, set()))
 
 
-def _tree(step: Step, here: Path, seen: set[tuple[str, str, str]]) -> Iterator[str]:
-    where = ""
+def _tree(step: Step, base: Path, printed: set[tuple[str, str, str]]) -> Iterator[str]:
+    location = ""
     if step.path and step.what != "file":
         full = Path(step.path).resolve()
-        where = f"  {full.relative_to(here) if full.is_relative_to(here) else full}"
-    yield f"{step.what} {step.name}{where}"
+        location = f"  {full.relative_to(base) if full.is_relative_to(base) else full}"
+    yield f"{step.what} {step.name}{location}"
     key = (step.what, step.name, step.digest)
-    if step.origins and key in seen:
+    if step.origins and key in printed:
         yield "   as above"
         return
-    seen.add(key)
+    printed.add(key)
     bar = "│  " if step.origins else "   "
     if step.digest or step.state:
         words = {"missing": "missing: not here to compare with"}.get(step.state, step.state)
@@ -611,12 +611,12 @@ def _tree(step: Step, here: Path, seen: set[tuple[str, str, str]]) -> Iterator[s
         yield f"{bar}{step.digest[:_DIGITS] or 'no digest known'} {words}".rstrip()
     for line in render_facts(step):
         yield bar + line
-    for place, origin in enumerate(step.origins, 1):
-        last = place == len(step.origins)
-        first, *rest = _tree(origin, here, seen)
-        yield ("└─ " if last else "├─ ") + first
+    for number, origin in enumerate(step.origins, 1):
+        is_last = number == len(step.origins)
+        first, *rest = _tree(origin, base, printed)
+        yield ("└─ " if is_last else "├─ ") + first
         for line in rest:
-            yield ("   " if last else "│  ") + line
+            yield ("   " if is_last else "│  ") + line
 
 
 def render_facts(step: Step) -> Iterator[str]:
@@ -632,10 +632,10 @@ def render_facts(step: Step) -> Iterator[str]:
                     yield f"{state}: {', '.join(files[state])}"
         case "checkpoint":
             values = facts.get("values", {})
-            known = {name: values[name] for name in _SHOWN_VALUES if name in values}
-            known |= {name: facts[name] for name in ("seed", "epoch") if name in facts}
-            if known:
-                yield _pairs(known)
+            settings = {name: values[name] for name in _SHOWN_VALUES if name in values}
+            settings |= {name: facts[name] for name in ("seed", "epoch") if name in facts}
+            if settings:
+                yield _pairs(settings)
         case "search":
             if "choice" in facts:
                 yield f"chosen: {_pairs(facts['choice'])}" if facts["choice"] else "no ranges"
@@ -676,16 +676,16 @@ def _render_record(record: RunRecord, recorded: State) -> Iterator[str]:
     if recorded == "changed":
         yield f"the run record of {record.stage} is that of another one"
         return
-    took = [f"{record.seconds:,} s"] if record.seconds is not None else []
+    costs = [f"{record.seconds:,} s"] if record.seconds is not None else []
     hours = {"core": record.core_hours, "gpu": record.gpu_hours}
-    took += [f"{value:.3g} {name} hours" for name, value in hours.items() if value]
-    words = ", ".join([record.stage, record.started, *took])
+    costs += [f"{value:.3g} {name} hours" for name, value in hours.items() if value]
+    words = ", ".join([record.stage, record.started, *costs])
     yield words if recorded else f"{words}; the record does not name its product"
     revision = record.git.revision[:_DIGITS]
-    where = (
+    environment = (
         record.machine,
         record.python and f"Python {record.python}",
         f"git {revision}" if revision else "outside git",
         {True: "clean", False: "with uncommitted changes", None: ""}[record.git.clean],
     )
-    yield ", ".join(filter(None, where))
+    yield ", ".join(filter(None, environment))

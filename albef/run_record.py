@@ -92,9 +92,9 @@ def read_as(schema: type[M], path: Path) -> M | None:
         return None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ": ".join(filter(None, [str(path), ".".join(map(str, first["loc"]))]))
+        location = ": ".join(filter(None, [str(path), ".".join(map(str, first["loc"]))]))
         raise ValueError(
-            f"{where}: {first['msg'].lower()}: make it again, or `dvc checkout`"
+            f"{location}: {first['msg'].lower()}: make it again, or `dvc checkout`"
         ) from None
 
 
@@ -103,8 +103,8 @@ def keep(record: Path) -> None:
     folder = KEPT / record.stem
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(record, folder / f"{file_digest(record)[:16]}.json")
-    for old in _newest_first(folder)[MOST:]:
-        old.unlink(missing_ok=True)
+    for outdated in _newest_first(folder)[MOST:]:
+        outdated.unlink(missing_ok=True)
 
 
 def recall(record: Path) -> bool:
@@ -114,16 +114,16 @@ def recall(record: Path) -> bool:
     """
     digest_of = cache(lambda name: file_digest(Path(name)) if Path(name).is_file() else "")
 
-    def holds(path: Path) -> bool:
-        made = json.loads(path.read_text()).get("made", {})
-        return bool(made) and all(digest_of(name) == digest for name, digest in made.items())
+    def matches(path: Path) -> bool:
+        digests = json.loads(path.read_text()).get("made", {})
+        return bool(digests) and all(digest_of(name) == digest for name, digest in digests.items())
 
-    if record.is_file() and holds(record):
+    if record.is_file() and matches(record):
         return True
-    right = next(filter(holds, _newest_first(KEPT / record.stem)), None)
-    if right is not None:
-        shutil.copyfile(right, record)
-    return right is not None
+    match = next(filter(matches, _newest_first(KEPT / record.stem)), None)
+    if match is not None:
+        shutil.copyfile(match, record)
+    return match is not None
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -168,7 +168,7 @@ def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict
 
 def _usage() -> list[resource.struct_rusage]:
     """Of this process, and of its children that have ended."""
-    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
 def _versions() -> Iterator[tuple[str, str]]:

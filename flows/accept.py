@@ -85,7 +85,7 @@ def check_code(paths: Iterable[str], stages: Iterable[Any], producers: Mapping[s
             raise ParamsError(f"{path} is a product of {producers[path]}, not code")
         if path == str(PARAMS):
             raise ParamsError(f"{path} holds values, and those change products; only code can be")
-        if not any(_holds(known, path) for known in code):
+        if not any(_holds(file, path) for file in code):
             hint = did_you_mean(path, code)
             raise ParamsError(f"{path} is no code that a stage depends on{hint}")
         if not Path(path).exists():
@@ -114,10 +114,10 @@ def _judge(
     pairs = [(edit, path) for edits in edited.values() for edit in edits for path in paths]
     if not any(_holds(path, edit.path) or _holds(edit.path, path) for edit, path in pairs):
         return None
-    taken = tuple(dict.fromkeys(edit for edit, path in pairs if _holds(path, edit.path)))
-    known = set(map(str, taken))
-    reasons = graph.why(stage, lock[stage.name], producers)
-    if refused := tuple(reason for reason in reasons if reason not in known):
+    accepted = tuple(dict.fromkeys(edit for edit, path in pairs if _holds(path, edit.path)))
+    accepted_reasons = set(map(str, accepted))
+    reasons = graph.reasons_of(stage, lock[stage.name], producers)
+    if refused := tuple(reason for reason in reasons if reason not in accepted_reasons):
         return Verdict(stage.name, refused, ())
     for dep, edits in edited.items():
         if edits:
@@ -125,8 +125,8 @@ def _judge(
     with contextlib.redirect_stdout(io.StringIO()):  # DVC announces each write
         stage.dump(update_pipeline=False)
     repo.stage_cache.save(stage)  # so that it also holds after a change and back
-    _note(stage.name, taken)
-    return Verdict(stage.name, (), taken)
+    _note(stage.name, accepted)
+    return Verdict(stage.name, (), accepted)
 
 
 def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
@@ -161,11 +161,11 @@ def accept_data(name: str, file: Path | None = None) -> str:
     datasets = params.get("datasets") or {}
     if name not in datasets:
         raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, datasets)}")
-    named = ((params.get("validate") or {}).get("accepted") or {}).get(name)
+    current = ((params.get("validate") or {}).get("accepted") or {}).get(name)
     profile = _read_profile(name)
     if file is None:
-        file = Path(named or PROFILES / f"{name}.json")
-        if named is None and file.exists():
+        file = Path(current or PROFILES / f"{name}.json")
+        if current is None and file.exists():
             raise ParamsError(
                 f"{file} is there already, and {PARAMS} does not name it: it may be of another "
                 f"data set {name}; say --file {file} to overwrite it, or name another file"
@@ -176,7 +176,7 @@ def accept_data(name: str, file: Path | None = None) -> str:
         )
     text = accepted_suite(profile)
     write_atomic(file, text)
-    if file.as_posix() != named:
+    if file.as_posix() != current:
         values.override(PARAMS, [f"validate.accepted.{name}={file.as_posix()}"])
     return (
         f"{file} holds {len(json.loads(text)['expectations'])} expectations of {name}; commit it "

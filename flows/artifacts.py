@@ -46,11 +46,11 @@ def publish(layout: Layout, states: Mapping[str, State]) -> None:
         if name.partition("@")[0] in GATES
     ]
     with contextlib.suppress(HTTPError, GTOException):
-        found = results.evaluated(layout)
-        _table("results", results.HEADER, found, "Results beside their baselines.")
+        result_rows = results.evaluated(layout)
+        _table("results", results.HEADER, result_rows, "Results beside their baselines.")
         _table("gates", ("gate", "verdict", "what it says"), gates, "What may be used.")
         header = ("run", "metric", "released", "value", "now", "change")
-        rows = list(_beside_released(layout))
+        rows = list(_compare_with_released(layout))
         _table("released", header, rows, f"Results beside the version that holds {STAGE}.")
         for key, page in (("report", layout.report()), ("data-pages", layout.data_pages())):
             if page.exists():
@@ -73,7 +73,7 @@ def _verdict(layout: Layout, name: str, state: State) -> str:
     return f"{sum(checks)} of {len(checks)} expectations met"
 
 
-def _beside_released(layout: Layout) -> Iterator[tuple[str, ...]]:
+def _compare_with_released(layout: Layout) -> Iterator[tuple[str, ...]]:
     """The results of each run that is released, as they were then and are now."""
     runs = read_yaml(PARAMS).get("export", {}).get("runs", ())
     for run in runs if git.ask("rev-parse", "HEAD") else ():
@@ -83,9 +83,9 @@ def _beside_released(layout: Layout) -> Iterator[tuple[str, ...]]:
         if holder and text and path.exists():
             before = {row[1]: row[2] for row in results.rows(run, json.loads(text))}
             for _, metric, value, *_ in results.rows(run, json.loads(path.read_text())):
-                was = before.get(metric, "")
-                change = f"{float(value) - float(was):+.4g}" if was and value else ""
-                yield run, metric, holder, was, value, change
+                old = before.get(metric, "")
+                change = f"{float(value) - float(old):+.4g}" if old and value else ""
+                yield run, metric, holder, old, value, change
 
 
 class Progress:
@@ -108,9 +108,9 @@ class Progress:
             if self._artifact is None:
                 key = re.sub("[^a-z0-9]+", "-", self._name.lower())
                 text = f"Steps or trials of {self._name}."
-                made = create_progress_artifact(float(percent), f"progress-{key}", text)
-                assert isinstance(made, UUID)
-                self._artifact = made
+                artifact = create_progress_artifact(float(percent), f"progress-{key}", text)
+                assert isinstance(artifact, UUID)
+                self._artifact = artifact
             else:
                 update_progress_artifact(self._artifact, float(percent))
 

@@ -56,8 +56,8 @@ def run(
     _stop_on_signals()
     if seeds is None:
         return run(preset, overrides or (), only or (), force or (), name, dry=dry)
-    others = {"--only": only, "--force": force, "--dry": dry}
-    unwanted = [option for option, given in others.items() if given]
+    options = {"--only": only, "--force": force, "--dry": dry}
+    unwanted = [option for option, value in options.items() if value]
     return run_seeds(preset, overrides or (), name, seeds, unwanted)
 
 
@@ -276,11 +276,11 @@ def check(
     that were downloaded, which ingest need not fetch again. The exit code is 1 where either
     would stop.
     """
-    here = Path.cwd()  # SOURCE may be a path, which is then relative to this
+    cwd = Path.cwd()  # SOURCE may be a path, which is then relative to this
     os.chdir(project_root())
     from pipelines.check import main
 
-    return main(source, rows, as_json, here, write)
+    return main(source, rows, as_json, cwd, write)
 
 
 @command(data, "data accept", at_root=True)

@@ -26,13 +26,13 @@ def git(*args: str) -> str:
         ParamsError: it failed; in its words.
     """
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", *args], capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
     )
-    if done.returncode:
-        reason = " ".join((done.stderr or done.stdout).split()) or done.returncode
+    if completed.returncode:
+        reason = " ".join((completed.stderr or completed.stdout).split()) or completed.returncode
         raise ParamsError(f"`git {' '.join(args)}` failed: {reason}")
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
 def ask(*args: str) -> str | None:
@@ -61,21 +61,21 @@ def fetch() -> None:
         git("fetch", "--quiet", "--tags", remote)
 
 
-def uncommitted(needed: Sequence[Path], apart: Sequence[Path] = ()) -> Iterator[str]:
+def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterator[str]:
     """Why HEAD does not hold the state of the work tree and the ``needed`` files, and who commits,
-    in sentences; what is ``apart`` need not be as in HEAD."""
+    in sentences; what is ``excluded`` need not be as in HEAD."""
     if ask("rev-parse", "--verify", "HEAD") is None:
         yield "there is no commit yet; make one with `git add -A && git commit`"
         return
     if ask("rev-parse", "--show-prefix"):
         yield "the project is not at the root of its git repository, where GTO's tags need it"
-    but = [f":(exclude){path.as_posix()}" for path in apart]
-    if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *but):
+    exclusions = [f":(exclude){path.as_posix()}" for path in excluded]
+    if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions):
         names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield f"not as in the last commit: {', '.join(names[:3])}{more}; commit or undo that"
-    if strange := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
-        yield f"{', '.join(strange)} is not in git; `git add` and commit it"
+    if untracked := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
+        yield f"{', '.join(untracked)} is not in git; `git add` and commit it"
     if ask("var", "GIT_COMMITTER_IDENT") is None:
         yield NOBODY
 
@@ -96,20 +96,20 @@ def unpushed() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def whole(run: str, paths: Sequence[Path]) -> Iterator[None]:
+def transaction(run: str, paths: Sequence[Path]) -> Iterator[None]:
     """Commit and tag a release of a run within, and push after it; or nothing of it is left.
 
     The files at ``paths`` are written within, and were as HEAD has them. Of a process that is
     killed within, :func:`recover` takes back what it did.
     """
-    before = git("rev-parse", "HEAD")
-    begun = {"run": run, "head": before, "tags": sorted(_tags(run)), "paths": [*map(str, paths)]}
-    write_json(BEGUN, begun)
+    head = git("rev-parse", "HEAD")
+    state = {"run": run, "head": head, "tags": sorted(_tags(run)), "paths": [*map(str, paths)]}
+    write_json(BEGUN, state)
     try:
         yield
-        _push(run, commit=git("rev-parse", "HEAD") != before)
+        _push(run, commit=git("rev-parse", "HEAD") != head)
     except BaseException:
-        _undo(begun, ask)
+        _undo(state, ask)
         raise
     BEGUN.unlink()
 
@@ -120,21 +120,21 @@ def recover() -> None:
     Raises:
         ParamsError: the remote is out of reach.
     """
-    if (begun := read_json(BEGUN)) is not None:
-        _undo(begun, git)
+    if (state := read_json(BEGUN)) is not None:
+        _undo(state, git)
 
 
-def _undo(begun: Mapping[str, Any], call: Callable[..., str | None]) -> None:
-    run, head = begun["run"], begun["head"]
-    made = _tags(run) - set(begun["tags"])
-    lacking = made - _pushed(call)
-    if lacking or not made:
+def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
+    run, head = state["run"], state["head"]
+    new_tags = _tags(run) - set(state["tags"])
+    lacking = new_tags - _pushed(call)
+    if lacking or not new_tags:
         for tag in lacking:
             git("tag", "--delete", _name(tag))
         if git("log", "-1", "--format=%P %s").startswith(f"{head} {commit_message(run)}"):
             git("reset", "--quiet", "--keep", head)
         if git("rev-parse", "HEAD") == head:  # else someone went on meanwhile
-            for path in map(Path, begun["paths"]):
+            for path in map(Path, state["paths"]):
                 ask("reset", "--quiet", "--", str(path))
                 if show(head, path) is None:
                     path.unlink(missing_ok=True)
@@ -161,8 +161,8 @@ def _tags(run: str) -> set[str]:
 
 def _pushed(call: Callable[..., str | None]) -> set[str]:
     """All tags of the remote, in the same form; none where there is no remote."""
-    where = remote()
-    lines = where and call("ls-remote", "--tags", where)
+    target = remote()
+    lines = target and call("ls-remote", "--tags", target)
     return {line.replace("\t", " ") for line in (lines or "").splitlines()}
 
 
@@ -179,11 +179,11 @@ def remote() -> str | None:
 def _push(run: str, *, commit: bool) -> None:
     """Push a run's tags, and HEAD where its branch goes if there is a new commit: all or
     nothing."""
-    if where := remote():
+    if target := remote():
         branch = upstream() if commit else None
         refs = [f"refs/tags/{_name(tag)}" for tag in sorted(_tags(run))]
         refs += [f"HEAD:{branch[1]}"] if branch else []
-        git("push", "--quiet", "--atomic", where, *refs)
+        git("push", "--quiet", "--atomic", target, *refs)
 
 
 def show(revision: str, path: Path) -> str | None:

@@ -121,7 +121,7 @@ def one_line(error: BaseException) -> str:
 
 def _nodes(repo: Any, params: Path) -> dict[str, Node]:
     graph = repo.index.graph
-    order = {stage: place for place, stage in enumerate(repo.index.stages)}
+    order = {stage: index for index, stage in enumerate(repo.index.stages)}
     lock, producers, starts = locked(), producers_of(order), _starts(params)
     busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
     nodes: dict[str, Node] = {}
@@ -136,7 +136,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
         node = Node(stage.name, upstream, outs, running=running, needed=needed)
         if needed:
             waits = tuple(n for n in upstream if nodes[n].stale or nodes[n].running)
-            reasons = () if running else why(stage, lock.get(stage.name), producers, waits)
+            reasons = () if running else reasons_of(stage, lock.get(stage.name), producers, waits)
             failure = FAILED / stage.name
             node = replace(
                 node,
@@ -199,7 +199,7 @@ def producers_of(stages: Iterable[Any]) -> dict[str, str]:
     }
 
 
-def why(
+def reasons_of(
     stage: Any,
     entry: Mapping[str, Any] | None,
     producers: Mapping[str, str],
@@ -265,7 +265,7 @@ def _tree_hash(files: Mapping[str, str]) -> str:
 
 
 def elsewhere(reason: str) -> bool:
-    """Whether a reason of :func:`why` says no more than that something is not on this machine."""
+    """Whether a reason of :func:`reasons_of` says only that something is not on this machine."""
     return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
 
 
@@ -296,8 +296,8 @@ def _product_reasons(stage: Any) -> Iterator[str]:
     for out in stage.outs:
         if state := out.status().get(str(out)):
             words = {**_STATES, "modified": "was changed by hand"}.get(state, state)
-            kept = out.use_cache and not out.changed_cache()
-            yield f"{out} {words}" + ("; DVC's cache has it" if kept else "")
+            is_cached = out.use_cache and not out.changed_cache()
+            yield f"{out} {words}" + ("; DVC's cache has it" if is_cached else "")
 
 
 def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
@@ -307,12 +307,12 @@ def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
 
 def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> set[str]:
     """Stages, those that are above them, and so on."""
-    found: set[str] = set()
+    selected: set[str] = set()
     todo = [*names]
     while todo:
-        found.add(name := todo.pop())
-        todo += [other for other in above(name) if other not in found]
-    return found
+        selected.add(name := todo.pop())
+        todo += [other for other in above(name) if other not in selected]
+    return selected
 
 
 def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
@@ -323,9 +323,9 @@ def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list
     """
     chosen: dict[str, None] = {}
     for name in names:
-        named = [node for node in nodes if name in (node, node.partition("@")[0])]
-        if not named:
-            known = dict.fromkeys([*nodes, *(node.partition("@")[0] for node in nodes)])
-            raise ParamsError(f"{option}: there is no stage {name}{did_you_mean(name, known)}")
-        chosen |= dict.fromkeys(named)
+        matches = [node for node in nodes if name in (node, node.partition("@")[0])]
+        if not matches:
+            candidates = dict.fromkeys([*nodes, *(node.partition("@")[0] for node in nodes)])
+            raise ParamsError(f"{option}: there is no stage {name}{did_you_mean(name, candidates)}")
+        chosen |= dict.fromkeys(matches)
     return list(chosen)

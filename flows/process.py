@@ -66,8 +66,8 @@ class Child:
         self.stopped = True
         for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
             _signal_group(self._process.pid, number)
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
                 self._process.poll()  # a zombie still counts as a member
                 if not _signal_group(self._process.pid, 0):
                     return

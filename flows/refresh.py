@@ -31,12 +31,12 @@ class DatasetSnapshot:
         self._layout, self._folder = layout, folder
         self._hashes = _read_hashes(layout)
         for name in self._hashes:
-            index, kept = layout.data(name) / "index.parquet", folder / f"{name}.parquet"
+            index, copy = layout.data(name) / "index.parquet", folder / f"{name}.parquet"
             if index.is_file():
                 try:
-                    os.link(index.resolve(), kept)
+                    os.link(index.resolve(), copy)
                 except OSError:  # another disk, or one without links
-                    shutil.copyfile(index, kept)
+                    shutil.copyfile(index, copy)
 
     def compare(self) -> tuple[list[str], list[str]]:
         """Data sets of other bytes, and those of equal bytes whose quarantine is another."""

@@ -29,8 +29,8 @@ def fetch_runs() -> None:
 
     A remote out of reach costs computing, no more: it is warned of.
     """
-    lost = "the remote is out of reach, so what this machine lacks is computed here"
-    with _bearing(lost), Repo(".") as repo:
+    warning = "the remote is out of reach, so what this machine lacks is computed here"
+    with _tolerating(warning), Repo(".") as repo:
         repo.stage_cache.pull(None)
 
 
@@ -39,8 +39,8 @@ def fetch_products(name: str) -> None:
 
     ``dvc repro --pull`` leaves out the products that DVC does not cache, such as metrics.
     """
-    lost = f"{name} is not taken from the remote"
-    with _bearing(lost), Repo(".", _wait_for_lock=True) as repo, repo.lock:
+    warning = f"{name} is not taken from the remote"
+    with _tolerating(warning), Repo(".", _wait_for_lock=True) as repo, repo.lock:
         stage = next(stage for stage in repo.index.stages if getattr(stage, "name", "") == name)
         redrawn = any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs)
         if stage.changed() and not redrawn:
@@ -49,11 +49,11 @@ def fetch_products(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _bearing(what: str) -> Iterator[None]:
+def _tolerating(warning: str) -> Iterator[None]:
     try:
         yield
     except (DvcException, OSError) as error:
-        log.warning("%s: %s", what, error)
+        log.warning("%s: %s", warning, error)
 
 
 def push() -> str | None:
@@ -62,9 +62,9 @@ def push() -> str | None:
         with Repo(".") as repo:
             count = repo.push(run_cache=True)
             # dvc push leaves out what DVC does not cache, though a run elsewhere restores it
-            kept = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
-            kept = {info for info in kept if repo.cache.local.exists(info.value)}
-            count += len(repo.cloud.push(kept).transferred) if kept else 0
+            objs = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
+            objs = {info for info in objs if repo.cache.local.exists(info.value)}
+            count += len(repo.cloud.push(objs).transferred) if objs else 0
     except (DvcException, OSError) as error:
         return (
             f"push: {' '.join(str(error).split())}; the products are complete here, and the next "

@@ -27,8 +27,8 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 def summary(layout: Layout) -> str:
     """The main results of every evaluated run, and where the others and the report are."""
-    found = evaluated(layout)
-    parts = [table(found, HEADER), "all metrics: dvc metrics show"] if found else []
+    result_rows = evaluated(layout)
+    parts = [table(result_rows, HEADER), "all metrics: dvc metrics show"] if result_rows else []
     if layout.report().exists():
         parts.append(f"report: {layout.report()}")
     return "\n\n".join(parts) or "no results yet"

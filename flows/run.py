@@ -42,9 +42,9 @@ def run(
     with run_lock.acquire():
         values.prepare(preset, overrides)
         nodes, layout = graph.read(), values.layout()
-        plan, asked = _plan(nodes, only, force), graph.choose(nodes, only, "--only") or nodes
+        plan, requested = _plan(nodes, only, force), graph.choose(nodes, only, "--only") or nodes
         for stage in plan:
-            if stage not in asked:
+            if stage not in requested:
                 log.info("note: %s runs too: what it makes is read, and is not here", stage)
         for above in dict.fromkeys(above for stage in plan for above in nodes[stage].waits):
             if above not in plan:
@@ -124,5 +124,5 @@ def _save_experiment(name: str, layout: Layout) -> int:
 def untracked(layout: Layout, project: Path = Path()) -> list[str]:
     """Options of ``dvc exp save`` for the products that DVC does not cache, as far as there are."""
     folders = (layout.root / "metrics", layout.root / "runs")
-    kept = [str(folder) for folder in folders if (project / folder).exists()]
-    return [part for folder in kept for part in ("--include-untracked", folder)]
+    existing = [str(folder) for folder in folders if (project / folder).exists()]
+    return [part for folder in existing for part in ("--include-untracked", folder)]

@@ -27,7 +27,7 @@ FLOW_RUN = Path(".dvc/tmp/albef-flow-run")
 INHERITED = "ALBEF_RUN_LOCK"
 """Environment variable of a child that has inherited its parent's lock."""
 log = logging.getLogger("albef")
-_held: IO[str] | None = None
+_lock_file: IO[str] | None = None
 _shared = bool(os.environ.pop(INHERITED, None))
 
 
@@ -42,37 +42,37 @@ def acquire() -> Iterator[None]:
     Raises:
         Busy: another process holds it; the error names it.
     """
-    global _held
-    if _shared or _held is not None:
+    global _lock_file
+    if _shared or _lock_file is not None:
         yield
         return
-    with locked(PATH, "a run is", "; `albef status` shows it") as _held:
+    with locked(PATH, "a run is", "; `albef status` shows it") as _lock_file:
         _heal()
         try:
             yield
         finally:
-            _held = None
+            _lock_file = None
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, hint: str = "") -> Iterator[IO[str]]:
+def locked(path: Path, subject: str, hint: str = "") -> Iterator[IO[str]]:
     """Hold a lock file, which is not waited for.
 
     Raises:
-        Busy: another process holds it; ``what`` says who is at work.
+        Busy: another process holds it; ``subject`` says who is at work.
     """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(lock(path))
         except Locked as error:
-            raise Busy(f"{what} at work here already (process {error.holder}){hint}") from None
+            raise Busy(f"{subject} at work here already (process {error.holder}){hint}") from None
         yield file
 
 
 def descriptor() -> int:
     """Of the held lock's file: for a child that holds it too, and has :data:`INHERITED` set."""
-    assert _held is not None, "acquire() comes first"
-    return _held.fileno()
+    assert _lock_file is not None, "acquire() comes first"
+    return _lock_file.fileno()
 
 
 def holder() -> int | None:
@@ -130,14 +130,14 @@ def _settle(run: UUID) -> None:
     state: State[Any] = Crashed(message="Its process died; found by the next run.")
     with get_client(sync_client=True) as client:
         try:
-            found = client.read_flow_run(run)
+            dead_run = client.read_flow_run(run)
         except ObjectNotFound:  # it ran against another server
             return
-        if found.state is None or found.state.is_final():
+        if dead_run.state is None or dead_run.state.is_final():
             return
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
         for task in client.read_task_runs(flow_run_filter=of_run):
             if task.state is None or not task.state.is_final():
                 client.set_task_run_state(task.id, state, force=True)
         client.set_flow_run_state(run, state, force=True)
-        log.info("flow run %s died without a word; marked as crashed", found.name)
+        log.info("flow run %s died without a word; marked as crashed", dead_run.name)

@@ -61,10 +61,10 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
 
 
 def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
-    again = not _ending.is_set() and BY_CHANCE in (state.message or "")
-    if again:
+    is_retried = not _ending.is_set() and BY_CHANCE in (state.message or "")
+    if is_retried:
         log.info("%s, to be tried again", state.message)
-    return again
+    return is_retried
 
 
 def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool = False) -> State:
@@ -99,16 +99,16 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
             code = child.follow(line)
         finally:
             _children.discard(child)
-    took = format_duration(time.monotonic() - began)
+    duration = format_duration(time.monotonic() - began)
     failure = FAILED / name
     if code == 0:
         failure.unlink(missing_ok=True)
         state = outcome(name, lines)
         if state.message == TAKEN:  # what lies there tells of other products
             recall(layout().record(name))
-        log.info("%s: %s, %s", name, "cached" if state.name == "Cached" else "done", took)
+        log.info("%s: %s, %s", name, "cached" if state.name == "Cached" else "done", duration)
         return state
-    log.info("%s: %s after %s", name, "ended" if child.stopped else "failed", took)
+    log.info("%s: %s after %s", name, "ended" if child.stopped else "failed", duration)
     if child.stopped:
         return Failed(message=f"{name} was ended with its run.")
     write_atomic(failure, sentence(name, lines))
@@ -121,8 +121,8 @@ def outcome(name: str, lines: list[str]) -> State:
         return Completed(name="Cached", message=UNCHANGED)
     if any("is cached - skipping run" in text for text in lines):
         return Completed(name="Cached", message=TAKEN)
-    own = [text for text in lines if not _DVC.match(text)]
-    return Completed(message=own[-1].removeprefix(f"{name}: ") if own else "Ran.")
+    messages = [text for text in lines if not _DVC.match(text)]
+    return Completed(message=messages[-1].removeprefix(f"{name}: ") if messages else "Ran.")
 
 
 def sentence(name: str, lines: list[str]) -> str:

@@ -15,9 +15,9 @@ def report() -> str:
     """The whole answer."""
     layout = values.layout()
     rows = [
-        (name if place == 0 else "", text)
+        (name if index == 0 else "", text)
         for name, node in graph.read().items()
-        for place, text in enumerate(_states(node, layout))
+        for index, text in enumerate(_states(node, layout))
     ]
     parts = [results.table(rows, ("stage", "state"))]
     if (process := run_lock.holder()) is not None:

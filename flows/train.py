@@ -55,7 +55,7 @@ def train(
             raise
 
 
-def _refresh(then: str) -> State:
+def _refresh(scope: str) -> State:
     """See :func:`train`."""
     sources = [name for name in graph.read() if name.partition("@")[0] in SOURCES]
     with snapshot(values.layout()) as before:
@@ -74,7 +74,7 @@ def _refresh(then: str) -> State:
     checks = [name for name in nodes if name.partition("@")[0] in CHECKS and nodes[name].stale]
     if not changed and not checks:  # those are stale that were refused before
         return Completed(message=text)
-    state = _train([] if changed and then == "all" else [*sources, *checks], [])
+    state = _train([] if changed and scope == "all" else [*sources, *checks], [])
     if state.is_failed():
         return state
     log.info(state.message)
@@ -92,10 +92,10 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
     futures: dict[str, PrefectFuture[State]] = {}
     changing: set[str] = set()  # stages that may make something new, and those that read it
     for name in (name for name in nodes if name in chosen):
-        node, force_it = nodes[name], name in forced
-        if force_it or (node.needed and (node.stale or changing.intersection(node.upstream))):
+        node, is_forced = nodes[name], name in forced
+        if is_forced or (node.needed and (node.stale or changing.intersection(node.upstream))):
             changing.add(name)
-        run = stages.task_of(node, fresh=name not in changing, force=force_it, pull=shared)
+        run = stages.task_of(node, fresh=name not in changing, force=is_forced, pull=shared)
         above = [futures[other] for other in node.upstream if other in futures]
         futures[name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}

@@ -67,11 +67,11 @@ def check(path: Path) -> None:
     if CHECKED.exists() and CHECKED.read_text() == digest:
         return
     command = [sys.executable, "-m", "pipelines.params", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 2:
-        raise ParamsError(done.stderr.strip().replace(str(path), str(PARAMS)))
-    if done.returncode:
-        raise RuntimeError(f"{PARAMS} cannot be checked:\n{done.stderr.strip()}")
+    completed = subprocess.run(command, capture_output=True, text=True)
+    if completed.returncode == 2:
+        raise ParamsError(completed.stderr.strip().replace(str(path), str(PARAMS)))
+    if completed.returncode:
+        raise RuntimeError(f"{PARAMS} cannot be checked:\n{completed.stderr.strip()}")
     CHECKED.parent.mkdir(parents=True, exist_ok=True)
     CHECKED.write_text(digest)
 
@@ -91,7 +91,7 @@ def layout(file: Path = PARAMS) -> Layout:
     return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
 
 
-def named(folder: Path, name: str, what: str) -> Path:
+def named(folder: Path, name: str, kind: str) -> Path:
     """The YAML file of that name in a folder.
 
     Raises:
@@ -99,7 +99,7 @@ def named(folder: Path, name: str, what: str) -> Path:
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
-        raise ParamsError(f"there is no {what} {name}{did_you_mean(name, files)}")
+        raise ParamsError(f"there is no {kind} {name}{did_you_mean(name, files)}")
     return files[name]
 
 
@@ -117,9 +117,9 @@ def compose(preset: Path) -> str:
     composed, text, base = read_preset(preset), preset.read_text(), read_yaml(preset).get("base")
     if base is None:
         return text
-    below = preset.parent / f"{base}.yaml"
-    changes, under = dict(_changes(read_preset(below), composed)), compose(below)
-    return _head(text) + _rewritten(under.removeprefix(_head(under)), changes)
+    base_file = preset.parent / f"{base}.yaml"
+    changes, base_text = dict(_changes(read_preset(base_file), composed)), compose(base_file)
+    return _head(text) + _rewritten(base_text.removeprefix(_head(base_text)), changes)
 
 
 def _head(text: str) -> str:
@@ -132,8 +132,8 @@ def _preset(name: str) -> str:
     text = compose(file_of(name))
     now = PARAMS.read_text() if PARAMS.exists() else text
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
-    known = itertools.chain([text, committed.stdout], map(compose, sorted(PRESETS.glob("*.yaml"))))
-    if now not in known:
+    saved = itertools.chain([text, committed.stdout], map(compose, sorted(PRESETS.glob("*.yaml"))))
+    if now not in saved:
         raise ParamsError(
             f"{PARAMS} holds values that neither git nor a preset has, and preset {name} would "
             f"overwrite them; commit it, save it as {PRESETS}/NAME.yaml, or drop the changes with "
@@ -157,7 +157,7 @@ def override(path: Path, overrides: Sequence[str], option: str = "--set") -> Non
         key, equals, text = item.partition("=")
         if not equals:
             raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
-        _check_place(values, key, option)
+        _check_key(values, key, option)
         try:
             changes[tuple(key.split("."))] = YAML(typ="safe").load(text)
         except YAMLError as error:
@@ -166,19 +166,19 @@ def override(path: Path, overrides: Sequence[str], option: str = "--set") -> Non
     path.write_text(_rewritten(path.read_text(), changes))
 
 
-def _check_place(values: Mapping[str, Any], key: str, option: str) -> None:
-    here: Any = values
+def _check_key(values: Mapping[str, Any], key: str, option: str) -> None:
+    section: Any = values
     parts = key.split(".")
-    for place, part in enumerate(parts):
-        above = ".".join(parts[:place])
-        if not isinstance(here, Mapping):
-            raise ParamsError(f"{option}: {above} is a value, not a section")
-        if part not in here and above in ("datasets", "tasks", "export.runs"):
-            raise ParamsError(f"{option}: there is no {above}.{part}{did_you_mean(part, here)}")
-        here = {} if here.get(part) is None else here[part]
+    for depth, part in enumerate(parts):
+        parent = ".".join(parts[:depth])
+        if not isinstance(section, Mapping):
+            raise ParamsError(f"{option}: {parent} is a value, not a section")
+        if part not in section and parent in ("datasets", "tasks", "export.runs"):
+            raise ParamsError(f"{option}: there is no {parent}.{part}{did_you_mean(part, section)}")
+        section = {} if section.get(part) is None else section[part]
 
 
-_GONE = object()
+_MISSING = object()
 
 
 def _changes(
@@ -186,7 +186,7 @@ def _changes(
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     """What differs between two trees of values: the path of a node and its new value."""
     for key in [*before, *(key for key in after if key not in before)]:
-        old, new = before.get(key, _GONE), after.get(key, _GONE)
+        old, new = before.get(key, _MISSING), after.get(key, _MISSING)
         if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
             yield from _changes(old, new, (*path, key))
         elif type(old) is not type(new) or old != new:
@@ -212,13 +212,13 @@ def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
     yaml.preserve_quotes = True
     yaml.width = 1 << 16
     document = yaml.load(text)
-    for (*above, last), value in changes.items():
+    for (*parents, last), value in changes.items():
         node = document
-        while above and node.get(above[0]):
-            node = node[above.pop(0)]
-        while above:  # sections that the file lacks
-            last, value = above.pop(), {last: value}
-        if value is _GONE:
+        while parents and node.get(parents[0]):
+            node = node[parents.pop(0)]
+        while parents:  # sections that the file lacks
+            last, value = parents.pop(), {last: value}
+        if value is _MISSING:
             del node[last]
         else:
             node[last] = _inline(value)

@@ -55,24 +55,24 @@ Result = Mapping[str, Any]
 
 
 def main(
-    source: str, rows: int = 200, as_json: bool = False, here: Path = Path(), write: bool = False
+    source: str, rows: int = 200, as_json: bool = False, cwd: Path = Path(), write: bool = False
 ) -> int:
     """Print what would be done, and ``write`` a preset of it; exit code 1 where it would stop."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    result = check(source, rows, here, defaults=write)
+    result = check(source, rows, cwd, defaults=write)
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
     if write:
         print(write_preset(result), file=sys.stderr if as_json else sys.stdout)
     return STOPS if result["stops"] or result["unmet"] else 0
 
 
-def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False) -> dict[str, Any]:
+def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False) -> dict[str, Any]:
     """Do what ingest and validation do with the first rows.
 
     Args:
-        source: a data set, a source of it, or a path, relative to ``here``.
-        most: rows of each source.
-        here: what a path is relative to.
+        source: a data set, a source of it, or a path, relative to ``cwd``.
+        rows: of each source, at most.
+        cwd: what a path is relative to.
         defaults: whether the limits are those that a preset has which sets none, in place of those
             of params.yaml.
 
@@ -82,38 +82,38 @@ def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False
     Raises:
         ParamsError: there is no such source, or it cannot be read as a whole.
     """
-    if most < 1:
-        raise ParamsError(f"--rows {most}: at least one row")
-    stage, config, suggested = _choose(source, _path(here / source))
+    if rows < 1:
+        raise ParamsError(f"--rows {rows}: at least one row")
+    stage, config, suggested = _choose(source, _path(cwd / source))
     if defaults:
         intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
     else:
         intake = stage.section("ingest", IngestConfig)
         limits = stage.section("validate", ValidateConfig)
     heldout = [stage.layout.heldout(name) for name in intake.heldout] if config.screened else []
-    there = [path for path in heldout if path.is_file()]
+    existing = [path for path in heldout if path.is_file()]
     with tempfile.TemporaryDirectory(prefix="albef-check-") as name:
         folder = Path(name)
         blocks = Blocks(folder / "blocks")
         rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
         seed, scratch = stage.data_seed, stage.runtime.scratch_root
-        rows = read_rows(stage.key, config.sources, seed, scratch, most)
-        made = prepared(rows, rules, stage.runtime.workers)
-        while block := list(itertools.islice(made, _BLOCK)):
+        source_rows = read_rows(stage.key, config.sources, seed, scratch, rows)
+        prepared_rows = prepared(source_rows, rules, stage.runtime.workers)
+        while block := list(itertools.islice(prepared_rows, _BLOCK)):
             blocks.write(block)
         count = blocks.starts[-1]
         if not count:
             raise ParamsError(f"{source} has no row")
-        others = read_heldout(there)
-        dropped, repeated = compare(blocks, config, intake.near_distance, others)
-        reasons = write_quarantine(folder, blocks, dropped, repeated, others, intake)
-        sources = _sources(folder, blocks, dropped, config, most)
-        kept = count - reasons.total()
-        foreseen = _foresee(folder / "data", blocks, dropped, stage, limits) if kept else {}
+        references = read_heldout(existing)
+        dropped, repeated = compare(blocks, config, intake.near_distance, references)
+        reasons = write_quarantine(folder, blocks, dropped, repeated, references, intake)
+        sources = _sources(folder, blocks, dropped, config, rows)
+        kept_count = count - reasons.total()
+        foreseen = _foresee(folder / "data", blocks, dropped, stage, limits) if kept_count else {}
     result = {
         "source": source,
         "rows": count,
-        "kept": kept,
+        "kept": kept_count,
         "sources": sources,
         "repeated": {
             "exact": sum(picture.reason == "duplicate" for picture in repeated),
@@ -125,10 +125,10 @@ def check(source: str, most: int, here: Path = Path(), *, defaults: bool = False
             name: sum(source[name] for source in sources.values())
             for name in ("picture_bytes", "shard_bytes")
         },
-        "whole": _whole(sources, config.shard_mb),
+        "whole": _extrapolate(sources, config.shard_mb),
         "min_yield": intake.min_yield,
-        "stops": kept < intake.min_yield * count or not kept,
-        "not_compared": [str(path) for path in heldout if path not in there],
+        "stops": kept_count < intake.min_yield * count or not kept_count,
+        "not_compared": [str(path) for path in heldout if path not in existing],
         "unmet": [],
         **foreseen,
     }
@@ -144,37 +144,37 @@ def _foresee(
     """What validation would refuse the records for, made a data set in a folder; the limits that
     they meet, as far as that can be told; their splits, and captions that a mirror makes false."""
     splits: set[str] = set()
-    sides = 0
+    left_or_right = 0
 
     def records() -> Iterator[Record]:
-        nonlocal sides
+        nonlocal left_or_right
         for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
             if record is not None and row.number not in dropped:
                 splits.add(record.split)
-                sides += any(map(_SIDES.search, record.captions))
+                left_or_right += any(map(_SIDES.search, record.captions))
                 yield record
 
     shard_writer.write(folder, stage.key, records(), shard_mb=512, licences=[], sources=[])
     stats = read_image_stats(folder, stage.runtime.threads)
     result, _ = check_dataset(folder, limits, stats)
-    unmet = [it for it in result.checks if not it.passed]
+    unmet = [outcome for outcome in result.checks if not outcome.passed]
     fitting: dict[str, Any] = {}
-    for it in unmet:
-        if it.threshold == "max_other_scripts":
+    for outcome in unmet:
+        if outcome.threshold == "max_other_scripts":
             fitting["scripts"] = list(result.statistics["scripts"])
-        elif it.threshold in _EXTREMES:
-            what, which = _EXTREMES[it.threshold]
-            fitting[it.threshold] = int(result.statistics[what][which])
-        elif it.threshold and it.allowed == getattr(limits, it.threshold):
-            fitting[it.threshold] = math.ceil(100 * it.failed / it.counted) / 100
+        elif outcome.threshold in _EXTREMES:
+            statistic, bound = _EXTREMES[outcome.threshold]
+            fitting[outcome.threshold] = int(result.statistics[statistic][bound])
+        elif outcome.threshold and outcome.allowed == getattr(limits, outcome.threshold):
+            fitting[outcome.threshold] = math.ceil(100 * outcome.failed / outcome.counted) / 100
     if unmet:
-        met = check_dataset(folder, limits.model_copy(update=fitting), stats)[0].checks
-        fitting = fitting if all(it.passed for it in met) else {}
+        checks = check_dataset(folder, limits.model_copy(update=fitting), stats)[0].checks
+        fitting = fitting if all(outcome.passed for outcome in checks) else {}
     return {
-        "unmet": [it.reason() for it in unmet],
+        "unmet": [outcome.reason() for outcome in unmet],
         "fitting": fitting,
         "splits": sorted(splits),
-        "left_or_right": sides,
+        "left_or_right": left_or_right,
     }
 
 
@@ -199,14 +199,14 @@ def write_preset(result: Result) -> Path:
         "tasks": {"retrieval": {"dataset": name, **augment}},
         "export": {"runs": {"retrieval": {"dataset": name}}},
     }
-    sides, kept = result.get("left_or_right", 0), result["kept"]
-    about = (
+    left_or_right, kept = result.get("left_or_right", 0), result["kept"]
+    header = (
         f"# Retrieval on {result['source']}: `albef run --preset {name}`. Of {kept:,} rows looked\n"
-        f"# at {sides:,} say left or right, which mirrored pictures (`flip`) make false.\n"
+        f"# at {left_or_right:,} say left or right, which mirrored pictures (`flip`) make false.\n"
     )
     try:
         with path.open("x") as file:
-            file.write(about + _yaml(values))
+            file.write(header + _yaml(values))
     except FileExistsError:
         raise ParamsError(f"{path} is there already; remove it to write it anew") from None
     return path
@@ -224,18 +224,18 @@ def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
 
 def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     """The stage that would ingest, its values, and a section for what params.yaml does not name."""
-    dataset, _, part = source.partition(".")
+    dataset, _, source_name = source.partition(".")
     stage = Stage("ingest", dataset)
-    known = stage.params.get("datasets") or {}
-    if dataset in known and (not path.exists() or not part):
+    datasets = stage.params.get("datasets") or {}
+    if dataset in datasets and (not path.exists() or not source_name):
         config = read_config(stage)
-        if part and part not in config.sources:
-            hint = _hint(part, config.sources, f"{dataset}.", "it has")
-            raise ParamsError(f"{PARAMS}: data set {dataset} has no source {part!r}; {hint}")
-        chosen = {part: config.sources[part]} if part else config.sources
+        if source_name and source_name not in config.sources:
+            hint = _hint(source_name, config.sources, f"{dataset}.", "it has")
+            raise ParamsError(f"{PARAMS}: data set {dataset} has no source {source_name!r}; {hint}")
+        chosen = {source_name: config.sources[source_name]} if source_name else config.sources
         return stage, config.model_copy(update={"sources": chosen}), None
     if not path.exists():
-        hint = _hint(source, known, "", "its data sets are")
+        hint = _hint(source, datasets, "", "its data sets are")
         raise ParamsError(f"there is no path {path}, and no {source} in {PARAMS}; {hint}")
     name = "".join(c if c.isalnum() else "_" for c in path.stem.lower()).strip("_") or "mine"
     section = {"sources": {name: derive(path)}, **_SUGGESTED}
@@ -248,13 +248,13 @@ def _path(source: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _hint(name: str, known: Mapping[str, Any], prefix: str, listed: str) -> str:
-    near = nearest(name, list(known))
-    return f"did you mean {prefix}{near}?" if near else f"{listed} {', '.join(known)}"
+def _hint(name: str, names: Mapping[str, Any], prefix: str, intro: str) -> str:
+    closest = nearest(name, list(names))
+    return f"did you mean {prefix}{closest}?" if closest else f"{intro} {', '.join(names)}"
 
 
 def _sources(
-    folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, most: int
+    folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, max_rows: int
 ) -> dict[str, dict[str, Any]]:
     """Of each source what was read, kept, stored, and set aside with its first example."""
     summary = read_json(folder / SUMMARY)
@@ -266,7 +266,7 @@ def _sources(
         sources[name] = {
             "kind": source.model_dump()["kind"],
             "rows": counts["rows"],
-            "total": count_of(source) if counts["rows"] == most else counts["rows"],
+            "total": count_of(source) if counts["rows"] == max_rows else counts["rows"],
             "kept": counts["kept"],
             "picture_bytes": 0,
             "shard_bytes": 0,
@@ -282,7 +282,7 @@ def _sources(
     return sources
 
 
-def _whole(sources: Mapping[str, Result], shard_mb: int) -> dict[str, int] | None:
+def _extrapolate(sources: Mapping[str, Result], shard_mb: int) -> dict[str, int] | None:
     """What the whole would come to, where the rows of each source are as its first ones."""
     if any(source["total"] is None for source in sources.values()):
         return None
@@ -308,15 +308,15 @@ def render(result: Result) -> str:
 def _lines(result: Result) -> Iterator[str]:
     for name, source in result["sources"].items():
         rows, total, kept = source["rows"], source["total"], source["kept"]
-        which = "all" if total == rows else "the first"
+        extent = "all" if total == rows else "the first"
         of = f" of about {total:,}" if total not in (None, rows) else ""
-        yield f"{name} ({source['kind']}): {which} {rows:,} rows{of}"
+        yield f"{name} ({source['kind']}): {extent} {rows:,} rows{of}"
         yield f"  kept {kept:,} ({_percent(kept, rows)})"
-        for reason, why in source["set_aside"].items():
-            yield f"  set aside {why['count']:,} ({_percent(why['count'], rows)}): {reason}"
-            key = f", {_short(why['key'])}" if why["key"] else ""
-            yield f"    first: row {why['line']}{key}: {_short(why['detail'])}"
-    repeated, whole, kept = result["repeated"], result["whole"], result["kept"]
+        for reason, example in source["set_aside"].items():
+            yield f"  set aside {example['count']:,} ({_percent(example['count'], rows)}): {reason}"
+            key = f", {_short(example['key'])}" if example["key"] else ""
+            yield f"    first: row {example['line']}{key}: {_short(example['detail'])}"
+    repeated, estimate, kept = result["repeated"], result["whole"], result["kept"]
     if repeated["exact"] or repeated["near"]:
         yield (
             f"repeated: {repeated['exact']:,} equal pictures, {repeated['near']:,} that look "
@@ -325,11 +325,11 @@ def _lines(result: Result) -> Iterator[str]:
     if kept:
         mean = result["stored"]["picture_bytes"] / kept / 1024
         yield f"stored: {mean:.1f} KiB of pictures a record"
-    if whole:
+    if estimate:
         yield (
-            f"the whole, if it is like this: about {whole['kept']:,} records, "
-            f"{whole['shard_bytes'] / _MIB:,.1f} MiB in {whole['shards']:,} "
-            f"shard{'s' * (whole['shards'] > 1)}"
+            f"the whole, if it is like this: about {estimate['kept']:,} records, "
+            f"{estimate['shard_bytes'] / _MIB:,.1f} MiB in {estimate['shards']:,} "
+            f"shard{'s' * (estimate['shards'] > 1)}"
         )
     elif kept:
         yield "how many rows there are in all is not known before they are read"
@@ -354,8 +354,8 @@ def _lines(result: Result) -> Iterator[str]:
         yield "or make a preset of it by --write"
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.3g} %"
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / max(total, 1):.3g} %"
 
 
 def _short(text: str) -> str:

@@ -52,63 +52,63 @@ def run(stage: Stage) -> None:
             "captions asks for keep or threshold, one of kind captioning, which writes them, for "
             "neither"
         )
-    made_of = " ".join([digest, checkpoint.digest, stage.code])
+    inputs = " ".join([digest, checkpoint.digest, stage.code])
     with (
         sharing(stage) as device,
-        stage.scratch(hashlib.sha256(made_of.encode()).hexdigest()) as folder,
+        stage.scratch(hashlib.sha256(inputs.encode()).hexdigest()) as folder,
     ):
-        made = _apply(stage, checkpoint, base, folder, device)
+        results = _apply(stage, checkpoint, base, folder, device)
     if not first():
         return
-    view, beside = stage.layout.data(stage.key), stage.layout.quarantine(stage.key)
-    about = {"by": config.by, "weights": checkpoint.digest}
+    view, quarantine = stage.layout.data(stage.key), stage.layout.quarantine(stage.key)
+    origin = {"by": config.by, "weights": checkpoint.digest}
     verdict = stage.layout.verdict(stage.key)
     if config.chooses:
-        kept = choose(made[config.score].to_numpy(), config)
-        described = write_view(view, base, keeping(kept), about | {"score": config.score})
-        write_scores(beside / "scores.parquet", base, made, kept)
-        _write_precision(stage, made[config.score].to_numpy(), kept, beside)
+        kept_mask = choose(results[config.score].to_numpy(), config)
+        description = write_view(view, base, keeping(kept_mask), origin | {"score": config.score})
+        write_scores(quarantine / "scores.parquet", base, results, kept_mask)
+        _write_precision(stage, results[config.score].to_numpy(), kept_mask, quarantine)
     else:
-        described = write_view(view, base, adding(made["written"].to_pylist()), about)
-        beside.mkdir(parents=True, exist_ok=True)
+        description = write_view(view, base, adding(results["written"].to_pylist()), origin)
+        quarantine.mkdir(parents=True, exist_ok=True)
         before = describe(base)["captions"]
-        log.info("%s: %d captions added to %d", stage.key, described["captions"] - before, before)
-    write_json(verdict, {"dataset": stage.key, "digest": described["digest"]})
-    write_json(beside / "summary.json", _summary(base, view))
-    stage.made(view / "dataset.json", verdict, beside / "summary.json")
+        log.info("%s: %d captions added to %d", stage.key, description["captions"] - before, before)
+    write_json(verdict, {"dataset": stage.key, "digest": description["digest"]})
+    write_json(quarantine / "summary.json", _summary(base, view))
+    stage.made(view / "dataset.json", verdict, quarantine / "summary.json")
 
 
 def _write_precision(
-    stage: Stage, scores: NDArray[np.float32], kept: NDArray[np.bool_], beside: Path
+    stage: Stage, scores: NDArray[np.float32], kept_mask: NDArray[np.bool_], quarantine: Path
 ) -> None:
     """Write and log how well captions are found that are known to be wrong."""
-    noise = pq.read_table(beside / "scores.parquet", columns=["noise"])["noise"].to_pylist()
-    found = precision_and_recall(scores, kept, noise)
-    write_json(beside / "curation.json", {"below": float(scores[kept].min()), **found})
-    stage.record["kept"] = int(kept.sum())
-    log.info("%s: %d of %d captions stay", stage.key, kept.sum(), len(kept))
-    if found.get("found"):
-        words = ", ".join(f"{name} {value:.1f} %" for name, value in found["found"].items())
-        log.info("of %d captions that are known to be wrong: %s", found["captions"], words)
+    noise = pq.read_table(quarantine / "scores.parquet", columns=["noise"])["noise"].to_pylist()
+    metrics = precision_and_recall(scores, kept_mask, noise)
+    write_json(quarantine / "curation.json", {"below": float(scores[kept_mask].min()), **metrics})
+    stage.record["kept"] = int(kept_mask.sum())
+    log.info("%s: %d of %d captions stay", stage.key, kept_mask.sum(), len(kept_mask))
+    if metrics.get("found"):
+        words = ", ".join(f"{name} {value:.1f} %" for name, value in metrics["found"].items())
+        log.info("of %d captions that are known to be wrong: %s", metrics["captions"], words)
 
 
 def _apply(
     stage: Stage, checkpoint: Checkpoint, base: Path, folder: Path, device: torch.device
 ) -> pa.Table:
     """What the checkpoint makes of all records, some after the other: what is there stays."""
-    writes = checkpoint.kind == "captioning"
-    make, schema = (write_captions, WRITTEN) if writes else (score, SCORES)
+    is_captioning = checkpoint.kind == "captioning"
+    process, schema = (write_captions, WRITTEN) if is_captioning else (score, SCORES)
     records, parts = Shards(base, SPLIT), list[pa.Table]()
     for start in range(0, len(records), _AT_ONCE):
-        some = Part(records, start, start + _AT_ONCE)
+        batch = Part(records, start, start + _AT_ONCE)
         path = folder / f"part-{start:012}.parquet"
         if not world().broadcast(path.exists):
             with evaluating("auto", device):
-                table = make(checkpoint, some, device, stage.runtime.workers)
+                table = process(checkpoint, batch, device, stage.runtime.workers)
             if first():
                 with atomic(path) as part:
                     pq.write_table(table, part)
-            log.info("%s: %d of %d records", stage.address, start + len(some), len(records))
+            log.info("%s: %d of %d records", stage.address, start + len(batch), len(records))
             stage.tally()
         parts += [pq.read_table(path)] if first() else []
     return pa.concat_tables(parts) if parts else schema.empty_table()
@@ -117,15 +117,15 @@ def _apply(
 def _summary(base: Path, view: Path) -> dict[str, object]:
     """Rows, kept, and set aside of each source, as the quarantine of a data set has them."""
     rows, kept = (
-        {it["values"]: it["counts"] for it in pc.value_counts(index["source"]).to_pylist()}
+        {entry["values"]: entry["counts"] for entry in pc.value_counts(index["source"]).to_pylist()}
         for index in (read_index(folder, columns=["source"]) for folder in (base, view))
     )
-    gone = {source: count - kept.get(source, 0) for source, count in rows.items()}
+    dropped = {source: count - kept.get(source, 0) for source, count in rows.items()}
     return {
         source: {
             "rows": count,
-            "kept": count - gone[source],
-            "set_aside": {Reason.LOW_SCORE: gone[source]} if gone[source] else {},
+            "kept": count - dropped[source],
+            "set_aside": {Reason.LOW_SCORE: dropped[source]} if dropped[source] else {},
         }
         for source, count in rows.items()
     }

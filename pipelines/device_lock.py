@@ -66,26 +66,26 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
     if device == "cpu":
         slots = [f"cpu-{core}" for core in range(os.cpu_count() or 1)]
         needed = min(threads or len(slots), len(slots))
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         # Whoever waits has the turn: of two that need several cores none waits with half of them.
         say = functools.cache(functools.partial(log.info, "waiting for %s: process %s works on it"))
         with lock(_file(f"{name}-turn"), functools.partial(say, device)):
             free = [_file(slot) for slot in slots]
             while len(slots) - len(free) < needed:
-                if holder := _take_one(free, held):
+                if holder := _take_one(free, locks):
                     say(device, holder)
                     time.sleep(_POLL_S)
         yield
 
 
-def _take_one(free: list[Path], held: contextlib.ExitStack) -> str:
+def _take_one(free: list[Path], locks: contextlib.ExitStack) -> str:
     """Lock one of the files and strike it off; where none is free, who holds the first."""
     holder = ""
     for file in free:
         try:
-            held.enter_context(lock(file))
-        except Locked as other:
-            holder = holder or other.holder
+            locks.enter_context(lock(file))
+        except Locked as busy:
+            holder = holder or busy.holder
         else:
             free.remove(file)
             return ""

@@ -84,16 +84,16 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
         records = Shards(data, split)
         with computing:
             table = tables[split] = trained.predict(records, settings.batch_size)
-            some = Part(records, 0, settings.random_weights)
-            random_table = blank.predict(some, settings.batch_size)
+            subset = Part(records, 0, settings.random_weights)
+            random_table = blank.predict(subset, settings.batch_size)
         metrics[split] = dict(trained.score(table))
         metrics["chance"][split] = trained.chance(table)
         metrics["random_weights"][split] = blank.score(random_table)
         if texts:  # of the first process alone
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
         names = (kind.primary, kind.examples(table).metric)
-        if known := [name for name in names if name in metrics[split]]:
-            headline[split] = known[0]  # a split with hidden answers has predictions only
+        if scored := [name for name in names if name in metrics[split]]:
+            headline[split] = scored[0]  # a split with hidden answers has predictions only
     with computing:
         sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
     if not first():
@@ -120,8 +120,8 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     if kind.primary in main_split:  # a split with hidden answers has predictions only
         stage.record["metrics"] = {kind.primary: main_split[kind.primary]}
     reference = (settings.reference or {}).get(stage.key, {})
-    if beyond := list(differing(main_split, reference)):
-        raise ValueError(f"not as reported: {'; '.join(beyond)}")
+    if deviations := list(differing(main_split, reference)):
+        raise ValueError(f"not as reported: {'; '.join(deviations)}")
 
 
 def stored(
@@ -161,21 +161,21 @@ def behave(
     }, pa.table(tables[0], schema=judging.SCHEMA)
 
 
-def splits_of(wanted: Sequence[str], present: Collection[str]) -> list[str]:
+def splits_of(requested: Sequence[str], present: Collection[str]) -> list[str]:
     """The wanted splits that a data set has, or ``val`` where it has none of them.
 
     Raises:
         ValueError: nor that.
     """
-    if BEHAVIOUR in wanted:
+    if BEHAVIOUR in requested:
         raise ValueError(f"a split that is evaluated cannot be called {BEHAVIOUR}: rename it")
-    splits = [split for split in wanted if split in present]
+    splits = [split for split in requested if split in present]
     if not splits and "val" in present:
         log.info("no split of evaluate.splits is in this data set: val is evaluated")
         splits = ["val"]
     if not splits:
         raise ValueError(
-            f"evaluate.splits are {', '.join(wanted)}, but the data set has {', '.join(present)}"
+            f"evaluate.splits are {', '.join(requested)}, but the data set has {', '.join(present)}"
         )
     return splits
 

@@ -75,7 +75,7 @@ def _export(stage: Stage) -> None:
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target = stage.layout.export(stage.key)
     with _finished(target) as folder:
-        written, differences = export(
+        manifest, differences = export(
             checkpoint,
             folder,
             run=stage.key,
@@ -86,7 +86,7 @@ def _export(stage: Stage) -> None:
             threads=threads,
             provenance={"export_code": code} if (code := stage.code) else None,
         )
-        scores = _evaluated(stage, settings, checkpoint, folder, written.model.temperature)
+        scores = _evaluated(stage, settings, checkpoint, folder, manifest.model.temperature)
     sizes = {
         precision: sum(path.stat().st_size for path in (target / precision).rglob("*.onnx"))
         for precision in settings.precisions
@@ -102,7 +102,7 @@ def _export(stage: Stage) -> None:
         "%s: at most %.1e from torch over %d shapes; %s",
         target,
         largest,
-        len(written.verified.shapes),
+        len(manifest.verified.shapes),
         ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items()),
     )
 
@@ -170,12 +170,12 @@ def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision,
     Raises:
         VerificationError: one loses more.
     """
-    for name, most in allowed.items():
-        lost = values["torch"] - values[name]
-        if not lost <= most:
+    for name, max_loss in allowed.items():
+        loss = values["torch"] - values[name]
+        if not loss <= max_loss:
             raise VerificationError(
-                f"{name} loses {lost:.2f} points of {primary} ({values[name]:.2f} after "
-                f"{values['torch']:.2f} in torch), more than the {most:g} that "
+                f"{name} loses {loss:.2f} points of {primary} ({values[name]:.2f} after "
+                f"{values['torch']:.2f} in torch), more than the {max_loss:g} that "
                 "export.runs.RUN.precisions allows; nothing was exported"
             )
 

@@ -24,16 +24,16 @@ def run(stage: Stage) -> None:
     limits = stage.section("ingest", IngestConfig)
     config = read_config(stage)
     off = config.split_off
-    named = {name: it if off else evaluated(it) for name, it in config.sources.items()}
+    named = {name: source if off else evaluated(source) for name, source in config.sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
     seed, scratch, engine = stage.data_seed, stage.runtime.scratch_root, stage.runtime.engine
-    every = read_rows(stage.key, sources, seed, scratch, split_off=off, engine=engine)
-    rows = ((line, row) for line, row in every if isinstance(row, Record) and row.split != TRAIN)
+    all_rows = read_rows(stage.key, sources, seed, scratch, split_off=off, engine=engine)
+    rows = ((line, row) for line, row in all_rows if isinstance(row, Record) and row.split != TRAIN)
     rules = Rules(limits, None, heldout=True)
-    made = prepared(rows, rules, stage.runtime.workers, engine)
+    prepared_rows = prepared(rows, rules, stage.runtime.workers, engine)
     fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
-        for row in logged(made)
+        for row in logged(prepared_rows)
         if isinstance(row, Prepared)
         for one in row.fingerprints
     ]

@@ -103,34 +103,34 @@ def _sources(config: RowsConfig) -> list[dict[str, Any]]:
 
 def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
     """The licences of all sources, each once."""
-    every = [licence for source in config.sources.values() for licence in licences_of(source)]
-    return [licence for i, licence in enumerate(every) if licence not in every[:i]]
+    licences = [licence for source in config.sources.values() for licence in licences_of(source)]
+    return [licence for i, licence in enumerate(licences) if licence not in licences[:i]]
 
 
 def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
     """All rows in blocks; those that were prepared before are not prepared again."""
     batches: deque[Batch] = deque()
-    done: list[Prepared | Refusal] = []
+    pending: list[Prepared | Refusal] = []
 
     def write() -> None:
-        while batches and len(done) >= len(batches[0].at):
+        while batches and len(pending) >= len(batches[0].at):
             batch = batches.popleft()
-            blocks.write(done[: len(batch.at)], batch)
-            del done[: len(batch.at)]
+            blocks.write(pending[: len(batch.at)], batch)
+            del pending[: len(batch.at)]
 
     def missing() -> Iterator[Given]:
         seed, scratch, off = stage.data_seed, stage.runtime.scratch_root, config.split_off
         rows = read_rows(
             stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
         )
-        for given in portions(logged(rows), _ROWS, _BYTES):
-            batch = blocks.batch(given)
+        for portion in portions(logged(rows), _ROWS, _BYTES):
+            batch = blocks.batch(portion)
             batches.append(batch._replace(given=[]))
             write()
             yield from batch.given
 
     for row in prepared(missing(), rules, stage.runtime.workers, stage.runtime.engine):
-        done.append(row)
+        pending.append(row)
         write()
 
 
@@ -139,11 +139,11 @@ def _write(
 ) -> dict[str, Any]:
     """The shards and their index, from the first shard on that is not there yet."""
     store = Store(config.store) if config.store else None
-    kept = [blocks.kept(block, dropped) for block in range(len(blocks))]
-    digests = np.concatenate([blocks.digests(block)[rows] for block, rows in enumerate(kept)])
+    kept_masks = [blocks.kept(block, dropped) for block in range(len(blocks))]
+    digests = np.concatenate([blocks.digests(block)[rows] for block, rows in enumerate(kept_masks)])
     with ShardWriter(folder, stage.key, config.shard_mb, store, digests) as writer:
         skipped = writer.finished
-        for block, rows in enumerate(kept):
+        for block, rows in enumerate(kept_masks):
             skips = min(skipped, int(rows.sum()))
             skipped -= skips
             rows[np.flatnonzero(rows)[:skips]] = False
@@ -178,35 +178,35 @@ def _rows_of_cut_shards(quarantine: Path) -> int:
 
 
 def _too_few(
-    stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], least: float
+    stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], min_yield: float
 ) -> str:
     if not rows:
         return f"data set {stage.key} has no row: its sources are empty"
-    why: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for (_, reason), count in reasons.items():
-        why[reason] += count
-    left = max(0, rows - reasons.total() - cut)
-    listed = ", ".join(f"{count} {reason}" for reason, count in why.most_common(5))
+        counts[reason] += count
+    remaining = max(0, rows - reasons.total() - cut)
+    top_reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
     path = stage.layout.quarantine(stage.key) / "quarantine.parquet"
     without = f" without the {cut} of shards that were cut" if cut else ""
-    asked = f", less than ingest.min_yield {least:g} asks for" if least else ""
-    lower = " or lower ingest.min_yield" if left else ""
+    required = f", less than ingest.min_yield {min_yield:g} asks for" if min_yield else ""
+    lower = " or lower ingest.min_yield" if remaining else ""
     return (
-        f"of {rows} rows {left} are left{without} ({100 * left / rows:.3g} %){asked}; set aside "
-        f"were {listed}: see {path}, mend the source{lower}"
+        f"of {rows} rows {remaining} are left{without} ({100 * remaining / rows:.3g} %){required}; "
+        f"set aside were {top_reasons}: see {path}, mend the source{lower}"
     )
 
 
 def _place(folder: Path, target: Path) -> None:
     """Put a finished folder in its place, nothing half; files are shared with it where they can."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + ".part")
-    for old in (beside, target):
+    part = target.with_name(target.name + ".part")
+    for old in (part, target):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(
-        folder, beside, copy_function=_link, ignore=shutil.ignore_patterns(PARTS, "*.part")
+        folder, part, copy_function=_link, ignore=shutil.ignore_patterns(PARTS, "*.part")
     )
-    beside.rename(target)
+    part.rename(target)
 
 
 def _link(source: str, target: str) -> None:

@@ -53,32 +53,32 @@ def compare(
         ValueError: the export is not there, or not of the model that was evaluated.
     """
     gate = stage.section("release", ReleaseConfig)
-    own = stage.section(f"export.runs.{stage.key}", RunExport)
+    spec = stage.section(f"export.runs.{stage.key}", RunExport)
     folder = stage.layout.export(stage.key)
-    written = manifest.read(folder)
+    metadata = manifest.read(folder)
     config, kind = run_of(stage)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
-    if written.provenance["checkpoint"] != checkpoint.digest:
+    if metadata.provenance["checkpoint"] != checkpoint.digest:
         raise ValueError(
             f"{folder} is of another checkpoint than {checkpoint.folder}; run `albef run`"
         )
     task = kind.restore(config, checkpoint)
-    split = Shards(stage.layout.data(own.dataset), own.split)
-    records = Part(split, 0, own.examples)
-    beside, note = _beside(released, written.model.kind, facts)
+    split = Shards(stage.layout.data(spec.dataset), spec.split)
+    records = Part(split, 0, spec.examples)
+    previous, note = _previous(released, metadata.model.kind, facts)
     note = f"{note} {facts['limits']}".rstrip()
     log.info("a server of what others get is asked")
     failures = list(probe(folder, fetched, records, stage.runtime.threads))
-    log.info("measuring on %d records of %s in %s", len(records), own.split, own.dataset)
-    tested = _tested(stage, config.dataset, kind)
-    new, *others = measure([folder, *beside], task, records, stage.runtime.threads, tested)
+    log.info("measuring on %d records of %s in %s", len(records), spec.split, spec.dataset)
+    behaviour = _prepare_behaviour(stage, config.dataset, kind)
+    new, *others = measure([folder, *previous], task, records, stage.runtime.threads, behaviour)
     rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
-    used = tuple(read_datasets(stage.params, stage.layout, stage.key, (own.dataset, own.split)))
-    found = {data.name: data.shared for data in used if data.trained and data.shared is not None}
-    rows.append(contaminated(gate, len(split), found))
+    used = tuple(read_datasets(stage.params, stage.layout, stage.key, (spec.dataset, spec.split)))
+    overlaps = {data.name: data.shared for data in used if data.trained and data.shared is not None}
+    rows.append(contaminated(gate, len(split), overlaps))
     evaluation = Evaluation(
-        dataset=own.dataset,
-        split=own.split,
+        dataset=spec.dataset,
+        split=spec.split,
         records=len(records),
         digest=split.digest,
         whole=len(records) == len(split),
@@ -92,9 +92,9 @@ def compare(
         **facts["provenance"],
         "manifest, SHA-256": manifest.digest(folder),
         "checkpoint, SHA-256": checkpoint.digest,
-        **training_facts({k: v for k, v in written.provenance.items() if k != "checkpoint"}),
+        **training_facts({k: v for k, v in metadata.provenance.items() if k != "checkpoint"}),
         "test data, SHA-256": split.digest,
-        "ONNX opset": written.onnx.opset,
+        "ONNX opset": metadata.onnx.opset,
         "ONNX Runtime": ort.__version__,
     }
     card = model_card.read(stage.params, stage.layout, stage.key)
@@ -125,7 +125,7 @@ def compare(
     }
 
 
-def _tested(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
+def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
     """The behaviour tests of a run, as its evaluation has them."""
     settings, data = stage.section("evaluate", EvaluateConfig), stage.layout.data(dataset)
     records = Shards(data, splits_of(settings.splits, describe(data)["splits"])[0])
@@ -133,25 +133,25 @@ def _tested(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
     return None if tests is None else Tested(tests, records)
 
 
-def _beside(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
+def _previous(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
     """What the export is measured beside, and a sentence on it."""
     replaces = facts["replaces"]
     if released is None:
         return [], f"Nothing holds {facts['stage']} yet to be compared with."
     try:
-        before = manifest.read(released).model.kind
+        old_kind = manifest.read(released).model.kind
     except ExportError as error:  # of an older format: better seen by a human than never replaced
         return [], f"Not compared with {replaces}, which this version cannot read: {error}."
-    if before != kind:
+    if old_kind != kind:
         raise ValueError(
-            f"{replaces} is of kind {before} and this export of {kind}; release it as a run of "
+            f"{replaces} is of kind {old_kind} and this export of {kind}; release it as a run of "
             "another name"
         )
     return [released], f"This and {replaces} were measured in one process on the same records."
 
 
 def _plain(measured: Measured) -> dict[str, Any]:
-    return {name: asdict(own) for name, own in measured.items()}
+    return {name: asdict(metrics) for name, metrics in measured.items()}
 
 
 def main() -> None:
@@ -159,9 +159,9 @@ def main() -> None:
     run, out, facts, fetched, released = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        before = Path(released) if released else None
-        found = compare(Stage("compare", run), Path(fetched), before, json.loads(facts))
-        write_json(Path(out), found)
+        released_path = Path(released) if released else None
+        comparison = compare(Stage("compare", run), Path(fetched), released_path, json.loads(facts))
+        write_json(Path(out), comparison)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if str(error):
             print(f"albef release: {error}", file=sys.stderr)

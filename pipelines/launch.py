@@ -61,17 +61,17 @@ def launch(stage: Stage) -> bool:
         child = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
-        with _handing_on([child]):
-            died = _follow(child, work)
+        with _forward_signals([child]):
+            failure = _follow(child, work)
             code = child.wait()
         if code:
-            died = died or f"one of the {processes} processes died"
-            _raise(ends, died, kept=work == "training")
+            failure = failure or f"one of the {processes} processes died"
+            _raise(ends, failure, resumable=work == "training")
     path = stage.layout.record(stage.address)
     if record := read_json(path):  # the first process has not seen what the others cost
-        before = record.get("interrupted", {})
-        held = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
-        write_json(path, record | spent(held, before))
+        interrupted = record.get("interrupted", {})
+        gpu_seconds = 3600 * (record["gpu_hours"] - interrupted.get("gpu_hours", 0.0))
+        write_json(path, record | spent(gpu_seconds, interrupted))
     return True
 
 
@@ -117,10 +117,10 @@ def work(stage: Stage, mirror: Callable[[], None], complete: Callable[[], bool])
             )
             for number in range(count)
         ]
-        with _handing_on(workers):
-            died = _wait(workers, mirror)
+        with _forward_signals(workers):
+            failure = _wait(workers, mirror)
         if not complete():
-            _raise(ends, died or "a worker of the search died")
+            _raise(ends, failure or "a worker of the search died")
 
 
 @contextlib.contextmanager
@@ -156,29 +156,29 @@ def _command(stage: Stage, processes: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _handing_on(children: Sequence["subprocess.Popen[Any]"]) -> Iterator[None]:
+def _forward_signals(children: Sequence["subprocess.Popen[Any]"]) -> Iterator[None]:
     """Hand SIGINT and SIGTERM on as SIGTERM; a second Ctrl-C ends all of them at once.
 
     They are in sessions of their own, so that a terminal's Ctrl-C reaches this process alone.
     """
-    asked = False
+    is_stopping = False
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
         for child in children:
             if child.poll() is not None:
                 continue
-            if asked and number == signal.SIGINT:
+            if is_stopping and number == signal.SIGINT:
                 os.killpg(child.pid, signal.SIGKILL)
-            elif not asked:
+            elif not is_stopping:
                 child.send_signal(signal.SIGTERM)
-        asked = True
+        is_stopping = True
 
-    before = {n: signal.signal(n, hand_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -186,7 +186,7 @@ def _follow(child: "subprocess.Popen[str]", work: str) -> str:
     """Pass on what the ranks say, and leave out the launcher's words; how one of the ``work`` died,
     or ""."""
     assert child.stderr is not None
-    died = ""
+    failure = ""
     trace: list[str] = []
     with child.stderr as lines:
         for line in lines:
@@ -194,46 +194,46 @@ def _follow(child: "subprocess.Popen[str]", work: str) -> str:
                 trace.append(line)
                 if line.startswith((" ", "Traceback")):
                     continue
-                if not died and "SignalException" not in line:  # the launcher's own end
+                if not failure and "SignalException" not in line:  # the launcher's own end
                     sys.stderr.writelines(trace)
                 trace = []
             elif match := _DIED.search(line):
                 code, rank = int(match[1]), match[2]
-                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                died = died or f"process {rank} of the {work} died ({how})"
-            elif not died and not _NOISE.match(line):
+                reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                failure = failure or f"process {rank} of the {work} died ({reason})"
+            elif not failure and not _NOISE.match(line):
                 sys.stderr.write(line)
                 sys.stderr.flush()
-    return died
+    return failure
 
 
 def _wait(workers: Sequence["subprocess.Popen[Any]"], mirror: Callable[[], None]) -> str:
     """Wait for all workers, and say at once which one dies; the first one's end, or ""."""
-    died = ""
+    first_failure = ""
     running = dict(enumerate(workers, 1))
-    copied = time.monotonic()
+    mirrored_at = time.monotonic()
     while running:
         for number, worker in list(running.items()):
             if (code := worker.poll()) is None:
                 continue
             del running[number]
             if code < 0:
-                how = f"worker {number} of the search died ({signal.Signals(-code).name})"
-                log.warning("%s; its trial is tried again", how)
-                died = died or how
-        if time.monotonic() - copied > MIRROR_EVERY or not running:
-            copied = time.monotonic()
+                failure = f"worker {number} of the search died ({signal.Signals(-code).name})"
+                log.warning("%s; its trial is tried again", failure)
+                first_failure = first_failure or failure
+        if time.monotonic() - mirrored_at > MIRROR_EVERY or not running:
+            mirrored_at = time.monotonic()
             mirror()
         time.sleep(0.2)
-    return died
+    return first_failure
 
 
-def _raise(ends: Path, died: str, *, kept: bool = True) -> None:
+def _raise(ends: Path, failure: str, *, resumable: bool = True) -> None:
     """Raise what the first process left behind; one that only lost another has nothing to say."""
     for path in sorted(ends.glob("*.json")):
         end = json.loads(path.read_text())
         if not end["lost"]:
             kinds = {2: ValueError, 130: KeyboardInterrupt}
             raise kinds.get(end["code"], OSError)(end["message"])
-    remedy = "the state saved last is kept: run it again to go on" if kept else "run it again"
-    raise OSError(f"{died}; {remedy}")
+    remedy = "the state saved last is kept: run it again to go on" if resumable else "run it again"
+    raise OSError(f"{failure}; {remedy}")

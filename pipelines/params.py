@@ -174,9 +174,9 @@ def _contradictions(params: Params) -> Iterator[str]:
         for name, rule in rules.items()
         if rule.dataset is not None
     ]
-    for key, value, what, known in _references(params, of_rules):
-        if value not in known:
-            yield f"{key}: {value!r} is not one of {what}{did_you_mean(value, known)}"
+    for key, value, group, choices in _references(params, of_rules):
+        if value not in choices:
+            yield f"{key}: {value!r} is not one of {group}{did_you_mean(value, choices)}"
     near = params.sections["ingest"].near_distance
     for name, dataset in params.datasets.items():
         if dataset.duplicates == "drop_near" and near is None:
@@ -205,14 +205,14 @@ def _references(
     """Every name of another entry: the key that has it, the name, of what, and those there are;
     ``of_rules`` are data sets of behaviour tests."""
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
-    read = "the datasets and their views", {**params.datasets, **params.curate}
+    readable = "the datasets and their views", {**params.datasets, **params.curate}
     for name in params.sections["ingest"].heldout:
         yield "ingest.heldout", name, *datasets
     for key in ("accepted", "evaluated_on"):
         for name in getattr(params.sections["validate"], key):
             yield f"validate.{key}", name, *datasets
     for key, training in _trainings(params).items():
-        yield f"{key}.dataset", training.dataset, *read
+        yield f"{key}.dataset", training.dataset, *readable
         dataset = params.base_of(training.dataset)
         if dataset in params.datasets:
             sources = params.datasets[dataset].sources
@@ -220,12 +220,12 @@ def _references(
                 yield f"{key}.source_weights", name, f"the sources of {dataset}", sources
     for name, export in params.sections["export"].runs.items():
         yield f"export.runs.{name}", name, *runs
-        yield f"export.runs.{name}.dataset", export.dataset, *read
+        yield f"export.runs.{name}.dataset", export.dataset, *readable
     for key in ("max_damaged_records", "max_damaged_shards"):
         for name in getattr(params.runtime, key):
-            yield f"runtime.{key}", name, *read
+            yield f"runtime.{key}", name, *readable
     for name, view in params.curate.items():
-        yield f"curate.{name}.dataset", view.dataset, *read
+        yield f"curate.{name}.dataset", view.dataset, *readable
     for name in params.sections["evaluate"].reference or ():
         yield f"evaluate.reference.{name}", name, *runs
     for key, name in of_rules:
@@ -292,7 +292,7 @@ def _check_starts(params: Params) -> Iterator[str]:
             yield (
                 f"tasks.{name}.init: {init!r} is neither pretrained, a run, nor a checkpoint under "
                 f"{params.paths.models} (`albef import` makes one of an original)"
-                + did_you_mean(init, [known for known in owners if known != name])
+                + did_you_mean(init, [other for other in owners if other != name])
             )
 
 
@@ -317,11 +317,11 @@ def _check_views(params: Params) -> Iterator[str]:
                 f"curate.{name}.by: there is no checkpoint {view.by}: give the folder of one that "
                 "was trained before or imported (`albef import`)"
             )
-    made = {f"view {name}": (f"view {v.dataset}", owner(v.by)) for name, v in params.curate.items()}
-    for model, of in owners.items():
-        made[model] = f"view {of.dataset}", getattr(of, "init", "").partition("/epochs/")[0]
+    deps = {f"view {name}": (f"view {v.dataset}", owner(v.by)) for name, v in params.curate.items()}
+    for model, run in owners.items():
+        deps[model] = f"view {run.dataset}", getattr(run, "init", "").partition("/epochs/")[0]
     try:
-        TopologicalSorter(made).prepare()
+        TopologicalSorter(deps).prepare()
     except CycleError as error:
         name, circle = error.args[1][0], " <- ".join(reversed(error.args[1]))
         if "view " in circle:
@@ -338,7 +338,7 @@ def _is_imported(folder: Path) -> bool:
     return folder.is_dir() or folder.with_name(folder.name + ".dvc").exists()
 
 
-def explain(path: Path, wanted: str = "") -> str:
+def explain(path: Path, prefix: str = "") -> str:
     """Every value of a params file or preset as it stands, or those below a dotted key: each with
     where it comes from, and its sentence below.
 
@@ -346,28 +346,28 @@ def explain(path: Path, wanted: str = "") -> str:
         ParamsError: the file is wrong, or has no such key.
     """
     params, values = load(path), read_preset(path)
-    whole = {**vars(params), **params.sections, "runtime": runtime(values.get("runtime"))}
-    whole = {key: whole[key] for key in KNOWN}
-    rows = list(_leaves(whole, values, str(path)))
+    sections = {**vars(params), **params.sections, "runtime": runtime(values.get("runtime"))}
+    sections = {key: sections[key] for key in KNOWN}
+    rows = list(_leaves(sections, values, str(path)))
     lines = [
         f"{key}: {json.dumps(value, ensure_ascii=False)}  # {source}"
         + f"\n    {words}" * bool(words)
         for key, value, source, words in rows
-        if not wanted or f"{key}.".startswith(f"{wanted}.")
+        if not prefix or f"{key}.".startswith(f"{prefix}.")
     ]
     if not lines:
-        raise ParamsError(f"{path} has no {wanted}{did_you_mean(wanted, [row[0] for row in rows])}")
+        raise ParamsError(f"{path} has no {prefix}{did_you_mean(prefix, [row[0] for row in rows])}")
     return "\n".join(lines)
 
 
 def _leaves(
-    value: Any, given: Any, source: str, key: str = "", words: str = ""
+    value: Any, file_value: Any, source: str, key: str = "", words: str = ""
 ) -> Iterator[tuple[str, Any, str, str]]:
-    """Key, value, source and sentence of all below a section; ``given`` is what the file has of it,
-    None where it is a default itself."""
+    """Key, value, source and sentence of all below a section; ``file_value`` is what the file has
+    of it, None where it is a default itself."""
     parts = dict(value) if _is_shown_in_parts(value) else {}
     for name, part in parts.items():
-        is_given = given is not None and name in given
+        is_in_file = file_value is not None and name in file_value
         origin, sentence = source, words
         if isinstance(value, Section):
             owner = next(c for c in type(value).__mro__ if name in inspect.get_annotations(c))
@@ -375,10 +375,10 @@ def _leaves(
             variable = f"{ENVIRONMENT}{name.upper()}"
             if isinstance(value, Runtime) and variable in os.environ:
                 origin = variable
-            elif given is not None and not is_given:
+            elif file_value is not None and not is_in_file:
                 origin = f"default of {owner.__name__}"
         dotted = f"{key}.{name}" if key else name
-        yield from _leaves(part, given[name] if is_given else None, origin, dotted, sentence)
+        yield from _leaves(part, file_value[name] if is_in_file else None, origin, dotted, sentence)
     if not parts:
         yield key, value.model_dump() if isinstance(value, Range) else value, source, words
 

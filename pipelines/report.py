@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
     cards = _write(
         layout.cards(),
         ".md",
-        ((name, card.render(it)) for name in runs if (it := card.read(params, layout, name))),
+        ((name, card.render(facts)) for name in runs if (facts := card.read(params, layout, name))),
     )
     pages = _write(
         layout.data_pages(),

@@ -22,8 +22,8 @@ def read_config(stage: Stage) -> RowsConfig:
     """
     datasets = stage.params.get("datasets") or {}
     if stage.key not in datasets:
-        known = ", ".join(datasets) or "none"
-        raise ParamsError(f"{PARAMS}: no data set {stage.key!r}; the data sets are {known}")
+        names = ", ".join(datasets) or "none"
+        raise ParamsError(f"{PARAMS}: no data set {stage.key!r}; the data sets are {names}")
     return stage.section(f"datasets.{stage.key}", RowsConfig)
 
 

@@ -73,8 +73,8 @@ def _conclude(stage: Stage, search: Search, study: Study) -> None:
     _write(stage, best.params, {"evidence": summary, "trials": rows(ended, search.start)})
     log.info("chosen: %s (%s)", json.dumps(best.params), _format(summary))
     stage.record |= {"trials": len(ended), "search": summary}
-    place = search.folder / place_of(best)
-    if search.config.epochs == search.settings.epochs and (place / TRIAL).exists():
+    folder = search.folder / place_of(best)
+    if search.config.epochs == search.settings.epochs and (folder / TRIAL).exists():
         config = choose(search.config, best.params)
         parents = parents_of(config, search.init)
         _, key = provenance_of(stage, config, config.dataset, **parents)
@@ -82,7 +82,7 @@ def _conclude(stage: Stage, search: Search, study: Study) -> None:
         # Another clone may fine-tune there just now, and another machine have taken it away.
         with contextlib.suppress(Locked, FileNotFoundError), lock(lock_of(scratch)):
             shutil.rmtree(scratch, ignore_errors=True)
-            place.rename(scratch)
+            folder.rename(scratch)
             lock_of(scratch).unlink()
     discard(stage, search.folder)
 

@@ -274,9 +274,9 @@ def die_with_dvc() -> None:
     """
     if "DVC_STAGE" not in os.environ:  # started by hand: nobody to follow
         return
-    above = psutil.Process().parents()
-    named = os.environ.get("ALBEF_DVC")
-    dvc = int(named) if named else next((p.pid for p in above if p.name() not in SHELLS), 0)
+    parents = psutil.Process().parents()
+    pid = os.environ.get("ALBEF_DVC")
+    dvc = int(pid) if pid else next((p.pid for p in parents if p.name() not in SHELLS), 0)
     if os.environ.get(LAUNCHED_ON, platform.node()) != platform.node():
         dvc = os.getppid()  # of a process on another machine than its DVC, the launcher is followed
 

@@ -120,7 +120,7 @@ def _run(
     stage: Stage, search: Search, study: Study | None, trial: FrozenTrial, device: torch.device
 ) -> None:
     """Train a trial, tell the study how it ended, and keep the best one's training."""
-    place = search.folder / place_of(trial)
+    folder = search.folder / place_of(trial)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> bool:
         ends = bool(study and study.report(epoch, metrics[search.kind.primary]))
@@ -133,7 +133,7 @@ def _run(
         torch.manual_seed(stage.seed)
         task = search.kind.start(config, search.init)
         label = f"{stage.address} trial {trial.number + 1}"
-        fit(stage, task, device, place, label=label, on_epoch=on_epoch)
+        fit(stage, task, device, folder, label=label, on_epoch=on_epoch)
     except EndedEarly:
         pruned = True
     except (OSError, ShardError, StateLocked, StateUnfit, StudyError, TrialLost):
@@ -143,20 +143,20 @@ def _run(
     except Exception as raised:
         if world().size > 1:  # the other processes may not have met it
             raise
-        text = str(raised).replace(str(place), place.name)
+        text = str(raised).replace(str(folder), folder.name)
         error = text if isinstance(raised, ValueError) else f"{type(raised).__name__}: {text}"
     if study is None:
         return
     if not pruned:
         if not error:
-            for state in TrainingState(place).files()[1:]:
+            for state in TrainingState(folder).files()[1:]:
                 state.unlink()
-            how = circumstances(stage, device)
-            write_json(place / TRIAL, {"trial": trial.number, "how": how})
+            conditions = circumstances(stage, device)
+            write_json(folder / TRIAL, {"trial": trial.number, "how": conditions})
         trial = study.fail_trial(error) if error else study.complete_trial()
         if trial.state == TrialState.FAIL:
             log.warning("trial %d failed: %s", trial.number + 1, trial.user_attrs["error"])
-    if mirror := mirror_of(stage, place):
+    if mirror := mirror_of(stage, folder):
         mirror.clear()
     ended = study.ended
     complete = [other for other in ended if other.state == TrialState.COMPLETE]

@@ -65,13 +65,13 @@ def image_stats(stage: Stage) -> NDArray[np.float64]:
     code = [file_digest(Path(str(module.__file__))) for module in modules]
     fingerprint = hashlib.sha256(" ".join([describe(folder)["digest"], *code]).encode())
     with stage.scratch(fingerprint.hexdigest()) as scratch:
-        kept = scratch / "image_stats.npy"
-        if not kept.exists():
-            with atomic(kept) as part, part.open("wb") as file:
+        path = scratch / "image_stats.npy"
+        if not path.exists():
+            with atomic(path) as part, part.open("wb") as file:
                 values = stats.read_image_stats(folder, stage.runtime.threads)
                 np.save(file, values, allow_pickle=False)
-        known: NDArray[np.float64] = np.load(kept, allow_pickle=False)
-    return known
+        statistics: NDArray[np.float64] = np.load(path, allow_pickle=False)
+    return statistics
 
 
 def data_docs(name: str, out: Path) -> Path:

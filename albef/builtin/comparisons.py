@@ -78,7 +78,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
         pool = studio.pool(split)
         if count and len(pool) < 3:
             raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
-        known = frozenset(pool)
+        allowed = frozenset(pool)
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")
             (form,) = rng.choices(list(FORMS), [weight for weight, *_ in FORMS.values()])
@@ -87,15 +87,15 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             text = rng.choice(FORMS[form][1:]).format(**words)
             comparison = Comparison(form, a, b if form == "order" else None)
             for label in rng.sample((True, False), 2):
-                scenes = _pair(comparison, label, studio, pool, known, rng)
-                drawn = [(scene, studio.draw(scene, rng)) for scene in scenes]
+                scenes = _pair(comparison, label, studio, pool, allowed, rng)
+                drawings = [(scene, studio.draw(scene, rng)) for scene in scenes]
                 meta = {
                     "label": str(label),
                     "statement": number,
                     "form": form,
-                    "pictures": [{**scene.meta(), "objects": c.objects} for scene, c in drawn],
+                    "pictures": [{**scene.meta(), "objects": c.objects} for scene, c in drawings],
                 }
-                yield view.Row(split, [canvas.png() for _, canvas in drawn], (text,), meta)
+                yield view.Row(split, [canvas.png() for _, canvas in drawings], (text,), meta)
 
 
 def _pair(
@@ -103,7 +103,7 @@ def _pair(
     truth: bool,
     studio: Studio,
     pool: list[Scene],
-    known: frozenset[Scene],
+    allowed: frozenset[Scene],
     rng: random.Random,
 ) -> tuple[Scene, Scene]:
     """Two scenes of a pool of which a sentence is true, or is not."""
@@ -113,8 +113,8 @@ def _pair(
         if rng.random() < _NEAR:
             change = rng.choice(("object", "count", "relation"))
             changed = describe.changed(scene, change, list(studio.names))
-            if near := [other for other in changed if other in known]:
-                return rng.choice(near)
+            if similar := [other for other in changed if other in allowed]:
+                return rng.choice(similar)
         while True:
             other = rng.choice(pool)
             if other != scene:

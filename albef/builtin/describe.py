@@ -89,8 +89,8 @@ class Claim:
 
 def true_of(claim: Claim, scene: Scene) -> bool:
     """Whether ``claim`` is true of ``scene``."""
-    claimed, there = set(claim.groups), set(scene.groups)
-    if not claimed <= there or (claim.only and claimed != there):
+    claimed, present = set(claim.groups), set(scene.groups)
+    if not claimed <= present or (claim.only and claimed != present):
         return False
     if claim.relation is None:
         return True
@@ -158,10 +158,10 @@ def split_of(scene: Scene) -> str:
 
 def bucket(text: str, shares: Mapping[str, float]) -> str:
     """The one bucket out of some, with a share each, that a text belongs to by its hash."""
-    place = _hashed(text)
+    remaining = _hashed(text)
     for name, width in shares.items():
-        place -= width
-        if place < 0:
+        remaining -= width
+        if remaining < 0:
             return name
     return name
 
@@ -186,15 +186,15 @@ def changed(scene: Scene, change: str, names: list[str]) -> Iterator[Scene]:
                     yield Scene(scene.groups, relation).canonical()
         return
     total = sum(group.count for group in scene.groups)
-    taken = {group.name for group in scene.groups}
-    for place, group in enumerate(scene.groups):
+    used_names = {group.name for group in scene.groups}
+    for index, group in enumerate(scene.groups):
         if change == "count":
             counts = range(1, MOST - (total - group.count) + 1)
-            others = [replace(group, count=n) for n in counts if n != group.count]
+            replacements = [replace(group, count=n) for n in counts if n != group.count]
         else:
-            others = [replace(group, name=name) for name in names if name not in taken]
-        for other in others:
-            groups = (*scene.groups[:place], other, *scene.groups[place + 1 :])
+            replacements = [replace(group, name=name) for name in names if name not in used_names]
+        for replacement in replacements:
+            groups = (*scene.groups[:index], replacement, *scene.groups[index + 1 :])
             yield Scene(groups, scene.relation)
 
 

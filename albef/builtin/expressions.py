@@ -26,7 +26,7 @@ _ANGLE = 20.0
 _BUCKETS = {"train": 0.7, "val": 0.1, "test": 0.2}
 _UNSEEN_BUCKETS = {"val": 0.4, "test": 0.6}
 _UNSEEN = 0.2  # share of evaluated pictures that show what never stands together in training
-_WHAT = "combinations of a kind"
+_NOUN = "combinations of a kind"
 
 Things = tuple[str, ...]
 
@@ -89,10 +89,10 @@ def arrange(things: Things, quarter: int, rng: random.Random) -> list[str]:
     Of three things the one in ``quarter`` comes twice, beside one other thing each or in a column:
     what stands beside tells the two apart.
     """
-    first, beside, *rest = rng.sample(things, len(things))
-    rest = rng.sample([*rest, first][:2], 2)
+    first, neighbour, *others = rng.sample(things, len(things))
+    others = rng.sample([*others, first][:2], 2)
     placed = [first] * 4
-    placed[quarter ^ 1], placed[quarter ^ 2], placed[quarter ^ 3] = beside, *rest
+    placed[quarter ^ 1], placed[quarter ^ 2], placed[quarter ^ 3] = neighbour, *others
     return placed
 
 
@@ -104,8 +104,8 @@ def expression(placed: Sequence[str], quarter: int, by: str) -> str:
         quarter: of the thing meant.
         by: one of :data:`KINDS`.
     """
-    beside = f" beside the {placed[quarter ^ 1]}" if by == "relation" else ""
-    return f"the {placed[quarter]}{beside}"
+    suffix = f" beside the {placed[quarter ^ 1]}" if by == "relation" else ""
+    return f"the {placed[quarter]}{suffix}"
 
 
 def _plan(names: list[str], size: int, split: str, count: int, seed: str) -> list[Things]:
@@ -117,11 +117,11 @@ def _plan(names: list[str], size: int, split: str, count: int, seed: str) -> lis
     rng = random.Random(f"{seed} expressions {split}")
     if split == "train":
         if count and not pools[False]:
-            raise view.too_few(split, count, _WHAT, 0)
+            raise view.too_few(split, count, _NOUN, 0)
         return [rng.choice(pools[False]) for _ in range(count)]
-    strange = round(count * _UNSEEN)
-    wanted = ((pools[True], strange), (pools[False], count - strange))
-    return view.sample_each(wanted, split, _WHAT, rng)
+    unseen_count = round(count * _UNSEEN)
+    quotas = ((pools[True], unseen_count), (pools[False], count - unseen_count))
+    return view.sample_each(quotas, split, _NOUN, rng)
 
 
 def _draw(placed: Sequence[str], studio: Studio, rng: random.Random) -> Canvas:

@@ -64,7 +64,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
                     "answers": {answer: 1.0},
                     "question_id": next(question_ids),
                 }
-                yield view.Row(split, [image], (question,), meta, again=turn > 0)
+                yield view.Row(split, [image], (question,), meta, same_image=turn > 0)
 
 
 def _plan(
@@ -73,23 +73,23 @@ def _plan(
     """Scenes of two groups with the group whose number is asked for; counts take turns."""
     scenes = studio.pool(split, groups=2)
     pools = {n: [s for s in scenes if n in (group.count for group in s.groups)] for n in COUNTS}
-    used: set[Scene] = set()
+    used_scenes: set[Scene] = set()
     for number in range(count):
-        wanted = COUNTS[number % len(COUNTS)]
-        scene = _draw(pools[wanted], used, rng)
+        group_count = COUNTS[number % len(COUNTS)]
+        scene = _draw(pools[group_count], used_scenes, rng)
         if scene is None:
             raise view.too_few(split, count, "scenes with evenly many of a thing", number)
         if split != "train":
-            used.add(scene)
-        yield scene, rng.choice([group for group in scene.groups if group.count == wanted])
+            used_scenes.add(scene)
+        yield scene, rng.choice([group for group in scene.groups if group.count == group_count])
 
 
-def _draw(pool: list[Scene], used: set[Scene], rng: random.Random) -> Scene | None:
+def _draw(pool: list[Scene], used_scenes: set[Scene], rng: random.Random) -> Scene | None:
     """A scene of ``pool`` that is not yet used, or None."""
     for _ in range(20):
-        if pool and (scene := rng.choice(pool)) not in used:
+        if pool and (scene := rng.choice(pool)) not in used_scenes:
             return scene
-    free = [scene for scene in pool if scene not in used]
+    free = [scene for scene in pool if scene not in used_scenes]
     return rng.choice(free) if free else None
 
 
@@ -101,11 +101,11 @@ def _ask(
         wording = rng.choice(("how many {a} are there?", "how many {a} does the picture show?"))
         return wording.format(a=names[counted.name].plural), describe.NUMBERS[counted.count]
     if about == "existence":
-        there = [group.name for group in scene.groups]
-        is_there = rng.random() < 0.5
-        name = rng.choice(there if is_there else [name for name in names if name not in there])
+        shown = [group.name for group in scene.groups]
+        is_shown = rng.random() < 0.5
+        name = rng.choice(shown if is_shown else [name for name in names if name not in shown])
         wording = rng.choice(("is there {a}?", "does the picture show {a}?"))
-        return wording.format(a=phrase(Group(name, 1), names)), "yes" if is_there else "no"
+        return wording.format(a=phrase(Group(name, 1), names)), "yes" if is_shown else "no"
     side = rng.choice((scene, scene.turned()))
     first, second = side.groups
     if about == "object":

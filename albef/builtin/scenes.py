@@ -18,7 +18,7 @@ from albef.builtin.studio import Studio
 CHANGES = ("relation", "count", "object")
 """What the two scenes of a pair may differ in."""
 _ONE_GROUP = 0.1  # share of scenes with a single group of things
-_WHAT = "scenes of a kind"
+_NOUN = "scenes of a kind"
 
 
 class Config(view.Drawn):
@@ -77,25 +77,25 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 
 
 def _training(studio: Studio, count: int, rng: random.Random) -> Plan:
-    ones, twos = studio.pool("train", groups=1), studio.pool("train", groups=2)
-    if count and not (ones and twos):
-        raise view.too_few("train", count, _WHAT, len(ones) + len(twos))
-    return [(rng.choice(ones if rng.random() < _ONE_GROUP else twos), {}) for _ in range(count)]
+    singles, pairs = studio.pool("train", groups=1), studio.pool("train", groups=2)
+    if count and not (singles and pairs):
+        raise view.too_few("train", count, _NOUN, len(singles) + len(pairs))
+    return [(rng.choice(singles if rng.random() < _ONE_GROUP else pairs), {}) for _ in range(count)]
 
 
 def _evaluation(
     studio: Studio, split: str, count: int, share_unseen: float, rng: random.Random
 ) -> Plan:
     """Different scenes, the asked share of them with combinations that training never shows."""
-    strange = round(count * share_unseen)
-    ones, twos = studio.pool(split, groups=1), studio.pool(split, groups=2)
-    single = min(len(ones), round((count - strange) * _ONE_GROUP))
+    unseen_count = round(count * share_unseen)
+    singles, pairs = studio.pool(split, groups=1), studio.pool(split, groups=2)
+    single_count = min(len(singles), round((count - unseen_count) * _ONE_GROUP))
     pools = (
-        (ones, single),
-        ([scene for scene in twos if not unseen(scene)], count - strange - single),
-        ([scene for scene in twos if unseen(scene)], strange),
+        (singles, single_count),
+        ([scene for scene in pairs if not unseen(scene)], count - unseen_count - single_count),
+        ([scene for scene in pairs if unseen(scene)], unseen_count),
     )
-    chosen = view.sample_each(pools, split, _WHAT, rng)
+    chosen = view.sample_each(pools, split, _NOUN, rng)
     return [(scene, {"unseen": unseen(scene)}) for scene in chosen]
 
 
@@ -125,7 +125,7 @@ def _pairs(studio: Studio, split: str, count: int, share_unseen: float, rng: ran
             if others:
                 break
         else:
-            raise view.too_few(split, count, _WHAT, 2 * number)
+            raise view.too_few(split, count, _NOUN, 2 * number)
         for one in (scene, rng.choice(others)):
             del free[one]
             plan.append((one, {"pair": number, "change": change, "unseen": is_unseen}))

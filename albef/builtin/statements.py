@@ -25,7 +25,7 @@ _ONE_GROUP = 2 / 3  # share of sentences that name one group of a scene only
 _WORDINGS = ("{a}", "a picture of {a}")  # of such a sentence
 _WEIGHTS = {"object": 2, "count": 1, "relation": 1}  # of what a contradicting scene differs in
 _TRIES = 200  # to find a scene for a statement
-_SOME = 4  # changed scenes of a kind that are looked at
+_MAX_VARIANTS = 4  # changed scenes of a kind that are looked at
 
 
 class Config(view.Drawn):
@@ -47,12 +47,12 @@ class View:
         if self.covered is None:
             yield self.scene
             return
-        seen = self.scene.groups[1 - self.covered]
+        visible = self.scene.groups[1 - self.covered]
         for name in names:
-            for count in range(1, MOST - seen.count + 1):
-                if name != seen.name:
+            for count in range(1, MOST - visible.count + 1):
+                if name != visible.name:
                     hidden = Group(name, count)
-                    groups = (seen, hidden) if self.covered else (hidden, seen)
+                    groups = (visible, hidden) if self.covered else (hidden, visible)
                     yield Scene(groups, self.scene.relation)
 
 
@@ -72,10 +72,10 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
     studio = Studio(config.objects, config.pixels)
     for split, count in config.splits.items():
         pool = studio.pool(split, groups=2)
-        known = frozenset(pool)
+        allowed = frozenset(pool)
         for number in range(count // 3):
             rng = random.Random(f"{seed} statements {split} {number}")
-            text, views = _statement(studio, pool, known, rng)
+            text, views = _statement(studio, pool, allowed, rng)
             for label, (picture, change) in views.items():
                 scene, covered = picture.scene, picture.covered
                 canvas = studio.draw(scene, rng, covered)
@@ -92,7 +92,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 
 
 def _statement(
-    studio: Studio, pool: list[Scene], known: frozenset[Scene], rng: random.Random
+    studio: Studio, pool: list[Scene], allowed: frozenset[Scene], rng: random.Random
 ) -> tuple[str, dict[str, tuple[View, str | None]]]:
     """A sentence about a scene, and for each label a view and what it changes of the scene."""
     for _ in range(_TRIES if pool else 0):
@@ -103,7 +103,7 @@ def _statement(
             claim = Claim((group,))
         else:
             text, claim = studio.caption(scene, rng)
-        options = _options(claim, scene, known, list(studio.names), rng)
+        options = _options(claim, scene, allowed, list(studio.names), rng)
         if all(options[label] for label in LABELS):
             return text, {label: _choose(options[label], rng) for label in LABELS}
     raise ParamsError(
@@ -112,7 +112,7 @@ def _statement(
 
 
 def _options(
-    claim: Claim, scene: Scene, known: frozenset[Scene], names: list[str], rng: random.Random
+    claim: Claim, scene: Scene, allowed: frozenset[Scene], names: list[str], rng: random.Random
 ) -> dict[str, Options]:
     """Views by label: of the scene itself, and contradicting ones of scenes that differ in one
     thing and that the split may show."""
@@ -120,11 +120,11 @@ def _options(
     for change in (None, *_WEIGHTS):
         scenes = [scene]
         if change is not None:
-            others = [s for s in describe.changed(scene, change, names) if s in known]
-            scenes = rng.sample(others, min(_SOME, len(others)))
-        for other in scenes:
+            changed_scenes = [s for s in describe.changed(scene, change, names) if s in allowed]
+            scenes = rng.sample(changed_scenes, min(_MAX_VARIANTS, len(changed_scenes)))
+        for variant in scenes:
             for covered in (None, 0, 1):
-                picture = View(other, covered)
+                picture = View(variant, covered)
                 label = judge(claim, picture, names)
                 if change is None or label == "contradiction":
                     options[label].setdefault((change, covered is not None), []).append(picture)

@@ -45,10 +45,10 @@ class Canvas:
         self._image = Image.new("RGB", (pixels, pixels), colour)
         self.objects: list[dict[str, Any]] = []
 
-    def put(self, sprite: Sprite, x: int, y: int, *, seen: bool = True) -> None:
+    def put(self, sprite: Sprite, x: int, y: int, *, visible: bool = True) -> None:
         """Put a sprite in its place; what is not seen in the end is no object."""
         self._image.paste(sprite.picture, (x, y), sprite.picture)
-        if seen:
+        if visible:
             box = [x, y, *sprite.picture.size]
             size = round(sprite.size, 1)
             self.objects.append(
@@ -126,9 +126,9 @@ class Studio:
             layout = next((boxes for boxes in tries if boxes), None)
             shrink *= 0.96
         canvas = Canvas(self.pixels, rng)
-        drawn = ((place, sprite) for place, group in enumerate(sprites) for sprite in group)
-        for (place, sprite), (left, top, _, _) in zip(drawn, layout, strict=True):
-            canvas.put(sprite, left, top, seen=place != covered)
+        placed = ((index, sprite) for index, group in enumerate(sprites) for sprite in group)
+        for (index, sprite), (left, top, _, _) in zip(placed, layout, strict=True):
+            canvas.put(sprite, left, top, visible=index != covered)
         if covered is not None:
             canvas.cover(self._card(scene, layout, covered))
         return canvas
@@ -187,10 +187,10 @@ class Studio:
 def _place(
     size: tuple[int, int],
     ranges: list[tuple[int, int]],
-    others: list[Box],
+    existing: list[Box],
     rng: random.Random,
 ) -> Box | None:
-    """A random box within the ranges of x and y that is clear of ``others``, or None."""
+    """A random box within the ranges of x and y that is clear of ``existing``, or None."""
     (left, right), (top, bottom) = ranges
     width, height = size
     if right - left < width or bottom - top < height:
@@ -199,7 +199,7 @@ def _place(
         x = rng.randint(left, right - width)
         y = rng.randint(top, bottom - height)
         box = (x, y, x + width, y + height)
-        if all(_clear(box, other) for other in others):
+        if all(_clear(box, other) for other in existing):
             return box
     return None
 

@@ -41,14 +41,14 @@ class Row(NamedTuple):
         images: encoded pictures.
         captions: what is said of them.
         meta: what is known of them.
-        again: whether it shows the picture of the row before.
+        same_image: whether it shows the picture of the row before.
     """
 
     split: str
     images: Sequence[bytes]
     captions: tuple[str, ...]
     meta: dict[str, Any]
-    again: bool = False
+    same_image: bool = False
 
 
 def records(
@@ -66,7 +66,7 @@ def records(
             image_id = -1
             counts: Counter[str] = Counter()
             for row in rows(config, seed):
-                image_id += not row.again
+                image_id += not row.same_image
                 number = counts.total() if across else counts[row.split]
                 counts[row.split] += 1
                 first, *more = row.images
@@ -81,7 +81,7 @@ def records(
 
 
 def sample_each(
-    pools: Iterable[tuple[Sequence[T], int]], split: str, what: str, rng: random.Random
+    pools: Iterable[tuple[Sequence[T], int]], split: str, noun: str, rng: random.Random
 ) -> list[T]:
     """So many different ones of each pool, shuffled.
 
@@ -89,17 +89,17 @@ def sample_each(
         ParamsError: a pool has fewer.
     """
     chosen: list[T] = []
-    for pool, wanted in pools:
-        if len(pool) < wanted:
-            raise too_few(split, wanted, what, len(pool))
-        chosen += rng.sample(pool, wanted)
+    for pool, required in pools:
+        if len(pool) < required:
+            raise too_few(split, required, noun, len(pool))
+        chosen += rng.sample(pool, required)
     rng.shuffle(chosen)
     return chosen
 
 
-def too_few(split: str, wanted: int, what: str, available: int) -> ParamsError:
+def too_few(split: str, required: int, noun: str, available: int) -> ParamsError:
     """What is raised where a split asks for more than there is."""
     return ParamsError(
-        f"splits.{split} asks for {wanted} different {what}, of which there are {available}: "
+        f"splits.{split} asks for {required} different {noun}, of which there are {available}: "
         f"lower splits.{split} or raise objects"
     )

@@ -24,7 +24,7 @@ from albef.data.shards import Shards
 from albef.io import atomic
 from albef.layout import Engine
 from albef.runtime.manifest import NAME
-from albef.runtime.matching import Matching, matching
+from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -94,7 +94,7 @@ def main(
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
-    model = matching(_load(weights, device), str(weights))
+    model = as_matching(_load(weights, device), str(weights))
     compute: Compute = partial(map, partial(_embed, lambda: model))
     if engine == "ray":
         from albef.cluster import mapped  # where it is asked for alone
@@ -147,7 +147,7 @@ def write_features(
         metadata={"weights": model.digest},
     )
     texts: list[tuple[str, int, str]] = []
-    waiting: deque[list[tuple[str, int, None]]] = deque()
+    pending: deque[list[tuple[str, int, None]]] = deque()
     started = printed = time.monotonic()
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
 
@@ -160,14 +160,14 @@ def write_features(
 
         def read() -> Iterator[list[Record]]:
             for part in batches(len(records)):
-                some = [records[i] for i in range(len(records))[part]]
-                waiting.append([(r.key, r.image_id, None) for r in some])
-                texts.extend((r.key, r.image_id, text) for r in some for text in r.captions)
-                yield some
+                batch = [records[i] for i in range(len(records))[part]]
+                pending.append([(r.key, r.image_id, None) for r in batch])
+                texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
+                yield batch
 
         done = 0
         for feats in compute(read()):
-            write("image", waiting.popleft(), feats)
+            write("image", pending.popleft(), feats)
             now, done = time.monotonic(), done + len(feats)
             if now - printed > _SHOW_EVERY:
                 printed, rate = now, done / (now - started)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from albef.data.image_decoding import decode
-from albef.export.graphs import facts_of, looked_at
+from albef.export.graphs import attention_layer, facts_of
 from albef.export.modules import Matcher
 from albef.models.gradcam import itm_maps
 from albef.models.weights import Checkpoint, load_checkpoint
@@ -42,7 +42,7 @@ class Explanation(NamedTuple):
 
     probability: float
     """That picture and text belong together, by ITM."""
-    whole: Heat
+    heat: Heat
     words: tuple[WordHeat, ...]
 
 
@@ -72,7 +72,7 @@ def explain(
 ) -> Explanation:
     """Where a model that matches images and texts finds a text in an encoded picture.
 
-    ``layer`` is of the fusion encoder, from 0; None takes what :func:`looked_at` says.
+    ``layer`` is of the fusion encoder, from 0; None takes what :func:`attention_layer` says.
     """
     matcher = Matcher(checkpoint)
     facts = facts_of(checkpoint)
@@ -80,22 +80,22 @@ def explain(
     if not cleaned:
         raise ValueError("the text is empty; say what to look for, as 'the key left of the apple'")
     encoded = checkpoint.tokenizer.encode([cleaned], facts.max_tokens)
-    ids, mask = (torch.from_numpy(part) for part in encoded)
+    ids, mask = (torch.from_numpy(array) for array in encoded)
     pixels = torch.from_numpy(Evaluate(facts.image_size)(image)[None])
     image_states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     logits = matcher(text_states, mask, image_states)
-    layer = looked_at(checkpoint) if layer is None else layer
+    layer = attention_layer(checkpoint) if layer is None else layer
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, layer)
     tokens = maps[0].float().numpy()
     words = [
-        (word, tokens[places].mean(0))
-        for word, places in _words(checkpoint.tokenizer, cleaned, facts.max_tokens)
+        (word, tokens[indices].mean(0))
+        for word, indices in _words(checkpoint.tokenizer, cleaned, facts.max_tokens)
     ]
     total = sum(float(heat.sum()) for _, heat in words) or 1.0
     return Explanation(
         probability=float(logits.softmax(dim=1)[0, 1]),
-        whole=tokens.mean(0),
+        heat=tokens.mean(0),
         words=tuple(WordHeat(word, heat, float(heat.sum()) / total) for word, heat in words),
     )
 
@@ -104,11 +104,11 @@ def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[s
     """Each word with the places of its tokens, as far as the text was not cut."""
     encoding = tokenizer.tokenizer.encode(text)
     words: dict[int, list[int]] = {}
-    for place, word in enumerate(encoding.word_ids[:max_tokens]):
+    for index, word in enumerate(encoding.word_ids[:max_tokens]):
         if word is not None:  # [CLS] is of no word
-            words.setdefault(word, []).append(place)
+            words.setdefault(word, []).append(index)
     starts, ends = zip(*encoding.offsets, strict=True)
-    return [(text[starts[places[0]] : ends[places[-1]]], places) for places in words.values()]
+    return [(text[starts[indices[0]] : ends[indices[-1]]], indices) for indices in words.values()]
 
 
 def draw_figure(picture: Image.Image, text: str, explanation: Explanation) -> Image.Image:
@@ -120,7 +120,7 @@ def draw_figure(picture: Image.Image, text: str, explanation: Explanation) -> Im
     dimmed = max((float(heat.max()) for _, heat, _ in explanation.words), default=0.0) / 3
     panels = [
         (small, "the picture", f"match {explanation.probability:.1%}"),
-        (overlay(small, explanation.whole), "the whole text", ""),
+        (overlay(small, explanation.heat), "the whole text", ""),
         *(
             (overlay(small, heat, max(float(heat.max()), dimmed)), word, f"{share:.0%} of the heat")
             for word, heat, share in explanation.words

@@ -17,7 +17,7 @@ from albef.config import ParamsError
 from albef.data.shards import Shards
 from albef.io import atomic, write_atomic
 from albef.runtime import load
-from albef.runtime.matching import Matching, matching
+from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches, softmax
 
 RERANKED = 32
@@ -48,7 +48,7 @@ def main(
         raise ParamsError("the text is empty; say what to look for, as 'a dog left of an apple'")
     if k < 1:
         raise ParamsError(f"-k {k}: at least one picture")
-    hits = find(matching(load(export), str(export)), shards, text, k, folder)
+    hits = find(as_matching(load(export), str(export)), shards, text, k, folder)
     width = max(len(hit.key) for hit in hits)
     for hit in hits:
         print(f"{hit.key:{width}}  {hit.probability:6.1%}  {hit.caption}")
@@ -77,9 +77,9 @@ def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
     """``image_feat`` (n, E) of a split, kept in ``folder`` for the next time."""
     path = folder / f"{model.digest[:16]}-{shards.digest[:16]}-{shards.split}.npy"
     try:
-        kept: Floats = np.load(path, allow_pickle=False)
-        if kept.shape == (len(shards), model.embed_dim):
-            return kept
+        cached: Floats = np.load(path, allow_pickle=False)
+        if cached.shape == (len(shards), model.embed_dim):
+            return cached
     except (OSError, ValueError, EOFError):  # not there, or damaged: it is only a copy
         pass
     print(f"reading the {len(shards)} pictures of {shards.name} once ...", file=sys.stderr)

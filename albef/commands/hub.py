@@ -15,13 +15,13 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.normalizers import Lowercase, Replace, Sequence
 
 from albef.io import atomic
-from albef.runtime import manifest
+from albef.runtime import manifest as manifests
 from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Manifest, graph_file
 
 SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized", "int8_weights": "_int8"}
 """Of a graph's name, by precision."""
-_CALLED = {"image_encoder": "vision_model", "text_encoder": "text_model"}
-_NAMES = {
+_HUB_GRAPHS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
+_HUB_NAMES = {
     "image": "pixel_values",
     "image_feat": "image_embeds",
     "ids": "input_ids",
@@ -44,34 +44,34 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
         ExportError: no export, or one that was changed.
         ValueError: ``out`` exists, or the card is none.
     """
-    written = manifest.read(export)
-    there = [name for name in written.precisions if (export / name).is_dir()]
-    if not there:
-        raise ExportError(f"{export} has none of its precisions {', '.join(written.precisions)}")
-    for precision in there:
-        manifest.check(export, written, precision)
+    manifest = manifests.read(export)
+    precisions = [name for name in manifest.precisions if (export / name).is_dir()]
+    if not precisions:
+        raise ExportError(f"{export} has none of its precisions {', '.join(manifest.precisions)}")
+    for precision in precisions:
+        manifests.check(export, manifest, precision)
     if out.exists():
         raise ValueError(f"{out} exists: name a folder that does not")
-    page = _card(card, written.run, licence, datasets)
+    page = _read_card(card, manifest.run, licence, datasets)
     with atomic(out) as part:
         (part / "onnx").mkdir(parents=True)
-        for precision in there:
-            for graph in written.graphs:
-                name = f"{_CALLED.get(graph, graph)}{SUFFIXES[precision]}.onnx"
+        for precision in precisions:
+            for graph in manifest.graphs:
+                name = f"{_HUB_GRAPHS.get(graph, graph)}{SUFFIXES[precision]}.onnx"
                 source, target = export / graph_file(precision, graph), part / "onnx" / name
-                if graph in _CALLED:
-                    target.write_bytes(_renamed(source))
+                if graph in _HUB_GRAPHS:
+                    target.write_bytes(_rename_values(source))
                 else:
                     shutil.copyfile(source, target)
-        _tokenizer(export / TOKENIZER).save(str(part / TOKENIZER))
-        if written.model.answering:
+        _cleaning_tokenizer(export / TOKENIZER).save(str(part / TOKENIZER))
+        if manifest.model.answering:
             shutil.copyfile(export / ANSWERS, part / ANSWERS)
-        for file, values in _configs(written).items():
+        for file, values in _configs(manifest).items():
             (part / file).write_text(json.dumps(values, indent=2) + "\n")
         page.save(part / "README.md")
 
 
-def _card(path: Path, run: str, licence: str, datasets: list[str]) -> ModelCard:
+def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> ModelCard:
     """The card with what the Hub wants to know beside, read as its library reads cards."""
     try:
         card = ModelCard(path.read_text(encoding="utf-8"))
@@ -89,19 +89,19 @@ def _card(path: Path, run: str, licence: str, datasets: list[str]) -> ModelCard:
     return card
 
 
-def _renamed(source: Path) -> bytes:
+def _rename_values(source: Path) -> bytes:
     """A graph whose inputs and outputs have the Hub's names."""
     model = onnx.load(source)
     for value in (*model.graph.input, *model.graph.output):
-        value.name = _NAMES.get(value.name, value.name)
+        value.name = _HUB_NAMES.get(value.name, value.name)
     for node in model.graph.node:
         for names in (node.input, node.output):
-            names[:] = [_NAMES.get(name, name) for name in names]
+            names[:] = [_HUB_NAMES.get(name, name) for name in names]
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _tokenizer(path: Path) -> Tokenizer:
+def _cleaning_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer with :func:`albef.preprocessing.text.clean_caption` before it."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.normalizer = Sequence(
@@ -116,9 +116,9 @@ def _tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _configs(written: Manifest) -> dict[str, dict[str, Any]]:
+def _configs(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """JSON files by name."""
-    facts, pixels = written.model, written.preprocessing
+    facts, pixels = manifest.model, manifest.preprocessing
     side = {"height": facts.image_size, "width": facts.image_size}
     special = ("pad", "unk", "cls", "sep", "mask")
     return {
@@ -126,7 +126,7 @@ def _configs(written: Manifest) -> dict[str, dict[str, Any]]:
             "model_type": "albef",
             "architectures": ["ALBEF"],
             **facts.model_dump(exclude_none=True),
-            "provenance": written.provenance,
+            "provenance": manifest.provenance,
         },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",

@@ -71,11 +71,11 @@ def import_original(
     if kind not in KINDS:
         raise CheckpointError(f"the original has no kind {kind!r}{did_you_mean(kind, KINDS)}")
     sizes = sizes_of(original, kind, where=where, heads=heads)
-    words = TextTokenizer.load(tokenizer)
+    vocab = TextTokenizer.load(tokenizer)
     for name, tensor in original.items():
-        if name.endswith("word_embeddings.weight") and len(tensor) != words.vocab_size:
+        if name.endswith("word_embeddings.weight") and len(tensor) != vocab.vocab_size:
             raise CheckpointError(
-                f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {words.vocab_size}: give "
+                f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {vocab.vocab_size}: give "
                 "the vocabulary that it was trained with by --tokenizer"
             )
     values = {"image_size": image_size or sizes.image.image_size, "max_tokens": KINDS[kind]}
@@ -84,22 +84,22 @@ def import_original(
     if kind == "grounding":  # the third of six
         values["layer"] = (sizes.text.fusion_depth - 1) // 2
     facts = {"answers": answer_list(f"{answers}", "", None)} if answers else {}
-    draft = Checkpoint(path, kind, sizes, {"values": values, "facts": facts}, {}, words)
-    expected = _blank(draft).state_dict()
+    draft = Checkpoint(path, kind, sizes, {"values": values, "facts": facts}, {}, vocab)
+    expected = _build_meta_task(draft).state_dict()
     text_layers = sizes.text.depth - sizes.text.fusion_depth
     tensors = to_ours(original, expected, kind, text_layers, where=where)
     draft = dataclasses.replace(draft, model=resized(sizes, values["image_size"]))
-    task = _blank(draft).to_empty(device="cpu")
+    task = _build_meta_task(draft).to_empty(device="cpu")
     load_strict(task, tensors, where=where)
     return dataclasses.replace(draft, tensors=task.state_dict())
 
 
-def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
+def _build_meta_task(checkpoint: Checkpoint) -> torch.nn.Module:
     """The task of a checkpoint, all shapes and no memory."""
-    made = importlib.import_module(f"albef.tasks.{checkpoint.kind}").Task
+    task_class = importlib.import_module(f"albef.tasks.{checkpoint.kind}").Task
     sizes = () if checkpoint.kind == "pretraining" else (checkpoint.model,)
     with torch.device("meta"):
-        task: torch.nn.Module = made(config_of(checkpoint), *sizes, checkpoint.tokenizer)
+        task: torch.nn.Module = task_class(config_of(checkpoint), *sizes, checkpoint.tokenizer)
     return task
 
 

@@ -28,13 +28,13 @@ def project_around(path: Path) -> Project | None:
     Raises:
         ParamsError: a params file that is no YAML.
     """
-    full = path.resolve()
-    for root in (full, *full.parents):
+    resolved = path.resolve()
+    for root in (resolved, *resolved.parents):
         if (root / PARAMS).is_file() and (root / GRAPH).is_file():
             projects = list(_projects(root))
-            holding = [it for it in projects if _holds(it.layout, full)]
+            holding = [project for project in projects if _holds(project.layout, resolved)]
             # products/smoke lies in products: the deepest folder that holds it is its own
-            return max(holding or projects[:1], key=lambda it: len(it.layout.root.parts))
+            return max(holding or projects[:1], key=lambda project: len(project.layout.root.parts))
     return None
 
 

@@ -23,10 +23,10 @@ from albef.data.image_decoding import ImageError, decode
 from albef.io import atomic
 from albef.runtime import load
 from albef.runtime import manifest as manifests
-from albef.runtime.matching import matching
+from albef.runtime.matching import as_matching
 from albef.runtime.sessions import CPU
 from albef.serving.engine import THUMBNAIL
-from albef.serving.indexes.gallery import named
+from albef.serving.indexes.gallery import list_pictures
 from albef.serving.limits import BEST, PICTURES, TEXT, Limits
 
 WEB = "1.30.0"
@@ -58,15 +58,15 @@ def main(
         raise ValueError(f"{out} is there already: remove it, or name another folder")
     with atomic(out) as part:
         part.mkdir()
-        searching, about = _copied(export, part, precision)
-        about["calls"] = sorted(matching(searching, str(export)).calls)
+        search_model, about = _copy_export(export, part, precision)
+        about["calls"] = sorted(as_matching(search_model, str(export)).calls)
         models = [about]
         if questions is not None:
-            asking, about = _copied(questions, part, precision)
-            if asking.main != "ask" or asking.facts.answering.by != "rank":
+            question_model, about = _copy_export(questions, part, precision)
+            if question_model.main != "ask" or question_model.facts.answering.by != "rank":
                 raise ValueError(f"{questions}: questions need a VQA export that ranks a list")
             models.append(about | {"calls": ["ask"]})
-        names = _pictures(searching, gallery, part)
+        names = _write_pictures(search_model, gallery, part)
         limits = Limits()
         site = {
             "albef": metadata.version("albef-pipeline"),
@@ -97,28 +97,28 @@ def main(
     )
 
 
-def _copied(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:
+def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:
     """A loaded export whose needed files were copied, and what the page has to know of it."""
     manifest = manifests.read(export)
-    small = "int8" if "int8" in manifest.precisions else manifest.precisions[0]
-    model = load(export, [CPU], precision=precision or small)
-    for name in [manifests.NAME, *manifests.needed(manifest, precision or small)]:
+    smallest = "int8" if "int8" in manifest.precisions else manifest.precisions[0]
+    model = load(export, [CPU], precision=precision or smallest)
+    for name in [manifests.NAME, *manifests.needed_files(manifest, precision or smallest)]:
         target = part / manifest.run / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export / name, target)
     facts = manifest.model.model_dump(mode="json")
-    own = {"run": manifest.run, "digest": model.digest, "precision": precision or small}
-    return model, facts | own | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
+    origin = {"run": manifest.run, "digest": model.digest, "precision": precision or smallest}
+    return model, facts | origin | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
 
 
-def _pictures(model: Any, gallery: Path, part: Path) -> list[str]:
+def _write_pictures(model: Any, gallery: Path, part: Path) -> list[str]:
     """Write the pictures of a folder, numbered, and their features, each read alone as in the
     browser; the names of those that could be read."""
     names: list[str] = []
     features, side = [], (model.facts.image_size,) * 2
     for folder in ("pictures", "squares"):
         (part / folder).mkdir()
-    for name, path in named(gallery):
+    for name, path in list_pictures(gallery):
         try:
             picture = decode(path.read_bytes(), str(path))
         except (ImageError, OSError) as error:
@@ -138,15 +138,15 @@ def _pictures(model: Any, gallery: Path, part: Path) -> list[str]:
 
 def _take_web_build(part: Path, package: Path | None) -> None:
     """Unpack ONNX Runtime's web build, and its licences from the installed runtime."""
-    wanted = f"onnxruntime-web@{WEB}"
+    spec = f"onnxruntime-web@{WEB}"
     with tempfile.TemporaryDirectory() as scratch:
         if package is None:
-            command = ["npm", "pack", "--silent", "--pack-destination", scratch, wanted]
+            command = ["npm", "pack", "--silent", "--pack-destination", scratch, spec]
             try:
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             except (FileNotFoundError, subprocess.CalledProcessError):
                 raise ValueError(
-                    f"npm cannot fetch {wanted}: give the file that `npm pack {wanted}` writes "
+                    f"npm cannot fetch {spec}: give the file that `npm pack {spec}` writes "
                     "elsewhere, with --package"
                 ) from None
             (package,) = Path(scratch).glob("*.tgz")
@@ -157,6 +157,6 @@ def _take_web_build(part: Path, package: Path | None) -> None:
                     assert file is not None
                     (part / name).write_bytes(file.read())
         except (OSError, tarfile.TarError, KeyError) as error:
-            raise ValueError(f"{package} is no package {wanted}: {error}") from None
+            raise ValueError(f"{package} is no package {spec}: {error}") from None
     for name in ("LICENSE", "ThirdPartyNotices.txt"):
         shutil.copyfile(Path(onnxruntime.__file__).with_name(name), part / f"onnxruntime-{name}")

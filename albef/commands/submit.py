@@ -32,15 +32,15 @@ def main(
         SubmissionError: the file is wrong, or the run has no answers to hand in.
         ShardError: its data set is not there.
     """
-    asked = read_question_ids(dataset, split)
+    question_ids = read_question_ids(dataset, split)
     where = f"split {split} of {dataset.name}"
     path = check_file or out
     entries = read_submission(path) if check_file else read_predictions(predictions, split)
-    if problems := check_submission(entries, asked):
+    if problems := check_submission(entries, question_ids):
         raise SubmissionError("\n".join(f"{path}: {problem} ({where})" for problem in problems))
     if not check_file:
         path.write_text(json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
-    print(f"{path}: an answer to each of the {len(asked)} questions ({where})")
+    print(f"{path}: an answer to each of the {len(question_ids)} questions ({where})")
 
 
 def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
@@ -78,29 +78,29 @@ def read_submission(path: Path) -> Any:
         raise SubmissionError(f"{path} is no JSON: {error}") from None
 
 
-def check_submission(entries: Any, asked: Iterable[QuestionId]) -> list[str]:
-    """What is wrong with the ``entries`` of a submission, a sentence each, where so much was
-    ``asked``; nothing if it may be handed in."""
+def check_submission(entries: Any, question_ids: Iterable[QuestionId]) -> list[str]:
+    """What is wrong with the ``entries`` of a submission, a sentence each, where these
+    ``question_ids`` were asked; nothing if it may be handed in."""
     if not isinstance(entries, list):
         return ["a submission is a list of answers, in square brackets"]
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or set(entry) != {"question_id", "answer"}:
-            return [f"entry {place} must hold question_id and answer, and nothing else"]
+            return [f"entry {index} must hold question_id and answer, and nothing else"]
         number, answer = entry["question_id"], entry["answer"]
         if not isinstance(number, int | str) or isinstance(number, bool):
-            return [f"entry {place}: question_id must be a number or text, got {number!r}"]
+            return [f"entry {index}: question_id must be a number or text, got {number!r}"]
         if not isinstance(answer, str) or not answer.strip():
-            return [f"entry {place}: the answer to question {number} must be a text"]
+            return [f"entry {index}: the answer to question {number} must be a text"]
     counts = Counter(entry["question_id"] for entry in entries)
-    wanted = dict.fromkeys(asked)
+    unique = dict.fromkeys(question_ids)
     problems = (
         ("more than one answer to", [n for n, times in counts.items() if times > 1], "keep one"),
-        ("no answer to", [n for n in wanted if n not in counts], "answer every question"),
-        ("an answer to", [n for n in counts if n not in wanted], "it was not asked, so remove it"),
+        ("no answer to", [n for n in unique if n not in counts], "answer every question"),
+        ("an answer to", [n for n in counts if n not in unique], "it was not asked, so remove it"),
     )
-    return [f"{what} {_questions(ids)}; {remedy}" for what, ids, remedy in problems if ids]
+    return [f"{fault} {_format_questions(ids)}; {remedy}" for fault, ids, remedy in problems if ids]
 
 
-def _questions(ids: list[QuestionId]) -> str:
-    more = f" and {len(ids) - _NAMED} more" if ids[_NAMED:] else ""
-    return f"question {', '.join(map(str, ids[:_NAMED]))}{more}"
+def _format_questions(ids: list[QuestionId]) -> str:
+    rest = f" and {len(ids) - _NAMED} more" if ids[_NAMED:] else ""
+    return f"question {', '.join(map(str, ids[:_NAMED]))}{rest}"

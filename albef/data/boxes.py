@@ -37,7 +37,7 @@ def recall(ious: Iterable[float]) -> float:
     return 100.0 * sum(right) / max(1, len(right))
 
 
-def places(boxes: Sequence[Sequence[float]]) -> tuple[str, ...]:
+def regions(boxes: Sequence[Sequence[float]]) -> tuple[str, ...]:
     """What can be said of each box without the picture: where it stands and how large it is.
 
     As "column row size": the third of the width and height, between the outermost centres, that
@@ -107,8 +107,8 @@ def around(heat: Heat, share: float) -> Box | None:
     if not peak > 0:
         return None
     hot = heat >= share * peak
-    regions = (_region(hot, (int(y), int(x))) for y, x in np.argwhere(hot))
-    best = max(filter(None, regions), key=lambda cells: sum(float(heat[cell]) for cell in cells))
+    connected = (_region(hot, (int(y), int(x))) for y, x in np.argwhere(hot))
+    best = max(filter(None, connected), key=lambda cells: sum(float(heat[cell]) for cell in cells))
     rows, columns = zip(*best, strict=True)
     left, top = min(columns), min(rows)
     return (left, top, max(columns) + 1 - left, max(rows) + 1 - top)

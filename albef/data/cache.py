@@ -110,22 +110,22 @@ class ShardCache:
             undo.enter_context(_locked(folder))
             if done is not None:
                 part.rename(done)
-            used: list[tuple[int, int, Path]] = []
+            by_age: list[tuple[int, int, Path]] = []
             total = shard.size
             for path in self.folder.iterdir():
                 if path in (part, done):
                     continue
                 if path.suffix == ".part":
-                    digest, size, _ = path.name.split(".")
+                    digest, part_size, _ = path.name.split(".")
                     # Who waited for a shard that is there by now gives it up.
-                    if not _forgotten(path) and not (self.folder / f"{digest}.tar").exists():
-                        total += int(size)
+                    if not _remove_abandoned(path) and not (self.folder / f"{digest}.tar").exists():
+                        total += int(part_size)
                 elif path.suffix == ".tar":
                     with contextlib.suppress(FileNotFoundError):
                         stat = path.stat()
-                        used.append((stat.st_mtime_ns, stat.st_size, path))
+                        by_age.append((stat.st_mtime_ns, stat.st_size, path))
                         total += stat.st_size
-            for _, size, path in sorted(used):
+            for _, size, path in sorted(by_age):
                 if total <= self.limit:
                     break
                 path.unlink(missing_ok=True)
@@ -144,12 +144,12 @@ def _locked(file: int) -> Iterator[None]:
 def _download(store: Store, shard: Stored, part: Path) -> None:
     """Fetch a shard, once more where it comes otherwise than it was sent."""
     address = store.address(shard)
-    for last in (False, True):
+    for is_last_try in (False, True):
         _get(store, shard, part)
         digest = file_digest(part)
         if digest == shard.digest:
             return
-        if not last:
+        if not is_last_try:
             log.warning("%s came with the SHA-256 %s; it is fetched again", address, digest)
     raise LostShard(
         f"{address} is not what was sent: it has {part.stat().st_size} bytes with the SHA-256 "
@@ -177,7 +177,7 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
             time.sleep(wait)
 
 
-def _forgotten(part: Path) -> bool:
+def _remove_abandoned(part: Path) -> bool:
     """Remove what a dead process left; whether it did."""
     with contextlib.suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

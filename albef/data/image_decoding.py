@@ -73,9 +73,9 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
             if pixels > max_pixels:  # before anything is unpacked
                 detail = f"{name} has {size} pixels; at most {max_pixels} are decoded"
                 raise ImageError(detail, Reason.TOO_MANY_PIXELS)
-            most = min(MAX_SCANS, MAX_SCANNED // max(pixels, 1))
-            if scans > most:
-                detail = f"{name} has {scans} scans of {size} pixels; at most {most} are decoded"
+            limit = min(MAX_SCANS, MAX_SCANNED // max(pixels, 1))
+            if scans > limit:
+                detail = f"{name} has {scans} scans of {size} pixels; at most {limit} are decoded"
                 raise ImageError(detail, Reason.TOO_MANY_PIXELS)
             yield picture
     except Refused:
@@ -86,8 +86,8 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
         detail = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
         raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
-        what = str(error) or type(error).__name__
-        raise ImageError(f"{name} cannot be decoded: {what}") from None
+        message = str(error) or type(error).__name__
+        raise ImageError(f"{name} cannot be decoded: {message}") from None
 
 
 def decode(image: bytes, key: str = "") -> Image.Image:
@@ -111,9 +111,9 @@ def orientation(picture: Image.Image) -> int:
         return 1
 
 
-def turned(picture: Image.Image, held: int) -> Image.Image:
+def turned(picture: Image.Image, tag: int) -> Image.Image:
     """The picture upright, from its :func:`orientation`."""
-    return picture.transpose(_TURNS[held]) if held in _TURNS else picture
+    return picture.transpose(_TURNS[tag]) if tag in _TURNS else picture
 
 
 def flat(picture: Image.Image) -> Image.Image:
@@ -198,12 +198,12 @@ def _scans(image: bytes) -> int:
     Raises:
         ValueError: it has more segments than any picture needs.
     """
-    is_jpeg, many = image.startswith(b"\xff\xd8"), image.count(_SCAN) > _FEW_SCANS
+    is_jpeg, has_many = image.startswith(b"\xff\xd8"), image.count(_SCAN) > _FEW_SCANS
     scans, at = 0, 2
     for segment in itertools.count() if is_jpeg else ():
         marker = _MARKER.search(image, at)
         kind = marker[0][-2:] if marker else _END
-        if marker is None or kind == _END or (kind == _SCAN and not many):
+        if marker is None or kind == _END or (kind == _SCAN and not has_many):
             break
         if segment == _MAX_SEGMENTS:
             raise ValueError(f"it has more than {_MAX_SEGMENTS} segments")
@@ -220,4 +220,4 @@ def _looks(image: bytes) -> str:
     head = image[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head.startswith(b"<?xml") and b"<svg" in image[:4096].lower():
         return "it is SVG"
-    return next((what for start, what in _LOOKS if head.startswith(start)), "no known format")
+    return next((text for start, text in _LOOKS if head.startswith(start)), "no known format")

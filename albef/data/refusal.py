@@ -75,5 +75,5 @@ class Refused(ValueError):
         """The refusal of a row that led to an error, whatever it is."""
         if isinstance(error, Refused):
             return error
-        what = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
-        return cls(Reason.MALFORMED_ROW, what)
+        detail = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        return cls(Reason.MALFORMED_ROW, detail)

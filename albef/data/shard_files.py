@@ -29,12 +29,12 @@ class Damaged(ShardError):
     record, or "" where it is the shard as a whole, and what is wrong, without the remedy.
     """
 
-    def __init__(self, shard: str, key: str, what: str, remedy: str) -> None:
-        super().__init__(f"{what}: {remedy}")
-        self.shard, self.key, self.what, self.remedy = shard, key, what, remedy
+    def __init__(self, shard: str, key: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}: {remedy}")
+        self.shard, self.key, self.problem, self.remedy = shard, key, problem, remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Damaged, (self.shard, self.key, self.what, self.remedy)
+        return Damaged, (self.shard, self.key, self.problem, self.remedy)
 
 
 class ShardFiles:
@@ -51,8 +51,8 @@ class ShardFiles:
             self._manifest: Manifest | None = read_manifest(folder)
         except ValueError as error:
             raise ShardError(f"{error}; {remedy(folder)}") from None
-        here = cache or ShardCache.default or ShardCache.of(Runtime())
-        self.cache = here if self._manifest else None
+        own_cache = cache or ShardCache.default or ShardCache.of(Runtime())
+        self.cache = own_cache if self._manifest else None
         self._store = Store(self._manifest.store if self._manifest else "")
         self.close()
 
@@ -80,13 +80,13 @@ class ShardFiles:
             Damaged: it is not there, or another than it should be.
             OSError: the store cannot be reached.
         """
-        what, image = self._read(shard, offset, size, digest, member)
-        if what and self.cache:  # this machine's copy may be what is damaged
+        problem, image = self._read(shard, offset, size, digest, member)
+        if problem and self.cache:  # this machine's copy may be what is damaged
             self._files.pop(shard, None)
             self.cache.drop(self._stored(shard))
-            what, image = self._read(shard, offset, size, digest, member)
-        if what:
-            raise Damaged(shard, member.partition(".")[0], what, self.remedy)
+            problem, image = self._read(shard, offset, size, digest, member)
+        if problem:
+            raise Damaged(shard, member.partition(".")[0], problem, self.remedy)
         return image
 
     def _read(
@@ -96,19 +96,19 @@ class ShardFiles:
         file = self._open(shard)
         if self.cache:
             self.cache.touch(file.number)
-        place, key = self._address(shard), member.partition(".")[0]
+        address, key = self._address(shard), member.partition(".")[0]
         try:
             block = os.pread(file.number, BLOCK + size, offset - BLOCK)
         except OSError as error:
-            return f"{place} cannot be read at {key} ({error.strerror})", b""
-        image, wrong = block[BLOCK:], ""
+            return f"{address} cannot be read at {key} ({error.strerror})", b""
+        image, problem = block[BLOCK:], ""
         if len(block) != BLOCK + size:
-            wrong = f"{place} ends before {key}"
+            problem = f"{address} ends before {key}"
         elif disagrees := _check_header(block[:BLOCK], size, member):
-            wrong = f"{place} is damaged at {key}, where {disagrees}"
+            problem = f"{address} is damaged at {key}, where {disagrees}"
         elif digest is not None and hashlib.sha256(image).hexdigest() != digest:
-            wrong = f"{place} is damaged at {key}"
-        return wrong, image
+            problem = f"{address} is damaged at {key}"
+        return problem, image
 
     def _address(self, shard: str) -> str:
         """Where a shard is: a path, or an address in the store."""

@@ -99,24 +99,24 @@ def read_index(
     return table
 
 
-def _mapped(folder: Path, split: str, at: Path) -> pa.Table:
+def _mapped(folder: Path, split: str, cache_folder: Path) -> pa.Table:
     """The same of a split, whose pages all processes of a machine share: the first one writes it
     into the folder ``at``, one batch of rows, as Arrow has it in memory."""
     with _index(folder) as index:
-        path = at / f"{split}-{file_digest(index)[:16]}.arrow"
+        path = cache_folder / f"{split}-{file_digest(index)[:16]}.arrow"
     if not path.exists():
-        with lock(path.with_suffix(".lock"), wait=str) as held:
+        with lock(path.with_suffix(".lock"), wait=str) as lock_file:
             if not path.exists():
-                table = _whole(read_index(folder, split))
+                table = _combined(read_index(folder, split))
                 with atomic(path) as part, pa.ipc.new_file(str(part), table.schema) as file:
                     file.write_table(table)
                 del table
                 pa.default_memory_pool().release_unused()  # else the first one keeps it all
-            Path(held.name).unlink()
+            Path(lock_file.name).unlink()
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def _whole(table: pa.Table) -> pa.Table:
+def _combined(table: pa.Table) -> pa.Table:
     """A table whose columns are one array each; no more than one of them is held twice."""
     for i, field in enumerate(table.schema):
         if table.column(i).num_chunks != 1:
@@ -124,13 +124,13 @@ def _whole(table: pa.Table) -> pa.Table:
     return table
 
 
-def _wide(of: pa.DataType) -> pa.DataType:
+def _wide(kind: pa.DataType) -> pa.DataType:
     """A type with offsets of 64 bits."""
-    if pa.types.is_list(of):
-        return pa.large_list(_wide(of.value_type))
-    if pa.types.is_struct(of):
-        return pa.struct([field.with_type(_wide(field.type)) for field in of])
-    return pa.large_string() if pa.types.is_string(of) else of
+    if pa.types.is_list(kind):
+        return pa.large_list(_wide(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_wide(field.type)) for field in kind])
+    return pa.large_string() if pa.types.is_string(kind) else kind
 
 
 def index_digest(folder: Path) -> str:
@@ -142,8 +142,8 @@ def index_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     columns = ["key", "digest", "captions", "split", "meta"]
     with _index(folder) as path, pq.ParquetFile(path) as file:
-        more = ["more"] if "more" in file.schema_arrow.names else []
-        for batch in file.iter_batches(10_000, columns=columns + more):
+        extra_columns = ["more"] if "more" in file.schema_arrow.names else []
+        for batch in file.iter_batches(10_000, columns=columns + extra_columns):
             for row in batch.to_pylist():
                 values = [row[name] for name in columns]
                 values += [image["digest"] for image in row.get("more", ())]
@@ -170,13 +170,13 @@ def shared_keys(
 def _pictures(folder: Path, split: str) -> pa.Table:
     """Key and digest of every picture, also of the further ones of a record."""
     index = read_index(folder, split, ("key", "digest", "more"))
-    first = index.select(["key", "digest"])
+    first_pictures = index.select(["key", "digest"])
     if "more" not in index.column_names:
-        return first
+        return first_pictures
     owner = pc.list_parent_indices(index["more"].combine_chunks())
-    more = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
-    further = pa.table({"key": first["key"].take(owner), "digest": more["digest"]})
-    return pa.concat_tables([first, further])
+    flattened = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
+    further = pa.table({"key": first_pictures["key"].take(owner), "digest": flattened["digest"]})
+    return pa.concat_tables([first_pictures, further])
 
 
 class Shards:
@@ -210,10 +210,10 @@ class Shards:
         described = describe(folder)
         self.name: str = described["name"]
         self.digest: str = described["digest"]
-        table = _whole(_mapped(folder, split, mapped) if mapped else read_index(folder, split))
+        table = _combined(_mapped(folder, split, mapped) if mapped else read_index(folder, split))
         if table.num_rows == 0:
-            known = ", ".join(sorted(described["splits"])) or "none"
-            raise ShardError(f"{folder} has no split {split!r}; its splits are {known}")
+            splits = ", ".join(sorted(described["splits"])) or "none"
+            raise ShardError(f"{folder} has no split {split!r}; its splits are {splits}")
         columns = {name: table.column(name).chunk(0) for name in table.column_names}
         self._columns, self._check, self._mapped = columns, check, mapped
         self.keys: pa.StringArray = columns["key"]
@@ -240,12 +240,12 @@ class Shards:
         image, *more = (
             self.files.image(
                 row["shard"],
-                place["offset"],
-                place["size"],
-                place["digest"] if self._check else None,
+                location["offset"],
+                location["size"],
+                location["digest"] if self._check else None,
                 f"{row['key']}.{number}" if number else row["key"],
             )
-            for number, place in enumerate((row, *further))
+            for number, location in enumerate((row, *further))
         )
         return Record(
             key=row["key"],
@@ -277,10 +277,10 @@ class Shards:
         needed = sum(sizes if window is None else sizes[: 2 * window])
         if needed > limit:
             fits = int(np.searchsorted(np.cumsum(sizes), limit, "right")) // 2
-            what = f"two windows of {window} shards" if window else "all shards"
+            unit = f"two windows of {window} shards" if window else "all shards"
             smaller = f"set the training's window to at most {fits} or " if fits else ""
             raise ShardError(
-                f"{what} of {self.name}, split {self.split}, are {needed / 2**30:.3g} GiB, more "
+                f"{unit} of {self.name}, split {self.split}, are {needed / 2**30:.3g} GiB, more "
                 f"than runtime.cache_gb {limit / 2**30:.3g}: {smaller}raise runtime.cache_gb"
             )
 

@@ -67,14 +67,14 @@ class Store:
         from fsspec.implementations.local import LocalFileSystem
 
         shard = Stored(digest=file_digest(path), size=path.stat().st_size)
-        files, target = self._place(shard)
+        files, target = self._locate(shard)
         try:
             if not self.holds(shard):
                 files.makedirs(target.rpartition("/")[0], exist_ok=True)
                 if isinstance(files, LocalFileSystem):  # an object is whole or absent by itself
-                    beside = f"{target}.{os.getpid()}.part"
-                    files.put_file(str(path), beside)
-                    files.mv(beside, target)
+                    temporary = f"{target}.{os.getpid()}.part"
+                    files.put_file(str(path), temporary)
+                    files.mv(temporary, target)
                 else:
                     files.put_file(str(path), target)
         except Exception as error:  # of each kind of store another
@@ -86,7 +86,7 @@ class Store:
 
     def holds(self, shard: Stored) -> bool:
         """Whether a shard is there, with its size."""
-        files, target = self._place(shard)
+        files, target = self._locate(shard)
         files.invalidate_cache()
         return bool(files.exists(target) and files.info(target)["size"] == shard.size)
 
@@ -97,10 +97,10 @@ class Store:
             FileNotFoundError: the store does not have it.
             Exception: of each kind of store another.
         """
-        files, source = self._place(shard)
+        files, source = self._locate(shard)
         files.get_file(source, str(path))
 
-    def _place(self, shard: Stored) -> tuple[Any, str]:
+    def _locate(self, shard: Stored) -> tuple[Any, str]:
         files, root = _connection(self.url, os.getpid())
         return files, f"{root.rstrip('/')}/{shard.digest}.tar"
 

@@ -49,24 +49,24 @@ def paired_interval(
     """
     values = np.asarray(differences, float)
     _, unit = np.unique(np.asarray(units), return_inverse=True)
-    _, part = np.unique(
+    _, stratum = np.unique(
         np.zeros(len(values)) if strata is None else np.asarray(strata), return_inverse=True
     )
-    shape = (unit.max() + 1, part.max() + 1)
+    shape = (unit.max() + 1, stratum.max() + 1)
     sums, sizes = np.zeros(shape), np.zeros(shape)
-    np.add.at(sums, (unit, part), values)
-    np.add.at(sizes, (unit, part), 1)
+    np.add.at(sums, (unit, stratum), values)
+    np.add.at(sizes, (unit, stratum), 1)
     generator = np.random.default_rng(_SEED)
-    many, even = shape[0], np.full(shape[0], 1 / shape[0])
+    count, uniform = shape[0], np.full(shape[0], 1 / shape[0])
     means = []
-    block = max(1, _CELLS // many)
+    block = max(1, _CELLS // count)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = generator.multinomial(many, even, size=size).astype(float)
-        total = drawn @ sizes
+        draws = generator.multinomial(count, uniform, size=size).astype(float)
+        total = draws @ sizes
         # A resample without any example of a part says nothing of that part.
-        by_part = np.divide(drawn @ sums, total, out=np.full_like(total, np.nan), where=total > 0)
-        means.append(np.nanmean(by_part, axis=1))
+        averages = np.divide(draws @ sums, total, out=np.full_like(total, np.nan), where=total > 0)
+        means.append(np.nanmean(averages, axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
 
@@ -105,8 +105,8 @@ def spread(values: Sequence[float]) -> Spread:
     if len(sample) < 2:
         return Spread(len(sample), mean, None, None)
     deviation = float(sample.std(ddof=1))
-    half = _half(deviation / math.sqrt(len(sample)), len(sample) - 1)
-    return Spread(len(sample), mean, deviation, Interval(mean - half, mean + half))
+    half_width = _half_width(deviation / math.sqrt(len(sample)), len(sample) - 1)
+    return Spread(len(sample), mean, deviation, Interval(mean - half_width, mean + half_width))
 
 
 def between(
@@ -124,15 +124,15 @@ def between(
     difference = b.mean - a.mean
     if a.deviation is None or b.deviation is None:
         return difference, None
-    parts = [a.deviation**2 / a.count, b.deviation**2 / b.count]
-    if not any(parts):
+    errors = [a.deviation**2 / a.count, b.deviation**2 / b.count]
+    if not any(errors):
         return difference, Interval(difference, difference)
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (a.count - 1) + parts[1] ** 2 / (b.count - 1))
-    half = _half(math.sqrt(sum(parts)), freedom)
-    return difference, Interval(difference - half, difference + half)
+    freedom = sum(errors) ** 2 / (errors[0] ** 2 / (a.count - 1) + errors[1] ** 2 / (b.count - 1))
+    half_width = _half_width(math.sqrt(sum(errors)), freedom)
+    return difference, Interval(difference - half_width, difference + half_width)
 
 
-def _half(error: float, freedom: float) -> float:
+def _half_width(error: float, freedom: float) -> float:
     from scipy.stats import t
 
     return error * float(t.ppf((1 + CONFIDENCE) / 2, freedom))

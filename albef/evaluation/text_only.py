@@ -86,15 +86,15 @@ class TextOnly:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         rows = [row for row in rows if row.answer]
-        self._answers = _most(Counter(row.answer for row in rows), ANSWERS)
-        place = {answer: i for i, answer in enumerate(self._answers)}
-        rows = [row for row in rows if row.answer in place]
-        rows = evenly(rows, max(1, SCORES // len(place)))
+        self._answers = _top(Counter(row.answer for row in rows), ANSWERS)
+        ids = {answer: i for i, answer in enumerate(self._answers)}
+        rows = [row for row in rows if row.answer in ids]
+        rows = evenly(rows, max(1, SCORES // len(ids)))
         grams = [_grams(row.text) for row in rows]
-        names = _most(Counter(gram for text in grams for gram in set(text)), WEIGHTS // len(place))
+        names = _top(Counter(gram for text in grams for gram in set(text)), WEIGHTS // len(ids))
         self._features = {gram: i for i, gram in enumerate(names)}
-        labels = torch.tensor([place[row.answer] for row in rows])
-        self._weight, self._bias = _fit(self._bags(grams), len(names), labels, len(place))
+        labels = torch.tensor([ids[row.answer] for row in rows])
+        self._weight, self._bias = _fit(self._bags(grams), len(names), labels, len(ids))
         offered = Counter(choice for row in rows for choice in row.choices)
         counts = torch.tensor([float(offered[answer]) for answer in self._answers])
         self._offered = counts.clamp(min=1).log()
@@ -105,16 +105,16 @@ class TextOnly:
         if self._features:
             scores = scores + _sum(self._weight, self._bags([_grams(row.text) for row in rows]))
         guesses = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
-        place = {answer: i for i, answer in enumerate(self._answers)}
+        ids = {answer: i for i, answer in enumerate(self._answers)}
         for i, row in enumerate(rows):
-            if known := [choice for choice in row.choices if choice in place]:
-                fair = scores[i] - self._offered
-                guesses[i] = max(known, key=lambda choice: float(fair[place[choice]]))
+            if candidates := [choice for choice in row.choices if choice in ids]:
+                adjusted = scores[i] - self._offered
+                guesses[i] = max(candidates, key=lambda choice: float(adjusted[ids[choice]]))
         return guesses
 
     def _bags(self, texts: Sequence[Sequence[str]]) -> "_Bags":
-        known = [[self._features[g] for g in text if g in self._features] for text in texts]
-        return _Bags.of(known)
+        indices = [[self._features[g] for g in text if g in self._features] for text in texts]
+        return _Bags.of(indices)
 
 
 class _Bags(NamedTuple):
@@ -187,6 +187,6 @@ def _grams(text: str) -> list[str]:
     ]
 
 
-def _most(counts: Counter[str], most: int) -> list[str]:
+def _top(counts: Counter[str], limit: int) -> list[str]:
     """The most frequent names, of equals the first by letter."""
-    return sorted(counts, key=lambda name: (-counts[name], name))[:most]
+    return sorted(counts, key=lambda name: (-counts[name], name))[:limit]

@@ -22,9 +22,9 @@ from albef.tasks.classification import label_of, sentence_of
 from albef.tasks.vqa_accuracy import judged
 
 Numbers = NDArray[np.float64]
-LEAST = 30
+MIN_ANSWERS = 30
 """Answers below which no temperature is fitted."""
-SURE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+MIN_PROBABILITIES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Values of ``min_probability`` whose coverage is told."""
 _TEMPERATURES = (0.1, 10.0)
 _BINS = 15
@@ -41,8 +41,8 @@ class Judged(NamedTuple):
 
     def confidence(self, temperature: float = 1.0) -> Numbers:
         """The probability (n,) of the most probable answer."""
-        below = (self.scores - self.scores.max(axis=1, keepdims=True)) / temperature
-        return cast(Numbers, 1 / np.exp(below).sum(axis=1))
+        shifted = (self.scores - self.scores.max(axis=1, keepdims=True)) / temperature
+        return cast(Numbers, 1 / np.exp(shifted).sum(axis=1))
 
 
 def judge(model: Model, records: Records) -> Judged:
@@ -51,9 +51,9 @@ def judge(model: Model, records: Records) -> Judged:
     Of matching, each picture is asked about with its own text and with the most similar one of the
     records beside it, as training draws its negatives.
     """
-    ask = next(ask for surface, ask in _ASKED.items() if isinstance(model, surface))
-    parts = ([records[i] for i in part] for part in shared(len(records), BATCH))
-    rows = [row for part in parts for row in ask(model, part)]
+    score = next(score for surface, score in _SCORERS.items() if isinstance(model, surface))
+    batches = ([records[i] for i in indices] for indices in shared(len(records), BATCH))
+    rows = [row for batch in batches for row in score(model, batch)]
     return Judged(np.array([s for s, _ in rows], float), np.array([c for _, c in rows], float))
 
 
@@ -62,10 +62,10 @@ def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     images, texts = [[r.image for r in records], [r.captions[0] for r in records]]
     sim = model.embed_image(images) @ model.embed_text(texts).T
     for i, record in enumerate(records):
-        same = [o.image_id == record.image_id or o.captions[0] == texts[i] for o in records]
-        sim[i, same] = -np.inf
-    other = [(i, int(row.argmax())) for i, row in enumerate(sim) if np.isfinite(row.max())]
-    pairs = [(i, i) for i in range(len(records))] + other
+        positive = [o.image_id == record.image_id or o.captions[0] == texts[i] for o in records]
+        sim[i, positive] = -np.inf
+    negatives = [(i, int(row.argmax())) for i, row in enumerate(sim) if np.isfinite(row.max())]
+    pairs = [(i, i) for i in range(len(records))] + negatives
     logits = model.match_logits([images[i] for i, _ in pairs], [texts[j] for _, j in pairs])
     return [
         (row, float(row.argmax() == (i == j))) for row, (i, j) in zip(logits, pairs, strict=True)
@@ -75,9 +75,9 @@ def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
 def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     """Scores and credit of ranked answers."""
     questions = [record.captions[0] for record in records]
-    found = model.ask([record.image for record in records], questions, model.answering.k)
+    rankings = model.ask([record.image for record in records], questions, model.answering.k)
     rows = []
-    for record, best in zip(records, found, strict=True):
+    for record, best in zip(records, rankings, strict=True):
         if truths := record.meta.get("answers"):
             shares = np.maximum([answer.probability for answer in best], _TINY)
             credit = judged(best[0].text, list(truths), record.meta.get("annotators"))
@@ -96,39 +96,39 @@ def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     ]
 
 
-_ASKED = {Matching: _match, Answering: _answer, Classifying: _classify}
+_SCORERS = {Matching: _match, Answering: _answer, Classifying: _classify}
 
 
 def is_calibrated(model: Model) -> bool:
     """Whether a kind's probabilities can be: an answer that is written has none beside it, and an
     expression that grounding is asked for may be true of other pictures."""
-    written = isinstance(model, Answering) and model.answering.by == "generate"
-    return not (written or isinstance(model, Grounding))
+    is_generated = isinstance(model, Answering) and model.answering.by == "generate"
+    return not (is_generated or isinstance(model, Grounding))
 
 
 def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
     """Ask a model about validation records; the temperature that it should have, and what it was
     asked."""
     judged, sketch = judge(model, records), Sketch()
-    found = temperature(judged) if is_calibrated(model) else 1.0
+    fitted = temperature(judged) if is_calibrated(model) else 1.0
     for i in range(len(records)):
         for image in records[i].images:
             sketch.picture(image, brightness(model.pixels([image])[0]))
         sketch.text(records[i].captions[0], model.ids(records[i].captions[:1])[0][0], model)
-    for sure in judged.confidence(found) if len(records) else ():
-        sketch.count(confidence=sure)
-    return found, sketch
+    for confidence in judged.confidence(fitted) if len(records) else ():
+        sketch.count(confidence=confidence)
+    return fitted, sketch
 
 
 def temperature(judged: Judged) -> float:
     """What scores are divided by, so that the likelihood of the most probable answers' being right
-    is largest; 1 of fewer than :data:`LEAST` answers."""
-    if len(judged.credit) < LEAST:
+    is largest; 1 of fewer than :data:`MIN_ANSWERS` answers."""
+    if len(judged.credit) < MIN_ANSWERS:
         return 1.0
 
     def loss(log: float) -> float:
-        sure, credit = np.clip(judged.confidence(np.exp(log)), 1e-9, 1 - 1e-9), judged.credit
-        return -float(np.mean(credit * np.log(sure) + (1 - credit) * np.log(1 - sure)))
+        confidence, credit = np.clip(judged.confidence(np.exp(log)), 1e-9, 1 - 1e-9), judged.credit
+        return -float(np.mean(credit * np.log(confidence) + (1 - credit) * np.log(1 - confidence)))
 
     best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
     return float(f"{np.exp(best.x):.3g}")  # no more figures than machines agree on
@@ -136,8 +136,8 @@ def temperature(judged: Judged) -> float:
 
 def calibration_error(confidence: Numbers, credit: Numbers) -> float:
     """Percent by which confidence and accuracy differ in the mean (ECE), in bins of equal width."""
-    place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [(confidence - credit)[place == i].sum() for i in range(_BINS)]
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = [(confidence - credit)[bins == i].sum() for i in range(_BINS)]
     return 100 * float(np.abs(gaps).sum()) / len(credit)
 
 
@@ -145,19 +145,19 @@ def describe(judged: Judged, applied: float) -> dict[str, Any]:
     """Calibration of answers whose scores are divided by the temperature ``applied`` already:
     ``ece`` in percent, ``ece_before`` without it, and ``coverage``, for each ``min_probability``
     the percent of questions that are answered, and of those the accuracy (None of none)."""
-    sure, credit = judged.confidence(), judged.credit
-    kept = [(least, sure >= least) for least in SURE]
+    confidence, credit = judged.confidence(), judged.credit
+    covered = [(least, confidence >= least) for least in MIN_PROBABILITIES]
     return {
         "answers": len(credit),
         "temperature": applied,
         "ece_before": calibration_error(judged.confidence(1 / applied), credit),
-        "ece": calibration_error(sure, credit),
+        "ece": calibration_error(confidence, credit),
         "coverage": [
             {
                 "min_probability": least,
-                "answered": 100 * float(which.mean()),
-                "accuracy": 100 * float(credit[which].mean()) if which.any() else None,
+                "answered": 100 * float(answered.mean()),
+                "accuracy": 100 * float(credit[answered].mean()) if answered.any() else None,
             }
-            for least, which in kept
+            for least, answered in covered
         ],
     }

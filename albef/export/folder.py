@@ -11,7 +11,7 @@ from albef.export.torch_model import TorchBackend
 from albef.export.verify import Difference, compare, shapes, verify
 from albef.io import file_digest
 from albef.models.weights import Checkpoint
-from albef.runtime import manifest
+from albef.runtime import manifest as manifests
 from albef.runtime.loading import SURFACES
 from albef.runtime.manifest import Precision
 from albef.runtime.model import Array, Backend, Model
@@ -32,7 +32,7 @@ def export(
     calibrate: Callable[[Model], tuple[float, Sketch]],
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
-) -> tuple[manifest.Manifest, list[Difference]]:
+) -> tuple[manifests.Manifest, list[Difference]]:
     """Export a model and compare the result with it; the manifest is written last.
 
     Args:
@@ -56,34 +56,34 @@ def export(
         VerificationError: the graphs compute something else.
         ValueError: int8 is wanted, and ``calibrate`` asked nothing.
     """
-    model, words = parts(checkpoint), checkpoint.tokenizer.vocab_size
+    model, vocab_size = parts(checkpoint), checkpoint.tokenizer.vocab_size
     graphs = model.graphs
-    versions = write_graphs(graphs, folder, opset, words)
+    versions = write_graphs(graphs, folder, opset, vocab_size)
     exported = Sessions(folder, "float32", list(graphs), [CPU], threads)
-    tried = shapes(model.facts.max_tokens)
-    differences = list(compare(graphs, TorchBackend(model), exported, tried, words))
+    cases = shapes(model.facts.max_tokens)
+    differences = list(compare(graphs, TorchBackend(model), exported, cases, vocab_size))
     verified = verify(differences, tolerance)
-    given, surface = _Recorder(exported), SURFACES[model.facts.surface]
-    asked = surface(given, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)
-    temperature, sketch = calibrate(asked)
+    recorder, surface = _Recorder(exported), SURFACES[model.facts.surface]
+    traced = surface(recorder, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)
+    temperature, sketch = calibrate(traced)
     facts = model.facts.model_copy(update={"temperature": temperature})
     sketch.write(folder)
-    checkpoint.tokenizer.save(folder / manifest.TOKENIZER)
+    checkpoint.tokenizer.save(folder / manifests.TOKENIZER)
     if model.facts.answering is not None:
-        (folder / manifest.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
+        (folder / manifests.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
     for graph in graphs:
         for precision in precisions:
             if precision != "float32":
-                convert(folder, graph, precision, given.inputs[graph])
+                convert(folder, graph, precision, recorder.inputs[graph])
         if "float32" not in precisions:
-            (folder / manifest.graph_file("float32", graph)).unlink()
-    written = manifest.Manifest(
-        format=manifest.FORMAT,
+            (folder / manifests.graph_file("float32", graph)).unlink()
+    manifest = manifests.Manifest(
+        format=manifests.FORMAT,
         run=run,
         model=facts,
         graphs=tuple(graphs),
         precisions=tuple(precisions),
-        preprocessing=manifest.PREPROCESSING,
+        preprocessing=manifests.PREPROCESSING,
         files={
             path.relative_to(folder).as_posix(): file_digest(path)
             for path in sorted(folder.rglob("*"))
@@ -97,8 +97,8 @@ def export(
             "checkpoint": checkpoint.digest,
         },
     )
-    manifest.write(folder, written)
-    return written, differences
+    manifests.write(folder, manifest)
+    return manifest, differences
 
 
 class _Recorder:

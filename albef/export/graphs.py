@@ -22,7 +22,7 @@ from albef.export.modules import (
 )
 from albef.models.albef import ALBEF
 from albef.models.weights import Checkpoint, CheckpointError
-from albef.runtime.classifying import PLACES
+from albef.runtime.classifying import PREFIXES
 from albef.runtime.manifest import Answering, Facts
 from albef.tasks.task import MAX_WORDS
 
@@ -63,10 +63,10 @@ def parts(checkpoint: Checkpoint) -> Parts:
         raise CheckpointError(
             f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no use of its own"
         )
-    made = _BUILDERS[surface](checkpoint)
-    for graph in made.graphs.values():
+    model = _BUILDERS[surface](checkpoint)
+    for graph in model.graphs.values():
         graph.module.eval().requires_grad_(False)
-    return made
+    return model
 
 
 def _kind(checkpoint: Checkpoint) -> ModuleType:
@@ -86,7 +86,7 @@ def config_of(checkpoint: Checkpoint) -> Any:
     return _kind(checkpoint).Config.model_construct(**values, model=checkpoint.model)
 
 
-def _restored(checkpoint: Checkpoint) -> Any:
+def _restore_task(checkpoint: Checkpoint) -> Any:
     """The task of a checkpoint."""
     return _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
 
@@ -102,7 +102,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
     }
-    judge = TextsMatcher(matcher, looked_at(checkpoint) if grounding else None)
+    judge = TextsMatcher(matcher, attention_layer(checkpoint) if grounding else None)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
@@ -117,7 +117,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
     return Parts(facts, graphs)
 
 
-def looked_at(checkpoint: Checkpoint) -> int:
+def attention_layer(checkpoint: Checkpoint) -> int:
     """The fusion layer whose attention shows where a text is found: that which the checkpoint was
     evaluated with, or the one below the middle, as in the paper (the third of six)."""
     values = checkpoint.config.get("values", {})
@@ -127,7 +127,7 @@ def looked_at(checkpoint: Checkpoint) -> int:
 
 
 def _answering(checkpoint: Checkpoint) -> Parts:
-    task, text = _restored(checkpoint), checkpoint.model.text
+    task, text = _restore_task(checkpoint), checkpoint.model.text
     positions = text.max_positions
     question = ("batch", text.fusion_depth, text.heads, "length", text.width // text.heads)
     graphs = {
@@ -163,10 +163,10 @@ def _answering(checkpoint: Checkpoint) -> Parts:
 
 
 def _classifying(checkpoint: Checkpoint) -> Parts:
-    task = _restored(checkpoint)
+    task = _restore_task(checkpoint)
     images: dict[str, Input] = {}
-    for place in PLACES[: task.images]:
-        images |= _states(checkpoint, place)
+    for prefix in PREFIXES[: task.images]:
+        images |= _states(checkpoint, prefix)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "classifier": Graph(
@@ -200,22 +200,22 @@ def _image_encoder(model: ALBEF, checkpoint: Checkpoint, *, feat: bool) -> Graph
     return Graph(ImageEncoder(model, feat=feat), image, outputs)
 
 
-def _states(checkpoint: Checkpoint, place: str) -> dict[str, Input]:
+def _states(checkpoint: Checkpoint, prefix: str) -> dict[str, Input]:
     """Keys and values of a picture, as inputs."""
     image, text = checkpoint.model.image, checkpoint.model.text
     tokens = 1 + (image.image_size // image.patch_size) ** 2
     dims = ("batch", text.fusion_depth, text.heads, tokens, text.width // text.heads)
-    return {f"{place}_{part}": Input("floats", dims) for part in ("keys", "values")}
+    return {f"{prefix}_{role}": Input("floats", dims) for role in ("keys", "values")}
 
 
-def facts_of(checkpoint: Checkpoint, **own: Any) -> Facts:
-    """What has to be known of a model to use it; ``own`` is of the kind.
+def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
+    """What has to be known of a model to use it; ``kind_facts`` are of the kind.
 
     Raises:
         CheckpointError: its longest text does not fit the model.
     """
     positions = checkpoint.model.text.max_positions
-    longest = own.get("max_tokens", checkpoint.config.get("values", {}).get("max_tokens"))
+    longest = kind_facts.get("max_tokens", checkpoint.config.get("values", {}).get("max_tokens"))
     if not isinstance(longest, int) or not 0 < longest <= positions:
         raise CheckpointError(
             f"{checkpoint.folder}: max_tokens is {longest!r}, but the model has {positions} "
@@ -228,4 +228,4 @@ def facts_of(checkpoint: Checkpoint, **own: Any) -> Facts:
         "max_tokens": longest,
         "max_words": MAX_WORDS,
     }
-    return Facts.model_validate(common | own)
+    return Facts.model_validate(common | kind_facts)

@@ -58,9 +58,9 @@ class ImageEncoder(nn.Module):
         """What the fusion layers read of images, once for every text."""
         states, fusion = self.model.encode_image(image), self.model.fusion_encoder
         if isinstance(fusion, PairFusionEncoder):
-            keys, values = _stacked(fusion.shared_key_values(states))
+            keys, values = _stack(fusion.shared_key_values(states))
         else:
-            keys, values = _stacked(fusion.image_key_values(states))
+            keys, values = _stack(fusion.image_key_values(states))
         return (keys, values, self.model.image_feat(states)) if self.feat else (keys, values)
 
 
@@ -91,7 +91,7 @@ class TextsMatcher(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Logits of each image with its texts."""
         states, mask = text_states.flatten(0, 1), text_mask.flatten(0, 1)
-        image = _unstacked(image_keys, image_values)
+        image = _unstack(image_keys, image_values)
         fused = _fuse(self.fusion, states, mask, image, slice(0, 1))
         logits: Tensor = self.itm_head(fused[:, 0]).unflatten(0, text_mask.shape[:2])
         if self.layer is None:
@@ -129,9 +129,9 @@ class QuestionEncoder(nn.Module):
         """What the decoder reads of questions, once for every answer."""
         mask = text_mask.flatten(0, 1)
         states = self.model.text_encoder(ids.flatten(0, 1), _full_bias(mask))
-        image = _unstacked(image_keys, image_values)
+        image = _unstack(image_keys, image_values)
         fused = _fuse(self.model.fusion_encoder, states, mask, image, None)
-        keys, values = _stacked(self.decoder.question_key_values(fused))
+        keys, values = _stack(self.decoder.question_key_values(fused))
         return keys.unflatten(0, ids.shape[:2]), values.unflatten(0, ids.shape[:2])
 
 
@@ -152,7 +152,7 @@ class TreeDecoder(nn.Module):
         question_mask: Tensor,
     ) -> Tensor:
         """Logits after each node."""
-        question = _unstacked(question_keys, question_values)
+        question = _unstack(question_keys, question_values)
         states = self.decoder.tree_states(ids, positions, sees, question, question_mask)
         return self.decoder.logits(states)
 
@@ -177,22 +177,22 @@ class Classifier(nn.Module):
         """Logits of each statement."""
         mask = text_mask.flatten(0, 1)
         states = self.model.text_encoder(ids.flatten(0, 1), _full_bias(mask))
-        image = _unstacked(image_keys, image_values)
+        image = _unstack(image_keys, image_values)
         if second_keys is not None and second_values is not None:  # layers read them by turns
-            second = _unstacked(second_keys, second_values)
-            image = [each for both in zip(image, second, strict=True) for each in both]
+            second = _unstack(second_keys, second_values)
+            image = [layer for pair in zip(image, second, strict=True) for layer in pair]
         fused = _fuse(self.model.fusion_encoder, states, mask, image, slice(0, 1))
         logits: Tensor = self.head(fused[:, 0]).unflatten(0, ids.shape[:2])
         return logits
 
 
-def _stacked(layers: Sequence[KeyValue]) -> tuple[Tensor, Tensor]:
+def _stack(layers: Sequence[KeyValue]) -> tuple[Tensor, Tensor]:
     """One pair a layer to keys and values (B, F, H, N, D / H)."""
     keys, values = zip(*layers, strict=True)
     return torch.stack(keys, 1), torch.stack(values, 1)
 
 
-def _unstacked(keys: Tensor, values: Tensor) -> list[KeyValue]:
+def _unstack(keys: Tensor, values: Tensor) -> list[KeyValue]:
     return list(zip(keys.unbind(1), values.unbind(1), strict=True))
 
 

@@ -40,23 +40,23 @@ def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: i
     ``sizes`` are of the axes that have a name, ids are below ``vocab_size``.
     """
     rng = np.random.default_rng(0)
-    made: list[Array] = []
+    arrays: list[Array] = []
     for holds, dims in inputs.values():
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
         lengths = rng.integers(1, shape[-1] + 1, shape[:-1])
         lengths.flat[0] = shape[-1]
         if holds == "floats":
-            made.append(rng.standard_normal(shape).astype(np.float32))
+            arrays.append(rng.standard_normal(shape).astype(np.float32))
         elif holds == "ids":
-            made.append(rng.integers(0, vocab_size, shape))
+            arrays.append(rng.integers(0, vocab_size, shape))
         elif holds == "mask":  # the first of full length, the others padded
-            made.append((np.arange(shape[-1]) < lengths[..., None]).astype(np.int64))
+            arrays.append((np.arange(shape[-1]) < lengths[..., None]).astype(np.int64))
         elif holds == "positions":
-            made.append(np.broadcast_to(np.arange(shape[-1]) % sizes["length"], shape).copy())
+            arrays.append(np.broadcast_to(np.arange(shape[-1]) % sizes["length"], shape).copy())
         else:  # each node sees itself and some of those before it
-            before = rng.integers(0, 2, shape)
-            made.append((np.tril(before) | np.eye(shape[-1], dtype=np.int64)).astype(np.int64))
-    return made
+            links = rng.integers(0, 2, shape)
+            arrays.append((np.tril(links) | np.eye(shape[-1], dtype=np.int64)).astype(np.int64))
+    return arrays
 
 
 def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_size: int) -> Onnx:
@@ -67,16 +67,16 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
     """
     versions = set()
     for name, graph in graphs.items():
-        given = (torch.from_numpy(own) for own in example(graph.inputs, _EXAMPLE, vocab_size))
+        inputs = (torch.from_numpy(array) for array in example(graph.inputs, _EXAMPLE, vocab_size))
         axes = tuple(
-            {place: torch.export.Dim.DYNAMIC for place, dim in enumerate(dims) if dim in _EXAMPLE}
+            {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if dim in _EXAMPLE}
             for _, dims in graph.inputs.values()
         )
         with warnings.catch_warnings():  # the exporter's, of its own insides and of shared axes
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph.module,
-                tuple(given),
+                tuple(inputs),
                 dynamo=True,
                 dynamic_shapes=axes,
                 input_names=list(graph.inputs),
@@ -86,7 +86,7 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
                 verbose=False,
             )
         assert program is not None
-        proto = _bare(program.model_proto)
+        proto = _strip(program.model_proto)
         versions.add((proto.opset_import[0].version, proto.ir_version))
         _save(proto, folder / graph_file("float32", name))
     ((version, ir),) = versions
@@ -113,60 +113,60 @@ def convert(
     source, target = (folder / graph_file(bits, graph) for bits in ("float32", precision))
     proto = onnx.load(source)
     if precision == "float16":
-        named = [value.name for value in (*proto.graph.input, *proto.graph.output)]
-        kept = [name for name in named if not name.endswith(_HANDED_ON)]
+        io_names = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+        float_io = [name for name in io_names if not name.endswith(_HANDED_ON)]
         with warnings.catch_warnings():  # of weights too small for 16 bits, which become 0
             warnings.simplefilter("ignore")
-            half = convert_float_to_float16(proto, keep_io_types=kept, disable_shape_infer=True)
+            half = convert_float_to_float16(proto, keep_io_types=float_io, disable_shape_infer=True)
         OnnxModel(half).topological_sort()  # its casts stand behind what reads them
-        _save(_bare(half), target)
+        _save(_strip(half), target)
         return
     with tempfile.TemporaryDirectory() as scratch, _quiet():
-        made = Path(scratch) / "model.onnx"
+        draft = Path(scratch) / "model.onnx"
         if precision == "int8":
             if not inputs:
                 raise ValueError(f"int8 needs validation data that {graph} is asked about")
-            _read_apart(proto)
+            _isolate_products(proto)
             options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _QUANTIZED}
             quantize_static(
-                proto, made, _Given(inputs), op_types_to_quantize=_QUANTIZED, per_channel=True,
+                proto, draft, _Reader(inputs), op_types_to_quantize=_QUANTIZED, per_channel=True,
                 activation_type=QuantType.QUInt8, extra_options=options,
             )  # fmt: skip
         else:
-            quantize_dynamic(proto, made, op_types_to_quantize=["Gather"])  # tables: no arithmetic
+            quantize_dynamic(proto, draft, op_types_to_quantize=["Gather"])  # tables: no arithmetic
             blocks = MatMulNBitsQuantizer(  # level 4: products of 8 bits, the fast ones
-                onnx.load(made), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
+                onnx.load(draft), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
             )
             blocks.process()
-            onnx.save(blocks.model.model, made)
-        _save(_bare(onnx.load(made)), target)
+            onnx.save(blocks.model.model, draft)
+        _save(_strip(onnx.load(draft)), target)
 
 
-class _Given(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Inputs of a graph, one call after the other."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Array]]) -> None:
-        self._left = iter(inputs)
+        self._remaining = iter(inputs)
 
     def get_next(self) -> Mapping[str, Array] | None:
         """Those of the next call; None after the last."""
-        return next(self._left, None)
+        return next(self._remaining, None)
 
 
-def _read_apart(proto: Any) -> None:
+def _isolate_products(proto: Any) -> None:
     """Let products with weights read their input through a node of their own.
 
     What reads it beside them, as the residual of a layer, would be given 8 bits too otherwise.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
-    nodes, apart = [], {}
+    nodes, copies = [], {}
     for node in proto.graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights:
-            read = node.input[0]
-            if read not in apart:
-                apart[read] = f"{read}/product"
-                nodes.append(onnx.helper.make_node("Identity", [read], [apart[read]]))
-            node.input[0] = apart[read]
+            source = node.input[0]
+            if source not in copies:
+                copies[source] = f"{source}/product"
+                nodes.append(onnx.helper.make_node("Identity", [source], [copies[source]]))
+            node.input[0] = copies[source]
         nodes.append(node)
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
@@ -175,12 +175,12 @@ def _read_apart(proto: Any) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the quantiser's log, which tells of every product that has no weights in it."""
-    before = logging.root.manager.disable
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(level)
 
 
 def _save(proto: Any, path: Path) -> None:
@@ -188,7 +188,7 @@ def _save(proto: Any, path: Path) -> None:
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _bare(model: Any) -> Any:
+def _strip(model: Any) -> Any:
     """``model`` without what the exporter notes: stack traces with paths, the build of torch."""
     graphs = [model.graph]
     model.producer_name, model.producer_version = "albef", ""
@@ -197,10 +197,10 @@ def _bare(model: Any) -> Any:
     while graphs:
         graph = graphs.pop()
         del graph.value_info[:]
-        parts = [*graph.node, *graph.initializer, *graph.input, *graph.output]
-        for part in (graph, *parts):
-            part.ClearField("metadata_props")
-            part.ClearField("doc_string")
+        elements = [*graph.node, *graph.initializer, *graph.input, *graph.output]
+        for element in (graph, *elements):
+            element.ClearField("metadata_props")
+            element.ClearField("doc_string")
         graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
     onnx.checker.check_model(model)
     return model

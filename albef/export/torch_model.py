@@ -25,8 +25,8 @@ class TorchBackend:
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See :meth:`albef.runtime.model.Backend.run`."""
         part = self._graphs[graph]
-        given = (torch.from_numpy(inputs[name]).to(self._device) for name in part.inputs)
-        out = part.module(*given)
+        tensors = (torch.from_numpy(inputs[name]).to(self._device) for name in part.inputs)
+        out = part.module(*tensors)
         out = out if isinstance(out, tuple) else (out,)
         return {
             name: tensor.float().cpu().numpy()
@@ -48,6 +48,6 @@ def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
 
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:
     """The model of a checkpoint that has been read."""
-    made = parts(checkpoint)
-    backend, surface = TorchBackend(made, device), SURFACES[made.facts.surface]
-    return surface(backend, checkpoint.tokenizer, made.facts, checkpoint.digest, made.answers)
+    model = parts(checkpoint)
+    backend, surface = TorchBackend(model, device), SURFACES[model.facts.surface]
+    return surface(backend, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)

@@ -35,23 +35,23 @@ class Difference(NamedTuple):
 def shapes(max_tokens: int) -> list[Shape]:
     """What to compare: one text of full length, only [CLS], padded ones, several an image."""
     short, half = max(1, min(5, max_tokens - 1)), (max_tokens + 1) // 2
-    wanted = [(1, 1, max_tokens), (2, 1, 1), (3, 2, short), (5, 1, max_tokens), (1, 8, half)]
-    return [Shape(*shape) for shape in wanted]
+    sizes = [(1, 1, max_tokens), (2, 1, 1), (3, 2, short), (5, 1, max_tokens), (1, 8, half)]
+    return [Shape(*shape) for shape in sizes]
 
 
 def compare(
     graphs: Mapping[str, Graph],
     reference: Backend,
     candidate: Backend,
-    tried: Sequence[Shape],
+    cases: Sequence[Shape],
     vocab_size: int,
 ) -> Iterator[Difference]:
     """Compare two backends on made-up inputs that are the same every time."""
-    for shape in tried:
+    for shape in cases:
         sizes = {**shape._asdict(), "nodes": shape.batch + shape.length}
         for name, graph in graphs.items():
-            given = dict(zip(graph.inputs, example(graph.inputs, sizes, vocab_size), strict=True))
-            expected, result = (backend.run(name, given) for backend in (reference, candidate))
+            inputs = dict(zip(graph.inputs, example(graph.inputs, sizes, vocab_size), strict=True))
+            expected, result = (backend.run(name, inputs) for backend in (reference, candidate))
             worst = max(_largest(expected[output], result[output]) for output in graph.outputs)
             yield Difference(name, shape, worst)
 

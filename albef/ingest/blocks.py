@@ -44,7 +44,7 @@ number of the file with its pictures, and ``place`` where they are in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
 _LONGEST = 8000  # letters of what names a row, and of what is said of it
 _OPEN = 64  # files that are held open, of the last ones used
-_MADE = "made.json"  # the numbers of the blocks of the last ingest that came to its end
+_LAST_INGEST = "made.json"  # the numbers of the blocks of the last ingest that came to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
     """The rows to prepare."""
     digests: list[bytes]
     """Of all rows."""
-    known: pa.Table
+    existing_rows: pa.Table
     """The known rows, as they stand now."""
     at: list[int]
     """The places of the rows to prepare."""
@@ -91,8 +91,8 @@ class Blocks:
             path.unlink()
         self._folder, self._rules = folder, {"rules": rules}
         self._earlier = sorted(int(path.name[5:]) for path in folder.glob("rows-*"))
-        taken = (int(path.name.partition("-")[2]) for path in folder.glob("*-*"))
-        self._first = max(taken, default=-1) + 1
+        numbers = (int(path.name.partition("-")[2]) for path in folder.glob("*-*"))
+        self._first = max(numbers, default=-1) + 1
         self._read = functools.lru_cache(_OPEN)(_read)
         self.starts = [0]
 
@@ -109,30 +109,30 @@ class Blocks:
     def _images(self, number: int) -> Path:
         return self._folder / f"images-{number:08d}"
 
-    def batch(self, given: list[Given]) -> Batch:
+    def batch(self, rows: list[Given]) -> Batch:
         """Rows as a source gives them, told apart by whether they were prepared before."""
-        digests = [digest_of(row) for _, row in given]
-        known, files, places = self._known
-        found = np.zeros(len(given), bool)
+        digests = [digest_of(row) for _, row in rows]
+        reusable, files, places = self._reusable
+        is_reused = np.zeros(len(rows), bool)
         table = SCHEMA.empty_table()
-        if len(known):
-            wanted = np.array(digests, "S16")
-            at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-            records = [isinstance(row, Record) for _, row in given]
-            found = (known[at] == wanted) & records
-            at = at[found]
+        if len(reusable):
+            digest_array = np.array(digests, "S16")
+            at = np.searchsorted(reusable, digest_array).clip(max=len(reusable) - 1)
+            is_record = [isinstance(row, Record) for _, row in rows]
+            is_reused = (reusable[at] == digest_array) & is_record
+            at = at[is_reused]
             pieces, order = [table], np.argsort(files[at], kind="stable")
             for number in np.unique(files[at]).tolist():
-                rows = self._read(self._rows(number))
-                pieces.append(rows.take(places[at[files[at] == number]]).replace_schema_metadata())
+                block = self._read(self._rows(number))
+                pieces.append(block.take(places[at[files[at] == number]]).replace_schema_metadata())
             table = pa.concat_tables(pieces).take(np.argsort(order))
-            now = [(line, row) for (line, row), old in zip(given, found, strict=True) if old]
-            table = _placed(table, now)
-        new = np.flatnonzero(~found).tolist()
-        return Batch([given[i] for i in new], digests, table, new)
+            current = [(line, row) for (line, row), hit in zip(rows, is_reused, strict=True) if hit]
+            table = _placed(table, current)
+        new_positions = np.flatnonzero(~is_reused).tolist()
+        return Batch([rows[i] for i in new_positions], digests, table, new_positions)
 
     @functools.cached_property
-    def _known(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
+    def _reusable(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
         """Digests of earlier rows under these rules, in order; their files and places there.
 
         Rows whose pictures lie among many that nobody needs are not known, so that these go.
@@ -146,18 +146,18 @@ class Blocks:
                 images.append(table["images"].fill_null(-1).to_numpy())
                 files.append(np.full(table.num_rows, number))
                 places.append(np.arange(table.num_rows))
-        of_rows = np.concatenate(images)
-        numbers, which, live = np.unique(of_rows, return_inverse=True, return_counts=True)
-        whole = [self._holds(n, of) for n, of in zip(numbers.tolist(), live.tolist(), strict=True)]
-        left = np.flatnonzero(np.array(whole, bool)[which])
-        known, first = np.unique(np.concatenate(digests)[left], return_index=True)
-        taken = left[first]
-        return known, np.concatenate(files)[taken], np.concatenate(places)[taken]
+        image_files = np.concatenate(images)
+        numbers, inverse, counts = np.unique(image_files, return_inverse=True, return_counts=True)
+        fit = [self._usable(n, of) for n, of in zip(numbers.tolist(), counts.tolist(), strict=True)]
+        candidates = np.flatnonzero(np.array(fit, bool)[inverse])
+        unique, first = np.unique(np.concatenate(digests)[candidates], return_index=True)
+        chosen = candidates[first]
+        return unique, np.concatenate(files)[chosen], np.concatenate(places)[chosen]
 
-    def _holds(self, number: int, live: int) -> bool:
+    def _usable(self, number: int, row_count: int) -> bool:
         """Whether a file of pictures is there, and at least half of them are needed."""
         path = self._images(number)
-        return number < 0 or (path.exists() and 2 * live >= self._read(path).num_rows)
+        return number < 0 or (path.exists() and 2 * row_count >= self._read(path).num_rows)
 
     def write(self, rows: Sequence[Prepared | Refusal], batch: Batch | None = None) -> None:
         """Append a block of prepared rows, and of those of a batch that are known already."""
@@ -165,13 +165,13 @@ class Blocks:
         pictures = [row.record.images for row in rows if isinstance(row, Prepared)]
         if pictures:
             _write(self._images(number), pa.table([pictures], schema=_IMAGES))
-        place = itertools.count()
-        values = [_values(row, number, place) for row in rows]
+        positions = itertools.count()
+        values = [_values(row, number, positions) for row in rows]
         table = pa.Table.from_pylist(values, SCHEMA)
         if batch is not None:
-            old = np.delete(np.arange(len(batch.digests)), batch.at)
-            order = np.argsort(np.concatenate([batch.at, old]).astype(np.int64))
-            table = pa.concat_tables([table, batch.known]).take(order).combine_chunks()
+            existing = np.delete(np.arange(len(batch.digests)), batch.at)
+            order = np.argsort(np.concatenate([batch.at, existing]).astype(np.int64))
+            table = pa.concat_tables([table, batch.existing_rows]).take(order).combine_chunks()
             column = pa.array(batch.digests, pa.binary(16))
             table = table.set_column(SCHEMA.get_field_index("digest"), "digest", column)
         _write(self._rows(number), table.replace_schema_metadata(self._rules))
@@ -184,31 +184,31 @@ class Blocks:
             How many rows are ``new``, ``changed`` (another row of that name stood there) and
             ``removed`` since the last ingest that came to its end; nothing where there was none.
         """
-        made = read_json(self._folder / _MADE)
+        latest = read_json(self._folder / _LAST_INGEST)
         numbers = range(self._first, self._first + len(self))
-        before = [n for n in self._earlier if made and made["first"] <= n < made["end"]]
-        changes = self._changes(before, numbers) if before else {}
-        write_json(self._folder / _MADE, {"first": numbers.start, "end": numbers.stop})
+        previous = [n for n in self._earlier if latest and latest["first"] <= n < latest["end"]]
+        changes = self._changes(previous, numbers) if previous else {}
+        write_json(self._folder / _LAST_INGEST, {"first": numbers.start, "end": numbers.stop})
         for number in self._earlier:
             self._rows(number).unlink()
         tables = map(self.table, range(len(self)))
-        used = {number for table in tables for number in table["images"].unique().to_pylist()}
+        needed = {number for table in tables for number in table["images"].unique().to_pylist()}
         for path in self._folder.glob("images-*"):
-            if int(path.name.partition("-")[2]) not in used:
+            if int(path.name.partition("-")[2]) not in needed:
                 path.unlink()
         return changes
 
     def _changes(self, before: Sequence[int], now: Sequence[int]) -> dict[str, int]:
         """The rows of some files held against those of others, by digest and then by name."""
         digests = [[self._digests(number) for number in numbers] for numbers in (before, now)]
-        own, other = map(np.concatenate, digests)
+        earlier, later = map(np.concatenate, digests)
         names: list[NDArray[np.uint64]] = []
-        for numbers, known in ((before, np.isin(own, other)), (now, np.isin(other, own))):
+        for numbers, shared in ((before, np.isin(earlier, later)), (now, np.isin(later, earlier))):
             words: list[int] = []
             for number in numbers:
                 table = self._read(self._rows(number)).select(["source", "name"])
-                only, known = ~known[: table.num_rows], known[table.num_rows :]
-                rows = table.filter(only).to_pylist()
+                changed_only, shared = ~shared[: table.num_rows], shared[table.num_rows :]
+                rows = table.filter(changed_only).to_pylist()
                 words += [hash_word(f"{row['source']}/{row['name']}") for row in rows]
             names.append(np.array(words, np.uint64))
         removed, new = names
@@ -229,9 +229,9 @@ class Blocks:
     def kept(self, block: int, dropped: Container[int]) -> NDArray[np.bool_]:
         """Which rows of a block are neither refused nor dropped, by their numbers."""
         numbers = range(self.starts[block], self.starts[block + 1])
-        left = np.array([number not in dropped for number in numbers], bool)
-        left &= self.table(block)["reason"].is_null().to_numpy()
-        return left
+        is_kept = np.array([number not in dropped for number in numbers], bool)
+        is_kept &= self.table(block)["reason"].is_null().to_numpy()
+        return is_kept
 
     def rows(self, block: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Row]:
         """The rows of a block, in order, or those that are chosen."""
@@ -245,8 +245,8 @@ class Blocks:
     ) -> Iterator[tuple[Row, Record | None]]:
         """The rows of a block, as :meth:`rows`, with their records where they are kept so far."""
         for row in self.rows(block, chosen):
-            kept = row.values["reason"] is None
-            yield row, row.record(self.images(row)) if kept else None
+            is_kept = row.values["reason"] is None
+            yield row, row.record(self.images(row)) if is_kept else None
 
     def images(self, row: Row) -> list[bytes]:
         """The pictures of a row that is kept so far."""
@@ -269,13 +269,13 @@ def digest_of(row: Record | Refusal) -> bytes:
     """The first 16 bytes of the SHA-256 of all that a row holds, wherever in its source it is."""
     digest = hashlib.sha256()
     if isinstance(row, Refusal):
-        what: tuple[object, ...] = (row.key, row.reason, row.detail)
+        fields: tuple[object, ...] = (row.key, row.reason, row.detail)
     else:
         for image in row.images:
             digest.update(len(image).to_bytes(8, "big"))
             digest.update(image)
-        what = (*name_of(row), row.split, row.captions, row.meta)
-    digest.update(repr(what).encode(errors="backslashreplace"))
+        fields = (*name_of(row), row.split, row.captions, row.meta)
+    digest.update(repr(fields).encode(errors="backslashreplace"))
     return digest.digest()[:16]
 
 
@@ -306,7 +306,7 @@ def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
     return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
-def _values(row: Prepared | Refusal, images: int, place: Iterator[int]) -> dict[str, Any]:
+def _values(row: Prepared | Refusal, images: int, positions: Iterator[int]) -> dict[str, Any]:
     """The columns of a row; its pictures, if they are kept, are the next in a file of them."""
     if isinstance(row, Refusal):
         return {
@@ -330,5 +330,5 @@ def _values(row: Prepared | Refusal, images: int, place: Iterator[int]) -> dict[
         "digests": [image.digest for image in row.fingerprints],
         "looks": [image.look for image in row.fingerprints],
         "images": images,
-        "place": next(place),
+        "place": next(positions),
     }

@@ -53,16 +53,16 @@ def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:
     Raises:
         Refused: none is left; the reason is the last that dropped one.
     """
-    kept: dict[str, None] = {}
-    why = Refused(Reason.NO_CAPTION, "there is no caption")
+    cleaned: dict[str, None] = {}
+    refusal = Refused(Reason.NO_CAPTION, "there is no caption")
     for raw in captions:
         try:
-            kept[_allowed(raw, max_chars)] = None
+            cleaned[_allowed(raw, max_chars)] = None
         except Refused as error:
-            why = error
-    if not kept:
-        raise why
-    return tuple(kept)
+            refusal = error
+    if not cleaned:
+        raise refusal
+    return tuple(cleaned)
 
 
 def _allowed(raw: str, max_chars: int) -> str:

@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 # Types of Arrow's, as it writes them: texts or lists of them, and bytes or what holds some.
 _OF_TEXT = re.compile(r"(large_)?(list<\w+: )?(large_)?string( not null)?>?")
 _OF_PICTURES = re.compile(r"(large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>")
-_LOOKED_AT = 100  # files of a folder, members of a tar, rows of a list
+_SAMPLE_SIZE = 100  # files of a folder, members of a tar, rows of a list
 Section = dict[str, Any]
 
 
@@ -66,24 +66,24 @@ def _folder(path: Path) -> Section:
         files = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"*/*{suffix}"))
         if files and not any(f.with_suffix(".tar").exists() for f in files if suffix != ".tar"):
             return derived(files)
-    top = any(is_picture(file.name) for file in path.iterdir())
+    flat = any(is_picture(file.name) for file in path.iterdir())
     inside = (file for file in path.glob("*/**/*") if is_picture(file.name))
-    below = list(islice(inside, _LOOKED_AT))
-    if not top and not below:
+    nested = list(islice(inside, _SAMPLE_SIZE))
+    if not flat and not nested:
         raise ParamsError(f"{path} holds neither pictures, shards (.tar) nor .parquet; {HELP}")
     lists = [file for file in path.iterdir() if file.suffix in (".csv", ".tsv", ".json")]
     if len(lists) == 1 and next(path.glob("**/*.txt"), None) is None:
         return derive(lists[0])
-    named = not top and all(_SPLITS.match(file.relative_to(path).parts[0]) for file in below)
-    return {"kind": "folder", "path": str(path), "split": None if named else "train"}
+    is_split = not flat and all(_SPLITS.match(file.relative_to(path).parts[0]) for file in nested)
+    return {"kind": "folder", "path": str(path), "split": None if is_split else "train"}
 
 
 def _by_split(files: Iterable[Path]) -> dict[str, list[str]]:
     """Files by the split that their name, or that of their folder, begins with."""
     by_split: dict[str, list[str]] = {}
     for file in files:
-        named = _SPLITS.match(file.name.lower()) or _SPLITS.match(file.parent.name.lower())
-        split = {"v": "val", "d": "val"}.get(named[1][0], named[1]) if named else "train"
+        match = _SPLITS.match(file.name.lower()) or _SPLITS.match(file.parent.name.lower())
+        split = {"v": "val", "d": "val"}.get(match[1][0], match[1]) if match else "train"
         by_split.setdefault(split, []).append(str(file))
     return {split: _pattern(names) for split, names in by_split.items()}
 
@@ -95,15 +95,15 @@ def _pattern(names: list[str]) -> list[str]:
         return names
     start = os.path.commonprefix([Path(name).name for name in names])  # noqa: RUF071 - of names
     pattern = folders.pop() / f"{start}*{Path(names[0]).suffix}"
-    same = sorted(map(str, pattern.parent.glob(pattern.name))) == sorted(names)
-    return [str(pattern)] if same else names
+    is_exact = sorted(map(str, pattern.parent.glob(pattern.name))) == sorted(names)
+    return [str(pattern)] if is_exact else names
 
 
 def _shards(files: list[Path]) -> Section:
     suffixes: dict[str, bytes] = {}
-    for item in islice(members(files[0], webdataset.limit), _LOOKED_AT):
+    for item in islice(members(files[0], webdataset.limit), _SAMPLE_SIZE):
         if isinstance(item, Member):
-            suffixes.setdefault(webdataset.cut(item.name)[1], item.data)
+            suffixes.setdefault(webdataset.split_name(item.name)[1], item.data)
     caption = "txt" if "txt" in suffixes else _field(suffixes.get("json", b""))
     if caption is None:
         raise ParamsError(
@@ -153,23 +153,23 @@ def _parquet(files: list[Path]) -> Section:
 
 def _text(path: Path, form: str) -> Section:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        start = [line.rstrip("\r\n") for line in islice(file, _LOOKED_AT)]
+        start = [line.rstrip("\r\n") for line in islice(file, _SAMPLE_SIZE)]
     rows = [line.split("\t") for line in start] if form == "tsv" else list(csv.reader(start))
     if not rows or len(rows[0]) < 2:
         raise ParamsError(f"{path} has no two columns, of addresses and captions; {HELP}")
-    first = rows[0]
-    place = next((i for i, x in enumerate(first) if _ADDRESS.match(x) or is_picture(x)), None)
-    if place is None:
-        return _list([str(path)], form, None, first)
+    row = rows[0]
+    column = next((i for i, x in enumerate(row) if _ADDRESS.match(x) or is_picture(x)), None)
+    if column is None:
+        return _list([str(path)], form, None, row)
     # No line names the columns.
-    names = {int(place == 0): "caption", place: "url" if _ADDRESS.match(first[place]) else "image"}
-    header = [names.get(i, f"column{i + 1}") for i in range(len(first))]
+    names = {int(column == 0): "caption", column: "url" if _ADDRESS.match(row[column]) else "image"}
+    header = [names.get(i, f"column{i + 1}") for i in range(len(row))]
     return _list([str(path)], form, header, header)
 
 
 def _list(files: list[str], form: str, header: list[str] | None, columns: list[str]) -> Section:
-    first = Path(files[0])
-    rows = islice(tables.read(first, form, header, columns), _LOOKED_AT)
+    first_file = Path(files[0])
+    rows = islice(tables.read(first_file, form, header, columns), _SAMPLE_SIZE)
     texts = {name: list[str]() for name in columns}
     for name, value in chain.from_iterable(row.values.items() for row in rows if type(row) is Row):
         texts[name] += [value] if isinstance(value, str) else []
@@ -180,7 +180,7 @@ def _list(files: list[str], form: str, header: list[str] | None, columns: list[s
     if image is None or caption is None:
         missing = "captions" if image else "addresses or paths of pictures"
         raise ParamsError(
-            f"{first}: which column holds the {missing} cannot be told; its columns are "
+            f"{first_file}: which column holds the {missing} cannot be told; its columns are "
             f"{_names(columns)}; {HELP}"
         )
     table = {"files": _pattern(files), "format": form, **({"header": header} if header else {})}
@@ -189,10 +189,10 @@ def _list(files: list[str], form: str, header: list[str] | None, columns: list[s
             "kind": "urls", **table, "url": url, "caption": caption, "split": "train",
             "download": DOWNLOAD,
         }  # fmt: skip
-    named = [os.path.dirname(name) for name in texts[image] if os.path.isabs(name)]
+    folders = [os.path.dirname(name) for name in texts[image] if os.path.isabs(name)]
     return {
         "kind": "table", **table,
-        "images": os.path.commonpath(named) if named else _root(first, texts[image]),
+        "images": os.path.commonpath(folders) if folders else _root(first_file, texts[image]),
         "image": image, "caption": caption, **({"split": None} if "split" in columns else {}),
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ from albef.ingest.config import RowsConfig
 
 Places = NDArray[np.int64]
 Words = NDArray[np.uint64]
-Chosen = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 
 TRAIN = "train"
 GROUPS = pa.schema({
@@ -35,7 +35,7 @@ HELDOUT = pa.schema({
 })  # fmt: skip
 """Columns of the pictures of a data set's evaluation splits."""
 _BITS = 64
-_LONGEST = 2000
+_MAX_SHIFT = 2000
 """Places that two hashes with equal bands may lie apart, in order: only where thousands differ in
 little but the same few bits are some of them not compared."""
 
@@ -47,7 +47,7 @@ class Duplicate(NamedTuple):
     """Its number."""
     reason: Reason
     """Which rule drops it."""
-    other: int
+    original: int
     """The number of the row that it repeats; below 0, -1 - the place of a held-out one."""
     distance: int
     """Bits of the perceptual hash between them."""
@@ -88,12 +88,12 @@ def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
         keys = blocks.table(block)["key"]
         places = start + np.flatnonzero(keys.is_valid().to_numpy())
         words[places] = [hash_word(key) for key in keys.drop_null().to_pylist()]
-    known, counts = np.unique(words, return_counts=True)
-    first: dict[str, int] = {}
-    for row in np.flatnonzero(np.isin(words, known[(counts > 1) & (known > 0)])).tolist():
+    distinct, counts = np.unique(words, return_counts=True)
+    first_rows: dict[str, int] = {}
+    for row in np.flatnonzero(np.isin(words, distinct[(counts > 1) & (distinct > 0)])).tolist():
         key = blocks.at(row, "key")
-        if first.setdefault(key, row) != row:
-            yield Duplicate(row, Reason.MALFORMED_ROW, first[key], 0)
+        if first_rows.setdefault(key, row) != row:
+            yield Duplicate(row, Reason.MALFORMED_ROW, first_rows[key], 0)
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Fingerprints:
     image_id: Places
     digest: NDArray[np.bytes_]
     look: Words
-    train: Chosen
-    single: Chosen
+    train: Mask
+    single: Mask
 
 
 def read_fingerprints(blocks: Blocks) -> Fingerprints:
@@ -137,71 +137,71 @@ def contaminated(
 ) -> Iterator[Duplicate]:
     """The training rows with a picture of an evaluation split, own or held out."""
     tests = np.flatnonzero(~pictures.train)
-    others = np.concatenate([pictures.row[tests], -1 - np.arange(heldout.num_rows)])
-    if not len(others):
+    test_rows = np.concatenate([pictures.row[tests], -1 - np.arange(heldout.num_rows)])
+    if not len(test_rows):
         return
     digests = np.concatenate([pictures.digest[tests], digests_of(heldout["digest"])])
-    known, first = np.unique(digests, return_index=True)
-    at = np.searchsorted(known, pictures.digest).clip(max=len(known) - 1)
-    equal = np.flatnonzero(pictures.train & (known[at] == pictures.digest))
-    matched = {int(pictures.row[i]): (int(others[first[at[i]]]), 0) for i in equal}
+    distinct, first = np.unique(digests, return_index=True)
+    matches = np.searchsorted(distinct, pictures.digest).clip(max=len(distinct) - 1)
+    equal = np.flatnonzero(pictures.train & (distinct[matches] == pictures.digest))
+    matched = {int(pictures.row[i]): (int(test_rows[first[matches[i]]]), 0) for i in equal}
     if distance is not None:
         looks = np.concatenate([pictures.look[tests], heldout["look"].to_numpy()])
-        for i, k, bits in _near_others(pictures.look, pictures.train, looks, distance):
-            matched.setdefault(int(pictures.row[i]), (int(others[k]), bits))
-    for row, (other, bits) in sorted(matched.items()):
-        yield Duplicate(row, Reason.CONTAMINATION, other, bits)
+        for i, k, bits in _near_references(pictures.look, pictures.train, looks, distance):
+            matched.setdefault(int(pictures.row[i]), (int(test_rows[k]), bits))
+    for row, (original, bits) in sorted(matched.items()):
+        yield Duplicate(row, Reason.CONTAMINATION, original, bits)
 
 
-def _near_others(
-    looks: Words, chosen: Chosen, others: Words, distance: int
+def _near_references(
+    looks: Words, chosen: Mask, references: Words, distance: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Chosen places whose hash is near one of ``others``: itself, that one, the bits; in order."""
-    known = np.unique(np.concatenate([looks[chosen], others]))
-    tests, first = np.unique(others, return_index=True)
-    other_at = dict(zip(np.searchsorted(known, tests).tolist(), first.tolist(), strict=True))
-    nearest = {place: (0, other) for place, other in other_at.items()}
-    for a, b, bits in near_pairs(known, distance):
+    """Chosen places whose hash is near a reference: itself, that one, the bits; in order."""
+    distinct = np.unique(np.concatenate([looks[chosen], references]))
+    tests, first = np.unique(references, return_index=True)
+    reference_at = dict(zip(np.searchsorted(distinct, tests).tolist(), first.tolist(), strict=True))
+    nearest = {place: (0, reference) for place, reference in reference_at.items()}
+    for a, b, bits in near_pairs(distinct, distance):
         for place, neighbour in ((a, b), (b, a)):
-            if neighbour in other_at:
-                match = bits, other_at[neighbour]
+            if neighbour in reference_at:
+                match = bits, reference_at[neighbour]
                 nearest[place] = min(nearest.get(place, match), match)
-    at = np.searchsorted(known, looks).clip(max=len(known) - 1)
-    for i in np.flatnonzero(chosen & np.isin(at, list(nearest))).tolist():
-        bits, other = nearest[int(at[i])]
-        yield i, other, bits
+    matches = np.searchsorted(distinct, looks).clip(max=len(distinct) - 1)
+    for i in np.flatnonzero(chosen & np.isin(matches, list(nearest))).tolist():
+        bits, reference = nearest[int(matches[i])]
+        yield i, reference, bits
 
 
 def repeated_pictures(
-    pictures: Fingerprints, gone: set[int], distance: int | None
+    pictures: Fingerprints, dropped: set[int], distance: int | None
 ) -> list[Duplicate]:
     """The training rows whose picture an earlier training row of another image id shows.
 
-    The first of a group stays; one that looks alike is near to that first one. Rows of ``gone`` are
-    dropped already.
+    The first of a group stays; one that looks alike is near to that first one. Rows of
+    ``dropped`` are dropped already.
     """
-    left = pictures.train & pictures.single & ~np.isin(pictures.row, list(gone))
+    is_eligible = pictures.train & pictures.single & ~np.isin(pictures.row, list(dropped))
     duplicates: dict[int, Duplicate] = {}
 
     def add(place: int, leader: int, reason: Reason, bits: int) -> None:
         if pictures.image_id[place] != pictures.image_id[leader]:
-            row, other = int(pictures.row[place]), int(pictures.row[leader])
-            duplicates[place] = Duplicate(row, reason, other, bits)
+            row, original = int(pictures.row[place]), int(pictures.row[leader])
+            duplicates[place] = Duplicate(row, reason, original, bits)
 
-    for part in _parts(pictures.digest.view(np.uint64)[::2]):
-        places = part[left[part]]
-        _, first, which = np.unique(pictures.digest[places], return_index=True, return_inverse=True)
-        leaders = places[first[which]]
+    for bucket in _buckets(pictures.digest.view(np.uint64)[::2]):
+        places = bucket[is_eligible[bucket]]
+        _, first, group = np.unique(pictures.digest[places], return_index=True, return_inverse=True)
+        leaders = places[first[group]]
         for i in np.flatnonzero(leaders != places):
             add(int(places[i]), int(leaders[i]), Reason.DUPLICATE, 0)
     if distance is not None:
-        left[list(duplicates)] = False
-        for place, leader, bits in _followers(pictures.look, np.flatnonzero(left), distance):
+        is_eligible[list(duplicates)] = False
+        for place, leader, bits in _followers(pictures.look, np.flatnonzero(is_eligible), distance):
             add(place, leader, Reason.NEAR_DUPLICATE, bits)
     return sorted(duplicates.values())
 
 
-def _parts(words: Words, below: int = _BITS) -> Iterator[Places]:
+def _buckets(words: Words, below: int = _BITS) -> Iterator[Places]:
     """Places of words by the four bits below one, so that sorting takes little memory."""
     upper = (words >> np.uint64(below - 4)).astype(np.uint8) & 15
     for value in range(16):
@@ -213,24 +213,24 @@ def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[in
 
     In order of place, each hash joins the first group whose first one is near, or begins one.
     """
-    known, first, which = np.unique(looks[places], return_index=True, return_inverse=True)
-    near: dict[int, list[tuple[int, int]]] = {}
-    for a, b, bits in near_pairs(known, distance):
-        near.setdefault(a, []).append((b, bits))
-        near.setdefault(b, []).append((a, bits))
-    heads: Places = np.arange(len(known))
-    apart = np.zeros(len(known), np.int64)
-    for hashed in sorted(near, key=lambda place: int(first[place])):
-        groups = [
-            (int(first[other]), other, bits)
-            for other, bits in near[hashed]
-            if first[other] < first[hashed] and heads[other] == other
+    distinct, first, inverse = np.unique(looks[places], return_index=True, return_inverse=True)
+    neighbours: dict[int, list[tuple[int, int]]] = {}
+    for a, b, bits in near_pairs(distinct, distance):
+        neighbours.setdefault(a, []).append((b, bits))
+        neighbours.setdefault(b, []).append((a, bits))
+    leader_of: Places = np.arange(len(distinct))
+    distances = np.zeros(len(distinct), np.int64)
+    for current in sorted(neighbours, key=lambda place: int(first[place])):
+        candidates = [
+            (int(first[neighbour]), neighbour, bits)
+            for neighbour, bits in neighbours[current]
+            if first[neighbour] < first[current] and leader_of[neighbour] == neighbour
         ]
-        if groups:
-            _, heads[hashed], apart[hashed] = min(groups)
-    leaders = places[first[heads[which]]]
+        if candidates:
+            _, leader_of[current], distances[current] = min(candidates)
+    leaders = places[first[leader_of[inverse]]]
     for i in np.flatnonzero(leaders != places):
-        yield int(places[i]), int(leaders[i]), int(apart[which[i]])
+        yield int(places[i]), int(leaders[i]), int(distances[inverse[i]])
 
 
 def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
@@ -252,11 +252,11 @@ def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
     pairs = [np.empty(0, np.int64)]
     for one, two in combinations(bands, 2) if distance else ():  # hashes that are there once differ
         mask = np.uint64(one | two)
-        for part in _parts(hashes, below=int(mask).bit_length()):  # bits of the upper band
-            order = part[np.argsort(hashes[part] & mask, kind="stable")]
+        for bucket in _buckets(hashes, below=int(mask).bit_length()):  # bits of the upper band
+            order = bucket[np.argsort(hashes[bucket] & mask, kind="stable")]
             keys = hashes[order] & mask
             places = np.arange(len(order))  # that have a fellow so many places on
-            for shift in range(1, _LONGEST + 1):
+            for shift in range(1, _MAX_SHIFT + 1):
                 places = places[: np.searchsorted(places, len(order) - shift)]
                 places = places[keys[places] == keys[places + shift]]
                 if not len(places):

@@ -15,7 +15,7 @@ from albef.layout import Engine
 
 Given = tuple[int, Record | Refusal]
 """A row with its place in its source."""
-Made = Prepared | Refusal
+Result = Prepared | Refusal
 
 _ROWS, _BYTES = 16, 2**22  # handed to a process at once: so many rows, or bytes of pictures
 _AHEAD = 3  # such portions that wait for each process
@@ -23,7 +23,7 @@ _AHEAD = 3  # such portions that wait for each process
 
 def prepared(
     rows: Iterable[Given], rules: Rules, processes: int, engine: Engine = "local"
-) -> Iterator[Made]:
+) -> Iterator[Result]:
     """What becomes of each row, in order, whatever number of processes shares the work; 0 does it
     in this one, and the engine ``ray`` on all processors of its cluster. A row whose decoder ends
     its process is set aside, and the others go on.
@@ -33,7 +33,7 @@ def prepared(
             yield from _prepare(portion, rules)
         return
     pool = _Pool(rules, processes, engine)
-    waiting: deque[tuple[list[Given], Future[list[Made]]]] = deque()
+    waiting: deque[tuple[list[Given], Future[list[Result]]]] = deque()
     try:
         for portion in portions(rows, _ROWS, _BYTES):
             waiting.append((portion, pool.submit(portion)))
@@ -65,20 +65,20 @@ class _Pool:
         spawn = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
         self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=_die_with_parent)
 
-    def submit(self, portion: list[Given]) -> "Future[list[Made]]":
+    def submit(self, portion: list[Given]) -> "Future[list[Result]]":
         try:
             return self._executor.submit(_prepare, portion, self._rules)
         except BrokenExecutor:
             self._start()
             return self._executor.submit(_prepare, portion, self._rules)
 
-    def result(self, portion: list[Given], future: "Future[list[Made]]") -> list[Made]:
+    def result(self, portion: list[Given], future: "Future[list[Result]]") -> list[Result]:
         try:
             return future.result()
         except BrokenExecutor:  # of this portion or of one beside it
-            return [made for row in portion for made in self._alone(*row)]
+            return [result for row in portion for result in self._alone(*row)]
 
-    def _alone(self, line: int, row: Record | Refusal) -> list[Made]:
+    def _alone(self, line: int, row: Record | Refusal) -> list[Result]:
         try:
             return self.submit([(line, row)]).result()
         except BrokenExecutor:
@@ -103,21 +103,21 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def portions(rows: Iterable[Given], most: int, most_bytes: int) -> Iterator[list[Given]]:
-    """Rows in lists of at most ``most`` rows, each closed at so many bytes of pictures."""
+def portions(rows: Iterable[Given], max_rows: int, max_bytes: int) -> Iterator[list[Given]]:
+    """Rows in lists of at most ``max_rows`` rows, each closed at so many bytes of pictures."""
     portion: list[Given] = []
     size = 0
     for line, row in rows:
         portion.append((line, row))
         size += 0 if isinstance(row, Refusal) else sum(map(len, row.images))
-        if len(portion) == most or size >= most_bytes:
+        if len(portion) == max_rows or size >= max_bytes:
             yield portion
             portion, size = [], 0
     if portion:
         yield portion
 
 
-def _prepare(rows: Sequence[Given], rules: Rules) -> list[Made]:
+def _prepare(rows: Sequence[Given], rules: Rules) -> list[Result]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow has opinions on many a damaged file
         return [prepare(line, row, rules) for line, row in rows]

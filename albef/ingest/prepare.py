@@ -116,8 +116,8 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     if not _KEY.fullmatch(record.key):
         detail = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
         raise Refused(Reason.MALFORMED_ROW, detail)
-    for score, least in rules.min_scores.items() if record.split == "train" else ():
-        _check_score(score, record.meta.get(score), least)
+    for score, min_score in rules.min_scores.items() if record.split == "train" else ():
+        _check_score(score, record.meta.get(score), min_score)
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
     meta = _json_meta(record.meta)
     located = boxes.of_meta(meta)
@@ -128,19 +128,19 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
         meta = {**meta, **boxes.scaled(located, *scale)}
     if captions != record.captions:
         meta = {**meta, "original_captions": [writable(text) for text in record.captions]}
-    kept = dataclasses.replace(
+    stored_record = dataclasses.replace(
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )
-    return Prepared(kept, line, name, tuple(one for *_, ones in stored for one in ones))
+    return Prepared(stored_record, line, name, tuple(one for *_, ones in stored for one in ones))
 
 
-def _check_score(name: str, value: object, least: float) -> None:
+def _check_score(name: str, value: object, min_score: float) -> None:
     try:
         score = float(str(value))
     except ValueError:
         score = math.nan
-    if not score >= least:
-        raise Refused(Reason.LOW_SCORE, f"{name} is {value}; it must be at least {least:g}")
+    if not score >= min_score:
+        raise Refused(Reason.LOW_SCORE, f"{name} is {value}; it must be at least {min_score:g}")
 
 
 def _image(
@@ -189,8 +189,8 @@ def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
     for name, sign, limit, reason in rules:
         value = getattr(quality, name)
         if limit is not None and sign * value < sign * limit:
-            most = f"at {'least' if sign > 0 else 'most'} {limit:g} is asked for"
-            raise Refused(reason, f"the image's {name} is {value:.4g}; {most}")
+            requirement = f"at {'least' if sign > 0 else 'most'} {limit:g} is asked for"
+            raise Refused(reason, f"the image's {name} is {value:.4g}; {requirement}")
 
 
 def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:

@@ -51,8 +51,8 @@ def write_quarantine(
     counts = _write_rows(folder, blocks, dropped, heldout, limits)
     groups = {
         "key": [blocks.at(duplicate.row, "key") for duplicate in repeated],
-        "of": [blocks.at(duplicate.other, "key") for duplicate in repeated],
-        "kind": ["exact" if one.reason == Reason.DUPLICATE else "near" for one in repeated],
+        "of": [blocks.at(duplicate.original, "key") for duplicate in repeated],
+        "kind": ["exact" if repeat.reason == Reason.DUPLICATE else "near" for repeat in repeated],
         "distance": [duplicate.distance for duplicate in repeated],
         "dropped": [duplicate.row in dropped for duplicate in repeated],
     }
@@ -64,8 +64,8 @@ def write_quarantine(
     summary = {}
     for name, count in rows.items():
         set_aside = {reason: n for (source, reason), n in counts.items() if source == name}
-        kept = count - sum(set_aside.values())
-        summary[name] = {"rows": count, "kept": kept, "set_aside": set_aside}
+        kept_count = count - sum(set_aside.values())
+        summary[name] = {"rows": count, "kept": kept_count, "set_aside": set_aside}
     write_json(folder / SUMMARY, summary)
     return counts
 
@@ -89,13 +89,13 @@ def _write_rows(
     with pq.ParquetWriter(folder / "quarantine.parquet", SCHEMA, compression="zstd") as writer:
         for row in dropped_rows:
             values = {**row.values, "key": row.values["name"]}
-            repeats = values["reason"] is None
-            if repeats:
-                values |= _repeating(row, dropped[row.number], blocks, heldout)
-            why = values["source"], values["reason"]
-            counts[why] += 1
-            if counts[why] <= EXAMPLES:
-                if repeats:
+            is_duplicate = values["reason"] is None
+            if is_duplicate:
+                values |= _describe(row, dropped[row.number], blocks, heldout)
+            group = values["source"], values["reason"]
+            counts[group] += 1
+            if counts[group] <= EXAMPLES:
+                if is_duplicate:
                     values["picture"] = thumbnail(blocks.images(row)[0], limits)
                 examples.append({**values, "picture": values["picture"] or None})
             batch.append(values)
@@ -107,14 +107,14 @@ def _write_rows(
     return counts
 
 
-def _repeating(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
+def _describe(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
     """Why a row is set aside for another one."""
     dataset = None
-    if duplicate.other < 0:
-        other = heldout.slice(-1 - duplicate.other, 1).to_pylist()[0]
-        key, dataset = other["key"], other["dataset"]
+    if duplicate.original < 0:
+        original = heldout.slice(-1 - duplicate.original, 1).to_pylist()[0]
+        key, dataset = original["key"], original["dataset"]
     else:
-        key = blocks.at(duplicate.other, "key")
+        key = blocks.at(duplicate.original, "key")
     name = f"{key} of the data set {dataset}" if dataset else key
     detail = {
         Reason.MALFORMED_ROW: f"its key {row.values['key']} is that of an earlier row",

@@ -87,30 +87,30 @@ class ShardWriter:
         self._digests = digests
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         (folder / PARTS).mkdir(exist_ok=True)
-        while self._is_there(self.shards):
-            part = pq.ParquetFile(self._part(self.shards))
-            self.finished += part.metadata.num_rows
-            row = next(part.iter_batches(1)).to_pylist()[0]
+        while self._is_finished(self.shards):
+            index_part = pq.ParquetFile(self._part(self.shards))
+            self.finished += index_part.metadata.num_rows
+            row = next(index_part.iter_batches(1)).to_pylist()[0]
             self._images = self._images or 1 + len(row.get("more") or ())
             self.shards += 1
         parts = len(list((folder / PARTS).glob("index-*")))
         for number in range(self.shards, parts):
-            for path in (self._part(number), self._shard(number), self._sent(number)):
+            for path in (self._part(number), self._shard(number), self._marker(number)):
                 path.unlink(missing_ok=True)
 
-    def _is_there(self, number: int) -> bool:
+    def _is_finished(self, number: int) -> bool:
         """Whether a shard is finished and holds the next records, and no other one would fit."""
         if self._digests is None or not self._part(number).exists():
             return False
-        part, shard, sent = self._part(number), self._shard(number), self._sent(number)
-        known = pq.read_metadata(part)
-        if known.metadata[_RECORDS] != self._records(known.num_rows):
+        part, shard, marker = self._part(number), self._shard(number), self._marker(number)
+        footer = pq.read_metadata(part)
+        if footer.metadata[_RECORDS] != self._records(footer.num_rows):
             return False
         if self._store is None:
-            return shard.exists() and file_digest(shard).encode() == known.metadata[_TAR]
+            return shard.exists() and file_digest(shard).encode() == footer.metadata[_TAR]
         if shard.exists():
             self._send(number)
-        return sent.exists() and self._store.holds(Stored.model_validate_json(sent.read_text()))
+        return marker.exists() and self._store.holds(Stored.model_validate_json(marker.read_text()))
 
     def _records(self, count: int) -> bytes:
         """The digest of the next records, so many and the one after them, as they are stored."""
@@ -126,16 +126,16 @@ class ShardWriter:
     def _part(self, number: int) -> Path:
         return self._folder / PARTS / f"index-{number:05d}"
 
-    def _sent(self, number: int) -> Path:
+    def _marker(self, number: int) -> Path:
         return self._folder / PARTS / f"sent-{number:05d}"
 
     def _send(self, number: int) -> None:
         """Have a finished shard in the store, if there is one, and not here."""
         if self._store is None:
             return
-        shard, sent = self._shard(number), self._sent(number)
-        if not sent.exists():
-            write_json(sent, self._store.put(shard).model_dump())
+        shard, marker = self._shard(number), self._marker(number)
+        if not marker.exists():
+            write_json(marker, self._store.put(shard).model_dump())
         shard.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -209,11 +209,11 @@ class ShardWriter:
             )
         splits, captions = self._write_index()
         if self._store:
-            sent = {
-                self._shard(i).name: Stored.model_validate_json(self._sent(i).read_text())
+            stored = {
+                self._shard(i).name: Stored.model_validate_json(self._marker(i).read_text())
                 for i in range(self.shards)
             }
-            manifest = Manifest(store=self._store.url.rstrip("/"), shards=sent)
+            manifest = Manifest(store=self._store.url.rstrip("/"), shards=stored)
             write_json(self._folder / MANIFEST, manifest.model_dump())
             shutil.rmtree(self._folder / "shards", ignore_errors=True)
         described = {

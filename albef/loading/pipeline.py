@@ -93,7 +93,7 @@ class Pipeline:
                 read.records.append(self.shards[place])
             except Damaged as error:
                 read.damaged.append(error)
-                read.records.append(self._spare(read, position, error))
+                read.records.append(self._read_spare(read, position, error))
         return read
 
     def _replace_undecodable(self, read: _Read) -> None:
@@ -105,9 +105,9 @@ class Pipeline:
                 read.damaged.append(
                     Damaged(shard, record.key, str(error), self.shards.files.remedy)
                 )
-                read.records[position] = self._spare(read, position, error, _decode)
+                read.records[position] = self._read_spare(read, position, error, _decode)
 
-    def _spare(
+    def _read_spare(
         self,
         read: _Read,
         position: int,
@@ -137,7 +137,7 @@ class DamageCount:
     def __init__(self, shards: Shards, config: Reading) -> None:
         self._shards = shards
         self._config = config
-        self._known: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
         self._replaced = 0
 
     def add(self, damaged: Iterable[Damaged]) -> None:
@@ -148,10 +148,10 @@ class DamageCount:
         """
         for record in damaged:
             self._replaced += 1
-            if (record.shard, record.key) not in self._known:
-                self._known.add((record.shard, record.key))
+            if (record.shard, record.key) not in self._reported:
+                self._reported.add((record.shard, record.key))
                 self._check(record)
-                log.warning("%s; other records take its place", record.what)
+                log.warning("%s; other records take its place", record.problem)
 
     def _check(self, damaged: Damaged) -> None:
         kind, total = "records", len(self._shards)
@@ -162,16 +162,16 @@ class DamageCount:
         count, name = self.counts()[kind], self._shards.name
         if count > share * total:
             raise ShardError(
-                f"{damaged.what}; that makes {count} damaged of the {total} {kind} of {name}, "
+                f"{damaged.problem}; that makes {count} damaged of the {total} {kind} of {name}, "
                 f"split {self._shards.split}, more than runtime.max_damaged_{kind}.{name} "
                 f"{share:g} allows: {damaged.remedy}, or allow more"
             )
 
     def counts(self) -> dict[str, int]:
         """Damaged records and shards, each counted once, and places that others had to take."""
-        shards = sum(not key for _, key in self._known)
+        shards = sum(not key for _, key in self._reported)
         return {
-            "records": len(self._known) - shards,
+            "records": len(self._reported) - shards,
             "shards": shards,
             "replaced": self._replaced,
         }

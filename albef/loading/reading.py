@@ -123,12 +123,12 @@ _AT_ONCE = 2**17  # numbers, that a processor's cache holds
 
 def _by_rows(pixels: Tensor) -> Tensor:
     """By whole rows of pixels, whose colours lie side by side as decoders give them."""
-    given = pixels.movedim(-3, -1)  # (..., H, W, 3)
-    values = torch.empty(given.shape)
-    width = given.shape[-2]
+    interleaved = pixels.movedim(-3, -1)  # (..., H, W, 3)
+    values = torch.empty(interleaved.shape)
+    width = interleaved.shape[-2]
     scale, shift = (torch.from_numpy(each.ravel()).repeat(width) for each in (SCALE, SHIFT))
     count = max(1, _AT_ONCE // len(scale))
-    rows = values.view(-1, 3 * width).split(count), given.reshape(-1, 3 * width).split(count)
-    for into, part in zip(*rows, strict=True):
-        into.copy_(part).mul_(scale).sub_(shift)
+    rows = values.view(-1, 3 * width).split(count), interleaved.reshape(-1, 3 * width).split(count)
+    for target, chunk in zip(*rows, strict=True):
+        target.copy_(chunk).mul_(scale).sub_(shift)
     return values.movedim(-1, -3)

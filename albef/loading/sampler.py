@@ -34,15 +34,15 @@ class Mixture:
 
     def __init__(self, sources: pa.StringArray, weights: Mapping[str, float], seed: int) -> None:
         encoded = sources.dictionary_encode()  # no Python text for each of millions of records
-        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-        known = sorted(names)
+        codes, labels = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        names = sorted(labels)
         for name in weights:
-            if name not in known:
-                raise ValueError(f"source_weights names {name}; the sources are {', '.join(known)}")
+            if name not in names:
+                raise ValueError(f"source_weights names {name}; the sources are {', '.join(names)}")
         self._seed = seed
         self._parts: list[tuple[int, Places, int]] = []
-        for name in known:
-            places = np.flatnonzero(codes == names.index(name))
+        for name in names:
+            places = np.flatnonzero(codes == labels.index(name))
             if weight := weights.get(name, 1.0):
                 count = max(1, round(weight * len(places)))
                 self._parts.append((zlib.crc32(name.encode()), places, count))
@@ -52,9 +52,9 @@ class Mixture:
 
     def epoch(self, epoch: int) -> Places:
         """Places of the records that an epoch shows, not yet in its order."""
-        return np.concatenate([self._of_source(epoch, *part) for part in self._parts])
+        return np.concatenate([self._sample_source(epoch, *part) for part in self._parts])
 
-    def _of_source(self, epoch: int, name: int, places: Places, count: int) -> Places:
+    def _sample_source(self, epoch: int, name: int, places: Places, count: int) -> Places:
         start, size = epoch * count, len(places)
         passes = range(start // size, (start + count - 1) // size + 1)
         orders = [np.random.default_rng([self._seed, name, p]).permutation(places) for p in passes]
@@ -161,11 +161,11 @@ class Sampler:
     def _order(self, epoch: int) -> NDArray[np.int32]:
         """All records of an epoch."""
         if self._epoch[0] != epoch:
-            order = self._shared.order(epoch, self._made) if self._shared else None
-            self._epoch = epoch, self._made(epoch).astype(np.int32) if order is None else order
+            order = self._shared.order(epoch, self._shuffle) if self._shared else None
+            self._epoch = epoch, self._shuffle(epoch).astype(np.int32) if order is None else order
         return self._epoch[1]
 
-    def _made(self, epoch: int) -> Places:
+    def _shuffle(self, epoch: int) -> Places:
         rng = np.random.default_rng([self._seed, _ORDER, epoch])
         order = rng.permutation(
             len(self._shards) if self._mixture is None else self._mixture.epoch(epoch)

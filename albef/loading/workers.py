@@ -33,17 +33,17 @@ def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
         # Its own: else it draws from the generator of the model's dropout.
         generator=torch.Generator().manual_seed(0),
     )
-    return _to_the_end(iter(loader))
+    return _drain(iter(loader))
 
 
-def _to_the_end(made: Any) -> Iterator[Any]:
+def _drain(batches: Any) -> Iterator[Any]:
     """What is made, until no worker is left: they ignore the SIGTERM that torch ends with those
     who have not answered for some seconds, as on a busy machine."""
-    workers = made._workers
+    workers = batches._workers
     try:
-        yield from made
+        yield from batches
     finally:
-        del made  # torch asks them to end
+        del batches  # torch asks them to end
         for worker in workers:
             worker.kill()
 
@@ -54,15 +54,15 @@ def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> 
     Raises:
         ValueError, OSError: as ``make`` did, with no foreign trace.
     """
-    here = not workers or len(parts) < 2
+    in_process = not workers or len(parts) < 2
     workers = min(workers, len(parts))
-    for item in map(make, parts) if here else in_workers(_Made(make, parts), workers):
+    for item in map(make, parts) if in_process else in_workers(_Items(make, parts), workers):
         if isinstance(item, Exception):
             raise item
         yield item
 
 
-class _Made(Dataset[Any]):
+class _Items(Dataset[Any]):
     """What is made of each part, or the error, which is raised where it is asked for."""
 
     def __init__(self, make: Callable[[Any], Any], parts: Sequence[Any]) -> None:

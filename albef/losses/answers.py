@@ -20,11 +20,11 @@ def answer_losses(
     Returns:
         (A,) sums over the tokens of each answer.
     """
-    given = logits[:, :-1].float()
-    losses = F.cross_entropy(given.transpose(1, 2), ids[:, 1:], reduction="none")
+    predictions = logits[:, :-1].float()
+    losses = F.cross_entropy(predictions.transpose(1, 2), ids[:, 1:], reduction="none")
     if logits_m is not None:
         soft = torch.softmax(logits_m[:, :-1].float(), dim=2)
-        distilled = -(torch.log_softmax(given, dim=2) * soft).sum(dim=2)
+        distilled = -(torch.log_softmax(predictions, dim=2) * soft).sum(dim=2)
         losses = (1 - alpha) * losses + alpha * distilled
     return (losses * mask[:, 1:]).sum(dim=1)
 

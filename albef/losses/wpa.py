@@ -32,9 +32,9 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
     with torch.autocast(query.device.type, enabled=False):
         words = query[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
         patches = key[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
-        looks = words @ patches.transpose(1, 2) / math.sqrt(width)
-        found = looks.unflatten(2, (len(key), -1)).logsumexp(dim=3).mean(dim=0)
+        attention = words @ patches.transpose(1, 2) / math.sqrt(width)
+        soft_maxima = attention.unflatten(2, (len(key), -1)).logsumexp(dim=3).mean(dim=0)
     weights = text_mask[:, 1:, None].float()
-    scores = (found.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
+    scores = (soft_maxima.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
     targets = same / same.sum(dim=1, keepdim=True)
     return (soft_cross_entropy(scores, targets) + soft_cross_entropy(scores.t(), targets)) / 2

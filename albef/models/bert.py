@@ -170,12 +170,12 @@ def _folded(states: Tensor, key: Tensor) -> Tensor:
 
 def init_bert_weights(module: nn.Module, width: int) -> None:
     """BERT's initialisation for a model of ``width``: normal weights, zero biases, unit norms."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=0.02 * width_scale(width))
-            nn.init.zeros_(part.bias)
-        if isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight, std=0.02)
+    for submodule in module.modules():
+        if isinstance(submodule, nn.Linear):
+            nn.init.normal_(submodule.weight, std=0.02 * width_scale(width))
+            nn.init.zeros_(submodule.bias)
+        if isinstance(submodule, nn.Embedding):
+            nn.init.normal_(submodule.weight, std=0.02)
 
 
 def width_scale(width: int) -> float:

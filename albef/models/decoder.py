@@ -55,8 +55,8 @@ class AnswerDecoder(nn.Module):
         so on.
         """
         length = ids.shape[1]
-        seen = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
-        return self._layers(self.embeddings(ids), seen, question, question_mask)
+        visible = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
+        return self._layers(self.embeddings(ids), visible, question, question_mask)
 
     def tree_states(
         self,
@@ -74,15 +74,15 @@ class AnswerDecoder(nn.Module):
         return self._layers(states, sees[:, None].to(states.dtype), question, question_mask)
 
     def _layers(
-        self, states: Tensor, seen: Tensor, question: list[KeyValue], question_mask: Tensor
+        self, states: Tensor, visible: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """Embedded answers (A, L, D) through the layers; ``seen`` (A, 1, L, L) is 0 or 1."""
-        bias = (1.0 - seen) * -1e4
-        asked = attention_bias(question_mask, bias.dtype)  # (B, 1, 1, N)
+        """Embedded answers (A, L, D) through the layers; ``visible`` (A, 1, L, L) is 0 or 1."""
+        bias = (1.0 - visible) * -1e4
+        cross = attention_bias(question_mask, bias.dtype)  # (B, 1, 1, N)
         rows = states.shape[0] * states.shape[1] // question_mask.shape[0]
-        asked = asked.expand(-1, -1, rows, -1)  # ONNX Runtime does not broadcast over queries
+        cross = cross.expand(-1, -1, rows, -1)  # ONNX Runtime does not broadcast over queries
         for layer, key_value in zip(self.layer, question, strict=True):
-            states = layer(states, bias, key_value, image_bias=asked)
+            states = layer(states, bias, key_value, image_bias=cross)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
@@ -113,15 +113,15 @@ def log_likelihoods(
 ) -> Tensor:
     """Log-likelihoods (B, K) of answers (B, K, L) to each question, summed over their tokens."""
     tree = answer_tree(ids.cpu().numpy(), mask.cpu().numpy())
-    tree_ids, depth, sees, nodes = (torch.from_numpy(part).to(ids.device) for part in tree)
+    tree_ids, depth, sees, nodes = (torch.from_numpy(chunk).to(ids.device) for chunk in tree)
     states = decoder.tree_states(tree_ids, depth, sees, question, question_mask)
     by_token = []
     at_once = max(1, AT_ONCE // states.shape[1])
-    for part, node, target in zip(
+    for chunk, node, target in zip(
         states.split(at_once), nodes.split(at_once), ids[:, :, 1:].split(at_once), strict=True
     ):
-        log_p = torch.log_softmax(decoder.logits(part).float(), dim=2)
-        row = torch.arange(len(part), device=ids.device)[:, None, None]
+        log_p = torch.log_softmax(decoder.logits(chunk).float(), dim=2)
+        row = torch.arange(len(chunk), device=ids.device)[:, None, None]
         by_token.append(log_p[row, node, target])
     return (torch.cat(by_token) * mask[:, :, 1:]).sum(dim=2)
 
@@ -186,8 +186,8 @@ def generate(
         best = log_p.topk(min(beams, log_p.shape[1]), dim=1)
         return best.values.cpu().numpy(), best.indices.cpu().numpy()
 
-    written = beam_search(likely, len(fused_states), tokenizer, beams=beams, max_tokens=max_tokens)
-    ids, score = (torch.from_numpy(part).to(device) for part in written)
+    answers = beam_search(likely, len(fused_states), tokenizer, beams=beams, max_tokens=max_tokens)
+    ids, score = (torch.from_numpy(array).to(device) for array in answers)
     return ids, score
 
 
@@ -202,7 +202,7 @@ def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Ten
     Returns:
         Tensors by their names in ``answer_decoder``, the twin's in ``answer_decoder_m``.
     """
-    taken: dict[str, Tensor] = {}
+    start_tensors: dict[str, Tensor] = {}
     for ours, model, head in (
         ("answer_decoder.", "model.", "mlm_head."),
         ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
@@ -216,5 +216,5 @@ def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Ten
             of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
             for start, target in parts.items():
                 if name.startswith(start) and (fits or not of_image):
-                    taken[target + name.removeprefix(start)] = tensor
-    return taken
+                    start_tensors[target + name.removeprefix(start)] = tensor
+    return start_tensors

@@ -92,16 +92,16 @@ class PairFusionEncoder(FusionEncoder):
 def doubled(tensors: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
     """Tensors by name with every fusion layer doubled; of a doubled model they stay as they are."""
     parts = {name: _LAYER.fullmatch(name) for name in tensors}
-    if len({int(part[2]) for part in parts.values() if part}) > config.fusion_depth:
+    if len({int(match[2]) for match in parts.values() if match}) > config.fusion_depth:
         return dict(tensors)
     result = {}
     for name, tensor in tensors.items():
-        part = parts[name]
-        if part is None:
+        match = parts[name]
+        if match is None:
             result[name] = tensor
             continue
-        start, index, rest = part[1], int(part[2]), part[3]
-        result[f"{start}{2 * index}.{rest}"] = tensor
-        if not rest.startswith(_SHARED):
-            result[f"{start}{2 * index + 1}.{rest}"] = tensor
+        start, index, suffix = match[1], int(match[2]), match[3]
+        result[f"{start}{2 * index}.{suffix}"] = tensor
+        if not suffix.startswith(_SHARED):
+            result[f"{start}{2 * index + 1}.{suffix}"] = tensor
     return result

@@ -47,7 +47,7 @@ def cross_attention(
     Raises:
         ValueError: there is no such layer.
     """
-    layers = [cast(BertLayer, part) for part in model.fusion_encoder.layer]
+    layers = [cast(BertLayer, block) for block in model.fusion_encoder.layer]
     if not 0 <= layer < len(layers):
         raise ValueError(f"layer {layer}: the fusion encoder has layers 0 to {len(layers) - 1}")
     bias = attention_bias(text_mask)
@@ -80,8 +80,8 @@ def itm_maps(
     """
     with torch.no_grad():
         image = model.fusion_encoder.image_key_values(image_states)
-    seen = cross_attention(model, itm_head, text_states, text_mask, image, layer)
-    heat = (seen.weights * seen.gradient.clamp(min=0))[..., 1:].mean(1)
+    attention = cross_attention(model, itm_head, text_states, text_mask, image, layer)
+    heat = (attention.weights * attention.gradient.clamp(min=0))[..., 1:].mean(1)
     return _square(heat * text_mask[:, :, None])
 
 
@@ -93,12 +93,12 @@ def itc_maps(
     Of images (B, 3, H, W) for texts (B, E); the temperature only scales the maps. Blocks are
     counted from 0.
     """
-    attention = model.image_encoder.vit.blocks[block].attn
-    with torch.enable_grad(), _weights_of(attention) as seen:
+    module = model.image_encoder.vit.blocks[block].attn
+    with torch.enable_grad(), _weights_of(module) as weights:
         image_feat = model.image_feat(model.encode_image(images))
         similarity = (image_feat * text_feat).sum() / temperature
-        (gradient,) = torch.autograd.grad(similarity, seen)
-    heat = seen[0].detach()[:, :, 0, 1:] * gradient[:, :, 0, 1:].clamp(min=0)
+        (gradient,) = torch.autograd.grad(similarity, weights)
+    heat = weights[0].detach()[:, :, 0, 1:] * gradient[:, :, 0, 1:].clamp(min=0)
     return _square(heat.mean(1))
 
 
@@ -108,16 +108,16 @@ def _weights_of(attention: nn.Module) -> Iterator[list[Tensor]]:
 
     They go through its dropout, which is no part of the fused attention.
     """
-    seen: list[Tensor] = []
+    captured: list[Tensor] = []
 
-    def keep(_module: nn.Module, _given: tuple[Tensor, ...], weights: Tensor) -> Tensor:
-        seen.append(weights.detach().requires_grad_())
-        return seen[-1]
+    def capture(_module: nn.Module, _inputs: tuple[Tensor, ...], weights: Tensor) -> Tensor:
+        captured.append(weights.detach().requires_grad_())
+        return captured[-1]
 
     fused, attention.fused_attn = attention.fused_attn, False  # type: ignore[assignment]
-    hook = cast(nn.Module, attention.attn_drop).register_forward_hook(keep)
+    hook = cast(nn.Module, attention.attn_drop).register_forward_hook(capture)
     try:
-        yield seen
+        yield captured
     finally:
         hook.remove()
         attention.fused_attn = fused

@@ -114,11 +114,11 @@ def recompute(module: nn.Module, on: bool) -> None:
 
     Losses and gradients are the same, dropout included. A block keeps its input alone.
     """
-    for part in module.modules():
-        if isinstance(part, VisionTransformer):
-            part.set_grad_checkpointing(on)
-        elif isinstance(part, Layer):
-            part.recompute = on
+    for submodule in module.modules():
+        if isinstance(submodule, VisionTransformer):
+            submodule.set_grad_checkpointing(on)
+        elif isinstance(submodule, Layer):
+            submodule.recompute = on
 
 
 def compile_blocks(module: nn.Module, **options: object) -> None:
@@ -131,9 +131,9 @@ def compile_blocks(module: nn.Module, **options: object) -> None:
         options: of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = VARIANTS
-    for part in module.modules():
-        if isinstance(part, Block | Layer):
-            part.compile(**options)
+    for submodule in module.modules():
+        if isinstance(submodule, Block | Layer):
+            submodule.compile(**options)
 
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]

@@ -63,13 +63,13 @@ def match_pairs(
     batch = len(text_states)
     neg_image, has_image = hard_negatives(sim_t2i, barred)
     neg_text, has_text = hard_negatives(sim_i2t, barred)
-    each = torch.arange(batch, device=text_states.device)
+    index = torch.arange(batch, device=text_states.device)
     if false_texts is not None:
-        states, taken = false_texts
+        states, is_false = false_texts
         text_states, text_mask = torch.cat([text_states, states]), text_mask.repeat(2, 1)
-        neg_text, has_text = torch.where(taken, batch + each, neg_text), has_text | taken
-    texts = torch.cat([each, each, neg_text])
-    images = torch.cat([each, neg_image, each])
+        neg_text, has_text = torch.where(is_false, batch + index, neg_text), has_text | is_false
+    texts = torch.cat([index, index, neg_text])
+    images = torch.cat([index, neg_image, index])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
     labels = (torch.arange(3 * batch, device=logits.device) < batch).long()

@@ -79,9 +79,9 @@ class FeatureQueue(nn.Module):
         size = len(self.ids)
         if size == 0:
             return
-        kept = slice(max(0, len(ids) - size), None)  # of a batch larger than the queue, the newest
-        where = (self.pointer + torch.arange(len(ids), device=ids.device)[kept]) % size
-        self.image[where] = image_feat[kept].to(self.image.dtype)
-        self.text[where] = text_feat[kept].to(self.text.dtype)
-        self.ids[where] = ids[kept]
+        tail = slice(max(0, len(ids) - size), None)  # of a batch larger than the queue, the newest
+        where = (self.pointer + torch.arange(len(ids), device=ids.device)[tail]) % size
+        self.image[where] = image_feat[tail].to(self.image.dtype)
+        self.text[where] = text_feat[tail].to(self.text.dtype)
+        self.ids[where] = ids[tail]
         self.pointer.add_(len(ids)).remainder_(size)

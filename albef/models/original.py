@@ -84,24 +84,24 @@ def read_original(path: Path) -> dict[str, Tensor]:
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # of protocols it may not know
-            held = torch.load(
+            content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except OSError:
         raise
     except Exception as error:  # torch's readers raise whatever the bytes lead them to
-        code = re.search(r"(?:GLOBAL|Unsupported class|global) (\w+\.[\w.]+)", str(error))
-        if code:
+        global_name = re.search(r"(?:GLOBAL|Unsupported class|global) (\w+\.[\w.]+)", str(error))
+        if global_name:
             raise CheckpointError(
-                f"{path} holds code besides tensors ({code[1]}), and running it could do "
+                f"{path} holds code besides tensors ({global_name[1]}), and running it could do "
                 "anything; save its weights alone with torch.save(model.state_dict(), FILE)"
             ) from None
         raise CheckpointError(
             f"{path} is no checkpoint of torch, or it is damaged or cut off; fetch it again"
         ) from None
-    if isinstance(held, dict) and isinstance(held.get("model"), dict):
-        held = held["model"]
-    tensors = held if isinstance(held, dict) else {}
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    tensors = content if isinstance(content, dict) else {}
     by_name = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
     if not by_name or len(by_name) < len(tensors):
         raise CheckpointError(
@@ -223,21 +223,21 @@ def to_ours(
             filled[name] = torch.zeros(tensor.shape)
     origin = {n: original_name(n, kind, text_layers) for n in expected if n not in filled}
     missing = [theirs for theirs in origin.values() if theirs not in tensors]
-    used = {*origin.values(), *_CONSTANTS.get(kind, ())}
+    read_names = {*origin.values(), *_CONSTANTS.get(kind, ())}
     positions = "embeddings.position_ids"  # counts them
-    spare = [name for name in tensors if name not in used and not name.endswith(positions)]
-    copies = {name: copied for name in spare if (copied := _copied(name, kind)) in tensors}
-    extra = [name for name in spare if name not in copies]
+    unread = [name for name in tensors if name not in read_names and not name.endswith(positions)]
+    copies = {name: copied for name in unread if (copied := _copied(name, kind)) in tensors}
+    extra = [name for name in unread if name not in copies]
     unlike = [
         f"{name} is not {copied}"
         for name, copied in copies.items()
         if not torch.equal(tensors[name], tensors[copied])
     ]
     tied = "that must equal others differ"
-    for what, keys in (("missing", missing), ("left over", extra), (tied, unlike)):
+    for problem, keys in (("missing", missing), ("left over", extra), (tied, unlike)):
         if keys:
             raise CheckpointError(
-                f"{where} does not fit kind {kind}: {len(keys)} tensors {what}: {listed(keys)}"
+                f"{where} does not fit kind {kind}: {len(keys)} tensors {problem}: {listed(keys)}"
             )
     return filled | {name: _turned(name, tensors[theirs]) for name, theirs in origin.items()}
 
@@ -278,11 +278,11 @@ def _turned(name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
 
 def _copied(name: str, kind: str) -> str:
     """The tensor of which another is a copy; "" where it is none."""
-    stem, _, last = name.partition(_DECODER)
-    if last:
-        other = (
-            "bert.embeddings.word_embeddings.weight" if last == "weight" else "cls.predictions.bias"
+    stem, _, leaf = name.partition(_DECODER)
+    if leaf:
+        source = (
+            "bert.embeddings.word_embeddings.weight" if leaf == "weight" else "cls.predictions.bias"
         )
-        return f"{stem}.{other}"
+        return f"{stem}.{source}"
     layer = _SHARED.fullmatch(name) if kind in _PAIRED else None
     return f"{layer[1]}{int(layer[2]) - 1}{layer[3]}" if layer else ""  # the second of a pair

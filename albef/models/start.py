@@ -53,23 +53,23 @@ def start_image(model: ALBEF, source: str) -> str:
     Raises:
         CheckpointError: it cannot be found or does not fit.
     """
-    held = _vit(source)
+    weights = _vit(source)
     for scale, matrix in _SCALED.items():
-        for name in [name for name in held if name.endswith(scale)]:
-            gamma, layer = held.pop(name), name.removesuffix(scale) + matrix
-            for part, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
-                if part in held:
-                    held[part] = held[part] * factor
-    tensors = {f"image_encoder.vit.{name}": t for name, t in held.items()}
+        for name in [name for name in weights if name.endswith(scale)]:
+            gamma, layer = weights.pop(name), name.removesuffix(scale) + matrix
+            for target, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
+                if target in weights:
+                    weights[target] = weights[target] * factor
+    tensors = {f"image_encoder.vit.{name}": t for name, t in weights.items()}
     load_strict(
         nn.ModuleDict({"image_encoder": model.image_encoder}),
         tensors,
         where=source,
         dropped=_IMAGE_UNUSED,
     )
-    taken = {name: t for name, t in tensors.items() if not name.startswith(_IMAGE_UNUSED)}
-    log.info("image encoder: %d of %d tensors of %s", len(taken), len(tensors), source)
-    return _digest(taken)
+    used = {name: t for name, t in tensors.items() if not name.startswith(_IMAGE_UNUSED)}
+    log.info("image encoder: %d of %d tensors of %s", len(used), len(tensors), source)
+    return _digest(used)
 
 
 def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
@@ -81,17 +81,17 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     Raises:
         CheckpointError: it cannot be found or does not fit.
     """
-    held = _bert(source)
+    weights = _bert(source)
     layers = len(model.text_encoder.layer)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in held.items():
+    for name, tensor in weights.items():
         if not _BERT_UNUSED.match(name):
             tensors[_bert_name(name, layers)] = tensor
     words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
-    known = model.text_encoder.embeddings.word_embeddings.num_embeddings
-    if words is not None and len(words) != known:
+    vocab_size = model.text_encoder.embeddings.word_embeddings.num_embeddings
+    if words is not None and len(words) != vocab_size:
         raise CheckpointError(
-            f"{source} embeds {len(words)} tokens, but the tokenizer has {known}: set "
+            f"{source} embeds {len(words)} tokens, but the tokenizer has {vocab_size}: set "
             f"pretrain.tokenizer.source to {source}"
         )
     parts = nn.ModuleDict(
@@ -105,7 +105,7 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     if not any(name.startswith("mlm_head.") for name in tensors):
         fresh.add("mlm_head.")
     load_strict(parts, tensors, where=source, fresh=fresh)
-    log.info("text and fusion encoder: %d of %d tensors of %s", len(tensors), len(held), source)
+    log.info("text and fusion encoder: %d of %d tensors of %s", len(tensors), len(weights), source)
     return _digest(tensors)
 
 
@@ -173,10 +173,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         return read_original(path)
     try:
-        held: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # safetensors raises its own, and what the bytes lead it to
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
-    return held
+    return tensors
 
 
 def _first_line(error: Exception) -> str:

@@ -86,9 +86,9 @@ class TextEncoder(nn.Module):
         cos, sin = turn.cos().diag(), turn.sin().diag()
         back = torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
         projections = attention.self
-        for part, start in ((projections.key, torch.eye(len(back))), (projections.query, back)):
+        for linear, start in ((projections.key, torch.eye(len(back))), (projections.query, back)):
             padded = F.pad(start, (0, width - len(back), 0, size - len(back)))
-            part.weight.copy_(padded.repeat(config.heads, 1))
+            linear.weight.copy_(padded.repeat(config.heads, 1))
         projections.value.weight.copy_(torch.eye(width))
         attention.output.dense.weight.copy_(torch.eye(width) / 2)
 

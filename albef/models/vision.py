@@ -48,9 +48,9 @@ class ImageEncoder(nn.Module):
             global_pool="",
         )
         with torch.no_grad():
-            for part in self.vit.blocks.modules():
-                if isinstance(part, nn.Linear):
-                    part.weight.mul_(width_scale(config.width))
+            for submodule in self.vit.blocks.modules():
+                if isinstance(submodule, nn.Linear):
+                    submodule.weight.mul_(width_scale(config.width))
             # Queries and keys start equal and positions four times as large as embedded patches, so
             # that a patch first looks at what is near and alike, and its state says what is there
             # and where. Else it tells the whole picture, any patch will do for a word (losses/wpa),

@@ -133,19 +133,19 @@ def load_strict(
     state = module.state_dict()
     missing = [n for n in state if n not in tensors and not n.startswith(tuple(fresh))]
     extra = [n for n in tensors if n not in state and not n.startswith(tuple(dropped))]
-    taken = {n: _fit(n, t, state[n]) for n, t in tensors.items() if n in state}
+    fitted = {n: _fit(n, t, state[n]) for n, t in tensors.items() if n in state}
     shapes = [
         f"{n} {tuple(t.shape)} for {tuple(state[n].shape)}"
-        for n, t in taken.items()
+        for n, t in fitted.items()
         if t.shape != state[n].shape
     ]
-    for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
+    for fault, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
         if names:
             raise CheckpointError(
-                f"{where} does not fit: {len(names)} tensors {what}: {listed(names)}; it was made "
+                f"{where} does not fit: {len(names)} tensors {fault}: {listed(names)}; it was made "
                 "with other values or code, or is of another kind"
             )
-    module.load_state_dict(taken, strict=False)
+    module.load_state_dict(fitted, strict=False)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -52,17 +52,17 @@ def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
     prefix, spread = question.copy(), int(ids.max()) + 1
     owners, last, depths = [], [], []
     total = 0
-    for place in range(length - 1):
-        has = has_token[:, place]
-        keys = prefix[has] * spread + tokens[has, place]
-        distinct, which = np.unique(keys, return_inverse=True)
-        prefix[has] = which
-        node[has, place] = which + total
+    for position in range(length - 1):
+        is_present = has_token[:, position]
+        keys = prefix[is_present] * spread + tokens[is_present, position]
+        distinct, inverse = np.unique(keys, return_inverse=True)
+        prefix[is_present] = inverse
+        node[is_present, position] = inverse + total
         owner = np.empty_like(distinct)
-        owner[which] = question[has]
+        owner[inverse] = question[is_present]
         owners.append(owner)
         last.append(distinct % spread)
-        depths.append(np.full_like(distinct, place))
+        depths.append(np.full_like(distinct, position))
         total += len(distinct)
     owned = np.concatenate(owners)
     counts = np.bincount(owned, minlength=count)
@@ -76,8 +76,8 @@ def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
     depth[owned, slot] = np.concatenate(depths)
     slots = slot[node] * has_token
     sees = np.repeat(np.eye(width, dtype=np.bool_)[None], count, axis=0)
-    before = np.tril(np.repeat(has_token[:, :, None], length - 1, axis=2))
-    answer, node_at, seen_at = before.nonzero()
+    visible = np.tril(np.repeat(has_token[:, :, None], length - 1, axis=2))
+    answer, node_at, seen_at = visible.nonzero()
     sees[question[answer], slots[answer, node_at], slots[answer, seen_at]] = True
     return AnswerTree(tree_ids, depth, sees, slots.reshape(count, k, length - 1))
 
@@ -119,7 +119,7 @@ def beam_search(
         total = (score.reshape(-1, 1) + log_p.astype(np.float32)).reshape(count, -1)
         best = np.argsort(-total, axis=1, kind="stable")[:, :beams]
         score = np.take_along_axis(total, best, axis=1)
-        kept = np.take_along_axis(ids, (best // log_p.shape[1])[:, :, None], axis=1)
+        prefixes = np.take_along_axis(ids, (best // log_p.shape[1])[:, :, None], axis=1)
         added = np.take_along_axis(tokens.reshape(count, -1), best, axis=1)
-        ids = np.concatenate([kept, added[:, :, None]], axis=2)
+        ids = np.concatenate([prefixes, added[:, :, None]], axis=2)
     return ids[:, 0], score[:, 0]

@@ -47,12 +47,12 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
-        known = {token: number for token, number in ids.items() if number is not None}
-        if missing := [token for token in SPECIAL if token not in known]:
+        special_ids = {token: number for token, number in ids.items() if number is not None}
+        if missing := [token for token in SPECIAL if token not in special_ids]:
             raise ValueError(f"the tokenizer has no {', '.join(missing)}; a BERT one is needed")
         self.tokenizer = tokenizer
-        self.pad_id, self.cls_id = known["[PAD]"], known["[CLS]"]
-        self.mask_id, self.sep_id = known["[MASK]"], known["[SEP]"]
+        self.pad_id, self.cls_id = special_ids["[PAD]"], special_ids["[CLS]"]
+        self.mask_id, self.sep_id = special_ids["[MASK]"], special_ids["[SEP]"]
         tokenizer.post_processor = TemplateProcessing(
             single="[CLS] $A", special_tokens=[("[CLS]", self.cls_id)]
         )
@@ -89,7 +89,7 @@ class TextTokenizer:
             if path.is_dir() and (path / name).is_file():
                 path = path / name
         if path.is_file() and path.suffix == ".txt":
-            return cls(_of_vocabulary(path))
+            return cls(_from_vocabulary(path))
         if path.is_file():
             try:
                 return cls(Tokenizer.from_file(str(path)))
@@ -141,7 +141,7 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
     return tokenizer
 
 
-def _of_vocabulary(path: Path) -> Tokenizer:
+def _from_vocabulary(path: Path) -> Tokenizer:
     """BERT's WordPiece of a file with a token a line; special tokens in a text are seen as such."""
     try:
         tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
@@ -174,11 +174,11 @@ def mask_tokens(
     """
     chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
     if groups:
-        held = np.stack([np.isin(ids, group) for group in groups])
-        works = held.any(axis=2)
-        drawn = (rng.random(works.shape) * works).argmax(axis=0)
-        taken = works.any(axis=0) & (rng.random(len(ids)) < 0.5)
-        chosen = np.where(taken[:, None], held[drawn, np.arange(len(ids))], chosen)
+        in_group = np.stack([np.isin(ids, group) for group in groups])
+        has_group = in_group.any(axis=2)
+        group_index = (rng.random(has_group.shape) * has_group).argmax(axis=0)
+        by_group = has_group.any(axis=0) & (rng.random(len(ids)) < 0.5)
+        chosen = np.where(by_group[:, None], in_group[group_index, np.arange(len(ids))], chosen)
     kind = rng.random(ids.shape)
     random_ids = rng.integers(0, tokenizer.vocab_size, ids.shape)
     masked = np.where(chosen & (kind < 0.8), tokenizer.mask_id, ids)

@@ -174,9 +174,9 @@ def _shrunk(
     across, down = pixels.shape[1] / width, pixels.shape[0] / height
     rows = slice(round(top * down), round(bottom * down))
     columns = slice(round(left * across), round(right * across))
-    part = np.require(pixels[rows, columns], requirements="W")  # else torch warns
-    given = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # by its strides channels last: faster
-    small = interpolate(given, (side, side), mode="bicubic", antialias=True)
+    crop = np.require(pixels[rows, columns], requirements="W")  # else torch warns
+    batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # by its strides channels last: faster
+    small = interpolate(batch, (side, side), mode="bicubic", antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
     return result
 

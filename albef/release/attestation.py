@@ -45,7 +45,7 @@ def check_key(key: Path, project: Path) -> Iterator[str]:
         yield f"the signing key {key} lies in the project; keep it outside of any repository"
     else:
         try:
-            _signing(key)
+            _signer(key)
         except (ValueError, TypeError) as error:
             yield f"{key} cannot sign, an EC key on P-256, P-384 or P-521 in PEM can: {error}"
         except ModuleNotFoundError:
@@ -54,7 +54,7 @@ def check_key(key: Path, project: Path) -> Iterator[str]:
 
 def sign(folder: Path, key: Path, signature: Path) -> None:
     """Sign every file of a folder but the signature itself."""
-    _signing(key).set_hashing_config(_hashing(folder, signature)).sign(folder, signature)
+    _signer(key).set_hashing_config(_hashing_config(folder, signature)).sign(folder, signature)
 
 
 def verify(folder: Path, key: Path, signature: Path) -> None:
@@ -74,14 +74,14 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
         if not path.exists():
             raise Unverified(f"{path} is missing")
     config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    config.set_hashing_config(_hashing(folder, signature))
+    config.set_hashing_config(_hashing_config(folder, signature))
     try:
         config.verify(folder, signature)
     except (InvalidSignature, ValueError) as error:
         if names := ", ".join(_differences(str(error))):
             raise Unverified(f"{folder} is not as it was signed: {names}") from None
-        why = "is not by the owner of" if "Key mismatch" in f"{error}" else "does not fit"
-        raise Unverified(f"the signature {signature} {why} {key}") from None
+        reason = "is not by the owner of" if "Key mismatch" in f"{error}" else "does not fit"
+        raise Unverified(f"the signature {signature} {reason} {key}") from None
     except (KeyError, AttributeError) as error:
         raise Unverified(f"the signature {signature} is damaged: no {error}") from None
 
@@ -95,8 +95,8 @@ def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
     verify(release, key, release / SEAL)
     verify(export, key, release / SIGNED)
     lineage: dict[str, Any] = read_json(release / LINEAGE)
-    given = lineage["predicate"]["buildDefinition"]["externalParameters"]
-    if lineage != statement(export, given["version"], given["commit"]):
+    parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
+    if lineage != statement(export, parameters["version"], parameters["commit"]):
         raise Unverified(f"{release / LINEAGE} is not what the manifest of {export} tells")
     return lineage
 
@@ -106,22 +106,22 @@ def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
 
     It is read from the distributions that are installed, so what is not needed here is not in it.
     """
-    served = _closure("serving", "cpu", "gpu")
-    made = _closure("serving", "cpu", "gpu", "pipeline")
+    required = _closure("serving", "cpu", "gpu")
+    included = _closure("serving", "cpu", "gpu", "pipeline")
     components = []
-    for name, found in sorted(made.items()):
-        purl = f"pkg:pypi/{name}@{quote(found.version)}"
-        scope = "required" if name in served else "excluded"
+    for name, package in sorted(included.items()):
+        purl = f"pkg:pypi/{name}@{quote(package.version)}"
+        scope = "required" if name in required else "excluded"
         component: dict[str, Any] = {
             "type": "library",
             "bom-ref": purl,
             "purl": purl,
             "scope": scope,
             "name": name,
-            "version": found.version,
+            "version": package.version,
         }
-        if "License-Expression" in found.metadata:
-            component["licenses"] = [{"expression": found.metadata["License-Expression"]}]
+        if "License-Expression" in package.metadata:
+            component["licenses"] = [{"expression": package.metadata["License-Expression"]}]
         components.append(component)
     model = {
         "type": "machine-learning-model",
@@ -141,23 +141,23 @@ def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
 
 def _closure(*extras: str) -> dict[str, metadata.Distribution]:
     """What is installed of all that the project with these extras requires, itself included."""
-    found: dict[str, metadata.Distribution] = {}
-    seen, todo = set(), [(_DISTRIBUTION, frozenset(extras))]
-    while todo:
-        name, wanted = todo.pop()
+    packages: dict[str, metadata.Distribution] = {}
+    visited, pending = set(), [(_DISTRIBUTION, frozenset(extras))]
+    while pending:
+        name, enabled = pending.pop()
         name = canonicalize_name(name)
-        if (name, wanted) in seen:
+        if (name, enabled) in visited:
             continue
-        seen.add((name, wanted))
+        visited.add((name, enabled))
         try:
-            found[name] = metadata.distribution(name)
+            packages[name] = metadata.distribution(name)
         except metadata.PackageNotFoundError:  # of another platform, or an extra that is not used
             continue
-        for requirement in map(Requirement, found[name].requires or ()):
+        for requirement in map(Requirement, packages[name].requires or ()):
             marker = requirement.marker
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
-                todo.append((requirement.name, frozenset(requirement.extras)))
-    return found
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *enabled)):
+                pending.append((requirement.name, frozenset(requirement.extras)))
+    return packages
 
 
 def _differences(error: str) -> Iterator[str]:
@@ -165,23 +165,23 @@ def _differences(error: str) -> Iterator[str]:
     _, _, messages = error.partition("Signature mismatch: ")
     for message in ast.literal_eval(messages or "[]"):
         if match := _DIFFERS.match(message):
-            changed, how, others = match.groups()
-            yield f"{changed} (changed)" if changed else f"{others} ({how.lower()})"
+            changed, status, others = match.groups()
+            yield f"{changed} (changed)" if changed else f"{others} ({status.lower()})"
 
 
-def _signing(key: Path) -> Any:
+def _signer(key: Path) -> Any:
     from model_signing import signing
 
     return signing.Config().use_elliptic_key_signer(private_key=key)
 
 
-def _hashing(folder: Path, signature: Path) -> Any:
+def _hashing_config(folder: Path, signature: Path) -> Any:
     """Every file counts, git's too; links, as DVC makes them, for what they lead to."""
     from model_signing import hashing
 
     config = hashing.Config().set_allow_symlinks(True)
-    inside = [signature.relative_to(folder)] if signature.is_relative_to(folder) else []
-    return config.set_ignored_paths(paths=inside, ignore_git_paths=False)
+    ignored = [signature.relative_to(folder)] if signature.is_relative_to(folder) else []
+    return config.set_ignored_paths(paths=ignored, ignore_git_paths=False)
 
 
 def write(export: Path, release: Path, version: str, commit: str, key: Path | None) -> None:

@@ -37,22 +37,22 @@ def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterat
     and asked about the first records, one at a time; each probability must be that of the runtime
     here within the tolerance that the export was verified with.
     """
-    written = manifest.read(export)
+    expected = manifest.read(export)
     try:
-        for precision in written.precisions:
-            manifest.check(fetched, written, precision)
+        for precision in expected.precisions:
+            manifest.check(fetched, expected, precision)
         with _serving(fetched, manifest.digest(export), threads) as address:
             model = load(export, threads=threads)
-            few = [records[i] for i in range(min(CASES, len(records)))]
-            given = asyncio.run(_ask(address, model.main, few))
-            for record, answer in zip(few, given, strict=True):
+            sample = [records[i] for i in range(min(CASES, len(records)))]
+            answers = asyncio.run(_ask(address, model.main, sample))
+            for record, answer in zip(sample, answers, strict=True):
                 if "error" in answer:
                     yield f"the server on {record.key}: {answer['error']['message']}"
                     continue
-                there = np.array([*_probabilities(answer)])
-                here = np.array([*_probabilities(main_call(model, [record])())])[: len(there)]
-                if not np.allclose(here, there, 0, written.verified.tolerance):
-                    yield f"the server answers {there} on {record.key}, and the export here {here}"
+                reply = np.array([*_probabilities(answer)])
+                local = np.array([*_probabilities(main_call(model, [record])())])[: len(reply)]
+                if not np.allclose(local, reply, 0, expected.verified.tolerance):
+                    yield f"the server answers {reply} on {record.key}, and the export here {local}"
     except (ExportError, aiohttp.ClientError, TimeoutError) as error:
         yield f"the server on what the DVC remote has: {error}"
 
@@ -102,15 +102,15 @@ async def _ask(address: str, call: str, records: Sequence[Record]) -> list[dict[
     return answers
 
 
-def _probabilities(part: Any) -> Iterator[float]:
+def _probabilities(answer: Any) -> Iterator[float]:
     """The probabilities in an answer, of the server or of the runtime, in order."""
-    if isinstance(part, int | float | np.floating):
-        yield float(part)
-    elif hasattr(part, "probability"):
-        yield part.probability
-    elif isinstance(part, dict):
-        for inner in [part[name] for name in _NAMES if name in part] or part.values():
-            yield from _probabilities(inner)
+    if isinstance(answer, int | float | np.floating):
+        yield float(answer)
+    elif hasattr(answer, "probability"):
+        yield answer.probability
+    elif isinstance(answer, dict):
+        for part in [answer[name] for name in _NAMES if name in answer] or answer.values():
+            yield from _probabilities(part)
     else:
-        for inner in part:
-            yield from _probabilities(inner)
+        for part in answer:
+            yield from _probabilities(part)

@@ -71,60 +71,60 @@ def judge(
     for name in [*new, *(name for name in released if name not in new)]:
         figures, before = new.get(name), released.get(name)
         if figures is None:
-            gone = f"{name} is gone, which the released export has: who loads it would fail"
-            yield Row("precision", name, "there", "gone", "", "", gone)
+            refusal = f"{name} is gone, which the released export has: who loads it would fail"
+            yield Row("precision", name, "there", "gone", "", "", refusal)
             continue
-        measured = [(primary, "max_drop", *_both("metrics", primary, figures, before))]
+        measured = [(primary, "max_drop", *_figure_pair("metrics", primary, figures, before))]
         for test in figures.behaviour:
-            both = _both("behaviour", test, figures, before)
-            measured.append((f"behaviour test {test}", "max_behaviour_drop", *both))
+            pair = _figure_pair("behaviour", test, figures, before)
+            measured.append((f"behaviour test {test}", "max_behaviour_drop", *pair))
         for batch in figures.ms:
-            both = _both("ms", batch, figures, before)
-            measured.append((f"ms, batch {batch}", "max_slower", *both))
-        was = before.bytes / 1e6 if before else None
-        measured.append(("MB", "max_larger", figures.bytes / 1e6, was))
-        for what, key, value, was in measured:
-            yield _row(what, name, value, was, key, getattr(config, key))
+            pair = _figure_pair("ms", batch, figures, before)
+            measured.append((f"ms, batch {batch}", "max_slower", *pair))
+        released_value = before.bytes / 1e6 if before else None
+        measured.append(("MB", "max_larger", figures.bytes / 1e6, released_value))
+        for subject, key, value, released_value in measured:
+            yield _row(subject, name, value, released_value, key, getattr(config, key))
         yield _company(name, figures.company, before, config.max_company)
-    if (lost := int8_loss(new, primary)) is not None:
-        earlier, most = int8_loss(released, primary), config.max_int8_loss
-        refused = f"int8 loses {lost:.2f} points of {primary}, more than release.max_int8_loss"
+    if (loss := int8_loss(new, primary)) is not None:
+        earlier, cap = int8_loss(released, primary), config.max_int8_loss
+        refused = f"int8 loses {loss:.2f} points of {primary}, more than release.max_int8_loss"
         yield Row(
             f"{primary} lost",
             "int8",
             "" if earlier is None else f"{earlier:.2f}",
-            f"{lost:.2f}",
-            "" if earlier is None else f"{lost - earlier:+.2f}",
-            f"{most:g} in all",
-            "" if lost <= most else f"{refused} {most:g}",
+            f"{loss:.2f}",
+            "" if earlier is None else f"{loss - earlier:+.2f}",
+            f"{cap:g} in all",
+            "" if loss <= cap else f"{refused} {cap:g}",
         )
 
 
-def _company(name: str, value: float, before: Figures | None, most: float) -> Row:
+def _company(name: str, value: float, before: Figures | None, cap: float) -> Row:
     """What the answers of a precision depend on beside what they are about."""
     refused = (
         f"{name}: an answer changes by {value:.1e} with what is computed beside it, more than "
-        f"release.max_company {most:g}; leave it out of export.runs.RUN.precisions"
+        f"release.max_company {cap:g}; leave it out of export.runs.RUN.precisions"
     )
-    was, passes = "" if before is None else f"{before.company:.1e}", value <= most  # NaN is refused
+    was, passes = "" if before is None else f"{before.company:.1e}", value <= cap  # NaN is refused
     return Row(
-        "change with company", name, was, f"{value:.1e}", "", f"{most:g}", "" if passes else refused
+        "change with company", name, was, f"{value:.1e}", "", f"{cap:g}", "" if passes else refused
     )
 
 
-def contaminated(config: ReleaseConfig, records: int, found: Mapping[str, Sequence[str]]) -> Row:
+def contaminated(config: ReleaseConfig, records: int, shared: Mapping[str, Sequence[str]]) -> Row:
     """Hold what was trained on and tested with the same pictures against the gate: of a number of
     test ``records``, the keys of those with a picture in the training split of each data set."""
-    every = set().union(*found.values())
-    share, most = len(every) / records, config.max_contamination
-    named = "; ".join(f"{len(own)} by {name}, as {own[0]}" for name, own in found.items() if own)
+    affected = set().union(*shared.values())
+    share, cap = len(affected) / records, config.max_contamination
+    named = "; ".join(f"{len(ids)} by {name}, as {ids[0]}" for name, ids in shared.items() if ids)
     refused = (
-        f"{len(every)} of {records} test records have a picture that was trained on ({named}), "
-        f"more than release.max_contamination {most:g}; `screened: true` for that data set and "
+        f"{len(affected)} of {records} test records have a picture that was trained on ({named}), "
+        f"more than release.max_contamination {cap:g}; `screened: true` for that data set and "
         "the test data in ingest.heldout leave them out"
     )
-    counted, allowed = f"{len(every)} of {records}", f"{100 * most:g} %"
-    refused = refused if share > most else ""
+    counted, allowed = f"{len(affected)} of {records}", f"{100 * cap:g} %"
+    refused = refused if share > cap else ""
     return Row("tested and trained on", "", "", counted, "", allowed, refused)
 
 
@@ -136,28 +136,28 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
     return full.metrics[primary] - figures["int8"].metrics[primary]
 
 
-def _both(
+def _figure_pair(
     kind: str, key: str | int, new: Figures, before: Figures | None
 ) -> tuple[float, float | None]:
     """A figure, and what the released export has there."""
     return getattr(new, kind)[key], getattr(before, kind).get(key) if before else None
 
 
-def _row(what: str, name: str, value: float, before: float | None, key: str, most: float) -> Row:
-    """A figure beside the released one: ``most`` points may be lost, or times as much be taken."""
+def _row(subject: str, name: str, value: float, before: float | None, key: str, cap: float) -> Row:
+    """A figure beside the released one: ``cap`` points may be lost, or times as much be taken."""
     is_loss = key.endswith("drop")
     form = "{:.2f}" if is_loss else "{:.3g}"
     if before is None:
-        return Row(what, name, "", form.format(value), "", "")
+        return Row(subject, name, "", form.format(value), "", "")
     was, now = form.format(before), form.format(value)
     if is_loss:
-        lost, change, allowed = before - value, f"{value - before:+.2f}", f"-{most:g}"
-        sentence = f"{name} loses {lost:.2f} points of {what} ({now} after {was})"
+        lost, change, allowed = before - value, f"{value - before:+.2f}", f"-{cap:g}"
+        sentence = f"{name} loses {lost:.2f} points of {subject} ({now} after {was})"
     else:
         lost = value / before
-        change, allowed = f"x {lost:.2f}", f"x {most:g}"
-        sentence = f"{name}, {what}: {now} is {lost:.2f} times the released {was}"
+        change, allowed = f"x {lost:.2f}", f"x {cap:g}"
+        sentence = f"{name}, {subject}: {now} is {lost:.2f} times the released {was}"
     refused = (
-        "" if lost <= most else f"{sentence}, more than release.{key} {most:g}"
+        "" if lost <= cap else f"{sentence}, more than release.{key} {cap:g}"
     )  # NaN is refused
-    return Row(what, name, was, now, change, allowed, refused)
+    return Row(subject, name, was, now, change, allowed, refused)

@@ -55,45 +55,45 @@ def measure(
         ExportError: a folder is no export that this version reads.
     """
     manifests = [manifest.read(folder) for folder in folders]
-    found = [Measured() for _ in folders]
-    for precision in dict.fromkeys(name for own in manifests for name in own.precisions):
-        having = [i for i, own in enumerate(manifests) if precision in own.precisions]
-        models = [load(folders[i], threads=threads, precision=precision) for i in having]
+    measured = [Measured() for _ in folders]
+    for precision in dict.fromkeys(name for export in manifests for name in export.precisions):
+        holders = [i for i, export in enumerate(manifests) if precision in export.precisions]
+        models = [load(folders[i], threads=threads, precision=precision) for i in holders]
         tables = [task.predict(records, BATCH, model) for model in models]
         log.info("%s is evaluated; now timed", precision)
         times = {}
         for batch in BATCHES:
-            some = [records[i % len(records)] for i in range(batch)]
-            times[batch] = medians([main_call(model, some) for model in models])
-        for place, (i, table) in enumerate(zip(having, tables, strict=True)):
+            batch_records = [records[i % len(records)] for i in range(batch)]
+            times[batch] = medians([main_call(model, batch_records) for model in models])
+        for position, (i, table) in enumerate(zip(holders, tables, strict=True)):
             if precision == manifests[i].precisions[0]:
-                found[i].table = table
-            found[i][precision] = Figures(
+                measured[i].table = table
+            measured[i][precision] = Figures(
                 metrics=task.score(table),
-                ms={batch: own[place] for batch, own in times.items()},
+                ms={batch: row[position] for batch, row in times.items()},
                 bytes=size(folders[i], precision),
-                behaviour=_behaviour(models[place], task, tested) if tested else {},
-                company=company(models[place], records),
+                behaviour=_behaviour(models[position], task, tested) if tested else {},
+                company=company(models[position], records),
             )
-    return found
+    return measured
 
 
 def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
     """Percent of cases that pass, by test."""
     scores = task.agreement(tested.records, tested.tests.pairs, BATCH, model)
-    found = rates(tested.tests.judge(scores))
-    return {name: rate for name, rate in found.items() if name not in (OVERALL, ACCEPTED)}
+    test_rates = rates(tested.tests.judge(scores))
+    return {name: rate for name, rate in test_rates.items() if name not in (OVERALL, ACCEPTED)}
 
 
 def company(model: Model, records: Records) -> float:
     """The most that a number of an answer about some records differs between a record that is
     asked about alone, and amid others and in another order."""
-    some = [records[i] for i in range(min(len(records), BATCH))]
-    alone = [numbers(model, [record])[0] for record in some]
-    places = range(len(some))
+    sample = [records[i] for i in range(min(len(records), BATCH))]
+    alone = [numbers(model, [record])[0] for record in sample]
+    places = range(len(sample))
     largest = 0.0
     for chosen in (places, places[::-3]):
-        together = numbers(model, [some[i] for i in chosen])
+        together = numbers(model, [sample[i] for i in chosen])
         for place, row in zip(chosen, together, strict=True):
             largest = max(largest, float(np.abs(row - alone[place]).max()))
     return largest
@@ -118,7 +118,7 @@ def _flat(answer: Any) -> Iterator[float]:
     elif isinstance(answer, Mapping):
         yield from answer.values()
     elif isinstance(answer, list):
-        yield from (each.probability for each in answer)
+        yield from (item.probability for item in answer)
     else:
         yield answer
 
@@ -131,7 +131,7 @@ def size(folder: Path, precision: str) -> int:
 def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
     """Median milliseconds of each call; they take turns, in changing order, so that what else the
     machine does meets all of them."""
-    taken: list[list[float]] = [[] for _ in calls]
+    durations: list[list[float]] = [[] for _ in calls]
     order, began = list(range(len(calls))), time.perf_counter()
     for turn in range(-_WARM, _MOST):
         if turn >= _LEAST and time.perf_counter() - began > _SECONDS:
@@ -140,9 +140,9 @@ def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
             start = time.perf_counter()
             calls[i]()
             if turn >= 0:
-                taken[i].append(1000 * (time.perf_counter() - start))
+                durations[i].append(1000 * (time.perf_counter() - start))
         order.reverse()
-    return [statistics.median(own) for own in taken]
+    return [statistics.median(times) for times in durations]
 
 
 def main_call(model: Model, records: Sequence[Record]) -> Callable[[], Any]:

@@ -69,8 +69,8 @@ class Ladder(Section):
         names = [rung.name for rung in self.rungs]
         if len(set(names)) < len(names):
             raise ValueError("two rungs have the same name")
-        for place, rung in enumerate(self.rungs):
-            if rung.earlier and rung.earlier not in names[:place]:
+        for index, rung in enumerate(self.rungs):
+            if rung.earlier and rung.earlier not in names[:index]:
                 raise ValueError(f"rung {rung.name}: {rung.earlier} is no rung before it")
         for claim in self.claims:
             for name in (claim.before, claim.after):
@@ -86,11 +86,11 @@ Step = tuple[float, Interval | None] | None
 @dataclass(frozen=True)
 class Table:
     """Results, as far as there are any: by rung, caption noise and seed, the metrics of the
-    evaluation by split; ``wanted`` is how many there will be."""
+    evaluation by split; ``planned`` is how many there will be."""
 
     ladder: Ladder
     results: Mapping[tuple[str, float, int], Mapping[str, Any]]
-    wanted: int
+    planned: int
 
     @property
     def noises(self) -> list[float]:
@@ -101,8 +101,8 @@ class Table:
         """A metric of a rung at each seed."""
         return {
             seed: metrics[metric.split][metric.name]
-            for (name, at, seed), metrics in self.results.items()
-            if (name, at) == (rung, noise)
+            for (name, level, seed), metrics in self.results.items()
+            if (name, level) == (rung, noise)
         }
 
     def chance(self, metric: Metric) -> float:
@@ -118,14 +118,14 @@ class Table:
 
     def change(self, before: str, after: str, metric: Metric) -> Step:
         """How much larger a step is at the most noise than at the least, over shared seeds."""
-        least, most = (
+        lowest, highest = (
             self._differences(before, after, noise, metric)
             for noise in (self.noises[0], self.noises[-1])
         )
-        seeds = least.keys() & most.keys()
+        seeds = lowest.keys() & highest.keys()
         if len(self.noises) < 2 or not seeds:
             return None
-        return between({s: least[s] for s in seeds}, {s: most[s] for s in seeds})
+        return between({s: lowest[s] for s in seeds}, {s: highest[s] for s in seeds})
 
     def _differences(
         self, before: str, after: str, noise: float, metric: Metric
@@ -137,14 +137,14 @@ class Table:
         """Header and rows of a metric's tables: rungs with mean and step at each noise, and claims
         with their step at each noise and how much larger it is at the most."""
         noises = [f"noise {noise:g}" for noise in self.noises]
-        rows, last = [], ""
+        rows, previous = [], ""
         for rung in self.ladder.rungs:
             row = [rung.title]
             for noise in self.noises:
                 row.append(_cell([*self.by_seed(rung.name, noise, metric).values()]))
-                row.append(format_step(self.step(last, rung.name, noise, metric)))
+                row.append(format_step(self.step(previous, rung.name, noise, metric)))
             rows.append(row)
-            last = rung.name
+            previous = rung.name
         yield ["rung", *(head for noise in noises for head in (noise, "step (95 %)"))], rows
         if self.ladder.claims:
             header, rows = ["what comes in between", *noises], []
@@ -182,15 +182,15 @@ def format_step(step: Step) -> str:
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return ""
-    it = spread(values)
-    return f"{it.mean:.2f}" if it.deviation is None else f"{it.mean:.2f} ± {it.deviation:.2f}"
+    stats = spread(values)
+    return f"{stats.mean:.2f}" + ("" if stats.deviation is None else f" ± {stats.deviation:.2f}")
 
 
 def render_markdown(table: Table) -> str:
     """The tables for a page."""
     parts = []
-    if len(table.results) < table.wanted:
-        parts.append(f"**Not finished: {len(table.results)} of {table.wanted} trainings.**")
+    if len(table.results) < table.planned:
+        parts.append(f"**Not finished: {len(table.results)} of {table.planned} trainings.**")
     for metric in table.ladder.metrics:
         parts.append(
             f"**{metric.title[:1].upper()}{metric.title[1:]}** (percent, mean ± deviation over "

@@ -168,8 +168,8 @@ def _evaluation(
     split = str(export.get("split") or ("test" if "test" in splits else next(iter(splits), "test")))
     dataset = str(export.get("dataset") or params["tasks"][run]["dataset"])
     described = read_json(layout.data(dataset) / "dataset.json") or {}
-    present = int(described.get("splits", {}).get(split, 0))
-    records = min(present, export.get("examples") or present) if measured else present
+    total = int(described.get("splits", {}).get(split, 0))
+    records = min(total, export.get("examples") or total) if measured else total
     headline = metrics.get(HEADLINE, {})
     torch = measured.get("torch") or metrics.get(split, {})
     return Evaluation(
@@ -177,7 +177,7 @@ def _evaluation(
         split=split,
         records=records,
         digest=str(described.get("digest", "")),
-        whole=records == present,
+        whole=records == total,
         primary=next((m for m in (headline.get(split), *headline.values()) if m in torch), ""),
         new={
             name: Measured(values, {})
@@ -185,7 +185,7 @@ def _evaluation(
             if not name.startswith("torch") and name not in ("bytes", "calibration")
         },
         torch=torch,
-        chance=metrics.get("chance", {}).get(split, {}) if records == present else {},
+        chance=metrics.get("chance", {}).get(split, {}) if records == total else {},
     )
 
 
@@ -210,17 +210,17 @@ def read_datasets(
     elif name not in tasks:
         role = "imported; what it learned from is not known here"
         yield Dataset(f"checkpoint {name}", role, trained=True)
-    trained = set(roles)
+    training_sets = set(roles)
     roles.setdefault(test[0], []).append("test")
-    for dataset, of_dataset in roles.items():
-        described, both = None, None
+    for dataset, uses in roles.items():
+        described, shared = None, None
         try:
             described = describe(layout.data(dataset))
-            if dataset in trained:
-                both = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
+            if dataset in training_sets:
+                shared = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
         except ShardError:
-            of_dataset.append("not at hand when this was written")
-        yield Dataset(dataset, ", ".join(of_dataset), described, dataset in trained, both)
+            uses.append("not at hand when this was written")
+        yield Dataset(dataset, ", ".join(uses), described, dataset in training_sets, shared)
 
 
 def render(card: Card) -> str:
@@ -230,12 +230,12 @@ def render(card: Card) -> str:
         .get_template("card.md.j2")
         .render(
             card=card,
-            it=card.evaluation,
+            evaluation=card.evaluation,
             tables=list(_tables(card)),
             json=json.dumps,
             table=_table,
-            beside=lambda sides: _beside("", sides, dict.fromkeys(chain(*sides.values()))),
-            shared={it.name: it.shared for it in card.datasets if it.shared is not None},
+            tabulate=lambda sides: _tabulate("", sides, dict.fromkeys(chain(*sides.values()))),
+            shared={data.name: data.shared for data in card.datasets if data.shared is not None},
         )
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -243,17 +243,17 @@ def render(card: Card) -> str:
 
 def _tables(card: Card) -> Iterator[tuple[str, str]]:
     """Tables of the results, each under what introduces it."""
-    it, metrics = card.evaluation, card.metrics
-    measured = {name: new.metrics for name, new in it.new.items()}
+    evaluation, metrics = card.evaluation, card.metrics
+    measured = {name: item.metrics for name, item in evaluation.new.items()}
     baselines = {
-        name.replace("_", " "): metrics[name][it.split]
+        name.replace("_", " "): metrics[name][evaluation.split]
         for name in BASELINES[1:]
-        if it.whole and it.split in metrics.get(name, {})
+        if evaluation.whole and evaluation.split in metrics.get(name, {})
     }
-    columns = {"torch": it.torch, **measured, "chance": it.chance, **baselines}
-    yield "", _beside("metric", columns, it.metrics)
+    columns = {"torch": evaluation.torch, **measured, "chance": evaluation.chance, **baselines}
+    yield "", _tabulate("metric", columns, evaluation.metrics)
     if calibration := card.calibration:
-        words = (
+        intro = (
             f"A probability is off by {calibration['ece']:.2f} percentage points in the mean "
             f"(expected calibration error of {calibration['answers']} answers), "
             f"{calibration['ece_before']:.2f} before scores are divided by the temperature "
@@ -262,23 +262,23 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
             "answered, and how many of these are right:"
         )
         header = ("least probability", "answered", "right")
-        yield words, _table([[*header], *([*row.values()] for row in calibration["coverage"])])
+        yield intro, _table([[*header], *([*row.values()] for row in calibration["coverage"])])
     for split, values in metrics.items():
-        known = (it.split, BEHAVIOUR, HEADLINE, *BASELINES)
-        if split not in known and isinstance(values, Mapping):
+        covered = (evaluation.split, BEHAVIOUR, HEADLINE, *BASELINES)
+        if split not in covered and isinstance(values, Mapping):
             columns = {"torch": values} | _baselines(metrics, split)
-            shot = any(name.startswith("zero_shot_") for name in values)
-            how = ", into classes that are named in words alone (zero-shot)" if shot else ""
-            yield f"Split `{split}`{how}, in torch:", _beside("metric", columns, values)
+            zero_shot = any(name.startswith("zero_shot_") for name in values)
+            note = ", into classes that are named in words alone (zero-shot)" if zero_shot else ""
+            yield f"Split `{split}`{note}, in torch:", _tabulate("metric", columns, values)
     if tests := metrics.get(BEHAVIOUR):
-        measured = {name: new.behaviour for name, new in it.new.items() if new.behaviour}
+        measured = {name: item.behaviour for name, item in evaluation.new.items() if item.behaviour}
         columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}
-        words = (
+        intro = (
             "## Behaviour tests\n\nOf a text that is true of a picture some words are changed, and "
             "both are judged (`docs/behaviour.md`). In percent of the cases, those that do as is "
             "expected:"
         )
-        yield words, _beside("test", columns, tests)
+        yield intro, _tabulate("test", columns, tests)
 
 
 def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[str, float]]:
@@ -287,10 +287,10 @@ def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[st
     }
 
 
-def _beside(what: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
+def _tabulate(header: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
     """A table of named values, a column each."""
     cells = ((f"`{name}`", *(column.get(name) for column in columns.values())) for name in names)
-    return _table([(what, *columns), *cells])
+    return _table([(header, *columns), *cells])
 
 
 def _table(rows: Iterable[Sequence[object]]) -> str:

@@ -152,15 +152,15 @@ def render(comparison: Comparison) -> str:
     """The page; equal contents give equal bytes."""
     template = environment().get_template("comparison.html.j2")
     tests = [(split, test) for split in comparison.splits for test in split.paired]
-    most = max((max(abs(t.interval.low), abs(t.interval.high)) for _, t in tests), default=0.0)
+    widest = max((max(abs(t.interval.low), abs(t.interval.high)) for _, t in tests), default=0.0)
     return template.render(
-        it=comparison,
+        comparison=comparison,
         tests=tests,
         cards=[(split, test) for split, test in tests if not (test.equal or test.part)],
         flipped=[(s, t) for s, t in tests if t.better or t.worse],
         trainings=list(trainings(comparison)),
         interval_bar=lambda value, interval: figures.interval(
-            interval.low, value, interval.high, most, name=interval_words(value, interval)
+            interval.low, value, interval.high, widest, name=interval_words(value, interval)
         ),
         verdict=verdict,
         difference=difference,
@@ -214,28 +214,28 @@ class Overlay:
 
 def trainings(comparison: Comparison) -> Iterator[Overlay]:
     """The trainings that are on two sides, or on one and in the reference."""
-    given = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
+    sets = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
     names = [side.name for side in comparison.sides[: len(comparison.curves)]]
     looks = [Line(name, (), 1 + place % COLOURS) for place, name in enumerate(names)]
     if comparison.reference:
         colour = 1 + len(looks) % COLOURS
         looks.append(Line(comparison.reference_name, (), colour, dashed=True))
-    for training in dict.fromkeys(name for curves in given for name in curves):
-        sides = [(c[training], look) for c, look in zip(given, looks, strict=True) if training in c]
+    for training in dict.fromkeys(name for curves in sets for name in curves):
+        sides = [(c[training], look) for c, look in zip(sets, looks, strict=True) if training in c]
         if len(sides) < 2:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)
-        drawn = [] if same else dict.fromkeys(name for curves, _ in sides for name in curves)
+        curve_names = [] if same else dict.fromkeys(name for curves, _ in sides for name in curves)
         charts = [
             _chart(name, [replace(look, points=c[name]) for c, look in sides if c.get(name)])
-            for name in sorted(drawn, key=_place)
+            for name in sorted(curve_names, key=_curve_order)
         ]
         main = [chart for chart in charts if chart.main] or charts
         legend = [(look.label, look.look) for _, look in sides]
-        yield Overlay(training, legend, main, [it for it in charts if it not in main], same)
+        yield Overlay(training, legend, main, [c for c in charts if c not in main], same)
 
 
-def _place(name: str) -> tuple[int, tuple[int, str, int]]:
+def _curve_order(name: str) -> tuple[int, tuple[int, str, int]]:
     kind, _, rest = name.rpartition("/")
     return ["train", "val", kind].index(kind), metric_order(rest)
 

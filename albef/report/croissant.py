@@ -42,8 +42,8 @@ _FIELDS = {
 }
 
 
-def render(folder: Path, beside: Path) -> str:
-    """The metadata of a data set in a folder, as JSON-LD to lie in the folder ``beside``.
+def render(folder: Path, target: Path) -> str:
+    """The metadata of a data set in a folder, as JSON-LD to lie in the folder ``target``.
 
     Raises:
         ShardError: there is no such data set.
@@ -51,7 +51,7 @@ def render(folder: Path, beside: Path) -> str:
     described = describe(folder)
     name, digest = described["name"], described["digest"]
     index = folder / "index.parquet"
-    whose = f" of the data set {view_of}" if (view_of := described.get("shards_of")) else ""
+    shards_owner = f" of the data set {view_of}" if (view_of := described.get("shards_of")) else ""
     sizes = ", ".join(f"{count:,} in {split}" for split, count in described["splits"].items())
     fields = [_field(column, text) for column, text in _FIELDS.items()]
     values = {
@@ -61,19 +61,19 @@ def render(folder: Path, beside: Path) -> str:
         "name": name,
         "version": f"1.0.0+{digest[:16]}",
         "description": f"Pictures with {described['captions']:,} captions; records: {sizes}. "
-        f"A picture is the bytes of a WebDataset tar, shards/SHARD{whose}, at its offset.",
-        "license": [it["url"] or it["licence"] for it in described["licences"]],
+        f"A picture is the bytes of a WebDataset tar, shards/SHARD{shards_owner}, at its offset.",
+        "license": [entry["url"] or entry["licence"] for entry in described["licences"]],
         "creator": [
-            {"@type": "sc:Organization", "name": who}
-            for who in dict.fromkeys(it["attribution"] for it in described["licences"])
-            if who
+            {"@type": "sc:Organization", "name": owner}
+            for owner in dict.fromkeys(entry["attribution"] for entry in described["licences"])
+            if owner
         ],
         "distribution": [
             {
                 "@type": "cr:FileObject",
                 "@id": "index",
                 "name": "index",
-                "contentUrl": os.path.relpath(index, beside),
+                "contentUrl": os.path.relpath(index, target),
                 "encodingFormat": "application/x-parquet",
                 "sha256": file_digest(index),
             }

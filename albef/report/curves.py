@@ -59,16 +59,16 @@ def read(folder: Path) -> dict[str, Curve]:
         _, *rows = path.read_text().splitlines()
         cells = (row.split("\t") for row in rows)
         points = ((float(row[0]), float(row[-1])) for row in cells)
-        if kept := tuple(point for point in points if all(map(math.isfinite, point))):
-            curves[path.relative_to(base).with_suffix("").as_posix()] = kept
+        if finite := tuple(point for point in points if all(map(math.isfinite, point))):
+            curves[path.relative_to(base).with_suffix("").as_posix()] = finite
     return curves
 
 
 def curve_title(name: str) -> str:
     """The words of a curve's name; of ``accuracy_GROUP`` the group stays."""
-    whole, _, group = name.partition("_")
-    if name not in _TITLES and whole in _TITLES:
-        return f"{_TITLES[whole]}, {group}"
+    base, _, group = name.partition("_")
+    if name not in _TITLES and base in _TITLES:
+        return f"{_TITLES[base]}, {group}"
     return _TITLES.get(name) or metric_words(name).capitalize() or name
 
 
@@ -98,24 +98,24 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
             continue  # nothing was re-ranked
         groups.setdefault(metric_group(name), []).append(name)
     for group, members in groups.items():
-        whole = [name for name in members if not name.startswith(ITC)] or members
-        colours = {name: 1 + i % COLOURS for i, name in enumerate(whole)}
+        solid = [name for name in members if not name.startswith(ITC)] or members
+        colours = {name: 1 + i % COLOURS for i, name in enumerate(solid)}
         lines = [
             Line(
                 label=name,
                 points=[(epoch, value) for epoch, (_, value) in enumerate(val[name], 1)],
                 colour=colours.get(name) or colours.get(name.removeprefix(ITC), COLOURS),
-                dashed=name not in whole,
+                dashed=name not in solid,
             )
             for name in members
         ]
         legend = [(name, f"c{colour}") for name, colour in colours.items()]
-        if len(whole) < len(members):
+        if len(solid) < len(members):
             legend.append(("ITC alone", "dashed"))
         title = curve_title(group)
         yield Chart(
             title,
-            f"last {format_metric(val[whole[0]][-1][1])}" if len(whole) == 1 else "",
+            f"last {format_metric(val[solid[0]][-1][1])}" if len(solid) == 1 else "",
             tuple(legend) if len(legend) > 1 else (),
             figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
             group in FIRST_GROUPS,
@@ -131,9 +131,9 @@ def write_reference(curves: Curves) -> str:
         for name, points in named.items():
             length = math.ceil(len(points) / _ROWS)
             for start in range(0, len(points), length):
-                part = points[start : start + length]
-                mean = sum(value for _, value in part) / len(part)
-                rows.writerow([training, name, f"{part[-1][0]:g}", f"{mean:.5g}"])
+                window = points[start : start + length]
+                mean = sum(value for _, value in window) / len(window)
+                rows.writerow([training, name, f"{window[-1][0]:g}", f"{mean:.5g}"])
     return text.getvalue()
 
 
@@ -197,11 +197,11 @@ def deviations(reference: Curves, curves: Curves) -> list[Deviation]:
             windows = list(_windows(points, curves.get(training, {}).get(name, ())))
             if not windows:
                 continue
-            step, known, value = max(windows, key=lambda window: abs(window[2] - window[1]))
-            most = max(abs(y) for _, y in points)
-            apart = abs(value - known)
-            share = apart / most if most else float(apart > 0)
-            farthest.append(Deviation(training, name, step, known, value, share))
+            step, expected, value = max(windows, key=lambda window: abs(window[2] - window[1]))
+            largest = max(abs(y) for _, y in points)
+            distance = abs(value - expected)
+            share = distance / largest if largest else float(distance > 0)
+            farthest.append(Deviation(training, name, step, expected, value, share))
     return sorted(farthest, key=lambda deviation: -deviation.share)
 
 

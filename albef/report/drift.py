@@ -66,10 +66,10 @@ class Drift:
 def contents(index: pa.Table) -> "pd.Series[Any]":
     """A hash of what stands in each record of an index (pictures, captions, meta), by key."""
     hashes = [np.empty(0, np.uint64)]
-    for part in index.to_batches(max_chunksize=_ROWS):  # some data sets have millions
-        pictures = [part["digest"], *([_more(part["more"])] if "more" in part.schema.names else [])]
-        captions = pc.binary_join(part["captions"], "\1")
-        cells = pc.binary_join_element_wise(part["split"], *pictures, captions, part["meta"], "\0")
+    for rows in index.to_batches(max_chunksize=_ROWS):  # some data sets have millions
+        pictures = [rows["digest"], *([_more(rows["more"])] if "more" in rows.schema.names else [])]
+        captions = pc.binary_join(rows["captions"], "\1")
+        cells = pc.binary_join_element_wise(rows["split"], *pictures, captions, rows["meta"], "\0")
         values = np.asarray(cells.to_pylist(), dtype=object)
         hashes.append(pd.util.hash_array(values, categorize=False))
     return pd.Series(np.concatenate(hashes), index=index["key"].to_pandas())
@@ -95,14 +95,14 @@ def _rows(before: pa.Table, after: pa.Table) -> Iterable[SplitRows]:
         [*before["split"].unique().to_pylist(), *after["split"].to_pylist()]
     ):
         old, new = (contents(t.filter(pc.equal(t["split"], split))) for t in (before, after))
-        both = old.index.intersection(new.index)
-        changed = int((old[both] != new[both]).sum())
-        kept = len(both)
-        yield SplitRows(split, len(old), len(new), len(new) - kept, len(old) - kept, changed)
+        common = old.index.intersection(new.index)
+        changed = int((old[common] != new[common]).sum())
+        matched = len(common)
+        yield SplitRows(split, len(old), len(new), len(new) - matched, len(old) - matched, changed)
 
 
 def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
-    for name, column, of in (
+    for name, column, func in (
         ("words of a caption", "caption_words", pc.list_flatten),
         ("captions of a record", "captions", pc.list_value_length),
         ("width of a picture, pixels", "width", None),
@@ -110,7 +110,7 @@ def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
     ):
         columns = (table[column] for table in (before, after))
         old, new = (
-            np.asarray(values if of is None else of(values), np.float64) for values in columns
+            np.asarray(values if func is None else func(values), np.float64) for values in columns
         )
         if len(old) and len(new):
             yield Profile(name, _summary(old), _summary(new), _distance(old, new))
@@ -130,17 +130,17 @@ def _distance(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
 
 def _words(before: pa.Table, after: pa.Table) -> Vocabulary:
     old, new = (count_words(pc.list_flatten(table["captions"])) for table in (before, after))
-    fresh, gone = new.keys() - old.keys(), old.keys() - new.keys()
+    added, removed = new.keys() - old.keys(), old.keys() - new.keys()
     return Vocabulary(
         before=len(old),
         after=len(new),
-        new=_first(new, fresh),
-        lost=_first(old, gone),
-        new_count=len(fresh),
-        lost_count=len(gone),
-        unseen=sum(new[word] for word in fresh) / max(1, new.total()),
+        new=_most_frequent(new, added),
+        lost=_most_frequent(old, removed),
+        new_count=len(added),
+        lost_count=len(removed),
+        unseen=sum(new[word] for word in added) / max(1, new.total()),
     )
 
 
-def _first(counts: Counter[str], words: Iterable[str]) -> tuple[str, ...]:
+def _most_frequent(counts: Counter[str], words: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(words, key=lambda word: (-counts[word], word))[:_WORDS])

@@ -13,7 +13,7 @@ from albef.report.wording import format_metric, format_number
 
 _WIDTH, _HEIGHT = 280, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 36
-_MOST_POINTS = 300  # of a line; more are averaged in runs
+_MAX_POINTS = 300  # of a line; more are averaged in runs
 _MARKED = 24  # a line of at most so many points shows each
 COLOURS = 6
 """Series colours of the page, from 1."""
@@ -77,7 +77,7 @@ def lines(series: Sequence[Line], *, x_label: str, name: str) -> Markup:
             for x, y in points:
                 label = f"{line.label}: {format_number(y)} at {format_number(x)}"
                 body.append(frame.circle(x, y, 3, f"dot c{line.colour}", label))
-    return frame.svg(body, x_label, name, whole=all(x == int(x) for x in xs))
+    return frame.svg(body, x_label, name, whole_ticks=all(x == int(x) for x in xs))
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], *, x_label: str, name: str) -> Markup:
@@ -89,7 +89,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, x_label: str, na
         label = _tag("title", f"{count:,} from {format_number(low)} to {format_number(high)}")
         size = {"width": max(right - left - 1, 1), "height": frame.y(0) - top}
         body.append(_tag("rect", label, class_="bin", x=left + 0.5, y=top, **size))
-    return frame.svg(body, x_label, name, whole=False)
+    return frame.svg(body, x_label, name, whole_ticks=False)
 
 
 def scatter(
@@ -101,43 +101,43 @@ def scatter(
     frame = _Frame(min(xs), max(xs), min(ys), max(ys), log_x=log_x)
     body = [frame.path(line, "c0")] if line else []
     body += [frame.circle(dot.x, dot.y, 5.5, f"trial {dot.look}", dot.label) for dot in dots]
-    return frame.svg(body, x_label, name, whole=bool(line))
+    return frame.svg(body, x_label, name, whole_ticks=bool(line))
 
 
 def bar(
     value: float,
-    most: float,
+    maximum: float,
     *,
     name: str,
     look: str = "",
     marks: Mapping[str, float] | None = None,
 ) -> Markup:
-    """A bar from 0 to ``most`` over the whole width; it scales without its strokes.
+    """A bar from 0 to ``maximum`` over the whole width; it scales without its strokes.
 
     ``look`` is the class that colours it, "" for the page's accent; ``marks`` are values by the
     class of their mark, of :data:`_MARKS`.
     """
 
-    def at(part: float) -> str:
-        return f"{_n(100 * min(max(part / most, 0), 1)) if most > 0 else 0}%"
+    def at(number: float) -> str:
+        return f"{_n(100 * min(max(number / maximum, 0), 1)) if maximum > 0 else 0}%"
 
     body = [
         _tag("rect", class_="track", width="100%", height=8, y=5, rx=4),
         _tag("rect", class_=f"fill {look}", width=at(value), height=8, y=5, rx=4),
     ]
-    for mark, place in (marks or {}).items():
-        label = _tag("title", format_number(place))
+    for mark, number in (marks or {}).items():
+        label = _tag("title", format_number(number))
         if _MARKS[mark] == "ring":
-            body.append(_tag("circle", label, class_=mark, cx=at(place), cy=9, r=4))
+            body.append(_tag("circle", label, class_=mark, cx=at(number), cy=9, r=4))
         else:
-            body.append(_tag("line", label, class_=mark, x1=at(place), x2=at(place), y1=1, y2=17))
+            body.append(_tag("line", label, class_=mark, x1=at(number), x2=at(number), y1=1, y2=17))
     return _wide("bar", 18, name, body)
 
 
 def percent_bar(name: str, value: float, **marks: float | None) -> Markup:
     """A metric from 0 to 100, with those of its baselines that are known marked."""
-    known = {mark: place for mark, place in marks.items() if place is not None}
-    return bar(value, 100.0, name=f"{name} {format_metric(value)}", marks=known)
+    present = {mark: number for mark, number in marks.items() if number is not None}
+    return bar(value, 100.0, name=f"{name} {format_metric(value)}", marks=present)
 
 
 def stack(parts: Sequence[tuple[float, str, str]], *, name: str) -> Markup:
@@ -148,8 +148,8 @@ def stack(parts: Sequence[tuple[float, str, str]], *, name: str) -> Markup:
     for size, look, label in parts:
         share = 100 * size / total if total else 0.0
         if share:
-            place = {"x": f"{_n(at)}%", "width": f"{_n(share)}%"}
-            body.append(_tag("rect", _tag("title", label), class_=look, **place, height=24))
+            position = {"x": f"{_n(at)}%", "width": f"{_n(share)}%"}
+            body.append(_tag("rect", _tag("title", label), class_=look, **position, height=24))
         if share >= 10:
             middle = f"{_n(at + share / 2)}%"
             body.append(_tag("text", f"{share:.0f} %", class_=f"on {look}", x=middle, y=16.5))
@@ -157,11 +157,11 @@ def stack(parts: Sequence[tuple[float, str, str]], *, name: str) -> Markup:
     return _wide("stack", 24, name, body)
 
 
-def interval(low: float, value: float, high: float, most: float, *, name: str) -> Markup:
-    """A value and its interval on an axis from ``-most`` to ``most``, with a line at zero."""
+def interval(low: float, value: float, high: float, maximum: float, *, name: str) -> Markup:
+    """A value and its interval on an axis from ``-maximum`` to ``maximum``, with a line at zero."""
 
     def at(number: float) -> str:
-        return f"{_n(50 + 50 * min(max(number / most, -1), 1)) if most > 0 else 50}%"
+        return f"{_n(50 + 50 * min(max(number / maximum, -1), 1)) if maximum > 0 else 50}%"
 
     look = "gain" if low > 0 else "loss" if high < 0 else "none"
     body = [
@@ -178,16 +178,16 @@ def _wide(look: str, height: int, name: str, body: Sequence[Markup]) -> Markup:
     return _tag("svg", *body, class_=look, **size, role="img", aria_label=name)
 
 
-def _tag(element: str, *inside: str, **attributes: object) -> Markup:
+def _tag(element: str, *children: str, **attributes: object) -> Markup:
     """An element; numbers are rounded, texts are escaped."""
-    written = Markup().join(
+    rendered = Markup().join(
         Markup(' {}="{}"').format(
             name.rstrip("_").replace("_", "-"),
             _n(value) if isinstance(value, int | float) else value,
         )
         for name, value in attributes.items()
     )
-    return Markup("<{}{}>{}</{}>").format(element, written, Markup().join(inside), element)
+    return Markup("<{}{}>{}</{}>").format(element, rendered, Markup().join(children), element)
 
 
 def _n(value: float) -> str:
@@ -196,13 +196,11 @@ def _n(value: float) -> str:
 
 def averaged(points: Sequence[Point]) -> list[Point]:
     """At most :data:`_MOST_POINTS` points, each the mean of a run of neighbours."""
-    length = math.ceil(len(points) / _MOST_POINTS)
+    length = math.ceil(len(points) / _MAX_POINTS)
     if length <= 1:
         return list(points)
-    parts = [points[i : i + length] for i in range(0, len(points), length)]
-    return [
-        (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts
-    ]
+    runs = [points[i : i + length] for i in range(0, len(points), length)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
 
 
 class _Frame:
@@ -239,11 +237,11 @@ class _Frame:
 
     def circle(self, x: float, y: float, radius: float, look: str, label: str) -> Markup:
         """A labelled point."""
-        place = {"cx": self.x(x), "cy": self.y(y), "r": radius}
-        return _tag("circle", _tag("title", label), class_=look, **place)
+        position = {"cx": self.x(x), "cy": self.y(y), "r": radius}
+        return _tag("circle", _tag("title", label), class_=look, **position)
 
-    def svg(self, body: Sequence[Markup], x_label: str, name: str, *, whole: bool) -> Markup:
-        """The chart around ``body``; ``whole`` where only whole numbers are ticks of x."""
+    def svg(self, body: Sequence[Markup], x_label: str, name: str, *, whole_ticks: bool) -> Markup:
+        """The chart around ``body``; ``whole_ticks`` where only whole numbers are ticks of x."""
         grid: list[Markup] = []
         for tick in _ticks(*self._y, 4):
             y = self.y(tick)
@@ -252,18 +250,18 @@ class _Frame:
                 _tag("text", format_number(tick), class_="tick end", x=_LEFT - 6, y=y + 3.5)
             )
         for tick in _log_ticks(*self._x) if self._log else _ticks(*self._x, 5):
-            if not whole or tick == int(tick):
-                place = {"x": self.x(tick), "y": _HEIGHT - _BOTTOM + 15}
-                grid.append(_tag("text", format_number(tick), class_="tick mid", **place))
+            if not whole_ticks or tick == int(tick):
+                position = {"x": self.x(tick), "y": _HEIGHT - _BOTTOM + 15}
+                grid.append(_tag("text", format_number(tick), class_="tick mid", **position))
         middle = {"x": (_LEFT + _WIDTH - _RIGHT) / 2, "y": _HEIGHT - 5}
         grid.append(_tag("text", x_label, class_="axis mid", **middle))
         box = {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}"}
         return _tag("svg", *grid, *body, class_="chart", **box, role="img", aria_label=name)
 
 
-def _ticks(low: float, high: float, about: int) -> Iterator[float]:
-    """Round numbers between two bounds, some ``about`` of them."""
-    rough = (high - low) / about
+def _ticks(low: float, high: float, count: int) -> Iterator[float]:
+    """Round numbers between two bounds, some ``count`` of them."""
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)

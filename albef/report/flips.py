@@ -45,9 +45,9 @@ def flips(
     )
 
 
-def _row(scores: Scores, place: int) -> dict[str, Any]:
-    [row] = scores.table.slice(place, 1).to_pylist()
-    return {**row, "right": bool(scores.right[place])}
+def _row(scores: Scores, index: int) -> dict[str, Any]:
+    [row] = scores.table.slice(index, 1).to_pylist()
+    return {**row, "right": bool(scores.right[index])}
 
 
 def _flip(
@@ -86,9 +86,9 @@ def _choice(
         if row["query"] == "i2t":
             return Choice(right, first)
         picture = records.picture(first) if records and first else None
-        kept = len(row["top"])  # what lies beyond them need not have been re-ranked
-        place = f"at place {row['rank'] + 1}" if row["rank"] < kept else f"beyond place {kept}"
-        return Choice(right, f"right one {place}", picture)
+        depth = len(row["top"])  # what lies beyond them need not have been re-ranked
+        position = f"at place {row['rank'] + 1}" if row["rank"] < depth else f"beyond place {depth}"
+        return Choice(right, f"right one {position}", picture)
     if "changed" in row:
         return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
     if "iou" in row:

@@ -122,7 +122,7 @@ def environment() -> Environment:
 
 def render(report: Report) -> str:
     """The page; equal contents give equal bytes."""
-    entries = [tuple(it.items()) for data in report.datasets for it in data.licences]
+    entries = [tuple(licence.items()) for data in report.datasets for licence in data.licences]
     return (
         environment()
         .get_template("page.html.j2")

@@ -23,7 +23,7 @@ UNSEEN = "unseen combination"
 _SIDE = 160  # pixels of the longest side of a picture on the page
 _LOCATED_SIDE = 240  # of one with boxes
 _GAP = 4  # pixels between the pictures of a record
-_AS_IT_IS = 16 * 1024  # bytes of a picture that is not made smaller
+_UNCHANGED_BYTES = 16 * 1024  # bytes of a picture that is not made smaller
 _MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -71,23 +71,23 @@ class SplitRecords:
         """Close the shards."""
         self._shards.close()
 
-    def at(self, place: int) -> Picture:
+    def at(self, index: int) -> Picture:
         """The picture of the record at a place."""
-        record = self._shards[place]
+        record = self._shards[index]
         image = record.image if not record.more else side_by_side(record.images)
-        came = tuple(map(str, record.meta.get("original_captions", ())))
-        return Picture(record.key, data_uri(image), record.captions, _badges(record.meta), came)
+        unedited = tuple(map(str, record.meta.get("original_captions", ())))
+        return Picture(record.key, data_uri(image), record.captions, _badges(record.meta), unedited)
 
     def picture(self, key: str) -> Picture | None:
         """The picture of a record; None where there is no such record."""
-        place = self._place(key)
-        return None if place is None else self.at(place)
+        index = self._find(key)
+        return None if index is None else self.at(index)
 
     def image(self, key: str) -> Image.Image | None:
         """The decoded picture of a record; None where there is none, or it is broken."""
-        place = self._place(key)
+        index = self._find(key)
         try:
-            return None if place is None else decode(self._shards[place].image, key)
+            return None if index is None else decode(self._shards[index].image, key)
         except ImageError:
             return None
 
@@ -104,16 +104,16 @@ class SplitRecords:
         keys = enumerate(self._keys.to_pylist())
         return [key for i, key in keys if UNSEEN in _badges(self._shards.meta(i))]
 
-    def _place(self, key: str) -> int | None:
-        place: int = pc.index(self._keys, pa.scalar(key)).as_py()
-        return None if place < 0 else place
+    def _find(self, key: str) -> int | None:
+        index: int = pc.index(self._keys, pa.scalar(key)).as_py()
+        return None if index < 0 else index
 
     def _twins(self, key: str) -> list[int]:
-        place = self._place(key)
-        if place is None:
+        index = self._find(key)
+        if index is None:
             return []
         ids = self._shards.image_ids
-        twins: list[int] = (ids == ids[place]).nonzero()[0].tolist()
+        twins: list[int] = (ids == ids[index]).nonzero()[0].tolist()
         return twins
 
 
@@ -166,10 +166,10 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(image: bytes, most: int = _SIDE) -> str:
+def data_uri(image: bytes, max_side: int = _SIDE) -> str:
     """A picture as an address that holds it; "" if it is broken.
 
-    One of more than ``most`` pixels a side, or of many bytes, is made smaller.
+    One of more than ``max_side`` pixels a side, or of many bytes, is made smaller.
     """
     try:
         with Image.open(io.BytesIO(image)) as opened:
@@ -178,8 +178,8 @@ def data_uri(image: bytes, most: int = _SIDE) -> str:
     except (ImageError, OSError, ValueError, Image.DecompressionBombError):
         return ""
     mime = _MIMES.get(kind or "")
-    if mime is None or side > most or len(image) > _AS_IT_IS:
-        decoded.thumbnail((most, most))
+    if mime is None or side > max_side or len(image) > _UNCHANGED_BYTES:
+        decoded.thumbnail((max_side, max_side))
         buffer = io.BytesIO()
         decoded.save(buffer, "JPEG", quality=82, optimize=True)
         mime, image = "image/jpeg", buffer.getvalue()

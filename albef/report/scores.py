@@ -25,7 +25,7 @@ class Scores:
     """The N examples of one split whose answer is known, and what each is worth.
 
     Attributes:
-        asked: columns that say what was asked.
+        query_fields: columns that say what was asked.
         values: of each example in percent (N); their :meth:`mean` is the metric.
         right: whether the answer counts as right (N); a change of it is a flip.
         strata: parts whose means count alike (N).
@@ -34,7 +34,7 @@ class Scores:
 
     metric: str
     table: pa.Table
-    asked: tuple[str, ...]
+    query_fields: tuple[str, ...]
     values: NDArray[np.float64]
     right: NDArray[np.bool_]
     strata: NDArray[np.int64]
@@ -47,12 +47,12 @@ class Scores:
     def names(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
         """What tells each example from any other (N): what was asked and, by a hash by key, what
         stands in its record."""
-        cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.asked]
-        asked = pc.binary_join_element_wise(*cells, "\0").to_pandas()
+        cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.query_fields]
+        ids = pc.binary_join_element_wise(*cells, "\0").to_pandas()
         if records is not None:
-            asked += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
-        again = asked.groupby(asked).cumcount().astype(str)  # the same may be asked twice
-        names: pd.Index[str] = pd.Index(asked + "\0" + again)
+            ids += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
+        repeat = ids.groupby(ids).cumcount().astype(str)  # the same may be asked twice
+        names: pd.Index[str] = pd.Index(ids + "\0" + repeat)
         return names
 
 
@@ -77,17 +77,17 @@ def of(table: pa.Table) -> Scores | None:
         return _cases(table)
     if not {"split", "credit"} <= set(table.column_names):
         return None
-    shown = described(table.schema).get("examples", {}).get(table["split"][0].as_py())
+    spec = described(table.schema).get("examples", {}).get(table["split"][0].as_py())
     table = filled(table.filter(pc.is_valid(table["credit"])))
-    if shown is None or not table.num_rows:
+    if spec is None or not table.num_rows:
         return None
     credit = table["credit"].to_numpy()
     strata = np.zeros(len(credit), int)
-    if shown["strata"]:
-        strata = np.unique(table[shown["strata"]].to_pandas(), return_inverse=True)[1]
-    asked = dict.fromkeys(filter(None, ("key", shown["question"], *shown["pictures"])))
-    right = credit >= shown["right"]
-    return Scores(shown["metric"], table, tuple(asked), 100 * credit, right, strata, shown)
+    if spec["strata"]:
+        strata = np.unique(table[spec["strata"]].to_pandas(), return_inverse=True)[1]
+    query_fields = dict.fromkeys(filter(None, ("key", spec["question"], *spec["pictures"])))
+    right = credit >= spec["right"]
+    return Scores(spec["metric"], table, tuple(query_fields), 100 * credit, right, strata, spec)
 
 
 def filled(table: pa.Table) -> pa.Table:
@@ -101,11 +101,11 @@ def filled(table: pa.Table) -> pa.Table:
 def parts(table: pa.Table) -> dict[str, Scores]:
     """The scores of a split by metric: the one of its kind or, of behaviour tests, the overall one
     and that of each test; empty where they are not known."""
-    whole = of(table)
-    if whole is None:
+    overall = of(table)
+    if overall is None:
         return {}
-    by_test = pc.unique(table["test"]).to_pylist() if whole.metric == OVERALL else ()
-    return {whole.metric: whole} | {
+    by_test = pc.unique(table["test"]).to_pylist() if overall.metric == OVERALL else ()
+    return {overall.metric: overall} | {
         test: replace(_cases(table.filter(pc.equal(table["test"], test))), metric=test)
         for test in by_test
     }
@@ -115,13 +115,13 @@ def shared(
     before: "pd.Index[str]", after: "pd.Index[str]"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places of the examples that both have, in the order of the first."""
-    at = after.get_indexer(before)
-    places = np.flatnonzero(at >= 0)
-    return places, at[places]
+    matches = after.get_indexer(before)
+    places = np.flatnonzero(matches >= 0)
+    return places, matches[places]
 
 
 def _cases(table: pa.Table) -> Scores:
     passed = table["passed"].to_numpy()
     strata = np.unique(table["test"].to_pandas(), return_inverse=True)[1]
-    asked = ("test", "key", "caption", "changed")
-    return Scores(OVERALL, table, asked, 100.0 * passed, passed, strata)
+    query_fields = ("test", "key", "caption", "changed")
+    return Scores(OVERALL, table, query_fields, 100.0 * passed, passed, strata)

@@ -106,6 +106,6 @@ def metric_group(name: str) -> str:
 def metric_order(name: str) -> tuple[int, str, int]:
     """Key to sort metrics by: known groups first, numbers by size."""
     group = metric_group(name)
-    place = FIRST_GROUPS.index(group) if group in FIRST_GROUPS else len(FIRST_GROUPS)
+    rank = FIRST_GROUPS.index(group) if group in FIRST_GROUPS else len(FIRST_GROUPS)
     number = re.search(r"\d+$", name)
-    return place, re.sub(r"\d+$", "", name), int(number.group()) if number else 0
+    return rank, re.sub(r"\d+$", "", name), int(number.group()) if number else 0

@@ -17,12 +17,12 @@ from albef.runtime.model import (
     Ints,
     Model,
     Picture,
-    aligned,
     batches,
+    check_aligned,
     softmax,
 )
 
-_Asked = dict[str, Array]
+_States = dict[str, Array]
 """Keys and values (B, F, H, L, D / H) of questions read together with their pictures, and their
 mask (B, L), as the decoder takes them."""
 
@@ -36,7 +36,7 @@ class Answering(Model):
         super().__init__(*parts)
         assert self.facts.answering is not None
         self.answering = self.facts.answering
-        self._listed, self._listed_mask = self.tokenizer.encode(
+        self._answer_ids, self._answer_mask = self.tokenizer.encode(
             self.answers, self.facts.max_tokens, end=True
         )
 
@@ -58,59 +58,59 @@ class Answering(Model):
             ImageError: a picture cannot be decoded.
             FileNotFoundError: there is no file at a path.
         """
-        aligned(images=images, questions=questions)
+        check_aligned(images=images, questions=questions)
         answers: list[list[Answer]] = []
+        answer = self._write if self.answering.by == "generate" else self._rank
         for part in batches(len(images)):
-            asked = self._read(images[part], questions[part], part.start)
-            answers += self._write(asked) if self.answering.by == "generate" else self._rank(asked)
-        least = self.min_probability
-        return [best[:k] if best[0].probability >= least else [] for best in answers]
+            answers += answer(self._encode(images[part], questions[part], part.start))
+        threshold = self.min_probability
+        return [best[:k] if best[0].probability >= threshold else [] for best in answers]
 
-    def _read(self, images: Sequence[Picture], questions: Sequence[str], start: int) -> _Asked:
-        image, which = self.encode_distinct(images, start)
+    def _encode(self, images: Sequence[Picture], questions: Sequence[str], start: int) -> _States:
+        image, rows = self.encode_distinct(images, start)
         ids, mask = self.ids(questions)
-        inputs = {"ids": ids[:, None], "text_mask": mask[:, None], **image.take(which).inputs()}
+        inputs = {"ids": ids[:, None], "text_mask": mask[:, None], **image.take(rows).inputs()}
         out = self.backend.run("question_encoder", inputs)
-        asked = {name: value.reshape((len(ids), *value.shape[2:])) for name, value in out.items()}
-        return asked | {"question_mask": mask}
+        states = {name: value.reshape((len(ids), *value.shape[2:])) for name, value in out.items()}
+        return states | {"question_mask": mask}
 
-    def _logits(self, asked: _Asked, ids: Ints, positions: Ints, sees: Array) -> Floats:
+    def _logits(self, states: _States, ids: Ints, positions: Ints, sees: Array) -> Floats:
         """Logits (B, W, V) of the tokens after those of a tree of answers to each question."""
         tree = {"ids": ids, "positions": positions, "sees": sees.astype(np.int64)}
-        logits: Floats = self.backend.run("answer_decoder", tree | asked)["logits"]
+        logits: Floats = self.backend.run("answer_decoder", tree | states)["logits"]
         return logits
 
-    def _rank(self, asked: _Asked) -> list[list[Answer]]:
+    def _rank(self, states: _States) -> list[list[Answer]]:
         """As :func:`albef.models.decoder.rank`."""
-        ids, mask, count = self._listed, self._listed_mask, len(asked["question_mask"])
+        ids, mask, count = self._answer_ids, self._answer_mask, len(states["question_mask"])
         start = np.full((count, 1), self.tokenizer.cls_id)
-        first = self._logits(asked, start, np.zeros_like(start), np.ones((count, 1, 1)))[:, 0]
+        first = self._logits(states, start, np.zeros_like(start), np.ones((count, 1, 1)))[:, 0]
         log_first = _log_softmax(first)[:, ids[:, 1]]
         chosen = np.argsort(-log_first, axis=1, kind="stable")[:, : self.answering.k]
         log_first = np.take_along_axis(log_first, chosen, axis=1)
         tree: AnswerTree = answer_tree(ids[chosen], mask[chosen])
-        logits = self._logits(asked, tree.ids, tree.depth, tree.sees)
+        logits = self._logits(states, tree.ids, tree.depth, tree.sees)
         row = np.arange(count)[:, None, None]
         log_p = logits[row, tree.node, ids[chosen][:, :, 1:]] - _log_sum(logits)[row, tree.node]
         score = log_first + (log_p * mask[chosen][:, :, 1:]).sum(axis=2)
         shares = softmax(score / self.facts.temperature)
         order = np.argsort(-shares, axis=1, kind="stable")
         return [
-            [Answer(self.answers[which[i]], float(share[i])) for i in best]
-            for best, which, share in zip(order, chosen, shares, strict=True)
+            [Answer(self.answers[indices[i]], float(share[i])) for i in best]
+            for best, indices, share in zip(order, chosen, shares, strict=True)
         ]
 
-    def _write(self, asked: _Asked) -> list[list[Answer]]:
+    def _write(self, states: _States) -> list[list[Answer]]:
         tokenizer, settings = self.tokenizer, self.answering
-        count = len(asked["question_mask"])
+        count = len(states["question_mask"])
 
         def likely(rows: Ints) -> tuple[Floats, Ints]:
             length = rows.shape[1]
             ids = rows.reshape(count, -1)  # the beams of a question are the branches of its tree
             branches = np.kron(np.eye(ids.shape[1] // length), np.tril(np.ones((length, length))))
             sees = branches[None] * (ids != tokenizer.pad_id)[:, None, :]
-            places = np.tile(np.arange(length), (count, ids.shape[1] // length))
-            logits = self._logits(asked, ids, places, sees)
+            positions = np.tile(np.arange(length), (count, ids.shape[1] // length))
+            logits = self._logits(states, ids, positions, sees)
             log_p = _log_softmax(logits.reshape(*rows.shape, -1)[:, -1])
             log_p[:, [tokenizer.pad_id, tokenizer.cls_id]] = -np.inf
             best = np.argsort(-log_p, axis=1, kind="stable")[:, : settings.beams]

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from albef.runtime.model import Floats, Model, Picture, aligned, batches, softmax
+from albef.runtime.model import Floats, Model, Picture, batches, check_aligned, softmax
 
-PLACES = ("image", "second")
+PREFIXES = ("image", "second")
 """What the classifier's inputs call the first picture and the second."""
 
 
@@ -26,12 +26,12 @@ class Classifying(Model):
         are I lists of n: the first pictures, then the second ones."""
         parts = [np.empty((0, len(self.facts.classes)), np.float32)]
         for part in batches(len(statements)):
-            together = [image for each in images for image in each[part]]
-            states, which = self.encode_distinct(together, part.start)
+            pictures = [image for column in images for image in column[part]]
+            states, indices = self.encode_distinct(pictures, part.start)
             ids, mask = self.ids(statements[part])
             inputs = {"ids": ids[:, None], "text_mask": mask[:, None]}
-            for place, rows in zip(PLACES, np.array_split(which, len(images)), strict=False):
-                inputs |= states.take(rows).inputs(place)
+            for prefix, rows in zip(PREFIXES, np.array_split(indices, len(images)), strict=False):
+                inputs |= states.take(rows).inputs(prefix)
             logits = self.backend.run("classifier", inputs)["logits"][:, 0]
             parts.append(softmax(logits / np.float32(self.facts.temperature)))
         return np.concatenate(parts)
@@ -41,8 +41,8 @@ class Classifying(Model):
         an empty dict where none reaches ``min_probability``."""
         *images, statements = images_and_statements
         rows = self.probabilities(images, statements).tolist()
-        sure = (row if max(row) >= self.min_probability else () for row in rows)
-        return [dict(zip(self.facts.classes, row, strict=False)) for row in sure]
+        confident = (row if max(row) >= self.min_probability else () for row in rows)
+        return [dict(zip(self.facts.classes, row, strict=False)) for row in confident]
 
 
 class Entailing(Classifying):
@@ -54,7 +54,7 @@ class Entailing(Classifying):
         self, images: Sequence[Picture], statements: Sequence[str]
     ) -> list[dict[str, float]]:
         """How probable it is that picture i contradicts, leaves open or entails statement i."""
-        aligned(images=images, statements=statements)
+        check_aligned(images=images, statements=statements)
         return self.classify(images, statements)
 
 
@@ -67,5 +67,5 @@ class Comparing(Classifying):
         self, firsts: Sequence[Picture], seconds: Sequence[Picture], statements: Sequence[str]
     ) -> list[dict[str, float]]:
         """How probable it is that statement i is true of first and second picture i together."""
-        aligned(firsts=firsts, seconds=seconds, statements=statements)
+        check_aligned(firsts=firsts, seconds=seconds, statements=statements)
         return self.classify(firsts, seconds, statements)

@@ -65,7 +65,7 @@ def load(
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
-    made = SURFACES[facts.surface]
-    model = made(backend, tokenizer, facts, manifests.digest(folder), answers)
+    surface = SURFACES[facts.surface]
+    model = surface(backend, tokenizer, facts, manifests.digest(folder), answers)
     model.min_probability = min_probability
     return model

@@ -181,7 +181,7 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
     Raises:
         ExportError: it names the file that is missing, was changed, or draws on another one.
     """
-    names = needed(manifest, precision)
+    names = needed_files(manifest, precision)
     for name in names:
         if name not in manifest.files:
             raise ExportError(f"{folder / NAME} lists no {name}: {_remedy(folder)}")
@@ -189,8 +189,8 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
             raise ExportError(f"{folder / name} is missing: {_remedy(folder)}")
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(file_digest, [folder / name for name in names]))
-    for name, found in zip(names, digests, strict=True):
-        if found != manifest.files[name]:
+    for name, actual in zip(names, digests, strict=True):
+        if actual != manifest.files[name]:
             raise ExportError(
                 f"{folder / name} is not the file that was exported (its SHA-256 is not the one "
                 f"in {NAME}): {_remedy(folder)}"
@@ -203,7 +203,7 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
                 )
 
 
-def needed(manifest: Manifest, precision: str) -> list[str]:
+def needed_files(manifest: Manifest, precision: str) -> list[str]:
     """The files that a model of one precision is loaded from."""
     graphs = [graph_file(precision, graph) for graph in manifest.graphs]
     return [TOKENIZER, *([ANSWERS] if manifest.model.answering else []), *graphs]

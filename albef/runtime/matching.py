@@ -22,14 +22,14 @@ from albef.runtime.model import (
     Ints,
     Model,
     Picture,
-    aligned,
     batches,
-    encoded,
+    check_aligned,
+    picture_bytes,
     softmax,
 )
 
 
-def matching(model: Model, name: str) -> "Matching":
+def as_matching(model: Model, name: str) -> "Matching":
     """A model, which an error calls ``name``, as one that matches images and texts.
 
     Raises:
@@ -47,7 +47,7 @@ class Matching(Model):
     """Embeds pictures and texts into one space, and judges pairs by reading both together."""
 
     main: ClassVar[str] = "match"
-    also: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
+    extra_calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
 
     @property
     def calls(self) -> frozenset[str]:
@@ -80,7 +80,7 @@ class Matching(Model):
             ImageError: a picture cannot be decoded.
             FileNotFoundError: there is no file at a path.
         """
-        aligned(images=images)
+        check_aligned(images=images)
         parts = [
             self.encode_image(self.pixels(images[part], part.start)).feat
             for part in batches(len(images))
@@ -89,7 +89,7 @@ class Matching(Model):
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
         """Texts to unit vectors (n, E); their product with those of images is the similarity."""
-        aligned(texts=texts)
+        check_aligned(texts=texts)
         parts = [self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts))]
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
@@ -110,16 +110,16 @@ class Matching(Model):
                 before the temperature was kept.
             ImageError: a picture cannot be decoded.
         """
-        aligned(labels=labels)
-        aligned(templates=templates)
+        check_aligned(labels=labels)
+        check_aligned(templates=templates)
         if wrong := [text for text in templates if not re.match(TEMPLATE, text)]:
             raise ValueError(f"the template {wrong[0]!r} needs {{}} once, where the label goes")
         if not labels or not templates:
             raise ValueError("zero_shot needs a label and a template at least")
         texts = self.embed_text(prompts(labels, templates))
-        return self.classified(self.embed_image(images), texts, len(labels))
+        return self.classify_features(self.embed_image(images), texts, len(labels))
 
-    def classified(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
+    def classify_features(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
         """The probabilities (n, C) of pictures (n, E), given the features of the classes'
         prompts (C * P, E), as :func:`albef.preprocessing.zero_shot.prompts` orders them."""
         if self.facts.itc_temperature is None:
@@ -143,7 +143,7 @@ class Matching(Model):
 
         A picture object or text that stands several times in a batch is encoded once.
         """
-        aligned(images=images, texts=texts)
+        check_aligned(images=images, texts=texts)
         parts = [
             self._judge_pairs(images[part], texts[part], part.start)["logits"]
             for part in batches(len(images))
@@ -159,7 +159,7 @@ class Matching(Model):
         self, images: Sequence[Picture], texts: Sequence[str], start: int
     ) -> dict[str, Array]:
         """What the matcher says of a batch of pairs, (n, ...) each."""
-        image, which = self.encode_distinct(images, start)
+        image, indices = self.encode_distinct(images, start)
         distinct = list(dict.fromkeys(texts))
         ids, mask = self.ids(distinct)
         states, _ = self.encode_text(ids, mask)
@@ -168,7 +168,7 @@ class Matching(Model):
         if len(image.keys) == 1:  # T texts of one picture
             out = self._judge(states[None], mask[None], image)
             return {name: value[0] for name, value in out.items()}
-        out = self._judge(states[:, None], mask[:, None], image.take(which))
+        out = self._judge(states[:, None], mask[:, None], image.take(indices))
         return {name: value[:, 0] for name, value in out.items()}
 
 
@@ -190,7 +190,7 @@ class Grounding(Matching):
     """Also says where. Its map is attention alone, without the gradient of Grad-CAM."""
 
     main: ClassVar[str] = "ground"
-    also: ClassVar[frozenset[str]] = Matching.also | {Matching.main}
+    extra_calls: ClassVar[frozenset[str]] = Matching.extra_calls | {Matching.main}
 
     def ground(
         self,
@@ -201,7 +201,7 @@ class Grounding(Matching):
         """Find expression i, as "the key beside an apple", in picture i; and choose from its
         ``boxes``, in pixels of the picture."""
         boxes = boxes if boxes is not None else [()] * len(images)
-        aligned(images=images, expressions=expressions, boxes=boxes)
+        check_aligned(images=images, expressions=expressions, boxes=boxes)
         grounded = []
         for part in batches(len(images)):
             out = self._judge_pairs(images[part], expressions[part], part.start)
@@ -213,7 +213,7 @@ class Grounding(Matching):
     def _locate(
         self, image: Picture, boxes: Sequence[Box], heat: Floats, chance: float
     ) -> Grounded:
-        with Image.open(io.BytesIO(encoded(image))) as picture:  # reads the header only
+        with Image.open(io.BytesIO(picture_bytes(image))) as picture:  # reads the header only
             width, height = picture.size
         assert self.facts.threshold is not None
         box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)

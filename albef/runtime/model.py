@@ -74,7 +74,7 @@ class Model:
 
     main: ClassVar[str]
     """The call that it is made for, of a list of pictures or several, and one of texts."""
-    also: ClassVar[frozenset[str]] = frozenset()
+    extra_calls: ClassVar[frozenset[str]] = frozenset()
     """Calls that it has beside."""
     min_probability: float = 0.0
     """Below it the first of several answers, or classes, is none."""
@@ -97,7 +97,7 @@ class Model:
     @property
     def calls(self) -> frozenset[str]:
         """What it can be asked."""
-        return self.also | {self.main}
+        return self.extra_calls | {self.main}
 
     def __getattr__(self, name: str) -> Any:
         if name in CALLS:
@@ -117,7 +117,7 @@ class Model:
         rows = []
         for number, image in enumerate(images, start):
             name = f"{image}" if isinstance(image, str | os.PathLike) else f"picture {number}"
-            rows.append(self._resize(encoded(image), name))
+            rows.append(self._resize(picture_bytes(image), name))
         return np.stack(rows)
 
     def encode_image(self, pixels: Floats) -> ImageStates:
@@ -135,9 +135,9 @@ class Model:
     ) -> tuple[ImageStates, list[int]]:
         """Encode each picture object once: the states, and which of them each picture has."""
         distinct = {id(image): image for image in images}
-        place = {name: i for i, name in enumerate(distinct)}
+        rows = {key: i for i, key in enumerate(distinct)}
         states = self.encode_image(self.pixels(list(distinct.values()), start))
-        return states, [place[id(image)] for image in images]
+        return states, [rows[id(image)] for image in images]
 
 
 def batches(count: int) -> Iterator[slice]:
@@ -145,7 +145,7 @@ def batches(count: int) -> Iterator[slice]:
     return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
-def aligned(**lists: Sequence[object]) -> None:
+def check_aligned(**lists: Sequence[object]) -> None:
     """See that every argument is a list, of as many items as the others.
 
     Raises:
@@ -167,7 +167,7 @@ def softmax(logits: Array) -> Floats:
     return result
 
 
-def encoded(image: Picture) -> bytes:
+def picture_bytes(image: Picture) -> bytes:
     """A picture as the bytes of its file."""
     if isinstance(image, bytes):
         return image

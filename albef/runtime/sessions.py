@@ -26,11 +26,11 @@ except ImportError as error:  # also of what is left where one of two was taken 
     raise ImportError(f"there is no ONNX Runtime here ({error}): {_INSTALL}") from None
 
 log = logging.getLogger("albef")
-_found = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
-if len(_found) > 1:
+_installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
+if len(_installed) > 1:
     log.warning(
         "%s are both installed and overwrite each other's files: `pip uninstall %s`, then %s",
-        *(" and ".join(_found), " ".join(_found), _INSTALL),
+        *(" and ".join(_installed), " ".join(_installed), _INSTALL),
     )
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # of ONNX Runtime's own log
@@ -83,11 +83,11 @@ class Sessions:
         chosen = _choose(providers)
         with ThreadPoolExecutor(len(graphs)) as pool:  # most of a large graph's loading is serial
             paths = [folder / graph_file(precision, graph) for graph in graphs]
-            made = list(pool.map(lambda path: _session(path, chosen, threads), paths))
-        self._sessions: dict[str, Any] = dict(zip(graphs, made, strict=True))
-        self.providers: list[str] = made[0].get_providers()
-        for session in made:
-            _check_provider(session.get_providers()[0], chosen[0], named=providers is not None)
+            sessions = list(pool.map(lambda path: _session(path, chosen, threads), paths))
+        self._sessions: dict[str, Any] = dict(zip(graphs, sessions, strict=True))
+        self.providers: list[str] = sessions[0].get_providers()
+        for session in sessions:
+            _check_provider(session.get_providers()[0], chosen[0], explicit=providers is not None)
         self.device = "cuda" if self.providers[0] == CUDA else None
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,21 +96,21 @@ class Sessions:
         names = [output.name for output in session.get_outputs()]
         if self.device is None:
             return dict(zip(names, session.run(None, dict(inputs)), strict=True))
-        binding, kept = session.io_binding(), [name.endswith(("keys", "values")) for name in names]
-        for name, given in inputs.items():
-            if isinstance(given, OnDevice):
-                value = given.value
-                place = value.device_name(), 0, value.element_type(), given.shape, value.data_ptr()
-                binding.bind_input(name, *place)
+        binding, stays = session.io_binding(), [name.endswith(("keys", "values")) for name in names]
+        for name, array in inputs.items():
+            if isinstance(array, OnDevice):
+                value = array.value
+                buffer = value.device_name(), 0, value.element_type(), array.shape, value.data_ptr()
+                binding.bind_input(name, *buffer)
             else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(given))
-        for name, stays in zip(names, kept, strict=True):
-            binding.bind_output(name, self.device if stays else "cpu")
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, stay in zip(names, stays, strict=True):
+            binding.bind_output(name, self.device if stay else "cpu")
         session.run_with_iobinding(binding)
-        made: dict[str, Any] = dict(zip(names, binding.get_outputs(), strict=True))
-        for name, stays in zip(names, kept, strict=True):
-            made[name] = OnDevice(made[name], made[name].shape()) if stays else made[name].numpy()
-        return made
+        out: dict[str, Any] = dict(zip(names, binding.get_outputs(), strict=True))
+        for name, stay in zip(names, stays, strict=True):
+            out[name] = OnDevice(out[name], out[name].shape()) if stay else out[name].numpy()
+        return out
 
 
 def _choose(providers: Sequence[str] | None) -> list[str]:
@@ -156,10 +156,10 @@ def _session(path: Path, providers: list[str], threads: int) -> Any:
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load {path}: {reason}") from None
 
 
-def _check_provider(running: str, asked: str, *, named: bool) -> None:
-    """A session falls back to the CPU without an error: refuse it where ``asked`` was named."""
-    if running == asked:
+def _check_provider(running: str, requested: str, *, explicit: bool) -> None:
+    """A session falls back to the CPU without an error: refuse it where ``explicit``."""
+    if running == requested:
         return
-    if named:
-        raise ExportError(f"{asked} does not work here: the session runs on {running}")
-    log.warning("%s does not work here; running on %s", asked, running)
+    if explicit:
+        raise ExportError(f"{requested} does not work here: the session runs on {running}")
+    log.warning("%s does not work here; running on %s", requested, running)

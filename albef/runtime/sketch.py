@@ -28,9 +28,9 @@ BINS: dict[str, tuple[float, ...]] = {
 }
 """Edges, ascending, the last bin with its upper one: of a picture's sides and mean, of a text's
 words and its share of unknown tokens, of the probability of the answer that is given."""
-LEAST = 100
+MIN_COUNT = 100
 """Things of which it is not told how far they are."""
-_MOST = 4096  # at which counts are halved, so that they are of the last thousands
+_MAX_COUNT = 4096  # at which counts are halved, so that they are of the last thousands
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _HELD_OUT = 1e-4  # weight that the empty bins of a reference share, as in validation
 Counts = NDArray[np.float64]
@@ -54,11 +54,11 @@ class Sketch:
 
     def count(self, **values: float) -> None:
         """Count a value of each of some :data:`BINS`."""
-        for what, value in values.items():
-            counts = self.counts[what]
-            place = np.searchsorted(BINS[what], value, "right") - 1
-            counts[min(int(place), len(counts) - 1)] += 1
-            if counts.sum() >= _MOST:
+        for quantity, value in values.items():
+            counts = self.counts[quantity]
+            index = np.searchsorted(BINS[quantity], value, "right") - 1
+            counts[min(int(index), len(counts) - 1)] += 1
+            if counts.sum() >= _MAX_COUNT:
                 counts /= 2
 
     def picture(self, image: bytes, brightness: float) -> None:
@@ -72,24 +72,24 @@ class Sketch:
         unknown = ids[1:] == model.tokenizer.tokenizer.token_to_id("[UNK]")
         self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
 
-    def drift(self, what: str, reference: Counts) -> Drift:
-        """How far something is from a reference; NaN of fewer than :data:`LEAST`, or of none."""
-        counts, edges = self.counts[what], BINS[what]
-        if counts.sum() < LEAST or not reference.sum():
+    def drift(self, quantity: str, reference: Counts) -> Drift:
+        """How far something is from a reference; NaN of fewer than :data:`MIN_COUNT`, or none."""
+        counts, edges = self.counts[quantity], BINS[quantity]
+        if counts.sum() < MIN_COUNT or not reference.sum():
             return Drift(np.nan, np.nan)
         empty = reference == 0
         expected = reference / reference.sum() * (1 - _HELD_OUT * empty.any())
         expected[empty] = _HELD_OUT / max(1, empty.sum())
         share = counts / counts.sum()
-        there = share > 0
-        divergence = float((share[there] * np.log(share[there] / expected[there])).sum())
+        observed = share > 0
+        divergence = float((share[observed] * np.log(share[observed] / expected[observed])).sum())
         now, before = (_quantiles(each, edges) for each in (counts, reference))
-        across = before[-1] - before[0] or abs(before[len(before) // 2]) or 1.0
-        return Drift(divergence, float(np.abs(now - before).max() / across))
+        spread = before[-1] - before[0] or abs(before[len(before) // 2]) or 1.0
+        return Drift(divergence, float(np.abs(now - before).max() / spread))
 
     def write(self, folder: Path) -> None:
         """Write the counts into an export."""
-        counts = {what: each.tolist() for what, each in self.counts.items()}
+        counts = {quantity: values.tolist() for quantity, values in self.counts.items()}
         (folder / NAME).write_text(json.dumps(counts, sort_keys=True) + "\n")
 
 
@@ -100,12 +100,12 @@ def brightness(pixels: Floats) -> float:
 
 def _quantiles(counts: Counts, edges: tuple[float, ...]) -> Counts:
     """The upper edges of the bins that hold the quantiles (5,)."""
-    places = np.searchsorted(counts.cumsum() / counts.sum(), _QUANTILES)
-    upper: Counts = np.array(edges, float)[np.minimum(places, len(counts) - 1) + 1]
+    indices = np.searchsorted(counts.cumsum() / counts.sum(), _QUANTILES)
+    upper: Counts = np.array(edges, float)[np.minimum(indices, len(counts) - 1) + 1]
     return upper
 
 
-def read(folder: Path, manifest: Manifest) -> Mapping[str, Counts]:
+def read_counts(folder: Path, manifest: Manifest) -> Mapping[str, Counts]:
     """The counts in an export; none in one from before they were.
 
     Raises:
@@ -117,4 +117,4 @@ def read(folder: Path, manifest: Manifest) -> Mapping[str, Counts]:
     if file_digest(path) != manifest.files[NAME]:
         raise ExportError(f"{path} is not the file that was exported: export again")
     counts = json.loads(path.read_text())
-    return {what: np.array(counts[what], float) for what in BINS if what in counts}
+    return {quantity: np.array(counts[quantity], float) for quantity in BINS if quantity in counts}

@@ -172,18 +172,18 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         seed = (self._seed * 1_000_003 + number) % 2**32
         sampler = make_sampler(self._settings, seed)
         joint = sampler.infer_relative_search_space(study, trial)
-        drawn: dict[str, float] = dict(sampler.sample_relative(study, trial, joint))
+        values: dict[str, float] = dict(sampler.sample_relative(study, trial, joint))
         for name in self._space:
-            if name not in drawn:
-                drawn[name] = sampler.sample_independent(study, trial, name, self._space[name])
-        tried = self._study.get_trials(deepcopy=False)
-        if any(drawn == other.params for other in tried if other.number != trial.number):
+            if name not in values:
+                values[name] = sampler.sample_independent(study, trial, name, self._space[name])
+        trials = self._study.get_trials(deepcopy=False)
+        if any(values == other.params for other in trials if other.number != trial.number):
             sampler = optuna.samplers.RandomSampler(seed)
             return {
                 name: sampler.sample_independent(study, trial, name, self._space[name])
-                for name in drawn
+                for name in values
             }
-        return drawn
+        return values
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution

@@ -112,8 +112,8 @@ class Study:
     def ask(self) -> FrozenTrial | None:
         """The next trial, or None when all have ended; waits for those of others."""
         while True:
-            with self._turn():
-                if trial := self._cut_off() or self._another():
+            with self._ask_lock():
+                if trial := self._resume_trial() or self._next_trial():
                     break
             if self.complete:
                 return None
@@ -188,7 +188,7 @@ class Study:
                 raise TrialLost
             return self._study.tell(self._trial, value, state)
 
-    def _cut_off(self) -> optuna.Trial | None:
+    def _resume_trial(self) -> optuna.Trial | None:
         """A trial whose process has died; those of a database are put back to be asked for."""
         if self._database:
             with unwarned():
@@ -200,7 +200,7 @@ class Study:
                 return optuna.Trial(self._study, frozen._trial_id)
         return None
 
-    def _another(self) -> optuna.Trial | None:
+    def _next_trial(self) -> optuna.Trial | None:
         """A trial that waits or a new one; None where the budget is spent."""
         counted = self._counted()
         waiting = any(trial.state == TrialState.WAITING for trial in counted)
@@ -225,7 +225,7 @@ class Study:
             return False
         return True
 
-    def _turn(self) -> contextlib.AbstractContextManager[object]:
+    def _ask_lock(self) -> contextlib.AbstractContextManager[object]:
         """One process of a machine asks at a time."""
         if self.repeatable:
             return contextlib.nullcontext()

@@ -68,14 +68,14 @@ class _JournalLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._held = contextlib.ExitStack()
+        self._locks = contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._held.enter_context(lock(self._path, wait=lambda holder: None))
+        self._locks.enter_context(lock(self._path, wait=lambda holder: None))
         return True
 
     def release(self) -> None:
-        self._held.close()
+        self._locks.close()
 
 
 def journal_study(path: Path, name: str) -> optuna.Study:
@@ -83,10 +83,10 @@ def journal_study(path: Path, name: str) -> optuna.Study:
     lock_path = path.with_name(f"{path.name}.lock")
     with lock(lock_path, wait=lambda holder: None):
         text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
+        complete_lines = text[: text.rfind(b"\n") + 1]
+        if complete_lines != text:
             log.warning("%s ends in the middle of a line, which is cut off", path)
-            os.truncate(path, len(whole))
+            os.truncate(path, len(complete_lines))
     try:
         study = _open(
             JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(lock_path))), name

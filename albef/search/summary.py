@@ -39,15 +39,15 @@ def evidence(
     best = best_of(trials, start)
     values = sorted((t.value for t in trials if t.state == TrialState.COMPLETE), reverse=True)
     at_start = [t.value for t in trials if t.params == start and t.value is not None]
-    began = at_start[0] if at_start else None
+    start_value = at_start[0] if at_start else None
     states = ("complete", "pruned", "fail")
     return {
         "metric": metric,
         "trials": {state: sum(t.state.name.lower() == state for t in trials) for state in states},
         "chosen": {"trial": list(trials).index(best), "start": best.params == start},
         "value": best.value,
-        "start": began,
-        "gain": None if began is None else best.value - began,
+        "start": start_value,
+        "gain": None if start_value is None else best.value - start_value,
         "best": values[:BEST],
         "spread": values[0] - values[:BEST][-1],
         "repeatable": repeatable,

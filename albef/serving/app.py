@@ -99,7 +99,7 @@ def create_app(
             server_routes(),
         ]
         routers[:] = [*guarded, *public]
-        del app.router.routes[own:]
+        del app.router.routes[schema_routes:]
         for router in routers:
             app.include_router(router, dependencies=secured if router in guarded else None)
         app.openapi_schema = None
@@ -120,9 +120,9 @@ def create_app(
         assert isinstance(error, HTTPException)
         response = Problem(error.status_code).response()
         if error.status_code == 405:
-            every = [*request.app.routes, *(each for part in routers for each in part.routes)]
-            here = (each for each in every if each.matches(request.scope)[0] is not Match.NONE)
-            methods = {name for each in here for name in getattr(each, "methods", ())}
+            routes = [*request.app.routes, *(each for router in routers for each in router.routes)]
+            matches = (each for each in routes if each.matches(request.scope)[0] is not Match.NONE)
+            methods = {name for each in matches for name in getattr(each, "methods", ())}
             if "GET" in methods:
                 methods.add("HEAD")
             response.headers["allow"] = ", ".join(sorted(methods))
@@ -130,7 +130,7 @@ def create_app(
 
     # What answers everybody reads no body and computes nothing: it needs no token and no slot.
     open_paths = frozenset(
-        {"/openapi.json", *(each.path for part in public for each in part.routes)}  # type: ignore[attr-defined]
+        {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]
     )
     app = FastAPI(
         title="ALBEF",
@@ -155,7 +155,7 @@ def create_app(
         ],
     )
     app.state.follower = follower
-    own = len(app.router.routes)  # openapi.json
+    schema_routes = len(app.router.routes)  # openapi.json
     mount(engine.calls)
     return app
 

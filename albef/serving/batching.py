@@ -77,10 +77,10 @@ class Batcher(Generic[Item, Result]):
             Problem: 429, with the seconds after which the queue will be shorter.
         """
         waiting = len(self._queue)
-        ahead = waiting * self._pace
-        if waiting + count > self._limits.queue or ahead > self._limits.seconds:
+        delay = waiting * self._pace
+        if waiting + count > self._limits.queue or delay > self._limits.seconds:
             self._metrics.refused.labels("queue").inc()
-            raise Problem(429, f"{waiting} items wait for {self._step}; try again later", ahead)
+            raise Problem(429, f"{waiting} items wait for {self._step}; try again later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         """The results of ``items``; when this is cancelled, they are not computed any more.
@@ -96,14 +96,14 @@ class Batcher(Generic[Item, Result]):
         ]
         self._set_queue(self._queue + waiting)
         try:
-            return list(await asyncio.gather(*(each.result for each in waiting)))
+            return list(await asyncio.gather(*(entry.result for entry in waiting)))
         finally:
-            for each in waiting:
-                each.result.cancel()
-            if left := {id(each) for each in waiting if each.result.cancelled()}:
-                before = len(self._queue)
-                self._set_queue([each for each in self._queue if id(each) not in left])
-                self._dropped.inc(before - len(self._queue))
+            for entry in waiting:
+                entry.result.cancel()
+            if cancelled := {id(entry) for entry in waiting if entry.result.cancelled()}:
+                length = len(self._queue)
+                self._set_queue([entry for entry in self._queue if id(entry) not in cancelled])
+                self._dropped.inc(length - len(self._queue))
 
     async def run(self) -> None:
         """Compute what arrives, until cancelled."""
@@ -112,37 +112,37 @@ class Batcher(Generic[Item, Result]):
             if self._several and self._limits.wait:
                 await self._wait_for_company()
             if self._queue:
-                await self._answer(self._take())
+                await self._answer(self._take_batch())
 
     async def _wait_for_company(self) -> None:
         """Wait until the batch is full or its oldest item has waited long enough."""
         loop = asyncio.get_running_loop()
         while self._queue and len(self._queue) < self._limits.batch:
-            left = self._queue[0].since + self._limits.wait - loop.time()
-            if left <= 0:
+            remaining = self._queue[0].since + self._limits.wait - loop.time()
+            if remaining <= 0:
                 return
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), left)
+                await asyncio.wait_for(self._arrived.wait(), remaining)
             except TimeoutError:
                 return
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
+    def _take_batch(self) -> list[_Waiting[Item, Result]]:
         """Remove a batch from the queue."""
         oldest, *others = self._queue
-        others.sort(key=lambda each: abs(each.length - oldest.length))
+        others.sort(key=lambda entry: abs(entry.length - oldest.length))
         batch, longest, total = [oldest], oldest.length, oldest.length
-        for each in others[: self._limits.batch - 1]:
-            longest, total = max(longest, each.length), total + each.length
+        for entry in others[: self._limits.batch - 1]:
+            longest, total = max(longest, entry.length), total + entry.length
             if longest * (len(batch) + 1) > _PADDING * total:
                 break
-            batch.append(each)
-        taken = set(map(id, batch))
-        self._set_queue([each for each in self._queue if id(each) not in taken])
+            batch.append(entry)
+        batched = set(map(id, batch))
+        self._set_queue([entry for entry in self._queue if id(entry) not in batched])
         return batch
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        items = [each.item for each in batch]
+        items = [entry.item for entry in batch]
         start = time.perf_counter()
         try:
             results = await asyncio.get_running_loop().run_in_executor(
@@ -150,9 +150,9 @@ class Batcher(Generic[Item, Result]):
             )
         except Exception as error:
             if len(batch) > 1:  # whose fault it is shows when each is computed alone
-                for each in batch:
-                    if not each.result.done():
-                        await self._answer([each])
+                for entry in batch:
+                    if not entry.result.done():
+                        await self._answer([entry])
             elif not batch[0].result.done():
                 batch[0].result.set_exception(error)
             return
@@ -161,9 +161,9 @@ class Batcher(Generic[Item, Result]):
         self._several = len(batch) > 1
         self._items.observe(len(batch))
         self._seconds.observe(seconds)
-        for each, result in zip(batch, results, strict=True):
-            if not each.result.done():
-                each.result.set_result(result)
+        for entry, result in zip(batch, results, strict=True):
+            if not entry.result.done():
+                entry.result.set_result(result)
 
     def _set_queue(self, queue: list[_Waiting[Item, Result]]) -> None:
         self._queue = queue

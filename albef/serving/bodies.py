@@ -42,13 +42,13 @@ class Route(APIRoute):
             return None
         return kinds[0] if inspect.isclass(kinds[0]) and issubclass(kinds[0], BaseModel) else None
 
-    async def answer(self, body: bytes, given: str) -> Response:
+    async def answer(self, body: bytes, content_type: str) -> Response:
         """What the endpoint says of a body of some type, without the framework.
 
         Raises:
             Problem: the body is another than it takes.
         """
-        _check_type(given, _JSON)
+        _check_type(content_type, _JSON)
         assert self.model is not None
         try:
             model = self.model.model_validate_json(body)
@@ -65,24 +65,24 @@ class Route(APIRoute):
         if self.body_field is None:
             return handle
         is_form = isinstance(self.body_field.field_info, Form("").__class__)
-        taken = "multipart/form-data" if is_form else _JSON
-        known = [field.alias for field in self.dependant.body_params]
+        accepted = "multipart/form-data" if is_form else _JSON
+        field_names = [field.alias for field in self.dependant.body_params]
 
         async def checked(request: Request) -> Response:
-            _check_type(media_type(exchange_of(request.scope).headers), taken)
+            _check_type(media_type(exchange_of(request.scope).headers), accepted)
             fields = list(await request.form()) if is_form else []
-            if unknown := [name for name in fields if name not in known]:
+            if unknown := [name for name in fields if name not in field_names]:
                 await request.close()
-                text = f"there is no field {unknown[0][:80]}; there are {', '.join(known)}"
+                text = f"there is no field {unknown[0][:80]}; there are {', '.join(field_names)}"
                 raise Problem(422, text)
             return await handle(request)
 
         return checked
 
 
-def _check_type(given: str, taken: str) -> None:
-    if given != taken:
-        raise Problem(415, f"send the body as {taken}")
+def _check_type(content_type: str, accepted: str) -> None:
+    if content_type != accepted:
+        raise Problem(415, f"send the body as {accepted}")
 
 
 class Body(BaseModel):

@@ -98,7 +98,7 @@ class Engine:
         }
         self.successor: Engine | None = None
         self._states = StatesCache(self.limits.cache)
-        self._read: set[int] = set()  # serials of indexes all of whose pictures it has read
+        self._complete: set[int] = set()  # serials of indexes all of whose pictures it has read
         self.unfit: set[int] = set()  # of those that keep pictures of another size
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -118,9 +118,9 @@ class Engine:
         Raises:
             ExportError: as for this one.
         """
-        new = copy.copy(self)
-        new._load()
-        return new
+        engine = copy.copy(self)
+        engine._load()
+        return engine
 
     def start(self) -> None:
         """Compute what is asked from now on."""
@@ -178,8 +178,8 @@ class Engine:
                     log.warning("the index %s is not for %s", index.about.name, queues.name)
                     return
             try:
-                read = await self._read_pictures(queues, squares, keep=False, asked=False)
-                feats = np.stack([each.feat for each in read])
+                pictures = await self._read_pictures(queues, squares, keep=False, count=False)
+                feats = np.stack([each.feat for each in pictures])
             except Problem as problem:
                 if problem.status not in (429, 503):
                     raise
@@ -188,14 +188,14 @@ class Engine:
             await self.stored(index.put, queues.space, numbers, feats)
             after = numbers[-1]
         await self.stored(index.keep, queues.space)
-        self._read.add(index.serial)
+        self._complete.add(index.serial)
 
     async def has_read(self, index: Index) -> bool:
         """Whether all pictures of an index have features of this engine's model."""
         space = self.calls["embed_image"].space
-        if index.serial not in self._read and not await self.stored(index.lacking, space, 0, 1):
-            self._read.add(index.serial)
-        return index.serial in self._read
+        if index.serial not in self._complete and not await self.stored(index.lacking, space, 0, 1):
+            self._complete.add(index.serial)
+        return index.serial in self._complete
 
     async def embed_pictures(
         self, images: Sequence[bytes], queues: ModelQueues | None = None
@@ -206,11 +206,11 @@ class Engine:
         return np.stack([picture.feat for picture in pictures])
 
     async def embed_texts(
-        self, texts: Sequence[str], queues: ModelQueues | None = None, *, asked: bool = True
+        self, texts: Sequence[str], queues: ModelQueues | None = None, *, count: bool = True
     ) -> Floats:
         """Texts to unit vectors (n, E) of an export, the first that has the call."""
-        read = await self._read_texts(queues or self.calls["embed_text"], texts, asked=asked)
-        return np.stack([text.feat for text in read])
+        encoded = await self._read_texts(queues or self.calls["embed_text"], texts, count=count)
+        return np.stack([text.feat for text in encoded])
 
     async def zero_shot(
         self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
@@ -219,11 +219,11 @@ class Engine:
         queues = self.calls["zero_shot"]
         texts = prompts(labels, templates)
         parts = [
-            await self.embed_texts(texts[part], queues, asked=False) for part in batches(len(texts))
+            await self.embed_texts(texts[part], queues, count=False) for part in batches(len(texts))
         ]
         feats = await self.embed_pictures(images, queues)
-        probabilities: Floats = queues.model.classified(feats, np.concatenate(parts), len(labels))
-        return probabilities
+        chances: Floats = queues.model.classify_features(feats, np.concatenate(parts), len(labels))
+        return chances
 
     async def match(
         self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
@@ -232,9 +232,9 @@ class Engine:
         one text is paired with all of the other."""
         queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)
-        read = await self._read_texts(queues, texts)
+        encoded = await self._read_texts(queues, texts)
         states = [each.states for each in await self._read_pictures(queues, images, keep=True)]
-        pairs = [Pair(read[i % len(read)], states[i % len(states)]) for i in range(count)]  # type: ignore[arg-type]
+        pairs = [Pair(encoded[i % len(encoded)], states[i % len(states)]) for i in range(count)]  # type: ignore[arg-type]
         chances = [probability(margin) for margin in await queues.pairs(pairs)]
         for chance in chances:
             queues.sketch.count(confidence=max(chance, 1 - chance))
@@ -243,11 +243,11 @@ class Engine:
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
         """What a call of the model says of each text about the same picture or pictures."""
         queues = self.calls[call]
-        queues.asked[call].check_room(len(texts))
+        queues.by_call[call].check_room(len(texts))
         self.decoders.check_room(len(images))
-        square = partial(queues.square, asked=True)
+        square = partial(queues.square, count=True)
         pictures = [await self._decode(square, image, i) for i, image in enumerate(images)]
-        answers = await queues.asked[call]([(*pictures, text) for text in texts])
+        answers = await queues.by_call[call]([(*pictures, text) for text in texts])
         queues.count(texts, answers)
         return answers
 
@@ -256,15 +256,15 @@ class Engine:
     ) -> tuple[tuple[int, int], list[Grounded]]:
         """The picture's size, and where it shows what each expression says."""
         queues = self.calls["ground"]
-        waiting = queues.asked["ground"]
-        waiting.check_room(len(expressions))
+        batcher = queues.by_call["ground"]
+        batcher.check_room(len(expressions))
         self.decoders.check_room(1)
-        await self._decode(partial(queues.square, asked=True), image, 0)
+        await self._decode(partial(queues.square, count=True), image, 0)
         with opened(image, "picture 0") as picture:
             size = picture.size
-        places = await waiting([(image, text, boxes) for text in expressions])
-        queues.count(expressions, places)
-        return size, places
+        grounded = await batcher([(image, text, boxes) for text in expressions])
+        queues.count(expressions, grounded)
+        return size, grounded
 
     async def add_pictures(
         self, index: Index, images: Sequence[bytes], ids: Sequence[str | None]
@@ -331,21 +331,21 @@ class Engine:
         states = {number: self._states.get((index.serial, number)) for number in numbers}
         missing = [number for number in numbers if states[number] is None]
         squares = {number: await self.stored(index.square, number) for number in missing}
-        there = {number: square for number, square in squares.items() if square}
-        read = await self._read_pictures(queues, [*there.values()], keep=True, asked=False)
-        for number, picture in zip(there, read, strict=True):
+        existing = {number: square for number, square in squares.items() if square}
+        pictures = await self._read_pictures(queues, [*existing.values()], keep=True, count=False)
+        for number, picture in zip(existing, pictures, strict=True):
             assert picture.states is not None
             self._states.put((index.serial, number), picture.states)
             states[number] = picture.states
         return {number: each for number, each in states.items() if each is not None}
 
     async def _read_pictures(
-        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, asked: bool = True
+        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, count: bool = True
     ) -> list[ReadPicture]:
         self.decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
-            asyncio.ensure_future(self._decode(partial(queues.pixels, asked=asked), image, i))
+            asyncio.ensure_future(self._decode(partial(queues.pixels, count=count), image, i))
             for i, image in enumerate(images)
         ]
         try:
@@ -356,9 +356,9 @@ class Engine:
         return await queues.pictures([Pixels(each, keep) for each in pixels])
 
     async def _read_texts(
-        self, queues: ModelQueues, texts: Sequence[str], *, asked: bool = True
+        self, queues: ModelQueues, texts: Sequence[str], *, count: bool = True
     ) -> list[ReadText]:
-        return await queues.texts([queues.ids(text, asked=asked) for text in texts])
+        return await queues.texts([queues.ids(text, count=count) for text in texts])
 
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.
@@ -388,22 +388,22 @@ class StatesCache:
 
     def __init__(self, size: int) -> None:
         self._free = size
-        self._kept: OrderedDict[tuple[int, int], ImageStates] = OrderedDict()
+        self._states: OrderedDict[tuple[int, int], ImageStates] = OrderedDict()
 
     def get(self, key: tuple[int, int]) -> ImageStates | None:
         """The states of a picture, if they are kept."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key in self._states:
+            self._states.move_to_end(key)
+        return self._states.get(key)
 
     def put(self, key: tuple[int, int], states: ImageStates) -> None:
         """Keep the states of a picture, and let others go where there is no room."""
-        if key not in self._kept:
-            self._kept[key] = states
+        if key not in self._states:
+            self._states[key] = states
             self._free -= states.keys.nbytes + states.values.nbytes
         while self._free < 0:
-            _, gone = self._kept.popitem(last=False)
-            self._free += gone.keys.nbytes + gone.values.nbytes
+            _, evicted = self._states.popitem(last=False)
+            self._free += evicted.keys.nbytes + evicted.values.nbytes
 
 
 def probability(margin: float) -> float:

@@ -40,7 +40,7 @@ class Follower:
         """Compute inside this context, and look every so many seconds, if any, and at SIGHUP;
         ``refresh`` is a command that is run before."""
         self.engine.start()
-        self._take(self.engine)
+        self._switch_to(self.engine)
         if every:
             wake = asyncio.Event()
             self._begin(self._look(every, refresh, wake))
@@ -60,7 +60,7 @@ class Follower:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _take(self, engine: Engine) -> None:
+    def _switch_to(self, engine: Engine) -> None:
         """Let an engine answer from now on, and bring indexes and gallery to it meanwhile."""
         self.engine = engine
         engine.announce()
@@ -105,15 +105,15 @@ class Follower:
             old.successor = None
             await new.stop()
             raise
-        self._take(new)
+        self._switch_to(new)
         log.info("%s is served in place of %s", new.names, old.names)
         self._begin(self._retire(old))
 
     async def _retire(self, old: Engine) -> None:
         """Stop an engine once nothing is asked, or else what it was asked is given up."""
-        until = time.monotonic() + old.limits.seconds
+        deadline = time.monotonic() + old.limits.seconds
         try:
-            while old.metrics.working and time.monotonic() < until:
+            while old.metrics.open_requests and time.monotonic() < deadline:
                 await asyncio.sleep(_IDLE)
         finally:
             await old.stop()

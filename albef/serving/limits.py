@@ -30,7 +30,7 @@ class Limits:
     Attributes:
         body: most bytes of a body.
         json: most bytes of a JSON body; a parsed one takes many times as much.
-        held: most bytes of all bodies that are held at once.
+        all_bodies: most bytes of all bodies that are held at once.
         pixels: most pixels of a picture, by its header.
         decode: seconds that a picture is decoded, after which its decoder counts as held up.
         requests: most requests that are worked on at once.
@@ -48,7 +48,7 @@ class Limits:
 
     body: int = 16 * MIB
     json: int = MIB
-    held: int = 256 * MIB
+    all_bodies: int = 256 * MIB
     pixels: int = 2**24
     decode: float = 5
     requests: int = 128

@@ -39,12 +39,12 @@ class Metrics:
             ["route"],
             buckets=_SECONDS,
         )
-        self.working = self.holding = 0  # counted here, since each change of a gauge takes a lock
+        self.open_requests = self.held_bytes = 0  # counted here: a change of a gauge takes a lock
         gauge("albef_open_requests", "Requests that are worked on").set_function(
-            lambda: self.working
+            lambda: self.open_requests
         )
         gauge("albef_held_bytes", "Bytes of bodies that are held").set_function(
-            lambda: self.holding
+            lambda: self.held_bytes
         )
         self.items = histogram("albef_batch_items", "Items of a batch", step, buckets=_ITEMS)
         self.computing = histogram(
@@ -70,15 +70,15 @@ class Metrics:
 
     def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:
         """Tell how far what an export is asked is from its profile."""
-        for what, reference in profile.items():
+        for quantity, reference in profile.items():
             for measure in Drift._fields:
-                self.drift.labels(run, what, measure).set_function(
-                    lambda what=what, reference=reference, measure=measure: getattr(  # type: ignore[misc]
-                        sketch.drift(what, reference), measure
+                self.drift.labels(run, quantity, measure).set_function(
+                    lambda quantity=quantity, reference=reference, measure=measure: getattr(  # type: ignore[misc]
+                        sketch.drift(quantity, reference), measure
                     )
                 )
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+    def count_answer(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer, given after so many seconds."""
         counted, observed = self._labelled(route, method, status)
         counted.inc()

@@ -17,12 +17,12 @@ from albef.data.image_decoding import decode
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
-from albef.runtime.sketch import Sketch, brightness, read
+from albef.runtime.sketch import Sketch, brightness, read_counts
 from albef.serving.batching import Batcher
 from albef.serving.limits import BEST, Limits
 from albef.serving.metrics import Metrics
 
-ASKED = {
+STEPS = {
     "ask": "questions",
     "entail": "statements",
     "compare": "comparisons",
@@ -86,7 +86,7 @@ class ModelQueues:
         self.run, self.precision = manifest.run, precision or manifest.precisions[0]
         self.name = f"{self.run}@{self.model.digest[:12]}"
         self.space = f"{self.model.digest}/{self.precision}"
-        self.sketch, self.profile = Sketch(), read(folder, manifest)
+        self.sketch, self.profile = Sketch(), read_counts(folder, manifest)
 
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
             return Batcher(self.run, step, compute, executor, limits, metrics, **padded)
@@ -96,26 +96,26 @@ class ModelQueues:
         self.pairs: Batcher[Pair, float] = batcher(
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
-        asked = ASKED.keys() & self.model.calls
-        self.asked = {call: batcher(ASKED[call], partial(self._ask, call)) for call in asked}
+        calls = STEPS.keys() & self.model.calls
+        self.by_call = {call: batcher(STEPS[call], partial(self._ask, call)) for call in calls}
         self.batchers: list[Batcher[Any, Any]]
-        self.batchers = [self.pictures, self.texts, self.pairs, *self.asked.values()]
+        self.batchers = [self.pictures, self.texts, self.pairs, *self.by_call.values()]
 
-    def ids(self, text: str, *, asked: bool = False) -> Ints:
+    def ids(self, text: str, *, count: bool = False) -> Ints:
         """Token ids (L,) of a text; one that is asked about is counted."""
         ids = np.asarray(self.model.ids([text])[0][0])
-        if asked:
+        if count:
             self.sketch.text(text, ids, self.model)
         return ids
 
-    def pixels(self, image: bytes, number: int, *, asked: bool = False) -> Floats:
+    def pixels(self, image: bytes, number: int, *, count: bool = False) -> Floats:
         """An encoded picture as (3, S, S); ``number`` stands in errors."""
         pixels = np.asarray(self.model.pixels([image], number)[0])
-        if asked:
+        if count:
             self.sketch.picture(image, brightness(pixels))
         return pixels
 
-    def square(self, image: bytes, number: int, *, asked: bool = False) -> Image.Image:
+    def square(self, image: bytes, number: int, *, count: bool = False) -> Image.Image:
         """An encoded picture at the size that the model reads, as 8-bit RGB (S, S); counted
         where it is asked about.
 
@@ -125,14 +125,14 @@ class ModelQueues:
         side = (self.model.facts.image_size,) * 2
         if picture.size != side:
             picture = picture.resize(side, Image.Resampling.BICUBIC)
-        if asked:
+        if count:
             self.sketch.picture(image, float(np.asarray(picture).mean()))
         return picture
 
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
         """Count texts that were asked about and what a call of the model says of them."""
         for text, answer in zip(texts, answers, strict=True):
-            self.ids(text, asked=True)
+            self.ids(text, count=True)
             if isinstance(answer, Grounded):
                 self.sketch.count(confidence=max(answer.probability, 1 - answer.probability))
             elif answer:  # none where none is probable enough

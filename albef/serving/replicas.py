@@ -17,23 +17,23 @@ from albef.serving.middleware.access import read_tokens
 from albef.serving.middleware.exchange import State
 
 
-def application(given: dict[str, str]) -> serve.Application:
+def application(options: dict[str, str]) -> serve.Application:
     """The application that ``serve run`` or a configuration file names.
 
     Tokens of clients are in the environment of the replicas, as of ``albef serve``.
 
     Args:
-        given: ``exports``, folders separated by commas, the same on every node; ``replicas``, how
+        options: ``exports``, folders separated by commas, the same on every node; ``replicas``, how
             many; ``threads`` of each; ``host_name`` by which clients ask, where they need no token.
 
     Raises:
         KeyError: ``exports`` is missing.
     """
-    folders = [Path(name) for name in given["exports"].split(",")]
-    threads, replicas = int(given.get("threads", "2")), int(given.get("replicas", "1"))
+    folders = [Path(name) for name in options["exports"].split(",")]
+    threads, replicas = int(options.get("threads", "2")), int(options.get("replicas", "1"))
 
     def replica() -> ASGIApp:
-        hosts = [given["host_name"]] if "host_name" in given else []
+        hosts = [options["host_name"]] if "host_name" in options else []
         return create_app(
             folders, Limits(), State(), tokens=read_tokens(), hosts=hosts, threads=threads
         )

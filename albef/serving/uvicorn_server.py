@@ -103,9 +103,9 @@ def _protocol(limits: Limits, state: State) -> type[HttpToolsProtocol]:
             hosts = Counter(each._host for each in strangers)
             crowd = [each for each in strangers if each._host == hosts.most_common(1)[0][0]]
             others = [each for each in resting if each is not self]
-            given_up = min(crowd or others or [self], key=lambda each: each._began)
-            given_up.transport.close()
-            self.connections.discard(given_up)
+            dropped = min(crowd or others or [self], key=lambda each: each._began)
+            dropped.transport.close()
+            self.connections.discard(dropped)
 
         def data_received(self, data: bytes) -> None:
             cycle, in_head = self.cycle, self._in_head
@@ -226,7 +226,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(limits.grace)),
         )
         super().__init__(config)
-        self.drain, self._state, self._left = drain, state, 0.0
+        self.drain, self._state, self._leaving_since = drain, state, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
         """Start, and say where."""
@@ -259,12 +259,12 @@ class Server(uvicorn.Server):
         if self._state.leaving:
             self.should_exit = self.force_exit = True
             return
-        self._state.leaving, self._left = True, time.monotonic()
+        self._state.leaving, self._leaving_since = True, time.monotonic()
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self.should_exit = not self.drain
 
     async def on_tick(self, counter: int) -> bool:
         """See whether the time to drain is over."""
-        if self._state.leaving and time.monotonic() >= self._left + self.drain:
+        if self._state.leaving and time.monotonic() >= self._leaving_since + self.drain:
             self.should_exit = True
         return await super().on_tick(counter)

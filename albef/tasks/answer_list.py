@@ -52,8 +52,8 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
 
 def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
     """Warn of a list that lacks some of the train split's answers; one without any is refused."""
-    known = set(map(normalised, listed))
-    lacking = [answer for answer in weights if normalised(answer) not in known]
+    covered = set(map(normalised, listed))
+    lacking = [answer for answer in weights if normalised(answer) not in covered]
     if weights and len(lacking) == len(weights):
         raise ParamsError(
             f"answer_list {path} has none of the answers of the train split, as {lacking[0]!r}: "

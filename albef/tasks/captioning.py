@@ -77,9 +77,9 @@ class Task(RunTask):
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The loss of a micro-batch of B pictures with a caption each."""
         image_states = self.image_encoder(batch["image"])
-        seen = torch.ones(image_states.shape[:2], device=image_states.device)
+        image_mask = torch.ones(image_states.shape[:2], device=image_states.device)
         image = self.answer_decoder.question_key_values(image_states)
-        logits = self.answer_decoder(batch["ids"], batch["text_mask"], image, seen)
+        logits = self.answer_decoder(batch["ids"], batch["text_mask"], image, image_mask)
         losses = answer_losses(logits, batch["ids"], batch["text_mask"], None, 0.0)
         return {"loss": losses.mean()}
 
@@ -94,7 +94,7 @@ class Task(RunTask):
         decoder, device, tokenizer = self.answer_decoder, self.device, self.tokenizer
         for rows, images in self.read(records, batch_size):
             image_states = self.image_encoder(images)
-            seen = torch.ones(image_states.shape[:2], device=device)
+            image_mask = torch.ones(image_states.shape[:2], device=device)
             truths = [[clean_caption(text, MAX_WORDS) for text in row.captions] for row in rows]
             flat = [text for texts in truths for text in texts]
             ids, mask = self.encode(flat, self.config.max_tokens, end=True)
@@ -102,21 +102,21 @@ class Task(RunTask):
                 [i for i, texts in enumerate(truths) for _ in texts], device=device
             )
             image = select(decoder.question_key_values(image_states), owner)
-            states = decoder.states(ids, mask, image, seen[owner])
+            states = decoder.states(ids, mask, image, image_mask[owner])
             by_text = log_likelihood(decoder, states, ids, mask)
             likelihood = torch.zeros(len(rows), device=device).index_add(0, owner, by_text)
             tokens = torch.zeros_like(owner[: len(rows)]).index_add(0, owner, mask[:, 1:].sum(1))
-            written, _ = generate(
+            generated, _ = generate(
                 decoder,
                 image_states,
-                seen,
+                image_mask,
                 tokenizer,
                 beams=self.config.beams,
                 max_tokens=self.config.max_tokens,
             )
             columns: Table = {
                 "key": [row.key for row in rows],
-                "written": [tokenizer.decode(row) for row in written.tolist()],
+                "written": [tokenizer.decode(row) for row in generated.tolist()],
                 "truths": truths,
                 "log_likelihood": likelihood.tolist(),
                 "tokens": tokens.tolist(),

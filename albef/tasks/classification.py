@@ -83,7 +83,7 @@ class ClassTask(RunTask):
     backbone: ClassVar[type[ALBEF]] = ALBEF
     starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
     """Prefixes of the tensors taken of another kind's checkpoint; the head is new."""
-    shown: ClassVar[tuple[str, ...]] = ()
+    meta_columns: ClassVar[tuple[str, ...]] = ()
     """What a question's meta holds beside its ``label`` that the predictions keep."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
@@ -101,13 +101,13 @@ class ClassTask(RunTask):
         """A task that takes all of a checkpoint of its kind, of another's :attr:`starts_from`, with
         the fusion layers doubled for two images."""
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
-        every = ("model.", "model_m.", "head.", "head_m.")
-        taken = every if init.kind == config.kind else cls.starts_from
-        tensors = {n: t for n, t in init.tensors.items() if n.startswith(taken)}
+        prefixes = ("model.", "model_m.", "head.", "head_m.")
+        used = prefixes if init.kind == config.kind else cls.starts_from
+        tensors = {n: t for n, t in init.tensors.items() if n.startswith(used)}
         if cls.backbone is PairALBEF:
             tensors = doubled(tensors, init.model.text)
-        fresh = set(every).difference(taken)
-        load_strict(task, tensors, where=str(init.folder), fresh=fresh)
+        new_prefixes = set(prefixes).difference(used)
+        load_strict(task, tensors, where=str(init.folder), fresh=new_prefixes)
         return task
 
     def questions(self, records: Records) -> Records:
@@ -119,10 +119,10 @@ class ClassTask(RunTask):
         """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
         table: Table = {}
         stack = partial(_stacked, self.images)
-        for part, image in self.read(self.questions(records), batch_size, model, stack):
-            sentences = [sentence_of(record) for record in part]
+        for rows, image in self.read(self.questions(records), batch_size, model, stack):
+            sentences = [sentence_of(record) for record in rows]
             if model is not None:
-                images = zip(*(record.images for record in part), strict=True)
+                images = zip(*(record.images for record in rows), strict=True)
                 chances = model.probabilities(list(images), sentences)
             else:
                 ids, mask = self.texts(sentences)
@@ -130,12 +130,12 @@ class ClassTask(RunTask):
                 logits = class_logits(self.model, self.head, batch).float()
                 chances = torch.softmax(logits, dim=1).cpu().numpy()
             columns = {
-                "key": [record.key for record in part],
+                "key": [record.key for record in rows],
                 "sentence": sentences,
-                "answer": [label_of(record, self.classes) for record in part],
+                "answer": [label_of(record, self.classes) for record in rows],
                 "predicted": [self.classes[i] for i in chances.argmax(axis=1)],
                 "probabilities": chances.tolist(),
-                **{name: [record.meta[name] for record in part] for name in self.shown},
+                **{name: [record.meta[name] for record in rows] for name in self.meta_columns},
             }
             extend(table, columns)
         return joined(table)
@@ -260,9 +260,9 @@ def label_of(record: Record, classes: tuple[str, ...]) -> str:
     """
     label = record.meta.get("label")
     if label not in classes:
-        held = f"label {label!r}" if "label" in record.meta else "no label"
+        label_text = f"label {label!r}" if "label" in record.meta else "no label"
         raise RecordError(
-            f"record {record.key} has {held}; in meta, label must be "
+            f"record {record.key} has {label_text}; in meta, label must be "
             + " or ".join(map(repr, classes))
         )
     return cast(str, label)

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, iou, places, recall
+from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, iou, recall, regions
 from albef.data.record import Record
 from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
@@ -52,12 +52,12 @@ class Task(PairTask):
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        what, depth = "fusion layers", model.text.fusion_depth
+        noun, depth = "fusion layers", model.text.fusion_depth
         if config.gradcam == "itc":
-            what, depth = "blocks of the image encoder", model.image.depth
+            noun, depth = "blocks of the image encoder", model.image.depth
         if config.layer >= depth:
             raise ValueError(
-                f"layer is {config.layer}, but the model has {depth} {what}: "
+                f"layer is {config.layer}, but the model has {depth} {noun}: "
                 f"choose one from 0 to {depth - 1}"
             )
 
@@ -88,18 +88,18 @@ class Task(PairTask):
             ValueError: a record without expression or box.
         """
         table: Table = {}
-        for part, images in self.read(records, batch_size, model):
-            for record in part:
+        for rows, images in self.read(records, batch_size, model):
+            for record in rows:
                 check(record)
-            expressions = [record.captions[0] for record in part]
+            expressions = [record.captions[0] for record in rows]
             if model is not None:
-                grounded = model.ground([record.image for record in part], expressions)
+                grounded = model.ground([record.image for record in rows], expressions)
                 maps = [each.heat for each in grounded]
             else:
                 ids, mask = self.texts(expressions)
                 with torch.autocast(self.device.type, enabled=False):  # gradients are small
                     maps = [*self.maps(images, ids, mask).float().cpu().numpy()]
-            for record, heat in zip(part, maps, strict=True):
+            for record, heat in zip(rows, maps, strict=True):
                 for column, value in located(record, heat, self.config.threshold).items():
                     table.setdefault(column, []).append(value)
         return joined(table)
@@ -132,12 +132,12 @@ class Task(PairTask):
             return None
         overlaps = [iou(proposal, truth) for proposal in proposals]
         best = int(np.argmax(overlaps))
-        return places(proposals)[best] if overlaps[best] >= RIGHT else ""
+        return regions(proposals)[best] if overlaps[best] >= RIGHT else ""
 
     @classmethod
     def choices(cls, record: Record) -> tuple[str, ...]:
         """Where each proposal is."""
-        return places(record.meta.get("proposals") or [])
+        return regions(record.meta.get("proposals") or [])
 
 
 def check(record: Record) -> None:

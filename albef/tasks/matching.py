@@ -70,8 +70,8 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        drawn = [record.captions[rng.integers(len(record.captions))] for record in records]
-        texts = [clean_caption(text, MAX_WORDS) for text in drawn]
+        captions = [record.captions[rng.integers(len(record.captions))] for record in records]
+        texts = [clean_caption(text, MAX_WORDS) for text in captions]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
         batch = {
             "image": torch.from_numpy(image),
@@ -148,9 +148,9 @@ class MatchingTask(Task):
     def exchange(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Texts (B, L) with the words of a random group exchanged, and (B,) in which any is."""
         ways = self.exchanges[:, ids]
-        works = (ways != ids).any(dim=2)
-        drawn = (torch.rand(works.shape, device=ids.device) * works).argmax(dim=0)
-        return ways[drawn, torch.arange(len(ids), device=ids.device)], works.any(dim=0)
+        has_word = (ways != ids).any(dim=2)
+        way = (torch.rand(has_word.shape, device=ids.device) * has_word).argmax(dim=0)
+        return ways[way, torch.arange(len(ids), device=ids.device)], has_word.any(dim=0)
 
     def train_itc(self, trained: bool) -> None:
         """Whether the contrastive loss is; if not, what it alone would teach is frozen."""
@@ -206,8 +206,8 @@ class MatchingTask(Task):
         false_texts = None
         if self.config.exchanged:
             other, exchanged = self.exchange(batch["ids"])
-            taken = exchanged & (torch.rand(size, device=device) < 0.5)
-            false_texts = model.encode_text(other, text_mask), taken
+            is_false = exchanged & (torch.rand(size, device=device) < 0.5)
+            false_texts = model.encode_text(other, text_mask), is_false
         pairs = match_pairs(
             model,
             self.itm_head,

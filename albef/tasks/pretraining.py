@@ -92,12 +92,12 @@ class Collate(CaptionCollate):
         )
         width = max(1, int(chosen.sum(1).max()))
         positions = np.argsort(~chosen, axis=1, kind="stable")[:, :width]
-        held = np.take_along_axis(chosen, positions, 1)
-        labels = np.where(held, np.take_along_axis(ids, positions, 1), IGNORED)
+        is_masked = np.take_along_axis(chosen, positions, 1)
+        labels = np.where(is_masked, np.take_along_axis(ids, positions, 1), IGNORED)
         del batch["image_id"]  # pairs of one image are others' negatives
         return batch | {
             "masked_ids": torch.from_numpy(masked),
-            "mlm_positions": torch.from_numpy(np.where(held, positions, 0)),
+            "mlm_positions": torch.from_numpy(np.where(is_masked, positions, 0)),
             "mlm_labels": torch.from_numpy(labels),
         }
 

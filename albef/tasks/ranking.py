@@ -68,12 +68,12 @@ class RankingTask(MatchingTask):
         """
         if model is not None:
             return self._predict_exported(model, records, batch_size)
-        own: list[Record] = []
+        local_rows: list[Record] = []
         features: list[Tensor] = []
-        for part, images in self.read(records, batch_size):
-            own += [replace(row, image=b"") for row in part]  # bytes are read twice
+        for batch, images in self.read(records, batch_size):
+            local_rows += [replace(row, image=b"") for row in batch]  # bytes are read twice
             features.append(self.model.image_feat(self.model.encode_image(images)).cpu())
-        rows = world().join(own)
+        rows = world().join(local_rows)
         image_feat = torch.cat(world().join(features)).to(self.device)
         if shot := self.zero_shot.get(rows[0].split):
 
@@ -91,10 +91,10 @@ class RankingTask(MatchingTask):
 
         def match(pairs: Tensor) -> Tensor:
             of_mine = pairs[mine]
-            again = (images for _, images in self.read(records, batch_size))
-            part = match_scores(self.model, self.itm_head, again, text_states, mask, of_mine)
+            images = (images for _, images in self.read(records, batch_size))
+            partial = match_scores(self.model, self.itm_head, images, text_states, mask, of_mine)
             scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
-            scores[pairs] = torch.cat(world().join([part[of_mine].cpu()])).to(pairs.device)
+            scores[pairs] = torch.cat(world().join([partial[of_mine].cpu()])).to(pairs.device)
             return scores
 
         with torch.autocast(self.device.type, enabled=False):
@@ -128,7 +128,7 @@ class RankingTask(MatchingTask):
         if shot := self.zero_shot.get(rows[0].split):
 
             def classify(labels: Sequence[str]) -> Tensor:
-                parts = [model.zero_shot(part, labels, shot.templates) for part in encoded]
+                parts = [model.zero_shot(images, labels, shot.templates) for images in encoded]
                 return torch.from_numpy(np.concatenate(parts))
 
             return self._classify(shot, rows, classify)
@@ -139,16 +139,16 @@ class RankingTask(MatchingTask):
         image_feat = np.concatenate([model.embed_image(images) for images in encoded])
 
         def score(texts: Tensor, longest: int, image: object) -> Tensor:
-            part = texts.numpy()
-            text = states[None, part, :longest], mask[None, part, :longest]
+            indices = texts.numpy()
+            text = states[None, indices, :longest], mask[None, indices, :longest]
             return torch.from_numpy(model.score(*text, image)[0, :, 1])
 
         def match(pairs: Tensor) -> Tensor:
             images = (
-                image_states.take([place])
-                for part in encoded
-                for image_states in [model.encode_image(model.pixels(part))]
-                for place in range(len(part))
+                image_states.take([index])
+                for batch in encoded
+                for image_states in [model.encode_image(model.pixels(batch))]
+                for index in range(len(batch))
             )
             return score_pairs(pairs, torch.from_numpy(mask.sum(1)), images, score)
 
@@ -161,13 +161,13 @@ class RankingTask(MatchingTask):
         """What ITM says of each pair: the probability that text and picture belong together."""
         chances: list[float] = []
         retold = Retold(records, pairs)
-        for part, images in self.read(retold, batch_size, model, distinct_pictures):
-            texts = [row.captions[0] for row in part]
+        for rows, images in self.read(retold, batch_size, model, distinct_pictures):
+            texts = [row.captions[0] for row in rows]
             if model is not None:
-                chances += model.match([row.image for row in part], texts).tolist()
+                chances += model.match([row.image for row in rows], texts).tolist()
                 continue
             image = self.model.fusion_encoder.image_key_values(self.model.encode_image(images))
-            owner = torch.tensor(distinct(part)[1], device=images.device)
+            owner = torch.tensor(distinct(rows)[1], device=images.device)
             ids, mask = self.texts(texts)
             text_states = self.model.encode_text(ids, mask)
             fused = self.model.fused_cls(text_states, mask, select(image, owner))
@@ -242,8 +242,8 @@ def ranked(
     itc = {"i2t": sim, "t2i": sim.t()}
     final = dict(itc)
     if rerank_k != 0:
-        most = sim.numel() if rerank_k is None else rerank_k
-        chosen = {n: best(part, most) & part.isfinite() for n, part in itc.items()}
+        max_candidates = sim.numel() if rerank_k is None else rerank_k
+        chosen = {n: best(scores, max_candidates) & scores.isfinite() for n, scores in itc.items()}
         scores = match(chosen["i2t"] | chosen["t2i"].t())
         for name, by_query in (("i2t", scores), ("t2i", scores.t())):
             final[name] = by_query.masked_fill(~chosen[name], -torch.inf)

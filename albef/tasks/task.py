@@ -284,10 +284,10 @@ class Task(nn.Module, ABC):
             model: a finished one, if it is asked: it decodes, and there are no pictures.
             stack: like :func:`pictures`, which it is where it is left out; runs in the workers.
         """
-        made = None if model is not None else partial(stack or pictures, resize=self.resize)
+        stacked = None if model is not None else partial(stack or pictures, resize=self.resize)
         workers = 0 if model is not None else self.workers
         shares = shared(len(records), batch_size)
-        for rows, images in ahead(partial(read_batch, records, made), shares, workers):
+        for rows, images in ahead(partial(read_batch, records, stacked), shares, workers):
             yield rows, self.pixels(images)
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -404,14 +404,14 @@ def accuracies(
         credit: from 0, wrong, to 1, right; None where it is not known: such a row counts nowhere.
         groups: of each; "" or None stands for none.
     """
-    every = zip(credit, groups or [None] * len(credit), strict=True)
-    known = [(value, group) for value, group in every if value is not None]
-    if not known:
+    rows = zip(credit, groups or [None] * len(credit), strict=True)
+    scored = [(value, group) for value, group in rows if value is not None]
+    if not scored:
         return {}
-    right, groups = zip(*known, strict=True)
+    right, groups = zip(*scored, strict=True)
     result = {"accuracy": 100.0 * sum(right) / len(right)}
     for group in sorted({group for group in groups if group}):
-        of_group = [value for value, other in known if other == group]
+        of_group = [value for value, label in scored if label == group]
         name = re.sub(r"\W+", "_", group)
         result[f"accuracy_{name}"] = 100.0 * sum(of_group) / len(of_group)
     return result

@@ -76,7 +76,7 @@ class Task(ClassTask):
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF
     starts_from: ClassVar[tuple[str, ...]] = ("model.",)
-    shown = ("first", "second")
+    meta_columns = ("first", "second")
 
     def collate(self, transform: Transform) -> Collate:
         """The collate of training batches."""
@@ -88,12 +88,12 @@ class Task(ClassTask):
         states = model.encode_image(batch["image"])
         with torch.no_grad():
             feat = model.image_feat(states)
-        drawn = torch.rand(2, len(ids), device=ids.device)
+        random = torch.rand(2, len(ids), device=ids.device)
         pairs = draw_pairs(
             feat @ feat.t() / TEMPERATURE,
             ids[:, None] == ids[None, :],
-            neither=drawn[0] <= NEITHER,
-            second=drawn[1] <= 0.5,
+            neither=random[0] <= NEITHER,
+            second=random[1] <= 0.5,
         )
         both = states.index_select(0, torch.cat([pairs.first, pairs.second]))
         text_states = model.encode_text(batch["ids"], batch["text_mask"])
@@ -128,27 +128,27 @@ class Questions:
             )
         rng = np.random.default_rng(0)
         self._records, self._rows = records, rows
-        self._drawn = [_question(rows, i, rng) for i in range(len(rows))]
+        self._pairs = [_question(rows, i, rng) for i in range(len(rows))]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        *places, label = self._drawn[index]
-        first, second = (self._records[place] for place in places)
+        *indices, label = self._pairs[index]
+        first, second = (self._records[i] for i in indices)
         row = self._rows[index]
         meta = {"label": CLASSES[label], "first": first.key, "second": second.key}
-        shown = replace(row, image=first.image, more=(second.image,), meta=meta)
-        return replace(shown, captions=row.captions[:1])
+        question = replace(row, image=first.image, more=(second.image,), meta=meta)
+        return replace(question, captions=row.captions[:1])
 
 
-def _question(rows: Sequence[Record], place: int, rng: np.random.Generator) -> tuple[int, int, int]:
+def _question(rows: Sequence[Record], index: int, rng: np.random.Generator) -> tuple[int, int, int]:
     """Places of the two pictures shown with a record's text, and the right class."""
     others: list[int] = []
     while len(others) < 2:
         other = int(rng.integers(len(rows)))
-        if rows[other].image_id not in {rows[i].image_id for i in (place, *others)}:
+        if rows[other].image_id not in {rows[i].image_id for i in (index, *others)}:
             others.append(other)
     label = int(rng.integers(len(CLASSES)))
-    first, second = ((place, others[0]), (others[0], place), (others[0], others[1]))[label]
+    first, second = ((index, others[0]), (others[0], index), (others[0], others[1]))[label]
     return first, second, label

@@ -83,17 +83,17 @@ class Collate:
         questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(questions, self.max_tokens)
         answers = [_answers(record) for record in records]
-        lacking = [r.key for r, given in zip(records, answers, strict=True) if not given]
+        lacking = [r.key for r, truths in zip(records, answers, strict=True) if not truths]
         if lacking:
             raise ValueError(
                 f"{lacking[0]} has no answers, so nothing is learned from it: leave questions "
                 "without answers out of the train split"
             )
         answer_ids, answer_mask = self.tokenizer.encode(
-            [text for given in answers for text in given], self.answer_tokens, end=True
+            [text for truths in answers for text in truths], self.answer_tokens, end=True
         )
-        weights = np.array([w for given in answers for w in given.values()], dtype=np.float32)
-        owner = np.repeat(np.arange(len(records)), [len(given) for given in answers])
+        weights = np.array([w for truths in answers for w in truths.values()], dtype=np.float32)
+        owner = np.repeat(np.arange(len(records)), [len(truths) for truths in answers])
         return {
             "image": torch.from_numpy(image),
             "ids": torch.from_numpy(ids),
@@ -179,9 +179,9 @@ class Task(RunTask):
         listed = answer_list(self.config.answer_list, self.config.dataset, train)
         ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
         # Answers of equal tokens, as "Yes" and "yes", are one: the first stands for them.
-        first = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
-        kept = set(first.values())
-        self.answers = [text for text in listed if text in kept][: self.config.max_answers]
+        first_by_tokens = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
+        canonical = set(first_by_tokens.values())
+        self.answers = [text for text in listed if text in canonical][: self.config.max_answers]
         unknown = self.tokenizer.tokenizer.token_to_id("[UNK]")
         if strange := [text for text, row in zip(listed, ids, strict=True) if unknown in row]:
             log.warning(
@@ -232,7 +232,7 @@ class Task(RunTask):
         ids, mask = self.encode(cleaned, longest)
         fused = fuse(self.model, self.model.encode_image(images)[which], ids, mask)
         if config.answering == "generate":
-            written, score = generate(
+            generated, score = generate(
                 self.answer_decoder,
                 fused,
                 mask,
@@ -240,14 +240,14 @@ class Task(RunTask):
                 beams=config.beams,
                 max_tokens=self.written_tokens,
             )
-            texts = [tokenizer.decode(row) for row in written.tolist()]
+            texts = [tokenizer.decode(row) for row in generated.tolist()]
             shares = score.exp().tolist()
             return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
         answers = self.encode(self.answers, longest, end=True)
-        places, ranked = rank(self.answer_decoder, fused, mask, *answers, config.answer_k)
+        indices, ranked = rank(self.answer_decoder, fused, mask, *answers, config.answer_k)
         return [
-            [Answer(self.answers[place], share) for place, share in zip(*best, strict=True)]
-            for best in zip(places.tolist(), ranked.tolist(), strict=True)
+            [Answer(self.answers[index], share) for index, share in zip(*best, strict=True)]
+            for best in zip(indices.tolist(), ranked.tolist(), strict=True)
         ]
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
@@ -260,10 +260,10 @@ class Task(RunTask):
         table: Table = {}
         for rows, images in self.read(records, batch_size, model, distinct_pictures):
             questions = [row.captions[0] for row in rows]
-            of_each, which = distinct(rows)  # one picture may have many questions
+            distinct_rows, which = distinct(rows)  # one picture may have many questions
             if model is not None:
-                shown = [of_each[i].image for i in which]
-                answers = model.ask(shown, questions, model.answering.k)
+                pictures = [distinct_rows[i].image for i in which]
+                answers = model.ask(pictures, questions, model.answering.k)
             else:
                 answers = self.ask(images, questions, torch.tensor(which, device=self.device))
             columns = {

@@ -26,10 +26,10 @@ what's what've when's where'd where's where've who'd who'd've who'll who's who'v
 why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
 you've
 """  # that the rules know; a word that lacks one of the apostrophes becomes the whole
-_WHOLE = {
-    word[:place] + word[place + 1 :]: word
+_CONTRACTIONS = {
+    word[:index] + word[index + 1 :]: word
     for word in _CONTRACTED.split()
-    for place, letter in enumerate(word)
+    for index, letter in enumerate(word)
     if letter == "'"
 } | {"somebody'd": "somebodyd"}  # the rules themselves have it so
 
@@ -40,12 +40,12 @@ def normalised(answer: str) -> str:
     Punctuation goes, or becomes a space inside a word; small letters; number words become digits;
     articles go; contractions get their apostrophe back.
     """
-    bare = text = _spaced(answer)
+    stripped = text = _spaced(answer)
     for mark in _MARKS:
-        apart = f"{mark} " in text or f" {mark}" in text or _COMMA.search(text)
-        bare = bare.replace(mark, "" if apart else " ")
-    words = (_NUMBERS.get(word, word) for word in _DOT.sub("", bare).lower().split())
-    return " ".join(_WHOLE.get(word, word) for word in words if word not in _ARTICLES)
+        is_removed = f"{mark} " in text or f" {mark}" in text or _COMMA.search(text)
+        stripped = stripped.replace(mark, "" if is_removed else " ")
+    words = (_NUMBERS.get(word, word) for word in _DOT.sub("", stripped).lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
@@ -59,13 +59,13 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
         answer: of the model.
         annotators: their answers, ten in the official data.
     """
-    others = [_spaced(other) for other in annotators]
-    given = _spaced(answer)
-    if len(set(others)) > 1:
-        given, others = normalised(answer), [normalised(other) for other in annotators]
-    agree = others.count(given)
-    parts = (min((agree - (other == given)) / ENOUGH, 1.0) for other in others)
-    return sum(parts) / len(others)
+    votes = [_spaced(vote) for vote in annotators]
+    candidate = _spaced(answer)
+    if len(set(votes)) > 1:
+        candidate, votes = normalised(answer), [normalised(vote) for vote in annotators]
+    agree = votes.count(candidate)
+    parts = (min((agree - (vote == candidate)) / ENOUGH, 1.0) for vote in votes)
+    return sum(parts) / len(votes)
 
 
 def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:

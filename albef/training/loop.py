@@ -57,7 +57,7 @@ class Stopped(KeyboardInterrupt):
 class Interrupt:
     """Whether a signal has asked a training to stop."""
 
-    asked = False
+    requested = False
 
 
 def train_step(
@@ -233,7 +233,7 @@ def train(
             not_finite = not_finite + ((not_finite > 0) | ~finite)
 
             point_due = done % LOG_EVERY == 0 or done == total
-            leaving, late = interrupt.asked, time.monotonic() - saved > checkpoint_every_s
+            leaving, late = interrupt.requested, time.monotonic() - saved > checkpoint_every_s
             if processes.size > 1:  # they agree, and on saving, where they meet for a point anyway
                 agreed = processes.all_reduce_max(2 * leaving + late, device) if point_due else 0
                 leaving, late = agreed > 1, agreed > 0
@@ -324,17 +324,17 @@ def interruptible() -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.asked and number == signal.SIGINT:
+        if interrupt.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not interrupt.asked:
+        if not interrupt.requested:
             log.info("asked to stop: the state is saved after this step")
-        interrupt.asked = True
+        interrupt.requested = True
 
     main = threading.current_thread() is threading.main_thread()
     signals = (signal.SIGINT, signal.SIGTERM) if main else ()
-    before = {number: signal.signal(number, ask) for number in signals}
+    handlers = {number: signal.signal(number, ask) for number in signals}
     try:
         yield interrupt
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -50,18 +50,18 @@ class Mirror:
         Of several like it that wait only the newest is copied. The file may be removed or replaced
         meanwhile: its content is held by a link, or a copy where the file system has none.
         """
-        held = path.with_name(PENDING.format(f"{next(self._numbers)}-{path.name}"))
+        staged = path.with_name(PENDING.format(f"{next(self._numbers)}-{path.name}"))
         try:
             try:
-                os.link(path, held)
+                os.link(path, staged)
             except OSError:
-                shutil.copyfile(path, held)
+                shutil.copyfile(path, staged)
         except OSError as error:
             log.warning("%s is not mirrored to %s: %s", path.name, self.url, error)
             return
         with self._lock:
             late = self._pending.pop(pattern, None)
-            self._pending[pattern] = held, path.name, keep
+            self._pending[pattern] = staged, path.name, keep
         if late:
             late[0].unlink()
         self._pool.submit(self._push)
@@ -71,18 +71,18 @@ class Mirror:
             if not self._pending:
                 return
             pattern = next(iter(self._pending))
-            held, name, keep = self._pending.pop(pattern)
+            staged, name, keep = self._pending.pop(pattern)
         try:
             self._files.makedirs(self._root, exist_ok=True)
-            self._files.put_file(str(held), f"{self._root}/{name}")
+            self._files.put_file(str(staged), f"{self._root}/{name}")
             names = self.names(pattern)
-            place = names.index(name)  # what is ahead of it was damaged, or of a run given up
-            for old in names[:place] + names[place + keep :]:
-                self._files.rm_file(f"{self._root}/{old}")
+            position = names.index(name)  # what is ahead of it was damaged, or of a run given up
+            for stale in names[:position] + names[position + keep :]:
+                self._files.rm_file(f"{self._root}/{stale}")
         except Exception as error:  # of each kind of store another; none is worth a training
             log.warning("%s is not mirrored to %s: %s", name, self.url, error)
         finally:
-            held.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
 
     def names(self, pattern: str) -> list[str]:
         """The copies like ``pattern``, the last by letter first.

@@ -58,10 +58,10 @@ class Muon(AdamW):
         self._qkv = {p for p, name in named.items() if name.endswith("qkv.weight")}
         decayed, plain = _parameters(module)
         matrices = [p for p in decayed if p in named and p.ndim == 2]
-        rest = [p for p in decayed if p not in {*matrices}]
+        others = [p for p in decayed if p not in {*matrices}]
         groups = [
             {"params": matrices, "weight_decay": weight_decay},
-            {"params": rest, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
         super().__init__(groups, lr=lr, fused=True)
@@ -70,7 +70,7 @@ class Muon(AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move all that have a gradient."""
-        matrices, *rest = self.param_groups
+        matrices, *others = self.param_groups
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for parameter in matrices["params"]:
             if parameter.grad is None:
@@ -88,11 +88,11 @@ class Muon(AdamW):
             moved = orthogonalised(torch.stack([update for _, update in pairs]))
             for (part, _), update in zip(pairs, moved, strict=True):
                 part.mul_(1 - matrices["lr"] * matrices["weight_decay"]).sub_(update, alpha=length)
-        self.param_groups = rest
+        self.param_groups = others
         try:
             super().step()
         finally:
-            self.param_groups = [matrices, *rest]
+            self.param_groups = [matrices, *others]
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -64,9 +64,9 @@ class TrainingState:
         Raises:
             StateLocked: names the process that holds it.
         """
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             try:
-                held.enter_context(lock(self.folder / "lock"))
+                stack.enter_context(lock(self.folder / "lock"))
             except Locked as other:
                 raise StateLocked(
                     f"process {other.holder} already trains on {self.folder}; wait for it or "
@@ -80,8 +80,8 @@ class TrainingState:
 
     def _files(self, pattern: str) -> list[Path]:
         """Files like ``pattern``, the last by letter first; a glob is silent on errors."""
-        found = (path for path in self.folder.iterdir() if fnmatch.fnmatch(path.name, pattern))
-        return sorted(found, reverse=True)
+        paths = (path for path in self.folder.iterdir() if fnmatch.fnmatch(path.name, pattern))
+        return sorted(paths, reverse=True)
 
     def files(self) -> list[Path]:
         """Saved states, the newest first."""
@@ -97,10 +97,10 @@ class TrainingState:
         self._check(write for write in self._writes if write.done())
         value = {"step": step, "task": task.state_dict(), "extra": extra}
         value["optimizer"] = optimizer.state_dict()
-        held = tree_map_only(
+        snapshot = tree_map_only(
             torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value
         )
-        self._pending[:] = [held]
+        self._pending[:] = [snapshot]
         self._writes.append(self._pool.submit(self._write_state))
 
     def _check(self, writes: Iterable["Future[None]"]) -> None:
@@ -123,8 +123,8 @@ class TrainingState:
 
         step = value["step"]
         path = self._write(f"the state of step {step}", f"state-{step:09d}-{{}}.pt", write)
-        for old in self.files()[KEPT:]:
-            old.unlink()
+        for stale in self.files()[KEPT:]:
+            stale.unlink()
         if self.mirror:
             self.mirror.push(path, STATES, KEPT)
 
@@ -143,9 +143,9 @@ class TrainingState:
             f"the weights of epoch {epoch}", f"epoch-{epoch:05d}-{{}}.safetensors", write
         )
         pattern = _epoch(epoch)
-        for old in self._files(pattern):  # of a run that was cut off right after it
-            if old != path:
-                old.unlink()
+        for stale in self._files(pattern):  # of a run that was cut off right after it
+            if stale != path:
+                stale.unlink()
         if self.mirror:
             self.mirror.push(path, pattern, 1)
 
@@ -158,11 +158,11 @@ class TrainingState:
             if int(path.name.split("-")[1]) not in needed:
                 path.unlink()
 
-    def _write(self, what: str, name: str, write: Callable[[Path], str]) -> Path:
+    def _write(self, noun: str, name: str, write: Callable[[Path], str]) -> Path:
         """A file that is synced before it has its name, in which its digest is filled in.
 
         Args:
-            what: it is, for errors.
+            noun: it is, for errors.
             name: with {} for the digest.
             write: writes a file and gives its SHA-256.
         """
@@ -175,7 +175,7 @@ class TrainingState:
         except (OSError, RuntimeError, SafetensorError) as error:  # two wrap the system's error
             part.unlink(missing_ok=True)
             raise OSError(
-                f"{what} cannot be written to {self.folder} ({_first(error)}): make room there, or "
+                f"{noun} cannot be written to {self.folder} ({_first(error)}): make room there, or "
                 "name another folder as runtime.scratch, and run it again; the last good state is "
                 "kept"
             ) from error
@@ -225,10 +225,10 @@ class TrainingState:
 
     def _share_epochs(self, mirror: Mirror) -> None:
         """Kept epochs of the mirror are taken, those here copied: a kill may have come before."""
-        here = self._files(EPOCHS)
+        local = self._files(EPOCHS)
         for epoch in mirror.names(EPOCHS):
             self._take(epoch, True)
-        for path in here:
+        for path in local:
             mirror.push(path, _epoch(int(path.name.split("-")[1])), 1)
 
     def _take(self, name: str, mirrored: bool) -> bool:

@@ -42,16 +42,16 @@ def annotations(index: pa.Table) -> pd.DataFrame:
         frame["own"] = frame["own"].replace("statements", "comparisons")
     counts = frame.groupby(["source", "own"]).size().reset_index(name="count")
     counts["order"] = counts["own"].map(KINDS.index)
-    most = counts.sort_values(["count", "order"], ascending=[False, True])
-    frame["kind"] = frame["source"].map(most.drop_duplicates("source").set_index("source")["own"])
+    ranked = counts.sort_values(["count", "order"], ascending=[False, True])
+    frame["kind"] = frame["source"].map(ranked.drop_duplicates("source").set_index("source")["own"])
     for name, kinds, missing in (
         ("label", ("statements", "comparisons"), ""),
         ("answers", ("questions",), 0),
         ("box", ("expressions",), "missing"),
     ):
-        known = frame[name].notna().groupby([frame["source"], frame["split"]]).transform("any")
-        asked = frame["kind"].isin(kinds) & (known | (frame["split"] == "train"))
-        frame[name] = frame[name].where(~(asked & frame[name].isna()), missing)
+        annotated = frame[name].notna().groupby([frame["source"], frame["split"]]).transform("any")
+        required = frame["kind"].isin(kinds) & (annotated | (frame["split"] == "train"))
+        frame[name] = frame[name].where(~(required & frame[name].isna()), missing)
     return frame[["kind", "label", "answers", "box", "proposed"]]
 
 
@@ -71,8 +71,8 @@ def _annotated(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[Any, ...
         answers = meta.get("answers")
         if not isinstance(answers, Mapping) or not answers:
             return ("questions", None, None, None, None)
-        first = min(answers, key=lambda answer: (-_weight(answers[answer]), answer))
-        return ("questions", first, len(answers), None, None)
+        heaviest = min(answers, key=lambda answer: (-_weight(answers[answer]), answer))
+        return ("questions", heaviest, len(answers), None, None)
     if meta.keys() & {"box", "proposals", "ref_id"}:
         return ("expressions", None, None, *_located(meta, size))
     if "label" in meta:
@@ -91,10 +91,10 @@ def _located(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[str | None
     if box is None:
         return None, None
     proposals = proposals if isinstance(proposals, list) else []
-    within = "within" if all(_within(one, size) for one in [box, *proposals]) else "outside"
+    within = "within" if all(_within(region, size) for region in [box, *proposals]) else "outside"
     if not proposals:
         return within, None
-    right = any(is_box(one) and iou(one, box) >= RIGHT for one in proposals if is_box(box))
+    right = any(is_box(region) and iou(region, box) >= RIGHT for region in proposals if is_box(box))
     return within, "yes" if right else "no"
 
 

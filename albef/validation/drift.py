@@ -35,26 +35,26 @@ def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The expectations that a profile makes of another data set."""
     return [
         {"type": EXPECTATIONS[measure], "kwargs": kwargs, "meta": {**meta, "part": part}}
-        for part, own in profiles.parts_of(profile)
-        for measure, kwargs, meta in _expected(own)
+        for part, values in profiles.parts_of(profile)
+        for measure, kwargs, meta in _expected(values)
     ]
 
 
 def _expected(part: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    for own in (*part["numbers"], *part["categories"]):
-        by, holdout = ("bins", "internal") if "bins" in own else ("values", "tail")
-        whole = sum(own["counts"])
-        weights = [count / whole for count in own["counts"]]
-        meta = {"table": own["table"], "what": own["what"]}
-        column = {"column": own.get("column", "value")}
+    for counted in (*part["numbers"], *part["categories"]):
+        key, holdout = ("bins", "internal") if "bins" in counted else ("values", "tail")
+        total = sum(counted["counts"])
+        weights = [count / total for count in counted["counts"]]
+        meta = {"table": counted["table"], "what": counted["what"]}
+        column = {"column": counted.get("column", "value")}
         divergence = {
-            "partition_object": {by: own[by], "weights": weights},
+            "partition_object": {key: counted[key], "weights": weights},
             "threshold": {"$PARAMETER": "divergence"},
             f"{holdout}_weight_holdout": _HELD_OUT,
         }
         yield DIVERGENCE, column | divergence, meta
-        if "quantiles" in own:
-            ranges = [[value, value] for value in own["quantiles"]]
+        if "quantiles" in counted:
+            ranges = [[value, value] for value in counted["quantiles"]]
             quantiles = {"quantiles": list(QUANTILES), "value_ranges": ranges}
             yield SHIFT, column | {"quantile_ranges": quantiles}, meta
 
@@ -77,8 +77,8 @@ def read_accepted(path: Path | str | None) -> dict[str, Any]:
     if path is None:
         return {"name": "none", "digest": "", "expectations": []}
     try:
-        held = json.loads(Path(path).read_text())
-        items = held["expectations"]
+        accepted = json.loads(Path(path).read_text())
+        items = accepted["expectations"]
         for item in items:
             if item["type"] not in EXPECTATIONS.values():
                 raise ValueError(f"{item['type']} is no expectation of a profile")
@@ -94,8 +94,8 @@ def read_accepted(path: Path | str | None) -> dict[str, Any]:
             "set again"
         ) from None
     return {
-        "name": str(held.get("name", "")),
-        "digest": held.get("digest", ""),
+        "name": str(accepted.get("name", "")),
+        "digest": accepted.get("digest", ""),
         "expectations": items,
     }
 
@@ -106,14 +106,14 @@ def read_evaluated(path: Path | str | None) -> dict[str, Any]:
     Raises:
         ParamsError: as for :func:`read_accepted`; or it is of a data set that has only ``train``.
     """
-    held = read_accepted(path)
-    items = _evaluated(held["expectations"])
-    if held["expectations"] and not items:
+    accepted = read_accepted(path)
+    items = _evaluated(accepted["expectations"])
+    if accepted["expectations"] and not items:
         raise ParamsError(
             f"{path} is the profile of a data set without evaluation splits: name that of one "
             "that models are evaluated on"
         )
-    return {**held, "expectations": items}
+    return {**accepted, "expectations": items}
 
 
 def _evaluated(items: Sequence[Item]) -> list[Item]:
@@ -151,8 +151,8 @@ class _Distribution:
     def scale(self) -> float:
         """What shifts are measured in: from the first quantile to the last, or else the size of
         the middle one."""
-        across = self.ranges[-1][1] - self.ranges[0][0]
-        return across or abs(self.ranges[len(self.ranges) // 2][0]) or 1.0
+        extent = self.ranges[-1][1] - self.ranges[0][0]
+        return extent or abs(self.ranges[len(self.ranges) // 2][0]) or 1.0
 
     def limited(self, table: str, limit: float | None) -> Item:
         """The expectation of a table with its limit; None expects nothing."""
@@ -160,13 +160,13 @@ class _Distribution:
         if self.measure == DIVERGENCE:
             kwargs["threshold"] = limit
         else:
-            wide = [
+            widened = [
                 [None, None]
                 if limit is None
                 else [low - limit * self.scale, high + limit * self.scale]
                 for low, high in self.ranges
             ]
-            kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": wide}
+            kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": widened}
         return {**self.item, "kwargs": kwargs, "meta": {**self.item["meta"], "table": table}}
 
     def value(self, observed: Any) -> float | None:
@@ -174,8 +174,8 @@ class _Distribution:
         if self.measure == DIVERGENCE:
             return None if observed is None else round(float(observed), 6)
         pairs = zip(observed["values"], self.ranges, strict=True)
-        far = max(abs(float(value) - low) for value, (low, _) in pairs)
-        return round(far / self.scale, 6)
+        distance = max(abs(float(value) - low) for value, (low, _) in pairs)
+        return round(distance / self.scale, 6)
 
 
 def measure_drift(
@@ -198,43 +198,43 @@ def measure_drift(
     Raises:
         NotFit: an expectation of the accepted profile cannot be computed.
     """
-    name, of_other = evaluated
+    name, expected = evaluated
     distributions = [_Distribution("accepted", "", item) for item in accepted]
     distributions += [_Distribution("evaluation", "", item) for item in _evaluated(suite(profile))]
-    distributions += [_Distribution("evaluation", name, item) for item in of_other]
+    distributions += [_Distribution("evaluation", name, item) for item in expected]
     frames: dict[str, pd.DataFrame] = {}
     items: list[Item] = []
-    measured: list[tuple[_Distribution, Limits]] = []
+    jobs: list[tuple[_Distribution, Limits]] = []
     counts = {part: profiles.count_values(tables) for part, tables in rows.items()}
-    for one in distributions:
-        table = one.item["meta"]["table"]
-        if one.part not in rows:
+    for distribution in distributions:
+        table = distribution.item["meta"]["table"]
+        if distribution.part not in rows:
             continue
-        frame = f"{one.part}.{table}"
+        frame = f"{distribution.part}.{table}"
         if table in profiles.NAMES:
-            frame = f"{one.reference}.{one.name}.{frame}"
-            values = one.item["kwargs"]["partition_object"]["values"]
-            column = profiles.repeated(counts[one.part][table], values)
+            frame = f"{distribution.reference}.{distribution.name}.{frame}"
+            values = distribution.item["kwargs"]["partition_object"]["values"]
+            column = profiles.repeated(counts[distribution.part][table], values)
             frames[frame] = pd.DataFrame({"value": column})
         else:
-            frames[frame] = rows[one.part][table]
+            frames[frame] = rows[distribution.part][table]
         if frames[frame].empty:
             continue
-        limits: Limits = getattr(getattr(config, one.reference), one.measure)
-        measured.append((one, limits))
-        items += [one.limited(frame, limit) for limit in (limits.warn, limits.stop)]
+        limits: Limits = getattr(getattr(config, distribution.reference), distribution.measure)
+        jobs.append((distribution, limits))
+        items += [distribution.limited(frame, limit) for limit in (limits.warn, limits.stop)]
     outcomes = run(frames, items)
     results = []
-    for (one, limits), warn, stop in zip(measured, outcomes[::2], outcomes[1::2], strict=True):
+    for (distribution, limits), warn, stop in zip(jobs, outcomes[::2], outcomes[1::2], strict=True):
         level = "met" if warn["success"] else "warned"
         results.append(
             DriftResult(
-                of=one.item["meta"]["what"],
-                part=one.part,
-                reference=one.reference,
-                name=one.name,
-                measure=one.measure,
-                value=one.value(stop["result"]["observed_value"]),
+                of=distribution.item["meta"]["what"],
+                part=distribution.part,
+                reference=distribution.reference,
+                name=distribution.name,
+                measure=distribution.measure,
+                value=distribution.value(stop["result"]["observed_value"]),
                 warn=limits.warn,
                 stop=limits.stop,
                 level=level if stop["success"] else "stopped",

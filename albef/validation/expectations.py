@@ -49,14 +49,14 @@ def run(
                 },
             ).to_json_dict()["results"]
             for outcome in results:
-                place = outcome["expectation_config"]["meta"][_PLACE]
+                index = outcome["expectation_config"]["meta"][_PLACE]
                 if not outcome["result"]:
                     raise NotFit(
-                        f"the expectation {items[place]['type']} of {name} cannot be computed: "
+                        f"the expectation {items[index]['type']} of {name} cannot be computed: "
                         f"{_message(outcome['exception_info'])}"
                     )
-                outcomes[place] = outcome
-    return [outcomes[place] for place in range(len(items))]
+                outcomes[index] = outcome
+    return [outcomes[index] for index in range(len(items))]
 
 
 def write_data_docs(
@@ -103,9 +103,9 @@ def _suites(
     for name, frame in tables.items():
         expectations = [
             ExpectationConfiguration(
-                type=item["type"], kwargs=dict(item["kwargs"]), meta={**item["meta"], _PLACE: place}
+                type=item["type"], kwargs=dict(item["kwargs"]), meta={**item["meta"], _PLACE: index}
             ).to_domain_obj()
-            for place, item in enumerate(items)
+            for index, item in enumerate(items)
             if item["meta"]["table"] == name
         ]
         if expectations:

@@ -40,11 +40,11 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
         for split in describe(folder)["splits"]:
             records = Shards(folder, split)
 
-            def part(start: int, records: Shards = records) -> list[list[tuple[float, ...]]]:
+            def decode(start: int, records: Shards = records) -> list[list[tuple[float, ...]]]:
                 rows = (records[i] for i in range(start, min(start + _ROWS, len(records))))
                 return [[_decoded(image, row.key) for image in row.images] for row in rows]
 
-            pieces = [np.asarray(rows) for rows in pool.map(part, range(0, len(records), _ROWS))]
+            pieces = [np.asarray(rows) for rows in pool.map(decode, range(0, len(records), _ROWS))]
             records.close()
             if pieces:
                 values = np.concatenate(pieces).swapaxes(0, 1)  # (pictures, records, 10)
@@ -68,9 +68,9 @@ def image_stats(picture: Image.Image) -> tuple[float, ...]:
     factor = max(1, max(picture.size) // _SIDE)
     small = np.asarray(picture.reduce(factor), np.float32).reshape(-1, 3)
     red, green, blue = small.T
-    most = np.maximum(np.maximum(red, green), blue)
-    least = np.minimum(np.minimum(red, green), blue)
-    saturation = (most - least) / np.maximum(most, 1)
+    largest = np.maximum(np.maximum(red, green), blue)
+    smallest = np.minimum(np.minimum(red, green), blue)
+    saturation = (largest - smallest) / np.maximum(largest, 1)
     means = small.mean(0, dtype=np.float64)
     squares = np.einsum("ij,ij->j", small, small, dtype=np.float64) / len(small)
     spread = np.sqrt(np.maximum(squares - means * means, 0)).max()

@@ -73,7 +73,7 @@ def render_page(result: Result, profile: Mapping[str, Any]) -> str:
         parts=parts_of(profile),
         histograms=histograms(profile),
         listed=listed(profile),
-        drifted=[(_REFERENCES[key] + of_dataset(name), list(own)) for (key, name), own in rows],
+        drifted=[(_REFERENCES[key] + of_dataset(name), list(group)) for (key, name), group in rows],
     )
 
 
@@ -104,8 +104,8 @@ def _by_part(profile: Mapping[str, Any], kind: str) -> Mapping[str, _Parts]:
     """What is counted in a profile, and by part its counts."""
     counted: dict[str, dict[str, Mapping[str, Any]]] = {}
     for part, values in parts_of(profile):
-        for one in values[kind]:
-            counted.setdefault(one["what"], {})[part] = one
+        for counts in values[kind]:
+            counted.setdefault(counts["what"], {})[part] = counts
     return counted
 
 
@@ -134,8 +134,8 @@ def listed(profile: Mapping[str, Any]) -> tuple[Listed, ...]:
         first, *_ = counts.values()
         names = [name for name in first if name != OTHER][:_WORDS]
         shares = {
-            part: {name: of_part.get(name, 0) / sum(of_part.values()) for name in names}
-            for part, of_part in counts.items()
+            part: {name: counted.get(name, 0) / sum(counted.values()) for name in names}
+            for part, counted in counts.items()
         }
         lists.append(Listed(what, shares, {part: int(v["different"]) for part, v in by.items()}))
     return tuple(lists)

@@ -131,14 +131,14 @@ def _numbers(column: Column, values: "pd.Series[Any]") -> dict[str, Any]:
     }
 
 
-def _listed(counts: Counter[str], most: int) -> dict[str, Any]:
+def _listed(counts: Counter[str], limit: int) -> dict[str, Any]:
     """The most frequent of all, and how many there are beside."""
-    first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
-    rest = counts.total() - sum(count for _, count in first)
+    most_frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+    rest = counts.total() - sum(count for _, count in most_frequent)
     return {
         "different": len(counts),
-        "values": [*(name for name, _ in first), *([OTHER] if rest else [])],
-        "counts": [*(count for _, count in first), *([rest] if rest else [])],
+        "values": [*(name for name, _ in most_frequent), *([OTHER] if rest else [])],
+        "counts": [*(count for _, count in most_frequent), *([rest] if rest else [])],
     }
 
 

@@ -159,7 +159,7 @@ def drifted(result: Mapping[str, Any]) -> tuple[Drifted, ...]:
         key = moved["of"], moved["part"], moved["reference"], moved["name"]
         rows.setdefault(key, {})[moved["measure"]] = moved
 
-    def far(moved: Mapping[str, Any] | None, unit: str) -> str:
+    def format_distance(moved: Mapping[str, Any] | None, unit: str) -> str:
         if moved is None:
             return ""
         return "without bound" if moved["value"] is None else f"{moved['value']:.3f}{unit}"
@@ -168,9 +168,9 @@ def drifted(result: Mapping[str, Any]) -> tuple[Drifted, ...]:
     return tuple(
         Drifted(
             *key,
-            far(by.get("divergence"), " nats"),
-            far(by.get("shift"), " of its range"),
-            max((moved["level"] for moved in by.values()), key=levels.index),
+            format_distance(measures.get("divergence"), " nats"),
+            format_distance(measures.get("shift"), " of its range"),
+            max((moved["level"] for moved in measures.values()), key=levels.index),
         )
-        for key, by in rows.items()
+        for key, measures in rows.items()
     )

@@ -43,13 +43,13 @@ def _images(index: pa.Table, stats: NDArray[np.float64]) -> pd.DataFrame:
     frame: pd.DataFrame = index.select(["width", "height", "digest"]).to_pandas()
     if "more" in index.column_names:
         owner = pc.list_parent_indices(index["more"]).to_numpy()
-        more = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
-        further = more.select(frame.columns.to_list()).to_pandas()
+        further_images = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
+        further = further_images.select(frame.columns.to_list()).to_pandas()
         number = np.arange(len(owner)) - np.searchsorted(owner, owner)  # of the image in its record
         order = np.lexsort((owner, number))
         frame = pd.concat([frame, further.set_index(owner).iloc[order]])
-    known = frame["width"] > 0  # the size of an image without a readable header is not known
-    frame[["width", "height"]] = frame[["width", "height"]].where(known)
+    has_size = frame["width"] > 0  # the size of an image without a readable header is not known
+    frame[["width", "height"]] = frame[["width", "height"]].where(has_size)
     frame["aspect"] = frame["width"] / frame["height"]
     frame[list(STATS)] = stats.reshape(-1, len(STATS))
     return frame
@@ -59,14 +59,14 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
     """A row for each record."""
     frame: pd.DataFrame = index.select(["key", "split", "digest", "image_id"]).to_pandas()
     frame = pd.concat([frame, annotations(index)], axis=1)
-    by = images.groupby(level=0)
+    by_record = images.groupby(level=0)
     frame["captions"] = pc.list_value_length(index["captions"]).to_numpy()
-    frame["images"] = by.size()
+    frame["images"] = by_record.size()
     decoded = images["spread"].notna().groupby(level=0).all()
     frame["image"] = np.where(decoded, "decoded", "broken")
-    frame["shadows"] = by["shadows"].max()
+    frame["shadows"] = by_record["shadows"].max()
     for name in ("spread", "sharpness", "highlights", "entropy"):
-        frame[name] = by[name].min()
+        frame[name] = by_record[name].min()
     sides = images[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     frame["shorter_side"] = shorter.groupby(level=0).min()
@@ -75,10 +75,10 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
     frame["elsewhere"] = _elsewhere(frame, images)
     if len(images) > len(frame):  # records are repeated where all of their images are
         frame["digest"] = images["digest"].groupby(level=0).agg(" ".join)
-    first = frame.drop_duplicates("digest").set_index("digest")
-    twin = frame["digest"].map(first["key"])
-    same = frame["digest"].map(first["image_id"]) == frame["image_id"]
-    frame["twin"] = twin.where(~same, "")
+    first_records = frame.drop_duplicates("digest").set_index("digest")
+    twin = frame["digest"].map(first_records["key"])
+    same_id = frame["digest"].map(first_records["image_id"]) == frame["image_id"]
+    frame["twin"] = twin.where(~same_id, "")
     return frame
 
 
@@ -89,8 +89,8 @@ def _elsewhere(records: pd.DataFrame, images: pd.DataFrame) -> "pd.Series[Any]":
     owned = images[["digest"]].assign(key=records["key"], train=train)
     trained = owned[owned["train"]].drop_duplicates("digest").set_index("digest")["key"]
     shared = owned.loc[~owned["train"], "digest"].map(trained).astype(object)
-    found = shared.groupby(level=0).first().reindex(records.index)
-    return found.where(found.notna(), "").where(~train, None)
+    keys = shared.groupby(level=0).first().reindex(records.index)
+    return keys.where(keys.notna(), "").where(~train, None)
 
 
 def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
@@ -122,8 +122,8 @@ def _labels(records: pd.DataFrame) -> pd.DataFrame:
     """A row for each label of a split, with its share of the labelled records."""
     labelled = records[records["label"].notna() & (records["label"] != "")]
     counts = labelled.groupby(["kind", "split", "label"]).size().rename("records").reset_index()
-    whole = counts.groupby(["kind", "split"])["records"].transform("sum")
-    return counts.assign(share=counts["records"] / whole, key=counts["label"])
+    totals = counts.groupby(["kind", "split"])["records"].transform("sum")
+    return counts.assign(share=counts["records"] / totals, key=counts["label"])
 
 
 def scripts(texts: pa.Array) -> pa.Array:
@@ -132,22 +132,22 @@ def scripts(texts: pa.Array) -> pa.Array:
     Of two with equally many the first of :data:`SCRIPTS`.
     """
     letters = _letters(texts, r"\p{L}\p{M}")
-    found = np.full(len(letters), None, object)
-    open_ = np.flatnonzero(letters > 0)
-    most = np.zeros(len(open_), np.int64)
-    known = np.zeros(len(open_), np.int64)
+    names = np.full(len(letters), None, object)
+    todo = np.flatnonzero(letters > 0)
+    highest = np.zeros(len(todo), np.int64)
+    counted = np.zeros(len(todo), np.int64)
     for name in SCRIPTS:
-        count = _letters(texts.take(pa.array(open_)), rf"\p{{{name}}}")
-        known += count
-        better = count > most
-        found[open_[better]] = name
-        most = np.maximum(most, count)
-        rest = known < letters[open_]  # what has letters of a script that was not looked for yet
-        open_, most, known = open_[rest], most[rest], known[rest]
-        if not len(open_):
+        count = _letters(texts.take(pa.array(todo)), rf"\p{{{name}}}")
+        counted += count
+        is_higher = count > highest
+        names[todo[is_higher]] = name
+        highest = np.maximum(highest, count)
+        unsure = counted < letters[todo]  # what has letters of a script that was not looked for yet
+        todo, highest, counted = todo[unsure], highest[unsure], counted[unsure]
+        if not len(todo):
             break
-    found[open_[letters[open_] - known > most]] = OTHER
-    return pa.array(found, pa.string())
+    names[todo[letters[todo] - counted > highest]] = OTHER
+    return pa.array(names, pa.string())
 
 
 def _letters(texts: pa.Array, classes: str) -> NDArray[np.int64]:

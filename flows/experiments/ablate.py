@@ -32,7 +32,7 @@ log = logging.getLogger("albef")
 
 
 @dataclass(frozen=True)
-class Place:
+class Cell:
     """A rung at a caption noise and a seed, and the variation that trains it."""
 
     rung: str
@@ -74,34 +74,34 @@ def ablate(
     ladder = validate(Ladder, read_yaml(file), where=str(file))
     commit = git.git("rev-parse", "HEAD") if show else variations.clean()
     name = name or preset_name
-    places = list(_places(name, preset, file, ladder, noises, seeds))
-    results = _Results(OUT / name, ladder, places)
-    left = results.missing()
-    if left and not show:
-        variations.check([place.variation for place in left])
+    cells = list(_cells(name, preset, file, ladder, noises, seeds))
+    results = _Results(OUT / name, ladder, cells)
+    missing = results.missing()
+    if missing and not show:
+        variations.check([cell.variation for cell in missing])
         log.info(
             "%d trainings, %d of them there already; results go to %s",
-            *(len(places), len(places) - len(left), results.folder),
+            *(len(cells), len(cells) - len(missing), results.folder),
         )
         jobs = jobs or _jobs(read_preset(preset))
-        took: list[float] = []
+        seconds: list[float] = []
 
-        def done(variation: Variation, outcome: Outcome) -> None:
+        def on_end(variation: Variation, outcome: Outcome) -> None:
             results.add(variation, outcome)
             results.write()
-            took.append(outcome.seconds)
-            ahead = math.ceil((len(left) - len(took)) / jobs) * statistics.mean(took)
+            seconds.append(outcome.seconds)
+            remaining_s = math.ceil((len(missing) - len(seconds)) / jobs) * statistics.mean(seconds)
             log.info(
                 "%s: %s; %d of %d, %s%s",
-                *(variation.name, results.line(variation), len(took), len(left)),
+                *(variation.name, results.line(variation), len(seconds), len(missing)),
                 *(
                     format_duration(outcome.seconds),
-                    f", about {format_duration(ahead)} left" if ahead else "",
+                    f", about {format_duration(remaining_s)} left" if remaining_s else "",
                 ),
             )
 
-        runs = [place.variation for place in left]
-        variations.run(runs, commit, [f"evaluate@{ladder.run}"], jobs, done)
+        runs = [cell.variation for cell in missing]
+        variations.run(runs, commit, [f"evaluate@{ladder.run}"], jobs, on_end)
     results.write()
     print(results.text())
 
@@ -112,11 +112,11 @@ def _jobs(params: Mapping[str, Any]) -> int:
     return max(1, cores // (runtime.threads or cores)) if runtime.device == "cpu" else 1
 
 
-def _places(
+def _cells(
     name: str, preset: Path, file: Path, ladder: Ladder, noises: Sequence[float], seeds: int
-) -> Iterator[Place]:
+) -> Iterator[Cell]:
     """Every variation; those that share the most come one after the other."""
-    params, whole = read_preset(preset), values.compose(preset)
+    params, base_text = read_preset(preset), values.compose(preset)
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
     dataset, views = params["pretrain"]["dataset"], params.get("curate", {})
@@ -139,29 +139,29 @@ def _places(
                 overrides = [f"seed={seed}", f"data_seed={seed}"]
                 overrides += [f"{key}={noise}" for key in noisy]
                 overrides += [f"{key}={json.dumps(value)}" for key, value in rung.values.items()]
-                text = variations.varied(whole, overrides, f"{file}, rung {rung.name}")
+                text = variations.varied(base_text, overrides, f"{file}, rung {rung.name}")
                 group = f"noise{noise:g}-seed{seed}"
                 runs[rung.name] = Variation(
                     f"{name}-{rung.name}-{group}",
                     *(text, group, f"seed{seed}"),
                     runs[rung.earlier] if rung.earlier else None,
                 )
-                yield Place(rung.name, noise, seed, runs[rung.name])
+                yield Cell(rung.name, noise, seed, runs[rung.name])
 
 
 class _Results:
     """What came of the variations, on disk."""
 
-    def __init__(self, folder: Path, ladder: Ladder, places: list[Place]) -> None:
+    def __init__(self, folder: Path, ladder: Ladder, cells: list[Cell]) -> None:
         self.folder = folder
         self._ladder = ladder
-        self._places = {place.variation.name: place for place in places}
+        self._cells = {cell.variation.name: cell for cell in cells}
         code = [git.ask("rev-parse", f"HEAD:{part}") or "" for part in CODE]
         self._keys = {
-            place.variation.name: hashlib.sha256(
-                "\n".join([*code, repr(place.variation)]).encode()
+            cell.variation.name: hashlib.sha256(
+                "\n".join([*code, repr(cell.variation)]).encode()
             ).hexdigest()
-            for place in places
+            for cell in cells
         }
         stored = read_json(folder / "results.json") or {}
         self._rows: dict[str, dict[str, Any]] = {
@@ -170,24 +170,24 @@ class _Results:
             if stored.get(name, {}).get("key") == key
         }
 
-    def missing(self) -> list[Place]:
+    def missing(self) -> list[Cell]:
         """What has not been trained with this code and these values."""
-        return [place for name, place in self._places.items() if name not in self._rows]
+        return [cell for name, cell in self._cells.items() if name not in self._rows]
 
     def add(self, variation: Variation, outcome: Outcome) -> None:
         """Keep an outcome."""
-        place = self._places[variation.name]
+        cell = self._cells[variation.name]
         metrics = outcome.metrics[self._ladder.run]
-        for wanted in self._ladder.metrics:
-            if wanted.name not in metrics.get(wanted.split, {}):
+        for metric in self._ladder.metrics:
+            if metric.name not in metrics.get(metric.split, {}):
                 raise ParamsError(
-                    f"{self._ladder.run} has no metric {wanted.name} on split {wanted.split}"
+                    f"{self._ladder.run} has no metric {metric.name} on split {metric.split}"
                 )
         self._rows[variation.name] = {
             "key": self._keys[variation.name],
-            "rung": place.rung,
-            "noise": place.noise,
-            "seed": place.seed,
+            "rung": cell.rung,
+            "noise": cell.noise,
+            "seed": cell.seed,
             "metrics": metrics,
             "ran": list(outcome.ran),
             "seconds": round(outcome.seconds, 1),
@@ -199,26 +199,26 @@ class _Results:
         if self._rows:
             write_atomic(self.folder / "table.md", render_markdown(self._table()))
             with (self.folder / "results.csv").open("w", newline="") as file:
-                out = csv.writer(file, lineterminator="\n")
-                out.writerow(("rung", "noise", "seed", "split", "metric", "value"))
-                for row in (self._rows[name] for name in self._places if name in self._rows):
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(("rung", "noise", "seed", "split", "metric", "value"))
+                for row in (self._rows[name] for name in self._cells if name in self._rows):
                     for split, metrics in row["metrics"].items():
                         for name, value in metrics.items():
                             if isinstance(value, int | float):
-                                place = row["rung"], row["noise"], row["seed"]
-                                out.writerow((*place, split, name, value))
+                                cell = row["rung"], row["noise"], row["seed"]
+                                writer.writerow((*cell, split, name, value))
 
     def line(self, variation: Variation) -> str:
         """A variation's metrics in a line."""
         metrics = self._rows[variation.name]["metrics"]
         return ", ".join(
-            f"{wanted.split} {wanted.name} {metrics[wanted.split][wanted.name]:.2f}"
-            for wanted in self._ladder.metrics
+            f"{metric.split} {metric.name} {metrics[metric.split][metric.name]:.2f}"
+            for metric in self._ladder.metrics
         )
 
     def _table(self) -> Table:
-        by_place = {(r["rung"], r["noise"], r["seed"]): r["metrics"] for r in self._rows.values()}
-        return Table(self._ladder, by_place, len(self._places))
+        by_cell = {(r["rung"], r["noise"], r["seed"]): r["metrics"] for r in self._rows.values()}
+        return Table(self._ladder, by_cell, len(self._cells))
 
     def text(self) -> str:
         """The tables for a terminal."""
@@ -230,7 +230,7 @@ class _Results:
             for header, rows in results.blocks(metric):
                 parts.append(head + table(rows, header))
                 head = ""
-        if len(self._rows) < len(self._places):
-            parts.append(f"not finished: {len(self._rows)} of {len(self._places)} trainings")
+        if len(self._rows) < len(self._cells):
+            parts.append(f"not finished: {len(self._rows)} of {len(self._cells)} trainings")
         parts.append(f"tables and results: {self.folder}")
         return "\n\n".join(parts)

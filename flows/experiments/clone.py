@@ -139,8 +139,8 @@ class Clone:
             shutil.rmtree(self._folder / EARLIER, ignore_errors=True)
             if variation.earlier:
                 bring(variation.earlier, "pretrain")
-                made = values.layout(self._folder / PARAMS).model("pretrained")
-                shutil.copytree(self._folder / made, self._folder / EARLIER, dirs_exist_ok=True)
+                source = values.layout(self._folder / PARAMS).model("pretrained")
+                shutil.copytree(self._folder / source, self._folder / EARLIER, dirs_exist_ok=True)
             (self._folder / PARAMS).write_text(variation.params)
             code, lines = self._dvc("repro", *targets, line=follow)
             if code:
@@ -151,9 +151,9 @@ class Clone:
         lines = bring(variation, *targets)
         layout = values.layout(self._folder / PARAMS)
         # DVC would miss the products of the stages that were not asked for.
-        made = [match[1] for text in lines if (match := _STAGE.match(text))]
+        stages = [match[1] for text in lines if (match := _STAGE.match(text))]
         options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
-        self.dvc("exp", "save", *options, *made)
+        self.dvc("exp", "save", *options, *stages)
         runs = (target.partition("@")[2] for target in targets)
         files = {run: self._folder / layout.metrics(run) for run in runs}
         metrics = {run: json.loads(f.read_text()) for run, f in files.items() if f.exists()}
@@ -162,5 +162,5 @@ class Clone:
     def hand_over(self, variation: Variation) -> None:
         """Bring the experiment into the repository of the project."""
         refs = self._git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-        named = [ref for ref in refs if ref.rsplit("/", 1)[1] == variation.name]
-        git.git("fetch", "--quiet", str(self._folder), *(f"+{ref}:{ref}" for ref in named))
+        matching = [ref for ref in refs if ref.rsplit("/", 1)[1] == variation.name]
+        git.git("fetch", "--quiet", str(self._folder), *(f"+{ref}:{ref}" for ref in matching))

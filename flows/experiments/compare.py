@@ -58,69 +58,69 @@ def write(comparison: Comparison, out: Path | None) -> Path:
     return out
 
 
-def text(it: Comparison) -> str:
+def text(comparison: Comparison) -> str:
     """The comparison for a terminal."""
-    parts = [_sides(it), _values(it), _data(it), _metrics(it), _seeds(it), _deviations(it)]
-    notes = [f"note: {s.run} {s.name}: {note}" for s in it.splits for note in s.notes]
+    parts = [part(comparison) for part in (_sides, _values, _data, _metrics, _seeds, _deviations)]
+    notes = [f"note: {s.run} {s.name}: {note}" for s in comparison.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
 
-def _sides(it: Comparison) -> str:
+def _sides(comparison: Comparison) -> str:
     rows = []
-    for place, side in enumerate(it.sides):
+    for index, side in enumerate(comparison.sides):
         code = f"{len(side.code)} files differ" if side.code else "the same"
         commit = f"{side.commit} {side.subject}".strip()[:60] or "the working tree"
-        rows.append((side.name, commit, "baseline" if place == 0 else code))
+        rows.append((side.name, commit, "baseline" if index == 0 else code))
     return table(rows, ("side", "commit", "code"))
 
 
-def _values(it: Comparison) -> str:
-    if not it.values:
-        return "values: none differs" if len(it.sides) > 1 else ""
-    rows = [(key, *(value or "-" for value in values)) for key, values in it.values.items()]
-    return table(rows, ("value", *(side.name for side in it.sides)))
+def _values(comparison: Comparison) -> str:
+    if not comparison.values:
+        return "values: none differs" if len(comparison.sides) > 1 else ""
+    rows = [(key, *(value or "-" for value in values)) for key, values in comparison.values.items()]
+    return table(rows, ("value", *(side.name for side in comparison.sides)))
 
 
-def _data(it: Comparison) -> str:
-    lines, same = [], []
-    for data in it.data:
+def _data(comparison: Comparison) -> str:
+    sides, lines, unchanged = comparison.sides, [], []
+    for data in comparison.data:
         head = f"data {data.name}"
-        if len(it.sides) > 2:
-            head += f", {it.sides[data.after].name} against {it.sides[data.before].name}"
+        if len(sides) > 2:
+            head += f", {sides[data.after].name} against {sides[data.before].name}"
         if data.note:
             lines.append(f"{head}: {data.note}")
         elif data.drift is None:
-            same.append(data.name)
+            unchanged.append(data.name)
         else:
             rows = data.drift.rows
             added, removed, changed = (
                 sum(getattr(row, name) for row in rows) for name in ("added", "removed", "changed")
             )
             lines.append(f"{head}: {added:,} rows added, {removed:,} removed, {changed:,} changed")
-            far = max(data.drift.profiles, key=lambda profile: profile.distance, default=None)
+            farthest = max(data.drift.profiles, key=lambda profile: profile.distance, default=None)
             words = data.drift.vocabulary
             drift = f"{words.new_count:,} new words, {words.lost_count:,} gone"
-            if far is not None and far.distance > 0:
-                drift += f"; {far.name} moved most (distance {far.distance:.3f})"
+            if farthest is not None and farthest.distance > 0:
+                drift += f"; {farthest.name} moved most (distance {farthest.distance:.3f})"
             lines.append(f"  {drift}")
-    if same:
-        head = "data, the same" if len(it.sides) == 2 else "data, otherwise the same"
-        lines.append(f"{head}: {', '.join(dict.fromkeys(same))}")
+    if unchanged:
+        head = "data, the same" if len(sides) == 2 else "data, otherwise the same"
+        lines.append(f"{head}: {', '.join(dict.fromkeys(unchanged))}")
     return "\n".join(lines)
 
 
-def _metrics(it: Comparison) -> str:
+def _metrics(comparison: Comparison) -> str:
     rows: list[tuple[str, ...]] = []
-    for split in it.splits:
+    for split in comparison.splits:
         tests = {(test.after, test.metric): test for test in split.paired}
         for metric in split.metrics:
-            judged = metric.name.removeprefix("itc_") == split.metrics[0].name
-            if not judged and split.name != BEHAVIOUR:
+            is_headline = metric.name.removeprefix("itc_") == split.metrics[0].name
+            if not is_headline and split.name != BEHAVIOUR:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
-            if len(it.sides) == 1:
+            if len(comparison.sides) == 1:
                 rows.append((split.run, name, _number(metric.values[0])))
-            for after, side in enumerate(it.sides[1:], 1):
+            for after, side in enumerate(comparison.sides[1:], 1):
                 test = tests.get((after, metric.name))
                 change = (difference(metric.difference(side.against, after)), "", "")
                 if test is not None:
@@ -129,10 +129,10 @@ def _metrics(it: Comparison) -> str:
                         f"+{test.gained} −{test.lost}, p {chance(test.p)}",
                         test.verdict,
                     )
-                names = f"{it.sides[side.against].name} -> {side.name}"
-                values = [_number(metric.values[place]) for place in (side.against, after)]
+                names = f"{comparison.sides[side.against].name} -> {side.name}"
+                values = [_number(metric.values[index]) for index in (side.against, after)]
                 rows.append((split.run, name, names, *values, *change))
-    if len(it.sides) == 1:
+    if len(comparison.sides) == 1:
         return table(rows, ("run", "metric", "value")) if rows else ""
     header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
     return table(rows, header) if rows else ""
@@ -142,9 +142,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _seeds(it: Comparison) -> str:
+def _seeds(comparison: Comparison) -> str:
     rows = []
-    for row in it.seeds:
+    for row in comparison.seeds:
         interval = row.spread.interval
         change = ("", "")
         if row.difference is not None and row.interval is not None:
@@ -153,7 +153,7 @@ def _seeds(it: Comparison) -> str:
             (
                 f"{row.run} {row.split}",
                 row.metric,
-                it.label(row.group),
+                comparison.label(row.group),
                 str(row.spread.count),
                 f"{row.spread.mean:.2f}"
                 + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval else ""),
@@ -164,16 +164,16 @@ def _seeds(it: Comparison) -> str:
     return table(rows, header) if rows else ""
 
 
-def _deviations(it: Comparison) -> str:
+def _deviations(comparison: Comparison) -> str:
     rows = [
         (d.training, d.curve, *(f"{n:.4g}" for n in (d.step, d.reference, d.value, 100 * d.share)))
-        for d in it.deviations[:8]
+        for d in comparison.deviations[:8]
     ]
     if not rows:
         return ""
-    first = it.deviations[0]
+    first, count = comparison.deviations[0], len(comparison.deviations)
     head = (
-        f"{len(it.deviations)} curves in common with {it.reference_name}; the largest deviation is "
+        f"{count} curves in common with {comparison.reference_name}; the largest deviation is "
         f"{first.training} {first.curve}: {first.value - first.reference:+.4g} at step "
         f"{first.step:g}, {100 * first.share:.1f} % of the reference's largest value"
     )

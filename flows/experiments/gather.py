@@ -49,12 +49,12 @@ def gather(
         raise CompareError(
             f"name a second revision to set beside {names[0]}, or a reference with --curve FILE"
         )
-    drawn = curves.read_reference(reference) if reference else {}
+    reference_curves = curves.read_reference(reference) if reference else {}
     with opened(names) as revisions:
         gathering = _Gathering(revisions, examples)
-        made = gathering.comparison(drawn, reference)
+        comparison = gathering.comparison(reference_curves, reference)
         problems = gathering.gaps.problems()
-    return replace(made, notes=(*problems, *gathering.gaps.notes)), problems
+    return replace(comparison, notes=(*problems, *gathering.gaps.notes)), problems
 
 
 def write_curves(name: str, path: Path) -> None:
@@ -64,11 +64,11 @@ def write_curves(name: str, path: Path) -> None:
         CompareError: it has none.
     """
     with opened([name]) as (revision,):
-        drawn = Side(revision, Gaps()).curves
-    if not drawn:
+        side_curves = Side(revision, Gaps()).curves
+    if not side_curves:
         raise CompareError(f"{name} has no curves: nothing was trained there")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(curves.write_reference(drawn))
+    path.write_text(curves.write_reference(side_curves))
 
 
 class _Gathering:
@@ -83,17 +83,17 @@ class _Gathering:
         first, *others = self._sides
         seeds = [side.revision.seeds for side in self._sides]
         is_repeated = any(len({seeds[i] for i in group}) > 1 for group in self._groups)
-        made = page.Comparison(
+        draft = page.Comparison(
             sides=tuple(
                 page.Side(
                     name=side.name,
                     commit=(side.revision.commit or "")[:7],
                     subject=side.revision.subject(),
                     seeds=side.revision.seeds,
-                    against=self._baseline(place),
+                    against=self._baseline(index),
                     code=differing_code(first.revision, side.revision),
                 )
-                for place, side in enumerate(self._sides)
+                for index, side in enumerate(self._sides)
             ),
             values=dict(_differing([side.revision.params for side in self._sides])),
             splits=tuple(self._splits(optional=path is not None)),
@@ -103,42 +103,42 @@ class _Gathering:
             reference_name=path.name if path else "",
             deviations=tuple(curves.deviations(reference, first.curves)),
         )
-        if path is not None and not made.deviations:
+        if path is not None and not draft.deviations:
             raise CompareError(
                 f"{path} and {first.name} have no curve in common: the file has "
                 f"{', '.join(reference)}, {first.name} {', '.join(first.curves) or 'none'}"
             )
-        for place, other in enumerate(others, 1):
-            alike = any(m.difference(0, place) is not None for s in made.splits for m in s.metrics)
-            drawn = [{(t, n) for t in s.curves for n in s.curves[t]} for s in (first, other)]
-            if not alike and not drawn[0] & drawn[1]:
+        for index, other in enumerate(others, 1):
+            alike = any(m.difference(0, index) is not None for s in draft.splits for m in s.metrics)
+            curve_names = [{(t, n) for t in s.curves for n in s.curves[t]} for s in (first, other)]
+            if not alike and not curve_names[0] & curve_names[1]:
                 raise CompareError(
                     f"{first.name} and {other.name} have nothing in common: no metric and no curve "
                     "is in both"
                 )
-        return replace(made, data=tuple(self._data()), seeds=tuple(_over_seeds(made)))
+        return replace(draft, data=tuple(self._data()), seeds=tuple(_over_seeds(draft)))
 
     @cached_property
     def _groups(self) -> tuple[tuple[int, ...], ...]:
         """Sides that differ in their seeds alone, in order; the baseline's first."""
         groups: dict[str, list[int]] = {}
         codes: list[Revision] = []
-        for place, side in enumerate(self._sides):
+        for index, side in enumerate(self._sides):
             revision = side.revision
-            same = next((i for i, c in enumerate(codes) if not differing_code(c, revision)), None)
-            if same is None:
-                same = len(codes)
+            code = next((i for i, c in enumerate(codes) if not differing_code(c, revision)), None)
+            if code is None:
+                code = len(codes)
                 codes.append(revision)
-            kept = {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
-            groups.setdefault(json.dumps([same, kept], sort_keys=True), []).append(place)
+            values = {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
+            groups.setdefault(json.dumps([code, values], sort_keys=True), []).append(index)
         return tuple(map(tuple, groups.values()))
 
-    def _baseline(self, place: int) -> int:
+    def _baseline(self, index: int) -> int:
         """What a side is held against: of another group the one with its seed, else the first."""
         first = self._groups[0]
-        if place in first:
+        if index in first:
             return 0
-        seeds = self._sides[place].revision.seeds
+        seeds = self._sides[index].revision.seeds
         return next((other for other in first if self._sides[other].revision.seeds == seeds), 0)
 
     def _splits(self, *, optional: bool) -> Iterator[page.Split]:
@@ -153,9 +153,9 @@ class _Gathering:
                 headlines = (side.get(HEADLINE, {}).get(name) for side in runs)
                 headline = next(filter(None, headlines), None)
                 split = page.Split(run, name, page.metrics_of(numbers, headline))
-                for place in range(1, len(self._sides)):
-                    if numbers[place] and numbers[self._baseline(place)]:
-                        split = self._paired(split, self._baseline(place), place)
+                for index in range(1, len(self._sides)):
+                    if numbers[index] and numbers[self._baseline(index)]:
+                        split = self._paired(split, self._baseline(index), index)
                 yield split
 
     def _paired(self, split: page.Split, before: int, after: int) -> page.Split:
@@ -167,18 +167,18 @@ class _Gathering:
         if not metrics and all(side.predictions(*where) is not None for side in sides):
             note = "its predictions are of a kind that is not compared example by example"
         contents = [side.contents(*where) for side in sides] if metrics else []
-        known = contents if all(c is not None for c in contents) else [None, None]
+        usable = contents if all(c is not None for c in contents) else [None, None]
         for metric in metrics:
-            had, has = old[metric], new[metric]
-            shared = scores.shared(had.names(known[0]), has.names(known[1]))
+            old_scores, new_scores = old[metric], new[metric]
+            shared = scores.shared(old_scores.names(usable[0]), new_scores.names(usable[1]))
             if not len(shared[0]):
                 if not any({before, after} <= set(group) for group in self._groups):
                     names = " and ".join(side.name for side in sides)
                     note = f"{names} answered no example in common: their data differ"
                 break  # another seed may well mean other data
             # What turned is shown once, by the parts where there are any.
-            most = 0 if metric == metrics[0] and len(metrics) > 1 else self._examples
-            test = self._test(where, (before, after), (had, has), shared, most)
+            examples = 0 if metric == metrics[0] and len(metrics) > 1 else self._examples
+            test = self._test(where, (before, after), (old_scores, new_scores), shared, examples)
             paired.append(replace(test, part=metric != metrics[0]))
         notes = dict.fromkeys((*split.notes, note)) if note else split.notes
         return replace(split, paired=(*split.paired, *paired), notes=tuple(notes))
@@ -187,35 +187,35 @@ class _Gathering:
         self,
         where: tuple[str, str],
         sides: tuple[int, int],
-        both: tuple[scores.Scores, scores.Scores],
+        pair: tuple[scores.Scores, scores.Scores],
         shared: tuple[NDArray[np.int64], NDArray[np.int64]],
-        most: int,
+        examples: int,
     ) -> page.Paired:
-        """Two sides on the examples at places that they share, ``most`` shown each way."""
-        (old, new), (places, others) = both, shared
+        """Two sides on the examples at places that they share, ``examples`` shown each way."""
+        (old, new), (old_places, new_places) = pair, shared
         before = self._sides[sides[0]]
-        differences = new.values[others] - old.values[places]
-        units = before.units(*where, old.table["key"].take(pa.array(places)))
-        gained = np.flatnonzero(~old.right[places] & new.right[others])
-        lost = np.flatnonzero(old.right[places] & ~new.right[others])
-        strata = old.strata[places]
+        differences = new.values[new_places] - old.values[old_places]
+        units = before.units(*where, old.table["key"].take(pa.array(old_places)))
+        gained = np.flatnonzero(~old.right[old_places] & new.right[new_places])
+        lost = np.flatnonzero(old.right[old_places] & ~new.right[new_places])
+        strata = old.strata[old_places]
         chosen = [
-            [(int(places[i]), int(others[i])) for i in spread(part.tolist(), most)]
-            for part in (gained, lost)
+            [(int(old_places[i]), int(new_places[i])) for i in spread(flipped.tolist(), examples)]
+            for flipped in (gained, lost)
         ]
         records = before.records(*where) if any(chosen) else None
         try:
-            better, worse = (flips.flips(old, new, part, records) for part in chosen)
+            better, worse = (flips.flips(old, new, flipped, records) for flipped in chosen)
         except ShardError as error:
             self.gaps.add(f"{before.name}: {error}")
-            better, worse = (flips.flips(old, new, part, None) for part in chosen)
+            better, worse = (flips.flips(old, new, flipped, None) for flipped in chosen)
         finally:
             if records:
                 records.close()
         return page.Paired(
             *sides,
             metric=old.metric,
-            shared=len(places),
+            shared=len(old_places),
             of=max(len(old.values), len(new.values)),
             difference=float(np.mean([differences[strata == s].mean() for s in set(strata)])),
             interval=statistics.paired_interval(differences, units, strata),
@@ -228,15 +228,15 @@ class _Gathering:
 
     def _data(self) -> Iterator[page.Data]:
         """Every data set that two sides have."""
-        for place, after in enumerate(self._sides[1:], 1):
-            before = self._sides[self._baseline(place)]
+        for index, after in enumerate(self._sides[1:], 1):
+            before = self._sides[self._baseline(index)]
             for name in (name for name in after.datasets if name in before.datasets):
                 old, new = before.data(name), after.data(name)
-                data = page.Data(name, self._baseline(place), place)
+                data = page.Data(name, self._baseline(index), index)
                 if old and new:
                     if describe(old)["digest"] != describe(new)["digest"]:
-                        moved = drift.compare(before.index(name), after.index(name))
-                        data = replace(data, drift=moved)
+                        change = drift.compare(before.index(name), after.index(name))
+                        data = replace(data, drift=change)
                     yield data
                 elif old or new:
                     yield replace(data, note=f"not at hand on {(after if old else before).name}")
@@ -268,19 +268,19 @@ def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple
             yield key, texts
 
 
-def _over_seeds(it: page.Comparison) -> Iterator[page.SeedRow]:
+def _over_seeds(comparison: page.Comparison) -> Iterator[page.SeedRow]:
     """Each split's primary metric over the seeds of every group."""
-    for split in it.splits if it.groups else ():
+    for split in comparison.splits if comparison.groups else ():
         metric, first = split.metrics[0], dict[tuple[int, ...], float]()
-        for place, group in enumerate(it.groups):
-            values = {it.sides[side].seeds: metric.values[side] for side in group}
+        for index, group in enumerate(comparison.groups):
+            values = {comparison.sides[side].seeds: metric.values[side] for side in group}
             by_seed = {seeds: value for seeds, value in values.items() if value is not None}
             if by_seed:
                 over_seeds = statistics.spread([*by_seed.values()])
-                row = page.SeedRow(split.run, split.name, metric.name, place, over_seeds)
+                row = page.SeedRow(split.run, split.name, metric.name, index, over_seeds)
                 if first:
                     difference, interval = statistics.between(first, by_seed)
                     row = replace(row, difference=difference, interval=interval)
                 yield row
-            if place == 0:
+            if index == 0:
                 first = by_seed

@@ -99,16 +99,16 @@ class Revision:
         Raises:
             NotStored: it is neither here nor in a remote.
         """
-        here = self.folder / path
-        if here.exists() or self._files is None:
-            return here if here.exists() else None
+        local = self.folder / path
+        if local.exists() or self._files is None:
+            return local if local.exists() else None
         name = path.as_posix()
         with self._sentences(path):
             if not self._files.exists(name):
                 return None
-            here.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get(name, str(here), recursive=self._files.isdir(name))
-        return here if here.exists() else None
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get(name, str(local), recursive=self._files.isdir(name))
+        return local if local.exists() else None
 
     def is_cached(self, path: Path) -> bool:
         """Whether this machine has a file, and no remote need be asked for it."""
@@ -122,8 +122,8 @@ class Revision:
         try:
             yield
         except (DvcException, DataIndexDirError, OSError) as error:
-            gone = isinstance(error, FileNotFoundError | DataIndexDirError)
-            why = "" if gone else f" ({one_line(error)})"
+            is_missing = isinstance(error, FileNotFoundError | DataIndexDirError)
+            why = "" if is_missing else f" ({one_line(error)})"
             raise NotStored(self.name, path.as_posix(), why) from None
 
 
@@ -173,18 +173,18 @@ def _commit(repo: Any, name: str) -> str:
     try:
         return str(resolve_rev(repo.scm, name))
     except (SCMError, DvcException):
-        tried = repo.experiments.ls(all_commits=True).values()
-        experiments = [experiment for of_commit in tried for experiment, _ in of_commit]
-        near = nearest(name, [*experiments, *repo.scm.list_branches(), *repo.scm.list_tags()])
+        by_commit = repo.experiments.ls(all_commits=True).values()
+        experiments = [experiment for entries in by_commit for experiment, _ in entries]
+        match = nearest(name, [*experiments, *repo.scm.list_branches(), *repo.scm.list_tags()])
         raise ParamsError(
             f"{name} is no experiment, branch, tag or commit here"
-            + (f"; did you mean {near}?" if near else "; `dvc exp list --all-commits` names them")
+            + (f"; did you mean {match}?" if match else "; `dvc exp list --all-commits` names them")
         ) from None
 
 
 def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:
     """Files of code that differ between two revisions."""
-    known = [revision.commit for revision in (before, after) if revision.commit is not None]
-    if not known:
+    commits = [revision.commit for revision in (before, after) if revision.commit is not None]
+    if not commits:
         return ()
-    return tuple((ask("diff", "--name-only", *known, "--", *_CODE) or "").splitlines())
+    return tuple((ask("diff", "--name-only", *commits, "--", *_CODE) or "").splitlines())

@@ -62,17 +62,17 @@ def _run_in_clones(names: dict[int, str]) -> None:
         Variation(name, variations.varied(text, [f"seed={seed}"], "--seeds"), str(seed))
         for seed, name in names.items()
     ]
-    wanted = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
+    targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
     ended: list[str] = []
 
-    def done(variation: Variation, outcome: Outcome) -> None:
+    def on_end(variation: Variation, outcome: Outcome) -> None:
         ended.append(variation.name)
-        how = f"{len(outcome.ran)} stages ran" if outcome.ran else "all of it was there already"
+        ran = f"{len(outcome.ran)} stages ran" if outcome.ran else "all of it was there already"
         log.info(
             "%s: %s, %s; %d of %d",
-            *(variation.name, how, format_duration(outcome.seconds), len(ended) + 1, len(runs) + 1),
+            *(variation.name, ran, format_duration(outcome.seconds), len(ended) + 1, len(runs) + 1),
         )
 
     if runs:
         variations.check(runs)
-        variations.run(runs, commit, wanted, 1, done, lock=lock)
+        variations.run(runs, commit, targets, 1, on_end, lock=lock)

@@ -89,7 +89,7 @@ class Side:
         def read() -> curves.Curves:
             names = (path.name for path in self.revision.list(self.layout.root / "curves"))
             paths = {name: self.revision.fetch(self.layout.curves(name)) for name in names}
-            return {n: drawn for n, path in paths.items() if path and (drawn := curves.read(path))}
+            return {n: curve for n, path in paths.items() if path and (curve := curves.read(path))}
 
         return self._or_gap(read) or {}
 
@@ -103,16 +103,16 @@ class Side:
         try:
             if (path := self.revision.fetch(file)) is not None:
                 return pq.read_table(path)
-            what = "cases of behaviour tests" if is_tested else "predictions"
+            product = "cases of behaviour tests" if is_tested else "predictions"
             self._gaps.add(
-                f"{self.name} has metrics of {run} but no {what}, so its examples are not "
+                f"{self.name} has metrics of {run} but no {product}, so its examples are not "
                 f"compared; {remedy} them"
             )
         except NotAtHand as error:
             self._gaps.add(error)
         except pa.ArrowException as error:
-            why = " ".join(str(error).split())
-            self._gaps.add(f"{self.name}: {file} is damaged ({why}); {remedy} it again")
+            reason = " ".join(str(error).split())
+            self._gaps.add(f"{self.name}: {file} is damaged ({reason}); {remedy} it again")
         return None
 
     def scores(self, run: str, split: str) -> dict[str, scores.Scores]:
@@ -122,15 +122,15 @@ class Side:
             return {}
         if split != BEHAVIOUR:
             table = table.filter(pc.equal(table["split"], split))
-        full = [n for n in table.column_names if table[n].null_count < table.num_rows]
-        return scores.parts(table.select(full))
+        columns = [n for n in table.column_names if table[n].null_count < table.num_rows]
+        return scores.parts(table.select(columns))
 
     def _data(self, dataset: str) -> Path | None:
         """The folder of a data set, with its description and index; None where there is none."""
         folder = self.layout.data(dataset)
         parts = [folder / name for name in ("dataset.json", "index.parquet")]
-        here = self._or_gap(lambda: [self.revision.fetch(part) for part in parts])
-        return self.revision.folder / folder if here and all(here) else None
+        files = self._or_gap(lambda: [self.revision.fetch(part) for part in parts])
+        return self.revision.folder / folder if files and all(files) else None
 
     def _index(self, dataset: str) -> pa.Table | None:
         """The index of a data set; None where there is none."""
@@ -172,7 +172,7 @@ class Side:
     def pictures(self, dataset: str) -> Path | None:
         """A data set's folder with its shards, or with the manifest of those in a store; None where
         these are not all on this machine: a remote may have them, but they are large."""
-        if (here := self.data(dataset)) is None:
+        if (local := self.data(dataset)) is None:
             return None
         folder = self.layout.data(dataset)
         if self.revision.fetch(folder / MANIFEST) is None:
@@ -181,7 +181,7 @@ class Side:
                 return None
             for shard in shards:
                 self.revision.fetch(shard)
-        return here
+        return local
 
     def _dataset(self, run: str) -> str:
         return str(self.runs.get(run, {}).get("dataset", ""))

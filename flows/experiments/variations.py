@@ -54,9 +54,9 @@ def check(variations: Sequence[Variation]) -> None:
             files.append(Path(folder) / f"{variation.name}.yaml")
             files[-1].write_text(variation.params)
         command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise ParamsError(done.stderr.replace(f"{folder}{os.sep}", "").strip())
+        completed = subprocess.run(command, capture_output=True, text=True)
+        if completed.returncode:
+            raise ParamsError(completed.stderr.replace(f"{folder}{os.sep}", "").strip())
 
 
 def clean() -> str:
@@ -66,7 +66,7 @@ def clean() -> str:
         ParamsError: there is no commit, git does not know who commits, or files are not as in it.
     """
     root = values.layout().root
-    reasons = list(git.uncommitted([], apart=[PARAMS, LOCK, root / "metrics", root / "runs"]))
+    reasons = list(git.uncommitted([], excluded=[PARAMS, LOCK, root / "metrics", root / "runs"]))
     if reasons:
         raise ParamsError(
             "variations run in a clone of the last commit and are recorded beside it, but "
@@ -80,7 +80,7 @@ def run(
     commit: str,
     targets: Sequence[str],
     jobs: int,
-    done: Callable[[Variation, Outcome], None],
+    on_end: Callable[[Variation, Outcome], None],
     lock: str | None = None,
 ) -> None:
     """Run variations in order and record each as an experiment.
@@ -90,7 +90,7 @@ def run(
         commit: of the code.
         targets: stages.
         jobs: clones that work at the same time.
-        done: told of each as it ends, one at a time.
+        on_end: told of each as it ends, one at a time.
         lock: text of a dvc.lock whose products are at hand; None is that of the commit.
 
     Raises:
@@ -102,19 +102,19 @@ def run(
         groups.setdefault(variation.group, []).append(variation)
     work = _Work([*groups.values()])
     with run_lock.locked(FOLDER / "lock", "variations are"):
-        crew = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
-        with ThreadPoolExecutor(max(1, len(crew))) as pool:
-            futures = [pool.submit(work.run, clone, targets, done) for clone in crew]
+        clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
+        with ThreadPoolExecutor(max(1, len(clones))) as pool:
+            futures = [pool.submit(work.run, clone, targets, on_end) for clone in clones]
             try:
                 for future in futures:
                     future.result()
             except BaseException:
                 work.stop()
-                for clone in crew:  # their threads go on if asked again
+                for clone in clones:  # their threads go on if asked again
                     threading.Thread(target=clone.stop).start()
                 raise
-    if work.failed:
-        raise Failure("\n".join(work.failed))
+    if work.failures:
+        raise Failure("\n".join(work.failures))
 
 
 class _Work:
@@ -125,9 +125,9 @@ class _Work:
         self._busy: list[str] = []
         self._changed = threading.Condition()
         self._reporting = threading.Lock()
-        self.failed: list[str] = []
+        self.failures: list[str] = []
 
-    def _free(self) -> list[Variation] | None:
+    def _next_group(self) -> list[Variation] | None:
         """The next group whose data nobody is making."""
         return next((g for g in self._groups if not g[0].data or g[0].data not in self._busy), None)
 
@@ -138,19 +138,19 @@ class _Work:
             self._changed.notify_all()
 
     def run(
-        self, clone: Clone, targets: Sequence[str], done: Callable[[Variation, Outcome], None]
+        self, clone: Clone, targets: Sequence[str], on_end: Callable[[Variation, Outcome], None]
     ) -> None:
         """Work in a clone until nothing waits."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._groups or self._free())
-                if not (group := self._free()):
+                self._changed.wait_for(lambda: not self._groups or self._next_group())
+                if not (group := self._next_group()):
                     return
                 self._groups.remove(group)
                 self._busy.append(group[0].data)
             try:
                 for variation in group:
-                    self._run(clone, variation, targets, done)
+                    self._run(clone, variation, targets, on_end)
             finally:
                 with self._changed:
                     self._busy.remove(group[0].data)
@@ -161,15 +161,15 @@ class _Work:
         clone: Clone,
         variation: Variation,
         targets: Sequence[str],
-        done: Callable[[Variation, Outcome], None],
+        on_end: Callable[[Variation, Outcome], None],
     ) -> None:
         try:
             outcome = clone.run(variation, targets)
         except Failure as error:
             with self._reporting:
-                self.failed.append(f"{variation.name}: {error}")
+                self.failures.append(f"{variation.name}: {error}")
                 log.info("%s failed: %s", variation.name, error)
         else:
             with self._reporting:
                 clone.hand_over(variation)
-                done(variation, outcome)
+                on_end(variation, outcome)

@@ -44,29 +44,29 @@ def _follow(registry: Registry, stage: str, link: Path, key: Path | None) -> Non
         raise ParamsError(
             f"no version of {registry.run} holds {stage}; `gto show` lists what there is"
         )
-    before = link.resolve().name
+    old_version = link.resolve().name
     if not (folder := link.with_name(version)).exists():
         with atomic(folder) as part:
             registry.fetch(version, part)
             _check(part, registry, version, key)
     elif key:  # it may have been fetched without one, or changed since
         _verify(folder, registry, version, key)
-    if before == version:
+    if old_version == version:
         return
     with atomic(link) as part:
         part.symlink_to(version)
     links = [path for path in link.parent.iterdir() if path.is_symlink()]
-    kept = {before, *(path.resolve().name for path in links)}
+    linked = {old_version, *(path.resolve().name for path in links)}
     for path in link.parent.iterdir():  # the version before may be served still
-        if path.is_dir() and not path.is_symlink() and path.name not in kept:
+        if path.is_dir() and not path.is_symlink() and path.name not in linked:
             shutil.rmtree(path)
 
 
 def _check(folder: Path, registry: Registry, version: str, key: Path | None) -> None:
     """See that a folder is whole, and the one that the release tells of, where it tells of it."""
-    written = manifest.read(folder)
-    for precision in written.precisions:
-        manifest.check(folder, written, precision)
+    metadata = manifest.read(folder)
+    for precision in metadata.precisions:
+        manifest.check(folder, metadata, precision)
     if key:
         _verify(folder, registry, version, key)
     lineage = git.show(registry.versions[version], registry.release_folder(version) / LINEAGE)
@@ -92,9 +92,9 @@ def _verify(folder: Path, registry: Registry, version: str, key: Path) -> None:
         except Unverified as error:
             text = f"{error}".replace(f"{folder}", f"{registry.run} {version}")
             raise Unverified(text.replace(f"{work}/", "")) from None
-    given = lineage["predicate"]["buildDefinition"]["externalParameters"]
-    if (given["run"], given["version"]) != (registry.run, version):
+    parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
+    if (parameters["run"], parameters["version"]) != (registry.run, version):
         raise Unverified(
-            f"the tag {registry.run}@{version} leads to what was signed as {given['run']} "
-            f"{given['version']}"
+            f"the tag {registry.run}@{version} leads to what was signed as {parameters['run']} "
+            f"{parameters['version']}"
         )

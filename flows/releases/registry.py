@@ -31,17 +31,17 @@ class Registry:
 
     def __init__(self, run: str) -> None:
         self.run = run
-        given: dict[str, str] = {}
-        gone: set[str] = set()
+        commits: dict[str, str] = {}
+        withdrawn: set[str] = set()
         events = api.history(".", artifact=run, ascending=True)
         for event in events:
             if event["event"] == "registration":
-                given[event["version"]] = event["commit"]
-                gone.discard(event["version"])
+                commits[event["version"]] = event["commit"]
+                withdrawn.discard(event["version"])
             elif event["event"] == "deregistration":
-                gone.add(event["version"])
-        order = sorted(given, key=SemVer)
-        self.versions = {name: given[name] for name in order if name not in gone}
+                withdrawn.add(event["version"])
+        order = sorted(commits, key=SemVer)
+        self.versions = {name: commits[name] for name in order if name not in withdrawn}
         self.last: str | None = order[-1] if order else None
         self._assigned = [event for event in events if event["event"] == "assignment"]
 
@@ -57,8 +57,8 @@ class Registry:
         """The version that held a stage before its holder: the highest one that is lower."""
         if (holder := self.holder(stage)) is None:
             return None
-        held = {event["version"] for event in self._assigned if event["stage"] == stage}
-        lower = [v for v in self.versions if v in held and SemVer(v) < SemVer(holder)]
+        past_holders = {event["version"] for event in self._assigned if event["stage"] == stage}
+        lower = [v for v in self.versions if v in past_holders and SemVer(v) < SemVer(holder)]
         return lower[-1] if lower else None
 
     def next(self, bump: str) -> str:

@@ -102,8 +102,8 @@ def release(
         reasons += registry.lacking(layout.export(run))
     reasons += check_key(key, Path()) if key else ()
     limits = ""
-    if holder and (others := "; ".join(changed_limits(registry, holder))):
-        limits = f"The limits are not those of {holder}: {others}."
+    if holder and (changes := "; ".join(changed_limits(registry, holder))):
+        limits = f"The limits are not those of {holder}: {changes}."
         if not accept_limits:
             judge_by = "`--accept-limits` judges by the new ones"
             reasons.append(f"{limits[0].lower()}{limits[1:-1]}; {judge_by}")
@@ -111,16 +111,16 @@ def release(
         remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
         raise Refused(run, reasons, remedy)
     if holder and registry.hash_at(registry.versions[holder]) == export_hash:
-        if left := " ".join(git.unpushed_tags(run)):
-            push = f"`git push {git.remote()} {left}`"
-            raise Refused(run, [f"tags that are not pushed: {left}; {push}"])
+        if unpushed := " ".join(git.unpushed_tags(run)):
+            push = f"`git push {git.remote()} {unpushed}`"
+            raise Refused(run, [f"tags that are not pushed: {unpushed}; {push}"])
         raise ParamsError(
             f"{run} {holder} holds {stage} and is exactly this export; there is nothing to release"
         )
     registered = registry.same(export_hash)
     version = registered or registry.next(bump)
     further = _read_further(run, layout, registry, version, holder)
-    judged = _judge(
+    judgement = _judge(
         run,
         registry,
         layout.export(run),
@@ -136,11 +136,11 @@ def release(
             },
         },
     )
-    print(_format_comparison(judged, further, holder, version))
-    if judged["reasons"]:
-        raise Refused(run, judged["reasons"])
+    print(_format_comparison(judgement, further, holder, version))
+    if judgement["reasons"]:
+        raise Refused(run, judgement["reasons"])
     if dry:
-        print(f"\n{judged['card']}")
+        print(f"\n{judgement['card']}")
     remote = git.remote()
     pushed = f", pushed to {remote}" if remote else ""
     if not approve:
@@ -152,13 +152,13 @@ def release(
         return
     folder = registry.release_folder(version)
     names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
-    written = [] if registered else [*(folder / name for name in names), DVC]
+    new_files = [] if registered else [*(folder / name for name in names), DVC]
     if changed := list(git.uncommitted(needed)):  # while it was measured
         raise Refused(run, changed)
     tags: list[str] = []
-    with git.whole(run, written):
+    with git.transaction(run, new_files):
         if not registered:
-            _commit(run, version, judged, folder, written, layout, key)
+            _commit(run, version, judgement, folder, new_files, layout, key)
             tags.append(registry.register(version))
         tags.append(Registry(run).assign(version, stage))
     _emit("released", run, version=version, stage=stage, replaces=holder)
@@ -188,7 +188,7 @@ def go_back(run: str, stage: str, approve: bool) -> None:
     if not approve:
         print(f"{step}; run again with --approve")
         return
-    with git.whole(run, ()):
+    with git.transaction(run, ()):
         tag = registry.assign(before, stage)
     _emit("released", run, version=before, stage=stage, replaces=holder)
     print(f"{step}: {tag}")
@@ -224,19 +224,19 @@ def changed_limits(registry: Registry, version: str) -> Iterator[str]:
     """
     revision = registry.versions[version]
     figures = git.show(revision, registry.release_folder(version) / FIGURES)
-    was = json.loads(figures).get("limits") if figures else None
-    now = _limits(PARAMS.read_text())
-    for name, limit in (was or _limits(git.show(revision, PARAMS) or "{}")).items():
-        if (new := now.get(name)) != limit:
+    old_limits = json.loads(figures).get("limits") if figures else None
+    new_limits = _limits(PARAMS.read_text())
+    for name, limit in (old_limits or _limits(git.show(revision, PARAMS) or "{}")).items():
+        if (new := new_limits.get(name)) != limit:
             yield f"release.{name} {limit:g} -> {'none' if new is None else f'{new:g}'}"
 
 
 def _limits(text: str) -> dict[str, float]:
     """All limits of a params file."""
-    known = ReleaseConfig.model_fields
-    given = parse_yaml(text, PARAMS).get("release") or {}
-    own = {name: value for name, value in given.items() if name in known}
-    return validate(ReleaseConfig, own, where=str(PARAMS), key="release").model_dump()
+    fields = ReleaseConfig.model_fields
+    section = parse_yaml(text, PARAMS).get("release") or {}
+    limits = {name: value for name, value in section.items() if name in fields}
+    return validate(ReleaseConfig, limits, where=str(PARAMS), key="release").model_dump()
 
 
 def _judge(run: str, registry: Registry, export: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,34 +274,34 @@ def _read_further(
 
 
 def _format_comparison(
-    judged: Mapping[str, Any], further: Metrics, holder: str | None, version: str
+    judgement: Mapping[str, Any], further: Metrics, holder: str | None, version: str
 ) -> str:
-    rows = [*judged["rows"]]
-    for what, sides in further.items():
+    rows = [*judgement["rows"]]
+    for source, sides in further.items():
         before = sides.get(holder or "", {})
         for name, value in sides[version].items():
             earlier = f"{before[name]:.4g}" if name in before else ""
-            rows.append((f"{what} {name}", "", earlier, f"{value:.4g}", "", ""))
+            rows.append((f"{source} {name}", "", earlier, f"{value:.4g}", "", ""))
     header = ("", "precision", holder or "released", version, "change", "allowed")
-    return f"{results.table(rows, header)}\n\n{judged['note']}"
+    return f"{results.table(rows, header)}\n\n{judgement['note']}"
 
 
 def _commit(
     run: str,
     version: str,
-    judged: Mapping[str, Any],
+    judgement: Mapping[str, Any],
     folder: Path,
-    written: Sequence[Path],
+    new_files: Sequence[Path],
     layout: Layout,
     key: Path | None,
 ) -> None:
     """Commit the model card and all else that is told of a release, and name the export for DVC."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).write_text(judged["card"])
-    plain = {name: judged[name] for name in ("figures", "limits", "provenance", "note")}
+    (folder / CARD).write_text(judgement["card"])
+    plain = {name: judgement[name] for name in ("figures", "limits", "provenance", "note")}
     write_json(folder / FIGURES, plain)
     write(layout.export(run), folder, version, git.git("rev-parse", "HEAD"), key)
     annotate(run, layout.root, layout.export(run))
-    git.git("add", "--", *map(str, written))
+    git.git("add", "--", *map(str, new_files))
     message = git.commit_message(run, version)
-    git.git("commit", "--quiet", "--message", message, "--", *map(str, written))
+    git.git("commit", "--quiet", "--message", message, "--", *map(str, new_files))

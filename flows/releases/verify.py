@@ -36,8 +36,8 @@ def main(
         ParamsError: no such stage.
     """
     lineage = verify_release(export, release, key)
-    given = lineage["predicate"]["buildDefinition"]["externalParameters"]
-    run, version, commit = (given[name] for name in ("run", "version", "commit"))
+    parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
+    run, version, commit = (parameters[name] for name in ("run", "version", "commit"))
     digest = lineage["subject"][0]["digest"]["sha256"]
     sources = lineage["predicate"]["buildDefinition"]["resolvedDependencies"]
     software = json.loads((release / SBOM).read_text())["components"]
@@ -50,7 +50,7 @@ def main(
         print(_replay(run, commit, replay, f"{digest} {seed}", tolerance))
 
 
-def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> str:
+def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> str:
     """Run a stage again, in a clone at a commit, from what the DVC remote has; how it compares."""
     _WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="albef-verify-", dir=_WORK) as work:
@@ -59,7 +59,7 @@ def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> 
         with contextlib.chdir(folder):
             nodes, layout = graph.read(), values.layout()
             stages = stages_of(run, nodes)
-            name = random.Random(draw).choice(stages) if wanted == ANY else wanted
+            name = random.Random(draw).choice(stages) if replay == ANY else replay
             if name not in stages:
                 raise ParamsError(f"--replay: {run} was made by {', '.join(stages)}, not by {name}")
             before, record = _outs(name), read(layout.record(name))
@@ -73,15 +73,15 @@ def _replay(run: str, commit: str, wanted: str, draw: str, tolerance: float) -> 
         clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
         with contextlib.chdir(folder):
             after, now = _outs(name), read(layout.record(name))
-            others = [path for path in before if after.get(path) != before[path]]
-            if not others:
+            changed = [path for path in before if after.get(path) != before[path]]
+            if not changed:
                 return f"{name} gives the same bytes: {', '.join(before)}"
             if not (unlike := _unlike(record, now) if record and now else ""):
                 raise Unverified(
                     f"{name} gives other bytes than were released, on the same kind of processor "
-                    f"and with the same libraries: {', '.join(others)}"
+                    f"and with the same libraries: {', '.join(changed)}"
                 )
-            return _within(name, commit, others, unlike, tolerance)
+            return _within(name, commit, changed, unlike, tolerance)
 
 
 def _outs(name: str) -> dict[str, str]:
@@ -94,8 +94,8 @@ def _unlike(record: RunRecord, now: RunRecord) -> str:
     """In what this machine differs from the one that made a product; "" if in nothing."""
     if record.machine != now.machine:
         return f"{now.machine}, not {record.machine}"
-    pairs = {name: (record.versions.get(name, ""), own) for name, own in now.versions.items()}
-    return ", ".join(f"{name} {own}, not {was}" for name, (was, own) in pairs.items() if was != own)
+    pairs = {name: (record.versions.get(name, ""), new) for name, new in now.versions.items()}
+    return ", ".join(f"{name} {new}, not {old}" for name, (old, new) in pairs.items() if old != new)
 
 
 def _figures(text: str) -> dict[str, float]:
@@ -105,7 +105,7 @@ def _figures(text: str) -> dict[str, float]:
     return {"the last point": float(text.split()[-1])}
 
 
-def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: float) -> str:
+def _within(name: str, commit: str, changed: list[str], unlike: str, tolerance: float) -> str:
     """How the figures of products with other bytes compare; a clone is the working folder.
 
     Raises:
@@ -113,8 +113,8 @@ def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: f
     """
     compared = 0
     with files_at(commit) as files:
-        for path in (file for out in others for file in files.find(out)):
-            is_metrics = path in others and path.endswith(".json")
+        for path in (file for out in changed for file in files.find(out)):
+            is_metrics = path in changed and path.endswith(".json")
             if not (is_metrics or path.endswith(".tsv")) or not Path(path).is_file():
                 continue
             was = _figures(files.read_text(path))
@@ -124,7 +124,7 @@ def _within(name: str, commit: str, others: list[str], unlike: str, tolerance: f
                 if not near and abs(value - was.get(figure, math.nan)) > tolerance:
                     raise Unverified(f"{name}, {path}: {figure} is {value:g} after {was[figure]:g}")
     if not compared:
-        raise Unverified(f"{name} gives other bytes ({', '.join(others)}) and has no figures")
+        raise Unverified(f"{name} gives other bytes ({', '.join(changed)}) and has no figures")
     return (
         f"{name} gives other bytes on another kind of machine ({unlike}); its {compared} figures "
         f"are the same within {tolerance:g}"

@@ -32,7 +32,7 @@ def test_maps_are_grad_cam_of_words_and_text(tiny_checkpoint: Path, pictures: li
     states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, states, 0)[0].numpy()
-    np.testing.assert_allclose(explanation.whole, maps.mean(0), atol=1e-7)
+    np.testing.assert_allclose(explanation.heat, maps.mean(0), atol=1e-7)
     tokens = model.tokenizer.tokenizer.encode(cleaned)
     for number, (_, heat, _) in enumerate(explanation.words):
         places = [i for i, word in enumerate(tokens.word_ids) if word == number]
@@ -80,11 +80,11 @@ def test_the_layer_is_the_checkpoints_own_or_the_one_asked_for(
 ) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
     last = explain.explain(checkpoint, pictures[0], TEXT, 1)
-    assert last.whole.any()
+    assert last.heat.any()
     assert not any(heat.any() for _, heat, _ in last.words)  # only [CLS] is left to look
     values = {"values": {"max_tokens": 12, "gradcam": "itm", "layer": 1}}
     evaluated = dataclasses.replace(checkpoint, config=values)
-    np.testing.assert_array_equal(explain.explain(evaluated, pictures[0], TEXT).whole, last.whole)
+    np.testing.assert_array_equal(explain.explain(evaluated, pictures[0], TEXT).heat, last.heat)
 
 
 def test_errors_are_sentences(tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path) -> None:

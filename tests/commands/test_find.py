@@ -8,7 +8,7 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.runtime import load
-from albef.runtime.matching import matching
+from albef.runtime.matching import as_matching
 
 TEXT = "two apples above a squid"
 
@@ -43,7 +43,7 @@ def test_prints_the_best_and_a_page_and_keeps_features(
 def test_ranks_as_reading_every_picture_would(
     tiny_export: Path, shards: Shards, scenes: list[Record], tmp_path: Path
 ) -> None:
-    model = matching(load(tiny_export), "")
+    model = as_matching(load(tiny_export), "")
     sim = model.embed_image([record.image for record in scenes]) @ model.embed_text([TEXT])[0]
     best = np.argsort(-sim, kind="stable")[: find.RERANKED]
     logits = model.match_logits([scenes[i].image for i in best], [TEXT] * len(best))

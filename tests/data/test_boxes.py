@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef.data.boxes import around, enlarged, hottest, iou, places, recall
+from albef.data.boxes import around, enlarged, hottest, iou, recall, regions
 
 ORIGINAL = [  # of the original code
     ([0, 0, 10, 10], [5, 5, 10, 10], 0.14285714285714285),
@@ -66,9 +66,9 @@ def test_around_takes_the_region_with_the_most_heat() -> None:
 
 def test_places_say_where_a_box_stands_and_how_large_it_is() -> None:
     boxes = [[0, 0, 8, 8], [100, 0, 8, 4], [45, 50, 2, 2], [0, 100, 4, 4]]
-    assert places(boxes) == ("0 0 0", "2 0 1", "1 1 3", "0 2 2")
-    assert places([[5, 5, 0, 0]]) == ("0 0 0",)
-    assert places([]) == ()
+    assert regions(boxes) == ("0 0 0", "2 0 1", "1 1 3", "0 2 2")
+    assert regions([[5, 5, 0, 0]]) == ("0 0 0",)
+    assert regions([]) == ()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (37, 91), (8, 8), (3, 5)])

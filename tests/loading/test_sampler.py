@@ -229,7 +229,7 @@ def test_of_forked_processes_one_makes_an_order_and_the_others_hold_none(
     child.start()
     child.join()
     assert child.exitcode == 0
-    monkeypatch.setattr(Sampler, "_made", lambda *_: pytest.fail("it was made"))
+    monkeypatch.setattr(Sampler, "_shuffle", lambda *_: pytest.fail("it was made"))
     assert [among.chosen(number).tolist() for number in numbers] == expected
     with pytest.raises(pytest.fail.Exception):
         among.chosen(COUNT)

@@ -45,11 +45,11 @@ def test_cuda_without_a_gpu_is_refused(tiny_export: Path) -> None:
 
 
 def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    sessions._check_provider(sessions.CUDA, sessions.CUDA, named=True)
+    sessions._check_provider(sessions.CUDA, sessions.CUDA, explicit=True)
     with pytest.raises(ExportError, match="CUDAExecutionProvider does not work here"):
-        sessions._check_provider(sessions.CPU, sessions.CUDA, named=True)
+        sessions._check_provider(sessions.CPU, sessions.CUDA, explicit=True)
     assert caplog.text == ""
-    sessions._check_provider(sessions.CPU, sessions.CUDA, named=False)
+    sessions._check_provider(sessions.CPU, sessions.CUDA, explicit=False)
     assert "running on CPUExecutionProvider" in caplog.text
 
 

@@ -19,7 +19,7 @@ from albef.serving.serve import JsonLines
 
 TOKEN, OTHER = "first-token-of-many", "second-token-of-many"
 FORM = {"content-type": "multipart/form-data; boundary=x"}
-SMALL = Limits(body=200, json=20, held=300, body_seconds=0.01)
+SMALL = Limits(body=200, json=20, all_bodies=300, body_seconds=0.01)
 OPEN = frozenset({"/", "/healthz"})
 
 

@@ -50,7 +50,7 @@ def make(
     rows: Sequence[Record],
     claims: Sequence[Sequence[str]],
     dataset: str,
-    most: int,
+    limit: int,
     where: str,
 ) -> list[Case]:
     """The cases of a split, test by test and in the order of its records.
@@ -63,46 +63,46 @@ def make(
     Raises:
         ParamsError: a case written by hand is of a record that the split does not have.
     """
-    all_claims = [Claim(place, text) for place, own in enumerate(claims) for text in own]
+    all_claims = [Claim(place, text) for place, texts in enumerate(claims) for text in texts]
     if not all_claims:
         return []
     common = frozenset(word.lower() for word in suite.common)
-    found: dict[str, list[Case]] = {}
+    cases: dict[str, list[Case]] = {}
     counts = {word.lower() for rule in suite.tests.values() for word in rule.numbers or ()}
-    known = {word for claim in all_claims for word in wording.words_in(claim.text, counts)}
+    counts_used = {word for claim in all_claims for word in wording.words_in(claim.text, counts)}
     for name, rule in suite.tests.items():
         if rule.cases is not None:
-            found[name] = list(_own(name, rule, rows, where)) if rule.dataset == dataset else []
+            cases[name] = list(_manual(name, rule, rows, where)) if rule.dataset == dataset else []
         elif rule.another is None:
-            some = (
-                _chosen(name, rule, rows[c.place], c, _options(rule, c.text, known, common))
+            candidates = (
+                _chosen(name, rule, rows[c.place], c, _options(rule, c.text, counts_used, common))
                 for c in all_claims
             )
-            found[name] = evenly([case for case in some if case], most)
-    tested = dict.fromkeys(Claim(c.place, c.caption) for own in found.values() for c in own)
+            cases[name] = evenly([case for case in candidates if case], limit)
+    tested = dict.fromkeys(Claim(c.place, c.caption) for texts in cases.values() for c in texts)
     for name, rule in suite.tests.items():
         if rule.another:
             others = _Others(rows, claims, common)
-            beside = sorted(tested, key=lambda claim: claim.place) or all_claims
-            drawn = (others.draw(name, rule, claim) for claim in beside)
-            found[name] = evenly([case for case in drawn if case], most)
-    return [case for name in suite.tests for case in found[name]]
+            targets = sorted(tested, key=lambda claim: claim.place) or all_claims
+            draws = (others.draw(name, rule, claim) for claim in targets)
+            cases[name] = evenly([case for case in draws if case], limit)
+    return [case for name in suite.tests for case in cases[name]]
 
 
-def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most ``most`` of ``items`` at even steps, in order."""
-    count = min(most, len(items))
+def evenly(items: Sequence[T], limit: int) -> list[T]:
+    """At most ``limit`` of ``items`` at even steps, in order."""
+    count = min(limit, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _options(rule: Rule, text: str, known: set[str], common: frozenset[str]) -> Iterator[str]:
+def _options(rule: Rule, text: str, counts_used: set[str], common: frozenset[str]) -> Iterator[str]:
     """What a rule on words can make of a text."""
     if rule.swap is not None:
         yield from wording.swapped(text, rule.swap)
     if rule.alike is not None:
         yield from wording.reworded(text, rule.alike, common)
     if rule.numbers is not None:
-        yield from wording.miscounted(text, rule.numbers, known)
+        yield from wording.miscounted(text, rule.numbers, counts_used)
 
 
 def _chosen(
@@ -110,14 +110,14 @@ def _chosen(
 ) -> Case | None:
     """A case with one of the changed texts; None if there is none."""
     text = claim.text
-    some = [option for option in dict.fromkeys(options) if option.lower() != text.lower()]
-    if not some:
+    candidates = [option for option in dict.fromkeys(options) if option.lower() != text.lower()]
+    if not candidates:
         return None
-    changed = random.Random(f"{name} {row.key} {text}").choice(some)
+    changed = random.Random(f"{name} {row.key} {text}").choice(candidates)
     return Case(name, rule.expects, claim.place, row.key, text, changed)
 
 
-def _own(name: str, rule: Rule, rows: Sequence[Record], where: str) -> Iterator[Case]:
+def _manual(name: str, rule: Rule, rows: Sequence[Record], where: str) -> Iterator[Case]:
     places: Mapping[str, int] = {row.key: place for place, row in enumerate(rows)}
     for case in rule.cases or ():
         if case.key not in places:
@@ -135,21 +135,21 @@ class _Others:
         self, rows: Sequence[Record], claims: Sequence[Sequence[str]], common: frozenset[str]
     ) -> None:
         self._rows, self._common = rows, common
-        self._about: dict[int, set[str]] = {}
-        for row, own in zip(rows, claims, strict=True):
-            about = self._about.setdefault(row.image_id, set())
-            things = [thing.get("name", "") for thing in row.meta.get("objects") or ()]
-            for text in (*row.captions, *own, *things):
-                about |= wording.topics(text, common)
-        self._all = [Claim(place, text) for place, own in enumerate(claims) for text in own]
+        self._topics: dict[int, set[str]] = {}
+        for row, texts in zip(rows, claims, strict=True):
+            topics = self._topics.setdefault(row.image_id, set())
+            objects = [entry.get("name", "") for entry in row.meta.get("objects") or ()]
+            for text in (*row.captions, *texts, *objects):
+                topics |= wording.topics(text, common)
+        self._claims = [Claim(place, text) for place, texts in enumerate(claims) for text in texts]
 
     def draw(self, name: str, rule: Rule, claim: Claim) -> Case | None:
         """A caption about nothing that the picture is known to show; None if none is found."""
         row = self._rows[claim.place]
         generator = random.Random(f"{name} {row.key} {claim.text}")
         for _ in range(_DRAWS):
-            other = generator.choice(self._all)
-            about = wording.topics(other.text, self._common)
-            if about and not about & self._about[row.image_id]:
+            other = generator.choice(self._claims)
+            topics = wording.topics(other.text, self._common)
+            if topics and not topics & self._topics[row.image_id]:
                 return Case(name, rule.expects, claim.place, row.key, claim.text, other.text)
         return None

@@ -59,10 +59,10 @@ class Behaviour:
             others = texts[case.place, case.caption] - {case.changed}
             score, changed = (score_of[case.place, text] for text in (case.caption, case.changed))
             least = min(score_of[case.place, text] for text in others)
-            accepted, still = score >= self.threshold, changed >= self.threshold
+            accepted, also_accepted = score >= self.threshold, changed >= self.threshold
             passed, chance = {
-                "changed": (accepted and not still, self.threshold * (1 - self.threshold)),
-                "same": (accepted == still, self.threshold**2 + (1 - self.threshold) ** 2),
+                "changed": (accepted and not also_accepted, self.threshold * (1 - self.threshold)),
+                "same": (accepted == also_accepted, self.threshold**2 + (1 - self.threshold) ** 2),
                 "lower": (changed < score, 0.5),
                 "lowest": (changed < least, 1 / (1 + len(others))),
             }[case.expects]
@@ -111,5 +111,5 @@ def _rates(table: Table, values: Sequence[float]) -> dict[str, float]:
     by_test: dict[str, list[float]] = {}
     for test, value in zip(table["test"], values, strict=True):
         by_test.setdefault(test, []).append(value)
-    rates = {test: 100.0 * sum(some) / len(some) for test, some in by_test.items()}
+    rates = {test: 100.0 * sum(numbers) / len(numbers) for test, numbers in by_test.items()}
     return {OVERALL: sum(rates.values()) / len(rates), **rates}

@@ -70,19 +70,19 @@ class Rule(Section):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         ways = ("swap", "alike", "numbers", "another", "cases")
-        given = [way for way in ways if getattr(self, way) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of {', '.join(ways)}, not {' and '.join(given) or 'none'}")
+        chosen = [way for way in ways if getattr(self, way) is not None]
+        if len(chosen) != 1:
+            raise ValueError(f"give one of {', '.join(ways)}, not {' and '.join(chosen) or 'none'}")
         if (self.cases is None) != (self.dataset is None):
             raise ValueError("cases need the dataset that they are of, and nothing else does")
         swapped = [phrase.lower() for pair in self.swap or () for phrase in pair]
-        if again := [phrase for phrase in swapped if swapped.count(phrase) > 1]:
-            raise ValueError(f"{again[0]!r} is swapped with two phrases")
+        if repeated := [phrase for phrase in swapped if swapped.count(phrase) > 1]:
+            raise ValueError(f"{repeated[0]!r} is swapped with two phrases")
         for group in self.alike or ():
             holes = [sorted(re.findall(r"\{(\w)\}", phrase)) for phrase in group]
             if any(re.search(r"[{}]", re.sub(r"\{\w\}", "", phrase)) for phrase in group):
                 raise ValueError(f"in {' and '.join(group)} an open place is a letter in braces")
-            if any(own != holes[0] or len(set(own)) < len(own) for own in holes):
+            if any(letters != holes[0] or len(set(letters)) < len(letters) for letters in holes):
                 raise ValueError(
                     f"the wordings {' and '.join(group)} differ in what they leave open"
                 )

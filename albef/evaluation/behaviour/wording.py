@@ -9,8 +9,8 @@ _END = re.compile(r"[\s.!]+$")
 
 def swapped(text: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     """The text in which the phrases of each pair take each other's place; nothing without any."""
-    other = {a.lower(): b for a, b in pairs} | {b.lower(): a for a, b in pairs}
-    yield from _replaced(text, other)
+    changes = {a.lower(): b for a, b in pairs} | {b.lower(): a for a, b in pairs}
+    yield from _replaced(text, changes)
 
 
 def reworded(
@@ -33,15 +33,15 @@ def reworded(
                     yield from _replaced(text, {wording.lower(): other})
 
 
-def miscounted(text: str, numbers: Sequence[str], known: Collection[str]) -> Iterator[str]:
-    """Every text with one count too high by one, or too low where none of ``known`` is higher."""
-    places = {word.lower(): place for place, word in enumerate(numbers)}
-    for match in _any(tuple(numbers)).finditer(text):
-        place = places[match["phrase"].lower()]
-        near = [n for n in (place + 1, place - 1) if 0 <= n < len(numbers) and numbers[n] in known]
-        if near:
+def miscounted(text: str, numbers: Sequence[str], used: Collection[str]) -> Iterator[str]:
+    """Every text with one count too high by one, or too low where none of ``used`` is higher."""
+    indices = {word.lower(): index for index, word in enumerate(numbers)}
+    for match in _pattern(tuple(numbers)).finditer(text):
+        index = indices[match["phrase"].lower()]
+        nearby = [n for n in (index + 1, index - 1) if 0 <= n < len(numbers) and numbers[n] in used]
+        if nearby:
             start, end = match.span("phrase")
-            yield f"{text[:start]}{numbers[near[0]]}{text[end:]}"
+            yield f"{text[:start]}{numbers[nearby[0]]}{text[end:]}"
 
 
 def words_in(text: str, words: Collection[str]) -> frozenset[str]:
@@ -56,22 +56,22 @@ def topics(text: str, common: Collection[str]) -> frozenset[str]:
     )
 
 
-def _replaced(text: str, other: dict[str, str]) -> Iterator[str]:
-    found, count = _any(tuple(other)).subn(lambda match: _agreeing(match, other), text)
+def _replaced(text: str, changes: dict[str, str]) -> Iterator[str]:
+    result, count = _pattern(tuple(changes)).subn(lambda match: _agreeing(match, changes), text)
     if count:
-        yield found
+        yield result
 
 
 @cache
-def _any(phrases: tuple[str, ...]) -> re.Pattern[str]:
+def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """Any of the phrases as whole words, the longest first, with an article before it."""
     words = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?P<article>an? )?(?P<phrase>{words})(?!\w)", re.IGNORECASE)
 
 
-def _agreeing(match: re.Match[str], other: dict[str, str]) -> str:
+def _agreeing(match: re.Match[str], changes: dict[str, str]) -> str:
     """What takes the place of a phrase, with the article that it asks for."""
-    phrase = other[match["phrase"].lower()]
+    phrase = changes[match["phrase"].lower()]
     if not match["article"]:
         return phrase
     return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
@@ -80,11 +80,11 @@ def _agreeing(match: re.Match[str], other: dict[str, str]) -> str:
 def _parts(text: str, wording: str, common: Collection[str]) -> dict[str, str] | None:
     """What stands in the open places of a wording; None where the text is not worded so, or where
     it could be read in two ways."""
-    found = []
-    for some in (".+?", ".+"):
-        pattern = re.sub(r"\\\{(\w)\\\}", rf"(?P<\1>{some})", re.escape(wording))
+    readings = []
+    for gap in (".+?", ".+"):
+        pattern = re.sub(r"\\\{(\w)\\\}", rf"(?P<\1>{gap})", re.escape(wording))
         match = re.fullmatch(pattern, _END.sub("", text), re.IGNORECASE)
-        found.append(match.groupdict() if match else None)
-    parts = found[0] if found[0] == found[1] else None
-    last = [(part.split() or [""])[-1].lower() for part in (parts or {}).values()]
-    return None if any(not word or word in common for word in last) else parts
+        readings.append(match.groupdict() if match else None)
+    parts = readings[0] if readings[0] == readings[1] else None
+    last_words = [(part.split() or [""])[-1].lower() for part in (parts or {}).values()]
+    return None if any(not word or word in common for word in last_words) else parts

@@ -62,7 +62,7 @@ class Downloads:
         self._open: set[Chunk] = set()
         self._hosts: dict[str, _Host] = {}
         self._connections = asyncio.Semaphore(limits.connections)
-        self._asked = 0
+        self._requests = 0
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -113,7 +113,7 @@ class Downloads:
     def _next(self, pending: "deque[tuple[T, Future[Chunk]]]") -> Iterator[tuple[T, Chunk]]:
         belongings, future = pending.popleft()
         while not concurrent.futures.wait([future], _SAY_S).done:
-            log.info("downloading: %d requests so far", self._asked)
+            log.info("downloading: %d requests so far", self._requests)
         with future.result() as chunk:
             yield belongings, chunk
         self._open.discard(chunk)
@@ -132,10 +132,10 @@ class Downloads:
                     await asyncio.to_thread(chunk.sync)
 
     async def _stop(self) -> None:
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
         await self._client.close()
         await self._loop.shutdown_default_executor()
 
@@ -169,8 +169,8 @@ class Downloads:
                         answer = Answer(Reason.UNREACHABLE, detail, passing=True)
                         attempts = limits.attempts
                     else:
-                        attempts, self._asked = attempts + 1, self._asked + 1
-                        fetch = self._fetches[self._asked % len(self._fetches)]
+                        attempts, self._requests = attempts + 1, self._requests + 1
+                        fetch = self._fetches[self._requests % len(self._fetches)]
                         answer = await fetch(url)
                         host.silent = 0 if answer.answered else host.silent + 1
                 wait = self._wait(answer, attempts, host)

@@ -113,9 +113,9 @@ class Chunk:
     def _read(self) -> dict[str, Outcome]:
         self._journal.seek(0)
         text = self._journal.read()
-        whole = text.rfind(b"\n") + 1
-        self._journal.truncate(whole)
-        outcomes = filter(None, map(_outcome, text[:whole].splitlines()))
+        complete = text.rfind(b"\n") + 1
+        self._journal.truncate(complete)
+        outcomes = filter(None, map(_outcome, text[:complete].splitlines()))
         return {one.address: one for one in outcomes if one.offset + one.size <= self._end}
 
 

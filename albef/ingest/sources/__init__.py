@@ -104,12 +104,12 @@ def read_rows(
     sources: Mapping[str, Section],
     seed: int,
     scratch: Path,
-    most: int | None = None,
+    max_rows: int | None = None,
     split_off: Mapping[str, float] | None = None,
     engine: Engine = "local",
 ) -> Iterator[tuple[int, Record | Refusal]]:
     """What becomes of the rows of a data set's sources, one after the other, with their lines and
-    with keys and image ids of the data set: of each the first ``most``, or all; of those of the
+    with keys and image ids of the data set: of each the first ``max_rows``, or all; of those of the
     training split the shares ``split_off`` are of other ones. In ``scratch`` a kind may keep what
     it would be costly to get again, and gets it by ``engine``.
 
@@ -119,12 +119,12 @@ def read_rows(
     first_id = 0
     for name, source in sources.items():
         # A seed of its own: two data sets with a source of the same kind share no picture.
-        own_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
+        source_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
         kind = kind_of(source)
-        more = [scratch, most, engine] if getattr(kind, "SCRATCH", False) else []
+        extra_args = [scratch, max_rows, engine] if getattr(kind, "SCRATCH", False) else []
         next_id = first_id
         try:
-            rows = islice(kind.records(source, int(own_seed, 16), *more), most)
+            rows = islice(kind.records(source, int(source_seed, 16), *extra_args), max_rows)
             for line, row in enumerate(rows, 1):
                 if isinstance(row, Refusal):
                     yield row.line, replace(row, source=name)
@@ -132,7 +132,7 @@ def read_rows(
                 image_id = first_id + row.image_id
                 next_id = max(next_id, image_id + 1)
                 if row.split == "train" and split_off:
-                    split = _drawn(split_off, seed, row.image)
+                    split = _draw_split(split_off, seed, row.image)
                     row = replace(row, split=split, key=re.sub(r"^train-", f"{split}-", row.key))
                 yield line, replace(row, key=f"{name}-{row.key}", image_id=image_id, source=name)
         except ParamsError as error:
@@ -140,7 +140,7 @@ def read_rows(
         first_id = next_id
 
 
-def _drawn(shares: Mapping[str, float], seed: int, image: bytes) -> str:
+def _draw_split(shares: Mapping[str, float], seed: int, image: bytes) -> str:
     """The split of a training row, drawn by its picture: equal files are of one split."""
     draw = int(hashlib.sha256(b"%d " % seed + image).hexdigest()[:13], 16) / 16**13
     for split, share in shares.items():
@@ -165,14 +165,14 @@ def evaluated(source: Section) -> Section | None:
     is left. What it still yields of training is to be passed over.
     """
     for field in ("splits", "files"):
-        named = getattr(source, field, None)
-        if isinstance(named, dict):
-            rest: object = {split: value for split, value in named.items() if split != "train"}
-        elif isinstance(named, list) and "train" in named:
-            rest = [split for split in named if split != "train"]
+        selected = getattr(source, field, None)
+        if isinstance(selected, dict):
+            others: object = {split: value for split, value in selected.items() if split != "train"}
+        elif isinstance(selected, list) and "train" in selected:
+            others = [split for split in selected if split != "train"]
         else:
             continue
-        return source.model_copy(update={field: rest}) if rest else None
+        return source.model_copy(update={field: others}) if others else None
     return None if getattr(source, "split", None) == "train" else source
 
 

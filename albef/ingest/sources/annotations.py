@@ -78,21 +78,21 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     ids: dict[tuple[str, ...], int] = {}
     parse = _parser(config)
     for split, files in config.files.items():
-        parsed = (attempt(row, parse) for row in _rows(files))
-        for number, one in enumerate(_joined(parsed) if config.joined else parsed):
-            if isinstance(one, Refusal):
-                yield one
+        results = (attempt(row, parse) for row in _rows(files))
+        for number, entry in enumerate(_joined(results) if config.joined else results):
+            if isinstance(entry, Refusal):
+                yield entry
             else:
-                yield attempt(one.row, _record, one, root, f"{split}-{number:07d}", split, ids)
+                yield attempt(entry.row, _record, entry, root, f"{split}-{number:07d}", split, ids)
 
 
 def _record(
-    row: Row, one: Parsed, root: Path, key: str, split: str, ids: dict[tuple[str, ...], int]
+    row: Row, parsed: Parsed, root: Path, key: str, split: str, ids: dict[tuple[str, ...], int]
 ) -> Record:
-    image, *more = (read_picture(root, name) for name in one.images)
-    image_id = ids.setdefault(one.images, len(ids))
-    meta = {**one.meta, "path": one.images[0]}
-    return Record(key, image, one.captions, image_id, split, "annotations", meta, tuple(more))
+    image, *more = (read_picture(root, name) for name in parsed.images)
+    image_id = ids.setdefault(parsed.images, len(ids))
+    meta = {**parsed.meta, "path": parsed.images[0]}
+    return Record(key, image, parsed.captions, image_id, split, "annotations", meta, tuple(more))
 
 
 def count(config: Config) -> int | None:
@@ -114,9 +114,9 @@ def _joined(rows: Iterator[Parsed | Refusal]) -> Iterator[Parsed | Refusal]:
         if isinstance(row, Refusal):
             yield row
             continue
-        first = by_picture.setdefault(row.images, row)
-        captions = tuple(dict.fromkeys((*first.captions, *row.captions)))
-        by_picture[row.images] = first._replace(captions=captions)
+        existing = by_picture.setdefault(row.images, row)
+        captions = tuple(dict.fromkeys((*existing.captions, *row.captions)))
+        by_picture[row.images] = existing._replace(captions=captions)
     yield from by_picture.values()
 
 
@@ -200,6 +200,6 @@ def _box(box: object) -> list[float]:
     """A box (x, y, width, height); what follows, as a detection's score, is dropped."""
     sides = box[:4] if isinstance(box, list) else None
     if not is_box(sides) or min(sides[2:]) <= 0:
-        what = f"{short(box)} is no box; it must be [x, y, width, height]"
-        raise Refused(Reason.MISSING_FIELD, what)
+        detail = f"{short(box)} is no box; it must be [x, y, width, height]"
+        raise Refused(Reason.MISSING_FIELD, detail)
     return [float(side) for side in sides]

@@ -47,13 +47,13 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     root = Path(config.path)
     if not root.is_dir():
         raise ParamsError(f"{root} is no folder")
-    inside = root.resolve()
+    resolved = root.resolve()
     number = line = 0
     for line, (path, with_picture) in enumerate(_rows(root), 1):
         row = Row(None, line, with_picture, plain(path.relative_to(root).as_posix()))
-        made = attempt(row, _record, config, path, inside, number)
-        number += isinstance(made, Record)
-        yield made
+        result = attempt(row, _record, config, path, resolved, number)
+        number += isinstance(result, Record)
+        yield result
     if not line:
         raise ParamsError(
             f"{root} holds nothing that could be a row: no file with the suffix "
@@ -75,11 +75,11 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
     """Paths of pictures, and after those of each folder its texts without one; which they are."""
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders.sort()
-        known = set(files)
+        names_here = set(files)
         stems: dict[str, list[str]] = {}
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)
-            if is_picture(name) or (suffix != ".txt" and f"{stem}.txt" in known):
+            if is_picture(name) or (suffix != ".txt" and f"{stem}.txt" in names_here):
                 stems.setdefault(stem, []).append(name)
         for name in (name for names in stems.values() for name in names):
             yield Path(folder, name), True
@@ -88,19 +88,19 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
                 yield Path(folder, name), False
 
 
-def _record(row: Row, config: Config, path: Path, inside: Path, number: int) -> Record:
+def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -> Record:
     if not row.values:
         raise Refused(Reason.MISSING_FILE, "there is no picture beside this text")
     split = config.split or _split(row.key)
     caption = path.with_suffix(".txt")
     if not caption.is_file():
         raise Refused(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
-    lines = _read(caption, inside, LARGEST_TEXT)
+    lines = _read(caption, resolved, LARGEST_TEXT)
     try:
         captions = captions_of([lines.decode("utf-8-sig").split("\n")])
     except UnicodeDecodeError:
         raise Refused(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
-    image = _read(path, inside, LARGEST_PICTURE)
+    image = _read(path, resolved, LARGEST_PICTURE)
     meta = {"path": row.key}
     return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", meta)
 
@@ -115,14 +115,14 @@ def _split(key: str) -> str:
     return name
 
 
-def _read(path: Path, inside: Path, most: int) -> bytes:
+def _read(path: Path, resolved: Path, limit: int) -> bytes:
     """A file of the folder."""
     try:
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):  # no folder is a link
+        if path.is_symlink() and not path.resolve().is_relative_to(resolved):  # no folder is a link
             raise Refused(Reason.OUTSIDE_ROOT, f"{path.name} is a link to outside the folder")
     except RuntimeError as error:  # links go in a circle
         raise Refused(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
-    return read_file(path, path.name, most)
+    return read_file(path, path.name, limit)
 
 
 def _unreadable(error: OSError) -> None:

@@ -48,9 +48,9 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
     for split, file in expand_splits(config.files):
         for row in tables.read(file, "parquet", None, columns, _BATCH):
-            made = attempt(row, _record, config, split, number)
-            number += isinstance(made, Record)
-            yield made
+            result = attempt(row, _record, config, split, number)
+            number += isinstance(result, Record)
+            yield result
 
 
 def count(config: Config) -> int:

@@ -89,11 +89,11 @@ class Row:
             raise self._wrong(name, "a text, or a list of texts")
         return tuple(values)
 
-    def one_of(self, name: str, known: tuple[str, ...]) -> str:
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         """A string out of a few."""
         value = self.get(name)
-        if value not in known:
-            raise self._wrong(name, " or ".join(known))
+        if value not in choices:
+            raise self._wrong(name, " or ".join(choices))
         return str(value)
 
     def _wrong(self, name: str, expected: str) -> Refused:
@@ -103,7 +103,7 @@ class Row:
 
 
 def attempt(
-    row: Row | Refusal, make: Callable[Concatenate[Row, P], T], *more: P.args, **named: P.kwargs
+    row: Row | Refusal, make: Callable[Concatenate[Row, P], T], *args: P.args, **kwargs: P.kwargs
 ) -> T | Refusal:
     """What ``make`` gives of a row, or why there is nothing: whatever it stumbles over is a fault
     of that row and ends no other.
@@ -111,7 +111,7 @@ def attempt(
     if isinstance(row, Refusal):
         return row
     try:
-        return make(row, *more, **named)
+        return make(row, *args, **kwargs)
     except Exception as error:
         return row.refusal(Refused.by(error))
 
@@ -160,21 +160,21 @@ def read_picture(root: Path, name: str) -> bytes:
     return read_file(path, f"the image {path}", LARGEST_PICTURE)
 
 
-def read_file(path: Path, name: str, most: int) -> bytes:
-    """The bytes of a file, at most ``most``.
+def read_file(path: Path, name: str, limit: int) -> bytes:
+    """The bytes of a file, at most ``limit``.
 
     Raises:
         Refused: it is no file, cannot be read, or has more; ``name`` names it.
     """
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= most:  # a pipe would be waited for
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:  # a pipe would be waited for
             return path.read_bytes()
     except (OSError, ValueError) as error:  # a ValueError where it is no path, as with a NUL
-        why = error.strerror if isinstance(error, OSError) else error
-        raise Refused(Reason.MISSING_FILE, f"{name} cannot be read: {why}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Refused(Reason.MISSING_FILE, f"{name} cannot be read: {reason}") from None
     if stat.S_ISREG(status.st_mode):
-        raise Refused(Reason.TOO_MANY_BYTES, f"{name} has more than {most} bytes")
+        raise Refused(Reason.TOO_MANY_BYTES, f"{name} has more than {limit} bytes")
     raise Refused(Reason.MISSING_FILE, f"{name} is no file")
 
 
@@ -187,8 +187,8 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     files: list[Path] = []
     for pattern in patterns:
         try:
-            named = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
-            matched = [Path(name) for name in named if Path(name).is_file()]
+            names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
+            matched = [Path(name) for name in names if Path(name).is_file()]
         except OSError as error:
             raise ParamsError(f"{pattern} cannot be read: {error.strerror}") from None
         if not matched:

@@ -49,8 +49,8 @@ def _record(row: Row, config: Config, place: int, ids: dict[str, int]) -> Record
     name = row.text(config.image).strip()
     split = config.split or row.text(SPLIT)
     if not re.fullmatch(r"[a-z0-9_]{1,40}", split):
-        what = "is to be a split in small letters, digits and _"
-        raise Refused(Reason.MALFORMED_ROW, f"{SPLIT!r} {what}, not {split[:40]!r}")
+        requirement = "is to be a split in small letters, digits and _"
+        raise Refused(Reason.MALFORMED_ROW, f"{SPLIT!r} {requirement}, not {split[:40]!r}")
     captions = captions_of([row.get(config.caption)])
     image = read_picture(Path(config.images), name)
     meta = {column: plain(row.values[column]) for column in config.keep}

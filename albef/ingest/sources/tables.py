@@ -37,7 +37,7 @@ class Tables(Source):
     """Columns kept in meta."""
 
     @model_validator(mode="after")
-    def _of_its_format(self) -> Self:
+    def _check_header(self) -> Self:
         if self.header is not None and self.format == "parquet":
             raise ValueError("header belongs to tsv and csv; write null")
         return self
@@ -48,9 +48,9 @@ class Tables(Source):
         Raises:
             ParamsError: as :func:`read`.
         """
-        wanted = list(dict.fromkeys([*columns, self.caption, *self.keep]))
+        selected = list(dict.fromkeys([*columns, self.caption, *self.keep]))
         return (
-            row for f in expand(self.files) for row in read(f, self.format, self.header, wanted)
+            row for f in expand(self.files) for row in read(f, self.format, self.header, selected)
         )
 
     def count(self) -> int:
@@ -93,25 +93,25 @@ def count(file: Path, form: str, titled: bool = False) -> int:
     if form == "parquet":
         with _opened(file) as table:
             return int(table.metadata.num_rows)
-    lines, last = 0, b"\n"
+    lines, tail = 0, b"\n"
     try:
         with file.open("rb") as opened:
-            while part := opened.read(_LONGEST_LINE):
-                lines += part.count(b"\n")
-                last = part[-1:]
+            while chunk := opened.read(_LONGEST_LINE):
+                lines += chunk.count(b"\n")
+                tail = chunk[-1:]
     except OSError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
-    return max(0, lines + (last != b"\n") - titled)
+    return max(0, lines + (tail != b"\n") - titled)
 
 
-def _check_columns(file: Path, known: Sequence[str], wanted: Iterable[str]) -> None:
-    for column in wanted:
-        if column not in known:
-            near = nearest(column, list(known))
-            hint = f"did you mean {near}?" if near else f"it has {', '.join(known) or 'none'}"
+def _check_columns(file: Path, existing: Sequence[str], required: Iterable[str]) -> None:
+    for column in required:
+        if column not in existing:
+            guess = nearest(column, list(existing))
+            hint = f"did you mean {guess}?" if guess else f"it has {', '.join(existing) or 'none'}"
             raise ParamsError(f"{file} has no column {column!r}; {hint}")
-        if known.count(column) > 1:
-            times = known.count(column)
+        if existing.count(column) > 1:
+            times = existing.count(column)
             raise ParamsError(f"{file} has {times} columns {column!r}; rename all but one")
 
 
@@ -129,14 +129,14 @@ def _text(
             raise ParamsError(f"{file}, line 1, which should name the columns: {names}")
         header = names
     _check_columns(file, header, columns)
-    places = {column: header.index(column) for column in columns}
+    indices = {column: header.index(column) for column in columns}
     for line, fields in rows:
         if not isinstance(fields, Refused) and len(fields) != len(header):
             fields = _malformed(f"{len(fields)} columns; there should be {len(header)}")
         if isinstance(fields, Refused):
             yield Row(file, line, {}).refusal(fields)
         else:
-            yield Row(file, line, {column: fields[place] for column, place in places.items()})
+            yield Row(file, line, {column: fields[index] for column, index in indices.items()})
 
 
 Line = tuple[int, str | Refused]
@@ -176,22 +176,22 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
     """The fields of a row that begins with a line; those ahead that belong to it are taken."""
     gathered = [text]
     while True:
-        used = len(gathered) - 1
+        consumed = len(gathered) - 1
         try:
             fields = next(csv.reader(gathered, strict=True), [])
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
-                why = str(error)
-                if "new-line character" in why:  # csv advises to open the file in another way
-                    why = "a carriage return outside quotes; end lines with \\n"
-                return _malformed(f"no CSV: {why}")
+                message = str(error)
+                if "new-line character" in message:  # csv advises to open the file in another way
+                    message = "a carriage return outside quotes; end lines with \\n"
+                return _malformed(f"no CSV: {message}")
         else:
-            for _ in range(used):
+            for _ in range(consumed):
                 ahead.popleft()
             return fields
-        if used == len(ahead):
+        if consumed == len(ahead):
             ahead.extend(islice(lines, 1))
-        following = ahead[used][1] if used < min(len(ahead), _LONGEST_ROW) else None
+        following = ahead[consumed][1] if consumed < min(len(ahead), _LONGEST_ROW) else None
         if not isinstance(following, str):
             return _malformed("a quote that is never closed")
         gathered[-1] += "\n"
@@ -211,13 +211,13 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
 
     with file.open("rb") as raw, _opened(file, columns) as opened:
         _check_columns(file, opened.schema_arrow.names, columns)
-        wanted = _leaves(opened.schema, columns)
+        leaves = _leaves(opened.schema, columns)
         for group in range(opened.num_row_groups):
-            described = opened.metadata.row_group(group)
-            until = line + described.num_rows
+            metadata = opened.metadata.row_group(group)
+            until = line + metadata.num_rows
             damage = Refused(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
-                pages = [_page_bytes(raw, described.column(leaf)) for leaf in wanted]
+                pages = [_page_bytes(raw, metadata.column(leaf)) for leaf in leaves]
                 rows_at_once = max(1, min(batch, _AT_ONCE // max(pages, default=1)))
                 for rows in opened.iter_batches(
                     rows_at_once, row_groups=[group], columns=list(columns)
@@ -226,7 +226,7 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
                         line += 1
                         yield row(values)
             except (pa.ArrowException, OSError) as error:
-                damage = Refused(damage.reason, f"{damage}: {_first(error)}")
+                damage = Refused(damage.reason, f"{damage}: {_brief(error)}")
             except Refused as error:
                 damage = error
             while line < until:
@@ -250,22 +250,22 @@ def _page_bytes(file: IO[bytes], column: Any) -> int:
         Refused: they are too many.
     """
     packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
-    most = 1
+    largest = 1
     for offset in (column.dictionary_page_offset, column.data_page_offset):
         if offset is None:
             continue
         file.seek(offset)
         head, size = file.read(8), 0
         if head[::2][:2] == b"\x15\x15":  # Thrift: field 1 is the type, field 2 the bytes
-            for place, digit in enumerate(head[3:]):
-                size |= (digit & 0x7F) << 7 * place
+            for position, digit in enumerate(head[3:]):
+                size |= (digit & 0x7F) << 7 * position
                 if digit < 0x80:
                     break
-        most = max(most, size >> 1)
-    if most > _AT_ONCE or (unpacked > _AT_ONCE and unpacked > _PACKED * packed):
-        what = f"{packed} bytes that unpack to {max(most, unpacked)}"
-        raise Refused(Reason.TOO_MANY_BYTES, f"the row group holds {what}")
-    return most
+        largest = max(largest, size >> 1)
+    if largest > _AT_ONCE or (unpacked > _AT_ONCE and unpacked > _PACKED * packed):
+        sizes = f"{packed} bytes that unpack to {max(largest, unpacked)}"
+        raise Refused(Reason.TOO_MANY_BYTES, f"the row group holds {sizes}")
+    return largest
 
 
 def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
@@ -293,7 +293,7 @@ def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
     except (pa.ArrowException, OSError) as error:  # an OSError where its description is damaged
-        raise ParamsError(f"{file} is no Parquet file that can be read: {_first(error)}") from None
+        raise ParamsError(f"{file} is no Parquet file that can be read: {_brief(error)}") from None
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refused]:
@@ -309,7 +309,7 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refu
         except Refused as error:
             yield error
         except Exception as error:  # a text that is none, a date out of range
-            yield _malformed(f"a value cannot be read: {_first(error)}")
+            yield _malformed(f"a value cannot be read: {_brief(error)}")
 
 
 def _check_list(items: Any) -> None:
@@ -331,5 +331,5 @@ def _malformed(detail: str) -> Refused:
     return Refused(Reason.MALFORMED_ROW, detail)
 
 
-def _first(error: Exception) -> str:
+def _brief(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -41,9 +41,9 @@ Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
 
 
 def records(
-    config: Config, seed: int, scratch: Path, most: int | None = None, engine: Engine = "local"
+    config: Config, seed: int, scratch: Path, max_rows: int | None = None, engine: Engine = "local"
 ) -> Iterator[Record | Refusal]:
-    """The first ``most`` rows of the list, or all, in order, each downloaded by the engine or set
+    """The first ``max_rows`` of the list, or all, in order, each downloaded by the engine or set
     aside; what was downloaded is kept in ``scratch``, in a folder that the source's ``seed`` names.
 
     Raises:
@@ -53,9 +53,9 @@ def records(
     from albef.ingest.download.downloads import Downloads
 
     folder = scratch / f"downloads-{seed:012x}"
-    used: set[str] = set()
+    chunk_names: set[str] = set()
     with Downloads(folder, config.download, engine) as downloads:
-        for entries, chunk in downloads.chunks(_chunks(config, most, used)):
+        for entries, chunk in downloads.chunks(_chunks(config, max_rows, chunk_names)):
             for entry in entries:
                 if isinstance(entry, Refusal):
                     yield entry
@@ -65,7 +65,7 @@ def records(
                 if outcome.reason:
                     yield row.refusal(Refused(Reason(outcome.reason), outcome.detail), address)
                     continue
-                kept = {name: plain(row.values[name]) for name in config.keep}
+                meta = {name: plain(row.values[name]) for name in config.keep}
                 yield Record(
                     key=f"{config.split}-{place:08d}",
                     image=chunk.body(outcome),
@@ -73,30 +73,30 @@ def records(
                     image_id=place,
                     split=config.split,
                     source="urls",
-                    meta={**kept, "url": address, "sha256": outcome.sha256},
+                    meta={**meta, "url": address, "sha256": outcome.sha256},
                 )
 
-        if most is None:
+        if max_rows is None:
             for path in folder.glob("*/*"):
-                if path.stem not in used:
+                if path.stem not in chunk_names:
                     path.unlink()
 
 
 def _chunks(
-    config: Config, most: int | None, used: set[str]
+    config: Config, max_rows: int | None, chunk_names: set[str]
 ) -> Iterator[tuple[list[Entry], str, list[str]]]:
-    """The entries of each chunk, its name, which goes into ``used``, and its addresses."""
+    """The entries of each chunk, its name, which goes into ``chunk_names``, and its addresses."""
     chunk: list[Entry] = []
     name, part = "first", 0
-    for place, row in enumerate(islice(config.rows(config.url), most)):
+    for place, row in enumerate(islice(config.rows(config.url), max_rows)):
         entry = attempt(row, _entry, config, place)
-        word = "" if isinstance(entry, Refusal) else hashlib.sha256(entry[2].encode()).hexdigest()
-        begins = word and int(word, 16) % CHUNK == 0 and f"{word}-0" not in used
-        if begins or len(chunk) == 4 * CHUNK:
+        digest = "" if isinstance(entry, Refusal) else hashlib.sha256(entry[2].encode()).hexdigest()
+        opens_chunk = digest and int(digest, 16) % CHUNK == 0 and f"{digest}-0" not in chunk_names
+        if opens_chunk or len(chunk) == 4 * CHUNK:
             if chunk:
                 yield chunk, f"{name}-{part}", _addresses(chunk)
-            name, part, chunk = (word, 0, []) if begins else (name, part + 1, [])
-        used.add(f"{name}-{part}")
+            name, part, chunk = (digest, 0, []) if opens_chunk else (name, part + 1, [])
+        chunk_names.add(f"{name}-{part}")
         chunk.append(entry)
     if chunk:
         yield chunk, f"{name}-{part}", _addresses(chunk)

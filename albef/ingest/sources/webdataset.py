@@ -66,10 +66,10 @@ class _Sample:
         for kind in [kind for kind in PICTURES if kind in self.parts][1:]:
             self.parts[kind] = b""  # one picture is held, however many there are
 
-    def takes(self, damage: Damage, name: str, wanted: str) -> bool:
+    def accepts(self, damage: Damage, name: str, caption_key: str) -> bool:
         """Whether damage, under a name if it has one, is taken as a part of this sample."""
-        whole = self.picture() is not None and wanted in self.parts
-        return self.damage is None and (name == self.name if name else not whole)
+        is_complete = self.picture() is not None and caption_key in self.parts
+        return self.damage is None and (name == self.name if name else not is_complete)
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
@@ -89,14 +89,14 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 if damage := sample.damage:
                     where = f"{shard}, byte {damage.offset}: {damage.detail}"
                     yield Refusal("", line, sample.name, damage.reason, where)
-                made = attempt(row, _record, config, split, number)
-                number += isinstance(made, Record)
-                if isinstance(made, Record) or not damage:
-                    yield made
+                result = attempt(row, _record, config, split, number)
+                number += isinstance(result, Record)
+                if isinstance(result, Record) or not damage:
+                    yield result
         except OSError as error:
             raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
         if config.statuses:
-            yield from _failed(shard, names)
+            yield from _failed_rows(shard, names)
 
 
 def count(config: Config) -> int | None:
@@ -109,16 +109,16 @@ def count(config: Config) -> int | None:
 
 def limit(name: str) -> int:
     """Most bytes of a member that are read, by its name: 0 of what is no part of a sample."""
-    return _LIMITS.get(cut(name)[1], 0)
+    return _LIMITS.get(split_name(name)[1], 0)
 
 
-def _samples(parts: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]:
+def _samples(entries: Iterator[Member | Damage], caption_key: str) -> Iterator[_Sample]:
     """Members by name; damage belongs to what is not whole yet, or to what follows."""
     current = _Sample("")
-    for part in parts:
-        name, suffix = cut(part.name)
-        if isinstance(part, Damage):
-            belongs = part.reason != Reason.CUT_SHARD and current.takes(part, name, wanted)
+    for entry in entries:
+        name, suffix = split_name(entry.name)
+        if isinstance(entry, Damage):
+            belongs = entry.reason != Reason.CUT_SHARD and current.accepts(entry, name, caption_key)
         else:
             if not current.parts:
                 current.name = current.name or name  # what was damaged may have been its start
@@ -127,15 +127,15 @@ def _samples(parts: Iterator[Member | Damage], wanted: str) -> Iterator[_Sample]
             if current.parts or current.damage:
                 yield current
             current = _Sample(name)
-        if isinstance(part, Damage):
-            current.damage = part
+        if isinstance(entry, Damage):
+            current.damage = entry
         else:
-            current.add(suffix, part.data)
+            current.add(suffix, entry.data)
     if current.parts or current.damage:
         yield current
 
 
-def cut(path: str) -> tuple[str, str]:
+def split_name(path: str) -> tuple[str, str]:
     """A member's path up to the first dot of its file's name, and what follows it."""
     folder, slash, file = path.rpartition("/")
     stem, _, suffix = file.partition(".")
@@ -148,8 +148,8 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
     if image is None:
         raise Refused(Reason.MISSING_FILE, "there is no picture of this name")
     values = _json(sample.parts["json"]) if "json" in sample.parts else {}
-    kept = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
-    meta = {**plain(kept), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
+    selected = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
+    meta = {**plain(selected), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
     captions = captions_of([_caption(config, sample, values)])
     return Record(f"{split}-{number:08d}", image, captions, number, split, "webdataset", meta)
 
@@ -173,7 +173,7 @@ def _json(text: bytes) -> Mapping[str, Any]:
     return values
 
 
-def _failed(shard: Path, names: set[str]) -> Iterator[Refusal]:
+def _failed_rows(shard: Path, names: set[str]) -> Iterator[Refusal]:
     """The rows that img2dataset could not get, and those that it got but that are not in the tar.
 
     Raises:
@@ -209,5 +209,5 @@ _REASONS = (
 
 
 def _reason(status: str, message: str) -> Reason:
-    rest = Reason.UNDECODABLE if status == "failed_to_resize" else Reason.UNREACHABLE
-    return next((why for text, why in _REASONS if re.search(text, message)), rest)
+    default = Reason.UNDECODABLE if status == "failed_to_resize" else Reason.UNREACHABLE
+    return next((reason for text, reason in _REASONS if re.search(text, message)), default)

@@ -67,8 +67,8 @@ def binned(values: NDArray[np.float64]) -> tuple[list[float], list[int]]:
     Whole numbers of a small range have a bin each.
     """
     low, high = float(values.min()), float(np.percentile(values, _TAIL, method="higher"))
-    whole = bool((values == np.rint(values)).all())
-    if whole and high - low < _BINS:
+    is_integer = bool((values == np.rint(values)).all())
+    if is_integer and high - low < _BINS:
         edges = np.arange(low - 0.5, high + 1)
     elif low == high:  # but for the tail
         edges = np.array([low - 0.5, low + 0.5])
@@ -93,17 +93,17 @@ def tallies(table: pa.Table) -> Iterator[Tally]:
             if isinstance(meta.get("label"), str | int):
                 labels[_short(str(meta["label"]))] += 1
             answers.update(_answer(meta))
-    for title, of, counts in (
+    for title, unit, counts in (
         ("Captions", "", captions),
         ("Words", "", words),
         ("Labels", " records", labels),
         ("Answers", " records", answers),
     ):
-        if counts or not of:
-            first = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN]
-            again = [entry for entry in first if entry[1] > 1]
-            note = f"{len(counts):,} different of {counts.total():,}{of}"
-            yield Tally(title, note, tuple(again or first))
+        if counts or not unit:
+            most_frequent = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:SHOWN]
+            repeated = [entry for entry in most_frequent if entry[1] > 1]
+            note = f"{len(counts):,} different of {counts.total():,}{unit}"
+            yield Tally(title, note, tuple(repeated or most_frequent))
 
 
 def _answer(meta: Mapping[str, Any]) -> Iterator[str]:

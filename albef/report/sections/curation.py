@@ -33,15 +33,15 @@ class Curation:
 
 def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) -> Curation:
     """What became of the captions that a view was made of, with ``count`` examples of each."""
-    curated, beside = described["curated"], layout.quarantine(name)
-    summary = read_json(beside / "curation.json") or {}
+    curated, quarantine = described["curated"], layout.quarantine(name)
+    summary = read_json(quarantine / "curation.json") or {}
     scored = "score" in curated
     facts = {"a view of": curated["of"], "scored by" if scored else "captions by": curated["by"]}
     facts["weights"] = curated["weights"][:12]
     facts |= {"score": curated["score"]} if scored else {}
-    if not (beside / "scores.parquet").is_file():
+    if not (quarantine / "scores.parquet").is_file():
         return Curation(facts)
-    table = pq.read_table(beside / "scores.parquet")
+    table = pq.read_table(quarantine / "scores.parquet")
     facts |= {"least that stayed": summary["below"]}
     return Curation(
         facts,
@@ -56,16 +56,16 @@ def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -
     for kind in sorted(kinds):
         scores = table.filter(pc.equal(table["noise"], kind))[score].to_numpy().astype(float)
         edges, bins = binned(scores)
-        what = (
+        subject = (
             f"captions known as {kind}" if kind else "other captions" if kinds[1:] else "captions"
         )
-        title = f"{score.upper()} of {len(scores):,} {what}"
+        title = f"{score.upper()} of {len(scores):,} {subject}"
         if len(bins) > 1:
             svg = figures.histogram(edges, bins, x_label=score, name=title)
             yield Chart(title, f"median {np.median(scores):.3g}", (), svg)
     if curve:
         lines = [
-            Line(name, [(at["went"], at[name]) for at in curve], colour)
+            Line(name, [(point["went"], point[name]) for point in curve], colour)
             for colour, name in enumerate((n for n in curve[0] if n not in ("went", "below")), 1)
         ]
         title = "Finding captions that are known to be wrong"
@@ -80,14 +80,14 @@ def _examples(
     if not (base / "index.parquet").is_file():
         return
     records = SplitRecords(base, "train")
-    order, kept = np.argsort(table[score].to_numpy(), kind="stable"), table["kept"].to_numpy()
-    for title, rows in (("Went", order[~kept[order]]), ("Stayed", order[kept[order]])):
-        some = table.take(spread(rows.tolist(), count)).to_pylist()
+    order, is_kept = np.argsort(table[score].to_numpy(), kind="stable"), table["kept"].to_numpy()
+    for title, rows in (("Went", order[~is_kept[order]]), ("Stayed", order[is_kept[order]])):
+        chosen = table.take(spread(rows.tolist(), count)).to_pylist()
         yield (
             title,
             [
                 (f"{score} {row[score]:.3f}: {row['caption']}", picture)
-                for row in some
+                for row in chosen
                 if (picture := records.picture(row["key"])) is not None
             ],
         )

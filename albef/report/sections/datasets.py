@@ -91,7 +91,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
     samples = {}
     for split in splits:
         records = SplitRecords(folder, split)
-        samples[split] = [records.at(place) for place in spread(range(len(records)), count)]
+        samples[split] = [records.at(index) for index in spread(range(len(records)), count)]
         records.close()
     result, page = (layout.validation(name) / file for file in ("result.json", "report.html"))
     verdict = read_json(result)
@@ -106,7 +106,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
             (str(source.get("name", "")), {k: v for k, v in flatten(source) if k != "name"})
             for source in described.get("sources", [])
         ],
-        licences=[{"attribution": "", "url": "", **it} for it in described.get("licences", [])],
+        licences=[{"attribution": "", "url": "", **item} for item in described.get("licences", [])],
         validation=verdict
         and Validation(verdict, verdict["digest"] == described["digest"], str(page)),
         view_of=described.get("curated", {}).get("of", ""),
@@ -209,7 +209,7 @@ def _offending(
     checks = validation.result["checks"] if validation and validation.current else ()
     failed = [check for check in checks if not check["passed"] and check["sample"]]
     keys = [row["key"] for check in failed for row in check["sample"][:count]]
-    known, origins = _pictures(folder, keys), dict[str, str]()
+    pictures, origins = _pictures(folder, keys), dict[str, str]()
     for row in _rows_of(folder, keys, "meta") if failed else ():
         meta = json.loads(row["meta"])
         origins[row["key"]] = str(meta.get("url") or meta.get("path") or row["key"])
@@ -218,9 +218,9 @@ def _offending(
         yield (
             check["what"],
             [
-                (f"{column} {row.get(column)}: {origins[row['key']]}", known[row["key"]])
+                (f"{column} {row.get(column)}: {origins[row['key']]}", pictures[row["key"]])
                 for row in check["sample"][:count]
-                if row["key"] in known
+                if row["key"] in pictures
             ],
         )
 
@@ -250,12 +250,12 @@ def _pairs(
     near = [row for row in repeated if not _is_exact(row)]
     exact = [row for row in repeated if _is_exact(row)]
     chosen = [*spread(near, count), *spread(exact, count)]
-    known = _pictures(folder, [row[name] for row in chosen for name in ("of", "key")])
+    pictures = _pictures(folder, [row[name] for row in chosen for name in ("of", "key")])
     for row in chosen:
         dropped = "picture" in row
-        picture = _picture(row) if dropped else known.get(row["key"], Picture(row["key"]))
-        of = known.get(row["of"], Picture(row["of"]))
-        yield Pair(picture, of, "", _is_exact(row), row["distance"], dropped)
+        picture = _picture(row) if dropped else pictures.get(row["key"], Picture(row["key"]))
+        match = pictures.get(row["of"], Picture(row["of"]))
+        yield Pair(picture, match, "", _is_exact(row), row["distance"], dropped)
 
 
 def _contaminated(
@@ -266,17 +266,17 @@ def _contaminated(
     for row in spread(screened, count):
         by_owner.setdefault(row["of_dataset"] or data.name, []).append(row)
     for owner, of_owner in by_owner.items():
-        known = _pictures(layout.data(owner), [row["of"] for row in of_owner])
+        pictures = _pictures(layout.data(owner), [row["of"] for row in of_owner])
         for row in of_owner:
-            of = known.get(row["of"], Picture(row["of"]))
-            yield Pair(_picture(row), of, row["of_dataset"] or "", False, row["distance"], True)
+            match = pictures.get(row["of"], Picture(row["of"]))
+            yield Pair(_picture(row), match, row["of_dataset"] or "", False, row["distance"], True)
 
 
-def _contamination(path: Path, most: int) -> list[tuple[str, str]]:
+def _contamination(path: Path, limit: int) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
-    wanted = [("reason", "==", str(Reason.CONTAMINATION))]
-    rows = pq.read_table(path, columns=["key", "detail"], filters=wanted).slice(0, most)
+    filters = [("reason", "==", str(Reason.CONTAMINATION))]
+    rows = pq.read_table(path, columns=["key", "detail"], filters=filters).slice(0, limit)
     return [(row["key"], row["detail"]) for row in rows.to_pylist()]
 
 
@@ -289,7 +289,7 @@ def _refused(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> It
     for row in rows:
         picture = _picture(row) if row["picture"] else None
         by_reason.setdefault(row["reason"], []).append((row, picture))
-    for reason, sources in sorted(totals.items(), key=lambda it: (-sum(it[1].values()), it[0])):
+    for reason, sources in sorted(totals.items(), key=lambda kv: (-sum(kv[1].values()), kv[0])):
         yield Refused(reason, sources, spread(by_reason.get(reason, []), count))
 
 
@@ -300,16 +300,16 @@ def _picture(row: _Row) -> Picture:
 
 def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
     """The pictures of a data set's records, by key; those that are there."""
-    wanted = list(dict.fromkeys(keys))
-    if not wanted or not (folder / "index.parquet").is_file():
+    unique_keys = list(dict.fromkeys(keys))
+    if not unique_keys or not (folder / "index.parquet").is_file():
         return {}
     splits: dict[str, list[str]] = {}
-    for row in _rows_of(folder, wanted, "split"):
+    for row in _rows_of(folder, unique_keys, "split"):
         splits.setdefault(row["split"], []).append(row["key"])
     pictures: dict[str, Picture] = {}
-    for split, inside in splits.items():
+    for split, members in splits.items():
         records = SplitRecords(folder, split)
-        pictures |= {key: it for key in inside if (it := records.picture(key)) is not None}
+        pictures |= {key: pic for key in members if (pic := records.picture(key)) is not None}
         records.close()
     return pictures
 

@@ -145,17 +145,17 @@ def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
     itc = table["rank_itc"].to_numpy() == 0
     column = "change" if is_paired(table) else "query"
 
-    def outcome(label: str, which: NDArray[np.bool_]) -> Outcome:
+    def outcome(label: str, selected: NDArray[np.bool_]) -> Outcome:
         parts = (itm & itc, itm & ~itc, ~itm & itc, ~itm & ~itc)
-        both, gain, loss, none = (int((part & which).sum()) for part in parts)
+        both, gain, loss, none = (int((part & selected).sum()) for part in parts)
         return Outcome(label, (both, gain, loss, none))
 
     groups = [
         outcome(_DIRECTIONS.get(label, label), pc.equal(table[column], label).to_numpy())
         for label in sorted(pc.unique(table[column]).to_pylist())
     ]
-    if records and (strange := records.unseen()):
-        unseen = pc.is_in(table["key"], pa.array(strange)).to_numpy()
+    if records and (unseen_keys := records.unseen()):
+        unseen = pc.is_in(table["key"], pa.array(unseen_keys)).to_numpy()
         groups.append(outcome("things seen together in training", ~unseen))
         groups.append(outcome("things never seen together", unseen))
     return [group for group in groups if group.total]
@@ -166,9 +166,9 @@ def _take(table: pa.Table, places: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _note(of: int, asked: int, count: int, what: str = "") -> str:
-    how = ", taken at even steps" if of > count else ""
-    return f"{min(of, count):,} of {of:,}{how}; {asked:,} {what}were asked"
+def _note(total: int, query_count: int, count: int, noun: str = "") -> str:
+    selection = ", taken at even steps" if total > count else ""
+    return f"{min(total, count):,} of {total:,}{selection}; {query_count:,} {noun}were asked"
 
 
 def _directions(
@@ -176,15 +176,15 @@ def _directions(
 ) -> Iterator[Group]:
     """Queries of each direction, right ones and wrong ones."""
     ranks, query = table["rank"].to_numpy(), table["query"]
-    for direction, look, what, right_title, wrong_title in (
+    for direction, look, noun, right_title, wrong_title in (
         ("t2i", "texts", "texts ", "Asked in words, found", "Asked in words, not found first"),
         ("i2t", "images", "pictures ", "Pictures, described right", "Pictures, described wrong"),
     ):
-        asked = pc.equal(query, direction).to_numpy()
+        is_query = pc.equal(query, direction).to_numpy()
         for good, title in ((True, right_title), (False, wrong_title)):
-            places = np.flatnonzero(asked & ((ranks == 0) == good)).tolist()
+            places = np.flatnonzero(is_query & ((ranks == 0) == good)).tolist()
             rows = _take(table, spread(places, count))
-            note = _note(len(places), int(asked.sum()), count, what)
+            note = _note(len(places), int(is_query.sum()), count, noun)
             yield Group(look, title, note, good, [_query(row, records, rerank_k) for row in rows])
 
 
@@ -193,22 +193,22 @@ def _pairs(
 ) -> Iterator[Group]:
     """Decisions by a text between two pictures: what ITM gains over ITC, and what it gets wrong."""
     itm, itc = table["rank"].to_numpy() == 0, table["rank_itc"].to_numpy() == 0
-    asked = pc.equal(table["query"], "t2i").to_numpy()
-    for title, good, which in (
+    is_query = pc.equal(table["query"], "t2i").to_numpy()
+    for title, good, is_case in (
         ("Pairs that ITM decides rightly and ITC wrongly", True, itm & ~itc),
         ("Pairs that ITM decides wrongly", False, ~itm),
     ):
-        places = np.flatnonzero(asked & which).tolist()
+        places = np.flatnonzero(is_query & is_case).tolist()
         by_change: dict[str, list[int]] = {}
         for place in places:
             by_change.setdefault(table["change"][place].as_py(), []).append(place)
-        parts = len(by_change)
+        groups = len(by_change)
         chosen = [
             place
             for i, change in enumerate(sorted(by_change))
-            for place in spread(by_change[change], count * (i + 1) // parts - count * i // parts)
+            for place in spread(by_change[change], count * (i + 1) // groups - count * i // groups)
         ]
-        note = _note(len(places), int(asked.sum()), count, "texts ")
+        note = _note(len(places), int(is_query.sum()), count, "texts ")
         queries = [_query(row, records, rerank_k) for row in _take(table, chosen)]
         yield Group("pairs", title, note, good, queries)
 
@@ -222,17 +222,17 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
         return records.picture(key) or Picture(key)
 
     def candidate(place: int, value: str) -> Candidate:
-        seen = picture(value) if by_text else None
+        shown = picture(value) if by_text else None
         by_itc = row["top_itc"][:1] == [value]
-        return Candidate(place, value in rights, by_itc, seen, "" if by_text else value)
+        return Candidate(place, value in rights, by_itc, shown, "" if by_text else value)
 
     is_ranked = not rerank_k or row["rank_itc"] < rerank_k
-    most = PICTURES if by_text else TEXTS
-    answers = [candidate(place, value) for place, value in enumerate(row["top"][:most], 1)]
+    limit = PICTURES if by_text else TEXTS
+    answers = [candidate(place, value) for place, value in enumerate(row["top"][:limit], 1)]
     if not any(answer.right for answer in answers):  # it takes the last place, with its rank
-        beyond = row["key"] if by_text else min(rights, default="")
+        right_answer = row["key"] if by_text else min(rights, default="")
         place = row["rank" if is_ranked else "rank_itc"] + 1
-        answers = [*answers[: most - 1], candidate(place, beyond)]
+        answers = [*answers[: limit - 1], candidate(place, right_answer)]
     if change:
         answers.sort(key=lambda answer: not answer.right)
     return Query(

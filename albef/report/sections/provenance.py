@@ -40,14 +40,14 @@ class Costs:
     records: Mapping[str, RunRecord | None] = field(default_factory=dict)
 
     @property
-    def known(self) -> dict[str, RunRecord]:
+    def recorded(self) -> dict[str, RunRecord]:
         """Records by stage."""
         return {stage: record for stage, record in self.records.items() if record is not None}
 
     @property
     def timed(self) -> dict[str, RunRecord]:
         """Those that tell how long it took."""
-        return {stage: it for stage, it in self.known.items() if it.seconds is not None}
+        return {stage: run for stage, run in self.recorded.items() if run.seconds is not None}
 
     @property
     def missing(self) -> list[str]:
@@ -61,16 +61,16 @@ class Costs:
     def machines(self) -> list[Machine]:
         """Stages grouped by machine and revision, in order."""
         groups: dict[tuple[str, str, str, bool | None], dict[str, str]] = {}
-        for stage, it in self.known.items():
-            key = (it.machine or "unknown machine", it.python, it.git.revision, it.git.clean)
-            groups.setdefault(key, {})[stage] = it.started
-        return [Machine(*key, min(it.values()), tuple(it)) for key, it in groups.items()]
+        for stage, run in self.recorded.items():
+            key = (run.machine or "unknown machine", run.python, run.git.revision, run.git.clean)
+            groups.setdefault(key, {})[stage] = run.started
+        return [Machine(*key, min(times.values()), tuple(times)) for key, times in groups.items()]
 
     def versions(self) -> dict[str, str]:
         """Versions of packages; several where stages ran with different ones."""
-        pairs = dict.fromkeys(pair for it in self.known.values() for pair in it.versions.items())
+        pairs = dict.fromkeys(p for run in self.recorded.values() for p in run.versions.items())
         names = sorted({name for name, _ in pairs})
-        return {name: ", ".join(v for of, v in pairs if of == name) for name in names}
+        return {name: ", ".join(v for package, v in pairs if package == name) for name in names}
 
 
 def further(record: RunRecord) -> str:
@@ -131,9 +131,9 @@ def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
         if manifest is not None:
             scores = read_json(layout.export_metrics(run)) or {}
             sizes, calibration = scores.pop("bytes", {}), scores.pop("calibration", None)
-            known, named = scores.get("torch", {}), read_json(layout.metrics(run)) or {}
-            headlines = [*named.get(HEADLINE, {}).values(), *known]
-            headline = next((metric for metric in headlines if metric in known), "")
+            torch_scores, metrics = scores.get("torch", {}), read_json(layout.metrics(run)) or {}
+            headlines = [*metrics.get(HEADLINE, {}).values(), *torch_scores]
+            headline = next((metric for metric in headlines if metric in torch_scores), "")
             yield Export(run, dict(flatten(manifest)), headline, scores, sizes, calibration)
 
 

@@ -57,8 +57,8 @@ class Row:
     @property
     def percent(self) -> bool:
         """Whether a bar from 0 to 100 can show the row."""
-        known = (self.value, self.itc, self.chance, self.random_weights, self.text_only)
-        return all(value is None or 0 <= value <= 100 for value in known)
+        shown = (self.value, self.itc, self.chance, self.random_weights, self.text_only)
+        return all(value is None or 0 <= value <= 100 for value in shown)
 
     @property
     def against_chance(self) -> str:
@@ -167,11 +167,11 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
         note = f"This run has not been evaluated yet: {layout.metrics(name)} is missing."
         return replace(run, notes=(note,))
     predictions, cases = _table(layout.predictions(name)), _table(layout.behaviour(name))
-    present = (read_json(folder / "dataset.json") or {}).get("splits", {})
+    sizes = (read_json(folder / "dataset.json") or {}).get("splits", {})
     rerank_k = (read_json(layout.model(name) / CONFIG) or {}).get("values", {}).get("rerank_k")
     notes = {
         f"There are no examples, since {layout.predictions(name)} is missing.": not predictions,
-        f"There are no pictures, since the data set at {folder} is missing.": not present,
+        f"There are no pictures, since the data set at {folder} is missing.": not sizes,
         f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.": (
             BEHAVIOUR in metrics and not cases
         ),
@@ -180,8 +180,8 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
     for split, section in metrics.items():
         if split in (*BASELINES, BEHAVIOUR, HEADLINE) or not isinstance(section, Mapping):
             continue
-        records = SplitRecords(folder, split) if split in present else None
-        part = predictions and predictions.filter(pc.equal(predictions["split"], split))
+        records = SplitRecords(folder, split) if split in sizes else None
+        split_rows = predictions and predictions.filter(pc.equal(predictions["split"], split))
         baselines = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
         splits.append(
             SplitResult(
@@ -189,9 +189,9 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
                 _numbers(section),
                 **baselines,
                 headline=metrics.get(HEADLINE, {}).get(split, ""),
-                records=present.get(split, 0),
-                outcomes=examples.outcomes(part, records) if part else (),
-                examples=examples.read(part, records, count, rerank_k) if part else (),
+                records=sizes.get(split, 0),
+                outcomes=examples.outcomes(split_rows, records) if split_rows else (),
+                examples=examples.read(split_rows, records, count, rerank_k) if split_rows else (),
             )
         )
         if cases and cases["split"][0].as_py() == split:
@@ -226,16 +226,16 @@ def read_tests(
     """The behaviour tests of the stored cases of a run, with ``count`` failures of each."""
     chance, random = (metrics.get(base, {}).get(BEHAVIOUR, {}) for base in BASELINES[:2])
     for name in pc.unique(cases["test"]).to_pylist():
-        of_test = cases.filter(pc.equal(cases["test"], name)).to_pylist()
-        failed = [row for row in of_test if not row["passed"]]
-        passed = len(of_test) - len(failed)
+        rows = cases.filter(pc.equal(cases["test"], name)).to_pylist()
+        failed = [row for row in rows if not row["passed"]]
+        passed = len(rows) - len(failed)
         yield BehaviourTest(
             name,
             _TESTS.get(name, ""),
-            _PASSES[of_test[0]["expects"]],
+            _PASSES[rows[0]["expects"]],
             passed,
-            len(of_test),
-            proportion(passed, len(of_test)),
+            len(rows),
+            proportion(passed, len(rows)),
             chance.get(name),
             random.get(name),
             [

@@ -45,15 +45,15 @@ def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
     choice = read_json(folder / "choice.json")
     if choice is None:
         return Search(run, note=f"There has been no search yet: {folder} is missing.")
-    written = read_json(folder / "trials.json") or {}
-    trials = [{"error": "", **trial, "chosen": False} for trial in written.get("trials", [])]
+    stored = read_json(folder / "trials.json") or {}
+    trials = [{"error": "", **trial, "chosen": False} for trial in stored.get("trials", [])]
     for trial in trials:
         if trial["value"] is not None and trial["params"] == choice:
             trial["chosen"] = True
             break
     ranges = {n: v for n, v in values.items() if isinstance(v, Mapping) and "low" in v}
     scales = {name: bool(value.get("log")) for name, value in ranges.items()}
-    return Search(run, choice, trials, scales, written.get("evidence", {}))
+    return Search(run, choice, trials, scales, stored.get("evidence", {}))
 
 
 def sentences(search: Search) -> Iterator[str]:
@@ -70,8 +70,8 @@ def sentences(search: Search) -> Iterator[str]:
     elif evidence["chosen"]["start"]:
         yield f"The start wins with {metric} {value:.2f}: no trial was better."
     else:
-        than = f"{evidence['gain']:+.2f} against the start's {start:.2f}"
-        yield f"It reached {metric} {value:.2f}, {than}."
+        gain = f"{evidence['gain']:+.2f} against the start's {start:.2f}"
+        yield f"It reached {metric} {value:.2f}, {gain}."
     if len(evidence["best"]) > 1:
         yield f"The best {len(evidence['best'])} lie within {evidence['spread']:.2f} of each other."
 
@@ -97,9 +97,9 @@ def _history(search: Search) -> Chart:
 
 
 def _curves(search: Search) -> Chart:
-    having = [trial for trial in search.trials if trial["values"]]
-    key = {it["number"]: -math.inf if it["value"] is None else it["value"] for it in having}
-    best = sorted(having, key=lambda it: (key[it["number"]], -it["number"]))[-_CURVES:]
+    scored = [trial for trial in search.trials if trial["values"]]
+    final = {t["number"]: -math.inf if t["value"] is None else t["value"] for t in scored}
+    best = sorted(scored, key=lambda t: (final[t["number"]], -t["number"]))[-_CURVES:]
     lines = [
         Line(
             f"trial {trial['number'] + 1}",
@@ -107,13 +107,13 @@ def _curves(search: Search) -> Chart:
             3 if trial["chosen"] else 2 if trial["start"] else 0,
             dashed=trial["value"] is None,
         )
-        for trial in sorted(best, key=lambda it: (it["chosen"], it["start"]))
+        for trial in sorted(best, key=lambda t: (t["chosen"], t["start"]))
     ]
     legend = [("chosen", "c3"), ("start", "c2"), ("others", "c0"), ("stopped early", "c0 dashed")]
-    drawn = {line.look for line in lines}
-    note = f"the best {len(best)}" if len(best) < len(having) else ""
+    looks = {line.look for line in lines}
+    note = f"the best {len(best)}" if len(best) < len(scored) else ""
     svg = figures.lines(lines, x_label="epoch", name="score by epoch")
-    return Chart("Score by epoch", note, tuple(it for it in legend if it[1] in drawn), svg)
+    return Chart("Score by epoch", note, tuple(entry for entry in legend if entry[1] in looks), svg)
 
 
 def _slice(search: Search, name: str) -> Chart:

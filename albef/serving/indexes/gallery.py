@@ -24,17 +24,17 @@ async def follow(engine: Engine, folder: Path) -> None:
     """
     try:
         index = await _open(engine)
-        known = await engine.stored(index.digests)
-        there = await asyncio.to_thread(lambda: dict(named(folder)))
-        await engine.stored(index.remove, sorted(set(known) - set(there)))
+        indexed = await engine.stored(index.digests)
+        files = await asyncio.to_thread(lambda: dict(list_pictures(folder)))
+        await engine.stored(index.remove, sorted(set(indexed) - set(files)))
         changed = [
             (name, path)
-            for name, path in there.items()
-            if known.get(name) != await asyncio.to_thread(_digest, path)
+            for name, path in files.items()
+            if indexed.get(name) != await asyncio.to_thread(_digest, path)
         ]
         for start in range(0, len(changed), AT_ONCE):
-            some = changed[start : start + AT_ONCE]
-            await asyncio.gather(*(_add(engine, index, name, path) for name, path in some))
+            batch = changed[start : start + AT_ONCE]
+            await asyncio.gather(*(_add(engine, index, name, path) for name, path in batch))
         log.info("the gallery has %d pictures of %s", await engine.stored(len, index), folder)
     except Exception:  # nobody waits for this, so it is told here
         log.exception("the gallery is not complete")
@@ -62,17 +62,17 @@ async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
             await asyncio.sleep(PATIENCE)
 
 
-def named(folder: Path) -> Iterator[tuple[str, Path]]:
+def list_pictures(folder: Path) -> Iterator[tuple[str, Path]]:
     """Pictures by a name that can stand in an address."""
-    taken: set[str] = set()
+    names: set[str] = set()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         relative = path.relative_to(folder).as_posix()
         name = re.sub(r"[^A-Za-z0-9._-]", "_", relative)[-100:].lstrip("._-")
-        if name in taken or name != relative:
+        if name in names or name != relative:
             name = f"{hashlib.sha256(relative.encode(errors='replace')).hexdigest()[:8]}-{name}"
-        taken.add(name)
+        names.add(name)
         yield name, path
 
 

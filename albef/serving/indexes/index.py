@@ -126,23 +126,23 @@ class Index:
         stay as they are."""
         with self._change():
             for entry in entries:
-                before = self._rows("SELECT number, digest FROM pictures WHERE id = ?", entry.id)
-                if before and before[0][1] == entry.digest:
-                    self._put(space, before[0][0], entry.feat)
+                existing = self._rows("SELECT number, digest FROM pictures WHERE id = ?", entry.id)
+                if existing and existing[0][1] == entry.digest:
+                    self._put(space, existing[0][0], entry.feat)
                     continue
-                self._drop(before)
+                self._drop(existing)
                 number = self._put(space, None, entry.feat)
                 row = (entry.id, number, entry.digest, entry.thumbnail, entry.square)
                 self._file.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?)", row)
 
-    def lacking(self, space: str, after: int, most: int) -> list[tuple[int, bytes]]:
+    def lacking(self, space: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Pictures without a feature of a model, by number, with their squares: the first beyond
         ``after``."""
         query = (
             "SELECT number, square FROM pictures WHERE number > ? AND NOT EXISTS (SELECT 1 FROM "
             "features WHERE picture = pictures.number AND space = ?) ORDER BY number LIMIT ?"
         )
-        return self._rows(query, after, space, most)
+        return self._rows(query, after, space, limit)
 
     def put(self, space: str, numbers: Sequence[int], feats: Floats) -> None:
         """Give pictures features (n, E) of a model, all or none; not those that were removed."""
@@ -186,12 +186,12 @@ class Index:
         """The pictures whose features of a model are the most similar to ``feat`` (E,), at most
         ``k``; of equal ones the first that came."""
         with self._lock:
-            held = self._follow(space, len(feat))
-            sims = held.feats @ feat
+            features = self._follow(space, len(feat))
+            sims = features.feats @ feat
             k = min(k, len(sims))
-            some = np.argpartition(-sims, k - 1)[:k] if k else np.empty(0, np.int64)
-            best = some[np.lexsort((some, -sims[some]))]
-            numbers = held.numbers[best].tolist()
+            top = np.argpartition(-sims, k - 1)[:k] if k else np.empty(0, np.int64)
+            best = top[np.lexsort((top, -sims[top]))]
+            numbers = features.numbers[best].tolist()
             marks = ",".join("?" * len(numbers))
             query = f"SELECT number, id FROM pictures WHERE number IN ({marks})"
             ids = dict(self._rows(query, *numbers))
@@ -244,23 +244,23 @@ class Index:
 
     def _follow(self, space: str, width: int) -> _Features:
         """The features of a model in memory, as the file holds them now, whoever changed it."""
-        held = self._features.setdefault(space, _Features(width))
+        features = self._features.setdefault(space, _Features(width))
         query = "SELECT revision, number FROM removed WHERE revision > ? ORDER BY revision"
-        if gone := self._rows(query, held.revision):
-            held.revision = gone[-1][0]
-            kept = ~np.isin(held.numbers, [number for _, number in gone])
-            held.numbers, held.feats = held.numbers[kept], held.feats[kept]
+        if removed := self._rows(query, features.revision):
+            features.revision = removed[-1][0]
+            retained = ~np.isin(features.numbers, [number for _, number in removed])
+            features.numbers, features.feats = features.numbers[retained], features.feats[retained]
         query = (
             "SELECT number, picture, feat FROM features WHERE number > ? AND space = ? "
             "ORDER BY number"
         )
-        added = self._file.execute(query, (held.highest, space))
-        numbers, feats = [held.numbers], [held.feats]
+        added = self._file.execute(query, (features.highest, space))
+        numbers, feats = [features.numbers], [features.feats]
         while rows := added.fetchmany(_PART):
-            held.highest = rows[-1][0]
+            features.highest = rows[-1][0]
             numbers.append(np.array([picture for _, picture, _ in rows], np.int64))
             part = np.frombuffer(b"".join(feat for *_, feat in rows), "<f4")
             feats.append(part.reshape(len(rows), -1))
         if len(numbers) > 1:
-            held.numbers, held.feats = np.concatenate(numbers), np.concatenate(feats)
-        return held
+            features.numbers, features.feats = np.concatenate(numbers), np.concatenate(feats)
+        return features

@@ -23,13 +23,13 @@ class Store:
 
     def get(self, name: str) -> Index | None:
         """The index of a name, which may be anything."""
-        return self._at(_file_name(name))
+        return self._index_at(_file_name(name))
 
     def all(self) -> list[Index]:
         """Every index, by name."""
         files = [path.name for path in self.folder.glob("*.sqlite")] if self.folder else self._open
-        there = filter(None, map(self._at, list(files)))
-        return sorted(there, key=lambda index: index.about.name)
+        indexes = filter(None, map(self._index_at, list(files)))
+        return sorted(indexes, key=lambda index: index.about.name)
 
     def create(self, about: About) -> Index:
         """Make an empty index; one that is there already stays as it is."""
@@ -39,7 +39,7 @@ class Store:
                 Index(self.folder / file, about).close()
             elif file not in self._open:
                 self._open[file] = 0, Index(None, about)
-            index = self._at(file)
+            index = self._index_at(file)
         assert index is not None
         return index
 
@@ -71,19 +71,19 @@ class Store:
                 index.close()
             self._open.clear()
 
-    def _at(self, file: str) -> Index | None:
+    def _index_at(self, file: str) -> Index | None:
         """The index of a file, opened once; another process may have replaced or deleted it."""
         with self._lock:
             inode, index = self._open.get(file, (0, None))
             if self.folder is None:
                 return index
             path = self.folder / file
-            there = path.stat().st_ino if path.exists() else 0
-            if index is not None and inode != there:
+            current = path.stat().st_ino if path.exists() else 0
+            if index is not None and inode != current:
                 self._open.pop(file)[1].close()
-            if there and inode != there:
+            if current and inode != current:
                 try:
-                    self._open[file] = there, Index(path)
+                    self._open[file] = current, Index(path)
                 except ValueError as error:
                     log.warning("%s", error)
             return self._open.get(file, (0, None))[1]

@@ -45,13 +45,13 @@ class Tokens(HttpMiddleware):
         kind, _, token = exchange_of(scope).headers.get(b"authorization", b"").partition(b" ")
         sent = token.strip() if kind.lower() == b"bearer" else b""
         # Every token is compared, each in constant time: none is told by how long it took.
-        known = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
-        if not known:
+        matches = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
+        if not matches:
             raise Problem(401, "send a token: Authorization: Bearer TOKEN")
-        if (needed := _needed(scope)) not in known[0].scopes:
+        if (needed := _needed_scope(scope)) not in matches[0].scopes:
             raise Problem(403, f"this token does not allow it: it is no {needed} one")
-        exchange_of(scope).client = known[0]
-        CLIENT.set(known[0].name)
+        exchange_of(scope).client = matches[0]
+        CLIENT.set(matches[0].name)
         await self.app(scope, receive, send)
 
 
@@ -62,10 +62,10 @@ def read_tokens() -> list[str]:
         ValueError: one is too short to be a secret, or what follows it means nothing.
         OSError: the file cannot be read.
     """
-    given = os.environ.get(TOKENS, "")
+    text = os.environ.get(TOKENS, "")
     if path := os.environ.get(f"{TOKENS}_FILE"):
-        given += f" {Path(path).read_text()}"
-    tokens = given.replace(",", " ").split()
+        text += f" {Path(path).read_text()}"
+    tokens = text.replace(",", " ").split()
     for token in tokens:
         parse_token(token)
     return tokens
@@ -78,19 +78,19 @@ def parse_token(text: str, number: int = 0) -> Client:
         ValueError: it is too short to be a secret, or what follows it means nothing.
     """
     token, _, rest = text.partition(":")
-    scopes, _, most = rest.partition(":")
+    scopes, _, max_requests = rest.partition(":")
     allowed = frozenset(scopes.split("+") if scopes else SCOPES)
     if len(token) < SHORTEST:
         raise ValueError(f"{TOKENS}: a token has at least {SHORTEST} characters")
-    if not allowed <= set(SCOPES) or (most and not most.isdecimal()):
+    if not allowed <= set(SCOPES) or (max_requests and not max_requests.isdecimal()):
         raise ValueError(
             f"{TOKENS}: after a token stand {' or '.join(SCOPES)}, joined by +, and how many of "
             "its requests are worked on at once, as in TOKEN:read+metrics:8"
         )
-    return Client(f"token {number}", token.encode(), allowed, int(most or 0))
+    return Client(f"token {number}", token.encode(), allowed, int(max_requests or 0))
 
 
-def _needed(scope: Scope) -> str:
+def _needed_scope(scope: Scope) -> str:
     """The scope that a token must have."""
     path, method = path_of(scope), scope["method"]
     if path == METRICS:

@@ -45,25 +45,25 @@ class Admission(HttpMiddleware):
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
         scope.get("trust", lambda: None)()
-        self._check_place(exchange.client)
+        self._check_slot(exchange.client)
         try:
             body = await self._read(exchange, receive) if exchange.unread else b""
-            with self._place(exchange.client):
+            with self._slot(exchange.client):
                 await self._answer(scope, exchange, body, receive, send)
         finally:
-            self.metrics.holding -= exchange.received
+            self.metrics.held_bytes -= exchange.received
 
-    def _check_place(self, client: Client) -> None:
+    def _check_slot(self, client: Client) -> None:
         if self._working.total() >= self.limits.requests:
             self.state.count_refusal()
             raise full()
-        if client.most and self._working[client.name] >= client.most:
+        if client.max_requests and self._working[client.name] >= client.max_requests:
             self.metrics.refused.labels("client").inc()
-            raise Problem(429, f"{client.most} requests with this token are worked on", 1)
+            raise Problem(429, f"{client.max_requests} requests with this token are worked on", 1)
 
     @contextlib.contextmanager
-    def _place(self, client: Client) -> Iterator[None]:
-        self._check_place(client)
+    def _slot(self, client: Client) -> Iterator[None]:
+        self._check_slot(client)
         self._working[client.name] += 1
         self.state.full = self._working.total() >= self.limits.requests
         try:
@@ -75,7 +75,7 @@ class Admission(HttpMiddleware):
                 del self._working[client.name]
 
     async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
-        most = self._most(exchange.headers)
+        max_bytes = self._max_bytes(exchange.headers)
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(self.limits.body_seconds):
@@ -87,25 +87,25 @@ class Admission(HttpMiddleware):
                     parts.append(part)
                     exchange.unread = message.get("more_body", False)
                     exchange.received += len(part)
-                    self.metrics.holding += len(part)
-                    if exchange.received > most:
-                        raise _too_large(most)
-                    if self.metrics.holding > self.limits.held:
+                    self.metrics.held_bytes += len(part)
+                    if exchange.received > max_bytes:
+                        raise _too_large(max_bytes)
+                    if self.metrics.held_bytes > self.limits.all_bodies:
                         self.metrics.refused.labels("bytes").inc()
                         raise Problem(503, "the server holds many bodies", 1)
         except TimeoutError:
             raise Problem(408, f"no body within {self.limits.body_seconds:g} s") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _most(self, headers: Mapping[bytes, bytes]) -> int:
+    def _max_bytes(self, headers: Mapping[bytes, bytes]) -> int:
         """Bytes that may come, by what they say they are: all but pictures is parsed, and then
         takes many times as much."""
         is_form = media_type(headers) == "multipart/form-data"
-        most = self.limits.body if is_form else min(self.limits.json, self.limits.body)
+        max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > most:
-            raise _too_large(most)
-        return most
+        if length.isdigit() and int(length[:20]) > max_bytes:
+            raise _too_large(max_bytes)
+        return max_bytes
 
     async def _answer(
         self, scope: Scope, exchange: Exchange, body: bytes, receive: Receive, send: Send
@@ -113,18 +113,18 @@ class Admission(HttpMiddleware):
         """Let the application answer, until its time is over or its client is gone."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        to_come = [{"type": "http.request", "body": body, "more_body": False}]
-        gone, watcher = False, None
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        has_left, watcher = False, None
 
         async def replay() -> Message:
-            return to_come.pop() if to_come else await receive()
+            return messages.pop() if messages else await receive()
 
         async def watch() -> None:
-            nonlocal gone
+            nonlocal has_left
             while (await receive())["type"] != "http.disconnect":
                 pass
             if not exchange.done:
-                gone = True
+                has_left = True
                 task.cancel()
 
         def begin_to_watch() -> None:
@@ -141,7 +141,7 @@ class Admission(HttpMiddleware):
                 raise
             raise Problem(504, f"no answer within {self.limits.seconds:g} s") from None
         except asyncio.CancelledError:
-            if not gone:
+            if not has_left:
                 raise
             task.uncancel()
             raise ClientGoneError from None
@@ -169,5 +169,5 @@ class Direct(HttpMiddleware):
         await response(scope, receive, send)
 
 
-def _too_large(most: int) -> Problem:
-    return Problem(413, f"the body has more than {most} bytes")
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(413, f"the body has more than {max_bytes} bytes")

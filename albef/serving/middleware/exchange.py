@@ -47,13 +47,13 @@ class Client(NamedTuple):
         name: a token's number, or an address.
         token: the secret.
         scopes: what it may do.
-        most: requests that are worked on at once; 0 sets no bound of its own.
+        max_requests: requests that are worked on at once; 0 sets no bound of its own.
     """
 
     name: str
     token: bytes = b""
     scopes: frozenset[str] = frozenset(SCOPES)
-    most: int = 0
+    max_requests: int = 0
 
 
 @dataclass(slots=True)

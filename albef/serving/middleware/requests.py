@@ -64,8 +64,8 @@ class Requests(HttpMiddleware):
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         headers = dict(scope["headers"])
-        wished = headers.get(b"x-request-id", b"")
-        name = wished if _REQUEST_ID.fullmatch(wished) else os.urandom(16).hex().encode()
+        requested = headers.get(b"x-request-id", b"")
+        name = requested if _REQUEST_ID.fullmatch(requested) else os.urandom(16).hex().encode()
         unread = b"content-length" in headers or b"transfer-encoding" in headers
         address = (scope.get("client") or ("",))[0]
         exchange = Exchange(name.decode(), headers, unread, Client(address))
@@ -77,20 +77,20 @@ class Requests(HttpMiddleware):
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                given = message["headers"]
-                more = [*given, *_SAFE, (b"x-request-id", name)]
-                if not any(each[0] == b"cache-control" for each in given):
-                    more.append(_NO_STORE)
+                sent_headers = message["headers"]
+                all_headers = [*sent_headers, *_SAFE, (b"x-request-id", name)]
+                if not any(each[0] == b"cache-control" for each in sent_headers):
+                    all_headers.append(_NO_STORE)
                 if exchange.unread or self.state.leaving:
-                    more.append((b"connection", b"close"))
-                message["headers"] = more
+                    all_headers.append((b"connection", b"close"))
+                message["headers"] = all_headers
             else:
                 exchange.sent += len(message.get("body", b""))
                 exchange.done = not message.get("more_body", False)
             await send(message)
 
         busy = False
-        self.metrics.working += 1
+        self.metrics.open_requests += 1
         try:
             busy = await self._answer(scope, receive, answer, exchange)
         except ClientGoneError:
@@ -101,8 +101,8 @@ class Requests(HttpMiddleware):
         finally:
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", None) or "other"
-            self.metrics.working -= 1
-            self.metrics.answered(route, method, exchange.status, seconds)
+            self.metrics.open_requests -= 1
+            self.metrics.count_answer(route, method, exchange.status, seconds)
             if not busy and (route not in _QUIET or exchange.status >= 400):
                 trace = _TRACE.fullmatch(headers.get(b"traceparent", b""))
                 fields = {  # nothing of what was sent or answered
@@ -134,13 +134,13 @@ class Requests(HttpMiddleware):
             problem = Problem(500, f"the server failed; request {exchange.id}")
         if exchange.status:
             return False
-        most = 0 if problem.status == 408 else self.linger
+        budget = 0 if problem.status == 408 else self.linger
         with contextlib.suppress(TimeoutError):
-            if exchange.unread and most:
+            if exchange.unread and budget:
                 async with asyncio.timeout(_LINGER):
-                    while exchange.unread and most > 0:
+                    while exchange.unread and budget > 0:
                         message = await receive()
-                        most -= len(message.get("body", b""))
+                        budget -= len(message.get("body", b""))
                         exchange.unread = message.get("more_body", False)
         await problem.response()(scope, receive, answer)
         if busy := problem.status in (429, 503):

@@ -131,15 +131,15 @@ def call_routes(calls: Collection[str]) -> APIRouter:
             choice = _BOXES.validate_json(boxes) if boxes is not None else ()
         except ValidationError as error:
             raise Problem(422, f"boxes: {sentence(error.errors()[0])}") from None
-        (width, height), places = await current().ground(await image.read(), expression, choice)
+        (width, height), locations = await current().ground(await image.read(), expression, choice)
         results = [
             bodies.Location(
-                probability=place.probability,
-                box=place.box and list(place.box),
-                best=place.best,
-                heat=place.heat.tolist(),
+                probability=location.probability,
+                box=location.box and list(location.box),
+                best=location.best,
+                heat=location.heat.tolist(),
             )
-            for place in places
+            for location in locations
         ]
         return bodies.Locations(model=name("ground"), width=width, height=height, results=results)
 

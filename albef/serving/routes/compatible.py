@@ -177,15 +177,15 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
         """By run; of several of one run the first has the name."""
         return {queues.run: queues for queues in reversed(current().models)}
 
-    def existing(name: str) -> ModelQueues:
+    def find_model(name: str) -> ModelQueues:
         for queues in models().values():
             if name in (queues.run, queues.name):
                 return queues
         text = f"there is no such model; there are {', '.join(reversed(models()))}"
         raise Problem(404, text, code="model_not_found")
 
-    def able(name: str | None, call: str) -> ModelQueues:
-        queues = current().calls[call] if name is None else existing(name)
+    def find_able(name: str | None, call: str) -> ModelQueues:
+        queues = current().calls[call] if name is None else find_model(name)
         if call not in queues.model.calls:
             text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
             raise Problem(422, text)
@@ -197,17 +197,17 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
 
     async def create_embeddings(body: EmbeddingsRequest) -> EmbeddingList:
         """Texts and pictures to unit vectors in one space, as OpenAI's clients ask for them."""
-        queues = able(body.model, "embed_text")
+        queues = find_able(body.model, "embed_text")
         width = queues.model.embed_dim
         if body.dimensions not in (None, width):
             text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
             raise Problem(422, text)
         feats = np.empty((len(body.input), width), "<f4")
         for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
-            places = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
-            for part in batches(len(places)):
-                some: list[Any] = [body.input[i] for i in places[part]]
-                feats[places[part]] = await embed(some, queues)
+            positions = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
+            for part in batches(len(positions)):
+                items: list[Any] = [body.input[i] for i in positions[part]]
+                feats[positions[part]] = await embed(items, queues)
         vectors: Sequence[list[float] | str] = feats.tolist()
         if body.encoding_format == "base64":
             vectors = [base64.b64encode(feat.tobytes()).decode() for feat in feats]
@@ -223,25 +223,25 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
         Each is read together with the query (ITM). Two texts are not, nor two pictures: how alike
         they are is the product of their embeddings.
         """
-        queues, asked = able(body.model, "match"), isinstance(body.query, str)
-        if any(isinstance(document, str) is asked for document in body.documents):
-            kinds = ("a text", "pictures") if asked else ("a picture", "texts")
+        queues, is_text = find_able(body.model, "match"), isinstance(body.query, str)
+        if any(isinstance(document, str) is is_text for document in body.documents):
+            kinds = ("a text", "pictures") if is_text else ("a picture", "texts")
             text = "documents: {} is a query for {} alone; compare embeddings".format(*kinds)
             raise Problem(422, text)
         scores: list[float] = []
         for part in batches(len(body.documents)):
-            some: list[Any] = body.documents[part]
-            one: list[Any] = [body.query]
-            images, texts = (some, one) if asked else (one, some)
+            documents: list[Any] = body.documents[part]
+            query: list[Any] = [body.query]
+            images, texts = (documents, query) if is_text else (query, documents)
             scores += await current().match(images, texts, queues)
         best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
-        repeated = body.return_documents and not asked
+        with_text = body.return_documents and not is_text
         return RankedList(
             results=[
                 Ranked(
                     index=i,
                     relevance_score=scores[i],
-                    document=TextPart(text=f"{body.documents[i]!s}") if repeated else None,
+                    document=TextPart(text=f"{body.documents[i]!s}") if with_text else None,
                 )
                 for i in best
             ],
@@ -257,11 +257,11 @@ def compatible_routes(calls: Collection[str]) -> APIRouter:
     @router.get("/v1/models/{name}", responses=describe_errors(404, 422))
     async def describe_model(name: Annotated[str, Path(max_length=200)]) -> ModelEntry:
         """One export."""
-        return ModelEntry(id=existing(name).run)
+        return ModelEntry(id=find_model(name).run)
 
-    taken = describe_errors(404, 429, *BODY)
+    errors = describe_errors(404, 429, *BODY)
     if "embed_text" in calls:
-        router.post("/v1/embeddings", responses=taken)(create_embeddings)
-        router.post("/v1/rerank", responses=taken)(rerank)
-        router.post("/v2/rerank", responses=taken, include_in_schema=False)(rerank)
+        router.post("/v1/embeddings", responses=errors)(create_embeddings)
+        router.post("/v1/rerank", responses=errors)(rerank)
+        router.post("/v2/rerank", responses=errors, include_in_schema=False)(rerank)
     return router
