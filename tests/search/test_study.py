@@ -298,7 +298,7 @@ def test_no_more_trials_than_asked_for_where_two_ask_at_once(
     with monkeypatch.context() as patch:  # as if it had counted before the first took its trial
         counts = iter([[], counted()])
         patch.setattr(second, "_counted", lambda: next(counts))
-        assert second._another() is None
+        assert second._next_trial() is None
     first.report(4, 1.0)
     first.complete_trial()
     assert second.ask() is None
