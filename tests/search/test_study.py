@@ -154,7 +154,9 @@ def test_a_second_process_is_refused_where_one_searches_alone(tmp_path: Path) ->
 def postgresql() -> Iterator[str]:
     """The address of a database of a real server on loopback."""
     pytest.importorskip("pg8000", reason="the driver pg8000 is not installed")
-    found = [shutil.which(name) for name in ("initdb", "postgres")]
+    debian = map(str, Path("/usr/lib/postgresql").glob("*/bin"))  # which is on no PATH
+    path = os.pathsep.join([*debian, os.environ["PATH"]])
+    found = [shutil.which(name, path=path) for name in ("initdb", "postgres")]
     if not all(found):
         pytest.skip("initdb and postgres are not installed, so no database is searched with")
     initdb, postgres = map(str, found)
@@ -162,7 +164,8 @@ def postgresql() -> Iterator[str]:
     who: dict[str, Any] = {}
     if not os.getuid():
         who = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-    with tempfile.TemporaryDirectory(prefix="albef-pg-") as name, socket.socket() as free:
+    # Not in the folder that temporary files of a test have, where only their owner may go.
+    with tempfile.TemporaryDirectory(prefix="albef-", dir="/tmp") as name, socket.socket() as free:
         folder = Path(name)
         (folder / "password").write_text("s3cr3t")
         if who:
@@ -171,8 +174,7 @@ def postgresql() -> Iterator[str]:
         command = [initdb, "-D", f"{name}/data", "-U", "albef", "--auth=scram-sha-256"]
         command += ["--no-sync", f"--pwfile={name}/password"]
         made = subprocess.run(command, cwd=name, capture_output=True, text=True, **who)
-        if made.returncode:
-            pytest.skip(f"initdb cannot make a database here: {made.stderr.strip()}")
+        assert not made.returncode, made.stderr
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
@@ -186,7 +188,7 @@ def postgresql() -> Iterator[str]:
                 if "ready to accept connections" in line:
                     break
             else:
-                pytest.skip("postgres does not start here")
+                pytest.fail("postgres does not start")
             yield f"postgresql://albef:s3cr3t@127.0.0.1:{port}/postgres"
             server.send_signal(signal.SIGINT)
             server.stderr.read()
