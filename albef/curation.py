@@ -169,7 +169,7 @@ def write_view(folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]) 
 
 
 def keeping(keep_mask: NDArray[np.bool_]) -> Edit:
-    """Of the captions that are scored those that ``keep_mask`` has; a record without any goes."""
+    """Of the captions that are scored those that ``keep_mask`` keeps; a record without any goes."""
 
     def edit(batch: pa.RecordBatch, offset: int) -> tuple[pa.RecordBatch, int]:
         stays = ~_is_scored(batch)

@@ -178,7 +178,7 @@ class Engine:
                     log.warning("the index %s is not for %s", index.about.name, queues.name)
                     return
             try:
-                pictures = await self._read_pictures(queues, squares, keep=False, count=False)
+                pictures = await self._read_pictures(queues, squares, keep=False, counted=False)
                 feats = np.stack([each.feat for each in pictures])
             except Problem as problem:
                 if problem.status not in (429, 503):
@@ -206,10 +206,10 @@ class Engine:
         return np.stack([picture.feat for picture in pictures])
 
     async def embed_texts(
-        self, texts: Sequence[str], queues: ModelQueues | None = None, *, count: bool = True
+        self, texts: Sequence[str], queues: ModelQueues | None = None, *, counted: bool = True
     ) -> Floats:
         """Texts to unit vectors (n, E) of an export, the first that has the call."""
-        encoded = await self._read_texts(queues or self.calls["embed_text"], texts, count=count)
+        encoded = await self._read_texts(queues or self.calls["embed_text"], texts, counted=counted)
         return np.stack([text.feat for text in encoded])
 
     async def zero_shot(
@@ -219,7 +219,8 @@ class Engine:
         queues = self.calls["zero_shot"]
         texts = prompts(labels, templates)
         parts = [
-            await self.embed_texts(texts[part], queues, count=False) for part in batches(len(texts))
+            await self.embed_texts(texts[part], queues, counted=False)
+            for part in batches(len(texts))
         ]
         feats = await self.embed_pictures(images, queues)
         chances: Floats = queues.model.classify_features(feats, np.concatenate(parts), len(labels))
@@ -245,7 +246,7 @@ class Engine:
         queues = self.calls[call]
         queues.by_call[call].check_room(len(texts))
         self.decoders.check_room(len(images))
-        square = partial(queues.square, count=True)
+        square = partial(queues.square, counted=True)
         pictures = [await self._decode(square, image, i) for i, image in enumerate(images)]
         answers = await queues.by_call[call]([(*pictures, text) for text in texts])
         queues.count(texts, answers)
@@ -259,7 +260,7 @@ class Engine:
         batcher = queues.by_call["ground"]
         batcher.check_room(len(expressions))
         self.decoders.check_room(1)
-        await self._decode(partial(queues.square, count=True), image, 0)
+        await self._decode(partial(queues.square, counted=True), image, 0)
         with opened(image, "picture 0") as picture:
             size = picture.size
         grounded = await batcher([(image, text, boxes) for text in expressions])
@@ -332,7 +333,7 @@ class Engine:
         missing = [number for number in numbers if states[number] is None]
         squares = {number: await self.stored(index.square, number) for number in missing}
         existing = {number: square for number, square in squares.items() if square}
-        pictures = await self._read_pictures(queues, [*existing.values()], keep=True, count=False)
+        pictures = await self._read_pictures(queues, [*existing.values()], keep=True, counted=False)
         for number, picture in zip(existing, pictures, strict=True):
             assert picture.states is not None
             self._states.put((index.serial, number), picture.states)
@@ -340,12 +341,12 @@ class Engine:
         return {number: each for number, each in states.items() if each is not None}
 
     async def _read_pictures(
-        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, count: bool = True
+        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
     ) -> list[ReadPicture]:
         self.decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
-            asyncio.ensure_future(self._decode(partial(queues.pixels, count=count), image, i))
+            asyncio.ensure_future(self._decode(partial(queues.pixels, counted=counted), image, i))
             for i, image in enumerate(images)
         ]
         try:
@@ -356,9 +357,9 @@ class Engine:
         return await queues.pictures([Pixels(each, keep) for each in pixels])
 
     async def _read_texts(
-        self, queues: ModelQueues, texts: Sequence[str], *, count: bool = True
+        self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True
     ) -> list[ReadText]:
-        return await queues.texts([queues.ids(text, count=count) for text in texts])
+        return await queues.texts([queues.ids(text, counted=counted) for text in texts])
 
     async def _decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
         """What a call makes of an encoded picture, in a thread.

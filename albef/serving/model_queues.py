@@ -101,21 +101,21 @@ class ModelQueues:
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.pictures, self.texts, self.pairs, *self.by_call.values()]
 
-    def ids(self, text: str, *, count: bool = False) -> Ints:
+    def ids(self, text: str, *, counted: bool = False) -> Ints:
         """Token ids (L,) of a text; one that is asked about is counted."""
         ids = np.asarray(self.model.ids([text])[0][0])
-        if count:
+        if counted:
             self.sketch.text(text, ids, self.model)
         return ids
 
-    def pixels(self, image: bytes, number: int, *, count: bool = False) -> Floats:
+    def pixels(self, image: bytes, number: int, *, counted: bool = False) -> Floats:
         """An encoded picture as (3, S, S); ``number`` stands in errors."""
         pixels = np.asarray(self.model.pixels([image], number)[0])
-        if count:
+        if counted:
             self.sketch.picture(image, brightness(pixels))
         return pixels
 
-    def square(self, image: bytes, number: int, *, count: bool = False) -> Image.Image:
+    def square(self, image: bytes, number: int, *, counted: bool = False) -> Image.Image:
         """An encoded picture at the size that the model reads, as 8-bit RGB (S, S); counted
         where it is asked about.
 
@@ -125,14 +125,14 @@ class ModelQueues:
         side = (self.model.facts.image_size,) * 2
         if picture.size != side:
             picture = picture.resize(side, Image.Resampling.BICUBIC)
-        if count:
+        if counted:
             self.sketch.picture(image, float(np.asarray(picture).mean()))
         return picture
 
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
         """Count texts that were asked about and what a call of the model says of them."""
         for text, answer in zip(texts, answers, strict=True):
-            self.ids(text, count=True)
+            self.ids(text, counted=True)
             if isinstance(answer, Grounded):
                 self.sketch.count(confidence=max(answer.probability, 1 - answer.probability))
             elif answer:  # none where none is probable enough

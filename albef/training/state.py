@@ -162,7 +162,7 @@ class TrainingState:
         """A file that is synced before it has its name, in which its digest is filled in.
 
         Args:
-            noun: it is, for errors.
+            noun: what is written, for errors.
             name: with {} for the digest.
             write: writes a file and gives its SHA-256.
         """

@@ -64,7 +64,7 @@ def test_around_takes_the_region_with_the_most_heat() -> None:
     assert around(heat, 0.9) == (0, 0, 1, 1)
 
 
-def test_places_say_where_a_box_stands_and_how_large_it_is() -> None:
+def test_regions_say_where_a_box_stands_and_how_large_it_is() -> None:
     boxes = [[0, 0, 8, 8], [100, 0, 8, 4], [45, 50, 2, 2], [0, 100, 4, 4]]
     assert regions(boxes) == ("0 0 0", "2 0 1", "1 1 3", "0 2 2")
     assert regions([[5, 5, 0, 0]]) == ("0 0 0",)

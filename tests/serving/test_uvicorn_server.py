@@ -127,7 +127,7 @@ def test_a_server_whose_decoders_are_held_up_is_not_ready(
 ) -> None:
     go, held = threading.Event(), threading.Semaphore(0)
 
-    def decode_for_long(self: object, image: bytes, number: int, *, count: bool) -> Floats:
+    def decode_for_long(self: object, image: bytes, number: int, *, counted: bool) -> Floats:
         held.release()
         assert go.wait(PATIENCE)
         return np.zeros((3, 16, 16), np.float32)
