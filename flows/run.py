@@ -69,9 +69,8 @@ def _plan(
     todo = {}
     for name, node in nodes.items():
         if name in chosen and (node.stale or name in forced):
-            todo[name] = [*node.reasons, *(["forced"] if name in forced else [])]
-            if node.waits:
-                todo[name].append(f"if {' or '.join(node.waits)} makes something new")
+            reasons = [*node.reasons, *(["forced"] if name in forced else [])]
+            todo[name] = reasons or [f"if {' or '.join(node.waits)} makes something new"]
     return todo
 
 
