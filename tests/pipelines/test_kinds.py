@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     lr = params["tasks"]["retrieval"]["lr"]
     params["tasks"] = {name: params["tasks"][name] for name in RUNS}
     params["tasks"]["entailment"]["lr"] = lr  # a range
+    params["tasks"]["vqa"]["init"] = "pretrained"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         work(here, params)
