@@ -182,24 +182,27 @@ def write_preset(result: Result) -> Path:
     """Write the section for a path as a preset that trains retrieval on it; its file.
 
     Raises:
-        ParamsError: it is a data set of params.yaml, or there is such a preset already.
+        ParamsError: it is a data set of params.yaml, none of its rows is kept, or there is such a
+            preset already.
     """
     if "suggested" not in result:
         raise ParamsError(f"--write: {result['source']} stands in {PARAMS} already; name a path")
+    kept = result["kept"]
+    if not kept:
+        raise ParamsError(f"--write: no row of {result['source']} is kept, so no preset fits it")
     ((name, section),) = result["suggested"].items()
-    path = Path("presets", f"{name}.yaml")
-    augment = {"augment": {"flip": not result.get("left_or_right")}}
+    path, left_or_right = Path("presets", f"{name}.yaml"), result["left_or_right"]
+    augment = {"augment": {"flip": not left_or_right}}
     values = {
         "base": "bases/own-data",
         "paths": {"root": f"products/{name}", "models": f"products/{name}/models"},
         "datasets": {name: section},
         "ingest": {"heldout": [name]},
-        "validate": result.get("fitting", {}),
+        "validate": result["fitting"],
         "pretrain": {"dataset": name, **augment},
         "tasks": {"retrieval": {"dataset": name, **augment}},
         "export": {"runs": {"retrieval": {"dataset": name}}},
     }
-    left_or_right, kept = result.get("left_or_right", 0), result["kept"]
     header = (
         f"# Retrieval on {result['source']}: `albef run --preset {name}`. Of {kept:,} rows looked\n"
         f"# at {left_or_right:,} say left or right, which mirrored pictures (`flip`) make false.\n"

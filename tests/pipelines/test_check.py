@@ -187,6 +187,12 @@ def test_a_path_becomes_a_preset(here: Path) -> None:
     assert load(here / "params.yaml").tasks["retrieval"].dataset == "shots"
     with pytest.raises(ParamsError, match=r"--write: shots.shots stands in"):
         write_preset(check("shots.shots", 5))
+    for picture in shots.glob("*.png"):
+        picture.write_bytes(b"")
+    shots.rename(here / "none")
+    with pytest.raises(ParamsError, match=r"--write: no row of none is kept"):
+        run_check("none", write=True)
+    assert not (here / "presets/none.yaml").exists()
 
 
 @pytest.mark.parametrize(

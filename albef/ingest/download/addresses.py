@@ -59,8 +59,10 @@ def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
 
     def make(info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, (host, *_) = info
-        if not is_public(str(host)) and not (allow_loopback and is_loopback(str(host))):
-            raise PrivateAddress("the address is not public")
+        loopback = is_loopback(str(host))
+        if not is_public(str(host)) and not (allow_loopback and loopback):
+            remedy = " (`download: {allow_loopback: true}` lets this machine itself be asked)"
+            raise PrivateAddress(f"the address is not public{remedy if loopback else ''}")
         return socket.socket(family, kind, protocol)
 
     return make

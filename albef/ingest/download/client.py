@@ -189,8 +189,8 @@ def _failed(error: aiohttp.ClientError) -> Answer:
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
     if isinstance(error, aiohttp.InvalidURL):
         return Answer(Reason.BAD_URL, "the address cannot be asked for")
-    if any(isinstance(cause, PrivateAddress) for cause in causes):
-        return Answer(Reason.PRIVATE_ADDRESS, "the address is not public")
+    for private in (cause for cause in causes if isinstance(cause, PrivateAddress)):
+        return Answer(Reason.PRIVATE_ADDRESS, str(private))
     if isinstance(error, aiohttp.ClientPayloadError):
         detail, answered = "the answer broke off", True
     elif isinstance(error, aiohttp.ClientResponseError):

@@ -107,6 +107,7 @@ def test_this_machine_is_refused_unless_it_is_allowed(server: Server) -> None:
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1"):
         found = failure(f"http://{host}:{server.port}/ok/1", allow_loopback=False)
         assert (found.reason, found.passing) == (Reason.PRIVATE_ADDRESS, False), host
+        assert "allow_loopback: true" in found.detail
     for host in ("127.1", "2130706433"):
         found = failure(f"http://{host}:{server.port}/ok/1", allow_loopback=False)
         assert (found.reason, found.passing) == (Reason.BAD_URL, False), host
