@@ -8,7 +8,6 @@ installs it in an environment of its own).
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import logging
@@ -24,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,20 +43,17 @@ from albef.runtime.loading import load
 from albef.runtime.manifest import graph_file
 from albef.runtime.sketch import Sketch
 from albef.tasks.retrieval import Config, Task
+from benchmarks.load import Request, apply, run
 from benchmarks.pictures import blurred, jpeg
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
 from tests.conftest import save_task
 from tests.original import tokens, vocabulary
 
-try:
-    import uvloop
-except ImportError:  # not on Windows
-    uvloop = None  # type: ignore[assignment]
 SIZES = {
-    "built-in": (Path("params.yaml"), "retrieval", {}),
+    "built-in": (Path("params.yaml"), "retrieval", {"exchanged": []}),
     "base": (Path("presets/paper-4m.yaml"), "coco", {"image_size": 256, "queue_size": 64}),
 }
-"""Whose values, which run's, and what differs from them."""
+"""Whose values, which run's, and what differs from them: random tokens are no words."""
 WORDS = (6, 16)
 """Least and most words of a text."""
 PHOTO = (640, 480)
@@ -68,37 +64,6 @@ FLOODS = (100, 200)
 """Requests that are always open, and more than a server takes at once."""
 INFINITY = Path("build/infinity/bin/infinity_emb")
 PARTS = ("graphs", "bare", "load", "endurance")
-
-
-class Request(NamedTuple):
-    """What is sent: bodies, one after the other."""
-
-    path: str
-    kind: str
-    bodies: list[bytes]
-
-
-class Load(NamedTuple):
-    """What came of a load.
-
-    Attributes:
-        rate: answers a second.
-        seconds: of each answer.
-        failed: requests that were not answered with 200.
-    """
-
-    rate: float
-    seconds: list[float]
-    failed: int
-
-    def quantile(self, share: float) -> float:
-        """Milliseconds that this share of the answers took at most."""
-        return 1000 * float(np.quantile(self.seconds, share)) if self.seconds else float("nan")
-
-    def cells(self) -> str:
-        """Cells of a table's row."""
-        quantiles = f"{self.quantile(0.5):.1f} | {self.quantile(0.99):.1f}"
-        return f"{self.rate:.1f} | {quantiles} | {self.failed}"
 
 
 def main() -> None:
@@ -273,7 +238,7 @@ def _compare(
 
 
 def _rate(port: int, request: Request, seconds: float, clients: int) -> float:
-    return _apply(port, request, seconds, clients=clients).rate
+    return apply(port, request, seconds, clients=clients).rate
 
 
 def _pace(
@@ -340,7 +305,7 @@ def _infinity(export: Path, command: Path) -> Iterator[tuple[int, int]]:
 
 def _answers(port: int, request: Request) -> bool:
     try:
-        return not _run(port, request, 0, clients=1).failed
+        return not run(port, request, 0, clients=1).failed
     except OSError:
         return False
 
@@ -355,14 +320,14 @@ def _load(export: Path, requests: dict[str, Request], seconds: float, options: s
     _heading("", "load", *columns)
     with _server(export, *options.split()) as server:
         for what, request in requests.items():
-            apply = partial(_apply, server.port, request, seconds)
-            idle, peak = apply(clients=1), apply(clients=CLIENTS[what])
+            measure = partial(apply, server.port, request, seconds)
+            idle, peak = measure(clients=1), measure(clients=CLIENTS[what])
             loads = {
                 "one client": idle,
                 "peak": peak,
-                "80 %, evenly": apply(rate=0.8 * peak.rate),
-                "80 %, at random": apply(rate=0.8 * peak.rate, at_random=True),
-                **{f"{count} clients": apply(clients=count) for count in FLOODS},
+                "80 %, evenly": measure(rate=0.8 * peak.rate),
+                "80 %, at random": measure(rate=0.8 * peak.rate, at_random=True),
+                **{f"{count} clients": measure(clients=count) for count in FLOODS},
             }
             for name, load in loads.items():
                 times = load.quantile(0.99) / idle.quantile(0.5)
@@ -375,7 +340,7 @@ def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> No
     with _server(export) as server, ProcessPoolExecutor(2, get_context("spawn")) as pool:
         process = psutil.Process(server.pid)
         running = [
-            pool.submit(_run, server.port, request, 60 * minutes, CLIENTS[what] // 2)
+            pool.submit(run, server.port, request, 60 * minutes, CLIENTS[what] // 2)
             for what, request in requests.items()
         ]
         start, samples = time.monotonic(), []
@@ -419,116 +384,13 @@ def _server(export: Path, *arguments: str) -> Iterator[_Server]:
         try:
             port = int(json.loads(process.stderr.readline())["message"].rsplit(":", 1)[1])
             request = Request("/v1/embed/texts", "application/json", [b'{"texts": ["w7"]}'])
-            assert not _run(port, request, 0, clients=1).failed
+            assert not run(port, request, 0, clients=1).failed
             first = time.monotonic() - start
             threading.Thread(target=process.stderr.read, daemon=True).start()  # its log, unread
             yield _Server(port, process.pid, first)
         finally:
             process.terminate()
             process.wait(60)
-
-
-def _apply(port: int, request: Request, seconds: float, **how: Any) -> Load:
-    """A load from another process."""
-    return _generator().submit(_run, port, request, seconds, **how).result()
-
-
-@cache
-def _generator() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, get_context("spawn"))
-
-
-def _run(
-    port: int,
-    request: Request,
-    seconds: float,
-    clients: int = 0,
-    rate: float = 0,
-    at_random: bool = False,
-) -> Load:
-    """Clients that each send as soon as they are answered, or arrivals that wait for nobody."""
-    times: list[float] = []
-    failed = 0
-    idle: list[_Connection] = []
-    requests = [
-        f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.kind}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
-        + body
-        for body in request.bodies
-    ]
-    start = time.perf_counter()
-
-    loop = asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
-
-    async def ask(due: float, count: int) -> None:
-        """One request; its latency counts from when it should be sent."""
-        nonlocal failed
-        # the one that rested longest: a server closes those that rest too long
-        if not (connection := idle.pop(0) if idle else None):
-            _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
-        if await connection.ask(requests[count % len(requests)]):
-            times.append(time.perf_counter() - due)
-        else:
-            failed += 1
-        if not connection.transport.is_closing():
-            idle.append(connection)
-
-    async def client(count: int) -> None:
-        await ask(time.perf_counter(), count)
-        while time.perf_counter() - start < seconds:
-            count += clients
-            await ask(time.perf_counter(), count)
-
-    async def arrivals() -> None:
-        draw, due = random.Random(0), start
-        asked: list[asyncio.Task[None]] = []
-        while due - start < seconds:
-            due += draw.expovariate(rate) if at_random else 1 / rate
-            await asyncio.sleep(max(0, due - time.perf_counter()))
-            asked.append(asyncio.create_task(ask(due, len(asked))))
-        await asyncio.gather(*asked)
-
-    async def everything() -> None:
-        await asyncio.gather(*map(client, range(clients)), *([arrivals()] if rate else []))
-        for connection in idle:
-            connection.transport.close()
-
-    loop.run_until_complete(everything())
-    loop.close()
-    return Load(len(times) / (time.perf_counter() - start), times, failed)
-
-
-class _Connection(asyncio.Protocol):
-    """A connection that stays open: one request after the other."""
-
-    transport: Any
-    _answer: "asyncio.Future[bool]"
-    _received = b""
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def ask(self, request: bytes) -> "asyncio.Future[bool]":
-        """Whether a request is answered as it should be."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return self._answer
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, body = self._received.partition(b"\r\n\r\n")
-        head = head.lower()
-        length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
-        if not end or len(body) < int(length):
-            return
-        self._received = b""
-        if b"\r\nconnection: close" in head:
-            self.transport.close()
-        self._answer.set_result(head.startswith(b"http/1.1 200"))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self._answer.done():
-            self._answer.set_result(False)
 
 
 def _texts(vocab: int) -> Request:
