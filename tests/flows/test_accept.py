@@ -69,6 +69,7 @@ def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: To
     assert entries[0]["git"] == git.git("rev-parse", "HEAD")
 
 
+@pytest.mark.slow
 def test_edits_accepted_together_hold_after_a_change_of_values_and_back(project: Toy) -> None:
     edit("code/train.py")
     edit("code/ingest.py")
@@ -204,6 +205,7 @@ def validated() -> None:
     validate.run(Stage("validate", "scenes"))
 
 
+@pytest.mark.slow
 def test_a_later_version_is_held_to_what_was_accepted_and_can_be_accepted_in_turn(
     here: Path,
 ) -> None:

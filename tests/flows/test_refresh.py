@@ -97,6 +97,7 @@ def test_what_changed_is_said_and_no_more_is_done_than_asked(toy: Toy) -> None:
     assert not list((toy.path / ".dvc/tmp").glob("albef-refresh-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: Toy) -> None:
     toy.do("lines-web", "one bad")

@@ -127,6 +127,7 @@ def test_what_cannot_be_is_told(here: Path, tmp_path: Path) -> None:
         again()
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same(here: Path) -> None:
     before = contents(VIEW), contents(BESIDE)
     for folder in (VIEW, BESIDE, Path("scratch")):
@@ -193,6 +194,7 @@ def test_captions_are_written_and_then_chosen_among(here: Path) -> None:
         again(keep=None)
 
 
+@pytest.mark.slow
 def test_a_training_on_a_view_that_was_killed_goes_on(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -204,6 +204,7 @@ def start(folder: Path, *stage: str, **popen: Any) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stopped(
     trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -143,6 +143,7 @@ def test_rungs_share_what_they_can_are_never_run_twice_and_go_on_where_one_faile
     assert "no results yet" in other, "results of other values are not shown"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_rung_finds_the_checkpoint_of_an_earlier_one(toy: Toy) -> None:
     rungs = (

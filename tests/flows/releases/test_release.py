@@ -421,6 +421,7 @@ class Mortal:
         raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 def test_a_release_that_is_killed_anywhere_leaves_nothing_or_is_done(
     project: Toy, monkeypatch: pytest.MonkeyPatch
