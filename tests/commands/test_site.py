@@ -16,6 +16,7 @@ import albef.runtime
 from albef.cli import main
 from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
 from albef.preprocessing.transforms import MEAN, STD, Evaluate
+from albef.runtime.manifest import NAME
 from tests.conftest import CAPTIONS
 
 SITE = Path(albef.__file__).parent / "serving/site"
@@ -125,9 +126,15 @@ def test_searches_matches_and_answers_as_the_runtime_does(
         noise = rng.integers(0, 256, (4, 4, 4 if i == 3 else 3), dtype=np.uint8)
         Image.fromarray(noise).resize((20 + 7 * i, 60 - 3 * i)).save(gallery / f"{i}.png")
     (gallery / "broken.png").write_bytes(b"no picture")
-    given = [str(tiny_exports["retrieval"]), str(gallery), str(site)]
+    exports = {kind: tmp_path / kind for kind in ("retrieval", "vqa")}
+    for kind, export in exports.items():  # as calibration leaves them
+        shutil.copytree(tiny_exports[kind], export)
+        about = json.loads((export / NAME).read_text())
+        about["model"]["temperature"] = 0.6
+        (export / NAME).write_text(json.dumps(about))
+    given = [str(exports["retrieval"]), str(gallery), str(site)]
     with pytest.raises(SystemExit, match="0"):
-        main(["site", *given, "--questions", str(tiny_exports["vqa"])])
+        main(["site", *given, "--questions", str(exports["vqa"])])
     told = capsys.readouterr()
     assert "broken.png is left out" in told.err
     assert "14 pictures" in told.out
@@ -136,6 +143,7 @@ def test_searches_matches_and_answers_as_the_runtime_does(
       const api = new Api();
       const { models } = await api.load();
       const image = await (await fetch("/squares/0.png")).blob();
+      const named = { label: texts, template: "not {}" };
       const found = [];
       for (const text of texts) {
         const search = async (rerank) =>
@@ -145,6 +153,7 @@ def test_searches_matches_and_answers_as_the_runtime_does(
           read: await search(14),
           match: (await api.post("v1/match", { image, text })).probabilities[0],
           answers: (await api.post("v1/ask", { image, question: text })).answers[0],
+          classes: (await api.post("v1/zero-shot", { image, ...named })).results[0],
         });
       }
       return [found, models];
@@ -153,11 +162,11 @@ def test_searches_matches_and_answers_as_the_runtime_does(
         found, models = page.evaluate(program, list(CAPTIONS))
         page.fill("#query", CAPTIONS[0])
         page.locator(".tile.read").nth(13).wait_for()
-        assert page.locator("nav a").all_inner_texts() == ["Search", "Ask", "Rank"]
+        assert page.locator("nav a").all_inner_texts() == ["Search", "Ask", "Rank", "Classify"]
         assert not page.locator("#adding").is_visible()
     assert [each["precision"] for each in models] == ["int8", "int8"]
-    matching = albef.runtime.load(tiny_exports["retrieval"], precision="int8")
-    asking = albef.runtime.load(tiny_exports["vqa"], precision="int8")
+    matching = albef.runtime.load(exports["retrieval"], precision="int8")
+    asking = albef.runtime.load(exports["vqa"], precision="int8")
     names = json.loads((site / "site.json").read_text())["pictures"]
     images = [gallery / name for name in names]
     features = np.concatenate([matching.embed_image([image]) for image in images])
@@ -175,6 +184,9 @@ def test_searches_matches_and_answers_as_the_runtime_does(
         expected = 1 / (1 + np.exp(-margin[best]))
         np.testing.assert_allclose([hit["probability"] for hit in read], expected, atol=1e-3)
         np.testing.assert_allclose(said["match"], matching.match([square], [text])[0], atol=1e-3)
+        shares = [said["classes"]["probabilities"][label] for label in CAPTIONS]
+        expected = matching.zero_shot([square], CAPTIONS, ["not {}"])[0]
+        np.testing.assert_allclose(shares, expected, atol=1e-3)
         answers = asking.ask([square], [text])[0]
         assert [answer["text"] for answer in said["answers"]] == [own.text for own in answers]
         given = [answer["probability"] for answer in said["answers"]]

@@ -471,7 +471,7 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(
         )
         assert kept == [[token], 0, ""]
         assert token not in page.content()
-        assert page.locator("nav a").all_text_contents() == ["Search", "Rank"]
+        assert page.locator("nav a").all_text_contents() == ["Search", "Rank", "Classify"]
         expect(page.locator("#away")).to_contain_text("Ask (an export of kind vqa)")
         page.goto("/#ask")  # not served here
         expect(page.locator("#search")).to_be_visible()

@@ -1,6 +1,6 @@
 // The server's calls, answered in the browser: the page's other files take this one for the server's.
 
-import { Model } from "./model.js";
+import { Model, softmax } from "./model.js";
 
 const KEPT = 256; // pictures whose states stay in memory
 
@@ -14,6 +14,8 @@ export class Problem extends Error {
 }
 
 const share = (margin) => 1 / (1 + Math.exp(-margin));
+
+const dot = (a, b) => a.reduce((sum, each, i) => sum + each * b[i], 0);
 
 export class Api {
   static readOnly = true;
@@ -39,7 +41,7 @@ export class Api {
 
   async post(path, fields, signal) {
     const start = performance.now();
-    const call = path.split("/").at(-1);
+    const call = path.split("/").at(-1).replace("-", "_");
     const [model, name] = await this.#model(call === "search" ? "embed_text" : call);
     const answer = await this[`_${call}`](model, fields, signal);
     return { ...answer, model: name, ms: performance.now() - start };
@@ -57,7 +59,7 @@ export class Api {
     const feat = (image ? (await model.image(image)).image_feat : read.text_feat).data;
     const found = this.pictures.map((id, number) => {
       const row = this.features.subarray(number * feat.length, (number + 1) * feat.length);
-      return { id, number, similarity: row.reduce((sum, each, i) => sum + each * feat[i], 0), probability: null };
+      return { id, number, similarity: dot(row, feat), probability: null };
     });
     found.sort((a, b) => b.similarity - a.similarity);
     const best = read ? found.splice(0, rerank) : [];
@@ -76,6 +78,18 @@ export class Api {
     const probabilities = [];
     for (const each of [text].flat()) probabilities.push(share(await model.margin(states, await model.text(each))));
     return { probabilities };
+  }
+
+  async _zero_shot(model, { image, label: labels, template }) {
+    if (template.split("{}").length !== 2) throw new Problem(422, "{} stands for the name, once.");
+    const { image_feat } = await model.image(image);
+    const logits = [];
+    for (const label of labels) {
+      const { text_feat } = await model.text(template.replace("{}", () => label));
+      logits.push(dot(image_feat.data, text_feat.data) / model.about.itc_temperature);
+    }
+    const shares = softmax(logits);
+    return { results: [{ probabilities: Object.fromEntries(labels.map((label, i) => [label, shares[i]])) }] };
   }
 
   async _ask(model, { image, question, k = 5 }) {

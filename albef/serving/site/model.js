@@ -10,6 +10,13 @@ ort.env.logLevel = "error";
 const longs = (values, ...dims) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), dims);
 const reshaped = ({ type, data }, ...dims) => new ort.Tensor(type, data, dims);
 
+export function softmax(logits) {
+  const most = Math.max(...logits);
+  const parts = logits.map((logit) => Math.exp(logit - most));
+  const sum = parts.reduce((total, part) => total + part, 0);
+  return parts.map((part) => part / sum);
+}
+
 export class Model {
   #sessions = {};
   #answers = null;
@@ -44,7 +51,7 @@ export class Model {
     return { text_mask, ...(await this.#run("text_encoder", { ids: longs(ids, 1, ids.length), text_mask })) };
   }
 
-  /** How far the logit of "match" is above that of "no match". */
+  /** How far the logit of "match" is above that of "no match", both over the temperature. */
   async margin({ image_keys, image_values }, { text_states, text_mask }) {
     const inputs = {
       text_states: reshaped(text_states, 1, ...text_states.dims),
@@ -53,7 +60,7 @@ export class Model {
       image_values,
     };
     const [no, yes] = (await this.#run("matcher", inputs)).logits.data;
-    return yes - no;
+    return (yes - no) / this.about.temperature;
   }
 
   /** Answers of the list to a question, the most probable first: as the runtime's `_rank`. */
@@ -77,10 +84,9 @@ export class Model {
       .slice(0, answering.k);
     const tokens = await this.#logProbabilities(read, chosen.map(({ ids }) => ids));
     chosen.forEach((answer, i) => answer.ids.slice(1).forEach((id, j) => (answer.score += tokens[i][j](id))));
-    const best = Math.max(...chosen.map(({ score }) => score));
-    const sum = chosen.reduce((total, { score }) => total + Math.exp(score - best), 0);
+    const shares = softmax(chosen.map(({ score }) => score / this.about.temperature));
     return chosen
-      .map(({ text, score }) => ({ text, probability: Math.exp(score - best) / sum }))
+      .map(({ text }, i) => ({ text, probability: shares[i] }))
       .sort((a, b) => b.probability - a.probability);
   }
 
