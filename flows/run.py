@@ -13,6 +13,7 @@ from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, values
 from flows.process import dvc, in_session
+from flows.status import condense
 
 INTERRUPTED = 130
 log = logging.getLogger("albef")
@@ -78,9 +79,10 @@ def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
     """What would run, why, and how long it took last time."""
     rows = []
     for name, reasons in plan.items():
+        first, *others = condense(reasons)
         record = run_record.read(layout.record(name))
         took = "?" if record is None or record.seconds is None else format_duration(record.seconds)
-        rows += [(name, reasons[0], took), *(("", reason, "") for reason in reasons[1:])]
+        rows += [(name, first, took), *(("", reason, "") for reason in others)]
     if not rows:
         return "nothing would run: every stage is up to date"
     return results.table(rows, ("stage", "why", "took last time"))

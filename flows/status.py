@@ -1,7 +1,9 @@
 """``albef status``: which stages are fresh, stale (and why) or running; the last results."""
 
+import itertools
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import psutil
 
@@ -9,6 +11,9 @@ from albef import run_record
 from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import graph, results, run_lock, values
+
+NAMED = 3
+"""Edited files of a folder that are named where there are more."""
 
 
 def report() -> str:
@@ -35,13 +40,30 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
         if node.failure:
             verdict = "refused" if node.failure.endswith("(exited with 2)") else "failed"
             yield f"{verdict}: {node.failure.removeprefix(f'{node.name}: ')}"
-        yield f"stale: {node.reasons[0]}"
-        yield from (f"       {reason}" for reason in node.reasons[1:])
+        first, *others = condense(node.reasons)
+        yield f"stale: {first}"
+        yield from (f"       {reason}" for reason in others)
     elif node.waits:
         yield f"waits for {', '.join(node.waits)}"
     else:
         record = run_record.read(layout.record(node.name))
         yield f"fresh, made {record.started}" if record else "fresh"
+
+
+def condense(reasons: Iterable[str]) -> Iterator[str]:
+    """Reasons why a stage is stale, with many edited files of a folder on one line."""
+
+    def folder(reason: str) -> str:
+        edited = re.fullmatch(r"(\S+)/[^\s/]+ changed", reason)
+        return edited[1] if edited else ""
+
+    for name, group in itertools.groupby(reasons, folder):
+        lines = list(group)
+        if name and len(lines) > NAMED:
+            files = [line.split()[0].removeprefix(f"{name}/") for line in lines]
+            yield f"{name}: {', '.join(files[:NAMED])} and {len(files) - NAMED} more changed"
+        else:
+            yield from lines
 
 
 def _age(process: int) -> str:
