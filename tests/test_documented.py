@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+import albef
 import albef.cli
 import flows.cli
 from albef.config import read_yaml
@@ -55,6 +56,33 @@ def test_commands_and_options_are_those_of_the_command_line(page: Path) -> None:
         options = {option for param in known.params for option in param.opts}
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert given <= options | {"--help"}, f"albef {name}: {given - options}"
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The blocks of Python in a page that use this project."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [block for block in blocks if "albef." in block]
+
+
+@pytest.mark.parametrize("page", [*filter(python_blocks, PAGES)], ids=lambda page: page.stem)
+def test_python_runs(
+    page: Path,
+    tiny_exports: dict[str, Path],
+    tiny_checkpoints: dict[str, Path],
+    pictures: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for folder, products in (("exports", tiny_exports), ("models", tiny_checkpoints)):
+        (tmp_path / "products" / folder).mkdir(parents=True)
+        for kind in set(re.findall(rf'"products/{folder}/([a-z0-9]+)"', page.read_text())):
+            (tmp_path / "products" / folder / kind).symlink_to(products[kind])
+    for name in ("a.png", "b.png", "picture.png"):
+        (tmp_path / name).write_bytes(pictures[0])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"albef": albef}
+    for block in python_blocks(page):
+        exec(block, names)
 
 
 def test_pools_and_deployments_are_those_of_prefect_yaml() -> None:
