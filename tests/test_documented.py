@@ -2,6 +2,9 @@
 
 import ast
 import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import albef
 import albef.cli
 import flows.cli
 from albef.config import read_yaml
+from tests.serving.running import running
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,6 +87,35 @@ def test_python_runs(
     names: dict[str, Any] = {"albef": albef}
     for block in python_blocks(page):
         exec(block, names)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curl_is_answered(
+    tiny_exports: dict[str, Path],
+    pictures: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = re.findall(r"^curl (?!.*\.\.\.)(.+)", (ROOT / "docs/serve.md").read_text(), re.M)
+    assert len(lines) >= 17
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "b.jpg"):
+        Path(name).write_bytes(pictures[0])
+    kinds = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
+    with running([tiny_exports[kind] for kind in kinds]) as server:
+        for line in lines:
+            words = shlex.split(line.replace("localhost:8080", f"127.0.0.1:{server.port}"))
+            curl = [
+                "curl",
+                "--noproxy",
+                "*",
+                "--silent",
+                "--show-error",
+                "--fail-with-body",
+                *words,
+            ]
+            ended = subprocess.run(curl, capture_output=True, check=False)
+            assert ended.returncode == 0, (line, ended.stdout, ended.stderr)
 
 
 def test_pools_and_deployments_are_those_of_prefect_yaml() -> None:
