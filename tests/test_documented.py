@@ -20,6 +20,7 @@ from tests.serving.running import running
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKDOWN = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 PLACES = re.findall(
     r"`([\w/]+\.py)`(?: \| |, )`(\w+)`", (ROOT / "docs/architecture.md").read_text()
 )
@@ -33,6 +34,22 @@ def test_the_places_of_the_walks_are_there(file: str, name: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     }
     assert name in defined
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page may name, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(), re.M)
+    texts = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def commands(page: Path) -> Iterator[list[str]]:
