@@ -13,8 +13,8 @@ _METRICS = (
     (r"r_mean", "mean of the six recalls"),
     (r"map_accuracy", "right boxes from the map alone"),
     (r"map_iou", "mean overlap of the map's own box"),
-    (r"zero_shot_accuracy", "right classes, by their names alone"),
-    (r"zero_shot_balanced_accuracy", "the same, as the mean over the classes"),
+    (r"zero_shot_accuracy", "right classes by their names"),
+    (r"zero_shot_balanced_accuracy", "right classes by their names, each class alike"),
     (r"accuracy_(\w+)", "right decisions, {}"),
     (r"accuracy", "right decisions"),
 )
