@@ -81,7 +81,7 @@ export class Api {
   }
 
   async _zero_shot(model, { image, label: labels, template }) {
-    if (template.split("{}").length !== 2) throw new Problem(422, "{} stands for the name, once.");
+    if (!/^[^{}]*\{\}[^{}]*$/.test(template)) throw new Problem(422, "{} stands in the sentence once, for the name.");
     const { image_feat } = await model.image(image);
     const logits = [];
     for (const label of labels) {
