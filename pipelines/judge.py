@@ -157,7 +157,7 @@ def _plain(measured: Measured) -> dict[str, Any]:
 def main() -> None:
     """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
     run, out, facts, fetched, released = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         released_path = Path(released) if released else None
         comparison = compare(Stage("compare", run), Path(fetched), released_path, json.loads(facts))
