@@ -13,16 +13,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_every_load_of_the_built_in_size_is_answered() -> None:
     options = "--size built-in --part graphs --part load --rounds 1 --seconds 0.5"
-    told = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving", *options.split()],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert len(re.findall(r"^\| (image|text, 12 tokens) \| [18] \|", told.stdout, re.M)) == 4
+    assert ended.returncode == 0, ended.stderr
+    assert len(re.findall(r"^\| (image|text, 12 tokens) \| [18] \|", ended.stdout, re.M)) == 4
     for kind in ("texts", "pictures"):
         assert re.search(
-            rf"^\| {kind} \| one client \| [\d.]+ \| [\d. |]+ \| 0 \|", told.stdout, re.M
+            rf"^\| {kind} \| one client \| [\d.]+ \| [\d. |]+ \| 0 \|", ended.stdout, re.M
         )

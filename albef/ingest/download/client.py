@@ -189,7 +189,8 @@ def _failed(error: aiohttp.ClientError) -> Answer:
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
     if isinstance(error, aiohttp.InvalidURL):
         return Answer(Reason.BAD_URL, "the address cannot be asked for")
-    for private in (cause for cause in causes if isinstance(cause, PrivateAddress)):
+    private = next((cause for cause in causes if isinstance(cause, PrivateAddress)), None)
+    if private is not None:
         return Answer(Reason.PRIVATE_ADDRESS, str(private))
     if isinstance(error, aiohttp.ClientPayloadError):
         detail, answered = "the answer broke off", True
