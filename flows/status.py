@@ -13,7 +13,7 @@ from albef.report.wording import format_duration
 from flows import graph, results, run_lock, values
 
 NAMED = 3
-"""Edited files of a folder that are named where there are more."""
+"""Files of a folder and values of a section that are named where there are more."""
 
 
 def report() -> str:
@@ -51,19 +51,23 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
 
 
 def condense(reasons: Iterable[str]) -> Iterator[str]:
-    """Reasons why a stage is stale, with many edited files of a folder on one line."""
-
-    def folder(reason: str) -> str:
-        edited = re.fullmatch(r"(\S+)/[^\s/]+ changed", reason)
-        return edited[1] if edited else ""
-
-    for name, group in itertools.groupby(reasons, folder):
+    """Reasons why a stage is stale; where many say the same of a folder or section, some."""
+    for place, group in itertools.groupby(reasons, lambda reason: _split(reason)[::2]):
         lines = list(group)
-        if name and len(lines) > NAMED:
-            files = [line.split()[0].removeprefix(f"{name}/") for line in lines]
-            yield f"{name}: {', '.join(files[:NAMED])} and {len(files) - NAMED} more changed"
+        if place[0] and len(lines) > NAMED:
+            names = ", ".join(_split(line)[1] for line in lines[:NAMED])
+            matter = place[1].replace("is ", "are ")
+            yield f"{place[0]}: {names} and {len(lines) - NAMED} more {matter}"
         else:
             yield from lines
+
+
+def _split(reason: str) -> tuple[str, str, str]:
+    """The folder or section of which it speaks, the name in there, and what is the matter."""
+    found = re.fullmatch(r"(\S+)/([^\s/]+) (changed|is missing)", reason) or re.fullmatch(
+        r"(\w+\.\w+)\.(\S+) (is new): .*", reason
+    )
+    return (found[1], found[2], found[3]) if found else ("", "", "")
 
 
 def _age(process: int) -> str:
