@@ -159,6 +159,12 @@ class MatchingTask(Task):
             self.model.freeze_projections()
             self.temperature.requires_grad_(False)
 
+    def encode_image_m(self, images: Tensor, image_states: Tensor) -> Tensor:
+        """The twin's states of images (B, 3, H, W), of which the student has ``image_states``; a
+        frozen encoder is its own twin, so that nothing is computed twice."""
+        learns = any(each.requires_grad for each in self.model.image_encoder.parameters())
+        return self.model_m.model.encode_image(images) if learns else image_states
+
     def match(
         self,
         batch: Batch,
@@ -301,7 +307,7 @@ class PairTask(MatchingTask, RunTask):
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
         with torch.no_grad():
-            image_feat_m = twin.image_feat(twin.encode_image(batch["image"]))
+            image_feat_m = twin.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
         feats_m, alpha = (image_feat_m, text_feat_m), fixed(self.config.alpha) * ramp(epoch)
         matched = self.match(batch, image_states, text_states, feats_m, pair_id, alpha)

@@ -71,7 +71,7 @@ class Config(MatchingConfig, TrainingConfig):
     """Sizes of the model."""
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the patches that the student does not see, other ones in each step, to be faster.
-    The twin sees all, and so do the runs that start from here."""
+    The twin sees all, unless the encoder is frozen, and so do the runs that start from here."""
     start: StartConfig | None = None
     """What the encoders start from; null is random weights."""
 
@@ -160,7 +160,7 @@ class Task(RankingTask):
         image_states = model.encode_image(batch["image"])
         text_states, masked_states = model.encode_text(both_ids, both_mask).split(size)
         with torch.no_grad():
-            image_states_m = twin.encode_image(batch["image"])
+            image_states_m = self.encode_image_m(batch["image"], image_states)
             text_states_m, masked_states_m = twin.encode_text(both_ids, both_mask).split(size)
             feats_m = twin.image_feat(image_states_m), twin.text_feat(text_states_m)
         matched = self.match(

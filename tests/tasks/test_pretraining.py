@@ -156,3 +156,19 @@ def test_a_student_that_misses_patches_learns_from_a_twin_that_sees_all() -> Non
     task(given, 1.0)["loss"].backward()
     whole = (48 // values.model.image.patch_size) ** 2
     assert seen == [1 + whole // 2, 1 + whole]
+
+
+def test_a_frozen_image_encoder_is_its_own_twin() -> None:
+    torch.manual_seed(0)
+    task = Task(config(0.4), vocabulary()).eval()
+    given = batch(4, 48, 12, 211, 3)
+    seen: list[int] = []
+    twin = task.model_m.model.image_encoder
+    twin.register_forward_hook(lambda module, args, states: seen.append(len(states)))
+    losses = []
+    for learns in (True, False):
+        task.model.image_encoder.requires_grad_(learns)
+        torch.manual_seed(1)
+        losses.append(task(given, 1.0)["loss"].item())
+    assert losses[0] == losses[1]
+    assert seen == [4]
