@@ -300,8 +300,7 @@ def main(
     """
     name = Path(sys.argv[0]).stem
     key = "".join(sys.argv[1:2])  # a data set or run
-    # In place of what a library sets while it is imported, as ONNX Runtime's quantisation does.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if first() else logging.WARNING)
     started = time.time()
     die_with_dvc()

@@ -21,7 +21,6 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -133,6 +132,9 @@ def convert(
                 activation_type=QuantType.QUInt8, extra_options=options,
             )  # fmt: skip
         else:
+            # Only here: where nobody set up the log, importing it does, in a form of its own.
+            from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
             quantize_dynamic(proto, draft, op_types_to_quantize=["Gather"])  # tables: no arithmetic
             blocks = MatMulNBitsQuantizer(  # level 4: products of 8 bits, the fast ones
                 onnx.load(draft), bits=8, block_size=32, is_symmetric=True, accuracy_level=4

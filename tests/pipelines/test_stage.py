@@ -101,3 +101,14 @@ def test_a_process_of_several_that_fails_ends_at_once(
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ("alone" in ended.stderr) == (error == "RuntimeError")
     assert (tmp_path / "ends/rank-00001.json").exists() == (error == "OSError")
+
+
+def test_no_library_sets_up_the_log_while_the_stages_are_imported() -> None:
+    code = (
+        "import importlib, logging, pkgutil, pipelines\n"
+        "for each in pkgutil.iter_modules(pipelines.__path__, 'pipelines.'):\n"
+        "    importlib.import_module(each.name)\n"
+        "print(logging.root.handlers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
