@@ -11,25 +11,18 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import random
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import onnx
 import psutil
 import torch
 from PIL import Image
@@ -40,11 +33,11 @@ from albef.export.torch_model import model_of
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint
 from albef.runtime.loading import load
-from albef.runtime.manifest import graph_file
 from albef.runtime.sketch import Sketch
 from albef.tasks.retrieval import Config, Task
 from benchmarks.load import Request, apply, run
 from benchmarks.pictures import blurred, jpeg
+from benchmarks.servers import Served, serve, serve_infinity, serve_nothing
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
 from tests.conftest import save_task
 from tests.original import tokens, vocabulary
@@ -173,21 +166,23 @@ def _bare(
         print(f"No {infinity}: infinity is left out; `make bench-serve` installs it\n")
     print(
         "Bare: `session.run` alone, one item after the other for one client, in batches of eight "
-        "for eight; prepared: tokenised or decoded before it, in the same thread. Items/s, medians "
+        "for eight; prepared: tokenised or decoded before it, in the same thread; nothing: uvicorn "
+        "alone, which reads as much and answers with as much. Items/s, medians "
         f"of {rounds} rounds of {seconds:g} s, in which each has its turn; batches of 8 at most\n"
     )
     model = load(export)
     texts = [json.loads(body)["texts"][0] for body in requests["texts"].bodies]
     pictures = [body.split(b"\r\n\r\n", 1)[1] for body in requests["pictures"].bodies]
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(_server(export))
-        servers = {"ours": (ours.port, ours.pid, requests["texts"])}
+        ours = stack.enter_context(serve(export))
+        servers = {"ours": (ours, requests["texts"])}
+        servers["nothing"] = stack.enter_context(serve_nothing()), requests["texts"]
         if infinity.exists():
             bodies = [json.dumps({"model": "peer", "input": [text]}).encode() for text in texts]
             request = Request("/embeddings", "application/json", bodies)
-            servers["infinity"] = *stack.enter_context(_infinity(export, infinity)), request
+            servers["infinity"] = stack.enter_context(serve_infinity(export, infinity)), request
         _compare("texts", servers, texts, model.ids, model.encode_text, rounds, seconds)
-        servers = {"ours": (ours.port, ours.pid, requests["pictures"])}
+        servers = {"ours": (ours, requests["pictures"])}
         _compare(
             *("pictures", servers, pictures, lambda images: (model.pixels(images),)),
             *(model.encode_image, rounds, seconds),
@@ -196,7 +191,7 @@ def _bare(
 
 def _compare(
     what: str,
-    servers: dict[str, tuple[int, int, Request]],
+    servers: dict[str, tuple[Served, Request]],
     items: list[Any],
     prepare: Callable[[Any], tuple[Any, ...]],
     encode: Callable[..., object],
@@ -217,9 +212,9 @@ def _compare(
             ),
         }
         processes = {name: psutil.Process() for name in names}
-        for name, (port, pid, request) in servers.items():
-            ways[name] = partial(_rate, port, request, seconds, clients)
-            processes[name] = psutil.Process(pid)
+        for name, (served, request) in servers.items():
+            ways[name] = partial(_rate, served.port, request, seconds, clients)
+            processes[name] = psutil.Process(served.pid)
         rates: dict[str, list[float]] = {name: [] for name in names}
         used: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
@@ -252,64 +247,6 @@ def _pace(
     return size * count / (time.perf_counter() - start)
 
 
-@contextlib.contextmanager
-def _infinity(export: Path, command: Path) -> Iterator[tuple[int, int]]:
-    """Port and process of infinity, serving the export's text encoder: its graph under the names
-    that ``optimum`` knows, the feature in place of the first token's state."""
-    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
-        folder = Path(name)
-        graph = onnx.load(export / graph_file("float32", "text_encoder"))
-        feat = onnx.helper.make_node("Unsqueeze", ["text_feat", "one"], ["last_hidden_state"])
-        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
-        graph.graph.node.append(feat)
-        del graph.graph.output[:]
-        sizes = ["batch", 1, "width"]
-        graph.graph.output.append(
-            onnx.helper.make_tensor_value_info("last_hidden_state", onnx.TensorProto.FLOAT, sizes)
-        )
-        for value, known in zip(graph.graph.input, ("input_ids", "attention_mask"), strict=True):
-            for node in graph.graph.node:
-                node.input[:] = [known if each == value.name else each for each in node.input]
-            value.name = known
-        onnx.save(graph, folder / "model.onnx")
-        shutil.copy(export / "tokenizer.json", folder)
-        config = {"model_type": "bert", "max_position_embeddings": 64, "num_hidden_layers": 1}
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"})
-        )
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        options = (
-            "--engine optimum --device cpu --batch-size 8 --pooling-method cls --dtype float32"
-        )
-        process = subprocess.Popen(
-            [command, "v2", "--model-id", folder, "--port", f"{port}", *options.split()],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
-        )
-        try:
-            until = time.monotonic() + 300
-            request = Request("/embeddings", "application/json", [b'{"input": ["w7"]}'])
-            while not _answers(port, request):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"{command} does not serve; see what it says by itself")
-                time.sleep(0.5)
-            yield port, process.pid
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _answers(port: int, request: Request) -> bool:
-    try:
-        return not run(port, request, 0, clients=1).failed
-    except OSError:
-        return False
-
-
 def _load(export: Path, requests: dict[str, Request], seconds: float, options: str) -> None:
     """From a start to a first answer, and latency at a part of the peak."""
     print(
@@ -318,7 +255,7 @@ def _load(export: Path, requests: dict[str, Request], seconds: float, options: s
     )
     columns = ("answers/s", "median ms", "p99 ms", "failed", "p99 / unloaded median")
     _heading("", "load", *columns)
-    with _server(export, *options.split()) as server:
+    with serve(export, *options.split()) as server:
         for what, request in requests.items():
             measure = partial(apply, server.port, request, seconds)
             idle, peak = measure(clients=1), measure(clients=CLIENTS[what])
@@ -337,7 +274,7 @@ def _load(export: Path, requests: dict[str, Request], seconds: float, options: s
 
 def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> None:
     """Memory and failures under full load of texts and pictures together."""
-    with _server(export) as server, ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with serve(export) as server, ProcessPoolExecutor(2, get_context("spawn")) as pool:
         process = psutil.Process(server.pid)
         running = [
             pool.submit(run, server.port, request, 60 * minutes, CLIENTS[what] // 2)
@@ -361,36 +298,6 @@ def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> No
 
 def _heading(*columns: str) -> None:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-
-
-class _Server(NamedTuple):
-    """A process that serves, and the seconds from its start to its first answer."""
-
-    port: int
-    pid: int
-    first: float
-
-
-@contextlib.contextmanager
-def _server(export: Path, *arguments: str) -> Iterator[_Server]:
-    start = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-m", "albef.cli", "serve", str(export), "--port", "0", *arguments],
-        stderr=subprocess.PIPE,
-        env={**os.environ, "ALBEF_TOKENS": ""},
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            port = int(json.loads(process.stderr.readline())["message"].rsplit(":", 1)[1])
-            request = Request("/v1/embed/texts", "application/json", [b'{"texts": ["w7"]}'])
-            assert not run(port, request, 0, clients=1).failed
-            first = time.monotonic() - start
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # its log, unread
-            yield _Server(port, process.pid, first)
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def _texts(vocab: int) -> Request:
