@@ -144,8 +144,8 @@ def _evaluated(
     task = kind.restore(config, checkpoint).eval()
     scores: dict[str, Any] = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
-    if kind.gradient:  # what is exported does without: its part is told apart
-        scores[f"torch_{kind.gradient}"] = scores["torch"]
+    if task.gradient:  # what is exported does without: its part is told apart
+        scores[f"torch_{task.gradient}"] = scores["torch"]
         models["torch"] = model_of(checkpoint)
     threads = stage.runtime.threads
     models |= {name: load(folder, threads=threads, precision=name) for name in settings.precisions}

@@ -102,7 +102,8 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
     }
-    judge = TextsMatcher(matcher, attention_layer(checkpoint) if grounding else None)
+    of_cls = checkpoint.config.get("values", {}).get("gradcam", "itm") is None
+    judge = TextsMatcher(matcher, attention_layer(checkpoint) if grounding else None, of_cls)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
@@ -121,7 +122,7 @@ def attention_layer(checkpoint: Checkpoint) -> int:
     """The fusion layer whose attention shows where a text is found: that which the checkpoint was
     evaluated with, or the one below the middle, as in the paper (the third of six)."""
     values = checkpoint.config.get("values", {})
-    if values.get("gradcam") == "itm":
+    if values.get("gradcam", "itc") != "itc":
         return int(values["layer"])
     return (checkpoint.model.text.fusion_depth - 1) // 2
 

@@ -78,13 +78,15 @@ class TextEncoder(nn.Module):
 
 
 class TextsMatcher(nn.Module):
-    """ITM logits (B, T, 2) of T texts of each image; with ``layer``, their heat maps too."""
+    """ITM logits (B, T, 2) of T texts of each image; with ``layer``, their heat maps too, of all
+    tokens or of [CLS] alone."""
 
-    def __init__(self, matcher: Matcher, layer: int | None) -> None:
+    def __init__(self, matcher: Matcher, layer: int | None, of_cls: bool = False) -> None:
         super().__init__()
         self.fusion = matcher.model.fusion_encoder
         self.itm_head = matcher.itm_head
         self.layer = layer
+        self.of_cls = of_cls
 
     def forward(
         self, text_states: Tensor, text_mask: Tensor, image_keys: Tensor, image_values: Tensor
@@ -99,7 +101,7 @@ class TextsMatcher(nn.Module):
         return logits, self._heat(states, text_mask, image)
 
     def _heat(self, states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
-        """How much the tokens of each text attend to each patch: (B, T, n, n)."""
+        """How much each text attends to each patch: (B, T, n, n)."""
         assert self.layer is not None
         bias = _full_bias(text_mask.flatten(0, 1))
         for index in range(self.layer):
@@ -110,7 +112,7 @@ class TextsMatcher(nn.Module):
         side = round(heat.shape[-1] ** 0.5)
         # By the text's own length: a mean over the padded one would change with its neighbours.
         mean = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
-        square: Tensor = mean.unflatten(2, (side, side))
+        square: Tensor = (heat[:, :, 0] if self.of_cls else mean).unflatten(2, (side, side))
         return square
 
 

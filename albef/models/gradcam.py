@@ -1,4 +1,5 @@
-"""Grad-CAM: where in the picture the model finds a text (ALBEF, section 6.2 and appendix).
+"""Grad-CAM: where in the picture the model finds a text (ALBEF, section 6.2 and appendix), and the
+attention of [CLS] as it is.
 
 Attention weights times their gradient, clamped at 0: of the ITM logit on the cross-attention of a
 fusion layer, or of the ITC similarity on the self-attention of a ViT block. The normal passes hold
@@ -83,6 +84,21 @@ def itm_maps(
     attention = cross_attention(model, itm_head, text_states, text_mask, image, layer)
     heat = (attention.weights * attention.gradient.clamp(min=0))[..., 1:].mean(1)
     return _square(heat * text_mask[:, :, None])
+
+
+def cls_maps(
+    model: ALBEF,
+    itm_head: nn.Linear,
+    text_states: Tensor,
+    text_mask: Tensor,
+    image_states: Tensor,
+    layer: int,
+) -> Tensor:
+    """Heat maps (B, n, n): what [CLS], which stands for the whole text, attends to in a fusion
+    layer. Arguments as of :func:`itm_maps`."""
+    image = model.fusion_encoder.image_key_values(image_states)
+    weights = cross_attention(model, itm_head, text_states, text_mask, image, layer).weights
+    return _square(weights[:, :, 0, 1:].mean(1))
 
 
 def itc_maps(

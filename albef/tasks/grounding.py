@@ -18,7 +18,7 @@ from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, 
 from albef.data.record import Record
 from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
-from albef.models.gradcam import itc_maps, itm_maps
+from albef.models.gradcam import cls_maps, itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.matching import PairConfig, PairTask
 from albef.tasks.task import Examples, Table, accuracies, joined
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 class Config(PairConfig):
     """Values of a grounding run."""
 
-    gradcam: Literal["itm", "itc"] = "itm"
-    """Whose Grad-CAM is the map: ITM's on a fusion layer, or ITC's on a block of the ViT."""
+    gradcam: Literal["itm", "itc"] | None = "itm"
+    """Whose Grad-CAM is the map: ITM's on a fusion layer, or ITC's on a block of the ViT; null is
+    what [CLS] attends to in a fusion layer, without gradient, in an export too."""
     layer: Annotated[int, Field(ge=0)] = 2
     """That fusion layer or block, from 0; the paper has ITM's third of six, 2."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -48,10 +49,10 @@ class Task(PairTask):
     )
     hub = "zero-shot-object-detection"
     surface = "grounding"
-    gradient = "gradcam"
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
+        self.gradient = "gradcam" if config.gradcam else ""
         noun, depth = "fusion layers", model.text.fusion_depth
         if config.gradcam == "itc":
             noun, depth = "blocks of the image encoder", model.image.depth
@@ -70,9 +71,10 @@ class Task(PairTask):
             return itc_maps(
                 self.model, images, text_feat, self.temperature.detach(), self.config.layer
             )
-        image_states = self.model.encode_image(images)
-        layer = self.config.layer
-        return itm_maps(self.model, self.itm_head, text_states, mask, image_states, layer).mean(1)
+        states = text_states, mask, self.model.encode_image(images)
+        if self.config.gradcam is None:
+            return cls_maps(self.model, self.itm_head, *states, self.config.layer)
+        return itm_maps(self.model, self.itm_head, *states, self.config.layer).mean(1)
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A box for each record's expression.
@@ -82,7 +84,8 @@ class Task(PairTask):
         there are none, the map's own box; None where the map has no heat), its ``iou`` with
         ``truth``, ``map_box`` and ``map_iou`` of the map's own box, ``share``, the part of the
         proposals that are right, and ``heat``: the map (n, n), 255 at its peak, as bytes.
-        A finished model's map is attention alone, without Grad-CAM's gradient.
+        A finished model's map is attention alone, without Grad-CAM's gradient: the tokens' mean, or
+        [CLS]'s where ``gradcam`` is null.
 
         Raises:
             ValueError: a record without expression or box.

@@ -317,7 +317,7 @@ class RunTask(Task):
     """What a model of the kind does, for its card: "answers questions about a picture"."""
     hub: ClassVar[str] = ""
     """The task of the Hugging Face Hub that the kind is, if there is one."""
-    gradient: ClassVar[str] = ""
+    gradient: str = ""
     """What a prediction takes of the gradient and an export leaves out, as "gradcam"; the export is
     then compared with torch without it."""
 

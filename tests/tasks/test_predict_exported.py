@@ -85,3 +85,18 @@ def test_grounding_finds_boxes_by_attention_alone(pictures: list[bytes], tmp_pat
     # the map is a share of each token's attention: what is not given to [CLS]
     assert all(0 < own.heat.sum() <= 1 for own in found)
     assert all(0 < own.probability < 1 for own in found)
+
+
+def test_without_gradcam_torch_and_export_read_the_same_attention(
+    pictures: list[bytes], tmp_path: Path
+) -> None:
+    task, records = tiny_task("grounding", gradcam=None), records_of("grounding", pictures)
+    exported = task.predict(records, 32, model_of(load_checkpoint(save_task(task, tmp_path))))
+    table = task.predict(records, 8)
+    assert exported["box"] == table["box"]
+    heats = [
+        [np.frombuffer(heat, np.uint8).astype(int) for heat in t["heat"]] for t in (exported, table)
+    ]
+    np.testing.assert_allclose(*heats, atol=1)
+    assert table["heat"] != tiny_task("grounding").predict(records, 8)["heat"]
+    assert task.gradient == ""
