@@ -1,5 +1,4 @@
-"""Grad-CAM: where in the picture the model finds a text (ALBEF, section 6.2 and appendix), and the
-attention of [CLS] as it is.
+"""Grad-CAM: where in the picture the model finds a text (ALBEF, section 6.2 and appendix).
 
 Attention weights times their gradient, clamped at 0: of the ITM logit on the cross-attention of a
 fusion layer, or of the ITC similarity on the self-attention of a ViT block. The normal passes hold
@@ -73,32 +72,21 @@ def itm_maps(
     text_mask: Tensor,
     image_states: Tensor,
     layer: int,
+    *,
+    gradient: bool = True,
 ) -> Tensor:
     """Heat maps (B, L, n, n) of ITM, one for each token; rows of padding are 0.
 
-    The map of a whole text is their mean over L. Arguments as of :func:`cross_attention`, with
+    The map of a whole text is their mean over L. Without ``gradient`` they are the attention as it
+    is, all that an export has. Other arguments as of :func:`cross_attention`, with
     ``image_states`` (B, N, D).
     """
     with torch.no_grad():
         image = model.fusion_encoder.image_key_values(image_states)
     attention = cross_attention(model, itm_head, text_states, text_mask, image, layer)
-    heat = (attention.weights * attention.gradient.clamp(min=0))[..., 1:].mean(1)
+    factor = attention.gradient.clamp(min=0) if gradient else 1
+    heat = (attention.weights * factor)[..., 1:].mean(1)
     return _square(heat * text_mask[:, :, None])
-
-
-def cls_maps(
-    model: ALBEF,
-    itm_head: nn.Linear,
-    text_states: Tensor,
-    text_mask: Tensor,
-    image_states: Tensor,
-    layer: int,
-) -> Tensor:
-    """Heat maps (B, n, n): what [CLS], which stands for the whole text, attends to in a fusion
-    layer. Arguments as of :func:`itm_maps`."""
-    image = model.fusion_encoder.image_key_values(image_states)
-    weights = cross_attention(model, itm_head, text_states, text_mask, image, layer).weights
-    return _square(weights[:, :, 0, 1:].mean(1))
 
 
 def itc_maps(

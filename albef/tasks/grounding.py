@@ -18,7 +18,7 @@ from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, 
 from albef.data.record import Record
 from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
-from albef.models.gradcam import cls_maps, itc_maps, itm_maps
+from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.matching import PairConfig, PairTask
 from albef.tasks.task import Examples, Table, accuracies, joined
@@ -72,9 +72,9 @@ class Task(PairTask):
                 self.model, images, text_feat, self.temperature.detach(), self.config.layer
             )
         states = text_states, mask, self.model.encode_image(images)
-        if self.config.gradcam is None:
-            return cls_maps(self.model, self.itm_head, *states, self.config.layer)
-        return itm_maps(self.model, self.itm_head, *states, self.config.layer).mean(1)
+        layer, gradient = self.config.layer, self.config.gradcam is not None
+        maps = itm_maps(self.model, self.itm_head, *states, layer, gradient=gradient)
+        return maps.mean(1) if gradient else maps[:, 0]
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """A box for each record's expression.
