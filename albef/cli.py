@@ -4,23 +4,21 @@ These commands need no project, or its values alone. Those that run its pipeline
 ``flows/cli.py``, which is read where the working folder lies in one.
 """
 
-import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec, cast
+from typing import Annotated, cast
 
 from typer import Argument, Option, Typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
 import albef
+from albef.commands.command import command, find_root, from_root, project_root
 from albef.layout import Engine
 from albef.serving.serve import serve
 
-P = ParamSpec("P")
 Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
 PIPELINE = (
     "run",
@@ -35,7 +33,6 @@ PIPELINE = (
     "data",
 )
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
-INTERRUPTED = 130
 app = Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -50,59 +47,13 @@ def _albef() -> None:
     """Train, follow and use ALBEF, a vision-language model."""
 
 
-def command(
-    commands: Typer,
-    name: str,
-    *,
-    code: int = 2,
-    at_root: bool = False,
-    interrupted: str = "interrupted",
-) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
-    """Make a function the command ``albef NAME``; what it returns is the exit code.
-
-    Its errors are a sentence each, after exit code ``code`` where they have no ``exit_code``, and
-    an output that nobody reads on is none. ``at_root`` says whether it works in the root of the
-    project around, ``interrupted`` what is said after Ctrl-C.
-    """
-
-    def add(function: Callable[P, int | None]) -> Callable[P, int | None]:
-        @functools.wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                if at_root:
-                    os.chdir(project_root())
-                status = function(*args, **kwargs)
-                sys.stdout.flush()
-            except BrokenPipeError:  # as before `| head`
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                status = 0
-            except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
-                if os.environ.get("ALBEF_DEBUG"):
-                    raise
-                is_interrupt = isinstance(error, KeyboardInterrupt)
-                text = interrupted if is_interrupt else f"{error}"
-                if isinstance(error, ModuleNotFoundError):
-                    text += (
-                        "; in a clone, `pip install '.[serving,cpu]'` has what serves, "
-                        "'.[pipeline]' all else"
-                    )
-                print(f"albef {name}: {text}", file=sys.stderr)
-                status = INTERRUPTED if is_interrupt else getattr(error, "exit_code", code)
-            raise SystemExit(status or 0)
-
-        commands.command(name.split()[-1])(run)
-        return function
-
-    return add
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     words = sys.argv[1:] if arguments is None else arguments
     group = cast(TyperGroup, get_command(app))
     name = next((word for word in words if not word.startswith("-")), "")
     if name not in group.commands:  # of the project, or none
-        if root := _root():
+        if root := find_root():
             _take_code_of(root, words)
             flows = importlib.import_module("flows.cli")
             pipeline = cast(TyperGroup, get_command(flows.app))
@@ -123,29 +74,6 @@ def _take_code_of(root: Path, words: list[str]) -> None:
         path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": path, "ALBEF_CODE_OF": str(root)}
         os.execve(sys.executable, [sys.executable, "-m", "albef.cli", *words], environment)
-
-
-def project_root() -> Path:
-    """The project's root, at or above the working folder."""
-    if root := _root():
-        return root
-    raise SystemExit(
-        f"albef: no project at {Path.cwd()} or above (a folder with params.yaml and dvc.yaml); "
-        "change to your clone first"
-    )
-
-
-def _root() -> Path | None:
-    cwd = Path.cwd()
-    for folder in (cwd, *cwd.parents):
-        if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
-            return folder
-    return None
-
-
-def from_root(path: str) -> Path:
-    """A path of the command line, from the root of the project."""
-    return Path(os.path.relpath(path, _root()))
 
 
 @command(app, "find", code=1, at_root=True)
@@ -324,6 +252,4 @@ def _checkpoint(model: str) -> Path:
 
 
 if __name__ == "__main__":
-    from albef.cli import main as run  # the module that flows/cli.py imports, not this copy
-
-    run()
+    main()

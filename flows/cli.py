@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option, Typer
 
-from albef.cli import command, from_root, project_root
+from albef.commands.command import command, from_root, project_root
 
 app = Typer(rich_markup_mode=None)
 data = Typer(

@@ -203,7 +203,7 @@ FLOORS = {
 }
 """Parts of albef/, each of which may import those before it."""
 OF_FLOWS = {
-    "albef.cli",
+    "albef.commands.command",
     "albef.config",
     "albef.data.shards",
     "albef.evaluation.statistics",
@@ -226,7 +226,7 @@ FOREIGN = {
 
 
 COMMANDS = "flows/cli.py"
-"""The commands of a project; two of them are of pipelines."""
+"""The commands of a project; some of them are of pipelines. ``albef/cli.py`` imports it by name."""
 
 
 def module_of(file: str) -> str:
@@ -245,8 +245,8 @@ def is_below(path: str, module: str) -> bool:
     here, there = part(path), part(path_of(module) or module)
     if here == there or there == "albef":
         return True
-    if path == COMMANDS:
-        return there == "pipelines" or there == "albef.cli"
+    if path == COMMANDS and there == "pipelines":
+        return True
     if here == "albef":
         return True  # its two names are imported when they are asked for
     if here in ("pipelines", "flows"):
@@ -279,6 +279,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for path in sources
         if not path.endswith("__init__.py")
     }
+    graph["albef/cli.py"].add(COMMANDS)
     assert list(TopologicalSorter(graph).static_order())
 
 
