@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from albef.layout import BASELINES, HEADLINE, Layout
+from albef.report import metric_names
 from albef.report.wording import flatten
 
 HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in BASELINES))
@@ -48,11 +49,11 @@ def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         headline = metrics.get(HEADLINE, {}).get(section)
         beside = [metrics.get(name, {}).get(section, {}) for name in BASELINES]
         for name, value in values.items():
-            judged = headline in (None, name, name.removeprefix("itc_"))
+            judged = headline in (None, name, metric_names.plain(name))
             if isinstance(value, int | float) and judged:
                 label = name if section == "test" else f"{section} {name}"
                 # By ITC alone a metric has the same chance as re-ranked.
-                plain = name.removeprefix("itc_")
+                plain = metric_names.plain(name)
                 chance, blank, text = beside[0].get(plain), beside[1].get(name), beside[2].get(name)
                 yield run, label, *map(_format, (value, chance, blank, text))
 

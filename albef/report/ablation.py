@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from albef.config import Section
 from albef.evaluation.statistics import Interval, between, spread
+from albef.report import metric_names
 from albef.report.comparison import difference, interval_words
 
 
@@ -108,7 +109,7 @@ class Table:
     def chance(self, metric: Metric) -> float:
         """What guessing would score; by ITC alone the same."""
         chance = next(iter(self.results.values()))["chance"]
-        return float(chance[metric.split][metric.name.removeprefix("itc_")])
+        return float(chance[metric.split][metric_names.plain(metric.name)])
 
     def step(self, before: str, after: str, noise: float, metric: Metric) -> Step:
         """The difference of two rungs over the seeds that both have."""

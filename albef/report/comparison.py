@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from albef.evaluation.statistics import Interval, Spread
-from albef.report import figures
-from albef.report.curves import Curves, Deviation, curve_title
+from albef.report import figures, metric_names
+from albef.report.curves import Curves, Deviation
 from albef.report.drift import Drift
 from albef.report.figures import COLOURS, Chart, Line
 from albef.report.flips import Flip
 from albef.report.page import environment
-from albef.report.wording import ITC, format_number, format_range, metric_order, metric_words
+from albef.report.wording import format_number, format_range
 
 _VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 
@@ -45,7 +45,7 @@ class Metric:
     @property
     def words(self) -> str:
         """What it says, or ""."""
-        return metric_words(self.name)
+        return metric_names.words(self.name)
 
     def difference(self, before: int, after: int) -> float | None:
         """How far one side is from another."""
@@ -196,7 +196,7 @@ def metrics_of(
     """The metrics of a split on all sides, the one that it is judged by first."""
     names = sorted(
         dict.fromkeys(name for section in sections for name in section),
-        key=lambda name: (name != headline, name.startswith(ITC), metric_order(name)),
+        key=lambda name: (name != headline, metric_names.order(name)),
     )
     return tuple(Metric(name, tuple(s.get(name) for s in sections)) for name in names)
 
@@ -225,25 +225,28 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
         if len(sides) < 2:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)
-        curve_names = [] if same else dict.fromkeys(name for curves, _ in sides for name in curves)
-        charts = [
-            _chart(name, [replace(look, points=c[name]) for c, look in sides if c.get(name)])
-            for name in sorted(curve_names, key=_curve_order)
-        ]
-        main = [chart for chart in charts if chart.main] or charts
+        names = {name for curves, _ in sides for name in curves} if not same else set()
+        curve_names = sorted(names, key=_curve_order)
+        judged = next((name for name in curve_names if name.startswith("val/")), "")
+        charts = {
+            name: _chart(name, [replace(look, points=c[name]) for c, look in sides if c.get(name)])
+            for name in curve_names
+        }
+        main = [c for name, c in charts.items() if name.startswith("train/") or name == judged]
+        main = main or list(charts.values())
         legend = [(look.label, look.look) for _, look in sides]
-        yield Overlay(training, legend, main, [c for c in charts if c not in main], same)
+        rest = [chart for chart in charts.values() if chart not in main]
+        yield Overlay(training, legend, main, rest, same)
 
 
-def _curve_order(name: str) -> tuple[int, tuple[int, str, int]]:
+def _curve_order(name: str) -> tuple[int, tuple[bool, int, str, int]]:
     kind, _, rest = name.rpartition("/")
-    return ["train", "val", kind].index(kind), metric_order(rest)
+    return ["train", "val", kind].index(kind), metric_names.order(rest)
 
 
 def _chart(name: str, lines: Sequence[Line]) -> Chart:
     kind, _, rest = name.rpartition("/")
-    title = curve_title(rest) + (", validation" if kind == "val" else "")
+    title = metric_names.label(rest) + (", validation" if kind == "val" else "")
     last = " / ".join(format_number(line.points[-1][1]) for line in lines)
     svg = figures.lines(lines, x_label="step", name=f"{title} by step")
-    is_main = kind == "train" or name in ("val/r_mean", "val/accuracy")
-    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg, is_main)
+    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg)

@@ -13,39 +13,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef.report import figures
+from albef.report import figures, metric_names
 from albef.report.figures import COLOURS, Chart, Line, Point
-from albef.report.wording import (
-    FIRST_GROUPS,
-    ITC,
-    format_metric,
-    format_number,
-    metric_group,
-    metric_order,
-    metric_words,
-)
+from albef.report.wording import format_metric, format_number
 
 Curve = tuple[Point, ...]
 Curves = Mapping[str, Mapping[str, Curve]]
 """(step, value) points by training and name of the curve."""
 _COLUMNS = ["training", "curve", "step", "value"]
 _ROWS = 40  # of a curve in a reference file
-_TITLES = {
-    "loss": "Loss",
-    "itc": "ITC loss",
-    "itm": "ITM loss",
-    "mlm": "MLM loss",
-    "wpa": "Word-patch alignment",
-    "exchanged": "Negatives with words exchanged, share",
-    "lr": "Learning rate",
-    "gradient_norm": "Gradient norm",
-    "temperature": "Temperature",
-    "alpha": "Weight of the twin",
-    "r_mean": "Mean recall",
-    "accuracy": "Accuracy",
-    "tr": "Picture to text, recall",
-    "ir": "Text to picture, recall",
-}
 
 
 class CurveError(ValueError):
@@ -64,14 +40,6 @@ def read(folder: Path) -> dict[str, Curve]:
     return curves
 
 
-def curve_title(name: str) -> str:
-    """The words of a curve's name; of ``accuracy_GROUP`` the group stays."""
-    base, _, group = name.partition("_")
-    if name not in _TITLES and base in _TITLES:
-        return f"{_TITLES[base]}, {group}"
-    return _TITLES.get(name) or metric_words(name).capitalize() or name
-
-
 def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
     """Each loss by step, or their sum where it is alone, and whatever else is logged by step."""
     logged = [name for name in curves if not name.startswith("val/")]
@@ -81,7 +49,7 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
     rest = [name for name in logged if not name.startswith("train/")]
     for name in [*losses, *rest]:
         points = curves[name]
-        title = curve_title(name.removeprefix("train/"))
+        title = metric_names.label(name.removeprefix("train/"))
         svg = figures.lines([Line(name, points)], x_label="step", name=f"{title} by step")
         note = f"last {format_number(points[-1][1])}"
         if name == "lr":
@@ -92,33 +60,33 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
 def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
     """Validation by epoch: metrics of one group in one figure, those of ITC alone dashed."""
     val = {n.removeprefix("val/"): c for n, c in curves.items() if n.startswith("val/")}
-    groups: dict[str, list[str]] = {}
-    for name in sorted(val, key=metric_order):
-        if name.startswith(ITC) and val[name] == val.get(name.removeprefix(ITC)):
+    figures_by_title: dict[str, list[str]] = {}
+    for name in sorted(val, key=metric_names.order):
+        if name != metric_names.plain(name) and val[name] == val.get(metric_names.plain(name)):
             continue  # nothing was re-ranked
-        groups.setdefault(metric_group(name), []).append(name)
-    for group, members in groups.items():
-        solid = [name for name in members if not name.startswith(ITC)] or members
-        colours = {name: 1 + i % COLOURS for i, name in enumerate(solid)}
+        figures_by_title.setdefault(metric_names.title(name), []).append(name)
+    for title, members in figures_by_title.items():
+        colours: dict[str, int] = {}
+        for name in members:
+            colours.setdefault(metric_names.plain(name), 1 + len(colours) % COLOURS)
+        dashed = {name for name in members if metric_names.plain(name) in members} - {*colours}
         lines = [
             Line(
                 label=name,
                 points=[(epoch, value) for epoch, (_, value) in enumerate(val[name], 1)],
-                colour=colours.get(name) or colours.get(name.removeprefix(ITC), COLOURS),
-                dashed=name not in solid,
+                colour=colours[metric_names.plain(name)],
+                dashed=name in dashed,
             )
             for name in members
         ]
-        legend = [(name, f"c{colour}") for name, colour in colours.items()]
-        if len(solid) < len(members):
-            legend.append(("ITC alone", "dashed"))
-        title = curve_title(group)
+        legend = [(line.label, line.look) for line in lines if not line.dashed]
+        last = format_metric(lines[0].points[-1][1])
         yield Chart(
             title,
-            f"last {format_metric(val[solid[0]][-1][1])}" if len(solid) == 1 else "",
-            tuple(legend) if len(legend) > 1 else (),
+            f"last {last}" if len(legend) == 1 else "",
+            (*legend, *([("ITC alone", "dashed")] if dashed else [])) if len(members) > 1 else (),
             figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
-            group in FIRST_GROUPS,
+            metric_names.is_main(members[0]),
         )
 
 

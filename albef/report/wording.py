@@ -1,25 +1,6 @@
-"""Numbers, texts and the names of metrics in the words of the page."""
+"""Numbers, times and values in the words of the page."""
 
-import re
 from collections.abc import Iterator, Mapping
-
-ITC = "itc_"
-"""Prefix of a metric of the ranking by ITC alone, beside the re-ranked one."""
-_METRICS = (
-    (r"tr@1", "picture to text, first place"),
-    (r"tr@(\d+)", "picture to text, first {}"),
-    (r"ir@1", "text to picture, first place"),
-    (r"ir@(\d+)", "text to picture, first {}"),
-    (r"r_mean", "mean of the six recalls"),
-    (r"map_accuracy", "right boxes from the map alone"),
-    (r"map_iou", "mean overlap of the map's own box"),
-    (r"zero_shot_accuracy", "right classes by their names"),
-    (r"zero_shot_balanced_accuracy", "right classes by their names, each class alike"),
-    (r"accuracy_(\w+)", "right decisions, {}"),
-    (r"accuracy", "right decisions"),
-)
-FIRST_GROUPS = ("r_mean", "accuracy", "overall", "tr", "ir")
-"""Groups of metrics that are looked at first, in this order."""
 
 
 def format_number(value: float) -> str:
@@ -88,24 +69,3 @@ def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, dotted)
         else:
             yield dotted, value
-
-
-def metric_words(name: str) -> str:
-    """What a metric says, or ""."""
-    for pattern, text in _METRICS:
-        if match := re.fullmatch(pattern, name):
-            return text.format(*match.groups())
-    return ""
-
-
-def metric_group(name: str) -> str:
-    """What a metric shares a figure with: ``tr`` of ``itc_tr@5``."""
-    return name.removeprefix(ITC).partition("@")[0]
-
-
-def metric_order(name: str) -> tuple[int, str, int]:
-    """Key to sort metrics by: known groups first, numbers by size."""
-    group = metric_group(name)
-    rank = FIRST_GROUPS.index(group) if group in FIRST_GROUPS else len(FIRST_GROUPS)
-    number = re.search(r"\d+$", name)
-    return rank, re.sub(r"\d+$", "", name), int(number.group()) if number else 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from albef.layout import BEHAVIOUR
+from albef.report import metric_names
 from albef.report.comparison import (
     Comparison,
     chance,
@@ -114,7 +115,7 @@ def _metrics(comparison: Comparison) -> str:
     for split in comparison.splits:
         tests = {(test.after, test.metric): test for test in split.paired}
         for metric in split.metrics:
-            is_headline = metric.name.removeprefix("itc_") == split.metrics[0].name
+            is_headline = metric_names.plain(metric.name) == split.metrics[0].name
             if not is_headline and split.name != BEHAVIOUR:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"

@@ -17,10 +17,11 @@ from albef.evaluation.statistics import Interval, proportion
 from albef.io import read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.lineage import CONFIG
+from albef.report import metric_names
 from albef.report.pictures import Picture, SplitRecords, spread
 from albef.report.sections import examples
 from albef.report.sections.examples import Group, Outcome, Query
-from albef.report.wording import ITC, flatten, format_metric, metric_order, metric_words
+from albef.report.wording import flatten, format_metric
 
 _PASSES = {
     "changed": "the true text is said to be true and the changed one is not",
@@ -52,7 +53,7 @@ class Row:
     @property
     def words(self) -> str:
         """What the metric says, or ""."""
-        return metric_words(self.name)
+        return metric_names.words(self.name)
 
     @property
     def percent(self) -> bool:
@@ -92,16 +93,19 @@ class SplitResult:
 
     def rows(self) -> list[Row]:
         """Its metrics, the headline first; without those of ITC if they say the same."""
-        itc = {n.removeprefix(ITC): v for n, v in self.metrics.items() if n.startswith(ITC)}
+        plain = {name: metric_names.plain(name) for name in self.metrics}
+        itc = {plain[name]: value for name, value in self.metrics.items() if name != plain[name]}
         if all(value == self.metrics.get(name) for name, value in itc.items()):
             itc = {}  # nothing was re-ranked
         baselines = (itc, self.chance, self.random_weights, self.text_only)
         rows = [
             Row(name, value, *(baseline.get(name) for baseline in baselines))
             for name, value in self.metrics.items()
-            if not (name.startswith(ITC) and name.removeprefix(ITC) in self.metrics)
+            if name == plain[name] or plain[name] not in self.metrics
         ]
-        return sorted(rows, key=lambda row: (row.name != self.headline, metric_order(row.name)))
+        return sorted(
+            rows, key=lambda row: (row.name != self.headline, metric_names.order(row.name))
+        )
 
     @property
     def first(self) -> Row | None:

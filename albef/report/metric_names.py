@@ -1,0 +1,97 @@
+"""Names of metrics and losses for readers, in one table.
+
+A metric without a row is shown by its own name, after the others. Every metric is in percent, and
+more of it is better: that is what :meth:`albef.tasks.task.RunTask.score` promises.
+"""
+
+import re
+from typing import NamedTuple
+
+_ITC = "itc_"
+"""Prefix of a metric of the ranking by ITC alone, beside the re-ranked one."""
+
+
+class Metric(NamedTuple):
+    """How metrics are shown whose whole name matches a pattern.
+
+    Groups of the pattern fill the braces of ``words``. Metrics with equal titles share a figure; ""
+    draws each by itself. A ``main`` one is never folded away.
+    """
+
+    pattern: str
+    words: str
+    title: str = ""
+    main: bool = False
+
+
+METRICS = (
+    Metric(r"r_mean", "mean of the six recalls", "Mean recall", main=True),
+    Metric(r"accuracy", "right decisions", "Accuracy", main=True),
+    Metric(r"overall", "behaviour tests passed", main=True),
+    Metric(r"tr@1", "picture to text, first place", "Picture to text, recall", main=True),
+    Metric(r"tr@(\d+)", "picture to text, first {}", "Picture to text, recall", main=True),
+    Metric(r"ir@1", "text to picture, first place", "Text to picture, recall", main=True),
+    Metric(r"ir@(\d+)", "text to picture, first {}", "Text to picture, recall", main=True),
+    Metric(r"accuracy_(\w+)", "right decisions, {}"),
+    Metric(r"map_accuracy", "right boxes from the map alone"),
+    Metric(r"map_iou", "mean overlap of the map's own box"),
+    Metric(r"zero_shot_accuracy", "right classes by their names"),
+    Metric(r"zero_shot_balanced_accuracy", "right classes by their names, each class alike"),
+)
+"""In the order of tables and figures."""
+LOSSES = {
+    "loss": "Loss",
+    "itc": "ITC loss",
+    "itm": "ITM loss",
+    "mlm": "MLM loss",
+    "wpa": "Word-patch alignment",
+    "exchanged": "Negatives with words exchanged, share",
+    "lr": "Learning rate",
+    "gradient_norm": "Gradient norm",
+    "temperature": "Temperature",
+    "alpha": "Weight of the twin",
+}
+"""Titles of what is logged by step."""
+
+
+def plain(name: str) -> str:
+    """The name of a metric without the prefix of ITC alone."""
+    return name.removeprefix(_ITC)
+
+
+def words(name: str) -> str:
+    """What a metric says, or ""."""
+    metric, groups = _find(name)
+    return metric.words.format(*groups)
+
+
+def label(name: str) -> str:
+    """A metric or loss as a title."""
+    alone = ", ITC alone" if name != plain(name) else ""
+    return LOSSES.get(name) or (words(plain(name)).capitalize() or plain(name)) + alone
+
+
+def title(name: str) -> str:
+    """The title of the figure that a metric is drawn in, that of ITC alone beside the other."""
+    return _find(plain(name))[0].title or label(plain(name))
+
+
+def is_main(name: str) -> bool:
+    """Whether a metric is looked at first."""
+    return _find(plain(name))[0].main
+
+
+def order(name: str) -> tuple[bool, int, str, int]:
+    """Key to sort metrics by: as in :data:`METRICS`, then by name, numbers by size; those of ITC
+    alone come last."""
+    metric, _ = _find(plain(name))
+    rank = METRICS.index(metric) if metric in METRICS else len(METRICS)
+    stem = name.rstrip("0123456789")
+    return name != plain(name), rank, stem, int(name[len(stem) :] or 0)
+
+
+def _find(name: str) -> tuple[Metric, tuple[str, ...]]:
+    for metric in METRICS:
+        if match := re.fullmatch(metric.pattern, name):
+            return metric, match.groups()
+    return Metric("", ""), ()

@@ -1,0 +1,31 @@
+"""Names of metrics in words, and the order that they are shown in."""
+
+import pytest
+
+from albef.report import metric_names
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "label", "title"),
+    [
+        ("tr@1", "picture to text, first place", "Picture to text, first place",
+         "Picture to text, recall"),
+        ("itc_ir@10", "", "Text to picture, first 10, ITC alone", "Text to picture, recall"),
+        ("accuracy_how_many", "right decisions, how_many", "Right decisions, how_many",
+         "Right decisions, how_many"),
+        ("wpa", "", "Word-patch alignment", "Word-patch alignment"),
+        ("mine", "", "mine", "mine"),
+    ],
+)  # fmt: skip
+def test_a_metric_has_words_a_label_and_a_figure(
+    name: str, words: str, label: str, title: str
+) -> None:
+    found = (metric_names.words(name), metric_names.label(name), metric_names.title(name))
+    assert found == (words, label, title)
+
+
+def test_metrics_stand_in_the_order_of_the_table_and_those_of_itc_alone_last() -> None:
+    names = ["r_mean", "accuracy", "tr@1", "tr@5", "tr@10", "ir@1", "a@2", "a@10", "itc_tr@1"]
+    assert sorted({*names}, key=metric_names.order) == names
+    assert metric_names.is_main("itc_tr@5")
+    assert not metric_names.is_main("accuracy_count")
