@@ -19,11 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from albef.io import file_digest
+from albef.io import file_digest, read_json
 
 KEPT = Path(".albef/records")
 """Where kept records lie, from the root of the project."""
@@ -72,30 +72,19 @@ class RunRecord(BaseModel):
         return self.model_extra or {}
 
 
-M = TypeVar("M", bound=BaseModel)
-
-
 def read(path: Path) -> RunRecord | None:
-    """The record in a file; None where there is none."""
-    return read_as(RunRecord, path)
-
-
-def read_as(schema: type[M], path: Path) -> M | None:
-    """A JSON file that tells of a product; None where there is none.
+    """Return the record in a file; None if there is no file.
 
     Raises:
-        ValueError: it is damaged; the sentence names the file and the first wrong key.
+        ValueError: it is damaged.
     """
-    try:
-        return schema.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if (values := read_json(path)) is None:
         return None
+    try:
+        return RunRecord.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = ": ".join(filter(None, [str(path), ".".join(map(str, first["loc"]))]))
-        raise ValueError(
-            f"{location}: {first['msg'].lower()}: make it again, or `dvc checkout`"
-        ) from None
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{path}: {where} is damaged; run the stage again") from None
 
 
 def keep(record: Path) -> None:

@@ -139,35 +139,17 @@ def test_a_file_of_an_export_that_was_changed_or_left_out_is_named(
     assert f"missing: {', '.join(name for name in files if name.startswith('int8/'))}" in text
 
 
-@pytest.mark.parametrize(
-    ("path", "first", "origins"),
-    [
+def test_every_artifact_has_a_chain(project: Path) -> None:
+    for path, first, origins in (
         ("models/retrieval/config.json", "checkpoint", ["search", "checkpoint", "data set"]),
         ("data/web/index.parquet", "data set", ["source"]),
         ("search/retrieval/choice.json", "search", []),
         ("metrics/retrieval.json", "metrics", ["checkpoint", "data set"]),
         ("results/retrieval/predictions.parquet", "predictions", ["checkpoint", "data set"]),
-        ("metrics/exports/retrieval.json", "export metrics", ["export"]),
-        ("curves/retrieval/lr.tsv", "curves", ["checkpoint"]),
-        ("quarantine/web/summary.json", "quarantine", ["data set"]),
-        ("verdicts/web.json", "verdict", ["data set"]),
-        ("validation/web/result.json", "validation", ["data set"]),
-        ("runs/pretrain.json", "checkpoint", ["data set"]),
-        ("runs/evaluate@retrieval.json", "metrics", ["checkpoint", "data set"]),
-        ("report/index.html", "report", ["metrics", "export"]),
-        ("report/cards/retrieval.md", "model card", ["metrics", "export"]),
-    ],
-)
-def test_every_product_has_a_chain(
-    project: Path, path: str, first: str, origins: list[str]
-) -> None:
-    file = Path("products") / path
-    if not file.exists():  # whose content is not looked into
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("")
-    chain = lineage(file)
-    assert (chain.what, [origin.what for origin in chain.origins]) == (first, origins)
-    assert chain.state in ("verified", "")
+    ):
+        chain = lineage(Path("products") / path)
+        assert (chain.what, [origin.what for origin in chain.origins]) == (first, origins)
+        assert chain.state == "verified"
 
 
 def test_metrics_know_their_checkpoint_by_the_predictions(project: Path) -> None:
@@ -240,42 +222,31 @@ def test_products_of_a_preset_are_its_own(project: Path) -> None:
     ]
 
 
-def test_a_checkpoint_that_claims_to_come_from_itself_is_a_sentence(project: Path) -> None:
+def test_what_has_no_chain_is_an_error(project: Path) -> None:
+    for path, message in (
+        ("nowhere", "nowhere is missing: give the path of an artifact, or `dvc pull` it"),
+        ("params.yaml", "params.yaml is not an artifact: give an export"),
+        ("products", "products is not an artifact"),
+    ):
+        with pytest.raises(LineageError, match=f"^{message}"):
+            lineage(path)
     parent = {"parent": "pretrained", "parent_weights": file_digest(WEIGHTS)}
     change(WEIGHTS.with_name("config.json"), "provenance", **parent)
-    with pytest.raises(LineageError, match="comes from itself"):
+    with pytest.raises(LineageError, match="records that it was made of itself"):
         lineage(WEIGHTS)
 
 
 @pytest.mark.parametrize(
-    ("path", "sentence"),
+    ("file", "content", "message"),
     [
-        ("nowhere", "nowhere is not here: give the path of a product, or `dvc pull` it"),
-        ("params.yaml", "params.yaml is no product: neither an export"),
-        ("products", "products is no product"),
-    ],
-)
-def test_a_path_that_is_no_product_is_a_sentence(project: Path, path: str, sentence: str) -> None:
-    with pytest.raises(LineageError, match=f"^{sentence}"):
-        lineage(path)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "sentence"),
-    [
-        (EXPORT / NAME, "{", "manifest.json: invalid json"),
-        (EXPORT / NAME, '{"provenance": {"described": {"splits": [1]}}}', "described.splits"),
+        (EXPORT / NAME, "{", "manifest.json is no JSON"),
         (Path("products/runs/pretrain.json"), '{"made": 1}', "pretrain.json: made"),
-        (Path("products/data/web/dataset.json"), '{"sources": [1]}', "dataset.json: sources.0"),
         (Path("products/data/web/index.parquet"), "x", "index.parquet is damaged"),
         (Path("params.yaml"), "paths: 3", "params.yaml: paths"),
     ],
 )
-def test_a_damaged_file_is_a_sentence(
-    project: Path, file: Path, content: str, sentence: str
-) -> None:
+def test_a_damaged_file_is_named(project: Path, file: Path, content: str, message: str) -> None:
     file.write_text(content)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=message) as error:
         lineage(EXPORT)
-    assert sentence in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,29 +1,64 @@
-"""``albef lineage PATH``: the chain from a product back to the raw source."""
+"""``albef lineage PATH``: print the chain from an artifact back to the raw source."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from albef.commands.project import layout_of
 from albef.config import ParamsError, read_preset, read_yaml
 from albef.layout import PARAMS, Layout
-from albef.lineage import Project, lineage, render, to_json
+from albef.lineage import DIGITS, Project, Step, lineage, render_facts
 from albef.run_record import code_digest, code_files
 
 GRAPH = Path("dvc.yaml")
 
 
 def main(path: Path, as_json: bool) -> int:
-    """Print the chain of a product; 1 where a file at hand is another one than is told of."""
+    """Print the chain of an artifact; return 1 if a local file is not the one that was recorded."""
     chain = lineage(path, project_around(path))
-    print(to_json(chain) if as_json else render(chain, Path.cwd()))
+    print(to_json(chain) if as_json else "\n".join(_tree(chain, set())))
     return int(any(step.state == "changed" for step in chain.walk()))
 
 
-def project_around(path: Path) -> Project | None:
-    """The project that a path lies in, through the params file whose products hold it.
+def to_json(step: Step) -> str:
+    """Return a chain as JSON: every digest in full, every value."""
+    return TypeAdapter(Step).dump_json(step, indent=2).decode()
 
-    A preset has products of its own; the params file comes first, then presets.
+
+def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield the lines of a chain as a tree; what is in ``printed`` is not repeated."""
+    location = ""
+    if step.path and step.what != "file":
+        full = Path(step.path).resolve()
+        location = f"  {full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full}"
+    yield f"{step.what} {step.name}{location}"
+    key = (step.what, step.name, step.digest)
+    if step.origins and key in printed:
+        yield "   as above"
+        return
+    printed.add(key)
+    bar = "│  " if step.origins else "   "
+    if step.digest or step.state:
+        words = {"missing": "missing: not here to compare with"}.get(step.state, step.state)
+        if step.at_hand:
+            words = f"changed: the one at hand is {step.at_hand[:DIGITS]}"
+        yield f"{bar}{step.digest[:DIGITS] or 'no digest known'} {words}".rstrip()
+    for line in render_facts(step):
+        yield bar + line
+    for origin in step.origins:
+        is_last = origin is step.origins[-1]
+        first, *rest = _tree(origin, printed)
+        yield ("└─ " if is_last else "├─ ") + first
+        for line in rest:
+            yield ("   " if is_last else "│  ") + line
+
+
+def project_around(path: Path) -> Project | None:
+    """Return the project that a path lies in, with the params file whose artifacts hold it.
+
+    A preset has artifacts of its own; the params file comes first, then presets.
 
     Raises:
         ParamsError: a params file that is no YAML.

@@ -20,7 +20,8 @@ from packaging.utils import canonicalize_name
 
 from albef.config import ParamsError
 from albef.io import read_json
-from albef.lineage import statement
+from albef.lineage import Lineage
+from albef.runtime.manifest import NAME as MANIFEST
 
 CARD, FIGURES, LINEAGE, SBOM = "README.md", "figures.json", "lineage.json", "sbom.json"
 SIGNED, SEAL = "export.sig", "release.sig"
@@ -99,6 +100,46 @@ def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
     if lineage != statement(export, parameters["version"], parameters["commit"]):
         raise Unverified(f"{release / LINEAGE} is not what the manifest of {export} tells")
     return lineage
+
+
+def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
+    """Return the chain of an export as an in-toto statement with SLSA's provenance, version 1.
+
+    It depends on the folder's content and the arguments alone; no level of SLSA is claimed.
+    Digests in it that are not of a file are those of what they name, as of a dataset.
+
+    Args:
+        version: under which it is released.
+        commit: of the code, the values and dvc.lock.
+    """
+    chain = Lineage().export(export)
+    subject = {
+        MANIFEST: chain.digest,
+        **dict(sorted(read_json(export / MANIFEST)["files"].items())),
+    }
+    dependencies = {
+        (step.what, step.name, step.digest): {
+            "name": f"{step.what} {step.name}",
+            "digest": {"sha256": step.digest},
+            "annotations": step.facts,
+        }
+        for step in chain.walk()
+        if step is not chain and step.digest
+    }
+    commit_entry = {"name": "git commit", "digest": {"gitCommit": commit}}
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": n, "digest": {"sha256": digest}} for n, digest in subject.items()],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "urn:albef:export",
+                "externalParameters": {"run": chain.name, "version": version, "commit": commit},
+                "resolvedDependencies": [commit_entry, *dependencies.values()],
+            },
+            "runDetails": {"builder": {"id": "urn:albef:pipeline"}},
+        },
+    }
 
 
 def sbom(run: str, version: str, digest: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from albef.io import read_json
 from albef.layout import HEADLINE, Layout
-from albef.lineage import CONFIG, Project, Step, of_checkpoint, of_export
+from albef.lineage import CONFIG, Input, Lineage, Project, Step
 from albef.report.wording import flatten
 from albef.run_record import RunRecord
 from albef.run_record import read as read_record
@@ -139,8 +139,9 @@ def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
 
 def read_chains(project: Project) -> Iterator[Step]:
     """The chain of each run, from its export or, without one, its checkpoint."""
+    chains = Lineage(project)
     for run in project.runs:
         if (project.layout.export(run) / MANIFEST).is_file():
-            yield of_export(project.layout.export(run), project)
+            yield chains.export(project.layout.export(run))
         elif (project.layout.model(run) / CONFIG).is_file():
-            yield of_checkpoint(run, project)
+            yield chains.checkpoint(Input(run))
