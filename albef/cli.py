@@ -207,7 +207,7 @@ def hub(
 
 @command(app, "lineage")
 def lineage(
-    path: Annotated[Path, Argument(help="An export, checkpoint, dataset, search, metrics or predictions.")],
+    path: Annotated[Path, Argument(help="An export, or another artifact.")],
     as_json: Annotated[bool, Option("--json", help="Everything, as JSON.")] = False,
 ) -> int:
     """Print where a product comes from, back to the raw source.
