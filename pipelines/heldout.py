@@ -11,7 +11,7 @@ from albef.ingest.config import IngestConfig
 from albef.ingest.duplicates import HELDOUT, TRAIN
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Prepared, Rules
-from albef.ingest.sources import evaluated, read_rows
+from albef.ingest.sources import read_rows
 from albef.io import atomic
 from pipelines.rows import logged, read_config
 from pipelines.stage import Stage, main
@@ -24,7 +24,7 @@ def run(stage: Stage) -> None:
     limits = stage.section("ingest", IngestConfig)
     config = read_config(stage)
     off = config.split_off
-    named = {name: source if off else evaluated(source) for name, source in config.sources.items()}
+    named = {name: one if off else one.evaluated() for name, one in config.sources.items()}
     sources = {name: source for name, source in named.items() if source is not None}
     seed, scratch, engine = stage.data_seed, stage.runtime.scratch_root, stage.runtime.engine
     all_rows = read_rows(stage.key, sources, seed, scratch, split_off=off, engine=engine)

@@ -30,7 +30,7 @@ from albef.ingest.pool import Given, portions, prepared
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import PARTS, ShardWriter
-from albef.ingest.sources import files_of, licences_of, read_rows
+from albef.ingest.sources import read_rows
 from albef.io import file_digest
 from albef.run_record import code_digest
 from pipelines.rows import logged, read_config
@@ -103,7 +103,7 @@ def _sources(config: RowsConfig) -> list[dict[str, Any]]:
 
 def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
     """The licences of all sources, each once."""
-    licences = [licence for source in config.sources.values() for licence in licences_of(source)]
+    licences = [licence for source in config.sources.values() for licence in source.terms()]
     return [licence for i, licence in enumerate(licences) if licence not in licences[:i]]
 
 
@@ -152,7 +152,7 @@ def _write(
                     writer.add(record)
         sources = _sources(config)
         for values, source in zip(sources, config.sources.values(), strict=True):
-            inputs = {name: file_digest(path) for name, path in files_of(source).items()}
+            inputs = {name: file_digest(path) for name, path in source.inputs().items()}
             values |= {"seed": stage.data_seed, "inputs": inputs}
         return writer.finish(_licences(config), sources)
 

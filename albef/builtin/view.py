@@ -3,8 +3,9 @@
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field
 
@@ -27,6 +28,19 @@ class Drawn(Section):
     """Side of a picture."""
     splits: dict[Any, Count]
     """Number of records by split."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files that it reads, by name: the font."""
+        return openmoji.inputs()
+
+    def terms(self) -> list[Mapping[str, str]]:
+        """Return the licences of its records."""
+        return list(openmoji.LICENCES)
+
+    def evaluated(self) -> Self | None:
+        """Return the source without its training split; None if nothing is left."""
+        others = {split: count for split, count in self.splits.items() if split != "train"}
+        return self.model_copy(update={"splits": others}) if others else None
 
 
 D = TypeVar("D", bound=Drawn)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PlainValidator, model_validator
 
 from albef.config import Section
-from albef.ingest.sources import read_source
+from albef.ingest.sources import SourceConfig, read_source
 from albef.ingest.sources.rows import Split
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -54,7 +54,7 @@ class RowsConfig(Section):
     """A data set: an entry of ``datasets``."""
 
     sources: Annotated[
-        dict[str, Annotated[Section, PlainValidator(read_source)]], Field(min_length=1)
+        dict[str, Annotated[SourceConfig, PlainValidator(read_source)]], Field(min_length=1)
     ]
     """Sources by name; the fields of each are those of its ``kind``."""
     shard_mb: Annotated[int, Field(ge=1)] = 512

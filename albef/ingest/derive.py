@@ -11,7 +11,7 @@ from typing import Any
 
 from albef.config import ParamsError
 from albef.data.tar import Member, members
-from albef.ingest.sources import is_file, karpathy, tables, webdataset
+from albef.ingest.sources import karpathy, tables, webdataset
 from albef.ingest.sources.folder import is_picture
 from albef.ingest.sources.rows import Row, read_json
 
@@ -22,9 +22,11 @@ _SPLITS = re.compile(r"^(train|val(?:id(?:ation)?)?|dev|test)(?![a-z])")
 _URL = re.compile(r"url|link|address", re.IGNORECASE)
 _CAPTION = re.compile(r"caption|text|title|description|sentence", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-# Types of Arrow's, as it writes them: texts or lists of them, and bytes or what holds some.
+# Types of Arrow's, as it writes them: texts or lists of them, and bytes, what holds some, or lists.
 _OF_TEXT = re.compile(r"(large_)?(list<\w+: )?(large_)?string( not null)?>?")
-_OF_PICTURES = re.compile(r"(large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>")
+_OF_PICTURES = re.compile(
+    r"(large_)?(list<\w+: )?((large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>)( not null)?>?"
+)
 _SAMPLE_SIZE = 100  # files of a folder, members of a tar, rows of a list
 Section = dict[str, Any]
 
@@ -243,7 +245,7 @@ def _first_image(row: Mapping[str, Any]) -> object:
 def _root(path: Path, names: list[str]) -> str:
     """The folder that some pictures' paths start from."""
     for folder in chain(_around(path.parent), _around(path.parent.parent)):
-        if any(is_file(folder / name) for name in names):
+        if any(os.path.isfile(folder / name) for name in names):  # of any text
             return str(folder)
     missing = names[0] if names else "its pictures"
     raise ParamsError(f"{path}: the folder that {missing} lies in is not beside it; {HELP}")

@@ -61,6 +61,9 @@ def test_parquet(tmp_path: Path) -> None:
     (files,) = read(tmp_path, "files")
     counts = {split: len(names) for split, names in files.items()}
     assert counts == {"train": 2, "val": 1, "test": 1}
+    several = tmp_path / "several.parquet"
+    pq.write_table(pa.table({"images": [[image]], "caption": ["one"]}), several)
+    assert read(several, "kind", "image") == ("parquet", "images")
     links = tmp_path / "links.parquet"
     pq.write_table(pa.table({"URL": ["http://a.test"], "TEXT": ["one"], "n": [1]}), links)
     assert read(links, "kind", "url", "caption") == ("urls", "URL", "TEXT")

@@ -19,7 +19,7 @@ from albef.config import read_preset, validate
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
-from albef.ingest.sources import kind_of, licences_of
+from albef.ingest.sources import kind_of
 from albef.loading.reading import Batch, to_device
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
@@ -82,7 +82,7 @@ def data(folder: Path, name: str) -> Path:
         source = next(reversed(config.sources.values()))
         shard_writer.write(
             made, name, kind_of(source).records(source, 1), shard_mb=8,
-            licences=licences_of(source), sources=[],
+            licences=source.terms(), sources=[],
         )  # fmt: skip
     return made
 

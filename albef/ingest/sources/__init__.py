@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import albef.builtin
-from albef.builtin import openmoji
 from albef.builtin.view import Drawn
-from albef.config import ParamsError, Section, by_kind
+from albef.config import ParamsError, by_kind
 from albef.data.record import Record
 from albef.data.refusal import Refusal
 from albef.ingest.sources.rows import Source
 from albef.layout import PARAMS, Engine
+
+SourceConfig = Drawn | Source
+"""The section of a source, which also says which files it reads (``inputs``), under which licences
+its records are (``terms``), and what is left of it without training (``evaluated``)."""
 
 
 class Kind(Protocol):
@@ -32,10 +35,10 @@ class Kind(Protocol):
     about.
     """
 
-    Config: type[Section]
+    Config: type[SourceConfig]
 
     def records(
-        self, config: Section, seed: int, *scratch: Path | int | str | None
+        self, config: SourceConfig, seed: int, *scratch: Path | int | str | None
     ) -> Iterator[Record | Refusal]:
         """What becomes of each row: a record, or a refusal that says why there is none.
 
@@ -62,46 +65,14 @@ def kinds() -> dict[str, Kind]:
     }
 
 
-def kind_of(source: Section) -> Kind:
+def kind_of(source: SourceConfig) -> Kind:
     """The kind whose ``Config`` a source's section is."""
     return cast(Kind, sys.modules[type(source).__module__])
 
 
-def files_of(source: Section) -> dict[str, Path]:
-    """The files that a source reads, by name, pictures aside: of those records have the digests."""
-    if isinstance(source, Drawn):
-        return openmoji.inputs()
-    named = sorted(set(_texts(source.model_dump(mode="json", exclude={"licences"}))))
-    return {text: Path(text) for text in named if is_file(text)}
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in plain values."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
-
-
-def is_file(path: Path | str) -> bool:
-    """Whether a text, which need not be a path, names a file."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def licences_of(source: Section) -> list[dict[str, str]]:
-    """The licences of a source's records: those of the artwork, or those that its section names."""
-    if isinstance(source, Source):
-        return [licence.model_dump() for licence in source.licences or ()]
-    return list(openmoji.LICENCES)
-
-
 def read_rows(
     dataset: str,
-    sources: Mapping[str, Section],
+    sources: Mapping[str, SourceConfig],
     seed: int,
     scratch: Path,
     max_rows: int | None = None,
@@ -150,7 +121,7 @@ def _draw_split(shares: Mapping[str, float], seed: int, image: bytes) -> str:
     return "train"
 
 
-def count_of(source: Section) -> int | None:
+def count_of(source: SourceConfig) -> int | None:
     """How many rows a source has, about; None where one would have to read it to know.
 
     Raises:
@@ -160,23 +131,7 @@ def count_of(source: Section) -> int | None:
     return None if count is None else count(source)
 
 
-def evaluated(source: Section) -> Section | None:
-    """A source without its training split, as far as its section names splits; None where nothing
-    is left. What it still yields of training is to be passed over.
-    """
-    for field in ("splits", "files"):
-        selected = getattr(source, field, None)
-        if isinstance(selected, dict):
-            others: object = {split: value for split, value in selected.items() if split != "train"}
-        elif isinstance(selected, list) and "train" in selected:
-            others = [split for split in selected if split != "train"]
-        else:
-            continue
-        return source.model_copy(update={field: others}) if others else None
-    return None if getattr(source, "split", None) == "train" else source
-
-
-def read_source(values: object) -> Section:
+def read_source(values: object) -> SourceConfig:
     """A source's section as the ``Config`` of the kind that it names; for a
     :class:`~pydantic.PlainValidator`.
 

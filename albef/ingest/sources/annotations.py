@@ -19,7 +19,7 @@ from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.sources.rows import (
     FilesBySplit,
     Row,
-    Source,
+    SplitFiles,
     attempt,
     json_rows,
     plain,
@@ -32,7 +32,7 @@ VG_WEIGHT = 0.5
 """Weight of Visual Genome's one answer, as in the original."""
 
 
-class Config(Source):
+class Config(SplitFiles):
     """JSON lists of annotations, and the folder of their pictures."""
 
     format: Literal["captions", "vqa", "entailment", "nlvr2", "grounding"]
@@ -57,6 +57,11 @@ class Config(Source):
         if self.joined and self.format != "captions":
             raise ValueError("joined belongs to format captions; write false")
         return self
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the JSON lists, and those of boxes and proposals."""
+        lists = [name for files in self.files.values() for name in files]
+        return {name: Path(name) for name in (*lists, self.boxes, self.proposals) if name}
 
 
 class Parsed(NamedTuple):

@@ -16,8 +16,8 @@ from albef.ingest.sources.rows import (
     LARGEST_PICTURE,
     LARGEST_TEXT,
     PICTURES,
+    OneSplit,
     Row,
-    Source,
     Split,
     attempt,
     captions_of,
@@ -28,7 +28,7 @@ from albef.ingest.sources.rows import (
 _SPLIT = re.compile(r"[a-z0-9_]+")
 
 
-class Config(Source):
+class Config(OneSplit):
     """A folder of pictures with a text beside each."""
 
     path: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -24,6 +24,15 @@ class Config(Source):
     """Folder of the pictures; COCO's lie in the folders that the file names below it."""
     splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)]
     """Splits to read; ``restval`` belongs to ``train``."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the JSON."""
+        return {self.file: Path(self.file)}
+
+    def evaluated(self) -> Self | None:
+        """Return the source without its training split; None if nothing is left."""
+        others = [split for split in self.splits if split != "train"]
+        return self.model_copy(update={"splits": others}) if others else None
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:

@@ -1,10 +1,12 @@
 """Kind ``parquet``: pictures and captions in Parquet files, as Hugging Face stores data sets.
 
-A picture is a structure of ``bytes`` and ``path``, or plain bytes; a caption is a text or a list of
-texts. A row group that is damaged costs its own rows.
+A picture is a structure of ``bytes`` and ``path``, or plain bytes, or a list of these; a caption is
+a text or a list of texts. A row group that is damaged costs its own rows.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,7 +17,7 @@ from albef.ingest.sources.rows import (
     Files,
     FilesBySplit,
     Row,
-    Source,
+    SplitFiles,
     attempt,
     captions_of,
     expand_splits,
@@ -25,13 +27,16 @@ from albef.ingest.sources.rows import (
 _BATCH = 64  # rows, which hold their pictures
 
 
-class Config(Source):
+class Config(SplitFiles):
     """Parquet files that hold pictures."""
 
     files: FilesBySplit
     """Files by split, as paths or patterns."""
     image: str
     """Column of the pictures."""
+    images: Literal["first", "each"] = "first"
+    """Of a row with a list of pictures: take the first, or make a row of each, which has all
+    captions of the list's row and is counted by itself."""
     captions: Files
     """Columns of the captions; those of a row are taken together."""
     keep: list[str] = Field([])
@@ -47,15 +52,30 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     number = 0
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
     for split, file in expand_splits(config.files):
-        for row in tables.read(file, "parquet", None, columns, _BATCH):
-            result = attempt(row, _record, config, split, number)
-            number += isinstance(result, Record)
-            yield result
+        for table_row in tables.read(file, "parquet", None, columns, _BATCH):
+            for row in _of_each_picture(table_row, config):
+                result = attempt(row, _record, config, split, number)
+                number += isinstance(result, Record)
+                yield result
 
 
-def count(config: Config) -> int:
-    """Rows of all files."""
+def count(config: Config) -> int | None:
+    """Rows of all files; None where a row may become several."""
+    if config.images == "each":
+        return None
     return sum(tables.count(file, "parquet") for _, file in expand_splits(config.files))
+
+
+def _of_each_picture(row: Row | Refusal, config: Config) -> Iterator[Row | Refusal]:
+    """Yield the row with one picture, or with each of a list of them in turn."""
+    pictures = [] if isinstance(row, Refusal) else row.values[config.image]
+    if isinstance(row, Refusal) or not isinstance(pictures, list):
+        yield row
+        return
+    chosen = pictures if config.images == "each" else pictures[:1]
+    for place, picture in enumerate(chosen or [None], 1):
+        key = f"{row.key}:{place}" if config.images == "each" else row.key
+        yield replace(row, values={**row.values, config.image: picture}, key=key)
 
 
 def _record(row: Row, config: Config, split: str, number: int) -> Record:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from pydantic import Field
 
@@ -48,6 +48,52 @@ class Source(Section):
     """Name of the kind."""
     licences: list[Licence] | None = None
     """Their licences, which data set, report and model card tell; left out, none is named."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files that it reads, by name, without pictures and the texts beside them: the
+        records have the digests of those.
+
+        Raises:
+            ParamsError: a pattern that names no file.
+        """
+        return {}
+
+    def terms(self) -> list[Mapping[str, str]]:
+        """Return the licences of its records, as its section names them."""
+        return [licence.model_dump() for licence in self.licences or ()]
+
+    def evaluated(self) -> Self | None:
+        """Return the source without its training split, as far as its section names splits; None
+        if nothing is left. Training rows that it still gives are to be passed over.
+        """
+        return self
+
+
+class OneSplit(Source):
+    """A source whose rows are of one split, or name theirs."""
+
+    split: Split | None
+    """Split of all rows; null takes it from each row."""
+
+    def evaluated(self) -> Self | None:
+        """Return the source, or None if all of it is for training."""
+        return None if self.split == "train" else self
+
+
+class SplitFiles(Source):
+    """A source whose files are named by split."""
+
+    files: FilesBySplit
+    """Files by split, as paths or patterns."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files of all splits."""
+        return {str(file): file for _, file in expand_splits(self.files)}
+
+    def evaluated(self) -> Self | None:
+        """Return the source without the files of training; None if there are no others."""
+        others = {split: files for split, files in self.files.items() if split != "train"}
+        return self.model_copy(update={"files": others}) if others else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from albef.config import ParamsError, nearest
 from albef.data.refusal import Reason, Refusal, Refused
-from albef.ingest.sources.rows import Files, Row, Source, expand
+from albef.ingest.sources.rows import Files, OneSplit, Row, expand
 
 _LONGEST_LINE = 2**20
 _LONGEST_ROW = 20  # lines that a quoted field of a CSV file may stretch over
@@ -22,7 +22,7 @@ _PACKED = 100  # times that many bytes may be packed, and rows that a byte may s
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class Tables(Source):
+class Tables(OneSplit):
     """Tables of pictures, by path or address, with their captions."""
 
     files: Files
@@ -41,6 +41,10 @@ class Tables(Source):
         if self.header is not None and self.format == "parquet":
             raise ValueError("header belongs to tsv and csv; write null")
         return self
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the tables."""
+        return {str(file): file for file in expand(self.files)}
 
     def rows(self, *columns: str) -> Iterator[Row | Refusal]:
         """The rows of all files with some columns, the captions, and those that are kept.
@@ -300,7 +304,8 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refu
     import pyarrow as pa
 
     of_column = {column: rows.column(column) for column in columns}
-    lists = [values for values in of_column.values() if pa.types.is_list(values.type)]
+    is_list = (pa.types.is_list, pa.types.is_large_list)
+    lists = [values for values in of_column.values() if any(of(values.type) for of in is_list)]
     for i in range(rows.num_rows):
         try:
             for values in lists:

@@ -25,7 +25,7 @@ from albef.ingest.sources.rows import (
     PICTURES,
     FilesBySplit,
     Row,
-    Source,
+    SplitFiles,
     attempt,
     captions_of,
     expand_splits,
@@ -36,7 +36,7 @@ _LIMITS = dict.fromkeys(PICTURES, LARGEST_PICTURE) | {"txt": LARGEST_TEXT, "json
 _BATCH = 1024
 
 
-class Config(Source):
+class Config(SplitFiles):
     """Shards in WebDataset's format."""
 
     files: FilesBySplit
@@ -48,6 +48,12 @@ class Config(Source):
     statuses: bool = False
     """Whether a table lies beside each shard (NAME.parquet), as img2dataset writes it, that tells
     of the rows that failed."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the shards of all splits, and the tables beside them where they are read."""
+        shards = super().inputs()
+        tables = (shard.with_suffix(".parquet") for shard in shards.values() if self.statuses)
+        return shards | {str(table): table for table in tables}
 
 
 @dataclass(slots=True)

@@ -43,6 +43,23 @@ def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
     assert none.key == "train-0.parquet:4"
 
 
+def test_a_list_of_pictures_gives_its_first_or_a_row_of_each(tmp_path: Path) -> None:
+    lists = [[image(0), image(1)], [], [{"bytes": None, "path": "far.png"}, image(2)], None]
+    table = {"image": lists, "caption": [["one"], ["two"], ["three"], ["four"]]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    first = read(tmp_path / "a.parquet")
+    assert [(row.image, row.captions) for row in good(first)] == [(toy.picture(0), ("one",))]
+    assert [row.line for row in bad(first)] == [2, 3, 4]
+    each = read(tmp_path / "a.parquet", images="each")
+    assert [(row.image, row.captions[0]) for row in good(each)] == [
+        (toy.picture(0), "one"), (toy.picture(1), "one"), (toy.picture(2), "three")
+    ]  # fmt: skip
+    assert [row.image_id for row in good(each)] == [0, 1, 2]
+    paths = [row.meta["path"] for row in good(each)]
+    assert paths == ["a.parquet:1:1", "a.parquet:1:2", "a.parquet:3:2"]
+    assert reasons(each) == [(f"a.parquet:{n}", Reason.MISSING_FIELD) for n in ("2:1", "3:1", "4")]
+
+
 def test_plain_bytes_and_captions_of_other_types(tmp_path: Path) -> None:
     pictures = [toy.picture(i) for i in range(2)]
     pq.write_table(pa.table({"image": pictures, "caption": ["a", None]}), tmp_path / "a.parquet")
