@@ -113,10 +113,10 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
     pending: list[Prepared | Refusal] = []
 
     def write() -> None:
-        while batches and len(pending) >= len(batches[0].at):
+        while batches and len(pending) >= batches[0].missing:
             batch = batches.popleft()
-            blocks.write(pending[: len(batch.at)], batch)
-            del pending[: len(batch.at)]
+            blocks.write(pending[: batch.missing], batch)
+            del pending[: batch.missing]
 
     def missing() -> Iterator[Given]:
         seed, scratch, off = stage.data_seed, stage.runtime.scratch_root, config.split_off
@@ -124,10 +124,10 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
             stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
         )
         for portion in portions(logged(rows), _ROWS, _BYTES):
-            batch = blocks.batch(portion)
-            batches.append(batch._replace(given=[]))
+            batch, new = blocks.batch(portion)
+            batches.append(batch)
             write()
-            yield from batch.given
+            yield from new
 
     for row in prepared(missing(), rules, stage.runtime.workers, stage.runtime.engine):
         pending.append(row)

@@ -11,10 +11,10 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,9 @@ SCHEMA = pa.schema({
 one of a row that is not. ``digest`` is that of the row as its source gave it; ``images`` is the
 number of the file with its pictures, and ``place`` where they are in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
+_PRIOR = pa.schema({
+    "digest": pa.binary(16), "images": pa.int64(), "block": pa.int64(), "row": pa.int64(),
+})  # fmt: skip
 _LONGEST = 8000  # letters of what names a row, and of what is said of it
 _OPEN = 64  # files that are held open, of the last ones used
 _LAST_INGEST = "made.json"  # the numbers of the blocks of the last ingest that came to its end
@@ -64,17 +67,41 @@ class Row:
         return Record(key, images[0], captions, image_id, split, source, meta, tuple(images[1:]))
 
 
-class Batch(NamedTuple):
-    """Rows of a source that become a block: those that are known already, and the others."""
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a source that become a block, of which some were prepared before.
 
-    given: list[Given]
-    """The rows to prepare."""
+    Attributes:
+        digests: of all rows, in order.
+        is_known: (N,) whether each row was prepared before.
+        known: the rows that were, as :data:`SCHEMA`, with the lines, keys and ids of now.
+    """
+
     digests: list[bytes]
-    """Of all rows."""
-    existing_rows: pa.Table
-    """The known rows, as they stand now."""
-    at: list[int]
-    """The places of the rows to prepare."""
+    is_known: NDArray[np.bool_]
+    known: pa.Table
+
+    @property
+    def missing(self) -> int:
+        """Return how many rows are to be prepared."""
+        return len(self.digests) - self.known.num_rows
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Rows of earlier ingests by their digests, sorted: the block and the row in it of each."""
+
+    digests: NDArray[np.bytes_]
+    blocks: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def find(self, digests: list[bytes]) -> NDArray[np.int64]:
+        """Return the place of each digest in the sorted ones, -1 if it is not there."""
+        if not len(self.digests):
+            return np.full(len(digests), -1)
+        wanted = np.array(digests, "S16")
+        places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
+        return np.where(self.digests[places] == wanted, places, -1)
 
 
 class Blocks:
@@ -109,58 +136,59 @@ class Blocks:
     def _images(self, number: int) -> Path:
         return self._folder / f"images-{number:08d}"
 
-    def batch(self, rows: list[Given]) -> Batch:
-        """Rows as a source gives them, told apart by whether they were prepared before."""
+    def batch(self, rows: list[Given]) -> tuple[Batch, list[Given]]:
+        """Return what is known of rows as a source gives them, and those to be prepared."""
         digests = [digest_of(row) for _, row in rows]
-        reusable, files, places = self._reusable
-        is_reused = np.zeros(len(rows), bool)
-        table = SCHEMA.empty_table()
-        if len(reusable):
-            digest_array = np.array(digests, "S16")
-            at = np.searchsorted(reusable, digest_array).clip(max=len(reusable) - 1)
-            is_record = [isinstance(row, Record) for _, row in rows]
-            is_reused = (reusable[at] == digest_array) & is_record
-            at = at[is_reused]
-            pieces, order = [table], np.argsort(files[at], kind="stable")
-            for number in np.unique(files[at]).tolist():
-                block = self._read(self._rows(number))
-                pieces.append(block.take(places[at[files[at] == number]]).replace_schema_metadata())
-            table = pa.concat_tables(pieces).take(np.argsort(order))
-            current = [(line, row) for (line, row), hit in zip(rows, is_reused, strict=True) if hit]
-            table = _placed(table, current)
-        new_positions = np.flatnonzero(~is_reused).tolist()
-        return Batch([rows[i] for i in new_positions], digests, table, new_positions)
+        places = self._prior.find(digests)
+        is_record = np.array([isinstance(row, Record) for _, row in rows], bool)
+        is_known = is_record & (places >= 0)
+        known = self._gather(places[is_known])
+        current = [rows[i] for i in np.flatnonzero(is_known)]
+        new = [rows[i] for i in np.flatnonzero(~is_known)]
+        return Batch(digests, is_known, _placed(known, current)), new
+
+    def _gather(self, places: NDArray[np.int64]) -> pa.Table:
+        """Return the earlier rows at some places of the sorted ones, in that order."""
+        blocks, rows = self._prior.blocks[places], self._prior.rows[places]
+        pieces = [SCHEMA.empty_table()]
+        for number in np.unique(blocks):
+            block = self._read(self._rows(number)).replace_schema_metadata()
+            pieces.append(block.take(rows[blocks == number]))
+        by_block = np.argsort(blocks, kind="stable")
+        return pa.concat_tables(pieces).take(np.argsort(by_block))
 
     @functools.cached_property
-    def _reusable(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
-        """Digests of earlier rows under these rules, in order; their files and places there.
+    def _prior(self) -> Prior:
+        """The earlier rows under these rules, each digest once.
 
-        Rows whose pictures lie among many that nobody needs are not known, so that these go.
+        Rows whose pictures lie among many that nobody needs are left out, so that these go.
         """
-        digests, images = [np.empty(0, "S16")], [np.empty(0, np.int64)]
-        files, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        tables = [_PRIOR.empty_table()]
         for number in self._earlier:
-            table = self._read(self._rows(number))
-            if table.schema.metadata[b"rules"].decode() == self._rules["rules"]:
-                digests.append(self._digests(number).copy())
-                images.append(table["images"].fill_null(-1).to_numpy())
-                files.append(np.full(table.num_rows, number))
-                places.append(np.arange(table.num_rows))
-        image_files = np.concatenate(images)
-        numbers, inverse, counts = np.unique(image_files, return_inverse=True, return_counts=True)
-        fit = [self._usable(n, of) for n, of in zip(numbers.tolist(), counts.tolist(), strict=True)]
-        candidates = np.flatnonzero(np.array(fit, bool)[inverse])
-        unique, first = np.unique(np.concatenate(digests)[candidates], return_index=True)
-        chosen = candidates[first]
-        return unique, np.concatenate(files)[chosen], np.concatenate(places)[chosen]
+            block = self._read(self._rows(number))
+            if block.schema.metadata[b"rules"].decode() == self._rules["rules"]:
+                rows = block.select(["digest", "images"]).replace_schema_metadata()
+                rows = rows.append_column("block", pa.array([number] * len(rows), pa.int64()))
+                tables.append(rows.append_column("row", pa.array(range(len(rows)), pa.int64())))
+        prior = pa.concat_tables(tables)
+        counts = prior["images"].value_counts().to_pylist()
+        usable = [of["values"] for of in counts if self._is_usable(of["values"], of["counts"])]
+        prior = prior.filter(pc.is_in(prior["images"], pa.array(usable, pa.int64())))
+        digests, first = np.unique(digests_of(prior["digest"]), return_index=True)
+        prior = prior.take(first)
+        return Prior(digests, prior["block"].to_numpy(), prior["row"].to_numpy())
 
-    def _usable(self, number: int, row_count: int) -> bool:
-        """Whether a file of pictures is there, and at least half of them are needed."""
-        path = self._images(number)
-        return number < 0 or (path.exists() and 2 * row_count >= self._read(path).num_rows)
+    def _is_usable(self, images: int | None, rows: int) -> bool:
+        """Return whether a file of pictures is there, and so many rows are at least half of it;
+        true of rows that have none.
+        """
+        if images is None:
+            return True
+        path = self._images(images)
+        return path.exists() and 2 * rows >= self._read(path).num_rows
 
     def write(self, rows: Sequence[Prepared | Refusal], batch: Batch | None = None) -> None:
-        """Append a block of prepared rows, and of those of a batch that are known already."""
+        """Append a block of prepared rows: of the new ones of a batch, beside those known."""
         number = self._first + len(self)
         pictures = [row.record.images for row in rows if isinstance(row, Prepared)]
         if pictures:
@@ -169,11 +197,11 @@ class Blocks:
         values = [_values(row, number, positions) for row in rows]
         table = pa.Table.from_pylist(values, SCHEMA)
         if batch is not None:
-            existing = np.delete(np.arange(len(batch.digests)), batch.at)
-            order = np.argsort(np.concatenate([batch.at, existing]).astype(np.int64))
-            table = pa.concat_tables([table, batch.existing_rows]).take(order).combine_chunks()
-            column = pa.array(batch.digests, pa.binary(16))
-            table = table.set_column(SCHEMA.get_field_index("digest"), "digest", column)
+            at = np.empty(len(batch.digests), np.int64)
+            at[~batch.is_known] = np.arange(table.num_rows)
+            at[batch.is_known] = table.num_rows + np.arange(batch.known.num_rows)
+            table = pa.concat_tables([table, batch.known]).take(at).combine_chunks()
+            table = _with_column(table, "digest", batch.digests)
         _write(self._rows(number), table.replace_schema_metadata(self._rules))
         self.starts.append(self.starts[-1] + table.num_rows)
 
@@ -198,25 +226,18 @@ class Blocks:
                 path.unlink()
         return changes
 
-    def _changes(self, before: Sequence[int], now: Sequence[int]) -> dict[str, int]:
-        """The rows of some files held against those of others, by digest and then by name."""
-        digests = [[self._digests(number) for number in numbers] for numbers in (before, now)]
-        earlier, later = map(np.concatenate, digests)
-        names: list[NDArray[np.uint64]] = []
-        for numbers, shared in ((before, np.isin(earlier, later)), (now, np.isin(later, earlier))):
-            words: list[int] = []
-            for number in numbers:
-                table = self._read(self._rows(number)).select(["source", "name"])
-                changed_only, shared = ~shared[: table.num_rows], shared[table.num_rows :]
-                rows = table.filter(changed_only).to_pylist()
-                words += [hash_word(f"{row['source']}/{row['name']}") for row in rows]
-            names.append(np.array(words, np.uint64))
-        removed, new = names
+    def _changes(self, before: Iterable[int], now: Iterable[int]) -> dict[str, int]:
+        """Compare the rows of some blocks with those of others, by digest and then by name."""
+        earlier, later = (
+            pa.concat_tables(
+                self._read(self._rows(number)).select(["source", "name", "digest"])
+                for number in numbers
+            )
+            for numbers in (before, now)
+        )
+        removed, new = _names_without(earlier, later), _names_without(later, earlier)
         changed = len(np.intersect1d(removed, new))
         return {"new": len(new) - changed, "changed": changed, "removed": len(removed) - changed}
-
-    def _digests(self, number: int) -> NDArray[np.bytes_]:
-        return digests_of(self._read(self._rows(number))["digest"])
 
     def digests(self, block: int) -> NDArray[np.bytes_]:
         """A digest for each row of a block, of all that its record's bytes depend on."""
@@ -280,14 +301,27 @@ def digest_of(row: Record | Refusal) -> bytes:
 
 
 def _placed(table: pa.Table, rows: Sequence[Given]) -> pa.Table:
-    """Known rows as they stand now: of another line, and another key and number."""
-    for name in ("source", "line", "key", "split", "image_id"):
-        values = [line if name == "line" else getattr(row, name) for line, row in rows]
-        column = pa.array(values, SCHEMA.field(name).type)
-        if name not in ("source", "line"):  # what is refused has none
-            column = pc.if_else(table["reason"].is_null(), column, None)
-        table = table.set_column(SCHEMA.get_field_index(name), name, column)
+    """Return known rows as they stand now: of another line, and another key and number."""
+    table = _with_column(table, "line", [line for line, _ in rows])
+    table = _with_column(table, "source", [row.source for _, row in rows])
+    for name in ("key", "split", "image_id"):  # what is refused has none
+        column = pa.array([getattr(row, name) for _, row in rows], SCHEMA.field(name).type)
+        table = _with_column(table, name, pc.if_else(table["reason"].is_null(), column, None))
     return table
+
+
+def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """Return the table with another column of that name."""
+    field = SCHEMA.field(name)
+    column = pa.array(values, field.type) if isinstance(values, list) else values
+    return table.set_column(SCHEMA.get_field_index(name), field, column)
+
+
+def _names_without(rows: pa.Table, others: pa.Table) -> NDArray[np.uint64]:
+    """Return the names, as numbers, of the rows whose digests are not among the others'."""
+    is_other = ~np.isin(digests_of(rows["digest"]), digests_of(others["digest"]))
+    named = rows.filter(pa.array(is_other)).to_pylist()
+    return np.array([hash_word(f"{row['source']}/{row['name']}") for row in named], np.uint64)
 
 
 def _write(path: Path, table: pa.Table) -> None:
