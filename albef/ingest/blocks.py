@@ -84,7 +84,7 @@ class Batch:
     @property
     def missing(self) -> int:
         """Return how many rows are to be prepared."""
-        return len(self.digests) - self.known.num_rows
+        return int((~self.is_known).sum())
 
 
 @dataclass(frozen=True)

@@ -169,12 +169,12 @@ def test_lists_of_addresses(data: st.DataObject, form: Any, titled: bool) -> Non
             kind="urls", files=[str(path)], format=form, header=header, url="url", caption="text",
             keep=["url"], split="train", download=DOWNLOAD,
         )  # fmt: skip
-        chunks = said(lambda: list(urls._chunks(config, None, set()))) or []
+        chunks = said(lambda: list(urls._chunks(config, None))) or []
         count = said(lambda: urls.count(config))
         said(lambda: derive(path))
     assert count is None or count >= 0
-    accounted(entry for entries, *_ in chunks for entry in entries if isinstance(entry, Refusal))
-    for address in (address for *_, addresses in chunks for address in addresses):
+    accounted(entry for entries, _ in chunks for entry in entries if isinstance(entry, Refusal))
+    for address in (address for _, addresses in chunks for address in addresses):
         address.encode()
 
 

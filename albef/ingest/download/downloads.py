@@ -15,15 +15,14 @@ from typing import Any, Self, TypeVar
 from albef.data.refusal import Reason
 from albef.ingest.download.addresses import host_of
 from albef.ingest.download.client import Answer, Client
-from albef.ingest.download.journal import Chunk, Outcome
 from albef.ingest.download.limits import Limits
+from albef.ingest.download.store import DownloadStore, Outcome
 from albef.io import lock
 from albef.layout import Engine
 
 T = TypeVar("T")
 _AHEAD = 32  # chunks: a host that is slow to fail holds up those behind it, but not their download
 _REMEMBERED = 10_000  # hosts that gave no answer
-_SYNC_S = 1.0
 _SAY_S = 10.0
 log = logging.getLogger("albef")
 
@@ -59,7 +58,6 @@ class Downloads:
         self._folder = folder
         self._limits = limits
         self._engine = engine
-        self._open: set[Chunk] = set()
         self._hosts: dict[str, _Host] = {}
         self._connections = asyncio.Semaphore(limits.connections)
         self._requests = 0
@@ -70,6 +68,8 @@ class Downloads:
         path = self._folder / "lock"
         self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
         os.utime(self._folder)  # it is in use, and not forgotten
+        self._store = DownloadStore(self._folder)
+        self._exits.callback(self._store.close)
         self._client = Client(self._limits)
         self._fetches: list[Callable[[str], Awaitable[Answer]]] = [self._client.fetch]
         if self._engine == "ray":
@@ -84,52 +84,53 @@ class Downloads:
         self._exits.callback(thread.join)
         self._exits.callback(self._loop.call_soon_threadsafe, self._loop.stop)
         self._exits.callback(lambda: self._call(self._stop()).result())
-        self._call(self._start()).result()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._exits.close()
-        for chunk in self._open:
-            chunk.close()
 
-    def chunks(self, lists: Iterable[tuple[T, str, Sequence[str]]]) -> Iterator[tuple[T, Chunk]]:
+    def chunks(
+        self, lists: Iterable[tuple[T, Sequence[str]]]
+    ) -> Iterator[tuple[T, dict[str, Outcome]]]:
         """Download chunks of a list, and give each when all of its addresses have an outcome.
 
         Args:
-            lists: for each chunk whatever belongs to it, a name of its own, and its addresses.
+            lists: for each chunk whatever belongs to it, and its addresses.
 
         Raises:
             OSError: what is downloaded cannot be kept.
         """
-        pending: deque[tuple[T, Future[Chunk]]] = deque()
-        for number, (belongings, name, addresses) in enumerate(lists, 1):
-            pending.append((belongings, self._call(self._download(name, addresses))))
+        pending: deque[tuple[T, Future[dict[str, Outcome]]]] = deque()
+        for number, (belongings, addresses) in enumerate(lists, 1):
+            pending.append((belongings, self._call(self._download(addresses))))
             read = number - len(pending)
             if len(pending) > min(_AHEAD, 1 + read):  # who reads few rows has few downloaded
-                yield from self._next(pending)
+                yield self._next(pending)
         while pending:
-            yield from self._next(pending)
+            yield self._next(pending)
 
-    def _next(self, pending: "deque[tuple[T, Future[Chunk]]]") -> Iterator[tuple[T, Chunk]]:
+    def body(self, outcome: Outcome) -> bytes:
+        """Return a picture that was downloaded.
+
+        Raises:
+            OSError: it is not what was downloaded.
+        """
+        return self._store.body(outcome)
+
+    def forget_unlisted(self) -> None:
+        """Remove what was downloaded of addresses that were in no chunk."""
+        self._store.forget_unlisted()
+
+    def _next(
+        self, pending: "deque[tuple[T, Future[dict[str, Outcome]]]]"
+    ) -> tuple[T, dict[str, Outcome]]:
         belongings, future = pending.popleft()
         while not concurrent.futures.wait([future], _SAY_S).done:
             log.info("downloading: %d requests so far", self._requests)
-        with future.result() as chunk:
-            yield belongings, chunk
-        self._open.discard(chunk)
+        return belongings, future.result()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    async def _start(self) -> None:
-        self._syncs = self._loop.create_task(self._sync())
-
-    async def _sync(self) -> None:
-        while True:
-            await asyncio.sleep(_SYNC_S)
-            for chunk in list(self._open):
-                with contextlib.suppress(OSError):  # told when the chunk is done
-                    await asyncio.to_thread(chunk.sync)
 
     async def _stop(self) -> None:
         pending = asyncio.all_tasks() - {asyncio.current_task()}
@@ -139,19 +140,17 @@ class Downloads:
         await self._client.close()
         await self._loop.shutdown_default_executor()
 
-    async def _download(self, name: str, addresses: Sequence[str]) -> Chunk:
-        chunk = Chunk(self._folder, name)
-        self._open.add(chunk)
+    async def _download(self, addresses: Sequence[str]) -> dict[str, Outcome]:
+        known = self._store.outcomes(addresses)
         missing = [
-            self._fetch(chunk, url)
+            self._fetch(url)
             for url in dict.fromkeys(addresses)
-            if url not in chunk.outcomes or not chunk.outcomes[url].holds(self._limits)
+            if url not in known or not known[url].holds(self._limits)
         ]
-        await asyncio.gather(*missing)
-        await asyncio.to_thread(chunk.sync)
-        return chunk
+        fetched = await asyncio.gather(*missing)
+        return known | {outcome.address: outcome for outcome in fetched}
 
-    async def _fetch(self, chunk: Chunk, url: str) -> None:
+    async def _fetch(self, url: str) -> Outcome:
         """Ask for a picture, as often as it takes within the limits, and keep how it ended."""
         limits, name = self._limits, host_of(url)
         host = self._hosts.setdefault(name, _Host(limits.per_host))
@@ -176,10 +175,11 @@ class Downloads:
                 wait = self._wait(answer, attempts, host)
         reason = str(answer.reason or "")
         outcome = Outcome(url, attempts, limits.max_bytes, reason, answer.detail, answer.passing)
-        chunk.add(outcome, answer.body)
+        outcome = self._store.add(outcome, answer.body)
         host.rows -= 1
         if not host.rows and (not host.silent or len(self._hosts) > _REMEMBERED):
             del self._hosts[name]
+        return outcome
 
     def _wait(self, answer: Answer, attempts: int, host: _Host) -> float | None:
         """Seconds before the next attempt; None where there is none."""

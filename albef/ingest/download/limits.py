@@ -35,7 +35,7 @@ class Limits(Section):
     0 tries them all."""
     redirects: Annotated[int, Field(ge=0, le=20)] = 5
     """Redirects that are followed."""
-    max_mb: Annotated[float, Field(gt=0, le=1024)] = 16.0
+    max_mb: Annotated[float, Field(gt=0, le=64)] = 16.0
     """Largest picture in MiB."""
     allow_loopback: bool = False
     """Whether this machine itself may be asked, which is for tests: other addresses that are not

@@ -2,10 +2,9 @@
 
 Records stand in the order of the list. What was downloaded is kept in scratch for each source: an
 ingest that is killed, or made again with other values or a longer list, asks no server twice. What
-stands in the list no longer goes. Meta holds the address and the SHA-256 of what it gave.
+the list no longer names is removed. Meta holds the address and the SHA-256 of what it gave.
 """
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,8 +19,7 @@ from albef.layout import Engine
 SCRATCH = True
 """``records`` is given a folder for what should outlast an ingest."""
 CHUNK = 1000
-"""Rows that are kept together, about: an address in so many begins a chunk, so that rows which come
-or go change the chunk that they are in and no other."""
+"""Rows whose downloads are waited for together."""
 
 
 class Config(Tables):
@@ -53,57 +51,36 @@ def records(
     from albef.ingest.download.downloads import Downloads
 
     folder = scratch / f"downloads-{seed:012x}"
-    chunk_names: set[str] = set()
     with Downloads(folder, config.download, engine) as downloads:
-        for entries, chunk in downloads.chunks(_chunks(config, max_rows, chunk_names)):
+        for entries, outcomes in downloads.chunks(_chunks(config, max_rows)):
             for entry in entries:
                 if isinstance(entry, Refusal):
                     yield entry
                     continue
                 place, row, address, captions = entry
-                outcome = chunk.outcomes[address]
+                outcome = outcomes[address]
                 if outcome.reason:
                     yield row.refusal(Refused(Reason(outcome.reason), outcome.detail), address)
                     continue
                 meta = {name: plain(row.values[name]) for name in config.keep}
                 yield Record(
                     key=f"{config.split}-{place:08d}",
-                    image=chunk.body(outcome),
+                    image=downloads.body(outcome),
                     captions=captions,
                     image_id=place,
                     split=config.split,
                     source="urls",
                     meta={**meta, "url": address, "sha256": outcome.sha256},
                 )
-
         if max_rows is None:
-            for path in folder.glob("*/*"):
-                if path.stem not in chunk_names:
-                    path.unlink()
+            downloads.forget_unlisted()
 
 
-def _chunks(
-    config: Config, max_rows: int | None, chunk_names: set[str]
-) -> Iterator[tuple[list[Entry], str, list[str]]]:
-    """The entries of each chunk, its name, which goes into ``chunk_names``, and its addresses."""
-    chunk: list[Entry] = []
-    name, part = "first", 0
-    for place, row in enumerate(islice(config.rows(config.url), max_rows)):
-        entry = attempt(row, _entry, config, place)
-        digest = "" if isinstance(entry, Refusal) else hashlib.sha256(entry[2].encode()).hexdigest()
-        opens_chunk = digest and int(digest, 16) % CHUNK == 0 and f"{digest}-0" not in chunk_names
-        if opens_chunk or len(chunk) == 4 * CHUNK:
-            if chunk:
-                yield chunk, f"{name}-{part}", _addresses(chunk)
-            name, part, chunk = (digest, 0, []) if opens_chunk else (name, part + 1, [])
-        chunk_names.add(f"{name}-{part}")
-        chunk.append(entry)
-    if chunk:
-        yield chunk, f"{name}-{part}", _addresses(chunk)
-
-
-def _addresses(chunk: list[Entry]) -> list[str]:
-    return [entry[2] for entry in chunk if not isinstance(entry, Refusal)]
+def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry], list[str]]]:
+    """Yield the entries of each chunk of rows, and their addresses."""
+    rows = enumerate(islice(config.rows(config.url), max_rows))
+    while chunk := [attempt(row, _entry, config, place) for place, row in islice(rows, CHUNK)]:
+        yield chunk, [entry[2] for entry in chunk if not isinstance(entry, Refusal)]
 
 
 def _entry(row: Row, config: Config, place: int) -> Entry:

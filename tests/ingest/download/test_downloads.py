@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from albef.data.refusal import Reason
-from albef.ingest.download import downloads
+from albef.ingest.download import downloads, store
 from albef.ingest.download.downloads import Downloads
-from albef.ingest.download.journal import Outcome
 from albef.ingest.download.limits import Limits
+from albef.ingest.download.store import Outcome
 from tests.data import toy
 from tests.ingest.download.server import PICTURE, Server
 from tests.ingest.download.test_client import limits
@@ -22,17 +22,14 @@ def download(
     folder: Path, addresses: Sequence[str], bounds: Limits, chunk: int = 10
 ) -> tuple[Ended, dict[int, Outcome]]:
     rows = list(enumerate(addresses))
-    lists = [
-        (rows[i : i + chunk], f"part-{i}", addresses[i : i + chunk])
-        for i in range(0, len(rows), chunk)
-    ]
+    lists = [(rows[i : i + chunk], addresses[i : i + chunk]) for i in range(0, len(rows), chunk)]
     ended: Ended = {}
     outcomes: dict[int, Outcome] = {}
     with Downloads(folder, bounds) as running:
         for part, kept in running.chunks(lists):
             for row, address in part:
-                outcomes[row] = outcome = kept.outcomes[address]
-                ended[row] = outcome.reason or kept.body(outcome)
+                outcomes[row] = outcome = kept[address]
+                ended[row] = outcome.reason or running.body(outcome)
     return ended, outcomes
 
 
@@ -107,18 +104,14 @@ def test_a_host_without_an_answer_is_given_up(server: Server, tmp_path: Path) ->
 def test_a_disk_that_is_full_stops_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here")
-    (tmp_path / "pa").mkdir()
-    (tmp_path / "pa" / "part-0.bodies").symlink_to(full)
-    with pytest.raises(OSError, match="No space left"):
-        download(tmp_path, [server.url("ok/1")], limits())
+    monkeypatch.setattr(store, "_SETUP", f"{store._SETUP} PRAGMA max_page_count = 9;")
+    with pytest.raises(OSError, match="disk is full"):
+        download(tmp_path, [server.url("large")], limits(max_mb=3))
 
 
 def test_who_stops_reading_stops_the_download(server: Server, tmp_path: Path) -> None:
     server.slow_s = 0.02
-    lists = [("", f"part-{i}", [server.url(f"ok/{i}")]) for i in range(500)]
+    lists = [("", [server.url(f"ok/{i}")]) for i in range(500)]
     with Downloads(tmp_path, limits(connections=2, per_host=2)) as running:
         next(running.chunks(lists))
     assert sum(server.asked.values()) < 100
