@@ -306,18 +306,3 @@ def page(name: Annotated[str, Argument(help="The data set.")]) -> None:
     from pipelines.report import data_page
 
     print(data_page(name))
-
-
-@command(data, "data docs", at_root=True)
-def docs(
-    name: Annotated[str, Argument(help="The data set.")],
-    out: Annotated[Path, Argument(parser=from_root, help="Folder of the site; not there yet.")],
-) -> None:
-    """Write a validation as the Data Docs of Great Expectations.
-
-    The data set is held against its suites again. A browser that opens them fetches styles and a
-    logo from other hosts.
-    """
-    from pipelines.validate import data_docs
-
-    print(data_docs(name, out))

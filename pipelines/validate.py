@@ -8,17 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef.data import image_decoding, image_quality
-from albef.data.shards import describe, read_index
+from albef.data.shards import describe
 from albef.io import atomic, file_digest
 from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.drift import read_accepted, read_evaluated
-from albef.validation.expectations import write_data_docs
 from albef.validation.page import render_page
 from albef.validation.result import NotFit
-from albef.validation.suites import expectations_of, parameters
-from albef.validation.tables import tables
 from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")
@@ -38,7 +35,7 @@ def run(stage: Stage) -> None:
     write_json(folder / "result.json", result.to_json())
     write_json(folder / "profile.json", profile)
     report = folder / "report.html"
-    report.write_text(render_page(result, profile))
+    report.write_text(render_page(result))
     for warning in result.warnings():
         log.warning("%s", warning)
     if reasons := result.reasons():
@@ -72,20 +69,6 @@ def image_stats(stage: Stage) -> NDArray[np.float64]:
                 np.save(file, values, allow_pickle=False)
         statistics: NDArray[np.float64] = np.load(path, allow_pickle=False)
     return statistics
-
-
-def data_docs(name: str, out: Path) -> Path:
-    """Write a validation as the site that Great Expectations calls Data Docs; its first page.
-
-    Raises:
-        ValueError: no such data set, or ``out`` is there already.
-        NotFit: the data set cannot be held against its suites.
-    """
-    stage = Stage("validate", name)
-    config = stage.section("validate", ValidateConfig)
-    index = read_index(stage.layout.data(name)).combine_chunks()
-    items = expectations_of(tables(index, image_stats(stage)))
-    return write_data_docs(*items, parameters(config), out)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def _rows(before: pa.Table, after: pa.Table) -> Iterable[SplitRows]:
 
 
 def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
+    from scipy.stats import ecdf
+
     for name, column, func in (
         ("words of a caption", "caption_words", pc.list_flatten),
         ("captions of a record", "captions", pc.list_value_length),
@@ -113,19 +115,14 @@ def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
             np.asarray(values if func is None else func(values), np.float64) for values in columns
         )
         if len(old) and len(new):
-            yield Profile(name, _summary(old), _summary(new), _distance(old, new))
+            values = np.union1d(old, new)
+            below = [ecdf(side).cdf.evaluate(values) for side in (old, new)]
+            distance = float(np.abs(below[0] - below[1]).max())
+            yield Profile(name, _summary(old), _summary(new), distance)
 
 
 def _summary(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(values.min()), float(np.median(values)), float(values.max())
-
-
-def _distance(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    values = np.union1d(before, after)
-    shares = [
-        np.searchsorted(np.sort(part), values, "right") / len(part) for part in (before, after)
-    ]
-    return float(np.abs(shares[0] - shares[1]).max())
 
 
 def _words(before: pa.Table, after: pa.Table) -> Vocabulary:

@@ -21,7 +21,6 @@ from albef.report.sections.examples import Query
 from albef.report.sections.provenance import Costs, Export, Model
 from albef.report.sections.results import Run, SplitResult
 from albef.report.sections.search import Search
-from albef.validation.result import drifted
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,6 @@ def environment() -> Environment:
         "duration": wording.format_duration,
         "memory": wording.format_memory,
         "address": wording.web_address,
-        "drifted": drifted,
         "facts": render_facts,
         "further": provenance.further,
     }

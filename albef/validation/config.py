@@ -23,6 +23,12 @@ class Limits(Section):
     stop: Limit = None
     """Beyond this the data set is refused."""
 
+    def level(self, value: float) -> str:
+        """What a distance comes to: ``met``, ``warned`` or ``stopped``."""
+        if self.stop is not None and value > self.stop:
+            return "stopped"
+        return "warned" if self.warn is not None and value > self.warn else "met"
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.warn is not None and self.stop is not None and self.warn > self.stop:

@@ -1,26 +1,29 @@
 """How far a data set is from an accepted profile, and training data from what they are tested on.
 
-An accepted profile is a suite: for each histogram an expectation of its Kullback-Leibler divergence
-and one of its quantiles. What is accepted stands in it, how far data may be from that in
-params.yaml: the divergence is held against it, and the ranges of quantiles are widened by it.
+An accepted profile is a suite of Great Expectations: for each histogram an expectation of its
+Kullback-Leibler divergence and one of its quantiles. What is accepted stands in it, how far data
+may be from that in params.yaml. Distances are what those expectations observe.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from albef.config import ParamsError
 from albef.validation import profile as profiles
 from albef.validation.config import DriftConfig, Limits
-from albef.validation.expectations import Item, run
 from albef.validation.profile import QUANTILES
 from albef.validation.result import DriftResult
 from albef.validation.tables import TRAIN, Tables
 
+Item = Mapping[str, Any]
+"""An expectation as Great Expectations keeps it in JSON: ``type``, ``kwargs`` and ``meta``."""
 DIVERGENCE, SHIFT = "divergence", "shift"
 EXPECTATIONS = {
     DIVERGENCE: "expect_column_kl_divergence_to_be_less_than",
@@ -126,65 +129,13 @@ def _evaluated(items: Sequence[Item]) -> list[Item]:
     ]
 
 
-@dataclass(frozen=True)
-class _Distribution:
-    """An expectation of a distribution, and whose it is: fields as in :class:`DriftResult`."""
-
-    reference: str
-    name: str
-    item: Item
-
-    @property
-    def part(self) -> str:
-        return str(self.item["meta"]["part"])
-
-    @property
-    def measure(self) -> str:
-        return DIVERGENCE if self.item["type"] == EXPECTATIONS[DIVERGENCE] else SHIFT
-
-    @property
-    def ranges(self) -> list[list[float]]:
-        ranges: list[list[float]] = self.item["kwargs"]["quantile_ranges"]["value_ranges"]
-        return ranges
-
-    @property
-    def scale(self) -> float:
-        """What shifts are measured in: from the first quantile to the last, or else the size of
-        the middle one."""
-        extent = self.ranges[-1][1] - self.ranges[0][0]
-        return extent or abs(self.ranges[len(self.ranges) // 2][0]) or 1.0
-
-    def limited(self, table: str, limit: float | None) -> Item:
-        """The expectation of a table with its limit; None expects nothing."""
-        kwargs = dict(self.item["kwargs"])
-        if self.measure == DIVERGENCE:
-            kwargs["threshold"] = limit
-        else:
-            widened = [
-                [None, None]
-                if limit is None
-                else [low - limit * self.scale, high + limit * self.scale]
-                for low, high in self.ranges
-            ]
-            kwargs["quantile_ranges"] = {**kwargs["quantile_ranges"], "value_ranges": widened}
-        return {**self.item, "kwargs": kwargs, "meta": {**self.item["meta"], "table": table}}
-
-    def value(self, observed: Any) -> float | None:
-        """How far the distribution is, of what Great Expectations observed."""
-        if self.measure == DIVERGENCE:
-            return None if observed is None else round(float(observed), 6)
-        pairs = zip(observed["values"], self.ranges, strict=True)
-        distance = max(abs(float(value) - low) for value, (low, _) in pairs)
-        return round(distance / self.scale, 6)
-
-
 def measure_drift(
     rows: Mapping[str, Tables],
     profile: Mapping[str, Any],
     accepted: list[Item],
     evaluated: tuple[str, list[Item]],
     config: DriftConfig,
-) -> list[DriftResult]:
+) -> Iterator[DriftResult]:
     """How far each distribution is from its reference.
 
     Args:
@@ -194,50 +145,70 @@ def measure_drift(
         evaluated: another data set that models are evaluated on, and what it expects of rows that
             are trained on; its own evaluation splits expect as much.
         config: how far it may be.
-
-    Raises:
-        NotFit: an expectation of the accepted profile cannot be computed.
     """
-    name, expected = evaluated
-    distributions = [_Distribution("accepted", "", item) for item in accepted]
-    distributions += [_Distribution("evaluation", "", item) for item in _evaluated(suite(profile))]
-    distributions += [_Distribution("evaluation", name, item) for item in expected]
-    frames: dict[str, pd.DataFrame] = {}
-    items: list[Item] = []
-    jobs: list[tuple[_Distribution, Limits]] = []
     counts = {part: profiles.count_values(tables) for part, tables in rows.items()}
-    for distribution in distributions:
-        table = distribution.item["meta"]["table"]
-        if distribution.part not in rows:
-            continue
-        frame = f"{distribution.part}.{table}"
-        if table in profiles.NAMES:
-            frame = f"{distribution.reference}.{distribution.name}.{frame}"
-            values = distribution.item["kwargs"]["partition_object"]["values"]
-            column = profiles.repeated(counts[distribution.part][table], values)
-            frames[frame] = pd.DataFrame({"value": column})
-        else:
-            frames[frame] = rows[distribution.part][table]
-        if frames[frame].empty:
-            continue
-        limits: Limits = getattr(getattr(config, distribution.reference), distribution.measure)
-        jobs.append((distribution, limits))
-        items += [distribution.limited(frame, limit) for limit in (limits.warn, limits.stop)]
-    outcomes = run(frames, items)
-    results = []
-    for (distribution, limits), warn, stop in zip(jobs, outcomes[::2], outcomes[1::2], strict=True):
-        level = "met" if warn["success"] else "warned"
-        results.append(
-            DriftResult(
-                of=distribution.item["meta"]["what"],
-                part=distribution.part,
-                reference=distribution.reference,
-                name=distribution.name,
-                measure=distribution.measure,
-                value=distribution.value(stop["result"]["observed_value"]),
+    references = (
+        ("accepted", "", accepted),
+        ("evaluation", "", _evaluated(suite(profile))),
+        ("evaluation", *evaluated),
+    )
+    for reference, name, items in references:
+        for item in items:
+            meta, column = item["meta"], item["kwargs"]["column"]
+            part, table = meta["part"], meta["table"]
+            if part not in rows:
+                continue
+            values = counts[part][table] if table in profiles.NAMES else rows[part][table][column]
+            if not len(values):
+                continue
+            measure = DIVERGENCE if item["type"] == EXPECTATIONS[DIVERGENCE] else SHIFT
+            limits: Limits = getattr(getattr(config, reference), measure)
+            value = round(distance(item["kwargs"], values), 6)
+            yield DriftResult(
+                of=meta["what"],
+                part=part,
+                reference=reference,
+                name=name,
+                measure=measure,
+                value=value,
                 warn=limits.warn,
                 stop=limits.stop,
-                level=level if stop["success"] else "stopped",
+                level=limits.level(value),
             )
-        )
-    return results
+
+
+def distance(kwargs: Mapping[str, Any], values: "pd.Series[Any] | Counter[str]") -> float:
+    """How far numbers, or counted words, are from what an expectation holds."""
+    if (ranges := kwargs.get("quantile_ranges")) is not None:
+        observed = pd.Series(values).quantile(ranges["quantiles"], interpolation="nearest")
+        return shift(observed.to_numpy(), np.array(ranges["value_ranges"], float)[:, 0])
+    partition = kwargs["partition_object"]
+    weights = list(partition["weights"])
+    if isinstance(values, pd.Series):
+        return divergence(np.histogram(values, partition["bins"])[0], weights)
+    counted = [values[name] for name in partition["values"] if name != profiles.OTHER]
+    rest = values.total() - sum(counted)
+    if len(counted) < len(weights) or rest:
+        counted.append(rest)
+    return divergence(counted, [*weights, *[0.0] * (len(counted) - len(weights))])
+
+
+def divergence(observed: ArrayLike, reference: ArrayLike) -> float:
+    """Kullback-Leibler divergence of counts from a reference's, in nats.
+
+    Bins that are empty in the reference share a weight of 1e-4.
+    """
+    from scipy.stats import entropy
+
+    weights = np.array(reference, float)
+    empty = weights == 0
+    weights *= (1 - _HELD_OUT) / weights.sum()
+    weights[empty] = _HELD_OUT / max(1, empty.sum())
+    return float(entropy(observed, weights))
+
+
+def shift(observed: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Farthest that a quantile has moved, as a share of what lies between the first and the last
+    of the reference, or of its middle one where these are equal."""
+    extent = reference[-1] - reference[0] or abs(reference[len(reference) // 2]) or 1.0
+    return float(np.abs(observed - reference).max() / extent)

@@ -5,7 +5,7 @@ have equal profiles, in whatever order.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,12 +140,3 @@ def _listed(counts: Counter[str], limit: int) -> dict[str, Any]:
         "values": [*(name for name, _ in most_frequent), *([OTHER] if rest else [])],
         "counts": [*(count for _, count in most_frequent), *([rest] if rest else [])],
     }
-
-
-def repeated(counts: Counter[str], values: Sequence[str]) -> "pd.Series[Any]":
-    """A column in which each of ``values`` stands as often as it is counted, and :data:`OTHER` as
-    often as anything that is not among them."""
-    sizes = {name: counts[name] for name in values if name != OTHER and counts[name]}
-    sizes |= {OTHER: rest} if (rest := counts.total() - sum(sizes.values())) else {}
-    codes = np.repeat(np.arange(len(sizes), dtype=np.int16), list(sizes.values()))
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(sizes))))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,6 @@ class Check:
         key = f" (validate.{self.threshold})" if self.threshold else ""
         return f"{self.what} ({self.place()}): {self.sentence()}{key}"
 
-    def rows(self) -> list[list[Any]]:
-        """The values of the offending rows."""
-        return [list(row.values()) for row in self.sample]
-
 
 def of_dataset(name: str) -> str:
     """What follows "the evaluation splits" where they are another data set's."""
@@ -73,18 +69,17 @@ class DriftResult:
     """The data set whose evaluation splits these are; "" for its own."""
     measure: str
     """``divergence`` (nats) or ``shift`` (share of the reference's range)."""
-    value: float | None
-    """How far; None where it is beyond all bounds."""
+    value: float
+    """How far."""
     warn: float | None
     stop: float | None
     level: str
-    """``met``, ``warned`` or ``stopped``, as Great Expectations has it."""
+    """``met``, ``warned`` or ``stopped``."""
 
     def reason(self) -> str:
         """All of it: what moved, how far, from what, and the key that sets the limit."""
         word = "stop" if self.level == "stopped" else "warn"
         limit = self.stop if word == "stop" else self.warn
-        far = "without bound" if self.value is None else f"{self.value:.3g}"
         unit = " nats" if self.measure == "divergence" else " of its range"
         whose = {
             "accepted": f"that of the accepted profile ({self.part} rows)",
@@ -92,7 +87,8 @@ class DriftResult:
         }[self.reference]
         allowed = f", at most {limit:g} is allowed" if limit is not None else ""
         key = f"validate.drift.{self.reference}.{self.measure}.{word}"
-        return f"{self.of}: {self.measure} of {far}{unit} from {whose}{allowed} ({key})"
+        far = f"{self.measure} of {self.value:.3g}{unit}"
+        return f"{self.of}: {far} from {whose}{allowed} ({key})"
 
 
 @dataclass(frozen=True)
@@ -137,40 +133,3 @@ class Result:
 
 class NotFit(ValueError):
     """A data set failed its validation; the text names what failed and where to read more."""
-
-
-class Drifted(NamedTuple):
-    """A distribution against a reference, both measures in words, "" where one is not taken."""
-
-    of: str
-    part: str
-    reference: str
-    name: str
-    divergence: str
-    shift: str
-    level: str
-    """The worse of both."""
-
-
-def drifted(result: Mapping[str, Any]) -> tuple[Drifted, ...]:
-    """How far each distribution moved, from the JSON of a validation's result."""
-    rows: dict[tuple[str, str, str, str], dict[str, Mapping[str, Any]]] = {}
-    for moved in result.get("moved", ()):
-        key = moved["of"], moved["part"], moved["reference"], moved["name"]
-        rows.setdefault(key, {})[moved["measure"]] = moved
-
-    def format_distance(moved: Mapping[str, Any] | None, unit: str) -> str:
-        if moved is None:
-            return ""
-        return "without bound" if moved["value"] is None else f"{moved['value']:.3f}{unit}"
-
-    levels = ("met", "warned", "stopped")
-    return tuple(
-        Drifted(
-            *key,
-            format_distance(measures.get("divergence"), " nats"),
-            format_distance(measures.get("shift"), " of its range"),
-            max((moved["level"] for moved in measures.values()), key=levels.index),
-        )
-        for key, measures in rows.items()
-    )

@@ -1,10 +1,17 @@
 """The suites, JSON in ``albef/validation/suite_files``: one for all data sets, one for each kind.
 
-Their parameters are the fields of :class:`ValidateConfig`.
+Great Expectations runs them; it is imported only here and when it is needed. An item of a suite is
+``{"type", "kwargs", "meta"}``, where ``meta["table"]`` names the table that it looks at. Values of
+``kwargs`` may be its parameters, which are the fields of :class:`ValidateConfig`:
+``{"$PARAMETER": "1 - max_empty_captions"}``.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,12 +19,12 @@ import pandas as pd
 
 from albef.validation.annotations import KINDS
 from albef.validation.config import ValidateConfig
-from albef.validation.expectations import SAMPLE, Item, run
-from albef.validation.result import Check
+from albef.validation.result import Check, NotFit
 from albef.validation.tables import Tables
 
 COMMON = "image_text"
 """The suite of every data set."""
+_SAMPLE = 10  # offending rows that are named
 
 
 def read_suite(name: str) -> list[dict[str, Any]]:
@@ -27,48 +34,85 @@ def read_suite(name: str) -> list[dict[str, Any]]:
     return expectations
 
 
-def parameters(config: ValidateConfig) -> dict[str, Any]:
-    """What the parameters of the suites stand for."""
-    return config.model_dump(exclude={"drift"})
-
-
-def expectations_of(tables: Tables) -> tuple[dict[str, pd.DataFrame], list[Item]]:
-    """The expectations of a data set: those of all, and of each kind over its own records.
-
-    Returns:
-        Tables by name, and the items that name them; ``meta["suite"]`` says whose an item is.
-    """
-    named: dict[str, pd.DataFrame] = {}
-    items: list[Item] = []
-    present = set(tables["records"]["kind"])
-    for name in (COMMON, *(kind for kind in KINDS if kind in present)):
-        for item in read_suite(name):
-            table = item["meta"]["table"]
-            if (frame := f"{name}.{table}") not in named:
-                rows = tables[table]["kind"] == name
-                named[frame] = (
-                    tables[table] if name == COMMON else tables[table][rows].reset_index(drop=True)
-                )
-            items.append({**item, "meta": {**item["meta"], "table": frame, "suite": name}})
-    return named, items
-
-
 def check_suites(tables: Tables, config: ValidateConfig) -> tuple[Check, ...]:
-    """Hold a data set against its suites; their expectations in order.
+    """Hold a data set against the suite of all, and those of its kinds over their own records;
+    their expectations in order.
 
     Raises:
         NotFit: an expectation that cannot be computed.
     """
-    named, items = expectations_of(tables)
-    outcomes = run(named, items, parameters(config))
-    return tuple(_check(outcome, named) for outcome in outcomes)
+    checks: list[Check] = []
+    kinds = set(tables["records"]["kind"])
+    with _context() as context:
+        for suite in (COMMON, *(kind for kind in KINDS if kind in kinds)):
+            items = read_suite(suite)
+            found: dict[str, Check] = {}
+            for table in {item["meta"]["table"] for item in items}:
+                own = [item for item in items if item["meta"]["table"] == table]
+                rows = tables[table]
+                if suite != COMMON:
+                    rows = rows[rows["kind"] == suite].reset_index(drop=True)
+                for outcome in _run(context, f"{suite}.{table}", own, rows, config):
+                    check = _check(suite, table, outcome, rows)
+                    found[check.what] = check
+            checks += [found[item["meta"]["what"]] for item in items]
+    return tuple(checks)
 
 
-def _check(outcome: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Check:
+def _run(
+    context: Any,
+    name: str,
+    items: Sequence[Mapping[str, Any]],
+    rows: pd.DataFrame,
+    config: ValidateConfig,
+) -> list[dict[str, Any]]:
+    """What came of expectations of one table, in whatever order."""
+    import great_expectations as gx
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    expectations = [ExpectationConfiguration(**item).to_domain_obj() for item in items]
+    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+    batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": rows})
+    keyed = {"unexpected_index_column_names": ["key"]} if "key" in rows else {}
+    outcomes: list[dict[str, Any]] = batch.validate(
+        gx.ExpectationSuite(name=name, expectations=expectations),
+        expectation_parameters=config.model_dump(exclude={"drift"}),
+        result_format={
+            "result_format": "SUMMARY", "partial_unexpected_count": _SAMPLE, **keyed
+        },
+    ).to_json_dict()["results"]  # fmt: skip
+    for outcome in outcomes:
+        if not outcome["result"]:
+            expected = outcome["expectation_config"]["type"]
+            raise NotFit(f"{expected} of {name} cannot be computed: {outcome['exception_info']}")
+    return outcomes
+
+
+@contextlib.contextmanager
+def _context() -> Iterator[Any]:
+    """Great Expectations, which reports nothing home and keeps the terminal clear."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of its own dependencies
+            import great_expectations as gx
+            from great_expectations.data_context.types.base import ProgressBarsConfig
+
+            context: Any = gx.get_context(mode="ephemeral")
+            context.variables.progress_bars = ProgressBarsConfig(
+                globally=False, metric_calculations=False
+            )
+            yield context
+    finally:
+        logging.disable(disabled)
+
+
+def _check(suite: str, table: str, outcome: Mapping[str, Any], rows: pd.DataFrame) -> Check:
     result, expected = outcome["result"], outcome["expectation_config"]
     kwargs, meta = expected["kwargs"], expected["meta"]
-    frame, column = tables[meta["table"]], kwargs.get("column")
-    table = meta["table"].removeprefix(meta["suite"] + ".")
+    column = kwargs.get("column")
     bounds = [
         f"at {word} {kwargs[name]:g}"
         for word, name in (("least", "min_value"), ("most", "max_value"))
@@ -79,13 +123,13 @@ def _check(outcome: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Ch
         expectation=expected["type"],
         column=f"{table}.{column}" if column else table,
         passed=bool(outcome["success"]),
-        counted=int(result.get("element_count", len(frame))) - int(result.get("missing_count", 0)),
+        counted=int(result.get("element_count", len(rows))) - int(result.get("missing_count", 0)),
         failed=int(result.get("unexpected_count", not outcome["success"])),
         allowed=round(1 - kwargs.get("mostly", 1.0), 12),
         bound=" and ".join(bounds),
         threshold=meta.get("threshold", ""),
-        sample=_sample(result, frame, column) if column else (),
-        suite=meta["suite"],
+        sample=_sample(result, rows, column) if column else (),
+        suite=suite,
     )
 
 
@@ -100,5 +144,5 @@ def _sample(
     candidates = frame[frame["key"].isin(unexpected["key"])]
     offending = candidates.merge(unexpected[names].drop_duplicates(), on=names)
     columns = ["key", "split", *(name for name in ("caption", column) if name in frame)]
-    rows = offending[list(dict.fromkeys(columns))][:SAMPLE]
+    rows = offending[list(dict.fromkeys(columns))][:_SAMPLE]
     return tuple(json.loads(rows.to_json(orient="records")))

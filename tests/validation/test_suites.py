@@ -192,12 +192,12 @@ def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
     folder = reindexed(one_changed(tmp_path), [])
     described = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(described | {"splits": {}}))
-    result, own = check(folder)
+    result, _ = check(folder)
     assert [one.reason() for one in failed(result)] == [
         "there are records (expect_table_row_count_to_be_between of records at least 1): "
         "there are 0"
     ]
-    assert "refused" in render_page(result, own)
+    assert "refused" in render_page(result)
 
 
 def pair(first: int, second: int, size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
@@ -232,15 +232,15 @@ def test_the_result_is_the_same_every_time(tmp_path: Path) -> None:
     assert first == second
     texts = [json.dumps([one[0].to_json(), one[1]], sort_keys=True) for one in (first, second)]
     assert texts[0] == texts[1]
-    assert str(tmp_path) not in texts[0] + render_page(*first)
-    assert render_page(*first) == render_page(*second)
+    assert str(tmp_path) not in texts[0] + render_page(first[0])
+    assert render_page(first[0]) == render_page(second[0])
 
 
 def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
     def long(record: Record) -> Record:
         return dataclasses.replace(record, captions=("<script>" + " b" * 20,))
 
-    text = render_page(*check(one_changed(tmp_path, long)))
+    text = render_page(check(one_changed(tmp_path, long))[0])
     assert "refused" in text
     assert "1 of 21 expectations are not met" in text
     assert "Not met: captions are not too long" in text
@@ -251,13 +251,11 @@ def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_good_data_set(good: tuple[Result, dict[str, Any]]) -> None:
-    text = render_page(*good)
+    text = render_page(good[0])
     assert "Data set toy: fit to train on" in text
     assert "not met" not in text
     assert "<h3>Every data set</h3>" in text
     assert "<h3>Captions</h3>" in text
-    assert text.count('<svg class="bars"') == 10
-    assert "train, 16 records" in text
 
 
 @pytest.mark.parametrize(
@@ -294,6 +292,6 @@ def test_a_data_set_that_lacks_something_altogether_is_judged_all_the_same(
     tmp_path: Path, changed: dict[str, Any], what: list[str]
 ) -> None:
     folder = written(tmp_path / "toy", [record(i, **changed) for i in range(3)])
-    result, own = check(folder, max_duplicate_images=1.0)
+    result, _ = check(folder, max_duplicate_images=1.0)
     assert [one.what for one in failed(result)] == what
-    assert "Profile" in render_page(result, own)
+    assert "Data set toy" in render_page(result)
