@@ -225,8 +225,8 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
         if len(sides) < 2:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)
-        names = {name for curves, _ in sides for name in curves} if not same else set()
-        curve_names = sorted(names, key=_curve_order)
+        drawn = set() if same else {name for curves, _ in sides for name in curves}
+        curve_names = sorted(drawn, key=_curve_order)
         judged = next((name for name in curve_names if name.startswith("val/")), "")
         charts = {
             name: _chart(name, [replace(look, points=c[name]) for c, look in sides if c.get(name)])
