@@ -48,7 +48,7 @@ test: setup-tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-tests
-	$(BIN)/python -m pytest -m slow
+	ALBEF_FUZZ=200 $(BIN)/python -m pytest -m 'slow or hypothesis'
 
 test-chaos: setup-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m chaos tests/chaos

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import albef
@@ -38,8 +38,12 @@ CAPTIONS = (
 )
 """What the tiny tokenizer was trained on."""
 
-settings.register_profile("no deadline", deadline=None)  # a test depends on no machine's speed
-settings.load_profile("no deadline")
+EXAMPLES = int(os.environ.get("ALBEF_FUZZ", "50"))
+"""Of each property that does not say how many; `make test-slow` tries more."""
+settings.register_profile(  # a test depends on no machine's speed
+    "albef", max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("albef")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     torch.set_num_threads(max(1, share))

@@ -88,7 +88,7 @@ def test_webdataset_reads_them(tmp_path: Path) -> None:
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(texts, st.sampled_from(["train", "test"])), min_size=1, max_size=12))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[list[str], str]]

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.data.refusal import Reason
@@ -134,7 +134,6 @@ def test_tars_that_were_joined(tmp_path: Path) -> None:
     assert len(names(read(tmp_path, tar() + tar()))) == 12
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_damage_is_too_odd(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -151,7 +150,6 @@ def test_no_damage_is_too_odd(
         item.name.encode()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=3000))
 def test_no_bytes_are_too_odd(tmp_path_factory: pytest.TempPathFactory, held: bytes) -> None:
     read(tmp_path_factory.mktemp("any"), held)

@@ -19,7 +19,7 @@ def test_mcnemar_counts_what_is_as_uneven_or_more(gained: int, lost: int, p: flo
     assert mcnemar(gained, lost) == pytest.approx(p)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(differences)
 def test_an_interval_turns_round_with_its_differences_and_holds_none_beyond_them(
     values: list[float],
@@ -31,7 +31,7 @@ def test_an_interval_turns_round_with_its_differences_and_holds_none_beyond_them
     assert min(values) <= found.low <= found.high <= max(values)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(differences, st.integers(2, 5))
 def test_asking_the_same_of_a_picture_again_proves_nothing_more(
     values: list[float], times: int

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.data.record import Record
@@ -22,7 +22,6 @@ words = st.integers(0, 2**64 - 1)
 flips = st.lists(st.integers(0, 63), max_size=9)
 
 
-@settings(max_examples=60)
 @given(st.lists(st.tuples(words, st.lists(flips, max_size=3)), max_size=12), st.integers(0, 8))
 def test_all_pairs_within_the_distance_are_found(
     seeds: list[tuple[int, list[list[int]]]], distance: int
@@ -117,7 +116,6 @@ LOOKS = st.builds(
 SEEN = st.lists(st.tuples(LOOKS, st.integers(0, 6), st.integers(0, 4)), max_size=14)
 
 
-@settings(max_examples=60)
 @given(SEEN, st.integers(0, 4))
 def test_groups_are_those_of_comparing_all_with_all(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int]], distance: int
@@ -150,7 +148,6 @@ def test_groups_are_those_of_comparing_all_with_all(
     assert found == sorted(expected.values())
 
 
-@settings(max_examples=60)
 @given(SEEN, SEEN, st.integers(0, 4))
 def test_contamination_is_that_of_comparing_all_with_all(
     tmp_path_factory: pytest.TempPathFactory,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.data.image_decoding import decode
@@ -96,7 +96,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("whole") / "toy")
 
 
-@settings(max_examples=60, deadline=None)
 @given(at=st.integers(0, 4000), bits=st.integers(1, 255), cut=st.booleans())
 def test_no_damage_of_a_shard_is_anything_but_told(
     whole: Path, at: int, bits: int, cut: bool

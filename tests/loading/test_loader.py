@@ -50,7 +50,7 @@ def equal(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     micro=st.integers(1, 3),
     per_rank=st.integers(1, 2),
@@ -82,7 +82,7 @@ def test_any_start_and_number_of_processes_give_the_same_micro_batches(
     assert seeds == {together[-1].draw_seed(number) for number in range(50)}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pooled=st.integers(1, 6), seed=st.integers(0, 2**40))
 def test_pooled_batches_have_less_padding_and_every_record_once(
     tmp_path_factory: pytest.TempPathFactory, pooled: int, seed: int

@@ -47,7 +47,7 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     return {"id": torch.tensor([record.image_id for record in records])}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     window=st.integers(1, 12),
     seed=st.integers(0, 2**40),
@@ -79,7 +79,7 @@ def test_every_record_once_for_any_number_of_processes(
     assert steps(0, 1, start) == alone[start:]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(window=st.integers(1, 12), seed=st.integers(0, 2**40))
 def test_a_window_is_left_before_the_next_one_begins(folder: Path, window: int, seed: int) -> None:
     split = shards(folder)
@@ -174,7 +174,6 @@ def ids(shards: Shards, weights: dict[str, float] | None, epochs: int, seed: int
     return [m["id"].item() for (m,) in loader.batches(0, epochs * loader.steps_per_epoch)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     weight=st.floats(0, 6), epochs=st.integers(1, 8), seed=st.integers(0, 2**40),
     size=st.integers(1, 20),

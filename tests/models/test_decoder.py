@@ -1,7 +1,7 @@
 """Answers as a tree against answers one by one."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.models.decoder import log_likelihood, log_likelihoods, rank
@@ -14,7 +14,6 @@ ANSWERS = st.lists(st.lists(st.integers(6, 8), min_size=1, max_size=4), min_size
 START, END = 2, 3
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(ANSWERS, min_size=1, max_size=3))
 @torch.no_grad()
 def test_likelihoods_in_a_tree_are_those_of_each_answer(asked: list[list[list[int]]]) -> None:

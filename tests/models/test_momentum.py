@@ -1,7 +1,7 @@
 """The twin and the queue."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,7 +27,6 @@ def test_the_twins_dropout_is_never_on() -> None:
 
 
 @given(size=st.integers(1, 7), batches=st.lists(st.integers(1, 9), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
 def test_the_queue_holds_the_newest_pairs_whatever_the_batch(size: int, batches: list[int]) -> None:
     queue = FeatureQueue(size, 3)
     seen: list[int] = []

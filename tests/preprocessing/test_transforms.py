@@ -113,7 +113,7 @@ def test_training_unpacks_a_jpeg_no_larger_than_it_needs(monkeypatch: pytest.Mon
     assert unpacked == [(480, 640)]  # of a small box all pixels are needed
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(40, 200), st.integers(40, 200), st.integers(8, 60), st.integers(0, 2**32))
 def test_a_crop_of_a_smaller_jpeg_shows_the_same_part(
     width: int, height: int, side: int, seed: int
@@ -158,7 +158,7 @@ def test_a_picture_of_the_right_size_is_not_resized() -> None:
     np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture)), transforms.normalised(picture))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(0, 10), st.booleans())
 def test_a_generator_in_the_same_state_gives_the_same_picture(
     seed: int, magnitude: int, flip: bool
@@ -180,7 +180,6 @@ def test_half_of_the_pictures_are_flipped_when_allowed() -> None:
     assert 70 < kinds.count(1) < 130
 
 
-@settings(max_examples=200)
 @given(
     st.integers(1, 400),
     st.integers(1, 400),
@@ -295,7 +294,6 @@ def test_a_damaged_picture_is_named(image: bytes) -> None:
         Evaluate(SIDE)(image, "row-7")
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_any_damage_is_an_image_error_or_a_picture(place: int, value: int) -> None:
     image = bytearray(encoded(gradient(20, 20), "JPEG" if value % 2 else "PNG"))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -28,7 +28,6 @@ def trial(number: int, lr: float, value: float | None, **attrs: Any) -> FrozenTr
     return made
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=9), st.data())
 def test_the_best_trial_wins_and_the_start_wins_a_tie(
     values: list[float], data: st.DataObject

@@ -158,6 +158,7 @@ def test_typing_finds_pictures(page: Page) -> None:
     assert all(widths)
 
 
+@pytest.mark.slow
 def test_a_server_without_pictures_takes_some(
     browser: Browser, retrieval: Running, pictures: list[bytes]
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_server_without_pictures_takes_some(
     retrieval.client.delete("/v1/indexes/pictures")
 
 
+@pytest.mark.slow
 def test_search_needs_no_mouse(page: Page) -> None:
     show(page, "ask")
     page.keyboard.press("/")
@@ -204,6 +206,7 @@ def test_search_needs_no_mouse(page: Page) -> None:
     expect(page.locator("#search .told").first).to_contain_text("The 5 pictures")
 
 
+@pytest.mark.slow
 def test_a_picture_that_was_found_can_be_asked_about(page: Page) -> None:
     show(page, "search")
     page.locator(".tile").first.click()
@@ -217,6 +220,7 @@ def test_a_picture_that_was_found_can_be_asked_about(page: Page) -> None:
     assert CREDIT.search(place.locator(".card").inner_text())
 
 
+@pytest.mark.slow
 def test_ask_gives_answers(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "ask")
     say(place, EVIL)
@@ -237,6 +241,7 @@ def test_ask_gives_answers(page: Page, pictures: list[bytes]) -> None:
     expect(place.locator(".told")).to_contain_text("%")  # heard, not seen twice
 
 
+@pytest.mark.slow
 def test_ground_draws_a_map(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "ground")
     give(place, pictures[5])
@@ -292,6 +297,7 @@ def test_ground_draws_a_map(page: Page, pictures: list[bytes]) -> None:
     expect(place.locator(".map")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_compare_gives_a_verdict(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "compare")
     give(place, pictures[0], 0)
@@ -304,6 +310,7 @@ def test_compare_gives_a_verdict(page: Page, pictures: list[bytes]) -> None:
     expect(place.locator(".card canvas")).to_have_count(2)
 
 
+@pytest.mark.slow
 def test_match_ranks_texts(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "match")
     say(place, "a dog")
@@ -321,6 +328,7 @@ def test_match_ranks_texts(page: Page, pictures: list[bytes]) -> None:
     expect(place.locator(".bars li")).to_have_count(2)
 
 
+@pytest.mark.slow
 def test_classes_share_a_picture(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "classify")
     give(place, pictures[2])
@@ -337,6 +345,7 @@ def test_classes_share_a_picture(page: Page, pictures: list[bytes]) -> None:
     expect(place.get_by_role("alert")).to_contain_text("stands in it once")
 
 
+@pytest.mark.slow
 def test_dropped_pictures_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "search")
     expect(place.locator(".tile img[src]")).to_have_count(5)
@@ -390,6 +399,7 @@ def test_errors_are_sentences_and_a_busy_server_is_asked_again_when_it_says(
     expect(alert).to_contain_text("The server cannot be reached.")
 
 
+@pytest.mark.slow
 def test_an_outdated_search_is_given_up(page: Page) -> None:
     place = show(page, "search")
     expect(place.locator(".tile img[src]")).to_have_count(5)
@@ -406,6 +416,7 @@ def test_an_outdated_search_is_given_up(page: Page) -> None:
     expect(place.get_by_role("alert").first).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_photo_is_turned_as_it_says(page: Page) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

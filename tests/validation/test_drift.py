@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.config import ParamsError, validate
@@ -260,7 +260,7 @@ def tables(values: Sequence[int]) -> dict[str, dict[str, pd.DataFrame]]:
     return {"train": {"captions": frame, "records": frame, "images": images}}
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(
     st.lists(st.integers(0, 300), min_size=1, max_size=40),
     st.lists(st.integers(0, 300), min_size=1, max_size=40),

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.validation.tables import OTHER, SCRIPTS, scripts
@@ -30,7 +30,6 @@ def test_a_text_is_in_the_script_of_most_of_its_letters(text: str, script: str |
     assert scripts(pa.array([text])).to_pylist() == [script]
 
 
-@settings(max_examples=40)
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_each_text_is_judged_by_itself(texts: list[str]) -> None:
     together = scripts(pa.array(texts, pa.string())).to_pylist()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.config import ParamsError
@@ -76,7 +76,6 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
 CELLS = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=150)
 @given(st.lists(st.tuples(CELLS, CELLS).filter(lambda row: row[0].count("\n") < 9), max_size=8))
 def test_what_csv_writes_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
@@ -87,7 +86,6 @@ def test_what_csv_writes_is_read(
     assert [fields for _, fields in found] == rows
 
 
-@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([b'"', b'1,"', b'",2', b"1,2", b'""'])))
 def test_no_rows_are_too_odd_and_none_is_lost(
     tmp_path_factory: pytest.TempPathFactory, rows: list[bytes]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.report.sections import counts
@@ -34,7 +34,6 @@ def test_the_last_bin_holds_the_tail() -> None:
     assert sum(bins) == 1000
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=60))
 def test_every_value_is_in_a_bin(values: list[float]) -> None:
     edges, bins = binned(np.array(values))
