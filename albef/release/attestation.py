@@ -1,14 +1,12 @@
-"""What a release says of itself, and signatures over it: OpenSSF model signing with local keys.
+"""The files of a release, and signatures over them: OpenSSF model signing with local keys.
 
-A release is a folder of small files beside the export's: the model card, its figures, the
-statement of the lineage, a list of the software. One signature is over every file of the export,
-one over every file of the release; both are Sigstore bundles, which ``model_signing verify key``
-reads too.
+A release is a folder of small files beside the export: the model card, its figures, the lineage as
+an in-toto statement, a list of the software. One signature is over every file of the export, one
+over every file of the release. Both are Sigstore bundles, which ``model_signing verify key`` reads.
 """
 
-import ast
+import base64
 import json
-import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -28,12 +26,10 @@ SIGNED, SEAL = "export.sig", "release.sig"
 """Signatures over the export, and over the release with that one in it."""
 _DISTRIBUTION = "albef-pipeline"
 _NEEDS = "signatures need model-signing: `pip install '.[signing]'`"
-_DIFFERS = re.compile(r"Hash mismatch for '(.+?)': Expected|(Extra|Missing) files .*?': (.+)")
-"""How model signing names files that are not as they were signed."""
 
 
 class Unverified(ValueError):
-    """Something that is not what was signed; its text is the sentence to show."""
+    """Something that is not what was signed."""
 
     exit_code = 1
 
@@ -78,13 +74,10 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
     config.set_hashing_config(_hashing_config(folder, signature))
     try:
         config.verify(folder, signature)
-    except (InvalidSignature, ValueError) as error:
-        if names := ", ".join(_differences(str(error))):
+    except (InvalidSignature, ValueError, KeyError, AttributeError):
+        if names := ", ".join(_differences(folder, signature)):
             raise Unverified(f"{folder} is not as it was signed: {names}") from None
-        reason = "is not by the owner of" if "Key mismatch" in f"{error}" else "does not fit"
-        raise Unverified(f"the signature {signature} {reason} {key}") from None
-    except (KeyError, AttributeError) as error:
-        raise Unverified(f"the signature {signature} is damaged: no {error}") from None
+        raise Unverified(f"the signature {signature} is not by the owner of {key}") from None
 
 
 def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
@@ -106,17 +99,10 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
     """Return the chain of an export as an in-toto statement with SLSA's provenance, version 1.
 
     It depends on the folder's content and the arguments alone; no level of SLSA is claimed.
-    Digests in it that are not of a file are those of what they name, as of a dataset.
-
-    Args:
-        version: under which it is released.
-        commit: of the code, the values and dvc.lock.
     """
     chain = Lineage().export(export)
-    subject = {
-        MANIFEST: chain.digest,
-        **dict(sorted(read_json(export / MANIFEST)["files"].items())),
-    }
+    files = read_json(export / MANIFEST)["files"]
+    subject = {MANIFEST: chain.digest, **dict(sorted(files.items()))}
     dependencies = {
         (step.what, step.name, step.digest): {
             "name": f"{step.what} {step.name}",
@@ -143,24 +129,12 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
 
 
 def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
-    """The software that serves an export (``required``) and that made it, in CycloneDX 1.6.
-
-    It is read from the distributions that are installed, so what is not needed here is not in it.
-    """
-    required = _closure("serving", "cpu", "gpu")
-    included = _closure("serving", "cpu", "gpu", "pipeline")
+    """Return the installed software that made and serves an export, in CycloneDX 1.6."""
     components = []
-    for name, package in sorted(included.items()):
+    for name, package in sorted(_closure("serving", "cpu", "gpu", "pipeline").items()):
         purl = f"pkg:pypi/{name}@{quote(package.version)}"
-        scope = "required" if name in required else "excluded"
-        component: dict[str, Any] = {
-            "type": "library",
-            "bom-ref": purl,
-            "purl": purl,
-            "scope": scope,
-            "name": name,
-            "version": package.version,
-        }
+        component: dict[str, Any] = {"type": "library", "bom-ref": purl, "purl": purl}
+        component |= {"name": name, "version": package.version}
         if "License-Expression" in package.metadata:
             component["licenses"] = [{"expression": package.metadata["License-Expression"]}]
         components.append(component)
@@ -181,33 +155,41 @@ def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
 
 
 def _closure(*extras: str) -> dict[str, metadata.Distribution]:
-    """What is installed of all that the project with these extras requires, itself included."""
+    """Return all installed distributions that the project with these extras requires."""
     packages: dict[str, metadata.Distribution] = {}
     visited, pending = set(), [(_DISTRIBUTION, frozenset(extras))]
     while pending:
         name, enabled = pending.pop()
-        name = canonicalize_name(name)
-        if (name, enabled) in visited:
-            continue
-        visited.add((name, enabled))
         try:
-            packages[name] = metadata.distribution(name)
+            packages[canonicalize_name(name)] = package = metadata.distribution(name)
         except metadata.PackageNotFoundError:  # of another platform, or an extra that is not used
             continue
-        for requirement in map(Requirement, packages[name].requires or ()):
+        for requirement in map(Requirement, package.requires or ()):
             marker = requirement.marker
+            needed = (requirement.name, frozenset(requirement.extras))
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *enabled)):
-                pending.append((requirement.name, frozenset(requirement.extras)))
+                pending += [needed] if needed not in visited else []
+                visited.add(needed)
     return packages
 
 
-def _differences(error: str) -> Iterator[str]:
-    """How files differ, by what model signing says: a list of messages, as Python writes it."""
-    _, _, messages = error.partition("Signature mismatch: ")
-    for message in ast.literal_eval(messages or "[]"):
-        if match := _DIFFERS.match(message):
-            changed, status, others = match.groups()
-            yield f"{changed} (changed)" if changed else f"{others} ({status.lower()})"
+def _differences(folder: Path, signature: Path) -> Iterator[str]:
+    """Name the files that are not as a signature, which nobody need have verified, lists them."""
+    try:
+        payload = base64.b64decode(read_json(signature)["dsseEnvelope"]["payload"])
+        resources = json.loads(payload)["predicate"]["resources"]
+    except (ValueError, KeyError, TypeError):
+        raise Unverified(f"the signature {signature} is damaged") from None
+    signed = {resource["name"]: resource["digest"] for resource in resources}
+    hashed = _hashing_config(folder, signature).hash(folder).resource_descriptors()
+    local = {resource.identifier: resource.digest.digest_hex for resource in hashed}
+    for name in sorted(signed | local):
+        if name not in local:
+            yield f"{name} (missing)"
+        elif name not in signed:
+            yield f"{name} (extra)"
+        elif local[name] != signed[name]:
+            yield f"{name} (changed)"
 
 
 def _signer(key: Path) -> Any:

@@ -7,6 +7,7 @@ import os
 import random
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from dvc.utils.serialize import load_yaml
 
@@ -16,13 +17,12 @@ from albef.release.attestation import SBOM, Unverified, verify_release
 from albef.run_record import RunRecord, read
 from flows import graph, values
 from flows.experiments.clone import Clone
-from flows.experiments.revisions import files_at
 from flows.releases.release import stages_of
 from flows.results import numbers
 
 ANY = "any"
 TOLERANCE = 0.05
-"""By which figures may differ on another kind of machine, absolutely or as a share."""
+"""By how much figures may differ on another kind of machine, absolutely or as a share."""
 _WORK = Path(".dvc/tmp")
 
 
@@ -57,75 +57,65 @@ def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> 
         folder = Path(work) / "clone"
         clone = Clone(folder, commit, None)
         with contextlib.chdir(folder):
-            nodes, layout = graph.read(), values.layout()
+            nodes = graph.read()
             stages = stages_of(run, nodes)
             name = random.Random(draw).choice(stages) if replay == ANY else replay
             if name not in stages:
                 raise ParamsError(f"--replay: {run} was made by {', '.join(stages)}, not by {name}")
-            before, record = _outs(name), read(layout.record(name))
         print(f"{name} runs again, of what {commit[:12]} has", flush=True)
-        above = set(nodes[name].upstream)
+        needed = {name, *nodes[name].upstream}
         for view in (stage for stage in nodes[name].upstream if stage.startswith("curate@")):
-            above.update(nodes[view].upstream)  # whose pictures it shows
-        if above:
-            clone.dvc("pull", "--quiet", *sorted(above))
-        os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")  # nothing is gone on with
+            needed.update(nodes[view].upstream)  # whose pictures it shows
+        clone.dvc("pull", "--quiet", *sorted(needed))
+        with contextlib.chdir(folder):
+            before = read_made(name)
+        os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")  # do not resume
         clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
         with contextlib.chdir(folder):
-            after, now = _outs(name), read(layout.record(name))
-            changed = [path for path in before if after.get(path) != before[path]]
-            if not changed:
-                return f"{name} gives the same bytes: {', '.join(before)}"
-            if not (unlike := _unlike(record, now) if record and now else ""):
-                raise Unverified(
-                    f"{name} gives other bytes than were released, on the same kind of processor "
-                    f"and with the same libraries: {', '.join(changed)}"
-                )
-            return _within(name, commit, changed, unlike, tolerance)
+            return compare(name, before, read_made(name), tolerance)
 
 
-def _outs(name: str) -> dict[str, str]:
-    """DVC's hash of each product of a stage, as dvc.lock has it."""
+class Made(NamedTuple):
+    """What a stage made: DVC's hashes by path, its metrics and the last points of its curves; and
+    the machine and versions of libraries, from its run record."""
+
+    hashes: dict[str, str]
+    figures: dict[str, float]
+    environment: dict[str, str]
+
+
+def read_made(name: str) -> Made:
+    """Read what a stage of the project in the working folder made."""
     outs = load_yaml(graph.LOCK)["stages"][name]["outs"]
-    return {out["path"]: str(out.get("md5", out.get("hash"))) for out in outs}
+    hashes = {out["path"]: str(out.get("md5", out.get("hash"))) for out in outs}
+    figures = {}
+    for path in (file for out in map(Path, hashes) for file in (out, *out.rglob("*.tsv"))):
+        if path.suffix == ".json":
+            found = numbers(json.loads(path.read_text()))
+            figures |= {f"{path}: {figure}": value for figure, value in found.items()}
+        elif path.suffix == ".tsv":
+            figures[str(path)] = float(path.read_text().split()[-1])
+    record = read(values.layout().record(name)) or RunRecord()
+    return Made(hashes, figures, {"machine": record.machine, **record.versions})
 
 
-def _unlike(record: RunRecord, now: RunRecord) -> str:
-    """In what this machine differs from the one that made a product; "" if in nothing."""
-    if record.machine != now.machine:
-        return f"{now.machine}, not {record.machine}"
-    pairs = {name: (record.versions.get(name, ""), new) for name, new in now.versions.items()}
-    return ", ".join(f"{name} {new}, not {old}" for name, (old, new) in pairs.items() if old != new)
-
-
-def _figures(text: str) -> dict[str, float]:
-    """The numbers of a metrics file, or the last point of a curve."""
-    if text.startswith("{"):
-        return numbers(json.loads(text))
-    return {"the last point": float(text.split()[-1])}
-
-
-def _within(name: str, commit: str, changed: list[str], unlike: str, tolerance: float) -> str:
-    """How the figures of products with other bytes compare; a clone is the working folder.
+def compare(name: str, before: Made, after: Made, tolerance: float) -> str:
+    """Say how what a stage made compares with what it made before.
 
     Raises:
-        Unverified: one is outside of the tolerance, or there are none to compare.
+        Unverified: other bytes in the same environment, or other figures in another one.
     """
-    compared = 0
-    with files_at(commit) as files:
-        for path in (file for out in changed for file in files.find(out)):
-            is_metrics = path in changed and path.endswith(".json")
-            if not (is_metrics or path.endswith(".tsv")) or not Path(path).is_file():
-                continue
-            was = _figures(files.read_text(path))
-            for figure, value in _figures(Path(path).read_text()).items():
-                compared += 1
-                near = math.isclose(value, was.get(figure, math.nan), rel_tol=tolerance)
-                if not near and abs(value - was.get(figure, math.nan)) > tolerance:
-                    raise Unverified(f"{name}, {path}: {figure} is {value:g} after {was[figure]:g}")
-    if not compared:
-        raise Unverified(f"{name} gives other bytes ({', '.join(changed)}) and has no figures")
+    if after.hashes == before.hashes:
+        return f"{name} gives the same bytes: {', '.join(before.hashes)}"
+    if after.environment == before.environment:
+        raise Unverified(f"{name} gives other bytes on the same machine with the same libraries")
+    if not before.figures:
+        raise Unverified(f"{name} gives other bytes on another machine, and has no figures")
+    for figure, value in before.figures.items():
+        now = after.figures.get(figure, math.nan)
+        if not math.isclose(now, value, rel_tol=tolerance, abs_tol=tolerance):
+            raise Unverified(f"{name}, {figure} is {now:g} after {value:g}")
     return (
-        f"{name} gives other bytes on another kind of machine ({unlike}); its {compared} figures "
-        f"are the same within {tolerance:g}"
+        f"{name} gives other bytes on another machine or with other libraries; its "
+        f"{len(before.figures)} figures are the same within {tolerance:g}"
     )

@@ -65,10 +65,9 @@ def test_a_release_is_verified_wherever_it_lies(
     assert checkpoint["digest"]["sha256"] == manifest["provenance"]["checkpoint"]
     text = (release / SBOM).read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    scopes = {part["name"]: part["scope"] for part in json.loads(text)["components"]}
-    assert scopes["numpy"] == scopes["fastapi"] == "required"
-    assert scopes["torch"] == scopes["dvc"] == "excluded"
-    assert "pytest" not in scopes
+    packages = {part["name"] for part in json.loads(text)["components"]}
+    assert {"numpy", "fastapi", "torch", "dvc"} < packages
+    assert "pytest" not in packages
 
 
 def test_what_was_changed_is_refused_by_name(
@@ -95,8 +94,8 @@ def test_what_was_changed_is_refused_by_name(
     (export / "tokenizer.json").unlink()
     said = refused()
     assert said.endswith(
-        ": .gitignore, weights.data (extra), tokenizer.json (missing), "
-        "int8/text_encoder/1/model.onnx (changed)"
+        ": .gitignore (extra), int8/text_encoder/1/model.onnx (changed), tokenizer.json (missing), "
+        "weights.data (extra)"
     )
     restore()
     alter(export)  # folder and manifest fit each other
@@ -118,7 +117,7 @@ def test_what_was_changed_is_refused_by_name(
     with pytest.raises(Unverified, match=r"release\.sig is not by the owner of .*theirs\.pub"):
         verify_release(export, release, others)
     (release / SEAL).write_text("{}")
-    assert refused().startswith(f"the signature {release / SEAL} is damaged: no ")
+    assert refused() == f"the signature {release / SEAL} is damaged"
     (release / SEAL).unlink()
     assert refused() == f"{release / SEAL} is missing"
 
