@@ -1,11 +1,9 @@
 """The export of a run beside the released one: `albef release` starts it.
 
-``python -m pipelines.judge RUN OUT FACTS FETCHED RELEASED``: FACTS, what the registry knows, is
-JSON, FETCHED the folder of the export as others get it, and RELEASED that of the released one or
-"". What was found goes to OUT; it is no product.
+``python -m pipelines.judge FACTS OUT``: FACTS is a JSON file of what :func:`compare` is given, and
+OUT takes what was found; it is no product.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -35,15 +33,13 @@ from pipelines.stage import Stage, read_json, run_of, write_json
 log = logging.getLogger("albef")
 
 
-def compare(
-    stage: Stage, fetched: Path, released: Path | None, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Measure an export, beside the released one if there is one, and judge it.
 
     Args:
-        fetched: the export as others get it, of which a server is tried.
-        facts: what the registry knows: ``version``, ``stage``, the version that it ``replaces``,
-            ``provenance``, ``further`` metrics, and a sentence on the ``limits``.
+        facts: ``run``; the folders ``fetched``, of the export as others get it, and ``released``,
+            of the version that it ``replaces``, or None; ``version`` and ``stage``; a sentence on
+            the ``limits``; further ``provenance``.
 
     Returns:
         ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures``, the ``limits``
@@ -52,6 +48,7 @@ def compare(
     Raises:
         ValueError: the export is not there, or not of the model that was evaluated.
     """
+    stage = Stage("compare", facts["run"])
     gate = stage.section("release", ReleaseConfig)
     spec = stage.section(f"export.runs.{stage.key}", RunExport)
     folder = stage.layout.export(stage.key)
@@ -65,10 +62,10 @@ def compare(
     task = kind.restore(config, checkpoint)
     split = Shards(stage.layout.data(spec.dataset), spec.split)
     records = Part(split, 0, spec.examples)
-    previous, note = _previous(released, metadata.model.kind, facts)
+    previous, note = _previous(metadata.model.kind, facts)
     note = f"{note} {facts['limits']}".rstrip()
     log.info("a server of what others get is asked")
-    failures = list(probe(folder, fetched, records, stage.runtime.threads))
+    failures = list(probe(folder, Path(facts["fetched"]), records, stage.runtime.threads))
     log.info("measuring on %d records of %s in %s", len(records), spec.split, spec.dataset)
     behaviour = _prepare_behaviour(stage, config.dataset, kind)
     new, *others = measure([folder, *previous], task, records, stage.runtime.threads, behaviour)
@@ -88,27 +85,16 @@ def compare(
         chance=task.chance(new.table),
         machine=machine(),
     )
-    provenance = {
-        **facts["provenance"],
-        "manifest, SHA-256": manifest.digest(folder),
-        "checkpoint, SHA-256": checkpoint.digest,
-        **training_facts({k: v for k, v in metadata.provenance.items() if k != "checkpoint"}),
-        "test data, SHA-256": split.digest,
-        "ONNX opset": metadata.onnx.opset,
-        "ONNX Runtime": ort.__version__,
-    }
+    provenance = facts["provenance"] | _provenance(folder, split)
     card = model_card.read(stage.params, stage.layout, stage.key)
     assert card is not None  # its metrics, checkpoint and export have been read
-    page = model_card.render(
-        replace(
-            card,
-            version=facts["version"],
-            evaluation=evaluation,
-            datasets=used,
-            compared=Compared(note, [row[:6] for row in rows]),
-            further=facts["further"],
-            provenance=provenance,
-        )
+    card = replace(
+        card,
+        version=facts["version"],
+        evaluation=evaluation,
+        datasets=used,
+        compared=Compared(note, [row[:6] for row in rows]),
+        provenance=provenance,
     )
     return {
         "rows": [row[:6] for row in rows],
@@ -121,7 +107,21 @@ def compare(
         },
         "limits": gate.model_dump(),
         "provenance": provenance,
-        "card": page,
+        "card": model_card.render(card),
+    }
+
+
+def _provenance(folder: Path, split: Shards) -> dict[str, Any]:
+    """What the card says of the origin of an export and of its test data."""
+    metadata = manifest.read(folder)
+    origin = dict(metadata.provenance)
+    return {
+        "manifest, SHA-256": manifest.digest(folder),
+        "checkpoint, SHA-256": origin.pop("checkpoint"),
+        **training_facts(origin),
+        "test data, SHA-256": split.digest,
+        "ONNX opset": metadata.onnx.opset,
+        "ONNX Runtime": ort.__version__,
     }
 
 
@@ -133,11 +133,12 @@ def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Teste
     return None if tests is None else Tested(tests, records)
 
 
-def _previous(released: Path | None, kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
+def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
     """What the export is measured beside, and a sentence on it."""
     replaces = facts["replaces"]
-    if released is None:
+    if facts["released"] is None:
         return [], f"Nothing holds {facts['stage']} yet to be compared with."
+    released = Path(facts["released"])
     try:
         old_kind = manifest.read(released).model.kind
     except ExportError as error:  # of an older format: better seen by a human than never replaced
@@ -156,12 +157,10 @@ def _plain(measured: Measured) -> dict[str, Any]:
 
 def main() -> None:
     """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
-    run, out, facts, fetched, released = sys.argv[1:]
+    facts, out = map(Path, sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        released_path = Path(released) if released else None
-        comparison = compare(Stage("compare", run), Path(fetched), released_path, json.loads(facts))
-        write_json(Path(out), comparison)
+        write_json(out, compare(read_json(facts)))
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if str(error):
             print(f"albef release: {error}", file=sys.stderr)

@@ -97,7 +97,6 @@ class Card:
         provenance: facts by name.
         version: it is released as; "" where it is not.
         compared: beside the released one.
-        further: other metrics of the run: by what they test, by version, by name.
         calibration: how far its probabilities hold (:func:`albef.export.calibration.describe`);
             empty where it has none, or is not exported.
     """
@@ -114,7 +113,6 @@ class Card:
     provenance: Mapping[str, object]
     version: str = ""
     compared: Compared | None = None
-    further: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ from flows.releases.registry import DVC, Registry, annotate, check_names, path_a
 
 SIGNING_KEY = "ALBEF_SIGNING_KEY"
 """Variable that names the file of the private key."""
-Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Numbers by name, by version, by what they test."""
 
 
 class Refused(ValueError):
@@ -75,6 +74,37 @@ def _emit(event: str, run: str, **payload: Any) -> None:
         emit(event, f"release.{run}", run=run, **payload)
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An export that may be released.
+
+    Attributes:
+        holder: the version that holds the stage now, if any.
+        version: its number; a new one unless a version ``is_registered`` with exactly this export.
+        limits: a sentence on limits that are not those of ``holder``; "" if they are.
+    """
+
+    run: str
+    stage: str
+    layout: Layout
+    registry: Registry
+    holder: str | None
+    version: str
+    is_registered: bool
+    limits: str
+
+    @property
+    def export(self) -> Path:
+        """The folder that is released."""
+        return self.layout.export(self.run)
+
+    @property
+    def needed(self) -> list[Path]:
+        """The files that git must have."""
+        metrics = self.layout.metrics(self.run), self.layout.export_metrics(self.run)
+        return [PARAMS, DVC, graph.LOCK, *metrics]
+
+
 def release(
     run: str,
     stage: str,
@@ -85,90 +115,146 @@ def release(
     key: Path | None = None,
 ) -> None:
     """Compare, judge and, once approved, register; see :func:`main`."""
-    values.check(PARAMS)
-    layout = values.layout()
-    runs = list(read_yaml(PARAMS)["export"]["runs"])
-    if run not in runs:
-        raise ParamsError(f"there is no export {run}{did_you_mean(run, runs)}")
-    check_names(run, stage)
-    needed = [PARAMS, DVC, graph.LOCK, layout.metrics(run), layout.export_metrics(run)]
-    git.recover()
-    git.fetch()
-    registry = Registry(run)
-    export_hash, holder = registry.hash_here(), registry.holder(stage)
-    stale = [*stale_reasons(run), *(f"{p} is missing" for p in needed if not p.exists())]
-    reasons = [*stale, *git.uncommitted(needed), *git.unpushed()]
-    if export_hash:
-        reasons += registry.lacking(layout.export(run))
-    reasons += check_key(key, Path()) if key else ()
-    limits = ""
-    if holder and (changes := "; ".join(changed_limits(registry, holder))):
-        limits = f"The limits are not those of {holder}: {changes}."
-        if not accept_limits:
-            judge_by = "`--accept-limits` judges by the new ones"
-            reasons.append(f"{limits[0].lower()}{limits[1:-1]}; {judge_by}")
-    if reasons:  # before anything is measured
-        remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
-        raise Refused(run, reasons, remedy)
-    if holder and registry.hash_at(registry.versions[holder]) == export_hash:
-        if unpushed := " ".join(git.unpushed_tags(run)):
-            push = f"`git push {git.remote()} {unpushed}`"
-            raise Refused(run, [f"tags that are not pushed: {unpushed}; {push}"])
-        raise ParamsError(
-            f"{run} {holder} holds {stage} and is exactly this export; there is nothing to release"
-        )
-    registered = registry.same(export_hash)
-    version = registered or registry.next(bump)
-    further = _read_further(run, layout, registry, version, holder)
-    judgement = _judge(
-        run,
-        registry,
-        layout.export(run),
-        {
-            "version": version,
-            "stage": stage,
-            "replaces": holder,
-            "further": further,
-            "limits": limits,
-            "provenance": {
-                "git revision": git.git("rev-parse", "HEAD"),
-                "export in DVC": export_hash,
-            },
-        },
-    )
-    print(_format_comparison(judgement, further, holder, version))
+    candidate = _find(run, stage, bump)
+    _check_ready(candidate, accept_limits, key)
+    judgement = _judge(candidate)
+    header = ("", "precision", candidate.holder or "released", candidate.version, "change")
+    print(f"{results.table(judgement['rows'], (*header, 'allowed'))}\n\n{judgement['note']}")
     if judgement["reasons"]:
         raise Refused(run, judgement["reasons"])
     if dry:
         print(f"\n{judgement['card']}")
-    remote = git.remote()
-    pushed = f", pushed to {remote}" if remote else ""
-    if not approve:
-        new = f"the commit of its model card and the tag {run}@{version}"
-        print(
-            f"\nit would be released: {registered or new}, holding {stage}{pushed}; run again with "
-            "--approve"
-        )
+    if approve:
+        _publish(candidate, judgement, key)
         return
-    folder = registry.release_folder(version)
-    names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
-    new_files = [] if registered else [*(folder / name for name in names), DVC]
-    if changed := list(git.uncommitted(needed)):  # while it was measured
-        raise Refused(run, changed)
-    tags: list[str] = []
-    with git.transaction(run, new_files):
-        if not registered:
-            _commit(run, version, judgement, folder, new_files, layout, key)
-            tags.append(registry.register(version))
-        tags.append(Registry(run).assign(version, stage))
-    _emit("released", run, version=version, stage=stage, replaces=holder)
+    new = f"the commit of its model card and the tag {run}@{candidate.version}"
     print(
-        f"\nreleased: {', '.join(tags)}{pushed}\n"
-        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`, and load no other "
-        f"with `albef serve FOLDER --expect sha256:{digest(layout.export(run))}`; "
-        f"its model card is {folder / CARD}"
-        + ("" if registered or key else f"\nnot signed: {SIGNING_KEY} names no private key")
+        f"\nit would be released: {candidate.version if candidate.is_registered else new}, "
+        f"holding {stage}{_pushed()}; run again with --approve"
     )
+
+
+def _find(run: str, stage: str, bump: str) -> Candidate:
+    """Find the export of a run and what the registry knows of it."""
+    values.check(PARAMS)
+    runs = list(read_yaml(PARAMS)["export"]["runs"])
+    if run not in runs:
+        raise ParamsError(f"there is no export {run}{did_you_mean(run, runs)}")
+    check_names(run, stage)
+    git.recover()
+    git.fetch()
+    registry = Registry(run)
+    holder, export_hash, limits = registry.holder(stage), registry.hash_here(), ""
+    is_held = holder and registry.hash_at(registry.versions[holder]) == export_hash
+    registered = holder if is_held else registry.same(export_hash)
+    if holder and (changes := "; ".join(changed_limits(registry, holder))):
+        limits = f"The limits are not those of {holder}: {changes}."
+    version = registered or registry.next(bump)
+    layout = values.layout()
+    return Candidate(run, stage, layout, registry, holder, version, bool(registered), limits)
+
+
+def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) -> None:
+    """See that others get what is judged, before anything is measured.
+
+    Raises:
+        Refused: with all reasons at once.
+        ParamsError: it is released already.
+    """
+    run, registry, holder = candidate.run, candidate.registry, candidate.holder
+    missing = (f"{path} is missing" for path in candidate.needed if not path.exists())
+    stale = [*stale_reasons(run), *missing]
+    reasons = [*stale, *git.uncommitted(candidate.needed), *git.unpushed()]
+    if registry.hash_here():
+        reasons += registry.lacking(candidate.export)
+    reasons += check_key(key, Path()) if key else ()
+    if candidate.limits and not accept_limits:
+        limits = candidate.limits[0].lower() + candidate.limits[1:-1]
+        reasons.append(f"{limits}; `--accept-limits` judges by the new ones")
+    if reasons:
+        remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
+        raise Refused(run, reasons, remedy)
+    if holder != candidate.version:
+        return
+    if unpushed := " ".join(git.unpushed_tags(run)):
+        push = f"`git push {git.remote()} {unpushed}`"
+        raise Refused(run, [f"tags that are not pushed: {unpushed}; {push}"])
+    raise ParamsError(
+        f"{run} {holder} holds {candidate.stage} and is exactly this export; there is nothing to "
+        "release"
+    )
+
+
+def _judge(candidate: Candidate) -> dict[str, Any]:
+    """Measure and judge, in a process: what does it imports torch."""
+    registry, holder = candidate.registry, candidate.holder
+    with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
+        fetched, released = Path(scratch, "fetched"), Path(scratch, "released")
+        registry.fetch_head(candidate.export, fetched)
+        if holder:
+            registry.fetch(holder, released)
+        facts = {
+            "run": candidate.run,
+            "fetched": str(fetched),
+            "released": str(released) if holder else None,
+            "version": candidate.version,
+            "stage": candidate.stage,
+            "replaces": holder,
+            "limits": candidate.limits,
+            "provenance": {
+                "git revision": git.git("rev-parse", "HEAD"),
+                "export in DVC": registry.hash_here(),
+            },
+        }
+        known, judged = Path(scratch, "facts.json"), Path(scratch, "judged.json")
+        write_json(known, facts)
+        command = [sys.executable, "-m", "pipelines.judge", str(known), str(judged)]
+        if code := subprocess.run(command).returncode:
+            raise SystemExit(code)  # it said why
+        return dict(json.loads(judged.read_text()))
+
+
+def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
+    """Commit what is told of a release, tag it, and push all of it or nothing."""
+    run, stage, version = candidate.run, candidate.stage, candidate.version
+    folder, is_new = candidate.registry.release_folder(version), not candidate.is_registered
+    names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
+    new_files = [*(folder / name for name in names), DVC] if is_new else []
+    if changed := list(git.uncommitted(candidate.needed)):  # while it was measured
+        raise Refused(run, changed)
+    tags = []
+    with git.transaction(run, new_files):
+        if is_new:
+            _write(candidate, judgement, key)
+            git.git("add", "--", *map(str, new_files))
+            message = git.commit_message(run, version)
+            git.git("commit", "--quiet", "--message", message, "--", *map(str, new_files))
+            tags.append(candidate.registry.register(version))
+        tags.append(Registry(run).assign(version, stage))
+    _emit("released", run, version=version, stage=stage, replaces=candidate.holder)
+    print(
+        f"\nreleased: {', '.join(tags)}{_pushed()}\n"
+        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`, and load no other "
+        f"with `albef serve FOLDER --expect sha256:{digest(candidate.export)}`; "
+        f"its model card is {folder / CARD}"
+    )
+    if is_new and not key:
+        print(f"not signed: {SIGNING_KEY} names no private key")
+
+
+def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
+    """Write the model card and all else that is told of a release, and name the export for DVC."""
+    folder = candidate.registry.release_folder(candidate.version)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).write_text(judgement["card"])
+    plain = {name: judgement[name] for name in ("figures", "limits", "provenance", "note")}
+    write_json(folder / FIGURES, plain)
+    write(candidate.export, folder, candidate.version, git.git("rev-parse", "HEAD"), key)
+    annotate(candidate.run, candidate.layout.root, candidate.export)
+
+
+def _pushed() -> str:
+    return f", pushed to {remote}" if (remote := git.remote()) else ""
 
 
 def go_back(run: str, stage: str, approve: bool) -> None:
@@ -237,71 +323,3 @@ def _limits(text: str) -> dict[str, float]:
     section = parse_yaml(text, PARAMS).get("release") or {}
     limits = {name: value for name, value in section.items() if name in fields}
     return validate(ReleaseConfig, limits, where=str(PARAMS), key="release").model_dump()
-
-
-def _judge(run: str, registry: Registry, export: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure and judge, in a process: what does it imports torch."""
-    with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
-        out, fetched, released = (Path(scratch, n) for n in ("judged.json", "fetched", "released"))
-        registry.fetch_head(export, fetched)
-        if facts["replaces"]:
-            registry.fetch(facts["replaces"], released)
-        before = str(released) if facts["replaces"] else ""
-        command = [sys.executable, "-m", "pipelines.judge", run, str(out), json.dumps(facts)]
-        if code := subprocess.run([*command, str(fetched), before]).returncode:
-            raise SystemExit(code)  # it said why
-        return dict(json.loads(out.read_text()))
-
-
-def _read_further(
-    run: str, layout: Layout, registry: Registry, version: str, holder: str | None
-) -> Metrics:
-    """Other metrics that stages may have left of a run, as products/metrics/WHAT/RUN.json.
-
-    They are shown, and not judged.
-    """
-    further = {}
-    for path in sorted((layout.root / "metrics").glob(f"*/{run}.json")):
-        if path != layout.export_metrics(run):
-            before = git.show(registry.versions[holder], path) if holder else None
-            texts = {holder: before, version: path.read_text()}
-            further[path.parent.name] = {
-                name: results.numbers(json.loads(text))
-                for name, text in texts.items()
-                if name and text
-            }
-    return further
-
-
-def _format_comparison(
-    judgement: Mapping[str, Any], further: Metrics, holder: str | None, version: str
-) -> str:
-    rows = [*judgement["rows"]]
-    for source, sides in further.items():
-        before = sides.get(holder or "", {})
-        for name, value in sides[version].items():
-            earlier = f"{before[name]:.4g}" if name in before else ""
-            rows.append((f"{source} {name}", "", earlier, f"{value:.4g}", "", ""))
-    header = ("", "precision", holder or "released", version, "change", "allowed")
-    return f"{results.table(rows, header)}\n\n{judgement['note']}"
-
-
-def _commit(
-    run: str,
-    version: str,
-    judgement: Mapping[str, Any],
-    folder: Path,
-    new_files: Sequence[Path],
-    layout: Layout,
-    key: Path | None,
-) -> None:
-    """Commit the model card and all else that is told of a release, and name the export for DVC."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).write_text(judgement["card"])
-    plain = {name: judgement[name] for name in ("figures", "limits", "provenance", "note")}
-    write_json(folder / FIGURES, plain)
-    write(layout.export(run), folder, version, git.git("rev-parse", "HEAD"), key)
-    annotate(run, layout.root, layout.export(run))
-    git.git("add", "--", *map(str, new_files))
-    message = git.commit_message(run, version)
-    git.git("commit", "--quiet", "--message", message, "--", *map(str, new_files))

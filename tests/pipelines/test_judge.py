@@ -11,16 +11,18 @@ import pytest
 
 from albef.runtime.manifest import NAME
 from pipelines.judge import compare, main
-from pipelines.stage import Stage
+from pipelines.stage import write_json
 from tests.data.toy import LICENCE
 from tests.flows.shop import METRICS, alter, bring, set_params
 
+EXPORT = "products/exports/retrieval"
 FACTS: dict[str, Any] = {
+    "run": "retrieval",
+    "fetched": EXPORT,
     "version": "v0.2.0",
     "stage": "prod",
     "replaces": "v0.1.0",
     "provenance": {"git revision": "abc"},
-    "further": {},
     "limits": "",
 }
 
@@ -36,14 +38,12 @@ def project(
     return tmp_path
 
 
-def compared(released: Path | None = None, **facts: Any) -> dict[str, Any]:
-    stage = Stage("compare", "retrieval")
-    return compare(stage, stage.layout.export("retrieval"), released, FACTS | facts)
+def compared(released: str | None = None) -> dict[str, Any]:
+    return compare(FACTS | {"released": released})
 
 
 def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
-    further = {"behaviour": {"v0.2.0": {"negation": 81.25}}}
-    found = compared(further=further)
+    found = compared()
     assert found["reasons"] == []
     assert found["note"] == "Nothing holds prod yet to be compared with."
     assert all(row[2] == row[4] == "" for row in found["rows"])
@@ -70,8 +70,6 @@ def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
         f"| `unrelated` | 70 | {figures['new']['float32']['behaviour']['unrelated']:.4g} | "
         f"{figures['new']['int8']['behaviour']['unrelated']:.4g} |  |  |",
         "| `accepted` | 55 |  |  |  |  |",
-        "## Behaviour",
-        "| `negation` | 81.25 |",
         f"- {LICENCE['what']}: {LICENCE['licence']}, {LICENCE['attribution']} ({LICENCE['url']})",
         "**web**, pre-training, not at hand when this was written.",
         "| git revision | `abc` |",
@@ -84,14 +82,14 @@ def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
 
 
 def test_a_worse_model_is_refused_and_an_equal_one_is_not(project: Path) -> None:
-    released = project / "released"
-    shutil.copytree("products/exports/retrieval", released)
-    alter(released)
+    released = "released"
+    shutil.copytree(EXPORT, released)
+    alter(Path(released))
     found = compared(released)
     assert found["reasons"] == []
     assert found["note"] == "This and v0.1.0 were measured in one process on the same records."
     assert [row[4] for row in found["rows"] if row[0].startswith("r_mean")] == ["+0.00"] * 3
-    alter(Path("products/exports/retrieval"), worse=True)
+    alter(Path(EXPORT), worse=True)
     reason = compared(released)["reasons"][0]
     assert re.fullmatch(
         r"float32 loses \d\.\d+ points of r_mean \(.* after .*\), more than release.max_drop 1",
@@ -102,22 +100,23 @@ def test_a_worse_model_is_refused_and_an_equal_one_is_not(project: Path) -> None
 def test_an_export_that_cannot_be_read_is_told_of_and_of_another_kind_none_succeeds(
     project: Path,
 ) -> None:
-    shutil.copytree("products/exports/retrieval", "released")
+    shutil.copytree(EXPORT, "released")
     values = json.loads(Path("released", NAME).read_text())
     Path("released", NAME).write_text(json.dumps(values | {"format": 1}))
-    note = compared(Path("released"))["note"]
+    note = compared("released")["note"]
     assert note.startswith("Not compared with v0.1.0, which this version cannot read: released")
     values["model"]["kind"] = "grounding"
     Path("released", NAME).write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"v0\.1\.0 is of kind grounding and this export of retr"):
-        compared(Path("released"))
+        compared("released")
 
 
 def test_what_cannot_be_compared_is_a_sentence(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree("products/exports")
-    monkeypatch.setattr(sys, "argv", ["compare", "retrieval", "out.json", "{}", "fetched", ""])
+    write_json(Path("facts.json"), FACTS | {"released": None})
+    monkeypatch.setattr(sys, "argv", ["judge", "facts.json", "out.json"])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2

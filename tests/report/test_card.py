@@ -136,14 +136,12 @@ def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
         card,
         version="v0.2.0",
         compared=Compared("Beside v0.1.0.", [("accuracy", "int8", "58", "59", "+1", "-1")]),
-        further={"drift": {"v0.2.0": {"x": 1.0}}},
     )
     text = render(released)
     for line in (
         "# mine v0.2.0",
         "dvc artifacts get ADDRESS mine --rev v0.2.0",
         "| accuracy | int8 | 58 | 59 | +1 | -1 |",
-        "## Drift",
         "Times are medians of whole calls, pictures decoded, on a machine.",
     ):
         assert line in text.splitlines(), line

@@ -63,8 +63,6 @@ def test_a_stranger_makes_it_again_and_is_told_what_is_not_the_same(
     told = stranger.albef(command)
     assert "other bytes on another machine or with other libraries; its 11 figures" in told
     told = stranger.albef(f"{command} --tolerance 0.01", fails=True)
-    assert (
-        "evaluate@retrieval, products/metrics/retrieval.json: test.r_mean is 40.5 after" in told
-    )
+    assert "evaluate@retrieval, products/metrics/retrieval.json: test.r_mean is 40.5 after" in told
     told = stranger.albef(f"{command[:-9]}vqa", fails=True)
     assert "retrieval was made by ingest, finetune@retrieval, evaluate@retrieval, exp" in told
