@@ -71,9 +71,6 @@ class Runtime(Section):
     training stops; others take their places. 0 where it is not named."""
     max_damaged_shards: dict[str, Share] = Field({})
     """The same of shards that are missing or unreadable."""
-    search_workers: Annotated[int, Field(ge=1)] = 1
-    """Processes that run trials of a search side by side and share the device. Those of several are
-    not repeatable."""
     compile: bool = False
     """Have torch compile the encoders' blocks in training: for GPUs. Last digits differ."""
     compress: bool = False

@@ -39,14 +39,10 @@ def device_of(stage: Stage) -> torch.device:
 
 
 @contextlib.contextmanager
-def held_device(stage: Stage, workers: int = 1) -> Iterator[torch.device]:
-    """The stage's device, held while inside; the time is counted for the run record.
-
-    Args:
-        workers: processes of a search, which share the GPUs of the machine.
-    """
+def held_device(stage: Stage) -> Iterator[torch.device]:
+    """The stage's device, held while inside; the time is counted for the run record."""
     device = device_of(stage)
-    gpus = min(workers, torch.cuda.device_count()) if device.type == "cuda" else 0
+    gpus = int(device.type == "cuda")
     with device_slot(str(device), stage.runtime.threads), stage.holding(gpus):
         yield device
 

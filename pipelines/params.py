@@ -246,12 +246,7 @@ def _check_profiles(params: Params) -> Iterator[str]:
 
 
 def _check_processes(params: Params) -> Iterator[str]:
-    processes, workers = params.runtime.processes, params.runtime.search_workers
-    if processes > 1 and workers > 1:
-        yield (
-            f"runtime.search_workers: {workers} workers cannot share a device with {processes} "
-            "processes (runtime.processes): make one of them 1"
-        )
+    processes = params.runtime.processes
     for key, training in _trainings(params).items():
         micros = training.global_batch_size // training.micro_batch_size
         if training.epochs and micros % processes:

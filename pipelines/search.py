@@ -6,19 +6,66 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from albef.config import choose
-from albef.io import Locked, lock
-from albef.search.study import Study, place_of
-from albef.search.study_storage import DATABASE
-from albef.search.summary import best_of, evidence, rows
-from pipelines.launch import launch, sharing, work
-from pipelines.stage import WORKER, Stage, first, lock_of, main, write_json
-from pipelines.trainer import TRIAL, discard, parents_of, provenance_of
-from pipelines.trials import Search, read_search, run_trials
+import torch
+from optuna import TrialPruned
+from optuna.trial import TrialState
 
+from albef.config import Range, choose, ranges
+from albef.data.shards import ShardError
+from albef.distributed import world
+from albef.io import Locked, lock
+from albef.models.weights import Checkpoint, load_checkpoint
+from albef.search.samplers import SearchConfig
+from albef.search.study import DATABASE, Asked, Report, Study, StudyError, TrialFailed
+from albef.search.summary import best_of, evidence, rows
+from albef.tasks.task import RunConfig, RunTask
+from albef.training.loop import NotFinite
+from albef.training.state import StateLocked, StateUnfit, TrainingState
+from pipelines.launch import launch, sharing
+from pipelines.stage import Stage, first, lock_of, main, run_of, verified_digest, write_json
+from pipelines.trainer import (
+    TRIAL,
+    EndedEarly,
+    circumstances,
+    discard,
+    fingerprint,
+    fit,
+    mirror_of,
+    parents_of,
+    provenance_of,
+)
+
+_STUDY = "study.db"
+"""In the scratch folder of a search: its study, where that is in no database."""
 log = logging.getLogger("albef")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: ``key`` is the fingerprint of all that the study depends on."""
+
+    config: RunConfig
+    kind: type[RunTask]
+    settings: SearchConfig
+    space: Mapping[str, Range]
+    init: Checkpoint
+    key: str
+
+    @property
+    def start(self) -> dict[str, float]:
+        """The values of the first trial."""
+        return {name: range_.start for name, range_ in self.space.items()}
+
+    def config_of(self, values: Mapping[str, float]) -> RunConfig:
+        """The values of a trial's training: the run's own where it has as many epochs."""
+        config = choose(self.config, values)
+        if config.epochs == self.settings.epochs:
+            return config
+        return config.model_copy(update={"epochs": self.settings.epochs, "keep_epochs": ()})
 
 
 def run(stage: Stage) -> None:
@@ -28,53 +75,157 @@ def run(stage: Stage) -> None:
         if first():
             _write(stage, {}, {"trials": []})
         return
-    with stage.scratch(search.key, alone=DATABASE not in os.environ):
-        _search(stage, search)
-
-
-def _search(stage: Stage, search: Search) -> None:
-    """Search in scratch, by this process or its workers, and write what came of it."""
-    name = search.journal.name
-    if search.mirror and not search.journal.exists() and search.mirror.names(name):
-        search.mirror.fetch(name, search.journal)
-    if stage.runtime.search_workers > 1:
-        with contextlib.closing(search.study(stage)) as study:  # refused before workers start
-            work(stage, search.mirror_journal, lambda: study.complete)
-            _conclude(stage, search, study)
-        return
-    with sharing(stage) as device:
+    with (
+        stage.scratch(search.key, alone=DATABASE not in os.environ) as folder,
+        sharing(stage) as device,
+    ):
         if not first():
-            run_trials(stage, search, None, device)
+            _follow_trials(stage, search, folder, device)
             return
-        with contextlib.closing(search.study(stage)) as study:
-            run_trials(stage, search, study, device)
-            _conclude(stage, search, study)
+        mirror = mirror_of(stage, folder)
+        if mirror and not (folder / _STUDY).exists() and mirror.names(_STUDY):
+            mirror.fetch(_STUDY, folder / _STUDY)
+        name = f"{stage.address}-{search.key[:16]}"
+        study = Study(folder / _STUDY, name, search.settings, search.space, stage.seed)
+        with contextlib.closing(study):
+            _run_trials(stage, search, study, folder, device)
+            _conclude(stage, search, study, folder)
 
 
-def begin(stage: Stage) -> bool:
-    """Be a worker of a search, or start the processes that train together, if asked for."""
-    if WORKER not in os.environ:
-        return launch(stage)
-    if search := read_search(stage):
-        with sharing(stage) as device, contextlib.closing(search.study(stage)) as study:
-            run_trials(stage, search, study, device)
-    return True
+def read_search(stage: Stage) -> Search | None:
+    """What there is to search; None where no value is a range."""
+    config, kind = run_of(stage)
+    space = ranges(config)
+    if not space:
+        return None
+    settings = stage.section("search", SearchConfig)
+    data = verified_digest(stage, config.dataset)
+    init = load_checkpoint(stage.layout.model(config.init))
+    key = fingerprint(
+        {
+            "values": config.model_dump(),
+            "search": settings.model_dump(),
+            "seed": stage.seed,
+            "data": data,
+            "init": init.digest,
+        }
+    )
+    return Search(config, kind, settings, space, init, key)
 
 
-def _conclude(stage: Stage, search: Search, study: Study) -> None:
+def _run_trials(
+    stage: Stage, search: Search, study: Study, folder: Path, device: torch.device
+) -> None:
+    """Run trials until all have ended, as the process that has the study."""
+
+    def train(asked: Asked, report: Report) -> None:
+        def report_and_mirror(epoch: int, value: float) -> bool:
+            ends = report(epoch, value)
+            _mirror_study(stage, folder)
+            return ends
+
+        values = ", ".join(f"{name} {value:.3g}" for name, value in asked.values.items())
+        log.info("trial %d of %d: %s", asked.position + 1, search.settings.trials, values)
+        _tell(asked)
+        _train(stage, search, folder, device, asked, report_and_mirror)
+
+    while study.run_trial(train):
+        ended = study.ended
+        complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+        best = best_of(complete, search.start) if complete else None
+        for trial in ended:
+            training = _folder_of(study.position(trial), folder)
+            if trial is not best and training.exists():
+                discard(stage, training)
+        _mirror_study(stage, folder)
+    _tell(None)
+
+
+def _follow_trials(stage: Stage, search: Search, folder: Path, device: torch.device) -> None:
+    """Train the trials of the first process, as another one of it."""
+    while asked := _tell(None):
+        with contextlib.suppress(TrialFailed, TrialPruned):
+            _train(stage, search, folder, device, asked, lambda epoch, value: False)
+
+
+def _tell(asked: Asked | None) -> Asked | None:
+    """What the first process asks the others to train; None is the end."""
+    return world().broadcast(lambda: asked)
+
+
+def _train(
+    stage: Stage,
+    search: Search,
+    scratch: Path,
+    device: torch.device,
+    asked: Asked,
+    report: Report,
+) -> None:
+    """Train a trial.
+
+    Raises:
+        TrialPruned: it was ended early.
+        TrialFailed: its values are at fault.
+    """
+    folder = _folder_of(asked.position, scratch)
+    try:
+        torch.manual_seed(stage.seed)
+        task = search.kind.start(search.config_of(asked.values), search.init)
+        fit(
+            stage,
+            task,
+            device,
+            folder,
+            label=f"{stage.address} trial {asked.position + 1}",
+            on_epoch=lambda epoch, metrics: report(epoch, metrics[search.kind.primary]),
+        )
+    except EndedEarly:
+        raise TrialPruned from None
+    except NotFinite as stopped:
+        raise TrialFailed(stopped.what) from None
+    except (OSError, ShardError, StateLocked, StateUnfit, StudyError):
+        raise  # the machine's, the data's or the study's fault, not the values'
+    except Exception as raised:
+        if world().size > 1:  # the other processes may not have met it
+            raise
+        text = str(raised).replace(str(folder), folder.name)
+        kind = "" if isinstance(raised, ValueError) else f"{type(raised).__name__}: "
+        raise TrialFailed(kind + text) from None
+    if first():
+        for state in TrainingState(folder).files()[1:]:
+            state.unlink()
+        how = circumstances(stage, device)
+        write_json(folder / TRIAL, {"trial": asked.position, "how": how})
+        if mirror := mirror_of(stage, folder):
+            mirror.clear()
+
+
+def _folder_of(position: int, scratch: Path) -> Path:
+    """Where a trial is trained; one that is tried again goes on there."""
+    return scratch / f"trial-{position}"
+
+
+def _mirror_study(stage: Stage, folder: Path) -> None:
+    mirror = mirror_of(stage, folder)
+    if mirror and (folder / _STUDY).exists():
+        mirror.push(folder / _STUDY, _STUDY, 1)
+        mirror.wait()
+
+
+def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
     """Write what was chosen, and leave the best training to fine-tuning where it is the same."""
     ended = study.ended
     try:
         best = best_of(ended, search.start)
     except ValueError:
-        discard(stage, search.folder)  # what was amiss may be mended: the next search starts anew
+        discard(stage, folder)  # what was amiss may be mended: the next search starts anew
         raise
     summary = evidence(ended, search.start, search.kind.primary, study.repeatable)
     _write(stage, best.params, {"evidence": summary, "trials": rows(ended, search.start)})
     log.info("chosen: %s (%s)", json.dumps(best.params), _format(summary))
     stage.record |= {"trials": len(ended), "search": summary}
-    folder = search.folder / place_of(best)
-    if search.config.epochs == search.settings.epochs and (folder / TRIAL).exists():
+    training = _folder_of(study.position(best), folder)
+    if search.config.epochs == search.settings.epochs and (training / TRIAL).exists():
         config = choose(search.config, best.params)
         parents = parents_of(config, search.init)
         _, key = provenance_of(stage, config, config.dataset, **parents)
@@ -82,9 +233,9 @@ def _conclude(stage: Stage, search: Search, study: Study) -> None:
         # Another clone may fine-tune there just now, and another machine have taken it away.
         with contextlib.suppress(Locked, FileNotFoundError), lock(lock_of(scratch)):
             shutil.rmtree(scratch, ignore_errors=True)
-            folder.rename(scratch)
+            training.rename(scratch)
             lock_of(scratch).unlink()
-    discard(stage, search.folder)
+    discard(stage, folder)
 
 
 def _format(summary: Mapping[str, Any]) -> str:
@@ -103,4 +254,4 @@ def _write(stage: Stage, choice: Mapping[str, float], trials: Mapping[str, Any])
 
 
 if __name__ == "__main__":
-    main(run, begin)
+    main(run, launch)

@@ -55,8 +55,6 @@ _TALLY, _BEFORE = "spent.json", "interrupted"
 """What interrupted processes of a stage cost: a file of its scratch, an entry of its record."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
-WORKER, WORKERS = "ALBEF_WORKER", "ALBEF_WORKERS"
-"""Told to the workers of a search: the number of each, from 0, and how many share the device."""
 log = logging.getLogger("albef")
 
 
@@ -168,12 +166,7 @@ class Stage:
 
     def tally(self) -> None:
         """Note what the stage has cost by now, so that an interruption does not lose it."""
-        if (
-            self._tally is not None
-            and self._tally.parent.is_dir()
-            and first()
-            and WORKER not in os.environ
-        ):
+        if self._tally is not None and self._tally.parent.is_dir() and first():
             write_json(self._tally, spent(self.gpu_seconds, self.record.get(_BEFORE)))
 
     def scratch_of(self, address: str, fingerprint: str) -> Path:
@@ -264,6 +257,11 @@ def first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def end_file(folder: Path, rank: int) -> Path:
+    """Where one of several processes leaves how it ended."""
+    return folder / f"rank-{rank:05}.json"
+
+
 def die_with_dvc() -> None:
     """Watch the DVC that started this stage and die with it, however it dies.
 
@@ -315,11 +313,11 @@ def main(
             raise
         codes = {ValueError: 2, KeyboardInterrupt: 130}
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
-        rank = os.environ.get("RANK", os.environ.get(WORKER))
+        rank = os.environ.get("RANK")
         if RANKS in os.environ and rank:  # the launching stage tells it
             lost = isinstance(error, ConnectionError)
             end = {"code": code, "message": str(error), "lost": lost}
-            write_json(Path(os.environ[RANKS]) / f"rank-{int(rank):05}.json", end)
+            write_json(end_file(Path(os.environ[RANKS]), int(rank)), end)
         elif str(error):
             print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
         _exit(code)

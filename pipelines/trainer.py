@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,7 +26,7 @@ from albef.training.mirror import Mirror
 from albef.training.progress import progress
 from albef.training.state import kept
 from albef.training.tracking import at_chance
-from pipelines.stage import WORKER, Stage, first, verified_digest
+from pipelines.stage import Stage, first, verified_digest
 
 TRIAL = "trial.json"
 """In the scratch folder of a training that a trial of a search has finished: which one, and how."""
@@ -166,7 +165,7 @@ def fit(
         return metrics
 
     try:
-        with progress(label, bar=WORKER not in os.environ) as show:
+        with progress(label) as show:
             facts = train(
                 task,
                 config,

@@ -1,6 +1,6 @@
 """How a search chooses what to try next, and which trials it ends early: sections and makers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 import optuna
@@ -133,7 +133,7 @@ def make_sampler(settings: SearchConfig, seed: int) -> BaseSampler:
 
 
 class SeededSampler(BaseSampler):  # type: ignore[misc]
-    """Draws all values of a trial at once, from the study's seed and the trial's number.
+    """Draws all values of a trial at once, from the study's seed and the trial's position.
 
     A sampler that goes on from a stored study would repeat its first draws. Trial 0 is at the start
     of every range. Values that were tried are not drawn again: a sampler that learns from complete
@@ -166,7 +166,8 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, float]:
         """The value of each range."""
-        number = first_number(trial)
+        trials = self._study.get_trials(deepcopy=False)
+        number = position(trial, trials)
         if number == 0:
             return self._start
         seed = (self._seed * 1_000_003 + number) % 2**32
@@ -176,7 +177,6 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         for name in self._space:
             if name not in values:
                 values[name] = sampler.sample_independent(study, trial, name, self._space[name])
-        trials = self._study.get_trials(deepcopy=False)
         if any(values == other.params for other in trials if other.number != trial.number):
             sampler = optuna.samplers.RandomSampler(seed)
             return {
@@ -192,6 +192,13 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def first_number(trial: FrozenTrial) -> int:
-    """Number of a trial, or of the first one that it repeats, as Optuna's retry notes it."""
-    return int(trial.system_attrs.get("failed_trial", trial.number))
+def position(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """Position of a trial among all that were asked for, from 0.
+
+    A trial that repeats one that was cut off has that one's position, as Optuna's retry notes it.
+
+    Args:
+        trials: all of the study, by number.
+    """
+    first = trial.system_attrs.get("failed_trial", trial.number)
+    return sum("failed_trial" not in other.system_attrs for other in trials[:first])

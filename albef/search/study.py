@@ -1,7 +1,7 @@
-"""An Optuna study of one run: asked for values, told how they did, safe to be cut off anywhere.
+"""An Optuna study of one run, which goes on where a killed search left it.
 
-It is kept in a journal in scratch, which the processes of one machine share, or in a database,
-which machines share.
+It is kept in SQLite in the scratch of one machine, or in the database that the environment names,
+which several machines share.
 """
 
 import contextlib
@@ -9,224 +9,238 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from albef.config import Range
-from albef.io import Locked, lock
-from albef.search.samplers import SearchConfig, SeededSampler, first_number, make_pruner
-from albef.search.study_storage import (
-    DATABASE,
-    StudyError,
-    TrialLost,
-    database_errors,
-    database_study,
-    heartbeat,
-    journal_study,
-    try_again,
-    unwarned,
-)
+from albef.search.samplers import SearchConfig, SeededSampler, make_pruner, position
 
+DATABASE = "ALBEF_SEARCH_STORAGE"
+"""Environment variable with the address of a database, ``postgresql://user:secret@host/name``."""
+HEARTBEAT_S, GRACE_S = 30, 300
+"""Seconds between two heartbeats of a trial, and without one before it is tried again."""
 POLL_S = 1.0
-"""Seconds between two looks whether the trials of others have ended."""
-SHARED = "shared"
-"""Attribute of a study that several processes have worked on."""
+"""Seconds between two looks whether the trials of other machines have ended."""
+Report = Callable[[int, float], bool]
+"""Records the metric after an epoch, from 1; true where the trial ends there, as it is bad."""
 log = logging.getLogger("albef")
 
 
-def place_of(trial: FrozenTrial) -> str:
-    """Name of the folder of a trial's training, which one that is tried again goes on in."""
-    return f"trial-{first_number(trial)}"
+class StudyError(ValueError):
+    """A study that cannot be used; its text is the sentence to show."""
+
+
+class TrialFailed(Exception):
+    """A trial whose values are at fault: it counts, and the search goes on."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to train: its position in the budget, from 0, and its values."""
+
+    position: int
+    values: dict[str, float]
 
 
 class Study:
-    """A budget of trials, the first one at the start of every range, gone on with where begun.
+    """A budget of trials, the first one at the start of every range.
 
-    A trial that a kill cut off is asked for again with its values and what it has reported, so that
-    a pruner decides as it would have. In a journal it is the same trial: a process holds a lock for
-    its running one, which the kernel frees when it dies. In a database it is one that Optuna
-    enqueues again, for lack of signs of life.
+    A trial that was cut off is tried again with its values and what it has reported: at once where
+    this process is the only one, else once its heartbeat is missing.
 
     Args:
-        journal: file of the study, unless the environment names a database.
+        file: of the study, unless the environment names a database; for one process at a time.
         name: of the study, which holds the digest of what it is a study of.
-        shared: whether several processes of this machine work on it. Once they have, it stays such
-            a study.
 
     Raises:
-        StudyError: the journal is corrupt or another process' own, or the database cannot be used.
+        StudyError: the file or the database cannot be used.
     """
 
     def __init__(
-        self,
-        journal: Path,
-        name: str,
-        settings: SearchConfig,
-        space: Mapping[str, Range],
-        *,
-        seed: int,
-        shared: bool,
+        self, file: Path, name: str, settings: SearchConfig, space: Mapping[str, Range], seed: int
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are said to be one
         self._settings = settings
         self._space = space
-        self._folder = journal.parent
-        self._alone = contextlib.ExitStack()  # keeps others out of a study that is repeatable
-        self._database: RDBStorage | None = None
-        self._trial: optuna.Trial
-        self._alive = contextlib.ExitStack()  # tells others that the running trial is at work
-        if os.environ.get(DATABASE):
-            self._study, self._database = database_study(name)
-        else:
-            self._study = journal_study(journal, name)
-            if shared and SHARED not in self._study.user_attrs:
-                self._study.set_user_attr(SHARED, True)
-        self.repeatable = not self._database and SHARED not in self._study.user_attrs
+        self.repeatable = DATABASE not in os.environ
         """Whether equal inputs give equal trials."""
-        if self.repeatable:
-            try:
-                self._alone.enter_context(lock(self._folder / "study.lock"))
-            except Locked as other:
-                raise StudyError(
-                    f"process {other.holder} already searches in {self._folder}; wait for it or "
-                    "stop it"
-                ) from None
-        self._study.sampler = SeededSampler(settings, space, seed, self._study)
-        self._study.pruner = make_pruner(settings, self._study)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the budget is spent and every trial has ended."""
-        return len(self.ended) >= self._settings.trials
+        with _storage_errors(file):
+            self._storage = _open(file)
+            self._study = optuna.create_study(
+                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+            )
+            self._study.sampler = SeededSampler(settings, space, seed, self._study)
+            self._study.pruner = make_pruner(settings, self._study)
+            for trial in self._trials() if self.repeatable else ():
+                if trial.state == TrialState.RUNNING:
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+                    _try_again(self._study, trial)
 
     @property
     def ended(self) -> list[FrozenTrial]:
         """Trials that came to an end of their own, by number."""
         return [trial for trial in self._counted() if trial.state.is_finished()]
 
-    @database_errors()
-    def ask(self) -> FrozenTrial | None:
-        """The next trial, or None when all have ended; waits for those of others."""
-        while True:
-            with self._ask_lock():
-                if trial := self._resume_trial() or self._next_trial():
-                    break
-            if self.complete:
-                return None
-            time.sleep(POLL_S)
-        self._trial = trial
-        for name, range_ in self._space.items():
-            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
-        return self._frozen()
+    def position(self, trial: FrozenTrial) -> int:
+        """Position of a trial in the budget, from 0; one that is tried again keeps it."""
+        return position(trial, self._trials())
 
-    @database_errors()
-    def report(self, epoch: int, value: float) -> bool:
-        """Record the running trial's value after an epoch; true where that was its last one, as it
-        is not worth going on."""
-        if epoch not in self._frozen().intermediate_values:
-            self._trial.report(value, epoch)
-        ends = epoch < self._settings.epochs and self._trial.should_prune()
-        if ends:
-            self._end(TrialState.PRUNED)
-        return ends
+    def run_trial(self, train: Callable[[Asked, Report], None]) -> bool:
+        """Have the next trial trained, or wait for those of other machines until all have ended.
 
-    @database_errors()
-    def complete_trial(self) -> FrozenTrial:
-        """Record that the running trial came to its end; its value is its last report.
+        Args:
+            train: trains a trial, whose value is its last report. It raises :class:`TrialFailed`
+                for a failure that counts, and ``optuna.TrialPruned`` where a report ended it.
 
-        One without a finite value has failed.
+        Returns:
+            False where all trials have ended.
+
+        Raises:
+            StudyError: the database cannot be used.
+            Exception: what else ``train`` raised; the trial is left to be tried again.
         """
-        reports = self._frozen().intermediate_values
-        value = reports[max(reports)] if reports else math.nan
-        if not math.isfinite(value):
-            return self.fail_trial(
-                f"the metric after the last epoch is {value}, which is no number"
-            )
-        return self._end(TrialState.COMPLETE, value)
+        begun: list[int] = []
 
-    @database_errors()
-    def fail_trial(self, error: str) -> FrozenTrial:
-        """Record that the running trial failed, and of what."""
-        self._trial.set_user_attr("error", error)
-        return self._end(TrialState.FAIL)
+        def objective(trial: optuna.Trial) -> float:
+            begun.append(trial.number)
+            return self._train(trial, train)
 
-    def put_back(self) -> None:
-        """Leave the running trial to be tried again, by whoever asks next."""
-        self._alive.close()
-        if self._database:
-            with contextlib.suppress(TrialLost, StudyError), database_errors():
-                trial = self._frozen()
-                self._end(TrialState.FAIL)
-                try_again(self._study, trial)
-
-    def close(self) -> None:
-        """Close what the study holds open."""
-        self._alive.close()
-        self._alone.close()
-        if self._database:
-            self._database.engine.dispose()
-
-    def _frozen(self) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[self._trial.number]
-
-    @database_errors()
-    def _counted(self) -> list[FrozenTrial]:
-        """Trials of the budget: all but those that a kill ended, which have no error."""
-        return [
-            trial
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state != TrialState.FAIL or "error" in trial.user_attrs
-        ]
-
-    def _end(self, state: TrialState, value: float | None = None) -> FrozenTrial:
-        with self._alive:  # until the end is written: one that is not alive is taken for cut off
-            if self._frozen().state.is_finished():
-                raise TrialLost
-            return self._study.tell(self._trial, value, state)
-
-    def _resume_trial(self) -> optuna.Trial | None:
-        """A trial whose process has died; those of a database are put back to be asked for."""
-        if self._database:
-            with unwarned():
+        with _storage_errors():
+            while not self._is_any_left():
+                if len(self.ended) >= self._settings.trials:
+                    return False
                 fail_stale_trials(self._study)
-            return None
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._hold(frozen.number):
-                log.warning("trial %d was cut off; it is tried again", frozen.number + 1)
-                return optuna.Trial(self._study, frozen._trial_id)
-        return None
-
-    def _next_trial(self) -> optuna.Trial | None:
-        """A trial that waits or a new one; None where the budget is spent."""
-        counted = self._counted()
-        waiting = any(trial.state == TrialState.WAITING for trial in counted)
-        if len(counted) >= self._settings.trials and not waiting:
-            return None
-        with unwarned():
-            trial = self._study.ask()
-        if not self._database:
-            self._hold(trial.number)
-            return trial
-        if sum(other.number < trial.number for other in self._counted()) >= self._settings.trials:
-            self._study.tell(trial, state=TrialState.FAIL)  # another machine was faster
-            return None
-        self._alive.enter_context(heartbeat(self._database, trial._trial_id))
-        return trial
-
-    def _hold(self, number: int) -> bool:
-        """Lock a trial of a journal for this process, if no other one has it."""
-        try:
-            self._alive.enter_context(lock(self._folder / f"trial-{number}.running"))
-        except Locked:
-            return False
+                time.sleep(POLL_S)
+            try:
+                self._study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+            except (Exception, KeyboardInterrupt) as error:
+                for trial in map(self._trials().__getitem__, begun):
+                    if not self._is_tried_again(trial):
+                        _try_again(self._study, trial)
+                    elif isinstance(error, ValueError):  # Optuna is not told how it ended
+                        log.warning("trial %d went to another machine", self.position(trial) + 1)
+                        return True
+                raise
         return True
 
-    def _ask_lock(self) -> contextlib.AbstractContextManager[object]:
-        """One process of a machine asks at a time."""
-        if self.repeatable:
-            return contextlib.nullcontext()
-        return lock(self._folder / "study.lock", wait=lambda holder: None)
+    def close(self) -> None:
+        """Close the connection to the database."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def _train(self, trial: optuna.Trial, train: Callable[[Asked, Report], None]) -> float:
+        for name, range_ in self._space.items():
+            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+        earlier = [other for other in self._counted() if other.number < trial.number]
+        if len(earlier) >= self._settings.trials:
+            raise TrialFailed  # another machine was faster
+        asked = Asked(self.position(self._trials()[trial.number]), trial.params)
+        try:
+            train(asked, lambda epoch, value: self._report(trial, epoch, value))
+            reports = self._trials()[trial.number].intermediate_values
+            value = reports[max(reports)] if reports else math.nan
+            if not math.isfinite(value):
+                raise TrialFailed(f"the metric after the last epoch is {value}, which is no number")
+        except TrialFailed as error:
+            log.warning("trial %d failed: %s", asked.position + 1, error)
+            trial.set_user_attr("error", str(error))
+            raise
+        return value
+
+    def _report(self, trial: optuna.Trial, epoch: int, value: float) -> bool:
+        with _storage_errors():
+            if epoch not in self._trials()[trial.number].intermediate_values:
+                try:
+                    trial.report(value, epoch)
+                except UpdateFinishedTrialError:  # another machine has it by now
+                    return True
+            return epoch < self._settings.epochs and trial.should_prune()
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _counted(self) -> list[FrozenTrial]:
+        """Trials of the budget: all but those that were cut off, which have no error."""
+        with _storage_errors():
+            return [
+                trial
+                for trial in self._trials()
+                if trial.state != TrialState.FAIL or "error" in trial.user_attrs
+            ]
+
+    def _is_any_left(self) -> bool:
+        counted = self._counted()
+        waiting = any(trial.state == TrialState.WAITING for trial in counted)
+        return waiting or len(counted) < self._settings.trials
+
+    def _is_tried_again(self, trial: FrozenTrial) -> bool:
+        """Whether another machine took the trial for cut off."""
+        histories = (other.system_attrs.get("retry_history", ()) for other in self._trials())
+        return any(trial.number in history for history in histories)
+
+
+def _try_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueue a trial that was cut off, with its values and what it reported."""
+    log.warning("trial %d was cut off; it is tried again", position(trial, study.trials) + 1)
+    RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+
+
+def _open(file: Path) -> RDBStorage:
+    if DATABASE not in os.environ:
+        return RDBStorage(f"sqlite:///{file}")
+    address = _address()
+    try:
+        return RDBStorage(
+            address.render_as_string(hide_password=False),
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=_try_again,
+        )
+    except ImportError as error:
+        raise StudyError(
+            f"{DATABASE} {address.render_as_string(hide_password=True)} needs a driver that is not "
+            f"installed ({error}): pip install '.[postgresql]' in the clone"
+        ) from None
+
+
+def _address() -> URL:
+    try:
+        address = make_url(os.environ[DATABASE])
+    except SQLAlchemyError:
+        raise StudyError(
+            f"{DATABASE} is no address of a database, as postgresql://user:secret@host/name"
+        ) from None
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+pg8000")
+    return address
+
+
+@contextlib.contextmanager
+def _storage_errors(file: Path | None = None) -> Iterator[None]:
+    """Say in one sentence, without the password, why a study cannot be used."""
+    try:
+        yield
+    except (SQLAlchemyError, OptunaError) as error:
+        cause = str(error.__cause__ or error).split("\n")[0]
+        if DATABASE not in os.environ:
+            raise StudyError(
+                f"the study {file or 'in scratch'} cannot be used ({cause}); delete its folder to "
+                "start this search anew"
+            ) from None
+        address = _address()
+        cause = cause.replace(str(address.password or "\0"), "***")
+        raise StudyError(
+            f"the database {address.render_as_string(hide_password=True)} of {DATABASE} cannot be "
+            f"used ({cause}); mend that and run it again, which goes on"
+        ) from None

@@ -16,13 +16,9 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @contextlib.contextmanager
-def progress(label: str, *, bar: bool) -> Iterator[Progress]:
-    """What the train loop calls after each step.
-
-    Args:
-        bar: whether standard error is ours alone; several processes have no bar in common.
-    """
-    if not bar or not sys.stderr.isatty():
+def progress(label: str) -> Iterator[Progress]:
+    """What the train loop calls after each step."""
+    if not sys.stderr.isatty():
         yield _lines(label)
         return
     from rich.console import Console

@@ -64,7 +64,6 @@ def clone(pretrained: Path, folder: Path, name: str, seed: int = 0) -> Path:
     else:
         params = searched()
         params["search"] |= {"trials": 3}
-        params["runtime"] |= {"search_workers": 2}
     params["runtime"] |= {"checkpoint_every": 4, "scratch": str(folder / "scratch")}
     params["seed"] += seed
     work(path, params)

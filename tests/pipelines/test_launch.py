@@ -22,7 +22,7 @@ from albef.models.weights import load_checkpoint
 from albef.training.state import KEPT
 from pipelines import launch as launching
 from pipelines.launch import _ends, launch
-from pipelines.stage import RANKS, Stage
+from pipelines.stage import Stage
 from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
 from tests.pipelines.states import wait
@@ -59,25 +59,34 @@ def test_a_launcher_that_cannot_be_started(tmp_path: Path, command: str, message
 
 
 @pytest.mark.parametrize(
-    ("stage", "told"),
+    ("command", "stage", "told"),
     [
-        (("evaluate", "vqa"), "process 1 of the evaluation died (SIGKILL); run it again"),
         (
+            "torchrun --standalone --nproc-per-node {processes} --no-python "
+            "sh -c 'test $RANK = 0 && sleep 60; kill -9 $$$$'",
             ("pretrain", ""),
             "process 1 of the training died (SIGKILL); the state saved last is kept",
+        ),
+        (
+            "sh -c 'exit 1' {processes}",
+            ("evaluate", "vqa"),
+            "a process of the evaluation died (see above); run it again",
         ),
     ],
 )
 def test_the_end_of_a_process_is_told_as_what_it_did(
-    tmp_path: Path, stage: tuple[str, str], told: str
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    stage: tuple[str, str],
+    told: str,
 ) -> None:
-    (tmp_path / "launcher").write_text(
-        "#!/bin/sh\necho 'failed (exitcode: -9) local_rank: 1' >&2\nexit 1\n"
-    )
-    (tmp_path / "launcher").chmod(0o755)
-    work(tmp_path, values(runtime__processes=2, runtime__launch="./launcher {processes}"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    work(tmp_path, values(runtime__processes=2, runtime__launch=command))
     with pytest.raises(OSError, match=re.escape(told)):
         launch(Stage(*stage))
+    assert not capfd.readouterr().err, "the launcher has nothing to say"
 
 
 def test_one_process_is_not_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +106,8 @@ def test_two_clones_of_a_user_have_a_folder_each_and_none_is_left(
     root = Stage("pretrain", "").runtime.scratch_root
     killed = root / "pretrain-processes-killed"
     killed.mkdir(parents=True)
-    with _ends(Stage("pretrain", "")) as (first, environment):
-        assert environment[RANKS] == str(first.resolve())
-        with _ends(Stage("pretrain", "")) as (second, _):
+    with _ends(Stage("pretrain", "")) as first:
+        with _ends(Stage("pretrain", "")) as second:
             pass
         (first / "rank-00000.json").write_text("{}")
         assert list(root.iterdir()) == [first] != [second]

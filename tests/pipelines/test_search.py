@@ -3,23 +3,19 @@
 import json
 import logging
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from albef.data.shards import ShardError
 from albef.io import file_digest
-from albef.search.study_storage import StudyError
 from albef.tasks import retrieval
-from pipelines import finetune, search, trials
+from pipelines import finetune, search
 from pipelines.stage import Stage
-from tests.pipelines.states import wait
-from tests.pipelines.test_training import start, step, values, work
+from tests.pipelines.test_training import step, values, work
 
 TPE = {"kind": "tpe", "startup_trials": 1, "candidates": 24, "multivariate": False}
 NONE = {"kind": "none"}
@@ -159,7 +155,7 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     assert not list(Path("scratch/albef").iterdir()), "it starts anew"
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "fit", raising(OSError("no space left")))
+        patch.setattr(search, "fit", raising(OSError("no space left")))
         with pytest.raises(OSError, match="no space left"):
             step("search", "retrieval")
 
@@ -179,7 +175,7 @@ def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
     """The second epoch of the second trial is cut off, whose first epoch is not trained again."""
     whole = (complete[0] / "products/search/retrieval/trials.json").read_bytes()
     trained: list[tuple[str, int]] = []
-    fit = trials.fit
+    fit = search.fit
 
     def cut(stage: Stage, *args: Any, on_epoch: Any, label: str, **rest: Any) -> Any:
         def heard(epoch: int, metrics: dict[str, float]) -> bool:
@@ -191,78 +187,8 @@ def test_a_search_that_is_stopped_between_epochs_ends_with_the_same_trials(
 
         return fit(stage, *args, on_epoch=heard, label=label, **rest)
 
-    monkeypatch.setattr(trials, "fit", cut)
+    monkeypatch.setattr(search, "fit", cut)
     with pytest.raises(KeyboardInterrupt):
         step("search", "retrieval")
     step("search", "retrieval")
     assert Path("products/search/retrieval/trials.json").read_bytes() == whole
-
-
-def children(process: psutil.Process) -> list[psutil.Process]:
-    """The workers of a search."""
-    found = process.children()
-    return [child for child in found if "pipelines.search" in " ".join(child.cmdline())]
-
-
-@pytest.mark.slow
-def test_a_killed_worker_s_trial_is_run_again_by_the_other(here: Path) -> None:
-    params = searched()
-    params["search"] |= {"trials": 4, "epochs": 8}
-    params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1}
-    work(here, params)
-    process = start(here, "search", "retrieval")
-    for number in (0, 1):
-        pattern = f"trial-{number}/state-*.pt"
-        wait(process, lambda pattern=pattern: list(Path("scratch").rglob(pattern)))
-    [one, _] = children(psutil.Process(process.pid))
-    one.kill()
-    told = process.communicate(timeout=600)[1]
-    assert process.returncode == 0, told
-    assert "of the search died (SIGKILL); its trial is tried again" in told
-    assert "was cut off; it is tried again" in told
-    assert "going on at step" in told  # with the state that the killed one left
-    ended = found()["trials"]
-    assert [trial["state"] for trial in ended] == ["complete"] * 4
-    assert [len(trial["values"]) for trial in ended] == [8] * 4
-    assert len({trial["params"]["lr"] for trial in ended}) == 4
-    assert [trial["start"] for trial in ended].count(True) == 1
-    assert found()["evidence"]["repeatable"] is False
-    record = json.loads(Path("products/runs/search@retrieval.json").read_text())
-    assert record["search"] == found()["evidence"]
-    assert not list(Path("scratch/albef").glob("search@*"))
-
-
-@pytest.mark.slow
-def test_workers_that_are_stopped_go_on_where_they_were(here: Path) -> None:
-    params = searched()
-    params["search"] |= {"trials": 3, "epochs": 8}
-    params["runtime"] |= {"search_workers": 2, "checkpoint_every": 1000}
-    work(here, params)
-    process = start(here, "search", "retrieval")
-    wait(process, lambda: list(Path("scratch").rglob("trial-0/curves/**/*.tsv")))
-    process.send_signal(signal.SIGTERM)
-    told = process.communicate(timeout=600)[1]
-    assert process.returncode == 130, told
-    assert "Traceback" not in told
-    again = start(here, "search", "retrieval")
-    told = again.communicate(timeout=600)[1]
-    assert again.returncode == 0, told
-    assert "going on at step" in told
-    assert found()["evidence"]["trials"]["complete"] == 3
-
-
-def test_what_a_study_refuses_is_said_once_before_workers_start(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    work(here, searched(runtime__search_workers=2))
-    looked = trials.read_search(Stage("search", "retrieval"))
-    assert looked
-    looked.folder.mkdir(parents=True)
-    looked.journal.write_text("no journal\n{}\n")
-    started: list[object] = []
-    monkeypatch.setattr(search, "work", lambda *args: started.append(args))
-    with pytest.raises(StudyError, match="is no journal of a study") as raised:
-        step("search", "retrieval")
-    assert isinstance(raised.value, ValueError), "one sentence and exit code 2"
-    assert "\n" not in str(raised.value)
-    assert not started

@@ -1,4 +1,4 @@
-"""Studies of one process and of several, in a journal and in PostgreSQL, cut off anywhere."""
+"""Studies of one machine and of several, in SQLite and in PostgreSQL, cut off anywhere."""
 
 import gc
 import math
@@ -13,141 +13,105 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from albef.search import study, study_storage
-from albef.search.samplers import SearchConfig
-from albef.search.study import Study, place_of
-from albef.search.study_storage import DATABASE, StudyError, TrialLost
+from albef.search import study
+from albef.search.study import DATABASE, Asked, Report, StudyError, TrialFailed
 from tests.search import toy_search
-from tests.search.toy_search import (
-    GP,
-    HYPERBAND,
-    MEDIAN,
-    SHARED,
-    TPE,
-    hasten,
-    search,
-    settings,
-    worth,
-)
+from tests.search.toy_search import SHARED, hasten, opened, search, train, worth
 
-OPENED: list[Study] = []
 ROOT = Path(__file__).parents[2]
 # The driver's: a connection that is refused leaves its socket to the garbage collector.
 REFUSED_LEAVES_A_SOCKET = pytest.mark.filterwarnings("ignore:.*socket:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(study, "POLL_S", study.POLL_S)  # all of these are put back
-    for name in ("HEARTBEAT_S", "GRACE_S"):
-        monkeypatch.setattr(study_storage, name, getattr(study_storage, name))
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEARTBEAT_S", "GRACE_S", "POLL_S"):  # all of these are put back
+        monkeypatch.setattr(study, name, getattr(study, name))
     hasten()
-    yield
-    while OPENED:
-        OPENED.pop().close()
 
 
-def opened(folder: Path, *args: Any, **rest: Any) -> Study:
-    OPENED.append(toy_search.opened(folder, *args, **rest))
-    return OPENED[-1]
+def facts(trials: list[FrozenTrial]) -> list[tuple[dict[str, float], str, object]]:
+    return [(t.params, t.state.name, t.intermediate_values) for t in trials]
 
 
-def facts(trials: list[FrozenTrial]) -> list[tuple[int, dict[str, float], str, object]]:
-    return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
+def start(folder: Path, *mode: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", toy_search.__name__, str(folder), *mode],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def same(trial: FrozenTrial | None, other: FrozenTrial) -> bool:
-    return trial is not None and (trial.number, trial.params) == (other.number, other.params)
+def kill_one_that_trains(folder: Path) -> list[str]:
+    """Start a process, kill it in its first trial; the position and rate of that."""
+    with start(folder, "hang") as killed:
+        assert killed.stdout
+        line = killed.stdout.readline().split()
+        killed.kill()
+        assert line, killed.communicate()[1]
+    return line
 
 
-@pytest.fixture(scope="module", params=[(TPE, MEDIAN), (TPE, HYPERBAND), (GP, HYPERBAND)])
-def whole(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SearchConfig, list[FrozenTrial]]:
-    """Settings, and the trials of a search with them that was not cut off."""
-    chosen = settings(sampler=request.param[0], pruner=request.param[1])
-    return chosen, search(toy_search.opened(tmp_path_factory.mktemp("whole"), chosen))
+def stop(asked: Asked, report: Report) -> None:
+    report(1, worth(asked.values, 1))
+    raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("cut", [0, 1, 4])
-def test_a_search_that_is_cut_off_ends_as_one_that_was_not(
-    tmp_path: Path, cut: int, whole: tuple[SearchConfig, list[FrozenTrial]]
-) -> None:
-    """Cut off twice in the same trial, which goes on after the epochs that it reported."""
-    chosen, trials = whole
+def test_a_search_that_is_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    """Stopped and killed in the same trial, which goes on after the epochs that it reported."""
+    whole = search(opened(tmp_path / "whole", SHARED))
     here = tmp_path / "cut"
-    search(opened(here, chosen), trials=cut)
-    killed = opened(here, chosen)
-    asked = killed.ask()
-    assert asked
-    assert place_of(asked) == f"trial-{cut}"
-    killed.close()
-    killed = opened(here, chosen)
-    assert same(killed.ask(), asked)
-    ends = killed.report(1, worth(asked.params, 1))
-    killed.close()
-    last = opened(here, chosen)
-    if not ends:
-        assert same(last.ask(), asked)
-        # Its first epoch is reported again, if its state was not saved after that.
-        if not any(last.report(epoch, worth(asked.params, epoch)) for epoch in (1, 2, 3, 4)):
-            last.complete_trial()
-    last.close()
-    assert facts(search(opened(here, chosen))) == facts(trials)
-    assert opened(here, chosen).ask() is None  # nothing is tried twice
+    search(opened(here, SHARED), trials=3)
+    with pytest.raises(KeyboardInterrupt):
+        search(opened(here, SHARED), train=stop)
+    position, rate = kill_one_that_trains(here)
+    assert (int(position), float(rate)) == (3, whole[3].params["lr"])
+    last = opened(here, SHARED)
+    asked: list[int] = []
+
+    def go_on(trial: Asked, report: Report) -> None:
+        asked.append(trial.position)
+        for epoch in range(1 if len(asked) > 1 else 2, toy_search.EPOCHS + 1):
+            report(epoch, worth(trial.values, epoch))
+
+    ended = search(last, train=go_on)
+    assert asked == [3, 4, 5, 6, 7]
+    assert facts(ended) == facts(whole)
+    again = opened(here, SHARED)
+    assert not again.run_trial(train), "nothing is tried twice"
+    assert [again.position(trial) for trial in ended] == list(range(8))
+    again.close()
 
 
 def test_a_failed_trial_keeps_its_error_counts_and_is_not_tried_again(tmp_path: Path) -> None:
-    first = opened(tmp_path)
-    first.ask()
-    first.fail_trial("the loss is no number at step 3")
-    first.ask()
-    first.report(1, math.nan)
-    failed = first.complete_trial()
-    assert failed.state == TrialState.FAIL
-    assert "which is no number" in failed.user_attrs["error"]
-    first.close()
+    def fail(asked: Asked, report: Report) -> None:
+        if asked.position:
+            report(1, math.nan)
+        else:
+            raise TrialFailed("the loss is no number at step 3")
+
+    search(opened(tmp_path), trials=2, train=fail)
     ended = search(opened(tmp_path))
     assert [trial.state for trial in ended[:2]] == [TrialState.FAIL] * 2
     assert ended[0].user_attrs["error"] == "the loss is no number at step 3"
-    assert [place_of(trial) for trial in ended] == [f"trial-{n}" for n in range(6)]
+    assert "which is no number" in ended[1].user_attrs["error"]
+    assert len(ended) == 6
 
 
-def test_a_half_written_last_line_is_cut_off_and_nothing_else_lost(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = search(opened(tmp_path), trials=2)
-    with (tmp_path / "journal").open("ab") as file:
-        file.write(b'{"op_code":4,"worker_id"')
-    assert facts(opened(tmp_path).ended) == facts(before)
-    assert "ends in the middle of a line, which is cut off" in caplog.text
-
-
-@pytest.mark.parametrize("line", ["not JSON", "{}", '{"op_code": 99, "worker_id": "x"}'])
-def test_a_corrupt_journal_is_named_with_its_remedy(tmp_path: Path, line: str) -> None:
-    search(opened(tmp_path), trials=2)
-    journal = tmp_path / "journal"
-    lines = journal.read_text().splitlines()
-    lines[2] = line
-    journal.write_text("\n".join(lines) + "\n")
-    with pytest.raises(
-        StudyError, match=f"{journal} is no journal of a study .* delete {tmp_path}"
-    ):
+def test_a_damaged_study_is_named_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database " * 100)
+    with pytest.raises(StudyError, match=f"{tmp_path}/study.db cannot be used .* delete its"):
         opened(tmp_path)
 
 
-def test_a_second_process_is_refused_where_one_searches_alone(tmp_path: Path) -> None:
-    opened(tmp_path)
-    with pytest.raises(
-        StudyError, match=f"process {os.getpid()} already searches in {tmp_path}; wait"
-    ):
-        opened(tmp_path)
-
-
-# Several processes, of one machine or of many
+# Several machines
 
 
 @pytest.fixture(scope="module")
@@ -200,111 +164,69 @@ def database(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return postgresql
 
 
-@pytest.fixture(params=["journal", "database"])
-def kept(request: pytest.FixtureRequest) -> str:
-    """Where the study is kept."""
-    if request.param == "database":
-        request.getfixturevalue("database")
-    return str(request.param)
-
-
-def start(folder: Path, *mode: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", toy_search.__name__, str(folder), *mode],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_killed_process_leaves_its_trial_to_the_others(kept: str, tmp_path: Path) -> None:
-    killed = start(tmp_path, "hang")
-    assert killed.stdout
-    line = killed.stdout.readline().split()
-    killed.kill()
-    assert line, killed.communicate()[1]
-    killed.communicate()
-    assert line == ["0", "0.0001"]  # the start
+def test_a_killed_machine_leaves_its_trial_to_the_others(database: str, tmp_path: Path) -> None:
+    assert kill_one_that_trains(tmp_path) == ["0", "0.0001"]  # the start
     other = start(tmp_path)
-    search(opened(tmp_path, SHARED, shared=True))
+    search(opened(tmp_path, SHARED))
     says = other.communicate(timeout=600)[1]
     assert other.returncode == 0, says
-    both = opened(tmp_path, SHARED, shared=True)
+    both = opened(tmp_path, SHARED)
     ended = both.ended
     assert len(ended) == 8
     assert all(trial.state == TrialState.COMPLETE for trial in ended)
-    assert all(list(trial.intermediate_values) == [1, 2] for trial in ended)
+    assert all(list(trial.intermediate_values) == [1, 2, 3, 4] for trial in ended)
     assert len({trial.params["lr"] for trial in ended}) == 8
-    [again] = [trial for trial in ended if place_of(trial) == "trial-0"]
+    [again] = [trial for trial in ended if both.position(trial) == 0]
     assert again.params["lr"] == 1e-4
-    assert both.ask() is None
+    assert not both.run_trial(train)
     assert not both.repeatable
-    assert (tmp_path / "journal").exists() == (kept == "journal")
+    both.close()
 
 
-def test_a_running_trial_is_not_taken_until_it_is_put_back(kept: str, tmp_path: Path) -> None:
-    first, second = (opened(tmp_path, SHARED, run="back", shared=True) for _ in range(2))
-    mine, other = first.ask(), second.ask()
-    assert mine
-    assert other
-    assert (mine.number, other.number) == (0, 1)
-    first.report(1, 0.5)
-    first.put_back()
-    second.complete_trial()
-    again = second.ask()
-    assert again
-    assert place_of(again) == place_of(mine) == "trial-0"
-    assert again.params == mine.params
-    assert second._frozen().intermediate_values == {1: 0.5}
-    second.put_back()
-
-
-def test_workers_go_on_with_a_study_of_one_and_it_stays_theirs(tmp_path: Path) -> None:
-    lone = opened(tmp_path, SHARED)
-    assert lone.repeatable
-    lone.ask()
-    lone.report(1, 1.0)
-    lone.complete_trial()
-    lone.ask()
-    lone.close()  # as if it were killed
-    shared = opened(tmp_path, SHARED, shared=True)
-    again = shared.ask()
-    assert again
-    assert place_of(again) == "trial-1"
-    assert not opened(tmp_path, SHARED).repeatable
-
-
-def test_a_machine_that_seemed_dead_hears_that_its_trial_is_another_s(
+def test_a_running_trial_is_another_machine_s_once_it_is_stopped(
     database: str, tmp_path: Path
 ) -> None:
-    first, second = (opened(tmp_path, SHARED, run="lost") for _ in range(2))
-    first.ask()
-    first.put_back()  # as the others do for one that gives no sign of life
-    with pytest.raises(TrialLost):
-        first.report(1, 0.5)
-    with pytest.raises(TrialLost):
-        first.complete_trial()
-    with pytest.raises(TrialLost):
-        first.fail_trial("boom")
-    assert len(search(second)) == 8
+    first, second = (opened(tmp_path, SHARED, run="stop") for _ in range(2))
+    asked: list[Asked] = []
+
+    def note(trial: Asked, report: Report) -> None:
+        asked.append(trial)
+        train(trial, report)
+
+    def train_both(trial: Asked, report: Report) -> None:
+        second.run_trial(note)
+        asked.append(trial)
+        stop(trial, report)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run_trial(train_both)
+    first.close()
+    second.run_trial(note)
+    assert [trial.position for trial in asked] == [1, 0, 0]
+    assert asked[1] == asked[2]
+    second.close()
 
 
-def test_no_more_trials_than_asked_for_where_two_ask_at_once(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_that_seemed_dead_goes_on_with_another_trial(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = settings(trials=1)
-    first, second = (opened(tmp_path, one, run="one") for _ in range(2))
-    assert first.ask()
-    counted = second._counted
-    with monkeypatch.context() as patch:  # as if it had counted before the first took its trial
-        counts = iter([[], counted()])
-        patch.setattr(second, "_counted", lambda: next(counts))
-        assert second._next_trial() is None
-    first.report(4, 1.0)
-    first.complete_trial()
-    assert second.ask() is None
-    assert len(second.ended) == 1
+    one = opened(tmp_path, SHARED, run="lost")
+    asked: list[int] = []
+
+    def lose(trial: Asked, report: Report) -> None:
+        asked.append(trial.position)
+        if len(asked) == 1:  # what others do for one that gives no heartbeat
+            address = database.replace("postgresql", "postgresql+pg8000")
+            theirs = optuna.load_study(study_name="search@lost", storage=address)
+            theirs.tell(0, state=TrialState.FAIL)
+            RetryHeartbeatStaleTrialCallback()(theirs, theirs.trials[0])
+            assert report(1, 0.5), "it is not worth going on"
+            raise optuna.TrialPruned
+        train(trial, report)
+
+    assert len(search(one, train=lose)) == 8
+    assert asked == [0, *range(8)]
+    assert "trial 1 went to another machine" in caplog.text
 
 
 @REFUSED_LEAVES_A_SOCKET
