@@ -167,7 +167,8 @@ class Study:
             return epoch < self._settings.epochs and trial.should_prune()
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return trials
 
     def _counted(self) -> list[FrozenTrial]:
         """Trials of the budget: all but those that were cut off, which have no error."""
