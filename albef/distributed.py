@@ -85,13 +85,20 @@ class World:
         distributed.all_reduce(joined)
         return dict(zip(values, joined / self.size, strict=True))
 
-    def all_reduce_max(self, value: Tensor | int, device: torch.device) -> int:
+    def all_reduce_max(self, value: int, device: torch.device) -> int:
         """The largest of the processes' numbers."""
         if self.size == 1:
-            return int(value)
-        number = torch.as_tensor(value, dtype=torch.int64, device=device).clone()
+            return value
+        number = torch.tensor(value, device=device)
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return int(number)
+
+    def all_reduce_min(self, value: Tensor) -> int:
+        """The smallest of the processes' numbers, each a scalar on the device."""
+        if self.size > 1:
+            value = value.clone()
+            distributed.all_reduce(value, distributed.ReduceOp.MIN)
+        return int(value)
 
     def share(self, count: int) -> range:
         """Which of so many things in a row are this process', as even a part as can be."""

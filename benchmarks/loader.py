@@ -25,11 +25,12 @@ from albef.config import read_yaml, validate
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
+from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import Batch, to_device
 from albef.preprocessing.transforms import MEAN, STD, AugmentConfig, Train
 from albef.tasks.pretraining import Config, Task
-from albef.training.loop import train
+from albef.training.loop import Setup, Trainer
 from benchmarks.pictures import jpeg, photo
 from benchmarks.timing import alternate, machine, ratio
 from tests.original import vocabulary
@@ -148,16 +149,9 @@ def _waiting(data: Path, scratch: Path) -> Mapping[str, object]:
     task = Task(config, vocabulary(config.tokenizer.vocab_size))
     transform = Train(AugmentConfig(flip=False, crop=CROP, randaugment=0), task.image_size)
     size = config.global_batch_size
-    return train(
-        task,
-        config,
-        Loader(Shards(data, "train"), task.collate(transform), size, size, 0, 1),
-        folder=scratch / "training",
-        device=torch.device("cpu"),
-        checkpoint_every=10**6,
-        validate=lambda epoch: {},
-        progress=lambda step, total, means: None,
-    )
+    loader = Loader(Shards(data, "train"), task.collate(transform), size, size, 0, 1)
+    setup = Setup(scratch / "training", torch.device("cpu"), Runtime())
+    return Trainer(task, loader, setup, lambda epoch: {}, lambda step, total, means: None).train()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Table, Task, TrainingConfig
-from albef.training.loop import LOG, train
+from albef.training.loop import LOG, Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.progress import progress
 from albef.training.state import kept
@@ -125,7 +125,39 @@ def fit(
     recompute(task, stage.runtime.recompute)
     if stage.runtime.compile:
         compile_blocks(task)
-    loader = Loader(
+    loader = _loader(stage, task, shards)
+    val = Shards(data, "val")
+    task.workers = stage.runtime.workers
+
+    def validate(epoch: int) -> dict[str, float]:
+        with evaluating(config.precision, device):
+            table = task.predict(val, config.micro_batch_size)
+        judge = partial(_judge, task, table, f"{label}: epoch {epoch}")
+        metrics = processes.broadcast(judge)
+        ended = processes.broadcast(lambda: bool(on_epoch and on_epoch(epoch, metrics)))
+        stage.tally()
+        if ended:
+            raise EndedEarly
+        return metrics
+
+    setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code)
+    try:
+        with progress(label) as show:
+            facts = Trainer(task, loader, setup, validate, show).train()
+        for index in folder.glob("*.arrow") if processes.first else ():
+            index.unlink()  # others may map it still
+        return {**facts, "damaged": loader.damage.counts()}
+    finally:
+        stage.tally()
+
+
+def _loader(stage: Stage, task: Task, shards: Shards) -> Loader:
+    config: TrainingConfig = task.config
+    dataset: str = task.config.dataset
+    damaged_records = stage.runtime.max_damaged_records.get(dataset, 0.0)
+    damaged_shards = stage.runtime.max_damaged_shards.get(dataset, 0.0)
+    processes = world()
+    return Loader(
         shards,
         task.collate(Train(config.augment, task.image_size)),
         config.global_batch_size,
@@ -135,56 +167,21 @@ def fit(
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
-        Reading(
-            config.window,
-            stage.runtime.max_damaged_records.get(dataset, 0.0),
-            stage.runtime.max_damaged_shards.get(dataset, 0.0),
-        ),
+        Reading(config.window, damaged_records, damaged_shards),
     )
-    val = Shards(data, "val")
-    task.workers = stage.runtime.workers
 
-    def judge(epoch: int, table: Table) -> tuple[dict[str, float], bool]:
-        metrics, chance = task.score(table), task.chance(table)
-        log.info("%s: epoch %d, %s %.2f", label, epoch, task.primary, metrics[task.primary])
-        if at_chance(metrics, chance, task.primary):
-            log.warning(
-                "%s: after epoch %d %s is no better than guessing (%.2f): it has learned nothing "
-                "yet; look at the data, the learning rate and the start",
-                *(label, epoch, task.primary, chance[task.primary]),
-            )
-        return metrics, bool(on_epoch and on_epoch(epoch, metrics))
 
-    def validate(epoch: int) -> dict[str, float]:
-        with evaluating(config.precision, device):
-            table = task.predict(val, config.micro_batch_size)
-        metrics, ended = processes.broadcast(lambda: judge(epoch, table))
-        stage.tally()
-        if ended:
-            raise EndedEarly
-        return metrics
-
-    try:
-        with progress(label) as show:
-            facts = train(
-                task,
-                config,
-                loader,
-                folder=folder,
-                mirror=mirror_of(stage, folder),
-                device=device,
-                checkpoint_every=stage.runtime.checkpoint_every,
-                checkpoint_every_s=stage.runtime.checkpoint_every_s,
-                compress=stage.runtime.compress,
-                code=stage.code,
-                validate=validate,
-                progress=show,
-            )
-        for index in folder.glob("*.arrow") if processes.first else ():
-            index.unlink()  # others may map it still
-        return {**facts, "damaged": loader.damage.counts()}
-    finally:
-        stage.tally()
+def _judge(task: Task, table: Table, when: str) -> dict[str, float]:
+    """Score a validation; one that is no better than guessing is warned of."""
+    metrics, chance = task.score(table), task.chance(table)
+    log.info("%s, %s %.2f", when, task.primary, metrics[task.primary])
+    if at_chance(metrics, chance, task.primary):
+        log.warning(
+            "%s: %s is no better than guessing (%.2f): it has learned nothing yet; look at the "
+            "data, the learning rate and the start",
+            *(when, task.primary, chance[task.primary]),
+        )
+    return metrics
 
 
 def mirror_of(stage: Stage, folder: Path) -> Mirror | None:

@@ -1,8 +1,43 @@
 """Image-text matching with negatives drawn from the batch (ALBEF, section 3.2)."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Negatives(NamedTuple):
+    """The negatives of a batch of B pairs; an index without a negative is arbitrary."""
+
+    image: Tensor
+    """(B,) index of each text's negative image."""
+    has_image: Tensor
+    """(B,) bool: whether the text has any."""
+    text: Tensor
+    """(B,) index of each image's negative text; from B on it is a false text."""
+    has_text: Tensor
+    """(B,) bool: whether the image has any."""
+
+
+def hard_negative_indices(
+    sim_i2t: Tensor, sim_t2i: Tensor, barred: Tensor, is_false: Tensor | None = None
+) -> Negatives:
+    """Draw a negative image for each text of a batch, and a negative text for each image.
+
+    Args:
+        sim_i2t: (B, B) similarities that weigh the texts; see :func:`hard_negatives`.
+        sim_t2i: (B, B) similarities that weigh the images.
+        barred: (B, B) bool; true where two entries are no negatives of each other.
+        is_false: (B,) bool; true where a false text of the pair's own takes the place of the
+            text that is drawn.
+    """
+    image, has_image = hard_negatives(sim_t2i, barred)
+    text, has_text = hard_negatives(sim_i2t, barred)
+    if is_false is not None:
+        own = len(text) + torch.arange(len(text), device=text.device)
+        text, has_text = torch.where(is_false, own, text), has_text | is_false
+    return Negatives(image, has_image, text, has_text)
 
 
 def hard_negatives(

@@ -1,4 +1,4 @@
-"""Image-text matching: which pairs training judges, and ITM on the best pairs of a ranking.
+"""Image-text matching: ITM on a batch's pairs in training, and on the best pairs of a ranking.
 
 Shapes: B batch, I images, T texts, Q queries, C candidates, E shared width, L text tokens, D width.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from albef.losses.itm import hard_negatives
+from albef.losses.itm import Negatives
 from albef.models.albef import ALBEF
 from albef.models.kernels import KeyValue, select
 
@@ -29,10 +29,6 @@ class Matches(NamedTuple):
     """(3B,): 1, 0, 0."""
     valid: Tensor
     """(3B,) bool; false where a row has no possible negative."""
-    neg_image_idx: Tensor
-    """(B,) the negative image of each text."""
-    neg_text_idx: Tensor
-    """(B,) the negative text of each image; from B on it is a false one."""
 
 
 def match_pairs(
@@ -41,40 +37,27 @@ def match_pairs(
     text_states: Tensor,
     text_mask: Tensor,
     image: list[KeyValue],
-    sim_i2t: Tensor,
-    sim_t2i: Tensor,
-    barred: Tensor,
-    false_texts: tuple[Tensor, Tensor] | None = None,
+    negatives: Negatives,
 ) -> Matches:
-    """Draw hard negatives and score the three groups of pairs.
+    """Score the three groups of pairs in one pass.
 
     Args:
         model: the student.
         itm_head: linear, 2 classes.
-        text_states: (B, L, D), with gradient.
-        text_mask: (B, L).
-        image: keys and values.
-        sim_i2t: (B, B) similarities that weigh the negative texts.
-        sim_t2i: (B, B) similarities that weigh the negative images.
-        barred: (B, B) bool; true where two entries are no negatives of each other.
-        false_texts: states (B, L, D) of texts that are like the given ones and false of their
-            images, and (B,) bool, which of them take the place of the negative that is drawn.
+        text_states: (B, L, D), with gradient; or (2B, L, D), the false texts behind.
+        text_mask: of as many texts.
+        image: keys and values of B images.
+        negatives: of each pair.
     """
-    batch = len(text_states)
-    neg_image, has_image = hard_negatives(sim_t2i, barred)
-    neg_text, has_text = hard_negatives(sim_i2t, barred)
-    index = torch.arange(batch, device=text_states.device)
-    if false_texts is not None:
-        states, is_false = false_texts
-        text_states, text_mask = torch.cat([text_states, states]), text_mask.repeat(2, 1)
-        neg_text, has_text = torch.where(is_false, batch + index, neg_text), has_text | is_false
-    texts = torch.cat([index, index, neg_text])
-    images = torch.cat([index, neg_image, index])
+    index = torch.arange(len(negatives.text), device=text_states.device)
+    texts = torch.cat([index, index, negatives.text])
+    images = torch.cat([index, negatives.image, index])
     chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
-    labels = (torch.arange(3 * batch, device=logits.device) < batch).long()
+    labels = (torch.arange(len(texts), device=logits.device) < len(index)).long()
+    has_image, has_text = negatives.has_image, negatives.has_text
     valid = torch.cat([torch.ones_like(has_image), has_image, has_text])
-    return Matches(logits, labels, valid, neg_image, neg_text)
+    return Matches(logits, labels, valid)
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from albef.config import Section, fixed
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
-from albef.losses.itc import contrast, equal_ids, one_hot_targets, same_image_targets
-from albef.losses.itm import itm_loss
+from albef.losses.itc import Contrast, contrast, equal_ids, one_hot_targets, same_image_targets
+from albef.losses.itm import hard_negative_indices, itm_loss
 from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.bert import attention_bias
@@ -99,11 +99,31 @@ def group_ids(
     return [[token_ids[word] for word in group] for group in groups]
 
 
+class EncodedPairs(NamedTuple):
+    """A batch of B pairs, encoded by the student and its twin."""
+
+    ids: Tensor
+    """(B, L) of the texts."""
+    text_mask: Tensor
+    """(B, L)."""
+    image_states: Tensor
+    """(B, N, D) of the student."""
+    text_states: Tensor
+    """(B, L, D) of the student."""
+    image_feat_m: Tensor
+    """(B, E) of the twin."""
+    text_feat_m: Tensor
+    """(B, E) of the twin."""
+    pair_id: Tensor | None
+    """(B,) or (B, n); pairs with an equal one are each other's positives. None leaves each its own.
+    """
+
+
 class Matched(NamedTuple):
     """What a batch loses in matching."""
 
     loss: Tensor
-    """Scalar: ITM, ITC where it is trained, and word-patch alignment by its weight."""
+    """Scalar: the sum of the losses, each by its weight."""
     image: list[KeyValue]
     """Keys and values of the student's images."""
     outputs: dict[str, Tensor]
@@ -165,87 +185,74 @@ class MatchingTask(Task):
         learns = any(each.requires_grad for each in self.model.image_encoder.parameters())
         return self.model_m.model.encode_image(images) if learns else image_states
 
-    def match(
-        self,
-        batch: Batch,
-        image_states: Tensor,
-        text_states: Tensor,
-        feats_m: tuple[Tensor, Tensor],
-        pair_id: Tensor | None,
-        alpha: float,
-        queued: int | None = None,
-    ) -> Matched:
-        """ITC to the twin's features of the batch and the queue, ITM with drawn negatives, and
-        word-patch alignment of the batch.
+    def match(self, pairs: EncodedPairs, alpha: float, queued: int | None = None) -> Matched:
+        """Sum the losses of a batch of pairs: ITC to the twin's features of batch and queue, ITM
+        with drawn negatives, and word-patch alignment.
 
         Args:
-            batch: ``ids`` and ``text_mask`` (B, L) of the texts.
-            image_states: (B, N, D) of the student.
-            text_states: (B, L, D) of the student.
-            feats_m: ``image_feat`` and ``text_feat`` of the twin, (B, E) each.
-            pair_id: (B,) or (B, n); pairs with an equal one are each other's positives. None
-                leaves each its own.
+            pairs: the batch.
             alpha: weight of the twin in ITC's targets.
             queued: how many of the queue are candidates, the first ones; None means all.
         """
-        model, text_mask, queue = self.model, batch["text_mask"], self.queue
-        size, device = len(text_mask), text_mask.device
-        queued_ids = queue.ids[:queued]
-        if pair_id is None:
-            targets = one_hot_targets(size, size + len(queued_ids), device)
-            barred = torch.eye(size, dtype=torch.bool, device=device)
-        else:
-            targets = same_image_targets(pair_id, queued_ids)
-            barred = equal_ids(pair_id, pair_id)
+        model, config = self.model, self.config
+        positives, targets = self._positives(pairs, queued)
         itc = contrast(
-            model.image_feat(image_states),
-            model.text_feat(text_states),
-            *feats_m,
-            queue.image[:queued],
-            queue.text[:queued],
+            model.image_feat(pairs.image_states),
+            model.text_feat(pairs.text_states),
+            pairs.image_feat_m,
+            pairs.text_feat_m,
+            self.queue.image[:queued],
+            self.queue.text[:queued],
             self.temperature,
             targets,
             alpha,
         )
-        image = model.fusion_encoder.image_key_values(image_states)
-        weight = 1.0 if self.config.hard_negatives else 0.0  # equal similarities draw uniformly
-        false_texts = None
-        if self.config.exchanged:
-            other, exchanged = self.exchange(batch["ids"])
-            is_false = exchanged & (torch.rand(size, device=device) < 0.5)
-            false_texts = model.encode_text(other, text_mask), is_false
-        pairs = match_pairs(
-            model,
-            self.itm_head,
-            text_states,
-            text_mask,
-            image,
-            itc.sim_i2t[:, :size] * weight,
-            itc.sim_t2i[:, :size] * weight,
-            barred,
-            false_texts,
-        )
-        itm = itm_loss(pairs.logits, pairs.labels, pairs.valid)
-        outputs = {
-            "itc": itc.loss.detach(),
-            "itm": itm.detach(),
+        image = model.fusion_encoder.image_key_values(pairs.image_states)
+        itm, outputs = self._itm(pairs, image, itc, positives)
+        losses = {"itc": itc.loss, "itm": itm}
+        loss = itm + itc.loss if self.itc else itm
+        if config.wpa:
+            bias = attention_bias(pairs.text_mask)
+            query = model.fusion_encoder.first_query(pairs.text_states, bias)
+            losses["wpa"] = wpa_loss(query, image[0][0], pairs.text_mask, same=positives)
+            loss = loss + config.wpa * losses["wpa"]
+        outputs |= {name: value.detach() for name, value in losses.items()} | {
             "temperature": self.temperature.detach(),
             "alpha": torch.full_like(itm.detach(), alpha),
-            "image_feat_m": feats_m[0],
-            "text_feat_m": feats_m[1],
+            "image_feat_m": pairs.image_feat_m,
+            "text_feat_m": pairs.text_feat_m,
         }
-        if pair_id is not None:
-            outputs["pair_id"] = pair_id
-        if false_texts:
-            outputs["exchanged"] = false_texts[1].float().mean()
-        loss = itm + (itc.loss if self.itc else 0)
-        if self.config.wpa:
-            query = model.fusion_encoder.first_query(text_states, attention_bias(text_mask))
-            # What is no negative of each other is a positive.
-            wpa = wpa_loss(query, image[0][0], text_mask, same=barred)
-            outputs["wpa"] = wpa.detach()
-            loss = loss + self.config.wpa * wpa
+        if pairs.pair_id is not None:
+            outputs["pair_id"] = pairs.pair_id
         return Matched(loss, image, outputs)
+
+    def _positives(self, pairs: EncodedPairs, queued: int | None) -> tuple[Tensor, Tensor]:
+        """Which pairs (B, B) are each other's positives, and ITC's targets (B, B + Q)."""
+        size, device = len(pairs.ids), pairs.ids.device
+        queued_ids = self.queue.ids[:queued]
+        if pairs.pair_id is None:
+            targets = one_hot_targets(size, size + len(queued_ids), device)
+            return torch.eye(size, dtype=torch.bool, device=device), targets
+        targets = same_image_targets(pairs.pair_id, queued_ids)
+        return equal_ids(pairs.pair_id, pairs.pair_id), targets
+
+    def _itm(
+        self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """ITM's loss with negatives drawn by ITC's similarities, and what is logged beside it."""
+        states, mask, size = pairs.text_states, pairs.text_mask, len(pairs.ids)
+        is_false, outputs = None, {}
+        if self.config.exchanged:
+            other, exchanged = self.exchange(pairs.ids)
+            is_false = exchanged & (torch.rand(size, device=mask.device) < 0.5)
+            states = torch.cat([states, self.model.encode_text(other, mask)])
+            mask = mask.repeat(2, 1)
+            outputs["exchanged"] = is_false.float().mean()
+        weight = 1.0 if self.config.hard_negatives else 0.0  # equal similarities draw uniformly
+        sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
+        negatives = hard_negative_indices(*sims, positives, is_false)
+        matches = match_pairs(self.model, self.itm_head, states, mask, image, negatives)
+        return itm_loss(matches.logits, matches.labels, matches.valid), outputs
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the twin's features of all micro-batches at once, with their ids if any."""
@@ -309,6 +316,7 @@ class PairTask(MatchingTask, RunTask):
         with torch.no_grad():
             image_feat_m = twin.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
-        feats_m, alpha = (image_feat_m, text_feat_m), fixed(self.config.alpha) * ramp(epoch)
-        matched = self.match(batch, image_states, text_states, feats_m, pair_id, alpha)
+        feats = image_states, text_states, image_feat_m, text_feat_m
+        pairs = EncodedPairs(batch["ids"], mask, *feats, pair_id)
+        matched = self.match(pairs, fixed(self.config.alpha) * ramp(epoch))
         return {"loss": matched.loss, **matched.outputs}

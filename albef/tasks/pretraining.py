@@ -21,7 +21,7 @@ from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
 from albef.tasks.matching import Collate as CaptionCollate
-from albef.tasks.matching import MatchingConfig, group_ids
+from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
@@ -163,15 +163,10 @@ class Task(RankingTask):
             image_states_m = self.encode_image_m(batch["image"], image_states)
             text_states_m, masked_states_m = twin.encode_text(both_ids, both_mask).split(size)
             feats_m = twin.image_feat(image_states_m), twin.text_feat(text_states_m)
-        matched = self.match(
-            batch,
-            image_states,
-            text_states,
-            feats_m,
-            batch.get("text_id"),
-            config.alpha_itc * ramp(epoch),
-            queued=config.queue_size if epoch >= config.queue_from else 0,
-        )
+        states = image_states, text_states, *feats_m
+        pairs = EncodedPairs(batch["ids"], mask, *states, batch.get("text_id"))
+        queued = config.queue_size if epoch >= config.queue_from else 0
+        matched = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
 
         labels = batch["mlm_labels"].flatten()
         positions = batch["mlm_positions"]

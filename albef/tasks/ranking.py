@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from albef.config import Section
@@ -177,45 +178,86 @@ class RankingTask(MatchingTask):
     def score(self, table: Table) -> dict[str, float]:
         """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies; of a
         classified one, over its pictures and as the mean over its classes."""
-        result: dict[str, float] = {}
-        if "label" in table:
-            credit = np.array(self.examples(table).credit)
-            labels = np.array(table["label"])
-            by_class = [credit[labels == label].mean() for label in sorted(set(table["label"]))]
-            means = {"accuracy": credit.mean(), "balanced_accuracy": np.mean(by_class)}
-            return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
-        for prefix, column in (("", "rank"), ("itc_", "rank_itc")):
-            if "change" in table:
-                right = [float(rank == 0) for rank in table[column]]
-                values = accuracies(right, table["change"])
-            else:
-                ranks, query = np.array(table[column]), np.array(table["query"])
-                values = recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
-            result |= {prefix + name: value for name, value in values.items()}
-        return result
+        return _kind_of(table).score(table)
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
         """The mean of a query's three recalls; of a decision or a class whether it is right."""
-        if "label" in table:
-            pairs = zip(table["label"], table["predicted"], strict=True)
-            right = [float(label == predicted) for label, predicted in pairs]
-            columns = ("", "predicted", "label")
-            return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
-        rank = np.array(table["rank"])
-        if "change" in table:
-            return Examples("accuracy", (rank == 0).astype(float).tolist(), "caption", "top")
-        credit = np.mean([rank < k for k in RANKS], axis=0).tolist()
-        return Examples("r_mean", credit, "caption", "top", strata="query", right=1.0)
+        return _kind_of(table).examples(table)
 
     def chance(self, table: Table) -> dict[str, float]:
         """:meth:`score` of a random order or class, in expectation."""
-        if "label" in table:
-            return dict.fromkeys(self.score(table), 100 / len(set(table["label"])))
-        if "change" in table:
-            return accuracies([0.5] * len(table["change"]), table["change"])
+        return _kind_of(table).chance(table)
+
+
+class _Queries:
+    """A table whose rows are queries for one of all texts or pictures."""
+
+    @staticmethod
+    def metrics(ranks: NDArray[np.int64], table: Table) -> dict[str, float]:
+        query = np.array(table["query"])
+        return recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
+
+    @classmethod
+    def score(cls, table: Table) -> dict[str, float]:
+        by_itc = cls.metrics(np.array(table["rank_itc"]), table)
+        itc = {f"itc_{name}": value for name, value in by_itc.items()}
+        return cls.metrics(np.array(table["rank"]), table) | itc
+
+    @staticmethod
+    def examples(table: Table) -> Examples:
+        credit = np.mean([np.array(table["rank"]) < k for k in RANKS], axis=0).tolist()
+        return Examples("r_mean", credit, "caption", "top", strata="query", right=1.0)
+
+    @staticmethod
+    def chance(table: Table) -> dict[str, float]:
         query = table["query"]
         return chance_recalls(query.count("i2t"), query.count("t2i"))
+
+
+class _Decisions(_Queries):
+    """A table whose rows are decisions between the two of a pair."""
+
+    @staticmethod
+    def metrics(ranks: NDArray[np.int64], table: Table) -> dict[str, float]:
+        return accuracies((ranks == 0).astype(float).tolist(), table["change"])
+
+    @staticmethod
+    def examples(table: Table) -> Examples:
+        right = (np.array(table["rank"]) == 0).astype(float).tolist()
+        return Examples("accuracy", right, "caption", "top")
+
+    @staticmethod
+    def chance(table: Table) -> dict[str, float]:
+        return accuracies([0.5] * len(table["change"]), table["change"])
+
+
+class _Classified:
+    """A table whose rows are pictures put into classes."""
+
+    @classmethod
+    def score(cls, table: Table) -> dict[str, float]:
+        credit, labels = np.array(cls.examples(table).credit), np.array(table["label"])
+        by_class = [credit[labels == label].mean() for label in sorted(set(table["label"]))]
+        means = {"accuracy": credit.mean(), "balanced_accuracy": np.mean(by_class)}
+        return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
+
+    @staticmethod
+    def examples(table: Table) -> Examples:
+        pairs = zip(table["label"], table["predicted"], strict=True)
+        right = [float(label == predicted) for label, predicted in pairs]
+        columns = ("", "predicted", "label")
+        return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
+
+    @classmethod
+    def chance(cls, table: Table) -> dict[str, float]:
+        return dict.fromkeys(cls.score(table), 100 / len(set(table["label"])))
+
+
+def _kind_of(table: Table) -> type[_Queries | _Classified]:
+    if "label" in table:
+        return _Classified
+    return _Decisions if "change" in table else _Queries
 
 
 def ranked(

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from albef.config import read_preset, validate
 from albef.loading.reading import Batch
+from albef.losses.itm import Negatives
 from albef.losses.mlm import IGNORED
-from albef.models.matching import Matches
 from albef.preprocessing.transforms import Evaluate
 from albef.tasks import matching, pretraining
 from albef.tasks.pretraining import Task
@@ -44,9 +44,9 @@ def batch(size: int, side: int, length: int, vocab: int, masked: int) -> Batch:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Matches]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Negatives]:
     """What the fast step draws, step by step."""
-    return results(monkeypatch, matching, "match_pairs")
+    return results(monkeypatch, matching, "hard_negative_indices")
 
 
 def tasks() -> tuple[Task, Task]:
@@ -59,7 +59,7 @@ def tasks() -> tuple[Task, Task]:
 
 
 def stepped(
-    fast: Task, slow: Task, given: Batch, epoch: float, drawn: list[Matches]
+    fast: Task, slow: Task, given: Batch, epoch: float, drawn: list[Negatives]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The outputs of the fast and the plain step, backward done, with the same negatives."""
     fast.begin_step()
@@ -67,14 +67,14 @@ def stepped(
     ours["loss"].backward()
     fast.end_step([ours])
     plain.begin_step(slow)
-    negatives = drawn[-1].neg_image_idx.tolist(), drawn[-1].neg_text_idx.tolist()
+    negatives = drawn[-1].image.tolist(), drawn[-1].text.tolist()
     theirs = plain.losses(slow, given, epoch, negatives)
     theirs["loss"].backward()
     plain.enqueue(slow.queue, theirs["image_feat_m"], theirs["text_feat_m"])
     return ours, theirs
 
 
-def test_fast_and_plain_step_are_equal(drawn: list[Matches]) -> None:
+def test_fast_and_plain_step_are_equal(drawn: list[Negatives]) -> None:
     """Losses, gradients, twin and queue in float32, at three steps of a training."""
     fast, slow = tasks()
     optimizer = adamw(fast, 1e-3, 0.0)
@@ -94,7 +94,7 @@ def test_fast_and_plain_step_are_equal(drawn: list[Matches]) -> None:
         slow.zero_grad()
 
 
-def test_curves_of_the_fast_and_the_plain_training_agree(drawn: list[Matches]) -> None:
+def test_curves_of_the_fast_and_the_plain_training_agree(drawn: list[Negatives]) -> None:
     """Each goes its own way from one start, with the same batches and negatives."""
     fast, slow = tasks()
     optimizers = adamw(fast, 2e-3, 0.0), plain.optimizer(slow, 2e-3, 0.0)
@@ -131,7 +131,7 @@ def test_a_word_to_be_masked_that_is_no_token_is_named() -> None:
         task.collate(Evaluate(48))
 
 
-def test_equal_texts_are_positives_of_batch_and_queue(drawn: list[Matches]) -> None:
+def test_equal_texts_are_positives_of_batch_and_queue(drawn: list[Negatives]) -> None:
     values = config(0.0).model_copy(update={"equal_texts": True})
     torch.manual_seed(0)
     task = Task(values, vocabulary()).train()
@@ -140,9 +140,9 @@ def test_equal_texts_are_positives_of_batch_and_queue(drawn: list[Matches]) -> N
         task.begin_step()
         task.end_step([task(given, 1.0)])
     assert task.queue.ids[:8].tolist() == [7, 7, 8, 9] * 2
-    for pairs in drawn:  # the first two are no negatives of each other
-        assert {int(i) for i in pairs.neg_text_idx[:2]} <= {2, 3}
-        assert {int(i) for i in pairs.neg_image_idx[:2]} <= {2, 3}
+    for negatives in drawn:  # the first two are no negatives of each other
+        assert {int(i) for i in negatives.text[:2]} <= {2, 3}
+        assert {int(i) for i in negatives.image[:2]} <= {2, 3}
 
 
 def test_a_student_that_misses_patches_learns_from_a_twin_that_sees_all() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 import albef
 from albef.data.record import Record
 from albef.losses import itm
-from albef.models.matching import match_pairs
 from albef.tasks import matching
 from albef.tasks.ranking import ranked
 from tests.conftest import CAPTIONS, NEEDS_CUDA, tiny_task
@@ -79,13 +78,13 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
         return own(ids, mask)
 
     monkeypatch.setattr(task.model, "encode_text", encode)
-    drawn = results(monkeypatch, matching, "match_pairs")
+    drawn = results(monkeypatch, matching, "hard_negative_indices")
     torch.manual_seed(0)
     for _ in range(40):
         shares.append(task(made, 0.0)["exchanged"])
     said = {task.tokenizer.tokenizer.decode(ids[0, 1:3].tolist()) for ids in encoded[1::2]}
     assert said == {"two dog", "three dog", "a squid"}  # words of one group, the others stay
-    chosen = torch.stack([pairs.neg_text_idx for pairs in drawn])
+    chosen = torch.stack([negatives.text for negatives in drawn])
     exchanged = chosen >= len(CAPTIONS)
     assert torch.equal(chosen[exchanged], (torch.arange(4) + 4).expand(40, 4)[exchanged])
     assert torch.equal(torch.stack(shares), exchanged.float().mean(dim=1))
@@ -101,9 +100,14 @@ def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPa
     task = tiny_task(equal_texts=True).train()
     targets: list[Tensor] = []
     barred: list[Tensor] = []
-    contrast = matching.contrast
+    contrast, mine = matching.contrast, matching.hard_negative_indices
+
+    def mined(*given: Tensor) -> itm.Negatives:
+        barred.append(given[2])
+        return mine(*given)
+
     monkeypatch.setattr(matching, "contrast", lambda *a: targets.append(a[7]) or contrast(*a))
-    monkeypatch.setattr(matching, "match_pairs", lambda *a: barred.append(a[7]) or match_pairs(*a))
+    monkeypatch.setattr(matching, "hard_negative_indices", mined)
     made = batch(task)
     same = torch.arange(len(CAPTIONS)) // 2  # two and two have one text
     task.end_step([task(made | {"text_id": same}, 0.0)])

@@ -73,9 +73,8 @@ def expect(name: str, actual: Tensor, **tolerance: float) -> None:
 def test_losses_gradients_queue_and_twin_equal_the_original(
     key: str, alpha: float, ids: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contrasts, matches = (
-        results(monkeypatch, matching, name) for name in ("contrast", "match_pairs")
-    )
+    names = ("contrast", "hard_negative_indices", "match_pairs")
+    contrasts, mined, matches = (results(monkeypatch, matching, name) for name in names)
     task = original_task(alpha)
     queue_ids = task.queue.ids.clone()
     task.begin_step()
@@ -89,12 +88,12 @@ def test_losses_gradients_queue_and_twin_equal_the_original(
     expect(f"{key}/text_feat_m", output["text_feat_m"])
     hard = same_image_targets(batch(ids)["image_id"], queue_ids)
     expect(f"{key}/sim_targets_hard", hard)
-    (contrast,), (pairs,) = contrasts, matches
+    (contrast,), (negatives,), (pairs,) = contrasts, mined, matches
     expect(f"{key}/sim_i2t", contrast.sim_i2t)
     expect(f"{key}/sim_t2i", contrast.sim_t2i)
     expect(f"{key}/itm_logits", pairs.logits)
-    expect(f"{key}/neg_image_idx_for_text", pairs.neg_image_idx)
-    expect(f"{key}/neg_text_idx_for_image", pairs.neg_text_idx)
+    expect(f"{key}/neg_image_idx_for_text", negatives.image)
+    expect(f"{key}/neg_text_idx_for_image", negatives.text)
 
     ours = task.state_dict()
     expect(f"{key}/state_after/image_queue", ours["queue.image"].t())

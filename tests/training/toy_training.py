@@ -13,12 +13,13 @@ import torch
 from albef.config import validate
 from albef.data.shards import Shards
 from albef.distributed import ProcessLost, joined, world
+from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import to_device
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
 from albef.tasks.task import Task
-from albef.training.loop import train
+from albef.training.loop import Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.progress import Progress
 from albef.training.state import TrainingState
@@ -86,19 +87,9 @@ def train_toy(
     facts: dict[str, Any] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train to the end, unless ``progress`` raises; the weights. ``facts`` are added to."""
-    result = train(
-        task,
-        task.config,
-        loader_of(task, data, workers),
-        folder=scratch,
-        mirror=mirror,
-        device=torch.device("cpu"),
-        checkpoint_every=every,
-        checkpoint_every_s=every_s,
-        code=code,
-        validate=validate,
-        progress=progress,
-    )
+    runtime = Runtime(checkpoint_every=every, checkpoint_every_s=every_s)
+    setup = Setup(scratch, torch.device("cpu"), runtime, mirror, code)
+    result = Trainer(task, loader_of(task, data, workers), setup, validate, progress).train()
     if facts is not None:
         facts |= result
     state: dict[str, torch.Tensor] = task.state_dict()
