@@ -10,7 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 S = TypeVar("S", bound="Section")
 _FEW = 20  # names that a sentence lists
@@ -27,6 +35,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
+
+
+def opt_in(off: Any) -> Any:
+    """Return the default of an option that most leave off, as ``wpa: float = opt_in(0.0)``.
+
+    While the option is off it is no part of what is dumped, so that a checkpoint and a fingerprint
+    are those of before the option came.
+    """
+    return Field(off, exclude_if=lambda value: value == off)
 
 
 class Range(Section):

@@ -23,9 +23,8 @@ from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, Table, Task, TrainingConfig
 from albef.training.loop import LOG, Setup, Trainer
 from albef.training.mirror import Mirror
-from albef.training.progress import progress
 from albef.training.state import kept
-from albef.training.tracking import at_chance
+from albef.training.tracking import at_chance, progress
 from pipelines.stage import Stage, first, verified_digest
 
 TRIAL = "trial.json"
@@ -142,8 +141,7 @@ def fit(
 
     setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code)
     try:
-        with progress(label) as show:
-            facts = Trainer(task, loader, setup, validate, show).train()
+        facts = Trainer(task, loader, setup, validate, progress(label)).train()
         for index in folder.glob("*.arrow") if processes.first else ():
             index.unlink()  # others may map it still
         return {**facts, "damaged": loader.damage.counts()}

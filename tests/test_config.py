@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from albef.config import ParamsError, Section, Tunable, choose, fixed, ranges, read_yaml, validate
+from albef.config import (
+    ParamsError,
+    Section,
+    Tunable,
+    choose,
+    fixed,
+    opt_in,
+    ranges,
+    read_yaml,
+    validate,
+)
 
 
 class Inner(Section):
@@ -105,3 +115,14 @@ def test_aliases_are_few_values_written_out(tmp_path: Path, form: str) -> None:
         path.write_text(text)
         with pytest.raises(ParamsError, match="holds more than 100,000 values, its aliases"):
             read_yaml(path)
+
+
+def test_an_option_that_is_off_is_no_part_of_what_is_dumped() -> None:
+    class Options(Section):
+        lr: float = 0.1
+        weight: float = opt_in(0.0)
+
+    assert Options().model_dump() == {"lr": 0.1}
+    assert validate(Options, {"weight": 2}, where="x").model_dump() == {"lr": 0.1, "weight": 2.0}
+    with pytest.raises(ParamsError, match="weight"):
+        validate(Options, {"weight": "2"}, where="x")

@@ -3,24 +3,19 @@
 Any number of processes and workers, and a start in the middle of an epoch, give the same
 micro-batches bit by bit: the order is a permutation from (seed, epoch), and what is random in a
 micro-batch comes from (seed, epoch, its number).
-
-They are made by a pipeline of webdataset: numbers of micro-batches, split among the workers; our
-tar stage, which reads their records by place and takes nothing from a tar but pictures that are
-where the index says; collating.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from albef.data.shards import Shards
-from albef.loading.pipeline import DamageCount, Pipeline, Reading
+from albef.loading.pipeline import DamageCount, MicroBatch, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
 from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Mixture, Sampler
-from albef.loading.workers import AHEAD, in_workers
+from albef.loading.workers import AHEAD, ahead
 
 WHOLE = Reading()
 """All of a split shuffled, and the first damaged record stops the training."""
@@ -129,25 +124,13 @@ class Loader:
         return iter(lambda: list(itertools.islice(micros, self._per_rank)), [])
 
     def _micro_batches(self, steps: range) -> Iterator[Batch]:
-        if not steps:
-            return
-        import webdataset as wds  # takes its time, and only training reads so
-
-        pipeline = wds.DataPipeline(
-            functools.partial(self._all_numbers, steps),
-            wds.split_by_worker,  # in turns, as torch asks its workers: so they come in order
-            self._pipeline.read,
-            wds.map(self._pipeline.collate),
-        )
-        workers = min(self._workers, len(steps) * self._per_rank)
-        if 0 < workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
+        own = range(steps.start * self._per_rank, steps.stop * self._per_rank)
+        if 0 < self._workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
             self._sampler.share()
-        micros = in_workers(pipeline, workers) if workers else iter(pipeline)
-        prefetcher = self._prefetcher(steps)  # after the workers: a fork has no threads
+        made = ahead(self._make, own, self._workers)
+        prefetcher = self._prefetcher(own)  # after the workers: a fork has no threads
         try:
-            for micro in micros:
-                if isinstance(micro, Exception):
-                    raise micro
+            for micro in made:
                 self.damage.add(micro.damaged)
                 if prefetcher:
                     prefetcher.advance()
@@ -156,14 +139,19 @@ class Loader:
             if prefetcher:
                 prefetcher.stop()
 
-    def _prefetcher(self, steps: range) -> Prefetcher | None:
+    def _make(self, own: int) -> MicroBatch:
+        return self._pipeline.make(self._number(own))
+
+    def _number(self, own: int) -> int:
+        """The number of a micro-batch among all, of that among this process' own."""
+        step, inside = divmod(own, self._per_rank)
+        return self.numbers(step)[inside]
+
+    def _prefetcher(self, own: range) -> Prefetcher | None:
         """What fetches the shards of the next window, where there is a store."""
         files = self._pipeline.shards.files
         if files.cache is None:
             return None
         sampler = self._sampler.alone()
-        names = (sampler.shards_of(number) for number in self._all_numbers(steps))
+        names = (sampler.shards_of(self._number(each)) for each in own)
         return Prefetcher(files, names, max(1, sampler.per_window * self._per_rank // self._micros))
-
-    def _all_numbers(self, steps: range) -> Iterator[int]:
-        return itertools.chain.from_iterable(map(self.numbers, steps))

@@ -1,4 +1,4 @@
-"""The stages of the pipeline that makes training batches: reading records by place, and collating.
+"""How a training batch is made: its records are read by place, and collated.
 
 A damaged record is counted, held against what training takes, and replaced by a stated rule
 (:meth:`albef.loading.sampler.Sampler.spares`).
@@ -6,7 +6,7 @@ A damaged record is counted, held against what training takes, and replaced by a
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +49,7 @@ class _Read(NamedTuple):
 
 
 class Pipeline:
-    """What is done to the number of a micro-batch, counted from the start of training.
-
-    An error is handed on as it is, to be raised where it is asked for, with no foreign trace.
-    """
+    """What is done to the number of a micro-batch, counted from the start of training."""
 
     def __init__(self, shards: Shards, collate: Collate, sampler: Sampler, seed: int) -> None:
         self.shards = shards
@@ -60,26 +57,14 @@ class Pipeline:
         self.seed = seed
         self._collate = collate
 
-    def read(self, numbers: Iterable[int]) -> Iterator[_Read | Exception]:
-        """Numbers to records, by their places in the tars."""
-        for number in numbers:
-            try:
-                yield self._read(number)
-            except (ValueError, OSError) as error:
-                yield error
-
-    def collate(self, read: _Read | Exception) -> MicroBatch | Exception:
-        """Records to a batch."""
-        if isinstance(read, Exception):
-            return read
+    def make(self, number: int) -> MicroBatch:
+        """Read the records of a micro-batch by their places in the tars, and collate them."""
+        read = self._read(number)
         try:
-            try:
-                return self._batch(read)
-            except ImageError:
-                self._replace_undecodable(read)
-                return self._batch(read)
-        except (ValueError, OSError) as error:
-            return error
+            return self._batch(read)
+        except ImageError:
+            self._replace_undecodable(read)
+            return self._batch(read)
 
     def _batch(self, read: _Read) -> MicroBatch:
         number = divmod(read.number, self.sampler.per_epoch)

@@ -17,14 +17,22 @@ AHEAD = 4
 _SOCKETS = 75  # characters of a folder in which a socket of Python's has no name above 107
 
 
-def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
-    """The items of a dataset in order, each a batch, made by so many processes, started here."""
+def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> Iterator[Made]:
+    """``make`` of each part, in order; here where there are no workers, or one part.
+
+    Workers start at once.
+
+    Raises:
+        ValueError, OSError: as ``make`` did, with no foreign trace.
+    """
+    if not workers or len(parts) < 2:
+        return map(make, parts)
     methods = multiprocessing.get_all_start_methods()
     loader = DataLoader(
-        dataset,
+        _Items(make, parts),
         batch_size=None,  # an item is a batch
         collate_fn=_as_it_is,
-        num_workers=workers,
+        num_workers=min(workers, len(parts)),
         prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
         # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
@@ -36,30 +44,19 @@ def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
     return _drain(iter(loader))
 
 
-def _drain(batches: Any) -> Iterator[Any]:
+def _drain(items: Any) -> Iterator[Any]:
     """What is made, until no worker is left: they ignore the SIGTERM that torch ends with those
     who have not answered for some seconds, as on a busy machine."""
-    workers = batches._workers
+    workers = items._workers
     try:
-        yield from batches
+        for item in items:
+            if isinstance(item, Exception):
+                raise item
+            yield item
     finally:
-        del batches  # torch asks them to end
+        del items  # torch asks them to end
         for worker in workers:
             worker.kill()
-
-
-def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> Iterator[Made]:
-    """``make`` of each part, in order; here where there are no workers, or one part.
-
-    Raises:
-        ValueError, OSError: as ``make`` did, with no foreign trace.
-    """
-    in_process = not workers or len(parts) < 2
-    workers = min(workers, len(parts))
-    for item in map(make, parts) if in_process else in_workers(_Items(make, parts), workers):
-        if isinstance(item, Exception):
-            raise item
-        yield item
 
 
 class _Items(Dataset[Any]):

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import Section, Tunable
+from albef.config import Section, Tunable, opt_in
 from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import (
@@ -75,10 +75,7 @@ class TrainingConfig(Section):
     """Optimizer steps of linear warm-up from ``min_lr``."""
     weight_decay: Tunable = 0.02
     """AdamW's decay of tensors with two or more dimensions."""
-    freeze: Annotated[
-        tuple[Literal["image_encoder", "text_encoder"], ...],
-        Field(exclude_if=lambda parts: not parts),
-    ] = ()
+    freeze: tuple[Literal["image_encoder", "text_encoder"], ...] = opt_in(())
     """Encoders that keep the weights that they start from. What lies above them learns, at less
     memory and time; a small data set spoils less of what public weights know."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
@@ -98,10 +95,7 @@ class TrainingConfig(Section):
     pooled_batches: Annotated[int, Field(ge=0)] = 0
     """Batches whose records are sorted by length and cut anew, so that less padding is computed;
     0 leaves each batch as it is drawn."""
-    source_weights: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=1000)]] | None,
-        Field(exclude_if=lambda weights: weights is None),
-    ] = None
+    source_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] | None = opt_in(None)
     """Passes over each source of the data set in an epoch, by name; a source without one has 1.
     Without any, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()

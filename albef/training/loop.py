@@ -25,10 +25,9 @@ from albef.models.kernels import product_type
 from albef.tasks.task import Task, TrainingConfig
 from albef.training.mirror import Mirror
 from albef.training.optim import OPTIMIZERS, rate
-from albef.training.progress import Progress
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
-from albef.training.tracking import ChanceWatch, Tracker, append_log
+from albef.training.tracking import ChanceWatch, Progress, Tracker, append_log
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
@@ -156,7 +155,7 @@ class Trainer:
                 if self.point_due or vote:
                     self.check_finite()
                 if self.point_due:
-                    self.log()
+                    self.log_point()
                 if self.done % self.loader.steps_per_epoch == 0:
                     self.evaluate(self.done // self.loader.steps_per_epoch)
                 self.progress(self.done, self.total, self.means)
@@ -278,7 +277,7 @@ class Trainer:
             f"({fixed(self.config.lr):g}) or use precision float32",
         )
 
-    def log(self) -> None:
+    def log_point(self) -> None:
         """Add a point to the curves: the means since the last one."""
         points = (self.done - 1) % LOG_EVERY + 1
         means = self.processes.mean(self.sums)
@@ -288,7 +287,9 @@ class Trainer:
             return
         self.watch.point(self.done, self.means)
         values = {n if n in GAUGES else f"train/{n}": v for n, v in self.means.items()}
-        values |= {"lr": self.lr, "gradient_norm": gradient_norm(self.task)}
+        gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        values |= {"lr": self.lr, "gradient_norm": norm}
         self.tracker.log(self.done - 1, values)
         taken, left = self.done - self.start, self.total - self.done
         micros = taken * len(self.loader.numbers(0))
@@ -340,12 +341,6 @@ class Trainer:
             self.tracker.close()
         self.processes.broadcast(self.state.wait)
         self.task.eval()
-
-
-def gradient_norm(module: nn.Module) -> float:
-    """Euclidean norm of all gradients together."""
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
 
 
 @contextlib.contextmanager

@@ -2,14 +2,14 @@
 
 import contextlib
 import fnmatch
-import hashlib
 import logging
 import pickle
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -114,15 +114,9 @@ class TrainingState:
             value = self._pending.pop()
         except IndexError:  # a newer one was written in its place
             return
-
-        def write(part: Path) -> str:
-            with part.open("wb") as file:
-                hashed = _Hashed(file)
-                torch.save(value, hashed)  # type: ignore[arg-type]  # it writes and flushes alone
-            return hashed.digest.hexdigest()
-
         step = value["step"]
-        path = self._write(f"the state of step {step}", f"state-{step:09d}-{{}}.pt", write)
+        name = f"state-{step:09d}-{{}}.pt"
+        path = self._write(f"the state of step {step}", name, partial(torch.save, value))
         for stale in self.files()[KEPT:]:
             stale.unlink()
         if self.mirror:
@@ -134,14 +128,9 @@ class TrainingState:
         Raises:
             OSError: they cannot be written.
         """
-
-        def write(part: Path) -> str:
-            save_file({name: t.contiguous() for name, t in task.state_dict().items()}, part)
-            return file_digest(part)
-
-        path = self._write(
-            f"the weights of epoch {epoch}", f"epoch-{epoch:05d}-{{}}.safetensors", write
-        )
+        tensors = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
+        name = f"epoch-{epoch:05d}-{{}}.safetensors"
+        path = self._write(f"the weights of epoch {epoch}", name, partial(save_file, tensors))
         pattern = _epoch(epoch)
         for stale in self._files(pattern):  # of a run that was cut off right after it
             if stale != path:
@@ -158,18 +147,19 @@ class TrainingState:
             if int(path.name.split("-")[1]) not in needed:
                 path.unlink()
 
-    def _write(self, noun: str, name: str, write: Callable[[Path], str]) -> Path:
+    def _write(self, noun: str, name: str, write: Callable[[Path], None]) -> Path:
         """A file that is synced before it has its name, in which its digest is filled in.
 
         Args:
             noun: what is written, for errors.
             name: with {} for the digest.
-            write: writes a file and gives its SHA-256.
+            write: writes a file.
         """
         part = self.folder / f"{name[:5]}.part"
         try:
-            path = self.folder / name.format(write(part)[:16])
+            write(part)
             sync(part)
+            path = self.folder / name.format(file_digest(part)[:16])
             part.replace(path)
             sync(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:  # two wrap the system's error
@@ -255,20 +245,6 @@ class TrainingState:
         self._check(self._writes)
         if self.mirror:
             self.mirror.wait()
-
-
-class _Hashed:
-    """A file whose bytes are hashed while they are written, from its start to its end."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.digest = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:

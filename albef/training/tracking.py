@@ -1,14 +1,14 @@
 """Curves, log and warnings of a training.
 
 The curves, through dvclive, are a function of the experiment, never of time. What does depend on
-time goes to a log beside them, as JSON lines.
+time goes to a log beside them, as JSON lines, and to plain lines for whoever watches.
 """
 
 import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dvclive import Live
@@ -19,7 +19,12 @@ NEAR = 0.01
 """Share of the chance level within which a loss is at it."""
 CLEAR = 1.1
 """Times chance that a metric has to reach to be above it."""
+LINE_EVERY = 10.0
+"""Seconds between two lines of progress."""
 log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""What shows how far a training is: called after each step, of so many, with the last means."""
 
 
 class Tracker:
@@ -60,6 +65,27 @@ def append_log(path: Path, **values: object) -> None:
     """Add a line to a log; ``time`` is in seconds since 1970."""
     with path.open("a") as file:
         file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+
+
+def progress(label: str) -> Progress:
+    """Return what logs how far a training is, every few seconds."""
+    began: tuple[float, int] | None = None
+    last = 0.0
+
+    def show(step: int, total: int, values: Mapping[str, float]) -> None:
+        nonlocal began, last
+        now = time.monotonic()
+        began = began or (now, step)
+        if step < total and now - last < LINE_EVERY:
+            return
+        last = now
+        rate = (step - began[1]) / (now - began[0]) if step > began[1] else 0.0
+        left = f", {(total - step) / rate:.0f} s left" if rate else ""
+        means = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        where = f"step {step} of {total}, {rate:.2f} steps/s{left}"
+        log.info("%s: %s  %s", label, where, means)
+
+    return show
 
 
 class ChanceWatch:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from albef.training.mirror import Mirror
-from albef.training.progress import Progress
 from albef.training.state import TrainingState
+from albef.training.tracking import Progress
 from tests.training import toy_training
 
 EPOCHS = 6

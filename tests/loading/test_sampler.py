@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.config import read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import ShardError, Shards
@@ -23,7 +22,6 @@ from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
 from albef.loading.reading import Batch
 from albef.loading.sampler import Mixture, Sampler
-from albef.tasks.pretraining import Config
 from tests.data import toy
 
 COUNT = 60
@@ -202,14 +200,6 @@ def test_a_weight_of_no_source(mixed: Shards) -> None:
         Loader(mixed, collate, 1, 1, 1, 0, weights={"cocoa": 2.0})
     with pytest.raises(ValueError, match="has 7 records in split train, fewer than a batch of 8"):
         Loader(mixed, collate, 8, 8, 1, 0, weights={"web": 0.0})
-
-
-def test_a_training_without_weights_tells_of_none() -> None:
-    values = read_yaml(Path(__file__).parents[2] / "params.yaml")["pretrain"]
-    plain = validate(Config, values, where="params.yaml")
-    assert "source_weights" not in plain.model_dump(), "what it made before stays as it is"
-    weighed = validate(Config, {**values, "source_weights": {"web": 2}}, where="params.yaml")
-    assert weighed.model_dump()["source_weights"] == {"web": 2.0}
 
 
 def test_of_forked_processes_one_makes_an_order_and_the_others_hold_none(

@@ -13,14 +13,12 @@ from unittest import mock
 import pytest
 import torch
 
-from albef.config import validate
 from albef.loading import reading
 from albef.loading.loader import Loader
-from albef.tasks.task import TrainingConfig
 from albef.training.loop import NotFinite
 from albef.training.state import StateUnfit, TrainingState, kept
 from tests import waits
-from tests.conftest import tiny_config, tiny_task
+from tests.conftest import tiny_task
 from tests.data import toy
 from tests.pipelines.states import step_of
 from tests.training.toy_training import loader_of, train_toy
@@ -260,19 +258,3 @@ def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:
     (curve,) = (text for name, text in curves(tmp_path).items() if "gradient_norm" in name)
     norms = [float(line.split("\t")[1]) for line in curve.splitlines()[1:]]
     assert norms == pytest.approx([0.01] * len(norms), rel=1e-4)
-
-
-def test_every_training_value_is_needed() -> None:
-    values = tiny_task().config.model_dump()
-    own = {name: values[name] for name in TrainingConfig.model_fields if name in values}
-    own.pop("warmup_steps")
-    with pytest.raises(ValueError, match="warmup_steps is missing"):
-        validate(TrainingConfig, own, where="params.yaml", key="pretrain")
-
-
-def test_only_encoders_are_frozen_and_values_without_it_stay_as_they_are() -> None:
-    values = tiny_config(freeze=["text_encoder"]).model_dump()
-    assert values["freeze"] == ("text_encoder",)
-    assert "freeze" not in tiny_config().model_dump()
-    with pytest.raises(ValueError, match=r"freeze"):
-        tiny_config(freeze=["fusion_encoder"])

@@ -21,8 +21,8 @@ from albef.tasks import pretraining
 from albef.tasks.task import Task
 from albef.training.loop import Setup, Trainer
 from albef.training.mirror import Mirror
-from albef.training.progress import Progress
 from albef.training.state import TrainingState
+from albef.training.tracking import Progress
 from tests.conftest import tiny_task
 from tests.original import vocabulary
 from tests.tasks.test_pretraining_parity import config
