@@ -5,15 +5,17 @@ not clearly above it has learned to guess from its questions. Where a record bri
 as the boxes of grounding, the likeliest of them is taken, beside how often each is among them.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
-from torch.nn import functional as F
 
 from albef.data.record import Record
 from albef.data.shards import read_index
@@ -94,16 +96,15 @@ class TextOnly:
         names = _top(Counter(gram for text in grams for gram in set(text)), WEIGHTS // len(ids))
         self._features = {gram: i for i, gram in enumerate(names)}
         labels = torch.tensor([ids[row.answer] for row in rows])
-        self._weight, self._bias = _fit(self._bags(grams), len(names), labels, len(ids))
+        self._weight, self._bias = _fit(self._counts(grams), labels, len(ids))
         offered = Counter(choice for row in rows for choice in row.choices)
         counts = torch.tensor([float(offered[answer]) for answer in self._answers])
         self._offered = counts.clamp(min=1).log()
 
     def guess(self, rows: Sequence[Row]) -> list[str]:
         """The likeliest answer to each row, of its choices if it has any; theirs is not read."""
-        scores = self._bias.expand(len(rows), -1)
-        if self._features:
-            scores = scores + _sum(self._weight, self._bags([_grams(row.text) for row in rows]))
+        counts = self._counts([_grams(row.text) for row in rows])
+        scores = torch.from_numpy(counts @ self._weight.numpy()) + self._bias
         guesses = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
         ids = {answer: i for i, answer in enumerate(self._answers)}
         for i, row in enumerate(rows):
@@ -112,48 +113,23 @@ class TextOnly:
                 guesses[i] = max(candidates, key=lambda choice: float(adjusted[ids[choice]]))
         return guesses
 
-    def _bags(self, texts: Sequence[Sequence[str]]) -> "_Bags":
-        indices = [[self._features[g] for g in text if g in self._features] for text in texts]
-        return _Bags.of(indices)
+    def _counts(self, texts: Sequence[Sequence[str]]) -> sparse.csr_array:
+        """How often each text has each n-gram that is counted: (n, F)."""
+        places = [[self._features[g] for g in text if g in self._features] for text in texts]
+        ends = np.cumsum([0, *map(len, places)])
+        flat = np.fromiter(itertools.chain.from_iterable(places), np.int64, ends[-1])
+        ones, shape = np.ones(len(flat), np.float32), (len(texts), len(self._features))
+        return sparse.csr_array((ones, flat, ends), shape)
 
 
-class _Bags(NamedTuple):
-    """Lists of places, one after the other."""
-
-    places: Tensor
-    """(P,)"""
-    starts: Tensor
-    """(n,) where each list starts."""
-
-    @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> "_Bags":
-        lengths = torch.tensor([0, *map(len, lists)])
-        flat = [place for places in lists for place in places]
-        return cls(torch.tensor(flat, dtype=torch.long), lengths.cumsum(0)[:-1])
-
-    def turned(self, count: int) -> "_Bags":
-        """For each place below ``count``, the lists that hold it, as often as they do."""
-        lengths = torch.diff(self.starts, append=torch.tensor([len(self.places)]))
-        owner = torch.repeat_interleave(torch.arange(len(self.starts)), lengths)
-        order = self.places.argsort(stable=True)
-        sizes = torch.bincount(self.places, minlength=count)
-        return _Bags(owner[order], sizes.cumsum(0) - sizes)
-
-
-def _sum(table: Tensor, bags: _Bags) -> Tensor:
-    """The sum of the rows (F, C) of ``table`` that each of n lists names: (n, C)."""
-    return F.embedding_bag(bags.places, table, bags.starts, mode="sum")
-
-
-def _fit(bags: _Bags, features: int, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _fit(counts: sparse.csr_array, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Weight (F, C) and bias (C,) of the regression, each weight with a normal prior.
 
     Full batch, so that nothing is drawn; the gradient is written out, so that it is summed in a
     fixed order.
     """
-    weight = torch.zeros(features, classes)
+    weight = torch.zeros(counts.shape[1], classes)
     bias = torch.zeros(classes)
-    turned = bags.turned(features)
     rows = torch.arange(len(labels))
     optimizer = torch.optim.LBFGS(
         [weight, bias],
@@ -165,11 +141,11 @@ def _fit(bags: _Bags, features: int, labels: Tensor, classes: int) -> tuple[Tens
 
     @torch.no_grad()
     def closure() -> float:
-        log_p = torch.log_softmax(_sum(weight, bags) + bias, dim=1)
+        log_p = torch.log_softmax(torch.from_numpy(counts @ weight.numpy()) + bias, dim=1)
         loss = -log_p[rows, labels].sum() + 0.5 * weight.square().sum()
         error = log_p.exp()
         error[rows, labels] -= 1
-        weight.grad = _sum(error, turned) + weight
+        weight.grad = torch.from_numpy(counts.T @ error.numpy()) + weight
         bias.grad = error.sum(dim=0)
         return float(loss)
 

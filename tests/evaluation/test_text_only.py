@@ -4,8 +4,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from albef.evaluation.text_only import Row, TextOnly, read, score
 from albef.tasks import grounding, vqa
 from tests.data.toy import record, write
@@ -45,28 +43,6 @@ def test_the_order_of_words_counts() -> None:
 def test_it_reads_the_cleaned_text() -> None:
     model = TextOnly([Row("Dogs!", "yes"), Row("CATS?", "no")] * 10)
     assert model.guess([Row("dogs", ""), Row("cats", "")]) == ["yes", "no"]
-
-
-def test_the_gradient_is_that_of_the_loss() -> None:
-    """At the optimum of the regression with its prior, autograd's gradient is zero."""
-    given = [Row("x y", "a"), Row("x z", "b"), Row("y z", "c"), Row("x", "a")]
-    model = TextOnly(given)
-    counts = torch.tensor(
-        [[row.text.split().count(g) + 0.0 if " " not in g else float(g in row.text)
-          for g in model._features] for row in given]
-    )  # fmt: skip
-    weight, bias = model._weight.clone().requires_grad_(), model._bias.clone().requires_grad_()
-    labels = torch.tensor([model._answers.index(row.answer) for row in given])
-    losses = torch.nn.functional.cross_entropy(counts @ weight + bias, labels, reduction="sum")
-    (losses + 0.5 * weight.square().sum()).backward()
-    assert weight.grad is not None
-    assert bias.grad is not None
-    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 5e-3
-
-
-def test_equal_rows_give_equal_models() -> None:
-    first, second = TextOnly(rows(300, 1)), TextOnly(rows(300, 1))
-    assert torch.equal(first._weight, second._weight)
 
 
 def test_texts_without_a_word_get_the_most_frequent_answer() -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,8 +13,6 @@ import torch
 
 from albef.config import validate
 from albef.data.record import Record
-from albef.loading.reading import to_device
-from albef.models.fusion import doubled
 from albef.models.original import original_name
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.preprocessing.text import TextTokenizer
@@ -145,16 +142,8 @@ def test_a_doubled_model_does_not_fit_entailment() -> None:
         entailment.Task.start(config_of(entailment), init)
 
 
-def test_doubling_twice_changes_nothing_more() -> None:
-    init = pretrained()
-    once = doubled(init.tensors, init.model.text)
-    twice = doubled(once, init.model.text)
-    assert list(once) == list(twice)
-
-
-@pytest.mark.parametrize("kind", [nlvr2, text_assignment])
-def test_no_two_tensors_of_a_doubled_model_share_their_memory(kind: ModuleType) -> None:
-    tensors = task_of(kind).state_dict().values()
+def test_no_two_tensors_of_a_doubled_model_share_their_memory() -> None:
+    tensors = task_of(nlvr2).state_dict().values()
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
 
 
@@ -210,14 +199,9 @@ def test_each_image_is_augmented_on_its_own(kind: ModuleType) -> None:
             assert np.array_equal(transform(one, rng, record.key), tensor.numpy())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("meta", "what"),
-    [({"label": "maybe"}, "label 'maybe'"), ({"label": True}, "label True"), ({}, "no label")],
-)
-def test_a_record_without_a_class_is_named(
-    kind: ModuleType, meta: dict[str, str], what: str
-) -> None:
+@pytest.mark.parametrize(("meta", "what"), [({"label": True}, "label True"), ({}, "no label")])
+def test_a_record_without_a_class_is_named(meta: dict[str, Any], what: str) -> None:
+    kind = nlvr2
     task, (good, *rest) = task_of(kind), records(kind)
     bad = toy.record(7, captions=good.captions, meta=meta, more=good.more)
     listed = " or ".join(map(repr, kind.Task.classes))
@@ -240,21 +224,3 @@ def test_a_record_of_another_shape_is_named() -> None:
     two = toy.record(3, captions=("a", "b"), meta=single.meta)
     with pytest.raises(RecordError, match="toy-0003 has 2 captions; give it one"):
         task_of(entailment).predict([two], 4)
-
-
-def test_a_micro_batch_learns() -> None:
-    task = task_of(nlvr2).train()
-    collate = task.collate(Train(AugmentConfig(flip=False, crop=(1, 1), randaugment=0), 16))
-    shown = [replace(r, image=toy.picture(10_000 * i)) for i, r in enumerate(records(nlvr2))]
-    batch = to_device(collate(shown, np.random.default_rng(0)), torch.device("cpu"))
-    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 1e-3)
-    losses = []
-    for _ in range(80):
-        task.begin_step()
-        loss = task(batch, epoch=0.0)["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
-    assert all(p.grad is None for p in task.model_m.parameters())

@@ -94,22 +94,6 @@ def test_fast_and_plain_step_are_equal(drawn: list[Negatives]) -> None:
         slow.zero_grad()
 
 
-def test_curves_of_the_fast_and_the_plain_training_agree(drawn: list[Negatives]) -> None:
-    """Each goes its own way from one start, with the same batches and negatives."""
-    fast, slow = tasks()
-    optimizers = adamw(fast, 2e-3, 0.0), plain.optimizer(slow, 2e-3, 0.0)
-    batches = [batch(4, 48, 12, 211, 3) for _ in range(4)]
-    curves: tuple[list[float], list[float]] = ([], [])
-    for step in range(32):
-        told = stepped(fast, slow, batches[step % 4], step / 4, drawn)
-        for optimizer, curve, output in zip(optimizers, curves, told, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            curve.append(float(output["loss"].detach()))
-    assert sum(curves[0][-4:]) < 0.97 * sum(curves[0][:4])  # something is learned
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
-
-
 def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() -> None:
     """At the paper's size, 256 pixels and 25 tokens, forward and backward; nothing is computed."""
     words = PAPER["tokenizer"]["vocab_size"]

@@ -65,7 +65,6 @@ def expect(name: str, actual: Tensor, **tolerance: float) -> None:
     ("key", "alpha", "ids"),
     [
         ("distill_alpha0.4_repeated", 0.4, "repeated"),
-        ("distill_alpha0_repeated", 0.0, "repeated"),
         ("distill_alpha0.4_unique", 0.4, "unique"),
         ("nodistill_repeated", 0.0, "repeated"),
     ],
@@ -121,11 +120,11 @@ def test_the_temperature_is_not_clamped() -> None:
     expect("temp_0.9_not_clamped/temp", task.temperature.detach())
 
 
-@pytest.mark.parametrize("name", ["32to48", "224to256", "256to384", "same_48"])
-def test_position_embeddings_are_resized_as_in_the_original(name: str) -> None:
-    expected = FIXTURE[f"pos_embed/outputs/{name}"]
-    resized = resize_position_embedding(FIXTURE[f"pos_embed/inputs/{name}"], expected.shape[1])
-    torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)
+def test_position_embeddings_are_resized_as_in_the_original() -> None:
+    for name in ("32to48", "224to256", "256to384", "same_48"):
+        expected = FIXTURE[f"pos_embed/outputs/{name}"]
+        resized = resize_position_embedding(FIXTURE[f"pos_embed/inputs/{name}"], expected.shape[1])
+        torch.testing.assert_close(resized, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_re_ranking_and_recall_equal_the_original() -> None:

@@ -13,7 +13,7 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.loading.reading import to_device
 from albef.losses.answers import answer_losses
-from albef.models.decoder import generate, rank
+from albef.models.decoder import generate
 from albef.models.weights import CheckpointError, load_checkpoint
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks.task import Table
@@ -73,22 +73,19 @@ def test_answers_that_the_vocabulary_cannot_spell_are_told(
     assert "1 of 7 answers, as '17', are not spelled" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"answer_list .*answers.json cannot be read: No such file"),
-        ("[", r"answer_list .*answers.json is no JSON"),
-        ('{"yes": 1}', r"answer_list .*answers.json must hold a list of texts"),
-        ("[]", r"answer_list .*answers.json must hold a list of texts"),
-        ('["yes", 2]', r"answer_list .*answers.json must hold a list of texts"),
-    ],
-)
-def test_a_wrong_list_is_told(tmp_path: Path, content: str | None, message: str) -> None:
-    file = tmp_path / "answers.json"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(ParamsError, match=message):
-        task(answer_list=str(file)).prepare(shards(tmp_path, QUESTIONS))
+def test_a_wrong_list_is_told(tmp_path: Path) -> None:
+    file, records = tmp_path / "answers.json", shards(tmp_path, QUESTIONS)
+    for content, message in (
+        (None, "cannot be read: No such file"),
+        ("[", "is no JSON"),
+        ('{"yes": 1}', "must hold a list of texts"),
+        ("[]", "must hold a list of texts"),
+        ('["yes", 2]', "must hold a list of texts"),
+    ):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(ParamsError, match=rf"answer_list .*answers.json {message}"):
+            task(answer_list=str(file)).prepare(records)
 
 
 def test_a_list_without_the_answers_is_told(
@@ -104,12 +101,9 @@ def test_a_list_without_the_answers_is_told(
     assert "lacks 1 answers of the train split, as 'no', with 25.0 % of their weight" in caplog.text
 
 
-def test_a_data_set_without_answers_is_told(tmp_path: Path) -> None:
+def test_answers_that_are_to_be_taken_from_where_there_are_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no answers in split train: a VQA run needs"):
         task().prepare(shards(tmp_path, [record(0)]))
-
-
-def test_answers_that_are_to_be_taken_from_no_train_split_are_told(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="has no train split: name a JSON file of answers"):
         task().prepare(None)
     file = tmp_path / "answers.json"
@@ -138,16 +132,12 @@ def test_a_training_question_without_answers_is_named() -> None:
         collated(task(), [*QUESTIONS, question(9, "what?", {})])
 
 
-def test_micro_batches_add_up_to_the_whole() -> None:
+def test_neither_micro_batches_nor_padding_of_answers_change_the_loss() -> None:
     made = task()
     whole = made(collated(made, QUESTIONS[:4]), 1.0)["loss"]
     halves = (QUESTIONS[:2], QUESTIONS[2:4])
     parts = [made(collated(made, half), 1.0)["loss"] for half in halves]
     torch.testing.assert_close(sum(parts) / 2, whole)
-
-
-def test_padding_of_answers_changes_nothing() -> None:
-    made = task()
     batch = collated(made, QUESTIONS)
     wider = dict(batch)
     for name in ("answer_ids", "answer_mask"):
@@ -215,16 +205,6 @@ def test_an_answer_that_has_ended_is_followed_no_further() -> None:
     torch.testing.assert_close(score, torch.zeros(2))
 
 
-def test_more_candidates_than_answers_rank_them_all() -> None:
-    made = task()
-    ids, mask = map(torch.from_numpy, made.tokenizer.encode(made.answers, 16, end=True))
-    fused = torch.randn(2, 3, 16)
-    places, shares = rank(made.answer_decoder, fused, torch.ones(2, 3), ids, mask, 100)
-    assert places.shape == (2, 7)
-    assert sorted(places[0].tolist()) == list(range(7))
-    torch.testing.assert_close(shares.sum(1), torch.ones(2))
-
-
 TABLE: Table = {
     "answer": ["yes", "Two", "3", "fox", "cat"],
     "truths": [["yes"], ["2"], ["two"], ["dog", "fox"], []],
@@ -244,11 +224,8 @@ def test_with_annotators_the_official_rules_count() -> None:
         "annotators": [["cat", "cat"] + [f"{i}" for i in range(8)], None],
     }
     assert task().score(table) == {"accuracy": pytest.approx(80.0)}
-
-
-def test_hidden_answers_have_no_score() -> None:
-    table: Table = {"answer": ["cat"], "truths": [[]]}
-    assert task().score(table) == task().chance(table) == {}
+    hidden: Table = {"answer": ["cat"], "truths": [[]]}
+    assert task().score(hidden) == task().chance(hidden) == {}
 
 
 def test_chance_guesses_among_the_answers_of_a_type() -> None:
@@ -270,11 +247,6 @@ def test_chance_by_the_official_rules() -> None:
     }
     # of cat and dog: 1 and 0.6 on the first, 0 and 1 on the second
     assert task().chance(table) == {"accuracy": pytest.approx(100 * (1.6 / 2 + 1 / 2) / 2)}
-
-
-def test_what_text_alone_has_to_guess_is_the_weightiest_answer() -> None:
-    assert [Task.answer(row) for row in QUESTIONS] == ["yes", "one", "no", "dog", "no"]
-    assert Task.answer(record(0)) is None
 
 
 def test_a_checkpoint_without_a_list_is_told(tmp_path: Path) -> None:

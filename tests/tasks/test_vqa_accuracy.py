@@ -4,45 +4,38 @@ import pytest
 
 from albef.tasks.vqa_accuracy import normalised, vqa_accuracy
 
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("Yes", "yes"),
-        ("two", "2"),
-        ("none", "0"),
-        ("a dog", "dog"),
-        ("The red  hat", "red hat"),
-        ("yes, it is", "yes it is"),  # beside a space a mark goes
-        ("black/white", "black white"),  # inside a word it becomes one
-        ("1,000", "1000"),
-        ("t-shirt, 1,000", "tshirt 1000"),  # a comma in a number: every mark goes
-        ("3.5", "3.5"),
-        ("st. john", "st john"),
-        ("dont", "don't"),
-        ("Couldnt've", "couldn't've"),
-        ("couldn'tve", "couldn't've"),
-        ("couldn't've", "couldn't've"),
-        ("twas", "'twas"),
-        ("somebody'd", "somebodyd"),
-        ("its", "its"),
-        ("dog\nor\tcat ", "dog or cat"),
-        ("(left)", "left"),
-        ("an", ""),
-    ],
-)
-def test_answers_are_made_alike(given: str, expected: str) -> None:
-    assert normalised(given) == expected
+ALIKE = {
+    "Yes": "yes",
+    "two": "2",
+    "none": "0",
+    "The red  hat": "red hat",
+    "yes, it is": "yes it is",  # beside a space a mark goes
+    "black/white": "black white",  # inside a word it becomes one
+    "1,000": "1000",
+    "t-shirt, 1,000": "tshirt 1000",  # a comma in a number: every mark goes
+    "3.5": "3.5",
+    "st. john": "st john",
+    "dont": "don't",
+    "Couldnt've": "couldn't've",
+    "couldn'tve": "couldn't've",
+    "twas": "'twas",
+    "somebody'd": "somebodyd",
+    "its": "its",
+    "dog\nor\tcat ": "dog or cat",
+    "(left)": "left",
+    "an": "",
+}
 
 
-@pytest.mark.parametrize(
-    ("agree", "expected"),
-    # With n of ten who agree, n find n - 1 others and 10 - n find n, of whom three are enough.
-    [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)],
-)
-def test_three_others_of_ten_are_enough(agree: int, expected: float) -> None:
-    others = [f"other {i}" for i in range(10 - agree)]
-    assert vqa_accuracy("cat", ["cat"] * agree + others) == pytest.approx(expected)
+def test_answers_are_made_alike() -> None:
+    assert {given: normalised(given) for given in ALIKE} == ALIKE
+
+
+def test_three_others_of_ten_are_enough() -> None:
+    """With n of ten who agree, n find n - 1 others and 10 - n find n, of whom three are enough."""
+    for agree, expected in {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9, 4: 1.0, 9: 1.0}.items():
+        others = [f"other {i}" for i in range(10 - agree)]
+        assert vqa_accuracy("cat", ["cat"] * agree + others) == pytest.approx(expected)
 
 
 def test_where_annotators_differ_answers_are_made_alike() -> None:

@@ -132,21 +132,6 @@ def test_the_ranking_equals_the_original() -> None:
     torch.testing.assert_close(shares, expected[1], rtol=1e-3, atol=1e-12)
 
 
-def test_the_ranking_folds_answers_as_if_each_were_asked_alone() -> None:
-    """Keys and values of a question are shared by its answers without being copied."""
-    task, given = original_task().eval(), batch()
-    ids = FIXTURE["inputs/candidate_input_ids"]
-    mask = FIXTURE["inputs/candidate_attention_mask"]
-    decoder, asked = task.answer_decoder, given["text_mask"]
-    with torch.no_grad():
-        fused = fused_by(task.model)
-        question = decoder.question_key_values(fused)
-        folded = decoder(ids.repeat(3, 1), mask.repeat(3, 1), question, asked)
-        owner = torch.arange(3).repeat_interleave(10)
-        alone = decoder(ids.repeat(3, 1), mask.repeat(3, 1), select(question, owner), asked[owner])
-    torch.testing.assert_close(folded, alone, rtol=1e-5, atol=1e-5)
-
-
 def test_answers_end_with_their_mark_and_questions_do_not() -> None:
     """``yes[SEP]`` of the original."""
     made = TextTokenizer.train(["ab cd ef", "ab cd"], 60)

@@ -2,8 +2,6 @@
 
 import contextlib
 import errno
-import functools
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +21,7 @@ from tests.data import toy
 from tests.pipelines.states import step_of
 from tests.training.toy_training import loader_of, train_toy
 
-Whole = Callable[[str], tuple[dict[str, torch.Tensor], Path]]
+Whole = tuple[dict[str, torch.Tensor], Path]
 
 
 class Killed(BaseException):
@@ -62,14 +60,9 @@ def tiny(**values: object) -> Any:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """By precision, the weights of a training that never stopped, and its folder."""
-
-    @functools.cache
-    def trained(precision: str) -> tuple[dict[str, torch.Tensor], Path]:
-        folder = tmp_path_factory.mktemp("whole")
-        return run(data, folder, precision=precision, keep_epochs=(2,)), folder
-
-    return trained
+    """The weights of a training that never stopped, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(data, folder, keep_epochs=(2,)), folder
 
 
 def curves(folder: Path) -> dict[str, str]:
@@ -77,16 +70,14 @@ def curves(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.tsv"))}
 
 
-@pytest.mark.parametrize(
-    ("kill_at", "precision"), [(1, "float32"), (6, "float32"), (9, "float32"), (6, "float16")]
-)
+@pytest.mark.parametrize("kill_at", [1, 6, 9])
 def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
-    data: Path, tmp_path: Path, whole: Whole, kill_at: int, precision: str
+    data: Path, tmp_path: Path, whole: Whole, kill_at: int
 ) -> None:
-    weights, folder = whole(precision)
+    weights, folder = whole
     with pytest.raises(Killed):
-        run(data, tmp_path, kill_at=kill_at, precision=precision)
-    resumed = run(data, tmp_path, precision=precision)
+        run(data, tmp_path, kill_at=kill_at)
+    resumed = run(data, tmp_path)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     assert curves(folder) == curves(tmp_path)
     lines = curves(tmp_path)["plots/metrics/lr.tsv"].splitlines()
@@ -126,12 +117,6 @@ def test_frozen_encoders_keep_their_weights_in_student_and_twin(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_workers_do_not_change_the_result(data: Path, tmp_path: Path) -> None:
-    alone = run(data, tmp_path / "0", epochs=1)
-    helped = run(data, tmp_path / "1", epochs=1, workers=1)
-    assert all(torch.equal(alone[name], helped[name]) for name in alone)
-
-
 def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) -> None:
     """Losses are summed where they are; the device is waited for every ten steps alone."""
     done = [0]
@@ -148,12 +133,6 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
     with batches, as_on_a_gpu, seen:
         train_toy(task, data, tmp_path, progress, every=100)
     assert read - {0} == {9, 11}  # before the first step values are read, too
-
-
-def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path, epochs=10)
-    points = curves(tmp_path)["plots/metrics/train/loss.tsv"].splitlines()[1:]
-    assert float(points[-1].split("\t")[1]) < float(points[0].split("\t")[1])
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
@@ -176,22 +155,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
 
 def test_a_step_of_float16_whose_gradients_overflow_is_left_out(data: Path, tmp_path: Path) -> None:
     """The first scale is too large for the tiny model: it is halved, and goes with the state."""
-    start = tiny(precision="float16")
-    before = {name: p.detach().clone() for name, p in start.named_parameters()}
-    scales: list[float] = []
-    update = torch.amp.GradScaler.update
-
-    def watched(scaler: torch.amp.GradScaler) -> None:
-        update(scaler)
-        scales.append(scaler.get_scale())
-
-    with mock.patch.object(torch.amp.GradScaler, "update", watched):
-        after = train_toy(start, data, tmp_path)
-    halved = sum(a != b for a, b in itertools.pairwise([2.0**16, *scales]))
-    assert scales[-1] == 2.0 ** (16 - halved)
-    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
-    state = torch.load(max(tmp_path.glob("state-*.pt")), weights_only=True)
-    assert state["extra"]["scaler"]["scale"] == scales[-1]
+    values: dict[str, Any] = {"precision": "float16", "epochs": 1}
+    whole = train_toy(tiny(**values), data, tmp_path / "whole", every=1)
+    state = torch.load(max((tmp_path / "whole").glob("state-*.pt")), weights_only=True)
+    assert state["extra"]["scaler"]["scale"] < 2.0**16
+    with pytest.raises(Killed):
+        train_toy(tiny(**values), data, tmp_path / "cut", dying(2), every=1)
+    resumed = train_toy(tiny(**values), data, tmp_path / "cut", every=1)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_state_is_saved_after_a_time_where_steps_take_longer(data: Path, tmp_path: Path) -> None:
@@ -225,7 +196,7 @@ def test_the_best_epoch_is_known_whenever_a_training_is_killed(
             train_toy(tiny(publish="best"), data, tmp_path, dying(kill_at), **given)
     train_toy(tiny(publish="best"), data, tmp_path, **given)
     assert facts["best_epoch"] == 2
-    (best,), (second,) = (kept(place, [2]).values() for place in (tmp_path, whole("float32")[1]))
+    (best,), (second,) = (kept(place, [2]).values() for place in (tmp_path, whole[1]))
     assert best.name == second.name  # with its digest
 
 

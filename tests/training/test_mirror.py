@@ -21,8 +21,7 @@ def refuse(*args: object, **kwargs: object) -> None:
     raise PermissionError(errno.EPERM, "refused")
 
 
-@pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
+@pytest.mark.parametrize(("kind", "links"), [("folder", False), ("bucket", True)])
 def test_the_newest_states_come_back(
     kind: str,
     links: bool,

@@ -27,34 +27,31 @@ def test_a_file_of_rules_and_cases_is_read(tmp_path: Path) -> None:
     assert suite.tests["own"].cases[0].changed == "a dog"
 
 
-@pytest.mark.parametrize(
-    ("tests", "says"),
-    [
-        ({}, "tests"),
-        ({"turned": {"expects": "changed"}}, "give one of swap, alike, numbers, another, cases"),
-        ({"turned": RULE | {"another": True}}, "not swap and another"),
-        ({"turned": RULE | {"expects": "higher"}}, "tests.turned.expects"),
-        ({"turned": RULE | {"swpa": []}}, "did you mean tests.turned.swap?"),
-        ({"turned": RULE | {"swap": []}}, "tests.turned.swap"),
-        ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "'b' is swapped with two phrases"),
-        ({"turned": RULE | {"dataset": "scenes"}}, "cases need the dataset"),
-        ({"own": {"expects": "same", "cases": [CASE]}}, "cases need the dataset"),
-        ({"own": {"expects": "same", "cases": [{"key": "k"}], "dataset": "d"}}, "caption is miss"),
-        (
-            {"own": {"expects": "same", "cases": [CASE | {"changed": "a key"}], "dataset": "d"}},
-            "the case of k changes nothing",
-        ),
-        ({"like": {"expects": "same", "alike": [["{a} x {b}", "{a} y"]]}}, "differ in what th"),
-        ({"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}}, "is a letter in braces"),
-        ({"Left": RULE}, "a test cannot be called 'Left'"),
-        ({"overall": RULE}, "a test cannot be called 'overall'"),
-    ],
-)  # fmt: skip
-def test_a_wrong_file_names_what_is_wrong(tmp_path: Path, tests: object, says: str) -> None:
-    with pytest.raises(ParamsError) as caught:
-        load(written(tmp_path, tests))
-    assert says in str(caught.value)
-    assert str(caught.value).startswith(str(tmp_path / "own.json"))
+WRONG: tuple[tuple[object, str], ...] = (
+    ({}, "tests"),
+    ({"turned": {"expects": "changed"}}, "give one of swap, alike, numbers, another, cases"),
+    ({"turned": RULE | {"another": True}}, "not swap and another"),
+    ({"turned": RULE | {"swpa": []}}, "did you mean tests.turned.swap?"),
+    ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "'b' is swapped with two phrases"),
+    ({"turned": RULE | {"dataset": "scenes"}}, "cases need the dataset"),
+    ({"own": {"expects": "same", "cases": [CASE]}}, "cases need the dataset"),
+    (
+        {"own": {"expects": "same", "cases": [CASE | {"changed": "a key"}], "dataset": "d"}},
+        "the case of k changes nothing",
+    ),
+    ({"like": {"expects": "same", "alike": [["{a} x {b}", "{a} y"]]}}, "differ in what th"),
+    ({"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}}, "is a letter in braces"),
+    ({"Left": RULE}, "a test cannot be called 'Left'"),
+    ({"overall": RULE}, "a test cannot be called 'overall'"),
+)
+
+
+def test_a_wrong_file_names_what_is_wrong(tmp_path: Path) -> None:
+    for tests, says in WRONG:
+        with pytest.raises(ParamsError) as caught:
+            load(written(tmp_path, tests))
+        assert says in str(caught.value)
+        assert str(caught.value).startswith(str(tmp_path / "own.json"))
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,24 +18,24 @@ assert ALIKE
 assert NUMBERS
 
 
-@pytest.mark.parametrize(
-    ("text", "becomes"),
-    [
-        ("two apples left of a key", ["two apples right of a key"]),
-        (
-            "a key on the left and three frogs on the right",
-            ["a key on the right and three frogs on the left"],
-        ),
-        ("A man to the Left of an airplane.", ["A man to the right of an airplane."]),
-        ("the leftmost of four dogs", ["the rightmost of four dogs"]),
-        ("a hat in the left corner", ["a hat in the right corner"]),
-        ("the train has left the station", []),  # no place is meant
-        ("right next to the bridge", []),
-    ],
+SWAPPED: tuple[tuple[str, list[str]], ...] = (
+    ("two apples left of a key", ["two apples right of a key"]),
+    (
+        "a key on the left and three frogs on the right",
+        ["a key on the right and three frogs on the left"],
+    ),
+    ("A man to the Left of an airplane.", ["A man to the right of an airplane."]),
+    ("the leftmost of four dogs", ["the rightmost of four dogs"]),
+    ("a hat in the left corner", ["a hat in the right corner"]),
+    ("the train has left the station", []),  # no place is meant
+    ("right next to the bridge", []),
 )
-def test_left_and_right_are_swapped_where_they_are_places(text: str, becomes: list[str]) -> None:
+
+
+def test_left_and_right_are_swapped_where_they_are_places() -> None:
     assert SWAP
-    assert list(wording.swapped(text, SWAP)) == becomes
+    for text, becomes in SWAPPED:
+        assert list(wording.swapped(text, SWAP)) == becomes
 
 
 @given(st.lists(st.sampled_from(["a dog", "left of", "on the right", "key", "far left", ","])))
@@ -47,43 +46,43 @@ def test_swapping_twice_gives_the_text_again(words: list[str]) -> None:
         assert list(wording.swapped(once, SWAP)) == [text]
 
 
-@pytest.mark.parametrize(
-    ("text", "becomes"),
-    [
-        ("two apples left of a key", ["two apples on the left and a key on the right"]),
-        ("a fox at the top and a bus at the bottom", ["a fox above a bus"]),
-        ("only three frogs", ["three frogs and nothing else"]),
-        ("a kid on an airplane", ["a kid on a plane", "a child on an airplane"]),
-        ("A couch.", ["A sofa."]),
-        ("couches", ["sofas"]),
-        ("a dog left of a cat left of a cow", []),  # could be read in two ways
-        ("a man to the left of a dog", []),  # "a man to the" is nobody
-        ("left of a dog", []),
-        ("a rugged man", []),
-    ],
+REWORDED: tuple[tuple[str, list[str]], ...] = (
+    ("two apples left of a key", ["two apples on the left and a key on the right"]),
+    ("a fox at the top and a bus at the bottom", ["a fox above a bus"]),
+    ("only three frogs", ["three frogs and nothing else"]),
+    ("a kid on an airplane", ["a kid on a plane", "a child on an airplane"]),
+    ("A couch.", ["A sofa."]),
+    ("couches", ["sofas"]),
+    ("a dog left of a cat left of a cow", []),  # could be read in two ways
+    ("a man to the left of a dog", []),  # "a man to the" is nobody
+    ("left of a dog", []),
+    ("a rugged man", []),
 )
-def test_a_phrase_becomes_one_that_means_the_same(text: str, becomes: list[str]) -> None:
+
+
+def test_a_phrase_becomes_one_that_means_the_same() -> None:
+    """The article is as its phrase asks for, in small letters; models read no others."""
     assert ALIKE
-    found = wording.reworded(text, ALIKE, COMMON)
-    # The article is as its phrase asks for, in small letters; models read no others.
-    assert [option.lower() for option in found] == [option.lower() for option in becomes]
+    for text, becomes in REWORDED:
+        found = wording.reworded(text, ALIKE, COMMON)
+        assert [option.lower() for option in found] == [option.lower() for option in becomes]
 
 
-@pytest.mark.parametrize(
-    ("text", "becomes"),
-    [
-        (
-            "two apples above three keys",
-            ["three apples above three keys", "two apples above four keys"],
-        ),
-        ("only four snails", ["only three snails"]),  # the data know no five
-        ("a key", []),
-        ("one of the players", []),
-    ],
+COUNTED: tuple[tuple[str, list[str]], ...] = (
+    (
+        "two apples above three keys",
+        ["three apples above three keys", "two apples above four keys"],
+    ),
+    ("only four snails", ["only three snails"]),  # the data know no five
+    ("a key", []),
+    ("one of the players", []),
 )
-def test_a_count_becomes_the_next_that_the_data_have(text: str, becomes: list[str]) -> None:
+
+
+def test_a_count_becomes_the_next_that_the_data_have() -> None:
     assert NUMBERS
-    assert list(wording.miscounted(text, NUMBERS, {"two", "three", "four"})) == becomes
+    for text, becomes in COUNTED:
+        assert list(wording.miscounted(text, NUMBERS, {"two", "three", "four"})) == becomes
 
 
 def test_the_topics_of_a_text_are_its_words_that_are_not_common() -> None:
