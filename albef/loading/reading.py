@@ -105,30 +105,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    """The numbers of :func:`albef.preprocessing.transforms.normalised`."""
-    return _by_rows(pixels) if pixels.device.type == "cpu" else _by_channel(pixels)
-
-
-def _by_channel(pixels: Tensor) -> Tensor:
-    """Without a wait for the device."""
+    """The numbers of :func:`albef.preprocessing.transforms.normalised`, without a wait for the
+    device."""
+    if pixels.device.type == "cpu":  # colours lie side by side, as decoders give them
+        pixels = pixels.movedim(-3, -1).contiguous().movedim(-1, -3)
     values = pixels.float()
     for channel, (scale, shift) in enumerate(zip(SCALE.flat, SHIFT.flat, strict=True)):
         # Python's numbers: nothing is copied to the device, which would be waited for.
         values[..., channel, :, :].mul_(float(scale)).sub_(float(shift))
     return values
-
-
-_AT_ONCE = 2**17  # numbers, that a processor's cache holds
-
-
-def _by_rows(pixels: Tensor) -> Tensor:
-    """By whole rows of pixels, whose colours lie side by side as decoders give them."""
-    interleaved = pixels.movedim(-3, -1)  # (..., H, W, 3)
-    values = torch.empty(interleaved.shape)
-    width = interleaved.shape[-2]
-    scale, shift = (torch.from_numpy(each.ravel()).repeat(width) for each in (SCALE, SHIFT))
-    count = max(1, _AT_ONCE // len(scale))
-    rows = values.view(-1, 3 * width).split(count), interleaved.reshape(-1, 3 * width).split(count)
-    for target, chunk in zip(*rows, strict=True):
-        target.copy_(chunk).mul_(scale).sub_(shift)
-    return values.movedim(-1, -3)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from albef.config import Section
 from albef.models.albef import ALBEF
-from albef.models.original import read_original
+from albef.models.original import original_name, read_original
 from albef.models.text import MLMHead
 from albef.models.weights import CheckpointError, load_strict
 
@@ -24,14 +24,8 @@ TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where a BERT's folder may hold its weights."""
 _IMAGE_UNUSED = ("image_encoder.vit.head.",)  # a classifier
 _SCALED = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
-_BERT = (
-    (r"(?:bert\.)?embeddings\.(.+)", r"text_encoder.embeddings.\1"),
-    (r"cls\.predictions\.transform\.(.+)", r"mlm_head.\1"),
-    (r"cls\.predictions\.bias", "mlm_head.bias"),
-)
-_BERT_LAYER = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
 _BERT_UNUSED = re.compile(
-    r"(?:bert\.)?pooler\.|cls\.seq_relationship\.|cls\.predictions\.decoder\.|.+\.position_ids$"
+    r"bert\.pooler\.|cls\.seq_relationship\.|cls\.predictions\.decoder\.|.+\.position_ids$"
 )
 log = logging.getLogger(__name__)
 
@@ -81,19 +75,7 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     Raises:
         CheckpointError: it cannot be found or does not fit.
     """
-    weights = _bert(source)
-    layers = len(model.text_encoder.layer)
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if not _BERT_UNUSED.match(name):
-            tensors[_bert_name(name, layers)] = tensor
-    words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
-    vocab_size = model.text_encoder.embeddings.word_embeddings.num_embeddings
-    if words is not None and len(words) != vocab_size:
-        raise CheckpointError(
-            f"{source} embeds {len(words)} tokens, but the tokenizer has {vocab_size}: set "
-            f"pretrain.tokenizer.source to {source}"
-        )
+    weights, layers = _bert(source), len(model.text_encoder.layer)
     parts = nn.ModuleDict(
         {
             "text_encoder": model.text_encoder,
@@ -101,6 +83,15 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
             "mlm_head": mlm_head,
         }
     )
+    ours = {_bert_name(name, layers): name for name in parts.state_dict()}
+    tensors = {ours.get(n, n): t for n, t in weights.items() if not _BERT_UNUSED.match(n)}
+    words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
+    vocab_size = model.text_encoder.embeddings.word_embeddings.num_embeddings
+    if words is not None and len(words) != vocab_size:
+        raise CheckpointError(
+            f"{source} embeds {len(words)} tokens, but the tokenizer has {vocab_size}: set "
+            f"pretrain.tokenizer.source to {source}"
+        )
     fresh = {name for name in parts.state_dict() if ".crossattention." in name}
     if not any(name.startswith("mlm_head.") for name in tensors):
         fresh.add("mlm_head.")
@@ -110,16 +101,9 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
 
 
 def _bert_name(name: str, text_layers: int) -> str:
-    """Our name of a tensor of a BERT; an unknown one stays, and is then left over."""
-    if layer := _BERT_LAYER.fullmatch(name):
-        index = int(layer[1])
-        if index < text_layers:
-            return f"text_encoder.layer.{index}.{layer[2]}"
-        return f"fusion_encoder.layer.{index - text_layers}.{layer[2]}"
-    for theirs, ours in _BERT:
-        if match := re.fullmatch(theirs, name):
-            return match.expand(ours)
-    return name
+    """BERT's name of one of our tensors: the original's, which stands inside a text encoder."""
+    inside = name if name.startswith("mlm_head.") else f"model.{name}"
+    return original_name(inside, "pretraining", text_layers).removeprefix("text_encoder.")
 
 
 def _vit(source: str) -> dict[str, Tensor]:
@@ -149,10 +133,11 @@ def _bert(source: str) -> dict[str, Tensor]:
             raise CheckpointError(f"{source} holds neither {' nor '.join(TEXT_FILES)}")
     else:
         path = _fetched(source)
-    return {
-        name.replace(".gamma", ".weight").replace(".beta", ".bias"): tensor
-        for name, tensor in _read(path).items()
-    }
+    weights = {}
+    for name, tensor in _read(path).items():
+        full = name if name.startswith(("bert.", "cls.")) else f"bert.{name}"
+        weights[full.replace(".gamma", ".weight").replace(".beta", ".bias")] = tensor
+    return weights
 
 
 def _fetched(source: str) -> Path:
