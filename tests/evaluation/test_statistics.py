@@ -62,13 +62,6 @@ def test_parts_count_alike_whatever_their_sizes() -> None:
     assert (found.low, found.high) == (0.5, 0.5)
 
 
-def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, units = [0.0, 1.0, 1.0, -1.0, 0.0], range(5)
-    whole = paired_interval(values, units, resamples=70)
-    monkeypatch.setattr("albef.evaluation.statistics._CELLS", 35)
-    assert paired_interval(values, units, resamples=70) == whole
-
-
 def test_what_is_above_or_below_zero_has_a_sign() -> None:
     signs = {(0.1, 2): 1, (-2, -0.1): -1, (-1, 1): 0, (0, 1): 0}
     assert {ends: Interval(*ends).sign for ends in signs} == signs

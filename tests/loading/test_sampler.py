@@ -100,18 +100,6 @@ def test_a_window_of_all_shards_is_none(folder: Path) -> None:
     assert orders[0] == orders[1] == orders[2] != orders[3]
 
 
-def test_weights_are_kept_in_windows(folder: Path) -> None:
-    split = shards(folder)
-    weights = {"a": 2.0, "b": 0.5}
-    one = Loader(split, collate, 1, 1, 5, 0, weights=weights, reading=Reading(2))
-    shown = [m["id"].item() for (m,) in one.batches(0, one.steps_per_epoch)]
-    assert Counter(split.sources.take(shown).to_pylist()) == {"a": 80, "b": 10}
-    visits = split.shard_names.take(shown).to_pylist()
-    last = {name: place for place, name in enumerate(visits)}
-    opened = {visits.index(name): place for name, place in last.items()}
-    assert all(sum(a <= p <= b for a, b in opened.items()) <= 2 for p in range(len(visits)))
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_small_cache_fetches_each_shard_once_an_epoch(

@@ -182,8 +182,8 @@ def test_the_order_of_the_pictures_counts_in_nlvr2() -> None:
     assert first != pytest.approx(second, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_image_is_augmented_on_its_own(kind: ModuleType) -> None:
+def test_each_image_is_augmented_on_its_own() -> None:
+    kind = nlvr2
     task = task_of(kind)
     transform = Train(AugmentConfig(flip=True, crop=(0.3, 0.6), randaugment=7), 16)
     collate = task.collate(transform)

@@ -4,9 +4,9 @@ import errno
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from albef.training.mirror import Mirror
 
@@ -61,15 +61,15 @@ def test_of_what_waits_only_the_newest_is_copied(
     """A bucket slower than the training holds two states, not one for each save."""
     mirror = Mirror(str(tmp_path / "mirror"), "x")
     begun, go, copied = threading.Event(), threading.Event(), []
-    put = mirror._files.put_file
+    put = LocalFileSystem.put_file
 
-    def slow(path: str, name: str) -> None:
+    def slow(store: LocalFileSystem, path: str, name: str) -> None:
         begun.set()
         go.wait()
         copied.append(name.rpartition("/")[2])
-        put(path, name)
+        put(store, path, name)
 
-    monkeypatch.setattr(mirror._files, "put_file", slow)
+    monkeypatch.setattr(LocalFileSystem, "put_file", slow)
     for step in range(6):
         mirror.push(state(tmp_path, step), "state-*.pt", keep=2)
         begun.wait()
@@ -104,10 +104,9 @@ def test_a_mirror_that_cannot_be_read_stops_instead_of_starting_anew(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"the mirror s3://states/x cannot be read .* to null"):
         Mirror("s3://states", "x").names("state-*.pt")
-    folder: Any = Mirror(str(tmp_path), "x")
-    monkeypatch.setattr(folder._files, "ls", refuse)
+    monkeypatch.setattr(LocalFileSystem, "ls", refuse)
     with pytest.raises(OSError, match="cannot be read"):
-        folder.names("*")
+        Mirror(str(tmp_path), "x").names("*")
 
 
 def test_an_address_of_no_known_kind() -> None:

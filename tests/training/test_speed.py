@@ -2,11 +2,10 @@
 
 from unittest import mock
 
-import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.training.speed import Speed, product_peak
+from albef.training.speed import Speed
 
 CPU = torch.device("cpu")
 
@@ -18,6 +17,7 @@ def test_the_first_micro_batch_is_counted_forward_and_backward() -> None:
         with speed.counted():
             (torch.ones(rows, 8) @ weight).sum().backward()
     assert speed.flops == 2 * (2 * 3 * 8 * 4)  # the product, and the weight's gradient
+    assert 1e8 < speed.peak < 1e15
     speed.flops, speed.peak = 3 * 10**9, 4e12
     with mock.patch.object(Speed, "seconds", 2.0):
         assert {"tflops": 0.3, "utilisation_percent": 7.5}.items() <= speed.usage(200).items()
@@ -44,8 +44,3 @@ def test_a_module_without_gradient_in_a_graph_that_has_one_is_counted() -> None:
             second(states)
         states.sum().backward()
     assert speed.flops == 3 * (2 * 2 * 4 * 4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_peak_is_that_of_a_machine(dtype: torch.dtype) -> None:
-    assert 1e8 < product_peak(CPU, dtype) < 1e15
