@@ -1,5 +1,6 @@
 """Where things are: the sections `paths` and `runtime`, and the files of all products."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,17 +92,12 @@ def runtime(values: object) -> Runtime:
     merged = dict(values) if isinstance(values, Mapping) else {}
     for name, text in os.environ.items():
         if name.startswith(ENVIRONMENT):
-            merged[name.removeprefix(ENVIRONMENT).lower()] = _value(text)
+            try:
+                value = json.loads(text)
+            except ValueError:  # a word
+                value = text
+            merged[name.removeprefix(ENVIRONMENT).lower()] = value
     return validate(Runtime, merged, where=str(PARAMS), key="runtime")
-
-
-def _value(text: str) -> int | float | str:
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ later ones: theirs, kept in :data:`KEPT`, is then put back.
 """
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import platform
 import resource
 import shutil
 import subprocess
+import time
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -139,20 +141,40 @@ def machine() -> str:
     return ", ".join(kind)
 
 
-def spent(gpu_seconds: float, before: Mapping[str, float] | None = None) -> dict[str, float]:
-    """What a stage cost: time on cores, and time that it held GPUs.
+class Cost:
+    """What a stage costs: time on cores, and time that it held GPUs.
 
     Args:
-        gpu_seconds: time that this process held GPUs, times their number.
-        before: the same of the processes whose work this one went on with.
+        gpu_seconds: time that GPUs were held before, times their number.
+        before: what interrupted processes cost whose work this one goes on with.
     """
-    seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
-    costs = {
-        "cpu_seconds": seconds,
-        "core_hours": seconds / _HOUR_S,
-        "gpu_hours": gpu_seconds / _HOUR_S,
-    }
-    return {name: round(value + (before or {}).get(name, 0.0), 5) for name, value in costs.items()}
+
+    def __init__(self, gpu_seconds: float = 0.0, before: Mapping[str, float] | None = None) -> None:
+        self.before = before or {}
+        self._gpu_seconds = gpu_seconds
+        self._gpus, self._since = 0, 0.0
+
+    @contextlib.contextmanager
+    def holding(self, gpus: int) -> Iterator[None]:
+        """Count the time that so many GPUs are held."""
+        self._gpus, self._since = gpus, time.monotonic()
+        try:
+            yield
+        finally:
+            self._gpu_seconds, self._gpus = self._held_s(), 0
+
+    def spent(self) -> dict[str, float]:
+        """What it has cost by now, with what was before."""
+        seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
+        costs = {
+            "cpu_seconds": seconds,
+            "core_hours": seconds / _HOUR_S,
+            "gpu_hours": self._held_s() / _HOUR_S,
+        }
+        return {name: round(cost + self.before.get(name, 0.0), 5) for name, cost in costs.items()}
+
+    def _held_s(self) -> float:
+        return self._gpu_seconds + self._gpus * (time.monotonic() - self._since)
 
 
 def _usage() -> list[resource.struct_rusage]:

@@ -34,7 +34,7 @@ from albef.loading.reading import Part
 from albef.models.kernels import evaluating
 from albef.models.weights import Checkpoint, load_checkpoint
 from pipelines.launch import launch, sharing
-from pipelines.stage import Stage, first, main, verified_digest, write_json
+from pipelines.stage import Stage, main, verified_digest, write_json
 
 _AT_ONCE = 20_000  # records that are worked on before what came of them is kept
 log = logging.getLogger("albef")
@@ -58,7 +58,7 @@ def run(stage: Stage) -> None:
         stage.scratch(hashlib.sha256(inputs.encode()).hexdigest()) as folder,
     ):
         results = _apply(stage, checkpoint, base, folder, device)
-    if not first():
+    if not stage.first:
         return
     view, quarantine = stage.layout.data(stage.key), stage.layout.quarantine(stage.key)
     origin = {"by": config.by, "weights": checkpoint.digest}
@@ -105,12 +105,12 @@ def _apply(
         if not world().broadcast(path.exists):
             with evaluating("auto", device):
                 table = process(checkpoint, batch, device, stage.runtime.workers)
-            if first():
+            if stage.first:
                 with atomic(path) as part:
                     pq.write_table(table, part)
             log.info("%s: %d of %d records", stage.address, start + len(batch), len(records))
             stage.tally()
-        parts += [pq.read_table(path)] if first() else []
+        parts += [pq.read_table(path)] if stage.first else []
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 

@@ -43,7 +43,7 @@ def held_device(stage: Stage) -> Iterator[torch.device]:
     """The stage's device, held while inside; the time is counted for the run record."""
     device = device_of(stage)
     gpus = int(device.type == "cuda")
-    with device_slot(str(device), stage.runtime.threads), stage.holding(gpus):
+    with device_slot(str(device), stage.runtime.threads), stage.cost.holding(gpus):
         yield device
 
 
@@ -58,34 +58,28 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
         threads: cores of the CPU that are used; 0 is all.
     """
     name = device.replace(":", "-")
-    slots, needed = [name], 1
+    slots, needed = [_file(name)], 1
     if device == "cpu":
-        slots = [f"cpu-{core}" for core in range(os.cpu_count() or 1)]
+        slots = [_file(f"cpu-{core}") for core in range(os.cpu_count() or 1)]
         needed = min(threads or len(slots), len(slots))
-    with contextlib.ExitStack() as locks:
+    say = functools.cache(functools.partial(log.info, "waiting for %s: process %s works on it"))
+    with contextlib.ExitStack() as held:
         # Whoever waits has the turn: of two that need several cores none waits with half of them.
-        say = functools.cache(functools.partial(log.info, "waiting for %s: process %s works on it"))
         with lock(_file(f"{name}-turn"), functools.partial(say, device)):
-            free = [_file(slot) for slot in slots]
-            while len(slots) - len(free) < needed:
-                if holder := _take_one(free, locks):
+            while needed:
+                for slot in slots:
+                    try:
+                        held.enter_context(lock(slot))
+                    except Locked as busy:
+                        holder = busy.holder
+                    else:
+                        slots.remove(slot)
+                        needed -= 1
+                        break
+                else:
                     say(device, holder)
                     time.sleep(_POLL_S)
         yield
-
-
-def _take_one(free: list[Path], locks: contextlib.ExitStack) -> str:
-    """Lock one of the files and strike it off; where none is free, who holds the first."""
-    holder = ""
-    for file in free:
-        try:
-            locks.enter_context(lock(file))
-        except Locked as busy:
-            holder = holder or busy.holder
-        else:
-            free.remove(file)
-            return ""
-    return holder
 
 
 def _file(slot: str) -> Path:

@@ -21,7 +21,7 @@ from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunConfig, RunTask, Table
 from pipelines.launch import launch, sharing
-from pipelines.stage import Stage, first, main, run_of, write_json
+from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -75,7 +75,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
     headline = metrics[HEADLINE] = {}
-    texts = text_only.read(data, "train", kind) if first() else []
+    texts = text_only.read(data, "train", kind) if stage.first else []
     if texts:
         metrics["text_only"] = {}
     tables: dict[str, Table] = {}
@@ -96,7 +96,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
             headline[split] = scored[0]  # a split with hidden answers has predictions only
     with computing:
         sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
-    if not first():
+    if not stage.first:
         return
     path = stage.layout.predictions(stage.key)
     path.parent.mkdir(parents=True, exist_ok=True)

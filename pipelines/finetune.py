@@ -10,7 +10,7 @@ import torch
 from albef.config import choose
 from albef.models.weights import load_checkpoint
 from pipelines.launch import launch, sharing
-from pipelines.stage import Stage, first, main, read_json, run_of
+from pipelines.stage import Stage, main, read_json, run_of
 from pipelines.trainer import TRIAL, circumstances, fit, parents_of, provenance_of, publish
 
 log = logging.getLogger("albef")
@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
             torch.manual_seed(stage.seed)
             task = kind.start(config, init)
             folder = alone.enter_context(stage.scratch(key))
-            if first():
+            if stage.first:
                 _take_trial(stage, folder, device)
             stage.record |= fit(stage, task, device, folder)
         publish(stage, folder, stage.key, task, provenance, config.kind, init, task.facts())

@@ -27,7 +27,7 @@ import torch
 from albef.config import ParamsError
 from albef.distributed import joined, launched, world
 from albef.io import holder_of, lock
-from albef.run_record import spent
+from albef.run_record import Cost
 from pipelines.device_lock import device_of, held_device
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, end_file, read_json, write_json
 
@@ -59,9 +59,9 @@ def launch(stage: Stage) -> bool:
             _raise(stage, ends)
     path = stage.layout.record(stage.address)
     if record := read_json(path):  # the first process has not seen what the others cost
-        interrupted = record.get("interrupted", {})
-        gpu_seconds = 3600 * (record["gpu_hours"] - interrupted.get("gpu_hours", 0.0))
-        write_json(path, record | spent(gpu_seconds, interrupted))
+        before = record.get("interrupted", {})
+        gpu_seconds = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
+        write_json(path, record | Cost(gpu_seconds, before).spent())
     return True
 
 
@@ -75,7 +75,7 @@ def sharing(stage: Stage) -> Iterator[torch.device]:
     device = device_of(stage)  # which the launching stage holds
     threads = stage.runtime.threads or os.cpu_count() or 1
     torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
-    with joined(device) as device, stage.holding(world().size if device.type == "cuda" else 0):
+    with joined(device) as device, stage.cost.holding(world().size if device.type == "cuda" else 0):
         yield device
 
 

@@ -26,7 +26,7 @@ from albef.tasks.task import RunConfig, RunTask
 from albef.training.loop import NotFinite
 from albef.training.state import StateLocked, StateUnfit, TrainingState
 from pipelines.launch import launch, sharing
-from pipelines.stage import Stage, first, lock_of, main, run_of, verified_digest, write_json
+from pipelines.stage import Stage, lock_of, main, run_of, verified_digest, write_json
 from pipelines.trainer import (
     TRIAL,
     EndedEarly,
@@ -72,14 +72,14 @@ def run(stage: Stage) -> None:
     """Search a run's ranges and write the choice and the trials."""
     search = read_search(stage)
     if search is None:
-        if first():
+        if stage.first:
             _write(stage, {}, {"trials": []})
         return
     with (
         stage.scratch(search.key, alone=DATABASE not in os.environ) as folder,
         sharing(stage) as device,
     ):
-        if not first():
+        if not stage.first:
             _follow_trials(stage, search, folder, device)
             return
         mirror = mirror_of(stage, folder)
@@ -191,7 +191,7 @@ def _train(
         text = str(raised).replace(str(folder), folder.name)
         kind = "" if isinstance(raised, ValueError) else f"{type(raised).__name__}: "
         raise TrialFailed(kind + text) from None
-    if first():
+    if stage.first:
         for state in TrainingState(folder).files()[1:]:
             state.unlink()
         how = circumstances(stage, device)

@@ -19,9 +19,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import psutil
 
@@ -36,7 +37,7 @@ from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.run_record import code_digest, code_files, declared_files, keep, spent, surroundings
+from albef.run_record import Cost, code_digest, code_files, declared_files, keep, surroundings
 
 if TYPE_CHECKING:  # stages of data need no torch
     from albef.tasks.task import RunConfig, RunTask
@@ -51,11 +52,73 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that nobody went on with is removed."""
 GRACE_S = 15.0
 """Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
-_TALLY, _BEFORE = "spent.json", "interrupted"
-"""What interrupted processes of a stage cost: a file of its scratch, an entry of its record."""
+_TALLY = "spent.json"
+"""In the scratch of a stage: what its interrupted processes cost."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
 log = logging.getLogger("albef")
+
+
+@dataclass(frozen=True)
+class Context:
+    """How the process of a stage was started, as its environment tells.
+
+    Attributes:
+        rank: number among the processes of the stage, from 0; None where it is the only one.
+        ends: folder where each of several processes leaves how it ended.
+        launched_on: machine of the stage that started several processes.
+        by_dvc: whether DVC started it.
+        dvc: process to die with, where a flow names it.
+        debug: whether an error ends it with a traceback.
+        in_experiment: whether it is part of an experiment of DVC.
+    """
+
+    rank: int | None
+    ends: Path | None
+    launched_on: str
+    by_dvc: bool
+    dvc: int | None
+    debug: bool
+    in_experiment: bool
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read it from the environment."""
+        rank, ends, dvc = map(os.environ.get, ("RANK", RANKS, "ALBEF_DVC"))
+        return cls(
+            rank=int(rank) if rank else None,
+            ends=Path(ends) if ends else None,
+            launched_on=os.environ.get(LAUNCHED_ON, platform.node()),
+            by_dvc="DVC_STAGE" in os.environ,
+            dvc=int(dvc) if dvc else None,
+            debug=bool(os.environ.get("ALBEF_DEBUG")),
+            in_experiment="DVC_EXP_NAME" in os.environ,
+        )
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes: it runs the stage alone, or as the first of several."""
+        return not self.rank
+
+    def end(self, error: BaseException, address: str) -> NoReturn:
+        """End the process with one sentence, which one of several leaves to the launching stage."""
+        codes = {ValueError: 2, KeyboardInterrupt: 130}
+        code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
+        if self.ends is not None and self.rank is not None:
+            lost = isinstance(error, ConnectionError)
+            end = {"code": code, "message": str(error), "lost": lost}
+            write_json(end_file(self.ends, self.rank), end)
+        elif str(error):
+            print(f"{address}: {error}", file=sys.stderr)
+        self.exit(code)
+
+    def exit(self, code: int) -> NoReturn:
+        """End the process; one of several at once, as the teardown of what it shares with the
+        others may wait for them, and the launcher would not see that it ended."""
+        if self.rank is not None:
+            sys.stderr.flush()
+            os._exit(code)
+        raise SystemExit(code) from None
 
 
 class Stage:
@@ -63,12 +126,15 @@ class Stage:
 
     Attributes:
         params: the whole params file, plain; read sections through :meth:`section`.
+        first: whether this process writes; false in the others of several.
         record: facts for the run record; a stage adds its own.
     """
 
-    def __init__(self, name: str, key: str) -> None:
+    def __init__(self, name: str, key: str, context: Context | None = None) -> None:
         self.name = name
         self.key = key
+        self.context = context or Context.read()
+        self.first = self.context.first
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
@@ -78,7 +144,7 @@ class Stage:
         ShardCache.default = ShardCache.of(self.runtime)
         self.seed = _seed(self.params, "seed")
         self.record: dict[str, Any] = {}
-        self._gpu_seconds, self._gpus, self._since = 0.0, 0, 0.0
+        self.cost = Cost()
         self._tally: Path | None = None
 
     def made(self, *paths: Path) -> None:
@@ -122,15 +188,12 @@ class Stage:
             ValueError: another one works there, and what this one is part of cannot wait.
         """
         folder = self.scratch_of(self.address, fingerprint)
-        with self._alone_in(folder) if alone and first() else contextlib.nullcontext():
+        with self._alone_in(folder) if alone and self.first else contextlib.nullcontext():
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
             self._tally = folder / _TALLY
-            self.record |= {_BEFORE: before} if (before := read_json(self._tally)) else {}
-            for old in self.runtime.scratch_root.iterdir():
-                if old.is_dir() and _idle_s(old) > FORGOTTEN_S and not _is_at_work(old):
-                    log.info("%s is removed: nothing has been written there for a month", old)
-                    shutil.rmtree(old, ignore_errors=True)
+            self.cost.before = read_json(self._tally) or {}
+            _remove_forgotten(self.runtime.scratch_root)
             yield folder
 
     @contextlib.contextmanager
@@ -138,7 +201,7 @@ class Stage:
         path = lock_of(folder)
 
         def wait(holder: str) -> None:
-            if "RANK" in os.environ:  # the others would not wait for it
+            if self.context.rank is not None:  # the others would not wait for it
                 raise ValueError(
                     f"process {holder} works in {folder} already; wait for it or stop it"
                 )
@@ -150,28 +213,32 @@ class Stage:
             finally:
                 path.unlink()
 
-    @contextlib.contextmanager
-    def holding(self, gpus: int) -> Iterator[None]:
-        """Count the time that so many GPUs are held."""
-        self._gpus, self._since = gpus, time.monotonic()
-        try:
-            yield
-        finally:
-            self._gpu_seconds, self._gpus = self.gpu_seconds, 0
-
-    @property
-    def gpu_seconds(self) -> float:
-        """Time that GPUs have been held by now, times their number."""
-        return self._gpu_seconds + self._gpus * (time.monotonic() - self._since)
-
     def tally(self) -> None:
         """Note what the stage has cost by now, so that an interruption does not lose it."""
-        if self._tally is not None and self._tally.parent.is_dir() and first():
-            write_json(self._tally, spent(self.gpu_seconds, self.record.get(_BEFORE)))
+        if self._tally is not None and self._tally.parent.is_dir() and self.first:
+            write_json(self._tally, self.cost.spent())
 
     def scratch_of(self, address: str, fingerprint: str) -> Path:
         """Where a stage has its work in progress; it need not exist."""
         return self.runtime.scratch_root / f"{address}-{fingerprint[:16]}"
+
+    def write_record(self, started: float) -> None:
+        """Write and keep the run record of a stage that has ended."""
+        record = {
+            "stage": self.address,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(time.time() - started, 1),
+            "seed": self.seed,
+            **self.cost.spent(),
+            **({"interrupted": self.cost.before} if self.cost.before else {}),
+            **surroundings(),
+            **self.record,
+        }
+        path = self.layout.record(self.address)
+        write_json(path, record)
+        keep(path)
+        if self.context.in_experiment:  # of a new file it keeps what git has been told of
+            subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
 
 
 def run_of(stage: Stage) -> "tuple[RunConfig, type[RunTask]]":
@@ -228,6 +295,14 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
+def _remove_forgotten(root: Path) -> None:
+    """Remove work in progress that nobody has gone on with for a month."""
+    for folder in root.iterdir():
+        if folder.is_dir() and _idle_s(folder) > FORGOTTEN_S and not _is_at_work(folder):
+            log.info("%s is removed: nothing has been written there for a month", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _idle_s(folder: Path) -> float:
     """Seconds since anything in the folder was written; 0 where it changes under our eyes."""
     try:
@@ -252,30 +327,24 @@ def _seed(params: Mapping[str, Any], name: str) -> int:
     return seed
 
 
-def first() -> bool:
-    """Whether this process writes: it runs the stage alone, or as the first of several."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def end_file(folder: Path, rank: int) -> Path:
     """Where one of several processes leaves how it ended."""
     return folder / f"rank-{rank:05}.json"
 
 
-def die_with_dvc() -> None:
+def die_with_dvc(context: Context) -> None:
     """Watch the DVC that started this stage and die with it, however it dies.
 
     The stage is asked first, so that a training can save its state.
 
     A shell may stand between the two, so the death of the direct parent is not enough to go by.
-    A flow names the process in ``ALBEF_DVC``: it may have died while this one was still importing.
+    A flow names the process: it may have died while this one was still importing.
     """
-    if "DVC_STAGE" not in os.environ:  # started by hand: nobody to follow
+    if not context.by_dvc:  # started by hand: nobody to follow
         return
     parents = psutil.Process().parents()
-    pid = os.environ.get("ALBEF_DVC")
-    dvc = int(pid) if pid else next((p.pid for p in parents if p.name() not in SHELLS), 0)
-    if os.environ.get(LAUNCHED_ON, platform.node()) != platform.node():
+    dvc = context.dvc or next((p.pid for p in parents if p.name() not in SHELLS), 0)
+    if context.launched_on != platform.node():
         dvc = os.getppid()  # of a process on another machine than its DVC, the launcher is followed
 
     def watch() -> None:
@@ -296,61 +365,27 @@ def main(
     Args:
         launch: does it in processes of its own, or returns false where they are not asked for.
     """
+    context = Context.read()
     name = Path(sys.argv[0]).stem
     key = "".join(sys.argv[1:2])  # a data set or run
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("albef").setLevel(logging.INFO if first() else logging.WARNING)
+    logging.getLogger("albef").setLevel(logging.INFO if context.first else logging.WARNING)
     started = time.time()
-    die_with_dvc()
+    die_with_dvc(context)
     try:
-        stage = Stage(name, key)
+        stage = Stage(name, key, context)
         stage.record["code"] = file_md5s(stage.address, stage.params)
         if launch(stage):
             return  # the first of its processes writes the record
         run(stage)
     except (ValueError, OSError, KeyboardInterrupt) as error:
-        if os.environ.get("ALBEF_DEBUG"):
+        if context.debug:
             raise
-        codes = {ValueError: 2, KeyboardInterrupt: 130}
-        code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
-        rank = os.environ.get("RANK")
-        if RANKS in os.environ and rank:  # the launching stage tells it
-            lost = isinstance(error, ConnectionError)
-            end = {"code": code, "message": str(error), "lost": lost}
-            write_json(end_file(Path(os.environ[RANKS]), int(rank)), end)
-        elif str(error):
-            print(f"{name}{'@' if key else ''}{key}: {error}", file=sys.stderr)
-        _exit(code)
+        context.end(error, f"{name}@{key}" if key else name)
     except Exception:
-        if "RANK" not in os.environ:
+        if context.rank is None:
             raise
         traceback.print_exc()
-        _exit(1)
-    if first():
-        _write_record(stage, started)
-
-
-def _exit(code: int) -> NoReturn:
-    """End the process; one of several at once, as the teardown of what it shares with the others
-    may wait for them, and the launcher would not see that it ended."""
-    if "RANK" in os.environ:
-        sys.stderr.flush()
-        os._exit(code)
-    raise SystemExit(code) from None
-
-
-def _write_record(stage: Stage, started: float) -> None:
-    record = {
-        "stage": stage.address,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 1),
-        "seed": stage.seed,
-        **spent(stage.gpu_seconds, stage.record.get(_BEFORE)),
-        **surroundings(),
-        **stage.record,
-    }
-    path = stage.layout.record(stage.address)
-    write_json(path, record)
-    keep(path)
-    if "DVC_EXP_NAME" in os.environ:  # of a new file an experiment keeps what git has been told of
-        subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
+        context.exit(1)
+    if context.first:
+        stage.write_record(started)

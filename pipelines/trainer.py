@@ -25,7 +25,7 @@ from albef.training.loop import LOG, Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.tracking import at_chance, progress
-from pipelines.stage import Stage, first, verified_digest
+from pipelines.stage import Stage, verified_digest
 
 TRIAL = "trial.json"
 """In the scratch folder of a training that a trial of a search has finished: which one, and how."""
@@ -184,7 +184,7 @@ def _judge(task: Task, table: Table, when: str) -> dict[str, float]:
 
 def mirror_of(stage: Stage, folder: Path) -> Mirror | None:
     """Where copies of what is in a scratch folder go; only the first process has it."""
-    if not stage.runtime.mirror or not first():
+    if not stage.runtime.mirror or not stage.first:
         return None
     return Mirror(stage.runtime.mirror, folder.relative_to(stage.runtime.scratch_root).as_posix())
 
@@ -218,7 +218,7 @@ def publish(
         init: the checkpoint that it started from, with the values that the search chose.
         facts: what else the kind has to know to be restored.
     """
-    if not first():
+    if not stage.first:
         return
     save = partial(
         save_checkpoint,

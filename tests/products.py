@@ -18,7 +18,7 @@ from albef.runtime.manifest import NAME
 from albef.training.tracking import Tracker
 from albef.validation.result import Check, DriftResult
 from pipelines import evaluate
-from pipelines.stage import Stage, _write_record, write_json
+from pipelines.stage import Stage, write_json
 from pipelines.trainer import origin_of
 from tests.conftest import CAPTIONS, tiny_config
 from tests.data import toy
@@ -68,7 +68,7 @@ def products(
         _train(Stage("finetune", "retrieval"), "retrieval", "scenes", tiny_checkpoint)
         stage = Stage("evaluate", "retrieval")
         evaluate.run(stage)
-        _write_record(stage, time.time() - 75)
+        stage.write_record(time.time() - 75)
         _export(Stage("export", "retrieval"), tiny_export)
     return folder
 
@@ -84,7 +84,7 @@ def project(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def _done(stage: Stage, *made: Path) -> None:
     """Leave a run record, as the frame of the stages does."""
     stage.made(*made)
-    _write_record(stage, time.time() - 75)
+    stage.write_record(time.time() - 75)
 
 
 def _web() -> list[Record]:

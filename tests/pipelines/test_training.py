@@ -23,7 +23,7 @@ from albef.io import file_digest
 from albef.models.weights import load_checkpoint
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.device_lock import device_slot
-from pipelines.stage import Stage, _write_record, write_json
+from pipelines.stage import Stage, write_json
 from tests.pipelines.states import saved as saved_states
 from tests.pipelines.states import step_of, wait
 
@@ -236,7 +236,7 @@ def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stop
     assert f"going on at step {saved} of 64" in caplog.text
     weights = Path("products/models/pretrained/model.safetensors")
     resumed = file_digest(weights)
-    _write_record(stage, time.time())
+    stage.write_record(time.time())
     record = json.loads(Path("products/runs/pretrain.json").read_text())
     assert record["made"][str(weights)] == resumed
     before = record["interrupted"]  # both of them
