@@ -73,7 +73,8 @@ def _is_range(value: object) -> str:
     return "range" if isinstance(value, Mapping | Range) else "value"
 
 
-_TAGS = {"range", "value"}
+_TAGS = {"range", "value", "[key]"}
+"""Parts of a place in a section that are no keys."""
 Tunable = Annotated[
     Annotated[float, Tag("value")] | Annotated[Range, Tag("range")], Discriminator(_is_range)
 ]

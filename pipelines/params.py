@@ -11,54 +11,63 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from albef.config import ParamsError, Range, Section, did_you_mean, read_preset, validate
+from albef.curation import CurateConfig
 from albef.evaluation.behaviour.suite import load as load_suite
+from albef.ingest.config import IngestConfig, RowsConfig
 from albef.layout import EARLIER, ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
+from albef.release.gate import ReleaseConfig
+from albef.search.samplers import SearchConfig
+from albef.tasks import pretraining
+from albef.validation.config import ValidateConfig
 from albef.validation.drift import read_accepted, read_evaluated
+from pipelines.evaluate import EvaluateConfig
+from pipelines.export import ExportConfig
+from pipelines.report import ReportConfig
 
-SECTIONS = {
-    "ingest": "albef.ingest.config:IngestConfig",
-    "validate": "albef.validation.config:ValidateConfig",
-    "pretrain": "albef.tasks.pretraining:Config",
-    "search": "albef.search.samplers:SearchConfig",
-    "evaluate": "pipelines.evaluate:EvaluateConfig",
-    "export": "pipelines.export:ExportConfig",
-    "release": "albef.release.gate:ReleaseConfig",
-    "report": "pipelines.report:ReportConfig",
-}
-"""Owner's class of each section that is one class."""
-DATASET = "albef.ingest.config:RowsConfig"
-VIEW = "albef.curation:CurateConfig"
-SEEDS = ("seed", "data_seed")
-KNOWN = (*SEEDS, "paths", "runtime", "datasets", "curate", *SECTIONS, "tasks")
-OPTIONAL = ("runtime", "release")
-"""Sections that no stage depends on; DVC wants the others in the file, ``{}`` if need be."""
 PROFILES = Path("profiles")
 """The folder of accepted profiles, which validation depends on."""
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-@dataclass(frozen=True)
-class Params:
-    """Every value of a run."""
+def _is_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ValueError(
+            "a name is of small letters, digits, _ and -, since it also names a folder and a stage"
+        )
+    return name
 
-    seed: int
-    data_seed: int
+
+Seed = Annotated[int, Field(ge=0)]
+Name = Annotated[str, AfterValidator(_is_name)]
+
+
+class Params(Section):
+    """Every value of a run. A section that no stage depends on may be left out; DVC wants the others
+    in the file, ``{}`` if need be."""
+
+    seed: Seed
+    """Seed of all trainings."""
+    data_seed: Seed
+    """Seed of what sources draw."""
     paths: Paths
-    runtime: Runtime
-    datasets: dict[str, Any]
-    curate: dict[str, Any]
-    """Views of these, by name."""
-    sections: dict[str, Any]
-    """Those that belong to one stage."""
-    tasks: dict[str, Any]
-    """Runs, each read by its kind."""
+    runtime: Runtime = Field(default_factory=Runtime)
+    datasets: Annotated[dict[Name, RowsConfig], Field(min_length=1)]
+    curate: dict[Name, CurateConfig]
+    ingest: IngestConfig
+    validation: ValidateConfig = Field(alias="validate")
+    pretrain: pretraining.Config
+    search: SearchConfig
+    evaluate: EvaluateConfig
+    export: ExportConfig
+    release: ReleaseConfig = Field(default_factory=ReleaseConfig)
+    report: ReportConfig
+    tasks: Annotated[dict[Name, Any], Field(min_length=1)]
 
     def base_of(self, dataset: str) -> str:
         """The data set that has the pictures of a view, or of a view of it; or itself."""
@@ -73,68 +82,24 @@ def load(path: Path) -> Params:
     Raises:
         ParamsError: a sentence for every wrong value, one a line.
     """
-    where = str(path)
+    where, errors = str(path), list[str]()
     values = read_preset(path)
-    errors: list[str] = []
-
-    def read(loader: Any, *args: Any, **kwargs: Any) -> Any:
+    tasks: dict[str, Section] = {}
+    runs = values.get("tasks")
+    for name, run in runs.items() if isinstance(runs, Mapping) else ():
         try:
-            return loader(*args, where=where, **kwargs)
+            tasks[name] = _run(run, where=where, key=f"tasks.{name}")
         except ParamsError as error:
             errors.append(str(error))
-            return None
-
-    def entries(key: str, reader: Any, least: int = 1) -> dict[str, Any]:
-        named = read(_named, values.get(key) or {}, key=key, least=least) or {}
-        return {item: read(reader, value, key=f"{key}.{item}") for item, value in named.items()}
-
-    for key in values:
-        if key not in KNOWN:
-            errors.append(f"{where}: {key} is not a known section{did_you_mean(str(key), KNOWN)}")
-    for key in KNOWN:
-        if key not in values and key not in OPTIONAL:
-            remedy = f"; write `{key}: {{}}` for its defaults" if key in SECTIONS else ""
-            remedy = "; write `curate: {}` for none" if key == "curate" else remedy
-            errors.append(f"{where}: {key} is missing{remedy}")
-    for key in SEEDS:
-        if key in values and (type(values[key]) is not int or values[key] < 0):
-            errors.append(f"{where}: {key} must be a whole number from 0, got {values[key]!r}")
-    sections = {
-        key: read(validate, _class(spec), values.get(key, {}), key=key)
-        for key, spec in SECTIONS.items()
-        if key in values or key in OPTIONAL
-    }
-    paths = read(validate, Paths, values.get("paths"), key="paths") if "paths" in values else None
-    speed = read(validate, Runtime, values.get("runtime", {}), key="runtime")
-    datasets = entries("datasets", partial(validate, _class(DATASET)))
-    views = entries("curate", partial(validate, _class(VIEW)), least=0)
-    tasks = entries("tasks", _run)
-    if not errors and paths is not None:
-        params = Params(
-            values["seed"], values["data_seed"], paths, speed, datasets, views, sections, tasks
-        )
-        errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
+    try:
+        params = validate(Params, values, where=where).model_copy(update={"tasks": tasks})
+        if not errors:
+            errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
+    except ParamsError as error:
+        errors.insert(0, str(error))
     if errors:
         raise ParamsError("\n".join(errors))
     return params
-
-
-def _class(spec: str) -> type[Section]:
-    module, _, name = spec.partition(":")
-    return cast(type[Section], getattr(importlib.import_module(module), name))
-
-
-def _named(values: Any, *, where: str, key: str, least: int) -> Mapping[str, Any]:
-    """A mapping whose keys name folders and stages, at least so many."""
-    if not isinstance(values, Mapping) or len(values) < least:
-        raise ParamsError(f"{where}: {key} must hold at least one entry, NAME: {{...}}")
-    for name in values:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ParamsError(
-                f"{where}: {key}.{name}: a name is of small letters, digits, _ and -, "
-                "since it also names a folder and a stage"
-            )
-    return values
 
 
 def _run(values: Any, *, where: str, key: str) -> Section:
@@ -148,7 +113,8 @@ def _run(values: Any, *, where: str, key: str) -> Section:
         raise ParamsError(
             f"{where}: {key}.kind: there is no kind {kind!r}{did_you_mean(str(kind), kinds())}"
         )
-    return validate(_class(f"albef.tasks.{kind}:Config"), values, where=where, key=key)
+    config: type[Section] = importlib.import_module(f"albef.tasks.{kind}").Config
+    return validate(config, values, where=where, key=key)
 
 
 def kinds() -> list[str]:
@@ -164,7 +130,7 @@ def kinds() -> list[str]:
 
 def _contradictions(params: Params) -> Iterator[str]:
     """What one section says of another that is not so."""
-    suite, rules = params.sections["evaluate"].behaviour.tests, {}
+    suite, rules = params.evaluate.behaviour.tests, {}
     try:
         rules = load_suite(Path(suite)).tests
     except ParamsError as error:
@@ -177,7 +143,7 @@ def _contradictions(params: Params) -> Iterator[str]:
     for key, value, group, choices in _references(params, of_rules):
         if value not in choices:
             yield f"{key}: {value!r} is not one of {group}{did_you_mean(value, choices)}"
-    near = params.sections["ingest"].near_distance
+    near = params.ingest.near_distance
     for name, dataset in params.datasets.items():
         if dataset.duplicates == "drop_near" and near is None:
             yield (
@@ -194,7 +160,7 @@ def _contradictions(params: Params) -> Iterator[str]:
 def _trainings(params: Params) -> dict[str, Any]:
     """What is trained, by its key in the file."""
     return {
-        "pretrain": params.sections["pretrain"],
+        "pretrain": params.pretrain,
         **{f"tasks.{name}": run for name, run in params.tasks.items()},
     }
 
@@ -206,10 +172,10 @@ def _references(
     ``of_rules`` are data sets of behaviour tests."""
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
     readable = "the datasets and their views", {**params.datasets, **params.curate}
-    for name in params.sections["ingest"].heldout:
+    for name in params.ingest.heldout:
         yield "ingest.heldout", name, *datasets
     for key in ("accepted", "evaluated_on"):
-        for name in getattr(params.sections["validate"], key):
+        for name in getattr(params.validation, key):
             yield f"validate.{key}", name, *datasets
     for key, training in _trainings(params).items():
         yield f"{key}.dataset", training.dataset, *readable
@@ -218,7 +184,7 @@ def _references(
             sources = params.datasets[dataset].sources
             for name in training.source_weights or ():
                 yield f"{key}.source_weights", name, f"the sources of {dataset}", sources
-    for name, export in params.sections["export"].runs.items():
+    for name, export in params.export.runs.items():
         yield f"export.runs.{name}", name, *runs
         yield f"export.runs.{name}.dataset", export.dataset, *readable
     for key in ("max_damaged_records", "max_damaged_shards"):
@@ -226,14 +192,14 @@ def _references(
             yield f"runtime.{key}", name, *readable
     for name, view in params.curate.items():
         yield f"curate.{name}.dataset", view.dataset, *readable
-    for name in params.sections["evaluate"].reference or ():
+    for name in params.evaluate.reference or ():
         yield f"evaluate.reference.{name}", name, *runs
     for key, name in of_rules:
         yield key, name, *datasets
 
 
 def _check_profiles(params: Params) -> Iterator[str]:
-    section = params.sections["validate"]
+    section = params.validation
     for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
         for name, path in getattr(section, key).items():
             if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
@@ -262,7 +228,7 @@ def _is_exported(kind: str) -> bool:
 
 
 def _check_exports(params: Params) -> Iterator[str]:
-    for name in params.sections["export"].runs:
+    for name in params.export.runs:
         kind = getattr(params.tasks.get(name), "kind", None)
         if kind is not None and not _is_exported(kind):
             yield (
@@ -275,7 +241,7 @@ def _check_starts(params: Params) -> Iterator[str]:
     """What each run starts from: pre-training, another run, an epoch of these, or an import."""
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
-    owners = {"pretrained": params.sections["pretrain"], **params.tasks}
+    owners = {"pretrained": params.pretrain, **params.tasks}
     for name, run in params.tasks.items():
         init = run.init
         owner, _, epoch = init.partition("/epochs/")
@@ -294,7 +260,7 @@ def _check_starts(params: Params) -> Iterator[str]:
 def _check_views(params: Params) -> Iterator[str]:
     """That each view has a name of its own, and is made by a checkpoint that is there and did not
     learn from it; and that no run starts from itself."""
-    owners = {"pretrained": params.sections["pretrain"], **params.tasks}
+    owners = {"pretrained": params.pretrain, **params.tasks}
     models = Path(params.paths.models).resolve()
 
     def owner(by: str) -> str:
@@ -340,10 +306,9 @@ def explain(path: Path, prefix: str = "") -> str:
     Raises:
         ParamsError: the file is wrong, or has no such key.
     """
-    params, values = load(path), read_preset(path)
-    sections = {**vars(params), **params.sections, "runtime": runtime(values.get("runtime"))}
-    sections = {key: sections[key] for key in KNOWN}
-    rows = list(_leaves(sections, values, str(path)))
+    values = read_preset(path)
+    shown = load(path).model_copy(update={"runtime": runtime(values.get("runtime"))})
+    rows = list(_leaves(shown, values, str(path)))
     lines = [
         f"{key}: {json.dumps(value, ensure_ascii=False)}  # {source}"
         + f"\n    {words}" * bool(words)
@@ -362,11 +327,14 @@ def _leaves(
     of it, None where it is a default itself."""
     parts = dict(value) if _is_shown_in_parts(value) else {}
     for name, part in parts.items():
-        is_in_file = file_value is not None and name in file_value
         origin, sentence = source, words
         if isinstance(value, Section):
             owner = next(c for c in type(value).__mro__ if name in inspect.get_annotations(c))
-            sentence = " ".join((type(value).model_fields[name].description or "").split())
+            field = type(value).model_fields[name]
+            sentence = " ".join((field.description or "").split())
+            name = field.alias or name
+        is_in_file = file_value is not None and name in file_value
+        if isinstance(value, Section):
             variable = f"{ENVIRONMENT}{name.upper()}"
             if isinstance(value, Runtime) and variable in os.environ:
                 origin = variable

@@ -56,22 +56,22 @@ def test_an_unknown_key_names_the_nearest_one() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ({**GOOD, "inner": {"width": "3"}}, "outer.inner.width: input should be a valid integer"),
-        ({**GOOD, "inner": {"width": True}}, "outer.inner.width: input should be a valid integer"),
-        ({**GOOD, "lr": "1e-4"}, "outer.lr: input should be a valid number, got '1e-4'"),
-        ({**GOOD, "sizes": [1.0]}, "outer.sizes.1 is missing"),
-        ({**GOOD, "lr": {**RANGE, "low": 1}}, "outer.lr: low 1 is not below high 0.001"),
-        ({**GOOD, "lr": {**RANGE, "start": 1}}, "outer.lr: start 1 is outside 1e-05 to 0.001"),
-        ({**GOOD, "lr": {**RANGE, "low": -1.0}}, "logarithmic range starts above 0"),
-        ({**GOOD, "lr": {"low": 0.1}}, "outer.lr.high is missing"),
-        ({**GOOD, "lr": float("nan")}, "neither number, text, list nor mapping"),
-    ],
-)
-def test_a_wrong_value_is_a_sentence_with_its_key(values: object, says: str) -> None:
-    assert says in error(values)
+WRONG = [
+    ({**GOOD, "inner": {"width": "3"}}, "outer.inner.width: input should be a valid integer"),
+    ({**GOOD, "inner": {"width": True}}, "outer.inner.width: input should be a valid integer"),
+    ({**GOOD, "lr": "1e-4"}, "outer.lr: input should be a valid number, got '1e-4'"),
+    ({**GOOD, "sizes": [1.0]}, "outer.sizes.1 is missing"),
+    ({**GOOD, "lr": {**RANGE, "low": 1}}, "outer.lr: low 1 is not below high 0.001"),
+    ({**GOOD, "lr": {**RANGE, "start": 1}}, "outer.lr: start 1 is outside 1e-05 to 0.001"),
+    ({**GOOD, "lr": {**RANGE, "low": -1.0}}, "logarithmic range starts above 0"),
+    ({**GOOD, "lr": {"low": 0.1}}, "outer.lr.high is missing"),
+    ({**GOOD, "lr": float("nan")}, "neither number, text, list nor mapping"),
+]
+
+
+def test_a_wrong_value_is_a_sentence_with_its_key() -> None:
+    told = [(error(values), says) for values, says in WRONG]
+    assert [(sentence, says) for sentence, says in told if says not in sentence] == []
 
 
 def test_a_choice_fills_exactly_the_ranges() -> None:
@@ -104,14 +104,15 @@ NINE = "[*{0}" + ", *{0}" * 8 + "]"
 MERGED = "{{<<: [*{0}" + ", *{0}" * 8 + "]}}"
 
 
-@pytest.mark.parametrize("form", [NINE, MERGED])
-def test_aliases_are_few_values_written_out(tmp_path: Path, form: str) -> None:
+def test_aliases_are_few_values_written_out(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("a: &a {x: 1}\nb: [*a, *a]\n")
     assert read_yaml(path) == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
-    lines = ["a: &a {x: 1}"]
-    lines += [f"{b}: &{b} {form.format(a)}" for a, b in pairwise("abcdefghijk")]
-    for text in ("\n".join(lines), "a: &a [*a]"):
+    nested = [
+        "\n".join(f"{b}: &{b} {form.format(a)}" for a, b in pairwise("abcdefghijk"))
+        for form in (NINE, MERGED)
+    ]
+    for text in (*(f"a: &a {{x: 1}}\n{lines}" for lines in nested), "a: &a [*a]"):
         path.write_text(text)
         with pytest.raises(ParamsError, match="holds more than 100,000 values, its aliases"):
             read_yaml(path)

@@ -43,19 +43,16 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RANK", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
+def test_a_launcher_that_cannot_be_started(tmp_path: Path) -> None:
+    for command, message in (
         ("nosuchcommand {processes}", "'nosuchcommand {processes}': there is no such command"),
         ("torchrun {nodes}", r"is no command with {processes} in it: 'nodes'"),
         ("torchrun '{processes}", "is no command with .* No closing quotation"),
         ("", "there is no such command"),
-    ],
-)
-def test_a_launcher_that_cannot_be_started(tmp_path: Path, command: str, message: str) -> None:
-    work(tmp_path, values(runtime__processes=2, runtime__launch=command))
-    with pytest.raises(ParamsError, match=message):
-        launch(Stage("pretrain", ""))
+    ):
+        work(tmp_path, values(runtime__processes=2, runtime__launch=command))
+        with pytest.raises(ParamsError, match=message):
+            launch(Stage("pretrain", ""))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from albef.config import ParamsError
 from tests.search.toy_search import GP, HYPERBAND, MEDIAN, NONE, TPE, TWO, opened, search, settings
 
 
-@pytest.mark.parametrize("sampler", [TPE, TPE | {"multivariate": True}, GP, {"kind": "random"}])
+@pytest.mark.parametrize("sampler", [TPE | {"multivariate": True}, GP, {"kind": "random"}])
 def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself(
     tmp_path: Path, sampler: dict[str, Any]
 ) -> None:
@@ -29,7 +29,7 @@ def test_another_seed_tries_other_values(tmp_path: Path) -> None:
     assert len({trials[1].params["lr"] for trials in tried}) == 3
 
 
-@pytest.mark.parametrize("pruner", [MEDIAN, HYPERBAND, NONE, MEDIAN | {"warmup_epochs": 2}])
+@pytest.mark.parametrize("pruner", [HYPERBAND, NONE, MEDIAN | {"warmup_epochs": 2}])
 def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path, pruner: dict[str, Any]) -> None:
     trials = search(opened(tmp_path, settings(trials=12, pruner=pruner)))
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -39,18 +39,18 @@ def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path, pruner: dict[s
     assert all(least <= len(trial.intermediate_values) < 4 for trial in pruned)
 
 
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"sampler": {"kind": "grid"}}, r"search\.sampler: kind 'grid' is not known; there are"),
-        ({"sampler": {"kind": "tpr"}}, "did you mean tpe"),
-        ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),
-        ({"sampler": "tpe"}, "kind is missing"),
-        ({"pruner": MEDIAN | {"warmup_epochs": -1}}, r"search\.pruner: warmup_epochs: .* got -1"),
-        ({"pruner": HYPERBAND | {"min_epochs": 5}}, "min_epochs 5 is more than the 4 epochs"),
-        ({"trials": 0}, r"search\.trials: .* got 0"),
-    ],
-)
-def test_a_wrong_value_is_a_sentence(changed: dict[str, Any], says: str) -> None:
-    with pytest.raises(ParamsError, match=says):
-        settings(**changed)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"sampler": {"kind": "grid"}}, r"search\.sampler: kind 'grid' is not known; there are"),
+    ({"sampler": {"kind": "tpr"}}, "did you mean tpe"),
+    ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),
+    ({"sampler": "tpe"}, "kind is missing"),
+    ({"pruner": MEDIAN | {"warmup_epochs": -1}}, r"search\.pruner: warmup_epochs: .* got -1"),
+    ({"pruner": HYPERBAND | {"min_epochs": 5}}, "min_epochs 5 is more than the 4 epochs"),
+    ({"trials": 0}, r"search\.trials: .* got 0"),
+]
+
+
+def test_a_wrong_value_is_a_sentence() -> None:
+    for changed, says in WRONG:
+        with pytest.raises(ParamsError, match=says):
+            settings(**changed)
