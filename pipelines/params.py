@@ -48,8 +48,11 @@ Name = Annotated[str, AfterValidator(_is_name)]
 
 
 class Params(Section):
-    """Every value of a run. A section that no stage depends on may be left out; DVC wants the others
-    in the file, ``{}`` if need be."""
+    """Every value of a run.
+
+    A section that no stage depends on may be left out; DVC wants the others in the file, ``{}`` if
+    need be.
+    """
 
     seed: Seed
     """Seed of all trainings."""
