@@ -5,6 +5,7 @@ whole group is ended with it. A parent that is killed outright runs no code: the
 watches, and takes its group down.
 """
 
+import json
 import logging
 import os
 import re
@@ -13,25 +14,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flows.run_lock import INHERITED
 
 GRACE_S = 20.0
 """Seconds between asking a group to end and ending it; time for a checkpoint."""
+DVC_FAILED = 255
+"""Exit code where DVC failed, and not a stage."""
+_REPRODUCE = "reproduce"
 
 
 class Child:
-    """A running ``dvc`` command in a session of its own, working in ``folder``; the products of the
-    stage ``pull`` are looked for in the remote first. ``stopped``: by :meth:`stop`."""
+    """A running ``dvc`` command in a session of its own, working in ``folder``; ``stopped``: by
+    :meth:`stop`."""
 
-    def __init__(self, *args: str, pull: str = "", folder: Path | None = None) -> None:
+    def __init__(self, *args: str, folder: Path | None = None) -> None:
         scripts = str(Path(sys.executable).parent)  # a stage's `python` is the one that runs this
         path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
         self.stopped = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.process", str(os.getpid()), pull, *args],
+            [sys.executable, "-m", "flows.process", str(os.getpid()), *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -39,6 +43,20 @@ class Child:
             cwd=folder,
             start_new_session=True,
         )
+
+    @classmethod
+    def reproducing(
+        cls,
+        names: Sequence[str],
+        *,
+        alone: bool = False,
+        force: bool = False,
+        pull: bool = False,
+        folder: Path | None = None,
+    ) -> "Child":
+        """One that brings stages up to date; see :func:`_reproduce`."""
+        options = {"names": names, "alone": alone, "force": force, "pull": pull}
+        return cls(_REPRODUCE, json.dumps(options), folder=folder)
 
     def follow(self, line: Callable[[str], None]) -> int:
         """Hand each line of output to ``line`` until the process ends; its exit code.
@@ -123,16 +141,47 @@ def die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
 
 
+def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int:
+    """Bring stages up to date, in a child; all output is the stages' own, or an error of DVC's.
+
+    Args:
+        alone: and not what they depend on.
+        force: although nothing changed.
+        pull: look for the products of each in the remote first.
+
+    Returns:
+        The exit code of a stage that failed, by a shell's count, or :data:`DVC_FAILED`.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    from flows.remote import fetch_products
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    try:
+        for name in names if pull else ():
+            fetch_products(name)
+        with Repo(".", _wait_for_lock=True) as repo:
+            repo.reproduce(names, single_item=alone, force=force)
+    except (DvcException, OSError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, StageCmdFailedError):  # which has the code in its text alone
+            code = int(str(cause).rpartition(" ")[2])
+            return code if code > 0 else 128 - code
+        print(f"{', '.join(names)}: {' '.join(str(cause).split())}", file=sys.stderr)
+        return DVC_FAILED
+    return 0
+
+
 def _main() -> int:
     """Be DVC, for as long as the parent lives."""
-    parent, pull, *args = sys.argv[1:]
+    parent, *args = sys.argv[1:]
     die_with(int(parent))
     os.environ["ALBEF_DVC"] = str(os.getpid())  # the stage follows this process
-    if pull:
-        logging.basicConfig(format="%(message)s")
-        from flows.remote import fetch_products
-
-        fetch_products(pull)
+    logging.basicConfig(format="%(message)s")
+    if args[0] == _REPRODUCE:
+        return _reproduce(**json.loads(args[1]))
     from dvc.cli import main
 
     return int(main(args))

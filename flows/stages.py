@@ -2,9 +2,9 @@
 
 import logging
 import os
-import re
 import threading
 import time
+from pathlib import Path
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
@@ -23,17 +23,8 @@ from flows.values import layout
 log = logging.getLogger("albef")
 RETRIED = {"ingest": (10.0, 60.0)}
 """Seconds before each further try, by stage module: only what fetches may fail by chance."""
-BY_CHANCE = f"exited with {os.EX_IOERR}"
-"""What DVC says of a stage that lost a connection or a disk: it may succeed another time."""
-UNCHANGED = "Nothing that it depends on changed."
-TAKEN = "Taken from DVC's cache."
-_DVC = re.compile(
-    r"Running stage |Stage '|> |(Generating|Updating) lock|Data and pipelines are|Use `dvc push`"
-    r"|To (track|enable)|\t|ERROR: |WARNING: Process .* had been killed"
-)
-"""How DVC's own lines start, which say nothing of what a stage does."""
-_LOST = re.compile(r"No such file or directory: '(.+?)'")
-"""What DVC says where a product that a stage reads was never made."""
+BY_CHANCE = "Lost"
+"""State of a stage that lost a connection or a disk: it may succeed another time."""
 _children: set[Child] = set()
 _ending = threading.Event()
 _slots = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -61,7 +52,7 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
 
 
 def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
-    is_retried = not _ending.is_set() and BY_CHANCE in (state.message or "")
+    is_retried = not _ending.is_set() and state.name == BY_CHANCE
     if is_retried:
         log.info("%s, to be tried again", state.message)
     return is_retried
@@ -74,7 +65,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     stage that ran, the message is its own sentence.
     """
     if fresh:
-        return Completed(name="Cached", message=UNCHANGED)
+        return Completed(name="Cached", message="Nothing that it depends on changed.")
     logger, progress = get_run_logger(), Progress(name)
     lines: list[str] = []
 
@@ -82,18 +73,15 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
         lines.append(text)
         logger.info(text)
         progress.line(text)
-        if not _DVC.match(text):
-            log.info("%s: %s", name, text.removeprefix(f"{name}: "))
+        log.info("%s: %s", name, text.removeprefix(f"{name}: "))
 
     with _slots:
         if _ending.is_set():
             return Failed(message="The run was ended before its turn.")
-        options = ["--force"] if force else []
         log.info("%s: starts", name)
-        began = time.monotonic()
-        child = Child(
-            "--wait-for-lock", "repro", "--single-item", *options, name, pull=name if pull else ""
-        )
+        began, record = time.monotonic(), layout().record(name)
+        before = _written(record)
+        child = Child.reproducing([name], alone=True, force=force, pull=pull)
         _children.add(child)
         try:
             code = child.follow(line)
@@ -103,41 +91,29 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     failure = FAILED / name
     if code == 0:
         failure.unlink(missing_ok=True)
-        state = outcome(name, lines)
-        if state.message == TAKEN:  # what lies there tells of other products
-            recall(layout().record(name))
-        log.info("%s: %s, %s", name, "cached" if state.name == "Cached" else "done", duration)
-        return state
-    log.info("%s: %s after %s", name, "ended" if child.stopped else "failed", duration)
+        if _written(record) != before:
+            log.info("%s: done, %s", name, duration)
+            return Completed(message=lines[-1].removeprefix(f"{name}: ") if lines else "Ran.")
+        recall(record)  # what lies there may tell of other products
+        log.info("%s: cached, %s", name, duration)
+        return Completed(name="Cached", message="DVC had its products.")
     if child.stopped:
+        log.info("%s: ended after %s", name, duration)
         return Failed(message=f"{name} was ended with its run.")
-    write_atomic(failure, sentence(name, lines))
-    return Failed(message=sentence(name, lines))
+    log.info("%s: failed after %s", name, duration)
+    write_atomic(failure, message := sentence(name, lines, code))
+    return Failed(name=BY_CHANCE if code == os.EX_IOERR else None, message=message)
 
 
-def outcome(name: str, lines: list[str]) -> State:
-    """The state of a stage that DVC brought up to date, from DVC's lines."""
-    if any("didn't change, skipping" in text for text in lines):
-        return Completed(name="Cached", message=UNCHANGED)
-    if any("is cached - skipping run" in text for text in lines):
-        return Completed(name="Cached", message=TAKEN)
-    messages = [text for text in lines if not _DVC.match(text)]
-    return Completed(message=messages[-1].removeprefix(f"{name}: ") if messages else "Ran.")
+def _written(record: Path) -> int:
+    """When a run record was written: each run of a stage writes its own."""
+    return record.stat().st_mtime_ns if record.exists() else 0
 
 
-def sentence(name: str, lines: list[str]) -> str:
-    """What to tell of a failure: the stage's own sentence, else the last line that is not DVC's."""
-    sentences = [text for text in lines if text.startswith(f"{name}: ")]
-    sentences = sentences or [text for text in lines if not _DVC.match(text)]
-    errors = [text.removeprefix("ERROR: ") for text in lines if text.startswith("ERROR: ")]
-    code = re.search(r"exited with -?\d+", " ".join(errors))
-    if not sentences and (lost := _LOST.search(" ".join(errors))):
-        return (
-            f"{name}: it reads {os.path.relpath(lost[1])}, which is not there: run the stage that "
-            "makes it first, or leave --only out"
-        )
-    text = (sentences[-1:] or errors or ["dvc failed without a word"])[0].removeprefix(f"{name}: ")
-    return f"{name}: {text}" + (f" ({code.group()})" if code else "")
+def sentence(name: str, lines: list[str], code: int) -> str:
+    """What to tell of a failure: the stage's own sentence, else the last line."""
+    own = [text for text in lines if text.startswith(f"{name}: ")] or lines or ["ended"]
+    return f"{name}: {own[-1].removeprefix(f'{name}: ')} (exited with {code})"
 
 
 def stop_all() -> None:
