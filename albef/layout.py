@@ -17,7 +17,7 @@ Engine = Literal["local", "ray"]
 PARAMS = Path("params.yaml")
 """The values of a run, from the root of the project."""
 EARLIER = Path(".albef/earlier")
-"""Checkpoint of an earlier rung, where `albef ablate` trains one that needs it."""
+"""Checkpoint of an earlier step, where `albef ablate` trains one that needs it."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
 """What the name of a variable starts with that overrides a value of ``runtime``."""
 BEHAVIOUR = "behaviour"

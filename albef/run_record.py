@@ -49,6 +49,7 @@ class RunRecord(BaseModel):
     Attributes:
         made: SHA-256 of each product, by its path from the root of the project.
         code: MD5 of each file of code that ran, or that was accepted in its place: as DVC has it.
+        code_digest: of all of it, see :func:`code_digest`.
         core_hours: time on cores of the stage and its processes.
         gpu_hours: time that GPUs were held, times their number.
     """
@@ -67,6 +68,7 @@ class RunRecord(BaseModel):
     git: Git = Git()
     made: dict[str, str] = {}
     code: dict[str, str] = {}
+    code_digest: str = ""
 
     @property
     def further(self) -> Mapping[str, Any]:

@@ -1,16 +1,17 @@
 """``albef accept FILE`` and ``albef data accept NAME``: what is, becomes what is held against.
 
-Nobody retrains a week for a comment: an edit of code that is known to change no product is taken
-as it is. dvc.lock gets the new hash for every stage that depends on it, if code is all that
-differs there, and nothing else. ``dvc commit`` would also swallow a changed value, without a word.
+An edit of code that is known to change no product is taken as it is; one of comments alone is taken
+by ``albef run`` itself. dvc.lock gets the new hash for every stage that depends on it, if code is
+all that differs there. ``dvc commit`` would also swallow a changed value, without a word.
 """
 
 import contextlib
 import io
 import json
+import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from albef.validation.drift import accepted_suite
 from flows import git, graph, run_lock, values
 
 PROFILES = Path("profiles")
+log = logging.getLogger("albef")
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,37 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
     Raises:
         ParamsError: a path is no code of any stage, or none of them was edited.
     """
-    try:
-        with Repo(".") as repo, repo.lock:
-            stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
-            producers, lock = graph.producers_of(stages), graph.locked()
-            check_code(paths, stages, producers)
-            judged = (_judge(repo, stage, lock, producers, paths) for stage in stages)
-            verdicts = [verdict for verdict in judged if verdict is not None]
-    except DvcException as error:
-        raise ParamsError(str(error)) from None
+    with _stages() as (stages, producers):
+        check_code(paths, stages, producers)
+        verdicts = [*filter(None, (_judge(stage, producers, paths) for stage in stages))]
     if not verdicts:
         raise ParamsError(f"{', '.join(paths)}: not edited since the stages that use it ran")
     return verdicts
+
+
+def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
+    """Take edits of comments, docstrings and blank lines alone, and say so in a line."""
+    edited = {name: node.comments for name, node in nodes.items() if node.comments}
+    if not edited:
+        return
+    with _stages() as (stages, producers):
+        judged = [_judge(s, producers, edited[s.name]) for s in stages if s.name in edited]
+    verdicts = [verdict for verdict in judged if verdict and not verdict.refused]
+    if verdicts:
+        paths = dict.fromkeys(edit.path for verdict in verdicts for edit in verdict.edits)
+        names = ", ".join(verdict.stage for verdict in verdicts)
+        log.info("only comments changed in %s: accepted for %s", ", ".join(paths), names)
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
+    """The stages of dvc.yaml, whose lock is held, and which of them makes each product."""
+    try:
+        with Repo(".") as repo, repo.lock:
+            stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
+            yield stages, graph.producers_of(stages)
+    except DvcException as error:
+        raise ParamsError(str(error)) from None
 
 
 def check_code(paths: Iterable[str], stages: Iterable[Any], producers: Mapping[str, str]) -> None:
@@ -96,27 +117,17 @@ def _holds(folder: str, path: str) -> bool:
     return Path(path).is_relative_to(folder)
 
 
-def _judge(
-    repo: Any,
-    stage: Any,
-    lock: Mapping[str, Any],
-    producers: Mapping[str, str],
-    paths: Sequence[str],
-) -> Verdict | None:
+def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Verdict | None:
     """Take the edits for a stage if nothing else differs; None where it has none of them."""
-    if stage.name not in lock:
+    if (entry := graph.locked().get(stage.name)) is None:
         return None
-    edited = {
-        dep: graph.edits_of(stage, dep)
-        for dep in stage.deps
-        if not isinstance(dep, ParamsDependency) and str(dep) not in producers
-    }
+    edited = graph.code_edits(stage, producers)
     pairs = [(edit, path) for edits in edited.values() for edit in edits for path in paths]
     if not any(_holds(path, edit.path) or _holds(edit.path, path) for edit, path in pairs):
         return None
     accepted = tuple(dict.fromkeys(edit for edit, path in pairs if _holds(path, edit.path)))
     accepted_reasons = set(map(str, accepted))
-    reasons = graph.reasons_of(stage, lock[stage.name], producers)
+    reasons = graph.reasons_of(stage, entry, edited)
     if refused := tuple(reason for reason in reasons if reason not in accepted_reasons):
         return Verdict(stage.name, refused, ())
     for dep, edits in edited.items():
@@ -124,7 +135,7 @@ def _judge(
             dep.save()
     with contextlib.redirect_stdout(io.StringIO()):  # DVC announces each write
         stage.dump(update_pipeline=False)
-    repo.stage_cache.save(stage)  # so that it also holds after a change and back
+    stage.repo.stage_cache.save(stage)  # so that it also holds after a change and back
     _note(stage.name, accepted)
     return Verdict(stage.name, (), accepted)
 
@@ -137,6 +148,7 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
         record = json.loads(path.read_text())
         code = {**record.get("code", {}), **{edit.path: edit.after for edit in edits}}
         record["code"] = {name: md5 for name, md5 in code.items() if md5 is not None}
+        record["code_digest"] = graph.code_digest(stage)
         write_json(path, record)
         run_record.keep(path)
     entry = {

@@ -103,6 +103,9 @@ def compare(
         Path | None, Option(parser=from_root, help="The page; else it goes to .albef/compare/.")
     ] = None,
     examples: Annotated[int, Option(help="Answers shown that turned, each way.")] = 6,
+    stepwise: Annotated[
+        bool, Option("--stepwise", help="Hold each group of seeds against the one before it.")
+    ] = False,
 ) -> int:
     """Set experiments or git revisions side by side.
 
@@ -111,31 +114,36 @@ def compare(
     """
     from flows.experiments.compare import compare
 
-    return compare(revisions, curve, save_curve, out, examples)
+    return compare(revisions, curve, save_curve, out, examples, stepwise=stepwise)
 
 
 @command(app, "ablate", at_root=True, interrupted="interrupted; the same command goes on from here")
 def ablate(
     noise: Annotated[
         list[float] | None,
-        Option(help="Share of wrong captions; may be repeated; 0 and 0.4 if not given."),
+        Option(
+            min=0, max=1, help="Share of wrong captions; may be repeated; 0 and 0.4 if not given."
+        ),
     ] = None,
-    seeds: Annotated[int, Option(help="Seeds of each.")] = 3,
-    preset: Annotated[str, Option(help="presets/PRESET.yaml, the last rung.")] = "ablation",
-    ladder: Annotated[str, Option(help="ablations/LADDER.yaml, the rungs.")] = "paper",
+    seeds: Annotated[int, Option(min=1, help="Seeds of each.")] = 3,
+    preset: Annotated[str, Option(help="presets/PRESET.yaml, the last step.")] = "ablation",
+    ladder: Annotated[str, Option(help="ablations/LADDER.yaml, the steps.")] = "paper",
     name: Annotated[
-        str | None, Option(help="Of results and experiments; the preset's if not given.")
+        str | None, Option(help="What the experiments' begin with; the preset's if not given.")
     ] = None,
     jobs: Annotated[
         int | None,
-        Option(help="Trainings at once; if not given, on CPUs as runtime.threads leaves cores."),
+        Option(
+            min=1,
+            help="Trainings at once; if not given, on CPUs as runtime.threads leaves cores.",
+        ),
     ] = None,
     show: Annotated[bool, Option("--show", help="Train nothing, show what is there.")] = False,
 ) -> None:
-    """Train variations over caption noise and seeds, as a table.
+    """Train the steps of an ablation over caption noise and seeds, and compare them.
 
-    They are the rungs of a ladder. Each is recorded as an experiment. What is there already is
-    not trained again.
+    Each training is recorded as an experiment, and what is there already is not trained again.
+    The comparison is that of `albef compare --stepwise`.
     """
     from flows.experiments.ablate import ablate
     from flows.results import show_progress

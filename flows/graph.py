@@ -27,7 +27,7 @@ from albef.layout import PARAMS
 from albef.report.wording import flatten
 from flows import values
 
-LOCK = Path("dvc.lock")
+DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 FAILED = Path(".dvc/tmp/albef-failed")
 """What each stage said that failed when it ran last, a file for each."""
 PRETRAIN, PRETRAINED = "pretrain", "pretrained"
@@ -58,6 +58,7 @@ class Node:
         failure: what it said when it failed the last time it ran, or "".
         running: the process that runs it now, or None.
         needed: false for pre-training that no run starts from; it runs only when forced.
+        comments: files of its code of which comments, docstrings or blank lines alone changed.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Node:
     failure: str = ""
     running: int | None = None
     needed: bool = True
+    comments: tuple[str, ...] = ()
 
     @property
     def stale(self) -> bool:
@@ -78,12 +80,14 @@ class Node:
 
 class Edit(NamedTuple):
     """Code that is not as a stage ran it: a file, or a folder of which no more is known, its hash
-    as DVC had it and now, None where it was or is not there, and DVC's word for that."""
+    as DVC had it and now, None where it was or is not there, and DVC's word for that;
+    ``in_comments`` where nothing but comments, docstrings and blank lines differ."""
 
     path: str
     before: str | None
     after: str | None
     state: str
+    in_comments: bool = False
 
     def __str__(self) -> str:
         return f"{self.path} {_STATES.get(self.state, self.state)}"
@@ -136,12 +140,15 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
         node = Node(stage.name, upstream, outs, running=running, needed=needed)
         if needed:
             waits = tuple(n for n in upstream if nodes[n].stale or nodes[n].running)
-            reasons = () if running else reasons_of(stage, lock.get(stage.name), producers, waits)
+            edits = {} if running else code_edits(stage, producers)
+            reasons = () if running else reasons_of(stage, lock.get(stage.name), edits, waits)
             failure = FAILED / stage.name
+            comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
             node = replace(
                 node,
                 waits=waits,
                 reasons=tuple(reasons),
+                comments=tuple(comments),
                 lacks=tuple(_makers(stage, upstream, nodes)),
                 failure=failure.read_text() if failure.is_file() else "",
             )
@@ -202,29 +209,63 @@ def producers_of(stages: Iterable[Any]) -> dict[str, str]:
 def reasons_of(
     stage: Any,
     entry: Mapping[str, Any] | None,
-    producers: Mapping[str, str],
+    edits: Mapping[Any, Iterable[Edit]],
     waits: Collection[str] = (),
 ) -> Iterator[str]:
     """Why a stage's command, values, code, data or products differ from ``entry``, what dvc.lock
-    says of it; products of stages in ``waits`` are not looked at, since they will be made anew."""
+    says of it; products of stages in ``waits`` are not looked at, since they will be made anew.
+    ``edits`` are those of :func:`code_edits`."""
     if entry is None:
         yield "never run"
         return
     if stage.cmd_changed:
         yield "its command changed"
+    producers = producers_of(stage.repo.index.stages)
     for dep in stage.deps:
-        producer = producers.get(str(dep))
         if isinstance(dep, ParamsDependency):
             yield from _value_reasons(dep)
-        elif producer is None:
-            yield from map(str, edits_of(stage, dep))
-        elif producer not in waits and (state := dep.status().get(str(dep))):
-            yield f"{dep} of {producer} {_STATES.get(state, state)}"
+        elif dep in edits:
+            yield from (str(edit) for edit in edits[dep] if not edit.in_comments)
+        elif producers[str(dep)] not in waits and (state := dep.status().get(str(dep))):
+            yield f"{dep} of {producers[str(dep)]} {_STATES.get(state, state)}"
     yield from _product_reasons(stage)
 
 
-def edits_of(stage: Any, dep: Any) -> list[Edit]:
-    """How code, or another input that no stage makes, is not as a stage ran it.
+def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
+    """How code, and other inputs that no stage makes, are not as a stage ran them, by dependency.
+
+    Comments alone differ where the digest of all code, which leaves them out, is that of the run.
+    """
+    edits = {
+        dep: _edits(stage, dep)
+        for dep in stage.deps
+        if not isinstance(dep, ParamsDependency) and str(dep) not in producers
+    }
+    record = run_record.read(values.layout().record(stage.name)) if any(edits.values()) else None
+    if record is None or not record.code_digest or record.code_digest != code_digest(stage.name):
+        return edits
+    return {
+        dep: [edit._replace(in_comments=_is_module_of(record, edit)) for edit in found]
+        for dep, found in edits.items()
+    }
+
+
+def _is_module_of(record: run_record.RunRecord, edit: Edit) -> bool:
+    """Whether an edit is of a module that a stage ran as its run record has it."""
+    return edit.path.endswith(".py") and record.code.get(edit.path, "") == edit.before
+
+
+def code_digest(stage: str) -> str:
+    """Digest of the code that a stage runs, as it is now; "" where it cannot be parsed."""
+    files = run_record.code_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
+    try:
+        return run_record.code_digest(files)
+    except SyntaxError:
+        return ""
+
+
+def _edits(stage: Any, dep: Any) -> list[Edit]:
+    """How an input that no stage makes is not as a stage ran it.
 
     DVC keeps one hash of a folder. Which of its files differ tells the run record, where that is
     of this very folder.

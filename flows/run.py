@@ -12,6 +12,7 @@ from albef.config import ParamsError
 from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, values
+from flows.accept import accept_comments
 from flows.process import dvc, in_session
 from flows.status import condense
 
@@ -43,6 +44,7 @@ def run(
     with run_lock.acquire():
         values.prepare(preset, overrides)
         nodes, layout = graph.read(), values.layout()
+        accept_comments(nodes)
         plan, requested = _plan(nodes, only, force), graph.choose(nodes, only, "--only") or nodes
         for stage in plan:
             if stage not in requested:

@@ -48,6 +48,8 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
     else:
         record = run_record.read(layout.record(node.name))
         yield f"fresh, made {record.started}" if record else "fresh"
+    if node.comments and not node.reasons:
+        yield f"only comments changed: {', '.join(node.comments)}"
 
 
 def condense(reasons: Iterable[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from albef.config import ParamsError
 from albef.layout import PARAMS
 from flows import graph, remote, run_lock, stages, values
+from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import die_with
 from flows.refresh import CHECKS, SOURCES, snapshot
@@ -84,6 +85,7 @@ def _refresh(scope: str) -> State:
 def _train(only: list[str], force: list[str], push: bool = True) -> State:
     values.check(PARAMS)
     nodes = graph.read()
+    accept_comments(nodes)
     forced = set(graph.choose(nodes, force, "force"))
     chosen = graph.choose_only(nodes, only)
     shared = remote.configured() is not None

@@ -375,6 +375,7 @@ def main(
     try:
         stage = Stage(name, key, context)
         stage.record["code"] = file_md5s(stage.address, stage.params)
+        stage.record["code_digest"] = stage.code
         if launch(stage):
             return  # the first of its processes writes the record
         run(stage)

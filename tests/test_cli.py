@@ -26,18 +26,18 @@ def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
-@pytest.mark.parametrize("group", COMMANDS)
-def test_help_names_every_command_and_imports_nothing_heavy(group: str) -> None:
-    code = (
-        "import sys; from albef.cli import main\n"
-        f"try: main({[*group.split(), '--help']!r})\n"
-        f"finally: print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
-    done = python("-c", code)
-    assert done.returncode == 0
-    assert done.stdout.rstrip().endswith("[]")
-    for command in COMMANDS[group].split():
-        assert re.search(rf"\n  {command}\s+[A-Z]", done.stdout), command
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    for group, commands in COMMANDS.items():
+        code = (
+            "import sys; from albef.cli import main\n"
+            f"try: main({[*group.split(), '--help']!r})\n"
+            f"finally: print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+        )
+        done = python("-c", code)
+        assert done.returncode == 0
+        assert done.stdout.rstrip().endswith("[]")
+        for command in commands.split():
+            assert re.search(rf"\n  {command}\s+[A-Z]", done.stdout), command
 
 
 def test_a_group_without_a_verb_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,34 +58,29 @@ def test_each_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -
             )
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["run", "status", "compare a b", "data check x", "find dog", "ask a.png what", "submit"],
-)
 def test_outside_a_project_the_command_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=re.escape(f"albef: no project at {tmp_path} or above")):
-        main(command.split())
+    for command in ("run", "compare a b", "data check x", "find dog", "ask a.png what", "submit"):
+        with pytest.raises(SystemExit, match=re.escape(f"no project at {tmp_path} or above")):
+            main(command.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
+def test_what_is_no_command_or_option_is_an_error_that_names_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, says in (
         (["statsu"], "Did you mean 'status'?"),
         (["run", "--onyl", "ingest"], "--only"),
         (["find"], "Missing argument"),
         (["serve", "x", "--port", "70000"], "--port"),
-    ],
-)
-def test_what_is_no_command_or_option_is_an_error_that_names_the_nearest(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    assert says in capsys.readouterr().err
+        (["ablate", "--noise", "1.5"], "--noise"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+        assert says in capsys.readouterr().err
 
 
 def test_the_code_of_the_project_runs_though_another_is_installed(tmp_path: Path) -> None:
@@ -115,15 +110,13 @@ def test_an_output_that_nobody_reads_on_is_no_error(tiny_export: Path) -> None:
     assert (command.returncode, errors) == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments"),
-    [("torch", ["explain", "a.png", "a dog"]), ("fastapi", ["serve", "export"])],
-)
-def test_a_library_that_is_not_installed_is_a_sentence(module: str, arguments: list[str]) -> None:
-    code = (
-        f"import sys; sys.modules[{module!r}] = None; from albef.cli import main; main({arguments})"
-    )
-    done = python("-c", code)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"albef {arguments[0]}: import of {module} halted")
-    assert done.stderr.endswith("has what serves, '.[pipeline]' all else\n")
+def test_a_library_that_is_not_installed_is_a_sentence() -> None:
+    for module, arguments in (
+        ("torch", ["explain", "a.png", "a dog"]),
+        ("fastapi", ["serve", "export"]),
+    ):
+        code = f"import sys; sys.modules[{module!r}] = None; from albef.cli import main; "
+        done = python("-c", f"{code} main({arguments})")
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"albef {arguments[0]}: import of {module} halted")
+        assert done.stderr.endswith("has what serves, '.[pipeline]' all else\n")

@@ -4,6 +4,7 @@ Sides are named by their place; the first is the baseline. Texts are shown as th
 trusted.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -96,6 +97,12 @@ class Split:
     paired: tuple[Paired, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def judged(self) -> tuple[Metric, ...]:
+        """The metric that it is judged by, and the same by ITC alone."""
+        first = self.metrics[0].name
+        return tuple(m for m in self.metrics if m.name.removeprefix(ITC) == first)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -110,8 +117,8 @@ class Data:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A metric over the seeds of a group, and how far it is from the first group: None in that one,
-    and where it cannot be told."""
+    """A metric over the seeds of a group, and how far it is from the first group or the one before:
+    None in the first, and where it cannot be told."""
 
     run: str
     split: str
@@ -128,7 +135,8 @@ class Comparison:
 
     ``values`` of params.yaml are those that are not the same on all sides, by key; "" where one
     lacks it. ``groups`` are sides that differ in nothing but their seeds, none where no seed is
-    repeated. ``notes`` say what is missing.
+    repeated; each is held against the one before it if ``stepwise``, else against the first.
+    ``notes`` say what is missing.
     """
 
     sides: tuple[Side, ...]
@@ -136,6 +144,7 @@ class Comparison:
     data: tuple[Data, ...] = ()
     splits: tuple[Split, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+    stepwise: bool = False
     seeds: tuple[SeedRow, ...] = ()
     curves: tuple[Curves, ...] = ()
     reference: Curves = field(default_factory=dict)
@@ -144,8 +153,10 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def label(self, group: int) -> str:
-        """The sides of a group, by name."""
-        return ", ".join(self.sides[side].name for side in self.groups[group])
+        """The sides of a group, by name: by what stands before ``-seedN`` if it is the same."""
+        names = [self.sides[side].name for side in self.groups[group]]
+        stems = {re.sub(r"-seed\d+$", "", name) for name in names}
+        return stems.pop() if len(stems) == 1 else ", ".join(names)
 
 
 def render(comparison: Comparison) -> str:

@@ -3,27 +3,22 @@
 It shares DVC's cache, and takes nothing else from the work tree.
 """
 
-import json
 import logging
-import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import networkx as nx
 from dvc.repo import Repo
 
 from albef.layout import EARLIER, PARAMS
 from flows import git, values
-from flows.graph import LOCK
+from flows.graph import LOCK, PRETRAIN, PRETRAINED
 from flows.process import Child
 from flows.run import untracked
-from flows.stages import sentence
 
-_STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)'")
-"""How DVC names each stage that it goes through."""
 log = logging.getLogger("albef")
 
 
@@ -42,22 +37,9 @@ class Variation:
     params: str
     """Text of its whole params file."""
     group: str
-    """Variations of a group run one after the other, in one clone."""
-    data: str = ""
-    """Groups with the same never run at the same time."""
+    """Variations of a group follow one another, and run in one clone."""
     earlier: "Variation | None" = None
     """One whose pre-trained checkpoint it finds in ``.albef/earlier``."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a variation."""
-
-    metrics: Mapping[str, Mapping[str, Any]]
-    """By run, as the stage ``evaluate`` wrote them."""
-    seconds: float
-    ran: tuple[str, ...]
-    """Stages whose command was run; the others were at hand."""
 
 
 class Clone:
@@ -83,38 +65,38 @@ class Clone:
         local = Path(".dvc/config.local")
         if local.exists():
             shutil.copyfile(local, folder / local)
-        self.dvc("config", "--local", "cache.dir", str(cache))
+        self._dvc("config", "--local", "cache.dir", str(cache))
         if lock is not None:
             (folder / LOCK).write_text(lock)
-        self.dvc("checkout", "--quiet", "--force", "--allow-missing")
+        self._dvc("checkout", "--quiet", "--force", "--allow-missing")
 
     def _git(self, *args: str) -> str:
         return git.git("-C", str(self._folder), *args)
 
-    def dvc(self, *args: str) -> None:
-        """Run a ``dvc`` command here.
+    def _dvc(self, *args: str) -> None:
+        self._follow(Child(*args, folder=self._folder))
+
+    def _follow(self, child: Child, name: str = "") -> None:
+        """Wait for a child; with a name, its lines are shown under that.
 
         Raises:
             Failure: it failed; in its words.
         """
-        code, lines = self._dvc(*args)
-        if code:
-            raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
-
-    def _dvc(self, *args: str, line: Callable[[str], object] = str) -> tuple[int, list[str]]:
         lines: list[str] = []
 
-        def take(text: str) -> None:
+        def line(text: str) -> None:
             lines.append(text)
-            line(text)
+            if name:
+                log.info("%s: %s", name, text)
 
-        self._child = Child(*args, folder=self._folder)
+        self._child = child
         if self._stopped:
-            self._child.stop()
-        code = self._child.follow(take)
+            child.stop()
+        code = child.follow(line)
         if self._stopped:
             raise KeyboardInterrupt
-        return code, lines
+        if code:
+            raise Failure(f"{' '.join(lines[-1:]) or 'ended'} (exited with {code})")
 
     def stop(self) -> None:
         """End what runs here."""
@@ -122,45 +104,56 @@ class Clone:
         if self._child:
             self._child.stop()
 
-    def run(self, variation: Variation, targets: Sequence[str]) -> Outcome:
+    def run(self, variation: Variation, targets: Sequence[str]) -> int:
         """Bring the targets up to date with the values of a variation, and record them.
+
+        Returns:
+            How many stages ran; the products of the others were at hand.
 
         Raises:
             Failure: a stage failed; in its words.
         """
-        ran: list[str] = []
-
-        def follow(text: str) -> None:
-            if text.startswith("Running stage '"):
-                ran.append(text.split("'")[1])
-                log.info("  %s: %s", variation.name, ran[-1])
-
-        def bring(variation: Variation, *targets: str) -> list[str]:
-            shutil.rmtree(self._folder / EARLIER, ignore_errors=True)
-            if variation.earlier:
-                bring(variation.earlier, "pretrain")
-                source = values.layout(self._folder / PARAMS).model("pretrained")
-                shutil.copytree(self._folder / source, self._folder / EARLIER, dirs_exist_ok=True)
-            (self._folder / PARAMS).write_text(variation.params)
-            code, lines = self._dvc("repro", *targets, line=follow)
-            if code:
-                raise Failure(sentence(ran[-1], lines) if ran else " ".join(lines[-2:]))
-            return lines
-
-        began = time.monotonic()
-        lines = bring(variation, *targets)
+        began = time.time()
+        self._bring(variation, targets)
         layout = values.layout(self._folder / PARAMS)
-        # DVC would miss the products of the stages that were not asked for.
-        stages = [match[1] for text in lines if (match := _STAGE.match(text))]
         options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
-        self.dvc("exp", "save", *options, *stages)
-        runs = (target.partition("@")[2] for target in targets)
-        files = {run: self._folder / layout.metrics(run) for run in runs}
-        metrics = {run: json.loads(f.read_text()) for run, f in files.items() if f.exists()}
-        return Outcome(metrics, time.monotonic() - began, tuple(ran))
+        self._dvc("exp", "save", *options, *self._with_above(targets))
+        records = (self._folder / layout.root / "runs").glob("*.json")
+        return sum(record.stat().st_mtime > began for record in records)
+
+    def _bring(self, variation: Variation, targets: Sequence[str]) -> None:
+        earlier = self._folder / EARLIER
+        shutil.rmtree(earlier, ignore_errors=True)
+        if variation.earlier:
+            self._bring(variation.earlier, [PRETRAIN])
+            pretrained = values.layout(self._folder / PARAMS).model(PRETRAINED)
+            shutil.copytree(self._folder / pretrained, earlier, dirs_exist_ok=True)
+        (self._folder / PARAMS).write_text(variation.params)
+        self._follow(Child.reproducing(targets, folder=self._folder), variation.name)
+
+    def _with_above(self, targets: Sequence[str]) -> list[str]:
+        """Stages and those above them: DVC would miss the products of the others."""
+        with Repo(str(self._folder)) as repo:
+            graph = repo.index.graph
+            wanted = [stage for stage in graph if getattr(stage, "name", "") in targets]
+            stages = {other for stage in wanted for other in (stage, *nx.descendants(graph, stage))}
+            return sorted(stage.name for stage in stages if hasattr(stage, "name"))
 
     def hand_over(self, variation: Variation) -> None:
         """Bring the experiment into the repository of the project."""
-        refs = self._git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-        matching = [ref for ref in refs if ref.rsplit("/", 1)[1] == variation.name]
-        git.git("fetch", "--quiet", str(self._folder), *(f"+{ref}:{ref}" for ref in matching))
+        for ref in self._git(*_REFS, f"refs/exps/*/*/{variation.name}").split():
+            git.git("fetch", "--quiet", str(self._folder), f"+{ref}:{ref}")
+
+
+_REFS = ("for-each-ref", "--format=%(refname)")
+
+
+def recorded(variation: Variation, commit: str, code: Sequence[str]) -> str | None:
+    """The experiment of a variation, by its ref, if it has these values and the commit's code."""
+    if variation.earlier and recorded(variation.earlier, commit, code) is None:
+        return None
+    for ref in git.git(*_REFS, f"refs/exps/*/*/{variation.name}").split():
+        is_of_values = git.ask("show", f"{ref}:{PARAMS}") == variation.params.strip()
+        if is_of_values and git.ask("diff", "--name-only", commit, ref, "--", *code) == "":
+            return ref
+    return None

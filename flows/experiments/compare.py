@@ -27,6 +27,8 @@ def compare(
     save_curve: Path | None = None,
     out: Path | None = None,
     examples: int = 6,
+    *,
+    stepwise: bool = False,
 ) -> int:
     """Print the comparison and write its page; exit code 1 where something is missing.
 
@@ -38,7 +40,7 @@ def compare(
         print(f"curves: {save_curve}")
     if save_curve and len(revisions) == 1 and not curve:
         return 0
-    comparison, problems = gather(revisions, curve, examples)
+    comparison, problems = gather(revisions, curve, examples, stepwise=stepwise)
     path = write(comparison, out)
     print(text(comparison))
     print(f"\npage: {path}")
@@ -64,6 +66,11 @@ def text(comparison: Comparison) -> str:
     parts = [part(comparison) for part in (_sides, _values, _data, _metrics, _seeds, _deviations)]
     notes = [f"note: {s.run} {s.name}: {note}" for s in comparison.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
+
+
+def results(comparison: Comparison) -> str:
+    """The metrics alone: over seeds, or those of each side where no seed is repeated."""
+    return _seeds(comparison) or _metrics(comparison)
 
 
 def _sides(comparison: Comparison) -> str:
@@ -115,8 +122,7 @@ def _metrics(comparison: Comparison) -> str:
     for split in comparison.splits:
         tests = {(test.after, test.metric): test for test in split.paired}
         for metric in split.metrics:
-            is_headline = metric_names.plain(metric.name) == split.metrics[0].name
-            if not is_headline and split.name != BEHAVIOUR:
+            if metric not in split.judged and split.name != BEHAVIOUR:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
             if len(comparison.sides) == 1:

@@ -30,7 +30,7 @@ class CompareError(ValueError):
 
 
 def gather(
-    names: Sequence[str], reference: Path | None, examples: int
+    names: Sequence[str], reference: Path | None, examples: int, *, stepwise: bool = False
 ) -> tuple[page.Comparison, list[str]]:
     """The comparison, and a sentence for all that should be there and is not.
 
@@ -38,6 +38,7 @@ def gather(
         names: of the revisions, the baseline first.
         reference: a file of reference curves, if any; the baseline may then lack metrics.
         examples: answers shown that turned, each way, of each split.
+        stepwise: hold each group of seeds against the one before it, not against the first.
 
     Raises:
         ParamsError: an unknown revision.
@@ -51,7 +52,7 @@ def gather(
         )
     reference_curves = curves.read_reference(reference) if reference else {}
     with opened(names) as revisions:
-        gathering = _Gathering(revisions, examples)
+        gathering = _Gathering(revisions, examples, stepwise)
         comparison = gathering.comparison(reference_curves, reference)
         problems = gathering.gaps.problems()
     return replace(comparison, notes=(*problems, *gathering.gaps.notes)), problems
@@ -74,10 +75,10 @@ def write_curves(name: str, path: Path) -> None:
 class _Gathering:
     """A comparison in the making."""
 
-    def __init__(self, revisions: Sequence[Revision], examples: int) -> None:
+    def __init__(self, revisions: Sequence[Revision], examples: int, stepwise: bool) -> None:
         self.gaps = Gaps()
         self._sides = [Side(revision, self.gaps) for revision in revisions]
-        self._examples = examples
+        self._examples, self._stepwise = examples, stepwise
 
     def comparison(self, reference: curves.Curves, path: Path | None) -> page.Comparison:
         first, *others = self._sides
@@ -98,6 +99,7 @@ class _Gathering:
             values=dict(_differing([side.revision.params for side in self._sides])),
             splits=tuple(self._splits(optional=path is not None)),
             groups=self._groups if is_repeated else (),
+            stepwise=self._stepwise,
             curves=tuple(side.curves for side in self._sides),
             reference=reference,
             reference_name=path.name if path else "",
@@ -134,12 +136,12 @@ class _Gathering:
         return tuple(map(tuple, groups.values()))
 
     def _baseline(self, index: int) -> int:
-        """What a side is held against: of another group the one with its seed, else the first."""
-        first = self._groups[0]
-        if index in first:
-            return 0
+        """What a side is held against: of the group before it, or the first, the one with its seed,
+        else the first of all."""
+        place = next(place for place, group in enumerate(self._groups) if index in group)
+        others = self._groups[place - 1 if self._stepwise else 0] if place else ()
         seeds = self._sides[index].revision.seeds
-        return next((other for other in first if self._sides[other].revision.seeds == seeds), 0)
+        return next((other for other in others if self._sides[other].revision.seeds == seeds), 0)
 
     def _splits(self, *, optional: bool) -> Iterator[page.Split]:
         metrics = [_metrics(side, optional) for side in self._sides]
@@ -269,18 +271,19 @@ def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple
 
 
 def _over_seeds(comparison: page.Comparison) -> Iterator[page.SeedRow]:
-    """Each split's primary metric over the seeds of every group."""
-    for split in comparison.splits if comparison.groups else ():
-        metric, first = split.metrics[0], dict[tuple[int, ...], float]()
+    """The metrics that each split is judged by over the seeds of every group."""
+    judged = ((split, metric) for split in comparison.splits for metric in split.judged)
+    for split, metric in judged if comparison.groups else ():
+        reference: dict[tuple[int, ...], float] = {}
         for index, group in enumerate(comparison.groups):
             values = {comparison.sides[side].seeds: metric.values[side] for side in group}
             by_seed = {seeds: value for seeds, value in values.items() if value is not None}
             if by_seed:
                 over_seeds = statistics.spread([*by_seed.values()])
                 row = page.SeedRow(split.run, split.name, metric.name, index, over_seeds)
-                if first:
-                    difference, interval = statistics.between(first, by_seed)
+                if reference:
+                    difference, interval = statistics.between(reference, by_seed)
                     row = replace(row, difference=difference, interval=interval)
                 yield row
-            if index == 0:
-                first = by_seed
+            if index == 0 or comparison.stepwise:
+                reference = by_seed

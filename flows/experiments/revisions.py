@@ -25,7 +25,8 @@ WORKSPACE = ("workspace", ".")
 """Names of the working tree."""
 SEEDS = ("seed", "data_seed")
 """Values in which repetitions of a run differ."""
-_CODE = ("albef", "pipelines", "dvc.yaml")
+CODE = ("albef", "pipelines", "dvc.yaml")
+"""What results depend on beside values."""
 _WORK = Path(".dvc/tmp")
 
 
@@ -54,7 +55,7 @@ class Revision:
     """A revision and its files.
 
     Args:
-        name: as it was asked for.
+        name: as it was asked for; of an experiment that was named by its ref, its name.
         commit: its SHA-1; None for the working tree.
         folder: where its files come to lie, as far as they are asked for.
         files: those of the commit; None for the working tree.
@@ -163,6 +164,7 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
                     work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
                     folder = Path(stack.enter_context(work))
                     files = stack.enter_context(files_at(commit))
+                    name = name.rpartition("/")[2] if name.startswith("refs/exps/") else name
                     revisions.append(Revision(name, commit, folder, files))
         except (DvcException, SCMError) as error:
             raise ParamsError(one_line(error)) from None
@@ -187,4 +189,4 @@ def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:
     commits = [revision.commit for revision in (before, after) if revision.commit is not None]
     if not commits:
         return ()
-    return tuple((ask("diff", "--name-only", *commits, "--", *_CODE) or "").splitlines())
+    return tuple((ask("diff", "--name-only", *commits, "--", *CODE) or "").splitlines())

@@ -4,18 +4,14 @@ The first seed is the run in the work tree. The others are trained and evaluated
 data, whose seed is another, are shared by all.
 """
 
-import logging
 from collections.abc import Sequence
 
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS
-from albef.report.wording import format_duration
 from flows import graph, values
 from flows.experiments import variations
-from flows.experiments.clone import Outcome, Variation
+from flows.experiments.clone import Variation
 from flows.run import run
-
-log = logging.getLogger("albef")
 
 
 def run_seeds(
@@ -57,22 +53,11 @@ def run_seeds(
 
 def _run_in_clones(names: dict[int, str]) -> None:
     """Train and evaluate seeds with the values of params.yaml, each an experiment of that name."""
-    commit, lock, text = variations.clean(), graph.LOCK.read_text(), PARAMS.read_text()
+    text = PARAMS.read_text()
     runs = [
         Variation(name, variations.varied(text, [f"seed={seed}"], "--seeds"), str(seed))
         for seed, name in names.items()
     ]
     targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
-    ended: list[str] = []
-
-    def on_end(variation: Variation, outcome: Outcome) -> None:
-        ended.append(variation.name)
-        ran = f"{len(outcome.ran)} stages ran" if outcome.ran else "all of it was there already"
-        log.info(
-            "%s: %s, %s; %d of %d",
-            *(variation.name, ran, format_duration(outcome.seconds), len(ended) + 1, len(runs) + 1),
-        )
-
     if runs:
-        variations.check(runs)
-        variations.run(runs, commit, targets, 1, on_end, lock=lock)
+        variations.run(runs, targets, 1, graph.LOCK.read_text())

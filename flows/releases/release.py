@@ -287,7 +287,8 @@ def stale_reasons(run: str) -> Iterator[str]:
     """
     nodes = graph.read()
     for name in stages_of(run, nodes):
-        for reason in nodes[name].reasons:
+        comments = (f"{path} changed in its comments" for path in nodes[name].comments)
+        for reason in (*nodes[name].reasons, *comments):
             if name in _last(run) or not graph.elsewhere(reason):
                 yield f"{name} is stale: {reason}"
 

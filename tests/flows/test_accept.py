@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from albef.data.shards import ShardError
 from albef.validation.result import NotFit
 from flows import git, graph
 from flows.accept import accept, accept_data
+from flows.run import run
 from flows.status import report
 from pipelines import validate
 from pipelines.stage import Stage
@@ -88,42 +88,70 @@ def replace(name: str, old: str, new: str) -> None:
     Path(name).write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda: edit("code/ingest.py"), "code/ingest.py changed"),
-        (lambda: edit("products/data/web/part.txt"), "products/data/web of ingest@web changed"),
-        (lambda: edit("products/models/pretrained/weights.txt"), "was changed by hand"),
-        (lambda: shutil.rmtree("products/models/pretrained"), "is missing"),
-        (lambda: replace("params.yaml", "seed: 1 # of", "seed: 2 # of"), "seed 1 -> 2"),
-        (lambda: replace("dvc.yaml", "py pretrain", "py  pretrain"), "its command changed"),
-    ],
-    ids=["code", "data", "product", "missing", "value", "command"],
-)
-def test_an_edit_is_refused_where_anything_else_differs(
-    project: Toy, change: Callable[[], None], says: str
+def test_a_run_takes_an_edit_of_comments_and_makes_anew_what_other_code_makes(
+    project: Toy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    project.enter(monkeypatch)
+    caplog.set_level("INFO", "albef")
+    edit("albef/tune/lr.py", "# a comment\n\n")
+    project.checked()
+    assert re.search(
+        r"finetune@retrieval +fresh.*\n +only comments changed: albef/tune/lr", report()
+    )
+    assert run(dry=True) == run() == 0
+    assert "only comments changed in albef/tune/lr.py: accepted for finetune@r" in caplog.text
+    told = capsys.readouterr().out
+    assert "nothing would run" in told
+    assert "nothing to do" in told
+    project.repro()
+    assert project.started() == [], "dvc.lock is fresh"
+    edit("albef/tune/loop.py", "# one more\n")
+    edit("albef/tune/lr.py", "LR = 1\n")
+    project.checked()
+    assert run(dry=True) == 0
+    assert "albef/tune/lr.py changed" in capsys.readouterr().out
+    code = Path("albef/tune/lr.py").read_text()
+    edit("albef/tune/lr.py", "LR = (\n")
+    assert graph.read()["finetune@retrieval"].stale, "what cannot be parsed"
+    Path("albef/tune/lr.py").write_text(code)
+    project.repro()
+    assert "finetune@retrieval" in project.started()
+
+
+def test_an_edit_is_refused_where_anything_else_differs(project: Toy) -> None:
+    before = lock()
     edit("code/train.py")
-    change()
-    before = lock()["stages"]["pretrain"]
-    assert any(says in reason for reason in taken("code/train.py")["pretrain"])
-    assert lock()["stages"]["pretrain"] == before
+    edit("code/ingest.py")
+    edit("products/data/web/part.txt")
+    edit("products/models/pretrained/weights.txt")
+    shutil.rmtree("products/models/retrieval")
+    replace("params.yaml", "seed: 1 # of", "seed: 2 # of")
+    replace("dvc.yaml", "py pretrain", "py  pretrain")
+    refused = taken("code/train.py")
+    assert set(refused["pretrain"]) == {
+        "its command changed",
+        "seed 1 -> 2",
+        "code/ingest.py changed",
+        "products/data/web of ingest@web changed",
+        "products/models/pretrained was changed by hand; DVC's cache has it",
+    }
+    assert any("products/models/retrieval is missing" in it for it in refused["finetune@retrieval"])
+    assert lock() == before
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
+def test_what_is_no_edited_code_is_refused(project: Toy) -> None:
+    for name, says in (
         ("code/train.py", "not edited since"),
         ("code/tran.py", "did you mean code/train.py?"),
         ("products/models/pretrained", "is a product of pretrain, not code"),
         ("params.yaml", "holds values"),
         ("toy_stage.py", "no code that a stage depends on"),
-    ],
-)
-def test_what_is_no_edited_code_is_refused(project: Toy, name: str, says: str) -> None:
-    with pytest.raises(ParamsError) as caught:
-        accept([name])
-    assert says in str(caught.value)
+    ):
+        with pytest.raises(ParamsError, match=re.escape(says)):
+            accept([name])
 
 
 def test_of_a_folder_the_edited_files_are_named_and_taken(project: Toy) -> None:
@@ -150,7 +178,7 @@ def test_of_a_folder_the_edited_files_are_named_and_taken(project: Toy) -> None:
 
 
 def test_status_says_why(project: Toy) -> None:
-    edit("albef/tune/lr.py")
+    edit("albef/tune/lr.py", "LR = 2\n")
     replace("params.yaml", "seed: 1 # of", "seed: 3 # of")
     nodes = graph.read()
     assert nodes["finetune@retrieval"].reasons == ("albef/tune/lr.py changed", "seed 1 -> 3")

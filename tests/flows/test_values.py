@@ -52,23 +52,18 @@ def test_a_range_is_written_as_the_file_writes_one(project: Path) -> None:
     assert "  lr: {low: 1e-05, high: 0.001, log: true, start: 0.0001}\n" in text
 
 
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
+def test_a_wrong_override_is_one_sentence_and_writes_nothing(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    for override, says in (
         ("tasks.retreival.lr=1", "there is no tasks.retreival; did you mean retrieval?"),
         ("seed.x=1", "seed is a value, not a section"),
         ("seed", "write it as KEY=VALUE"),
         ("tasks.retrieval.lr=[", "--set tasks.retrieval.lr=[: no YAML ("),
-    ],
-)
-def test_a_wrong_override_is_one_sentence_and_writes_nothing(
-    project: Path, override: str, says: str
-) -> None:
-    before = (project / "params.yaml").read_bytes()
-    with pytest.raises(ParamsError) as caught:
-        values.prepare(None, ["pretrain.epochs=9", override])
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
+    ):
+        with pytest.raises(ParamsError) as caught:
+            values.prepare(None, ["pretrain.epochs=9", override])
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
     assert (project / "params.yaml").read_bytes() == before
     assert not (project / values.CHANGED).exists()
 
@@ -98,28 +93,23 @@ def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: 
         values.prepare("smok", [])
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(
-    preset: Path, tmp_path: Path
-) -> None:
-    text = values.compose(preset)
-    (tmp_path / "params.yaml").write_text(text)
-    assert read_yaml(tmp_path / "params.yaml") == read_preset(preset)
-    assert text.splitlines()[0] == preset.read_text().splitlines()[0]
+def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(tmp_path: Path) -> None:
+    for preset in (ROOT / "presets").glob("*.yaml"):
+        text = values.compose(preset)
+        (tmp_path / "params.yaml").write_text(text)
+        assert read_yaml(tmp_path / "params.yaml") == read_preset(preset), preset
+        assert text.splitlines()[0] == preset.read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
+def test_a_preset_on_nothing_is_refused(project: Path) -> None:
+    for text, says in (
         ("base: mine", "its base mine is laid over it"),
         ("base: smok", r"there is no preset smok \(base\)"),
         ("base: built-in\ndrop: [tasks.nlvr2]", r"built-in has no tasks.nlvr2 \(drop\)"),
-    ],
-)
-def test_a_preset_on_nothing_is_refused(project: Path, text: str, says: str) -> None:
-    (project / "presets/mine.yaml").write_text(text)
-    with pytest.raises(ParamsError, match=says):
-        values.prepare("mine", [])
+    ):
+        (project / "presets/mine.yaml").write_text(text)
+        with pytest.raises(ParamsError, match=says):
+            values.prepare("mine", [])
 
 
 def test_the_command_prints_the_values_of_a_preset(

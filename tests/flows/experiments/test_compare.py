@@ -180,6 +180,8 @@ def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:
     assert second.difference == pytest.approx(36.25)  # 37.5 of one seed, 35.0 of the other
     assert second.interval is not None
     assert second.interval.high == pytest.approx(36.25 + 12.7062 * 1.25, abs=1e-3)
+    it, _ = gather(["one", "better", "tried"], None, 0, stepwise=True)
+    assert [side.against for side in it.sides] == [0, 0, 1]
 
 
 def _command(*arguments: str) -> Any:
@@ -216,29 +218,26 @@ def test_a_reference_curve_is_written_and_held_against(
     assert "own.csv" in Page(Path("docs/x.html").read_text()).text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["one"], "name a second revision to set beside one, or a reference with --curve FILE"),
-        (["one", "bettr"], "bettr is no experiment, branch, tag or commit here; did you mean"),
-        (["one", "treid"], "did you mean tried?"),
-        (["one", "zzzzz"], "`dvc exp list --all-commits` names them"),
-        (["one", "bare"], "bare has no metrics: nothing was evaluated there"),
-        (["bare", "--save-curve", "x.csv"], "bare has no curves"),
-        (["one", "strange"], "one and strange have nothing in common"),
-        (["one", "--curve", "none.csv"], "none.csv does not exist"),
-        (["one", "--curve", "other.csv"], "have no curve in common: the file has other, one said"),
-    ],
-)
 def test_what_cannot_be_compared_is_one_sentence(
-    project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("other.csv").write_text("training,curve,step,value\nother,loss,1,2\n")
-    assert _command(*arguments) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("albef compare: ")
-    assert sentence in said
-    assert said.count("\n") == 1
+    for arguments, sentence in (
+        ("one", "name a second revision to set beside one, or a reference with --curve FILE"),
+        ("one bettr", "bettr is no experiment, branch, tag or commit here; did you mean"),
+        ("one treid", "did you mean tried?"),
+        ("one zzzzz", "`dvc exp list --all-commits` names them"),
+        ("one bare", "bare has no metrics: nothing was evaluated there"),
+        ("bare --save-curve x.csv", "bare has no curves"),
+        ("one strange", "one and strange have nothing in common"),
+        ("one --curve none.csv", "none.csv does not exist"),
+        ("one --curve other.csv", "have no curve in common: the file has other, one said"),
+    ):
+        assert _command(*arguments.split()) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("albef compare: ")
+        assert sentence in said
+        assert said.count("\n") == 1
 
 
 def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
@@ -279,31 +278,19 @@ def test_pictures_of_a_revision_whose_shards_are_in_a_store(project: Path) -> No
         assert list(Shards(folder, "test", cache=cache)) == records
 
 
-@pytest.mark.parametrize(
-    ("left", "says"),
-    [
-        (
-            None,
-            "workspace has metrics of said but no predictions, so its examples are not compared; "
-            "`albef run --only evaluate@said` makes them",
-        ),
-        (
-            b"PAR1 no more",
-            "workspace: products/results/said/predictions.parquet is damaged (.*; "
-            "`albef run --only evaluate@said` makes it again",
-        ),
-    ],
-)
-def test_predictions_that_are_gone_or_damaged_are_told(
-    project: Path, left: bytes | None, says: str
-) -> None:
+def test_predictions_that_are_gone_or_damaged_are_told(project: Path) -> None:
     path = project / "products/results/said/predictions.parquet"
     path.unlink()
-    if left:
-        path.write_bytes(left)
-    it, (sentence,) = gather(["one", "."], None, 2)
-    assert it.splits[0].paired == ()
-    assert re.fullmatch(says.replace("(", r"\("), sentence)
+    for says in (
+        "workspace has metrics of said but no predictions, so its examples are not compared; "
+        "`albef run --only evaluate@said` makes them",
+        r"workspace: products/results/said/predictions.parquet is damaged \(.*; "
+        "`albef run --only evaluate@said` makes it again",
+    ):
+        it, (sentence,) = gather(["one", "."], None, 2)
+        assert it.splits[0].paired == ()
+        assert re.fullmatch(says, sentence)
+        path.write_bytes(b"PAR1 no more")
 
 
 def _tested(project: Path, tag: str, failing: set[int]) -> None:
