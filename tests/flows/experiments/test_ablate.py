@@ -229,7 +229,7 @@ def test_what_cannot_work_is_a_sentence(toy: Toy) -> None:
         Path(f"ablations/{ladder}.yaml").write_text(LADDER.replace(*change, 1))
     for preset, ladder, sentence in (
         ("ablatoin", "toy", "there is no preset ablatoin; did you mean ablation?"),
-        ("toy", "papers", "there is no ladder papers; there are "),
+        ("toy", "toys", "there is no ladder toys; did you mean toy?"),
         ("bring-your-own", "toy", "toy.yaml: run retrieval is not one of the tasks"),
         ("bring-your-own", "flickr", "no noise to vary; take a"),
         ("toy", "later", "step plain: more is no step before it"),
