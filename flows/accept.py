@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
@@ -58,13 +57,17 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
     """Take the edits of files, or of all files in folders, for every stage that depends on them.
 
     Raises:
-        ParamsError: a path is no code of any stage, or none of them was edited.
+        ParamsError: none of them is code of a stage that was edited; what was is named.
     """
     with _stages() as (stages, producers):
-        check_code(paths, stages, producers)
         verdicts = [*filter(None, (_judge(stage, producers, paths) for stage in stages))]
-    if not verdicts:
-        raise ParamsError(f"{', '.join(paths)}: not edited since the stages that use it ran")
+        if not verdicts:
+            changed = (graph.code_edits(stage, producers).values() for stage in stages)
+            edits = {edit.path for found in changed for edits in found for edit in edits}
+            raise ParamsError(
+                f"{', '.join(paths)}: no code that was edited since a stage ran with it; "
+                f"edited: {', '.join(sorted(edits)) or 'none'}"
+            )
     return verdicts
 
 
@@ -91,26 +94,6 @@ def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
             yield stages, graph.producers_of(stages)
     except DvcException as error:
         raise ParamsError(str(error)) from None
-
-
-def check_code(paths: Iterable[str], stages: Iterable[Any], producers: Mapping[str, str]) -> None:
-    """Refuse, as ParamsError, what is not code of a stage."""
-    code: dict[str, None] = {}
-    for dep in (dep for stage in stages for dep in stage.deps if str(dep) not in producers):
-        if not isinstance(dep, ParamsDependency):
-            below = list(Path(str(dep)).rglob("*.py"))
-            if below or Path(str(dep)).suffix == ".py":
-                code |= dict.fromkeys([str(dep), *(path.as_posix() for path in below)])
-    for path in paths:
-        if path in producers:
-            raise ParamsError(f"{path} is a product of {producers[path]}, not code")
-        if path == str(PARAMS):
-            raise ParamsError(f"{path} holds values, and those change products; only code can be")
-        if not any(_holds(file, path) for file in code):
-            hint = did_you_mean(path, code)
-            raise ParamsError(f"{path} is no code that a stage depends on{hint}")
-        if not Path(path).exists():
-            raise ParamsError(f"{path} does not exist")
 
 
 def _holds(folder: str, path: str) -> bool:

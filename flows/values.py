@@ -47,8 +47,7 @@ def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
         return
     CHANGED.write_text(PARAMS.read_text() if preset is None else _preset(preset))
     try:
-        if overrides:
-            override(CHANGED, overrides)
+        override(CHANGED, overrides)
         check(CHANGED)
         yield CHANGED
     finally:
@@ -142,8 +141,16 @@ def _preset(name: str) -> str:
     return text
 
 
-def override(path: Path, overrides: Sequence[str], option: str = "--set") -> None:
-    """Change or add values, each ``key=value`` as YAML has it, and no other character of the file.
+def override(path: Path, overrides: Sequence[str]) -> None:
+    """Change or add values in a file; see :func:`overridden`."""
+    if overrides:
+        read_yaml(path)  # which refuses what is no params file
+        path.write_text(overridden(path.read_text(), overrides))
+
+
+def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> str:
+    """A params file with values changed or added, each ``key=value`` as YAML has it, and no other
+    character changed.
 
     Whether a key is known is for :func:`check` to say: one that has a default need not stand there.
 
@@ -151,19 +158,19 @@ def override(path: Path, overrides: Sequence[str], option: str = "--set") -> Non
         ParamsError: what is no value, or of a data set or run that the file lacks; it names the
             ``option``.
     """
-    values = read_yaml(path)
-    changes = {}
+    yaml, changes = YAML(typ="safe"), {}
+    values = yaml.load(text)
     for item in overrides:
-        key, equals, text = item.partition("=")
+        key, equals, value = item.partition("=")
         if not equals:
             raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
         _check_key(values, key, option)
         try:
-            changes[tuple(key.split("."))] = YAML(typ="safe").load(text)
+            changes[tuple(key.split("."))] = yaml.load(value)
         except YAMLError as error:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise ParamsError(f"{option} {item}: no YAML ({problem})") from None
-    path.write_text(_rewritten(path.read_text(), changes))
+    return _rewritten(text, changes)
 
 
 def _check_key(values: Mapping[str, Any], key: str, option: str) -> None:

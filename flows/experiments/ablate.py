@@ -115,7 +115,7 @@ def _by_seed(
             overrides = [f"seed={seed}", f"data_seed={seed}"]
             overrides += [f"{key}={noise}" for key in noisy]
             overrides += [f"{key}={json.dumps(value)}" for key, value in step.values.items()]
-            text = variations.varied(base_text, overrides, f"{file}, step {step.name}")
+            text = values.overridden(base_text, overrides, f"{file}, step {step.name}")
             group = f"noise{noise:g}-seed{seed}"
             earlier = runs[step.earlier] if step.earlier else None
             runs[step.name] = Variation(f"{name}-{step.name}-{group}", text, group, earlier)

@@ -63,7 +63,7 @@ def write(comparison: Comparison, out: Path | None) -> Path:
 
 def text(comparison: Comparison) -> str:
     """The comparison for a terminal."""
-    parts = [part(comparison) for part in (_sides, _values, _data, _metrics, _seeds, _deviations)]
+    parts = [part(comparison) for part in (_values, _metrics, _seeds, _deviations)]
     notes = [f"note: {s.run} {s.name}: {note}" for s in comparison.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
@@ -73,48 +73,11 @@ def results(comparison: Comparison) -> str:
     return _seeds(comparison) or _metrics(comparison)
 
 
-def _sides(comparison: Comparison) -> str:
-    rows = []
-    for index, side in enumerate(comparison.sides):
-        code = f"{len(side.code)} files differ" if side.code else "the same"
-        commit = f"{side.commit} {side.subject}".strip()[:60] or "the working tree"
-        rows.append((side.name, commit, "baseline" if index == 0 else code))
-    return table(rows, ("side", "commit", "code"))
-
-
 def _values(comparison: Comparison) -> str:
     if not comparison.values:
         return "values: none differs" if len(comparison.sides) > 1 else ""
     rows = [(key, *(value or "-" for value in values)) for key, values in comparison.values.items()]
     return table(rows, ("value", *(side.name for side in comparison.sides)))
-
-
-def _data(comparison: Comparison) -> str:
-    sides, lines, unchanged = comparison.sides, [], []
-    for data in comparison.data:
-        head = f"data {data.name}"
-        if len(sides) > 2:
-            head += f", {sides[data.after].name} against {sides[data.before].name}"
-        if data.note:
-            lines.append(f"{head}: {data.note}")
-        elif data.drift is None:
-            unchanged.append(data.name)
-        else:
-            rows = data.drift.rows
-            added, removed, changed = (
-                sum(getattr(row, name) for row in rows) for name in ("added", "removed", "changed")
-            )
-            lines.append(f"{head}: {added:,} rows added, {removed:,} removed, {changed:,} changed")
-            farthest = max(data.drift.profiles, key=lambda profile: profile.distance, default=None)
-            words = data.drift.vocabulary
-            drift = f"{words.new_count:,} new words, {words.lost_count:,} gone"
-            if farthest is not None and farthest.distance > 0:
-                drift += f"; {farthest.name} moved most (distance {farthest.distance:.3f})"
-            lines.append(f"  {drift}")
-    if unchanged:
-        head = "data, the same" if len(sides) == 2 else "data, otherwise the same"
-        lines.append(f"{head}: {', '.join(dict.fromkeys(unchanged))}")
-    return "\n".join(lines)
 
 
 def _metrics(comparison: Comparison) -> str:
@@ -172,17 +135,11 @@ def _seeds(comparison: Comparison) -> str:
 
 
 def _deviations(comparison: Comparison) -> str:
-    rows = [
-        (d.training, d.curve, *(f"{n:.4g}" for n in (d.step, d.reference, d.value, 100 * d.share)))
-        for d in comparison.deviations[:8]
-    ]
-    if not rows:
+    if not comparison.deviations:
         return ""
     first, count = comparison.deviations[0], len(comparison.deviations)
-    head = (
+    return (
         f"{count} curves in common with {comparison.reference_name}; the largest deviation is "
         f"{first.training} {first.curve}: {first.value - first.reference:+.4g} at step "
         f"{first.step:g}, {100 * first.share:.1f} % of the reference's largest value"
     )
-    header = ("training", "curve", "at step", "reference", "here", "% of its largest")
-    return f"{head}\n\n{table(rows, header)}"

@@ -1,5 +1,6 @@
 """Revisions set side by side: what `albef compare` shows of them."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from albef.data.shards import ShardError, describe
+from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
 from albef.report import comparison as page
@@ -54,7 +55,7 @@ def gather(
     with opened(names) as revisions:
         gathering = _Gathering(revisions, examples, stepwise)
         comparison = gathering.comparison(reference_curves, reference)
-        problems = gathering.gaps.problems()
+        problems = gathering.gaps.problems
     return replace(comparison, notes=(*problems, *gathering.gaps.notes)), problems
 
 
@@ -81,7 +82,7 @@ class _Gathering:
         self._examples, self._stepwise = examples, stepwise
 
     def comparison(self, reference: curves.Curves, path: Path | None) -> page.Comparison:
-        first, *others = self._sides
+        first = self._sides[0]
         seeds = [side.revision.seeds for side in self._sides]
         is_repeated = any(len({seeds[i] for i in group}) > 1 for group in self._groups)
         draft = page.Comparison(
@@ -110,14 +111,6 @@ class _Gathering:
                 f"{path} and {first.name} have no curve in common: the file has "
                 f"{', '.join(reference)}, {first.name} {', '.join(first.curves) or 'none'}"
             )
-        for index, other in enumerate(others, 1):
-            alike = any(m.difference(0, index) is not None for s in draft.splits for m in s.metrics)
-            curve_names = [{(t, n) for t in s.curves for n in s.curves[t]} for s in (first, other)]
-            if not alike and not curve_names[0] & curve_names[1]:
-                raise CompareError(
-                    f"{first.name} and {other.name} have nothing in common: no metric and no curve "
-                    "is in both"
-                )
         return replace(draft, data=tuple(self._data()), seeds=tuple(_over_seeds(draft)))
 
     @cached_property
@@ -166,8 +159,6 @@ class _Gathering:
         old, new = (side.scores(*where) for side in sides)
         metrics = [metric for metric in old if metric in new]
         note, paired = "", []
-        if not metrics and all(side.predictions(*where) is not None for side in sides):
-            note = "its predictions are of a kind that is not compared example by example"
         contents = [side.contents(*where) for side in sides] if metrics else []
         usable = contents if all(c is not None for c in contents) else [None, None]
         for metric in metrics:
@@ -206,14 +197,8 @@ class _Gathering:
             for flipped in (gained, lost)
         ]
         records = before.records(*where) if any(chosen) else None
-        try:
+        with contextlib.closing(records) if records else contextlib.nullcontext():
             better, worse = (flips.flips(old, new, flipped, records) for flipped in chosen)
-        except ShardError as error:
-            self.gaps.add(f"{before.name}: {error}")
-            better, worse = (flips.flips(old, new, flipped, None) for flipped in chosen)
-        finally:
-            if records:
-                records.close()
         return page.Paired(
             *sides,
             metric=old.metric,

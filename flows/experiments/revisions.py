@@ -31,24 +31,11 @@ _WORK = Path(".dvc/tmp")
 
 
 class NotAtHand(ValueError):
-    """Files of a revision that are not here; its text is the sentence to show."""
+    """Files of a ``revision`` that are not here; its text is the sentence to show."""
 
-
-class NotStored(NotAtHand):
-    """A file at ``path`` of a revision that neither the cache nor a remote has."""
-
-    def __init__(self, revision: str, path: str, why: str = "") -> None:
-        self.revision, self.path = revision, path
-        super().__init__(not_stored(revision, [path], why))
-
-
-def not_stored(revision: str, paths: Sequence[str], why: str = "") -> str:
-    """The sentence on files of one revision that are nowhere."""
-    more = f" and {len(paths) - 1} more files of it are" if len(paths) > 1 else " is"
-    return (
-        f"{revision}: {paths[0]}{more} neither in DVC's cache nor in a remote{why}; `dvc push` "
-        "where they were made (`dvc exp push` for an experiment) and `dvc fetch` here bring them"
-    )
+    def __init__(self, revision: str, text: str) -> None:
+        self.revision = revision
+        super().__init__(text)
 
 
 class Revision:
@@ -85,7 +72,7 @@ class Revision:
         """What is in a folder, in order.
 
         Raises:
-            NotStored: it is neither here nor in a remote.
+            NotAtHand: it is neither here nor in a remote.
         """
         if self._files is None:
             return sorted(folder.iterdir()) if folder.is_dir() else []
@@ -98,7 +85,7 @@ class Revision:
         """A file or folder of the revision, here; None where the revision has none.
 
         Raises:
-            NotStored: it is neither here nor in a remote.
+            NotAtHand: it is neither here nor in a remote.
         """
         local = self.folder / path
         if local.exists() or self._files is None:
@@ -125,7 +112,12 @@ class Revision:
         except (DvcException, DataIndexDirError, OSError) as error:
             is_missing = isinstance(error, FileNotFoundError | DataIndexDirError)
             why = "" if is_missing else f" ({one_line(error)})"
-            raise NotStored(self.name, path.as_posix(), why) from None
+            raise NotAtHand(
+                self.name,
+                f"{self.name}: {path} is neither in DVC's cache nor in a remote{why}; `dvc push` "
+                "where it was made (`dvc exp push` for an experiment) and `dvc fetch` here bring "
+                "it, and what else is missing",
+            ) from None
 
 
 @contextmanager

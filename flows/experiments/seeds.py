@@ -55,7 +55,7 @@ def _run_in_clones(names: dict[int, str]) -> None:
     """Train and evaluate seeds with the values of params.yaml, each an experiment of that name."""
     text = PARAMS.read_text()
     runs = [
-        Variation(name, variations.varied(text, [f"seed={seed}"], "--seeds"), str(seed))
+        Variation(name, values.overridden(text, [f"seed={seed}"], "--seeds"), str(seed))
         for seed, name in names.items()
     ]
     targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]

@@ -17,7 +17,7 @@ from albef.data.shards import MANIFEST, ShardError, read_index
 from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
 from albef.report.pictures import SplitRecords
-from flows.experiments.revisions import NotAtHand, NotStored, Revision, not_stored
+from flows.experiments.revisions import NotAtHand, Revision
 
 T = TypeVar("T")
 
@@ -27,20 +27,17 @@ class Gaps:
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
-        self._problems: dict[str, None] = {}
-        self._files: dict[str, dict[str, None]] = {}
+        self._problems: dict[str, str] = {}
 
     def add(self, problem: object) -> None:
-        """Keep what should be there and is not; files of a revision are named together."""
-        if isinstance(problem, NotStored):
-            self._files.setdefault(problem.revision, {})[problem.path] = None
-        else:
-            self._problems[str(problem)] = None
+        """Keep what should be there and is not; of what a revision lacks the first is enough."""
+        key = problem.revision if isinstance(problem, NotAtHand) else str(problem)
+        self._problems.setdefault(key, str(problem))
 
+    @property
     def problems(self) -> list[str]:
         """A sentence for all that should be there and is not."""
-        return [*(not_stored(name, [*paths]) for name, paths in self._files.items()),
-                *self._problems]  # fmt: skip
+        return [*self._problems.values()]
 
 
 class Side:
@@ -77,8 +74,9 @@ class Side:
         files = {run: self.revision.fetch(self.layout.metrics(run)) for run in self.runs}
         if not any(files.values()):
             raise NotAtHand(
+                self.name,
                 f"{self.name} has no metrics: nothing was evaluated there, or it was not recorded; "
-                "`albef run --name EXPERIMENT` evaluates and records"
+                "`albef run --name EXPERIMENT` evaluates and records",
             )
         return {run: json.loads(path.read_text()) for run, path in files.items() if path}
 

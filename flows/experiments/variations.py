@@ -32,21 +32,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 log = logging.getLogger("albef")
 
 
-def varied(text: str, overrides: Sequence[str], where: str) -> str:
-    """The text of a params file with values changed, ``key=value``; errors name ``where``.
-
-    Raises:
-        ParamsError: a key that it lacks.
-    """
-    if not overrides:
-        return text
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PARAMS.name
-        path.write_text(text)
-        values.override(path, overrides, where)
-        return path.read_text()
-
-
 def check(variations: Sequence[Variation]) -> None:
     """Check names and values of all variations, in one process: their classes import torch.
 

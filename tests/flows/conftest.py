@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 from tests.flows.toy import Toy
@@ -65,6 +66,11 @@ def ask(server: str, what: str, **body: Any) -> Any:
     request = Request(f"{server}/{what}/filter", data, {"Content-Type": "application/json"})
     with urlopen(request, timeout=300) as answer:
         return json.load(answer)
+
+
+def assert_ended(processes: list[psutil.Process], seconds: float = 600) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def last_flow(server: str, place: int = 0) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A refresh of the data: quiet where nothing changed, and what it does where something did."""
 
 import re
-import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -15,7 +15,7 @@ from albef.data.shards import read_index
 from flows import graph, stages, train
 from flows.refresh import count_changes
 from tests.data import toy as data
-from tests.flows.conftest import last_flow
+from tests.flows.conftest import assert_ended, last_flow
 from tests.flows.toy import ROOT, Toy
 
 VALIDATE = """
@@ -125,7 +125,9 @@ def documented(begins: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_what_the_page_of_clusters_says_runs_and_the_schedule_rests(toy: Toy, server: str) -> None:
+def test_what_the_page_of_clusters_says_runs_and_can_be_cancelled_and_the_schedule_rests(
+    toy: Toy, server: str
+) -> None:
     toy.repro()
     toy.started()
     toy.env["PREFECT_API_URL"] = server
@@ -144,20 +146,11 @@ def test_what_the_page_of_clusters_says_runs_and_the_schedule_rests(toy: Toy, se
             toy.sh(f"{deployment} --watch --watch-timeout 600")
             assert last_flow(server)["state"]["message"] == message
         assert sorted(toy.started()) == READ
-
-
-@pytest.mark.slow
-def test_the_automations_of_the_page_are_taken(toy: Toy, server: str) -> None:
-    toy.env["PREFECT_API_URL"] = server
-    shutil.copytree(ROOT / "deploy/automations", toy.path / "deploy/automations")
-    block = "from prefect.blocks.notifications import SlackWebhook as S; print(S(url='http://a').save('a'))"
-    number = toy.sh(f'python -c "{block}"').split()[-1]
-    for command in documented("prefect automation"):
-        toy.sh(command.replace("/ID/", f"/{number}/"))
-    listed = toy.sh("prefect automation ls")
-    assert {"albef-heartbeats", "albef-notify"} <= set(re.findall(r"albef-\w+", listed))
-    for name in ("albef-heartbeats", "albef-notify"):  # the server is shared
-        toy.sh(f"prefect --no-prompt automation delete {name}")
+        toy.do("sleep-pretrain", "300")
+        toy.sh("prefect deployment run train/local --param 'force=[\"pretrain\"]'")
+        stage = psutil.Process(toy.wait_for("pretrain"))
+        toy.sh(f"prefect flow-run cancel {last_flow(server)['id']}")
+        assert_ended([stage])
 
 
 def test_records_are_told_by_what_they_hold(tmp_path: Path) -> None:

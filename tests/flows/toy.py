@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -215,8 +216,7 @@ class Toy:
         """Spare the flow the check of its values, with overrides or not: it imports torch."""
         with contextlib.chdir(self.path):
             values.CHANGED.write_text(values.PARAMS.read_text())
-            if overrides:
-                values.override(values.CHANGED, list(overrides))
+            values.override(values.CHANGED, overrides)
             values.CHECKED.parent.mkdir(exist_ok=True)
             values.CHECKED.write_text(values._digest(values.CHANGED))
             values.CHANGED.unlink()
@@ -311,6 +311,16 @@ class Toy:
             path.write_text(text)
         else:
             path.unlink(missing_ok=True)
+
+    def wait_for(self, stage: str, seconds: float = 600) -> int:
+        """Wait until a stage has started; its process."""
+        deadline, log = time.monotonic() + seconds, self.path / "started.log"
+        while True:
+            for line in log.read_text().splitlines() if log.exists() else []:
+                if line.split()[0] == stage:
+                    return int(line.split()[1])
+            assert time.monotonic() < deadline, f"{stage} did not start"
+            time.sleep(0.1)
 
     def started(self, folder: str = ".") -> list[str]:
         """Names of the stages whose command was started since the last call, in this folder."""

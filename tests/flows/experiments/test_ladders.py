@@ -5,8 +5,7 @@ from pathlib import Path
 
 from albef.config import read_yaml, validate
 from flows.experiments.ablate import Ladder
-from flows.experiments.variations import varied
-from flows.values import compose
+from flows.values import compose, overridden
 from pipelines.params import load
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +19,7 @@ def test_every_step_loads_strictly_and_is_another(tmp_path: Path) -> None:
         whole, texts = compose(preset), []
         for step in steps:
             given = [f"{key}={'null' if v is None else v}" for key, v in step.values.items()]
-            texts.append(varied(whole, given, step.name))
+            texts.append(overridden(whole, given, step.name))
             (tmp_path / "params.yaml").write_text(texts[-1])
             assert load(tmp_path / "params.yaml")
         assert len(set(texts)) == len(steps)
