@@ -101,7 +101,7 @@ class Split:
     def judged(self) -> tuple[Metric, ...]:
         """The metric that it is judged by, and the same by ITC alone."""
         first = self.metrics[0].name
-        return tuple(m for m in self.metrics if m.name.removeprefix(ITC) == first)
+        return tuple(m for m in self.metrics if metric_names.plain(m.name) == first)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from albef.layout import BEHAVIOUR
-from albef.report import metric_names
 from albef.report.comparison import (
     Comparison,
     chance,
