@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from albef.data.shards import describe
 from albef.io import read_json, write_atomic, write_json
 from albef.layout import PARAMS
 from albef.validation.drift import accepted_suite
-from flows import git, graph, run_lock, values
+from flows import graph, run_lock, values
 
 PROFILES = Path("profiles")
 log = logging.getLogger("albef")
@@ -124,9 +123,8 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
 
 
 def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
-    """Let the stage's run record have the code that was accepted, and append what was to a list."""
-    layout = values.layout()
-    path = layout.record(stage)
+    """Let the stage's run record have the code that was accepted."""
+    path = values.layout().record(stage)
     if path.is_file():
         record = json.loads(path.read_text())
         code = {**record.get("code", {}), **{edit.path: edit.after for edit in edits}}
@@ -134,14 +132,6 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
         record["code_digest"] = graph.code_digest(stage)
         write_json(path, record)
         run_record.keep(path)
-    entry = {
-        "stage": stage,
-        "edits": {edit.path: [edit.before, edit.after] for edit in edits},
-        "git": git.ask("rev-parse", "HEAD"),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    with (layout.root / "runs" / "accepted.jsonl").open("a") as file:
-        file.write(json.dumps(entry) + "\n")
 
 
 def accept_data(name: str, file: Path | None = None) -> str:

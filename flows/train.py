@@ -22,10 +22,12 @@ from flows import graph, remote, run_lock, stages, values
 from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import die_with
-from flows.refresh import CHECKS, SOURCES, snapshot
 from flows.results import show_progress
 
 log = logging.getLogger("albef")
+INGEST, CHECK = "ingest", "validate"
+SOURCES = ("heldout", INGEST)
+"""Stages that read sources."""
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
 
 
@@ -59,20 +61,21 @@ def train(
 def _refresh(scope: str) -> State:
     """See :func:`train`."""
     sources = [name for name in graph.read() if name.partition("@")[0] in SOURCES]
-    with snapshot(values.layout()) as before:
-        state = _train(sources, sources, push=False)
-        if state.is_failed():
-            return state
-        changed, requarantined = before.compare()
-        changes = {name: before.describe(name) for name in changed}
-        text = ". ".join(changes.values()) or "nothing changed"
-    for name, change in changes.items():
-        emit("data.changed", f"dataset.{name}", change=change)
+    data, beside = _data_hashes()
+    state = _train(sources, sources, push=False)
+    if state.is_failed():
+        return state
+    now, now_beside = _data_hashes()
+    changed = [name for name in now if now[name] != data.get(name)]
+    requarantined = [n for n in now if n not in changed and now_beside[n] != beside.get(n)]
+    text = f"data that changed: {', '.join(changed)}" if changed else "nothing changed"
+    for name in changed:
+        emit("data.changed", f"dataset.{name}")
     if requarantined:
         text += f"; other rows of {', '.join(requarantined)} were set aside"
     log.info(text)
     nodes = graph.read()
-    checks = [name for name in nodes if name.partition("@")[0] in CHECKS and nodes[name].stale]
+    checks = [name for name in nodes if name.partition("@")[0] == CHECK and nodes[name].stale]
     if not changed and not checks:  # those are stale that were refused before
         return Completed(message=text)
     state = _train([] if changed and scope == "all" else [*sources, *checks], [])
@@ -80,6 +83,17 @@ def _refresh(scope: str) -> State:
         return state
     log.info(state.message)
     return Completed(message=f"{text}. {state.message}")
+
+
+def _data_hashes() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """By data set its hash, and those of what else ingest made, as dvc.lock has them."""
+    layout, data, beside = values.layout(), {}, {}
+    for stage, entry in graph.locked().items():
+        kind, _, name = stage.partition("@")
+        if kind == INGEST:
+            beside[name] = {out["path"]: str(out.get("md5")) for out in entry["outs"]}
+            data[name] = beside[name].pop(str(layout.data(name)), "")
+    return data, beside
 
 
 def _train(only: list[str], force: list[str], push: bool = True) -> State:

@@ -39,19 +39,6 @@ sys.argv[0] = sys.argv.pop(1)  # the frame takes the stage's name from here
 here = Path(os.environ["TOY_DO"])
 
 
-def index(path: Path, said: list) -> None:
-    """An index with a record for each text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        {"key": text, "split": "val" if text.startswith("v") else "train", "digest": text,
-         "captions": [text], "meta": "{}", "caption_words": [1], "width": 8, "height": 8}
-        for text in said
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
 def run(stage: Stage) -> None:
     """A stage of the toy."""
     name = stage.address
@@ -76,8 +63,6 @@ def run(stage: Stage) -> None:
         lines = here / f"lines-{stage.key}"
         said = lines.read_text().split() if lines.exists() else []
         path.write_text(" ".join([stage.key, str(stage.data_seed), *said]))
-        if said:
-            index(path.with_name("index.parquet"), said)
     elif stage.name == "pretrain":
         text = "".join((layout.data(d) / "part.txt").read_text() for d in ("web", "scenes"))
         path = layout.model("pretrained") / "weights.txt"

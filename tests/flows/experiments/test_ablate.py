@@ -18,6 +18,7 @@ from flows.experiments import variations
 from flows.experiments.ablate import ablate
 from flows.experiments.clone import Failure, Variation
 from pipelines.params import load
+from tests.flows.conftest import assert_ended
 from tests.flows.toy import Toy
 
 LADDER = """
@@ -183,34 +184,29 @@ def test_steps_over_seeds_in_two_clones_make_everything_once(toy: Toy) -> None:
 
 
 @pytest.mark.slow
-def test_an_ablation_that_was_killed_goes_on(toy: Toy) -> None:
-    command = f"{another(toy, 'killed', '2e-3')} --noise 0.4 --seeds 1"
+def test_an_ablation_that_was_killed_or_interrupted_goes_on(toy: Toy) -> None:
+    command = f"{another(toy, 'killed', '2e-3')} --noise 0.4 --seeds 2 --jobs 2"
     toy.do("sleep-evaluate", "600")
     process = toy.start(command)
-    (stage,) = stages(toy, process, "evaluate", 1)
+    found = stages(toy, process, "evaluate", 2)
     busy = toy.albef(command, fails=True)
     assert f"variations are at work here already (process {process.pid})" in busy
     process.kill()
-    stage.wait(60)  # nothing goes on unseen
+    assert_ended(found)  # nothing goes on unseen
     process.communicate()
-    toy.do("sleep-evaluate")
-    assert started(toy)["pretrain"] == 1
-    assert "2 of 2" in toy.albef(command)
-    assert started(toy) == {"evaluate@retrieval": 2}
+    assert started(toy)["pretrain"] == 2
 
-
-@pytest.mark.slow
-def test_an_interrupt_ends_everything_and_says_how_to_go_on(toy: Toy) -> None:
-    toy.do("sleep-pretrain", "600")
-    process = toy.start(f"{another(toy, 'cut', '3e-3')} --noise 0.4 --seeds 2 --jobs 2")
-    found = stages(toy, process, "pretrain", 2)
+    process = toy.start(command)
+    found = stages(toy, process, "evaluate", 2)
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "the same command goes on from here" in told
-    assert not any(stage.is_running() for stage in found)
-    toy.do("sleep-pretrain")
+    assert_ended(found)
+    toy.do("sleep-evaluate")
     started(toy)
+    assert "4 of 4" in toy.albef(command)
+    assert started(toy) == {"evaluate@retrieval": 4}
 
 
 WRONG = {
