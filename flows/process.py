@@ -8,7 +8,6 @@ watches, and takes its group down.
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -39,6 +38,8 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
             env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
             cwd=folder,
             start_new_session=True,
@@ -65,15 +66,9 @@ class Child:
         """
         try:
             assert self._process.stdout is not None
-            rest = b""
             with self._process.stdout as output:
-                while chunk := output.read1(65536):  # type: ignore[attr-defined]
-                    *lines, rest = re.split(rb"[\r\n]", rest + chunk)
-                    for part in lines:
-                        if text := part.decode(errors="replace").rstrip():
-                            line(text)
-            if rest:
-                line(rest.decode(errors="replace"))
+                for text in filter(None, map(str.rstrip, output)):
+                    line(text)
             return self._process.wait()
         except BaseException:
             self.stop()
