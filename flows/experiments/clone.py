@@ -65,23 +65,26 @@ class Clone:
         local = Path(".dvc/config.local")
         if local.exists():
             shutil.copyfile(local, folder / local)
-        self._dvc("config", "--local", "cache.dir", str(cache))
+        self.dvc("config", "--local", "cache.dir", str(cache))
         if lock is not None:
             (folder / LOCK).write_text(lock)
-        self._dvc("checkout", "--quiet", "--force", "--allow-missing")
+        self.dvc("checkout", "--quiet", "--force", "--allow-missing")
 
     def _git(self, *args: str) -> str:
         return git.git("-C", str(self._folder), *args)
 
-    def _dvc(self, *args: str) -> None:
-        self._follow(Child(*args, folder=self._folder))
-
-    def _follow(self, child: Child, name: str = "") -> None:
-        """Wait for a child; with a name, its lines are shown under that.
+    def dvc(self, *args: str) -> None:
+        """Run a ``dvc`` command here.
 
         Raises:
             Failure: it failed; in its words.
         """
+        code, lines = self._follow(Child(*args, folder=self._folder))
+        if code:
+            raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
+
+    def _follow(self, child: Child, name: str = "") -> tuple[int, list[str]]:
+        """The exit code and lines of a child; with a name, they are shown under that."""
         lines: list[str] = []
 
         def line(text: str) -> None:
@@ -95,8 +98,7 @@ class Clone:
         code = child.follow(line)
         if self._stopped:
             raise KeyboardInterrupt
-        if code:
-            raise Failure(f"{' '.join(lines[-1:]) or 'ended'} (exited with {code})")
+        return code, lines
 
     def stop(self) -> None:
         """End what runs here."""
@@ -117,7 +119,7 @@ class Clone:
         self._bring(variation, targets)
         layout = values.layout(self._folder / PARAMS)
         options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
-        self._dvc("exp", "save", *options, *self._with_above(targets))
+        self.dvc("exp", "save", *options, *self._with_above(targets))
         records = (self._folder / layout.root / "runs").glob("*.json")
         return sum(record.stat().st_mtime > began for record in records)
 
@@ -129,7 +131,10 @@ class Clone:
             pretrained = values.layout(self._folder / PARAMS).model(PRETRAINED)
             shutil.copytree(self._folder / pretrained, earlier, dirs_exist_ok=True)
         (self._folder / PARAMS).write_text(variation.params)
-        self._follow(Child.reproducing(targets, folder=self._folder), variation.name)
+        child = Child.reproducing(targets, folder=self._folder)
+        code, lines = self._follow(child, variation.name)
+        if code:
+            raise Failure(f"{lines[-1] if lines else 'ended'} (exited with {code})")
 
     def _with_above(self, targets: Sequence[str]) -> list[str]:
         """Stages and those above them: DVC would miss the products of the others."""
