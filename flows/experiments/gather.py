@@ -1,7 +1,6 @@
 """Revisions set side by side: what `albef compare` shows of them."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from albef.report import comparison as page
 from albef.report import curves, drift, flips, scores
 from albef.report.pictures import spread
 from albef.report.wording import flatten, format_value
-from flows.experiments.revisions import SEEDS, NotAtHand, Revision, differing_code, opened
+from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
 from flows.experiments.sides import Gaps, Side
 
 ELSEWHERE = ("runtime", "paths")
@@ -43,7 +42,6 @@ def gather(
 
     Raises:
         ParamsError: an unknown revision.
-        NotAtHand: one without metrics.
         CompareError: there is nothing to compare.
         CurveError: the file is no reference.
     """
@@ -83,6 +81,12 @@ class _Gathering:
 
     def comparison(self, reference: curves.Curves, path: Path | None) -> page.Comparison:
         first = self._sides[0]
+        for side in self._sides if path is None else ():
+            if not side.metrics:
+                raise CompareError(
+                    f"{side.name} has no metrics: nothing was evaluated there, or it was not "
+                    "recorded; `albef run --name EXPERIMENT` evaluates and records"
+                )
         seeds = [side.revision.seeds for side in self._sides]
         is_repeated = any(len({seeds[i] for i in group}) > 1 for group in self._groups)
         draft = page.Comparison(
@@ -98,7 +102,7 @@ class _Gathering:
                 for index, side in enumerate(self._sides)
             ),
             values=dict(_differing([side.revision.params for side in self._sides])),
-            splits=tuple(self._splits(optional=path is not None)),
+            splits=tuple(self._splits()),
             groups=self._groups if is_repeated else (),
             stepwise=self._stepwise,
             curves=tuple(side.curves for side in self._sides),
@@ -116,17 +120,15 @@ class _Gathering:
     @cached_property
     def _groups(self) -> tuple[tuple[int, ...], ...]:
         """Sides that differ in their seeds alone, in order; the baseline's first."""
-        groups: dict[str, list[int]] = {}
-        codes: list[Revision] = []
+        groups: list[list[int]] = []
         for index, side in enumerate(self._sides):
-            revision = side.revision
-            code = next((i for i, c in enumerate(codes) if not differing_code(c, revision)), None)
-            if code is None:
-                code = len(codes)
-                codes.append(revision)
-            values = {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
-            groups.setdefault(json.dumps([code, values], sort_keys=True), []).append(index)
-        return tuple(map(tuple, groups.values()))
+            first = (self._sides[group[0]].revision for group in groups)
+            place = next((i for i, it in enumerate(first) if _is_repeated(it, side.revision)), None)
+            if place is None:
+                groups.append([index])
+            else:
+                groups[place].append(index)
+        return tuple(map(tuple, groups))
 
     def _baseline(self, index: int) -> int:
         """What a side is held against: of the group before it, or the first, the one with its seed,
@@ -136,8 +138,8 @@ class _Gathering:
         seeds = self._sides[index].revision.seeds
         return next((other for other in others if self._sides[other].revision.seeds == seeds), 0)
 
-    def _splits(self, *, optional: bool) -> Iterator[page.Split]:
-        metrics = [_metrics(side, optional) for side in self._sides]
+    def _splits(self) -> Iterator[page.Split]:
+        metrics = [side.metrics for side in self._sides]
         for run in dict.fromkeys(run for side in metrics for run in side):
             runs = [side.get(run, {}) for side in metrics]
             names = {name for side in runs for name in side if name not in BASELINES}
@@ -229,14 +231,13 @@ class _Gathering:
                     yield replace(data, note=f"not at hand on {(after if old else before).name}")
 
 
-def _metrics(side: Side, optional: bool) -> dict[str, dict[str, Any]]:
-    """The metrics of a side by run; if ``optional``, it may have none."""
-    try:
-        return side.metrics()
-    except NotAtHand:
-        if not optional:
-            raise
-        return {}
+def _is_repeated(before: Revision, after: Revision) -> bool:
+    """Whether two revisions differ in their seeds alone."""
+    old, new = (
+        {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
+        for revision in (before, after)
+    )
+    return old == new and not differing_code(before, after)
 
 
 def _numbers(section: object) -> Iterator[tuple[str, float]]:

@@ -65,19 +65,10 @@ class Side:
             self._gaps.add(error)
             return None
 
+    @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """The metrics of every run that was evaluated, by run.
-
-        Raises:
-            NotAtHand: there are none.
-        """
+        """The metrics of every run that was evaluated, by run."""
         files = {run: self.revision.fetch(self.layout.metrics(run)) for run in self.runs}
-        if not any(files.values()):
-            raise NotAtHand(
-                self.name,
-                f"{self.name} has no metrics: nothing was evaluated there, or it was not recorded; "
-                "`albef run --name EXPERIMENT` evaluates and records",
-            )
         return {run: json.loads(path.read_text()) for run, path in files.items() if path}
 
     @cached_property
