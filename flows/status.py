@@ -1,9 +1,7 @@
 """``albef status``: which stages are fresh, stale (and why) or running; the last results."""
 
-import itertools
-import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import psutil
 
@@ -12,8 +10,8 @@ from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import graph, results, run_lock, values
 
-NAMED = 3
-"""Files of a folder and values of a section that are named where there are more."""
+NAMED = 6
+"""Reasons that are named where there are more."""
 
 
 def report() -> str:
@@ -52,24 +50,11 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
         yield f"only comments changed: {', '.join(node.comments)}"
 
 
-def condense(reasons: Iterable[str]) -> Iterator[str]:
-    """Reasons why a stage is stale; where many say the same of a folder or section, some."""
-    for place, group in itertools.groupby(reasons, lambda reason: _split(reason)[::2]):
-        lines = list(group)
-        if place[0] and len(lines) > NAMED:
-            names = ", ".join(_split(line)[1] for line in lines[:NAMED])
-            matter = place[1].replace("is ", "are ")
-            yield f"{place[0]}: {names} and {len(lines) - NAMED} more {matter}"
-        else:
-            yield from lines
-
-
-def _split(reason: str) -> tuple[str, str, str]:
-    """The folder or section of which it speaks, the name in there, and what is the matter."""
-    found = re.fullmatch(r"(\S+)/([^\s/]+) (changed|is missing)", reason) or re.fullmatch(
-        r"(\w+\.\w+)\.(\S+) (is new): .*", reason
-    )
-    return (found[1], found[2], found[3]) if found else ("", "", "")
+def condense(reasons: Sequence[str]) -> Iterator[str]:
+    """Reasons why a stage is stale; where there are many, the first of them."""
+    yield from reasons[:NAMED]
+    if len(reasons) > NAMED:
+        yield f"and {len(reasons) - NAMED} more"
 
 
 def _age(process: int) -> str:

@@ -98,13 +98,6 @@ class Revision:
             self._files.get(name, str(local), recursive=self._files.isdir(name))
         return local if local.exists() else None
 
-    def is_cached(self, path: Path) -> bool:
-        """Whether this machine has a file, and no remote need be asked for it."""
-        if self._files is None:
-            return path.exists()
-        md5 = self._files.info(path.as_posix()).get("md5")
-        return bool(self._files.repo.cache.local.exists(md5))
-
     @contextmanager
     def _sentences(self, path: Path) -> Iterator[None]:
         try:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from albef.data.shards import MANIFEST, ShardError, read_index
+from albef.data.shards import ShardError, describe, read_index
 from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
 from albef.report.pictures import SplitRecords
@@ -144,33 +144,19 @@ class Side:
         return units
 
     def records(self, run: str, split: str) -> SplitRecords | None:
-        """The pictures of a split, where they are on this machine."""
+        """The pictures of a split, where the working tree has this very data set."""
         dataset = self._dataset(run)
-        reason = "its shards are not in the cache"
+        local, data = self.layout.data(dataset), self.data(dataset)
         try:
-            if (folder := self.pictures(dataset)) is not None:
-                return SplitRecords(folder, self._split_of_data(run, split))
-        except (NotAtHand, ShardError) as error:
-            reason = str(error)
+            if data and describe(local)["digest"] == describe(data)["digest"]:
+                return SplitRecords(local, self._split_of_data(run, split))
+        except ShardError:  # it is missing
+            pass
         self._gaps.notes[
-            f"{self.name}: the pictures of {dataset} are not shown, since {reason}; "
-            "`dvc fetch` brings them, after `dvc exp apply` or `git checkout` of it"
+            f"{self.name}: its pictures of {dataset} are not shown, since {local} is missing or "
+            "another version; `dvc exp apply` or `git checkout` with `dvc checkout` brings it"
         ] = None
         return None
-
-    def pictures(self, dataset: str) -> Path | None:
-        """A data set's folder with its shards, or with the manifest of those in a store; None where
-        these are not all on this machine: a remote may have them, but they are large."""
-        if (local := self.data(dataset)) is None:
-            return None
-        folder = self.layout.data(dataset)
-        if self.revision.fetch(folder / MANIFEST) is None:
-            shards = self.revision.list(folder / "shards")
-            if not all(map(self.revision.is_cached, shards)):
-                return None
-            for shard in shards:
-                self.revision.fetch(shard)
-        return local
 
     def _dataset(self, run: str) -> str:
         return str(self.runs.get(run, {}).get("dataset", ""))

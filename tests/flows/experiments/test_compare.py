@@ -13,14 +13,10 @@ import pytest
 from dvc.repo import Repo
 
 from albef.cli import main
-from albef.data.cache import ShardCache
 from albef.data.record import Record
-from albef.data.shards import Shards
 from albef.tasks import entailment
 from albef.training.tracking import Tracker
 from flows.experiments.gather import gather
-from flows.experiments.revisions import opened
-from flows.experiments.sides import Gaps, Side
 from pipelines.evaluate import stored
 from tests.data import toy
 from tests.flows.toy import Toy
@@ -250,22 +246,8 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     (test,) = it.splits[0].paired
     assert test.gained == 15
     assert problems == []
-    assert "the pictures of toy are not shown" in it.notes[0]
-
-
-def test_pictures_of_a_revision_whose_shards_are_in_a_store(project: Path) -> None:
-    records = _records(3)
-    _products(project, [True] * COUNT, records, 0.1)
-    data = project / "products/data/toy"
-    shutil.rmtree(data)
-    toy.write(data, records, store=str(project / ".albef/store"))
-    _commit(project, "stored")
-    shutil.rmtree(data)
-    with opened(["stored"]) as (revision,):
-        folder = Side(revision, Gaps()).pictures("toy")
-        assert folder is not None
-        cache = ShardCache(project / ".albef/cache", 2**30)
-        assert list(Shards(folder, "test", cache=cache)) == records
+    it, _ = gather(["two", "better2"], None, 2)  # of other data than the working tree's
+    assert "two: its pictures of toy are not shown" in it.notes[0]
 
 
 def test_predictions_that_are_gone_or_damaged_are_told(project: Path) -> None:
