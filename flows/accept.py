@@ -109,7 +109,7 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
         return None
     accepted = tuple(dict.fromkeys(edit for edit, path in pairs if _holds(path, edit.path)))
     accepted_reasons = set(map(str, accepted))
-    reasons = graph.reasons_of(stage, entry, edited)
+    reasons = graph.reasons_of(stage, entry, producers, edited)
     if refused := tuple(reason for reason in reasons if reason not in accepted_reasons):
         return Verdict(stage.name, refused, ())
     for dep, edits in edited.items():

@@ -141,7 +141,8 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
         if needed:
             waits = tuple(n for n in upstream if nodes[n].stale or nodes[n].running)
             edits = {} if running else code_edits(stage, producers)
-            reasons = () if running else reasons_of(stage, lock.get(stage.name), edits, waits)
+            entry = lock.get(stage.name)
+            reasons = () if running else reasons_of(stage, entry, producers, edits, waits)
             failure = FAILED / stage.name
             comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
             node = replace(
@@ -209,6 +210,7 @@ def producers_of(stages: Iterable[Any]) -> dict[str, str]:
 def reasons_of(
     stage: Any,
     entry: Mapping[str, Any] | None,
+    producers: Mapping[str, str],
     edits: Mapping[Any, Iterable[Edit]],
     waits: Collection[str] = (),
 ) -> Iterator[str]:
@@ -220,7 +222,6 @@ def reasons_of(
         return
     if stage.cmd_changed:
         yield "its command changed"
-    producers = producers_of(stage.repo.index.stages)
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
             yield from _value_reasons(dep)
