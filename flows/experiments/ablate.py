@@ -73,7 +73,6 @@ def ablate(
     ladder = _read(file)
     commit = git.git("rev-parse", "HEAD") if show else variations.clean()
     name = name or preset_name
-    noises = sorted(set(noises))
     by_noise = {n: list(_by_seed(name, preset, file, n, seeds)) for n in sorted(set(noises))}
     runs = [run for by_seed in by_noise.values() for steps in by_seed for run in steps]
     missing = [run for run in runs if recorded(run, commit, CODE) is None]
