@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from albef.layout import BASELINES, HEADLINE, Layout
@@ -59,8 +60,9 @@ def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in nested mappings by dotted name."""
-    return {name: n for name, n in flatten(metrics) if isinstance(n, int | float)}
+    """The finite numbers in nested mappings by dotted name."""
+    pairs = flatten(metrics)
+    return {name: float(n) for name, n in pairs if isinstance(n, int | float) and isfinite(n)}
 
 
 def _format(value: object) -> str:

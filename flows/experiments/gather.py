@@ -20,6 +20,7 @@ from albef.report.pictures import spread
 from albef.report.wording import flatten, format_value
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
 from flows.experiments.sides import Gaps, Side
+from flows.results import numbers
 
 ELSEWHERE = ("runtime", "paths")
 """Sections that no product depends on: speed and places."""
@@ -142,16 +143,17 @@ class _Gathering:
         metrics = [side.metrics for side in self._sides]
         for run in dict.fromkeys(run for side in metrics for run in side):
             runs = [side.get(run, {}) for side in metrics]
-            names = {name for side in runs for name in side if name not in BASELINES}
+            sections = (item for side in runs for item in side.items())
+            names = {n for n, it in sections if isinstance(it, Mapping) and n not in BASELINES}
             for name in sorted(names, key=lambda name: (name != "test", name)):
-                numbers = [dict(_numbers(side.get(name))) for side in runs]
-                if not any(numbers):
+                found = [numbers(side.get(name, {})) for side in runs]
+                if not any(found):
                     continue
                 headlines = (side.get(HEADLINE, {}).get(name) for side in runs)
                 headline = next(filter(None, headlines), None)
-                split = page.Split(run, name, page.metrics_of(numbers, headline))
+                split = page.Split(run, name, page.metrics_of(found, headline))
                 for index in range(1, len(self._sides)):
-                    if numbers[index] and numbers[self._baseline(index)]:
+                    if found[index] and found[self._baseline(index)]:
                         split = self._paired(split, self._baseline(index), index)
                 yield split
 
@@ -238,13 +240,6 @@ def _is_repeated(before: Revision, after: Revision) -> bool:
         for revision in (before, after)
     )
     return old == new and not differing_code(before, after)
-
-
-def _numbers(section: object) -> Iterator[tuple[str, float]]:
-    if isinstance(section, Mapping):
-        for name, value in flatten(section):
-            if isinstance(value, int | float) and np.isfinite(value):
-                yield name, float(value)
 
 
 def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
