@@ -171,7 +171,9 @@ def test_of_a_folder_the_edited_files_are_named_and_taken(project: Toy) -> None:
     assert taken("albef/tune") == {"finetune@retrieval": ()}
 
 
-def test_status_says_why(project: Toy) -> None:
+def test_status_says_why_and_that_pretraining_is_not_needed_where_no_run_starts_from_it(
+    project: Toy,
+) -> None:
     edit("albef/tune/lr.py", "LR = 2\n")
     replace("params.yaml", "seed: 1 # of", "seed: 3 # of")
     nodes = graph.read()
@@ -179,9 +181,6 @@ def test_status_says_why(project: Toy) -> None:
     assert nodes["finetune@retrieval"].waits == ("pretrain",)
     assert nodes["evaluate@retrieval"].reasons == ()
     assert nodes["evaluate@retrieval"].waits == ("finetune@retrieval",)
-
-
-def test_pretraining_that_no_run_starts_from_is_not_needed(project: Toy) -> None:
     shutil.copytree("products/models/pretrained", "products/models/brought")
     edit("code/ingest.py")
     replace("params.yaml", "init: pretrained\n", "init: brought\n")

@@ -6,6 +6,7 @@ import pytest
 from dvc.repo import Repo
 
 from flows import graph, remote
+from flows.process import Child
 from tests.flows.toy import Toy
 
 
@@ -24,10 +25,8 @@ def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
         other = first.clone(tmp_path / name)
         other.enter(monkeypatch)
         remote.fetch_runs()
-        for stage in graph.read():  # as the flow's tasks do it
-            remote.fetch_products(stage)
-            with Repo(".") as repo:
-                repo.reproduce(stage, single_item=True)
+        child = Child.reproducing([*graph.read()], alone=True, pull=True)  # as the flow's tasks
+        assert child.follow(print) == 0
         assert other.started() == ["report"]
         for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
             assert (other.path / "products" / product).exists()

@@ -251,22 +251,6 @@ def test_only_takes_along_what_a_stage_reads_and_nobody_made(
 
 
 @pytest.mark.slow
-def test_what_one_clone_computed_no_other_computes_again(
-    tmp_path: Path, home: Path, server: str
-) -> None:
-    """As tests/flows/test_remote.py, with the flow's own processes."""
-    first = Toy.create(tmp_path / "first", home, server)
-    first.sh(f"dvc remote add -q --default storage {tmp_path / 'storage'}")
-    first.albef("run")
-    assert sorted(first.started()) == ALL
-    first.sh("git add .dvc/config && git commit -qm remote")
-    other = first.clone(tmp_path / "other")
-    other.albef("run")
-    assert other.started() == ["report"]
-    assert "up to date" in other.sh("dvc status")
-
-
-@pytest.mark.slow
 def test_a_run_without_a_server_leaves_none_behind(tmp_path: Path, home: Path) -> None:
     """Ingest fails by chance here, and is tried again after ten seconds."""
     toy = Toy.create(tmp_path / "project", home)
