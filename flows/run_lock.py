@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psutil
 
-from albef.io import Locked, holder_of, lock
+from albef.io import holder_of, lock
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -61,11 +61,11 @@ def locked(path: Path, subject: str, hint: str = "") -> Iterator[IO[str]]:
     Raises:
         Busy: another process holds it; ``subject`` says who is at work.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(lock(path))
-        except Locked as error:
-            raise Busy(f"{subject} at work here already (process {error.holder}){hint}") from None
+
+    def refuse(holder: str) -> None:
+        raise Busy(f"{subject} at work here already (process {holder}){hint}")
+
+    with lock(path, refuse) as file:
         yield file
 
 
