@@ -36,8 +36,7 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
         yield "not needed: no run starts from it"
     elif node.reasons:
         if node.failure:
-            verdict = "refused" if node.failure.endswith("(exited with 2)") else "failed"
-            yield f"{verdict}: {node.failure.removeprefix(f'{node.name}: ')}"
+            yield f"failed: {node.failure.removeprefix(f'{node.name}: ')}"
         first, *others = condense(node.reasons)
         yield f"stale: {first}"
         yield from (f"       {reason}" for reason in others)

@@ -202,10 +202,10 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     assert told.rstrip().splitlines()[-1] == "pretrain: the loss is no number (exited with 2)"
     assert "Traceback" not in told
     assert toy.started() == ["pretrain"], "what depends on it is stopped"
-    refused = r"pretrain +refused: the loss is no number \(exited with 2\)\n +stale: "
+    failed = r"pretrain +failed: the loss is no number \(exited with 2\)\n +stale: "
     with monkeypatch.context() as patch:
         toy.enter(patch)
-        assert re.search(refused, report())
+        assert re.search(failed, report())
     toy.do("fail-pretrain")
     assert "pretrain: cached" in toy.albef("run")  # nothing changed: DVC still has its product
     assert toy.started() == []
