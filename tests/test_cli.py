@@ -15,7 +15,7 @@ HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi"
 COMMANDS = {
     "": "run status params compare ablate accept release data find ask explain embed submit import "
     "lineage serve",
-    "data": "check accept docs",
+    "data": "check accept page",
 }
 """Commands by what stands before them."""
 
