@@ -17,6 +17,7 @@ from albef.data.shards import ShardError, describe, shared_keys
 from albef.io import file_digest, read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.report import scores
+from albef.report.metric_names import order
 from albef.report.page import environment
 from albef.runtime import manifest
 
@@ -125,7 +126,9 @@ def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
     predictions, about = layout.predictions(run), {}
     if predictions.is_file():
         about = scores.described(pq.read_schema(predictions))
-    reads, provenance = config.get("values", {}), {}
+    reads, provenance = dict(config.get("values", {})), {}
+    if "answering" in reads:
+        reads["answering"] = {"by": reads["answering"]}  # as in a manifest
     precisions: tuple[str, ...] = ()
     try:
         export = manifest.read(layout.export(run))
@@ -140,7 +143,7 @@ def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
     weights = layout.model(run) / "model.safetensors"
     if weights.is_file():
         provenance["checkpoint, SHA-256"] = file_digest(weights)
-    evaluation = _evaluation(params, layout, run, metrics)
+    evaluation = _evaluation(params, layout, run, metrics, precisions)
     return Card(
         run=run,
         kind=str(config.get("kind", "")),
@@ -157,7 +160,11 @@ def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
 
 
 def _evaluation(
-    params: Mapping[str, Any], layout: Layout, run: str, metrics: Mapping[str, Any]
+    params: Mapping[str, Any],
+    layout: Layout,
+    run: str,
+    metrics: Mapping[str, Any],
+    precisions: Sequence[str],
 ) -> Evaluation:
     """Figures of the split that the export was evaluated on, or of the one that counts."""
     export = params.get("export", {}).get("runs", {}).get(run) or {}
@@ -177,11 +184,7 @@ def _evaluation(
         digest=str(described.get("digest", "")),
         whole=records == total,
         primary=next((m for m in (headline.get(split), *headline.values()) if m in torch), ""),
-        new={
-            name: Measured(values, {})
-            for name, values in measured.items()
-            if not name.startswith("torch") and name not in ("bytes", "calibration")
-        },
+        new={name: Measured(measured[name], {}) for name in precisions if name in measured},
         torch=torch,
         chance=metrics.get("chance", {}).get(split, {}) if records == total else {},
     )
@@ -249,7 +252,8 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
         if evaluation.whole and evaluation.split in metrics.get(name, {})
     }
     columns = {"torch": evaluation.torch, **measured, "chance": evaluation.chance, **baselines}
-    yield "", _tabulate("metric", columns, evaluation.metrics)
+    names = sorted(evaluation.metrics, key=lambda n: (n != evaluation.primary, order(n)))
+    yield "", _tabulate("metric", columns, names)
     if calibration := card.calibration:
         intro = (
             f"A probability is off by {calibration['ece']:.2f} percentage points in the mean "
@@ -260,14 +264,17 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
             "answered, and how many of these are right:"
         )
         header = ("least probability", "answered", "right")
-        yield intro, _table([[*header], *([*row.values()] for row in calibration["coverage"])])
+        keys = ("min_probability", "answered", "accuracy")
+        rows = ([row[key] for key in keys] for row in calibration["coverage"])
+        yield intro, _table([header, *rows])
     for split, values in metrics.items():
         covered = (evaluation.split, BEHAVIOUR, HEADLINE, *BASELINES)
         if split not in covered and isinstance(values, Mapping):
             columns = {"torch": values} | _baselines(metrics, split)
             zero_shot = any(name.startswith("zero_shot_") for name in values)
             note = ", into classes that are named in words alone (zero-shot)" if zero_shot else ""
-            yield f"Split `{split}`{note}, in torch:", _tabulate("metric", columns, values)
+            table = _tabulate("metric", columns, sorted(values, key=order))
+            yield f"Split `{split}`{note}, in torch:", table
     if tests := metrics.get(BEHAVIOUR):
         measured = {name: item.behaviour for name, item in evaluation.new.items() if item.behaviour}
         columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}

@@ -1,12 +1,16 @@
 """The model card of a run, and of a release."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from albef.report.card import Card, Compared, Dataset, Evaluation, Measured, render
+from albef.io import write_json
+from albef.layout import Layout, Paths
+from albef.report.card import Card, Compared, Dataset, Evaluation, Measured, read, render
 from tests.data.toy import LICENCE
 
 METRICS: dict[str, Any] = {
@@ -85,6 +89,20 @@ def test_a_run_without_an_export_has_a_card() -> None:
     assert text == render(CARD)
 
 
+def test_the_card_of_an_evaluated_checkpoint_of_vqa_is_made_without_an_export(
+    tmp_path: Path,
+) -> None:
+    layout = Layout(Paths(root=str(tmp_path), models=str(tmp_path / "models")))
+    config = {"kind": "vqa", "values": {"image_size": 64, "max_tokens": 25, "answering": "rank"}}
+    write_json(layout.metrics("mine"), METRICS | {"headline": {"test": "accuracy"}})
+    write_json(layout.model("mine") / "config.json", config)
+    params = {"tasks": {"mine": {"dataset": "questions", "init": "pretrained", "epochs": 1}},
+              "pretrain": {"dataset": "web"}}  # fmt: skip
+    card = read(params, layout, "mine")
+    assert card is not None
+    assert "- It answers from its list alone, also where none of it is right." in render(card)
+
+
 def test_a_licence_says_what_is_known_of_it() -> None:
     short = {"what": "photos", "licence": "CC0", "attribution": "", "url": ""}
     for licences, line in (([short], "- photos: CC0"), ([], "- licences: none is named")):
@@ -108,7 +126,8 @@ def test_calibration_says_how_often_it_answers_and_is_right() -> None:
         {"min_probability": 0.95, "answered": 0.0, "accuracy": None},
     ]
     told = {"answers": 9, "temperature": 1.7, "ece_before": 12.345, "ece": 2.0}
-    lines = render(replace(CARD, calibration=told | {"coverage": coverage})).splitlines()
+    stored = json.loads(json.dumps(told | {"coverage": coverage}, sort_keys=True))
+    lines = render(replace(CARD, calibration=stored)).splitlines()
     at = lines.index("| least probability | answered | right |")
     assert lines[at + 2 : at + 4] == ["| 0 | 100 | 60 |", "| 0.95 | 0 |  |"]
     assert "2.00 percentage points" in lines[at - 2]
