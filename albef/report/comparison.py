@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from albef.evaluation.statistics import Interval, Spread
-from albef.report import figures, metric_names
+from albef.report import metric_names
 from albef.report.curves import Curves, Deviation
 from albef.report.drift import Drift
 from albef.report.figures import COLOURS, Chart, Line
@@ -170,9 +170,8 @@ def render(comparison: Comparison) -> str:
         cards=[(split, test) for split, test in tests if not (test.equal or test.part)],
         flipped=[(s, t) for s, t in tests if t.better or t.worse],
         trainings=list(trainings(comparison)),
-        interval_bar=lambda value, interval: figures.interval(
-            interval.low, value, interval.high, widest, name=interval_words(value, interval)
-        ),
+        widest=widest,
+        interval_words=interval_words,
         verdict=verdict,
         difference=difference,
         chance=chance,
@@ -259,5 +258,4 @@ def _chart(name: str, lines: Sequence[Line]) -> Chart:
     kind, _, rest = name.rpartition("/")
     title = metric_names.label(rest) + (", validation" if kind == "val" else "")
     last = " / ".join(format_number(line.points[-1][1]) for line in lines)
-    svg = figures.lines(lines, x_label="step", name=f"{title} by step")
-    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), svg)
+    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), "step", lines)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef.report import figures, metric_names
+from albef.report import metric_names
 from albef.report.figures import COLOURS, Chart, Line, Point
 from albef.report.wording import format_metric, format_number
 
@@ -50,11 +50,10 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
     for name in [*losses, *rest]:
         points = curves[name]
         title = metric_names.label(name.removeprefix("train/"))
-        svg = figures.lines([Line(name, points)], x_label="step", name=f"{title} by step")
         note = f"last {format_number(points[-1][1])}"
         if name == "lr":
             note = f"most {format_number(max(value for _, value in points))}"
-        yield Chart(title, note, (), svg, name in losses)
+        yield Chart(title, note, (), "step", [Line(name, points)], main=name in losses)
 
 
 def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
@@ -85,8 +84,9 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
             title,
             f"last {last}" if len(legend) == 1 else "",
             (*legend, *([("ITC alone", "dashed")] if dashed else [])) if len(members) > 1 else (),
-            figures.lines(lines, x_label="epoch", name=f"{title} by epoch"),
-            metric_names.is_main(members[0]),
+            "epoch",
+            lines,
+            main=metric_names.is_main(members[0]),
         )
 
 

@@ -14,8 +14,8 @@ _ITC = "itc_"
 class Metric(NamedTuple):
     """How metrics are shown whose whole name matches a pattern.
 
-    Groups of the pattern fill the braces of ``words``. Metrics with equal titles share a figure; ""
-    draws each by itself. A ``main`` one is never folded away.
+    Groups of the pattern fill the braces of ``words`` and ``title``. Metrics with equal titles
+    share a figure; "" draws each by itself. A ``main`` one is never folded away.
     """
 
     pattern: str
@@ -32,7 +32,7 @@ METRICS = (
     Metric(r"tr@(\d+)", "picture to text, first {}", "Picture to text, recall", main=True),
     Metric(r"ir@1", "text to picture, first place", "Text to picture, recall", main=True),
     Metric(r"ir@(\d+)", "text to picture, first {}", "Text to picture, recall", main=True),
-    Metric(r"accuracy_(\w+)", "right decisions, {}"),
+    Metric(r"accuracy_(\w+)", "right decisions, {}", "Accuracy, {}"),
     Metric(r"map_accuracy", "right boxes from the map alone"),
     Metric(r"map_iou", "mean overlap of the map's own box"),
     Metric(r"zero_shot_accuracy", "right classes by their names"),
@@ -68,12 +68,14 @@ def words(name: str) -> str:
 def label(name: str) -> str:
     """A metric or loss as a title."""
     alone = ", ITC alone" if name != plain(name) else ""
-    return LOSSES.get(name) or (words(plain(name)).capitalize() or plain(name)) + alone
+    text = words(plain(name))
+    return LOSSES.get(name) or (text[:1].upper() + text[1:] or plain(name)) + alone
 
 
 def title(name: str) -> str:
     """The title of the figure that a metric is drawn in, that of ITC alone beside the other."""
-    return _find(plain(name))[0].title or label(plain(name))
+    metric, groups = _find(plain(name))
+    return metric.title.format(*groups) or label(plain(name))
 
 
 def is_main(name: str) -> bool:

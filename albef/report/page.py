@@ -97,6 +97,8 @@ def environment() -> Environment:
     )
     environment.filters |= {
         "metric": wording.format_metric,
+        "number": wording.format_number,
+        "place": lambda value: f"{value:.1f}".removesuffix(".0"),
         "value": wording.format_value,
         "difference": wording.format_difference,
         "duration": wording.format_duration,
@@ -106,9 +108,12 @@ def environment() -> Environment:
         "further": provenance.further,
     }
     environment.globals |= {
-        "bar": figures.bar,
-        "percent_bar": figures.percent_bar,
-        "stack": figures.stack,
+        "WIDTH": figures.WIDTH,
+        "HEIGHT": figures.HEIGHT,
+        "LEFT": figures.LEFT,
+        "RIGHT": figures.RIGHT,
+        "TOP": figures.TOP,
+        "BOTTOM": figures.BOTTOM,
         "draw_training": curves.draw_training,
         "draw_validation": curves.draw_validation,
         "draw_trials": search.draw_trials,

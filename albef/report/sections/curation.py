@@ -12,10 +12,8 @@ import pyarrow.parquet as pq
 
 from albef.io import read_json
 from albef.layout import Layout
-from albef.report import figures
-from albef.report.figures import Chart, Line
+from albef.report.figures import Chart, Histogram, Line
 from albef.report.pictures import Picture, SplitRecords, spread
-from albef.report.sections.counts import binned
 
 
 @dataclass(frozen=True)
@@ -55,23 +53,22 @@ def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -
     kinds = pc.unique(table["noise"]).to_pylist()
     for kind in sorted(kinds):
         scores = table.filter(pc.equal(table["noise"], kind))[score].to_numpy().astype(float)
-        edges, bins = binned(scores)
+        counts, edges = np.histogram(scores, 24)
         subject = (
             f"captions known as {kind}" if kind else "other captions" if kinds[1:] else "captions"
         )
         title = f"{score.upper()} of {len(scores):,} {subject}"
-        if len(bins) > 1:
-            svg = figures.histogram(edges, bins, x_label=score, name=title)
-            yield Chart(title, f"median {np.median(scores):.3g}", (), svg)
+        shares = {score.upper(): (counts / len(scores)).tolist()}
+        bins = Histogram(edges.tolist(), shares)
+        yield Chart(title, f"median {np.median(scores):.3g}", (), score, histogram=bins)
     if curve:
         lines = [
             Line(name, [(point["went"], point[name]) for point in curve], colour)
             for colour, name in enumerate((n for n in curve[0] if n not in ("went", "below")), 1)
         ]
         title = "Finding captions that are known to be wrong"
-        svg = figures.lines(lines, x_label="percent that went", name=title)
         legend = tuple((line.label, line.look) for line in lines)
-        yield Chart(title, "percent", legend, svg)
+        yield Chart(title, "percent", legend, "percent that went", lines)
 
 
 def _examples(

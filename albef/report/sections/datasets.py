@@ -4,7 +4,6 @@ Texts that a data set holds are not trusted. What is not known is empty.
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +19,13 @@ from albef.io import read_json
 from albef.layout import Layout
 from albef.report.figures import Chart
 from albef.report.pictures import Picture, SplitRecords, data_uri, spread
-from albef.report.sections import curation
-from albef.report.sections.counts import COLUMNS, Tally, draw_histograms, tallies
+from albef.report.sections import curation, profile
 from albef.report.sections.curation import Curation
+from albef.report.sections.profile import Tally
 from albef.report.wording import flatten, format_range
 
 WORDS = {str(reason): reason.words for reason in Reason}
 """What a reason means, in a few words."""
-_COUNTED = 200_000
-"""Records that histograms and most frequent values are taken of, at even steps."""
-_LISTED = 10  # times the examples: contaminated rows that are named
 _REPEATED = (Reason.DUPLICATE, Reason.NEAR_DUPLICATE)
 _SPLITS = ("train", "val", "test")
 _Row = Mapping[str, Any]
@@ -160,14 +156,10 @@ class DatasetPage:
     """Some of these."""
     contaminated: Sequence[Pair] = ()
     """Some training pictures that are evaluated on."""
-    contamination: Sequence[tuple[str, str]] = ()
-    """The first rows that were set aside for it: their name and what they show."""
     refused: Sequence[Refused] = ()
     """By reason, the most frequent first."""
     histograms: Sequence[Chart] = ()
     tallies: Sequence[Tally] = ()
-    counted: int = 0
-    """Of how many records histograms and tallies are."""
     offending: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
     """Of each expectation that is not met what it is, and the first rows that fail it: what of
     them does, with path or address, and their pictures."""
@@ -183,7 +175,7 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         pq.read_table(path).to_pylist() if path.is_file() else []
         for path in (quarantine / "examples.parquet", quarantine / "duplicates.parquet")
     )
-    table = _spread_rows(folder / "index.parquet") if data.splits else None
+    counted = read_json(layout.validation(data.name) / "profile.json")
     exact = sum(map(_is_exact, groups))
     return DatasetPage(
         data=data,
@@ -191,11 +183,9 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         repeated=(exact, len(groups) - exact),
         pairs=list(_pairs(folder, rows, groups, count)),
         contaminated=list(_contaminated(layout, data, rows, count)),
-        contamination=_contamination(quarantine / "quarantine.parquet", _LISTED * count),
         refused=list(_refused(summary, rows, count)),
-        histograms=list(draw_histograms(table)) if table else (),
-        tallies=list(tallies(table)) if table else (),
-        counted=len(table) if table else 0,
+        histograms=list(profile.histograms(counted)) if counted else (),
+        tallies=list(profile.tallies(counted)) if counted else (),
         offending=list(_offending(folder, data.validation, count)),
         curation=curation.read(layout, data.name, describe(folder), count)
         if data.view_of
@@ -223,18 +213,6 @@ def _offending(
                 if row["key"] in pictures
             ],
         )
-
-
-def _spread_rows(index: Path) -> pa.Table:
-    """Rows of an index at even steps; memory depends on how many those are."""
-    with pq.ParquetFile(index) as file:
-        step = math.ceil(file.metadata.num_rows / _COUNTED)
-        parts, start = [], 0
-        for batch in file.iter_batches(columns=list(COLUMNS)):
-            places = range(-start % step, batch.num_rows, step)
-            parts.append(batch.take(pa.array(places, pa.int64())))
-            start += batch.num_rows
-    return pa.Table.from_batches(parts)
 
 
 def _is_exact(row: _Row) -> bool:
@@ -270,14 +248,6 @@ def _contaminated(
         for row in of_owner:
             match = pictures.get(row["of"], Picture(row["of"]))
             yield Pair(_picture(row), match, row["of_dataset"] or "", False, row["distance"], True)
-
-
-def _contamination(path: Path, limit: int) -> list[tuple[str, str]]:
-    if not path.is_file():
-        return []
-    filters = [("reason", "==", str(Reason.CONTAMINATION))]
-    rows = pq.read_table(path, columns=["key", "detail"], filters=filters).slice(0, limit)
-    return [(row["key"], row["detail"]) for row in rows.to_pylist()]
 
 
 def _refused(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> Iterator[Refused]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from albef.io import read_json
 from albef.layout import Layout
-from albef.report import figures
 from albef.report.figures import Chart, Dot, Line, Point
 from albef.report.wording import format_number
 
@@ -91,9 +90,8 @@ def _history(search: Search) -> Chart:
         score = max(trial["value"], best[-1][1]) if best else trial["value"]
         best.append((trial["number"] + 1.0, score))
     dots = [_dot(trial, trial["number"] + 1.0, trial["value"]) for trial in search.complete]
-    name = "score of each trial, and the best so far"
-    svg = figures.scatter(dots, log_x=False, x_label="trial", name=name, line=best)
-    return Chart("Score by trial", "", (*_legend(dots), ("best so far", "c0")), svg)
+    legend = (*_legend(dots), ("best so far", "c0"))
+    return Chart("Score by trial", "", legend, "trial", [Line("", best, 0)], dots)
 
 
 def _curves(search: Search) -> Chart:
@@ -112,8 +110,8 @@ def _curves(search: Search) -> Chart:
     legend = [("chosen", "c3"), ("start", "c2"), ("others", "c0"), ("stopped early", "c0 dashed")]
     looks = {line.look for line in lines}
     note = f"the best {len(best)}" if len(best) < len(scored) else ""
-    svg = figures.lines(lines, x_label="epoch", name="score by epoch")
-    return Chart("Score by epoch", note, tuple(entry for entry in legend if entry[1] in looks), svg)
+    drawn = [entry for entry in legend if entry[1] in looks]
+    return Chart("Score by epoch", note, drawn, "epoch", lines)
 
 
 def _slice(search: Search, name: str) -> Chart:
@@ -122,8 +120,7 @@ def _slice(search: Search, name: str) -> Chart:
     dots = [_dot(trial, trial["params"][name], trial["value"], name) for trial in search.complete]
     dots += [_dot(trial, trial["params"][name], trial["values"][-1], name) for trial in stopped]
     log_x = search.scales.get(name, False) and all(dot.x > 0 for dot in dots)
-    svg = figures.scatter(dots, log_x=log_x, x_label=name, name=f"score of trials by {name}")
-    return Chart(f"Score by {name}", "", _legend(dots), svg)
+    return Chart(f"Score by {name}", "", _legend(dots), name, dots=dots, log_x=log_x)
 
 
 def _dot(trial: Trial, x: float, y: float, name: str = "") -> Dot:

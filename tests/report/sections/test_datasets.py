@@ -6,12 +6,9 @@ from pathlib import Path
 import pytest
 
 from albef.ingest.blocks import EXAMPLES
-from albef.report import figures
-from albef.report.figures import Chart
+from albef.report.figures import Chart, Histogram
 from albef.report.page import render_dataset
 from albef.report.pictures import Picture
-from albef.report.sections import datasets
-from albef.report.sections.counts import Tally
 from albef.report.sections.datasets import (
     Dataset,
     DatasetPage,
@@ -20,7 +17,9 @@ from albef.report.sections.datasets import (
     read,
     read_page,
 )
-from pipelines import heldout, ingest
+from albef.report.sections.profile import Tally
+from albef.validation.result import NotFit
+from pipelines import heldout, ingest, validate
 from pipelines.stage import Stage
 from tests.data import toy
 from tests.ingest.bad_rows import encoded, gradient
@@ -42,21 +41,18 @@ def full(text: str) -> DatasetPage:
     picture = Picture(text, "data:image/png;base64,AAAA", (text,), (text,), (text,))
     pair = Pair(picture, picture, text, exact=False, distance=3, dropped=True)
     row = {"line": 3, "key": text, "detail": text}
-    svg = figures.histogram([0, 1, 2], [3, 4], x_label=text, name=text)
     return DatasetPage(
         data=dataset(text, text),
         intakes={text: {"rows": 9, "kept": 7}},
         repeated=(1, 2),
         pairs=(pair, Pair(picture, Picture("gone"), "", True, 0, dropped=False)),
         contaminated=(pair,),
-        contamination=((text, text),),
         refused=(
             Refused("no_image", {text: 2, "b": 1}, [(row, None)]),
             Refused(text, {"b": 1}, [(row, picture)]),
         ),
-        histograms=(Chart(text, text, (), svg),),
-        tallies=(Tally(text, text, ((text, 4), ("b", 1))),),
-        counted=7,
+        histograms=(Chart(text, text, histogram=Histogram([0, 1, 2], {text: [0.3, 0.7]})),),
+        tallies=(Tally(text, {text: 2}, {text: {text: 0.8}, "b": {text: 0.2}}),),
     )
 
 
@@ -77,7 +73,7 @@ def test_everything_is_said() -> None:
         "train7", "rows read9", "set aside4", "refused", "as it came: fine",
         "1 training pictures have the file of an earlier one, 2 look like one",
         "3 bits apart", "equal files", "dropped", "kept", "no picture of a known format",
-        "3 rows: 2 of fine, 1 of b", "77.8 %", "Of 7 of its records, at even steps",
+        "3 rows: 2 of fine, 1 of b", "77.8 %", "2 in fine", "80.00 %",
         "validated before it changed",
     ):  # fmt: skip
         assert part in text, part
@@ -146,24 +142,34 @@ def test_what_is_evaluated_on(here: Path) -> None:
     stage = Stage("ingest", "toy")
     ingest.run(stage)
     page = page_of(stage)
-    assert [name for name, _ in page.contamination] == ["first.jpg", "equal.jpg", "smaller.png"]
+    shown = [row["key"] for own in page.refused for row, _ in own.rows]
+    assert shown == ["first.jpg", "equal.jpg", "smaller.png"]
     assert {pair.dataset for pair in page.contaminated} <= {"", "coco"}
     assert all(pair.of.uri and pair.picture.uri for pair in page.contaminated)
     assert "which is evaluated on" in Page(render_dataset(page)).text
 
 
-def test_before_anything_was_made_and_a_large_index_at_even_steps(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage("ingest", "toy")
+def test_the_profile_of_a_validation_is_drawn_also_after_json_has_sorted_it(here: Path) -> None:
+    stage = made()
+    assert "It has not been validated yet" in Page(render_dataset(page_of(stage))).text
+    with pytest.raises(NotFit):  # of toys, whose profile is written all the same
+        validate.run(Stage("validate", "toy"))
     page = page_of(stage)
-    assert page.counted == 0
-    assert "There are no records yet" in Page(render_dataset(page)).text
+    words, *others = page.histograms
+    assert (words.title, len(others)) == ("Words of a caption", 9)
+    assert words.histogram is not None
+    assert list(words.histogram.shares) == ["train"]
+    assert sum(words.histogram.shares["train"]) == pytest.approx(1)
+    (said,) = page.tallies
+    assert said.title == "Vocabulary"
+    assert sum(share["train"] for share in said.rows.values()) <= 1
+    assert "Words of a caption" in Page(render_dataset(page)).text
+
+
+def test_before_anything_was_made(here: Path) -> None:
+    stage = Stage("ingest", "toy")
+    assert "There are no records yet" in Page(render_dataset(page_of(stage))).text
     ingest.run(stage)
     page = page_of(stage)
-    rows = page.counted
-    assert rows == sum(page.data.splits.values()) == 24
+    assert sum(page.data.splits.values()) == 24
     assert page.repeated == (0, 0)
-    for most in (1, 3):
-        monkeypatch.setattr(datasets, "_COUNTED", most)
-        assert page_of(stage).counted == -(-rows // -(-rows // most))
