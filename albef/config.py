@@ -22,7 +22,6 @@ from pydantic import (
 
 S = TypeVar("S", bound="Section")
 _FEW = 20  # names that a sentence lists
-_NODES = 100_000  # values of a file
 
 
 class ParamsError(ValueError):
@@ -108,35 +107,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    yaml = YAML(typ="safe", pure=True)
     try:
-        document = yaml.compose(path.read_text())
-        if _nodes(document, {}) > _NODES:
-            raise ParamsError(f"{path} holds more than {_NODES:,} values, its aliases written out")
-        values = yaml.constructor.construct_document(document)
+        values = YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the root of the project") from None
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
-    except ParamsError:
-        raise
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} must hold a mapping of sections")
     return values
-
-
-def _nodes(node: Any, counts: dict[int, int]) -> int:
-    """How many values a YAML node stands for, each alias for all that it names; a node within
-    itself counts as too many. ``counts`` are those of nodes that were counted.
-    """
-    if id(node) not in counts:
-        counts[id(node)] = _NODES + 1
-        parts = node.value if isinstance(getattr(node, "value", None), list) else ()
-        flat = (inner for part in parts for inner in (part if isinstance(part, tuple) else [part]))
-        counts[id(node)] = 1 + sum(_nodes(inner, counts) for inner in flat)
-    return counts[id(node)]
 
 
 def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

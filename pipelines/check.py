@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
-from albef.config import ParamsError, nearest, validate
+from albef.config import ParamsError, did_you_mean, validate
 from albef.data.record import Record
 from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
@@ -233,13 +233,13 @@ def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, An
     if dataset in datasets and (not path.exists() or not source_name):
         config = read_config(stage)
         if source_name and source_name not in config.sources:
-            hint = _hint(source_name, config.sources, f"{dataset}.", "it has")
-            raise ParamsError(f"{PARAMS}: data set {dataset} has no source {source_name!r}; {hint}")
+            hint = did_you_mean(source_name, config.sources, f"{dataset}.")
+            raise ParamsError(f"{PARAMS}: data set {dataset} has no source {source_name!r}{hint}")
         chosen = {source_name: config.sources[source_name]} if source_name else config.sources
         return stage, config.model_copy(update={"sources": chosen}), None
     if not path.exists():
-        hint = _hint(source, datasets, "", "its data sets are")
-        raise ParamsError(f"there is no path {path}, and no {source} in {PARAMS}; {hint}")
+        hint = did_you_mean(source, datasets)
+        raise ParamsError(f"there is no path {path}, and no {source} in {PARAMS}{hint}")
     name = "".join(c if c.isalnum() else "_" for c in path.stem.lower()).strip("_") or "mine"
     section = {"sources": {name: derive(path)}, **_SUGGESTED}
     return Stage("ingest", name), validate(RowsConfig, section, where=str(path)), {name: section}
@@ -249,11 +249,6 @@ def _path(source: Path) -> Path:
     """A path, from the root where it lies below it."""
     path = Path(os.path.abspath(source))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _hint(name: str, names: Mapping[str, Any], prefix: str, intro: str) -> str:
-    closest = nearest(name, list(names))
-    return f"did you mean {prefix}{closest}?" if closest else f"{intro} {', '.join(names)}"
 
 
 def _sources(

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -89,10 +88,8 @@ def _file(slot: str) -> Path:
         OSError: what lies there is not such a folder.
     """
     folder = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    state = folder.lstat()
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise OSError(
             f"{folder}, where the locks of devices are, is not a folder of this user alone: remove "
             "it, or set TMPDIR to a folder of yours"

