@@ -88,7 +88,7 @@ def read_made(name: str) -> Made:
     """Read what a stage of the project in the working folder made."""
     outs = load_yaml(graph.LOCK)["stages"][name]["outs"]
     hashes = {out["path"]: str(out.get("md5", out.get("hash"))) for out in outs}
-    figures = {}
+    figures: dict[str, float] = {}
     for path in (file for out in map(Path, hashes) for file in (out, *out.rglob("*.tsv"))):
         if path.suffix == ".json":
             found = numbers(json.loads(path.read_text()))
