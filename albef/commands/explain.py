@@ -4,13 +4,14 @@ Grad-CAM of the logit with which ITM says that they belong together (:mod:`albef
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from albef.commands.panels import Panel, draw_panels, fit
 from albef.data.image_decoding import decode
 from albef.export.graphs import attention_layer, facts_of
 from albef.export.modules import Matcher
@@ -21,12 +22,6 @@ from albef.preprocessing.transforms import Evaluate
 from albef.report.heatmap import overlay
 
 Heat = NDArray[np.float32]
-
-_SIDE = 240  # of a panel, in pixels
-_GAP = 18
-_ACROSS = 4  # panels in a row
-_LINE, _CAPTION = 30, 58  # heights, in pixels: of the text, and of what stands below a panel
-_INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
 
 
 class WordHeat(NamedTuple):
@@ -112,46 +107,15 @@ def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[s
 
 
 def draw_figure(picture: Image.Image, text: str, explanation: Explanation) -> Image.Image:
-    """The picture, the whole text's map over it, and a map for each word."""
-    scale = _SIDE / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    small = picture.resize((width, height), Image.Resampling.BICUBIC)
+    """Draw the picture, the whole text's map over it, and a map for each word."""
+    small = fit(picture)
     # A word with a small part of the heat must not look as hot as the others.
     dimmed = max((float(heat.max()) for _, heat, _ in explanation.words), default=0.0) / 3
     panels = [
-        (small, "the picture", f"match {explanation.probability:.1%}"),
-        (overlay(small, explanation.heat), "the whole text", ""),
-        *(
-            (overlay(small, heat, max(float(heat.max()), dimmed)), word, f"{share:.0%} of the heat")
-            for word, heat, share in explanation.words
-        ),
+        Panel(small, "the picture", f"match {explanation.probability:.1%}"),
+        Panel(overlay(small, explanation.heat), "the whole text", ""),
     ]
-    title, name, note = (ImageFont.load_default(size) for size in (22, 17, 13))
-    lines = _wrapped(f"“{text}”", title, _ACROSS * (_SIDE + _GAP) - _GAP)
-    top = _GAP + _LINE * len(lines) + 8
-    rows = -(-len(panels) // _ACROSS)
-    size = (_GAP + _ACROSS * (_SIDE + _GAP), top + rows * (height + _CAPTION) + 6)
-    page = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(page)
-    for number, line in enumerate(lines):
-        draw.text((_GAP, _GAP - 2 + _LINE * number), line, _INK, title)
-    for number, (panel, label, below) in enumerate(panels):
-        row, column = divmod(number, _ACROSS)
-        x = _GAP + column * (_SIDE + _GAP) + (_SIDE - width) // 2
-        y = top + row * (height + _CAPTION)
-        page.paste(panel, (x, y))
-        draw.text((x, y + height + 5), label, _INK, name)
-        draw.text((x, y + height + 27), below, _SOFT, note)
-    return page
-
-
-def _wrapped(text: str, font: Any, width: int) -> list[str]:
-    """The lines of a text that is at most ``width`` pixels wide; a longer word is left whole."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
+    for word, heat, share in explanation.words:
+        shown = overlay(small, heat, max(float(heat.max()), dimmed))
+        panels.append(Panel(shown, word, f"{share:.0%} of the heat"))
+    return draw_panels(f"“{text}”", panels)

@@ -3,19 +3,18 @@
 The text is compared with every picture (ITC), then read together with the best of them (ITM).
 """
 
-import base64
-import html
 import sys
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from albef.commands.panels import Panel, draw_panels, fit
 from albef.config import ParamsError
+from albef.data.image_decoding import decode
 from albef.data.shards import Shards
-from albef.io import atomic, write_atomic
+from albef.io import atomic
 from albef.runtime import load
 from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches, softmax
@@ -37,7 +36,7 @@ class Hit(NamedTuple):
 def main(
     export: Path, shards: Shards, text: str, k: int, folder: Path, *, show: bool = False
 ) -> None:
-    """Print the ``k`` pictures of a split that fit a text best, and the path of a page that shows
+    """Print the ``k`` pictures of a split that fit a text best, and the path of an image that shows
     them, in ``folder``; there image features lie too, for the next time.
 
     Raises:
@@ -52,11 +51,15 @@ def main(
     width = max(len(hit.key) for hit in hits)
     for hit in hits:
         print(f"{hit.key:{width}}  {hit.probability:6.1%}  {hit.caption}")
-    page = folder / "found.html"
-    write_atomic(page, _render(text, export.name, hits))
+    panels = [
+        Panel(fit(decode(hit.image, hit.key)), hit.caption, f"{hit.probability:.1%} · {hit.key}")
+        for hit in hits
+    ]
+    page = folder / "found.png"
+    draw_panels(text, panels).save(page)
     print(page)
     if show and not webbrowser.open(page.resolve().as_uri()):
-        print(f"no browser was found; open {page.resolve()} yourself", file=sys.stderr)
+        print(f"no viewer was found; open {page.resolve()} yourself", file=sys.stderr)
 
 
 def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> list[Hit]:
@@ -90,42 +93,3 @@ def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
     with atomic(path) as part, part.open("wb") as file:
         np.save(file, features)
     return features
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{text}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem; color: #1c1c1c; background: #fff }}
-h1 {{ font-size: 1.3rem; margin: 0 }} header p {{ margin: .2rem 0 1.5rem; color: #666 }}
-ol {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 1.2rem;
-      list-style: none; padding: 0; margin: 0 }}
-img {{ width: 100%; aspect-ratio: 1; object-fit: contain; border: 1px solid #ddd;
-       border-radius: 6px; background: #fafafa }}
-figure {{ margin: 0 }} figcaption small {{ display: block; color: #666 }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #161616; color: #eee }}
-  header p, figcaption small {{ color: #aaa }} img {{ border-color: #333 }} }}
-</style>
-<header><h1>{text}</h1><p>found by {run}, best first</p></header>
-<ol>
-{items}
-</ol>
-</html>
-"""
-
-
-def _render(text: str, run: str, hits: Sequence[Hit]) -> str:
-    """A page that needs no other file."""
-    items = [
-        f'<li><figure><img alt="{html.escape(hit.caption)}" src="{_data_url(hit.image)}">'
-        f"<figcaption>{html.escape(hit.caption)}"
-        f"<small>{hit.probability:.1%} · {html.escape(hit.key)}</small></figcaption>"
-        "</figure></li>"
-        for hit in hits
-    ]
-    return _PAGE.format(text=html.escape(text), run=html.escape(run), items="\n".join(items))
-
-
-def _data_url(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg" if image[:2] == b"\xff\xd8" else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

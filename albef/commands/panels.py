@@ -1,0 +1,51 @@
+"""Pictures side by side as one image, as ``albef find`` and ``albef explain`` write it."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+SIDE = 240
+"""Longest side of a picture, in pixels."""
+_GAP = 18
+_ACROSS = 4  # panels in a row
+_LINE, _CAPTION = 30, 58  # heights, in pixels: of the title's lines, and of what is below a picture
+_LETTERS, _LABEL = 84, 30  # in a line of the title, and in a label
+_INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
+
+
+class Panel(NamedTuple):
+    """A picture of at most :data:`SIDE`, and what is written below it."""
+
+    picture: Image.Image
+    label: str
+    note: str
+
+
+def fit(picture: Image.Image) -> Image.Image:
+    """Scale a picture to the size that it has in a panel."""
+    scale = SIDE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def draw_panels(title: str, panels: Sequence[Panel]) -> Image.Image:
+    """Draw panels in rows under a title."""
+    large, medium, small = (ImageFont.load_default(size) for size in (22, 17, 13))
+    lines = textwrap.wrap(title, _LETTERS)
+    top = _GAP + _LINE * len(lines) + 8
+    row_height = max(panel.picture.height for panel in panels) + _CAPTION
+    rows = -(-len(panels) // _ACROSS)
+    page = Image.new("RGB", (_GAP + _ACROSS * (SIDE + _GAP), top + rows * row_height + 6), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for number, line in enumerate(lines):
+        draw.text((_GAP, _GAP - 2 + _LINE * number), line, _INK, large)
+    for number, (picture, label, note) in enumerate(panels):
+        row, column = divmod(number, _ACROSS)
+        x = _GAP + column * (SIDE + _GAP) + (SIDE - picture.width) // 2
+        y = top + row * row_height
+        page.paste(picture, (x, y))
+        draw.text((x, y + picture.height + 5), label[:_LABEL], _INK, medium)
+        draw.text((x, y + picture.height + 27), note[:_LABEL], _SOFT, small)
+    return page
