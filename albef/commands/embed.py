@@ -7,8 +7,6 @@ similarity that evaluation ranks by.
 """
 
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import typer
 
 from albef import runtime
 from albef.data.image_decoding import ImageError, decode
@@ -29,7 +28,8 @@ from albef.runtime.model import Floats, batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Names of pictures end in one of these, in small or capital letters."""
-_SHOW_EVERY = 5.0  # seconds
+Row = tuple[str, int, str | None]
+"""Key, image_id and text."""
 Items = Sequence[Record] | Sequence[str]
 Compute = Callable[[Iterable[Items]], Iterator[Floats]]
 """Takes batches of records or texts, and gives the features of each batch."""
@@ -63,8 +63,7 @@ class Folder:
         try:
             lines = captions.read_text(encoding="utf-8").splitlines() if captions.is_file() else []
         except UnicodeDecodeError as error:
-            where = f"{error.reason} at {error.start}"
-            raise ValueError(f"{captions} is no UTF-8 text ({where})") from None
+            raise ValueError(f"{captions} is not UTF-8 text: {error}") from None
         return Record(
             key=path.relative_to(self._folder).as_posix(),
             image=path.read_bytes(),
@@ -135,7 +134,7 @@ def _embed(load: Callable[[], Matching], items: Items) -> Floats:
 def write_features(
     model: Matching, records: Shards | Folder, out: Path, compute: Compute
 ) -> tuple[int, int]:
-    """Write the features of all pictures, then of all captions; how many there were of each."""
+    """Write the features of all pictures, then of all captions; return how many there were."""
     schema = pa.schema(
         [
             ("kind", pa.string()),
@@ -146,39 +145,33 @@ def write_features(
         ],
         metadata={"weights": model.digest},
     )
-    texts: list[tuple[str, int, str]] = []
-    pending: deque[list[tuple[str, int, None]]] = deque()
-    started = printed = time.monotonic()
+    pictures: list[Row] = []
+    texts: list[Row] = []
+
+    def read() -> Iterator[list[Record]]:
+        for part in batches(len(records)):
+            batch = [records[i] for i in range(len(records))[part]]
+            pictures.extend((record.key, record.image_id, None) for record in batch)
+            texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
+            yield batch
+
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
 
-        def write(kind: str, rows: Sequence[tuple[str, int, str | None]], feats: Floats) -> None:
-            keys, image_ids, captions = (list(column) for column in zip(*rows, strict=True))
-            flat = pa.array(feats.ravel(), pa.float32())
-            vectors = pa.FixedSizeListArray.from_arrays(flat, model.embed_dim)
-            columns = [[kind] * len(rows), keys, image_ids, captions, vectors]
-            file.write_table(pa.table(columns, schema=schema))
+        def write(kind: str, rows: list[Row], computed: Iterator[Floats], count: int) -> None:
+            parts = list(batches(count))
+            done = zip(parts, computed, strict=True)
+            with typer.progressbar(done, len(parts), f"{kind}s", file=sys.stderr) as shown:
+                for part, feats in shown:
+                    keys, image_ids, captions = map(list, zip(*rows[part], strict=True))
+                    flat = pa.array(feats.ravel(), pa.float32())
+                    vectors = pa.FixedSizeListArray.from_arrays(flat, model.embed_dim)
+                    columns = [[kind] * len(feats), keys, image_ids, captions, vectors]
+                    file.write_table(pa.table(columns, schema=schema))
 
-        def read() -> Iterator[list[Record]]:
-            for part in batches(len(records)):
-                batch = [records[i] for i in range(len(records))[part]]
-                pending.append([(r.key, r.image_id, None) for r in batch])
-                texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
-                yield batch
-
-        done = 0
-        for feats in compute(read()):
-            write("image", pending.popleft(), feats)
-            now, done = time.monotonic(), done + len(feats)
-            if now - printed > _SHOW_EVERY:
-                printed, rate = now, done / (now - started)
-                print(
-                    f"{done:,} of {len(records):,} pictures, {rate:.0f} a second", file=sys.stderr
-                )
-        parts = list(batches(len(texts)))
-        computed = compute([text for _, _, text in texts[part]] for part in parts)
-        for part, feats in zip(parts, computed, strict=True):
-            write("text", texts[part], feats)
-    return len(records), len(texts)
+        write("image", pictures, compute(read()), len(records))
+        captions = [str(text) for _, _, text in texts]
+        write("text", texts, compute(captions[p] for p in batches(len(texts))), len(texts))
+    return len(pictures), len(texts)
 
 
 def _embed_images(model: Matching, records: Sequence[Record]) -> Floats:

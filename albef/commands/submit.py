@@ -8,10 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from albef.data.shards import read_index
 
@@ -35,16 +36,19 @@ def main(
     question_ids = read_question_ids(dataset, split)
     where = f"split {split} of {dataset.name}"
     path = check_file or out
-    entries = read_submission(path) if check_file else read_predictions(predictions, split)
-    if problems := check_submission(entries, question_ids):
+    if check_file:
+        text = check_file.read_text()
+    else:
+        text = json.dumps(read_predictions(predictions, split), indent=0, ensure_ascii=False) + "\n"
+    if problems := check_submission(text, question_ids):
         raise SubmissionError("\n".join(f"{path}: {problem} ({where})" for problem in problems))
     if not check_file:
-        path.write_text(json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
+        path.write_text(text)
     print(f"{path}: an answer to each of the {len(question_ids)} questions ({where})")
 
 
 def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
-    """The ids of all questions of a split.
+    """Return the ids of all questions of a split.
 
     Raises:
         SubmissionError: it has none.
@@ -57,7 +61,7 @@ def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
 
 
 def read_predictions(path: Path, split: str) -> list[dict[str, Any]]:
-    """The entries of a submission, from the predictions of an evaluated run."""
+    """Return the entries of a submission, from the predictions of an evaluated run."""
     if not path.is_file():
         raise SubmissionError(f"{path} is missing: run the stage evaluate, or dvc checkout")
     table = pq.read_table(path)
@@ -68,30 +72,26 @@ def read_predictions(path: Path, split: str) -> list[dict[str, Any]]:
     return entries
 
 
-def read_submission(path: Path) -> Any:
-    """What a submission file holds, not yet checked."""
+class Entry(BaseModel):
+    """An answer in a submission."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    question_id: int | str
+    answer: Annotated[str, StringConstraints(pattern=r"\S")]
+
+
+_ENTRIES = TypeAdapter(list[Entry])
+
+
+def check_submission(text: str, question_ids: Iterable[QuestionId]) -> list[str]:
+    """Return what is wrong with a submission, as JSON, for these questions; nothing if it is
+    accepted."""
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise SubmissionError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise SubmissionError(f"{path} is no JSON: {error}") from None
-
-
-def check_submission(entries: Any, question_ids: Iterable[QuestionId]) -> list[str]:
-    """What is wrong with the ``entries`` of a submission, a sentence each, where these
-    ``question_ids`` were asked; nothing if it may be handed in."""
-    if not isinstance(entries, list):
-        return ["a submission is a list of answers, in square brackets"]
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or set(entry) != {"question_id", "answer"}:
-            return [f"entry {index} must hold question_id and answer, and nothing else"]
-        number, answer = entry["question_id"], entry["answer"]
-        if not isinstance(number, int | str) or isinstance(number, bool):
-            return [f"entry {index}: question_id must be a number or text, got {number!r}"]
-        if not isinstance(answer, str) or not answer.strip():
-            return [f"entry {index}: the answer to question {number} must be a text"]
-    counts = Counter(entry["question_id"] for entry in entries)
+        counts = Counter(entry.question_id for entry in _ENTRIES.validate_json(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return [f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")]
     unique = dict.fromkeys(question_ids)
     problems = (
         ("more than one answer to", [n for n, times in counts.items() if times > 1], "keep one"),

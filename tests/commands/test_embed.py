@@ -119,7 +119,7 @@ def test_errors_are_sentences(
     (folder / "good.png").write_bytes(pictures[0])
     (folder / "latin.png").write_bytes(pictures[0])
     (folder / "latin.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"latin\.txt is no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text"):
         run(tiny_checkpoint, folder, out)
     (folder / "latin.txt").unlink()
     (folder / "latin.png").write_bytes(b"nothing")
