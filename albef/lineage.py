@@ -356,8 +356,12 @@ def render_facts(step: Step) -> Iterator[str]:
         digest, state = step.code
         words = {"verified": "as at hand", "changed": "the code at hand is another"}
         yield f"code {digest[:DIGITS]} {words.get(state, 'not here to compare with')}"
-    if step.record:
-        yield from _render_record(step.record, step.recorded)
+    if step.recorded == "changed":
+        yield "the run record is that of another one"
+    elif record := step.record:
+        git = f"git {record.git.revision[:DIGITS]}" if record.git.revision else "outside git"
+        named = "" if step.recorded else "; the record does not name its product"
+        yield f"{record.stage}, {record.started}, {git}, {record.machine}{named}"
 
 
 def _render_own_facts(what: str, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -390,22 +394,3 @@ def _render_own_facts(what: str, facts: Mapping[str, Any]) -> Iterator[str]:
 def _pairs(values: Mapping[str, Any]) -> str:
     texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values.items()}
     return ", ".join(f"{name} {text}" for name, text in texts.items())
-
-
-def _render_record(record: RunRecord, recorded: State) -> Iterator[str]:
-    if recorded == "changed":
-        yield f"the run record of {record.stage} is that of another one"
-        return
-    costs = [f"{record.seconds:,} s"] if record.seconds is not None else []
-    hours = {"core": record.core_hours, "gpu": record.gpu_hours}
-    costs += [f"{value:.3g} {name} hours" for name, value in hours.items() if value]
-    words = ", ".join([record.stage, record.started, *costs])
-    yield words if recorded else f"{words}; the record does not name its product"
-    revision = record.git.revision[:DIGITS]
-    environment = (
-        record.machine,
-        record.python and f"Python {record.python}",
-        f"git {revision}" if revision else "outside git",
-        {True: "clean", False: "with uncommitted changes", None: ""}[record.git.clean],
-    )
-    yield ", ".join(filter(None, environment))

@@ -95,7 +95,7 @@ def test_a_checkpoint_that_is_another_by_now_is_told_and_the_chain_goes_on(
     assert command.main(EXPORT, False) == 1
     text = capsys.readouterr().out
     assert f"changed: the one at hand is {file_digest(WEIGHTS)[:12]}" in text
-    assert "the run record of pretrain is that of another one" in text
+    assert "the run record is that of another one" in text
 
 
 def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_serving(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from albef.commands.panels import Panel, draw_panels, fit
 from albef.data.image_decoding import decode
-from albef.export.graphs import attention_layer, facts_of
+from albef.export.graphs import attention, facts_of
 from albef.export.modules import Matcher
 from albef.models.gradcam import itm_maps
 from albef.models.weights import Checkpoint, load_checkpoint
@@ -67,7 +67,7 @@ def explain(
 ) -> Explanation:
     """Where a model that matches images and texts finds a text in an encoded picture.
 
-    ``layer`` is of the fusion encoder, from 0; None takes what :func:`attention_layer` says.
+    ``layer`` is of the fusion encoder, from 0; None takes that of :func:`attention`.
     """
     matcher = Matcher(checkpoint)
     facts = facts_of(checkpoint)
@@ -80,7 +80,7 @@ def explain(
     image_states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     logits = matcher(text_states, mask, image_states)
-    layer = attention_layer(checkpoint) if layer is None else layer
+    layer = attention(checkpoint)[0] if layer is None else layer
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, layer)
     tokens = maps[0].float().numpy()
     words = [

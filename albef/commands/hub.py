@@ -78,7 +78,7 @@ def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> Model
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path} is no model card ({error}); name that of {run}, as "
-            f"products/report/cards/{run}.md or releases/{run}/VERSION.md"
+            f"products/report/cards/{run}.md or releases/{run}/VERSION/README.md"
         ) from None
     data = cast(ModelCardData, card.data)
     data.license = licence

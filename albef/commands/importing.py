@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 import subprocess
 import sys
-from importlib import util
 from pathlib import Path
 
 import torch
@@ -113,13 +112,7 @@ def export_original(folder: Path, target: Path) -> None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write an imported checkpoint to a folder, whole or not at all.
-
-    Raises:
-        CheckpointError: something is there already.
-    """
-    if folder.exists():
-        raise CheckpointError(f"{folder} is there already: remove it, or choose another name")
+    """Write an imported checkpoint to a folder that is not there, whole or not at all."""
     with atomic(folder) as part:
         save_checkpoint(
             part,
@@ -134,18 +127,13 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def track(folder: Path) -> str:
-    """Hand a folder to DVC, if it lies in a DVC project; what came of it, as a sentence."""
+    """Add a folder to DVC if it lies in a DVC project; return what came of it."""
     root = next((up for up in folder.resolve().parents if (up / ".dvc").is_dir()), None)
     if root is None:
         return "not tracked: it lies in no DVC project"
-    if util.find_spec("dvc") is None:
-        return "not tracked: dvc is not installed here; `dvc add` it"
-    command = [sys.executable, "-m", "dvc", "add", str(folder.resolve())]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = errors[0].removeprefix("ERROR: ").rstrip(".") if errors else "dvc add failed"
-        return f"not tracked: {reason}; `dvc add` it, or use --no-dvc"
+    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(folder.resolve())]
+    if subprocess.run(command, cwd=root).returncode:  # DVC says why
+        return f"not tracked: repeat `dvc add {folder}`, or use --no-dvc"
     return f"tracked by {folder}.dvc, which belongs in git"
 
 

@@ -102,8 +102,8 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
     }
-    of_cls = checkpoint.config.get("values", {}).get("gradcam", "itm") is None
-    judge = TextsMatcher(matcher, attention_layer(checkpoint) if grounding else None, of_cls)
+    layer, of_cls = attention(checkpoint)
+    judge = TextsMatcher(matcher, layer if grounding else None, of_cls)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
@@ -118,13 +118,17 @@ def _matching(checkpoint: Checkpoint) -> Parts:
     return Parts(facts, graphs)
 
 
-def attention_layer(checkpoint: Checkpoint) -> int:
-    """The fusion layer whose attention shows where a text is found: that which the checkpoint was
-    evaluated with, or the one below the middle, as in the paper (the third of six)."""
+def attention(checkpoint: Checkpoint) -> tuple[int, bool]:
+    """Return the fusion layer whose attention shows where a text is found, and whether that is the
+    attention of [CLS] alone.
+
+    The layer is the one that the checkpoint was evaluated with, or the one below the middle, as in
+    the paper (the third of six).
+    """
     values = checkpoint.config.get("values", {})
-    if values.get("gradcam", "itc") != "itc":
-        return int(values["layer"])
-    return (checkpoint.model.text.fusion_depth - 1) // 2
+    gradcam = values.get("gradcam", "itc")
+    middle = (checkpoint.model.text.fusion_depth - 1) // 2
+    return (middle if gradcam == "itc" else int(values["layer"])), gradcam is None
 
 
 def _answering(checkpoint: Checkpoint) -> Parts:

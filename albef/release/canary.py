@@ -1,16 +1,15 @@
 """A canary: the real server on a fetched export, held against what the export answers here."""
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import httpx
 import numpy as np
 
 from albef.data.record import Record
@@ -43,9 +42,8 @@ def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterat
             manifest.check(fetched, expected, precision)
         with _serving(fetched, manifest.digest(export), threads) as address:
             model = load(export, threads=threads)
-            sample = [records[i] for i in range(min(CASES, len(records)))]
-            answers = asyncio.run(_ask(address, model.main, sample))
-            for record, answer in zip(sample, answers, strict=True):
+            for record in (records[i] for i in range(min(CASES, len(records)))):
+                answer = _ask(address, model.main, record)
                 if "error" in answer:
                     yield f"the server on {record.key}: {answer['error']['message']}"
                     continue
@@ -53,7 +51,7 @@ def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterat
                 local = np.array([*_probabilities(main_call(model, [record])())])[: len(reply)]
                 if not np.allclose(local, reply, 0, expected.verified.tolerance):
                     yield f"the server answers {reply} on {record.key}, and the export here {local}"
-    except (ExportError, aiohttp.ClientError, TimeoutError) as error:
+    except (ExportError, httpx.HTTPError) as error:
         yield f"the server on what the DVC remote has: {error}"
 
 
@@ -86,20 +84,13 @@ def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
         process.communicate()
 
 
-async def _ask(address: str, call: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The server's answer about each record."""
-    names = ("first", "second") if call == "compare" else ("image",) * 2
-    answers = []
-    timeout = aiohttp.ClientTimeout(_PATIENCE_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        for record in records:
-            form = aiohttp.FormData()
-            form.add_field(_TEXT.get(call, "text"), record.captions[0])
-            for name, image in zip(names, record.images, strict=False):
-                form.add_field(name, image, filename="image")
-            async with session.post(f"{address}/v1/{call}", data=form) as answer:
-                answers.append(await answer.json())
-    return answers
+def _ask(address: str, call: str, record: Record) -> Any:
+    """The server's answer about a record."""
+    names = ("first", "second") if call == "compare" else ("image",)
+    parts: list[tuple[str, Any]] = [(_TEXT.get(call, "text"), (None, record.captions[0]))]
+    parts += [(name, ("image", image)) for name, image in zip(names, record.images, strict=True)]
+    answer = httpx.post(f"{address}/v1/{call}", files=parts, timeout=_PATIENCE_S, trust_env=False)
+    return answer.json()
 
 
 def _probabilities(answer: Any) -> Iterator[float]:

@@ -42,6 +42,16 @@ class Figures:
     behaviour: Mapping[str, float] = field(default_factory=dict)
     company: float = 0.0
 
+    def judged(self, primary: str) -> dict[tuple[str, str], float]:
+        """Return what is held against the released export, by its name and that of the limit."""
+        tests, times = self.behaviour.items(), self.ms.items()
+        return {
+            (primary, "max_drop"): self.metrics[primary],
+            **{(f"behaviour test {test}", "max_behaviour_drop"): rate for test, rate in tests},
+            **{(f"ms, batch {batch}", "max_slower"): ms for batch, ms in times},
+            ("MB", "max_larger"): self.bytes / 1e6,
+        }
+
 
 class Row(NamedTuple):
     """One thing that is judged, as text; "" where there is nothing to say."""
@@ -74,16 +84,9 @@ def judge(
             refusal = f"{name} is gone, which the released export has: who loads it would fail"
             yield Row("precision", name, "there", "gone", "", "", refusal)
             continue
-        measured = [(primary, "max_drop", *_figure_pair("metrics", primary, figures, before))]
-        for test in figures.behaviour:
-            pair = _figure_pair("behaviour", test, figures, before)
-            measured.append((f"behaviour test {test}", "max_behaviour_drop", *pair))
-        for batch in figures.ms:
-            pair = _figure_pair("ms", batch, figures, before)
-            measured.append((f"ms, batch {batch}", "max_slower", *pair))
-        released_value = before.bytes / 1e6 if before else None
-        measured.append(("MB", "max_larger", figures.bytes / 1e6, released_value))
-        for subject, key, value, released_value in measured:
+        released_values = before.judged(primary) if before else {}
+        for (subject, key), value in figures.judged(primary).items():
+            released_value = released_values.get((subject, key))
             yield _row(subject, name, value, released_value, key, getattr(config, key))
         yield _company(name, figures.company, before, config.max_company)
     if (loss := int8_loss(new, primary)) is not None:
@@ -134,13 +137,6 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
     if full is None or "int8" not in figures:
         return None
     return full.metrics[primary] - figures["int8"].metrics[primary]
-
-
-def _figure_pair(
-    kind: str, key: str | int, new: Figures, before: Figures | None
-) -> tuple[float, float | None]:
-    """A figure, and what the released export has there."""
-    return getattr(new, kind)[key], getattr(before, kind).get(key) if before else None
 
 
 def _row(subject: str, name: str, value: float, before: float | None, key: str, cap: float) -> Row:

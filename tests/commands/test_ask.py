@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import albef
 from albef.commands import ask
 from albef.config import ParamsError
 from albef.data.image_decoding import ImageError
@@ -13,7 +12,7 @@ from albef.models.weights import CheckpointError, load_checkpoint
 from albef.tasks.vqa import Task
 from tests.conftest import tiny_config
 
-QUESTIONS = ("how many apples are there?", "what is left of the apple?", "is it a fox?")
+QUESTION = "how many apples are there?"
 
 
 @pytest.fixture
@@ -31,10 +30,10 @@ def image(tmp_path: Path, pictures: list[bytes]) -> Path:
 def test_it_prints_answers_as_the_run_predicts_them(
     checkpoint: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask.main(checkpoint, image, QUESTIONS[0], 3)
+    ask.main(checkpoint, image, QUESTION, 3)
     lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     task = Task.restore(tiny_config("vqa"), load_checkpoint(checkpoint)).eval()
-    record = Record("a", image.read_bytes(), (QUESTIONS[0],), 0, "test", "")
+    record = Record("a", image.read_bytes(), (QUESTION,), 0, "test", "")
     table = task.predict([record], 1)
     assert [answer.strip() for answer, _ in lines] == table["top"][0][:3]
     shares = [float(share.rstrip("%")) for _, share in lines]
@@ -57,13 +56,3 @@ def test_what_is_wrong_is_one_sentence(
     image.write_text("no picture")
     with pytest.raises(ImageError, match=r"a\.png"):
         ask.main(checkpoint, image, "what?", 5)
-
-
-def test_several_questions_about_a_picture_are_answered_as_each_alone(
-    checkpoint: Path, image: Path
-) -> None:
-    model = albef.load(checkpoint)
-    together = model.ask([image] * len(QUESTIONS), QUESTIONS)
-    for question, answers in zip(QUESTIONS, together, strict=True):
-        (alone,) = model.ask([image], [question])
-        assert [answer.text for answer in answers] == [answer.text for answer in alone]

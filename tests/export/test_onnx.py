@@ -14,10 +14,8 @@ from albef.runtime.sessions import CPU, Sessions
 from tests.conftest import CAPTIONS
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_graphs_bear_no_trace_of_their_making(tiny_export: Path, precision: str) -> None:
-    for graph in GRAPHS:
-        path = tiny_export / graph_file(precision, graph)
+def test_graphs_bear_no_trace_of_their_making(tiny_export: Path) -> None:
+    for path in tiny_export.rglob("*.onnx"):
         model = onnx.load(path)
         notes = [model.metadata_props, model.graph.metadata_props]
         values = (*model.graph.initializer, *model.graph.input, *model.graph.output)
