@@ -104,8 +104,11 @@ def spread(values: Sequence[float]) -> Spread:
     mean = float(sample.mean())
     if len(sample) < 2:
         return Spread(len(sample), mean, None, None)
+    from scipy.stats import t
+
     deviation = float(sample.std(ddof=1))
-    half_width = _half_width(deviation / math.sqrt(len(sample)), len(sample) - 1)
+    error, quantile = deviation / math.sqrt(len(sample)), (1 + CONFIDENCE) / 2
+    half_width = error * float(t.ppf(quantile, len(sample) - 1))
     return Spread(len(sample), mean, deviation, Interval(mean - half_width, mean + half_width))
 
 
@@ -120,19 +123,13 @@ def between(
     if before.keys() == after.keys():
         paired = spread([after[seed] - before[seed] for seed in sorted(before)])
         return paired.mean, paired.interval
-    a, b = spread(list(before.values())), spread(list(after.values()))
-    difference = b.mean - a.mean
-    if a.deviation is None or b.deviation is None:
+    old, new = list(before.values()), list(after.values())
+    difference = float(np.mean(new) - np.mean(old))
+    if min(len(old), len(new)) < 2:
         return difference, None
-    errors = [a.deviation**2 / a.count, b.deviation**2 / b.count]
-    if not any(errors):
+    if not np.ptp(old) and not np.ptp(new):
         return difference, Interval(difference, difference)
-    freedom = sum(errors) ** 2 / (errors[0] ** 2 / (a.count - 1) + errors[1] ** 2 / (b.count - 1))
-    half_width = _half_width(math.sqrt(sum(errors)), freedom)
-    return difference, Interval(difference - half_width, difference + half_width)
+    from scipy.stats import ttest_ind
 
-
-def _half_width(error: float, freedom: float) -> float:
-    from scipy.stats import t
-
-    return error * float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    found = ttest_ind(new, old, equal_var=False).confidence_interval(CONFIDENCE)
+    return difference, Interval(float(found.low), float(found.high))

@@ -39,15 +39,6 @@ class MicroBatch(NamedTuple):
     damaged: Sequence[Damaged]
 
 
-class _Read(NamedTuple):
-    """The records of a micro-batch, some in place of others that were damaged."""
-
-    number: int
-    places: list[int]
-    records: list[Record]
-    damaged: list[Damaged]
-
-
 class Pipeline:
     """What is done to the number of a micro-batch, counted from the start of training."""
 
@@ -59,53 +50,39 @@ class Pipeline:
 
     def make(self, number: int) -> MicroBatch:
         """Read the records of a micro-batch by their places in the tars, and collate them."""
-        read = self._read(number)
         try:
-            return self._batch(read)
-        except ImageError:
-            self._replace_undecodable(read)
-            return self._batch(read)
+            return self._batch(number, lambda record: None)
+        except ImageError:  # decoding each finds which
+            return self._batch(number, _decode)
 
-    def _batch(self, read: _Read) -> MicroBatch:
-        number = divmod(read.number, self.sampler.per_epoch)
-        rng = np.random.default_rng([self.seed, _CONTENT, *number])
-        return MicroBatch(self._collate(read.records, rng), read.damaged)
-
-    def _read(self, number: int) -> _Read:
-        read = _Read(number, self.sampler.chosen(number).tolist(), [], [])
-        for position, place in enumerate(read.places):
+    def _batch(self, number: int, check: Callable[[Record], None]) -> MicroBatch:
+        records: list[Record] = []
+        damaged: list[Damaged] = []
+        for position, place in enumerate(self.sampler.chosen(number).tolist()):
             try:
-                read.records.append(self.shards[place])
+                records.append(self._read(place, check))
             except Damaged as error:
-                read.damaged.append(error)
-                read.records.append(self._read_spare(read, position, error))
-        return read
+                damaged.append(error)
+                records.append(self._spare(number, position, check, error))
+        rng = np.random.default_rng([self.seed, _CONTENT, *divmod(number, self.sampler.per_epoch)])
+        return MicroBatch(self._collate(records, rng), damaged)
 
-    def _replace_undecodable(self, read: _Read) -> None:
-        for position, record in enumerate(read.records):
-            try:
-                _decode(record)
-            except ImageError as error:
-                shard = self.shards.shard_names[read.places[position]].as_py()
-                read.damaged.append(
-                    Damaged(shard, record.key, str(error), self.shards.files.remedy)
-                )
-                read.records[position] = self._read_spare(read, position, error, _decode)
+    def _read(self, place: int, check: Callable[[Record], None]) -> Record:
+        record = self.shards[place]
+        try:
+            check(record)
+        except ImageError as error:
+            shard = self.shards.shard_names[place].as_py()
+            raise Damaged(shard, record.key, str(error), self.shards.files.remedy) from None
+        return record
 
-    def _read_spare(
-        self,
-        read: _Read,
-        position: int,
-        error: Exception,
-        check: Callable[[Record], None] = lambda record: None,
+    def _spare(
+        self, number: int, position: int, check: Callable[[Record], None], error: Damaged
     ) -> Record:
         """The record that stands for a damaged one: the first spare that is not."""
-        for place in self.sampler.spares(read.number, position):
-            with contextlib.suppress(Damaged, ImageError):
-                record = self.shards[place]
-                check(record)
-                read.places[position] = place
-                return record
+        for place in self.sampler.spares(number, position):
+            with contextlib.suppress(Damaged):
+                return self._read(place, check)
         raise error
 
 
