@@ -47,8 +47,7 @@ def test_itm_equals_the_original(original: tuple[ALBEF, nn.Linear, float], layer
     assert not maps[MASK == 0].any()
 
 
-@pytest.mark.parametrize("block", [1, 2])
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("block", "fused"), [(1, True), (2, False)])
 def test_itc_equals_the_original(
     original: tuple[ALBEF, nn.Linear, float], block: int, fused: bool
 ) -> None:

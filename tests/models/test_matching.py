@@ -19,20 +19,13 @@ from tests.reference.ranking import images_of_texts, texts_of_images
 from tests.tasks.test_pretraining_parity import original_task
 
 
-def test_ties_count_against_the_model() -> None:
-    scores = torch.zeros(2, 3)
-    assert first_rank(scores, torch.eye(2, 3, dtype=torch.bool)).tolist() == [2, 2]
-
-
-def test_the_best_of_several_right_answers_counts() -> None:
-    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
-    relevant = torch.tensor([[True, False, True, False]])
-    assert first_rank(scores, relevant).tolist() == [2]
-
-
-def test_what_is_not_reranked_ranks_last() -> None:
-    scores = torch.tensor([[3.0, -torch.inf, -5.0]])
-    assert first_rank(scores, torch.tensor([[False, True, False]])).tolist() == [2]
+def test_the_best_right_answer_counts_and_ties_count_against_the_model() -> None:
+    assert first_rank(torch.zeros(2, 3), torch.eye(2, 3).bool()).tolist() == [2, 2]
+    for scores, relevant in (
+        ([0.1, 0.9, 0.5, 0.7], [True, False, True, False]),
+        ([3.0, -torch.inf, -5.0], [False, True, False]),  # what is not re-ranked
+    ):
+        assert first_rank(torch.tensor([scores]), torch.tensor([relevant])).tolist() == [2]
 
 
 def test_recalls_in_percent() -> None:

@@ -129,19 +129,6 @@ def test_equal_texts_are_positives_of_batch_and_queue(drawn: list[Negatives]) ->
         assert {int(i) for i in negatives.image[:2]} <= {2, 3}
 
 
-def test_a_student_that_misses_patches_learns_from_a_twin_that_sees_all() -> None:
-    values = config(0.4).model_copy(update={"patch_dropout": 0.5})
-    torch.manual_seed(0)
-    task = Task(values, vocabulary()).train()
-    given = batch(4, 48, 12, 211, 3)
-    seen: list[int] = []
-    for encoder in (task.model.image_encoder, task.model_m.model.image_encoder):
-        encoder.register_forward_hook(lambda module, args, states: seen.append(states.shape[1]))
-    task(given, 1.0)["loss"].backward()
-    whole = (48 // values.model.image.patch_size) ** 2
-    assert seen == [1 + whole // 2, 1 + whole]
-
-
 def test_a_frozen_image_encoder_is_its_own_twin() -> None:
     torch.manual_seed(0)
     task = Task(config(0.4), vocabulary()).eval()
