@@ -5,11 +5,9 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 PRODUCTS = 5
 """Products whose best time tells the peak, after one to warm up."""
@@ -50,9 +48,10 @@ class Speed:
             yield
             return
         # What is compiled cannot be counted, and blocks first called so would stay uncompiled.
-        with torch.compiler.set_stance("force_eager"), _Counter() as counter:
+        counter = FlopCounterMode(display=False)
+        with torch.compiler.set_stance("force_eager"), counter:
             yield
-        self.flops = counter.flops
+        self.flops = counter.get_total_flops()
 
     def rates(self, samples: int) -> dict[str, float]:
         """The rate of so many samples since the start, and the share of time spent waiting."""
@@ -70,31 +69,6 @@ class Speed:
             "utilisation_percent": round(100 * rate / self.peak, 1),
             "memory_mib": memory_mib(self._device),
         }
-
-
-class _Counter(TorchDispatchMode):
-    """Counts by torch's own table of operations.
-
-    torch's counter also tells the modules apart, for which it hooks into their gradients; that
-    fails where a task runs a module without gradient on states that have one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        count = flop_registry.get(func._overloadpacket)
-        if count is None:  # made of others, which are counted
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        if count is not None:
-            self.flops += int(count(*args, **kwargs, out_val=out))
-        return out
 
 
 def product_peak(device: torch.device, dtype: torch.dtype) -> float:
