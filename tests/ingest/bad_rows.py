@@ -4,7 +4,6 @@ Every source can be run through them: it yields the bytes and captions as they a
 does the rest by the values in :data:`LIMITS`.
 """
 
-import base64
 import io
 import struct
 import zlib
@@ -118,22 +117,15 @@ def _pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("empty", b"", Reason.NO_IMAGE),
         ("nuls", bytes(4096), Reason.NO_IMAGE),
         ("html", b"<!DOCTYPE html><html><body>404 not found</body></html>", Reason.NO_IMAGE),
-        ("svg", svg, Reason.NO_IMAGE),
         ("svg_with_declaration", b'<?xml version="1.0"?>\n' + svg, Reason.NO_IMAGE),
         ("text", "not a picture, ü".encode(), Reason.NO_IMAGE),
         ("tiff", encoded(gradient(), "TIFF"), Reason.NO_IMAGE),
         ("truncated_jpeg", whole[: len(whole) // 2], Reason.UNDECODABLE),
-        ("truncated_png", png[: len(png) // 2], Reason.UNDECODABLE),
-        ("start_of_a_jpeg", whole[:20], Reason.NO_IMAGE),
-        ("nuls_inside", whole[:400] + bytes(len(whole) - 400), Reason.UNDECODABLE),
         ("claims_too_much", png_header(20_000, 20_000), Reason.TOO_MANY_PIXELS),
-        ("claims_everything", png_header(2**31 - 1, 2**31 - 1), Reason.TOO_MANY_PIXELS),
         ("claims_nothing", png_header(0, 0), Reason.NO_IMAGE),
-        ("holds_nothing", png_header(40, 40), Reason.UNDECODABLE),
         ("large_file", noise(400, 300), Reason.TOO_MANY_BYTES),
         ("one_pixel", encoded(gradient(1, 1), "PNG"), Reason.TOO_SMALL),
         ("strip", encoded(gradient(2000, 9), "PNG"), Reason.TOO_ELONGATED),
-        ("thirty_two_bits", encoded(gradient().convert("I"), "TIFF"), Reason.NO_IMAGE),
         ("jpeg", whole, CAPTION),
         ("png", png, CAPTION),
         ("webp", encoded(gradient(), "WEBP"), CAPTION),
@@ -151,21 +143,15 @@ def _pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("animated_webp", _animation("WEBP"), CAPTION),
         ("animated_png", _animation("PNG"), CAPTION),
         ("on_its_side", turned(6), CAPTION),
-        ("mirrored", turned(2), CAPTION),
         ("turned_nonsense", turned(77), CAPTION),
-        ("damaged_exif", encoded(gradient(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"), CAPTION),
         ("bytes_after_its_end", whole + b"<script>alert(1)</script>", CAPTION),
     ]
 
 
-def _exif(*entries: tuple[int, int, bytes]) -> bytes:
-    """An EXIF block of such types, counts and values for the orientation."""
-    tags = b"".join(
-        struct.pack("<HHI", 0x0112, kind, count) + value for kind, count, value in entries
-    )
-    return (
-        b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + tags + struct.pack("<I", 8)
-    )
+def _exif(count: int, value: bytes) -> bytes:
+    """An EXIF block with so many values for the orientation; the next block is itself."""
+    orientation = struct.pack("<HHHI", 1, 0x0112, 3, count) + value
+    return b"Exif\0\0II*\0\x08\0\0\0" + orientation + struct.pack("<I", 8)
 
 
 def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
@@ -173,92 +159,60 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
     jpeg, png, gif, bmp, webp = (
         encoded(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")
     )
-    palette, cmyk = encoded(gradient().convert("P"), "PNG"), encoded(gradient().convert("CMYK"))
+    palette = encoded(gradient().convert("P"), "PNG")
     moving = _animation("PNG")
     several = encoded(gradient(), "MPO", save_all=True, append_images=[gradient()])
-    frame, sof = gif.index(b",\0\0\0\0"), jpeg.index(b"\xff\xc0")
+    frame = gif.index(b",\0\0\0\0")
+    endless, on_its_side = _exif(2**32 - 1, bytes(4)), _exif(1, b"\6\0\0\0")
     bomb = b"x\0\0" + zlib.compress(bytes(2**26))
     tables, scan = jpeg.index(b"\xff\xc4"), jpeg.index(b"\xff\xda")
     marks = b"\xff\xfe\0\x03x"  # a comment of one letter
     sixteen = _chunk(
         b"IDAT", zlib.compress(b"".join(b"\0" + bytes(range(160)) * 2 for _ in range(40)))
     )
-    xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='8'/>"
-    rgba = gradient().convert("RGBA")
-    canvas = encoded(rgba, "WEBP", exif=_exif()[6:])
+    canvas = encoded(gradient().convert("RGBA"), "WEBP", exif=on_its_side[6:])
     canvas = _put(canvas, canvas.index(b"VP8X") + 12, b"\xff" * 6)
-    endless = _exif((3, 2**32 - 1, bytes(4)))
-    on_its_side = _exif((3, 1, b"\6\0\0\0"))
     frames = _chunk(b"acTL", b"\xff" * 4 + bytes(4))
     veils = encoded(gradient().convert("P"), "PNG", transparency=bytes(range(256)))
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     return [
         # what unpacks to much, or is much
         ("packed_profile", _put(png, 33, _chunk(b"iCCP", bomb), 0), Reason.UNDECODABLE),
         ("packed_text", _put(png, 33, _chunk(b"zTXt", bomb), 0), Reason.UNDECODABLE),
         ("many_texts", _put(png, 33, _chunk(b"tEXt", b"k\0v") * 5000, 0), CAPTION),
-        ("long_profile", encoded(gradient(), icc_profile=bytes(200_000)), CAPTION),
         ("many_comments", _put(jpeg, 2, marks * 5000, 0), Reason.UNDECODABLE),
         ("filled_up", _put(jpeg, 2, b"\xff" * 60_000, 0), CAPTION),
         ("many_extensions", _put(gif, 781, b"!\xfe\1x\0" * 9000, 0), CAPTION),
         # how it was held, said in odd ways
-        ("orientation_in_words", encoded(gradient(), exif=_exif((2, 4, b"six\0"))), CAPTION),
-        ("orientation_twice", encoded(gradient(), exif=_exif((3, 2, b"\6\0\x08\0"))), CAPTION),
         ("orientation_without_end", encoded(gradient(), exif=endless), CAPTION),
-        ("exif_in_a_circle", encoded(gradient(), exif=on_its_side), CAPTION),
-        ("orientation_in_xmp", encoded(gradient(), xmp=xmp), CAPTION),
         ("orientation_at_its_end", _put(png, -12, _chunk(b"eXIf", on_its_side[6:]), 0), CAPTION),
         # JPEG
         ("several_pictures", several, CAPTION),
-        ("several_pictures_cut", several[: len(jpeg) + 300], CAPTION),
-        ("ycck", _put(cmyk, cmyk.index(b"Adobe") + 11, b"\2"), CAPTION),
-        ("twelve_bits", _put(jpeg, sof + 4, b"\x0c"), Reason.NO_IMAGE),
-        ("no_lines", _put(jpeg, sof + 5, b"\0\0"), Reason.NO_IMAGE),
         ("without_tables", jpeg[:tables] + jpeg[scan:], CAPTION),
-        ("without_its_end", jpeg[:-2], Reason.UNDECODABLE),
-        ("two_starts", jpeg[:scan] + jpeg[sof:], Reason.UNDECODABLE),
         # GIF
-        ("frame_of_nothing", _put(gif, frame + 5, bytes(4)), Reason.UNDECODABLE),
         ("frame_elsewhere", _put(gif, frame + 1, b"\xf0\xff\xf0\xff"), Reason.TOO_MANY_PIXELS),
-        ("screen_of_nothing", _put(gif, 6, bytes(4)), CAPTION),
         ("codes_too_long", _put(gif, frame + 10, b"\x0f"), Reason.UNDECODABLE),
-        ("no_frame", gif[:frame] + b";", Reason.NO_IMAGE),
         # PNG
         ("frames_without_end", _put(moving, moving.index(b"acTL") - 4, frames), CAPTION),
         ("no_palette", palette[:33] + palette[palette.index(b"IDAT") - 4 :], Reason.UNDECODABLE),
         ("palette_with_veils", veils, CAPTION),
         ("sixteen_bits_of_four", png[:8] + _ihdr(40, 40, 16, 6) + sixteen, CAPTION),
         ("another_start", _put(png, 33, _ihdr(9000, 9000), 0), Reason.TOO_MANY_PIXELS),
-        ("endless_chunk", _put(png, 33, b"\xff" * 4), CAPTION),
         # WebP and BMP
         ("canvas_without_end", canvas, Reason.TOO_MANY_PIXELS),
         ("webp_cut", webp[:150], Reason.UNDECODABLE),
         ("upside_down", _put(bmp, 22, struct.pack("<i", -32)), CAPTION),
         ("below_everything", _put(bmp, 22, struct.pack("<i", -(2**31))), Reason.TOO_MANY_PIXELS),
         ("no_bits", _put(bmp, 28, b"\0\0"), Reason.UNDECODABLE),
-        # not what their names say
-        ("pointer", pointer, Reason.NO_IMAGE),
-        ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), Reason.NO_IMAGE),
-        ("packed", zlib.compress(jpeg), Reason.NO_IMAGE),
-        ("in_letters", base64.b64encode(jpeg), Reason.NO_IMAGE),
-        ("line_ends_changed", png.replace(b"\r\n", b"\n"), Reason.NO_IMAGE),
-        ("behind_a_mark", b"\xef\xbb\xbf" + jpeg, Reason.NO_IMAGE),
     ]
 
 
 CAPTIONS: dict[str, tuple[str, Reason | str]] = {
     "no_caption": ("", Reason.NO_CAPTION),
-    "spaces": (" \t\n ", Reason.NO_CAPTION),
-    "marks": ("... !!! ---", Reason.NO_CAPTION),
     "only_tags": ("<p><img src='a.png'></p>", Reason.NO_CAPTION),
-    "only_a_script": ("<script>track('a dog')</script>", Reason.NO_CAPTION),
-    "ten_thousand": ("a dog " * 1700, Reason.CAPTION_TOO_LONG),
     "a_million": ("a" * 1_000_000, Reason.CAPTION_TOO_LONG),
     "letters_lost": ("caf\ufffd au lait", Reason.MALFORMED_ROW),
     "half_a_letter": ("a dog \ud83d", Reason.MALFORMED_ROW),
     "nul_inside": ("a dog\0 runs", "a dog runs"),
-    "controls": ("a\x07 dog\x1b[31m runs\x7f", "a dog runs"),
-    "line_breaks": (" a dog\r\n\truns ", "a dog runs"),
     "tags": ("<b>a dog</b> runs<br/>on <a href='http://x.test'>grass</a>", "a dog runs on grass"),
     "entities": ("a dog &amp; a cat &lt;b&gt;run&lt;/b&gt;", "a dog & a cat run"),
     "comment": ("a dog <!-- photo 17 --> runs", "a dog runs"),
@@ -266,31 +220,14 @@ CAPTIONS: dict[str, tuple[str, Reason | str]] = {
     "person": ("<person> with a dog", "<person> with a dog"),
     "less_than": ("3 < 4 dogs", "3 < 4 dogs"),
     "wrong_encoding": ("a cafÃ© in the sun", "a café in the sun"),
-    "no_break_space": ("a dog\u00a0runs", "a dog runs"),
     "unseen": ("\ufeffa do\u200bg \u202eruns", "a dog runs"),
-    "wide": ("ａ ｄｏｇ", "a dog"),
     "ligature": ("a ﬁsh", "a fish"),
     "other_script": ("犬が走る", "犬が走る"),
-    "emoji": ("a 🐕 runs", "a 🐕 runs"),
     "fillers": ("\u3164\uffa0\u115f", Reason.NO_CAPTION),
-    "marks_of_nothing": ("\u0301\u0351" * 40, Reason.NO_CAPTION),
-    "joiners": ("\u200b\u200d\u2060", Reason.NO_CAPTION),
-    "braille_blank": ("\u2800 \u2800", Reason.NO_CAPTION),
-    "nobodys_letters": ("\ue000\uf8ff", Reason.NO_CAPTION),
     "entity_of_nothing": ("a &#0; dog", Reason.MALFORMED_ROW),
-    "entity_of_half": ("a &#xD83D; dog", Reason.MALFORMED_ROW),
-    "entity_too_large": ("a &#1114112; dog", Reason.MALFORMED_ROW),
     "two_hundred_and_one": ("a" * 199 + " b", Reason.CAPTION_TOO_LONG),
-    "isolates": ("\u2067a dog\u2069 runs", "a dog runs"),
     "other_spaces": ("a\x0bdog\x0cruns\x1con\u2028grass", "a dog runs on grass"),
-    "carriage_return": ("a\rdog", "a dog"),
     "entities_of_entities": ("a &amp;amp;lt;b&amp;gt; dog", "a dog"),
-    "comment_without_end": ("a dog <!-- and", "a dog"),
-    "encoded_twice": ("ÃƒÂ© la plage", "é la plage"),
-    "annotated": ("\ufff9a dog\ufffa\ufffb", "a dog"),
-    "beyond_unicode": ("a dog\uffff \U0010ffff", "a dog\uffff \U0010ffff"),
-    "four_bytes": ("𐐔𐐯𐐻", "𐐔𐐯𐐻"),
-    "right_to_left": ("كلب يجري", "كلب يجري"),
 }
 
 

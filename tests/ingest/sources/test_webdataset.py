@@ -53,9 +53,8 @@ def test_what_img2dataset_wrote_on_spark() -> None:
     assert len(rows) == 7, "every row of its table is somewhere"
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "reason"),
-    [
+def test_what_its_messages_mean() -> None:
+    for status, message, reason in (
         ("failed_to_download", "HTTP Error 404: Not Found", Reason.NOT_FOUND),
         ("failed_to_download", "HTTP Error 403: Forbidden", Reason.HTTP_ERROR),
         ("failed_to_download", "<urlopen error _ssl.c: handshake timed out>", Reason.TIMED_OUT),
@@ -64,10 +63,8 @@ def test_what_img2dataset_wrote_on_spark() -> None:
         ("failed_to_resize", "Image decoding error", Reason.UNDECODABLE),
         ("failed_to_resize", "image too small", Reason.TOO_SMALL),
         ("failed_to_resize", "aspect ratio too large", Reason.TOO_ELONGATED),
-    ],
-)
-def test_what_its_messages_mean(status: str, message: str, reason: Reason) -> None:
-    assert webdataset._reason(status, message) == reason
+    ):
+        assert webdataset._reason(status, message) == reason, message
 
 
 def test_members_that_are_not_expected_are_never_looked_at(tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ def test_one_name_in_two_folders_is_two_samples(tmp_path: Path) -> None:
     assert captions(read(write_tar(tmp_path / "a.tar", *named))) == ["number 3"] * 2
 
 
-@pytest.mark.parametrize("member", range(9))
+@pytest.mark.parametrize("member", [0, 4, 8])
 def test_a_damaged_member_is_one_refusal(tmp_path: Path, member: int) -> None:
     shard = write_tar(tmp_path / "a.tar", *sample(0), *sample(1), *sample(2))
     with tarfile.open(shard) as tar:
