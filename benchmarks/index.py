@@ -40,7 +40,7 @@ from pathlib import Path
 from albef.data.shards import Shards
 from benchmarks.index import _private_mib
 folder, at = map(Path, sys.argv[1:])
-split = Shards(folder, "train", check=False, mapped=at)
+split = Shards(folder, "train", mapped=at)
 most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(_private_mib(os.getpid()), most)
 """
@@ -67,7 +67,7 @@ def main() -> None:
         (columns,) = Path(name).glob("*.arrow")
         columns.unlink()
         began = time.perf_counter()
-        split = Shards(folder, "train", check=False)
+        split = Shards(folder, "train")
         read, own = time.perf_counter() - began, _private_mib(os.getpid())
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         began = time.perf_counter()

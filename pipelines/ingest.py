@@ -1,13 +1,12 @@
 """ingest@DATASET: make the records of a data set and write them as shards with an index.
 
-Rows are prepared in blocks, compared with each other, and written as shards. Blocks and shards stay
-in scratch: of a run that was killed, and of the last one, what is there already is not made again.
+Rows are prepared in blocks, compared with each other, and written as shards. Blocks stay in
+scratch: rows that a killed run or the last one prepared are not prepared again.
 """
 
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Container, Iterator, Mapping
@@ -15,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 import albef.data
@@ -29,7 +27,7 @@ from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import Given, portions, prepared
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
-from albef.ingest.shard_writer import PARTS, ShardWriter
+from albef.ingest.shard_writer import ShardWriter
 from albef.ingest.sources import read_rows
 from albef.io import file_digest
 from albef.run_record import code_digest
@@ -54,7 +52,8 @@ def run(stage: Stage) -> None:
         _read(blocks, stage, config, rules)
         heldout = read_heldout(paths)
         dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
-        shutil.rmtree(quarantine, ignore_errors=True)  # its files may be those of products, too
+        for folder in (data, quarantine):  # of a run that was killed
+            shutil.rmtree(folder, ignore_errors=True)
         reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
         rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
         cut = _rows_of_cut_shards(quarantine) if reasons else 0
@@ -65,13 +64,10 @@ def run(stage: Stage) -> None:
         _check_counts(described, quarantine, rows)
         _place(quarantine, stage.layout.quarantine(stage.key))
         _place(data, stage.layout.data(stage.key))
-        changes = blocks.finish()
+        blocks.finish()
     stage.made(stage.layout.data(stage.key) / "dataset.json")
     stage.record["records"] = described["splits"]
     stage.record["set_aside"] = reasons.total()
-    if changes:
-        stage.record["changes"] = changes
-        log.info("%(new)d rows are new, %(changed)d changed, %(removed)d removed", changes)
     for split, count in described["splits"].items():
         log.info("%s: %d records", split, count)
     for (source, reason), count in sorted(reasons.items()):
@@ -137,19 +133,12 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
 def _write(
     folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
-    """The shards and their index, from the first shard on that is not there yet."""
+    """Write the shards of all rows that are kept, and their index."""
     store = Store(config.store) if config.store else None
-    kept_masks = [blocks.kept(block, dropped) for block in range(len(blocks))]
-    digests = np.concatenate([blocks.digests(block)[rows] for block, rows in enumerate(kept_masks)])
-    with ShardWriter(folder, stage.key, config.shard_mb, store, digests) as writer:
-        skipped = writer.finished
-        for block, rows in enumerate(kept_masks):
-            skips = min(skipped, int(rows.sum()))
-            skipped -= skips
-            rows[np.flatnonzero(rows)[:skips]] = False
-            for _, record in blocks.records(block, rows):
-                if record is not None:
-                    writer.add(record)
+    with ShardWriter(folder, stage.key, config.shard_mb, store) as writer:
+        for block in range(len(blocks)):
+            for row in blocks.rows(block, blocks.kept(block, dropped)):
+                writer.add(row.record(blocks.images(row)))
         sources = _sources(config)
         for values, source in zip(sources, config.sources.values(), strict=True):
             inputs = {name: file_digest(path) for name, path in source.inputs().items()}
@@ -198,23 +187,13 @@ def _too_few(
 
 
 def _place(folder: Path, target: Path) -> None:
-    """Put a finished folder in its place, nothing half; files are shared with it where they can."""
+    """Move a finished folder to its place, nothing half."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     for old in (part, target):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(
-        folder, part, copy_function=_link, ignore=shutil.ignore_patterns(PARTS, "*.part")
-    )
+    shutil.move(folder, part)
     part.rename(target)
-
-
-def _link(source: str, target: str) -> None:
-    """A file under a second name; a copy where that cannot be."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pictures out of shards, by place, from the data set's folder or its store.
 
-A picture is taken only where the index and the tar agree: the header before it must be that of a
-plain file with the expected name and size. Nothing is unpacked, and no other member is touched.
+A picture is taken only if its bytes have the digest that the index names. Nothing is unpacked, and
+no other member is touched.
 """
 
 import errno
@@ -12,11 +12,8 @@ from typing import Any
 
 from albef.data.cache import LostShard, ShardCache
 from albef.data.store import MANIFEST, Manifest, Store, Stored, read_manifest
-from albef.data.tar import BLOCK, PLAIN, header_of
 from albef.layout import Runtime
 
-SUFFIXES = ("png", "jpg", "webp")
-"""File name suffixes of pictures."""
 _OPEN = 128  # shards that a process has open at once
 
 
@@ -66,49 +63,43 @@ class ShardFiles:
         """Bytes of a shard of the store."""
         return self._stored(shard).size
 
-    def image(self, shard: str, offset: int, size: int, digest: str | None, member: str) -> bytes:
+    def image(self, shard: str, offset: int, size: int, digest: str, key: str) -> bytes:
         """A picture.
 
         Args:
             shard: name of its shard.
             offset: where it begins, in bytes.
             size: its bytes.
-            digest: its SHA-256; None does not compare it.
-            member: its file name without suffix: the key of its record, with ``.1`` and on.
+            digest: its SHA-256.
+            key: of its record.
 
         Raises:
             Damaged: it is not there, or another than it should be.
             OSError: the store cannot be reached.
         """
-        problem, image = self._read(shard, offset, size, digest, member)
+        problem, image = self._read(shard, offset, size, digest, key)
         if problem and self.cache:  # this machine's copy may be what is damaged
             self._files.pop(shard, None)
             self.cache.drop(self._stored(shard))
-            problem, image = self._read(shard, offset, size, digest, member)
+            problem, image = self._read(shard, offset, size, digest, key)
         if problem:
-            raise Damaged(shard, member.partition(".")[0], problem, self.remedy)
+            raise Damaged(shard, key, problem, self.remedy)
         return image
 
-    def _read(
-        self, shard: str, offset: int, size: int, digest: str | None, member: str
-    ) -> tuple[str, bytes]:
+    def _read(self, shard: str, offset: int, size: int, digest: str, key: str) -> tuple[str, bytes]:
         """What is wrong, if anything, and the picture."""
         file = self._open(shard)
         if self.cache:
             self.cache.touch(file.number)
-        address, key = self._address(shard), member.partition(".")[0]
+        address = self._address(shard)
         try:
-            block = os.pread(file.number, BLOCK + size, offset - BLOCK)
+            image = os.pread(file.number, size, offset)
         except OSError as error:
             return f"{address} cannot be read at {key} ({error.strerror})", b""
-        image, problem = block[BLOCK:], ""
-        if len(block) != BLOCK + size:
-            problem = f"{address} ends before {key}"
-        elif disagrees := _check_header(block[:BLOCK], size, member):
-            problem = f"{address} is damaged at {key}, where {disagrees}"
-        elif digest is not None and hashlib.sha256(image).hexdigest() != digest:
-            problem = f"{address} is damaged at {key}"
-        return problem, image
+        if len(image) != size:
+            return f"{address} ends before {key}", b""
+        is_damaged = hashlib.sha256(image).hexdigest() != digest
+        return f"{address} is damaged at {key}" if is_damaged else "", image
 
     def _address(self, shard: str) -> str:
         """Where a shard is: a path, or an address in the store."""
@@ -179,20 +170,6 @@ class _File:
 
     def __del__(self) -> None:
         os.close(self.number)
-
-
-def _check_header(block: bytes, size: int, member: str) -> str:
-    """What is wrong with the header of a picture; "" where nothing is."""
-    header = header_of(block)
-    if header is None:
-        return "no header of a tar member stands"
-    if header.type not in PLAIN:
-        return "a link, folder or device stands"
-    if header.name not in [f"{member}.{suffix}" for suffix in SUFFIXES]:
-        return f"the member {header.name[:100]!r} stands"
-    if header.size != size:
-        return f"a member of {header.size} bytes stands, not {size}"
-    return ""
 
 
 def remedy(folder: Path) -> str:

@@ -188,7 +188,6 @@ class Shards:
     Args:
         folder: of the data set.
         split: of the data set.
-        check: compare each image read with its digest.
         cache: where shards of a store are kept; None is the process' default.
         mapped: a folder where the index lies for several processes to share; None reads its own.
 
@@ -201,7 +200,6 @@ class Shards:
         folder: Path,
         split: str,
         *,
-        check: bool = True,
         cache: ShardCache | None = None,
         mapped: Path | None = None,
     ) -> None:
@@ -215,7 +213,7 @@ class Shards:
             splits = ", ".join(sorted(described["splits"])) or "none"
             raise ShardError(f"{folder} has no split {split!r}; its splits are {splits}")
         columns = {name: table.column(name).chunk(0) for name in table.column_names}
-        self._columns, self._check, self._mapped = columns, check, mapped
+        self._columns, self._mapped = columns, mapped
         self.keys: pa.StringArray = columns["key"]
         self.sources: pa.StringArray = columns["source"]
         self.captions: pa.ListArray = columns["captions"]
@@ -242,10 +240,10 @@ class Shards:
                 row["shard"],
                 location["offset"],
                 location["size"],
-                location["digest"] if self._check else None,
-                f"{row['key']}.{number}" if number else row["key"],
+                location["digest"],
+                row["key"],
             )
-            for number, location in enumerate((row, *further))
+            for location in (row, *further)
         )
         return Record(
             key=row["key"],
@@ -290,7 +288,7 @@ class Shards:
 
     def __reduce__(self) -> tuple[Any, ...]:
         cache, mapped = self.files.cache, self._mapped
-        make = functools.partial(Shards, check=self._check, cache=cache, mapped=mapped)
+        make = functools.partial(Shards, cache=cache, mapped=mapped)
         return make, (self.folder, self.split)
 
 

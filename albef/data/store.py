@@ -80,7 +80,7 @@ class Store:
         except Exception as error:  # of each kind of store another
             raise OSError(
                 f"{self.address(shard)} cannot be written ({why(error)}): mend that, or name "
-                "another store, and run it again; it goes on where it was"
+                "another store, and run it again; what is there is not sent again"
             ) from error
         return shard
 

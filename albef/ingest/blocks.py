@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from albef.data.refusal import Refusal
 from albef.ingest.cleaning import writable
 from albef.ingest.pool import Given
 from albef.ingest.prepare import Prepared, name_of
-from albef.io import atomic, read_json, write_json
+from albef.io import atomic
 
 EXAMPLES = 12
 """Rows of each source and reason that are kept to be looked at."""
@@ -47,7 +47,6 @@ _PRIOR = pa.schema({
 })  # fmt: skip
 _LONGEST = 8000  # letters of what names a row, and of what is said of it
 _OPEN = 64  # files that are held open, of the last ones used
-_LAST_INGEST = "made.json"  # the numbers of the blocks of the last ingest that came to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,18 +204,8 @@ class Blocks:
         _write(self._rows(number), table.replace_schema_metadata(self._rules))
         self.starts.append(self.starts[-1] + table.num_rows)
 
-    def finish(self) -> dict[str, int]:
-        """End an ingest: forget what it did not need of earlier ones.
-
-        Returns:
-            How many rows are ``new``, ``changed`` (another row of that name stood there) and
-            ``removed`` since the last ingest that came to its end; nothing where there was none.
-        """
-        latest = read_json(self._folder / _LAST_INGEST)
-        numbers = range(self._first, self._first + len(self))
-        previous = [n for n in self._earlier if latest and latest["first"] <= n < latest["end"]]
-        changes = self._changes(previous, numbers) if previous else {}
-        write_json(self._folder / _LAST_INGEST, {"first": numbers.start, "end": numbers.stop})
+    def finish(self) -> None:
+        """End an ingest: forget what it did not need of earlier ones."""
         for number in self._earlier:
             self._rows(number).unlink()
         tables = map(self.table, range(len(self)))
@@ -224,28 +213,6 @@ class Blocks:
         for path in self._folder.glob("images-*"):
             if int(path.name.partition("-")[2]) not in needed:
                 path.unlink()
-        return changes
-
-    def _changes(self, before: Iterable[int], now: Iterable[int]) -> dict[str, int]:
-        """Compare the rows of some blocks with those of others, by digest and then by name."""
-        earlier, later = (
-            pa.concat_tables(
-                self._read(self._rows(number)).select(["source", "name", "digest"])
-                for number in numbers
-            )
-            for numbers in (before, now)
-        )
-        removed, new = _names_without(earlier, later), _names_without(later, earlier)
-        changed = len(np.intersect1d(removed, new))
-        return {"new": len(new) - changed, "changed": changed, "removed": len(removed) - changed}
-
-    def digests(self, block: int) -> NDArray[np.bytes_]:
-        """A digest for each row of a block, of all that its record's bytes depend on."""
-        columns = self.table(block).select(["digest", "source", "key", "split", "image_id"])
-        rows = zip(*(column.to_pylist() for column in columns), strict=True)
-        rules = self._rules["rules"].encode()
-        words = [hashlib.sha256(rules + repr(row).encode()).digest()[:16] for row in rows]
-        return np.array(words, "S16")
 
     def kept(self, block: int, dropped: Container[int]) -> NDArray[np.bool_]:
         """Which rows of a block are neither refused nor dropped, by their numbers."""
@@ -261,11 +228,9 @@ class Blocks:
         for place, values in zip(places.tolist(), table.take(places).to_pylist(), strict=True):
             yield Row(self.starts[block] + place, values)
 
-    def records(
-        self, block: int, chosen: NDArray[np.bool_] | None = None
-    ) -> Iterator[tuple[Row, Record | None]]:
-        """The rows of a block, as :meth:`rows`, with their records where they are kept so far."""
-        for row in self.rows(block, chosen):
+    def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
+        """The rows of a block, in order, with their records where they are kept so far."""
+        for row in self.rows(block):
             is_kept = row.values["reason"] is None
             yield row, row.record(self.images(row)) if is_kept else None
 
@@ -315,13 +280,6 @@ def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
     field = SCHEMA.field(name)
     column = pa.array(values, field.type) if isinstance(values, list) else values
     return table.set_column(SCHEMA.get_field_index(name), field, column)
-
-
-def _names_without(rows: pa.Table, others: pa.Table) -> NDArray[np.uint64]:
-    """Return the names, as numbers, of the rows whose digests are not among the others'."""
-    is_other = ~np.isin(digests_of(rows["digest"]), digests_of(others["digest"]))
-    named = rows.filter(pa.array(is_other)).to_pylist()
-    return np.array([hash_word(f"{row['source']}/{row['name']}") for row in named], np.uint64)
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -111,10 +111,7 @@ def _shards(files: list[Path]) -> Section:
         raise ParamsError(
             f"{files[0]}: no sample of its first ones has a .txt, or a .json with a caption; {HELP}"
         )
-    statuses = all(file.with_suffix(".parquet").is_file() for file in files)
-    return {
-        "kind": "webdataset", "files": _by_split(files), "caption": caption, "statuses": statuses
-    }  # fmt: skip
+    return {"kind": "webdataset", "files": _by_split(files), "caption": caption}
 
 
 def _field(text: bytes) -> str | None:

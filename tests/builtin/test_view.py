@@ -15,37 +15,23 @@ FEW: dict[str, dict[str, int]] = {
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_the_same_seed_gives_the_same_records_and_another_gives_others(kind: str) -> None:
+def test_what_every_view_promises(kind: str) -> None:
     few = draw(kind, splits=FEW[kind])
     again = draw(kind, pixels=VALUES[kind]["pixels"], splits=FEW[kind])  # not the same list
     assert few == again
     other = draw(kind, 2, splits=FEW[kind])
     assert not {record.image for record in few} & {record.image for record in other}
-
-
-@pytest.mark.parametrize("kind", VALUES)
-def test_counts_keys_and_image_ids(kind: str) -> None:
+    alone, beside = draw(kind, splits={"val": 6}), of(few, "val")
+    assert [(r.images, r.captions) for r in alone] == [(r.images, r.captions) for r in beside]
     records = draw(kind)
-    assert (
-        Counter(split for split, _ in {(r.split, r.image_id) for r in records})
-        == (VALUES[kind]["splits"])
-    )
+    counts = Counter(split for split, _ in {(r.split, r.image_id) for r in records})
+    assert counts == VALUES[kind]["splits"]
     assert len({record.key for record in records}) == len(records)
     assert {record.image_id for record in records} == set(range(records[-1].image_id + 1))
     assert all(record.key.startswith(f"{record.split}-") for record in records)
     assert {record.source for record in records} == {kind}
-
-
-@pytest.mark.parametrize("kind", ["scenes", "questions", "statements", "comparisons"])
-def test_no_scene_is_in_two_splits(kind: str) -> None:
-    for record in draw(kind):
+    for record in records if kind not in ("pictures", "expressions") else ():
         assert {describe.split_of(scene) for scene in scenes_of(record)} == {record.split}
-
-
-@pytest.mark.parametrize("kind", VALUES)
-def test_one_split_does_not_depend_on_the_others(kind: str) -> None:
-    alone, beside = draw(kind, splits={"val": 6}), of(draw(kind, splits=FEW[kind]), "val")
-    assert [(r.images, r.captions) for r in alone] == [(r.images, r.captions) for r in beside]
 
 
 @pytest.mark.parametrize(
@@ -53,19 +39,13 @@ def test_one_split_does_not_depend_on_the_others(kind: str) -> None:
     [
         ("scenes", {"splits": {"test": 5000}},
          r"splits\.test asks for .* lower splits\.test or raise objects"),
-        ("scenes", {"splits": {"pairs": 5000}},
-         r"splits\.pairs asks for .* lower splits\.pairs or raise objects"),
-        ("scenes", {"objects": 2, "splits": {"test": 10}}, "raise objects"),
         ("scenes", {"splits": {"pairs": 3}}, "splits: pairs must be an even number"),
         ("scenes", {"splits": {"tran": 3}}, "'train', 'val', 'test', 'pairs' or 'things'"),
         ("scenes", {"objects": 1000}, f"objects: .* less than or equal to {openmoji.MOST}"),
-        ("scenes", {"unseen": 1.5}, "unseen"),
-        ("scenes", {"caption": 2}, "did you mean captions?"),
         ("pictures", {"splits": {"val": 13}}, r"splits\.val is 13, but 12 objects"),
         ("questions", {"objects": 3, "splits": {"val": 5000}},
          r"splits\.val asks for 5000 different scenes"),
         ("statements", {"splits": {"train": 4}}, "train: .* multiple of 3, got 4"),
-        ("statements", {"objects": 2, "splits": {"val": 3}}, "raise objects"),
         ("comparisons", {"splits": {"val": 3}}, "val: .* multiple of 2, got 3"),
         ("expressions", {"objects": 8, "splits": {"val": 5000}},
          r"splits\.val asks for .* raise objects"),

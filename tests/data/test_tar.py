@@ -148,8 +148,3 @@ def test_no_damage_is_too_odd(
     assert sum(len(item.data) for item in found if isinstance(item, Member)) <= len(held)
     for item in found:
         item.name.encode()
-
-
-@given(st.binary(max_size=3000))
-def test_no_bytes_are_too_odd(tmp_path_factory: pytest.TempPathFactory, held: bytes) -> None:
-    read(tmp_path_factory.mktemp("any"), held)

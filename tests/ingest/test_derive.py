@@ -45,11 +45,9 @@ def test_shards(tmp_path: Path) -> None:
         write_tar(tmp_path / "a" / split / "0.tar", ("1.jpg", b"x"), ("1.txt", b"one"))
     values = json.dumps({"id": 3, "caption": "one"}).encode()
     write_tar(tmp_path / "b.tar", ("1.jpg", b"x"), ("1.json", values))
-    files, caption, statuses = read(tmp_path / "a", "files", "caption", "statuses")
-    assert (set(files), caption, statuses) == ({"train", "val"}, "txt", False)
+    files, caption = read(tmp_path / "a", "files", "caption")
+    assert (set(files), caption) == ({"train", "val"}, "txt")
     assert read(tmp_path / "b.tar", "caption") == ("json.caption",)
-    pq.write_table(pa.table({"status": ["success"]}), tmp_path / "b.parquet")
-    assert read(tmp_path / "b.tar", "statuses") == (True,)
 
 
 def test_parquet(tmp_path: Path) -> None:

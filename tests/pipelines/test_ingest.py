@@ -397,11 +397,8 @@ def prepared(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize(
-    ("step", "at"),
-    [("block", 0), ("block", 3), ("shard", 0), ("shard", 3), ("part", 2), ("part", 4), ("end", 0)],
-)
-def test_what_was_ended_goes_on_where_it_was(
+@pytest.mark.parametrize(("step", "at"), [("block", 0), ("block", 3), ("shard", 2), ("end", 0)])
+def test_what_was_ended_is_not_prepared_again(
     whole: dict[str, bytes],
     prepared: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -410,13 +407,13 @@ def test_what_was_ended_goes_on_where_it_was(
 ) -> None:
     where = {
         "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
-        "part": (ShardWriter, "add"), "end": (ingest, "_check_counts"),
+        "end": (ingest, "_check_counts"),
     }[step]  # fmt: skip
     real, calls = getattr(*where), [0]
 
     def ends(*args: Any) -> Any:
         calls[0] += 1
-        if calls[0] > at * (7 if step == "part" else 1):
+        if calls[0] > at:
             raise KeyboardInterrupt
         return real(*args)
 
@@ -430,41 +427,30 @@ def test_what_was_ended_goes_on_where_it_was(
     assert len(prepared) == (60 - 10 * at if step == "block" else 0)
 
 
-@pytest.mark.parametrize("store", [None, "store"])
-def test_only_what_is_new_is_prepared(
-    here: Path, whole: dict[str, bytes], prepared: list[str], store: str | None
-) -> None:
-    def run(rows: dict[str, tuple[bytes, str]], **changed: Any) -> tuple[int, Any]:
+def test_only_what_is_new_is_prepared(here: Path, prepared: list[str]) -> None:
+    def run(rows: dict[str, tuple[bytes, str]], **changed: Any) -> int:
         prepared.clear()
-        toy_params(Path(), rows, **{"duplicates": "drop_exact", "store": store, **changed})
-        stage = Stage("ingest", "toy")
-        ingest.run(stage)
-        return len(prepared), stage.record.get("changes")
+        toy_params(Path(), rows, **{"duplicates": "drop_exact", **changed})
+        ingest.run(Stage("ingest", "toy"))
+        return len(prepared)
 
     rows = rough(60)
-    assert run(rows) == (60, None)
+    assert run(rows) == 60
     pictures_kept = set((here / "scratch").rglob("images-*"))
-    assert run(rows) == (0, {"new": 0, "changed": 0, "removed": 0})
-    longer = rows | {"00099.png": (toy.picture(99, (24, 20)), "new"), "00100.png": (b"no", "bad")}
-    assert run(longer) == (2, {"new": 2, "changed": 0, "removed": 0})
-    if not store:
-        same = [
-            name for name in whole if name.endswith(".tar") and contents(DATA)[name] == whole[name]
-        ]
-        assert len(same) == describe(DATA)["shards"] - 1
-    moved = {"000.png": (toy.picture(100, (24, 20)), "first"), **longer}
+    assert run(rows) == 0
+    moved = {"000.png": (toy.picture(100, (24, 20)), "first"), **rows, "00100.png": (b"no", "bad")}
     moved["00025.png"] = toy.picture(999, (24, 20)), "another"
     del moved["00041.png"], moved["00005.png"]
-    assert run(moved) == (2, {"new": 1, "changed": 1, "removed": 2})
+    assert run(moved) == 3
     grown = contents(DATA) | contents(ASIDE)
-    assert run(dict(list(moved.items())[40:]))[0] == 0
+    assert run(dict(list(moved.items())[40:])) == 0
     assert not pictures_kept <= set((here / "scratch").rglob("images-*")), "what nobody needs goes"
-    assert run(moved)[0] > 30
+    assert run(moved) > 30
     assert contents(DATA) | contents(ASIDE) == grown
     shutil.rmtree(here / "scratch")
-    assert run(moved) == (len(moved), None)
+    assert run(moved) == len(moved)
     assert contents(DATA) | contents(ASIDE) == grown
-    assert run(moved, quality=50)[0] == len(moved), "other rules prepare all anew"
+    assert run(moved, quality=50) == len(moved), "other rules prepare all anew"
 
 
 @pytest.mark.slow

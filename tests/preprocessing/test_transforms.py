@@ -1,6 +1,5 @@
 """Decoding, augmentation and normalisation."""
 
-import contextlib
 import io
 from typing import Any
 
@@ -272,44 +271,20 @@ def test_each_operation_is_applied_half_of_the_time() -> None:
     assert 0.25 < same / 400 < 0.45
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = gradient().convert(mode)
-    image = encoded(picture, "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
-    assert decode(image).mode == "RGB"
-
-
-@pytest.mark.parametrize("size", [(8193, 8193), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_a_header_that_claims_too_much_is_refused_before_decoding(size: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match="image of row-7"):
-        decode(png_header(*size), "row-7")
-
-
-@pytest.mark.parametrize(
-    "image",
-    [b"", b"no picture", toy.picture(1)[:60], toy.picture(1)[:-40], png_header(0, 5)],
-)
-def test_a_damaged_picture_is_named(image: bytes) -> None:
-    with pytest.raises(ImageError, match="the image of row-7 cannot be decoded"):
-        Evaluate(SIDE)(image, "row-7")
-
-
-@given(st.integers(0, 10_000), st.integers(0, 255))
-def test_any_damage_is_an_image_error_or_a_picture(place: int, value: int) -> None:
-    image = bytearray(encoded(gradient(20, 20), "JPEG" if value % 2 else "PNG"))
-    image[place % len(image)] = value
-    with contextlib.suppress(ImageError):
-        assert decode(bytes(image)).mode == "RGB"
+def test_what_cannot_be_decoded_is_named() -> None:
+    for image in (b"", b"no picture", toy.picture(1)[:-40], png_header(0, 5)):
+        with pytest.raises(ImageError, match="the image of row-7 cannot be decoded"):
+            Evaluate(SIDE)(image, "row-7")
+    for claim in (8193, 2**31 - 1):  # refused before decoding
+        with pytest.raises(ImageError, match="image of row-7"):
+            decode(png_header(claim, claim), "row-7")
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"crop": [0.9, 0.2]}, "crop starts at 0.9, above its end 0.2"),
-        ({"crop": [0.0, 1.0]}, "greater than 0"),
-        ({"crop": [0.5]}, "crop.1 is missing"),
         ({"randaugment": 11}, "less than or equal to 10"),
-        ({"flips": True}, "did you mean flip?"),
     ],
 )
 def test_wrong_values_are_named(changed: dict[str, object], message: str) -> None:

@@ -2,14 +2,12 @@
 
 A sample is what stands together under one name: a picture, and a text or JSON with its caption.
 Only these members are looked at. A member that is damaged becomes a refusal, and what follows it is
-read on. Where img2dataset tells of rows that failed, they are refusals too.
+read on.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -18,7 +16,6 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.tar import Damage, Member, members
-from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
     LARGEST_PICTURE,
     LARGEST_TEXT,
@@ -33,7 +30,6 @@ from albef.ingest.sources.rows import (
 )
 
 _LIMITS = dict.fromkeys(PICTURES, LARGEST_PICTURE) | {"txt": LARGEST_TEXT, "json": LARGEST_TEXT}
-_BATCH = 1024
 
 
 class Config(SplitFiles):
@@ -45,15 +41,6 @@ class Config(SplitFiles):
     """Where captions are: ``txt``, or ``json.FIELD``, which may hold a list."""
     keep: list[str] | None = None
     """Fields of the JSON that are kept in meta; null keeps all."""
-    statuses: bool = False
-    """Whether a table lies beside each shard (NAME.parquet), as img2dataset writes it, that tells
-    of the rows that failed."""
-
-    def inputs(self) -> dict[str, Path]:
-        """Return the shards of all splits, and the tables beside them where they are read."""
-        shards = super().inputs()
-        tables = (shard.with_suffix(".parquet") for shard in shards.values() if self.statuses)
-        return shards | {str(table): table for table in tables}
 
 
 @dataclass(slots=True)
@@ -82,15 +69,13 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """The samples of all shards, in order.
 
     Raises:
-        ParamsError: no such shard, or it or its table cannot be read at all.
+        ParamsError: no such shard, or it cannot be read at all.
     """
     number = 0
     for split, shard in expand_splits(config.files):
-        names: set[str] = set()
         try:
             samples = _samples(members(shard, limit), config.caption.split(".")[0])
             for line, sample in enumerate(samples, 1):
-                names.add(Path(sample.name).name)
                 row = Row(shard, line, sample, sample.name)
                 if damage := sample.damage:
                     where = f"{shard}, byte {damage.offset}: {damage.detail}"
@@ -101,16 +86,6 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                     yield result
         except OSError as error:
             raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
-        if config.statuses:
-            yield from _failed_rows(shard, names)
-
-
-def count(config: Config) -> int | None:
-    """Rows by the tables beside the shards; None where there are none."""
-    if not config.statuses:
-        return None
-    shards = (shard.with_suffix(".parquet") for _, shard in expand_splits(config.files))
-    return sum(tables.count(shard, "parquet") for shard in shards)
 
 
 def limit(name: str) -> int:
@@ -177,43 +152,3 @@ def _json(text: bytes) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise Refused(Reason.MALFORMED_ROW, "its json holds no object")
     return values
-
-
-def _failed_rows(shard: Path, names: set[str]) -> Iterator[Refusal]:
-    """The rows that img2dataset could not get, and those that it got but that are not in the tar.
-
-    Raises:
-        ParamsError: there is no such table.
-    """
-    table = shard.with_suffix(".parquet")
-    if not table.is_file():
-        raise ParamsError(f"{table} is missing; without such tables write statuses: false")
-    columns = ["key", "url", "status", "error_message"]
-    for row in tables.read(table, "parquet", None, columns, _BATCH):
-        if isinstance(row, Refusal):
-            yield row
-            continue
-        key, url, status, message = (row.values[column] for column in columns)
-        if status != "success":
-            error = Refused(_reason(str(status), str(message)), f"{status}: {message}")
-            yield row.refusal(error, str(url))
-        elif str(key) not in names:
-            detail = f"{key} was downloaded and is not in {shard.name}"
-            yield row.refusal(Refused(Reason.DAMAGED_MEMBER, detail), str(url))
-
-
-_REASONS = (
-    (r"HTTP Error (404|410)", Reason.NOT_FOUND),
-    (r"HTTP Error", Reason.HTTP_ERROR),
-    (r"X-Robots-Tag", Reason.OPTED_OUT),
-    (r"timed? ?out", Reason.TIMED_OUT),
-    (r"unknown url type|no host given|[Ii]nvalid URL", Reason.BAD_URL),
-    (r"image too small", Reason.TOO_SMALL),
-    (r"aspect ratio", Reason.TOO_ELONGATED),
-)
-"""What img2dataset's messages mean, the first that is found."""
-
-
-def _reason(status: str, message: str) -> Reason:
-    default = Reason.UNDECODABLE if status == "failed_to_resize" else Reason.UNREACHABLE
-    return next((reason for text, reason in _REASONS if re.search(text, message)), default)
