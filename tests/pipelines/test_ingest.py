@@ -454,9 +454,8 @@ def test_only_what_is_new_is_prepared(here: Path, prepared: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", [None, "store"])
-def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path, store: str | None) -> None:
-    toy_params(here, rough(6000), workers=2, duplicates="drop_exact", store=store)
+def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path) -> None:
+    toy_params(here, rough(6000), workers=2, duplicates="drop_exact", store="store")
     command = [sys.executable, "-m", "pipelines.ingest", "toy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, capture_output=True)
