@@ -66,7 +66,6 @@ bench: setup
 	$(BIN)/python -m benchmarks.loader
 
 bench-data: setup
-	$(BIN)/python -m benchmarks.urls
 	$(BIN)/python -m benchmarks.ingest
 
 # The peer has pins of its own; without it the benchmark says so.
