@@ -57,7 +57,6 @@ check: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --noconftest tests/test_house.py
 
 bench: setup
 	$(BIN)/python -m benchmarks.step

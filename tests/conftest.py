@@ -321,6 +321,12 @@ def tiny_export(tiny_exports: dict[str, Path]) -> Path:
     return tiny_exports["retrieval"]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Bucket(NamedTuple):
     """A bucket of a real S3 server on loopback."""
 
@@ -334,11 +340,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """A bucket; what reaches it is in the environment, as for a user."""
     folder = tmp_path_factory.mktemp("s3")
     (folder / "states").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     rclone = shutil.which("rclone", path=str(Path(sys.executable).parent))
     assert rclone
+    port = free_port()
     address = f"127.0.0.1:{port}"
     command = [rclone, "serve", "s3", "--addr", address, "--auth-key", "key,secret", str(folder)]
     with (

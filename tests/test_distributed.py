@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +13,7 @@ import torch
 
 from albef.distributed import World, joined, launched, world
 from albef.loading.reading import Part
-from tests.conftest import CAPTIONS, KINDS, tiny_task
+from tests.conftest import CAPTIONS, KINDS, free_port, tiny_task
 from tests.data import toy
 from tests.tasks.test_predict_exported import records_of
 from tests.training import toy_training
@@ -111,7 +110,7 @@ def test_a_process_that_fails_alone_ends_and_the_others_notice(
     data: Path, tmp_path: Path, size: int, phase: str
 ) -> None:
     """Without a launcher that would end the others."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(size)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     command = [sys.executable, "-m", toy_training.__name__, str(data), str(tmp_path), phase]
     processes = [
         subprocess.Popen(command, cwd=ROOT, env=os.environ | address | {"RANK": str(rank)})
@@ -120,12 +119,6 @@ def test_a_process_that_fails_alone_ends_and_the_others_notice(
     codes = [process.wait() for process in processes]
     assert codes.pop(toy_training.PHASES[phase]) == toy_training.FAILED
     assert codes == [toy_training.LOST] * (size - 1)
-
-
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: int) -> list[Any]:
@@ -151,7 +144,7 @@ def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: i
 def together(size: int, pictures: list[bytes], workers: int = 0) -> list[list[Any]]:
     """What each of so many processes, forked from this one, has found."""
     context = multiprocessing.get_context("fork")
-    given = size, free_port(), pictures, workers
+    given = size, str(free_port()), pictures, workers
     with ProcessPoolExecutor(size, context) as pool:
         return list(pool.map(evaluated, range(size), *([one] * size for one in given)))
 

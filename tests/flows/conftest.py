@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,13 +13,8 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from tests.conftest import free_port
 from tests.flows.toy import Toy
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
