@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -319,6 +319,22 @@ def tiny_checkpoint(tiny_checkpoints: dict[str, Path]) -> Path:
 def tiny_export(tiny_exports: dict[str, Path]) -> Path:
     """The folder of that checkpoint's export; do not write to it."""
     return tiny_exports["retrieval"]
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder for all workers of a run, which the first that needs it makes."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, done = root / f"made-{name}", root / f"made-{name}.done"
+    with lock(root / f"made-{name}.lock", wait=str):
+        if not done.exists():
+            folder.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                make(folder)
+            done.touch()
+    return folder
 
 
 def free_port() -> int:

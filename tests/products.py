@@ -20,7 +20,7 @@ from albef.validation.result import Check, DriftResult
 from pipelines import evaluate
 from pipelines.stage import Stage, write_json
 from pipelines.trainer import origin_of
-from tests.conftest import CAPTIONS, tiny_config
+from tests.conftest import CAPTIONS, made_once, tiny_config
 from tests.data import toy
 
 ROOT = Path(__file__).parents[1]
@@ -53,14 +53,12 @@ def products(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path
 ) -> Path:
     """The project; do not write to it."""
-    folder = tmp_path_factory.mktemp("products") / "project"
-    folder.mkdir()
-    for code in ("albef", "pipelines"):
-        (folder / code).symlink_to(ROOT / code)
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    (folder / "params.yaml").write_text(json.dumps(params()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+
+    def make(folder: Path) -> None:
+        for code in ("albef", "pipelines"):
+            (folder / code).symlink_to(ROOT / code)
+        shutil.copy(ROOT / "dvc.yaml", folder)
+        (folder / "params.yaml").write_text(json.dumps(params()))
         for name, records in {"web": _web(), "scenes": _scenes()}.items():
             _ingest(name, records)
         _train(Stage("pretrain", ""), "pretraining", "web", tiny_checkpoint)
@@ -70,7 +68,8 @@ def products(
         evaluate.run(stage)
         stage.write_record(time.time() - 75)
         _export(Stage("export", "retrieval"), tiny_export)
-    return folder
+
+    return made_once(tmp_path_factory, "products", make)
 
 
 @pytest.fixture

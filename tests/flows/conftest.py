@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import free_port, made_once
 from tests.flows.toy import Toy
 
 
@@ -75,8 +75,11 @@ def last_flow(server: str, place: int = 0) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Toy:
     """A project whose stages ran, by DVC alone; work on copies."""
-    toy = Toy.create(tmp_path_factory.mktemp("finished") / "project", home)
-    toy.do("lines-web", "one two vier")
-    toy.repro()
-    toy.started()
-    return toy
+
+    def make(folder: Path) -> None:
+        toy = Toy.create(folder / "project", home)
+        toy.do("lines-web", "one two vier")
+        toy.repro()
+        toy.started()
+
+    return Toy(made_once(tmp_path_factory, "finished", make) / "project", home)

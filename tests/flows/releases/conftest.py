@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import made_once
 from tests.flows.shop import build
 from tests.flows.toy import Toy
 
@@ -12,8 +13,13 @@ from tests.flows.toy import Toy
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, tiny_export: Path) -> Toy:
     """An evaluated export, everything committed and pushed; tests work on copies."""
-    folder = tmp_path_factory.mktemp("shop")
-    return build(folder / "project", folder, str(folder / "store"), tiny_checkpoint, tiny_export)
+
+    def make(folder: Path) -> None:
+        store = str(folder / "store")
+        build(folder / "project", folder, store, tiny_checkpoint, tiny_export)
+
+    folder = made_once(tmp_path_factory, "shop", make)
+    return Toy(folder / "project", folder)
 
 
 @pytest.fixture
