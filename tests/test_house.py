@@ -14,18 +14,7 @@ from albef.config import read_yaml
 from pipelines.report import NOT_SHOWN
 
 ROOT = Path(__file__).parents[1]
-STAGES = (
-    "heldout",
-    "ingest",
-    "validate",
-    "curate",
-    "pretrain",
-    "search",
-    "finetune",
-    "evaluate",
-    "export",
-    "report",
-)
+STAGES = tuple(read_yaml(ROOT / "dvc.yaml")["stages"])
 
 
 def path_of(module: str) -> str | None:
@@ -175,40 +164,13 @@ def test_the_gate_of_a_release_leaves_every_stage_fresh() -> None:
     assert "release" in NOT_SHOWN  # the page shows what made the products
 
 
-FLOORS = {
-    name: floor
-    for floor, name in enumerate(
-        [
-            "config",
-            "io",
-            "layout",
-            "cluster",
-            "run_record",
-            "data",
-            "preprocessing",
-            "builtin",
-            "ingest",
-            "validation",
-            "distributed",
-            "losses",
-            "models",
-            "loading",
-            "tasks",
-            "training",
-            "search",
-            "evaluation",
-            "runtime",
-            "export",
-            "curation",
-            "serving",
-            "lineage",
-            "release",
-            "report",
-            "commands",
-            "cli",
-        ]
-    )
-}
+FLOORS = (
+    "config", "io", "layout", "cluster", "run_record",
+    "data", "preprocessing", "builtin", "ingest", "validation",
+    "distributed", "losses", "models", "loading", "tasks", "training", "search", "evaluation",
+    "runtime", "export", "curation", "serving", "lineage", "release", "report", "commands", "cli",
+)  # fmt: skip
+
 """Parts of albef/, each of which may import those before it."""
 OF_FLOWS = {
     "albef.commands.command",
@@ -262,7 +224,7 @@ def is_below(path: str, module: str) -> bool:
         is_package = str(path_of(module)).endswith("__init__.py")  # its module is what counts
         return there.startswith("albef.") and (here == "pipelines" or bool(allowed) or is_package)
     names = [name.removeprefix("albef.") for name in (there, here)]
-    return there.startswith("albef.") and FLOORS[names[0]] < FLOORS[names[1]]
+    return there.startswith("albef.") and FLOORS.index(names[0]) < FLOORS.index(names[1])
 
 
 def may_import(path: str, module: str) -> bool:
