@@ -23,13 +23,11 @@ from albef.config import validate
 from albef.data.record import Record
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import RowsConfig
-from albef.ingest.download.client import Answer, Client
 from albef.ingest.duplicates import HELDOUT
 from albef.ingest.pool import Given, prepared
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import read_rows
 from tests.data import toy
-from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.ingest.test_prepare import rules
 
 Values = dict[str, Any]
@@ -220,38 +218,21 @@ def parquet(here: Path) -> Made:
             "captions": ["text"], "keep": ["more"]}, sum(map(len, [*columns, *images]))  # fmt: skip
 
 
-def table(here: Path, good: str = "a.jpg", column: str = "image") -> Made:
+def table(here: Path) -> Made:
     (here / "a.jpg").write_bytes(toy.picture(1, kind="JPEG"))
     texts = [text for text in TEXTS if not {"\r", "\n"} & set(text) and text]
     with (here / "list.csv").open("w", errors="surrogatepass", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows([[column, "text"], *([t, "a dog"] for t in texts)])
-        writer.writerows([good, text] for text in texts)
-    return {"kind": "table", "files": [str(here / "list.csv")], "format": "csv", column: column,
+        writer.writerows([["image", "text"], *([t, "a dog"] for t in texts)])
+        writer.writerows(["a.jpg", text] for text in texts)
+    return {"kind": "table", "files": [str(here / "list.csv")], "format": "csv", "image": "image",
             "images": str(here), "caption": "text", "keep": ["text"]}, 2 * len(texts)  # fmt: skip
-
-
-def urls(here: Path) -> Made:
-    values, count = table(here, "http://a.test/", "url")
-    del values["images"]
-    download = DOWNLOAD.model_dump() | {"attempts": 1}
-    return values | {"kind": "urls", "split": "train", "download": download}, count
 
 
 SOURCES = [
     *(pytest.param(partial(annotations, form), id=form) for form in ANNOTATIONS),
-    proposals, karpathy, folder, webdataset, parquet, table, urls,
+    proposals, karpathy, folder, webdataset, parquet, table,
 ]  # fmt: skip
-
-
-_real = Client.fetch
-
-
-async def fetch(client: Client, url: str) -> Answer:
-    """As the client does, but that no name server is asked."""
-    if url == "http://a.test/":
-        return Answer(None, body=toy.picture(1, kind="JPEG"))
-    return await _real(client, url)
 
 
 def settled(folder: Path, rows: Iterable[Given]) -> tuple[list[Record], int]:
@@ -266,10 +247,7 @@ def settled(folder: Path, rows: Iterable[Given]) -> tuple[list[Record], int]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", SOURCES)
-def test_every_row_ends_in_one_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
-) -> None:
-    monkeypatch.setattr(Client, "fetch", fetch)
+def test_every_row_ends_in_one_place(tmp_path: Path, make: Any) -> None:
     values, count = make(tmp_path)
     config = validate(RowsConfig, {"sources": {"s": values}}, where="test")
     rows = list(read_rows("toy", config.sources, 0, tmp_path / "scratch"))
