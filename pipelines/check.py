@@ -29,7 +29,7 @@ from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepared
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
-from albef.ingest.sources import count_of, read_rows
+from albef.ingest.sources import read_rows
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
@@ -39,7 +39,6 @@ from pipelines.stage import PARAMS, Stage, read_json
 STOPS = 1
 """Exit code where ingest would stop."""
 _BLOCK = 200  # rows
-_MIB = 2**20
 _SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
 """Values of a data set for a path that params.yaml does not name yet."""
 _SPLIT_OFF = {"val": 0.1, "test": 0.1}
@@ -107,12 +106,13 @@ def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False)
         references = read_heldout(existing)
         dropped, repeated = compare(blocks, config, intake.near_distance, references)
         reasons = write_quarantine(folder, blocks, dropped, repeated, references, intake)
-        sources = _sources(folder, blocks, dropped, config, rows)
+        sources = _sources(folder, config)
         kept_count = count - reasons.total()
         foreseen = _foresee(folder / "data", blocks, dropped, stage, limits) if kept_count else {}
     result = {
         "source": source,
         "rows": count,
+        "rows_asked": rows,
         "kept": kept_count,
         "sources": sources,
         "repeated": {
@@ -121,11 +121,6 @@ def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False)
             "dropped": sum(picture.row in dropped for picture in repeated),
             "rule": config.duplicates,
         },
-        "stored": {
-            name: sum(source[name] for source in sources.values())
-            for name in ("picture_bytes", "shard_bytes")
-        },
-        "whole": _extrapolate(sources, config.shard_mb),
         "min_yield": intake.min_yield,
         "stops": kept_count < intake.min_yield * count or not kept_count,
         "not_compared": [str(path) for path in heldout if path not in existing],
@@ -144,14 +139,15 @@ def _foresee(
     """What validation would refuse the records for, made a data set in a folder; the limits that
     they meet, as far as that can be told; their splits, and captions that a mirror makes false."""
     splits: set[str] = set()
-    left_or_right = 0
+    left_or_right = picture_bytes = 0
 
     def records() -> Iterator[Record]:
-        nonlocal left_or_right
+        nonlocal left_or_right, picture_bytes
         for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
             if record is not None and row.number not in dropped:
                 splits.add(record.split)
                 left_or_right += any(map(_SIDES.search, record.captions))
+                picture_bytes += sum(map(len, record.images))
                 yield record
 
     shard_writer.write(folder, stage.key, records(), shard_mb=512, licences=[], sources=[])
@@ -175,6 +171,7 @@ def _foresee(
         "fitting": fitting,
         "splits": sorted(splits),
         "left_or_right": left_or_right,
+        "picture_bytes": picture_bytes,
     }
 
 
@@ -251,10 +248,8 @@ def _path(source: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _sources(
-    folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, max_rows: int
-) -> dict[str, dict[str, Any]]:
-    """Of each source what was read, kept, stored, and set aside with its first example."""
+def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
+    """Of each source what was read, kept, and set aside with its first example."""
     summary = read_json(folder / SUMMARY)
     examples = pq.read_table(folder / "examples.parquet").to_pylist()
     sources = {}
@@ -264,38 +259,13 @@ def _sources(
         sources[name] = {
             "kind": source.model_dump()["kind"],
             "rows": counts["rows"],
-            "total": count_of(source) if counts["rows"] == max_rows else counts["rows"],
             "kept": counts["kept"],
-            "picture_bytes": 0,
-            "shard_bytes": 0,
             "set_aside": {
                 reason: {"count": n, **{k: first[reason][k] for k in ("line", "key", "detail")}}
                 for reason, n in sorted(counts["set_aside"].items(), key=lambda pair: -pair[1])
             },
         }
-    for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
-        if record is not None and row.number not in dropped:
-            sources[record.source]["picture_bytes"] += sum(map(len, record.images))
-            sources[record.source]["shard_bytes"] += shard_writer.room(record)
     return sources
-
-
-def _extrapolate(sources: Mapping[str, Result], shard_mb: int) -> dict[str, int] | None:
-    """What the whole would come to, where the rows of each source are as its first ones."""
-    if any(source["total"] is None for source in sources.values()):
-        return None
-
-    def scaled(name: str) -> int:
-        some = (source for source in sources.values() if source["rows"])
-        return round(math.fsum(source[name] * source["total"] / source["rows"] for source in some))
-
-    size = scaled("shard_bytes")
-    return {
-        "rows": sum(source["total"] for source in sources.values()),
-        "kept": scaled("kept"),
-        "shard_bytes": size,
-        "shards": math.ceil(size / (shard_mb * _MIB)),
-    }
 
 
 def render(result: Result) -> str:
@@ -305,32 +275,23 @@ def render(result: Result) -> str:
 
 def _lines(result: Result) -> Iterator[str]:
     for name, source in result["sources"].items():
-        rows, total, kept = source["rows"], source["total"], source["kept"]
-        extent = "all" if total == rows else "the first"
-        of = f" of about {total:,}" if total not in (None, rows) else ""
-        yield f"{name} ({source['kind']}): {extent} {rows:,} rows{of}"
+        rows, kept = source["rows"], source["kept"]
+        extent = "the first" if rows == result["rows_asked"] else "all"
+        yield f"{name} ({source['kind']}): {extent} {rows:,} rows"
         yield f"  kept {kept:,} ({_percent(kept, rows)})"
         for reason, example in source["set_aside"].items():
             yield f"  set aside {example['count']:,} ({_percent(example['count'], rows)}): {reason}"
             key = f", {_short(example['key'])}" if example["key"] else ""
             yield f"    first: row {example['line']}{key}: {_short(example['detail'])}"
-    repeated, estimate, kept = result["repeated"], result["whole"], result["kept"]
+    repeated, kept = result["repeated"], result["kept"]
     if repeated["exact"] or repeated["near"]:
         yield (
             f"repeated: {repeated['exact']:,} equal pictures, {repeated['near']:,} that look "
             f"alike; duplicates: {repeated['rule']} drops {repeated['dropped']:,} of them"
         )
     if kept:
-        mean = result["stored"]["picture_bytes"] / kept / 1024
+        mean = result["picture_bytes"] / kept / 1024
         yield f"stored: {mean:.1f} KiB of pictures a record"
-    if estimate:
-        yield (
-            f"the whole, if it is like this: about {estimate['kept']:,} records, "
-            f"{estimate['shard_bytes'] / _MIB:,.1f} MiB in {estimate['shards']:,} "
-            f"shard{'s' * (estimate['shards'] > 1)}"
-        )
-    elif kept:
-        yield "how many rows there are in all is not known before they are read"
     for path in result["not_compared"]:
         yield f"not compared with {path}, which is not made yet (albef run --only heldout)"
     yield (

@@ -31,9 +31,7 @@ its records are (``terms``), and what is left of it without training (``evaluate
 
 
 class Kind(Protocol):
-    """What the file of a kind holds; it may also tell by ``count(config)`` how many rows there are,
-    about.
-    """
+    """What the file of a kind holds."""
 
     Config: type[SourceConfig]
 
@@ -119,16 +117,6 @@ def _draw_split(shares: Mapping[str, float], seed: int, image: bytes) -> str:
             return split
         draw -= share
     return "train"
-
-
-def count_of(source: SourceConfig) -> int | None:
-    """How many rows a source has, about; None where one would have to read it to know.
-
-    Raises:
-        ParamsError: the source as a whole cannot be read.
-    """
-    count = getattr(kind_of(source), "count", None)
-    return None if count is None else count(source)
 
 
 def read_source(values: object) -> SourceConfig:

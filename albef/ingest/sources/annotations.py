@@ -100,13 +100,6 @@ def _record(
     return Record(key, image, parsed.captions, image_id, split, "annotations", meta, tuple(more))
 
 
-def count(config: Config) -> int | None:
-    """Rows of all files; None where those of a picture are joined."""
-    if config.joined:
-        return None
-    return sum(1 for files in config.files.values() for _ in _rows(files))
-
-
 def _rows(files: list[str]) -> Iterator[Row]:
     for file in map(Path, files):
         yield from json_rows(file, read_json(file), "image")

@@ -61,11 +61,6 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
         )
 
 
-def count(config: Config) -> int:
-    """Pictures of the folder, and texts without one."""
-    return sum(1 for _ in _rows(Path(config.path)))
-
-
 def is_picture(name: str) -> bool:
     """Whether a file is a picture by its suffix."""
     return os.path.splitext(name)[1].lower().removeprefix(".") in PICTURES

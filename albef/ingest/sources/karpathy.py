@@ -44,11 +44,6 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     return (attempt(row, _record, config) for row in _rows(config))
 
 
-def count(config: Config) -> int:
-    """Pictures of the splits, and rows that name none."""
-    return sum(1 for _ in _rows(config))
-
-
 def _rows(config: Config) -> Iterator[Row]:
     """The rows of the splits that are read, and those that name none."""
     values = read_json(Path(config.file))

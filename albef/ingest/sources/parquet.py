@@ -59,13 +59,6 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 yield result
 
 
-def count(config: Config) -> int | None:
-    """Rows of all files; None where a row may become several."""
-    if config.images == "each":
-        return None
-    return sum(tables.count(file, "parquet") for _, file in expand_splits(config.files))
-
-
 def _of_each_picture(row: Row | Refusal, config: Config) -> Iterator[Row | Refusal]:
     """Yield the row with one picture, or with each of a list of them in turn."""
     pictures = [] if isinstance(row, Refusal) else row.values[config.image]

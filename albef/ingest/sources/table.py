@@ -28,9 +28,6 @@ class Config(Tables):
     """Split of all rows; null takes it from a column ``split``."""
 
 
-count = Config.count
-
-
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """The rows of the tables, in order.
 

@@ -57,10 +57,6 @@ class Tables(OneSplit):
             row for f in expand(self.files) for row in read(f, self.format, self.header, selected)
         )
 
-    def count(self) -> int:
-        """Rows of all files, about."""
-        return sum(count(f, self.format, self.header is None) for f in expand(self.files))
-
 
 def read(
     file: Path, form: str, header: Sequence[str] | None, columns: Sequence[str], batch: int = 4096
@@ -85,27 +81,6 @@ def read(
             yield from _text(file, opened, form, header, columns)
     except OSError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
-
-
-def count(file: Path, form: str, titled: bool = False) -> int:
-    """Rows of a file: of a text its lines, of which some may be blank or parts of a row, without
-    the first where it names the columns (``titled``).
-
-    Raises:
-        ParamsError: the file cannot be read.
-    """
-    if form == "parquet":
-        with _opened(file) as table:
-            return int(table.metadata.num_rows)
-    lines, tail = 0, b"\n"
-    try:
-        with file.open("rb") as opened:
-            while chunk := opened.read(_LONGEST_LINE):
-                lines += chunk.count(b"\n")
-                tail = chunk[-1:]
-    except OSError as error:
-        raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
-    return max(0, lines + (tail != b"\n") - titled)
 
 
 def _check_columns(file: Path, existing: Sequence[str], required: Iterable[str]) -> None:

@@ -33,7 +33,6 @@ class Config(Tables):
     """What bounds the download."""
 
 
-count = Config.count
 Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
 """A row: its place, itself, address and captions."""
 
