@@ -25,8 +25,8 @@ from albef.runtime import load
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import as_matching
 from albef.runtime.sessions import CPU
-from albef.serving.engine import THUMBNAIL
 from albef.serving.indexes.gallery import list_pictures
+from albef.serving.indexes.reader import THUMBNAIL
 from albef.serving.limits import BEST, PICTURES, TEXT, Limits
 
 WEB = "1.30.0"

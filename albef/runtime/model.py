@@ -25,18 +25,6 @@ Ints = NDArray[np.int64]
 
 BATCH = 32
 """Pictures, texts or pairs that are computed at once."""
-CALLS = (
-    "embed_image",
-    "embed_text",
-    "match",
-    "zero_shot",
-    "ask",
-    "entail",
-    "compare",
-    "classify",
-    "ground",
-)
-"""What the models of all kinds together can be asked."""
 
 
 class Backend(Protocol):
@@ -100,12 +88,8 @@ class Model:
         return self.extra_calls | {self.main}
 
     def __getattr__(self, name: str) -> Any:
-        if name in CALLS:
-            raise AttributeError(
-                f"a model of kind {self.facts.kind} has {', '.join(sorted(self.calls))}; {name} "
-                "is a call of another kind"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        calls = ", ".join(sorted({self.main, *self.extra_calls}))
+        raise AttributeError(f"{type(self).__name__!r} object has no {name!r}; its calls: {calls}")
 
     def pixels(self, images: Sequence[Picture], start: int = 0) -> Floats:
         """B pictures to normalised pixels (B, 3, S, S); ``start`` numbers the first, for errors.

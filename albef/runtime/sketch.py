@@ -4,15 +4,12 @@ torch. Nothing of a picture or a text is kept."""
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from albef.data.image_decoding import opened
-from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
-from albef.runtime.manifest import ExportError, Manifest
 from albef.runtime.model import Floats, Ints, Model
 
 NAME = "traffic.json"
@@ -29,21 +26,10 @@ BINS: dict[str, tuple[float, ...]] = {
 """Edges, ascending, the last bin with its upper one: of a picture's sides and mean, of a text's
 words and its share of unknown tokens, of the probability of the answer that is given."""
 MIN_COUNT = 100
-"""Things of which it is not told how far they are."""
+"""Counts below which no divergence is given."""
 _MAX_COUNT = 4096  # at which counts are halved, so that they are of the last thousands
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _HELD_OUT = 1e-4  # weight that the empty bins of a reference share, as in validation
 Counts = NDArray[np.float64]
-
-
-class Drift(NamedTuple):
-    """How far counts are from a reference, by the measures of :mod:`albef.validation.drift`."""
-
-    divergence: float
-    """Kullback-Leibler, in nats."""
-    shift: float
-    """Farthest that a quantile has moved, as a share of what lies between the reference's 5 % and
-    95 %, or of its median where these are equal; to a bin's upper edge."""
 
 
 class Sketch:
@@ -72,20 +58,18 @@ class Sketch:
         unknown = ids[1:] == model.tokenizer.tokenizer.token_to_id("[UNK]")
         self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
 
-    def drift(self, quantity: str, reference: Counts) -> Drift:
-        """How far something is from a reference; NaN of fewer than :data:`MIN_COUNT`, or none."""
-        counts, edges = self.counts[quantity], BINS[quantity]
+    def divergence(self, quantity: str, reference: Counts) -> float:
+        """Kullback-Leibler divergence from a reference in nats, as :mod:`albef.validation.drift`
+        measures it; NaN of fewer than :data:`MIN_COUNT`, or without a reference."""
+        counts = self.counts[quantity]
         if counts.sum() < MIN_COUNT or not reference.sum():
-            return Drift(np.nan, np.nan)
+            return float("nan")
         empty = reference == 0
         expected = reference / reference.sum() * (1 - _HELD_OUT * empty.any())
         expected[empty] = _HELD_OUT / max(1, empty.sum())
         share = counts / counts.sum()
-        observed = share > 0
-        divergence = float((share[observed] * np.log(share[observed] / expected[observed])).sum())
-        now, before = (_quantiles(each, edges) for each in (counts, reference))
-        spread = before[-1] - before[0] or abs(before[len(before) // 2]) or 1.0
-        return Drift(divergence, float(np.abs(now - before).max() / spread))
+        seen = share > 0
+        return float((share[seen] * np.log(share[seen] / expected[seen])).sum())
 
     def write(self, folder: Path) -> None:
         """Write the counts into an export."""
@@ -98,23 +82,8 @@ def brightness(pixels: Floats) -> float:
     return 255 * float((pixels.mean((1, 2)) * STD + MEAN).mean())
 
 
-def _quantiles(counts: Counts, edges: tuple[float, ...]) -> Counts:
-    """The upper edges of the bins that hold the quantiles (5,)."""
-    indices = np.searchsorted(counts.cumsum() / counts.sum(), _QUANTILES)
-    upper: Counts = np.array(edges, float)[np.minimum(indices, len(counts) - 1) + 1]
-    return upper
-
-
-def read_counts(folder: Path, manifest: Manifest) -> Mapping[str, Counts]:
-    """The counts in an export; none in one from before they were.
-
-    Raises:
-        ExportError: they are not those that were written.
-    """
+def read_counts(folder: Path) -> Mapping[str, Counts]:
+    """The counts in an export; none where they were left out of it."""
     path = folder / NAME
-    if NAME not in manifest.files or not path.is_file():
-        return {}
-    if file_digest(path) != manifest.files[NAME]:
-        raise ExportError(f"{path} is not the file that was exported: export again")
-    counts = json.loads(path.read_text())
+    counts = json.loads(path.read_text()) if path.is_file() else {}
     return {quantity: np.array(counts[quantity], float) for quantity in BINS if quantity in counts}

@@ -1,7 +1,6 @@
 """Threads that decode pictures, an item of each client in turn."""
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,22 +25,11 @@ class Decoders:
         self.pool = ThreadPoolExecutor(threads, "decode")
         self._free, self._limits, self._metrics = threads, limits, metrics
         self._queues: OrderedDict[str, deque[tuple[_Turn, Callable[[], Any]]]] = OrderedDict()
-        self._began: dict[asyncio.Future[Any], float] = {}  # when, of each thread that works
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
 
     @property
     def _waiting(self) -> int:
         return sum(map(len, list(self._queues.values())))
-
-    def check(self) -> None:
-        """See that a thread takes work: not all have been at one call for long.
-
-        Raises:
-            Problem: 503, none does.
-        """
-        late = time.monotonic() - self._limits.decode
-        if not self._free and all(began <= late for began in self._began.values()):
-            raise Problem(503, "large pictures hold all decoders up", 1)
 
     def check_room(self, count: int) -> None:
         """See that ``count`` calls find room.
@@ -54,12 +42,7 @@ class Decoders:
             raise Problem(429, f"{waiting} pictures wait to be decoded", 1)
 
     async def __call__(self, call: Callable[[], T]) -> T:
-        """What a call returns, in a thread.
-
-        Raises:
-            Problem: 503, see :meth:`check`.
-        """
-        self.check()
+        """What a call returns, in a thread."""
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._queues.setdefault(CLIENT.get(), deque()).append((turn, call))
         self._start()
@@ -76,13 +59,11 @@ class Decoders:
             if not turn.done():
                 self._free -= 1
                 result = asyncio.get_running_loop().run_in_executor(self.pool, call)
-                self._began[result] = time.monotonic()
                 result.add_done_callback(self._end)
                 turn.set_result(result)
 
     def _end(self, result: "asyncio.Future[Any]") -> None:
         self._free += 1
-        del self._began[result]
         if not result.cancelled():
             result.exception()  # else the loop complains where nobody waits for it any more
         self._start()

@@ -57,6 +57,8 @@ class Problem(Exception):
         self.status, self.code, self.param = status, code or word, param
         self.message = text.encode(errors="replace").decode()  # halves of characters too
         self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+        if status == 408:  # what of the body is still to come is not waited for
+            self.headers["connection"] = "close"
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
@@ -81,7 +83,6 @@ CODES = {
     408: ("slow_body", "the body did not arrive in time"),
     409: ("conflict", "what is asked does not go with what is there"),
     413: ("too_large", "the request is larger than the server takes"),
-    415: ("unsupported_media_type", "the body has another type than this call takes"),
     421: ("misdirected", "the server is asked under a name that it does not have"),
     422: ("invalid", "a value is missing or wrong"),
     429: ("busy", "the queue is full"),
@@ -93,7 +94,7 @@ CODES = {
 _TYPES = {401: "authentication", 403: "permission", 429: "rate_limit"}
 ANY = (401, 403, 421, 500, 503, 504)
 """Statuses that every call may have."""
-BODY = (400, 408, 413, 415, 422)
+BODY = (400, 408, 413, 422)
 """Statuses of a call that takes a body."""
 _RETRY_AFTER = {
     "Retry-After": {
@@ -103,27 +104,17 @@ _RETRY_AFTER = {
 }
 
 
-_SENTENCES = {
-    "missing": "it is missing",
-    "too_long": "at most {max_length} are taken",
-    "too_short": "at least {min_length} is needed",
-    "string_too_long": "at most {max_length} characters are taken",
-    "string_too_short": "it is empty",
-    "string_pattern_mismatch": "it is not of the form {pattern}",
+_MESSAGES = {
     "extra_forbidden": "there is no such field",
-    "greater_than": "it must be above {gt:g}",
-    "greater_than_equal": "it must be at least {ge:g}",
-    "less_than_equal": "it must be at most {le:g}",
-    "finite_number": "it must be a number",
-    "data_uri": "a picture is sent as data:image/png;base64,...",
+    "model_attributes_type": "send an object as application/json",
     "value_error": "a file is needed",  # fastapi's, of an upload
 }
+"""What is said in place of pydantic's own message."""
 
 
-def sentence(error: Mapping[str, Any]) -> str:
-    """What pydantic found wrong with a value, in our words."""
-    text = _SENTENCES.get(error["type"], "it is of another type than openapi.json says")
-    return text.format(**error.get("ctx", {}))
+def message_of(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a value."""
+    return _MESSAGES.get(error["type"]) or str(error["msg"])
 
 
 def invalid(error: Mapping[str, Any]) -> Problem:
@@ -131,7 +122,7 @@ def invalid(error: Mapping[str, Any]) -> Problem:
     if error["type"] == "json_invalid":
         return Problem(400, "the body is no JSON")
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
-    return Problem(422, f"{where}: {sentence(error)}", param=where)
+    return Problem(422, f"{where}: {message_of(error)}", param=where)
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -28,22 +27,21 @@ class Follower:
     engine that it began with, which is let go of when none can be left.
     """
 
-    def __init__(
-        self, engine: Engine, mount: Callable[[Collection[str]], None], gallery: Path | None
-    ) -> None:
-        self.engine, self._mount, self._gallery = engine, mount, gallery
+    def __init__(self, engine: Engine, mount: Callable[[Collection[str]], None]) -> None:
+        self.engine, self._mount = engine, mount
         self._reading: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def running(self, every: float, refresh: Sequence[str]) -> AsyncIterator[None]:
-        """Compute inside this context, and look every so many seconds, if any, and at SIGHUP;
-        ``refresh`` is a command that is run before."""
+    async def running(self) -> AsyncIterator[None]:
+        """Compute inside this context, and look for other exports as often as the options say, and
+        at SIGHUP."""
+        options = self.engine.resources.options
         self.engine.start()
         self._switch_to(self.engine)
-        if every:
+        if options.follow:
             wake = asyncio.Event()
-            self._begin(self._look(every, refresh, wake))
+            self._begin(self._look(options.follow, options.refresh, wake))
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake.set)
         try:
@@ -52,7 +50,8 @@ class Follower:
             for task in (tasks := [*self._tasks]):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.engine.close()
+            await self.engine.stop()
+            await self.engine.resources.close()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -70,11 +69,12 @@ class Follower:
 
     async def _read(self, engine: Engine) -> None:
         try:
-            await engine.read_indexes()
+            await engine.indexes.read_all()
         except Exception:  # nobody waits for this, so it is told here
             log.exception("not all indexes can be searched")
-        if self._gallery and "embed_image" in engine.calls:
-            await follow(engine, self._gallery)
+        gallery = engine.resources.options.gallery
+        if gallery and "embed_image" in engine.calls:
+            await follow(engine, gallery)
 
     async def _look(self, every: float, refresh: Sequence[str], wake: asyncio.Event) -> None:
         looks = self.engine.metrics.looks
@@ -94,15 +94,15 @@ class Follower:
 
     async def _replace(self) -> None:
         old = self.engine
-        new = await asyncio.to_thread(old.renewed)
+        new = await asyncio.to_thread(Engine, old.resources)
         new.start()
-        old.successor = new  # from now on, what one adds to an index the other reads too
+        old.indexes.successor = new.indexes  # what one adds to an index the other reads too
         try:
-            await new.read_indexes()
+            await new.indexes.read_all()
             if new.calls.keys() != old.calls.keys():
                 self._mount(new.calls)
         except BaseException:
-            old.successor = None
+            old.indexes.successor = None
             await new.stop()
             raise
         self._switch_to(new)

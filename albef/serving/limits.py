@@ -1,6 +1,8 @@
-"""What a server takes: sizes, counts and times."""
+"""What a server is started with: exports, who may ask, and bounds of sizes, counts and times."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 MIB = 2**20
 PICTURES = 32
@@ -32,7 +34,6 @@ class Limits:
         json: most bytes of a JSON body; a parsed one takes many times as much.
         all_bodies: most bytes of all bodies that are held at once.
         pixels: most pixels of a picture, by its header.
-        decode: seconds that a picture is decoded, after which its decoder counts as held up.
         requests: most requests that are worked on at once.
         connections: most open connections.
         queue: most items that wait for one kind of computation.
@@ -50,7 +51,6 @@ class Limits:
     json: int = MIB
     all_bodies: int = 256 * MIB
     pixels: int = 2**24
-    decode: float = 5
     requests: int = 128
     connections: int = 1000
     queue: int = 256
@@ -62,3 +62,44 @@ class Limits:
     grace: float = 30
     cache: int = 256 * MIB
     indexes: int = 512 * MIB
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a server serves, to whom, and how.
+
+    Attributes:
+        exports: folders; of those that have a call the first one answers it.
+        limits: of sizes and times.
+        tokens: of clients, as :func:`albef.serving.middleware.access.parse_token` reads them;
+            without any, only those on this machine are answered.
+        hosts: further names under which the server may be asked without a token.
+        origins: whose pages may ask from a browser, as ``https://example.org``.
+        indexes: folder that keeps indexes of pictures; None keeps them in memory.
+        gallery: folder of pictures that the index of this name follows.
+        follow: seconds after which it is looked whether a folder, or what a link leads to, has
+            another export, to be served in its place; 0 never looks.
+        refresh: a command that is run before each look, as one that fetches.
+        expect: digests of manifests, of which no other is loaded; none takes any.
+        workers: computations at a time.
+        threads: of a computation; 0 takes all cores.
+        providers: of ONNX Runtime, first choice first; None takes what works here.
+        precision: of the weights; None takes each export's first.
+        min_probability: of the best answer or class; where none has it, none is given.
+    """
+
+    exports: Sequence[Path]
+    limits: Limits = Limits()
+    tokens: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    indexes: Path | None = None
+    gallery: Path | None = None
+    follow: float = 0
+    refresh: Sequence[str] = ()
+    expect: Sequence[str] = ()
+    workers: int = 1
+    threads: int = 0
+    providers: Sequence[str] | None = None
+    precision: str | None = None
+    min_probability: float = 0

@@ -1,7 +1,7 @@
 """Numbers of a running server, as Prometheus reads them."""
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from albef.runtime.sketch import Counts, Drift, Sketch
+from albef.runtime.sketch import Counts, Sketch
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64)
@@ -51,7 +51,6 @@ class Metrics:
             "albef_batch_seconds", "Computing a batch", step, buckets=_SECONDS
         )
         self.waiting = gauge("albef_waiting_items", "Items that wait for a step", step)
-        self._labelled = lru_cache(4096)(self._label)
         self.refused = counter("albef_refused", "Requests refused for load", ["reason"])
         self.dropped = counter(
             "albef_dropped_items", "Items left uncomputed since nobody waits for them", step
@@ -63,29 +62,21 @@ class Metrics:
             self.looks.labels(outcome)
         self.drift = gauge(
             "albef_drift",
-            "How far what is asked is from what the export was validated on",
-            ["run", "what", "measure"],
+            "Divergence of what is asked from what the export was validated on, in nats",
+            ["run", "what"],
         )
         self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
 
     def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:
         """Tell how far what an export is asked is from its profile."""
         for quantity, reference in profile.items():
-            for measure in Drift._fields:
-                self.drift.labels(run, quantity, measure).set_function(
-                    lambda quantity=quantity, reference=reference, measure=measure: getattr(  # type: ignore[misc]
-                        sketch.drift(quantity, reference), measure
-                    )
-                )
+            divergence = partial(sketch.divergence, quantity, reference)
+            self.drift.labels(run, quantity).set_function(divergence)
 
     def count_answer(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer, given after so many seconds."""
-        counted, observed = self._labelled(route, method, status)
-        counted.inc()
-        observed.observe(seconds)
-
-    def _label(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        return self.requests.labels(route, method, f"{status}"), self.seconds.labels(route)
+        self.requests.labels(route, method, f"{status}").inc()
+        self.seconds.labels(route).observe(seconds)
 
     def page(self) -> bytes:
         """All of them, in the text format of Prometheus."""

@@ -19,17 +19,11 @@ from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
 from albef.runtime.sketch import Sketch, brightness, read_counts
 from albef.serving.batching import Batcher
-from albef.serving.limits import BEST, Limits
+from albef.serving.limits import BEST, Options
 from albef.serving.metrics import Metrics
 
-STEPS = {
-    "ask": "questions",
-    "entail": "statements",
-    "compare": "comparisons",
-    "classify": "classifications",
-    "ground": "expressions",
-}
-"""Calls that the model answers as a whole, and what waits for them."""
+_IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
+"""Calls that are split into steps; the model answers any other as a whole."""
 
 
 class ReadPicture(NamedTuple):
@@ -75,29 +69,32 @@ class ModelQueues:
         self,
         folder: Path,
         executor: Executor,
-        limits: Limits,
+        options: Options,
         metrics: Metrics,
-        *,
-        precision: str | None = None,
-        **options: Any,
     ) -> None:
-        self.model: Any = runtime.load(folder, precision=precision, **options)
+        self.model: Any = runtime.load(
+            folder,
+            options.providers,
+            threads=options.threads,
+            precision=options.precision,
+            min_probability=options.min_probability,
+        )
         manifest = manifests.read(folder)
-        self.run, self.precision = manifest.run, precision or manifest.precisions[0]
+        self.run, self.precision = manifest.run, options.precision or manifest.precisions[0]
         self.name = f"{self.run}@{self.model.digest[:12]}"
         self.space = f"{self.model.digest}/{self.precision}"
-        self.sketch, self.profile = Sketch(), read_counts(folder, manifest)
+        self.sketch, self.profile = Sketch(), read_counts(folder)
 
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
-            return Batcher(self.run, step, compute, executor, limits, metrics, **padded)
+            return Batcher(self.run, step, compute, executor, options.limits, metrics, **padded)
 
         self.pictures: Batcher[Pixels, ReadPicture] = batcher("pictures", self._read_pictures)
         self.texts: Batcher[Ints, ReadText] = batcher("texts", self._read_texts, length=len)
         self.pairs: Batcher[Pair, float] = batcher(
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
-        calls = STEPS.keys() & self.model.calls
-        self.by_call = {call: batcher(STEPS[call], partial(self._ask, call)) for call in calls}
+        whole = self.model.calls - _IN_STEPS
+        self.by_call = {call: batcher(call, partial(self._ask, call)) for call in whole}
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.pictures, self.texts, self.pairs, *self.by_call.values()]
 
@@ -135,9 +132,10 @@ class ModelQueues:
             self.ids(text, counted=True)
             if isinstance(answer, Grounded):
                 self.sketch.count(confidence=max(answer.probability, 1 - answer.probability))
-            elif answer:  # none where none is probable enough
-                shares = answer.values() if isinstance(answer, dict) else (answer[0].probability,)
-                self.sketch.count(confidence=max(shares))
+            elif isinstance(answer, dict) and answer:  # empty: no class is probable enough
+                self.sketch.count(confidence=max(answer.values()))
+            elif isinstance(answer, list) and answer:
+                self.sketch.count(confidence=answer[0].probability)
 
     def _read_pictures(self, items: Sequence[Pixels]) -> list[ReadPicture]:
         """Read pictures; what one is given back holds nothing of the others in memory."""

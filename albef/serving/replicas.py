@@ -12,7 +12,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from albef.serving.app import create_app
-from albef.serving.limits import Limits
+from albef.serving.limits import Options
 from albef.serving.middleware.access import read_tokens
 from albef.serving.middleware.exchange import State
 
@@ -34,9 +34,8 @@ def application(options: dict[str, str]) -> serve.Application:
 
     def replica() -> ASGIApp:
         hosts = [options["host_name"]] if "host_name" in options else []
-        return create_app(
-            folders, Limits(), State(), tokens=read_tokens(), hosts=hosts, threads=threads
-        )
+        served = Options(folders, tokens=read_tokens(), hosts=hosts, threads=threads)
+        return create_app(served, State())
 
     deployed = serve.deployment(
         name="albef", num_replicas=replicas, ray_actor_options={"num_cpus": threads}

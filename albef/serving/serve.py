@@ -3,24 +3,21 @@
 Nothing heavy is imported before the options are read, so that ``--help`` answers at once.
 """
 
-import atexit
+import dataclasses
 import json
 import logging
 import re
 import shlex
 import subprocess
 import sys
-import threading
-from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_LINES = 10_000  # of the log that wait to be written
-_EVERY = 0.1  # seconds in which they do
+from albef.serving.limits import MIB, Limits, Options
+
 _RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # what `albef fetch` takes
 _LOOK = 60.0  # seconds between two looks at the registry
 
@@ -106,36 +103,14 @@ def serve(
     that holds a stage of the registry, and is followed. Tokens of clients stand in the
     environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
     """
-    from albef.serving.app import create_app
-    from albef.serving.limits import MIB, Limits
-    from albef.serving.middleware.access import TOKENS, read_tokens
-    from albef.serving.middleware.exchange import State
-    from albef.serving.uvicorn_server import Server
+    from albef.serving.middleware.access import read_tokens
 
     if key and (others := [path for path in export if not _RELEASED.fullmatch(str(path))]):
         raise ValueError(
             f"--key {key}: only RUN#STAGE comes with signatures, and {others[0]} is a folder; "
             "verify it with `albef verify`, and name its digest with --expect"
         )
-    if gallery is not None and not gallery.is_dir():
-        raise ValueError(f"--gallery {gallery}: there is no such folder")
-    tokens = read_tokens()
-    if not tokens and host not in _LOOPBACK:
-        raise ValueError(
-            f"--host {host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
-            "serve on 127.0.0.1"
-        )
-    if released := [str(path) for path in export if _RELEASED.fullmatch(str(path))]:
-        fetch = [sys.executable, "-m", "albef.cli", "fetch", *released]
-        fetch += ["--key", str(key.absolute())] if key else []
-        done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            return done.returncode  # it said why
-        links = dict(zip(released, map(Path, done.stdout.splitlines()), strict=True))
-        export = [links.get(str(path), path) for path in export]
-        follow = _LOOK if follow is None else follow
-        refresh = refresh or shlex.join(fetch)
-    _start_log()
+    fetch = _fetch_command(export, key)
     limits = Limits(
         body=round(body_mib * MIB),
         pixels=round(megapixels * 1e6),
@@ -146,42 +121,72 @@ def serve(
         seconds=seconds,
         grace=grace,
     )
-    state = State()
-    app = create_app(
+    options = Options(
         export,
         limits,
-        state,
-        tokens=tokens,
+        tokens=read_tokens(),
         hosts=host_name or [],
         origins=origin or [],
         indexes=indexes,
         gallery=gallery,
-        every=follow or 0,
-        refresh=shlex.split(refresh or ""),
+        follow=(_LOOK if fetch else 0) if follow is None else follow,
+        refresh=shlex.split(refresh) if refresh else fetch,
         expect=expect or (),
+        workers=workers,
         threads=threads,
         providers=provider,
         precision=precision,
         min_probability=min_probability,
-        workers=workers,
     )
-    server = Server(app, state, limits, host, port, drain)
+    return _run(options, fetch, host, port, drain)
+
+
+def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
+    """The command that fetches what is named RUN#STAGE; empty where nothing is."""
+    released = [str(path) for path in exports if _RELEASED.fullmatch(str(path))]
+    if not released:
+        return []
+    signed = ["--key", str(key.absolute())] if key else []
+    return [sys.executable, "-m", "albef.cli", "fetch", *released, *signed]
+
+
+def _run(options: Options, fetch: list[str], host: str, port: int, drain: float) -> int:
+    """Serve until told to stop, after ``fetch``; the exit code."""
+    from albef.serving.app import create_app
+    from albef.serving.middleware.access import LOCAL, TOKENS
+    from albef.serving.middleware.exchange import State
+    from albef.serving.uvicorn_server import Server
+
+    if options.gallery is not None and not options.gallery.is_dir():
+        raise ValueError(f"--gallery {options.gallery}: there is no such folder")
+    if not options.tokens and host not in LOCAL:
+        raise ValueError(
+            f"--host {host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
+            "serve on 127.0.0.1"
+        )
+    if fetch:
+        done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            return done.returncode  # it said why
+        links = map(Path, done.stdout.splitlines())
+        exports = [
+            next(links) if _RELEASED.fullmatch(str(path)) else path for path in options.exports
+        ]
+        options = dataclasses.replace(options, exports=exports)
+    _start_log()
+    state = State()
+    server = Server(create_app(options, state), state, options.limits, host, port, drain)
     server.run()
     return 0 if server.started else 1
 
 
 def _start_log() -> None:
-    """Lines of JSON on standard error.
-
-    They are written in a thread, so that whoever reads them slowly stops no request; what does not
-    fit is lost.
-    """
-    handler = _Lines()
+    """Log lines of JSON on standard error."""
+    handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    atexit.register(handler.stop)
     logging.raiseExceptions = logging.logThreads = logging.logProcesses = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients cause its warnings
 
 
 class JsonLines(logging.Formatter):
@@ -199,34 +204,3 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line)
-
-
-class _Lines(logging.Handler):
-    """Keeps records until a thread writes them, several at a time: waking it takes as long as a
-    line does. A ``deque`` takes no lock, as a signal's handler needs that interrupts a record.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._records: deque[logging.LogRecord] = deque(maxlen=_LINES)
-        self._end = threading.Event()
-        self._writer = threading.Thread(target=self._write, daemon=True)
-        self._writer.start()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record; where too many wait, the oldest is lost."""
-        self._records.append(record)
-
-    def stop(self) -> None:
-        """Write what is left."""
-        self._end.set()
-        self._writer.join()
-
-    def _write(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._end.wait(_EVERY)
-            lines = [self.format(self._records.popleft()) for _ in range(len(self._records))]
-            if lines:
-                sys.stderr.write("\n".join([*lines, ""]))
-                sys.stderr.flush()

@@ -48,7 +48,7 @@ def test_prometheus_reads_what_a_server_tells(tiny_export: Path) -> None:
 
 @NEEDS_PROMTOOL
 def test_alarms_fire_of_what_lasts_and_of_a_failure(tmp_path: Path) -> None:
-    labels = 'run="retrieval",what="words",measure="divergence"'
+    labels = 'run="retrieval",what="words"'
     series = {
         f"albef_drift{{{labels}}}": "0.1x9 0.6x60",
         f"albef_drift{{{labels.replace('words', 'width')}}}": "NaN 0.4x60",

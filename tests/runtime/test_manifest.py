@@ -48,14 +48,16 @@ def change(folder: Path, how: Callable[[dict[str, Any]], Any]) -> None:
     (folder / manifest.NAME).write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_changed_or_missing_file_is_named(copy: Path, name: str) -> None:
-    flip(copy / name)
-    with pytest.raises(ExportError, match=f"{name} is not the file that was exported"):
-        albef.runtime.load(copy)
-    (copy / name).unlink()
-    with pytest.raises(ExportError, match=f"{name} is missing"):
-        albef.runtime.load(copy)
+def test_a_changed_or_missing_file_is_named(copy: Path) -> None:
+    for name in FILES:
+        content = (copy / name).read_bytes()
+        flip(copy / name)
+        with pytest.raises(ExportError, match=f"{name} is not the file that was exported"):
+            albef.runtime.load(copy)
+        (copy / name).unlink()
+        with pytest.raises(ExportError, match=f"{name} is missing"):
+            albef.runtime.load(copy)
+        (copy / name).write_bytes(content)
 
 
 def test_no_export_says_what_to_do(tmp_path: Path) -> None:
@@ -63,9 +65,9 @@ def test_no_export_says_what_to_do(tmp_path: Path) -> None:
         albef.runtime.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("how", "sentence"),
-    [
+def test_a_wrong_manifest_is_refused(copy: Path) -> None:
+    right = (copy / manifest.NAME).read_text()
+    wrong: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         (lambda m: m.update(format=1), "has format 1"),
         (lambda m: m["model"].pop("image_size"), "image_size is missing"),
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
@@ -74,14 +76,16 @@ def test_no_export_says_what_to_do(tmp_path: Path) -> None:
         (lambda m: m["model"].update(temperature=0.0), "temperature"),
         (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "another preprocessing"),
         (lambda m: m["files"].pop("float32/matcher/1/model.onnx"), "lists no float32/matcher"),
-    ],
-)
-def test_a_wrong_manifest_is_refused(
-    copy: Path, how: Callable[[dict[str, Any]], Any], sentence: str
-) -> None:
-    change(copy, how)
-    with pytest.raises(ExportError, match=sentence):
-        albef.runtime.load(copy)
+    ]
+    for how, sentence in wrong:
+        change(copy, how)
+        with pytest.raises(ExportError, match=sentence):
+            albef.runtime.load(copy)
+        (copy / manifest.NAME).write_text(right)
+    for text in ("{", "[]", ""):
+        (copy / manifest.NAME).write_text(text)
+        with pytest.raises(ExportError, match=manifest.NAME):
+            albef.runtime.load(copy)
 
 
 def test_the_format_before_is_read_though_it_has_no_temperatures(copy: Path) -> None:
@@ -95,20 +99,12 @@ def test_the_format_before_is_read_though_it_has_no_temperatures(copy: Path) -> 
     assert manifest.FORMAT == 4
 
 
-@pytest.mark.parametrize("text", ["{", "[]", ""])
-def test_no_manifest_at_all_is_refused(copy: Path, text: str) -> None:
-    (copy / manifest.NAME).write_text(text)
-    with pytest.raises(ExportError, match=manifest.NAME):
-        albef.runtime.load(copy)
-
-
-@pytest.mark.parametrize("location", ["weights", "../../../weights", "/tmp/weights"])
-def test_a_graph_whose_weights_lie_elsewhere_is_refused(copy: Path, location: str) -> None:
+def test_a_graph_whose_weights_lie_elsewhere_is_refused(copy: Path) -> None:
     graph = copy / manifest.graph_file("float32", "matcher")
     model = onnx.load(graph)
     for tensor in model.graph.initializer:
         if tensor.name == "itm_head.weight":
-            set_external_data(tensor, location)
+            set_external_data(tensor, "../../../weights")
     graph.write_bytes(model.SerializeToString())
     change(copy, lambda m: m["files"].update({str(graph.relative_to(copy)): file_digest(graph)}))
     with pytest.raises(ExportError, match=r"matcher/1/model\.onnx has weights in another file"):

@@ -82,9 +82,11 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
 
 
 def test_a_call_of_another_kind_is_told(model: Matching) -> None:
-    with pytest.raises(AttributeError, match="embed_image, embed_text, match, zero_shot;"):
+    with pytest.raises(
+        AttributeError, match="no 'ask'; its calls: embed_image, embed_text, match, zero_shot"
+    ):
         model.ask(["a.png"], ["what?"])
-    with pytest.raises(AttributeError, match="has no attribute 'aks'"):
+    with pytest.raises(AttributeError, match="no 'aks'"):
         model.aks(["a.png"], ["what?"])
 
 
@@ -106,18 +108,13 @@ def test_a_class_is_the_mean_of_its_prompts(model: Matching, pictures: list[byte
     assert len(set(found[:, 0].round(4))) == len(pictures)
 
 
-@pytest.mark.parametrize(
-    ("labels", "templates", "said"),
-    [
+def test_labels_and_templates_that_make_no_prompt_are_refused(model: Matching) -> None:
+    for labels, templates, said in (
         ([], ["{}"], "a label and a template"),
         (["a"], [], "a label and a template"),
         (["a"], ["a dog"], "'a dog' needs {} once"),
         (["a"], ["{} {}"], "needs {} once"),
         (["a"], ["{0}"], "needs {} once"),
-    ],
-)
-def test_labels_and_templates_that_make_no_prompt_are_refused(
-    model: Matching, labels: list[str], templates: list[str], said: str
-) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
-        model.zero_shot([], labels, templates)
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            model.zero_shot([], labels, templates)

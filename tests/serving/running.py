@@ -16,7 +16,7 @@ import httpx
 from albef.serving.app import create_app
 from albef.serving.engine import Engine
 from albef.serving.following import Follower
-from albef.serving.limits import Limits
+from albef.serving.limits import Limits, Options
 from albef.serving.middleware.exchange import State
 from albef.serving.uvicorn_server import Server
 
@@ -48,9 +48,9 @@ def running(
     exports: Sequence[Path], limits: Limits | None = None, **options: Any
 ) -> Iterator[Running]:
     """Serve exports inside this context; the options are those of the application."""
-    limits, state = limits or Limits(), State()
-    app = create_app(exports, limits, state, threads=1, **options)
-    server = Server(app, state, limits, "127.0.0.1", 0)
+    served, state = Options(exports, limits or Limits(), threads=1, **options), State()
+    app = create_app(served, state)
+    server = Server(app, state, served.limits, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -95,7 +95,7 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
                     else:
                         failed.append(answer)
 
-    with running([link], indexes=indexes, every=EVERY) as server:
+    with running([link], indexes=indexes, follow=EVERY) as server:
         client = server.client
         client.put("/v1/indexes/zoo")
         client.post("/v1/indexes/zoo/images", files=parts("image", pictures))
@@ -149,7 +149,7 @@ def test_what_cannot_be_served_changes_nothing(
     def failures() -> float:
         return server.metric("albef_looks_total", outcome="failed")
 
-    with running([link], every=EVERY, expect=pinned) as server:
+    with running([link], follow=EVERY, expect=pinned) as server:
         for folder in (damaged, exports[second], tmp_path / "nowhere"):
             before = failures()
             lead(link, folder)

@@ -6,6 +6,7 @@ import logging
 from typing import Any, NamedTuple
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from albef.serving.errors import Problem
@@ -74,11 +75,8 @@ async def ask(
         sent.append(message)
 
     raw = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    if any(body):
-        raw.append((b"transfer-encoding", b"chunked"))
     scope = {"type": "http", "method": method, "path": mounted + path, "root_path": mounted}
-    unread = any(body) or not whole or "content-length" in (headers or {})
-    exchange = Exchange("mine", dict(raw), unread, Client(client))  # as of a request before it
+    exchange = Exchange("mine", Headers(raw=raw), client, Client(client))  # of a request before it
     await app({**scope, "headers": raw, "client": (client, 1), "albef": exchange}, receive, send)
     names = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Answer(sent[0]["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))
@@ -91,34 +89,28 @@ def refused(app: ASGIApp, *body: bytes, **how: Any) -> int:
     return problem.value.status
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
+def test_large_bodies_are_refused_whether_they_say_so_or_not() -> None:
+    json_length = {"content-type": "application/json", "content-length": "21"}
+    for body, headers in (
         ([b"x" * 100, b"x" * 101], FORM),
         ([b""], FORM | {"content-length": "201"}),
         ([b""], FORM | {"content-length": "9" * 100}),
-        *[
-            ([b"x" * 21], {"content-type": kind})  # what is no form is parsed as a whole
-            for kind in ("application/json; charset=utf-8", "application/JSON", "text/plain", "")
-        ],
-        ([b""], {"content-type": "application/json", "content-length": "21"}),
-    ],
-)
-def test_large_bodies_are_refused_whether_they_say_so_or_not(
-    body: list[bytes], headers: dict[str, str]
-) -> None:
-    metrics = Metrics()
-    assert refused(Admission(never, SMALL, metrics, State()), *body, headers=headers) == 413
-    assert metrics.registry.get_sample_value("albef_held_bytes") == 0
+        ([b"x" * 21], {"content-type": "application/json; charset=utf-8"}),
+        ([b"x" * 21], {"content-type": ""}),  # what is no form is parsed as a whole
+        ([b""], json_length),
+    ):
+        metrics = Metrics()
+        assert refused(Admission(never, SMALL, metrics), *body, headers=headers) == 413
+        assert metrics.registry.get_sample_value("albef_held_bytes") == 0
 
 
 def test_a_slow_body_is_not_waited_for() -> None:
-    assert refused(Admission(never, SMALL, Metrics(), State()), b"x", whole=False) == 408
+    assert refused(Admission(never, SMALL, Metrics()), b"x", whole=False) == 408
 
 
 def test_bodies_are_read_whole_and_bounded_at_once() -> None:
     metrics = Metrics()
-    bodies = Admission(never, SMALL, metrics, State())
+    bodies = Admission(never, SMALL, metrics)
 
     async def one_after_the_other() -> None:
         first = asyncio.create_task(ask(bodies, b"x" * 200, headers=FORM))
@@ -147,23 +139,22 @@ def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
             raise
 
     metrics = Metrics()
-    assert refused(Admission(work, Limits(seconds=0.01), metrics, State())) == 504
-    patient = Admission(work, Limits(), metrics, State())
+    assert refused(Admission(work, Limits(seconds=0.01), metrics)) == 504
+    patient = Admission(work, Limits(), metrics)
     with pytest.raises(ClientGoneError):
         asyncio.run(ask(patient, b"a", b"b", leaves=True))
     assert given_up == 2
     with pytest.raises(ClientGoneError):  # before its body was whole
         asyncio.run(ask(patient, whole=False, leaves=True))
     with pytest.raises(IndexError):  # nothing was answered
-        asyncio.run(ask(Requests(patient, metrics, State(), 0), leaves=True))
+        asyncio.run(ask(Requests(patient, metrics, State()), leaves=True))
     label = {"route": "other", "method": "POST", "status": "499"}
     assert metrics.registry.get_sample_value("albef_requests_total", label) == 1
 
 
 def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
     metrics = Metrics()
-    state = State(count_refusal=metrics.refused.labels("requests").inc)
-    slots = Admission(never, Limits(requests=1), metrics, state, spared=OPEN)
+    slots = Admission(never, Limits(requests=1), metrics, spared=OPEN)
 
     async def two() -> None:
         first = asyncio.create_task(ask(slots))
@@ -184,7 +175,7 @@ def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
 
 
 def test_one_client_takes_no_more_places_than_its_token_has() -> None:
-    admission = Admission(never, Limits(), Metrics(), State())
+    admission = Admission(never, Limits(), Metrics())
     tokens = Tokens(admission, [f"{TOKEN}:read:1", OTHER])
 
     async def two_of_each() -> None:
@@ -205,7 +196,7 @@ def test_one_client_takes_no_more_places_than_its_token_has() -> None:
 
 
 def test_a_body_that_is_slow_to_come_takes_no_place() -> None:
-    admission = Admission(count, Limits(requests=1), Metrics(), State())
+    admission = Admission(count, Limits(requests=1), Metrics())
 
     async def slow_and_quick() -> None:
         slow = asyncio.create_task(ask(admission, b"x", whole=False))
@@ -253,24 +244,16 @@ def test_a_token_is_needed_where_tokens_are_known() -> None:
     for token in (TOKEN, OTHER):  # under any name
         headers = {"authorization": f"bearer {token}", "host": "models"}
         assert asyncio.run(ask(tokens, headers=headers)).status == 200
-    refusal = asyncio.run(ask(Requests(tokens, Metrics(), State(), 0)))
+    refusal = asyncio.run(ask(Requests(tokens, Metrics(), State())))
     assert refusal.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(
-    ("host", "origin", "status"),
-    [
-        ("evil.example", None, 421),
-        ("", None, 421),
-        ("[", None, 421),
-        ("localhost", "http://evil.example", 403),
-        ("localhost", "null", 403),
-        ("localhost", "http://[", 403),
-    ],
-)
-def test_without_tokens_no_other_site_may_ask(host: str, origin: str | None, status: int) -> None:
-    headers = {"host": host} | ({"origin": origin} if origin else {})
-    assert refused(Hosts(count, ["models"]), headers=headers) == status
+def test_without_tokens_no_other_site_may_ask() -> None:
+    for host in ("evil.example", "", "["):
+        assert refused(Hosts(count, ["models"]), headers={"host": host}) == 421
+    for origin in ("http://evil.example", "null", "http://["):
+        headers = {"host": "localhost", "origin": origin}
+        assert refused(Hosts(count, ["models"]), headers=headers) == 403
 
 
 def test_a_name_of_this_machine_is_nobody_elses() -> None:
@@ -287,23 +270,11 @@ def test_a_name_of_this_machine_is_nobody_elses() -> None:
                 assert refused(hosts, headers=headers, client=client) == 421
 
 
-def test_a_refusal_reads_on_so_that_the_client_sees_it() -> None:
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        raise Problem(413, "too much")
-
-    read = Requests(refuse, Metrics(), State(), 1000)
-    answer = asyncio.run(ask(read, b"x" * 500, b"x" * 500))
-    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (413, "too_large")
-    assert "connection" not in answer.headers, "all was read"
-    answer = asyncio.run(ask(read, b"x" * 1000, b"x"))
-    assert answer.headers["connection"] == "close"
-
-
 def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFixture) -> None:
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret")
 
-    app = Requests(fail, Metrics(), State(), 0)
+    app = Requests(fail, Metrics(), State())
     answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
     detail = {
         "code": "internal",
@@ -317,18 +288,18 @@ def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFi
 
 def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
     state = State()
-    headers = asyncio.run(ask(Requests(count, Metrics(), state, 0))).headers
+    headers = asyncio.run(ask(Requests(count, Metrics(), state))).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
     assert "connection" not in headers
     state.leaving = True
-    assert asyncio.run(ask(Requests(count, Metrics(), state, 0))).headers["connection"] == "close"
+    assert asyncio.run(ask(Requests(count, Metrics(), state))).headers["connection"] == "close"
 
 
 def test_a_line_of_the_log_has_no_payload(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
-    app = Requests(Admission(count, Limits(), metrics, State()), metrics, State(), 0)
+    app = Requests(Admission(count, Limits(), metrics), metrics, State())
     with caplog.at_level(logging.INFO, "albef.requests"):
         names = {"x-request-id": "mine", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
         answer = asyncio.run(ask(app, b"secret", path="/secret", headers=names))

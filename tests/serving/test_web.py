@@ -292,7 +292,7 @@ def test_ground_draws_a_map(page: Page, pictures: list[bytes]) -> None:
     )
     page.locator("#boxes").fill("1, 2, 30, 0")
     page.locator("#boxes").press("Enter")
-    expect(place.get_by_role("alert")).to_contain_text("it must be above 0")
+    expect(place.get_by_role("alert")).to_contain_text("greater than 0")
     give(place, pictures[0])  # the map was another picture's
     expect(place.locator(".map")).to_be_hidden()
 

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from albef.serving.engine import AT_ONCE, PATIENCE, Engine
+from albef.serving.engine import Engine
 from albef.serving.errors import Problem
 from albef.serving.indexes.index import About, Index
+from albef.serving.indexes.reader import AT_ONCE, PATIENCE
+from albef.serving.indexes.store import GALLERY
 
 log = logging.getLogger("albef")
-GALLERY = "gallery"
-"""What the index is called."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 
 
@@ -43,7 +43,7 @@ async def follow(engine: Engine, folder: Path) -> None:
 async def _open(engine: Engine) -> Index:
     queues, store = engine.calls["embed_image"], engine.store
     index = await engine.stored(store.get, GALLERY)
-    if index is not None and not await engine.has_read(index):
+    if index is not None and not await engine.indexes.has_read(index):
         log.info("the gallery is made again")
         await engine.stored(store.delete, GALLERY)
     about = About(GALLERY, queues.space, queues.run, queues.model.facts.embed_dim)
@@ -53,7 +53,7 @@ async def _open(engine: Engine) -> Index:
 async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
     while True:
         try:
-            await engine.add_pictures(index, [await asyncio.to_thread(path.read_bytes)], [name])
+            await engine.indexes.add(index, [await asyncio.to_thread(path.read_bytes)], [name])
             return
         except (Problem, OSError) as error:
             if not isinstance(error, Problem) or error.status != 429:

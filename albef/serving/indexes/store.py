@@ -8,14 +8,16 @@ from pathlib import Path
 from albef.serving.indexes.index import About, Index
 
 log = logging.getLogger("albef")
+GALLERY = "gallery"
+"""The index that follows a folder, if one is named."""
 
 
 class Store:
     """The indexes of a server; processes may share a ``folder`` of them. None keeps them in memory,
-    as long as the server lives."""
+    as long as the server lives. Clients do not change the index that is ``read_only``."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, read_only: str = "") -> None:
+        self.folder, self.read_only = folder, read_only
         self._lock = threading.RLock()
         self._open: dict[str, tuple[int, Index]] = {}  # by file, with the file's inode
         if folder is not None:

@@ -42,8 +42,8 @@ class Tokens(HttpMiddleware):
         self._clients = [parse_token(token, i) for i, token in enumerate(tokens)]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind, _, token = exchange_of(scope).headers.get(b"authorization", b"").partition(b" ")
-        sent = token.strip() if kind.lower() == b"bearer" else b""
+        kind, _, token = exchange_of(scope).headers.get("authorization", "").partition(" ")
+        sent = token.strip().encode("latin-1") if kind.lower() == "bearer" else b""
         # Every token is compared, each in constant time: none is told by how long it took.
         matches = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
         if not matches:
@@ -109,10 +109,10 @@ class Hosts(HttpMiddleware):
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        host = _host_name(f"//{exchange.headers.get(b'host', b'').decode('latin-1')}")
+        host = _host_name(f"//{exchange.headers.get('host', '')}")
         if host not in self.names and not (host in LOCAL and _is_loopback(exchange.client.name)):
             raise Problem(421, "without tokens the server answers to localhost only")
-        origin = exchange.headers.get(b"origin", b"").decode("latin-1")
+        origin = exchange.headers.get("origin", "")
         if origin and _host_name(origin) != host and origin not in self.origins:
             raise Problem(403, "a page of another site asked")
         CLIENT.set(exchange.client.name)

@@ -1,11 +1,10 @@
-"""How much is worked on at once, how large and for how long; and the short way to a route."""
+"""How much is worked on at once, how large and for how long."""
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -17,14 +16,8 @@ from albef.serving.middleware.exchange import (
     ClientGoneError,
     Exchange,
     HttpMiddleware,
-    State,
     exchange_of,
-    full,
-    media_type,
-    path_of,
 )
-
-_WATCH = 0.02  # seconds after which it is watched whether the client still waits
 
 
 @dataclass(eq=False)
@@ -39,15 +32,13 @@ class Admission(HttpMiddleware):
 
     limits: Limits
     metrics: Metrics
-    state: State
     _working: Counter[str] = field(default_factory=Counter)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        scope.get("trust", lambda: None)()
         self._check_slot(exchange.client)
         try:
-            body = await self._read(exchange, receive) if exchange.unread else b""
+            body = await self._read(exchange, receive)
             with self._slot(exchange.client):
                 await self._answer(scope, exchange, body, receive, send)
         finally:
@@ -55,8 +46,8 @@ class Admission(HttpMiddleware):
 
     def _check_slot(self, client: Client) -> None:
         if self._working.total() >= self.limits.requests:
-            self.state.count_refusal()
-            raise full()
+            self.metrics.refused.labels("requests").inc()
+            raise Problem(503, "the server is at capacity; retry after 1 s", 1)
         if client.max_requests and self._working[client.name] >= client.max_requests:
             self.metrics.refused.labels("client").inc()
             raise Problem(429, f"{client.max_requests} requests with this token are worked on", 1)
@@ -65,29 +56,31 @@ class Admission(HttpMiddleware):
     def _slot(self, client: Client) -> Iterator[None]:
         self._check_slot(client)
         self._working[client.name] += 1
-        self.state.full = self._working.total() >= self.limits.requests
         try:
             yield
         finally:
-            self.state.full = False
             self._working[client.name] -= 1
             if not self._working[client.name]:
                 del self._working[client.name]
 
     async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
-        max_bytes = self._max_bytes(exchange.headers)
-        parts: list[bytes] = []
+        """The whole body. All but pictures is parsed, and then takes many times as much memory."""
+        is_form = exchange.headers.get("content-type", "").startswith("multipart/form-data")
+        max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
+        length = exchange.headers.get("content-length", "")
+        if length.isdigit() and int(length[:20]) > max_bytes:
+            raise _too_large(max_bytes)
+        parts, more = [], True
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                while exchange.unread:
+                while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
-                    part = message.get("body", b"")
-                    parts.append(part)
-                    exchange.unread = message.get("more_body", False)
-                    exchange.received += len(part)
-                    self.metrics.held_bytes += len(part)
+                    parts.append(message.get("body", b""))
+                    more = message.get("more_body", False)
+                    exchange.received += len(parts[-1])
+                    self.metrics.held_bytes += len(parts[-1])
                     if exchange.received > max_bytes:
                         raise _too_large(max_bytes)
                     if self.metrics.held_bytes > self.limits.all_bodies:
@@ -95,78 +88,38 @@ class Admission(HttpMiddleware):
                         raise Problem(503, "the server holds many bodies", 1)
         except TimeoutError:
             raise Problem(408, f"no body within {self.limits.body_seconds:g} s") from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _max_bytes(self, headers: Mapping[bytes, bytes]) -> int:
-        """Bytes that may come, by what they say they are: all but pictures is parsed, and then
-        takes many times as much."""
-        is_form = media_type(headers) == "multipart/form-data"
-        max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > max_bytes:
-            raise _too_large(max_bytes)
-        return max_bytes
+        return b"".join(parts)
 
     async def _answer(
         self, scope: Scope, exchange: Exchange, body: bytes, receive: Receive, send: Send
     ) -> None:
         """Let the application answer, until its time is over or its client is gone."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
         messages = [{"type": "http.request", "body": body, "more_body": False}]
-        has_left, watcher = False, None
 
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
-        async def watch() -> None:
-            nonlocal has_left
+        async def leave() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            if not exchange.done:
-                has_left = True
-                task.cancel()
 
-        def begin_to_watch() -> None:
-            nonlocal watcher
-            watcher = loop.create_task(watch())
-
-        timer = loop.call_later(_WATCH, begin_to_watch)
-        deadline = asyncio.timeout(self.limits.seconds)
+        answering = asyncio.ensure_future(self.app(scope, replay, send))
+        leaving = asyncio.ensure_future(leave())
         try:
-            async with deadline:
-                await self.app(scope, replay, send)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            raise Problem(504, f"no answer within {self.limits.seconds:g} s") from None
-        except asyncio.CancelledError:
-            if not has_left:
-                raise
-            task.uncancel()
-            raise ClientGoneError from None
+            done, _ = await asyncio.wait(
+                (answering, leaving),
+                timeout=self.limits.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if answering not in done and not exchange.done:
+                if leaving in done:
+                    raise ClientGoneError
+                raise Problem(504, f"no answer within {self.limits.seconds:g} s")
+            await answering
         finally:
-            timer.cancel()
-            if watcher is not None:
-                watcher.cancel()
-
-
-@dataclass(eq=False)
-class Direct(HttpMiddleware):
-    """Takes calls that have one path and a body of JSON straight to their route, which ``routes``
-    has by path: the framework's way there takes longer than a short text does in the model."""
-
-    routes: Mapping[str, Any]
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self.routes.get(path_of(scope)) if scope["method"] == "POST" else None
-        if route is None:
-            await self.app(scope, receive, send)
-            return
-        scope["route"] = route
-        body = (await receive())["body"]
-        response = await route.answer(body, media_type(exchange_of(scope).headers))
-        await response(scope, receive, send)
+            leaving.cancel()
+            answering.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
 def _too_large(max_bytes: int) -> Problem:

@@ -1,13 +1,11 @@
 """A request and its answer as the middlewares know them, and what these have in common."""
 
-from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-from albef.serving.errors import Problem
 
 PROBES = frozenset({"/healthz", "/readyz"})
 METRICS = "/metrics"
@@ -25,15 +23,6 @@ class State:
     """Whether the models can be asked."""
     leaving: bool = False
     """Whether it was told to stop."""
-    full: bool = False
-    """Whether all places are taken."""
-    count_refusal: Callable[[], None] = lambda: None
-    """Asked by who refuses for that."""
-
-
-def full() -> Problem:
-    """What is answered where all places are taken."""
-    return Problem(503, "the server works on as much as it can", 1)
 
 
 class ClientGoneError(Exception):
@@ -61,9 +50,8 @@ class Exchange:
     """A request and its answer, as the middlewares know them (``albef`` of the scope)."""
 
     id: str
-    headers: Mapping[bytes, bytes]
-    unread: bool
-    """Whether more of the body is to come."""
+    headers: Headers
+    address: str
     client: Client
     received: int = 0
     sent: int = 0
@@ -87,11 +75,6 @@ class HttpMiddleware:
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
-
-
-def media_type(headers: Mapping[bytes, bytes]) -> str:
-    """What a body says it is, without parameters."""
-    return headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
 
 
 def exchange_of(scope: Scope) -> Exchange:

@@ -3,7 +3,7 @@ call of Cohere, Jina and infinity. The shapes are theirs.
 """
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,13 +13,20 @@ from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from albef.runtime.model import batches
-from albef.serving.bodies import Body, Route, Share, Text
 from albef.serving.engine import current
 from albef.serving.errors import BODY, Problem, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues
+from albef.serving.routes.bodies import Body, Text
 
+models_router = APIRouter(tags=["compatible"])
+"""The exports, whatever they can be asked."""
+router = APIRouter(tags=["compatible"])
+"""What an export that embeds texts can be asked."""
+_ERRORS = describe_errors(404, 429, *BODY)
+Json = dict[str, Any]
 _URI = "data:image/"  # what a picture begins with
+_NO_URI = "a picture is sent as data:image/png;base64,..."
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -43,7 +50,7 @@ def _read_item(value: Any) -> str | bytes:
     if isinstance(value, dict) and len(value) == 1:
         name, value = next(iter(value.items()))
         if name not in ("text", "image") or (name == "image") != f"{value}".startswith(_URI):
-            raise PydanticCustomError("data_uri", "no data URI")
+            raise PydanticCustomError("data_uri", _NO_URI)
     if not isinstance(value, str) or not value.startswith(_URI):
         return _TEXT.validate_python(value)
     head, _, data = value.partition(",")
@@ -52,7 +59,7 @@ def _read_item(value: Any) -> str | bytes:
             return base64.b64decode(data, validate=True)
     except ValueError:
         pass
-    raise PydanticCustomError("data_uri", "no data URI")
+    raise PydanticCustomError("data_uri", _NO_URI)
 
 
 _Sent = str | TextPart | ImagePart
@@ -83,55 +90,6 @@ class EmbeddingsRequest(Body):
     """Not looked at."""
 
 
-class Embedding(Body):
-    """A unit vector."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    """Of the input, from 0."""
-    embedding: list[float] | str
-    """Its numbers, or their bytes in base64."""
-
-
-class Usage(Body):
-    """What was read."""
-
-    prompt_tokens: int
-    """Tokens of the texts; a picture counts none."""
-    total_tokens: int
-    """The same."""
-
-
-class EmbeddingList(Body):
-    """Unit vectors; the product of two is their similarity."""
-
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    """One for each input, in their order."""
-    model: str
-    """Which one answered: its run and the beginning of its digest."""
-    usage: Usage
-
-
-class ModelEntry(Body):
-    """A model that a request can name."""
-
-    id: str
-    """The run that was exported."""
-    object: Literal["model"] = "model"
-    created: int = 0
-    """An export has no date."""
-    owned_by: str = "albef"
-
-
-class ModelList(Body):
-    """The models that a request can name."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelEntry]
-    """In the order in which the exports were named."""
-
-
 class RerankRequest(Body):
     """A text with pictures, or a picture with texts."""
 
@@ -147,121 +105,97 @@ class RerankRequest(Body):
     """Whether a result repeats its text."""
 
 
-class Ranked(Body):
-    """A document."""
-
-    index: int
-    """Of the document, from 0."""
-    relevance_score: Share
-    """The probability that it and the query belong together."""
-    document: TextPart | None = None
-    """The text, where it was asked for; no picture is sent back."""
+def _models() -> dict[str, ModelQueues]:
+    """The models by run; of several of one run the first has the name."""
+    return {queues.run: queues for queues in reversed(current().models)}
 
 
-class RankedList(Body):
-    """Documents, the best first."""
-
-    object: Literal["rerank"] = "rerank"
-    results: list[Ranked]
-    """The best first."""
-    model: str
-    """Which one answered: its run and the beginning of its digest."""
-    usage: Usage
+def _find_model(name: str) -> ModelQueues:
+    for queues in _models().values():
+        if name in (queues.run, queues.name):
+            return queues
+    text = f"there is no such model; there are {', '.join(reversed(_models()))}"
+    raise Problem(404, text, code="model_not_found")
 
 
-def compatible_routes(calls: Collection[str]) -> APIRouter:
-    """Embeddings, models and rerank, as far as an export here embeds and matches."""
-    router = APIRouter(route_class=Route, tags=["compatible"])
+def _find_able(name: str | None, call: str) -> ModelQueues:
+    queues = current().calls[call] if name is None else _find_model(name)
+    if call not in queues.model.calls:
+        text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
+        raise Problem(422, text)
+    return queues
 
-    def models() -> dict[str, ModelQueues]:
-        """By run; of several of one run the first has the name."""
-        return {queues.run: queues for queues in reversed(current().models)}
 
-    def find_model(name: str) -> ModelQueues:
-        for queues in models().values():
-            if name in (queues.run, queues.name):
-                return queues
-        text = f"there is no such model; there are {', '.join(reversed(models()))}"
-        raise Problem(404, text, code="model_not_found")
+def _usage(queues: ModelQueues, items: Sequence[str | bytes]) -> dict[str, int]:
+    """The tokens of the texts; a picture counts none."""
+    tokens = sum(len(queues.ids(item)) for item in items if isinstance(item, str))
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
-    def find_able(name: str | None, call: str) -> ModelQueues:
-        queues = current().calls[call] if name is None else find_model(name)
-        if call not in queues.model.calls:
-            text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
-            raise Problem(422, text)
-        return queues
 
-    def usage(queues: ModelQueues, items: Sequence[str | bytes]) -> Usage:
-        tokens = sum(len(queues.ids(item)) for item in items if isinstance(item, str))
-        return Usage(prompt_tokens=tokens, total_tokens=tokens)
+def _entry(run: str) -> Json:
+    """A model that a request can name; an export has no date."""
+    return {"id": run, "object": "model", "created": 0, "owned_by": "albef"}
 
-    async def create_embeddings(body: EmbeddingsRequest) -> EmbeddingList:
-        """Texts and pictures to unit vectors in one space, as OpenAI's clients ask for them."""
-        queues = find_able(body.model, "embed_text")
-        width = queues.model.embed_dim
-        if body.dimensions not in (None, width):
-            text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
-            raise Problem(422, text)
-        feats = np.empty((len(body.input), width), "<f4")
-        for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
-            positions = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
-            for part in batches(len(positions)):
-                items: list[Any] = [body.input[i] for i in positions[part]]
-                feats[positions[part]] = await embed(items, queues)
-        vectors: Sequence[list[float] | str] = feats.tolist()
-        if body.encoding_format == "base64":
-            vectors = [base64.b64encode(feat.tobytes()).decode() for feat in feats]
-        return EmbeddingList(
-            data=[Embedding(index=i, embedding=vector) for i, vector in enumerate(vectors)],
-            model=queues.name,
-            usage=usage(queues, body.input),
-        )
 
-    async def rerank(body: RerankRequest) -> RankedList:
-        """How well pictures go with a text, or texts with a picture.
+@models_router.get("/v1/models", responses=describe_errors())
+async def list_models() -> Json:
+    """The exports."""
+    return {"object": "list", "data": [_entry(run) for run in reversed(_models())]}
 
-        Each is read together with the query (ITM). Two texts are not, nor two pictures: how alike
-        they are is the product of their embeddings.
-        """
-        queues, is_text = find_able(body.model, "match"), isinstance(body.query, str)
-        if any(isinstance(document, str) is is_text for document in body.documents):
-            kinds = ("a text", "pictures") if is_text else ("a picture", "texts")
-            text = "documents: {} is a query for {} alone; compare embeddings".format(*kinds)
-            raise Problem(422, text)
-        scores: list[float] = []
-        for part in batches(len(body.documents)):
-            documents: list[Any] = body.documents[part]
-            query: list[Any] = [body.query]
-            images, texts = (documents, query) if is_text else (query, documents)
-            scores += await current().match(images, texts, queues)
-        best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
-        with_text = body.return_documents and not is_text
-        return RankedList(
-            results=[
-                Ranked(
-                    index=i,
-                    relevance_score=scores[i],
-                    document=TextPart(text=f"{body.documents[i]!s}") if with_text else None,
-                )
-                for i in best
-            ],
-            model=queues.name,
-            usage=usage(queues, [body.query, *body.documents]),
-        )
 
-    @router.get("/v1/models", responses=describe_errors())
-    async def list_models() -> ModelList:
-        """The exports."""
-        return ModelList(data=[ModelEntry(id=run) for run in reversed(models())])
+@models_router.get("/v1/models/{name}", responses=describe_errors(404, 422))
+async def describe_model(name: Annotated[str, Path(max_length=200)]) -> Json:
+    """One export."""
+    return _entry(_find_model(name).run)
 
-    @router.get("/v1/models/{name}", responses=describe_errors(404, 422))
-    async def describe_model(name: Annotated[str, Path(max_length=200)]) -> ModelEntry:
-        """One export."""
-        return ModelEntry(id=find_model(name).run)
 
-    errors = describe_errors(404, 429, *BODY)
-    if "embed_text" in calls:
-        router.post("/v1/embeddings", responses=errors)(create_embeddings)
-        router.post("/v1/rerank", responses=errors)(rerank)
-        router.post("/v2/rerank", responses=errors, include_in_schema=False)(rerank)
-    return router
+@router.post("/v1/embeddings", responses=_ERRORS)
+async def create_embeddings(body: EmbeddingsRequest) -> Json:
+    """Texts and pictures to unit vectors in one space, as OpenAI's clients ask for them."""
+    queues = _find_able(body.model, "embed_text")
+    width = queues.model.embed_dim
+    if body.dimensions not in (None, width):
+        text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
+        raise Problem(422, text)
+    feats = np.empty((len(body.input), width), "<f4")
+    for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
+        positions = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
+        for part in batches(len(positions)):
+            items: list[Any] = [body.input[i] for i in positions[part]]
+            feats[positions[part]] = await embed(items, queues)
+    vectors: Sequence[list[float] | str] = feats.tolist()
+    if body.encoding_format == "base64":
+        vectors = [base64.b64encode(feat.tobytes()).decode() for feat in feats]
+    data = [
+        {"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)
+    ]
+    usage = _usage(queues, body.input)
+    return {"object": "list", "data": data, "model": queues.name, "usage": usage}
+
+
+@router.post("/v2/rerank", responses=_ERRORS, include_in_schema=False)
+@router.post("/v1/rerank", responses=_ERRORS)
+async def rerank(body: RerankRequest) -> Json:
+    """How well pictures go with a text, or texts with a picture.
+
+    Each is read together with the query (ITM). Two texts are not, nor two pictures: how alike
+    they are is the product of their embeddings.
+    """
+    queues, is_text = _find_able(body.model, "match"), isinstance(body.query, str)
+    if any(isinstance(document, str) is is_text for document in body.documents):
+        kinds = ("a text", "pictures") if is_text else ("a picture", "texts")
+        text = "documents: {} is a query for {} alone; compare embeddings".format(*kinds)
+        raise Problem(422, text)
+    scores: list[float] = []
+    for part in batches(len(body.documents)):
+        documents: list[Any] = body.documents[part]
+        query: list[Any] = [body.query]
+        images, texts = (documents, query) if is_text else (query, documents)
+        scores += await current().match(images, texts, queues)
+    best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
+    results: list[Json] = [{"index": i, "relevance_score": scores[i]} for i in best]
+    if body.return_documents and not is_text:  # no picture is sent back
+        for each in results:
+            each["document"] = {"text": body.documents[each["index"]]}
+    usage = _usage(queues, [body.query, *body.documents])
+    return {"object": "rerank", "results": results, "model": queues.name, "usage": usage}

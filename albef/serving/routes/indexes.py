@@ -1,196 +1,241 @@
-"""Indexes of pictures."""
+"""Indexes of pictures: making, filling and searching them."""
 
-from collections.abc import Collection
 from typing import Annotated
 
-from fastapi import Depends, File, Form, Path, Response, UploadFile
+from fastapi import Depends, Path, Response, UploadFile
 from fastapi.routing import APIRouter
 from pydantic import Field
 
-from albef.serving import bodies
-from albef.serving.bodies import Images, Route, Text, read_files
 from albef.serving.engine import current
 from albef.serving.errors import BODY, Problem, describe_errors
-from albef.serving.indexes.gallery import GALLERY
 from albef.serving.indexes.index import ID, NAME, About, Index
-from albef.serving.indexes.store import Store
 from albef.serving.limits import BEST, INDEXES, PICTURES
 from albef.serving.model_queues import ModelQueues
+from albef.serving.routes.bodies import FORM, Answered, Body, Images, Share, Text, read_files
 
+router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
 Name = Annotated[str, Path(pattern=NAME, description="Of an index")]
 Id = Annotated[str, Path(pattern=ID, description="Of a picture")]
 
 
-def index_routes(calls: Collection[str], store: Store, has_gallery: bool) -> APIRouter:
-    """Making, filling and searching indexes; the gallery is the folder's, if one is followed."""
-    router = APIRouter(prefix="/v1/indexes", route_class=Route, tags=["indexes"])
-    if "embed_image" not in calls:
-        return router
+class IndexInfo(Body):
+    """An index of pictures."""
 
-    def reader() -> ModelQueues:
-        return current().calls["embed_image"]
+    name: str
+    """What it is called."""
+    pictures: int
+    """How many it has."""
+    run: str
+    """The run whose model made its features."""
+    usable: bool
+    """Whether it can be searched: not while a new model still reads its pictures, nor where they
+    are of another size than it reads."""
+    read_only: bool
+    """Whether it follows a folder and takes no pictures from clients."""
 
-    async def existing(name: Name) -> Index:
-        index = await current().stored(store.get, name)
-        if index is None:
-            raise Problem(404, f"there is no index {name}", code="no_such_index")
-        return index
 
-    async def usable(index: Annotated[Index, Depends(existing)]) -> Index:
-        name = index.about.name
-        if index.serial in current().unfit:
-            text = (
-                f"the index {name} was made by another model (run {index.about.run}), which reads "
-                f"another size than {reader().name}; delete it and add its pictures again"
-            )
-            raise Problem(409, text, code="other_model")
-        if not await current().has_read(index):
-            text = f"{reader().name} has not yet read all pictures of the index {name}"
-            raise Problem(503, text, 5)
-        return index
+class Indexes(Body):
+    """All indexes."""
 
-    def is_gallery(name: str) -> bool:
-        return has_gallery and name == GALLERY
+    indexes: list[IndexInfo]
+    """By name."""
 
-    async def writable(name: Name) -> None:
-        if is_gallery(name):
-            raise Problem(409, "the gallery follows its folder", code="read_only")
 
-    async def info(index: Index) -> bodies.IndexInfo:
-        is_read = await current().has_read(index)
-        return bodies.IndexInfo(
-            name=index.about.name,
-            pictures=await current().stored(len, index),
-            run=reader().run if is_read else index.about.run,
-            usable=is_read,
-            read_only=is_gallery(index.about.name),
+class AddForm(Body):
+    """Pictures with their names."""
+
+    image: Images
+    """Pictures, as files"""
+    id: list[Annotated[str, Field(pattern=ID)]] = Field([], max_length=PICTURES)
+    """What each is called, a field for each picture; without, by its digest"""
+
+
+class Added(Answered):
+    """Pictures that are in an index now."""
+
+    ids: list[str]
+    """What they are called there, in their order."""
+    pictures: int
+    """How many the index has."""
+
+
+class SearchForm(Body):
+    """What to look for."""
+
+    text: Text | None = None
+    """What to look for"""
+    image: UploadFile | None = None
+    """A picture like which to look, in place of a text"""
+    k: Annotated[int, Field(ge=1, le=BEST)] = 10
+    """How many"""
+    rerank: Annotated[int, Field(ge=0, le=BEST)] = 0
+    """So many of the most similar are read together with the text"""
+
+
+class Hit(Body):
+    """A picture that was found."""
+
+    id: str
+    """What it is called in its index."""
+    similarity: float
+    """Product of the features, from -1 to 1."""
+    probability: Share | None
+    """That it and the text belong together; null where they were not read together."""
+
+
+class Hits(Answered):
+    """Pictures that were found."""
+
+    results: list[Hit]
+    """The best first: those that were read together with the text by probability, then the others
+    by similarity."""
+
+
+def _reader() -> ModelQueues:
+    return current().calls["embed_image"]
+
+
+async def _existing(name: Name) -> Index:
+    index = await current().stored(current().store.get, name)
+    if index is None:
+        raise Problem(404, f"there is no index {name}", code="no_such_index")
+    return index
+
+
+async def _usable(index: Annotated[Index, Depends(_existing)]) -> Index:
+    name, indexes = index.about.name, current().indexes
+    if index.serial in indexes.unfit:
+        text = (
+            f"the index {name} was made by another model (run {index.about.run}), which reads "
+            f"another size than {_reader().name}; delete it and add its pictures again"
         )
+        raise Problem(409, text, code="other_model")
+    if not await indexes.has_read(index):
+        text = f"{_reader().name} has not yet read all pictures of the index {name}"
+        raise Problem(503, text, 5)
+    return index
 
-    Existing = Annotated[Index, Depends(existing)]
-    Usable = Annotated[Index, Depends(usable)]
-    changes = [Depends(writable)]
 
-    @router.get("", responses=describe_errors())
-    async def list_indexes() -> bodies.Indexes:
-        """All indexes."""
-        return bodies.Indexes(
-            indexes=[await info(index) for index in await current().stored(store.all)]
-        )
+async def _check_writable(name: Name) -> None:
+    if name == current().store.read_only:
+        raise Problem(409, "the gallery follows its folder", code="read_only")
 
-    @router.put(
-        "/{name}",
-        dependencies=changes,
-        responses={**describe_errors(409, 422), 201: {"model": bodies.IndexInfo}},
+
+Existing = Annotated[Index, Depends(_existing)]
+Usable = Annotated[Index, Depends(_usable)]
+_CHANGES = [Depends(_check_writable)]
+
+
+async def _info(index: Index) -> IndexInfo:
+    is_read = await current().indexes.has_read(index)
+    return IndexInfo(
+        name=index.about.name,
+        pictures=await current().stored(len, index),
+        run=_reader().run if is_read else index.about.run,
+        usable=is_read,
+        read_only=index.about.name == current().store.read_only,
     )
-    async def create_index(name: Name, response: Response) -> bodies.IndexInfo:
-        """Make an empty index; one that is there already stays as it is."""
-        index = await current().stored(store.get, name)
-        if index is None:
-            if len(await current().stored(store.all)) >= INDEXES:
-                raise Problem(409, f"there are {INDEXES} indexes already", code="too_many_indexes")
-            queues = reader()
-            about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
-            index = await current().stored(store.create, about)
-            response.status_code = 201
-        return await info(await usable(index))
-
-    @router.get("/{name}", responses=describe_errors(404, 422))
-    async def describe_index(index: Existing) -> bodies.IndexInfo:
-        """One index."""
-        return await info(index)
-
-    @router.delete(
-        "/{name}", status_code=204, dependencies=changes, responses=describe_errors(404, 409, 422)
-    )
-    async def delete_index(index: Existing) -> None:
-        """Delete an index with all its pictures."""
-        await current().stored(store.delete, index.about.name)
-
-    @router.post(
-        "/{name}/images", dependencies=changes, responses=describe_errors(404, 409, 429, *BODY)
-    )
-    async def add_images(
-        index: Usable,
-        image: Images,
-        id: Annotated[
-            list[Annotated[str, Field(pattern=ID)]] | None,
-            Form(
-                max_length=PICTURES,
-                description="What each is called, a field for each picture; without, by its digest",
-            ),
-        ] = None,
-    ) -> bodies.Added:
-        """Add pictures; one whose name is there already is replaced."""
-        if id and len(id) != len(image):
-            counts = f"{len(image)} pictures and {len(id)} names"
-            raise Problem(422, f"{counts}: one for each, or none")
-        if await current().stored(lambda: store.memory) > current().limits.indexes:
-            text = "the indexes have filled their memory; start the server with --indexes FOLDER"
-            raise Problem(409, text, code="full")
-        names: list[str | None] = [*id] if id else [None] * len(image)
-        ids = await current().add_pictures(index, await read_files(image), names)
-        return bodies.Added(
-            model=reader().name, ids=ids, pictures=await current().stored(len, index)
-        )
-
-    @router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
-    async def search_index(
-        index: Usable,
-        text: Annotated[Text | None, Form(description="What to look for")] = None,
-        image: Annotated[
-            UploadFile | None, File(description="A picture like which to look, in place of a text")
-        ] = None,
-        k: Annotated[int, Form(ge=1, le=BEST, description="How many")] = 10,
-        rerank: Annotated[
-            int,
-            Form(
-                ge=0,
-                le=BEST,
-                description="So many of the most similar are read together with the text",
-            ),
-        ] = 0,
-    ) -> bodies.Hits:
-        """The pictures that fit a text or a picture best."""
-        if (text is None) == (image is None):
-            raise Problem(422, "send a text or an image to look for")
-        query = text if text is not None else await image.read() if image else b""
-        results = [
-            bodies.Hit(id=hit.id, similarity=hit.similarity, probability=probability)
-            for hit, probability in await current().search(index, query, k, rerank)
-        ]
-        return bodies.Hits(model=reader().name, results=results)
-
-    @router.get(
-        "/{name}/images/{id}",
-        response_class=Response,
-        responses={
-            **describe_errors(404, 422),
-            200: {
-                "description": "A small copy of the picture",
-                "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
-            },
-        },
-    )
-    async def show_image(index: Existing, id: Id) -> Response:
-        """A small copy of a picture."""
-        thumbnail = await current().stored(index.thumbnail, id)
-        if thumbnail is None:
-            raise _no_image(index, id)
-        return Response(thumbnail, media_type="image/jpeg")
-
-    @router.delete(
-        "/{name}/images/{id}",
-        status_code=204,
-        dependencies=changes,
-        responses=describe_errors(404, 409, 422),
-    )
-    async def delete_image(index: Existing, id: Id) -> None:
-        """Take a picture out."""
-        if not await current().stored(index.remove, [id]):
-            raise _no_image(index, id)
-
-    return router
 
 
 def _no_image(index: Index, id: str) -> Problem:
     return Problem(404, f"the index {index.about.name} has no picture {id}", code="no_such_image")
+
+
+@router.get("", responses=describe_errors())
+async def list_indexes() -> Indexes:
+    """All indexes."""
+    every = await current().stored(current().store.all)
+    return Indexes(indexes=[await _info(index) for index in every])
+
+
+@router.put(
+    "/{name}",
+    dependencies=_CHANGES,
+    responses={**describe_errors(409, 422), 201: {"model": IndexInfo}},
+)
+async def create_index(name: Name, response: Response) -> IndexInfo:
+    """Make an empty index; one that is there already stays as it is."""
+    engine, queues = current(), _reader()
+    index = await engine.stored(engine.store.get, name)
+    if index is None:
+        if len(await engine.stored(engine.store.all)) >= INDEXES:
+            raise Problem(409, f"there are {INDEXES} indexes already", code="too_many_indexes")
+        about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
+        index = await engine.stored(engine.store.create, about)
+        response.status_code = 201
+    return await _info(await _usable(index))
+
+
+@router.get("/{name}", responses=describe_errors(404, 422))
+async def describe_index(index: Existing) -> IndexInfo:
+    """One index."""
+    return await _info(index)
+
+
+@router.delete(
+    "/{name}", status_code=204, dependencies=_CHANGES, responses=describe_errors(404, 409, 422)
+)
+async def delete_index(index: Existing) -> None:
+    """Delete an index with all its pictures."""
+    await current().stored(current().store.delete, index.about.name)
+
+
+@router.post(
+    "/{name}/images", dependencies=_CHANGES, responses=describe_errors(404, 409, 429, *BODY)
+)
+async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
+    """Add pictures; one whose name is there already is replaced."""
+    engine = current()
+    if form.id and len(form.id) != len(form.image):
+        counts = f"{len(form.image)} pictures and {len(form.id)} names"
+        raise Problem(422, f"{counts}: one for each, or none")
+    if await engine.stored(lambda: engine.store.memory) > engine.limits.indexes:
+        text = "the indexes have filled their memory; start the server with --indexes FOLDER"
+        raise Problem(409, text, code="full")
+    images = await read_files(form.image)
+    ids = await engine.indexes.add(index, images, form.id or [None] * len(images))
+    return Added(model=_reader().name, ids=ids, pictures=await engine.stored(len, index))
+
+
+@router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
+async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits:
+    """The pictures that fit a text or a picture best."""
+    if (form.text is None) == (form.image is None):
+        raise Problem(422, "send a text or an image to look for")
+    query = await form.image.read() if form.image else form.text or ""
+    results = [
+        Hit(id=hit.id, similarity=hit.similarity, probability=probability)
+        for hit, probability in await current().indexes.search(index, query, form.k, form.rerank)
+    ]
+    return Hits(model=_reader().name, results=results)
+
+
+@router.get(
+    "/{name}/images/{id}",
+    response_class=Response,
+    responses={
+        **describe_errors(404, 422),
+        200: {
+            "description": "A small copy of the picture",
+            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
+)
+async def show_image(index: Existing, id: Id) -> Response:
+    """A small copy of a picture."""
+    thumbnail = await current().stored(index.thumbnail, id)
+    if thumbnail is None:
+        raise _no_image(index, id)
+    return Response(thumbnail, media_type="image/jpeg")
+
+
+@router.delete(
+    "/{name}/images/{id}",
+    status_code=204,
+    dependencies=_CHANGES,
+    responses=describe_errors(404, 409, 422),
+)
+async def delete_image(index: Existing, id: Id) -> None:
+    """Take a picture out."""
+    if not await current().stored(index.remove, [id]):
+        raise _no_image(index, id)

@@ -9,11 +9,47 @@ from fastapi import Response
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRouter
 
-from albef.serving import bodies
+from albef.runtime.manifest import Facts
 from albef.serving.engine import current
 from albef.serving.errors import Problem, describe_errors
 from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
 from albef.serving.middleware.exchange import State
+from albef.serving.routes.bodies import Body
+
+router = APIRouter(tags=["server"])
+"""What is served, and numbers."""
+
+
+class ModelInfo(Facts):
+    """An export that is served."""
+
+    run: str
+    """The run that was exported."""
+    digest: str
+    """SHA-256 of the whole export."""
+    precision: str
+    """Of its weights."""
+    providers: list[str]
+    """What ONNX Runtime computes it on."""
+    calls: list[str]
+    """What it can be asked."""
+
+
+class Server(Body):
+    """What this server is."""
+
+    albef: str
+    """Version of the library."""
+    onnxruntime: str
+    """Version of ONNX Runtime."""
+    models: list[ModelInfo]
+    """The exports, in the order in which they were named."""
+    calls: dict[str, str]
+    """Each call that can be asked here, and the run that answers it."""
+    limits: dict[str, int | float]
+    """What a request may hold: bytes of its body, pixels of a picture, pictures (or texts, or
+    pairs), characters of a text, boxes of a picture, best results of a search; and the seconds
+    until an answer is given up."""
 
 
 def probe_routes(state: State) -> APIRouter:
@@ -21,63 +57,56 @@ def probe_routes(state: State) -> APIRouter:
     router = APIRouter(tags=["server"])
 
     @router.get("/healthz")
-    async def healthz() -> bodies.Health:
+    async def healthz() -> dict[str, str]:
         """Whether the process is alive."""
-        return bodies.Health(status="alive")
+        return {"status": "alive"}
 
     @router.get("/readyz", responses={503: describe_errors()[503]})
-    async def readyz() -> bodies.Health:
-        """Whether it takes requests: not while pictures hold all decoders up, nor any more once it
-        was told to stop."""
+    async def readyz() -> dict[str, str]:
+        """Whether it takes requests: no longer once it was told to stop."""
         if not state.ready or state.leaving:
             raise Problem(503, "the server is starting or stopping", 1)
-        current().decoders.check()
-        return bodies.Health(status="ready")
+        return {"status": "ready"}
 
     return router
 
 
-def server_routes() -> APIRouter:
-    """What is served, and numbers."""
-    router = APIRouter(tags=["server"])
+@router.get("/v1/model", responses=describe_errors())
+async def model() -> Server:
+    """What is served: exports, calls, versions and limits."""
+    engine = current()
+    limits = engine.limits
+    return Server(
+        albef=importlib.metadata.version("albef-pipeline"),
+        onnxruntime=onnxruntime.__version__,
+        models=[
+            ModelInfo(
+                run=queues.run,
+                digest=queues.model.digest,
+                precision=queues.precision,
+                providers=queues.model.backend.providers,
+                calls=sorted(queues.model.calls),
+                **dict(queues.model.facts),
+            )
+            for queues in engine.models
+        ],
+        calls={call: queues.run for call, queues in engine.calls.items()},
+        limits={
+            "body_bytes": limits.body,
+            "pixels": limits.pixels,
+            "pictures": PICTURES,
+            "text": TEXT,
+            "boxes": BOXES,
+            "best": BEST,
+            "seconds": limits.seconds,
+        },
+    )
 
-    @router.get("/v1/model", responses=describe_errors())
-    async def model() -> bodies.Server:
-        """What is served: exports, calls, versions and limits."""
-        engine = current()
-        limits = engine.limits
-        return bodies.Server(
-            albef=importlib.metadata.version("albef-pipeline"),
-            onnxruntime=onnxruntime.__version__,
-            models=[
-                bodies.ModelInfo(
-                    run=queues.run,
-                    digest=queues.model.digest,
-                    precision=queues.precision,
-                    providers=queues.model.backend.providers,
-                    calls=sorted(queues.model.calls),
-                    **dict(queues.model.facts),
-                )
-                for queues in engine.models
-            ],
-            calls={call: queues.run for call, queues in engine.calls.items()},
-            limits=bodies.Bounds(
-                body_bytes=limits.body,
-                pixels=limits.pixels,
-                pictures=PICTURES,
-                text=TEXT,
-                boxes=BOXES,
-                best=BEST,
-                seconds=limits.seconds,
-            ),
-        )
 
-    @router.get("/metrics", response_class=PlainTextResponse, responses=describe_errors())
-    async def metrics() -> PlainTextResponse:
-        """Numbers for Prometheus."""
-        return PlainTextResponse(current().metrics.page())
-
-    return router
+@router.get("/metrics", response_class=PlainTextResponse, responses=describe_errors())
+async def metrics() -> PlainTextResponse:
+    """Numbers for Prometheus."""
+    return PlainTextResponse(current().metrics.page())
 
 
 def page_routes() -> APIRouter:

@@ -1,0 +1,17 @@
+"""Every call of the runtime has its endpoint, and every endpoint its line of the reference."""
+
+from pathlib import Path
+
+from albef.runtime.loading import SURFACES
+from albef.serving.routes.calls import CALLS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_call_is_served_and_documented() -> None:
+    calls = {call for surface in SURFACES.values() for call in (surface.main, *surface.extra_calls)}
+    assert calls == CALLS.keys()
+    reference = (DOCS / "serve.md").read_text()
+    for path, endpoint in CALLS.values():
+        assert f"| `POST {path}` |" in reference
+        assert endpoint.__doc__
