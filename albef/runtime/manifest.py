@@ -14,7 +14,6 @@ from albef.preprocessing.transforms import MEAN, STD
 
 FORMAT = 4
 """Changes when an older runtime could no longer read the folder."""
-_READ = (3, FORMAT)  # of 3 all facts have a default since
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
@@ -157,7 +156,7 @@ def read(folder: Path) -> Manifest:
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version not in _READ:
+    if version != FORMAT:
         raise ExportError(
             f"{path} has format {version!r}; this version of albef reads {FORMAT}: export again"
         )

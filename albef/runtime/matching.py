@@ -50,11 +50,6 @@ class Matching(Model):
     extra_calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
 
     @property
-    def calls(self) -> frozenset[str]:
-        """What it can be asked; an older export does not know the temperature."""
-        return super().calls - ({"zero_shot"} if self.facts.itc_temperature is None else set())
-
-    @property
     def embed_dim(self) -> int:
         """E."""
         assert self.facts.embed_dim is not None
@@ -106,8 +101,7 @@ class Matching(Model):
             templates: texts with {} in place of the label; a class is the mean of what they make.
 
         Raises:
-            ValueError: there is no label, or a template has no place for it; or the export is from
-                before the temperature was kept.
+            ValueError: there is no label, or a template has no place for it.
             ImageError: a picture cannot be decoded.
         """
         check_aligned(labels=labels)
@@ -122,8 +116,7 @@ class Matching(Model):
     def classify_features(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
         """The probabilities (n, C) of pictures (n, E), given the features of the classes'
         prompts (C * P, E), as :func:`albef.preprocessing.zero_shot.prompts` orders them."""
-        if self.facts.itc_temperature is None:
-            raise ValueError("this export does not know its temperature; export the run again")
+        assert self.facts.itc_temperature is not None
         return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:

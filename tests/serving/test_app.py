@@ -2,6 +2,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,18 +36,16 @@ def test_embeds_as_the_runtime_does(
     np.testing.assert_allclose(answer["embeddings"], model.embed_text(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize(("some", "texts"), [(4, 4), (1, 6), (6, 1)])
 def test_matches_as_the_runtime_does(
-    everything: Running, tiny_export: Path, pictures: list[bytes], some: int, texts: int
+    everything: Running, tiny_export: Path, pictures: list[bytes]
 ) -> None:
-    answer = everything.client.post(
-        "/v1/match", files=parts("image", pictures[:some]), data={"text": TEXTS[:texts]}
-    ).json()
-    count = max(some, texts)
-    expected = albef.runtime.load(tiny_export).match(
-        [pictures[i % some] for i in range(count)], [TEXTS[i % texts] for i in range(count)]
-    )
-    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+    model = albef.runtime.load(tiny_export)
+    for some, texts in ((4, 4), (1, 6), (6, 1)):
+        files, sent = parts("image", pictures[:some]), {"text": TEXTS[:texts]}
+        answer = everything.client.post("/v1/match", files=files, data=sent).json()
+        pairs = [(pictures[i % some], TEXTS[i % texts]) for i in range(max(some, texts))]
+        expected = model.match(*map(list, zip(*pairs, strict=True)))
+        np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
 
 
 def test_classifies_as_the_runtime_does(
@@ -66,29 +65,24 @@ def test_classifies_as_the_runtime_does(
     np.testing.assert_allclose(found, right, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("call", "sent", "said"),
-    [
+def test_wrong_fields_are_refused(everything: Running, pictures: list[bytes]) -> None:
+    wrong: list[tuple[str, dict[str, Any], str]] = [
         ("zero-shot", {}, "label: Field required"),
         ("zero-shot", {"label": ["a dog", "a dog"]}, "twice"),
         ("zero-shot", {"label": ["a"], "template": ["{}", "b"]}, "template: {} stands in it once"),
         (
             "zero-shot",
             {"label": [f"{i}" for i in range(101)]},
-            "label: List should have at most 100 items",
+            "label: List should have at most 100",
         ),
-        *(
-            ("ground", {"expression": "a", "boxes": boxes}, "boxes: ")
-            for boxes in ("[[0, 0, NaN, 1]]", "[[0, 0, 0, 1]]", "[]", "[[1]]", "{", "1e9")
-        ),
-    ],
-)
-def test_wrong_fields_are_refused(
-    everything: Running, pictures: list[bytes], call: str, sent: dict[str, list[str]], said: str
-) -> None:
-    answer = everything.client.post(f"/v1/{call}", files=parts("image", pictures[:1]), data=sent)
-    assert error(answer) == (422, "invalid")
-    assert said in answer.json()["error"]["message"]
+    ]
+    for boxes in ("[[0, 0, NaN, 1]]", "[[0, 0, 0, 1]]", "[]", "[[1]]", "{", "1e9"):
+        wrong.append(("ground", {"expression": "a", "boxes": boxes}, "boxes: "))
+    for call, sent, said in wrong:
+        files = parts("image", pictures[:1])
+        answer = everything.client.post(f"/v1/{call}", files=files, data=sent)
+        assert error(answer) == (422, "invalid")
+        assert said in answer.json()["error"]["message"]
 
 
 def test_asks_as_the_runtime_does(
@@ -103,25 +97,20 @@ def test_asks_as_the_runtime_does(
         assert [each["probability"] for each in answers] == pytest.approx(chances, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "call", "fields"),
-    [("entailment", "entail", ["image"]), ("nlvr2", "compare", ["first", "second"])],
-)
 def test_judges_as_the_runtime_does(
-    everything: Running,
-    tiny_exports: dict[str, Path],
-    pictures: list[bytes],
-    kind: str,
-    call: str,
-    fields: list[str],
+    everything: Running, tiny_exports: dict[str, Path], pictures: list[bytes]
 ) -> None:
-    files = {field: ("a.png", picture) for field, picture in zip(fields, pictures, strict=False)}
-    answer = everything.client.post(f"/v1/{call}", files=files, data={"statement": TEXTS})
-    images = [[picture] * len(TEXTS) for picture in pictures[: len(fields)]]
-    right = getattr(albef.runtime.load(tiny_exports[kind]), call)(*images, TEXTS)
-    for result, expected in zip(answer.json()["results"], right, strict=True):
-        assert result["probabilities"] == pytest.approx(expected, abs=1e-5)
-        assert result["label"] == max(expected, key=expected.__getitem__)
+    for kind, call, fields in (
+        ("entailment", "entail", ["image"]),
+        ("nlvr2", "compare", ["first", "second"]),
+    ):
+        files = {name: ("a.png", each) for name, each in zip(fields, pictures, strict=False)}
+        answer = everything.client.post(f"/v1/{call}", files=files, data={"statement": TEXTS})
+        images = [[picture] * len(TEXTS) for picture in pictures[: len(fields)]]
+        right = getattr(albef.runtime.load(tiny_exports[kind]), call)(*images, TEXTS)
+        for result, expected in zip(answer.json()["results"], right, strict=True):
+            assert result["probabilities"] == pytest.approx(expected, abs=1e-5)
+            assert result["label"] == max(expected, key=expected.__getitem__)
 
 
 def test_grounds_as_the_runtime_does(

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,32 +80,26 @@ def test_openai_lists_the_models(client: OpenAI) -> None:
         client.models.retrieve("gpt")
 
 
-@pytest.mark.parametrize(
-    ("sent", "kind", "said"),
-    [
+def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
+    wrong: list[tuple[dict[str, Any], type[APIStatusError], str]] = [
         ({"model": "gpt"}, NotFoundError, "there is no such model; there are retrieval, vqa"),
         ({"model": "vqa"}, UnprocessableEntityError, "retrieval|vqa is of kind vqa"),
         ({"dimensions": 4}, UnprocessableEntityError, "have 8 and cannot be shortened"),
         ({"input": []}, UnprocessableEntityError, "input: List should have at least 1"),
         ({"input": ["a", " "]}, UnprocessableEntityError, r"input\.1: String should match"),
-        ({"input": ["a", "data:image/png;base64,%"]}, UnprocessableEntityError,
-         r"input\.1: a picture is sent as data:image"),
+        ({"input": ["data:image/png;base64,%"]}, UnprocessableEntityError, r"input\.0: a picture"),
         ({"input": "data:image/png;base64,AAAA"}, UnprocessableEntityError, "picture 0"),
         ({"input": [1, 2]}, UnprocessableEntityError, r"input\.0: Input should be a valid string"),
-        ({"input": ["a"] * 2049}, UnprocessableEntityError, "input: List should have at most 2048"),
         ({"extra_body": {"task": "x"}}, UnprocessableEntityError, "task: there is no such field"),
-    ],
-)  # fmt: skip
-def test_openai_is_told_what_is_wrong(
-    client: OpenAI, sent: dict[str, object], kind: type[APIStatusError], said: str
-) -> None:
-    with pytest.raises(kind, match=said) as caught:
-        client.embeddings.create(**{"model": "retrieval", "input": "a", **sent})  # type: ignore[call-overload]
-    detail = caught.value.body
-    assert isinstance(detail, dict)
-    assert set(detail) == {"code", "message", "type", "param"}
-    assert detail["type"] == "invalid_request_error"
-    assert caught.value.code == detail["code"]
+    ]
+    for sent, kind, said in wrong:
+        with pytest.raises(kind, match=said) as caught:
+            client.embeddings.create(**{"model": "retrieval", "input": "a", **sent})
+        detail = caught.value.body
+        assert isinstance(detail, dict)
+        assert set(detail) == {"code", "message", "type", "param"}
+        assert detail["type"] == "invalid_request_error"
+        assert caught.value.code == detail["code"]
 
 
 def test_a_token_is_openais_key(tiny_export: Path) -> None:
@@ -120,13 +115,11 @@ def test_a_token_is_openais_key(tiny_export: Path) -> None:
     assert caught.value.code == "unauthorized"
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
 def test_pictures_and_texts_are_ranked_by_matching(
-    everything: Running, model: Matching, pictures: list[bytes], version: str
+    everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
     sent = {"query": CAPTIONS[1], "documents": [{"image": uri(each)} for each in pictures]}
-    path = f"/{version}/rerank"
-    answer = everything.client.post(path, json={**sent, "model": "retrieval"}).json()
+    answer = everything.client.post("/v1/rerank", json={**sent, "model": "retrieval"}).json()
     right = model.match(pictures, [CAPTIONS[1]] * 6)
     assert [each["index"] for each in answer["results"]] == np.argsort(-right).tolist()
     scores = [each["relevance_score"] for each in answer["results"]]
@@ -134,7 +127,7 @@ def test_pictures_and_texts_are_ranked_by_matching(
     assert answer["usage"]["total_tokens"] > 0
     texts = [*CAPTIONS, {"text": "squid"}]
     sent = {"query": uri(pictures[0]), "documents": texts, "top_n": 2, "return_documents": True}
-    answer = everything.client.post(path, json=sent).json()
+    answer = everything.client.post("/v2/rerank", json=sent).json()
     right = model.match([pictures[0]] * 5, [*CAPTIONS, "squid"])
     assert [each["index"] for each in answer["results"]] == np.argsort(-right)[:2].tolist()
     for each in answer["results"]:

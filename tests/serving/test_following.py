@@ -56,9 +56,8 @@ def served(server: Running) -> str:
     return name
 
 
-@pytest.mark.parametrize("kept", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
-    exports: dict[str, Path], tmp_path: Path, pictures: list[bytes], kept: bool
+    exports: dict[str, Path], tmp_path: Path, pictures: list[bytes]
 ) -> None:
     feats, hits = {}, {}
     for name, folder in exports.items():
@@ -67,7 +66,7 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
         hits[name] = np.sort(model.embed_image(pictures) @ feats[name])[::-1]
     first, second = exports
     assert np.abs(feats[first] - feats[second]).max() > 0.01
-    link, indexes = tmp_path / "link", tmp_path / "indexes" if kept else None
+    link, indexes = tmp_path / "link", tmp_path / "indexes"
     lead(link, exports[first])
     answers: list[tuple[str, str, Any]] = []
     failed: list[Any] = []

@@ -233,7 +233,7 @@ def test_a_token_allows_what_its_scopes_say() -> None:
 
 def test_a_token_is_needed_where_tokens_are_known() -> None:
     tokens = Tokens(count, [TOKEN, OTHER], spared=OPEN)
-    for mounted in ("", "/models", "/models/"):  # as Ray Serve's route_prefix, and `mount`, do
+    for mounted in ("", "/models", "/models/"):  # as `mount` does
         for sent in ("", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe4"):
             for path in ("/v1/model", "/metrics", "/nothing"):
                 how = {"path": path, "mounted": mounted, "headers": {"authorization": sent}}

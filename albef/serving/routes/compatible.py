@@ -31,20 +31,6 @@ _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class TextPart(Body):
-    """A text, as Jina and Cohere name it."""
-
-    text: Text
-    """The text."""
-
-
-class ImagePart(Body):
-    """A picture, as Jina names it."""
-
-    image: Annotated[str, Field(pattern=f"^{_URI}")]
-    """A data URI; no address is fetched."""
-
-
 def _read_item(value: Any) -> str | bytes:
     """A text, or what the data URI of a picture holds."""
     if isinstance(value, dict) and len(value) == 1:
@@ -62,9 +48,9 @@ def _read_item(value: Any) -> str | bytes:
     raise PydanticCustomError("data_uri", _NO_URI)
 
 
-_Sent = str | TextPart | ImagePart
+_Sent = str | dict[Literal["text", "image"], str]
 Item = Annotated[str | bytes, PlainValidator(_read_item, json_schema_input_type=_Sent)]
-"""A text, or an encoded picture, which is sent as a data URI."""
+"""A text, or an encoded picture, which is sent as a data URI; as Jina, under its name."""
 
 
 def _as_list(value: Any) -> Any:
