@@ -18,10 +18,9 @@ from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Floats, batches
-from albef.serving.decoding import Decoders
 from albef.serving.errors import Problem
 from albef.serving.indexes.store import GALLERY, Store
-from albef.serving.limits import SIDE, Options
+from albef.serving.limits import SIDE, Limits, Options
 from albef.serving.metrics import Metrics
 from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, ReadText
 
@@ -30,6 +29,33 @@ _DECODERS = 2  # threads; one more than computes keeps a batch ready
 _READERS = 2  # threads of the indexes
 
 log = logging.getLogger("albef")
+
+
+class Decoders:
+    """Threads that decode pictures; one that nobody waits for any more is left out."""
+
+    def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
+        self.pool = ThreadPoolExecutor(threads, "decode")
+        self._waiting, self._limits, self._metrics = 0, limits, metrics
+        metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
+
+    def check_room(self, count: int) -> None:
+        """See that ``count`` pictures find room.
+
+        Raises:
+            Problem: 429, they do not.
+        """
+        if self._waiting + count > self._limits.queue:
+            self._metrics.refused.labels("queue").inc()
+            raise Problem(429, f"{self._waiting} pictures wait to be decoded", 1)
+
+    async def __call__(self, call: Callable[[], T]) -> T:
+        """What a call returns, in a thread."""
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+        finally:
+            self._waiting -= 1
 
 
 class Resources:
@@ -171,7 +197,7 @@ class Models:
         """What a call makes of an encoded picture, in a thread.
 
         Raises:
-            Problem: 413 or 422, with what is wrong with the picture; 503, no thread is free.
+            Problem: 413 or 422, with what is wrong with the picture.
         """
 
         def decoded() -> T:

@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from albef.serving.errors import Problem
 from albef.serving.middleware.exchange import (
-    CLIENT,
     METRICS,
     SCOPES,
     Client,
@@ -51,7 +50,6 @@ class Tokens(HttpMiddleware):
         if (needed := _needed_scope(scope)) not in matches[0].scopes:
             raise Problem(403, f"this token does not allow it: it is no {needed} one")
         exchange_of(scope).client = matches[0]
-        CLIENT.set(matches[0].name)
         await self.app(scope, receive, send)
 
 
@@ -115,7 +113,6 @@ class Hosts(HttpMiddleware):
         origin = exchange.headers.get("origin", "")
         if origin and _host_name(origin) != host and origin not in self.origins:
             raise Problem(403, "a page of another site asked")
-        CLIENT.set(exchange.client.name)
         await self.app(scope, receive, send)
 
 

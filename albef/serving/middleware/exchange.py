@@ -1,6 +1,5 @@
 """A request and its answer as the middlewares know them, and what these have in common."""
 
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,8 +10,6 @@ PROBES = frozenset({"/healthz", "/readyz"})
 METRICS = "/metrics"
 SCOPES = ("read", "write", "metrics")
 """What a token may allow: calls and searches, changes of indexes, the server's numbers."""
-CLIENT: ContextVar[str] = ContextVar("client", default="")
-"""Who asks, while a request is worked on: a token's number, or an address."""
 
 
 @dataclass
