@@ -106,13 +106,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set on two sides; without drift it is the same, or ``note`` says what is missing."""
+    """A data set that is on two sides; without drift it is the same."""
 
     name: str
     before: int
     after: int
     drift: Drift | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)

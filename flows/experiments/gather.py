@@ -223,14 +223,10 @@ class _Gathering:
             before = self._sides[self._baseline(index)]
             for name in (name for name in after.datasets if name in before.datasets):
                 old, new = before.data(name), after.data(name)
-                data = page.Data(name, self._baseline(index), index)
                 if old and new:
-                    if describe(old)["digest"] != describe(new)["digest"]:
-                        change = drift.compare(before.index(name), after.index(name))
-                        data = replace(data, drift=change)
-                    yield data
-                elif old or new:
-                    yield replace(data, note=f"not at hand on {(after if old else before).name}")
+                    same = describe(old)["digest"] == describe(new)["digest"]
+                    change = None if same else drift.compare(before.index(name), after.index(name))
+                    yield page.Data(name, self._baseline(index), index, change)
 
 
 def _is_repeated(before: Revision, after: Revision) -> bool:

@@ -45,7 +45,7 @@ def full(text: str) -> Comparison:
     return Comparison(
         sides=(Side(text, "abc1234", text), Side(text, "", text, 2, 0, (text,))),
         values={text: (text, "")},
-        data=(Data(text, 0, 1, drift), Data(text, 0, 1), Data(text, 0, 1, note=text)),
+        data=(Data(text, 0, 1, drift), Data(text, 0, 1)),
         splits=(Split(text, "test", metrics, (paired,), (text,)),),
         groups=((0,), (1,)),
         seeds=(
