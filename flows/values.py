@@ -55,7 +55,7 @@ def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
 
 
 def check(path: Path) -> None:
-    """Check a whole params file, in a process: the classes that know its values import torch.
+    """Check a whole params file.
 
     The same file is not checked twice with the same code.
 
@@ -65,14 +65,24 @@ def check(path: Path) -> None:
     digest = _digest(path)
     if CHECKED.exists() and CHECKED.read_text() == digest:
         return
-    command = [sys.executable, "-m", "pipelines.params", str(path)]
-    completed = subprocess.run(command, capture_output=True, text=True)
-    if completed.returncode == 2:
-        raise ParamsError(completed.stderr.strip().replace(str(path), str(PARAMS)))
-    if completed.returncode:
-        raise RuntimeError(f"{PARAMS} cannot be checked:\n{completed.stderr.strip()}")
+    check_files([path], str(path), str(PARAMS))
     CHECKED.parent.mkdir(parents=True, exist_ok=True)
     CHECKED.write_text(digest)
+
+
+def check_files(files: Sequence[Path], path: str, shown: str) -> None:
+    """Check whole params files, in a process: the classes that know their values import torch.
+
+    Raises:
+        ParamsError: a sentence for every wrong value, with ``shown`` in place of ``path``.
+    """
+    command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
+    completed = subprocess.run(command, capture_output=True, text=True)
+    said = completed.stderr.strip().replace(path, shown)
+    if completed.returncode == 2:
+        raise ParamsError(said)
+    if completed.returncode:
+        raise RuntimeError(f"values cannot be checked:\n{said}")
 
 
 def _digest(path: Path) -> str:

@@ -7,11 +7,8 @@ again, and a run that was killed goes on. Clones take groups of variations one a
 
 import itertools
 import logging
-import os
 import queue
 import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -33,7 +30,7 @@ log = logging.getLogger("albef")
 
 
 def check(variations: Sequence[Variation]) -> None:
-    """Check names and values of all variations, in one process: their classes import torch.
+    """Check names and values of all variations.
 
     Raises:
         ParamsError: a sentence for every wrong value, or what is no name.
@@ -48,10 +45,7 @@ def check(variations: Sequence[Variation]) -> None:
         for variation in variations:
             files.append(Path(folder) / f"{variation.name}.yaml")
             files[-1].write_text(variation.params)
-        command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
-        completed = subprocess.run(command, capture_output=True, text=True)
-        if completed.returncode:
-            raise ParamsError(completed.stderr.replace(f"{folder}{os.sep}", "").strip())
+        values.check_files(files, f"{folder}/", "")
 
 
 def clean() -> str:
@@ -89,37 +83,11 @@ def run(
     commit = clean()
     check(variations)
     groups = [[*found] for _, found in itertools.groupby(variations, lambda it: it.group)]
-    failures: list[str] = []
-    reporting, ended, began = threading.Lock(), itertools.count(1), time.monotonic()
-
-    def work(group: Sequence[Variation]) -> None:
-        clone = idle.get()
-        try:
-            for variation in group:
-                said = try_in(clone, variation)
-                with reporting:
-                    clone.hand_over(variation)
-                    done = next(ended)
-                    left = (time.monotonic() - began) / done * (len(variations) - done)
-                    log.info("%s: %s; %d of %d%s", variation.name, said, done, len(variations),
-                             f", about {format_duration(left)} left" if left else "")  # fmt: skip
-        finally:
-            idle.put(clone)
-
-    def try_in(clone: Clone, variation: Variation) -> str:
-        try:
-            return f"{clone.run(variation, targets)} stages ran"
-        except Failure as error:
-            failures.append(f"{variation.name}: {error}")
-            return f"failed: {error}"
-
     with run_lock.locked(FOLDER / "lock", "variations are"):
         clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
-        idle: queue.SimpleQueue[Clone] = queue.SimpleQueue()
-        for clone in clones:
-            idle.put(clone)
+        work = _Work(clones, targets, len(variations))
         with ThreadPoolExecutor(len(clones)) as pool:
-            futures = [pool.submit(work, group) for group in groups]
+            futures = [pool.submit(work.run, group) for group in groups]
             try:
                 for future in futures:
                     future.result()
@@ -128,5 +96,43 @@ def run(
                 for clone in clones:  # their threads go on if asked again
                     threading.Thread(target=clone.stop).start()
                 raise
-    if failures:
-        raise Failure("\n".join(failures))
+    if work.failures:
+        raise Failure("\n".join(work.failures))
+
+
+class _Work:
+    """``count`` variations that clones share, group by group; ``failures`` is a sentence on each
+    that failed."""
+
+    def __init__(self, clones: Sequence[Clone], targets: Sequence[str], count: int) -> None:
+        self.failures: list[str] = []
+        self._targets, self._count, self._done = targets, count, 0
+        self._began, self._reporting = time.monotonic(), threading.Lock()
+        self._idle: queue.SimpleQueue[Clone] = queue.SimpleQueue()
+        for clone in clones:
+            self._idle.put(clone)
+
+    def run(self, group: Sequence[Variation]) -> None:
+        """Run a group in the next clone that is idle."""
+        clone = self._idle.get()
+        try:
+            for variation in group:
+                self._run(clone, variation)
+        finally:
+            self._idle.put(clone)
+
+    def _run(self, clone: Clone, variation: Variation) -> None:
+        try:
+            said = f"{clone.run(variation, self._targets)} stages ran"
+        except Failure as error:
+            said = f"failed: {error}"
+            self.failures.append(f"{variation.name}: {error}")
+        with self._reporting:
+            clone.hand_over(variation)
+            self._done += 1
+            remaining = self._count - self._done
+            said += f"; {self._done} of {self._count}"
+            if remaining:
+                left_s = (time.monotonic() - self._began) / self._done * remaining
+                said += f", about {format_duration(left_s)} left"
+            log.info("%s: %s", variation.name, said)
