@@ -88,7 +88,7 @@ def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
 def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
     """The stages of dvc.yaml, whose lock is held, and which of them makes each product."""
     try:
-        with Repo(".") as repo, repo.lock:
+        with Repo(".", _wait_for_lock=True) as repo, repo.lock:
             stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
             yield stages, graph.producers_of(stages)
     except DvcException as error:
