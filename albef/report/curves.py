@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from albef.report import metric_names
 from albef.report.figures import COLOURS, Chart, Line, Point
 from albef.report.wording import format_metric, format_number
@@ -111,34 +114,27 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
     Raises:
         CurveError: it is missing or not one.
     """
-    curves: dict[str, dict[str, list[Point]]] = {}
     try:
-        header, *rows = csv.reader(path.read_text().splitlines())
-        if header != _COLUMNS:
+        rows = pd.read_csv(path, dtype=dict(zip(_COLUMNS, (str, str, float, float), strict=True)))
+        if list(rows) != _COLUMNS:
             raise ValueError(f"its first line is not {','.join(_COLUMNS)}")
-        for number, row in enumerate(rows, 2):
-            try:
-                training, name, step, value = row
-                point = (float(step), float(value))
-            except ValueError:
-                raise ValueError(f"line {number} is no {','.join(_COLUMNS)}") from None
-            if not all(map(math.isfinite, point)):
-                raise ValueError(f"line {number} holds a number that is not finite")
-            curve = curves.setdefault(training, {}).setdefault(name, [])
-            if curve and curve[-1][0] >= point[0]:
-                raise ValueError(f"line {number} does not go on from the step before it")
-            curve.append(point)
-        if not curves:
-            raise ValueError("it holds no curve")
+        if rows.empty or not np.isfinite(rows[["step", "value"]].to_numpy()).all():
+            raise ValueError("it holds no curve, or a number that is missing or not finite")
+        curves: dict[str, dict[str, Curve]] = {}
+        for (training, name), curve in rows.groupby(["training", "curve"], sort=False):
+            if not curve["step"].is_monotonic_increasing or not curve["step"].is_unique:
+                raise ValueError(f"the steps of {training} {name} do not ascend")
+            points = zip(curve["step"].tolist(), curve["value"].tolist(), strict=True)
+            curves.setdefault(str(training), {})[str(name)] = tuple(points)
     except FileNotFoundError:
         raise CurveError(
             f"{path} does not exist; `--save-curve {path}` writes such a file"
         ) from None
-    except (ValueError, OSError, csv.Error) as error:
+    except (ValueError, OSError) as error:
         raise CurveError(
             f"{path} is no reference curve ({error}); `--save-curve FILE` writes one"
         ) from None
-    return {t: {name: tuple(c) for name, c in named.items()} for t, named in curves.items()}
+    return curves
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Heat maps and boxes drawn over pictures, with Pillow alone."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ MEANT, WRONG, OWN = (22, 138, 78), (208, 48, 40), (27, 33, 48)
 _HEATS = (0.0, 0.35, 0.6, 0.8, 1.0)
 _COLOURS = ((66, 92, 214), (46, 176, 190), (246, 212, 70), (240, 130, 42), (200, 28, 44))
 _STRONGEST = 0.8  # share of the colour at the peak
-_DASH = 7  # pixels
 
 
 def overlay(picture: Image.Image, heat: NDArray[Any], peak: float | None = None) -> Image.Image:
@@ -32,34 +30,12 @@ def overlay(picture: Image.Image, heat: NDArray[Any], peak: float | None = None)
 
 
 def outline(
-    picture: Image.Image,
-    box: Sequence[float],
-    colour: tuple[int, int, int],
-    *,
-    width: int = 3,
-    dashed: bool = False,
+    picture: Image.Image, box: Sequence[float], colour: tuple[int, int, int], width: int = 3
 ) -> None:
     """Draw a box (x, y, width, height) into a picture, with a light rim, so that it stands out."""
     draw = ImageDraw.Draw(picture)
     x, y = max(0.0, box[0]), max(0.0, box[1])
     right = min(picture.width, box[0] + box[2]) - 1
     bottom = min(picture.height, box[1] + box[3]) - 1
-    corners = ((x, y), (right, y), (right, bottom), (x, bottom), (x, y))
-    for ink, thick in (((255, 255, 255), width + 2), (colour, width)):
-        for start, end in itertools.pairwise(corners):
-            for a, b in _pieces(start, end) if dashed else ((start, end),):
-                draw.line((a, b), ink, thick)
-
-
-Point = tuple[float, float]
-
-
-def _pieces(start: Point, end: Point) -> list[tuple[Point, Point]]:
-    """Dashes of a line."""
-    length = max(1.0, abs(end[0] - start[0]) + abs(end[1] - start[1]))
-
-    def at(place: float) -> Point:
-        share = min(place / length, 1.0)
-        return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
-
-    return [(at(place), at(place + _DASH)) for place in range(0, int(length), 2 * _DASH)]
+    draw.rectangle((x, y, right, bottom), outline=(255, 255, 255), width=width + 1)
+    draw.rectangle((x, y, right, bottom), outline=colour, width=width)

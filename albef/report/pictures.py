@@ -153,7 +153,7 @@ def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
     side = round(len(heat) ** 0.5)
     large = overlay(picture.resize(size, Image.Resampling.BICUBIC), heat.reshape(side, side))
     if row["map_box"]:
-        outline(large, [scale * end for end in row["map_box"]], OWN, width=2, dashed=True)
+        outline(large, [scale * end for end in row["map_box"]], OWN, width=2)
     outline(large, [scale * end for end in row["truth"]], MEANT)
     if row["box"] and row["iou"] < RIGHT:
         outline(large, [scale * end for end in row["box"]], WRONG)

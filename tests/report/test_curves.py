@@ -48,28 +48,21 @@ def test_a_deviation_is_where_the_means_are_farthest_apart() -> None:
     assert curves.deviations(reference, {"c": {}}) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        (None, "does not exist; `--save-curve"),
-        (b"\xff\xfe\x00", "is no reference curve"),
-        ("", "no reference curve"),
+def test_a_file_that_is_no_reference_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    with pytest.raises(curves.CurveError, match="does not exist; `--save-curve"):
+        curves.read_reference(path)
+    for text, why in (
+        ("\0", "no reference curve"),
         ("step,loss\n1,2\n", "its first line is not training,curve,step,value"),
         (HEAD, "it holds no curve"),
-        (HEAD + "a,loss,1\n", "line 2 is no training"),
-        (HEAD + "a,loss,1,x\n", "line 2 is no training"),
-        (HEAD + "a,loss,1,nan\n", "line 2 holds a number that is not finite"),
-        (HEAD + "a,loss,2,1\na,loss,2,1\n", "line 3 does not go on"),
-    ],
-)
-def test_a_file_that_is_no_reference_is_a_sentence(
-    tmp_path: Path, text: str | bytes | None, why: str
-) -> None:
-    path = tmp_path / "x.csv"
-    if text is not None:
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(curves.CurveError, match=why):
-        curves.read_reference(path)
+        (HEAD + "a,loss,1,x\n", "is no reference curve"),
+        (HEAD + "a,loss,1\n", "a number that is missing or not finite"),
+        (HEAD + "a,loss,2,1\na,loss,2,1\n", "the steps of a loss do not ascend"),
+    ):
+        path.write_text(text)
+        with pytest.raises(curves.CurveError, match=why):
+            curves.read_reference(path)
 
 
 def test_the_built_in_runs_reference_can_be_read() -> None:

@@ -36,11 +36,11 @@ def test_axes_hold_the_zero() -> None:
     assert next(text.text for text in svg.iter("text") if text.get("class") == "tick end") == "0"
 
 
-@pytest.mark.parametrize("points", [[(5, 1)], [(0, -3), (1, -2)], [(0, 1e-9)]])
-def test_flat_and_single_curves_have_axes(points: list[tuple[float, float]]) -> None:
-    svg = drawn(*points)
-    assert b"nan" not in ET.tostring(svg)
-    assert list(svg.iter("line"))
+def test_flat_and_single_curves_have_axes() -> None:
+    for points in ([(5, 1)], [(0, -3), (1, -2)], [(0, 1e-9)]):
+        svg = drawn(*points)
+        assert b"nan" not in ET.tostring(svg)
+        assert list(svg.iter("line"))
 
 
 def test_values_that_are_equal_but_for_rounding_are_drawn_in_the_middle() -> None:

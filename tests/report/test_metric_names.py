@@ -1,26 +1,19 @@
 """Names of metrics in words, and the order that they are shown in."""
 
-import pytest
-
 from albef.report import metric_names
 
 
-@pytest.mark.parametrize(
-    ("name", "words", "label", "title"),
-    [
+def test_a_metric_has_words_a_label_and_a_figure() -> None:
+    for name, *expected in (
         ("tr@1", "picture to text, first place", "Picture to text, first place",
          "Picture to text, recall"),
         ("itc_ir@10", "", "Text to picture, first 10, ITC alone", "Text to picture, recall"),
         ("accuracy_True", "right decisions, True", "Right decisions, True", "Accuracy, True"),
         ("wpa", "", "Word-patch alignment", "Word-patch alignment"),
         ("mine", "", "mine", "mine"),
-    ],
-)  # fmt: skip
-def test_a_metric_has_words_a_label_and_a_figure(
-    name: str, words: str, label: str, title: str
-) -> None:
-    found = (metric_names.words(name), metric_names.label(name), metric_names.title(name))
-    assert found == (words, label, title)
+    ):  # fmt: skip
+        shown = [metric_names.words(name), metric_names.label(name), metric_names.title(name)]
+        assert shown == expected
 
 
 def test_metrics_stand_in_the_order_of_the_table_and_those_of_itc_alone_last() -> None:

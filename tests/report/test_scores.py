@@ -73,12 +73,12 @@ def predicted(kind: str, table: dict[str, list[Any]] | None = None) -> pa.Table:
     return stored(task, {"test": TABLES[kind] if table is None else table}, {})
 
 
-@pytest.mark.parametrize("kind", kinds())
-def test_the_mean_is_the_kinds_own_metric(kind: str) -> None:
-    task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
-    found = scores.of(predicted(kind))
-    assert found is not None
-    assert found.mean() == pytest.approx(task.score(task, TABLES[kind])[found.metric])
+def test_the_mean_is_the_kinds_own_metric() -> None:
+    for kind in kinds():
+        task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
+        found = scores.of(predicted(kind))
+        assert found is not None
+        assert found.mean() == pytest.approx(task.score(task, TABLES[kind])[found.metric])
 
 
 def test_a_paired_ranking_is_scored_by_its_decisions() -> None:

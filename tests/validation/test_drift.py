@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from albef.config import ParamsError, validate
+from albef.config import ParamsError
 from albef.data.record import Record
 from albef.validation import drift, profile
-from albef.validation.config import DriftConfig
 from albef.validation.page import render_page
 from albef.validation.result import DriftResult, Result
 from tests.data import toy
@@ -140,34 +137,21 @@ def test_a_small_drift_warns_and_does_not_stop(tmp_path: Path, held: dict[str, A
     assert all(warning.endswith(".warn)") for warning in result.warnings())
 
 
-def test_without_limits_drift_is_measured_and_nothing_else(
-    tmp_path: Path, held: dict[str, Any]
-) -> None:
-    result = against(tmp_path, rows(long=1.0), held, **FREE)
-    assert result.passed
-    assert result.warnings() == []
-    assert max(drifted.value or 0 for drifted in result.drift) > 1
-
-
-@pytest.mark.parametrize(
-    ("changed", "of"),
-    [
+def test_each_distribution_is_watched(tmp_path: Path, held: dict[str, Any]) -> None:
+    for name, changed, of in (
         (
+            "a",
             {"image": picture(7, (80, 64)), "captions": ("one cat right of some ball",)},
             {"width in pixels", "height in pixels", "vocabulary"},
         ),
         (
-            {"image": picture(7, (64, 32)), "captions": ("a dog", "a frog", "a hat")},
-            {"width to height", "captions of a record"},
+            "b",
+            {"image": picture(255 * 256, (64, 32)), "captions": ("a dog", "a frog", "a hat")},
+            {"width to height", "captions of a record", "mean green", "mean brightness"},
         ),
-        ({"image": picture(255 * 256)}, {"mean green", "mean brightness"}),
-    ],
-)
-def test_each_distribution_is_watched(
-    tmp_path: Path, changed: dict[str, Any], of: set[str], held: dict[str, Any]
-) -> None:
-    result = against(tmp_path, rows(**changed), held)
-    assert of <= {drifted.of for drifted in level(result, "stopped")}
+    ):
+        result = against(tmp_path / name, rows(**changed), held)
+        assert of <= {drifted.of for drifted in level(result, "stopped")}
 
 
 def test_labels_are_watched(tmp_path: Path) -> None:
@@ -253,33 +237,6 @@ def test_undecodable_pictures_are_left_out_of_the_profile(tmp_path: Path) -> Non
     assert (own["parts"]["train"]["records"], sum(red["counts"])) == (21, 18)
 
 
-def tables(values: Sequence[int]) -> dict[str, dict[str, pd.DataFrame]]:
-    """Rows whose captions have so many words, without pictures."""
-    images = pd.DataFrame({c.name: [] for c in profile.COLUMNS if c.table == "images"})
-    frame = pd.DataFrame({"words": values}).assign(captions=1, caption="a b", label=None)
-    return {"train": {"captions": frame, "records": frame, "images": images}}
-
-
-@settings(max_examples=8)
-@given(
-    st.lists(st.integers(0, 300), min_size=1, max_size=40),
-    st.lists(st.integers(0, 300), min_size=1, max_size=40),
-    st.randoms(use_true_random=False),
-)
-def test_drift_is_zero_for_the_same_rows_and_never_negative(
-    first: list[int], second: list[int], draw: random.Random
-) -> None:
-    config = validate(DriftConfig, FREE, where="test")
-    held = json.loads(drift.accepted_suite(profile.profile("x", "y", tables(first))))
-    mixed = draw.sample(first, len(first))
-    for other, most in ((mixed, 1.1e-4), (second, np.inf)):
-        own = profile.profile("x", "y", tables(other))
-        found = drift.measure_drift(tables(other), own, held["expectations"], ("", []), config)
-        words = [drifted.value for drifted in found if drifted.of == "words of a caption"]
-        assert len(words) == 2
-        assert all(value is not None and -1e-9 <= value <= most for value in words)
-
-
 def test_a_profile_is_accepted_alike_after_json_has_sorted_it(own_profile: dict[str, Any]) -> None:
     stored = json.loads(json.dumps(own_profile, sort_keys=True))
     assert drift.accepted_suite(stored) == drift.accepted_suite(own_profile)
@@ -308,31 +265,15 @@ def test_distances_are_what_great_expectations_observes() -> None:
         assert drift.distance(kwargs, values) == pytest.approx(observed)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "is missing: get it back from git, accept the data set"),
-        ("{", "is no accepted profile (JSONDecodeError"),
-        ("[]", "is no accepted profile (TypeError"),
-        ('{"expectations": [{"type": "expect_nothing"}]}', "expect_nothing is no expectation"),
-        (
-            '{"expectations": [{"type": "expect_column_kl_divergence_to_be_less_than"}]}',
-            "is no accepted profile (KeyError: 'meta')",
-        ),
-    ],
-)
-def test_a_file_that_is_no_accepted_profile_is_named(
-    tmp_path: Path, text: str | None, message: str
-) -> None:
+def test_a_file_that_is_no_accepted_profile_is_named(tmp_path: Path) -> None:
     path = tmp_path / "web.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ParamsError) as caught:
+    with pytest.raises(ParamsError, match=r"web\.json is missing: get it back from git"):
         drift.read_accepted(path)
-    assert str(path) in str(caught.value)
-    assert message in str(caught.value)
-
-
-def test_the_profile_of_nothing_expects_nothing() -> None:
-    assert drift.read_accepted(None)["expectations"] == []
-    assert drift.read_evaluated(None)["expectations"] == []
+    for text, why in (
+        ("{", "JSONDecodeError"),
+        ('{"expectations": [{"type": "expect_nothing"}]}', "expect_nothing is no expectation"),
+        ('{"expectations": [{"type": "expect_column_kl_divergence_to_be_less_than"}]}', "KeyError"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ParamsError, match=f"web.json is no accepted profile .*{why}"):
+            drift.read_accepted(path)

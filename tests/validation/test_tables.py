@@ -1,33 +1,27 @@
 """In which script texts are written."""
 
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.validation.tables import OTHER, SCRIPTS, scripts
 
 
-@pytest.mark.parametrize(
-    ("text", "script"),
-    [
-        ("a dog", "Latin"),
-        ("ein Köter, été", "Latin"),
-        ("собака dog", "Cyrillic"),
-        ("σκύλος", "Greek"),
-        ("一只狗在草地上", "Han"),
-        ("いぬがいる", "Hiragana"),
-        ("कुत्ता ab", "Devanagari"),
-        ("개가 있다", "Hangul"),
-        ("كلب", "Arabic"),
-        ("ᚠᚢᚦᚨᚱᚲ", OTHER),
-        ("ᚠᚢᚦᚨ dog", OTHER),
-        ("12 + 3 = 15!", None),
-        ("", None),
-    ],
-)
-def test_a_text_is_in_the_script_of_most_of_its_letters(text: str, script: str | None) -> None:
-    assert scripts(pa.array([text])).to_pylist() == [script]
+def test_a_text_is_in_the_script_of_most_of_its_letters() -> None:
+    expected = {
+        "ein Köter, été": "Latin",
+        "собака dog": "Cyrillic",
+        "σκύλος": "Greek",
+        "一只狗在草地上": "Han",
+        "いぬがいる": "Hiragana",
+        "कुत्ता ab": "Devanagari",
+        "개가 있다": "Hangul",
+        "كلب": "Arabic",
+        "ᚠᚢᚦᚨ dog": OTHER,
+        "12 + 3 = 15!": None,
+        "": None,
+    }
+    assert scripts(pa.array(expected)).to_pylist() == [*expected.values()]
 
 
 @given(st.lists(st.text(max_size=12), max_size=6))

@@ -155,8 +155,9 @@ def test_the_profile_of_a_validation_is_drawn_also_after_json_has_sorted_it(here
     with pytest.raises(NotFit):  # of toys, whose profile is written all the same
         validate.run(Stage("validate", "toy"))
     page = page_of(stage)
-    words, *others = page.histograms
-    assert (words.title, len(others)) == ("Words of a caption", 9)
+    words = page.histograms[0]
+    assert words.title == "Words of a caption"
+    assert "Mean red" in [chart.title for chart in page.histograms]
     assert words.histogram is not None
     assert list(words.histogram.shares) == ["train"]
     assert sum(words.histogram.shares["train"]) == pytest.approx(1)

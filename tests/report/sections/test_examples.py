@@ -167,11 +167,6 @@ def test_predictions_of_a_kind_that_tells_nothing_are_shown_as_they_are() -> Non
     assert second == (None, {"question": "what?", "score": "1"})
 
 
-def test_a_picture_that_is_gone_leaves_a_gap() -> None:
-    made = galleries(row("t2i", "c", 0, 0, "cz", "cz"), count=1)
-    assert made[0].examples[0].answers[1].picture == Picture("z", "")
-
-
 def located(*ious: float) -> pa.Table:
     rows = [
         {"key": f"k{i}", "expression": f"the <{i}>", "truth": [2.0, 2.0, 10.0, 10.0],
