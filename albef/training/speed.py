@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -71,6 +72,7 @@ class Speed:
         }
 
 
+@cache
 def product_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a product of two square matrices, at its best."""
     side = 8192 if device.type == "cuda" else 1024
