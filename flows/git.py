@@ -85,10 +85,11 @@ def unpushed() -> Iterator[str]:
     remotes = git("remote").split()
     if not remotes:
         return
-    if upstream() is None or ask("rev-parse", "--verify", "@{upstream}") is None:
+    counts = ask("rev-list", "--left-right", "--count", "HEAD...@{upstream}")
+    if counts is None:
         yield f"the branch is pushed nowhere; `git push --set-upstream {remotes[0]} HEAD`"
         return
-    ahead, behind = git("rev-list", "--left-right", "--count", "HEAD...@{upstream}").split()
+    ahead, behind = counts.split()
     if ahead != "0":
         yield f"git commits that are not pushed: {ahead}; `git push`"
     if behind != "0":

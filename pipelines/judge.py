@@ -52,24 +52,17 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     gate = stage.section("release", ReleaseConfig)
     spec = stage.section(f"export.runs.{stage.key}", RunExport)
     folder = stage.layout.export(stage.key)
-    metadata = manifest.read(folder)
-    config, kind = run_of(stage)
-    checkpoint = load_checkpoint(stage.layout.model(stage.key))
-    if metadata.provenance["checkpoint"] != checkpoint.digest:
-        raise ValueError(
-            f"{folder} is of another checkpoint than {checkpoint.folder}; run `albef run`"
-        )
-    task = kind.restore(config, checkpoint)
+    task = _restore(stage)
     split = Shards(stage.layout.data(spec.dataset), spec.split)
     records = Part(split, 0, spec.examples)
-    previous, note = _previous(metadata.model.kind, facts)
+    previous, note = _previous(manifest.read(folder).model.kind, facts)
     note = f"{note} {facts['limits']}".rstrip()
     log.info("a server of what others get is asked")
     failures = list(probe(folder, Path(facts["fetched"]), records, stage.runtime.threads))
     log.info("measuring on %d records of %s in %s", len(records), spec.split, spec.dataset)
-    behaviour = _prepare_behaviour(stage, config.dataset, kind)
+    behaviour = _prepare_behaviour(stage, task.config.dataset, type(task))
     new, *others = measure([folder, *previous], task, records, stage.runtime.threads, behaviour)
-    rows = list(judge(gate, kind.primary, new, others[0] if others else {}))
+    rows = list(judge(gate, task.primary, new, others[0] if others else {}))
     used = tuple(read_datasets(stage.params, stage.layout, stage.key, (spec.dataset, spec.split)))
     overlaps = {data.name: data.shared for data in used if data.trained and data.shared is not None}
     rows.append(contaminated(gate, len(split), overlaps))
@@ -79,7 +72,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
         records=len(records),
         digest=split.digest,
         whole=len(records) == len(split),
-        primary=kind.primary,
+        primary=task.primary,
         new=new,
         torch=read_json(stage.layout.export_metrics(stage.key))["torch"],
         chance=task.chance(new.table),
@@ -109,6 +102,22 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": provenance,
         "card": model_card.render(card),
     }
+
+
+def _restore(stage: Stage) -> RunTask:
+    """Restore the task whose checkpoint was exported.
+
+    Raises:
+        ValueError: the export is not there, or of another checkpoint.
+    """
+    folder, (config, kind) = stage.layout.export(stage.key), run_of(stage)
+    exported = manifest.read(folder).provenance["checkpoint"]
+    checkpoint = load_checkpoint(stage.layout.model(stage.key))
+    if exported != checkpoint.digest:
+        raise ValueError(
+            f"{folder} is of another checkpoint than {checkpoint.folder}; run `albef run`"
+        )
+    return kind.restore(config, checkpoint)
 
 
 def _provenance(folder: Path, split: Shards) -> dict[str, Any]:

@@ -67,22 +67,7 @@ def main(
                 raise ValueError(f"{questions}: questions need a VQA export that ranks a list")
             models.append(about | {"calls": ["ask"]})
         names = _write_pictures(search_model, gallery, part)
-        limits = Limits()
-        site = {
-            "albef": metadata.version("albef-pipeline"),
-            "onnxruntime": f"{WEB} (web)",
-            "models": models,
-            "calls": {call: each["run"] for each in models for call in each["calls"]},
-            "limits": {
-                "body_bytes": limits.body,
-                "pixels": limits.pixels,
-                "pictures": PICTURES,
-                "text": TEXT,
-                "best": BEST,
-            },
-            "pictures": names,
-        }
-        (part / "site.json").write_text(json.dumps(site, indent=1) + "\n")
+        (part / "site.json").write_text(json.dumps(_describe(models, names), indent=1) + "\n")
         for folder in ("web", "site"):  # the site's own api.js takes the place of the page's
             for file in resources.files("albef.serving").joinpath(folder).iterdir():
                 (part / file.name).write_bytes(file.read_bytes())
@@ -95,6 +80,25 @@ def main(
         f"{out}: {len(names)} pictures, {size / 1e6:.1f} MB; any host of files shows it, as "
         f"`python -m http.server --bind 127.0.0.1 --directory {out}`"
     )
+
+
+def _describe(models: list[dict[str, Any]], pictures: list[str]) -> dict[str, Any]:
+    """What the page has to know, as ``site.json`` has it."""
+    limits = Limits()
+    return {
+        "albef": metadata.version("albef-pipeline"),
+        "onnxruntime": f"{WEB} (web)",
+        "models": models,
+        "calls": {call: each["run"] for each in models for call in each["calls"]},
+        "limits": {
+            "body_bytes": limits.body,
+            "pixels": limits.pixels,
+            "pictures": PICTURES,
+            "text": TEXT,
+            "best": BEST,
+        },
+        "pictures": pictures,
+    }
 
 
 def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:

@@ -72,11 +72,7 @@ def export(
     if model.facts.answering is not None:
         (folder / manifests.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
     for graph in graphs:
-        for precision in precisions:
-            if precision != "float32":
-                convert(folder, graph, precision, recorder.inputs[graph])
-        if "float32" not in precisions:
-            (folder / manifests.graph_file("float32", graph)).unlink()
+        _convert(folder, graph, precisions, recorder.inputs[graph])
     manifest = manifests.Manifest(
         format=manifests.FORMAT,
         run=run,
@@ -84,11 +80,7 @@ def export(
         graphs=tuple(graphs),
         precisions=tuple(precisions),
         preprocessing=manifests.PREPROCESSING,
-        files={
-            path.relative_to(folder).as_posix(): file_digest(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+        files=_digests(folder),
         onnx=versions,
         verified=verified,
         provenance={
@@ -99,6 +91,26 @@ def export(
     )
     manifests.write(folder, manifest)
     return manifest, differences
+
+
+def _convert(
+    folder: Path,
+    graph: str,
+    precisions: Sequence[Precision],
+    inputs: Sequence[Mapping[str, Array]],
+) -> None:
+    """Bring a graph, which is there in float32, to the precisions that are asked for."""
+    for precision in precisions:
+        if precision != "float32":
+            convert(folder, graph, precision, inputs)
+    if "float32" not in precisions:
+        (folder / manifests.graph_file("float32", graph)).unlink()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every file of a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 class _Recorder:
