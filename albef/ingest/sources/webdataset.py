@@ -2,12 +2,14 @@
 
 A sample is what stands together under one name: a picture, and a text or JSON with its caption.
 Only these members are looked at. A member that is damaged becomes a refusal, and what follows it is
-read on.
+read on. With ``statuses``, so do the rows that img2dataset could not download.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -16,6 +18,7 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal, Refused
 from albef.data.tar import Damage, Member, members
+from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
     LARGEST_PICTURE,
     LARGEST_TEXT,
@@ -41,6 +44,15 @@ class Config(SplitFiles):
     """Where captions are: ``txt``, or ``json.FIELD``, which may hold a list."""
     keep: list[str] | None = None
     """Fields of the JSON that are kept in meta; null keeps all."""
+    statuses: bool = False
+    """Whether the table beside each shard (NAME.parquet), as img2dataset writes it, is read for the
+    rows that failed."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the shards of all splits, and the tables beside them if they are read."""
+        shards = super().inputs()
+        tables = (shard.with_suffix(".parquet") for shard in shards.values() if self.statuses)
+        return shards | {str(table): table for table in tables}
 
 
 @dataclass(slots=True)
@@ -69,7 +81,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     """The samples of all shards, in order.
 
     Raises:
-        ParamsError: no such shard, or it cannot be read at all.
+        ParamsError: no such shard, or it or its table cannot be read at all.
     """
     number = 0
     for split, shard in expand_splits(config.files):
@@ -86,6 +98,8 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                     yield result
         except OSError as error:
             raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
+        if config.statuses:
+            yield from _failed_rows(shard.with_suffix(".parquet"))
 
 
 def limit(name: str) -> int:
@@ -152,3 +166,31 @@ def _json(text: bytes) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise Refused(Reason.MALFORMED_ROW, "its json holds no object")
     return values
+
+
+_STATUS = ("url", "status", "error_message")
+_REASONS = (
+    (r"HTTP Error (404|410)", Reason.NOT_FOUND),
+    (r"HTTP Error", Reason.HTTP_ERROR),
+    (r"X-Robots-Tag", Reason.OPTED_OUT),
+    (r"timed? ?out", Reason.TIMED_OUT),
+    (r"unknown url type|no host given|[Ii]nvalid URL", Reason.BAD_URL),
+    (r"image too small", Reason.TOO_SMALL),
+    (r"aspect ratio", Reason.TOO_ELONGATED),
+    (r"^failed_to_resize", Reason.UNDECODABLE),
+    (r"", Reason.UNREACHABLE),
+)
+"""Patterns of img2dataset's messages with the reason that each means; the first match counts."""
+
+
+def _failed_rows(table: Path) -> Iterator[Refusal]:
+    """Yield a refusal for each row of img2dataset's table that is no success."""
+    for row in tables.read(table, "parquet", None, _STATUS):
+        if isinstance(row, Refusal):
+            yield row
+            continue
+        url, status, message = (row.values[column] for column in _STATUS)
+        if status != "success":
+            detail = f"{status}: {message}"
+            reason = next(reason for text, reason in _REASONS if re.search(text, detail))
+            yield row.refusal(Refused(reason, detail), str(url))
