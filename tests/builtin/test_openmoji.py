@@ -26,11 +26,7 @@ def test_phrases() -> None:
         ("squid", 1, "a squid"),
         ("strawberry", 2, "two strawberries"),
         ("fox", 3, "three foxes"),
-        ("giraffe", 4, "four giraffes"),
         ("octopus", 2, "two octopuses"),
-        ("tomato", 2, "two tomatoes"),
-        ("avocado", 2, "two avocados"),
         ("snowman", 2, "two snowmen"),
-        ("key", 2, "two keys"),
     ):
         assert phrase(Group(name, count), THINGS) == words

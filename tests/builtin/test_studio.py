@@ -44,13 +44,6 @@ def test_boxes_hold_all_that_is_drawn_and_hardly_overlap() -> None:
         assert boxes.sum() >= 0.85 * area
 
 
-def test_places_sizes_and_angles_are_jittered() -> None:
-    things = [thing for record in draw("scenes") for thing in record.meta["objects"]]
-    assert len({tuple(thing["box"]) for thing in things}) > 0.8 * len(things)
-    assert len({thing["angle"] for thing in things}) > 100
-    assert min(thing["size"] for thing in things) >= 48 / 6
-
-
 def test_a_card_hides_a_side_whole_and_nothing_else() -> None:
     for record in draw("statements"):
         grey = (pixels_of(record) == 90).all(axis=2)

@@ -69,18 +69,6 @@ def test_what_a_dead_process_left_goes_and_what_a_living_one_fetches_counts(
     assert kept(cache) == {shards[1].digest, shards[5].digest}
 
 
-def test_a_part_of_a_shard_that_came_meanwhile_takes_no_room(
-    store: tuple[Store, list[Stored]], tmp_path: Path
-) -> None:
-    where, shards = store
-    cache = ShardCache(tmp_path / "cache", 2 * SIZE)
-    use(cache, where, shards[0])
-    with (cache.folder / f"{shards[0].digest}.{SIZE}.part").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        use(cache, where, shards[1])
-    assert kept(cache) > {shard.digest for shard in shards[:2]}
-
-
 def _fetch(
     where: Store, shards: list[Stored], folder: Path, limit: int, ready: Any, fetched: Any
 ) -> None:

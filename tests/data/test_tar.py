@@ -8,8 +8,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from albef.data.refusal import Reason
 from albef.data.tar import Damage, Member, members
@@ -132,19 +130,3 @@ def test_large_members_and_files_that_are_no_tars(tmp_path: Path) -> None:
 
 def test_tars_that_were_joined(tmp_path: Path) -> None:
     assert len(names(read(tmp_path, tar() + tar()))) == 12
-
-
-@given(st.data())
-def test_no_damage_is_too_odd(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    held = bytearray(tar(data.draw(st.sampled_from([0, 1, 2])), count=4))
-    for _ in range(data.draw(st.integers(0, 6))):
-        at = data.draw(st.integers(0, len(held) - 1))
-        piece = data.draw(st.binary(min_size=1, max_size=40))
-        held[at : at + len(piece)] = piece
-    cut = data.draw(st.integers(0, len(held)))
-    found = read(tmp_path_factory.mktemp("odd"), bytes(held[:cut]))
-    assert sum(len(item.data) for item in found if isinstance(item, Member)) <= len(held)
-    for item in found:
-        item.name.encode()

@@ -14,30 +14,9 @@ from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 from albef.ingest import duplicates
 from albef.ingest.blocks import Blocks
-from albef.ingest.duplicates import HELDOUT, near_pairs, read_fingerprints
+from albef.ingest.duplicates import HELDOUT, read_fingerprints
 from albef.ingest.prepare import Fingerprint, Prepared, perceptual_hash
 from tests.ingest.bad_rows import gradient
-
-words = st.integers(0, 2**64 - 1)
-flips = st.lists(st.integers(0, 63), max_size=9)
-
-
-@given(st.lists(st.tuples(words, st.lists(flips, max_size=3)), max_size=12), st.integers(0, 8))
-def test_all_pairs_within_the_distance_are_found(
-    seeds: list[tuple[int, list[list[int]]]], distance: int
-) -> None:
-    values = {word for word, _ in seeds}
-    for word, changes in seeds:
-        for places in changes:
-            values.add(word ^ sum(1 << place for place in set(places)))
-    hashes = np.array(sorted(values), np.uint64)
-    exact = [
-        (i, j, apart)
-        for i, a in enumerate(hashes.tolist())
-        for j, b in enumerate(hashes.tolist())
-        if i < j and (apart := (a ^ b).bit_count()) <= distance
-    ]
-    assert list(near_pairs(hashes, distance)) == exact
 
 
 def test_a_picture_looks_like_itself_made_smaller_and_unlike_others() -> None:
@@ -87,36 +66,15 @@ def test_equal_files_of_other_image_ids_are_told(tmp_path: Path) -> None:
     assert duplicates.repeated_pictures(own, {0, 2}, None) == [(6, Reason.DUPLICATE, 3, 0)]
 
 
-def test_nothing_is_told_of_nothing(tmp_path: Path) -> None:
-    made = blocks(tmp_path, REFUSED)
-    own = read_fingerprints(made)
-    assert not list(duplicates.repeated_keys(made))
-    assert not duplicates.repeated_pictures(own, set(), 2)
-    assert not list(duplicates.contaminated(own, HELDOUT.empty_table(), 2))
-
-
-def test_blocks_are_read_as_they_were_written(tmp_path: Path) -> None:
-    rows = [row(0), REFUSED, row(2, 2**63, split="val"), row(3)]
-    made = blocks(tmp_path, *rows)
-    assert made.starts == [0, 3, 4]
-    read = [one for block in range(2) for one in made.records(block)]
-    assert [record for _, record in read] == [
-        None if isinstance(own, Refusal) else own.record for own in rows
-    ]
-    refused = {"source": "toy", "line": 9, "name": "x", "reason": "not_found"}
-    assert refused.items() <= read[1][0].values.items()
-    assert made.at(3, "key") == "toy-3"
-
-
 LOOKS = st.builds(
     lambda word, changes: word ^ sum(1 << place for place in set(changes)),
     st.sampled_from([0, 2**63, 0x0F0F0F0F0F0F0F0F]),
-    st.lists(st.integers(0, 63), max_size=3),
+    st.lists(st.integers(0, 63), max_size=5),
 )
 SEEN = st.lists(st.tuples(LOOKS, st.integers(0, 6), st.integers(0, 4)), max_size=14)
 
 
-@given(SEEN, st.integers(0, 4))
+@given(SEEN, st.integers(0, 8))
 def test_groups_are_those_of_comparing_all_with_all(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int]], distance: int
 ) -> None:
@@ -148,7 +106,7 @@ def test_groups_are_those_of_comparing_all_with_all(
     assert found == sorted(expected.values())
 
 
-@given(SEEN, SEEN, st.integers(0, 4))
+@given(SEEN, SEEN, st.integers(0, 8))
 def test_contamination_is_that_of_comparing_all_with_all(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[tuple[int, int, int]],

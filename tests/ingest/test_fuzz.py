@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from albef.config import ParamsError
 from albef.data.image_decoding import decode
@@ -26,14 +25,13 @@ from albef.data.record import Record
 from albef.data.refusal import Refusal
 from albef.ingest.derive import derive
 from albef.ingest.prepare import Prepared, prepare
-from albef.ingest.sources import kind_of, urls
+from albef.ingest.sources import kind_of
 from tests.data import toy
-from tests.ingest.bad_rows import encoded, gradient
-from tests.ingest.download.test_client import LIMITS as DOWNLOAD
+from tests.ingest.bad_rows import CAPTION
 from tests.ingest.sources.reading import config_of, read, write_tar
 from tests.ingest.sources.test_webdataset import sample
 from tests.ingest.test_hostile import ANNOTATIONS, KARPATHY, settled
-from tests.ingest.test_prepare import rules
+from tests.ingest.test_prepare import ROWS, rules
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd headers
 SOME = int(os.environ.get("ALBEF_FUZZ", "40"))
@@ -88,32 +86,7 @@ def said(read: Callable[[], Any]) -> Any:
         return None
 
 
-def _pictures() -> list[bytes]:
-    first, *more = (gradient(seed=seed) for seed in range(3))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    moving: dict[str, Any] = {"save_all": True, "append_images": more, "duration": 40}
-    layer = first.convert("RGBA")
-    return [
-        encoded(first),
-        encoded(first, progressive=True, exif=exif),
-        encoded(first.convert("CMYK")),
-        encoded(first.convert("L")),
-        encoded(first, "PNG"),
-        encoded(first.convert("P"), "PNG"),
-        encoded(first.convert("I;16"), "PNG"),
-        encoded(layer, "PNG", exif=exif),
-        encoded(first, "PNG", **moving),
-        encoded(first, "WEBP"),
-        encoded(layer, "WEBP", lossless=True),
-        encoded(first, "WEBP", **moving),
-        encoded(first, "GIF", **moving),
-        encoded(first, "BMP"),
-        encoded(first.convert("1"), "BMP"),
-    ]
-
-
-PICTURES = _pictures()
+PICTURES = [row.image for row in ROWS.values() if row.expected == CAPTION and len(row.image) < 5000]
 STARTS = [image[:size] for image in PICTURES for size in (4, 12, 40)]
 
 
@@ -146,7 +119,7 @@ def test_shards(held: bytes, caption: str) -> None:
 
 
 def table(form: str) -> bytes:
-    rows = [["url", "text"], *([f"http://a.test/{i}.jpg", f'a "dog" {i}\n'] for i in range(4))]
+    rows = [["url", "text"], *([f"{i}.jpg", f'a "dog" {i}\n'] for i in range(4))]
     if form == "parquet":
         sink = pa.BufferOutputStream()
         columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])}
@@ -159,21 +132,17 @@ def table(form: str) -> bytes:
 
 @fuzzed
 @given(st.data(), st.sampled_from(["csv", "tsv", "parquet"]), st.booleans())
-def test_lists_of_addresses(data: st.DataObject, form: Any, titled: bool) -> None:
+def test_tables(data: st.DataObject, form: Any, titled: bool) -> None:
     held = data.draw(damaged([table(form)]) | st.binary(max_size=200))
     header = None if titled or form == "parquet" else ["url", "text"]
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / f"list.{form}"
         path.write_bytes(held)
-        config = urls.Config(
-            kind="urls", files=[str(path)], format=form, header=header, url="url", caption="text",
-            keep=["url"], split="train", download=DOWNLOAD,
-        )  # fmt: skip
-        chunks = said(lambda: list(urls._chunks(config, None))) or []
+        (Path(name) / "0.jpg").write_bytes(PICTURES[0])
+        values = {"image": "url", "images": name, "caption": "text", "keep": ["url"]}
+        rows = said(lambda: read("table", files=[str(path)], format=form, header=header, **values))
         said(lambda: derive(path))
-    accounted(entry for entries, _ in chunks for entry in entries if isinstance(entry, Refusal))
-    for address in (address for _, addresses in chunks for address in addresses):
-        address.encode()
+    accounted(rows or ())
 
 
 def pictures_in_parquet() -> bytes:

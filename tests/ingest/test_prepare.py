@@ -164,9 +164,6 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
         ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: Object"),
         ({"captions": 3}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: 'int' object"),
         ({"image": IMAGES["html"]}, Reason.NO_IMAGE, f"it is HTML; {', '.join(FORMATS)} are read"),
-        ({"image": IMAGES["svg_with_declaration"]}, Reason.NO_IMAGE, "it is SVG"),
-        ({"image": IMAGES["nuls"]}, Reason.NO_IMAGE, "it holds NULs only"),
-        ({"image": IMAGES["empty"]}, Reason.NO_IMAGE, "it is empty"),
     ],
 )
 def test_what_no_shard_can_hold_is_set_aside(

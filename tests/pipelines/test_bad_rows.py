@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +20,6 @@ from pipelines.stage import Stage
 from tests.ingest.bad_rows import LIMITS, bad_rows
 from tests.ingest.download.server import Answer, Server
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
-from tests.ingest.sources.reading import write_tar
 from tests.ingest.test_hostile import annotations as odd_annotations
 from tests.pipelines.test_ingest import params, pictures
 
@@ -50,24 +48,6 @@ def folder(here: Path) -> Source:
         (here / "in" / f"{row.name}.jpg").write_bytes(row.image)
         (here / "in" / f"{row.name}.txt").write_bytes(raw(row.caption.replace("\n", " ")))
     return {"kind": "folder", "path": str(here / "in"), "split": "train"}
-
-
-def webdataset(here: Path) -> Source:
-    members = [
-        (f"{row.name}.{suffix}", data)
-        for row in ROWS
-        for suffix, data in (("jpg", row.image), ("txt", raw(row.caption)))
-    ]
-    shard = write_tar(here / "in" / "a.tar", *members)
-    return {"kind": "webdataset", "files": {"train": [str(shard)]}}
-
-
-def parquet(here: Path) -> Source:
-    captions = pa.array([raw(row.caption) for row in ROWS], pa.binary()).view(pa.string())
-    images = [{"bytes": row.image, "path": row.name} for row in ROWS]
-    pq.write_table(pa.table({"image": images, "caption": captions}), here / "in" / "a.parquet")
-    files = {"train": [str(here / "in" / "*.parquet")]}
-    return {"kind": "parquet", "files": files, "image": "image", "captions": ["caption"]}
 
 
 def urls(here: Path, server: Server) -> Source:

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -53,12 +52,6 @@ def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
         first = {name: rows[0][name] for name in ("line", "key", "detail")}
         assert why == {"count": len(rows), **first}
     assert not result["stops"]
-
-
-@pytest.mark.parametrize("make", [bad.folder, bad.webdataset, bad.parquet])
-def test_a_path_is_read_whole(here: Path, make: Any) -> None:
-    make(here)
-    assert check("in", 1000)["sources"]["in"]["rows"] == len(bad.ROWS)
 
 
 def test_the_first_rows_of_each_source(here: Path) -> None:

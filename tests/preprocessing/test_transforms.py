@@ -130,15 +130,6 @@ def test_a_crop_of_a_smaller_jpeg_shows_the_same_part(
         assert np.abs(jpeg - png).mean() < 0.5 * 255 / side + 3
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_jpeg_of_any_mode_is_unpacked_as_by_pillow(mode: str) -> None:
-    picture = Image.open(io.BytesIO(photo(64, 48))).convert(mode)
-    jpeg = encoded(picture, "JPEG")
-    png = encoded(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-    found, exact = (trained(Train(augment(), SIDE), image) for image in (jpeg, png))
-    np.testing.assert_array_equal(found, exact)
-
-
 def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
     whole = photo(64, 48)
     place = whole.index(b"\xff\xda")
@@ -150,23 +141,6 @@ def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
     np.testing.assert_array_equal(found, exact)
     with pytest.raises(ImageError, match="row-7"):
         transform(whole[: len(whole) // 2], np.random.default_rng(0), "row-7")
-
-
-def test_a_picture_of_the_right_size_is_not_resized() -> None:
-    picture = gradient(SIDE, SIDE)
-    np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture)), transforms.normalised(picture))
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 2**32), st.integers(0, 10), st.booleans())
-def test_a_generator_in_the_same_state_gives_the_same_picture(
-    seed: int, magnitude: int, flip: bool
-) -> None:
-    transform = Train(augment(crop=[0.3, 1.0], flip=flip, randaugment=magnitude), SIDE)
-    image = encoded(gradient())
-    first, second = (transform(image, np.random.default_rng(seed)) for _ in range(2))
-    assert first.shape == (3, SIDE, SIDE)
-    np.testing.assert_array_equal(first, second)
 
 
 def test_half_of_the_pictures_are_flipped_when_allowed() -> None:
@@ -203,13 +177,6 @@ def test_random_boxes_keep_the_share_and_shape_asked_for() -> None:
     assert areas.max() == pytest.approx(0.9, abs=0.03)
     assert 0.72 < ratios.min() < 0.78
     assert 1.28 < ratios.max() < 1.38
-
-
-def test_a_crop_shows_a_part() -> None:
-    picture = gradient(64, 64)
-    values = Train(augment(crop=[0.25, 0.25]), SIDE)(encoded(picture), np.random.default_rng(1))
-    red = values[0].astype(float)
-    assert 0.4 < (red.max() - red.min()) / 255 < 0.65  # half of the way from left to right
 
 
 NAMES = (
@@ -280,14 +247,6 @@ def test_what_cannot_be_decoded_is_named() -> None:
             decode(png_header(claim, claim), "row-7")
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"crop": [0.9, 0.2]}, "crop starts at 0.9, above its end 0.2"),
-        ({"randaugment": 11}, "less than or equal to 10"),
-    ],
-)
-def test_wrong_values_are_named(changed: dict[str, object], message: str) -> None:
-    with pytest.raises(ParamsError) as caught:
-        augment(**changed)
-    assert message in str(caught.value)
+def test_a_crop_that_ends_before_it_starts_is_named() -> None:
+    with pytest.raises(ParamsError, match=r"crop starts at 0\.9, above its end 0\.2"):
+        augment(crop=[0.9, 0.2])

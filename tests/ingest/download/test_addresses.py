@@ -3,13 +3,10 @@
 import socket
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from albef.ingest.download.addresses import (
     PrivateAddress,
     guarded,
-    host_of,
     is_loopback,
     is_public,
 )
@@ -47,18 +44,3 @@ def test_other_ways_to_write_an_address_are_none() -> None:
     for host in ("127.1", "2130706433", "0x7f000001", "localhost", "", "017.0.0.1"):
         with pytest.raises(PrivateAddress):
             guarded(allow_loopback=True)(info(host))
-
-
-def test_this_machine_may_be_asked_where_it_is_allowed() -> None:
-    for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
-        guarded(allow_loopback=True)(info(host)).close()
-
-
-@given(st.text(max_size=80) | st.text(max_size=60).map("http://127.0.0.1:1/".__add__))
-def test_no_url_is_too_odd(url: str) -> None:
-    assert isinstance(host_of(url), str)
-
-
-@given(st.text(max_size=50) | st.ip_addresses().map(str))
-def test_no_address_is_too_odd(text: str) -> None:
-    assert not (is_public(text) and is_loopback(text))

@@ -145,12 +145,6 @@ def test_which_opt_outs_are_respected() -> None:
         assert opted_out(held, "albef-tests/1 (x)") == (f"X-Robots-Tag: {said}" if said else "")
 
 
-def test_a_client_without_a_name_is_meant_by_what_is_said_to_all() -> None:
-    for agent in ("/x", "   "):
-        assert opted_out(headers(("X-Robots-Tag", "a: noai")), agent) == ""
-        assert opted_out(headers(("X-Robots-Tag", "noai")), agent) == "X-Robots-Tag: noai"
-
-
 def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after(headers(("Retry-After", "120"))) == 120
     date = "Wed, 21 Oct 2015 07:28:00 GMT"

@@ -1,13 +1,12 @@
 """A list of downloads: order, hosts, retries, and nothing asked for twice."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from albef.data.refusal import Reason
-from albef.ingest.download import downloads, store
+from albef.ingest.download import store
 from albef.ingest.download.downloads import Downloads
 from albef.ingest.download.limits import Limits
 from albef.ingest.download.store import Outcome
@@ -115,22 +114,3 @@ def test_who_stops_reading_stops_the_download(server: Server, tmp_path: Path) ->
     with Downloads(tmp_path, limits(connections=2, per_host=2)) as running:
         next(running.chunks(lists))
     assert sum(server.asked.values()) < 100
-
-
-def test_one_download_of_a_list_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = threading.Event()
-    monkeypatch.setattr(downloads.log, "info", lambda *said: waits.set())
-
-    def other() -> None:
-        with Downloads(tmp_path, limits()):
-            pass
-
-    with Downloads(tmp_path, limits()):
-        thread = threading.Thread(target=other)
-        thread.start()
-        assert waits.wait(60)
-        assert thread.is_alive()
-    thread.join()
-    waits.clear()
-    other()
-    assert not waits.is_set()

@@ -1,29 +1,11 @@
 """Values of rows as captions and as meta, whatever they are."""
 
 import datetime as dt
-import json
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from albef.data.refusal import Reason, Refused
 from albef.ingest.sources.rows import captions_of, plain
-
-ODD = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=9)
-    | st.text(st.characters(), max_size=9) | st.dates() | st.decimals(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=9,
-)  # fmt: skip
-
-
-@given(ODD)
-def test_any_value_becomes_json_of_whole_letters(value: Any) -> None:
-    told = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
-    told.encode()
-    assert plain(json.loads(told)) == json.loads(told)
 
 
 def test_what_json_cannot_say() -> None:

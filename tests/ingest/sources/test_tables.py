@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from albef.config import ParamsError
 from albef.data.refusal import Reason, Refusal
 from albef.ingest.sources import tables
-from albef.ingest.sources.rows import Row
 
 HEADER = ["a", "b"]
 
@@ -84,28 +83,3 @@ def test_what_csv_writes_is_read(
     csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
     found = read(tmp_path_factory.mktemp("csv"), file.getvalue().encode())
     assert [fields for _, fields in found] == rows
-
-
-@given(st.lists(st.binary(max_size=20) | st.sampled_from([b'"', b'1,"', b'",2', b"1,2", b'""'])))
-def test_no_rows_are_too_odd_and_none_is_lost(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[bytes]
-) -> None:
-    held = b"\n".join(rows)
-    for form in ("csv", "tsv"):
-        folder = tmp_path_factory.mktemp("odd")
-        if held[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            with pytest.raises(ParamsError, match="UTF-16"):
-                read(folder, held, form)
-            continue
-        found = read(folder, held, form)
-        lines = [line for line, _ in found]
-        assert lines == sorted(set(lines))
-        if form == "tsv" and not held.startswith(b"\xef\xbb\xbf"):
-            blank = [not line.rstrip(b"\r") for line in held.split(b"\n")]
-            assert lines == [i for i, is_blank in enumerate(blank, 1) if not is_blank]
-
-
-def test_a_line_is_read_at_a_time(tmp_path: Path) -> None:
-    (tmp_path / "t").write_bytes(b"1,2\n" * 1000)
-    rows = tables.read(tmp_path / "t", "csv", HEADER, ["b"])
-    assert next(rows) == Row(tmp_path / "t", 1, {"b": "2"})

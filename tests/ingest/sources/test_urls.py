@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError
@@ -66,51 +64,13 @@ def test_rows_in_the_order_of_the_list(server: Server, tmp_path: Path) -> None:
     assert "/ok/2" not in server.asked, "what has no caption is not downloaded"
 
 
-def test_many_chunks_of_several_files(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(urls, "CHUNK", 7)
-    for part in range(3):
-        rows = [f"number {i}\t{server.url(f'ok/{i}')}\n" for i in range(part * 20, part * 20 + 20)]
-        (tmp_path / f"part-{part}.tsv").write_text("".join(rows))
-    records = good(read(tmp_path, tmp_path / "part-*.tsv"))
-    assert [record.captions[0] for record in records] == [f"number {i}" for i in range(60)]
-    assert len({record.key for record in records}) == 60
-
-
-def test_csv_and_parquet(server: Server, tmp_path: Path) -> None:
-    file = tmp_path / "list.csv"
-    file.write_text(f'url,title,score\n{server.url("ok/1")},"a ""dog"",\nand a cat",0.5\n')
-    columns = {"format": "csv", "header": None, "caption": "title", "keep": ["score"]}
-    [record] = good(read(tmp_path, file, **columns))
-    assert record.captions == ('a "dog",\nand a cat',)
-    assert record.meta["score"] == "0.5"
-    table = {
-        "URL": [server.url("ok/2"), None, server.url("ok/3")],
-        "TEXT": [["one", "two"], ["x"], None],
-        "score": [float("nan"), 1.0, 1.0],
-    }
-    pq.write_table(pa.table(table), tmp_path / "list.parquet")
-    columns = {"format": "parquet", "header": None, "url": "URL", "caption": "TEXT"}
-    rows = read(tmp_path, tmp_path / "list.parquet", **columns, keep=["score"])
-    [one] = good(rows)
-    assert (one.captions, one.meta["score"]) == (("one", "two"), None)
-    assert [(row.line, row.reason) for row in bad(rows)] == [
-        (2, Reason.MISSING_FIELD), (3, Reason.NO_CAPTION)
-    ]  # fmt: skip
-
-
 def test_what_makes_a_list_unreadable_is_named(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("url,captoin\n")
-    for files, changed, message in (
-        (file, {"format": "csv", "header": None}, "has no column 'caption'; did you mean captoin"),
-        (tmp_path / "gone*.tsv", {}, r"gone.*.tsv names no file"),
-        (file, {"format": "parquet", "header": None}, "list.csv is no Parquet file that can be"),
-        (file, {"format": "parquet"}, "header belongs to tsv and csv; write null"),
-    ):
-        with pytest.raises(ParamsError, match=message):
-            read(tmp_path, files, **changed)
+    with pytest.raises(ParamsError, match="has no column 'caption'; did you mean captoin"):
+        read(tmp_path, file, format="csv", header=None)
+    with pytest.raises(ParamsError, match="header belongs to tsv and csv; write null"):
+        read(tmp_path, file, format="parquet")
 
 
 KILLED = """
