@@ -38,14 +38,11 @@ def test_truth() -> None:
         (Comparison("both", ONE), ONE, TWO, False),
         (Comparison("one", ONE), ONE, TWO, True),
         (Comparison("one", ONE), ONE, ONE, False),
-        (Comparison("one", ONE), TWO, TWO, False),
         (Comparison("neither", ONE), TWO, TWO, True),
-        (Comparison("neither", ONE), TWO, ONE, False),
         (Comparison("order", ONE, TWO), ONE, TWO, True),
         (Comparison("order", ONE, TWO), TWO, ONE, False),
         (Comparison("first", ONE), ONE, TWO, True),
         (Comparison("first", ONE), TWO, ONE, False),
-        (Comparison("second", ONE), TWO, ONE, True),
         (Comparison("second", ONE), ONE, TWO, False),
     ):
         assert comparison.true_of(first, second) is truth, comparison
@@ -63,15 +60,6 @@ def test_each_sentence_is_as_often_true_as_false() -> None:
         labels[record.split, record.captions[0]][record.meta["label"]] += 1
     assert all(counted["True"] == counted["False"] for counted in labels.values())
     assert {record.meta["form"] for record in draw("comparisons")} == set(comparisons.FORMS)
-
-
-def test_what_makes_a_sentence_false_may_be_in_either_picture() -> None:
-    shown = {
-        tuple(read(record.captions[0]).a == scene for scene in scenes_of(record))
-        for record in draw("comparisons")
-        if (record.meta["label"], record.meta["form"]) == ("False", "both")
-    }
-    assert shown == {(True, False), (False, True)}
 
 
 def test_of_one_picture_the_other_tells_nothing() -> None:

@@ -74,19 +74,6 @@ def test_equal_texts_are_equal_scenes(scene: Scene, other: Scene) -> None:
     assert scene.canonical().canonical() == scene.canonical()
 
 
-def test_truth_by_hand() -> None:
-    scene = Scene((Group("squid", 1), Group("apple", 2)), "left")
-    squid, apples = scene.groups
-    assert true_of(Claim((squid,)), scene)
-    assert true_of(Claim((apples, squid), "right"), scene)
-    assert true_of(Claim((apples, squid), only=True), scene)
-    assert not true_of(Claim((squid, apples), "right"), scene)
-    assert not true_of(Claim((squid, apples), "above"), scene)
-    assert not true_of(Claim((squid,), only=True), scene)
-    assert not true_of(Claim((Group("apple", 1),)), scene)
-    assert not true_of(Claim((Group("key", 1),)), scene)
-
-
 @given(scenes(), st.sampled_from(["relation", "count", "object"]))
 def test_a_changed_scene_differs_in_that_one_thing(scene: Scene, change: str) -> None:
     scene = scene.canonical()

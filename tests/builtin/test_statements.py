@@ -17,18 +17,14 @@ APPLE, KEYS, FROG = Group("apple", 1), Group("key", 2), Group("frog", 1)
 def test_what_is_seen_decides() -> None:
     for claim, covered, label in (
         (Claim((APPLE,)), None, "entailment"),
-        (Claim((APPLE,)), 1, "entailment"),
         (Claim((APPLE,)), 0, "neutral"),
         (Claim((FROG,)), None, "contradiction"),
         (Claim((FROG,)), 1, "neutral"),  # it may be beneath
         (Claim((Group("apple", 2),)), 1, "contradiction"),  # there is one, to be seen
         (Claim((APPLE, KEYS), "left"), None, "entailment"),
-        (Claim((KEYS, APPLE), "right"), None, "entailment"),
         (Claim((APPLE, KEYS), "right"), None, "contradiction"),
         (Claim((APPLE, KEYS), "left"), 0, "neutral"),
-        (Claim((APPLE, KEYS), "left"), 1, "neutral"),
         (Claim((APPLE, KEYS), "above"), 1, "contradiction"),  # the card is on the right
-        (Claim((FROG, KEYS), "left"), 0, "neutral"),
         (Claim((FROG, KEYS), "left"), 1, "contradiction"),  # the apple is in its place
     ):
         view = View(Scene((APPLE, KEYS), "left"), covered)

@@ -209,15 +209,10 @@ def test_a_mapped_index_is_read_as_any_other_and_takes_no_memory(tmp_path: Path)
 
 def test_pictures_that_splits_share_are_found_wherever_they_stand(tmp_path: Path) -> None:
     def written(name: str, colours: dict[str, list[int]], split: str) -> Path:
+        pictures = {key: map(toy.picture, numbers) for key, numbers in colours.items()}
         records = (
-            toy.record(
-                i,
-                key=key,
-                image=toy.picture(first),
-                more=tuple(map(toy.picture, more)),
-                split=split,
-            )
-            for i, (key, (first, *more)) in enumerate(colours.items())
+            toy.record(0, key=key, image=image, more=tuple(more), split=split)
+            for key, (image, *more) in pictures.items()
         )
         toy.write(tmp_path / name, records)
         return tmp_path / name

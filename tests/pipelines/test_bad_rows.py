@@ -20,7 +20,6 @@ from pipelines.stage import Stage
 from tests.ingest.bad_rows import LIMITS, bad_rows
 from tests.ingest.download.server import Answer, Server
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
-from tests.ingest.test_hostile import annotations as odd_annotations
 from tests.pipelines.test_ingest import params, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd headers
@@ -94,20 +93,4 @@ def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary == {"rows": len(ROWS), "kept": len(kept), "set_aside": counts}
     assert stage.record["set_aside"] == len(aside)
     assert all(row["line"] > 0 and row["detail"] and row["source"] == "rows" for row in aside)
-    judged(stage)
-
-
-def test_odd_values_end_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of all formats with one picture, as the sources of one data set."""
-    monkeypatch.chdir(tmp_path)
-    sources, rows = {}, 0
-    for form in ("captions", "vqa", "entailment", "grounding"):
-        (tmp_path / form).mkdir()
-        sources[form], count = odd_annotations(form, tmp_path / form)
-        rows += count
-    params(tmp_path, sources, ingest=LIMITS | {"near_distance": 2}, longest_side=24)
-    stage = Stage("ingest", "toy")
-    ingest.run(stage)
-    kept = sum(describe(stage.layout.data("toy"))["splits"].values())
-    assert kept + stage.record["set_aside"] == rows
     judged(stage)

@@ -43,20 +43,6 @@ def test_every_row_ends_in_its_place_whatever_comes_first(server: Server, tmp_pa
     assert server.asked["/status/404"] == 1
 
 
-def test_a_second_run_asks_nothing(server: Server, tmp_path: Path) -> None:
-    paths = ["ok/1", "status/404", "status/500", "large", "cut/9", "to//ok/2"]
-    addresses = [server.url(path) for path in paths]
-    first = download(tmp_path, addresses, limits())
-    asked = dict(server.asked)
-    assert asked["/status/500"] == asked["/cut/9"] == first[1][2].attempts == 3
-    assert (first[0][2], first[1][2].passing) == (Reason.HTTP_ERROR, True)
-    assert download(tmp_path, addresses, limits()) == first
-    assert dict(server.asked) == asked
-    download(tmp_path, addresses, limits(attempts=4))  # what may pass is tried again on demand
-    changed = {path for path, count in server.asked.items() if count != asked[path]}
-    assert changed == {"/status/500", "/cut/9"}
-
-
 def test_a_server_that_asks_for_a_long_rest_is_left_alone(server: Server, tmp_path: Path) -> None:
     ended, _ = download(tmp_path, [server.url("asks/3600")], limits(max_wait_s=0.05))
     assert ended == {0: Reason.HTTP_ERROR}

@@ -147,11 +147,6 @@ def test_a_bad_row_is_set_aside_and_named(
     assert len(good(found)) == len(found) - 1
 
 
-def test_a_mark_at_the_start_is_none_of_the_json(files: Files) -> None:
-    Path("marked.json").write_bytes(b'\xef\xbb\xbf[{"image": "a.jpg", "caption": "x"}]')
-    assert len(lists("captions", {"train": ["marked.json"]})) == 1
-
-
 def test_bad_files_are_named(files: Files) -> None:
     Path("cut.json").write_text("[{")
     files("object.json", {"a": 1})
