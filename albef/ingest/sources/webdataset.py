@@ -51,8 +51,8 @@ class Config(SplitFiles):
     def inputs(self) -> dict[str, Path]:
         """Return the shards of all splits, and the tables beside them if they are read."""
         shards = super().inputs()
-        tables = (shard.with_suffix(".parquet") for shard in shards.values() if self.statuses)
-        return shards | {str(table): table for table in tables}
+        beside = (shard.with_suffix(".parquet") for shard in shards.values() if self.statuses)
+        return shards | {str(table): table for table in beside}
 
 
 @dataclass(slots=True)
