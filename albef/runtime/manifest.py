@@ -14,6 +14,7 @@ from albef.preprocessing.transforms import MEAN, STD
 
 FORMAT = 4
 """Changes when an older runtime could no longer read the folder."""
+_READ = (3, FORMAT)  # all facts that 3 lacks have a default
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
@@ -156,7 +157,7 @@ def read(folder: Path) -> Manifest:
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version != FORMAT:
+    if version not in _READ:
         raise ExportError(
             f"{path} has format {version!r}; this version of albef reads {FORMAT}: export again"
         )

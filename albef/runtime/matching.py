@@ -50,6 +50,11 @@ class Matching(Model):
     extra_calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
 
     @property
+    def calls(self) -> frozenset[str]:
+        """What it can be asked; an export of format 3 does not know the temperature."""
+        return super().calls - ({"zero_shot"} if self.facts.itc_temperature is None else set())
+
+    @property
     def embed_dim(self) -> int:
         """E."""
         assert self.facts.embed_dim is not None
@@ -101,7 +106,8 @@ class Matching(Model):
             templates: texts with {} in place of the label; a class is the mean of what they make.
 
         Raises:
-            ValueError: there is no label, or a template has no place for it.
+            ValueError: there is no label, or a template has no place for it; or the export is of
+                format 3.
             ImageError: a picture cannot be decoded.
         """
         check_aligned(labels=labels)
@@ -116,7 +122,8 @@ class Matching(Model):
     def classify_features(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
         """The probabilities (n, C) of pictures (n, E), given the features of the classes'
         prompts (C * P, E), as :func:`albef.preprocessing.zero_shot.prompts` orders them."""
-        assert self.facts.itc_temperature is not None
+        if self.facts.itc_temperature is None:
+            raise ValueError("this export does not know its temperature; export the run again")
         return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:

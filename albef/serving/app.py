@@ -131,4 +131,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    body = getattr(request.scope["route"], "body_field", None)
+    needed = body and body.field_info.media_type
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if first["loc"][0] == "body" and sent != needed:
+        return Problem(415, f"send the body as {needed}").response()
     return invalid({**first, "loc": first["loc"][1:]}).response()

@@ -83,6 +83,7 @@ CODES = {
     408: ("slow_body", "the body did not arrive in time"),
     409: ("conflict", "what is asked does not go with what is there"),
     413: ("too_large", "the request is larger than the server takes"),
+    415: ("unsupported_media_type", "the body has another type than this call takes"),
     421: ("misdirected", "the server is asked under a name that it does not have"),
     422: ("invalid", "a value is missing or wrong"),
     429: ("busy", "the queue is full"),
@@ -94,7 +95,7 @@ CODES = {
 _TYPES = {401: "authentication", 403: "permission", 429: "rate_limit"}
 ANY = (401, 403, 421, 500, 503, 504)
 """Statuses that every call may have."""
-BODY = (400, 408, 413, 422)
+BODY = (400, 408, 413, 415, 422)
 """Statuses of a call that takes a body."""
 _RETRY_AFTER = {
     "Retry-After": {

@@ -39,8 +39,7 @@ class Limits:
         queue: most items that wait for one kind of computation.
         batch: most items that are computed at once.
         wait: seconds that an item may wait for others to share its batch, under load.
-        header_seconds: for a request's headers to arrive.
-        body_seconds: for its body.
+        body_seconds: for a request's body to arrive.
         seconds: for its answer, once the body is there.
         grace: for accepted work to finish when the server is told to stop.
         cache: bytes of image states kept for re-ranking.
@@ -56,7 +55,6 @@ class Limits:
     queue: int = 256
     batch: int = 8
     wait: float = 0.004
-    header_seconds: float = 10
     body_seconds: float = 30
     seconds: float = 30
     grace: float = 30

@@ -88,6 +88,16 @@ def test_a_wrong_manifest_is_refused(copy: Path) -> None:
             albef.runtime.load(copy)
 
 
+def test_the_format_before_is_read_though_it_has_no_temperatures(copy: Path) -> None:
+    change(copy, lambda m: m.update(format=3))
+    change(copy, lambda m: [m["model"].pop(name) for name in ("temperature", "itc_temperature")])
+    old = albef.runtime.load(copy)
+    assert old.facts.temperature == 1
+    assert old.calls == {"embed_image", "embed_text", "match"}
+    with pytest.raises(ValueError, match="export the run again"):
+        old.zero_shot([], ["a dog"])
+
+
 def test_a_graph_whose_weights_lie_elsewhere_is_refused(copy: Path) -> None:
     graph = copy / manifest.graph_file("float32", "matcher")
     model = onnx.load(graph)

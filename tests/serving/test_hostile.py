@@ -106,7 +106,7 @@ def test_hostile_json(retrieval: Running) -> None:
         assert error(answer)[0] == status, content[:80]
     for kind in ({"content-type": "text/plain"}, {}):
         answer = retrieval.client.post("/v1/embed/texts", content=b'{"texts": []}', headers=kind)
-        assert error(answer)[0] == 422
+        assert error(answer)[0] == 415
         assert "application/json" in answer.json()["error"]["message"]
 
 
@@ -125,7 +125,7 @@ def test_hostile_forms(retrieval: Running) -> None:
         (FIELD % (b"image", b"text") + b"--x--\r\n", FORM, 422),
         (FIELD % (b"text", b"a") * 2000 + b"--x--\r\n", FORM, 400),
         (FIELD % (b"text", b"a" * 2_000_000) + b"--x--\r\n", FORM, 400),
-        (b"a=b", "application/x-www-form-urlencoded", 422),
+        (b"a=b", "application/x-www-form-urlencoded", 415),
     ):
         headers = {"content-type": kind}
         answer = retrieval.client.post("/v1/match", content=content, headers=headers)
