@@ -90,14 +90,6 @@ def test_a_call_of_another_kind_is_told(model: Matching) -> None:
         model.aks(["a.png"], ["what?"])
 
 
-def test_many_texts_of_one_picture_are_scored_as_each_alone(
-    model: Matching, pictures: list[bytes]
-) -> None:
-    together = model.match_logits([pictures[1]] * 4, CAPTIONS)
-    alone = np.concatenate([model.match_logits([pictures[1]], [text]) for text in CAPTIONS])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
 def test_a_class_is_the_mean_of_its_prompts(model: Matching, pictures: list[bytes]) -> None:
     labels, templates = ["a dog", "an apple", "three frogs"], ["{}", "only {} and nothing else"]
     weights = [model.embed_text([t.format(label) for t in templates]).mean(0) for label in labels]

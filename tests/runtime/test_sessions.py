@@ -35,15 +35,6 @@ def test_a_provider_that_is_not_there_is_refused(tiny_export: Path) -> None:
         albef.runtime.load(tiny_export, providers=[])
 
 
-@pytest.mark.skipif(
-    sessions._has_cuda() or sessions.CUDA not in ort.get_available_providers(),
-    reason="needs onnxruntime-gpu on a machine without a GPU",
-)
-def test_cuda_without_a_gpu_is_refused(tiny_export: Path) -> None:
-    with pytest.raises(ExportError, match="there is no NVIDIA driver here"):
-        albef.runtime.load(tiny_export, providers=[sessions.CUDA])
-
-
 def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     sessions._check_provider(sessions.CUDA, sessions.CUDA, explicit=True)
     with pytest.raises(ExportError, match="CUDAExecutionProvider does not work here"):
@@ -108,10 +99,9 @@ def test_a_card_answers_as_the_processor_does(
         np.testing.assert_allclose(asked(card, pictures), expected, atol=1e-3)
 
 
+@NEEDS_CUDA
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("provider", [sessions.CPU, pytest.param(sessions.CUDA, marks=NEEDS_CUDA)])
-def test_attention_is_computed_where_it_is_asked_for(
-    provider: str,
+def test_attention_is_computed_on_the_card(
     precision: Precision,
     tiny_export: Path,
     pictures: list[bytes],
@@ -119,7 +109,6 @@ def test_attention_is_computed_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """ONNX Runtime 1.24 leaves it on the processor and says that the session runs on the card."""
-
     numbers = itertools.count()  # else those of the same second share a file
 
     class Profiled(ort.SessionOptions):  # type: ignore[misc]
@@ -129,20 +118,19 @@ def test_attention_is_computed_where_it_is_asked_for(
             self.profile_file_prefix = str(tmp_path / f"profile-{next(numbers)}-")
 
     folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
-    model = albef.runtime.load(folder)
     graphs = manifest.read(folder).graphs
     for graph in graphs if precision == "float16" else ():
         convert(folder, graph, precision)
+    model = albef.runtime.load(folder)
     monkeypatch.setattr(ort, "SessionOptions", Profiled)
-    providers = list(dict.fromkeys([provider, sessions.CPU]))
-    model.backend = sessions.Sessions(folder, precision, graphs, providers)
+    model.backend = sessions.Sessions(folder, precision, graphs, [sessions.CUDA, sessions.CPU])
     asked(model, pictures)
     computed = set()
     for session in model.backend._sessions.values():
         for event in json.loads(Path(session.end_profiling()).read_text()):
             if event.get("args", {}).get("op_name") == "Attention":
                 computed.add(event["args"]["provider"])
-    assert computed == {provider}
+    assert computed == {sessions.CUDA}
 
 
 def test_no_onnx_runtime_and_two_are_a_sentence(tmp_path: Path) -> None:

@@ -192,9 +192,7 @@ def test_says_what_it_serves_and_how_it_is(
 
 
 def test_the_page_and_no_other_file_is_shown(retrieval: Running) -> None:
-    page = retrieval.client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert retrieval.client.get("/").headers["content-type"].startswith("text/html")
     for path in ("/../pyproject.toml", "/%2e%2e/app.py", "/web/index.html", "/docs", "/redoc"):
         assert retrieval.client.get(path).status_code == 404
 
@@ -315,24 +313,18 @@ def test_metrics_tell_how_far_traffic_is_from_validation_data(
         def drift(what: str) -> float:
             return server.metric("albef_drift", run="retrieval", what=what)
 
-        def send(texts: list[str]) -> None:
-            for _ in range(4):
-                server.client.post("/v1/embed/texts", json={"texts": texts * (32 // len(texts))})
-
-        send(list(CAPTIONS))
-        near = drift("words")
-        assert near < 0.2
-        assert drift("unknown") < 0.1
-        assert np.isnan(drift("width"))
-        send(
-            ["only 7 \u2603 \u2603 \u2603 here, and many more words than any caption has got " * 3]
-        )
-        assert drift("words") > 5 * near
-        assert drift("unknown") > 0.5
         sent = {"files": parts("image", pictures[:1]), "data": {"text": [*CAPTIONS] * 8}}
         for _ in range(4):
             assert server.client.post("/v1/match", **sent).is_success
+        near = drift("words")
+        assert near < 0.2
         assert drift("confidence") >= 0
+        assert np.isnan(drift("width"))
+        texts = ["only 7 \u2603 \u2603 \u2603, and more words than any caption has got " * 3] * 32
+        for _ in range(4):
+            server.client.post("/v1/embed/texts", json={"texts": texts})
+        assert drift("words") > 5 * near
+        assert drift("unknown") > 0.5
         assert b"squid" not in server.client.get("/metrics").content
 
 

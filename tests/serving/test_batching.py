@@ -92,20 +92,6 @@ def test_the_oldest_goes_with_those_of_like_length() -> None:
     assert [sorted(map(len, batch)) for batch in run(go)] == [[1], [12, 15, 20], [1, 1]]
 
 
-def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:
-    async def go(batcher: Asked, compute: Upper) -> None:
-        (rest,) = await batcher.ask("12345678")
-        with pytest.raises(Problem, match="8 items wait for things") as refused:
-            await batcher(["b"])
-        assert refused.value.status == 429
-        assert int(refused.value.headers["retry-after"]) >= 1
-        compute.let.release(4)
-        await rest
-        assert await batcher(["b"]) == ["B"]
-
-    run(go)
-
-
 def test_more_than_can_be_computed_in_time_is_refused() -> None:
     async def go(batcher: Asked, compute: Upper) -> None:
         await asyncio.sleep(0.1)  # which the first takes

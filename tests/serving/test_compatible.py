@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from openai import (
     APIStatusError,
-    AuthenticationError,
     NotFoundError,
     OpenAI,
     UnprocessableEntityError,
@@ -102,19 +101,6 @@ def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
         assert caught.value.code == detail["code"]
 
 
-def test_a_token_is_openais_key(tiny_export: Path) -> None:
-    token = "abcdefghijklmnopqrst"
-    with (
-        running([tiny_export], tokens=[token]) as server,
-        openai(server, token) as known,
-        openai(server) as unknown,
-    ):
-        assert len(known.embeddings.create(model="retrieval", input="a").data) == 1
-        with pytest.raises(AuthenticationError) as caught:
-            unknown.embeddings.create(model="retrieval", input="a")
-    assert caught.value.code == "unauthorized"
-
-
 def test_pictures_and_texts_are_ranked_by_matching(
     everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
@@ -142,19 +128,3 @@ def test_what_matching_cannot_rank_is_refused(everything: Running, pictures: lis
         assert "compare embeddings" in answer.json()["error"]["message"]
     sent = {"query": "a", "documents": [{"image": "http://127.0.0.1/a.png"}]}
     assert error(everything.client.post("/v1/rerank", json=sent)) == (422, "invalid")
-
-
-def test_a_vector_database_takes_its_embeddings(
-    client: OpenAI, everything: Running, pictures: list[bytes]
-) -> None:
-    pytest.importorskip("chromadb")  # 300 MB with what it needs, an ONNX Runtime among it
-    import chromadb
-    from chromadb.utils.embedding_functions import OpenAIEmbeddingFunction
-
-    embed = OpenAIEmbeddingFunction(
-        api_key="none", model_name="retrieval", api_base=f"{client.base_url}"
-    )
-    collection = chromadb.EphemeralClient().create_collection("zoo", embedding_function=embed)
-    collection.add(ids=[f"{i}" for i in range(6)], documents=[uri(each) for each in pictures])
-    found = collection.query(query_texts=[uri(pictures[3])], n_results=1)
-    assert found["ids"] == [["3"]]

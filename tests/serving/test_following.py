@@ -3,9 +3,7 @@
 import gc
 import itertools
 import json
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -15,17 +13,16 @@ from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import pytest
 
 import albef
 from albef.io import file_digest
-from albef.runtime.manifest import NAME, graph_file
+from albef.runtime.manifest import NAME
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from tests.data.toy import picture
 from tests.flows.shop import alter
-from tests.serving.running import PATIENCE, Running, parts, running, serving, wait_until
+from tests.serving.running import PATIENCE, Running, parts, running, wait_until
 
 TEXT = "two apples above a squid"
 CLIENTS = 8
@@ -156,56 +153,6 @@ def test_what_cannot_be_served_changes_nothing(
             assert served(server) == first
             sent = parts("image", pictures)
             assert server.client.post("/v1/embed/images", files=sent).json()["model"] == first
-
-
-@pytest.mark.slow
-def test_memory_returns_after_each_of_ten_swaps(
-    exports: dict[str, Path], tmp_path: Path, pictures: list[bytes]
-) -> None:
-    """What a process holds is less than one more model beside that which it serves."""
-    size = 2**27
-    for folder in exports.values():
-        grow(folder, size)
-    link, folders = tmp_path / "link", list(exports.values())
-    lead(link, folders[0])
-    options = ["--follow", "600", "--port", "0", "--indexes", f"{tmp_path / 'indexes'}"]
-    with (
-        serving("-m", "albef.cli", "serve", link, *options, cwd=tmp_path) as (process, address),
-        httpx.Client(base_url=address, timeout=PATIENCE) as client,
-    ):
-
-        def number(name: str) -> float:
-            page = client.get("/metrics").text
-            return float(re.findall(rf"^{re.escape(name)} (.*)$", page, re.MULTILINE)[0])
-
-        def ask() -> None:
-            client.post("/v1/embed/texts", json={"texts": [TEXT]}).raise_for_status()
-
-        client.put("/v1/indexes/zoo")
-        client.post("/v1/indexes/zoo/images", files=parts("image", pictures))
-        ask()
-        before = number("process_resident_memory_bytes")
-        assert before > size
-        for i in range(10):
-            lead(link, folders[(i + 1) % 2])
-            process.send_signal(signal.SIGHUP)
-            wait_until(lambda i=i: number('albef_looks_total{outcome="replaced"}') > i)
-            ask()
-            wait_until(lambda: number("process_resident_memory_bytes") < before + size)
-
-
-def grow(folder: Path, size: int) -> None:
-    """Let the graph of texts have so many bytes of words that no text has."""
-    manifest = json.loads((folder / NAME).read_text())
-    name = graph_file("float32", "text_encoder")
-    model = onnx.load(folder / name)
-    (table,) = [each for each in model.graph.initializer if "word" in each.name]
-    words = onnx.numpy_helper.to_array(table)
-    more = np.random.default_rng(0).random((size // words[0].nbytes, words.shape[1]), words.dtype)
-    table.CopyFrom(onnx.numpy_helper.from_array(np.concatenate([words, more]), table.name))
-    (folder / name).write_bytes(model.SerializeToString())
-    manifest["files"][name] = file_digest(folder / name)
-    (folder / NAME).write_text(json.dumps(manifest))
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_bodies_are_read_whole_and_bounded_at_once() -> None:
     asyncio.run(one_after_the_other())
 
 
-def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
+def test_a_client_that_waits_too_long_or_leaves_has_its_work_given_up() -> None:
     given_up = 0
 
     async def work(scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,40 +138,11 @@ def test_a_client_that_leaves_or_waits_too_long_has_its_work_given_up() -> None:
             given_up += 1
             raise
 
-    metrics = Metrics()
-    assert refused(Admission(work, Limits(seconds=0.01), metrics)) == 504
-    patient = Admission(work, Limits(), metrics)
-    with pytest.raises(ClientGoneError):
-        asyncio.run(ask(patient, b"a", b"b", leaves=True))
-    assert given_up == 2
-    with pytest.raises(ClientGoneError):  # before its body was whole
-        asyncio.run(ask(patient, whole=False, leaves=True))
-    with pytest.raises(IndexError):  # nothing was answered
-        asyncio.run(ask(Requests(patient, metrics, State()), leaves=True))
-    label = {"route": "other", "method": "POST", "status": "499"}
-    assert metrics.registry.get_sample_value("albef_requests_total", label) == 1
-
-
-def test_more_requests_than_slots_are_refused_but_for_probes() -> None:
-    metrics = Metrics()
-    slots = Admission(never, Limits(requests=1), metrics, spared=OPEN)
-
-    async def two() -> None:
-        first = asyncio.create_task(ask(slots))
-        await asyncio.sleep(0)
-        with pytest.raises(Problem) as problem:
-            await ask(slots)
-        assert problem.value.status == 503
-        assert problem.value.headers["retry-after"] == "1"
-        slots.app = count
-        assert (await ask(slots, path="/healthz")).status == 200, "a full server is alive"
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        assert (await ask(slots)).status == 200
-
-    asyncio.run(two())
-    label = {"reason": "requests"}
-    assert metrics.registry.get_sample_value("albef_refused_total", label) == 1
+    assert refused(Admission(work, Limits(seconds=0.01), Metrics())) == 504
+    for whole in (True, False):
+        with pytest.raises(ClientGoneError):
+            asyncio.run(ask(Admission(work, Limits(), Metrics()), whole=whole, leaves=True))
+    assert given_up == 2, "one was gone before its work began"
 
 
 def test_one_client_takes_no_more_places_than_its_token_has() -> None:

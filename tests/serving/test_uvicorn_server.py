@@ -76,15 +76,6 @@ def test_long_and_broken_headers_are_refused(server: Running) -> None:
             assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
 
 
-def test_a_client_that_is_refused_while_it_sends_sees_why(tiny_export: Path) -> None:
-    with running([tiny_export], Limits(body=20_000)) as server:
-        parts = (b"x" * 1000 for _ in range(25))
-        headers = {"content-type": "multipart/form-data; boundary=x"}
-        answer = server.client.post("/v1/embed/images", content=parts, headers=headers)
-        assert error(answer) == (413, "too_large")
-        assert server.metric("albef_held_bytes") == 0
-
-
 def test_a_busy_server_answers_and_refuses_what_its_queue_does_not_hold(server: Running) -> None:
     busy = Busy(server)
     first = busy.post()

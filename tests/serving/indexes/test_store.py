@@ -24,17 +24,6 @@ def test_no_name_reaches_the_file_system(tmp_path: Path) -> None:
     store.close()
 
 
-def test_an_index_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
-    for folder in (None, tmp_path):
-        store = Store(folder)
-        store.create(ZOO).add(SPACE, entries(vectors(2)))
-        assert len(store.create(ZOO)) == 2
-        assert [index.about for index in store.all()] == [ZOO]
-        store.delete("zoo")
-        assert store.all() == []
-        store.close()
-
-
 def test_another_process_may_replace_an_index(tmp_path: Path) -> None:
     one, other = Store(tmp_path), Store(tmp_path)
     one.create(ZOO).add(SPACE, entries(vectors(3)))
