@@ -3,19 +3,23 @@
 Any number of processes and workers, and a start in the middle of an epoch, give the same
 micro-batches bit by bit: the order is a permutation from (seed, epoch), and what is random in a
 micro-batch comes from (seed, epoch, its number).
+
+They are made by a pipeline of webdataset: numbers of micro-batches, split among the workers, and
+our stage, which reads their records by place and collates them.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from albef.data.shards import Shards
-from albef.loading.pipeline import DamageCount, MicroBatch, Pipeline, Reading
+from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
 from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Mixture, Sampler
-from albef.loading.workers import AHEAD, ahead
+from albef.loading.workers import AHEAD, in_workers, or_error
 
 WHOLE = Reading()
 """All of a split shuffled, and the first damaged record stops the training."""
@@ -124,11 +128,20 @@ class Loader:
         return iter(lambda: list(itertools.islice(micros, self._per_rank)), [])
 
     def _micro_batches(self, steps: range) -> Iterator[Batch]:
-        own = range(steps.start * self._per_rank, steps.stop * self._per_rank)
+        import webdataset as wds  # takes its time, and only training reads so
+
+        numbers = functools.partial(self._all_numbers, steps)
+        workers = min(self._workers, len(steps) * self._per_rank)
+        make = self._pipeline.make
+        pipeline = wds.DataPipeline(
+            numbers,
+            wds.split_by_worker,  # in turns, as torch asks its workers: so they come in order
+            wds.map(functools.partial(or_error, make) if workers else make),
+        )
         if 0 < self._workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
             self._sampler.share()
-        made = ahead(self._make, own, self._workers)
-        prefetcher = self._prefetcher(own)  # after the workers: a fork has no threads
+        made = in_workers(pipeline, workers) if workers else iter(pipeline)
+        prefetcher = self._prefetcher(numbers())  # after the workers: a fork has no threads
         try:
             for micro in made:
                 self.damage.add(micro.damaged)
@@ -139,19 +152,14 @@ class Loader:
             if prefetcher:
                 prefetcher.stop()
 
-    def _make(self, own: int) -> MicroBatch:
-        return self._pipeline.make(self._number(own))
+    def _all_numbers(self, steps: range) -> Iterator[int]:
+        return itertools.chain.from_iterable(map(self.numbers, steps))
 
-    def _number(self, own: int) -> int:
-        """The number of a micro-batch among all, of that among this process' own."""
-        step, inside = divmod(own, self._per_rank)
-        return self.numbers(step)[inside]
-
-    def _prefetcher(self, own: range) -> Prefetcher | None:
+    def _prefetcher(self, numbers: Iterator[int]) -> Prefetcher | None:
         """What fetches the shards of the next window, where there is a store."""
         files = self._pipeline.shards.files
         if files.cache is None:
             return None
         sampler = self._sampler.alone()
-        names = (sampler.shards_of(self._number(each)) for each in own)
+        names = map(sampler.shards_of, numbers)
         return Prefetcher(files, names, max(1, sampler.per_window * self._per_rank // self._micros))

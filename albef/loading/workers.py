@@ -27,12 +27,21 @@ def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> 
     """
     if not workers or len(parts) < 2:
         return map(make, parts)
+    return in_workers(_Items(make, parts), min(workers, len(parts)))
+
+
+def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
+    """The items of a dataset in order, made by so many processes, which start at once.
+
+    Raises:
+        ValueError, OSError: an item is this error (:func:`or_error`).
+    """
     methods = multiprocessing.get_all_start_methods()
     loader = DataLoader(
-        _Items(make, parts),
+        dataset,
         batch_size=None,  # an item is a batch
         collate_fn=_as_it_is,
-        num_workers=min(workers, len(parts)),
+        num_workers=workers,
         prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
         # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
@@ -59,8 +68,16 @@ def _drain(items: Any) -> Iterator[Any]:
             worker.kill()
 
 
+def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:
+    """What is made of a part, or the error, which is raised where it is asked for."""
+    try:
+        return make(part)
+    except (ValueError, OSError) as error:
+        return error
+
+
 class _Items(Dataset[Any]):
-    """What is made of each part, or the error, which is raised where it is asked for."""
+    """What is made of each part, or the error."""
 
     def __init__(self, make: Callable[[Any], Any], parts: Sequence[Any]) -> None:
         self._make, self._parts = make, parts
@@ -69,10 +86,7 @@ class _Items(Dataset[Any]):
         return len(self._parts)
 
     def __getitem__(self, i: int) -> Any:
-        try:
-            return self._make(self._parts[i])
-        except (ValueError, OSError) as error:
-            return error
+        return or_error(self._make, self._parts[i])
 
 
 def _as_it_is(item: Any) -> Any:
