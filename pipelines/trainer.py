@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,11 +25,13 @@ from albef.tasks.task import RunConfig, Table, Task, TrainingConfig
 from albef.training.loop import LOG, Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.state import kept
-from albef.training.tracking import at_chance, progress
+from albef.training.tracking import progress
 from pipelines.stage import Stage, verified_digest
 
 TRIAL = "trial.json"
 """In the scratch folder of a training that a trial of a search has finished: which one, and how."""
+CLEAR = 1.1
+"""Times chance that a metric has to reach to be above it."""
 log = logging.getLogger("albef")
 
 
@@ -173,7 +176,7 @@ def _judge(task: Task, table: Table, when: str) -> dict[str, float]:
     """Score a validation; one that is no better than guessing is warned of."""
     metrics, chance = task.score(table), task.chance(table)
     log.info("%s, %s %.2f", when, task.primary, metrics[task.primary])
-    if at_chance(metrics, chance, task.primary):
+    if metrics[task.primary] <= CLEAR * chance.get(task.primary, -math.inf):
         log.warning(
             "%s: %s is no better than guessing (%.2f): it has learned nothing yet; look at the "
             "data, the learning rate and the start",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from albef.distributed import World, joined, launched, world
+from albef.distributed import joined
 from albef.loading.reading import Part
 from tests.conftest import CAPTIONS, KINDS, free_port, tiny_task
 from tests.data import toy
@@ -157,14 +157,3 @@ def test_any_number_of_processes_and_workers_evaluate_to_the_same_bytes(
     assert len(alone) == 3 * len(KINDS) + 2
     for found in (*together(2, pictures, workers=2), *together(3, pictures)):
         assert found == alone
-
-
-def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    assert not launched()
-    assert world() == World(0, 1)
-    one = torch.nn.Linear(1, 1)
-    assert World().parallel(one) is one
-    features = {"loss": torch.tensor(1.0), "feat": torch.ones(2, 3)}
-    assert [list(part) for part in World().all_gather([features])] == [["feat"]]
-    assert World().broadcast(lambda: "x") == "x"

@@ -94,20 +94,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{folder} is no checkpoint: {name} is missing (`dvc pull`, or train it)"
             )
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        kind, model = config["kind"], config["model"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}") from None
+    config = json.loads((folder / CONFIG).read_text())
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: format {config.get('format')} is not {FORMAT}")
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
-    sizes = validate(ModelConfig, model, where=str(folder / CONFIG), key="model")
+    sizes = validate(ModelConfig, config["model"], where=str(folder / CONFIG), key="model")
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
-    return Checkpoint(folder, kind, sizes, config, tensors, tokenizer)
+    return Checkpoint(folder, config["kind"], sizes, config, tensors, tokenizer)
 
 
 def load_strict(

@@ -3,7 +3,6 @@ training on pairs, as retrieval and grounding do.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple, Self
@@ -131,7 +130,7 @@ class Matched(NamedTuple):
 
 
 class MatchingTask(Task):
-    """A model with an ITM head, whose loss is that of one true pair among three at chance.
+    """A model with an ITM head.
 
     Attributes:
         model: the student.
@@ -139,7 +138,6 @@ class MatchingTask(Task):
     """
 
     surface: ClassVar[str] = "matching"
-    chance_losses: ClassVar[Mapping[str, float]] = {"itm": math.log(3) - 2 / 3 * math.log(2)}
     exchanges: Tensor
     """(K, V): for each way to exchange words, what each token becomes."""
     itc: bool = True

@@ -186,8 +186,6 @@ class Task(nn.Module, ABC):
     :mod:`albef.export.graphs` has the graphs of; "" has no use of its own and is not exported."""
     workers: int = 0
     """Processes that read and decode the pictures of :meth:`read` ahead; 0 does it in this one."""
-    chance_losses: ClassVar[Mapping[str, float]] = {}
-    """What a model that guesses would have of some of its losses, by name."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from albef.training.mirror import Mirror
 from albef.training.optim import OPTIMIZERS, rate
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
-from albef.training.tracking import ChanceWatch, Progress, Tracker, append_log
+from albef.training.tracking import Progress, Tracker, append_log
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
@@ -117,7 +117,6 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.processes = world()
         self.state = TrainingState(setup.folder, setup.mirror)
-        self.watch = ChanceWatch(task.chance_losses)
         self.tracker: Tracker | None = None  # of the first process
         self.total = config.epochs * loader.steps_per_epoch
         self.start = self.done = 0  # steps
@@ -285,7 +284,6 @@ class Trainer:
         self.sums = {}
         if not self.tracker:
             return
-        self.watch.point(self.done, self.means)
         values = {n if n in GAUGES else f"train/{n}": v for n, v in self.means.items()}
         gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))

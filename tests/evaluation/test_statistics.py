@@ -62,11 +62,6 @@ def test_parts_count_alike_whatever_their_sizes() -> None:
     assert (found.low, found.high) == (0.5, 0.5)
 
 
-def test_what_is_above_or_below_zero_has_a_sign() -> None:
-    signs = {(0.1, 2): 1, (-2, -0.1): -1, (-1, 1): 0, (0, 1): 0}
-    assert {ends: Interval(*ends).sign for ends in signs} == signs
-
-
 def test_one_seed_has_no_interval_and_three_have_students() -> None:
     assert spread([5.0]).interval is None
     found = spread([1.0, 2.0, 3.0])

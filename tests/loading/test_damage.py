@@ -3,8 +3,7 @@
 import contextlib
 import functools
 import logging
-import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,54 +40,11 @@ def shard_of(folder: Path, record: int) -> tuple[Path, int]:
     return folder / "shards" / row["shard"], row["offset"]
 
 
-def change(folder: Path, record: int, edit: Callable[[tarfile.TarInfo], object]) -> None:
-    """Change the header that stands before a picture, with a right checksum."""
-    path, offset = shard_of(folder, record)
-    content = bytearray(path.read_bytes())
-    info = tarfile.TarInfo.frombuf(bytes(content[offset - 512 : offset]), "utf-8", "strict")
-    edit(info)
-    content[offset - 512 : offset] = info.tobuf(tarfile.USTAR_FORMAT)[:512]
-    path.write_bytes(content)
-
-
 def flip(folder: Path, record: int) -> None:
     path, offset = shard_of(folder, record)
     content = bytearray(path.read_bytes())
     content[offset + 1000] ^= 1
     path.write_bytes(content)
-
-
-def header(**values: object) -> Callable[[Path, int], None]:
-    """What gives the header before a picture other values."""
-
-    def edit(info: tarfile.TarInfo) -> None:
-        for name, value in values.items():
-            setattr(info, name, value)
-
-    return lambda folder, record: change(folder, record, edit)
-
-
-HOSTILE: dict[str, tuple[Callable[[Path, int], None], str]] = {
-    "a pickle": (header(name="toy-0003.pyd"), "the member 'toy-0003.pyd' stands"),
-    "another record": (header(name="toy-0004.png"), "the member 'toy-0004.png' stands"),
-    "a way out": (header(name="../{0}"), "the member '../{0}' stands"),
-    "a symbolic link": (header(type=tarfile.SYMTYPE), "a link, folder or device stands"),
-    "another size": (header(size=17), "a member of 17 bytes stands, not"),
-    "a flipped bit": (flip, r"is damaged at toy-0003: run the stage ingest@toy"),
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_picture_is_taken_only_where_index_and_tar_agree(data: Path, kind: str) -> None:
-    edit, said = HOSTILE[kind]
-    edit(data, 3)
-    shards = Shards(data, "train")
-    with pytest.raises(Damaged) as caught:
-        shards[3]
-    assert said in str(caught.value)
-    assert (caught.value.shard, caught.value.key) == ("toy-00000.tar", "toy-0003")
-    assert shards[2] == toy.noisy(2)
-    assert shards[4] == toy.noisy(4)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +132,6 @@ def test_ranks_read_what_one_process_reads(data: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_many_damaged_records_stop_the_training(data: Path) -> None:
-    workers = 2
     flip(data, 3)
     said = (
         r"toy-00000\.tar is damaged at toy-0003; that makes 1 damaged of the 24 records of toy, "
@@ -184,27 +139,24 @@ def test_too_many_damaged_records_stop_the_training(data: Path) -> None:
         r"ingest@toy, or dvc checkout, to get it back, or allow more$"
     )
     with pytest.raises(ShardError, match=said):
-        ids(loader(data, taking(0), workers))
+        ids(loader(data, taking(0), 2))
     flip(data, 17)
     with pytest.raises(ShardError, match=r"makes 2 damaged of the 24 .*_records\.toy 0\.05 allows"):
-        ids(loader(data, taking(0.05), workers))
-    assert len(ids(loader(data, taking(0.1), workers))) == 12
+        ids(loader(data, taking(0.05), 2))
+    assert len(ids(loader(data, taking(0.1), 2))) == 12
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(("kind", "workers"), [("missing", 2), ("unreadable", 0)])
-def test_a_shard_that_cannot_be_read_is_named_once(
-    data: Path, kind: str, workers: int, caplog: pytest.LogCaptureFixture
+def test_a_shard_that_is_not_there_is_named_once(
+    data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     path, _ = shard_of(data, 0)
     own = read_index(data)["shard"].to_pylist().count(path.name)
     path.unlink()
-    if kind == "unreadable":
-        path.symlink_to(path)
     with pytest.raises(ShardError, match=r"makes 1 damaged of the 4 .*_shards\.toy 0 allows"):
-        ids(loader(data, taking(1.0), workers))
-    one = loader(data, taking(0, 0.25), workers)
+        ids(loader(data, taking(1.0), 2))
+    one = loader(data, taking(0, 0.25), 2)
     found = ids(one)
     assert [len(micro) for micro in found] == [4] * 12
     assert min(i for micro in found for i in micro) == own  # the first ones are in that shard

@@ -91,19 +91,9 @@ def test_a_window_is_left_before_the_next_one_begins(folder: Path, window: int, 
         assert all(last[a] < shown.index(b) for a in own for b in opened[first + window :])
 
 
-def test_a_window_of_all_shards_is_none(folder: Path) -> None:
-    split = shards(folder)
-    orders = []
-    for window in (None, 10, 11, 3):
-        one = Loader(split, collate, 4, 4, 5, 0, reading=Reading(window))
-        orders.append([m["id"].tolist() for step in one.batches(0, 30) for m in step])
-    assert orders[0] == orders[1] == orders[2] != orders[3]
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers", [0, 2])
 def test_a_small_cache_fetches_each_shard_once_an_epoch(
-    folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "fetched"
     get = Store.get
@@ -117,8 +107,8 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
     plain = Loader(shards(folder), collate, 1, 1, 5, 0, reading=Reading(2))
     expected = [m["id"].item() for step in plain.batches(0, 2 * COUNT) for m in step]
     log.unlink(missing_ok=True)
-    split = shards(folder, limit=4 * 2**20, name=f"small-{workers}")
-    one = Loader(split, collate, 1, 1, 5, workers, reading=Reading(2))
+    split = shards(folder, limit=4 * 2**20, name="small")
+    one = Loader(split, collate, 1, 1, 5, 2, reading=Reading(2))
     assert [m["id"].item() for step in one.batches(0, 2 * COUNT) for m in step] == expected
     assert split.files.cache is not None
     kept = [path.stat().st_size for path in split.files.cache.folder.iterdir()]
@@ -127,20 +117,13 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
     assert 16 <= fetched <= 24  # ten shards, two epochs; fetched late, one may be fetched twice
 
 
-@pytest.mark.parametrize(
-    ("window", "said"),
-    [
-        (3, r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
-            r"runtime\.cache_gb 0\.0039\d?: set the training's window to at most 2 or raise"),
-        (None, r"all shards of toy, .* set the training's window to at most 2 or raise runtime"),
-    ],
-)  # fmt: skip
-def test_what_the_cache_cannot_hold_is_said_before(
-    folder: Path, window: int | None, said: str
-) -> None:
-    split = shards(folder, limit=4 * 2**20)
+def test_what_the_cache_cannot_hold_is_said_before(folder: Path) -> None:
+    said = (
+        r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
+        r"runtime\.cache_gb 0\.0039\d?: set the training's window to at most 2 or raise"
+    )
     with pytest.raises(ShardError, match=said):
-        Loader(split, collate, 4, 4, 5, 0, reading=Reading(window))
+        Loader(shards(folder, limit=4 * 2**20), collate, 4, 4, 5, 0, reading=Reading(3))
     with pytest.raises(ShardError, match=r"GiB, more than runtime\.cache_gb \S+: raise runtime"):
         Loader(shards(folder, limit=2**20), collate, 4, 4, 5, 0, reading=Reading(1))
 

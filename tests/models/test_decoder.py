@@ -4,10 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.models.decoder import log_likelihood, log_likelihoods, rank
+from albef.models.decoder import log_likelihood, log_likelihoods
 from albef.preprocessing.answers import answer_tree
-from tests.original import fixture
-from tests.reference.ranking import rank_answers
 from tests.tasks.test_vqa_parity import original_task
 
 ANSWERS = st.lists(st.lists(st.integers(6, 8), min_size=1, max_size=4), min_size=2, max_size=6)
@@ -36,19 +34,6 @@ def test_likelihoods_in_a_tree_are_those_of_each_answer(asked: list[list[list[in
     ours = log_likelihoods(decoder, ids.view(count, k, -1), mask.view(count, k, -1), question, seen)
     each = log_likelihood(decoder, decoder.states(ids, mask, question, seen), ids, mask)
     torch.testing.assert_close(ours, each.view(count, k), rtol=1e-5, atol=1e-5)
-
-
-@torch.no_grad()
-def test_ranked_as_with_a_copy_of_the_question_for_each_answer() -> None:
-    given = fixture("vqa")
-    torch.manual_seed(0)
-    states, mask = torch.randn(3, 7, 32), torch.ones(3, 7, dtype=torch.long)
-    mask[1, 5:] = 0
-    answers = given["inputs/answer_input_ids"], given["inputs/answer_attention_mask"]
-    ours = rank(TASK.answer_decoder, states, mask, *answers, 4)
-    theirs = rank_answers(TASK.answer_decoder, states, mask, *answers, 4)
-    assert torch.equal(ours[0], theirs[0])
-    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)
 
 
 TASK = original_task().eval()

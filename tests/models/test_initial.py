@@ -1,26 +1,11 @@
 """Weights that a model starts with when it has no pre-trained ones."""
 
-import pytest
 import torch
 
-from albef.models.fusion import FusionEncoder
 from albef.models.momentum import MomentumTwin
 from albef.models.text import TextEncoder
 from albef.models.vision import ImageConfig, ImageEncoder, sine_positions
 from tests.conftest import tiny_model
-
-
-def test_narrow_encoders_start_with_weights_as_large_as_their_width_asks() -> None:
-    torch.manual_seed(0)
-    sizes, width = tiny_model(), 48
-    image = sizes.image.model_copy(update={"width": width})
-    text = sizes.text.model_copy(update={"width": width, "intermediate": 4 * width})
-    expected = 0.02 * (768 / width) ** 0.5
-    blocks = ImageEncoder(image).vit.blocks
-    assert blocks[0].mlp.fc1.weight.std().item() == pytest.approx(expected, rel=0.05)
-    layer = FusionEncoder(text, width).layer[0]
-    for part in (layer.intermediate, layer.output):
-        assert part.dense.weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_positions_start_apart_and_alike_along_rows_and_columns() -> None:
@@ -55,9 +40,9 @@ def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere
             assert weights[0, 0] < 0.2
 
 
-@pytest.mark.parametrize(("width", "heads"), [(48, 2), (12, 4)])
-def test_a_token_starts_with_half_of_the_one_before_it(width: int, heads: int) -> None:
+def test_a_token_starts_with_half_of_the_one_before_it() -> None:
     torch.manual_seed(0)
+    width, heads = 48, 2
     sizes = tiny_model().text.model_copy(update={"width": width, "heads": heads})
     encoder = TextEncoder(sizes, 50)
     ids = torch.randint(1, 50, (64, 9))
@@ -65,8 +50,7 @@ def test_a_token_starts_with_half_of_the_one_before_it(width: int, heads: int) -
     parts = attention.self
     query, key = parts.split(parts.query(states)), parts.split(parts.key(states))
     weights = (query @ key.mT / (width // heads) ** 0.5).softmax(dim=-1).mean(dim=(0, 1))
-    if width // heads > 3:  # one angle turns too soon
-        assert torch.equal(weights[1:].argmax(dim=1), torch.arange(8))
+    assert torch.equal(weights[1:].argmax(dim=1), torch.arange(8))
     taken = attention.output.dense.weight @ parts.value.weight
     assert torch.equal(taken, torch.eye(width) / 2)
 

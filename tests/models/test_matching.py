@@ -45,12 +45,6 @@ def test_chance_is_what_a_random_order_scores() -> None:
     assert abs(recalls(flat, flat)["r_mean"] - chance["r_mean"]) < 0.3
 
 
-def test_best_takes_k_of_each_row() -> None:
-    chosen = best(torch.tensor([[1.0, 3.0, 2.0]]), 2)
-    assert chosen.tolist() == [[False, True, True]]
-    assert best(torch.zeros(2, 3), 9).all()
-
-
 def test_recall_on_a_sparse_matrix_equals_the_original_where_nothing_is_tied() -> None:
     """The original ranks ties as its sort happens to; ours never better than that."""
     fixture = Path(__file__).parents[1] / "fixtures" / "text_and_schedule.json"

@@ -10,10 +10,8 @@ from albef.data.record import Record
 from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
 from albef.tasks import grounding
-from tests.conftest import ANSWERS, CAPTIONS, KINDS, save_task, tiny_task
+from tests.conftest import ANSWERS, CAPTIONS, save_task, tiny_task
 from tests.data.toy import picture
-
-KEPT = {"retrieval", "vqa", "vqa written", "entailment", "nlvr2"}
 
 
 def records_of(kind: str, pictures: list[bytes]) -> list[Record]:
@@ -39,7 +37,7 @@ def records_of(kind: str, pictures: list[bytes]) -> list[Record]:
     return records
 
 
-@pytest.mark.parametrize("kind", sorted(KEPT))
+@pytest.mark.parametrize("kind", ["retrieval", "vqa", "vqa written", "nlvr2"])
 def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: Path) -> None:
     own = {"answering": "generate", "beams": 3} if kind == "vqa written" else {}
     task = tiny_task(kind.split()[0], **own)
@@ -55,9 +53,8 @@ def test_the_same_table_as_the_task(kind: str, pictures: list[bytes], tmp_path: 
     assert len({str(row) for row in zip(*expected.values(), strict=True)}) > 5
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if type(tiny_task(kind)).judges])
-def test_it_judges_texts_as_the_task_does(kind: str, pictures: list[bytes], tmp_path: Path) -> None:
-    task, records = tiny_task(kind), records_of(kind, pictures)
+def test_it_judges_texts_as_the_task_does(pictures: list[bytes], tmp_path: Path) -> None:
+    task, records = tiny_task(), records_of("retrieval", pictures)
     model = model_of(load_checkpoint(save_task(task, tmp_path)))
     pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
     found = task.agreement(records, pairs, 32, model)

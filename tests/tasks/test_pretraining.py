@@ -10,7 +10,6 @@ from albef.config import read_preset, validate
 from albef.loading.reading import Batch
 from albef.losses.itm import Negatives
 from albef.losses.mlm import IGNORED
-from albef.preprocessing.transforms import Evaluate
 from albef.tasks import matching, pretraining
 from albef.tasks.pretraining import Task
 from albef.training.optim import adamw
@@ -107,26 +106,6 @@ def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() ->
             step()["loss"].backward()
         counts.append(counter.get_total_flops())
     assert counts[0] <= 0.87 * counts[1]
-
-
-def test_a_word_to_be_masked_that_is_no_token_is_named() -> None:
-    task = Task(config(0.4).model_copy(update={"masked_groups": (("nowhere",),)}), vocabulary())
-    with pytest.raises(ValueError, match="masked_groups: 'nowhere' is no token of the vocabulary"):
-        task.collate(Evaluate(48))
-
-
-def test_equal_texts_are_positives_of_batch_and_queue(drawn: list[Negatives]) -> None:
-    values = config(0.0).model_copy(update={"equal_texts": True})
-    torch.manual_seed(0)
-    task = Task(values, vocabulary()).train()
-    given = batch(4, 48, 12, 211, 3) | {"text_id": torch.tensor([7, 7, 8, 9])}
-    for _ in range(2):
-        task.begin_step()
-        task.end_step([task(given, 1.0)])
-    assert task.queue.ids[:8].tolist() == [7, 7, 8, 9] * 2
-    for negatives in drawn:  # the first two are no negatives of each other
-        assert {int(i) for i in negatives.text[:2]} <= {2, 3}
-        assert {int(i) for i in negatives.image[:2]} <= {2, 3}
 
 
 def test_a_frozen_image_encoder_is_its_own_twin() -> None:

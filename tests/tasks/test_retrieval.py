@@ -24,16 +24,13 @@ def batch(task: object) -> dict[str, Tensor]:
     return {"image": image, "ids": ids, "text_mask": mask, "image_id": own}
 
 
-@pytest.mark.parametrize("itc", [True, False])
-def test_without_itc_the_loss_is_that_of_matching_and_features_learn_nothing(itc: bool) -> None:
-    task = tiny_task(itc=itc).train()
-    task.zero_grad()
+def test_without_itc_the_loss_is_that_of_matching_and_features_learn_nothing() -> None:
+    task = tiny_task(itc=False).train()
     out = task(batch(task), 0.0)
-    expected = out["itm"] + out["itc"] if itc else out["itm"]
-    torch.testing.assert_close(out["loss"].detach(), expected)
+    torch.testing.assert_close(out["loss"].detach(), out["itm"])
     out["loss"].backward()
-    gradients = [task.model.image_proj.weight.grad, task.temperature.grad]
-    assert all((gradient is not None) is itc for gradient in gradients)
+    assert task.model.image_proj.weight.grad is None
+    assert task.temperature.grad is None
     assert task.itm_head.weight.grad is not None
 
 

@@ -52,20 +52,6 @@ def test_loss_and_gradients_equal_the_original(monkeypatch: pytest.MonkeyPatch) 
     original.compare_gradients(task, "text_assignment", FIXTURE, "")
 
 
-def test_the_pairs_equal_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(itm, "draw", lambda weights, generator: weights.argmax(1))
-    task = original_task()
-    neither, side = drawn(FIXTURE["inputs/rand_sequence"].tolist())
-    with torch.no_grad():
-        feat = task.model.image_feat(task.model.encode_image(FIXTURE["inputs/image"]))
-    own = torch.eye(4, dtype=torch.bool)
-    pairs = draw_pairs(feat @ feat.t() / 0.07, own, neither <= 1 / 3, side <= 0.5)
-    expected = FIXTURE["image_pairs"]
-    assert torch.equal(torch.stack([pairs.first, pairs.second], dim=1), expected)
-    assert torch.equal(pairs.label, FIXTURE["labels"])
-    assert pairs.valid.all()
-
-
 def test_the_other_pictures_are_others() -> None:
     torch.manual_seed(0)
     ids = torch.tensor([0, 0, 1, 2, 3, 4])

@@ -212,12 +212,9 @@ TABLE: Table = {
 }
 
 
-def test_without_annotators_an_answer_is_right_or_wrong() -> None:
+def test_an_answer_is_right_or_wrong_or_judged_by_annotators() -> None:
     made = task().score(TABLE)
     assert made == {"accuracy": 75.0, "accuracy_count": 50.0, "accuracy_yes_no": 100.0}
-
-
-def test_with_annotators_the_official_rules_count() -> None:
     table = {
         "answer": ["cat", "dog"],
         "truths": [["cat"], ["dog"]],
@@ -237,10 +234,7 @@ def test_chance_guesses_among_the_answers_of_a_type() -> None:
     assert task().chance(table) == {
         "accuracy": 75.0, "accuracy_count": 100.0, "accuracy_yes_no": 50.0
     }  # fmt: skip
-
-
-def test_chance_by_the_official_rules() -> None:
-    table: Table = {
+    table = {
         "answer": ["x", "x"],
         "truths": [["cat"], ["dog"]],
         "annotators": [["cat"] * 8 + ["dog"] * 2, ["dog"] * 5 + ["cow"] * 5],

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from albef.config import validate
-from albef.losses.answers import answer_losses
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.decoder import rank
-from albef.models.kernels import select
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks import pretraining
@@ -81,39 +79,6 @@ def test_loss_gradients_and_twin_equal_the_original(alpha: float) -> None:
     for name, tensor in after.items():
         torch.testing.assert_close(state[names[name]], tensor, **TOLERANCE, msg=name)
     original.compare_gradients(task, "vqa", FIXTURE, f"outputs/{key}/")
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_states_logits_and_the_loss_of_each_answer_equal_the_original(alpha: float) -> None:
-    task, key = original_task(alpha), f"distill_alpha{alpha:g}"
-    task.begin_step()
-    given, owner = batch(), torch.tensor([0, 0, 1, 2, 2, 2])
-    ids, mask = FIXTURE["inputs/answer_input_ids"], FIXTURE["inputs/answer_attention_mask"]
-    logits = {}
-    for which, model, decoder in (
-        ("", task.model, task.answer_decoder),
-        ("_m", task.model_m.model, task.answer_decoder_m.model),
-    ):
-        with torch.no_grad():
-            fused = fused_by(model)
-            question = select(decoder.question_key_values(fused), owner)
-            states = decoder.states(ids, mask, question, given["text_mask"][owner])
-            logits[which] = decoder.logits(states)
-        if not which:
-            told = given["text_mask"].bool()
-            torch.testing.assert_close(
-                fused[told], FIXTURE[f"outputs/{key}/question_last_hidden"][told], **TOLERANCE
-            )
-            expect(f"{key}/decoder_last_hidden", states)
-        expect(f"{key}/decoder_logits{which}", logits[which])
-    expect(
-        f"{key}/answer_loss_per_answer",
-        answer_losses(logits[""], ids, mask, logits["_m"] if alpha else None, alpha),
-    )
-
-
-def test_without_distillation_the_loss_equals_the_original() -> None:
-    expect("nodistill_loss", original_task(0.0)(batch(), epoch=1.0)["loss"])
 
 
 def test_the_ranking_equals_the_original() -> None:

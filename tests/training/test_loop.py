@@ -1,7 +1,6 @@
 """The train loop on a tiny real model and real shards."""
 
 import contextlib
-import errno
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from albef.loading.loader import Loader
 from albef.training.loop import NotFinite
-from albef.training.state import StateUnfit, TrainingState, kept
+from albef.training.state import TrainingState, kept
 from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
@@ -69,13 +68,13 @@ def curves(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.tsv"))}
 
 
-@pytest.mark.parametrize("kill_at", [1, 6, 9])
 def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
-    data: Path, tmp_path: Path, whole: Whole, kill_at: int
+    data: Path, tmp_path: Path, whole: Whole
 ) -> None:
     weights, folder = whole
-    with pytest.raises(Killed):
-        run(data, tmp_path, kill_at=kill_at)
+    for kill_at in (1, 6):  # before a state is saved, and after
+        with pytest.raises(Killed):
+            run(data, tmp_path, kill_at=kill_at)
     resumed = run(data, tmp_path)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     assert curves(folder) == curves(tmp_path)
@@ -96,11 +95,8 @@ def test_a_state_of_other_code_is_gone_on_with_and_warned_of(
     assert caplog.text.count("the code has changed") == 1  # a finished one is only published
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_frozen_encoders_keep_their_weights_in_student_and_twin(
-    data: Path, tmp_path: Path, optimizer: str
-) -> None:
-    values = {"freeze": ("image_encoder", "text_encoder"), "optimizer": optimizer}
+def test_frozen_encoders_keep_their_weights_in_student_and_twin(data: Path, tmp_path: Path) -> None:
+    values = {"freeze": ("image_encoder", "text_encoder"), "optimizer": "muon"}
     before = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
     whole = run(data, tmp_path / "whole", **values)
     frozen = {
@@ -172,29 +168,14 @@ def test_a_state_is_saved_after_a_time_where_steps_take_longer(data: Path, tmp_p
     assert [call.args[1] for call in save.call_args_list] == list(range(1, 13))
 
 
-def test_a_state_that_cannot_be_written_stops_the_training(data: Path, tmp_path: Path) -> None:
-    """It is written beside the steps that follow, so the next save or the end tells."""
-    full = OSError(errno.ENOSPC, "No space left on device")
-    with (
-        mock.patch("albef.training.state.sync", side_effect=full),
-        pytest.raises(OSError, match=r"the state of step .* cannot be written .* the last good"),
-    ):
-        train_toy(tiny(), data, tmp_path, every=5)
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".pt", ".part")]
-
-
-@pytest.mark.parametrize("kill_at", [None, 5, 8])
-def test_the_best_epoch_is_known_whenever_a_training_is_killed(
-    data: Path, tmp_path: Path, whole: Whole, kill_at: int | None
-) -> None:
+def test_the_best_epoch_is_known_after_a_kill(data: Path, tmp_path: Path, whole: Whole) -> None:
     def validate(epoch: int) -> dict[str, float]:
         return {"r_mean": (1.0, 3.0, 3.0, 2.0)[epoch - 1]}
 
     facts: dict[str, Any] = {}
     given = {"every": 2, "validate": validate, "facts": facts}
-    if kill_at:
-        with pytest.raises(Killed):
-            train_toy(tiny(publish="best"), data, tmp_path, dying(kill_at), **given)
+    with pytest.raises(Killed):
+        train_toy(tiny(publish="best"), data, tmp_path, dying(8), **given)
     train_toy(tiny(publish="best"), data, tmp_path, **given)
     assert facts["best_epoch"] == 2
     (best,), (second,) = (kept(place, [2]).values() for place in (tmp_path, whole[1]))
@@ -214,15 +195,6 @@ def test_a_best_epoch_that_is_overtaken_goes_once_no_state_names_it(
     assert [path.name[:11] for path in sorted(tmp_path.glob("epoch-*"))] == [
         f"epoch-{epoch:05d}" for epoch in (1, 4, 5, 6, 8)
     ]
-
-
-def test_a_best_epoch_that_is_damaged_stops_a_resume_at_once(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        train_toy(tiny(publish="best"), data, tmp_path, dying(8), every=2)
-    for path in tmp_path.glob("epoch-*"):
-        path.write_bytes(b"x")
-    with pytest.raises(StateUnfit, match="the kept weights of epoch"):
-        train_toy(tiny(publish="best"), data, tmp_path, every=2)
 
 
 def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is decayed; the learning rate by step, and the original's, against its own numbers."""
 
 import copy
+import itertools
 import json
 import math
 from pathlib import Path
@@ -8,15 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from albef.config import ParamsError
 from albef.losses.distill import ramp
 from albef.training.optim import Muon, adamw, cosine, original, orthogonalised, rate
 from tests.conftest import tiny_config, tiny_task
 
-VALUES = {"lr": 1e-3, "min_lr": 1e-5, "warmup_steps": 10}
 ORIGINAL: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "fixtures" / "text_and_schedule.json").read_text()
 )["schedules"]
@@ -78,21 +76,12 @@ def test_muon_moves_the_matrices_of_layers_and_goes_on_from_its_state() -> None:
 
 
 def test_warm_up_ends_at_the_base_rate_and_the_cosine_at_the_lowest() -> None:
-    assert math.isclose(cosine(9, 100, **VALUES), 1e-3)
-    assert math.isclose(cosine(10, 100, **VALUES), 1e-3)
-    assert math.isclose(cosine(55, 100, **VALUES), (1e-3 + 1e-5) / 2)
-    assert math.isclose(cosine(100, 100, **VALUES), 1e-5)
+    rates = [cosine(step, 100, lr=1e-3, min_lr=1e-5, warmup_steps=10) for step in (9, 10, 55, 100)]
+    assert rates == pytest.approx([1e-3, 1e-3, (1e-3 + 1e-5) / 2, 1e-5])
 
 
-@given(step=st.integers(0, 200), total=st.integers(1, 200), warmup=st.integers(0, 300))
-def test_the_rate_stays_within_its_bounds(step: int, total: int, warmup: int) -> None:
-    rate = cosine(min(step, total - 1), total, lr=1e-3, min_lr=1e-5, warmup_steps=warmup)
-    assert 1e-5 <= rate <= 1e-3 * (1 + 1e-12)
-
-
-@pytest.mark.parametrize("steps", [250, 5000])
-def test_the_staircase_equals_each_of_the_originals_trainings(steps: int) -> None:
-    for training in ORIGINAL.values():
+def test_the_staircase_equals_each_of_the_originals_trainings() -> None:
+    for steps, training in itertools.product((250, 5000), ORIGINAL.values()):
         values = training["yaml"]["schedular"]
         expected = training[f"iters_per_epoch_{steps}"]
         changes = {int(at): lr for at, lr in expected["lr_used_in_epoch0_by_iteration"].items()}
@@ -126,8 +115,5 @@ def test_the_schedule_is_a_value() -> None:
     assert rate(smooth, 50, 250) == pytest.approx(1e-5 + 9e-5 * 51 / 100)
     assert rate(stairs, 50, 250) == pytest.approx(1e-5)
     assert rate(stairs, 101, 250) == pytest.approx(1e-4)
-
-
-def test_the_originals_warm_up_has_whole_blocks() -> None:
     with pytest.raises(ParamsError, match="warmup_steps 250 is no multiple of 100"):
         tiny_config(schedule="original", warmup_steps=250)

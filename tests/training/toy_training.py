@@ -29,16 +29,15 @@ from tests.tasks.test_pretraining_parity import config
 
 AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
 SIZES = {"epochs": 2, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
-KINDS = ("retrieval", "frozen", "pretraining", "without_itc")
+KINDS = ("retrieval", "pretraining", "without_itc")
 
 
 def task_of(kind: str) -> Task:
     """A task; pre-training with dropout, and where it is without ITC, projections do not learn."""
     torch.manual_seed(3)
-    if kind in ("retrieval", "frozen"):
+    if kind == "retrieval":
         task: Any = tiny_task()
-        freeze = ("image_encoder", "text_encoder") if kind == "frozen" else ()
-        task.config = task.config.model_copy(update=SIZES | {"freeze": freeze})
+        task.config = task.config.model_copy(update=SIZES)
         return task
     values = config(0.4).model_copy(update=SIZES | {"itc": kind == "pretraining", "queue_size": 12})
     text = values.model.text.model_copy(update={"dropout": 0.1})
