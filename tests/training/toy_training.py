@@ -21,7 +21,6 @@ from albef.tasks import pretraining
 from albef.tasks.task import Task
 from albef.training.loop import Setup, Trainer
 from albef.training.mirror import Mirror
-from albef.training.state import TrainingState
 from albef.training.tracking import Progress
 from tests.conftest import tiny_task
 from tests.original import vocabulary
@@ -109,7 +108,7 @@ class Failed(Exception):
     """What one process meets alone."""
 
 
-PHASES = {"data": 1, "forward": 1, "backward": 1, "save": 0, "validate": 0}
+PHASES = {"backward": 1, "validate": 0}
 """Where a process may fail in a training, and which one does."""
 FAILED, LOST = 5, 6
 """Exit codes of that one, and of those that waited for it in vain."""
@@ -127,20 +126,8 @@ def fail(phase: str, data: Path, out: Path) -> None:
         if world().rank == PHASES[phase] and next(calls) == 2:
             raise Failed(phase)
 
-    def before(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **rest: (call(), function(*args, **rest))[1]
-
-    if phase == "data":
-        batches = Loader.batches
-        Loader.batches = lambda *args: (  # type: ignore[method-assign]
-            micros for micros in batches(*args) if call() is None
-        )
-    elif phase == "forward":
-        task.forward = before(task.forward)
-    elif phase == "backward":
+    if phase == "backward":
         task.temperature.register_hook(call)
-    elif phase == "save":
-        TrainingState.save = before(TrainingState.save)  # type: ignore[method-assign]
 
     def validate(epoch: int) -> dict[str, float]:
         if phase == "validate":
