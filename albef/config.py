@@ -22,6 +22,7 @@ from pydantic import (
 
 S = TypeVar("S", bound="Section")
 _FEW = 20  # names that a sentence lists
+_MAX_NODES = 100_000  # values of a file
 
 
 class ParamsError(ValueError):
@@ -103,21 +104,43 @@ def choose(section: S, choice: Mapping[str, float]) -> S:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML 1.2 file (as DVC reads it: ``1e-4`` is a number)."""
+    """Return the mapping in a YAML 1.2 file (as DVC reads it: ``1e-4`` is a number).
+
+    Raises:
+        ParamsError: the file is missing, damaged, no mapping, or of too many values.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    yaml = YAML(typ="safe", pure=True)
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text())
+        document = yaml.compose(path.read_text())
+        is_small = document is None or _count(document, {}) <= _MAX_NODES
+        values = yaml.constructor.construct_document(document) if document and is_small else None
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the root of the project") from None
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not is_small:
+        raise ParamsError(f"{path} holds more than {_MAX_NODES:,} values, its aliases written out")
     if not isinstance(values, dict):
         raise ParamsError(f"{path} must hold a mapping of sections")
     return values
+
+
+def _count(node: Any, counts: dict[int, int]) -> int:
+    """Count the values of a YAML node, with each alias written out.
+
+    A node within itself counts as too many. ``counts`` holds the nodes counted so far.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = _MAX_NODES + 1
+        parts = node.value if isinstance(node.value, list) else ()
+        inner = (n for part in parts for n in (part if isinstance(part, tuple) else [part]))
+        counts[id(node)] = 1 + sum(_count(n, counts) for n in inner)
+    return counts[id(node)]
 
 
 def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from pipelines.report import ReportConfig
 
 PROFILES = Path("profiles")
 """The folder of accepted profiles, which validation depends on."""
+_MAY_BE_EMPTY = {"curate", "report", "search", "validate"}
+"""Sections that must be in the file, as DVC asks for them, but need no value."""
 
 
 def _is_name(name: str) -> str:
@@ -87,6 +89,9 @@ def load(path: Path) -> Params:
     """
     where, errors = str(path), list[str]()
     values = read_preset(path)
+    for key in sorted(_MAY_BE_EMPTY - values.keys()):
+        errors.append(f"{where}: {key} is missing; write `{key}: {{}}` for none or its defaults")
+        values[key] = {}
     tasks: dict[str, Section] = {}
     runs = values.get("tasks")
     for name, run in runs.items() if isinstance(runs, Mapping) else ():

@@ -1,5 +1,6 @@
 """What a wrong value says."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,29 @@ def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("a: 1e-4\nb: on\n")
     assert read_yaml(path) == {"a": 1e-4, "b": "on"}
-    path.write_text("a: [1\n")
-    with pytest.raises(ParamsError, match="is not YAML"):
-        read_yaml(path)
-    for text in ("[" * 2000, "a: " + "9" * 5000):
+    for text, message in (
+        ("a: [1\n", "is not YAML"),
+        ("[" * 2000, "is not YAML"),
+        ("a: " + "9" * 5000, "is not YAML"),
+        ("", "must hold a mapping"),
+    ):
         path.write_text(text)
-        with pytest.raises(ParamsError, match="is not YAML"):
+        with pytest.raises(ParamsError, match=message):
             read_yaml(path)
     with pytest.raises(ParamsError, match="does not exist; run from the root"):
         read_yaml(tmp_path / "other.yaml")
+
+
+def test_aliases_count_as_the_values_that_they_stand_for(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("a: &a {x: 1}\nb: [*a, *a]\n")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": [{"x": 1}, {"x": 1}]}
+    bombs = ["a: &a [*a]"]
+    for form in ("[{}]", "{{<<: [{}]}}"):
+        pairs = itertools.pairwise("abcdefghijk")
+        nine = [f"{b}: &{b} " + form.format(", ".join([f"*{a}"] * 9)) for a, b in pairs]
+        bombs.append("\n".join(["a: &a {x: 1}", *nine]))
+    for text in bombs:
+        path.write_text(text)
+        with pytest.raises(ParamsError, match="holds more than 100,000 values, its aliases"):
+            read_yaml(path)

@@ -172,7 +172,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("pretrain.epoch", 3, "pretrain.epoch is not a known key; did you mean pretrain.epochs?"),
     ("tasks.retrieval.kind", "retreival", "retrieval"),
     ("tasks.retrieval.dataset", "scene", "scenes"),
-    ("curate", None, "params.yaml: curate is missing"),
+    ("curate", None, "params.yaml: curate is missing; write `curate: {}` for none or its"),
     ("curate", {"a": VIEW | {"dataset": "wep"}}, "curate.a.dataset: 'wep' is not one of the d"),
     ("curate", {"a": VIEW}, "curate.a.by: there is no checkpoint earlier: give the folder of"),
     ("curate", {"a": VIEW | {"threshold": 0.5}}, "give it either keep, a share, or threshold"),
