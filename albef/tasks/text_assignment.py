@@ -87,7 +87,7 @@ class Task(ClassTask):
         model, ids = self.model, batch["image_id"]
         states = model.encode_image(batch["image"])
         with torch.no_grad():
-            feat = model.image_feat(states)
+            feat = model.image_feat(states.detach())
         random = torch.rand(2, len(ids), device=ids.device)
         pairs = draw_pairs(
             feat @ feat.t() / TEMPERATURE,
