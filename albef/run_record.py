@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from albef.io import file_digest, read_json
 
@@ -82,13 +82,8 @@ def read(path: Path) -> RunRecord | None:
     Raises:
         ValueError: it is damaged.
     """
-    if (values := read_json(path)) is None:
-        return None
-    try:
-        return RunRecord.model_validate(values)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(f"{path}: {where} is damaged; run the stage again") from None
+    values = read_json(path)
+    return None if values is None else RunRecord.model_validate(values)
 
 
 def keep(record: Path) -> None:

@@ -39,6 +39,7 @@ from pipelines.stage import PARAMS, Stage, read_json
 STOPS = 1
 """Exit code where ingest would stop."""
 _BLOCK = 200  # rows
+_REPEATED = {"exact": "duplicate", "near": "near_duplicate"}
 _SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
 """Values of a data set for a path that params.yaml does not name yet."""
 _SPLIT_OFF = {"val": 0.1, "test": 0.1}
@@ -93,44 +94,51 @@ def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False)
     existing = [path for path in heldout if path.is_file()]
     with tempfile.TemporaryDirectory(prefix="albef-check-") as name:
         folder = Path(name)
-        blocks = Blocks(folder / "blocks")
-        rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
-        seed, scratch = stage.data_seed, stage.runtime.scratch_root
-        source_rows = read_rows(stage.key, config.sources, seed, scratch, rows)
-        prepared_rows = prepared(source_rows, rules, stage.runtime.workers)
-        while block := list(itertools.islice(prepared_rows, _BLOCK)):
-            blocks.write(block)
+        blocks = _read(folder / "blocks", stage, config, intake, rows)
         count = blocks.starts[-1]
         if not count:
             raise ParamsError(f"{source} has no row")
         references = read_heldout(existing)
         dropped, repeated = compare(blocks, config, intake.near_distance, references)
-        reasons = write_quarantine(folder, blocks, dropped, repeated, references, intake)
-        sources = _sources(folder, config)
-        kept_count = count - reasons.total()
-        foreseen = _foresee(folder / "data", blocks, dropped, stage, limits) if kept_count else {}
-    result = {
-        "source": source,
-        "rows": count,
-        "rows_asked": rows,
-        "kept": kept_count,
-        "sources": sources,
-        "repeated": {
-            "exact": sum(picture.reason == "duplicate" for picture in repeated),
-            "near": sum(picture.reason == "near_duplicate" for picture in repeated),
-            "dropped": sum(picture.row in dropped for picture in repeated),
-            "rule": config.duplicates,
-        },
-        "min_yield": intake.min_yield,
-        "stops": kept_count < intake.min_yield * count or not kept_count,
-        "not_compared": [str(path) for path in heldout if path not in existing],
-        "unmet": [],
-        **foreseen,
-    }
-    if suggested and foreseen.get("splits") == ["train"]:
+        set_aside = write_quarantine(folder, blocks, dropped, repeated, references, intake).total()
+        result = {
+            "source": source,
+            "rows": count,
+            "rows_asked": rows,
+            "kept": count - set_aside,
+            "sources": _sources(folder, config),
+            "repeated": {
+                **{k: sum(it.reason == why for it in repeated) for k, why in _REPEATED.items()},
+                "dropped": sum(it.row in dropped for it in repeated),
+                "rule": config.duplicates,
+            },
+            "min_yield": intake.min_yield,
+            "stops": count - set_aside < max(1, intake.min_yield * count),
+            "not_compared": [str(path) for path in heldout if path not in existing],
+            "unmet": [],
+        }
+        if set_aside < count:
+            result |= _foresee(folder / "data", blocks, dropped, stage, limits)
+    if suggested:
         (section,) = suggested.values()
-        section["split_off"] = _SPLIT_OFF
-    return {**result, "suggested": suggested} if suggested else result
+        if result.get("splits") == ["train"]:
+            section["split_off"] = _SPLIT_OFF
+        result["suggested"] = suggested
+    return result
+
+
+def _read(
+    folder: Path, stage: Stage, config: RowsConfig, intake: IngestConfig, rows: int
+) -> Blocks:
+    """Prepare the first rows of each source, in blocks."""
+    blocks = Blocks(folder)
+    rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
+    scratch = stage.runtime.scratch_root
+    source_rows = read_rows(stage.key, config.sources, stage.data_seed, scratch, rows)
+    prepared_rows = prepared(source_rows, rules, stage.runtime.workers)
+    while block := list(itertools.islice(prepared_rows, _BLOCK)):
+        blocks.write(block)
+    return blocks
 
 
 def _foresee(
@@ -139,15 +147,14 @@ def _foresee(
     """What validation would refuse the records for, made a data set in a folder; the limits that
     they meet, as far as that can be told; their splits, and captions that a mirror makes false."""
     splits: set[str] = set()
-    left_or_right = picture_bytes = 0
+    left_or_right = 0
 
     def records() -> Iterator[Record]:
-        nonlocal left_or_right, picture_bytes
+        nonlocal left_or_right
         for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
             if record is not None and row.number not in dropped:
                 splits.add(record.split)
                 left_or_right += any(map(_SIDES.search, record.captions))
-                picture_bytes += sum(map(len, record.images))
                 yield record
 
     shard_writer.write(folder, stage.key, records(), shard_mb=512, licences=[], sources=[])
@@ -171,7 +178,6 @@ def _foresee(
         "fitting": fitting,
         "splits": sorted(splits),
         "left_or_right": left_or_right,
-        "picture_bytes": picture_bytes,
     }
 
 
@@ -289,9 +295,6 @@ def _lines(result: Result) -> Iterator[str]:
             f"repeated: {repeated['exact']:,} equal pictures, {repeated['near']:,} that look "
             f"alike; duplicates: {repeated['rule']} drops {repeated['dropped']:,} of them"
         )
-    if kept:
-        mean = result["picture_bytes"] / kept / 1024
-        yield f"stored: {mean:.1f} KiB of pictures a record"
     for path in result["not_compared"]:
         yield f"not compared with {path}, which is not made yet (albef run --only heldout)"
     yield (

@@ -61,7 +61,6 @@ def run(stage: Stage) -> None:
             _place(quarantine, stage.layout.quarantine(stage.key))
             raise ShardError(_too_few(stage, rows, cut, reasons, limits.min_yield))
         described = _write(data, blocks, dropped, config, stage)
-        _check_counts(described, quarantine, rows)
         _place(quarantine, stage.layout.quarantine(stage.key))
         _place(data, stage.layout.data(stage.key))
         blocks.finish()
@@ -144,17 +143,6 @@ def _write(
             inputs = {name: file_digest(path) for name, path in source.inputs().items()}
             values |= {"seed": stage.data_seed, "inputs": inputs}
         return writer.finish(_licences(config), sources)
-
-
-def _check_counts(described: Mapping[str, Any], quarantine: Path, rows: int) -> None:
-    """Every row of the sources is in one place."""
-    kept = sum(described["splits"].values())
-    set_aside = pq.read_metadata(quarantine / "quarantine.parquet").num_rows
-    if kept + set_aside != rows:
-        raise ShardError(
-            f"the sources gave {rows} rows, but {kept} are in shards and {set_aside} in the "
-            "quarantine: this is an error of the program; please report it"
-        )
 
 
 def _rows_of_cut_shards(quarantine: Path) -> int:

@@ -222,7 +222,7 @@ def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
         raise
     summary = evidence(ended, search.start, search.kind.primary, study.repeatable)
     _write(stage, best.params, {"evidence": summary, "trials": rows(ended, search.start)})
-    log.info("chosen: %s (%s)", json.dumps(best.params), _format(summary))
+    log.info("chosen: %s (%s %.2f)", json.dumps(best.params), summary["metric"], best.value)
     stage.record |= {"trials": len(ended), "search": summary}
     training = _folder_of(study.position(best), folder)
     if search.config.epochs == search.settings.epochs and (training / TRIAL).exists():
@@ -236,14 +236,6 @@ def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
             training.rename(scratch)
             lock_of(scratch).unlink()
     discard(stage, folder)
-
-
-def _format(summary: Mapping[str, Any]) -> str:
-    value, began = summary["value"], summary["start"]
-    than = f"{began:.2f} at the start" if began is not None else "the start failed"
-    if summary["chosen"]["start"]:
-        than = "the start, nothing is better"
-    return f"{summary['metric']} {value:.2f}, {than}; the best five span {summary['spread']:.2f}"
 
 
 def _write(stage: Stage, choice: Mapping[str, float], trials: Mapping[str, Any]) -> None:
