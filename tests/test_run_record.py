@@ -26,31 +26,24 @@ def _made(text: str, seconds: int = 1) -> str:
     return RECORD.read_text()
 
 
-def _is_recalled(product: str, record: str) -> None:
-    Path("weights").write_text(product)
-    assert run_record.recall(RECORD)
-    assert RECORD.read_text() == record
-
-
-def test_the_record_of_what_is_at_hand_comes_back_and_of_two_the_newer() -> None:
+def test_the_record_of_what_is_at_hand_comes_back_and_of_two_the_newer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_record, "MOST", 3)
+    _made("dropped")
     _made("one", 1)
     first = _made("one", 2)
     second = _made("two")
-    _is_recalled("two", second)
-    _is_recalled("one", first)
-    Path("weights").write_text("from elsewhere")
-    assert not run_record.recall(RECORD)
-    assert RECORD.read_text() == first
+    assert len(list((run_record.KEPT / RECORD.stem).iterdir())) == 3
+    for product, record in (("two", second), ("one", first)):
+        Path("weights").write_text(product)
+        assert run_record.recall(RECORD)
+        assert RECORD.read_text() == record
+    for product in ("from elsewhere", "dropped"):
+        Path("weights").write_text(product)
+        assert not run_record.recall(RECORD)
+        assert RECORD.read_text() == first
     Path("weights").unlink()
-    assert not run_record.recall(RECORD)
-
-
-def test_a_bounded_number_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_record, "MOST", 2)
-    for text in ("one", "two", "three"):
-        _made(text)
-    assert len(list((run_record.KEPT / RECORD.stem).iterdir())) == 2
-    Path("weights").write_text("one")
     assert not run_record.recall(RECORD)
 
 
@@ -114,11 +107,3 @@ def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
     Path("albef/a.py").unlink()
     assert digest() == ""
     assert digest("nothing") == ""
-
-
-def test_a_damaged_record_is_a_sentence_that_names_it() -> None:
-    RECORD.write_text('{"seconds": "long"}')
-    with pytest.raises(ValueError, match=r"finetune@vqa\.json: seconds is damaged"):
-        run_record.read(RECORD)
-    RECORD.unlink()
-    assert run_record.read(RECORD) is None

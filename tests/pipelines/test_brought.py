@@ -10,12 +10,10 @@ from ruamel.yaml import YAML
 
 import albef
 from albef.commands.importing import import_original, write
-from albef.config import ParamsError, validate
 from albef.data.shards import Shards
 from albef.models.matching import chance_recalls
 from albef.models.weights import load_checkpoint
 from pipelines import evaluate, export
-from pipelines.evaluate import Reference, differing
 from pipelines.params import load
 from pipelines.stage import Stage
 from tests.commands.test_importing import HEADS, original
@@ -84,20 +82,3 @@ def test_a_result_that_is_not_as_reported_fails_after_it_is_written(brought: Pat
     with pytest.raises(ValueError, match=r"not as reported: r_mean .* is -3.00 from .*\(nobody\)"):
         evaluate.run(Stage("evaluate", "retrieval"))
     assert json.loads(metrics.read_text())["test"]["r_mean"] == reached
-
-
-def reference(**changed: object) -> dict[str, Reference]:
-    said = {"value": 80.0, "tolerance": 0.5, "source": "the paper"} | changed
-    return {"tr@1": validate(Reference, said, where="test")}
-
-
-def test_differences_are_told_and_only_large_ones_count(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="albef")
-    assert list(differing({"tr@1": 79.6}, reference())) == []
-    assert "tr@1 79.60 is -0.40 from 80 (the paper), tolerance 0.5" in caplog.text
-    assert list(differing({"tr@1": 79.4}, reference())) == [
-        "tr@1 79.40 is -0.60 from 80 (the paper)"
-    ]
-    assert list(differing({"ir@1": 1.0}, reference())) == ["there is no metric tr@1, but ir@1"]
-    with pytest.raises(ParamsError, match="tolerance"):
-        reference(tolerance=-1.0)

@@ -35,31 +35,21 @@ def sentences(values: dict[str, Any]) -> str:
 
 def test_each_preset_composes_to_the_values_that_it_is_known_for() -> None:
     for preset in PRESETS:
-        _is_known_for(preset)
-
-
-def _is_known_for(preset: Path) -> None:
-    params: Any = load(preset)
-    root = "products" + ("" if preset.stem in ("built-in", "all-tasks") else f"/{preset.stem}")
-    assert params.paths.root == root
-    pretrain, retrieval = params.pretrain, next(iter(params.tasks.values()))
-    assert (pretrain.alpha_itc, pretrain.temperature, retrieval.alpha) == (0.4, 0.07, 0.4)
-    for name in ("web", "scenes", "questions") if preset.stem in ("built-in", "all-tasks") else ():
-        assert (params.datasets[name].shard_mb, params.datasets[name].longest_side) == (8, 64)
-    if preset.stem == "smoke":
-        assert set(params.tasks) == set(kinds()) - {"captioning"}
-        assert {run.image_size for run in params.tasks.values()} == {48}
-    if preset.stem.startswith("ablation"):
-        assert (set(params.datasets), set(params.tasks)) == ({"web", "scenes"}, {"retrieval"})
-    if preset.stem.startswith("paper"):
-        vqa = params.tasks["vqa"]
-        assert (pretrain.lr, pretrain.schedule, pretrain.queue_size) == (1e-4, "original", 65536)
-        assert (pretrain.momentum, pretrain.mlm_probability) == (0.995, 0.15)
-        assert pretrain.augment.crop == (0.2, 1.0)
-        assert (params.runtime.processes, pretrain.window) == (8, 100)
-        assert pretrain.global_batch_size == 8 * pretrain.micro_batch_size
-        assert (vqa.max_answers, vqa.answer_k, vqa.image_size) == (3128, 128, 384)
-        assert params.tasks["grounding"].augment.crop == (1.0, 1.0)
+        params: Any = load(preset)
+        root = "products" + ("" if preset.stem in ("built-in", "all-tasks") else f"/{preset.stem}")
+        assert params.paths.root == root
+        pretrain, retrieval = params.pretrain, next(iter(params.tasks.values()))
+        assert (pretrain.alpha_itc, pretrain.temperature, retrieval.alpha) == (0.4, 0.07, 0.4)
+        if preset.stem == "smoke":
+            assert set(params.tasks) == set(kinds()) - {"captioning"}
+        if preset.stem.startswith("paper"):
+            vqa = params.tasks["vqa"]
+            assert (pretrain.lr, pretrain.schedule) == (1e-4, "original")
+            assert (pretrain.momentum, pretrain.mlm_probability) == (0.995, 0.15)
+            assert (pretrain.queue_size, pretrain.augment.crop) == (65536, (0.2, 1.0))
+            assert (params.runtime.processes, pretrain.window) == (8, 100)
+            assert pretrain.global_batch_size == 8 * pretrain.micro_batch_size
+            assert (vqa.max_answers, vqa.answer_k, vqa.image_size) == (3128, 128, 384)
 
 
 def test_a_data_set_of_ones_own_is_four_lines() -> None:
@@ -67,6 +57,8 @@ def test_a_data_set_of_ones_own_is_four_lines() -> None:
     values["datasets"]["mine"] = {
         "sources": {"mine": {"kind": "folder", "path": "photos", "split": "train"}}
     }
+    values["pretrain"]["keep_epochs"] = [2]
+    values["tasks"]["vqa"]["init"] = "pretrained/epochs/2"
     assert not sentences(values)
     mine: Any = load(Path("params.yaml")).datasets["mine"]
     assert (mine.shard_mb, mine.longest_side) == (512, None)
@@ -92,13 +84,6 @@ def test_every_value_is_explained_with_its_sentence_and_where_it_comes_from(
         explain(BUILT_IN, "serch")
 
 
-def test_a_run_may_start_from_an_epoch_that_is_kept() -> None:
-    values = read_yaml(BUILT_IN)
-    values["pretrain"]["keep_epochs"] = [2]
-    values["tasks"]["vqa"]["init"] = "pretrained/epochs/2"
-    assert not sentences(values)
-
-
 def changed(key: str, value: Any) -> str:
     """The sentences of the built-in file with one value changed (or, if None, removed)."""
     values = read_yaml(BUILT_IN)
@@ -116,34 +101,22 @@ def changed(key: str, value: Any) -> str:
 def test_a_view_is_scored_by_what_did_not_learn_from_it() -> None:
     values = read_yaml(BUILT_IN)
     own = {"dataset": "web", "by": "models/albef-4m", "keep": 0.6}
-    values["curate"] = {"clean": own}
-    values["pretrain"]["dataset"] = "clean"
-    values["pretrain"]["source_weights"] = {"pictures": 2.0}
-
-    assert not sentences(values)
-    for by, model in (
-        ("products/models/pretrained", "pretrained"),
-        ("./products/models/pretrained/epochs/2", "pretrained"),
-        ("products/models/retrieval", "retrieval <- pretrained"),  # which starts from it
-    ):
-        values["curate"]["clean"] = own | {"by": by}
-        told = sentences(values)
-        assert told.startswith("params.yaml: curate: nothing can be made of itself: ")
-        assert "view clean" in told
-        assert model in told
-    values["curate"] = {
-        "clean": own | {"by": "products/models/retrieval"},
-        "second": own | {"by": "products/models/pretrained"},
-    }
-    values["tasks"]["retrieval"]["dataset"] = "second"
-    assert "nothing can be made of itself" in sentences(values)
-    values["pretrain"]["dataset"] = "web"
-    assert not sentences(values)  # of a view that only a run reads, pre-training may be the judge
     values["curate"] = {"clean": own, "third": own | {"dataset": "clean"}}
     values["pretrain"]["dataset"] = values["tasks"]["retrieval"]["dataset"] = "third"
+    values["pretrain"]["source_weights"] = {"pictures": 2.0}
     assert not sentences(values)
-    values["curate"]["clean"] = own | {"dataset": "third"}
-    assert "third <- view clean" in sentences(values)
+    for changed_view, circle in (
+        ({"by": "./products/models/pretrained/epochs/2"}, "pretrained"),
+        ({"by": "products/models/retrieval"}, "retrieval <- pretrained"),  # which starts from it
+        ({"dataset": "third"}, "third <- view clean"),
+    ):
+        values["curate"]["clean"] = own | changed_view
+        told = sentences(values)
+        assert told.startswith("params.yaml: curate: nothing can be made of itself: ")
+        assert circle in told
+    values["pretrain"]["dataset"] = "web"
+    values["curate"] = {"third": own | {"by": "products/models/pretrained"}}
+    assert not sentences(values)  # of a view that only a run reads, pre-training may be the judge
     values["curate"]["web"] = own
     assert "curate.web: that name belongs to a data set; choose another" in sentences(values)
 
@@ -166,50 +139,32 @@ WRONG: list[tuple[str, Any, str]] = [
     ("pretrian", {}, "pretrian is not a known key; did you mean pretrain?"),
     ("seed", None, "params.yaml: seed is missing"),
     ("seed", -1, "seed: input should be greater than or equal to 0, got -1"),
-    ("data_seed", None, "params.yaml: data_seed is missing"),
-    ("data_seed", True, "data_seed: input should be a valid integer, got True"),
-    ("tasks.retrieval.rerank_k", -1, "tasks.retrieval.rerank_k: input should be greater than"),
-    ("pretrain.epoch", 3, "pretrain.epoch is not a known key; did you mean pretrain.epochs?"),
     ("tasks.retrieval.kind", "retreival", "retrieval"),
     ("tasks.retrieval.dataset", "scene", "scenes"),
     ("curate", None, "params.yaml: curate is missing; write `curate: {}` for none or its"),
     ("curate", {"a": VIEW | {"dataset": "wep"}}, "curate.a.dataset: 'wep' is not one of the d"),
     ("curate", {"a": VIEW}, "curate.a.by: there is no checkpoint earlier: give the folder of"),
     ("curate", {"a": VIEW | {"threshold": 0.5}}, "give it either keep, a share, or threshold"),
-    ("curate", {"a": VIEW | {"keep": 1.5}}, "curate.a.keep: input should be less than or eq"),
     ("curate", {"A b": VIEW}, "curate.A b: a name is of small letters"),
     ("tasks.retrieval.init", "pretraind", "pretrained"),
     ("pretrain.dataset", "webb", "web"),
     ("export.runs", {"retreival": EXPORT}, "export.runs.retreival: 'retreival' is not one of"),
     ("export.runs", {"retrieval": EXPORT | {"dataset": "scene"}}, "'scene' is not one of the"),
-    ("export.runs", {"retrieval": EXPORT | {"precisions": {"int4": 1}}}, "int4"),
-    ("export.runs", {}, "export.runs"),
-    ("release.max_drop", -1.0, "release.max_drop: input should be greater than or equal to 0"),
-    ("release.max_slow", 2.0, "release.max_slow is not a known key; did you mean release.max_"),
-    ("datasets.web.sources.scenes.kind", "scnes", "scenes"),
     ("pretrain.augment", {"crop": [1.0, 0.5]}, "crop starts at 1, above its end 0.5"),
-    ("datasets.web.augment", {"flip": True}, "datasets.web.augment is not a known key"),
     ("datasets.web.duplicates", "drop_near", "drop_near asks for ingest.near_distance, which"),
     ("validate.accepted", {"web": "profiles/web.json"}, "accepted.web: the accepted profile "),
     ("validate.accepted", {"wep": "profiles/web.json"}, "not one of the datasets; did you me"),
-    ("validate.evaluated_on", {"web": "profiles/web.json"}, "evaluated_on.web: the accepted "),
     ("validate.accepted", {"web": "web.json"}, "web.json is not in profiles, whose edits DVC"),
     ("validate.drift.accepted", {"shift": {"warn": 2.0, "stop": 1.0}}, "warn (2) is beyond st"),
-    ("validate", None, "params.yaml: validate is missing"),
     ("evaluate.reference", {"retrieva": {}}, "'retrieva' is not one of the runs; did you mean"),
     ("evaluate.behaviour.tests", "none.json", "behaviour tests none.json cannot be read: No"),
-    ("evaluate.behaviour.threshold", 1.0, "evaluate.behaviour.threshold: input should be less"),
     ("tasks.vqa.init", "vqa", "tasks.vqa.init: no run can start from itself: vqa <- vqa"),
     ("tasks.retrieval.init", "gpt", "`albef import` makes one of an original"),
     ("tasks.retrieval.init", "pretrained/epochs/3", "pretrained does not keep epoch 3"),
     ("runtime.processes", 2, "1 micro-batches of 32 cannot be shared equally by 2 processes"),
-    ("runtime.processes", 0, "runtime.processes"),
     ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 3 epochs"),
     ("pretrain.source_weights", {"scene": 2.0}, "'scene' is not one of the sources of web; di"),
-    ("pretrain.source_weights", {"scenes": -2.0}, "pretrain.source_weights.scenes: input shou"),
-    ("pretrain.global_batch_size", 0, "pretrain.global_batch_size: input should be greater"),
     ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
-    ("tasks.retrieval.lr.start", 1.0, "tasks.retrieval.lr: start 1 is outside"),
 ]
 
 

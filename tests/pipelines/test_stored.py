@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from albef.io import file_digest
-from albef.layout import Layout, Paths
 from albef.report.pictures import SplitRecords
 from tests.conftest import Bucket
 from tests.pipelines.test_training import step, values, work
@@ -40,8 +39,7 @@ def test_a_model_trained_from_a_bucket_has_the_bytes_of_one_without(
     assert {path.stem for path in CACHE.iterdir()} == digests
 
     shutil.rmtree(CACHE)
-    layout = Layout(Paths(root="products", models="products/models"))
-    pictures = SplitRecords(layout.data("web"), "val")
+    pictures = SplitRecords(WEB, "val")
     assert len(pictures) == 32
     assert pictures.at(0).key.startswith("scenes-")
     pictures.close()

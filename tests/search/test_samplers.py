@@ -10,33 +10,31 @@ from albef.config import ParamsError
 from tests.search.toy_search import GP, HYPERBAND, MEDIAN, NONE, TPE, TWO, opened, search, settings
 
 
-@pytest.mark.parametrize("sampler", [TPE | {"multivariate": True}, GP, {"kind": "random"}])
 def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself(
-    tmp_path: Path, sampler: dict[str, Any]
+    tmp_path: Path,
 ) -> None:
-    chosen = settings(sampler=sampler, trials=7)
-    tried = [[t.params for t in search(opened(tmp_path / n, chosen, TWO))] for n in "ab"]
-    assert tried[0] == tried[1]
-    assert tried[0][0] == {"lr": 1e-4, "alpha": 0.4}
-    assert len({tuple(params.values()) for params in tried[0]}) == 7
-    assert all(1e-5 <= params["lr"] <= 1e-3 and 0 <= params["alpha"] <= 1 for params in tried[0])
-
-
-def test_another_seed_tries_other_values(tmp_path: Path) -> None:
+    for number, sampler in enumerate((TPE | {"multivariate": True}, GP, {"kind": "random"})):
+        chosen = settings(sampler=sampler, trials=7)
+        studies = (opened(tmp_path / f"{number}{copy}", chosen, TWO) for copy in "ab")
+        tried = [[trial.params for trial in search(study)] for study in studies]
+        assert tried[0] == tried[1]
+        assert tried[0][0] == {"lr": 1e-4, "alpha": 0.4}
+        assert len({tuple(params.values()) for params in tried[0]}) == 7
+        assert all(1e-5 <= params["lr"] <= 1e-3 for params in tried[0])
+        assert all(0 <= params["alpha"] <= 1 for params in tried[0])
     seeds = (1, 2, 10**9)
-    tried = [search(opened(tmp_path / f"{s}", seed=s), trials=2) for s in seeds]
-    assert len({trials[0].params["lr"] for trials in tried}) == 1
-    assert len({trials[1].params["lr"] for trials in tried}) == 3
+    others = [search(opened(tmp_path / f"{s}", seed=s), trials=2)[1].params["lr"] for s in seeds]
+    assert len(set(others)) == 3
 
 
-@pytest.mark.parametrize("pruner", [HYPERBAND, NONE, MEDIAN | {"warmup_epochs": 2}])
-def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path, pruner: dict[str, Any]) -> None:
-    trials = search(opened(tmp_path, settings(trials=12, pruner=pruner)))
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    assert len(pruned) < 12
-    assert bool(pruned) == (pruner != NONE)
-    least = 1 if pruner.get("warmup_epochs") != 2 else 2
-    assert all(least <= len(trial.intermediate_values) < 4 for trial in pruned)
+def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path) -> None:
+    for pruner, least in ((HYPERBAND, 1), (NONE, 4), (MEDIAN | {"warmup_epochs": 2}, 2)):
+        chosen = settings(trials=12, pruner=pruner)
+        trials = search(opened(tmp_path / str(pruner["kind"]), chosen))
+        pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+        assert len(pruned) < 12
+        assert bool(pruned) == (pruner != NONE)
+        assert all(least <= len(trial.intermediate_values) < 4 for trial in pruned)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
