@@ -66,11 +66,6 @@ class Scene:
         groups = [{"name": group.name, "count": group.count} for group in self.groups]
         return {"groups": groups, "relation": self.relation}
 
-    @classmethod
-    def from_meta(cls, meta: Mapping[str, Any]) -> "Scene":
-        """The scene in a record's ``meta``."""
-        return cls(tuple(Group(g["name"], g["count"]) for g in meta["groups"]), meta["relation"])
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:

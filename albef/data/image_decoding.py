@@ -40,14 +40,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LOOKS = (  # what other files begin with
-    (b"<svg", "it is SVG"),
-    (b"<!doctype", "it is HTML"),
-    (b"<html", "it is HTML"),
-    (b"<?xml", "it is XML"),
-    (b"%pdf", "it is PDF"),
-    (b"{", "it is JSON or the like"),
-)
 
 
 class ImageError(Refused):
@@ -83,7 +75,8 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        detail = f"{name} cannot be decoded: {_looks(image)}; {', '.join(FORMATS)} are read"
+        start = f"it begins with {image[:16]!r}" if image else "it is empty"
+        detail = f"{name} cannot be decoded: {start}; {', '.join(FORMATS)} are read"
         raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
         message = str(error) or type(error).__name__
@@ -210,14 +203,3 @@ def _scans(image: bytes) -> int:
         scans += kind == _SCAN
         at = marker.end() + max(2, int.from_bytes(image[marker.end() : marker.end() + 2], "big"))
     return scans
-
-
-def _looks(image: bytes) -> str:
-    if not image:
-        return "it is empty"
-    if not image.strip(b"\0"):
-        return "it holds NULs only"
-    head = image[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head.startswith(b"<?xml") and b"<svg" in image[:4096].lower():
-        return "it is SVG"
-    return next((text for start, text in _LOOKS if head.startswith(start)), "no known format")

@@ -69,7 +69,8 @@ class Store:
         shard = Stored(digest=file_digest(path), size=path.stat().st_size)
         files, target = self._locate(shard)
         try:
-            if not self.holds(shard):
+            files.invalidate_cache()
+            if not files.exists(target) or files.info(target)["size"] != shard.size:
                 files.makedirs(target.rpartition("/")[0], exist_ok=True)
                 if isinstance(files, LocalFileSystem):  # an object is whole or absent by itself
                     temporary = f"{target}.{os.getpid()}.part"
@@ -83,12 +84,6 @@ class Store:
                 "another store, and run it again; what is there is not sent again"
             ) from error
         return shard
-
-    def holds(self, shard: Stored) -> bool:
-        """Whether a shard is there, with its size."""
-        files, target = self._locate(shard)
-        files.invalidate_cache()
-        return bool(files.exists(target) and files.info(target)["size"] == shard.size)
 
     def get(self, shard: Stored, path: Path) -> None:
         """Fetch a shard to a file, which is written in place.

@@ -25,19 +25,6 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _MIB = 2**20
 _SIDE, _QUALITY = 160, 80  # of a thumbnail
 _CROP = 0.7**0.5  # of a side, so that 70 % of the area are left
-_PICTURED = (
-    Reason.MALFORMED_ROW,
-    Reason.NO_CAPTION,
-    Reason.CAPTION_TOO_LONG,
-    Reason.TOO_SMALL,
-    Reason.TOO_ELONGATED,
-    Reason.LOW_SCORE,
-    Reason.BLURRED,
-    Reason.TOO_DARK,
-    Reason.TOO_LIGHT,
-    Reason.BARE,
-)
-"""Reasons that leave a picture which can be shown."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
         return _prepared(line, name, row, rules)
     except Exception as error:
         refused = Refused.by(error)
-        picture = thumbnail(row.image, rules.limits) if refused.reason in _PICTURED else b""
+        picture = thumbnail(row.image, rules.limits)
         return Refusal(row.source, line, name, refused.reason, str(refused), picture)
 
 

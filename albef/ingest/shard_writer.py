@@ -85,7 +85,8 @@ class ShardWriter:
                 f"{self._images}: records of one data set have equally many"
             )
         members = _members(record)
-        if self._tar is not None and self._tar.tarstream.offset + room(record) > self._limit - _END:
+        size = sum(map(_padded, members.values()))
+        if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
             self._close()
         if self._tar is None:
             from webdataset.writer import TarWriter  # it imports torch
@@ -161,11 +162,6 @@ class ShardWriter:
         }
         write_json(self._folder / "dataset.json", described)
         return describe(self._folder)
-
-
-def room(record: Record) -> int:
-    """Bytes of a record in a shard."""
-    return sum(map(_padded, _members(record).values()))
 
 
 def _padded(member: bytes) -> int:

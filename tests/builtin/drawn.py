@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef.builtin.describe import Scene
+from albef.builtin.describe import Group, Scene
 from albef.config import validate
 from albef.data.record import Record
 from albef.ingest.sources import kinds
@@ -45,13 +45,18 @@ def of(records: Iterable[Record], *splits: str) -> list[Record]:
     return [record for record in records if record.split in splits]
 
 
+def scene_from(meta: Mapping[str, Any]) -> Scene:
+    """The scene in a record's meta."""
+    return Scene(tuple(Group(**group) for group in meta["groups"]), meta["relation"])
+
+
 def scenes_of(record: Record) -> list[Scene]:
     """The scene of each picture."""
-    return [Scene.from_meta(meta) for meta in record.meta.get("pictures", [record.meta])]
+    return [scene_from(meta) for meta in record.meta.get("pictures", [record.meta])]
 
 
 def scene_of(record: Record) -> Scene:
-    return Scene.from_meta(record.meta)
+    return scene_from(record.meta)
 
 
 def pixels_of(record: Record) -> NDArray[np.int64]:

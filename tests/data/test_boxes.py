@@ -35,11 +35,6 @@ def test_hottest_weighs_heat_by_the_root_of_the_area() -> None:
     assert hottest(heat, [[0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 1, 1]]) == 1
 
 
-def test_hottest_cuts_boxes_at_the_edges() -> None:
-    heat = np.ones((4, 6), np.float32)
-    assert hottest(heat, [[-3, -3, 4, 4], [3, 1, 9, 9]]) == 1
-
-
 def test_no_heat_chooses_no_box() -> None:
     heat = np.zeros((4, 4), np.float32)
     assert hottest(heat, [[0, 0, 2, 2]]) is None

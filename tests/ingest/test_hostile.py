@@ -94,18 +94,6 @@ def annotations(form: str, here: Path) -> Made:
     return values, len(held)
 
 
-def proposals(here: Path) -> Made:
-    images = [f"{i}.jpg" for i in range(len(VALUES))]
-    for name in images:
-        (here / name).write_bytes(toy.picture(1, kind="JPEG"))
-    (here / "dets.json").write_text(dumps({str(i): odd for i, odd in enumerate(VALUES)}))
-    rows = [{"image": name, "text": "a", "ref_id": 1, "box": [1, 2, 9, 9]} for name in images]
-    (here / "rows.json").write_text(json.dumps(rows))
-    return {"kind": "annotations", "format": "grounding", "images": str(here),
-            "files": {"test": [str(here / "rows.json")]},
-            "proposals": str(here / "dets.json")}, len(rows)  # fmt: skip
-
-
 NAMES = (b"a\nb", b"c\td", "e\u0301".encode(), b"-rf", b"f'\"<>&", b"g\xff", b".", b"h" * 200)
 """Of files, without their suffix."""
 
@@ -191,7 +179,7 @@ def parquet(here: Path) -> Made:
 
 SOURCES = [
     *(pytest.param(partial(annotations, form), id=form) for form in ANNOTATIONS),
-    proposals, folder, webdataset, parquet,
+    folder, webdataset, parquet,
 ]  # fmt: skip
 
 

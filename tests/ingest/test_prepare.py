@@ -161,7 +161,11 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
         ({"captions": ()}, Reason.NO_CAPTION, "there is no caption"),
         ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: Object"),
         ({"captions": 3}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: 'int' object"),
-        ({"image": IMAGES["html"]}, Reason.NO_IMAGE, f"it is HTML; {', '.join(FORMATS)} are read"),
+        (
+            {"image": IMAGES["html"]},
+            Reason.NO_IMAGE,
+            f"it begins with b'<!DOCTYPE html><h'; {', '.join(FORMATS)} are read",
+        ),
     ],
 )
 def test_what_no_shard_can_hold_is_set_aside(

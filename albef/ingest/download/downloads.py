@@ -110,11 +110,7 @@ class Downloads:
             yield self._next(pending)
 
     def body(self, outcome: Outcome) -> bytes:
-        """Return a picture that was downloaded.
-
-        Raises:
-            OSError: it is not what was downloaded.
-        """
+        """Return a picture that was downloaded."""
         return self._store.body(outcome)
 
     def forget_unlisted(self) -> None:

@@ -11,6 +11,7 @@ from albef.config import ParamsError, validate
 from albef.data.record import Record
 from albef.evaluation.behaviour import cases
 from albef.evaluation.behaviour.suite import Suite, load
+from tests.builtin.drawn import scene_from
 
 ENGLISH = load(Path(__file__).parents[3] / "behaviour/english.json")
 
@@ -42,7 +43,7 @@ def test_every_test_has_cases_of_the_built_in_scenes(rows: list[Record]) -> None
 
 
 def scene_of(row: Record) -> Scene:
-    return Scene.from_meta(row.meta)
+    return scene_from(row.meta)
 
 
 def named(row: Record) -> set[str]:

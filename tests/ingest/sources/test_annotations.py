@@ -11,7 +11,6 @@ import pytest
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.refusal import Reason
-from albef.ingest.sources.annotations import number_in
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, read
 
@@ -102,15 +101,6 @@ def test_grounding_finds_boxes_and_proposals(files: Files) -> None:
     assert one.meta["box"] == [5, 6, 7, 8]
     assert one.meta["proposals"] == [[0, 0, 9, 9], [1, 1, 2, 2]]
     assert (two.captions, two.meta["box"], two.meta["ref_id"]) == (("cat",), [1, 2, 3, 4], 4)
-
-
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [("COCO_val2014_000000000057.jpg", "57"), ("a/12_003b.jpg", "3"), ("00.jpg", "0"), ("a", None),
-     ("1a" * 500_000, "1"), ("0" * 5000 + "7.jpg", "7")],
-)  # fmt: skip
-def test_the_last_number_of_a_name(name: str, number: str | None) -> None:
-    assert number_in(name) == number
 
 
 GOOD = {"image": "a.jpg", "caption": "x"}

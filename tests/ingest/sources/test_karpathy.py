@@ -43,8 +43,7 @@ def test_karpathys_splits() -> None:
 
 def test_bad_rows_are_set_aside() -> None:
     row = {"filename": "a.jpg", "split": "test", "sentences": SENTENCES}
-    changes = ({"sentences": []}, {"sentences": [{"raw": ""}]},
-               {"filename": "../a.jpg"}, {"filename": "a\0.jpg"}, {})  # fmt: skip
+    changes = ({"sentences": []}, {"sentences": [{"raw": ""}]}, {"filename": "../a.jpg"}, {})
     held = [row | {"split": "dev"}, 7, *(row | changed for changed in changes)]
     *refused, last = rows({"images": held}, "test")
     assert good([last])
@@ -54,7 +53,6 @@ def test_bad_rows_are_set_aside() -> None:
         (3, "a.jpg", Reason.MISSING_FIELD),
         (4, "a.jpg", Reason.MISSING_FIELD),
         (5, "../a.jpg", Reason.OUTSIDE_ROOT),
-        (6, "a\0.jpg", Reason.MISSING_FILE),
     ]
     assert bad(refused)[0].detail.startswith("split.json: 'split' is \"dev\"; it must be train")
 

@@ -1,14 +1,10 @@
 """Rows of TSV and CSV: each is read or told of, and none is swallowed by another."""
 
-import csv
-import io
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from albef.config import ParamsError
 from albef.data.refusal import Reason, Refusal
@@ -70,16 +66,3 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         list(tables.read(tmp_path / "twice", "parquet", None, ["a", "b"]))
     with pytest.raises(ParamsError, match=r"gone cannot be read: No such file"):
         list(tables.read(tmp_path / "gone", "tsv", HEADER, ["a"]))
-
-
-CELLS = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=12)
-
-
-@given(st.lists(st.tuples(CELLS, CELLS).filter(lambda row: row[0].count("\n") < 9), max_size=8))
-def test_what_csv_writes_is_read(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
-) -> None:
-    file = io.StringIO()
-    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
-    found = read(tmp_path_factory.mktemp("csv"), file.getvalue().encode())
-    assert [fields for _, fields in found] == rows
