@@ -11,7 +11,7 @@ from PIL.ImageFilter import GaussianBlur
 
 from albef.builtin import scenes
 from albef.config import validate
-from albef.data.image_decoding import FORMATS, decode
+from albef.data.image_decoding import decode
 from albef.data.record import Record
 from albef.data.refusal import Reason, Refusal
 from albef.ingest import cleaning
@@ -161,11 +161,7 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
         ({"captions": ()}, Reason.NO_CAPTION, "there is no caption"),
         ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: Object"),
         ({"captions": 3}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: 'int' object"),
-        (
-            {"image": IMAGES["html"]},
-            Reason.NO_IMAGE,
-            f"it begins with b'<!DOCTYPE html><h'; {', '.join(FORMATS)} are read",
-        ),
+        ({"image": IMAGES["html"]}, Reason.NO_IMAGE, "b'<!DOCTYPE html><'; JPEG, PNG, WEBP, GIF"),
     ],
 )
 def test_what_no_shard_can_hold_is_set_aside(
