@@ -5,9 +5,8 @@ is local and has that digest, it is read itself. If it is missing or has changed
 continues with what was repeated. Nothing is run and nothing is changed.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,9 +42,8 @@ class Step:
         digest: recorded SHA-256, or that of the local file; "" if there is neither.
         state: of the local file; if it is "changed", ``at_hand`` is its digest.
         facts: what it records about itself.
-        code: digest of the code that made it, and whether the local code is the same.
-        record: of the run that made it, or of another run of that stage.
-        recorded: whether the record names the local file; "" if it names none.
+        code: digest of the code that made it; "" if it is unknown.
+        record: of the run that made the local file.
     """
 
     what: str
@@ -55,9 +53,8 @@ class Step:
     state: State = ""
     at_hand: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    code: tuple[str, State] | None = None
+    code: str = ""
     record: RunRecord | None = None
-    recorded: State = ""
     origins: tuple["Step", ...] = ()
 
     def walk(self) -> Iterator["Step"]:
@@ -90,13 +87,11 @@ class Project:
         root: folder that the paths in run records start from.
         layout: of one of its params files.
         runs: keys of ``tasks``.
-        code: returns the digest of a stage's local code by address; "" if it is unknown.
     """
 
     root: Path
     layout: Layout
     runs: Sequence[str]
-    code: Callable[[str], str]
 
 
 def compare(expected: str, at_hand: str) -> State:
@@ -110,16 +105,30 @@ def compare(expected: str, at_hand: str) -> State:
 
 def lineage(path: Path, project: Project | None = None) -> Step:
     """Return the chain of an artifact: an export, checkpoint, dataset or search, or any file of
-    one; in a project also the metrics and predictions of a run.
+    one.
 
     Raises:
-        LineageError: nothing is there, or it is not an artifact.
+        LineageError: nothing is there, it is not an artifact, or a file of the chain is malformed.
         ValueError: a file of an artifact is not JSON.
     """
     if not path.exists():
         raise LineageError(f"{path} is missing: give the path of an artifact, or `dvc pull` it")
-    full, chains = path.resolve(), Lineage(project)
-    for folder in (full, *full.parents):
+    chains = Lineage(project)
+    try:
+        step = _find(path.resolve(), chains, project)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LineageError(f"{chains.last_read} is malformed: {error!r}") from None
+    if step is None:
+        raise LineageError(
+            f"{path} is not an artifact: give an export ({MANIFEST}), a checkpoint ({CONFIG} and "
+            f"{WEIGHTS}), a dataset ({DESCRIBED}) or a search ({CHOICE})"
+        )
+    return step
+
+
+def _find(path: Path, chains: "Lineage", project: Project | None) -> Step | None:
+    """Return the chain of the artifact that a path is, or lies in; None if it is none."""
+    for folder in (path, *path.parents):
         if project and folder == project.root.resolve():
             break
         if (folder / MANIFEST).is_file():
@@ -133,15 +142,7 @@ def lineage(path: Path, project: Project | None = None) -> Step:
             return chains.dataset(Input(folder.name), folder)
         if (folder / CHOICE).is_file():
             return chains.search(Input(folder.name), folder)
-    for run in project.runs if project else ():
-        layout = chains.layout
-        if layout and full in (layout.metrics(run).resolve(), layout.predictions(run).resolve()):
-            return chains.evaluation(run, full)
-    raise LineageError(
-        f"{path} is not an artifact: give an export ({MANIFEST}), a checkpoint ({CONFIG} and "
-        f"{WEIGHTS}), a dataset ({DESCRIBED}), a search ({CHOICE}), or the metrics or predictions "
-        "of a run in a project"
-    )
+    return None
 
 
 class Lineage:
@@ -149,12 +150,13 @@ class Lineage:
 
     def __init__(self, project: Project | None = None) -> None:
         self._project = project
-        self.layout = project.layout if project else None
+        self._layout = project.layout if project else None
         self._digests: dict[Path, str] = {}
+        self.last_read = Path()
 
     def export(self, folder: Path) -> Step:
         """Return the chain of an exported folder, wherever it lies."""
-        manifest = read_json(folder / MANIFEST)
+        manifest = self._read(folder / MANIFEST)
         run, provenance = manifest.get("run") or folder.name, manifest.get("provenance", {})
         files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
         for name, expected in manifest.get("files", {}).items():
@@ -177,46 +179,35 @@ class Lineage:
         code = provenance.get("export_code", "")
         return self._with_record(step, folder / MANIFEST, f"export@{run}", code)
 
-    def checkpoint(
-        self, made: Input, folder: Path | None = None, descendants: tuple[str, ...] = ()
-    ) -> Step:
+    def checkpoint(self, made: Input, folder: Path | None = None) -> Step:
         """Return the chain of a checkpoint.
 
         Args:
             made: what the artifact that was made of it records.
             folder: where it lies; None looks where the project keeps it.
-            descendants: names of the checkpoints that were made of it.
-
-        Raises:
-            LineageError: it was made of itself.
         """
-        name = made.name
-        if name in descendants:
-            raise LineageError(f"checkpoint {name} records that it was made of itself: train again")
-        folder = folder or (self.layout.model(name) if self.layout else None)
+        run = made.name.split("/")[0]
+        folder = folder or (self._layout.model(made.name) if self._layout else None)
         weights = folder / WEIGHTS if folder else None
         step = _compared("checkpoint", made, folder, self._digest(weights))
-        config = read_json(folder / CONFIG) if folder and step.state in ("verified", "") else None
+        config = self._read(folder / CONFIG) if folder and step.state in ("verified", "") else None
         origin = config.get("provenance", {}) if config else made.about
         facts = {key: origin[key] for key in ("seed", "epoch") if key in origin}
         if config:
             facts |= {"kind": config["kind"], "values": config["values"]}
-        inputs = tuple(self._inputs(origin, (*descendants, name)))
-        run = name.split("/")[0]
+        step = replace(step, facts=facts, origins=tuple(self._inputs(run, origin)))
         stage = "pretrain" if run == PRETRAINED else f"finetune@{run}"
         if origin.get("imported") is not None:
             stage = ""
-        step = replace(step, facts=facts, origins=inputs)
         return self._with_record(step, weights, stage, origin.get("code", ""))
 
-    def _inputs(self, origin: Mapping[str, Any], descendants: tuple[str, ...]) -> Iterator[Step]:
-        """Yield what the last of ``descendants`` was made of, by its provenance."""
+    def _inputs(self, run: str, origin: Mapping[str, Any]) -> Iterator[Step]:
+        """Yield what the checkpoint of a run was made of, by its provenance."""
         if choice := origin.get("choice"):
-            yield self.search(Input(descendants[-1].split("/")[0], choice))
+            yield self.search(Input(run, choice))
         if name := origin.get("parent"):
             about = origin.get("parent_provenance") or {}
-            parent = Input(name, origin.get("parent_weights", ""), about)
-            yield self.checkpoint(parent, descendants=descendants)
+            yield self.checkpoint(Input(name, origin.get("parent_weights", ""), about))
         if (file := origin.get("imported")) is not None:
             yield Step("file", file, digest=origin.get("file", ""), state="missing")
         for part, digest in origin.get("start", {}).items():
@@ -226,18 +217,18 @@ class Lineage:
 
     def search(self, made: Input, folder: Path | None = None) -> Step:
         """Return what the search of a run chose."""
-        folder = folder or (self.layout.search(made.name) if self.layout else None)
+        folder = folder or (self._layout.search(made.name) if self._layout else None)
         file = folder / CHOICE if folder else None
         step = _compared("search", made, folder, self._digest(file))
         if file and step.state != "missing":
-            step = replace(step, facts={"choice": read_json(file)})
+            step = replace(step, facts={"choice": self._read(file)})
         return self._with_record(step, file, f"search@{made.name}", "")
 
     def dataset(self, made: Input, folder: Path | None = None) -> Step:
         """Return the chain of a dataset, whose digest is computed again from its index."""
-        folder = folder or (self.layout.data(made.name) if self.layout else None)
+        folder = folder or (self._layout.data(made.name) if self._layout else None)
         file, at_hand = folder / DESCRIBED if folder else None, ""
-        described = read_json(file) if file else None
+        described = self._read(file) if file else None
         if folder and described:
             from albef.data.shards import index_digest  # pyarrow, which serving lacks
 
@@ -246,9 +237,6 @@ class Lineage:
         step = _compared("data set", made, folder, at_hand)
         about = described if described and step.state == "verified" else made.about
         facts = {key: about[key] for key in ("splits", "captions", "licences") if key in about}
-        if self.layout and at_hand:
-            verdict = read_json(self.layout.validation(made.name) / "result.json")
-            facts["validation"] = _format_verdict(verdict, step.digest)
         if view := about.get("curated"):
             stage, origins = "curate", self._of_view(view)
         else:
@@ -279,26 +267,10 @@ class Lineage:
             facts = {k: v for k, v in source.items() if k not in ("name", "inputs")}
             yield Step("source", source["name"], facts=facts, origins=tuple(files))
 
-    def evaluation(self, run: str, path: Path) -> Step:
-        """Return the chain of a project's metrics or predictions of a run."""
-        import pyarrow.parquet as pq
-
-        assert self.layout
-        predictions, about = self.layout.predictions(run), {}
-        if predictions.is_file():
-            about = json.loads((pq.read_schema(predictions).metadata or {}).get(b"albef", b"{}"))
-        origins = [self.checkpoint(Input(run, about.get("checkpoint", "")))]
-        if name := about.get("dataset"):
-            origins.append(self.dataset(Input(name, about["data"])))
-        step = Step(
-            "metrics" if path.suffix == ".json" else "predictions",
-            run,
-            str(path),
-            self._digest(path),
-            facts={"seed": about["seed"]} if "seed" in about else {},
-            origins=tuple(origins),
-        )
-        return self._with_record(step, path, f"evaluate@{run}", about.get("code", ""))
+    def _read(self, path: Path) -> Any:
+        """Return the content of a JSON file; None if there is none."""
+        self.last_read = path
+        return read_json(path)
 
     def _digest(self, path: Path | None) -> str:
         """Return the SHA-256 of a file, which is read once; "" if there is none."""
@@ -316,19 +288,15 @@ class Lineage:
             stage: its address; "" if no stage made the step.
             code: digest of the code that made it; "" if it is not recorded.
         """
-        if self._project is None or not stage:
-            return step
-        if code:
-            step = replace(step, code=(code, compare(code, self._project.code(stage))))
+        step = replace(step, code=code)
         at_hand = self._digest(file)
-        if file is None or not at_hand:
+        if self._project is None or not stage or file is None or not at_hand:
             return step
         record = read_record(self._project.layout.record(stage))
-        names = (os.path.relpath(file, self._project.root), str(file))
-        made = [digest for name, digest in record.made.items() if name in names] if record else []
-        recorded = compare(made[0], at_hand) if made else ""
-        state = step.state or ("verified" if recorded == "verified" else "")
-        return replace(step, record=record, recorded=recorded, state=state)
+        for path in (os.path.relpath(file, self._project.root), str(file)):
+            if record and record.made.get(path) == at_hand:
+                return replace(step, record=record, state=step.state or "verified")
+        return step
 
 
 def _compared(what: str, made: Input, path: Path | None, at_hand: str) -> Step:
@@ -338,30 +306,14 @@ def _compared(what: str, made: Input, path: Path | None, at_hand: str) -> Step:
     return Step(what, made.name, str(path or ""), made.digest or at_hand, state, changed)
 
 
-def _format_verdict(result: Mapping[str, Any] | None, digest: str) -> str:
-    """Render what validation found in the dataset with this digest."""
-    if result is None:
-        return "not validated"
-    if result["digest"] != digest:
-        return "validated as other data"
-    passed = sum(bool(check["passed"]) for check in result["checks"])
-    word = "valid" if result["passed"] else "refused"
-    return f"{word}, {passed} of {len(result['checks'])} expectations met"
-
-
 def render_facts(step: Step) -> Iterator[str]:
     """Render what a step records beside its digest, line by line."""
     yield from filter(None, _render_own_facts(step.what, step.facts))
     if step.code:
-        digest, state = step.code
-        words = {"verified": "as at hand", "changed": "the code at hand is another"}
-        yield f"code {digest[:DIGITS]} {words.get(state, 'not here to compare with')}"
-    if step.recorded == "changed":
-        yield "the run record is that of another one"
-    elif record := step.record:
+        yield f"code {step.code[:DIGITS]}"
+    if record := step.record:
         git = f"git {record.git.revision[:DIGITS]}" if record.git.revision else "outside git"
-        named = "" if step.recorded else "; the record does not name its product"
-        yield f"{record.stage}, {record.started}, {git}, {record.machine}{named}"
+        yield f"{record.stage}, {record.started}, {git}, {record.machine}"
 
 
 def _render_own_facts(what: str, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -384,7 +336,6 @@ def _render_own_facts(what: str, facts: Mapping[str, Any]) -> Iterator[str]:
             if "splits" in facts:
                 splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
                 yield f"{splits}; {facts.get('captions', 0):,} captions"
-            yield facts.get("validation", "")
             for licence in facts.get("licences", []):
                 yield f"licence of {licence.get('what')}: {licence.get('licence')}"
         case _:

@@ -13,7 +13,7 @@ from albef.lineage import Project
 from albef.report import card, croissant, page
 from albef.report.sections import datasets
 from albef.report.sections.datasets import read_page
-from pipelines.stage import PARAMS, Stage, code_of, main
+from pipelines.stage import PARAMS, Stage, main
 
 NOT_SHOWN = ("paths", "runtime", "release")
 """Sections of params.yaml that change no product."""
@@ -31,7 +31,7 @@ def run(stage: Stage) -> None:
     count = stage.section("report", ReportConfig).examples
     params, layout = stage.params, stage.layout
     runs = tuple(params.get("tasks", {}))
-    project = Project(Path(), layout, runs, lambda address: code_of(address, params))
+    project = Project(Path(), layout, runs)
     values = {key: section for key, section in params.items() if key not in NOT_SHOWN}
     report = page.read(values, project, count)
     cards = _write(

@@ -172,8 +172,11 @@ class Stage:
 
     @property
     def code(self) -> str:
-        """Digest of the code that it runs, as dvc.yaml declares it."""
-        return code_of(self.address, self.params)
+        """Digest of the code that dvc.yaml declares for it; "" where it declares none.
+
+        Comments, docstrings and blank lines do not count.
+        """
+        return code_digest(code_files(_stages(), self.address, self.params))
 
     @contextlib.contextmanager
     def scratch(self, fingerprint: str, *, alone: bool = True) -> Iterator[Path]:
@@ -260,14 +263,6 @@ def verified_digest(stage: Stage, dataset: str) -> str:
             f"data set {dataset} has changed since it was validated; run validate@{dataset}"
         )
     return digest
-
-
-def code_of(address: str, params: Mapping[str, Any]) -> str:
-    """Digest of the code that dvc.yaml declares for a stage; "" where it declares none.
-
-    Comments, docstrings and blank lines do not count.
-    """
-    return code_digest(code_files(_stages(), address, params))
 
 
 def file_md5s(address: str, params: Mapping[str, Any]) -> dict[str, str]:

@@ -52,12 +52,10 @@ def test_an_export_leads_back_to_the_files_of_its_sources(project: Path) -> None
         ("source", "rows", ""),
         ("file", "scenes.json", "verified"),
     ]
-    assert {step.code[1] for step in chain.walk() if step.code} == {"verified"}
-    recorded = {step.record.stage: step.recorded for step in chain.walk() if step.record}
-    assert recorded == dict.fromkeys(
-        ("export@retrieval", "finetune@retrieval", "search@retrieval", "pretrain", "ingest@web",
-         "ingest@scenes"), "verified"
-    )  # fmt: skip
+    assert {step.record.stage for step in chain.walk() if step.record} == {
+        "export@retrieval", "finetune@retrieval", "search@retrieval", "pretrain", "ingest@web",
+        "ingest@scenes",
+    }  # fmt: skip
 
 
 def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
@@ -71,9 +69,8 @@ def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
         "└─ checkpoint retrieval  products/models/retrieval",
         "chosen: lr 0.0002",
         "4 train; 8 captions",
-        "valid, 1 of 1 expectations met",
         "licence of pictures: CC BY 9",
-        "as at hand",
+        "code ",
         "outside git",
         "pretrain, 20",
     ):
@@ -95,7 +92,7 @@ def test_a_checkpoint_that_is_another_by_now_is_told_and_the_chain_goes_on(
     assert command.main(EXPORT, False) == 1
     text = capsys.readouterr().out
     assert f"changed: the one at hand is {file_digest(WEIGHTS)[:12]}" in text
-    assert "the run record is that of another one" in text
+    assert "pretrain, 20" not in text, "the run record is that of another one"
 
 
 def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_serving(
@@ -104,7 +101,7 @@ def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_se
     shutil.copytree(EXPORT, tmp_path / "got")
     chain = lineage(tmp_path / "got")
     assert {s.state for s in chain.walk() if s.what in ("checkpoint", "data set")} == {"missing"}
-    assert not [step for step in chain.walk() if step.record or step.code]
+    assert not [step for step in chain.walk() if step.record]
     heavy = ("torch", "pyarrow", "dvc", "prefect", "pandas")
     code = (
         "import sys; from pathlib import Path\n"
@@ -144,18 +141,10 @@ def test_every_artifact_has_a_chain(project: Path) -> None:
         ("models/retrieval/config.json", "checkpoint", ["search", "checkpoint", "data set"]),
         ("data/web/index.parquet", "data set", ["source"]),
         ("search/retrieval/choice.json", "search", []),
-        ("metrics/retrieval.json", "metrics", ["checkpoint", "data set"]),
-        ("results/retrieval/predictions.parquet", "predictions", ["checkpoint", "data set"]),
     ):
         chain = lineage(Path("products") / path)
         assert (chain.what, [origin.what for origin in chain.origins]) == (first, origins)
         assert chain.state == "verified"
-
-
-def test_metrics_know_their_checkpoint_by_the_predictions(project: Path) -> None:
-    shutil.copy(WEIGHTS, "products/models/retrieval/model.safetensors")
-    chain = lineage("products/metrics/retrieval.json")
-    assert (chain.state, chain.origins[0].state) == ("verified", "changed")
 
 
 def test_data_that_changed_are_told(project: Path) -> None:
@@ -165,31 +154,9 @@ def test_data_that_changed_are_told(project: Path) -> None:
     assert changed == {("data set", "web"), ("file", "scenes.json")}
 
 
-def test_an_edit_of_code_is_told_and_one_of_a_comment_is_not(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Path("pipelines")
-    real = folder.resolve()
-    folder.unlink()
-    shutil.copytree(real, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    code = folder / "pretrain.py"
-    text = code.read_text()
-    for edited, state in ((f"# Why.\n{text}", "verified"), (f"{text}\nx = 1\n", "changed")):
-        code.write_text(edited)
-        chain = lineage(WEIGHTS)
-        assert chain.code
-        assert chain.code[1] == state
-    command.main(WEIGHTS, False)
-    assert "the code at hand is another" in capsys.readouterr().out
-
-
-def test_a_record_without_its_product_claims_less(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_record_of_it_a_product_is_not_verified(project: Path) -> None:
     change("products/runs/pretrain.json", "made", **{str(WEIGHTS): None})
-    assert lineage(WEIGHTS).state == ""
-    command.main(WEIGHTS, False)
-    assert "the record does not name its product" in capsys.readouterr().out
+    assert (lineage(WEIGHTS).state, lineage(WEIGHTS).record) == ("", None)
 
 
 def test_an_imported_checkpoint_comes_from_its_file(project: Path) -> None:
@@ -230,16 +197,14 @@ def test_what_has_no_chain_is_an_error(project: Path) -> None:
     ):
         with pytest.raises(LineageError, match=f"^{message}"):
             lineage(path)
-    parent = {"parent": "pretrained", "parent_weights": file_digest(WEIGHTS)}
-    change(WEIGHTS.with_name("config.json"), "provenance", **parent)
-    with pytest.raises(LineageError, match="records that it was made of itself"):
-        lineage(WEIGHTS)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         (EXPORT / NAME, "{", "manifest.json is no JSON"),
+        (EXPORT / NAME, "[]", "manifest.json is malformed: AttributeError"),
+        (WEIGHTS.with_name("config.json"), "[1]", "pretrained/config.json is malformed: Attr"),
         (Path("products/runs/pretrain.json"), '{"made": 1}', "pretrain.json: made"),
         (Path("products/data/web/index.parquet"), "x", "index.parquet is damaged"),
         (Path("params.yaml"), "paths: 3", "params.yaml: paths"),

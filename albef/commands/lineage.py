@@ -1,16 +1,14 @@
 """``albef lineage PATH``: print the chain from an artifact back to the raw source."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from albef.commands.project import layout_of
-from albef.config import ParamsError, read_preset, read_yaml
+from albef.config import ParamsError, read_preset
 from albef.layout import PARAMS, Layout
 from albef.lineage import DIGITS, Project, Step, lineage, render_facts
-from albef.run_record import code_digest, code_files
 
 GRAPH = Path("dvc.yaml")
 
@@ -78,7 +76,6 @@ def _holds(layout: Layout, path: Path) -> bool:
 
 
 def _projects(root: Path) -> Iterator[Project]:
-    stages = read_yaml(root / GRAPH).get("stages", {})
     for file in (root / PARAMS, *sorted((root / "presets").glob("*.yaml"))):
         params = read_preset(file)
         try:
@@ -87,8 +84,4 @@ def _projects(root: Path) -> Iterator[Project]:
             if file.name == PARAMS.name:
                 raise
             continue
-
-        def code_at_hand(address: str, params: Mapping[str, Any] = params) -> str:
-            return code_digest(code_files(stages, address, params, root), root)
-
-        yield Project(root, layout, tuple(params.get("tasks") or ()), code_at_hand)
+        yield Project(root, layout, tuple(params.get("tasks") or ()))

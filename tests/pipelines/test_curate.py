@@ -176,7 +176,7 @@ def test_pre_training_reads_a_view_and_tells_what_it_is(here: Path) -> None:
     pretrain.run(stage := Stage("pretrain", ""))
     told = load_checkpoint(stage.layout.model("pretrained")).config["provenance"]
     assert (told["dataset"], told["data"]) == ("clean", describe(VIEW)["digest"])
-    project = Project(Path(), stage.layout, ("retrieval",), lambda address: "")
+    project = Project(Path(), stage.layout, ("retrieval",))
     chain = lineage(stage.layout.model("pretrained"), project)
     (view,) = chain.origins
     data, judge = view.origins
