@@ -19,7 +19,7 @@ from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
 from albef.release.canary import probe
 from albef.release.gate import ReleaseConfig, contaminated, judge
-from albef.release.measuring import Measured, Tested, measure
+from albef.release.measuring import Tested, measure
 from albef.report import card as model_card
 from albef.report.card import Compared, Evaluation, read_datasets, training_facts
 from albef.run_record import machine
@@ -95,8 +95,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
         "note": note,
         "figures": {
             **asdict(evaluation),
-            "new": _plain(new),
-            "released": _plain(others[0]) if others else None,
+            "released": {name: asdict(old) for name, old in others[0].items()} if others else None,
         },
         "limits": gate.model_dump(),
         "provenance": provenance,
@@ -158,10 +157,6 @@ def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
             "another name"
         )
     return [released], f"This and {replaces} were measured in one process on the same records."
-
-
-def _plain(measured: Measured) -> dict[str, Any]:
-    return {name: asdict(metrics) for name, metrics in measured.items()}
 
 
 def main() -> None:

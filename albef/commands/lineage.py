@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from albef.commands.project import layout_of
-from albef.config import ParamsError, read_preset
+from albef.config import read_preset
 from albef.layout import PARAMS, Layout
 from albef.lineage import DIGITS, Project, Step, lineage, render_facts
 
@@ -59,7 +59,7 @@ def project_around(path: Path) -> Project | None:
     A preset has artifacts of its own; the params file comes first, then presets.
 
     Raises:
-        ParamsError: a params file that is no YAML.
+        ParamsError: a params file or preset that is no YAML, or names no folders.
     """
     resolved = path.resolve()
     for root in (resolved, *resolved.parents):
@@ -78,10 +78,4 @@ def _holds(layout: Layout, path: Path) -> bool:
 def _projects(root: Path) -> Iterator[Project]:
     for file in (root / PARAMS, *sorted((root / "presets").glob("*.yaml"))):
         params = read_preset(file)
-        try:
-            layout = layout_of(params, root, file)
-        except ParamsError:
-            if file.name == PARAMS.name:
-                raise
-            continue
-        yield Project(root, layout, tuple(params.get("tasks") or ()))
+        yield Project(root, layout_of(params, root, file), tuple(params.get("tasks") or ()))

@@ -39,12 +39,11 @@ class Project:
         Raises:
             ParamsError: there is no such run; the nearest is named.
         """
-        tasks = self._params.get("tasks")
-        runs = tasks if isinstance(tasks, dict) else {}
+        runs: dict[str, dict[str, Any]] = self._params.get("tasks") or {}
         if run not in runs:
-            hint = did_you_mean(run, map(str, runs))
+            hint = did_you_mean(run, runs)
             raise ParamsError(f"{self._file} has no run {run!r} under tasks{hint}")
-        return runs[run] if isinstance(runs[run], dict) else {}
+        return runs[run]
 
     def checkpoint(self, run: str) -> Path:
         """The folder of a run's checkpoint."""
