@@ -65,21 +65,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Input:
-    """What an artifact records about one of its inputs.
-
-    Attributes:
-        name: of the input.
-        digest: its SHA-256; "" if it was not recorded.
-        about: what the input recorded about itself.
-    """
-
-    name: str
-    digest: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Project:
     """The project around an artifact, where its inputs lie.
 
@@ -137,11 +122,11 @@ def _find(path: Path, chains: "Lineage", project: Project | None) -> Step | None
             models = Path(project.layout.paths.models).resolve() if project else folder.parent
             is_inside = models in folder.parents
             name = folder.relative_to(models).as_posix() if is_inside else folder.name
-            return chains.checkpoint(Input(name), folder)
+            return chains.checkpoint(name, folder=folder)
         if (folder / DESCRIBED).is_file():
-            return chains.dataset(Input(folder.name), folder)
+            return chains.dataset(folder.name, folder=folder)
         if (folder / CHOICE).is_file():
-            return chains.search(Input(folder.name), folder)
+            return chains.search(folder.name, folder=folder)
     return None
 
 
@@ -174,24 +159,32 @@ class Lineage:
             # precisions that are not deployed may be left out
             "changed" if files["changed"] else "verified" if files["verified"] else "missing",
             facts=facts,
-            origins=(self.checkpoint(Input(run, provenance.get("checkpoint", ""), provenance)),),
+            origins=(self.checkpoint(run, provenance.get("checkpoint", ""), provenance),),
         )
         code = provenance.get("export_code", "")
         return self._with_record(step, folder / MANIFEST, f"export@{run}", code)
 
-    def checkpoint(self, made: Input, folder: Path | None = None) -> Step:
+    def checkpoint(
+        self,
+        name: str,
+        digest: str = "",
+        about: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> Step:
         """Return the chain of a checkpoint.
 
         Args:
-            made: what the artifact that was made of it records.
+            name: of the checkpoint.
+            digest: its SHA-256, as what was made of it records; "" if that records none.
+            about: what the checkpoint recorded about itself, as what was made of it repeats.
             folder: where it lies; None looks where the project keeps it.
         """
-        run = made.name.split("/")[0]
-        folder = folder or (self._layout.model(made.name) if self._layout else None)
+        run = name.split("/")[0]
+        folder = folder or (self._layout.model(name) if self._layout else None)
         weights = folder / WEIGHTS if folder else None
-        step = _compared("checkpoint", made, folder, self._digest(weights))
+        step = _compared("checkpoint", name, digest, folder, self._digest(weights))
         config = self._read(folder / CONFIG) if folder and step.state in ("verified", "") else None
-        origin = config.get("provenance", {}) if config else made.about
+        origin = config.get("provenance", {}) if config else about or {}
         facts = {key: origin[key] for key in ("seed", "epoch") if key in origin}
         if config:
             facts |= {"kind": config["kind"], "values": config["values"]}
@@ -204,52 +197,59 @@ class Lineage:
     def _inputs(self, run: str, origin: Mapping[str, Any]) -> Iterator[Step]:
         """Yield what the checkpoint of a run was made of, by its provenance."""
         if choice := origin.get("choice"):
-            yield self.search(Input(run, choice))
+            yield self.search(run, choice)
         if name := origin.get("parent"):
-            about = origin.get("parent_provenance") or {}
-            yield self.checkpoint(Input(name, origin.get("parent_weights", ""), about))
+            about = origin.get("parent_provenance")
+            yield self.checkpoint(name, origin.get("parent_weights", ""), about)
         if (file := origin.get("imported")) is not None:
             yield Step("file", file, digest=origin.get("file", ""), state="missing")
         for part, digest in origin.get("start", {}).items():
             yield Step(f"{part} weights", "taken as a start", digest=digest)
         if name := origin.get("dataset"):
-            yield self.dataset(Input(name, origin.get("data", ""), origin.get("described") or {}))
+            yield self.dataset(name, origin.get("data", ""), origin.get("described"))
 
-    def search(self, made: Input, folder: Path | None = None) -> Step:
-        """Return what the search of a run chose."""
-        folder = folder or (self._layout.search(made.name) if self._layout else None)
+    def search(self, run: str, digest: str = "", folder: Path | None = None) -> Step:
+        """Return what the search of a run chose; see :meth:`checkpoint`."""
+        folder = folder or (self._layout.search(run) if self._layout else None)
         file = folder / CHOICE if folder else None
-        step = _compared("search", made, folder, self._digest(file))
+        step = _compared("search", run, digest, folder, self._digest(file))
         if file and step.state != "missing":
             step = replace(step, facts={"choice": self._read(file)})
-        return self._with_record(step, file, f"search@{made.name}", "")
+        return self._with_record(step, file, f"search@{run}", "")
 
-    def dataset(self, made: Input, folder: Path | None = None) -> Step:
-        """Return the chain of a dataset, whose digest is computed again from its index."""
-        folder = folder or (self._layout.data(made.name) if self._layout else None)
+    def dataset(
+        self,
+        name: str,
+        digest: str = "",
+        about: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> Step:
+        """Return the chain of a dataset, whose digest is computed again from its index; see
+        :meth:`checkpoint`."""
+        folder = folder or (self._layout.data(name) if self._layout else None)
         file, at_hand = folder / DESCRIBED if folder else None, ""
         described = self._read(file) if file else None
         if folder and described:
             from albef.data.shards import index_digest  # pyarrow, which serving lacks
 
             at_hand = index_digest(folder)
-            made = replace(made, digest=made.digest or described["digest"])
-        step = _compared("data set", made, folder, at_hand)
-        about = described if described and step.state == "verified" else made.about
+            digest = digest or described["digest"]
+        step = _compared("data set", name, digest, folder, at_hand)
+        about = (described if step.state == "verified" else about) or {}
         facts = {key: about[key] for key in ("splits", "captions", "licences") if key in about}
         if view := about.get("curated"):
             stage, origins = "curate", self._of_view(view)
         else:
             stage, origins = "ingest", self._of_sources(about.get("sources", []))
         step = replace(step, facts=facts, origins=tuple(origins))
-        return self._with_record(step, file, f"{stage}@{made.name}", "")
+        return self._with_record(step, file, f"{stage}@{name}", "")
 
     def _of_view(self, view: Mapping[str, str]) -> Iterator[Step]:
         """Yield the dataset that a filtered one was made of, and the checkpoint that filtered it
         or wrote captions."""
-        yield self.dataset(Input(view["of"], view["data"]))
+        yield self.dataset(view["of"], view["data"])
         folder = self._project.root / view["by"] if self._project else None
-        yield self.checkpoint(Input(view["by"], view["weights"]), folder)
+        yield self.checkpoint(view["by"], view["weights"], folder=folder)
 
     def _of_sources(self, sources: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
         from albef.builtin import openmoji  # Pillow's, which only these sources need
@@ -263,7 +263,7 @@ class Lineage:
             files = []
             for name, digest in source.get("inputs", {}).items():
                 path = artwork.get(name, root / name)
-                files.append(_compared("file", Input(name, digest), path, self._digest(path)))
+                files.append(_compared("file", name, digest, path, self._digest(path)))
             facts = {k: v for k, v in source.items() if k not in ("name", "inputs")}
             yield Step("source", source["name"], facts=facts, origins=tuple(files))
 
@@ -299,11 +299,11 @@ class Lineage:
         return step
 
 
-def _compared(what: str, made: Input, path: Path | None, at_hand: str) -> Step:
+def _compared(what: str, name: str, digest: str, path: Path | None, at_hand: str) -> Step:
     """Return an input as a step, its recorded digest compared with the local one."""
-    state = compare(made.digest, at_hand)
+    state = compare(digest, at_hand)
     changed = at_hand if state == "changed" else ""
-    return Step(what, made.name, str(path or ""), made.digest or at_hand, state, changed)
+    return Step(what, name, str(path or ""), digest or at_hand, state, changed)
 
 
 def render_facts(step: Step) -> Iterator[str]:

@@ -12,7 +12,6 @@ from pydantic import Field
 from albef.builtin import view
 from albef.builtin.describe import Group, Scene, phrase
 from albef.builtin.studio import Canvas, Studio
-from albef.config import ParamsError
 
 GENERIC = (
     "a picture",
@@ -55,10 +54,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
     names = list(studio.names)
     for split, count in config.splits.items():
         if split != "train" and count > len(names):
-            raise ParamsError(
-                f"splits.{split} is {count}, but {len(names)} objects give only {len(names)} "
-                "pictures that are told apart by their captions: lower it or raise objects"
-            )
+            raise view.too_few(split, count, "captions", len(names))
         for number in range(count):
             rng = random.Random(f"{seed} pictures {split} {number}")
             name = named = names[number % len(names)]

@@ -16,13 +16,11 @@ GRAPH = Path("dvc.yaml")
 def main(path: Path, as_json: bool) -> int:
     """Print the chain of an artifact; return 1 if a local file is not the one that was recorded."""
     chain = lineage(path, project_around(path))
-    print(to_json(chain) if as_json else "\n".join(_tree(chain, set())))
+    if as_json:
+        print(TypeAdapter(Step).dump_json(chain, indent=2).decode())
+    else:
+        print("\n".join(_tree(chain, set())))
     return int(any(step.state == "changed" for step in chain.walk()))
-
-
-def to_json(step: Step) -> str:
-    """Return a chain as JSON: every digest in full, every value."""
-    return TypeAdapter(Step).dump_json(step, indent=2).decode()
 
 
 def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:

@@ -64,11 +64,6 @@ def test_what_cannot_be_used_is_refused(tiny_checkpoint: Path) -> None:
             model_of(dataclasses.replace(checkpoint, **changed))
 
 
-def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
-        albef.load(tmp_path)
-
-
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "albef.export.torch_model")
     monkeypatch.setitem(sys.modules, "torch", None)

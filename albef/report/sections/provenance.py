@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from albef.io import read_json
 from albef.layout import HEADLINE, Layout
-from albef.lineage import CONFIG, Input, Lineage, Project, Step
+from albef.lineage import CONFIG, Lineage, Project, Step
 from albef.report.wording import flatten
 from albef.run_record import RunRecord
 from albef.run_record import read as read_record
@@ -144,4 +144,4 @@ def read_chains(project: Project) -> Iterator[Step]:
         if (project.layout.export(run) / MANIFEST).is_file():
             yield chains.export(project.layout.export(run))
         elif (project.layout.model(run) / CONFIG).is_file():
-            yield chains.checkpoint(Input(run))
+            yield chains.checkpoint(run)
