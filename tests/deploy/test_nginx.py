@@ -12,17 +12,13 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
+from tests.deploy.test_rolling import process, wait_for
 from tests.serving.running import PATIENCE, error, running, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIG = (DEPLOY / "nginx.conf").read_text()
 FORM = "Content-Type: multipart/form-data; boundary=x"
 SLOW = f"POST /v1/match HTTP/1.1\r\nHost: a\r\n{FORM}\r\nContent-Length: 99\r\n\r\n".encode()
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager
@@ -41,12 +37,9 @@ def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
         command = ["nginx", "-c", f"{folder / 'nginx.conf'}", "-p", f"{folder}", "-e", "stderr"]
         checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stderr
-        with subprocess.Popen(command) as process:
-            try:
-                wait_until(lambda: is_open(port))
-                yield port
-            finally:
-                process.terminate()
+        with process(command):
+            wait_for(port)
+            yield port
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")

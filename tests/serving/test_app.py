@@ -9,11 +9,8 @@ import pytest
 from PIL import Image
 
 import albef
-from albef.serving.app import create_app
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
-from albef.serving.limits import Options
-from albef.serving.middleware.exchange import State
 from tests.conftest import CAPTIONS
 from tests.serving.running import Running, error, parts, running, wait_until
 
@@ -298,13 +295,6 @@ def test_an_index_outlives_the_server_and_its_model(
         assert client.delete("/v1/indexes/larger").status_code == 204
 
 
-def test_openapi_says_what_a_token_is_needed_for(tiny_export: Path) -> None:
-    app = create_app(Options([tiny_export], tokens=["first-token-of-many"]), State())
-    paths = app.openapi()["paths"]
-    assert paths["/v1/model"]["get"]["security"] == [{"token": []}]
-    assert "security" not in paths["/healthz"]["get"]
-
-
 def test_metrics_tell_how_far_traffic_is_from_validation_data(
     tiny_export: Path, pictures: list[bytes]
 ) -> None:
@@ -328,9 +318,7 @@ def test_metrics_tell_how_far_traffic_is_from_validation_data(
         assert b"squid" not in server.client.get("/metrics").content
 
 
-def test_pages_of_an_origin_that_is_named_may_ask_and_see_refusals(
-    tiny_export: Path, pictures: list[bytes]
-) -> None:
+def test_tokens_and_pages_of_an_origin_that_is_named(tiny_export: Path) -> None:
     page, token = "https://gallery.example", "a-token-of-a-client"
     asks = {
         "origin": page,
@@ -338,6 +326,9 @@ def test_pages_of_an_origin_that_is_named_may_ask_and_see_refusals(
         "access-control-request-headers": "authorization,content-type",
     }
     with running([tiny_export], origins=[page], tokens=[token]) as server:
+        paths = server.client.get("/openapi.json").json()["paths"]
+        assert paths["/v1/model"]["get"]["security"] == [{"token": []}]
+        assert "security" not in paths["/healthz"]["get"]
         before = server.client.options("/v1/embed/texts", headers=asks)  # as a browser, no token
         assert before.is_success
         assert before.headers["access-control-allow-origin"] == page

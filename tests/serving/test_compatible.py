@@ -84,10 +84,8 @@ def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
         ({"model": "gpt"}, NotFoundError, "there is no such model; there are retrieval, vqa"),
         ({"model": "vqa"}, UnprocessableEntityError, "retrieval|vqa is of kind vqa"),
         ({"dimensions": 4}, UnprocessableEntityError, "have 8 and cannot be shortened"),
-        ({"input": []}, UnprocessableEntityError, "input: List should have at least 1"),
         ({"input": ["a", " "]}, UnprocessableEntityError, r"input\.1: String should match"),
         ({"input": ["data:image/png;base64,%"]}, UnprocessableEntityError, r"input\.0: a picture"),
-        ({"input": "data:image/png;base64,AAAA"}, UnprocessableEntityError, "picture 0"),
         ({"input": [1, 2]}, UnprocessableEntityError, r"input\.0: Input should be a valid string"),
         ({"extra_body": {"task": "x"}}, UnprocessableEntityError, "task: there is no such field"),
     ]
