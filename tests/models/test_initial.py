@@ -4,19 +4,8 @@ import torch
 
 from albef.models.momentum import MomentumTwin
 from albef.models.text import TextEncoder
-from albef.models.vision import ImageConfig, ImageEncoder, sine_positions
+from albef.models.vision import ImageConfig, ImageEncoder
 from tests.conftest import tiny_model
-
-
-def test_positions_start_apart_and_alike_along_rows_and_columns() -> None:
-    width = 30
-    positions = sine_positions(4, width).view(4, 4, width)
-    flat = positions.flatten(0, 1)
-    distances = torch.cdist(flat, flat) + torch.eye(16) * 9
-    assert distances.min() > 0.5
-    half = 2 * (width // 4)
-    assert torch.equal(positions[0, :, half:], positions[3, :, half:])  # columns know no row
-    assert torch.equal(positions[:, 0, :half], positions[:, 3, :half])
 
 
 def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere() -> None:

@@ -251,13 +251,6 @@ def test_a_checkpoint_without_a_list_is_told(tmp_path: Path) -> None:
         Task.restore(made.config, checkpoint)
 
 
-def test_another_vqa_run_hands_on_its_decoder(tmp_path: Path) -> None:
-    made = task()
-    next_one = Task.start(made.config, load_checkpoint(save_task(made, tmp_path / "vqa")))
-    for name, tensor in made.state_dict().items():
-        assert torch.equal(next_one.state_dict()[name], tensor), name
-
-
 def test_after_retrieval_what_is_missing_is_fresh_and_the_twin_equal(
     tiny_checkpoint: Path,
 ) -> None:
