@@ -244,9 +244,16 @@ def code_digest(files: Iterable[Path], root: Path = Path()) -> str:
 
 @cache
 def strip_comments(source: str) -> str:
-    """A module without comments, docstrings and blank lines; the same in every Python."""
+    """A module without comments, docstrings and blank lines; the same in every Python.
+
+    What cannot be parsed stays as it is: the stage need not import it.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return source
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         body = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else ():
             match statement:  # a docstring, or the string under a field that explains it

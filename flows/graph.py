@@ -257,12 +257,9 @@ def _is_module_of(record: run_record.RunRecord, edit: Edit) -> bool:
 
 
 def code_digest(stage: str) -> str:
-    """Digest of the code that a stage runs, as it is now; "" where it cannot be parsed."""
+    """Digest of the code that a stage runs, as it is now."""
     files = run_record.code_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
-    try:
-        return run_record.code_digest(files)
-    except SyntaxError:
-        return ""
+    return run_record.code_digest(files)
 
 
 def _edits(stage: Any, dep: Any) -> list[Edit]:
@@ -316,21 +313,14 @@ def _value_reasons(dep: Any) -> Iterator[str]:
     for key in dep.params:
         before, after = _leaves(key, old), _leaves(key, new)
         for leaf in before | after:
-            if leaf not in after:
-                yield f"{leaf} is gone (was {_format(before[leaf])})"
-            elif leaf not in before:
-                yield f"{leaf} is new: {_format(after[leaf])}"
-            elif before[leaf] != after[leaf] or type(before[leaf]) is not type(after[leaf]):
-                yield f"{leaf} {_format(before[leaf])} -> {_format(after[leaf])}"
+            was, now = before.get(leaf, "nothing"), after.get(leaf, "nothing")
+            if was != now:
+                yield f"{leaf} {was} -> {now}"
 
 
-def _leaves(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _leaves(key: str, values: Mapping[str, Any]) -> dict[str, str]:
     pairs = flatten({key: values.get(key)})
-    return {name: value for name, value in pairs if value is not None or "." in name}
-
-
-def _format(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return {name: repr(value) for name, value in pairs if value is not None or "." in name}
 
 
 def _product_reasons(stage: Any) -> Iterator[str]:

@@ -100,8 +100,8 @@ def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
     Path("albef/tasks/other.py").write_text("x = 2\n")
     Path("albef/a.py").write_text("x = 1  # as ever\n")
     assert digest() == first
-    for changed in ("tasks/vqa", "folder/b"):
-        Path(f"albef/{changed}.py").write_text("x = 2\n")
+    for changed, text in (("tasks/vqa", "x = 2\n"), ("folder/b", "x = (\n")):
+        Path(f"albef/{changed}.py").write_text(text)
         assert digest() != first
         Path(f"albef/{changed}.py").write_text("x = 1\n")
     Path("albef/a.py").unlink()
