@@ -20,25 +20,14 @@ from albef.layout import Engine
 from albef.serving.serve import serve
 
 Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
-PIPELINE = (
-    "run",
-    "status",
-    "params",
-    "compare",
-    "ablate",
-    "accept",
-    "release",
-    "fetch",
-    "verify",
-    "data",
-)
+PIPELINE = "run, status, params, compare, ablate, accept, release, fetch, verify, data"
 """Commands of a project's ``flows/cli.py``, and what comes before them."""
 app = Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog=f"In a project (params.yaml and dvc.yaml) there are also: {', '.join(PIPELINE)}.",
+    epilog=f"In a project (params.yaml and dvc.yaml) there are also: {PIPELINE}.",
 )
 
 
@@ -59,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
             pipeline = cast(TyperGroup, get_command(flows.app))
             group.commands = {**pipeline.commands, **group.commands}
             group.epilog = None
-        elif name in PIPELINE:
+        elif name in PIPELINE.split(", "):
             project_root()  # says that there is none
     group(words, prog_name="albef")
 

@@ -134,9 +134,9 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
         run_record.keep(path)
 
 
-def accept_data(name: str, file: Path | None = None) -> str:
-    """Write the profile of a data set as a suite to a file below :data:`PROFILES`, and its path
-    into params.yaml; what was done.
+def accept_data(name: str) -> str:
+    """Write the profile of a data set as a suite to the file that params.yaml names for it, else to
+    a new one below :data:`PROFILES` that it names then; what was done.
 
     Raises:
         ParamsError: no such data set, or its profile is missing or of other data.
@@ -148,20 +148,15 @@ def accept_data(name: str, file: Path | None = None) -> str:
         raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, datasets)}")
     current = ((params.get("validate") or {}).get("accepted") or {}).get(name)
     profile = _read_profile(name)
-    if file is None:
-        file = Path(current or PROFILES / f"{name}.json")
-        if current is None and file.exists():
-            raise ParamsError(
-                f"{file} is there already, and {PARAMS} does not name it: it may be of another "
-                f"data set {name}; say --file {file} to overwrite it, or name another file"
-            )
-    if not file.resolve().is_relative_to(PROFILES.resolve()):
+    file = Path(current or PROFILES / f"{name}.json")
+    if current is None and file.exists():
         raise ParamsError(
-            f"{file} is not in {PROFILES}, which validation depends on: name one there"
+            f"{file} is there already, and {PARAMS} does not name it: it may be of another data "
+            f"set {name}; delete it, or name it in validate.accepted"
         )
     text = accepted_suite(profile)
     write_atomic(file, text)
-    if file.as_posix() != current:
+    if current is None:
         values.override(PARAMS, [f"validate.accepted.{name}={file.as_posix()}"])
     return (
         f"{file} holds {len(json.loads(text)['expectations'])} expectations of {name}; commit it "

@@ -4,14 +4,12 @@ Artifacts belong to the flow or task that is at work when they are made.
 """
 
 import contextlib
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from gto.exceptions import GTOException
 from httpx import HTTPError
 from prefect.artifacts import (
     create_link_artifact,
@@ -21,14 +19,9 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.objects import State
 
-from albef.config import read_yaml
-from albef.io import read_json
-from albef.layout import PARAMS, Layout
-from flows import git, results
-from flows.releases.registry import Registry
+from albef.layout import Layout
+from flows import results
 
-STAGE = "prod"
-"""What a version holds that results are compared with."""
 GATES = ("validate", "export")
 """Stages that refuse."""
 _POINT = re.compile(r"(?:step|trial) (\d+) of (\d+)")
@@ -38,20 +31,17 @@ _POINT = re.compile(r"(?:step|trial) (\d+) of (\d+)")
 def publish(layout: Layout, states: Mapping[str, State]) -> None:
     """Show what a run came to, by the states in which its stages ended.
 
-    A server out of reach, or a name that GTO does not take, costs artifacts and not the run.
+    A server out of reach costs artifacts and not the run.
     """
     gates = [
-        (name, "refused" if state.is_failed() else "passed", _verdict(layout, name, state))
+        (name, "refused" if state.is_failed() else "passed", state.message or "")
         for name, state in states.items()
         if name.partition("@")[0] in GATES
     ]
-    with contextlib.suppress(HTTPError, GTOException):
+    with contextlib.suppress(HTTPError):
         result_rows = results.evaluated(layout)
         _table("results", results.HEADER, result_rows, "Results beside their baselines.")
         _table("gates", ("gate", "verdict", "what it says"), gates, "What may be used.")
-        header = ("run", "metric", "released", "value", "now", "change")
-        rows = list(_compare_with_released(layout))
-        _table("released", header, rows, f"Results beside the version that holds {STAGE}.")
         for key, page in (("report", layout.report()), ("data-pages", layout.data_pages())):
             if page.exists():
                 link = page.resolve().as_uri()
@@ -61,31 +51,6 @@ def publish(layout: Layout, states: Mapping[str, State]) -> None:
 def _table(key: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str) -> None:
     if table := [dict(zip(header, row, strict=True)) for row in rows]:
         create_table_artifact(table=table, key=key, description=text)
-
-
-def _verdict(layout: Layout, name: str, state: State) -> str:
-    """What a gate says: of data how many expectations are met, else the stage's own sentence."""
-    stage, _, key = name.partition("@")
-    result = read_json(layout.validation(key) / "result.json") if stage == "validate" else None
-    if result is None or state.is_failed():
-        return state.message or ""
-    checks = [bool(check.get("passed")) for check in result.get("checks", ())]
-    return f"{sum(checks)} of {len(checks)} expectations met"
-
-
-def _compare_with_released(layout: Layout) -> Iterator[tuple[str, ...]]:
-    """The results of each run that is released, as they were then and are now."""
-    runs = read_yaml(PARAMS).get("export", {}).get("runs", ())
-    for run in runs if git.ask("rev-parse", "HEAD") else ():
-        registry = Registry(run)
-        holder, path = registry.holder(STAGE), layout.metrics(run)
-        text = git.show(registry.versions[holder], path) if holder else None
-        if holder and text and path.exists():
-            before = {row[1]: row[2] for row in results.rows(run, json.loads(text))}
-            for _, metric, value, *_ in results.rows(run, json.loads(path.read_text())):
-                old = before.get(metric, "")
-                change = f"{float(value) - float(old):+.4g}" if old and value else ""
-                yield run, metric, holder, old, value, change
 
 
 class Progress:

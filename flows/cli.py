@@ -42,7 +42,7 @@ def run(
     ] = None,
     name: Annotated[str | None, Option(help="Record the run as this experiment.")] = None,
     seeds: Annotated[
-        int | None, Option(help="Run under so many seeds, each recorded, as NAME-seed1.")
+        int | None, Option(min=1, help="Run under so many seeds, each recorded, as NAME-seed1.")
     ] = None,
     dry: Annotated[bool, Option("--dry", help="Only say what would run, and why.")] = False,
 ) -> int:
@@ -303,18 +303,15 @@ def check(
 @command(data, "data accept", at_root=True)
 def accept_data(
     name: Annotated[str, Argument(help="The data set.")],
-    file: Annotated[
-        Path | None, Option(help="Else the one of params.yaml, or profiles/NAME.json.")
-    ] = None,
 ) -> None:
     """Take a data set as what its later versions are held to.
 
-    The profile of its validation is written as a suite to a file of the project, which
-    params.yaml then names.
+    The profile of its validation is written as a suite to the file that params.yaml names for it,
+    else to profiles/NAME.json, which it names then.
     """
     from flows.accept import accept_data
 
-    print(accept_data(name, file))
+    print(accept_data(name))
 
 
 @command(data, "data page", at_root=True)

@@ -96,12 +96,6 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def dvc(*args: str) -> tuple[int, list[str]]:
-    """Run a ``dvc`` command; its exit code and lines."""
-    lines: list[str] = []
-    return Child(*args).follow(lines.append), lines
-
-
 def in_session(module: str, *args: str, keep: int) -> int:
     """Run a module in a session of its own, which holds the run lock ``keep`` too; its exit code.
 

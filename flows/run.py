@@ -1,7 +1,6 @@
 """``albef run``: values, what is stale, the flow, the results."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,10 @@ from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, values
 from flows.accept import accept_comments
-from flows.process import dvc, in_session
+from flows.process import Child, in_session
 from flows.status import condense
 
 INTERRUPTED = 130
-log = logging.getLogger("albef")
 
 
 def run(
@@ -45,14 +43,7 @@ def run(
         values.prepare(preset, overrides)
         nodes, layout = graph.read(), values.layout()
         accept_comments(nodes)
-        plan, requested = _plan(nodes, only, force), graph.choose(nodes, only, "--only") or nodes
-        for stage in plan:
-            if stage not in requested:
-                log.info("note: %s runs too: what it makes is read, and is not here", stage)
-        for above in dict.fromkeys(above for stage in plan for above in nodes[stage].waits):
-            if above not in plan:
-                log.info("note: %s is stale too, but not asked for", above)
-        if plan:
+        if _plan(nodes, only, force):
             if not _flow(only, force):
                 return 1
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
@@ -116,8 +107,9 @@ def _check_git() -> None:
 
 def _save_experiment(name: str, layout: Layout) -> int:
     """Save the work tree as a DVC experiment."""
-    code, lines = dvc("exp", "save", "--name", name, "--force", *untracked(layout))
-    if code:
+    lines: list[str] = []
+    child = Child("exp", "save", "--name", name, "--force", *untracked(layout))
+    if child.follow(lines.append):
         print(f"the experiment was not recorded: {' '.join(lines)}", file=sys.stderr)
         return 1
     print(f"\nrecorded as experiment {name}; `dvc exp show` compares")

@@ -61,18 +61,14 @@ def train(
 def _refresh(scope: str) -> State:
     """See :func:`train`."""
     sources = [name for name in graph.read() if name.partition("@")[0] in SOURCES]
-    data, beside = _data_hashes()
+    before = _data_hashes()
     state = _train(sources, sources, push=False)
     if state.is_failed():
         return state
-    now, now_beside = _data_hashes()
-    changed = [name for name in now if now[name] != data.get(name)]
-    requarantined = [n for n in now if n not in changed and now_beside[n] != beside.get(n)]
+    changed = [name for name, md5 in _data_hashes().items() if md5 != before.get(name)]
     text = f"data that changed: {', '.join(changed)}" if changed else "nothing changed"
     for name in changed:
         emit("data.changed", f"dataset.{name}")
-    if requarantined:
-        text += f"; other rows of {', '.join(requarantined)} were set aside"
     log.info(text)
     nodes = graph.read()
     checks = [name for name in nodes if name.partition("@")[0] == CHECK and nodes[name].stale]
@@ -85,15 +81,15 @@ def _refresh(scope: str) -> State:
     return Completed(message=f"{text}. {state.message}")
 
 
-def _data_hashes() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """By data set its hash, and those of what else ingest made, as dvc.lock has them."""
-    layout, data, beside = values.layout(), {}, {}
+def _data_hashes() -> dict[str, str]:
+    """The hash of each data set, as dvc.lock has it."""
+    layout, hashes = values.layout(), {}
     for stage, entry in graph.locked().items():
         kind, _, name = stage.partition("@")
         if kind == INGEST:
-            beside[name] = {out["path"]: str(out.get("md5")) for out in entry["outs"]}
-            data[name] = beside[name].pop(str(layout.data(name)), "")
-    return data, beside
+            outs = {out["path"]: str(out.get("md5")) for out in entry["outs"]}
+            hashes[name] = outs.get(str(layout.data(name)), "")
+    return hashes
 
 
 def _train(only: list[str], force: list[str], push: bool = True) -> State:

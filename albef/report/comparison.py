@@ -43,11 +43,6 @@ class Metric:
     name: str
     values: tuple[float | None, ...]
 
-    @property
-    def words(self) -> str:
-        """What it says, or ""."""
-        return metric_names.words(self.name)
-
     def difference(self, before: int, after: int) -> float | None:
         """How far one side is from another."""
         old, new = self.values[before], self.values[after]
@@ -174,6 +169,7 @@ def render(comparison: Comparison) -> str:
         verdict=verdict,
         difference=difference,
         chance=chance,
+        words=metric_names.words,
         format_range=format_range,
         colour=lambda side: f"c{1 + side % COLOURS}",
     )

@@ -87,8 +87,6 @@ def _metrics(comparison: Comparison) -> str:
             if metric not in split.judged and split.name != BEHAVIOUR:
                 continue
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
-            if len(comparison.sides) == 1:
-                rows.append((split.run, name, _number(metric.values[0])))
             for after, side in enumerate(comparison.sides[1:], 1):
                 test = tests.get((after, metric.name))
                 change = (difference(metric.difference(side.against, after)), "", "")
@@ -101,8 +99,6 @@ def _metrics(comparison: Comparison) -> str:
                 names = f"{comparison.sides[side.against].name} -> {side.name}"
                 values = [_number(metric.values[index]) for index in (side.against, after)]
                 rows.append((split.run, name, names, *values, *change))
-    if len(comparison.sides) == 1:
-        return table(rows, ("run", "metric", "value")) if rows else ""
     header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
     return table(rows, header) if rows else ""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from albef.config import ParamsError
 from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
@@ -26,10 +27,6 @@ ELSEWHERE = ("runtime", "paths")
 """Sections that no product depends on: speed and places."""
 
 
-class CompareError(ValueError):
-    """What cannot be compared; its text is the sentence to show."""
-
-
 def gather(
     names: Sequence[str], reference: Path | None, examples: int, *, stepwise: bool = False
 ) -> tuple[page.Comparison, list[str]]:
@@ -42,19 +39,18 @@ def gather(
         stepwise: hold each group of seeds against the one before it, not against the first.
 
     Raises:
-        ParamsError: an unknown revision.
-        CompareError: there is nothing to compare.
+        ParamsError: an unknown revision, or there is nothing to compare.
         CurveError: the file is no reference.
     """
     if len(names) == 1 and reference is None:
-        raise CompareError(
+        raise ParamsError(
             f"name a second revision to set beside {names[0]}, or a reference with --curve FILE"
         )
     reference_curves = curves.read_reference(reference) if reference else {}
     with opened(names) as revisions:
         gathering = _Gathering(revisions, examples, stepwise)
         comparison = gathering.comparison(reference_curves, reference)
-        problems = gathering.gaps.problems
+        problems = [*gathering.gaps.problems.values()]
     return replace(comparison, notes=(*problems, *gathering.gaps.notes)), problems
 
 
@@ -62,12 +58,12 @@ def write_curves(name: str, path: Path) -> None:
     """Write the curves of a revision as a reference file.
 
     Raises:
-        CompareError: it has none.
+        ParamsError: it has none.
     """
     with opened([name]) as (revision,):
         side_curves = Side(revision, Gaps()).curves
     if not side_curves:
-        raise CompareError(f"{name} has no curves: nothing was trained there")
+        raise ParamsError(f"{name} has no curves: nothing was trained there")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(curves.write_reference(side_curves))
 
@@ -84,7 +80,7 @@ class _Gathering:
         first = self._sides[0]
         for side in self._sides if path is None else ():
             if not side.metrics:
-                raise CompareError(
+                raise ParamsError(
                     f"{side.name} has no metrics: nothing was evaluated there, or it was not "
                     "recorded; `albef run --name EXPERIMENT` evaluates and records"
                 )
@@ -112,7 +108,7 @@ class _Gathering:
             deviations=tuple(curves.deviations(reference, first.curves)),
         )
         if path is not None and not draft.deviations:
-            raise CompareError(
+            raise ParamsError(
                 f"{path} and {first.name} have no curve in common: the file has "
                 f"{', '.join(reference)}, {first.name} {', '.join(first.curves) or 'none'}"
             )

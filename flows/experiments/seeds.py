@@ -30,8 +30,6 @@ def run_seeds(
         ParamsError: which option is in the way, or what is not committed.
         Failure: a training in a clone failed.
     """
-    if count < 1:
-        raise ParamsError(f"--seeds must be at least 1, got {count}")
     if not name:
         raise ParamsError(
             "--seeds records each seed as an experiment; say its name with --name EXPERIMENT"
@@ -44,20 +42,16 @@ def run_seeds(
     names = {seed: f"{name}-seed{seed}" for seed in range(first, first + count)}
     if code := run(name=names[first]):
         return code
-    _run_in_clones({seed: names[seed] for seed in names if seed != first})
+    text = PARAMS.read_text()
+    further = [
+        Variation(names[seed], values.overridden(text, [f"seed={seed}"], "--seeds"), str(seed))
+        for seed in names
+        if seed != first
+    ]
+    if further:
+        targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
+        variations.run(further, targets, 1, graph.LOCK.read_text())
     print(f"\nrecorded as experiments {', '.join(names.values())}")
     if len(names) > 1:
         print(f"`albef compare {' '.join(names.values())}` tells their spread")
     return 0
-
-
-def _run_in_clones(names: dict[int, str]) -> None:
-    """Train and evaluate seeds with the values of params.yaml, each an experiment of that name."""
-    text = PARAMS.read_text()
-    runs = [
-        Variation(name, values.overridden(text, [f"seed={seed}"], "--seeds"), str(seed))
-        for seed, name in names.items()
-    ]
-    targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
-    if runs:
-        variations.run(runs, targets, 1, graph.LOCK.read_text())

@@ -27,17 +27,12 @@ class Gaps:
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
-        self._problems: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
 
     def add(self, problem: object) -> None:
         """Keep what should be there and is not; of what a revision lacks the first is enough."""
         key = problem.revision if isinstance(problem, NotAtHand) else str(problem)
-        self._problems.setdefault(key, str(problem))
-
-    @property
-    def problems(self) -> list[str]:
-        """A sentence for all that should be there and is not."""
-        return [*self._problems.values()]
+        self.problems.setdefault(key, str(problem))
 
 
 class Side:
@@ -52,11 +47,8 @@ class Side:
         self.runs: dict[str, Any] = dict(revision.params.get("tasks") or {})
         self.datasets = list(revision.params.get("datasets") or {})
         self._gaps = gaps
-        self.data, self.index, self._table = (
-            cache(self._data),
-            cache(self._index),
-            cache(self._read),
-        )
+        self.data, self.index = cache(self._data), cache(self._index)
+        self._table = cache(self._read)
 
     def _or_gap(self, read: Callable[[], T]) -> T | None:
         try:
@@ -87,7 +79,6 @@ class Side:
         return self._table(run, split == BEHAVIOUR)
 
     def _read(self, run: str, is_tested: bool) -> pa.Table | None:
-        remedy = f"`albef run --only evaluate@{run}` makes"
         file = self.layout.behaviour(run) if is_tested else self.layout.predictions(run)
         try:
             if (path := self.revision.fetch(file)) is not None:
@@ -95,13 +86,10 @@ class Side:
             product = "cases of behaviour tests" if is_tested else "predictions"
             self._gaps.add(
                 f"{self.name} has metrics of {run} but no {product}, so its examples are not "
-                f"compared; {remedy} them"
+                f"compared; `albef run --only evaluate@{run}` makes them"
             )
         except NotAtHand as error:
             self._gaps.add(error)
-        except pa.ArrowException as error:
-            reason = " ".join(str(error).split())
-            self._gaps.add(f"{self.name}: {file} is damaged ({reason}); {remedy} it again")
         return None
 
     def scores(self, run: str, split: str) -> dict[str, scores.Scores]:
