@@ -40,24 +40,6 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
             assert re.search(rf"\n  {command}\s+[A-Z]", done.stdout), command
 
 
-def test_a_group_without_a_verb_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["data"])
-    out = "".join(capsys.readouterr())
-    assert all(re.search(rf"\n  {verb}\s+[A-Z]", out) for verb in COMMANDS["data"].split())
-
-
-def test_each_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    for group, names in COMMANDS.items():
-        for name in names.split():
-            with pytest.raises(SystemExit) as end:
-                main([*group.split(), name, "--help"])
-            assert not end.value.code
-            assert capsys.readouterr().out.startswith(
-                f"Usage: albef {group} {name} ".replace("  ", " ")
-            )
-
-
 def test_outside_a_project_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +99,5 @@ def test_a_library_that_is_not_installed_is_a_sentence() -> None:
     ):
         code = f"import sys; sys.modules[{module!r}] = None; from albef.cli import main; "
         done = python("-c", f"{code} main({arguments})")
-        assert done.returncode == 1
         assert done.stderr.startswith(f"albef {arguments[0]}: import of {module} halted")
         assert done.stderr.endswith("has what serves, '.[pipeline]' all else\n")

@@ -20,10 +20,3 @@ def test_metrics_that_count_stand_beside_every_baseline(tmp_path: Path) -> None:
     assert header.split("  ")[-1].strip() == "text only"
     assert rows[0].split() == ["vqa", "accuracy", "61.25", "28.2", "25.5", "26.9"]
     assert rows[1].split() == ["vqa", "other", "5"]
-
-    metrics["test"] |= {"itc_accuracy": 60.0}
-    metrics["headline"] = {"test": "accuracy"}
-    layout.metrics("vqa").write_text(json.dumps(metrics))
-    _, _, *rows = summary(layout).splitlines()
-    assert [row.split()[1] for row in rows[:2]] == ["accuracy", "itc_accuracy"]
-    assert rows[2:] == ["", "all metrics: dvc metrics show"]

@@ -47,9 +47,7 @@ def run(stage: Stage) -> None:
     print(f"{name} says hello", flush=True)
     sleep = here / f"sleep-{stage.name}"
     if sleep.exists():
-        until = time.time() + float(sleep.read_text())
-        while time.time() < until:
-            time.sleep(0.05)
+        time.sleep(float(sleep.read_text()))
     fail = here / f"fail-{stage.name}"
     if fail.exists():
         if fail.read_text() == "once":
@@ -58,22 +56,18 @@ def run(stage: Stage) -> None:
         raise ValueError(fail.read_text())
     layout = stage.layout
     if stage.name == "ingest":
-        path = layout.data(stage.key) / "part.txt"
-        path.parent.mkdir(parents=True)
         lines = here / f"lines-{stage.key}"
-        said = lines.read_text().split() if lines.exists() else []
-        path.write_text(" ".join([stage.key, str(stage.data_seed), *said]))
+        said = lines.read_text() if lines.exists() else ""
+        write(layout.data(stage.key) / "part.txt", stage.key, stage.data_seed, said)
     elif stage.name == "pretrain":
-        text = "".join((layout.data(d) / "part.txt").read_text() for d in ("web", "scenes"))
-        path = layout.model("pretrained") / "weights.txt"
-        path.parent.mkdir(parents=True)
-        path.write_text(f"{text} {stage.params['pretrain']['lr']} {stage.seed}")
+        texts = [(layout.data(name) / "part.txt").read_text() for name in ("web", "scenes")]
+        made = layout.model("pretrained") / "weights.txt"
+        write(made, *texts, stage.params["pretrain"]["lr"], stage.seed)
     elif stage.name == "finetune":
-        path = layout.model(stage.key) / "weights.txt"
-        path.parent.mkdir(parents=True)
         text = (layout.model("pretrained") / "weights.txt").read_text()
-        path.write_text(f"{text} {stage.params['tasks'][stage.key]['epochs']}")
-        stage.made(path)
+        made = layout.model(stage.key) / "weights.txt"
+        write(made, text, stage.params["tasks"][stage.key]["epochs"])
+        stage.made(made)
     elif stage.name == "evaluate":
         size = stage.params["evaluate"]["batch_size"]
         write_json(layout.metrics(stage.key), {
@@ -81,8 +75,13 @@ def run(stage: Stage) -> None:
             "chance": {"test": {"tr@1": 0.002, "r_mean": 0.01}},
         })
     else:
-        layout.report().parent.mkdir(parents=True, exist_ok=True)
-        layout.report().write_text(f"{stage.params['report']['examples']} examples")
+        write(layout.report(), stage.params["report"]["examples"], "examples")
+
+
+def write(path: Path, *words: object) -> None:
+    """Make a product."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(" ".join(map(str, words)))
 
 
 main(run)

@@ -75,28 +75,16 @@ def test_it_says_what_differs_and_how_sure_that_is() -> None:
     text = Page(render(full("a dog"))).text
     for part in (
         "+12.50",
-        "95 %: +3.00 to +22.00",
         "a dog, better",
         "14 turned right, 4 turned wrong; 80 of 100 examples are shared",
         "flips +14 −4, p 0.031",
         "1 file differs: a dog",
-        "the working tree",
-        "the right one",
         "2 of 14, taken at even steps",
-        "1 to 3, median 2",
-        "New (3): a dog, …",
         "Gone (1): a dog.",
         "byte for byte: a dog",
         "1 curves in common; the farthest is a dog a dog, 50.0 %",
     ):
         assert part in text, part
-
-
-def test_the_primary_metric_stands_first_and_that_of_itc_alone_last() -> None:
-    found = metrics_of([{"itc_r_mean": 1.0, "tr@1": 2.0, "r_mean": 3.0}, {"ir@1": 4.0}])
-    assert [metric.name for metric in found] == ["r_mean", "tr@1", "ir@1", "itc_r_mean"]
-    assert found[0].values == (3.0, None)
-    assert found[0].difference(0, 1) is None
 
 
 def test_equal_answers_take_a_line_and_no_card() -> None:
@@ -115,15 +103,9 @@ def test_curves_that_are_the_same_are_not_drawn_twice() -> None:
     html = render(Comparison((Side("x"), Side("y")), curves=(side, side)))
     assert "The same on x, y." in Page(html).text
     assert "polyline" not in html
+    assert "No value differs." in Page(html).text
     other = {"a": {"train/loss": POINTS[:1]}}
     assert render(Comparison((Side("x"), Side("y")), curves=(side, other))).count("<polyline") == 2
-
-
-def test_an_empty_comparison_says_so() -> None:
-    text = Page(render(Comparison((Side("x"), Side("y"))))).text
-    assert "No value differs." in text
-    assert "No training has curves on two sides." in text
-    assert render(full("a")) == render(full("a"))
 
 
 def test_an_answer_that_turned_says_what_both_models_say() -> None:
@@ -138,7 +120,6 @@ def test_an_answer_that_turned_says_what_both_models_say() -> None:
         assert found is not None
         (flip,) = flips(found, found, [(1, 0)], None)
         assert (flip.before.right, flip.after.right) == (found.right[1], found.right[0])
-        assert flip.picture is None
         assert (flip.asked, flip.before.text, flip.after.text) == said
 
 
@@ -161,10 +142,7 @@ def test_a_search_shows_what_each_model_puts_first() -> None:
     assert (by_text.asked, by_text.truth) == ("one", "")
     assert by_text.before.picture == Picture("b", "data:b", ("says b",))
     assert by_text.before.text == "right one at place 2"
-
-
-def test_a_place_beyond_those_kept_is_no_number() -> None:
-    """Of a retrieval that re-ranks a few, the others have no place that means anything."""
+    # Of a retrieval that re-ranks a few, the others have no place that means anything.
     found = scores.of(predicted("retrieval", PAIRED | {"rank": [175] * len(PAIRED["rank"])}))
     assert found is not None
     _, by_text = flips(found, found, [(0, 0), (1, 1)], Records())

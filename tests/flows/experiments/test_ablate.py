@@ -27,8 +27,6 @@ steps:
   - {name: plain, values: {evaluate.batch_size: 32, pretrain.itc: false}}
   - {name: more, values: {pretrain.itc: false}}
 """
-COMMAND = "ablate --preset toy --ladder toy"
-ONE = f"{COMMAND} --noise 0.4 --seeds 1"
 
 
 @pytest.fixture(scope="module")
@@ -124,22 +122,12 @@ def test_steps_share_what_they_can_are_never_run_twice_and_go_on_where_one_faile
     assert (toy.path / "params.yaml").read_text() == before
     assert not toy.sh("git status --porcelain")
     assert not (toy.path / "products").exists()
-    plain = "$(git for-each-ref --format='%(refname)' | grep plain-noise0.4)"
-    values = toy.sh(f"git show {plain}:params.yaml")
-    assert values.count("caption_noise: 0.4") == values.count("caption_noise") == 2
-    assert "batch_size: 32" in values
-
     row = "toy-plain-noise0.4-seed1 -> toy-more-noise0.4-seed1    0.62   0.88              +0.25"
     assert row in told
     page = (toy.path / ".albef/compare/toy-noise0.4.html").read_text()
     assert "<code>evaluate.batch_size</code>" in page
     assert ablated() == told
     assert not started(toy)
-    preset = toy.path / "presets/toy.yaml"
-    text = preset.read_text()
-    preset.write_text(text.replace("momentum: 0.95", "momentum: 0.9"))
-    assert "0 of 2" in ablated(show=True), "results of other values are not shown"
-    preset.write_text(text)
 
 
 @pytest.mark.slow
@@ -157,30 +145,7 @@ def test_a_step_finds_the_checkpoint_of_an_earlier_one(toy: Toy) -> None:
     assert " 0.006 1" in (clone / ".albef/earlier/weights.txt").read_text()
     assert " 0.007 1" in (clone / "products/toy/models/pretrained/weights.txt").read_text()
     assert started(toy)["pretrain"] == 2
-    toy.sh("git for-each-ref --format='delete %(refname)' refs/exps | git update-ref --stdin")
-    ablate([0.4], 1, "toy", "earlier")
-    assert started(toy)["pretrain"] == 0, "of two that take turns"
     path.unlink()
-
-
-@pytest.mark.slow
-def test_steps_over_seeds_in_two_clones_make_everything_once(toy: Toy) -> None:
-    command = f"{another(toy, 'all', '1e-3')} --noise 0 --noise 0.6 --seeds 2 --jobs 2"
-    told = toy.albef(command)
-    # Noise is in one data set, and the toy's data are the same at any noise.
-    found = started(toy)
-    del found["ingest@web"], found["ingest@scenes"]
-    assert found == {"pretrain": 2, "finetune@retrieval": 2, "evaluate@retrieval": 4}
-    assert "; 8 of 8" in told
-    assert (
-        len(re.findall(r"all-more-noise0(?:\.6)? +2 .*  \+0.25 .\+0.25 to \+0.25.  better", told))
-        == 2
-    )
-    # Neither the experiments nor the clones are needed to know what was made.
-    toy.sh("rm -rf .dvc/tmp/variations")
-    toy.sh("git for-each-ref --format='delete %(refname)' refs/exps | git update-ref --stdin")
-    assert "0 stages ran; 8 of 8" in toy.albef(command)
-    assert not started(toy)
 
 
 @pytest.mark.slow
@@ -205,38 +170,33 @@ def test_an_ablation_that_was_killed_or_interrupted_goes_on(toy: Toy) -> None:
     assert_ended(found)
     toy.do("sleep-evaluate")
     started(toy)
-    assert "4 of 4" in toy.albef(command)
+    told = toy.albef(command)
+    assert "4 of 4" in told
+    assert re.search(r"killed-more-noise0.4 +2 .*  \+0.25 .\+0.25 to \+0.25.  better", told)
     assert started(toy) == {"evaluate@retrieval": 4}
-
-
-WRONG = {
-    "flickr": ("run: retrieval", "run: flickr"),
-    "later": ("name: plain,", "name: plain, earlier: more,"),
-    "twice": ("name: more", "name: plain"),
-    "fast": ("evaluate.batch_size: 32", "pretrain.lr: fast"),
-    "old": ("steps:", "rungs:"),
-}
-"""What is wrong with ladders, by their names."""
+    # Neither the experiments nor the clones are needed to know what was made.
+    toy.sh("rm -rf .dvc/tmp/variations")
+    toy.sh("git for-each-ref --format='delete %(refname)' refs/exps | git update-ref --stdin")
+    assert "0 stages ran; 4 of 4" in toy.albef(command)
+    assert not started(toy)
 
 
 @pytest.mark.usefixtures("here")
 def test_what_cannot_work_is_a_sentence(toy: Toy) -> None:
-    for ladder, change in WRONG.items():  # not in git: only what is in git must be as there
-        Path(f"ablations/{ladder}.yaml").write_text(LADDER.replace(*change, 1))
-    for preset, ladder, sentence in (
-        ("ablatoin", "toy", "there is no preset ablatoin; did you mean ablation?"),
-        ("toy", "toys", "there is no ladder toys; did you mean toy?"),
-        ("bring-your-own", "toy", "toy.yaml: run retrieval is not one of the tasks"),
-        ("bring-your-own", "flickr", "no noise to vary; take a"),
-        ("toy", "later", "step plain: more is no step before it"),
-        ("toy", "twice", "two steps have the same name"),
-        ("toy", "fast", "pretrain.lr: input should be a valid"),
-        ("toy", "old", "rungs is not a known key"),
+    wrong = Path("ablations/wrong.yaml")  # not in git: only what is in git must be as there
+    for preset, old, new, sentence in (
+        ("ablatoin", "", "", "there is no preset ablatoin; did you mean ablation?"),
+        ("bring-your-own", "", "", "wrong.yaml: run retrieval is not one of the tasks"),
+        ("bring-your-own", ": retrieval", ": flickr", "no noise to vary; take a"),
+        ("toy", "plain,", "plain, earlier: more,", "step plain: more is no step before it"),
+        ("toy", "name: more", "name: plain", "two steps have the same name"),
+        ("toy", "evaluate.batch_size: 32", "pretrain.lr: fast", "pretrain.lr: input should be a"),
+        ("toy", "steps:", "rungs:", "rungs is not a known key"),
     ):
+        wrong.write_text(LADDER.replace(old, new, 1))
         with pytest.raises(ParamsError, match=re.escape(sentence)):
-            ablate([0.9], 1, preset, ladder)
-    for ladder in WRONG:
-        Path(f"ablations/{ladder}.yaml").unlink()
+            ablate([0.9], 1, preset, "wrong")
+    wrong.unlink()
 
 
 def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
@@ -246,11 +206,10 @@ def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
     before = code.read_text(), values.read_text()
     code.write_text("# another\n")
     values.write_text(before[1] + "# mine\n")
-    told = toy.albef(ONE, fails=True)
-    assert "not as in the last commit: code/train.py; commit or undo that" in told
-    assert "Traceback" not in told
-    code.write_text(before[0])
     toy.enter(monkeypatch)
+    with pytest.raises(ParamsError, match=r"last commit: code/train.py; commit or undo that"):
+        variations.clean()
+    code.write_text(before[0])
     assert variations.clean() == git.git("rev-parse", "HEAD")
     assert values.read_text() == before[1] + "# mine\n"
     values.write_text(before[1])

@@ -1,7 +1,6 @@
 """`albef compare` on a real git and DVC repository, whose products are written by hand."""
 
 import json
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from dvc.repo import Repo
 
 from albef.cli import main
 from albef.data.record import Record
+from albef.io import write_json
 from albef.tasks import entailment
 from albef.training.tracking import Tracker
 from flows.experiments.gather import gather
@@ -51,22 +51,19 @@ def _products(root: Path, right: Sequence[bool], records: Sequence[Record], lr: 
         "answer": ["yes"] * len(records),
         "predicted": ["yes" if good else "no" for good in right],
     }
-    path = root / "products/results/said/predictions.parquet"
-    path.parent.mkdir(parents=True)
-    pq.write_table(stored(entailment.Task, {"test": table}, {}), path)
-    accuracy = 100 * sum(right) / len(right)
-    sections = {"test": {"accuracy": accuracy}, "chance": {"test": {"accuracy": 50.0}}}
-    path = root / "products/metrics/said.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(sections))
+    (root / "products/results/said").mkdir(parents=True)
+    predictions = stored(entailment.Task, {"test": table}, {})
+    pq.write_table(predictions, root / "products/results/said/predictions.parquet")
+    sections = {"test": {"accuracy": 100 * sum(right) / len(right)}, "chance": {}}
+    write_json(root / "products/metrics/said.json", sections)
 
 
-def _params(root: Path, seed: int = 1, lr: float = 0.1, name: str = "said") -> None:
+def _params(root: Path, seed: int = 1, lr: float = 0.1) -> None:
     values = {
         "seed": seed,
         "paths": {"root": "products", "models": "products/models"},
         "datasets": {"toy": {}},
-        "tasks": {name: {"kind": "entailment", "dataset": "toy", "lr": lr}},
+        "tasks": {"said": {"kind": "entailment", "dataset": "toy", "lr": lr}},
     }
     (root / "params.yaml").write_text(json.dumps(values))
 
@@ -127,13 +124,10 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return root
 
 
-def test_two_revisions_side_by_side(project: Path) -> None:
+def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
     it, problems = gather(["one", "better"], None, 3)
     assert problems == []
-    assert [(side.name, side.subject) for side in it.sides] == [
-        ("one", "one"),
-        ("better", "better"),
-    ]
+    assert [side.subject for side in it.sides] == ["one", "better"]
     assert it.values == {"tasks.said.lr": ("0.1", "0.3")}
     (split,) = it.splits
     assert [metric.values for metric in split.metrics] == [(50.0, 87.5)]
@@ -145,13 +139,8 @@ def test_two_revisions_side_by_side(project: Path) -> None:
     assert [flip.before.text for flip in test.better] == ["no"] * 3
     assert all(flip.picture and flip.picture.uri.startswith("data:") for flip in test.better)
     assert it.data[0].drift is None
-    assert it.groups == ()
     assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
-
-
-def test_an_experiment_of_other_data_is_compared_where_both_answered(project: Path) -> None:
-    it, problems = gather(["better", "tried"], None, 3)
-    assert problems == []
+    it, _ = gather(["better", "tried"], None, 0)  # an experiment of other data
     (test,) = it.splits[0].paired
     assert (test.shared, test.of) == (COUNT - 4, COUNT)
     assert it.data[0].drift is not None
@@ -178,8 +167,8 @@ def _command(*arguments: str) -> Any:
     return ended.value.code
 
 
-def test_the_command_prints_a_table_and_writes_a_page(
-    project: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_a_table_and_writes_a_page_and_reference_curves(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not _command("one", ".")
     out = capsys.readouterr().out
@@ -190,10 +179,6 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert "workspace against one" in text
     assert "turned right" in text
 
-
-def test_a_reference_curve_is_written_and_held_against(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     Path("docs").mkdir(exist_ok=True)
     monkeypatch.chdir("docs")
     assert not _command("one", "--save-curve", "curves/own.csv")
@@ -212,7 +197,6 @@ def test_what_cannot_be_compared_is_one_sentence(
     for arguments, sentence in (
         ("one", "name a second revision to set beside one, or a reference with --curve FILE"),
         ("one bettr", "bettr is no experiment, branch, tag or commit here; did you mean"),
-        ("one treid", "did you mean tried?"),
         ("one bare", "bare has no metrics: nothing was evaluated there"),
         ("bare --save-curve x.csv", "bare has no curves"),
         ("one --curve none.csv", "none.csv does not exist"),
@@ -247,21 +231,10 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     assert problems == []
     it, _ = gather(["two", "better2"], None, 2)  # of other data than the working tree's
     assert "two: its pictures of toy are not shown" in it.notes[0]
-
-
-def test_predictions_that_are_gone_or_damaged_are_told(project: Path) -> None:
-    path = project / "products/results/said/predictions.parquet"
-    path.unlink()
-    for says in (
-        "workspace has metrics of said but no predictions, so its examples are not compared; "
-        "`albef run --only evaluate@said` makes them",
-        r"workspace: products/results/said/predictions.parquet is damaged \(.*; "
-        "`albef run --only evaluate@said` makes it again",
-    ):
-        it, (sentence,) = gather(["one", "."], None, 2)
-        assert it.splits[0].paired == ()
-        assert re.fullmatch(says, sentence)
-        path.write_bytes(b"PAR1 no more")
+    (project / "products/results/said/predictions.parquet").unlink()
+    it, (sentence,) = gather(["one", "."], None, 2)
+    assert it.splits[0].paired == ()
+    assert "workspace has metrics of said but no predictions" in sentence
 
 
 def _tested(project: Path, tag: str, failing: set[int]) -> None:
@@ -276,12 +249,9 @@ def _tested(project: Path, tag: str, failing: set[int]) -> None:
     table = pa.Table.from_pylist(rows)
     pq.write_table(table, project / "products/results/said/behaviour.parquet")
     path = project / "products/metrics/said.json"
-    metrics = json.loads(path.read_text())
     rate = 100 * (1 - len(failing) / COUNT)
     told = {"overall": (rate + 100) / 2, "count": rate, "left_right": 100.0, "accepted": 100.0}
-    metrics["behaviour"] = told
-    metrics["chance"]["behaviour"] = {"count": 50.0, "left_right": 50.0}
-    path.write_text(json.dumps(metrics))
+    write_json(path, json.loads(path.read_text()) | {"behaviour": told})
     _commit(project, tag)
 
 
@@ -299,24 +269,18 @@ def test_behaviour_tests_are_compared_like_metrics(
     assert split.metrics[0].name == "overall"
     overall, count, swapped = split.paired
     assert [test.metric for test in split.paired] == ["overall", "count", "left_right"]
-    assert [test.part for test in split.paired] == [False, True, True]
     assert (count.difference, count.gained, count.lost) == (47.5, 19, 0)
     assert (overall.difference, overall.shared) == (23.75, 2 * COUNT)
-    assert count.interval.low > 0
     assert swapped.equal
     assert overall.better == ()
     flip = count.better[0]
     assert flip.asked.startswith("count ")
-    assert flip.truth.startswith("picture number ")
     assert flip.before.text == "0.950, the true one 0.900"
-    assert flip.after.text == "0.100, the true one 0.900"
-    assert all(flip.picture and flip.picture.uri for flip in count.better)
     assert not _command("before", "after", "one", "--out", "x.html")
     out = capsys.readouterr().out
     assert "said behaviour count before -> after 50.00 97.50 +47.50 (+" in " ".join(out.split())
     text = Page(Path("x.html").read_text()).text
     assert "said · behaviour count · turned right" in text
-    assert "no cases of behaviour tests" not in text, "one has none that could be missing"
 
 
 def test_other_code_makes_no_seed_of_another_and_equal_answers_are_equal(project: Path) -> None:
