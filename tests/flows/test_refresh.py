@@ -90,14 +90,26 @@ def test_what_changed_is_said_and_no_more_is_done_than_asked(toy: Toy) -> None:
     assert sorted(toy.started()) == READ
     assert Path("dvc.lock").read_bytes() == lock
     assert page.stat().st_mtime_ns == drawn
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: Toy) -> None:
+    toy.do("lines-web", "one bad")
+    for _ in range(2):
+        assert refresh() == "Failed | validate@web: failed"
+    toy.do("lines-web", "one three vier v5")
+    assert "data that changed: web" in refresh()
+    toy.do("fail-ingest", "the list is gone")
+    assert refresh().startswith("Failed | ingest@"), "a source that cannot be read"
+    toy.do("fail-ingest")
+
+
+@pytest.mark.usefixtures("here")
+def test_it_chooses_its_stages_itself() -> None:
     with pytest.raises(ParamsError, match="leave only and force out"):
         train.train.fn(refresh="data", only=["report"])
     stages.let_start()
-    toy.do("lines-web", "one bad")
-    for _ in range(2):
-        assert refresh() == "Failed | validate@web: failed", "although nothing changed"
-    toy.do("lines-web", "one three vier v5")
-    assert "data that changed: web" in refresh()
 
 
 def documented(begins: str) -> list[str]:
@@ -118,9 +130,8 @@ def test_what_the_page_of_clusters_says_runs_and_can_be_cancelled_and_the_schedu
     toy.sh("prefect --no-prompt work-pool delete local || true")  # the server is shared
     toy.sh(create)
     toy.sh(deploy)
-    told = toy.sh("prefect deployment inspect train/refresh")
-    assert "0 3 * * *" in told
-    assert "'active': False" in told
+    assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")
+    assert "'active': False" in toy.sh("prefect deployment inspect train/refresh")
     with toy.working(start):
         for name, message in (
             ("local", "0 stages ran, 8 were up to date"),
