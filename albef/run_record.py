@@ -70,11 +70,6 @@ class RunRecord(BaseModel):
     code: dict[str, str] = {}
     code_digest: str = ""
 
-    @property
-    def further(self) -> Mapping[str, Any]:
-        """Facts that only some stages tell."""
-        return self.model_extra or {}
-
 
 def read(path: Path) -> RunRecord | None:
     """Return the record in a file; None if there is no file.

@@ -14,7 +14,6 @@ from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.drift import read_accepted, read_evaluated
-from albef.validation.page import render_page
 from albef.validation.result import NotFit
 from pipelines.stage import Stage, main, write_json
 
@@ -34,18 +33,16 @@ def run(stage: Stage) -> None:
     folder = stage.layout.validation(stage.key)
     write_json(folder / "result.json", result.to_json())
     write_json(folder / "profile.json", profile)
-    report = folder / "report.html"
-    report.write_text(render_page(result))
     for warning in result.warnings():
         log.warning("%s", warning)
     if reasons := result.reasons():
         raise NotFit(
-            f"data set {stage.key} is refused: {'; '.join(reasons)}; see {report}; "
+            f"data set {stage.key} is refused: {'; '.join(reasons)}; "
             f"`albef data page {stage.key}` shows the rows with their pictures"
         )
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
     stage.made(verdict, folder / "result.json", folder / "profile.json")
-    log.info("all %d expectations are met; see %s", len(result.checks), report)
+    log.info("all %d expectations are met", len(result.checks))
 
 
 def image_stats(stage: Stage) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from albef.report.drift import Drift
 from albef.report.figures import COLOURS, Chart, Line
 from albef.report.flips import Flip
 from albef.report.page import environment
-from albef.report.wording import format_number, format_range
+from albef.report.wording import format_difference, format_number, format_range
 
 _VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 
@@ -167,7 +167,7 @@ def render(comparison: Comparison) -> str:
         widest=widest,
         interval_words=interval_words,
         verdict=verdict,
-        difference=difference,
+        difference=format_difference,
         chance=chance,
         words=metric_names.words,
         format_range=format_range,
@@ -180,14 +180,10 @@ def verdict(interval: Interval) -> str:
     return "equal" if interval.low == interval.high == 0 else _VERDICTS[interval.sign]
 
 
-def difference(value: float | None) -> str:
-    """A difference of metrics for a reader."""
-    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
-
-
 def interval_words(value: float, interval: Interval) -> str:
     """A difference and its interval for a reader."""
-    return f"{difference(value)} ({difference(interval.low)} to {difference(interval.high)})"
+    middle, low, high = map(format_difference, (value, interval.low, interval.high))
+    return f"{middle} ({low} to {high})"
 
 
 def chance(p: float) -> str:

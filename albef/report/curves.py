@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from albef.report import metric_names
-from albef.report.figures import COLOURS, Chart, Line, Point
+from albef.report.figures import Chart, Line, Point
 from albef.report.wording import format_metric, format_number
 
 Curve = tuple[Point, ...]
@@ -60,37 +60,20 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
 
 
 def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
-    """Validation by epoch: metrics of one group in one figure, those of ITC alone dashed."""
+    """Each metric of validation by epoch, with that of ITC alone dashed where it differs."""
     val = {n.removeprefix("val/"): c for n, c in curves.items() if n.startswith("val/")}
-    figures_by_title: dict[str, list[str]] = {}
-    for name in sorted(val, key=metric_names.order):
-        if name != metric_names.plain(name) and val[name] == val.get(metric_names.plain(name)):
-            continue  # nothing was re-ranked
-        figures_by_title.setdefault(metric_names.title(name), []).append(name)
-    for title, members in figures_by_title.items():
-        colours: dict[str, int] = {}
-        for name in members:
-            colours.setdefault(metric_names.plain(name), 1 + len(colours) % COLOURS)
-        dashed = {name for name in members if metric_names.plain(name) in members} - {*colours}
+    for name in sorted({metric_names.plain(name) for name in val}, key=metric_names.order):
+        own = {n: val[n] for n in (name, f"itc_{name}") if n in val}
+        if own.get(f"itc_{name}") == own.get(name):
+            own = {name: val[name]}  # nothing was re-ranked
         lines = [
-            Line(
-                label=name,
-                points=[(epoch, value) for epoch, (_, value) in enumerate(val[name], 1)],
-                colour=colours[metric_names.plain(name)],
-                dashed=name in dashed,
-            )
-            for name in members
+            Line(label, [(i, y) for i, (_, y) in enumerate(points, 1)], dashed=label != name)
+            for label, points in own.items()
         ]
-        legend = [(line.label, line.look) for line in lines if not line.dashed]
-        last = format_metric(lines[0].points[-1][1])
-        yield Chart(
-            title,
-            f"last {last}" if len(legend) == 1 else "",
-            (*legend, *([("ITC alone", "dashed")] if dashed else [])) if len(members) > 1 else (),
-            "epoch",
-            lines,
-            main=metric_names.is_main(members[0]),
-        )
+        note = f"last {format_metric(lines[0].points[-1][1])}"
+        legend = [(line.label, line.look) for line in lines] if len(lines) > 1 else []
+        title = metric_names.label(name)
+        yield Chart(title, note, legend, "epoch", lines, main=metric_names.is_main(name))
 
 
 def write_reference(curves: Curves) -> str:

@@ -1,6 +1,5 @@
 """How a data set changed: rows by key and content, and what its captions and pictures are like."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.validation.tables import count_words
-
-_WORDS = 12  # new and lost words that are named
 _ROWS = 1 << 16  # of an index that are written out at a time
 
 
@@ -41,26 +37,11 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """Different words of the captions, with at most a dozen of those that only one side has, and
-    the share of all words said after that were never said before."""
-
-    before: int
-    after: int
-    new: tuple[str, ...]
-    lost: tuple[str, ...]
-    new_count: int
-    lost_count: int
-    unseen: float
-
-
-@dataclass(frozen=True)
 class Drift:
     """What differs between two states of a data set."""
 
     rows: tuple[SplitRows, ...]
     profiles: tuple[Profile, ...]
-    vocabulary: Vocabulary
 
 
 def contents(index: pa.Table) -> "pd.Series[Any]":
@@ -85,9 +66,7 @@ def _more(lists: pa.ListArray) -> pa.Array:
 
 def compare(before: pa.Table, after: pa.Table) -> Drift:
     """What differs between two indexes."""
-    return Drift(
-        tuple(_rows(before, after)), tuple(_profiles(before, after)), _words(before, after)
-    )
+    return Drift(tuple(_rows(before, after)), tuple(_profiles(before, after)))
 
 
 def _rows(before: pa.Table, after: pa.Table) -> Iterable[SplitRows]:
@@ -102,7 +81,7 @@ def _rows(before: pa.Table, after: pa.Table) -> Iterable[SplitRows]:
 
 
 def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
-    from scipy.stats import ecdf
+    from scipy.stats import ks_2samp
 
     for name, column, func in (
         ("words of a caption", "caption_words", pc.list_flatten),
@@ -115,29 +94,9 @@ def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
             np.asarray(values if func is None else func(values), np.float64) for values in columns
         )
         if len(old) and len(new):
-            values = np.union1d(old, new)
-            below = [ecdf(side).cdf.evaluate(values) for side in (old, new)]
-            distance = float(np.abs(below[0] - below[1]).max())
+            distance = float(ks_2samp(old, new, method="asymp").statistic)
             yield Profile(name, _summary(old), _summary(new), distance)
 
 
 def _summary(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(values.min()), float(np.median(values)), float(values.max())
-
-
-def _words(before: pa.Table, after: pa.Table) -> Vocabulary:
-    old, new = (count_words(pc.list_flatten(table["captions"])) for table in (before, after))
-    added, removed = new.keys() - old.keys(), old.keys() - new.keys()
-    return Vocabulary(
-        before=len(old),
-        after=len(new),
-        new=_most_frequent(new, added),
-        lost=_most_frequent(old, removed),
-        new_count=len(added),
-        lost_count=len(removed),
-        unseen=sum(new[word] for word in added) / max(1, new.total()),
-    )
-
-
-def _most_frequent(counts: Counter[str], words: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(words, key=lambda word: (-counts[word], word))[:_WORDS])

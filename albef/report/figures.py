@@ -8,6 +8,8 @@ WIDTH, HEIGHT = 280, 180
 """Of a chart."""
 LEFT, RIGHT, TOP, BOTTOM = 42, 270, 10, 144
 """Edges of what lies between its axes."""
+EDGES = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
+"""Names that the templates know."""
 COLOURS = 6
 """Series colours of the page, from 1."""
 _MAX_POINTS = 300  # of a line; more are averaged in runs

@@ -14,25 +14,23 @@ _ITC = "itc_"
 class Metric(NamedTuple):
     """How metrics are shown whose whole name matches a pattern.
 
-    Groups of the pattern fill the braces of ``words`` and ``title``. Metrics with equal titles
-    share a figure; "" draws each by itself. A ``main`` one is never folded away.
+    Groups of the pattern fill the braces of ``words``. A ``main`` one is never folded away.
     """
 
     pattern: str
     words: str
-    title: str = ""
     main: bool = False
 
 
 METRICS = (
-    Metric(r"r_mean", "mean of the six recalls", "Mean recall", main=True),
-    Metric(r"accuracy", "right decisions", "Accuracy", main=True),
+    Metric(r"r_mean", "mean of the six recalls", main=True),
+    Metric(r"accuracy", "right decisions", main=True),
     Metric(r"overall", "behaviour tests passed", main=True),
-    Metric(r"tr@1", "picture to text, first place", "Picture to text, recall", main=True),
-    Metric(r"tr@(\d+)", "picture to text, first {}", "Picture to text, recall", main=True),
-    Metric(r"ir@1", "text to picture, first place", "Text to picture, recall", main=True),
-    Metric(r"ir@(\d+)", "text to picture, first {}", "Text to picture, recall", main=True),
-    Metric(r"accuracy_(\w+)", "right decisions, {}", "Accuracy, {}"),
+    Metric(r"tr@1", "picture to text, first place", main=True),
+    Metric(r"tr@(\d+)", "picture to text, first {}"),
+    Metric(r"ir@1", "text to picture, first place", main=True),
+    Metric(r"ir@(\d+)", "text to picture, first {}"),
+    Metric(r"accuracy_(\w+)", "right decisions, {}"),
     Metric(r"map_accuracy", "right boxes from the map alone"),
     Metric(r"map_iou", "mean overlap of the map's own box"),
     Metric(r"zero_shot_accuracy", "right classes by their names"),
@@ -70,12 +68,6 @@ def label(name: str) -> str:
     alone = ", ITC alone" if name != plain(name) else ""
     text = words(plain(name))
     return LOSSES.get(name) or (text[:1].upper() + text[1:] or plain(name)) + alone
-
-
-def title(name: str) -> str:
-    """The title of the figure that a metric is drawn in, that of ITC alone beside the other."""
-    metric, groups = _find(plain(name))
-    return metric.title.format(*groups) or label(plain(name))
 
 
 def is_main(name: str) -> bool:

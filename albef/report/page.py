@@ -19,7 +19,7 @@ from albef.report.sections import datasets, provenance, results, search
 from albef.report.sections.datasets import Dataset, DatasetPage
 from albef.report.sections.examples import Query
 from albef.report.sections.provenance import Costs, Export, Model
-from albef.report.sections.results import Run, SplitResult
+from albef.report.sections.results import Run
 from albef.report.sections.search import Search
 
 
@@ -102,22 +102,14 @@ def environment() -> Environment:
         "value": wording.format_value,
         "difference": wording.format_difference,
         "duration": wording.format_duration,
-        "memory": wording.format_memory,
         "address": wording.web_address,
         "facts": render_facts,
-        "further": provenance.further,
     }
     environment.globals |= {
-        "WIDTH": figures.WIDTH,
-        "HEIGHT": figures.HEIGHT,
-        "LEFT": figures.LEFT,
-        "RIGHT": figures.RIGHT,
-        "TOP": figures.TOP,
-        "BOTTOM": figures.BOTTOM,
+        **{edge: getattr(figures, edge) for edge in figures.EDGES},
         "draw_training": curves.draw_training,
         "draw_validation": curves.draw_validation,
         "draw_trials": search.draw_trials,
-        "importances": search.importances,
         "sentences": search.sentences,
     }
     return environment
@@ -132,7 +124,6 @@ def render(report: Report) -> str:
         .render(
             report=report,
             query=_query(report.runs),
-            facts=_facts(report),
             licences=[dict(entry) for entry in dict.fromkeys(entries)],
         )
     )
@@ -145,34 +136,7 @@ def render_dataset(page: DatasetPage) -> str:
 
 
 def _query(runs: Sequence[Run]) -> Query | None:
-    """A question with its answer, for the top of the page: rather one that ITC alone does not find,
-    but only where that is what re-ranking comes to."""
-
-    def gains(split: SplitResult) -> bool:
-        row = split.first
-        return row is not None and row.itc is not None and row.value > row.itc
-
-    queries = [pair for run in runs for pair in run.queries()]
-    queries.sort(key=lambda pair: not (pair[1].rank_itc and gains(pair[0])))
-    return queries[0][1] if queries else None
-
-
-def _facts(report: Report) -> dict[str, str]:
-    """What one wants to know of the whole before reading on."""
-    if not report.runs:
-        return {}
-    costs, facts = report.costs, {"seed": str(report.seed)}
-    if seconds := sum(costs.all("seconds")):
-        facts["time"] = wording.format_duration(seconds)
-    for name, key in (("core hours", "core_hours"), ("GPU hours", "gpu_hours")):
-        if hours := sum(costs.all(key)):
-            facts[name] = f"{hours:.2f}"
-    if machines := costs.machines():
-        last = max(machines, key=lambda machine: machine.started)
-        facts["machine"] = last.machine
-        if last.started:
-            facts["made"] = last.started.partition("T")[0]
-        if last.revision:
-            clean = "" if last.clean else ", with uncommitted changes"
-            facts["git"] = last.revision[:12] + clean
-    return facts
+    """A text that finds its picture among all of a split, for the top of the page."""
+    groups = (group for run in runs for split in run.splits for group in split.examples)
+    found = (group for group in groups if group.good and group.look == "texts")
+    return next((query for group in found for query in group.examples), None)

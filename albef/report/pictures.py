@@ -23,8 +23,6 @@ UNSEEN = "unseen combination"
 _SIDE = 160  # pixels of the longest side of a picture on the page
 _LOCATED_SIDE = 240  # of one with boxes
 _GAP = 4  # pixels between the pictures of a record
-_UNCHANGED_BYTES = 16 * 1024  # bytes of a picture that is not made smaller
-_MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ class SplitRecords:
     def at(self, index: int) -> Picture:
         """The picture of the record at a place."""
         record = self._shards[index]
-        image = record.image if not record.more else side_by_side(record.images)
+        uri = side_by_side(record.images) if record.more else data_uri(record.image)
         unedited = tuple(map(str, record.meta.get("original_captions", ())))
-        return Picture(record.key, data_uri(image), record.captions, _badges(record.meta), unedited)
+        return Picture(record.key, uri, record.captions, _badges(record.meta), unedited)
 
     def picture(self, key: str) -> Picture | None:
         """The picture of a record; None where there is no such record."""
@@ -123,8 +121,8 @@ def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return (*badges, *([UNSEEN] if meta.get("unseen") is True else []))
 
 
-def side_by_side(images: Sequence[bytes]) -> bytes:
-    """The pictures of a record in a row, as one PNG; a broken one leaves its place empty."""
+def side_by_side(images: Sequence[bytes]) -> str:
+    """The pictures of a record in a row, as one address; a broken one leaves its place empty."""
     pictures = []
     for image in images:
         try:
@@ -139,7 +137,7 @@ def side_by_side(images: Sequence[bytes]) -> bytes:
     for picture in pictures:
         row.paste(picture, (left, 0))
         left += picture.width + _GAP
-    return _png(row)
+    return _address(row, max(row.size))
 
 
 def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
@@ -157,30 +155,20 @@ def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
     outline(large, [scale * end for end in row["truth"]], MEANT)
     if row["box"] and row["iou"] < RIGHT:
         outline(large, [scale * end for end in row["box"]], WRONG)
-    return Picture(row["key"], data_uri(_png(large), _LOCATED_SIDE), (row["expression"],))
+    return Picture(row["key"], _address(large, _LOCATED_SIDE), (row["expression"],))
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def data_uri(image: bytes, max_side: int = _SIDE) -> str:
-    """A picture as an address that holds it; "" if it is broken.
-
-    One of more than ``max_side`` pixels a side, or of many bytes, is made smaller.
-    """
+def data_uri(image: bytes) -> str:
+    """A picture, made small, as an address that holds it; "" if it is broken."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            kind, side = opened.format, max(opened.size)
-        decoded = decode(image)
-    except (ImageError, OSError, ValueError, Image.DecompressionBombError):
+        picture = decode(image)
+    except ImageError:
         return ""
-    mime = _MIMES.get(kind or "")
-    if mime is None or side > max_side or len(image) > _UNCHANGED_BYTES:
-        decoded.thumbnail((max_side, max_side))
-        buffer = io.BytesIO()
-        decoded.save(buffer, "JPEG", quality=82, optimize=True)
-        mime, image = "image/jpeg", buffer.getvalue()
-    return f"data:{mime};base64,{b64encode(image).decode()}"
+    return _address(picture)
+
+
+def _address(picture: Image.Image, max_side: int = _SIDE) -> str:
+    picture.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=90)
+    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

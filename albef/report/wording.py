@@ -20,9 +20,9 @@ def format_metric(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def format_difference(value: float) -> str:
-    """A difference of metrics for a reader."""
-    return f"{value:+.1f}".replace("-", "−")
+def format_difference(value: float | None) -> str:
+    """A difference of metrics for a reader; a dash for None."""
+    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def format_range(least: float, median: float, most: float) -> str:
@@ -49,11 +49,6 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
-
-
-def format_memory(mib: float) -> str:
-    """MiB for a reader."""
-    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.2f} GiB"
 
 
 def web_address(url: str) -> str:

@@ -70,13 +70,8 @@ def _statistics(described: Mapping[str, Any], rows: Tables) -> dict[str, Any]:
 
 
 def _spread(values: "pd.Series[Any]") -> dict[str, float]:
-    if values.empty:
-        return {}
-    return {
-        "least": float(values.min()),
-        "median": float(values.median()),
-        "most": float(values.max()),
-    }
+    spread = values.agg(["min", "median", "max"]).astype(float)
+    return {} if values.empty else dict(zip(("least", "median", "most"), spread, strict=True))
 
 
 def _shares(values: "pd.Series[Any]") -> dict[str, float]:

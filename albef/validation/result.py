@@ -36,19 +36,11 @@ class Check:
         allowed = f"at most {_percent(self.allowed)} may" if self.allowed else "none may"
         return f"{self.failed:,} of {self.counted:,} ({_percent(share)}) fail, {allowed}"
 
-    def place(self) -> str:
-        """The expectation and what it looks at, as Great Expectations has it."""
-        return f"{self.expectation} of {self.column} {self.bound}".rstrip()
-
     def reason(self) -> str:
         """All of it: what, where, the numbers and the key that sets the threshold."""
+        place = f"{self.expectation} of {self.column} {self.bound}".rstrip()
         key = f" (validate.{self.threshold})" if self.threshold else ""
-        return f"{self.what} ({self.place()}): {self.sentence()}{key}"
-
-
-def of_dataset(name: str) -> str:
-    """What follows "the evaluation splits" where they are another data set's."""
-    return f" of {name}" if name else ""
+        return f"{self.what} ({place}): {self.sentence()}{key}"
 
 
 def _percent(share: float) -> str:
@@ -83,7 +75,7 @@ class DriftResult:
         unit = " nats" if self.measure == "divergence" else " of its range"
         whose = {
             "accepted": f"that of the accepted profile ({self.part} rows)",
-            "evaluation": f"that of the evaluation splits{of_dataset(self.name)}",
+            "evaluation": "that of the evaluation splits" + (self.name and f" of {self.name}"),
         }[self.reference]
         allowed = f", at most {limit:g} is allowed" if limit is not None else ""
         key = f"validate.drift.{self.reference}.{self.measure}.{word}"

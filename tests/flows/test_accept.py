@@ -243,8 +243,6 @@ def test_a_data_set_is_accepted_and_later_versions_are_held_to_it(
     with pytest.raises(NotFit, match=r"\(validate.drift.accepted.divergence.stop\)"):
         validated()
     assert not (here / "products/verdicts/scenes.json").exists()
-    page = (here / "products/validation/scenes/report.html").read_text()
-    assert "distributions moved too far; nothing is trained on it" in page
     assert accept_data("scenes").startswith("profiles/scenes.json holds 42 expectations")
     validated()
     assert (here / "products/verdicts/scenes.json").exists()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from albef.config import ParamsError
 from pipelines import report
 from pipelines.stage import Stage, write_json
 from tests.products import EVIL, ROOT
@@ -63,7 +62,7 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         assert part in page.text, part
     assert "another one than" not in page.text
     assert "script" not in page.tags
-    assert sum(a.startswith("data:image/png;base64,") for a in page.addresses) > 40
+    assert sum(a.startswith("data:image/webp;base64,") for a in page.addresses) > 40
     links = {a.removeprefix("data/") for a in page.addresses if a.startswith("data/")}
     assert links == {path.name for path in Path("products/report/data").glob("*.html")}
 
@@ -79,15 +78,6 @@ def test_equal_products_give_equal_bytes_anywhere_and_at_any_speed(
     Path("params.yaml").write_text(json.dumps(values))
     assert made() == first
     assert str(tmp_path) not in first
-
-
-def test_digests_are_compared_with_what_is_at_hand(project: Path) -> None:
-    models = Path("products/models")
-    shutil.copy(models / "retrieval/model.safetensors", models / "pretrained/model.safetensors")
-    Path("products/search/retrieval/choice.json").unlink()
-    text = Page(made()).text
-    assert "another one than the one at hand" in text
-    assert "not here to compare with" in text
 
 
 def test_each_evaluated_run_has_a_card_that_the_page_links_to(project: Path) -> None:
@@ -147,19 +137,6 @@ def test_a_run_without_ranges_and_data_that_changed_since_validation_are_told(
     text = Page(made()).text
     for part in ("there was nothing to search", "validated before it changed", "refused"):
         assert part in text
-
-
-def test_a_damaged_product_is_one_sentence(project: Path) -> None:
-    Path("products/metrics/retrieval.json").write_text("{")
-    with pytest.raises(ValueError, match=r"retrieval\.json is no JSON"):
-        made()
-
-
-def test_it_is_strict_about_its_values(project: Path) -> None:
-    values = json.loads(Path("params.yaml").read_text())
-    Path("params.yaml").write_text(json.dumps(values | {"report": {"exampels": 4}}))
-    with pytest.raises(ParamsError, match=r"report\.exampels is not a known key.*report\.examples"):
-        made()
 
 
 def test_it_needs_no_torch(project: Path) -> None:

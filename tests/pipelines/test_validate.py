@@ -44,8 +44,6 @@ def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(here: Path) 
     stage_module.run(Stage("validate", "toy"))
     verdict = here / "products" / "verdicts" / "toy.json"
     assert json.loads(verdict.read_text()) == {"dataset": "toy", "digest": digest}
-    report = (here / "products" / "validation" / "toy" / "report.html").read_text()
-    assert "fit to train on" in report
     params(here, {"placed": SCENES}, validate={"max_caption_words": 40})
     before = verdict.read_bytes()
     stage_module.run(Stage("validate", "toy"))
@@ -68,13 +66,10 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
         "validate@toy: data set toy is refused: captions are not empty",
         "expect_column_values_to_be_between of captions.words at least 1",
         "54 of 180 (30 %) fail, none may (validate.max_empty_captions)",
-        "see products/validation/toy/report.html",
+        "`albef data page toy` shows the rows",
     ):
         assert part in lines[0]
     assert not verdict.exists()
-    report = (here / "products" / "validation" / "toy" / "report.html").read_text()
-    assert "1 of 21 expectations are not met" in report
-
     page = data_page("toy")
     offending = page.read_text().partition("Not so: captions are not empty")[2]
     rows = offending.partition("<details")[0]

@@ -89,12 +89,3 @@ def test_words_of_a_group_are_masked_alone_in_half_of_the_texts_that_have_any(
     counts, others = chosen(1.0, [[first, second]])
     assert others == {"01111"}
     assert counts.keys() == {"01111", "01010"}
-
-
-def test_a_text_for_retrieval_is_cut_in_training_as_in_evaluation(vocabulary: Path) -> None:
-    """The original cuts none in training; ours has one length, the one that it evaluates with."""
-    call = next(call for call in TOKENIZER["calls"] if call["label"] == "retrieval train")
-    ids, _ = TextTokenizer.load(vocabulary).encode(call["texts"], 30)
-    expected = np.array(call["input_ids"])
-    assert ids.shape[1] == 30 < expected.shape[1]
-    assert np.array_equal(ids, expected[:, :30])

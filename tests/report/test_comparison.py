@@ -15,7 +15,7 @@ from albef.report.comparison import (
     render,
 )
 from albef.report.curves import Deviation
-from albef.report.drift import Drift, Profile, SplitRows, Vocabulary
+from albef.report.drift import Drift, Profile, SplitRows
 from albef.report.flips import Choice, Flip, flips
 from albef.report.pictures import Picture
 from tests.report.test_page import BAD, Page
@@ -38,7 +38,6 @@ def full(text: str) -> Comparison:
     drift = Drift(
         (SplitRows(text, 10, 12, 3, 1, 2),),
         (Profile(text, (1.0, 2.0, 3.0), (1.0, 1.0, 1.0), 0.25),),
-        Vocabulary(10, 12, (text,), (text,), 3, 1, 0.5),
     )
     curves = {text: {"train/loss": POINTS, text: POINTS, "val/r_mean": POINTS}}
     other = {text: {"train/loss": ((9.0, 1.0), (19.0, 0.5))}}
@@ -80,7 +79,7 @@ def test_it_says_what_differs_and_how_sure_that_is() -> None:
         "flips +14 −4, p 0.031",
         "1 file differs: a dog",
         "2 of 14, taken at even steps",
-        "Gone (1): a dog.",
+        "1 to 3, median 2",
         "byte for byte: a dog",
         "1 curves in common; the farthest is a dog a dog, 50.0 %",
     ):

@@ -31,11 +31,6 @@ def test_a_line_goes_from_the_first_point_to_the_last_in_short_numbers() -> None
     assert not re.search(r"\d\.\d\d", text)
 
 
-def test_axes_hold_the_zero() -> None:
-    svg = drawn((0, 90), (1, 95))
-    assert next(text.text for text in svg.iter("text") if text.get("class") == "tick end") == "0"
-
-
 def test_flat_and_single_curves_have_axes() -> None:
     for points in ([(5, 1)], [(0, -3), (1, -2)], [(0, 1e-9)]):
         svg = drawn(*points)

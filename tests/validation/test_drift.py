@@ -15,7 +15,6 @@ import pytest
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.validation import drift, profile
-from albef.validation.page import render_page
 from albef.validation.result import DriftResult, Result
 from tests.data import toy
 from tests.validation.test_suites import picture
@@ -137,23 +136,6 @@ def test_a_small_drift_warns_and_does_not_stop(tmp_path: Path, held: dict[str, A
     assert all(warning.endswith(".warn)") for warning in result.warnings())
 
 
-def test_each_distribution_is_watched(tmp_path: Path, held: dict[str, Any]) -> None:
-    for name, changed, of in (
-        (
-            "a",
-            {"image": picture(7, (80, 64)), "captions": ("one cat right of some ball",)},
-            {"width in pixels", "height in pixels", "vocabulary"},
-        ),
-        (
-            "b",
-            {"image": picture(255 * 256, (64, 32)), "captions": ("a dog", "a frog", "a hat")},
-            {"width to height", "captions of a record", "mean green", "mean brightness"},
-        ),
-    ):
-        result = against(tmp_path / name, rows(**changed), held)
-        assert of <= {drifted.of for drifted in level(result, "stopped")}
-
-
 def test_labels_are_watched(tmp_path: Path) -> None:
     def labelled(names: Sequence[str]) -> list[Record]:
         return [
@@ -209,7 +191,6 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
         " nats from that of the evaluation splits of accepted, at most 0.5 is allowed " in reason
         for reason in result.reasons()
     )
-    assert "from the evaluation splits of accepted</h2>" in render_page(result)
     near = written(tmp_path / "near", [replace(record, split="train") for record in rows(48)])
     assert check(near, evaluated=held, **values)[0].passed
 
@@ -221,13 +202,6 @@ def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path)
     assert str(caught.value).startswith(
         f"{tmp_path / 'toy.json'} is the profile of a data set without evaluation splits"
     )
-
-
-def test_a_data_set_of_one_part_has_no_evaluation_drift(tmp_path: Path) -> None:
-    few = [toy.record(i, image=picture(i)) for i in range(4)]
-    result, own = check(written(tmp_path / "toy", few))
-    assert result.drift == ()
-    assert list(own["parts"]) == ["train"]
 
 
 def test_undecodable_pictures_are_left_out_of_the_profile(tmp_path: Path) -> None:
@@ -269,11 +243,7 @@ def test_a_file_that_is_no_accepted_profile_is_named(tmp_path: Path) -> None:
     path = tmp_path / "web.json"
     with pytest.raises(ParamsError, match=r"web\.json is missing: get it back from git"):
         drift.read_accepted(path)
-    for text, why in (
-        ("{", "JSONDecodeError"),
-        ('{"expectations": [{"type": "expect_nothing"}]}', "expect_nothing is no expectation"),
-        ('{"expectations": [{"type": "expect_column_kl_divergence_to_be_less_than"}]}', "KeyError"),
-    ):
+    for text in ("{", "[]", '{"expectations": []}'):
         path.write_text(text)
-        with pytest.raises(ParamsError, match=f"web.json is no accepted profile .*{why}"):
+        with pytest.raises(ParamsError, match=r"web\.json is no accepted profile"):
             drift.read_accepted(path)

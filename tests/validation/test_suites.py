@@ -17,7 +17,6 @@ from albef.data.record import Record
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
-from albef.validation.page import render_page
 from albef.validation.result import Result
 from tests.data import toy
 from tests.validation.values import VALUES, check, config, failed, failed_suites, keys, written
@@ -159,10 +158,6 @@ def test_a_good_data_set_passes(good: tuple[Result, dict[str, Any]]) -> None:
     assert result.statistics["words of a caption"] == {"least": 2.0, "median": 2.5, "most": 3.0}
     assert result.statistics["different images"] == COUNT
     assert result.statistics["scripts"] == {"Latin": 1.0}
-    text = render_page(result)
-    assert "Data set toy: fit to train on" in text
-    assert "not met" not in text
-    assert "<h3>Captions</h3>" in text
 
 
 def test_a_repeated_image_of_the_same_image_id_is_no_fault(tmp_path: Path) -> None:
@@ -201,7 +196,6 @@ def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
         "there are records (expect_table_row_count_to_be_between of records at least 1): "
         "there are 0"
     ]
-    assert "refused" in render_page(result)
 
 
 def pair(first: int, second: int, size: tuple[int, int] = (40, 32)) -> dict[str, Any]:
@@ -226,20 +220,6 @@ def test_the_second_image_of_a_record_is_checked_too(tmp_path: Path) -> None:
     result, _ = check(written(tmp_path / "toy", records))
     assert {one.what: keys(one) for one in failed(result)} == by_expectation(faults)
     assert result.statistics["different images"] == 2 * COUNT - 3
-
-
-def test_the_page_says_what_failed_and_shows_rows(tmp_path: Path) -> None:
-    def long(record: Record) -> Record:
-        return dataclasses.replace(record, captions=("<script>" + " b" * 20,))
-
-    text = render_page(check(one_changed(tmp_path, long))[0])
-    assert "refused" in text
-    assert "1 of 21 expectations are not met" in text
-    assert "Not met: captions are not too long" in text
-    assert "toy-0004" in text
-    assert "&lt;script&gt;" in text
-    for absent in ("<script", "http", "src="):  # nothing is fetched, nothing runs
-        assert absent not in text
 
 
 @pytest.mark.parametrize(
@@ -272,4 +252,3 @@ def test_a_data_set_that_lacks_something_altogether_is_judged_all_the_same(tmp_p
         folder = written(tmp_path / str(len(list(tmp_path.iterdir()))) / "toy", rows)
         result, _ = check(folder, max_duplicate_images=1.0)
         assert [one.what for one in failed(result)] == what
-        assert "Data set toy" in render_page(result)

@@ -37,8 +37,6 @@ class Validation:
 
     result: Mapping[str, Any]
     current: bool
-    page: str
-    """Where its whole report is."""
 
     @property
     def statistics(self) -> dict[str, str]:
@@ -89,8 +87,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
         records = SplitRecords(folder, split)
         samples[split] = [records.at(index) for index in spread(range(len(records)), count)]
         records.close()
-    result, page = (layout.validation(name) / file for file in ("result.json", "report.html"))
-    verdict = read_json(result)
+    verdict = read_json(layout.validation(name) / "result.json")
     return Dataset(
         name,
         used_by,
@@ -103,8 +100,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
             for source in described.get("sources", [])
         ],
         licences=[{"attribution": "", "url": "", **item} for item in described.get("licences", [])],
-        validation=verdict
-        and Validation(verdict, verdict["digest"] == described["digest"], str(page)),
+        validation=verdict and Validation(verdict, verdict["digest"] == described["digest"]),
         view_of=described.get("curated", {}).get("of", ""),
     )
 
@@ -208,9 +204,11 @@ def _offending(
         yield (
             check["what"],
             [
-                (f"{column} {row.get(column)}: {origins[row['key']]}", pictures[row["key"]])
+                (
+                    f"{column} {row.get(column)}: {origins.get(row['key'], row['key'])}",
+                    pictures.get(row["key"], Picture(row["key"])),
+                )
                 for row in check["sample"][:count]
-                if row["key"] in pictures
             ],
         )
 

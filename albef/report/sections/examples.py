@@ -80,7 +80,7 @@ class Group:
 
     look: str
     """How they are drawn, which says what they are: ``texts``, ``images`` or ``pairs``
-    (:class:`Query`), ``answers``, ``places``, or ``rows``, a picture and its cells each."""
+    (:class:`Query`), ``answers`` or ``places``."""
     title: str
     note: str
     """How they were chosen and out of how many."""
@@ -125,8 +125,7 @@ def read(
         draw = _pairs if is_paired(table) else _directions
         groups = draw(table, records, count, rerank_k) if records else iter(())
     else:
-        answers = list(_answers(table, records, (count + 1) // 2))
-        groups = iter(answers or [_rows(table, records, count)])
+        groups = _answers(table, records, (count + 1) // 2)
     return [group for group in groups if group.examples]
 
 
@@ -199,17 +198,10 @@ def _pairs(
         ("Pairs that ITM decides wrongly", False, ~itm),
     ):
         places = np.flatnonzero(is_query & is_case).tolist()
-        by_change: dict[str, list[int]] = {}
-        for place in places:
-            by_change.setdefault(table["change"][place].as_py(), []).append(place)
-        groups = len(by_change)
-        chosen = [
-            place
-            for i, change in enumerate(sorted(by_change))
-            for place in spread(by_change[change], count * (i + 1) // groups - count * i // groups)
-        ]
+        places.sort(key=lambda place: table["change"][place].as_py())
         note = _note(len(places), int(is_query.sum()), count, "texts ")
-        queries = [_query(row, records, rerank_k) for row in _take(table, chosen)]
+        rows = _take(table, spread(places, count))
+        queries = [_query(row, records, rerank_k) for row in rows]
         yield Group("pairs", title, note, good, queries)
 
 
@@ -294,19 +286,3 @@ def _answer(
         truth=scores.truth_of(row, columns),
         sure=row.get("probability", max(probabilities)),
     )
-
-
-def _rows(table: pa.Table, records: SplitRecords | None, count: int) -> Group:
-    """Predictions of a table that tells nothing: their pictures, and their columns in words."""
-    rows = []
-    for row in _take(table, spread(range(table.num_rows), count)):
-        picture = records.picture(row["key"]) if records and "key" in row else None
-        cells = {n: v for n, v in row.items() if n not in ("key", "split") and v is not None}
-        rows.append((picture, {name: _cell(value) for name, value in cells.items()}))
-    return Group("rows", "Predictions", "taken at even steps", None, rows)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)

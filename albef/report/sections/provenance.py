@@ -12,15 +12,6 @@ from albef.run_record import RunRecord
 from albef.run_record import read as read_record
 from albef.runtime.manifest import NAME as MANIFEST
 
-_FURTHER = (
-    ("samples_per_second", "{:,.0f} samples/s"),
-    ("steps", "{:,} steps"),
-    ("precision", "{}"),
-    ("trials", "{} trials"),
-    ("parameters", "{:,} parameters"),
-)
-"""Facts of a run record that stand beside what the stage took."""
-
 
 class Machine(NamedTuple):
     """Where and from which revision some stages ran, the first of them when it ``started``."""
@@ -71,12 +62,6 @@ class Costs:
         pairs = dict.fromkeys(p for run in self.recorded.values() for p in run.versions.items())
         names = sorted({name for name, _ in pairs})
         return {name: ", ".join(v for package, v in pairs if package == name) for name in names}
-
-
-def further(record: RunRecord) -> str:
-    """Further facts of a run record, in words."""
-    facts = record.further
-    return ", ".join(text.format(facts[key]) for key, text in _FURTHER if facts.get(key))
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from albef.lineage import CONFIG
 from albef.report import metric_names
 from albef.report.pictures import Picture, SplitRecords, spread
 from albef.report.sections import examples
-from albef.report.sections.examples import Group, Outcome, Query
-from albef.report.wording import flatten, format_metric
+from albef.report.sections.examples import Group, Outcome
+from albef.report.wording import flatten
 
 _PASSES = {
     "changed": "the true text is said to be true and the changed one is not",
@@ -54,25 +54,6 @@ class Row:
     def words(self) -> str:
         """What the metric says, or ""."""
         return metric_names.words(self.name)
-
-    @property
-    def percent(self) -> bool:
-        """Whether a bar from 0 to 100 can show the row."""
-        shown = (self.value, self.itc, self.chance, self.random_weights, self.text_only)
-        return all(value is None or 0 <= value <= 100 for value in shown)
-
-    @property
-    def against_chance(self) -> str:
-        """How far it is above chance, in words; "" where that is not known."""
-        if not self.chance:
-            return ""
-        chance = f"{format_metric(self.chance)} %"
-        if self.value <= self.chance:
-            return f"chance is {chance}"
-        times = self.value / self.chance
-        if times >= 3:
-            return f"{times:.0f} times chance ({chance})"
-        return f"{self.value - self.chance:.1f} points above chance ({chance})"
 
 
 @dataclass(frozen=True)
@@ -153,13 +134,6 @@ class Run:
     def first(self) -> SplitResult | None:
         """The first split with any metric."""
         return next((split for split in self.splits if split.first), None)
-
-    def queries(self) -> Iterator[tuple[SplitResult, Query]]:
-        """Those in words that find their picture among all of a split."""
-        for split in self.splits:
-            for group in split.examples:
-                if group.good and group.look == "texts":
-                    yield from ((split, query) for query in group.examples)
 
 
 def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:

@@ -1,6 +1,5 @@
-"""The search of a run on the page: history, curves, slices and importance of its trials."""
+"""The search of a run on the page: history and slices of its trials."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,6 @@ from albef.layout import Layout
 from albef.report.figures import Chart, Dot, Line, Point
 from albef.report.wording import format_number
 
-_CURVES = 60
-"""Most curves of trials in one figure; the best ones."""
 Trial = Mapping[str, Any]
 """A row of ``trials.json`` with ``chosen``: ``number``, ``state``, ``params``, ``values`` by epoch,
 whether it is the ``start``; ``value`` is None where it was stopped early or failed of ``error``."""
@@ -76,11 +73,9 @@ def sentences(search: Search) -> Iterator[str]:
 
 
 def draw_trials(search: Search) -> Iterator[Chart]:
-    """History, curves by epoch, and a slice for each range; as far as trials have values."""
+    """History, and a slice for each range; as far as trials have values."""
     if search.complete:
         yield _history(search)
-        if any(len(trial["values"]) > 1 for trial in search.trials):
-            yield _curves(search)
         yield from (_slice(search, name) for name in search.choice)
 
 
@@ -92,26 +87,6 @@ def _history(search: Search) -> Chart:
     dots = [_dot(trial, trial["number"] + 1.0, trial["value"]) for trial in search.complete]
     legend = (*_legend(dots), ("best so far", "c0"))
     return Chart("Score by trial", "", legend, "trial", [Line("", best, 0)], dots)
-
-
-def _curves(search: Search) -> Chart:
-    scored = [trial for trial in search.trials if trial["values"]]
-    final = {t["number"]: -math.inf if t["value"] is None else t["value"] for t in scored}
-    best = sorted(scored, key=lambda t: (final[t["number"]], -t["number"]))[-_CURVES:]
-    lines = [
-        Line(
-            f"trial {trial['number'] + 1}",
-            [(float(epoch), value) for epoch, value in enumerate(trial["values"], 1)],
-            3 if trial["chosen"] else 2 if trial["start"] else 0,
-            dashed=trial["value"] is None,
-        )
-        for trial in sorted(best, key=lambda t: (t["chosen"], t["start"]))
-    ]
-    legend = [("chosen", "c3"), ("start", "c2"), ("others", "c0"), ("stopped early", "c0 dashed")]
-    looks = {line.look for line in lines}
-    note = f"the best {len(best)}" if len(best) < len(scored) else ""
-    drawn = [entry for entry in legend if entry[1] in looks]
-    return Chart("Score by epoch", note, drawn, "epoch", lines)
 
 
 def _slice(search: Search, name: str) -> Chart:
@@ -134,25 +109,3 @@ def _legend(dots: list[Dot]) -> tuple[tuple[str, str], ...]:
     words = {"chosen": "chosen", "start": "start", "stopped": "stopped early"}
     looks = {look for dot in dots for look in dot.look.split()}
     return tuple((label, f"dotkey {look}") for look, label in words.items() if look in looks)
-
-
-def importances(search: Search) -> dict[str, float]:
-    """The share of each range in how far the scores differ, the largest first, as Optuna works it
-    out; none where that means nothing."""
-    if len(search.choice) < 2 or len({trial["value"] for trial in search.complete}) < 3:
-        return {}
-    import optuna
-    from optuna.distributions import FloatDistribution
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    bounds = {}
-    for name in search.choice:
-        tried = [trial["params"][name] for trial in search.trials]
-        log = search.scales.get(name, False) and min(tried) > 0
-        bounds[name] = FloatDistribution(min(tried), max(tried), log=log)
-    for trial in search.complete:
-        parts = {"params": dict(trial["params"]), "distributions": bounds}
-        study.add_trial(optuna.trial.create_trial(value=trial["value"], **parts))
-    shares = optuna.importance.get_param_importances(study)
-    return {name: float(share) for name, share in shares.items() if math.isfinite(share)}

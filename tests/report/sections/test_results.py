@@ -13,10 +13,8 @@ def test_metrics_are_in_a_readers_order_beside_those_of_itc_and_the_headline_is_
     assert all(row.itc == 40.0 for row in rows)
     assert (rows[1].chance, rows[1].random_weights, rows[1].text_only) == (0.2, 0.3, 0.1)
     assert rows[0].chance is None
-    split = SplitResult("test", {"bleu": 12.0, "perplexity": 340.0}, headline="perplexity")
-    assert [(row.name, row.percent, row.words) for row in split.rows()] == [
-        ("perplexity", False, ""), ("bleu", True, "")
-    ]  # fmt: skip
+    split = SplitResult("test", {"bleu": 12.0, "rouge": 34.0}, headline="rouge")
+    assert [(row.name, row.words) for row in split.rows()] == [("rouge", ""), ("bleu", "")]
     assert SplitResult("test", {}).first is None
 
 

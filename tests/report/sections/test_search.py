@@ -1,6 +1,5 @@
-"""The search on the page: its figures, what Optuna works out of the trials, and its evidence."""
+"""The search on the page: its figures, and its evidence."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from albef.layout import Layout, Paths
 from albef.report.page import Report, render
 from albef.report.sections import search
-from albef.report.sections.search import Search, draw_trials, importances, sentences
+from albef.report.sections.search import Search, draw_trials, sentences
 from pipelines.stage import write_json
 from tests.report.test_page import trial
 
@@ -34,15 +33,14 @@ SCALES = {"lr": True, "alpha": False}
 SEARCH = Search("retrieval", {"lr": 3e-4, "alpha": 0.5}, TRIALS, SCALES, EVIDENCE)
 
 
-def test_history_curves_and_a_slice_of_each_range() -> None:
+def test_history_and_a_slice_of_each_range() -> None:
     charts = {chart.title: chart for chart in draw_trials(SEARCH)}
-    assert set(charts) == {"Score by trial", "Score by epoch", "Score by lr", "Score by alpha"}
+    assert set(charts) == {"Score by trial", "Score by lr", "Score by alpha"}
     history, sliced = charts["Score by trial"], charts["Score by lr"]
     assert [dot.label for dot in history.dots] == [
         "trial 1: score 40", "trial 2: score 30", "trial 3: score 42"
     ]  # fmt: skip
     assert history.lines[0].points == [(1, 40), (2, 40), (3, 42)], "the best so far"
-    assert len(charts["Score by epoch"].lines) == 4
     assert [dot.label for dot in sliced.dots] == [
         "trial 1: lr 1e-4, score 40",
         "trial 2: lr 1e-5, score 30",
@@ -51,19 +49,6 @@ def test_history_curves_and_a_slice_of_each_range() -> None:
     ]
     assert [dot.look for dot in sliced.dots] == ["start", "", "chosen", "stopped"]
     assert [label for label, _ in sliced.legend] == ["chosen", "start", "stopped early"]
-
-
-def test_the_range_that_decides_is_the_important_one() -> None:
-    trials = [
-        trial(n, float(n), params={"lr": 1e-4 * (n + 1), "alpha": (n * 7 % 10) / 10})
-        for n in range(12)
-    ]
-    shares = importances(replace(SEARCH, trials=trials))
-    assert list(shares) == ["lr", "alpha"]
-    assert math.isclose(sum(shares.values()), 1.0)
-    assert shares["lr"] > shares["alpha"]
-    assert not importances(replace(SEARCH, choice={"lr": 3e-4}))  # one range is all there is
-    assert not importances(replace(SEARCH, trials=TRIALS[:2]))
 
 
 def test_the_evidence_in_words() -> None:
@@ -92,7 +77,7 @@ def test_the_page_shows_what_failed_and_what_cannot_be_repeated() -> None:
 
 def test_a_search_of_one_trial_or_of_failures_alone_is_shown() -> None:
     one = replace(SEARCH, trials=({**TRIALS[0], "chosen": True},))
-    assert len(list(draw_trials(one))) == 4
+    assert len(list(draw_trials(one))) == 3
     assert not list(draw_trials(replace(SEARCH, trials=TRIALS[4:])))
     render(Report(1, searches=(one,)))
 
