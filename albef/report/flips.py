@@ -37,11 +37,8 @@ def flips(
 ) -> tuple[Flip, ...]:
     """The examples at places of both tables, scores of the same split of the same kind; ``records``
     are None where its pictures are not at hand."""
-    boxes = all("heat" in side.table.column_names for side in (before, after))
-    located = records if boxes else None
     return tuple(
-        _flip(_row(before, old), _row(after, new), before.columns, records, located)
-        for old, new in pairs
+        _flip(_row(before, old), _row(after, new), before.columns, records) for old, new in pairs
     )
 
 
@@ -55,15 +52,14 @@ def _flip(
     new: Mapping[str, Any],
     columns: Mapping[str, Any],
     records: SplitRecords | None,
-    located: SplitRecords | None,
 ) -> Flip:
     picture = records.picture(old["key"]) if records else None
     truth = _truth(old, columns, picture)
     before, after = (_choice(row, columns, records) for row in (old, new))
-    if located:  # each choice shows its boxes
+    if records and "heat" in old and "heat" in new:  # each choice shows its boxes
         picture = None
-        before = replace(before, picture=draw_located(located, old))
-        after = replace(after, picture=draw_located(located, new))
+        before = replace(before, picture=draw_located(records, old))
+        after = replace(after, picture=draw_located(records, new))
     asked = old["changed"] if "changed" in old else old.get(columns.get("question", ""), "")
     return Flip(str(asked), picture, truth, before, after)
 

@@ -165,12 +165,3 @@ def test_the_profile_of_a_validation_is_drawn_also_after_json_has_sorted_it(here
     assert said.title == "Vocabulary"
     assert sum(share["train"] for share in said.rows.values()) <= 1
     assert "Words of a caption" in Page(render_dataset(page)).text
-
-
-def test_before_anything_was_made(here: Path) -> None:
-    stage = Stage("ingest", "toy")
-    assert "There are no records yet" in Page(render_dataset(page_of(stage))).text
-    ingest.run(stage)
-    page = page_of(stage)
-    assert sum(page.data.splits.values()) == 24
-    assert page.repeated == (0, 0)
