@@ -9,11 +9,11 @@ from albef.layout import BEHAVIOUR
 from albef.report.comparison import (
     Comparison,
     chance,
-    difference,
     interval_words,
     render,
     verdict,
 )
+from albef.report.wording import format_difference
 from flows.experiments.gather import gather, write_curves
 from flows.results import table
 
@@ -89,7 +89,7 @@ def _metrics(comparison: Comparison) -> str:
             name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
             for after, side in enumerate(comparison.sides[1:], 1):
                 test = tests.get((after, metric.name))
-                change = (difference(metric.difference(side.against, after)), "", "")
+                change = (format_difference(metric.difference(side.against, after)), "", "")
                 if test is not None:
                     change = (
                         interval_words(test.difference, test.interval),
