@@ -71,7 +71,8 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
             for label, points in own.items()
         ]
         note = f"last {format_metric(lines[0].points[-1][1])}"
-        legend = [(line.label, line.look) for line in lines] if len(lines) > 1 else []
+        names = ("re-ranked by ITM", "ITC alone") if len(lines) > 1 else ()
+        legend = [(words, line.look) for words, line in zip(names, lines, strict=False)]
         title = metric_names.label(name)
         yield Chart(title, note, legend, "epoch", lines, main=metric_names.is_main(name))
 

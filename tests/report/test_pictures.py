@@ -4,6 +4,7 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from albef.report.pictures import UNSEEN, SplitRecords, data_uri, side_by_side
@@ -26,7 +27,7 @@ def test_the_pictures_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
     large, small, broken = toy.picture(7, size=(320, 100)), toy.picture(9), toy.picture(7)[:60]
     row = decoded(side_by_side([large, small, broken]))
     assert row.size == (160 + 4 + 40 + 4 + 160, 160)
-    assert row.getpixel((400, 10)) == (255, 255, 255)
+    assert min(np.asarray(row)[:, 220:].flat) > 250, "a broken one leaves its place empty"
     toy.write(tmp_path / "toy", [toy.record(0, more=(small,))])
     picture = SplitRecords(tmp_path / "toy", "train").at(0)
     assert decoded(picture.uri).size == (84, 32)
