@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from albef.report.figures import Chart, Histogram
-from albef.validation.profile import OTHER, parts_of
 
+_PARTS = ("train", "evaluation")  # in this order: JSON has lost it
 _SHOWN = 12
+_OTHER = "(other)"
+"""What stands for all that is not listed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def tallies(profile: Mapping[str, Any]) -> Iterator[Tally]:
             name: dict(zip(part["values"], part["counts"], strict=True))
             for name, part in parts.items()
         }
-        listed = [word for word in next(iter(counts.values())) if word != OTHER][:_SHOWN]
+        listed = [word for word in next(iter(counts.values())) if word != _OTHER][:_SHOWN]
         rows = {
             word: {name: of.get(word, 0) / sum(of.values()) for name, of in counts.items()}
             for word in listed
@@ -59,7 +61,7 @@ def tallies(profile: Mapping[str, Any]) -> Iterator[Tally]:
 def _by_part(profile: Mapping[str, Any], kind: str) -> dict[str, dict[str, Mapping[str, Any]]]:
     """What is counted, and its counts by part."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for name, part in parts_of(profile):
-        for counted in part[kind]:
+    for name in (part for part in _PARTS if part in profile["parts"]):
+        for counted in profile["parts"][name][kind]:
             found.setdefault(counted["what"], {})[name] = counted
     return found
