@@ -1,12 +1,9 @@
 """The commands of a project, which run its pipeline; they work in its root."""
 
-import logging
 import os
 import signal
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option, Typer
 
@@ -209,16 +206,10 @@ def release(
     """
     from flows.releases.release import main
 
-    def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
-        from pipelines import judge  # torch takes seconds: only once nothing else is against it
-
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        return judge.compare(facts)
-
     _stop_on_signals()
     approve = approve and not dry
     options = {"approve": approve, "back": back, "dry": dry, "accept_limits": accept_limits}
-    main(run, stage, bump, compare, key=key, **options)
+    main(run, stage, bump, key=key, **options)
 
 
 @command(app, "fetch", at_root=True, interrupted="interrupted; the same command goes on")

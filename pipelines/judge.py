@@ -1,6 +1,11 @@
-"""The export of a run beside the released one, for `albef release`."""
+"""The export of a run beside the released one: `albef release` starts it.
+
+``python -m pipelines.judge FACTS OUT``: FACTS is a JSON file of what :func:`compare` is given, and
+OUT takes what was found; it is no product.
+"""
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +28,7 @@ from albef.runtime.manifest import ExportError
 from albef.tasks.task import RunTask
 from pipelines.evaluate import EvaluateConfig, splits_of
 from pipelines.export import RunExport
-from pipelines.stage import Stage, read_json, run_of
+from pipelines.stage import Stage, read_json, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -152,3 +157,19 @@ def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
             "another name"
         )
     return [released], f"This and {replaces} were measured in one process on the same records."
+
+
+def main() -> None:
+    """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
+    facts, out = map(Path, sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        write_json(out, compare(read_json(facts)))
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        if str(error):
+            print(f"albef release: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

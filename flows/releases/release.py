@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,6 @@ from flows.releases.registry import DVC, Registry, check_names, path_at, unnamed
 
 SIGNING_KEY = "ALBEF_SIGNING_KEY"
 """Variable that names the file of the private key."""
-Compare = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Measures and judges an export: :func:`pipelines.judge.compare`."""
 
 
 class Refused(ValueError):
@@ -41,7 +41,6 @@ def main(
     run: str,
     stage: str,
     bump: str,
-    compare: Compare,
     *,
     approve: bool,
     back: bool,
@@ -60,7 +59,7 @@ def main(
             if back:
                 go_back(run, stage, approve)
             else:
-                release(run, stage, bump, compare, approve, dry, accept_limits, key)
+                release(run, stage, bump, approve, dry, accept_limits, key)
     except Refused as refused:
         _emit("refused", run, stage=stage, reasons=list(refused.reasons))
         raise
@@ -110,7 +109,6 @@ def release(
     run: str,
     stage: str,
     bump: str,
-    compare: Compare,
     approve: bool,
     dry: bool,
     accept_limits: bool = False,
@@ -119,7 +117,7 @@ def release(
     """Compare, judge and, once approved, register; see :func:`main`."""
     candidate = _find(run, stage, bump)
     _check_ready(candidate, accept_limits, key)
-    judgement = _judge(candidate, compare)
+    judgement = _judge(candidate)
     header = ("", "precision", candidate.holder or "released", candidate.version, "change")
     print(f"{results.table(judgement['rows'], (*header, 'allowed'))}\n\n{judgement['note']}")
     if judgement["reasons"]:
@@ -188,8 +186,8 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
     )
 
 
-def _judge(candidate: Candidate, compare: Compare) -> dict[str, Any]:
-    """Measure and judge what others get."""
+def _judge(candidate: Candidate) -> dict[str, Any]:
+    """Measure and judge, in a process: what does it imports torch."""
     registry, holder = candidate.registry, candidate.holder
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
         fetched, released = Path(scratch, "fetched"), Path(scratch, "released")
@@ -209,7 +207,12 @@ def _judge(candidate: Candidate, compare: Compare) -> dict[str, Any]:
                 "export in DVC": registry.hash_here(),
             },
         }
-        return compare(facts)
+        known, judged = Path(scratch, "facts.json"), Path(scratch, "judged.json")
+        write_json(known, facts)
+        command = [sys.executable, "-m", "pipelines.judge", str(known), str(judged)]
+        if code := subprocess.run(command).returncode:
+            raise SystemExit(code)  # it said why
+        return dict(json.loads(judged.read_text()))
 
 
 def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:

@@ -74,8 +74,7 @@ def _released(folder: Path, environment: dict[str, str], back: bool, said: Path)
     with said.open("w", buffering=1) as file, contextlib.redirect_stdout(file):
         try:
             options = {"approve": True, "back": back, "dry": False}
-            arguments = "retrieval", "prod", "minor", lambda facts: {}
-            release.main(*arguments, accept_limits=False, key=None, **options)
+            release.main("retrieval", "prod", "minor", accept_limits=False, key=None, **options)
         except ValueError as refused:
             file.write(f"refused: {refused}")
             sys.exit(1)

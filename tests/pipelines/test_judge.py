@@ -1,15 +1,17 @@
-"""What is behind `albef release`: exports measured, judged and described."""
+"""The process behind `albef release`: exports measured, judged and described."""
 
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from albef.runtime.manifest import NAME
-from pipelines.judge import compare
+from pipelines.judge import compare, main
+from pipelines.stage import write_json
 from tests.data.toy import LICENCE
 from tests.flows.shop import METRICS, alter, bring, set_params
 
@@ -109,7 +111,16 @@ def test_an_export_that_cannot_be_read_is_told_of_and_of_another_kind_none_succe
         compared("released")
 
 
-def test_what_cannot_be_compared_is_a_sentence(project: Path) -> None:
+def test_what_cannot_be_compared_is_a_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree("products/exports")
-    with pytest.raises(ValueError, match=r"^products/exports/retrieval holds no exp"):
-        compared()
+    write_json(Path("facts.json"), FACTS | {"released": None})
+    monkeypatch.setattr(sys, "argv", ["judge", "facts.json", "out.json"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("albef release: products/exports/retrieval holds no export")
+    assert said.count("\n") == 1
+    assert not Path("out.json").exists()

@@ -4,9 +4,12 @@ import contextlib
 import json
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -19,6 +22,7 @@ from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry, check_names, unnamed
+from pipelines import judge
 from tests.conftest import CAPTIONS
 from tests.flows.shop import JUDGED, another, build, set_params
 from tests.flows.toy import ROOT, Toy
@@ -26,6 +30,19 @@ from tests.release.test_attestation import keys
 from tests.serving.running import PATIENCE, wait_until
 
 EXPORT = Path("products/exports/retrieval")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure in this process, which has torch."""
+
+    def measure(command: list[str]) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[2:])
+            judge.main()
+        return mock.Mock(returncode=0)
+
+    monkeypatch.setattr(release, "subprocess", mock.Mock(run=measure))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -42,6 +59,7 @@ class Loosened(ReleaseConfig):
     max_company: float = 1.0
 
 
+@pytest.mark.usefixtures("here")
 def test_release_refuse_and_go_back(
     project: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +315,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def approve() -> None:
-    release.release("retrieval", "prod", "minor", lambda facts: {}, approve=True, dry=False)
+    release.release("retrieval", "prod", "minor", approve=True, dry=False)
 
 
 def state(project: Toy) -> str:
