@@ -69,7 +69,8 @@ def _take_code_of(root: Path, words: list[str]) -> None:
 def find(
     text: Annotated[str, Argument(help="What to look for, as 'a dog left of an apple'.")],
     run: Annotated[str, Option(help="The run whose export looks.")] = "retrieval",
-    k: Annotated[int, Option("-k", min=1, help="How many pictures.")] = 5,
+    k: Annotated[int, Option("-k", help="How many pictures.")] = 5,
+    show: Annotated[bool, Option("--open", help="Open them in the picture viewer.")] = False,
 ) -> None:
     """Find the pictures of a test split that fit a text best."""
     from albef.commands.find import main
@@ -77,7 +78,7 @@ def find(
 
     project = Project()
     shards = project.shards(run, "test")
-    main(project.layout.export(run), shards, text, k, Path(".albef/find"))
+    main(project.layout.export(run), shards, text, k, Path(".albef/find"), show=show)
 
 
 @command(app, "ask", code=1, at_root=True)
@@ -85,7 +86,7 @@ def ask(
     image: Annotated[Path, Argument(parser=from_root, help="A PNG, JPEG or WebP file.")],
     question: Annotated[str, Argument(help="As 'how many keys are there?'.")],
     run: Annotated[str, Option(help="The run whose checkpoint answers.")] = "vqa",
-    k: Annotated[int, Option("-k", min=1, help="How many answers.")] = 5,
+    k: Annotated[int, Option("-k", help="How many answers.")] = 5,
 ) -> None:
     """Answer a question about a picture."""
     from albef.commands.ask import main
@@ -134,13 +135,16 @@ def submit(
     out: Annotated[Path, Option(parser=from_root, help="The file to write.")] = Path(
         "submission.json"
     ),
+    check: Annotated[
+        Path | None, Option(parser=from_root, help="Check this file, and write none.")
+    ] = None,
 ) -> None:
-    """Write the answers of a VQA run for a challenge."""
+    """Write or check the answers of a VQA run for a challenge."""
     from albef.commands.project import Project
     from albef.commands.submit import main
 
     project = Project()
-    main(project.dataset(run), project.layout.predictions(run), split, out)
+    main(project.dataset(run), project.layout.predictions(run), split, out, check)
 
 
 @command(app, "import")

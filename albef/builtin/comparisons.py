@@ -14,6 +14,7 @@ from pydantic import Field
 from albef.builtin import describe, openmoji, view
 from albef.builtin.describe import Scene
 from albef.builtin.studio import Studio
+from albef.config import ParamsError
 
 Form = Literal["first", "second", "order", "both", "one", "neither"]
 FORMS: dict[Form, tuple[int, str, str]] = {
@@ -67,10 +68,16 @@ class Comparison:
 
 @view.records(across=True)
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The records of all splits, the true and the false one of a sentence together."""
+    """The records of all splits, the true and the false one of a sentence together.
+
+    Raises:
+        ParamsError: a split has no two groups of things that can be compared.
+    """
     studio = Studio(config.objects, config.pixels)
     for split, count in config.splits.items():
         pool = studio.pool(split)
+        if count and len(pool) < 3:
+            raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
         allowed = frozenset(pool)
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")

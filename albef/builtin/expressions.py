@@ -116,6 +116,8 @@ def _plan(names: list[str], size: int, split: str, count: int, seed: str) -> lis
             pools[unseen(things)].append(things)
     rng = random.Random(f"{seed} expressions {split}")
     if split == "train":
+        if count and not pools[False]:
+            raise view.too_few(split, count, _NOUN, 0)
         return [rng.choice(pools[False]) for _ in range(count)]
     unseen_count = round(count * _UNSEEN)
     quotas = ((pools[True], unseen_count), (pools[False], count - unseen_count))

@@ -71,6 +71,8 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 
 def _training(studio: Studio, count: int, rng: random.Random) -> Plan:
     singles, pairs = studio.pool("train", groups=1), studio.pool("train", groups=2)
+    if count and not (singles and pairs):
+        raise view.too_few("train", count, _NOUN, len(singles) + len(pairs))
     return [(rng.choice(singles if rng.random() < _ONE_GROUP else pairs), {}) for _ in range(count)]
 
 

@@ -16,6 +16,8 @@ def main(checkpoint: Path, image: Path, question: str, k: int) -> None:
     """
     if not question.strip():
         raise ParamsError("the question is empty; ask something, as 'how many keys are there?'")
+    if k < 1:
+        raise ParamsError(f"-k {k}: at least one answer")
     if not image.is_file():
         raise ParamsError(f"there is no picture at {image}")
     model = load(checkpoint)

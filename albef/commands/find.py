@@ -4,6 +4,7 @@ The text is compared with every picture (ITC), then read together with the best 
 """
 
 import sys
+import webbrowser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,9 @@ class Hit(NamedTuple):
     image: bytes
 
 
-def main(export: Path, shards: Shards, text: str, k: int, folder: Path) -> None:
+def main(
+    export: Path, shards: Shards, text: str, k: int, folder: Path, *, show: bool = False
+) -> None:
     """Print the ``k`` pictures of a split that fit a text best, and the path of an image that shows
     them, in ``folder``; there image features lie too, for the next time.
 
@@ -42,6 +45,8 @@ def main(export: Path, shards: Shards, text: str, k: int, folder: Path) -> None:
     """
     if not text.strip():
         raise ParamsError("the text is empty; say what to look for, as 'a dog left of an apple'")
+    if k < 1:
+        raise ParamsError(f"-k {k}: at least one picture")
     hits = find(as_matching(load(export), str(export)), shards, text, k, folder)
     width = max(len(hit.key) for hit in hits)
     for hit in hits:
@@ -53,6 +58,8 @@ def main(export: Path, shards: Shards, text: str, k: int, folder: Path) -> None:
     page = folder / "found.png"
     draw_panels(text, panels).save(page)
     print(page)
+    if show and not webbrowser.open(page.resolve().as_uri()):
+        print(f"no viewer was found; open {page.resolve()} yourself", file=sys.stderr)
 
 
 def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> list[Hit]:

@@ -1,46 +1,53 @@
-"""``albef submit``: the answers of a VQA run as the file that a challenge takes.
+"""``albef submit``: the answers of a VQA run as the file that a challenge takes, and its check.
 
 The file is a JSON list of ``{"question_id": ..., "answer": ...}``, one for every question of a
 split. No torch.
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from albef.data.shards import read_index
 
+QuestionId = int | str
 _NAMED = 5  # ids in a sentence
 
 
 class SubmissionError(ValueError):
-    """A submission that cannot be made."""
+    """A submission that would be refused, or cannot be made; a sentence a line."""
 
 
-def main(dataset: Path, predictions: Path, split: str, out: Path) -> None:
-    """Write the submission of an evaluated run to ``out``.
+def main(
+    dataset: Path, predictions: Path, split: str, out: Path, check_file: Path | None = None
+) -> None:
+    """Write the submission of an evaluated run to ``out``, or check a file instead.
 
     Raises:
-        SubmissionError: the run has no answers to hand in, or not to all questions.
+        SubmissionError: the file is wrong, or the run has no answers to hand in.
         ShardError: its data set is not there.
     """
     question_ids = read_question_ids(dataset, split)
-    entries = read_predictions(predictions, split)
-    answered = {entry["question_id"] for entry in entries}
-    if missing := [n for n in question_ids if n not in answered]:
-        named = ", ".join(map(str, missing[:_NAMED]))
-        raise SubmissionError(
-            f"{predictions} has no answer to {len(missing)} questions of split {split} of "
-            f"{dataset.name}, as {named}: run the stage evaluate"
-        )
-    out.write_text(json.dumps(entries, indent=0, ensure_ascii=False) + "\n")
-    print(f"{out}: an answer to each of the {len(question_ids)} questions of split {split}")
+    where = f"split {split} of {dataset.name}"
+    path = check_file or out
+    if check_file:
+        text = check_file.read_text()
+    else:
+        text = json.dumps(read_predictions(predictions, split), indent=0, ensure_ascii=False) + "\n"
+    if problems := check_submission(text, question_ids):
+        raise SubmissionError("\n".join(f"{path}: {problem} ({where})" for problem in problems))
+    if not check_file:
+        path.write_text(text)
+    print(f"{path}: an answer to each of the {len(question_ids)} questions ({where})")
 
 
-def read_question_ids(dataset: Path, split: str) -> list[int | str]:
+def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
     """Return the ids of all questions of a split.
 
     Raises:
@@ -63,3 +70,37 @@ def read_predictions(path: Path, split: str) -> list[dict[str, Any]]:
     rows = table.filter(pc.equal(table["split"], split)).select(["question_id", "answer"])
     entries: list[dict[str, Any]] = rows.to_pylist()
     return entries
+
+
+class Entry(BaseModel):
+    """An answer in a submission."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    question_id: int | str
+    answer: Annotated[str, StringConstraints(pattern=r"\S")]
+
+
+_ENTRIES = TypeAdapter(list[Entry])
+
+
+def check_submission(text: str, question_ids: Iterable[QuestionId]) -> list[str]:
+    """Return what is wrong with a submission, as JSON, for these questions; nothing if it is
+    accepted."""
+    try:
+        counts = Counter(entry.question_id for entry in _ENTRIES.validate_json(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return [f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")]
+    unique = dict.fromkeys(question_ids)
+    problems = (
+        ("more than one answer to", [n for n, times in counts.items() if times > 1], "keep one"),
+        ("no answer to", [n for n in unique if n not in counts], "answer every question"),
+        ("an answer to", [n for n in counts if n not in unique], "it was not asked, so remove it"),
+    )
+    return [f"{fault} {_format_questions(ids)}; {remedy}" for fault, ids, remedy in problems if ids]
+
+
+def _format_questions(ids: list[QuestionId]) -> str:
+    rest = f" and {len(ids) - _NAMED} more" if ids[_NAMED:] else ""
+    return f"question {', '.join(map(str, ids[:_NAMED]))}{rest}"

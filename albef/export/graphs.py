@@ -214,12 +214,23 @@ def _states(checkpoint: Checkpoint, prefix: str) -> dict[str, Input]:
 
 
 def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
-    """What has to be known of a model to use it; ``kind_facts`` are of the kind."""
+    """What has to be known of a model to use it; ``kind_facts`` are of the kind.
+
+    Raises:
+        CheckpointError: its longest text does not fit the model.
+    """
+    positions = checkpoint.model.text.max_positions
+    longest = kind_facts.get("max_tokens", checkpoint.config.get("values", {}).get("max_tokens"))
+    if not isinstance(longest, int) or not 0 < longest <= positions:
+        raise CheckpointError(
+            f"{checkpoint.folder}: max_tokens is {longest!r}, but the model has {positions} "
+            "text positions"
+        )
     common = {
         "kind": checkpoint.kind,
         "surface": _kind(checkpoint).Task.surface,
         "image_size": checkpoint.model.image.image_size,
-        "max_tokens": checkpoint.config.get("values", {}).get("max_tokens"),
+        "max_tokens": longest,
         "max_words": MAX_WORDS,
     }
     return Facts.model_validate(common | kind_facts)

@@ -189,17 +189,35 @@ def check_names(run: str, stage: str) -> None:
             ) from None
 
 
-def unnamed(run: str, export: Path) -> Iterator[str]:
-    """Why ``dvc artifacts get`` would not find the export of a run, in a sentence."""
+def annotate(run: str, root: Path, export: Path) -> None:
+    """Name the export of a run in dvc.yaml's ``artifacts``, where ``dvc artifacts get`` looks it
+    up, by its place below ``root``, which params.yaml names.
+
+    Nothing else of the file changes; DVC's own way writes all of it anew.
+
+    Raises:
+        ParamsError: it is there with another path, or in a form that is not understood.
+    """
+    before = load_yaml(DVC)
+    artifacts = before.get("artifacts") or {}
+    if run in artifacts:
+        if (path := path_at(run, None)) != export:
+            raise ParamsError(f"{DVC}: artifacts.{run}.path is {path}, but the export is {export}")
+        return
+    entry = {"path": f"${{paths.root}}/{export.relative_to(root).as_posix()}", "type": "model"}
+    lines = f"  {run}:\n    path: {entry['path']}\n    type: model\n"
+    text, head = DVC.read_text(), "\nartifacts:\n"
+    text = text.replace(head, head + lines) if head in text else text.rstrip() + "\n" + head + lines
     try:
-        named = path_at(run, None)
-    except ParamsError:
-        named = None
-    if named != export:
-        yield (
-            f"{DVC} does not name {export} for `dvc artifacts get`: under artifacts, {run} needs "
-            f"`{{path: {export}, type: model}}`"
+        understood = parse_yaml(text, DVC) == {**before, "artifacts": {**artifacts, run: entry}}
+    except DvcException:  # such as a key that now stands twice
+        understood = False
+    if not understood:
+        raise ParamsError(
+            f"{DVC}: artifacts cannot be added to as it is written; add {run} with path "
+            f"{entry['path']} and type model there yourself, and commit it"
         )
+    DVC.write_text(text)
 
 
 def path_at(run: str, revision: str | None) -> Path:

@@ -20,7 +20,7 @@ from albef.release.attestation import CARD, FIGURES, LINEAGE, SBOM, SEAL, SIGNED
 from albef.release.gate import ReleaseConfig
 from albef.runtime.manifest import digest
 from flows import git, graph, results, run_lock, values
-from flows.releases.registry import DVC, Registry, check_names, path_at, unnamed
+from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
 SIGNING_KEY = "ALBEF_SIGNING_KEY"
 """Variable that names the file of the private key."""
@@ -165,7 +165,6 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
     missing = (f"{path} is missing" for path in candidate.needed if not path.exists())
     stale = [*stale_reasons(run), *missing]
     reasons = [*stale, *git.uncommitted(candidate.needed), *git.unpushed()]
-    reasons += unnamed(run, candidate.export)
     if registry.hash_here():
         reasons += registry.lacking(candidate.export)
     reasons += check_key(key, Path()) if key else ()
@@ -220,7 +219,7 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     run, stage, version = candidate.run, candidate.stage, candidate.version
     folder, is_new = candidate.registry.release_folder(version), not candidate.is_registered
     names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
-    new_files = [folder / name for name in names] if is_new else []
+    new_files = [*(folder / name for name in names), DVC] if is_new else []
     if changed := list(git.uncommitted(candidate.needed)):  # while it was measured
         raise Refused(run, changed)
     tags = []
@@ -244,13 +243,14 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
 
 
 def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
-    """Write the model card and all else that is told of a release."""
+    """Write the model card and all else that is told of a release, and name the export for DVC."""
     folder = candidate.registry.release_folder(candidate.version)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(judgement["card"])
     plain = {name: judgement[name] for name in ("figures", "limits", "provenance", "note")}
     write_json(folder / FIGURES, plain)
     write(candidate.export, folder, candidate.version, git.git("rev-parse", "HEAD"), key)
+    annotate(candidate.run, candidate.layout.root, candidate.export)
 
 
 def _pushed() -> str:

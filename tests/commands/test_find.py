@@ -56,5 +56,7 @@ def test_errors_are_sentences(
 ) -> None:
     with pytest.raises(ParamsError, match="the text is empty"):
         search(tiny_export, shards, text="  ")
+    with pytest.raises(ParamsError, match="at least one picture"):
+        search(tiny_export, shards, k=0)
     with pytest.raises(ValueError, match="is of kind vqa, which has no image-text matching"):
         search(tiny_exports["vqa"], shards)

@@ -1,4 +1,4 @@
-"""The submission file, written from predictions."""
+"""The submission file: written from predictions, and every way in which one is wrong."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,36 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.commands import submit as submission
-from albef.commands.submit import SubmissionError
+from albef.commands.submit import SubmissionError, check_submission
 from tests.data.toy import record, write
 
 
 def entry(number: Any, answer: Any = "yes") -> dict[str, Any]:
     return {"question_id": number, "answer": answer}
+
+
+def test_each_mistake_is_named() -> None:
+    whole = [entry(1), entry(2, "two dogs"), entry("c")]
+    for entries, *problems in (
+        (whole,),
+        ({"1": "yes"}, "Input should be a valid array"),
+        ([entry(1), "yes"], "1: Input should be an object"),
+        ([entry(1) | {"score": 1}], "0.score: Extra inputs are not permitted"),
+        ([entry(True)], "0.question_id.int: Input should be a valid integer"),
+        ([entry(1, 3)], "0.answer: Input should be a valid string"),
+        ([entry(1, " ")], r"0.answer: String should match pattern '\S'"),
+        (
+            [*whole, *(entry(n) for n in range(10, 18))],
+            "an answer to question 10, 11, 12, 13, 14 and 3 more; it was not asked, so remove it",
+        ),
+        (
+            [entry(1), entry(1), entry(9)],
+            "more than one answer to question 1; keep one",
+            "no answer to question 2, c; answer every question",
+            "an answer to question 9; it was not asked, so remove it",
+        ),
+    ):
+        assert check_submission(json.dumps(entries), [1, 2, "c"]) == problems
 
 
 @pytest.fixture
@@ -27,20 +51,39 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def submit(project: Path, split: str = "test") -> None:
-    predictions, out = project / "predictions.parquet", project / "out.json"
-    submission.main(project / "questions", predictions, split, out)
+def submit(project: Path, split: str = "test", check: str | None = None) -> None:
+    submission.main(
+        project / "questions",
+        project / "predictions.parquet",
+        split,
+        project / "out.json",
+        project / check if check else None,
+    )
 
 
-def test_every_question_has_its_answer(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_written_and_passes_its_own_check(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     submit(project)
     entries = json.loads((project / "out.json").read_text())
     assert entries == [entry(100), entry(101, "no"), entry(102, "ü")]
-    assert "an answer to each of the 3 questions" in capsys.readouterr().out
-    rows = {"split": ["test"], "question_id": [101], "answer": ["no"]}
-    pq.write_table(pa.table(rows), project / "predictions.parquet")
-    with pytest.raises(SubmissionError, match=r"no answer to 2 questions .*, as 100, 102: run the"):
-        submit(project)
+    submit(project, check="out.json")
+    assert capsys.readouterr().out.count("an answer to each of the 3 questions") == 2
+
+
+def test_a_wrong_file_is_named(project: Path) -> None:
+    file = project / "mine.json"
+    file.write_text(json.dumps([entry(100), entry(100), entry(5)]))
+    with pytest.raises(SubmissionError) as error:
+        submit(project, check="mine.json")
+    assert [line.split(": ", 1)[1] for line in str(error.value).splitlines()] == [
+        "more than one answer to question 100; keep one (split test of questions)",
+        "no answer to question 101, 102; answer every question (split test of questions)",
+        "an answer to question 5; it was not asked, so remove it (split test of questions)",
+    ]
+    file.write_text("[")
+    with pytest.raises(SubmissionError, match=r"mine\.json: Invalid JSON"):
+        submit(project, check="mine.json")
 
 
 def test_a_run_that_cannot_hand_in_is_a_sentence(project: Path) -> None:

@@ -52,12 +52,14 @@ def test_what_cannot_be_used_is_refused(tiny_checkpoint: Path) -> None:
     def without(start: str) -> dict[str, torch.Tensor]:
         return {n: t for n, t in checkpoint.tensors.items() if not n.startswith(start)}
 
-    more = {"answer_decoder.bias": torch.zeros(1)}
+    config, more = checkpoint.config, {"answer_decoder.bias": torch.zeros(1)}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"tensors": {**checkpoint.tensors, **more}}, r"left over: answer_decoder\.bias"),
         ({"tensors": without("model.text_proj.w")}, r"missing: model\.text_proj\.weight"),
         ({"tensors": without("itm_head")}, "is of kind retrieval, which has no image-text mat"),
         ({"kind": "text_assignment"}, "of kind text_assignment, which has no use of its"),
+        ({"config": {**config, "values": {"max_tokens": 17}}}, "max_tokens is 17"),
+        ({"config": {**config, "values": {"max_tokens": None}}}, "max_tokens is None"),
     ]
     for changed, message in cases:
         with pytest.raises(CheckpointError, match=message):

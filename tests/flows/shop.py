@@ -21,6 +21,7 @@ from tests.data.toy import LICENCE
 from tests.flows.toy import ROOT, Toy
 
 DVC = """\
+# A comment that stays.
 stages:
   ingest:
     cmd: python bring.py ${paths.root}/data/scenes
@@ -46,8 +47,6 @@ stages:
       deps: ["made/exports/${key}", "${paths.models}/${key}", "${paths.root}/data/scenes"]
       outs: ["${paths.root}/exports/${key}"]
       metrics: ["${paths.root}/metrics/exports/${key}.json": {cache: false}]
-artifacts:
-  retrieval: {path: "${paths.root}/exports/retrieval", type: model}
 """
 BRING = """\
 import shutil, sys

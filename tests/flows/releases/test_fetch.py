@@ -14,7 +14,7 @@ from albef.release.attestation import LINEAGE, Unverified, write
 from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases.fetch import main
-from flows.releases.registry import Registry
+from flows.releases.registry import Registry, annotate
 from tests.data.toy import flip
 from tests.flows.shop import another
 from tests.flows.toy import Toy
@@ -27,6 +27,7 @@ def release(version: str, digest: str = "", key: Path | None = None, signed_as: 
     """Let a version of the project hold prod, a new one of the export as it is."""
     registry = Registry("retrieval")
     if version not in registry.versions:
+        annotate("retrieval", Path("products"), EXPORT)
         folder = registry.release_folder(version)
         folder.mkdir(parents=True)
         hashes = {"sha256": digest or file_digest(EXPORT / NAME)}

@@ -21,7 +21,7 @@ from albef.release.gate import ReleaseConfig
 from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases import release
-from flows.releases.registry import Registry, check_names, unnamed
+from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
 from tests.conftest import CAPTIONS
 from tests.flows.shop import JUDGED, another, build, set_params
@@ -76,8 +76,9 @@ def test_release_refuse_and_go_back(
     assert project.sh("git log -1 --format=%s") == "Release retrieval v0.1.0\n"
     changed = project.sh("git show --format= --name-only").split()
     names = ["README.md", "export.sig", "figures.json", "lineage.json", "release.sig", "sbom.json"]
-    assert changed == [f"releases/retrieval/v0.1.0/{name}" for name in names]
-    assert "| git revision | `" in Path(changed[0]).read_text()
+    assert changed == ["dvc.yaml", *(f"releases/retrieval/v0.1.0/{name}" for name in names)]
+    assert "# A comment that stays." in Path("dvc.yaml").read_text()
+    assert "| git revision | `" in Path(changed[1]).read_text()
     assert project.sh("git ls-remote --tags origin").count("retrieval") >= 2
     assert "nothing to release" in project.albef("release retrieval", fails=True)
 
@@ -337,11 +338,22 @@ def test_what_fails_leaves_nothing(project: Toy) -> None:
         assert state(project) == before
 
 
-def test_an_export_that_dvc_does_not_find_by_name_is_told(project: Toy) -> None:
-    assert list(unnamed("retrieval", EXPORT)) == []
-    for run in ("retrieval", "vqa"):
-        (said,) = unnamed(run, Path("products/elsewhere", run))
-        assert said.endswith(f"{run} needs `{{path: products/elsewhere/{run}, type: model}}`")
+def test_dvc_yaml_names_the_export_and_nothing_else_changes(project: Toy) -> None:
+    before = Path("dvc.yaml").read_text()
+    for run in ("retrieval", "vqa", "vqa"):
+        annotate(run, Path("products"), Path("products/exports", run))
+    assert Path("dvc.yaml").read_text() == before + (
+        "\nartifacts:\n"
+        "  vqa:\n    path: ${paths.root}/exports/vqa\n    type: model\n"
+        "  retrieval:\n    path: ${paths.root}/exports/retrieval\n    type: model\n"
+    )
+    with pytest.raises(ParamsError, match=r"artifacts\.vqa\.path is products/exports/vqa, but the"):
+        annotate("vqa", Path("products"), Path("products/elsewhere/vqa"))
+    odd = before + "artifacts: {other: {path: a}}\n"
+    Path("dvc.yaml").write_text(odd)
+    with pytest.raises(ParamsError, match="add vqa with path"):
+        annotate("vqa", Path("products"), Path("products/exports/vqa"))
+    assert Path("dvc.yaml").read_text() == odd
 
 
 def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
