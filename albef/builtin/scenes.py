@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from albef.builtin import describe, view
 from albef.builtin.describe import Group, Scene, unseen
@@ -33,6 +33,13 @@ class Config(view.Drawn):
     """Share of training scenes whose captions are wrong or say nothing."""
     unseen: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of evaluated scenes whose things never stand together in a training scene."""
+
+    @field_validator("splits")
+    @classmethod
+    def _even(cls, splits: dict[str, int]) -> dict[str, int]:
+        if splits.get("pairs", 0) % 2:
+            raise ValueError(f"pairs must be an even number, got {splits['pairs']}")
+        return splits
 
 
 Plan = list[tuple[Scene, dict[str, Any]]]

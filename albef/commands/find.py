@@ -79,9 +79,12 @@ def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> li
 def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
     """``image_feat`` (n, E) of a split, kept in ``folder`` for the next time."""
     path = folder / f"{model.digest[:16]}-{shards.digest[:16]}-{shards.split}.npy"
-    if path.is_file():
-        kept: Floats = np.load(path)
-        return kept
+    try:
+        cached: Floats = np.load(path, allow_pickle=False)
+        if cached.shape == (len(shards), model.embed_dim):
+            return cached
+    except (OSError, ValueError, EOFError):  # missing or damaged: it is only a copy
+        pass
     print(f"reading the {len(shards)} pictures of {shards.name} once ...", file=sys.stderr)
     parts = [range(len(shards))[part] for part in batches(len(shards))]
     features: Floats = np.concatenate(

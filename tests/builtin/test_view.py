@@ -39,6 +39,7 @@ def test_what_every_view_promises(kind: str) -> None:
     [
         ("scenes", {"splits": {"test": 5000}},
          r"splits\.test asks for .* lower splits\.test or raise objects"),
+        ("scenes", {"splits": {"pairs": 3}}, "splits: pairs must be an even number"),
         ("scenes", {"splits": {"tran": 3}}, "'train', 'val', 'test', 'pairs' or 'things'"),
         ("scenes", {"objects": 1000}, f"objects: .* less than or equal to {openmoji.MOST}"),
         ("pictures", {"splits": {"val": 13}}, r"splits\.val asks for 13 different captions"),

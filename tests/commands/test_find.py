@@ -33,6 +33,10 @@ def test_prints_the_best_and_a_page_and_keeps_features(
 
     search(tiny_export, shards)
     assert capsys.readouterr() == (first.out, "")
+    (kept,) = Path(page).parent.glob("*.npy")
+    kept.write_bytes(b"no features")
+    search(tiny_export, shards)
+    assert capsys.readouterr() == first
     search(tiny_export, shards, k=1000)  # more than are re-ranked, and than there are
     assert len(capsys.readouterr().out.splitlines()) == 40 + 1
 
