@@ -61,6 +61,11 @@ def run(stage: Stage) -> None:
             _place(quarantine, stage.layout.quarantine(stage.key))
             raise ShardError(_too_few(stage, rows, cut, reasons, limits.min_yield))
         described = _write(data, blocks, dropped, config, stage)
+        if (written := sum(described["splits"].values())) != kept:
+            raise ShardError(
+                f"{rows} rows gave {written} records in shards and {reasons.total()} in the "
+                "quarantine, which do not add up; please report this"
+            )
         _place(quarantine, stage.layout.quarantine(stage.key))
         _place(data, stage.layout.data(stage.key))
         blocks.finish()
