@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from albef.io import file_digest, read_json
 
@@ -75,10 +75,15 @@ def read(path: Path) -> RunRecord | None:
     """Return the record in a file; None if there is no file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged; the message names the file and the first wrong key.
     """
     values = read_json(path)
-    return None if values is None else RunRecord.model_validate(values)
+    try:
+        return None if values is None else RunRecord.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {key}: {first['msg'].lower()}: `dvc checkout`") from None
 
 
 def keep(record: Path) -> None:

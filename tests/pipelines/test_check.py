@@ -60,7 +60,7 @@ def test_the_first_rows_of_each_source(here: Path) -> None:
     assert rows == {"names": 5, "placed": 5}
     assert "placed (scenes): the first 5 rows" in render(result)
     assert check("toy.placed", 100)["sources"]["placed"]["rows"] == 18
-    bad.webdataset(here)
+    bad.folder(here)
     assert check("in", 1000)["sources"]["in"]["rows"] == len(bad.ROWS)
 
 
