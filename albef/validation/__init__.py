@@ -1,1 +1,1 @@
-"""Whether a data set is fit to train on: suites of expectations, its profile, and drift."""
+"""Validation of datasets before training: suites of expectations, profiles and drift."""

@@ -1,7 +1,8 @@
-"""What kind of records a source has, by what its records hold, and their annotations as columns.
+"""Kinds and annotations of records, inferred from their content.
 
-A task knows a record's annotations by their names in meta; so does this: whoever made the records,
-they are questions, statements, comparisons, expressions, or captions if they are none of these.
+Tasks find the annotations of a record by their names in ``meta``, and this module does the same. A
+record with annotations is a question, statement, comparison or expression, no matter who made it.
+All other records are captions.
 """
 
 import json
@@ -16,21 +17,27 @@ import pyarrow.compute as pc
 from albef.data.boxes import RIGHT, iou, is_box
 
 KINDS = ("captions", "questions", "statements", "comparisons", "expressions")
-"""Kinds of records, each with a suite of that name."""
+"""Kinds of records. Each has a suite of the same name."""
 _FIELDS = r'"(?:label|answers|question_id|box|proposals|ref_id)": '
-_SLACK = 1.0  # pixels that a box may leave its image by: coordinates are rounded
-_ROWS = 1 << 16  # of an index that are read at a time
+_SLACK = 1.0  # pixels by which a box may leave its image, since coordinates are rounded
+_ROWS = 1 << 16  # rows of the index that are read at a time
 
 
 def annotations(index: pa.Table) -> pd.DataFrame:
-    """The kind and the annotations of each record, in order.
+    """Return the kind and the annotations of each record, in order.
 
     Returns:
-        ``kind``, that of the most records of its source; ``label``, or the most weighted answer of
-        a question; ``answers``, how many; ``box``, ``within`` its image with all proposals or
-        ``outside``; ``proposed``, whether a proposal overlaps the box by half, ``yes`` or ``no``.
-        What a record does not have is null; so is what no record of its split has, unless that is
-        the training split, where ``label`` is then "", ``answers`` 0 and ``box`` ``missing``.
+        A table with one row per record:
+
+        - ``kind``: the kind of most records of its source.
+        - ``label``: the label, or the answer of a question with the highest weight.
+        - ``answers``: number of answers.
+        - ``box``: ``within`` if the box and all proposals lie in the image, else ``outside``.
+        - ``proposed``: ``yes`` if a proposal overlaps the box by half, else ``no``.
+
+        A missing value is usually null. It is ``label`` "", ``answers`` 0 or ``box`` ``missing`` if
+        the kind requires it and the record is in the training split, or in a split where other
+        records of its source have the value.
     """
     batches = index.select(["meta", "width", "height"]).to_batches(max_chunksize=_ROWS)
     rows = [row for batch in batches for row in _rows(batch)]
@@ -56,7 +63,7 @@ def annotations(index: pa.Table) -> pd.DataFrame:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """Kind and annotations of each record by itself."""
+    """Yield the kind and annotations of each record on its own."""
     annotated = pc.match_substring_regex(batch["meta"], _FIELDS).to_pylist()
     columns = (column.to_pylist() for column in batch.columns)
     for has, meta, width, height in zip(annotated, *columns, strict=True):
@@ -86,7 +93,7 @@ def _weight(value: object) -> float:
 
 
 def _located(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[str | None, str | None]:
-    """Whether boxes are within the image, and whether a proposal has the true one."""
+    """Return whether all boxes lie in the image, and whether a proposal matches the true box."""
     box, proposals = meta.get("box"), meta.get("proposals")
     if box is None:
         return None, None

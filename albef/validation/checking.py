@@ -1,4 +1,4 @@
-"""Holding a data set against its suites, and its profile against others."""
+"""Validation of a dataset against its suites and reference profiles."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +24,17 @@ def check_dataset(
     accepted: Mapping[str, Any] | None = None,
     evaluated: Mapping[str, Any] | None = None,
 ) -> tuple[Result, dict[str, Any]]:
-    """Validate a data set by the statistics of its pictures, and against profiles as
-    :mod:`albef.validation.drift` reads them; returns the result, and its profile.
+    """Validate a dataset and return the result and the dataset's profile.
+
+    Args:
+        folder: of the dataset.
+        config: limits of the expectations and of drift.
+        stats: statistics of its images, as :func:`read_image_stats` returns them.
+        accepted: accepted profile of the dataset, as :mod:`albef.validation.drift` reads it.
+        evaluated: accepted profile of a dataset that models are evaluated on, read the same way.
 
     Raises:
-        ShardError: a part of the data set is missing or damaged.
+        ShardError: a part of the dataset is missing or damaged.
         NotFit: an expectation cannot be computed.
     """
     described = describe(folder)
@@ -75,7 +81,7 @@ def _spread(values: "pd.Series[Any]") -> dict[str, float]:
 
 
 def _shares(values: "pd.Series[Any]") -> dict[str, float]:
-    """The share of each value among those that are known, the largest first."""
+    """Return the share of each value among the known values, largest first."""
     shares = values.value_counts(normalize=True)
     ordered = sorted(shares.items(), key=lambda item: (-item[1], str(item[0])))
     return {str(name): round(float(share), 6) for name, share in ordered}

@@ -1,8 +1,9 @@
-"""How far a data set is from an accepted profile, and training data from what they are tested on.
+"""Drift of a dataset from an accepted profile, and of training data from their evaluation data.
 
-An accepted profile is a suite of Great Expectations: for each histogram an expectation of its
-Kullback-Leibler divergence and one of its quantiles. What is accepted stands in it, how far data
-may be from that in params.yaml. Distances are what those expectations observe.
+An accepted profile is a Great Expectations suite. For each histogram it has an expectation of the
+Kullback-Leibler divergence and one of the quantiles. The suite holds the accepted distributions,
+and params.yaml holds the allowed distances. The measured distances are the observed values of these
+expectations.
 """
 
 import json
@@ -23,19 +24,22 @@ from albef.validation.result import DriftResult
 from albef.validation.tables import TRAIN, Tables
 
 Item = Mapping[str, Any]
-"""An expectation as Great Expectations keeps it in JSON: ``type``, ``kwargs`` and ``meta``."""
+"""An expectation as Great Expectations stores it in JSON: ``type``, ``kwargs`` and ``meta``."""
 DIVERGENCE, SHIFT = "divergence", "shift"
 EXPECTATIONS = {
     DIVERGENCE: "expect_column_kl_divergence_to_be_less_than",
     SHIFT: "expect_column_quantile_values_to_be_between",
 }
 _HELD_OUT = 1e-4
-"""Weight that the empty bins of a reference, or words it does not have, share: without any, one
-picture there would be an infinite divergence. Equal data diverge by up to as many nats."""
+"""Total weight of bins, or words, that a reference does not have.
+
+Without it, a single image or word there would make the divergence infinite. Identical data diverge
+by up to this many nats.
+"""
 
 
 def suite(profile: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The expectations that a profile makes of another data set."""
+    """Return the expectations that a profile sets for another dataset."""
     return [
         {"type": EXPECTATIONS[measure], "kwargs": kwargs, "meta": {**meta, "part": part}}
         for part, values in profiles.parts_of(profile)
@@ -63,19 +67,19 @@ def _expected(part: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], di
 
 
 def accepted_suite(profile: Mapping[str, Any]) -> str:
-    """The text of the file that accepts a profile."""
+    """Return the content of the file that accepts a profile."""
     lines = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in suite(profile))
     head = f'  "name": {json.dumps(profile["dataset"])},\n  "digest": "{profile["digest"]}",\n'
     return f'{{\n{head}  "expectations": [\n{lines}\n  ]\n}}\n'
 
 
 def read_accepted(path: Path | str | None) -> dict[str, Any]:
-    """An accepted profile: ``name`` and ``digest`` of the data set, and its ``expectations``.
+    """Read an accepted profile: the dataset's ``name`` and ``digest``, and its ``expectations``.
 
-    Without a path it is one that expects nothing.
+    Without a path, the result has no expectations.
 
     Raises:
-        ParamsError: the file is missing or holds something else.
+        ParamsError: the file is missing or is not an accepted profile.
     """
     if path is None:
         return {"name": "none", "digest": "", "expectations": []}
@@ -92,10 +96,10 @@ def read_accepted(path: Path | str | None) -> dict[str, Any]:
 
 
 def read_evaluated(path: Path | str | None) -> dict[str, Any]:
-    """An accepted profile, of which only what it expects of evaluation splits is taken.
+    """Read an accepted profile and keep only the expectations of its evaluation splits.
 
     Raises:
-        ParamsError: as for :func:`read_accepted`; or it is of a data set that has only ``train``.
+        ParamsError: as for :func:`read_accepted`, or the dataset has only the split ``train``.
     """
     accepted = read_accepted(path)
     items = _evaluated(accepted["expectations"])
@@ -108,8 +112,8 @@ def read_evaluated(path: Path | str | None) -> dict[str, Any]:
 
 
 def _evaluated(items: Sequence[Item]) -> list[Item]:
-    """What evaluation splits expect of what is trained on."""
-    # How many captions stand in a record says how rows were cut, not what they hold.
+    """Return the expectations that evaluation splits set for the training split."""
+    # The number of captions per record depends on how rows were grouped, not on their content.
     return [
         {**item, "meta": {**item["meta"], "part": TRAIN}}
         for item in items
@@ -124,15 +128,15 @@ def measure_drift(
     evaluated: tuple[str, list[Item]],
     config: DriftConfig,
 ) -> Iterator[DriftResult]:
-    """How far each distribution is from its reference.
+    """Yield the distance of each distribution from its reference.
 
     Args:
-        rows: of the data set by part, as :func:`albef.validation.profile.parts` gives them.
-        profile: of the data set.
+        rows: of the dataset by part, as :func:`albef.validation.profile.parts` returns them.
+        profile: of the dataset.
         accepted: expectations of the accepted profile.
-        evaluated: another data set that models are evaluated on, and what it expects of rows that
-            are trained on; its own evaluation splits expect as much.
-        config: how far it may be.
+        evaluated: name of another dataset that models are evaluated on, and the expectations that
+            it sets for training rows. The dataset's own evaluation splits are always compared.
+        config: allowed distances.
     """
     counts = {part: profiles.count_values(tables) for part, tables in rows.items()}
     references = (
@@ -166,7 +170,7 @@ def measure_drift(
 
 
 def distance(kwargs: Mapping[str, Any], values: "pd.Series[Any] | Counter[str]") -> float:
-    """How far numbers, or counted words, are from what an expectation holds."""
+    """Return the distance of numbers, or of counted words, from the reference of an expectation."""
     if (ranges := kwargs.get("quantile_ranges")) is not None:
         observed = pd.Series(values).quantile(ranges["quantiles"], interpolation="nearest")
         return shift(observed.to_numpy(), np.array(ranges["value_ranges"], float)[:, 0])
@@ -182,7 +186,7 @@ def distance(kwargs: Mapping[str, Any], values: "pd.Series[Any] | Counter[str]")
 
 
 def divergence(observed: ArrayLike, reference: ArrayLike) -> float:
-    """Kullback-Leibler divergence of counts from a reference's, in nats.
+    """Return the Kullback-Leibler divergence of counts from those of a reference, in nats.
 
     Bins that are empty in the reference share a weight of 1e-4.
     """
@@ -196,7 +200,10 @@ def divergence(observed: ArrayLike, reference: ArrayLike) -> float:
 
 
 def shift(observed: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """Farthest that a quantile has moved, as a share of what lies between the first and the last
-    of the reference, or of its middle one where these are equal."""
+    """Return the largest move of a quantile.
+
+    It is a share of the distance between the first and the last quantile of the reference. If these
+    are equal, it is a share of the reference's middle quantile.
+    """
     extent = reference[-1] - reference[0] or abs(reference[len(reference) // 2]) or 1.0
     return float(np.abs(observed - reference).max() / extent)

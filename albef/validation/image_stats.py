@@ -1,4 +1,4 @@
-"""What the pictures of a data set look like: each decoded once, and described by ten numbers."""
+"""Statistics of a dataset's images: each image is decoded once and described by ten numbers."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -13,26 +13,29 @@ from albef.data.image_quality import SIDE, Quality, image_quality
 from albef.data.shards import Shards, describe, read_index
 
 STATS = ("red", "green", "blue", "brightness", "saturation", "spread", *Quality._fields)
-"""Means of the colours and of the brightness (Rec. 601 luma), 0 to 255; mean saturation (of HSV),
-0 to 1; the largest standard deviation of a colour over the picture; those of
-:class:`~albef.data.image_quality.Quality`."""
-_SIDE = 32  # pixels that colours are taken from, along the longer side, or up to twice as many
-_ROWS = 256  # records of a piece of work
+"""Names of the ten numbers.
+
+Means of the colours and of the brightness (Rec. 601 luma), 0 to 255; mean saturation (of HSV), 0 to
+1; the largest standard deviation of a colour over the image; those of
+:class:`~albef.data.image_quality.Quality`.
+"""
+_SIDE = 32  # pixels along the longer side that colours are computed on, or up to twice as many
+_ROWS = 256  # records per task of a thread
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
-    """The :data:`STATS` of all pictures of a data set.
+    """Return the :data:`STATS` of all images of a dataset.
 
     Args:
-        folder: of the data set.
-        threads: that decode; 0 takes all cores.
+        folder: of the dataset.
+        threads: decoding threads; 0 uses all cores.
 
     Returns:
-        (pictures of a record, records, 10), NaN where a picture cannot be decoded.
+        (images of a record, records, 10), NaN for an image that cannot be decoded.
 
     Raises:
-        ShardError: a part of the data set is missing or damaged.
+        ShardError: a part of the dataset is missing or damaged.
     """
     splits = read_index(folder, columns=["split"])["split"].to_numpy(zero_copy_only=False)
     stats = np.empty((1, len(splits), len(STATS)))
@@ -47,7 +50,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
             pieces = [np.asarray(rows) for rows in pool.map(decode, range(0, len(records), _ROWS))]
             records.close()
             if pieces:
-                values = np.concatenate(pieces).swapaxes(0, 1)  # (pictures, records, 10)
+                values = np.concatenate(pieces).swapaxes(0, 1)  # (images, records, 10)
                 stats = np.resize(stats, (len(values), *stats.shape[1:]))
                 stats[:, splits == split] = values
     return stats
@@ -56,7 +59,8 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
 def _decoded(image: bytes, key: str) -> tuple[float, ...]:
     try:
         with opened(image, key) as picture:
-            picture.draft(None, (SIDE, SIDE))  # a JPEG is unpacked small, and read to its end
+            # a JPEG is decoded at a small scale, but read to its end
+            picture.draft(None, (SIDE, SIDE))
             pixels = flat(picture)
     except ImageError:
         return (float("nan"),) * len(STATS)
@@ -64,7 +68,7 @@ def _decoded(image: bytes, key: str) -> tuple[float, ...]:
 
 
 def image_stats(picture: Image.Image) -> tuple[float, ...]:
-    """The :data:`STATS` of an RGB picture, rounded, from a small copy of it."""
+    """Return the :data:`STATS` of an RGB image, rounded, computed on a small copy of it."""
     factor = max(1, max(picture.size) // _SIDE)
     small = np.asarray(picture.reduce(factor), np.float32).reshape(-1, 3)
     red, green, blue = small.T

@@ -1,7 +1,7 @@
-"""The profile of a data set: what its captions and pictures are like, as counts and quantiles.
+"""The profile of a dataset: its captions and images as counts and quantiles.
 
-Bins are fixed, so that the profiles of two data sets can be held against each other; equal data
-have equal profiles, in whatever order.
+Bins are fixed, so the profiles of two datasets can be compared. Equal data have equal profiles, in
+any order.
 """
 
 from collections import Counter
@@ -16,22 +16,22 @@ import pyarrow as pa
 from albef.validation.tables import TRAIN, Tables, count_words
 
 PARTS = ("train", "evaluation")
-"""The training split, and all others together."""
+"""The training split, and all evaluation splits together."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OTHER = "(other)"
-"""What stands for all words, or labels, that are not listed; no word has parentheses."""
+"""Name for all words or labels that are not listed. No word contains parentheses."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Numbers that are counted in bins."""
+    """Numeric column that is counted in bins."""
 
     table: str
     name: str
     what: str
-    """What they are, in words."""
+    """Description for readers."""
     bins: tuple[float, ...]
-    """Edges, ascending; the last bin holds its upper edge too."""
+    """Bin edges, ascending. The last bin includes its upper edge."""
 
 
 _SIDES = (
@@ -55,13 +55,13 @@ COLUMNS = (
 )
 WORDS, LABELS = "words", "labels"
 LISTED = {WORDS: 200, LABELS: 50}
-"""How many of the most frequent words, and labels or answers, are listed."""
+"""Number of most frequent words, and labels or answers, that are listed."""
 NAMES = {WORDS: "vocabulary", LABELS: "labels"}
-"""What they are, in words."""
+"""Descriptions for readers."""
 
 
 def parts(tables: Tables) -> dict[str, Tables]:
-    """The rows that are trained on, and those that are evaluated on; without what has no rows."""
+    """Return the rows of the training split and of the evaluation splits, without empty parts."""
     measured = [column.name for column in COLUMNS if column.table == "images"]
     by_part = {}
     for part in PARTS:
@@ -76,12 +76,18 @@ def parts(tables: Tables) -> dict[str, Tables]:
 
 
 def parts_of(profile: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The parts of a profile, what is trained on first; JSON does not keep their order."""
+    """Return the parts of a profile, training part first, since JSON does not keep their order."""
     return [(part, profile["parts"][part]) for part in PARTS if part in profile["parts"]]
 
 
 def profile(dataset: str, digest: str, rows: Mapping[str, Tables]) -> dict[str, Any]:
-    """The profile of a data set as JSON values, of its rows as :func:`parts` gives them."""
+    """Return the profile of a dataset as JSON values.
+
+    Args:
+        dataset: its name.
+        digest: of the dataset.
+        rows: of the dataset by part, as :func:`parts` returns them.
+    """
     return {
         "dataset": dataset,
         "digest": digest,
@@ -106,7 +112,7 @@ def _profile(tables: Tables) -> dict[str, Any]:
 
 
 def count_values(tables: Tables) -> dict[str, Counter[str]]:
-    """How often each word, and each label or answer, is there."""
+    """Count the occurrences of each word, and of each label or answer."""
     labels = tables["records"]["label"]
     labels = labels[labels.notna() & (labels != "")]
     return {
@@ -123,7 +129,7 @@ def _numbers(column: Column, values: "pd.Series[Any]") -> dict[str, Any]:
         "table": column.table,
         "column": column.name,
         "what": column.what,
-        "quantiles": [  # as Great Expectations takes them
+        "quantiles": [  # interpolated as in Great Expectations
             float(value) for value in values.quantile(list(QUANTILES), interpolation="nearest")
         ],
         "bins": list(column.bins),
@@ -132,7 +138,7 @@ def _numbers(column: Column, values: "pd.Series[Any]") -> dict[str, Any]:
 
 
 def _listed(counts: Counter[str], limit: int) -> dict[str, Any]:
-    """The most frequent of all, and how many there are beside."""
+    """Return the most frequent values and the total count of the rest."""
     most_frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
     rest = counts.total() - sum(count for _, count in most_frequent)
     return {

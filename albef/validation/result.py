@@ -1,4 +1,4 @@
-"""What a validation found."""
+"""Results of a validation."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,29 +7,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Check:
-    """An expectation and how the data set met it."""
+    """An expectation and its outcome for the dataset."""
 
     what: str
-    """What is expected, in words."""
+    """Description of the expectation."""
     expectation: str
     """Its name in Great Expectations."""
     column: str
-    """Table and column that it looks at."""
+    """Table and column that it checks."""
     passed: bool
     counted: int
     failed: int
     allowed: float
-    """Share of rows that need not meet it."""
+    """Share of rows that may fail it."""
     bound: str
-    """Of a row's value, as "at most 30"."""
+    """Bound on a row's value, as "at most 30"."""
     threshold: str
-    """The key in params.yaml that sets share or bound, if one does."""
+    """Key in params.yaml that sets the share or the bound; "" if none does."""
     sample: tuple[Mapping[str, Any], ...]
-    """The first offending rows."""
+    """First failing rows."""
     suite: str = "image_text"
 
     def sentence(self) -> str:
-        """The outcome in words, with numbers and threshold."""
+        """Describe the outcome in words, with numbers and threshold."""
         if self.expectation.startswith("expect_table"):
             return f"there are {self.counted:,}"
         share = self.failed / self.counted if self.counted else 0.0
@@ -37,7 +37,7 @@ class Check:
         return f"{self.failed:,} of {self.counted:,} ({_percent(share)}) fail, {allowed}"
 
     def reason(self) -> str:
-        """All of it: what, where, the numbers and the key that sets the threshold."""
+        """Describe the check in full: expectation, column, numbers and the key of the threshold."""
         place = f"{self.expectation} of {self.column} {self.bound}".rstrip()
         key = f" (validate.{self.threshold})" if self.threshold else ""
         return f"{self.what} ({place}): {self.sentence()}{key}"
@@ -49,27 +49,27 @@ def _percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """How far a distribution is from a reference."""
+    """Distance of a distribution from a reference."""
 
     of: str
-    """What is counted, as "words of a caption"."""
+    """Measured quantity, as "words of a caption"."""
     part: str
-    """The rows looked at: ``train`` or ``evaluation``."""
+    """Rows that are measured: ``train`` or ``evaluation``."""
     reference: str
-    """What it is compared with: ``accepted`` or ``evaluation``."""
+    """Kind of reference: ``accepted`` or ``evaluation``."""
     name: str
-    """The data set whose evaluation splits these are; "" for its own."""
+    """Dataset that the evaluation splits belong to; "" if it is the dataset itself."""
     measure: str
     """``divergence`` (nats) or ``shift`` (share of the reference's range)."""
     value: float
-    """How far."""
+    """The distance."""
     warn: float | None
     stop: float | None
     level: str
     """``met``, ``warned`` or ``stopped``."""
 
     def reason(self) -> str:
-        """All of it: what moved, how far, from what, and the key that sets the limit."""
+        """Describe the drift in full: quantity, distance, reference and the key of the limit."""
         word = "stop" if self.level == "stopped" else "warn"
         limit = self.stop if word == "stop" else self.warn
         unit = " nats" if self.measure == "divergence" else " of its range"
@@ -85,7 +85,7 @@ class DriftResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The validation of a data set."""
+    """The validation of a dataset."""
 
     dataset: str
     digest: str
@@ -94,24 +94,24 @@ class Result:
     statistics: Mapping[str, Any]
     drift: tuple[DriftResult, ...] = ()
     accepted: str = ""
-    """Digest of the data whose profile was accepted; "" where none is."""
+    """Digest of the data whose profile was accepted; "" if there is none."""
 
     @property
     def passed(self) -> bool:
-        """Whether every expectation is met, and nothing moved too far."""
+        """Return whether every expectation is met and no distribution moved too far."""
         return not self.reasons()
 
     def reasons(self) -> list[str]:
-        """Why it is refused, a sentence each."""
+        """Return the reasons for refusing the dataset, one message each."""
         failed = [check.reason() for check in self.checks if not check.passed]
         return failed + [drift.reason() for drift in self.drift if drift.level == "stopped"]
 
     def warnings(self) -> list[str]:
-        """What does not stop it but should be known, a sentence each."""
+        """Return the warnings that do not refuse the dataset, one message each."""
         return [drift.reason() for drift in self.drift if drift.level == "warned"]
 
     def to_json(self) -> dict[str, Any]:
-        """The result as JSON values, without times or run ids."""
+        """Return the result as JSON values, without times or run ids."""
         return {
             "dataset": self.dataset,
             "digest": self.digest,
@@ -124,4 +124,4 @@ class Result:
 
 
 class NotFit(ValueError):
-    """A data set failed its validation; the text names what failed and where to read more."""
+    """Failed validation of a dataset; the message names the failures and where to read more."""

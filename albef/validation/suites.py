@@ -1,8 +1,9 @@
-"""The suites, JSON in ``albef/validation/suite_files``: one for all data sets, one for each kind.
+"""Suites of expectations, JSON files in ``albef/validation/suite_files``.
 
-Great Expectations runs them; it is imported only here and when it is needed. An item of a suite is
-``{"type", "kwargs", "meta"}``, where ``meta["table"]`` names the table that it looks at. Values of
-``kwargs`` may be its parameters, which are the fields of :class:`ValidateConfig`:
+One suite applies to all datasets, and each kind of records has its own. Great Expectations runs
+them; it is imported only in this module, when it is needed. An item of a suite is
+``{"type", "kwargs", "meta"}``, where ``meta["table"]`` names the table that it checks. A value in
+``kwargs`` may be computed from a field of :class:`ValidateConfig`:
 ``{"$PARAMETER": "1 - max_empty_captions"}``.
 """
 
@@ -23,23 +24,27 @@ from albef.validation.result import Check, NotFit
 from albef.validation.tables import Tables
 
 COMMON = "image_text"
-"""The suite of every data set."""
-_SAMPLE = 10  # offending rows that are named
+"""The suite of every dataset."""
+_SAMPLE = 10  # failing rows that are listed
 
 
 def read_suite(name: str) -> list[dict[str, Any]]:
-    """The expectations of a suite."""
+    """Return the expectations of a suite."""
     text = resources.files("albef.validation").joinpath("suite_files", f"{name}.json").read_text()
     expectations: list[dict[str, Any]] = json.loads(text)["expectations"]
     return expectations
 
 
 def check_suites(tables: Tables, config: ValidateConfig) -> tuple[Check, ...]:
-    """Hold a data set against the suite of all, and those of its kinds over their own records;
-    their expectations in order.
+    """Check a dataset against the common suite and the suites of its kinds.
+
+    The suite of a kind sees only records of this kind.
+
+    Returns:
+        A check for each expectation, in the order of the suites.
 
     Raises:
-        NotFit: an expectation that cannot be computed.
+        NotFit: an expectation cannot be computed.
     """
     checks: list[Check] = []
     kinds = set(tables["records"]["kind"])
@@ -66,7 +71,7 @@ def _run(
     rows: pd.DataFrame,
     config: ValidateConfig,
 ) -> list[dict[str, Any]]:
-    """What came of expectations of one table, in whatever order."""
+    """Return the outcomes of the expectations of one table, in any order."""
     import great_expectations as gx
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
@@ -90,13 +95,13 @@ def _run(
 
 @contextlib.contextmanager
 def _context() -> Iterator[Any]:
-    """Great Expectations, which reports nothing home and keeps the terminal clear."""
+    """Yield a Great Expectations context that sends no analytics and prints nothing."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of its own dependencies
+            warnings.simplefilter("ignore")  # Great Expectations warns about its own dependencies
             import great_expectations as gx
             from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -136,7 +141,7 @@ def _check(suite: str, table: str, outcome: Mapping[str, Any], rows: pd.DataFram
 def _sample(
     result: Mapping[str, Any], frame: pd.DataFrame, column: str
 ) -> tuple[Mapping[str, Any], ...]:
-    """The first offending rows: each is known by its key and by the value that offends."""
+    """Return the first failing rows, identified by their key and failing value."""
     unexpected = pd.DataFrame(result.get("partial_unexpected_index_list") or [])
     if unexpected.empty:
         return ()

@@ -1,4 +1,4 @@
-"""The tables that suites and profiles look at, from an index and its pictures' statistics."""
+"""Tables that suites and profiles read, made from an index and the statistics of its images."""
 
 from collections import Counter
 from typing import Any, get_args
@@ -15,18 +15,20 @@ from albef.validation.image_stats import STATS
 
 Tables = dict[str, pd.DataFrame]
 TRAIN = "train"
-"""The split that is trained on; all others are evaluated on."""
+"""The training split. Models are evaluated on all others."""
 SCRIPTS: tuple[str, ...] = get_args(Script)
 OTHER = "other"
-"""Any script that is not told apart."""
+"""Any script that is not distinguished."""
 
 
 def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
-    """``images``, ``records``, ``captions`` and ``labels``, each with ``split`` and ``kind``.
+    """Return the tables ``images``, ``records``, ``captions`` and ``labels``.
+
+    Each has the columns ``split`` and ``kind``.
 
     Args:
-        index: of the data set, its chunks combined.
-        stats: (pictures of a record, records, 10), of :func:`read_image_stats`.
+        index: of the dataset, with its chunks combined.
+        stats: (images of a record, records, 10), as :func:`read_image_stats` returns them.
     """
     images = _images(index, stats)
     records = _records(index, images)
@@ -39,16 +41,17 @@ def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
 
 
 def _images(index: pa.Table, stats: NDArray[np.float64]) -> pd.DataFrame:
-    """A row for each image, at the place of its record."""
+    """Return a row for each image, indexed by the position of its record."""
     frame: pd.DataFrame = index.select(["width", "height", "digest"]).to_pandas()
     if "more" in index.column_names:
         owner = pc.list_parent_indices(index["more"]).to_numpy()
         further_images = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
         further = further_images.select(frame.columns.to_list()).to_pandas()
-        number = np.arange(len(owner)) - np.searchsorted(owner, owner)  # of the image in its record
+        # position of the image in its record
+        number = np.arange(len(owner)) - np.searchsorted(owner, owner)
         order = np.lexsort((owner, number))
         frame = pd.concat([frame, further.set_index(owner).iloc[order]])
-    has_size = frame["width"] > 0  # the size of an image without a readable header is not known
+    has_size = frame["width"] > 0  # an image without a readable header has no known size
     frame[["width", "height"]] = frame[["width", "height"]].where(has_size)
     frame["aspect"] = frame["width"] / frame["height"]
     frame[list(STATS)] = stats.reshape(-1, len(STATS))
@@ -56,7 +59,7 @@ def _images(index: pa.Table, stats: NDArray[np.float64]) -> pd.DataFrame:
 
 
 def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
-    """A row for each record."""
+    """Return a row for each record."""
     frame: pd.DataFrame = index.select(["key", "split", "digest", "image_id"]).to_pandas()
     frame = pd.concat([frame, annotations(index)], axis=1)
     by_record = images.groupby(level=0)
@@ -73,7 +76,7 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
     frame["longer_side"] = longer.groupby(level=0).max()
     frame["aspect_ratio"] = (longer / shorter).groupby(level=0).max()
     frame["elsewhere"] = _elsewhere(frame, images)
-    if len(images) > len(frame):  # records are repeated where all of their images are
+    if len(images) > len(frame):  # a record is a duplicate if all its images are
         frame["digest"] = images["digest"].groupby(level=0).agg(" ".join)
     first_records = frame.drop_duplicates("digest").set_index("digest")
     twin = frame["digest"].map(first_records["key"])
@@ -83,8 +86,10 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _elsewhere(records: pd.DataFrame, images: pd.DataFrame) -> "pd.Series[Any]":
-    """For each record that is evaluated on the key of a training record with one of its images,
-    or ""; null for training records."""
+    """Return the key of a training record that shares an image with an evaluation record.
+
+    The value is "" if there is none, and null for training records.
+    """
     train = records["split"] == TRAIN
     owned = images[["digest"]].assign(key=records["key"], train=train)
     trained = owned[owned["train"]].drop_duplicates("digest").set_index("digest")["key"]
@@ -94,7 +99,7 @@ def _elsewhere(records: pd.DataFrame, images: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
-    """A row for each caption."""
+    """Return a row for each caption."""
     owner = pc.list_parent_indices(index["captions"]).to_numpy()
     texts = pc.list_flatten(index["captions"]).combine_chunks()
     record = records[["key", "split", "kind", "digest"]].iloc[owner].reset_index(drop=True)
@@ -103,14 +108,15 @@ def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(
         caption=texts.to_pandas(),
         words=words,
-        nonempty_words=np.where(words > 0, words, np.nan),  # an empty one is not short as well
+        # an empty caption does not count as short too
+        nonempty_words=np.where(words > 0, words, np.nan),
         script=scripts(texts).to_pandas(),
         images=_stood(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), record["digest"]),
     )
 
 
 def _stood(texts: pa.Array, digests: "pd.Series[Any]") -> NDArray[np.int64]:
-    """At how many different images each text stands."""
+    """Count the different images that each text belongs to."""
     codes, _ = pd.factorize(texts.to_pandas())
     images, _ = pd.factorize(digests)
     pairs = pd.DataFrame({"text": codes, "image": images}).drop_duplicates()
@@ -119,7 +125,7 @@ def _stood(texts: pa.Array, digests: "pd.Series[Any]") -> NDArray[np.int64]:
 
 
 def _labels(records: pd.DataFrame) -> pd.DataFrame:
-    """A row for each label of a split, with its share of the labelled records."""
+    """Return a row for each label of a split, with its share of the labelled records."""
     labelled = records[records["label"].notna() & (records["label"] != "")]
     counts = labelled.groupby(["kind", "split", "label"]).size().rename("records").reset_index()
     totals = counts.groupby(["kind", "split"])["records"].transform("sum")
@@ -127,9 +133,9 @@ def _labels(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def scripts(texts: pa.Array) -> pa.Array:
-    """For each text the script that most of its letters are of; null where it has no letter.
+    """Return the script of most letters of each text; null if the text has no letter.
 
-    Of two with equally many the first of :data:`SCRIPTS`.
+    Of two scripts with equally many letters, the first in :data:`SCRIPTS` counts.
     """
     letters = _letters(texts, r"\p{L}\p{M}")
     names = np.full(len(letters), None, object)
@@ -142,7 +148,7 @@ def scripts(texts: pa.Array) -> pa.Array:
         is_higher = count > highest
         names[todo[is_higher]] = name
         highest = np.maximum(highest, count)
-        unsure = counted < letters[todo]  # what has letters of a script that was not looked for yet
+        unsure = counted < letters[todo]  # texts with letters of a script that is not counted yet
         todo, highest, counted = todo[unsure], highest[unsure], counted[unsure]
         if not len(todo):
             break
@@ -151,12 +157,12 @@ def scripts(texts: pa.Array) -> pa.Array:
 
 
 def _letters(texts: pa.Array, classes: str) -> NDArray[np.int64]:
-    """How many characters of each text are of some classes: vowel signs are letters here."""
+    """Count the characters of each text that belong to some classes, vowel signs included."""
     return np.asarray(pc.count_substring_regex(texts, f"[{classes}]").fill_null(0), np.int64)
 
 
 def count_words(captions: pa.Array | pa.ChunkedArray) -> Counter[str]:
-    """How often each word stands in captions: in small letters, without the punctuation around."""
+    """Count each word of the captions, in lower case and without surrounding punctuation."""
     words = pc.list_flatten(pc.utf8_split_whitespace(captions))
     counts = pc.value_counts(pc.utf8_trim(pc.utf8_lower(words), ".,;:!?\"'()"))
     return Counter({c["values"]: c["counts"] for c in counts.to_pylist() if c["values"]})
