@@ -1,9 +1,11 @@
-"""Curation: how well a model finds that each caption of a training split fits its picture, and the
-view of a data set that keeps the captions which do, or one with a caption more that a model wrote
-of each picture (the filter and the captioner of BLIP's CapFilt).
+"""Curation of a training split by a model, written as a filtered dataset.
 
-A view is a data set with an index of its own and no shards: its pictures are those of the data set
-that it is a view of.
+A model scores the captions, and the filtered dataset keeps those that fit their images.
+Alternatively, a model generates one more caption per image. These are the filter and the captioner
+of BLIP's CapFilt.
+
+A filtered dataset has its own index and no shards. Its images are those of the dataset that it is
+made from.
 """
 
 import json
@@ -37,36 +39,40 @@ from albef.tasks import captioning
 from albef.tasks.task import MAX_WORDS
 
 SPLIT = "train"
-"""The split that is scored; what a model is evaluated on stays as it is."""
+"""The split that is curated. Evaluation splits stay unchanged."""
 SCORES = pa.schema({"itc": pa.float32(), "itm": pa.float32()})
-"""Of a caption and its picture: the cosine of their features, and the probability that they belong
-together."""
+"""Scores of a caption and its image: the cosine of their features (``itc``), and the probability
+that they match (``itm``)."""
 WRITTEN = pa.schema({"written": pa.string()})
-"""Of a picture: the caption that a model wrote."""
+"""Schema of the generated captions, one per image."""
 Edit = Callable[[pa.RecordBatch, int], tuple[pa.RecordBatch, int]]
-"""Makes rows of a view of rows of an index: what is known of captions, or of records, is taken from
-a place on; how many of these it took."""
-_BATCH = 64  # pictures of a forward pass
-_ROWS = 10_000  # of the index that are worked on at a time
-_STEPS = 20  # of a curve
+"""Function that edits rows of an index for a filtered dataset.
+
+It takes the rows and the offset of the first score, or generated caption, that belongs to them. It
+returns the edited rows and how many scores or captions it used.
+"""
+_BATCH = 64  # images per forward pass
+_ROWS = 10_000  # rows of the index that are edited at a time
+_STEPS = 20  # points of the precision and recall curve
 
 
 class CurateConfig(Section):
-    """A view: an entry of ``curate``."""
+    """A filtered dataset: an entry of ``curate``."""
 
     dataset: str
-    """Data set, or other view, that it is a view of."""
+    """Name of the dataset, or filtered dataset, to curate."""
     by: str
-    """Folder of the checkpoint that scores the captions, of pre-training or of a retrieval run; or
-    of a captioning run, which writes one more of each picture."""
+    """Folder of the checkpoint to curate with. A pre-training or retrieval checkpoint scores the
+    captions; a captioning checkpoint writes one more caption per image."""
     score: Literal["itc", "itm"] = "itc"
-    """What decides: the cosine of the two features, or the probability of ITM, which is learned
-    later and tells less of captions that say nothing."""
+    """Score that decides: ``itc`` is the cosine of image and text features, ``itm`` the matching
+    probability. ITM is learned later in training and is a weaker signal for captions that describe
+    nothing."""
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the captions that stay, the best ones; or else ``threshold``; neither of a view to
-    which captions are written."""
+    """Share of the captions to keep, best scores first. Set either ``keep`` or ``threshold``; leave
+    both unset if ``by`` is a captioning checkpoint."""
     threshold: float | None = None
-    """Least score of a caption that stays."""
+    """Lowest score of a caption that is kept."""
 
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:
@@ -76,18 +82,18 @@ class CurateConfig(Section):
 
     @property
     def chooses(self) -> bool:
-        """Whether it keeps some of the captions; else it adds those that a model writes."""
+        """Return whether the entry keeps some captions, instead of adding generated ones."""
         return self.keep is not None or self.threshold is not None
 
 
 @torch.no_grad()
 def score(checkpoint: Checkpoint, records: Records, device: torch.device, workers: int) -> pa.Table:
-    """The :data:`SCORES` of each caption of some records, in order.
+    """Return the :data:`SCORES` of each caption of some records, in order.
 
     Several processes share the records, and each returns the scores of all.
 
     Raises:
-        CheckpointError: the checkpoint matches no images and texts.
+        CheckpointError: the checkpoint cannot match images and texts.
     """
     matcher = Matcher(checkpoint).to(device)
     model, tokenizer = matcher.model, checkpoint.tokenizer
@@ -115,7 +121,10 @@ def score(checkpoint: Checkpoint, records: Records, device: torch.device, worker
 def write_captions(
     checkpoint: Checkpoint, records: Records, device: torch.device, workers: int
 ) -> pa.Table:
-    """A caption of each picture by a captioning run, in order, as column ``written``."""
+    """Return a caption of each image, in order, as column ``written``.
+
+    A captioning checkpoint generates them.
+    """
     values = {**checkpoint.config["values"], "model": checkpoint.model}
     config = captioning.Config.model_construct(**values)
     task = captioning.Task.restore(config, checkpoint).to(device).eval()
@@ -124,7 +133,10 @@ def write_captions(
 
 
 def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool_]:
-    """Which captions stay, by the score of each; of equal ones the earlier is the better."""
+    """Return the mask of captions to keep, given the score of each.
+
+    Of captions with equal scores, the earlier one ranks higher.
+    """
     if config.threshold is not None:
         return scores >= config.threshold
     assert config.keep is not None
@@ -134,14 +146,19 @@ def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool
 
 
 def write_view(folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the view of the data set, or view, in ``base`` whose rows are edited; ``origin`` says
-    how it came about.
+    """Write the filtered dataset that results from editing the rows of the dataset in ``base``.
+
+    Args:
+        folder: output folder.
+        base: folder of the dataset, or filtered dataset, to curate.
+        edit: edits the rows.
+        origin: how the filtered dataset is made, for its dataset.json.
 
     Returns:
-        What its dataset.json holds.
+        The content of its dataset.json.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: no caption of the training split is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits: Counter[str] = Counter()
@@ -169,7 +186,10 @@ def write_view(folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]) 
 
 
 def keeping(keep_mask: NDArray[np.bool_]) -> Edit:
-    """Of the captions that are scored those that ``keep_mask`` keeps; a record without any goes."""
+    """Return an edit that removes scored captions that ``keep_mask`` does not keep.
+
+    A record that loses all its captions is removed.
+    """
 
     def edit(batch: pa.RecordBatch, offset: int) -> tuple[pa.RecordBatch, int]:
         stays = ~_is_scored(batch)
@@ -181,8 +201,11 @@ def keeping(keep_mask: NDArray[np.bool_]) -> Edit:
 
 
 def adding(texts: Sequence[str]) -> Edit:
-    """What was written of each record of :data:`SPLIT`, as its last caption unless it has that one;
-    ``meta`` says what it is."""
+    """Return an edit that appends a generated caption to each record of :data:`SPLIT`.
+
+    A record that already has this caption stays unchanged. ``meta`` stores the generated caption as
+    ``written``.
+    """
 
     def edit(batch: pa.RecordBatch, offset: int) -> tuple[pa.RecordBatch, int]:
         columns = {name: batch[name].to_pylist() for name in ("captions", "caption_words", "meta")}
@@ -201,7 +224,7 @@ def adding(texts: Sequence[str]) -> Edit:
 
 
 def _is_scored(batch: pa.RecordBatch) -> NDArray[np.bool_]:
-    """Whether each caption of a part of an index is of the split that is scored."""
+    """Return the mask of captions, in a part of an index, that belong to the scored split."""
     is_train: NDArray[np.bool_] = pc.equal(batch["split"], SPLIT).to_numpy(zero_copy_only=False)
     return np.repeat(is_train, _counts(batch))
 
@@ -212,7 +235,10 @@ def _counts(batch: pa.RecordBatch) -> NDArray[np.int32]:
 
 
 def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.RecordBatch:
-    """The rows of an index with those of their captions that stay; a row that loses all goes."""
+    """Return rows of an index with only the captions of mask ``stays``.
+
+    A row that loses all its captions is removed.
+    """
     counts = _counts(batch)
     remaining = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
     offsets = pa.array(np.concatenate([[0], np.cumsum(remaining)]), pa.int32())
@@ -224,14 +250,17 @@ def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.Record
 
 
 def _replaced(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
-    """The batch with other values in a column."""
+    """Return the batch with new values in a column."""
     column = batch.schema.get_field_index(name)
     return batch.set_column(column, batch.schema.field(column), values)
 
 
 def write_scores(path: Path, base: Path, scores: pa.Table, keep_mask: NDArray[np.bool_]) -> None:
-    """Write the captions that were scored, in order, with what came of each. ``noise`` is what
-    their source knows to be wrong with one, as built-in data do; "" is nothing."""
+    """Write the scored captions, in order, with their scores and whether each is kept.
+
+    Column ``noise`` is the defect that the source of the data records for a caption, as built-in
+    data do; "" means none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = scores.append_column("kept", pa.array(keep_mask))
     columns = [(name, pa.string()) for name in ("key", "caption", "noise")]
@@ -261,8 +290,12 @@ def _noise(caption: str, meta: str) -> str:
 def precision_and_recall(
     scores: NDArray[np.float32], keep_mask: NDArray[np.bool_], noise: Sequence[str]
 ) -> dict[str, Any]:
-    """Precision and recall of finding captions that are known to be wrong, or to say nothing: of
-    what went, and for each share that might go, in percent; empty where none is known."""
+    """Return the precision and recall, in percent, of removing noise.
+
+    Noise is captions that the source records as wrong or as describing nothing. Precision and
+    recall are measured on the removed captions, and along a curve of shares that could be removed.
+    The result is empty if the source records no noise.
+    """
     kinds = np.array(noise)
     if not (kinds != "").any():
         return {}

@@ -1,5 +1,7 @@
-"""curate@VIEW: keep the captions of a data set that a model finds to fit, or add those that one
-writes, as a view of it."""
+"""curate@VIEW: write a filtered dataset.
+
+It keeps the captions that a model scores well, or adds captions that a model generates.
+"""
 
 import hashlib
 import logging
@@ -36,13 +38,16 @@ from albef.models.weights import Checkpoint, load_checkpoint
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, main, verified_digest, write_json
 
-_AT_ONCE = 20_000  # records that are worked on before what came of them is kept
+_AT_ONCE = 20_000  # records of a part, whose result is saved before the next part starts
 log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Score the captions of a data set's training split, or write one more of each record; make the
-    view, which is as valid as the data set, and beside it what became of each caption."""
+    """Score the captions of a dataset's training split, or generate one more per record.
+
+    The stage writes the filtered dataset, its verdict (it is as valid as the dataset it is made
+    from), and a file with what happened to each caption.
+    """
     config = stage.section(f"curate.{stage.key}", CurateConfig)
     digest = verified_digest(stage, config.dataset)
     base, checkpoint = stage.layout.data(config.dataset), load_checkpoint(Path(config.by))
@@ -81,7 +86,7 @@ def run(stage: Stage) -> None:
 def _write_precision(
     stage: Stage, scores: NDArray[np.float32], kept_mask: NDArray[np.bool_], quarantine: Path
 ) -> None:
-    """Write and log how well captions are found that are known to be wrong."""
+    """Write and log the precision and recall of removing captions known to be wrong."""
     noise = pq.read_table(quarantine / "scores.parquet", columns=["noise"])["noise"].to_pylist()
     metrics = precision_and_recall(scores, kept_mask, noise)
     write_json(quarantine / "curation.json", {"below": float(scores[kept_mask].min()), **metrics})
@@ -95,7 +100,10 @@ def _write_precision(
 def _apply(
     stage: Stage, checkpoint: Checkpoint, base: Path, folder: Path, device: torch.device
 ) -> pa.Table:
-    """What the checkpoint makes of all records, some after the other: what is there stays."""
+    """Return the scores or generated captions of all records.
+
+    The records are processed in parts. A part whose file exists is not computed again.
+    """
     is_captioning = checkpoint.kind == "captioning"
     process, schema = (write_captions, WRITTEN) if is_captioning else (score, SCORES)
     records, parts = Shards(base, SPLIT), list[pa.Table]()
@@ -115,7 +123,7 @@ def _apply(
 
 
 def _summary(base: Path, view: Path) -> dict[str, object]:
-    """Rows, kept, and set aside of each source, as the quarantine of a data set has them."""
+    """Return rows, kept rows and rejected rows of each source, in ingest's format."""
     rows, kept = (
         {entry["values"]: entry["counts"] for entry in pc.value_counts(index["source"]).to_pylist()}
         for index in (read_index(folder, columns=["source"]) for folder in (base, view))

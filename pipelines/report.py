@@ -1,4 +1,4 @@
-"""Read what there is of all products and write the report: a page, one of each data set, cards."""
+"""Write the report from all available artifacts: the report page, dataset pages and cards."""
 
 import shutil
 from collections.abc import Iterable
@@ -16,18 +16,18 @@ from albef.report.sections.datasets import read_page
 from pipelines.stage import PARAMS, Stage, main
 
 NOT_SHOWN = ("paths", "runtime", "release")
-"""Sections of params.yaml that change no product."""
+"""Sections of params.yaml that change no artifact."""
 
 
 class ReportConfig(Section):
     """Values of the report."""
 
     examples: Annotated[int, Field(ge=1, le=100)] = 8
-    """Queries, pairs and sample pictures shown of each group."""
+    """Number of queries, pairs and sample images to show per group."""
 
 
 def run(stage: Stage) -> None:
-    """Write the report on everything that exists by now."""
+    """Write the report on every artifact that exists."""
     count = stage.section("report", ReportConfig).examples
     params, layout = stage.params, stage.layout
     runs = tuple(params.get("tasks", {}))
@@ -58,10 +58,10 @@ def run(stage: Stage) -> None:
 
 
 def data_page(name: str) -> Path:
-    """Write the page of a data set alone, before there is a report; its file.
+    """Write the page of one dataset, even before the report exists, and return its path.
 
     Raises:
-        ParamsError: no such data set.
+        ParamsError: params.yaml has no such dataset.
     """
     stage = Stage("report", name)
     count = stage.section("report", ReportConfig).examples
@@ -76,7 +76,7 @@ def data_page(name: str) -> Path:
 
 
 def _write(folder: Path, suffix: str, texts: Iterable[tuple[str, str]]) -> list[Path]:
-    """A folder of texts by name, anew."""
+    """Write texts to a new folder by name and return the sorted paths."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in texts:

@@ -1,4 +1,4 @@
-"""validate@DATASET: let a data set pass to training, or stop the pipeline and say why."""
+"""validate@DATASET: pass a dataset to training, or stop the pipeline and report why."""
 
 import hashlib
 import logging
@@ -21,12 +21,12 @@ log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Check a data set against its suites; its verdict is written only if it passes."""
+    """Validate a dataset; write its verdict only if it passes."""
     config = stage.section("validate", ValidateConfig)
     accepted = read_accepted(config.accepted.get(stage.key))
     evaluated = read_evaluated(config.evaluated_on.get(stage.key))
     verdict = stage.layout.verdict(stage.key)
-    verdict.unlink(missing_ok=True)  # an earlier one says nothing about this data
+    verdict.unlink(missing_ok=True)  # an earlier verdict does not apply to this data
     result, profile = check_dataset(
         stage.layout.data(stage.key), config, image_stats(stage), accepted, evaluated
     )
@@ -46,13 +46,13 @@ def run(stage: Stage) -> None:
 
 
 def image_stats(stage: Stage) -> NDArray[np.float64]:
-    """The statistics of the pictures of the data set that a stage works on.
+    """Return the image statistics of the dataset of this stage.
 
-    They take the most time of a validation, so they are kept in scratch: another threshold, or a
-    profile that was accepted, asks for no decoding.
+    They take most of the time of a validation, so they are cached in scratch. A new threshold or a
+    newly accepted profile therefore decodes no image.
 
     Raises:
-        ShardError: a part of the data set is missing or damaged.
+        ShardError: a part of the dataset is missing or damaged.
     """
     folder = stage.layout.data(stage.key)
     modules = (stats, image_decoding, image_quality)
