@@ -1,4 +1,4 @@
-"""An exported model in ONNX Runtime; no torch.
+"""Run an exported model in ONNX Runtime. This package does not import torch.
 
 >>> import albef.runtime
 >>> model = albef.runtime.load("products/exports/retrieval")

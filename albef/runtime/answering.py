@@ -1,7 +1,7 @@
-"""Models that answer questions about pictures; no torch.
+"""Models that answer questions about images. No torch.
 
-The loops are here, the graphs compute states and logits. Shapes: B questions, T questions of a
-picture, L tokens, K answers scored in full, W nodes of a tree of answers, V vocabulary.
+The loops are here; the graphs compute states and logits. Shapes: B questions, T questions of an
+image, L tokens, K answers scored in full, W nodes of a tree of answers, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from albef.runtime.model import (
 )
 
 _States = dict[str, Array]
-"""Keys and values (B, F, H, L, D / H) of questions read together with their pictures, and their
-mask (B, L), as the decoder takes them."""
+"""Decoder inputs: keys and values (B, F, H, L, D / H) of questions read together with their images,
+and the mask (B, L) of the questions."""
 
 
 class Answering(Model):
-    """Answers as its run was evaluated: from a list, or freely."""
+    """Model that answers as its run was evaluated: by ranking a list, or by generating text."""
 
     main: ClassVar[str] = "ask"
 
@@ -41,22 +41,22 @@ class Answering(Model):
         )
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        """Questions, cleaned, to ids and mask (B, L)."""
+        """Clean questions and return their ids and mask (B, L)."""
         cleaned = [clean_question(text, self.facts.max_words) for text in texts]
         return self.tokenizer.encode(cleaned, self.facts.max_tokens)
 
     def ask(
         self, images: Sequence[Picture], questions: Sequence[str], k: int = 5
     ) -> list[list[Answer]]:
-        """Answers to question i about picture i, the most probable first; none where the first
-        does not reach ``min_probability``.
+        """Return the ``k`` best answers to question i about image i, the most probable first.
 
-        Ranked answers have the probability among those that were scored in full, a written one
-        that of its text. A picture object that stands several times is encoded once a batch.
+        The list is empty if the first answer does not reach ``min_probability``. A ranked answer
+        has its probability among the answers that were scored in full; a generated answer has that
+        of its text. An image object that occurs several times in a batch is encoded once.
 
         Raises:
-            ImageError: a picture cannot be decoded.
-            FileNotFoundError: there is no file at a path.
+            ImageError: an image cannot be decoded.
+            FileNotFoundError: a path has no file.
         """
         check_aligned(images=images, questions=questions)
         answers: list[list[Answer]] = []
@@ -75,13 +75,13 @@ class Answering(Model):
         return states | {"question_mask": mask}
 
     def _logits(self, states: _States, ids: Ints, positions: Ints, sees: Array) -> Floats:
-        """Logits (B, W, V) of the tokens after those of a tree of answers to each question."""
+        """Return logits (B, W, V) of the token after each node of each question's answer tree."""
         tree = {"ids": ids, "positions": positions, "sees": sees.astype(np.int64)}
         logits: Floats = self.backend.run("answer_decoder", tree | states)["logits"]
         return logits
 
     def _rank(self, states: _States) -> list[list[Answer]]:
-        """As :func:`albef.models.decoder.rank`."""
+        """Rank the list of answers as :func:`albef.models.decoder.rank` does."""
         ids, mask, count = self._answer_ids, self._answer_mask, len(states["question_mask"])
         start = np.full((count, 1), self.tokenizer.cls_id)
         first = self._logits(states, start, np.zeros_like(start), np.ones((count, 1, 1)))[:, 0]
@@ -106,7 +106,7 @@ class Answering(Model):
 
         def likely(rows: Ints) -> tuple[Floats, Ints]:
             length = rows.shape[1]
-            ids = rows.reshape(count, -1)  # the beams of a question are the branches of its tree
+            ids = rows.reshape(count, -1)  # The beams of a question are the branches of its tree.
             branches = np.kron(np.eye(ids.shape[1] // length), np.tril(np.ones((length, length))))
             sees = branches[None] * (ids != tokenizer.pad_id)[:, None, :]
             positions = np.tile(np.arange(length), (count, ids.shape[1] // length))
@@ -125,7 +125,7 @@ class Answering(Model):
 
 
 def _log_sum(logits: Floats) -> Floats:
-    """Logarithm of the summed exponentials, (..., V) to (...)."""
+    """Return the logarithm of the summed exponentials, (..., V) to (...)."""
     top = logits.max(axis=-1)
     result: Floats = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
     return result

@@ -1,6 +1,6 @@
-"""Models that put a statement about one picture, or two, into a class; no torch.
+"""Models that classify a statement about one image or two. No torch.
 
-Shapes: B batch, I pictures of a statement, C classes.
+Shapes: B batch, I images of a statement, C classes.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,21 @@ import numpy as np
 from albef.runtime.model import Floats, Model, Picture, batches, check_aligned, softmax
 
 PREFIXES = ("image", "second")
-"""What the classifier's inputs call the first picture and the second."""
+"""Prefixes of the classifier's inputs for the first and the second image."""
 
 
 class Classifying(Model):
-    """Probabilities of the classes of a statement."""
+    """Model that returns the probabilities of a statement's classes."""
 
     main: ClassVar[str] = "classify"
 
     def probabilities(
         self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
     ) -> Floats:
-        """Probabilities (n, C) of ``facts.classes`` for n statements about I pictures each, which
-        are I lists of n: the first pictures, then the second ones."""
+        """Return probabilities (n, C) of ``facts.classes`` for n statements about I images each.
+
+        ``images`` are I lists of n images: first images, then second ones.
+        """
         parts = [np.empty((0, len(self.facts.classes)), np.float32)]
         for part in batches(len(statements)):
             pictures = [image for column in images for image in column[part]]
@@ -37,8 +39,10 @@ class Classifying(Model):
         return np.concatenate(parts)
 
     def classify(self, *images_and_statements: Sequence[Any]) -> list[dict[str, float]]:
-        """How probable each class is of statement i about picture i of one list, or of several;
-        an empty dict where none reaches ``min_probability``."""
+        """Return the probability of each class for statement i about image i of one or more lists.
+
+        The dict is empty if no class reaches ``min_probability``.
+        """
         *images, statements = images_and_statements
         rows = self.probabilities(images, statements).tolist()
         confident = (row if max(row) >= self.min_probability else () for row in rows)
@@ -46,26 +50,26 @@ class Classifying(Model):
 
 
 class Entailing(Classifying):
-    """Visual entailment."""
+    """Model of visual entailment."""
 
     main: ClassVar[str] = "entail"
 
     def entail(
         self, images: Sequence[Picture], statements: Sequence[str]
     ) -> list[dict[str, float]]:
-        """How probable it is that picture i contradicts, leaves open or entails statement i."""
+        """Return the probabilities that image i contradicts, leaves open or entails statement i."""
         check_aligned(images=images, statements=statements)
         return self.classify(images, statements)
 
 
 class Comparing(Classifying):
-    """NLVR2."""
+    """Model of NLVR2, which judges statements about two images."""
 
     main: ClassVar[str] = "compare"
 
     def compare(
         self, firsts: Sequence[Picture], seconds: Sequence[Picture], statements: Sequence[str]
     ) -> list[dict[str, float]]:
-        """How probable it is that statement i is true of first and second picture i together."""
+        """Return the probability that statement i is true of first and second image i together."""
         check_aligned(firsts=firsts, seconds=seconds, statements=statements)
         return self.classify(firsts, seconds, statements)

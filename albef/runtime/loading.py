@@ -1,4 +1,4 @@
-"""From the folder of an export to a model of its kind; no torch."""
+"""Load the folder of an export as a model of its kind. No torch."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SURFACES: dict[str, type[Model]] = {
     "entailing": Entailing,
     "comparing": Comparing,
 }
-"""What a model can be asked, by the name in its manifest."""
+"""Model classes by their name in the manifest."""
 
 
 def load(
@@ -34,20 +34,22 @@ def load(
     precision: str | None = None,
     min_probability: float = 0.0,
 ) -> Model:
-    """Load an export once every file that is needed is known to be the one that was written.
+    """Load an export after checking that every needed file is unchanged.
 
     >>> model = albef.runtime.load("products/exports/retrieval")
     >>> model.match(["dog.png", "cat.png"], ["a dog", "a dog"])
 
     Args:
-        folder: with ``manifest.json``.
-        providers: ONNX Runtime's, first choice first; None takes a GPU if one really works here.
-        threads: of one session; 0 takes all cores.
-        precision: one of the manifest's; None takes its first.
-        min_probability: of an answer or class; where none reaches it there is no answer.
+        folder: export folder with ``manifest.json``.
+        providers: providers of ONNX Runtime in order of preference; None uses a GPU if one works.
+        threads: threads of one session; 0 uses all cores.
+        precision: a precision of the manifest; None uses the first.
+        min_probability: minimum probability of an answer or class; if none reaches it, the model
+            gives no answer.
 
     Raises:
-        ExportError: no export, a changed file, or a named provider that does not work here.
+        ExportError: the folder is not an export, a file was changed, or a named provider does not
+            work on this machine.
     """
     folder = Path(folder)
     manifest = manifests.read(folder)

@@ -1,4 +1,7 @@
-"""manifest.json: what an exported folder is, and the digests that its files must have; no torch."""
+"""Read and write manifest.json, which describes an export and lists the digests of its files.
+
+This module does not import torch.
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,139 +16,147 @@ from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 
 FORMAT = 4
-"""Changes when an older runtime could no longer read the folder."""
-_READ = (3, FORMAT)  # all facts that 3 lacks have a default
+"""Version of the export format. It increases when an older runtime can no longer read the
+folder."""
+_READ = (3, FORMAT)  # Format 3 is still readable: every field that it lacks has a default.
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
-_OUTSIDE = b"\n\x08location"  # in ONNX, the key under which a tensor names the file that holds it
+# In an ONNX file, this key precedes the name of a file with a tensor's external data.
+_OUTSIDE = b"\n\x08location"
 Precision = Literal["float32", "float16", "int8", "int8_weights"]
-"""Type of an export's weights; what goes in and comes out of its graphs is float32, but for states
-that one graph hands to another."""
+"""Type of an export's weights. The inputs and outputs of its graphs are float32, except for states
+that one graph passes to another."""
 
 
 class ExportError(ValueError):
-    """A folder that is no export, or not the one that was written; its text is the sentence."""
+    """Error for a folder that is not an export, or whose files were changed.
+
+    Its text is the message.
+    """
 
 
 def graph_file(precision: str, graph: str) -> str:
-    """The path of a graph in an export, laid out as the model repositories of Triton are."""
+    """Return the path of a graph in an export, in the layout of a Triton model repository."""
     return f"{precision}/{graph}/1/model.onnx"
 
 
 class Preprocessing(Section):
-    """How a picture becomes pixels."""
+    """Conversion of an image to pixel values."""
 
     resize: Literal["bicubic"]
-    """Filter with which the whole picture is brought to the square, whatever its shape."""
+    """Filter that resizes the whole image to a square. The aspect ratio is not kept."""
     mean: tuple[float, float, float]
-    """Subtracted from each channel of values from 0 to 1."""
+    """Mean of each channel, subtracted from values between 0 and 1."""
     std: tuple[float, float, float]
-    """Then divides each channel."""
+    """Standard deviation of each channel. The result of the subtraction is divided by it."""
 
 
 PREPROCESSING = Preprocessing(resize="bicubic", mean=MEAN, std=STD)
-"""What this version of the library does."""
+"""The preprocessing of this version of the library."""
 
 
 class Onnx(Section):
-    """Versions that a runtime must understand."""
+    """Versions that a runtime must support to load the graphs."""
 
     opset: int
-    """Version of the operators."""
+    """Version of the ONNX operator set."""
     ir: int
-    """Version of the file format."""
+    """Version of the ONNX file format."""
 
 
 class Verified(Section):
-    """How the graphs were compared with torch before the folder was finished."""
+    """Comparison of the graphs with torch, made before the export is complete."""
 
     tolerance: float
     """Largest absolute difference allowed."""
     below: dict[str, float]
-    """A power of ten that no difference of the graph's outputs reached. The figures themselves
-    are in the run record: they depend on the machine, and the manifest must not."""
+    """For each output of the graphs, a power of ten that all differences stay below. The exact
+    differences are in the run record, because they depend on the machine and the manifest must
+    not."""
     shapes: list[tuple[int, int, int]]
-    """Batch, texts of an image and text length compared."""
+    """Compared shapes: batch size, texts per image and text length."""
 
 
 class Answering(Section):
-    """How a VQA model answers."""
+    """Settings with which a VQA model answers."""
 
     by: Literal["rank", "generate"]
-    """Whether an answer is ranked from the list, or written freely."""
+    """Method: ``rank`` ranks the answers of the list, ``generate`` writes an answer freely."""
     k: int
-    """Answers of the list scored in full."""
+    """Number of answers from the list that are scored in full."""
     beams: int
-    """Answers followed at a time where they are written."""
+    """Number of beams, if answers are generated."""
     max_tokens: int
-    """Tokens of the longest answer that is written, marks included."""
+    """Length of the longest generated answer in tokens, special tokens included."""
 
 
 class Facts(Section):
-    """What has to be known of a model to use it, beside its weights."""
+    """Facts about a model, other than its weights, that are needed to use it."""
 
     kind: str
     """Kind of the run that trained it."""
     surface: str
-    """What it can be asked: a name in :data:`albef.runtime.loading.SURFACES`."""
+    """Class of its methods: a name in :data:`albef.runtime.loading.SURFACES`."""
     image_size: int
     """Side of the square image, in pixels."""
     max_tokens: int
-    """Longest text, in tokens, [CLS] included."""
+    """Longest text in tokens, [CLS] included."""
     max_words: int
-    """Words kept of a text."""
+    """Number of words kept of a text."""
     embed_dim: int | None = None
-    """Width of the shared space, of kinds that match images and texts."""
+    """Width of the shared embedding space, for kinds that match images and texts."""
     itc_temperature: float | None = None
-    """Divides similarities in the shared space, as it was learned; None where it is not known."""
+    """Learned temperature that divides similarities in the shared space; None if it is unknown."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, of kinds that have some."""
+    """Names of the classes, for kinds that have classes."""
     answering: Answering | None = None
-    """Of VQA."""
+    """Settings of answering, for VQA."""
     threshold: float | None = None
-    """Of grounding: share of the peak from which cells of a map count to its own box."""
+    """For grounding: share of the peak from which a cell of the map belongs to the predicted
+    box."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Divides the scores of answers, so that their probabilities are as often right as they say."""
+    """Divides the scores of answers. It calibrates probabilities: an answer is right as often as
+    its probability says."""
 
 
 class Manifest(Section):
-    """What an export is; nothing of it depends on time or place."""
+    """Description of an export. It does not depend on the time or place of the export."""
 
     format: int
-    """Version of this file."""
+    """Version of the export format."""
     run: str
     """Name of the run that was exported."""
     model: Facts
-    """What has to be known to use it."""
+    """Facts needed to use the model."""
     graphs: tuple[str, ...]
     """Names of its graphs."""
     precisions: tuple[Precision, ...]
-    """Weights there are, the ones that are loaded unless others are named first."""
+    """Available precisions of the weights. The first one is the default."""
     preprocessing: Preprocessing
-    """How a picture becomes pixels."""
+    """Conversion of an image to pixel values."""
     files: dict[str, str]
     """SHA-256 of each file."""
     onnx: Onnx
-    """Versions of the graphs."""
+    """ONNX versions of the graphs."""
     verified: Verified
-    """The comparison with torch."""
+    """Comparison of the graphs with torch."""
     provenance: dict[str, Any]
-    """``checkpoint``, the SHA-256 of the weights exported, and what their own provenance says."""
+    """``checkpoint``, the SHA-256 of the exported weights, and the provenance that they record."""
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a folder whose other files are in place."""
+    """Write the manifest of a folder that already has all other files."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
     (folder / NAME).write_text(text + "\n")
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of ``folder``; :func:`check` compares the files.
+    """Return the manifest of ``folder``. The files are not compared; :func:`check` does that.
 
     Raises:
-        ExportError: there is none, it is damaged, or of another version.
+        ExportError: the manifest is missing, damaged, or of another version.
     """
     path = folder / NAME
     try:
@@ -174,12 +185,13 @@ def read(folder: Path) -> Manifest:
 
 
 def check(folder: Path, manifest: Manifest, precision: str) -> None:
-    """See that the files that are needed are there and unchanged, and that they are all.
+    """Check that all needed files exist, are unchanged, and hold their own weights.
 
-    Other precisions may have been left out of a folder that was deployed.
+    A deployed folder may lack the files of other precisions.
 
     Raises:
-        ExportError: it names the file that is missing, was changed, or draws on another one.
+        ExportError: a file is missing, was changed, or refers to weights in another file; the
+            message names it.
     """
     names = needed_files(manifest, precision)
     for name in names:
@@ -204,13 +216,16 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
 
 
 def needed_files(manifest: Manifest, precision: str) -> list[str]:
-    """The files that a model of one precision is loaded from."""
+    """Return the files that a model of one precision is loaded from."""
     graphs = [graph_file(precision, graph) for graph in manifest.graphs]
     return [TOKENIZER, *([ANSWERS] if manifest.model.answering else []), *graphs]
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the manifest and so, through the digests in it, of the whole export."""
+    """Return the SHA-256 of the manifest.
+
+    It identifies the whole export, because the manifest holds the digests of all other files.
+    """
     return file_digest(folder / NAME)
 
 

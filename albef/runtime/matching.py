@@ -1,5 +1,6 @@
-"""Models that match images and texts: pre-training and retrieval, and grounding, which also says
-where; no torch.
+"""Models that match images and texts: pre-training, retrieval and grounding. No torch.
+
+Grounding also locates a text in an image.
 
 Shapes: B images, T texts of each, n items, C classes, L text tokens, D width, E shared width.
 """
@@ -30,10 +31,14 @@ from albef.runtime.model import (
 
 
 def as_matching(model: Model, name: str) -> "Matching":
-    """A model, which an error calls ``name``, as one that matches images and texts.
+    """Return ``model`` as a model that matches images and texts.
+
+    Args:
+        model: a loaded model of any kind.
+        name: name of the model in the error message.
 
     Raises:
-        ValueError: it is of another kind.
+        ValueError: the model is of another kind.
     """
     if not isinstance(model, Matching):
         raise ValueError(
@@ -44,41 +49,41 @@ def as_matching(model: Model, name: str) -> "Matching":
 
 
 class Matching(Model):
-    """Embeds pictures and texts into one space, and judges pairs by reading both together."""
+    """Model that embeds images and texts in one space and scores pairs by reading both together."""
 
     main: ClassVar[str] = "match"
     extra_calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
 
     @property
     def calls(self) -> frozenset[str]:
-        """What it can be asked; an export of format 3 does not know the temperature."""
+        """Names of its calls; ``zero_shot`` is missing in format 3, which lacks the temperature."""
         return super().calls - ({"zero_shot"} if self.facts.itc_temperature is None else set())
 
     @property
     def embed_dim(self) -> int:
-        """E."""
+        """Width E of the shared space."""
         assert self.facts.embed_dim is not None
         return self.facts.embed_dim
 
     def encode_text(self, ids: Ints, text_mask: Ints) -> tuple[Array, Floats]:
-        """Ids and mask (B, L) to ``text_states`` (B, L, D), ``text_feat`` (B, E)."""
+        """Encode ids and mask (B, L) to ``text_states`` (B, L, D) and ``text_feat`` (B, E)."""
         out = self.backend.run("text_encoder", {"ids": ids, "text_mask": text_mask})
         return out["text_states"], out["text_feat"]
 
     def score(self, text_states: Array, text_mask: Ints, image: ImageStates) -> Floats:
-        """ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B images, divided by the
-        temperature; 1 is "match".
+        """Return ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B images.
 
-        The image is encoded before, and nothing of it is copied for its texts.
+        The logits are divided by the temperature; column 1 is "match". The images are already
+        encoded, and their states are not copied for each text.
         """
         return self._judge(text_states, text_mask, image)["logits"]
 
     def embed_image(self, images: Sequence[Picture]) -> Floats:
-        """Pictures to unit vectors (n, E) in the space of :meth:`embed_text`.
+        """Embed images as unit vectors (n, E) in the space of :meth:`embed_text`.
 
         Raises:
-            ImageError: a picture cannot be decoded.
-            FileNotFoundError: there is no file at a path.
+            ImageError: an image cannot be decoded.
+            FileNotFoundError: a path has no file.
         """
         check_aligned(images=images)
         parts = [
@@ -88,7 +93,10 @@ class Matching(Model):
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Texts to unit vectors (n, E); their product with those of images is the similarity."""
+        """Embed texts as unit vectors (n, E).
+
+        Their dot product with image vectors is the similarity.
+        """
         check_aligned(texts=texts)
         parts = [self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts))]
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
@@ -96,19 +104,20 @@ class Matching(Model):
     def zero_shot(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("{}",)
     ) -> Floats:
-        """The probability (n, C) of each label for each picture, one of them being right.
+        """Return the probability (n, C) of each label for each image. One label is right.
 
-        >>> model.zero_shot(["dog.png"], ["a dog", "a cat"], ["{}", "a picture of {}"])
+        >>> model.zero_shot(["dog.png"], ["a dog", "a cat"], ["{}", "a photo of {}"])
 
         Args:
-            images: n pictures.
+            images: n images.
             labels: names of C classes.
-            templates: texts with {} in place of the label; a class is the mean of what they make.
+            templates: texts with {} in place of the label; a class is the mean of its prompts'
+                features.
 
         Raises:
-            ValueError: there is no label, or a template has no place for it; or the export is of
-                format 3.
-            ImageError: a picture cannot be decoded.
+            ValueError: the labels or templates are empty, a template does not contain {} once, or
+                the export is of format 3.
+            ImageError: an image cannot be decoded.
         """
         check_aligned(labels=labels)
         check_aligned(templates=templates)
@@ -120,28 +129,31 @@ class Matching(Model):
         return self.classify_features(self.embed_image(images), texts, len(labels))
 
     def classify_features(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
-        """The probabilities (n, C) of pictures (n, E), given the features of the classes'
-        prompts (C * P, E), as :func:`albef.preprocessing.zero_shot.prompts` orders them."""
+        """Return the class probabilities (n, C) of images with features (n, E).
+
+        ``text_feat`` (C * P, E) has the features of the classes' prompts, in the order of
+        :func:`albef.preprocessing.zero_shot.prompts`.
+        """
         if self.facts.itc_temperature is None:
             raise ValueError("this export does not know its temperature; export the run again")
         return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
     def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
-        """The probability (n,) that picture i and text i belong together.
+        """Return the probability (n,) that image i and text i belong together.
 
-        It reads both together, so it tells what :meth:`embed_image` and :meth:`embed_text` cannot,
-        such as left from right, but has to be computed for every pair.
+        The model reads both together. It therefore sees what :meth:`embed_image` and
+        :meth:`embed_text` cannot, such as left and right, but runs once for every pair.
 
         Raises:
-            ValueError: there are not as many texts as pictures.
-            ImageError: a picture cannot be decoded.
+            ValueError: the numbers of texts and images differ.
+            ImageError: an image cannot be decoded.
         """
         return softmax(self.match_logits(images, texts))[:, 1]
 
     def match_logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
-        """The logits (n, 2) behind :meth:`match`; column 1 is "match".
+        """Return the logits (n, 2) behind :meth:`match`; column 1 is "match".
 
-        A picture object or text that stands several times in a batch is encoded once.
+        An image object or text that occurs several times in a batch is encoded once.
         """
         check_aligned(images=images, texts=texts)
         parts = [
@@ -158,14 +170,14 @@ class Matching(Model):
     def _judge_pairs(
         self, images: Sequence[Picture], texts: Sequence[str], start: int
     ) -> dict[str, Array]:
-        """What the matcher says of a batch of pairs, (n, ...) each."""
+        """Return the outputs of the matcher for a batch of pairs, (n, ...) each."""
         image, indices = self.encode_distinct(images, start)
         distinct = list(dict.fromkeys(texts))
         ids, mask = self.ids(distinct)
         states, _ = self.encode_text(ids, mask)
         rows = [distinct.index(text) for text in texts]
         states, mask = states[rows], mask[rows]
-        if len(image.keys) == 1:  # T texts of one picture
+        if len(image.keys) == 1:  # All T texts belong to one image.
             out = self._judge(states[None], mask[None], image)
             return {name: value[0] for name, value in out.items()}
         out = self._judge(states[:, None], mask[:, None], image.take(indices))
@@ -174,20 +186,24 @@ class Matching(Model):
 
 @dataclass(frozen=True)
 class Grounded:
-    """Where a picture shows what an expression says."""
+    """Location of an expression in an image."""
 
     probability: float
-    """That picture and expression belong together."""
+    """Probability that image and expression belong together."""
     heat: Floats
-    """(n, n) from 0, over the whole picture: how much the expression's tokens attend to a patch."""
+    """Attention (n, n) of the expression's tokens to each patch of the whole image, 0 or more."""
     box: Box | None
-    """Around the hottest region, in pixels of the picture; None of a map without heat."""
+    """Box around the hottest region, in pixels of the image; None if the map has no heat."""
     best: int | None
-    """Which of the boxes that were given holds the most heat for the root of its area."""
+    """Index of the given box with the most heat, divided by the root of its area; None without
+    boxes."""
 
 
 class Grounding(Matching):
-    """Also says where. Its map is attention alone, without the gradient of Grad-CAM."""
+    """Matching model that also locates texts.
+
+    Its map is attention alone, without Grad-CAM's gradient.
+    """
 
     main: ClassVar[str] = "ground"
     extra_calls: ClassVar[frozenset[str]] = Matching.extra_calls | {Matching.main}
@@ -198,8 +214,14 @@ class Grounding(Matching):
         expressions: Sequence[str],
         boxes: Sequence[Sequence[Box]] | None = None,
     ) -> list[Grounded]:
-        """Find expression i, as "the key beside an apple", in picture i; and choose from its
-        ``boxes``, in pixels of the picture."""
+        """Find expression i, such as "the key beside an apple", in image i.
+
+        Args:
+            images: n images.
+            expressions: n expressions.
+            boxes: for each image, boxes to choose from, in pixels of the image; None chooses from
+                none.
+        """
         boxes = boxes if boxes is not None else [()] * len(images)
         check_aligned(images=images, expressions=expressions, boxes=boxes)
         grounded = []
@@ -213,7 +235,8 @@ class Grounding(Matching):
     def _locate(
         self, image: Picture, boxes: Sequence[Box], heat: Floats, chance: float
     ) -> Grounded:
-        with Image.open(io.BytesIO(picture_bytes(image))) as picture:  # reads the header only
+        # Image.open reads only the header, which has the size.
+        with Image.open(io.BytesIO(picture_bytes(image))) as picture:
             width, height = picture.size
         assert self.facts.threshold is not None
         box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)

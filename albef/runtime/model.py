@@ -1,4 +1,4 @@
-"""What every finished model has, whatever computes it: how its input is prepared; no torch.
+"""Preparation of inputs, common to all finished models and backends. No torch.
 
 Shapes: B batch, n items, S image side, N image tokens, L text tokens, D width, F layers that read
 the image, H heads.
@@ -18,54 +18,59 @@ from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
 Picture = bytes | str | os.PathLike[str] | Image.Image
-"""An encoded picture, the path of one, or one that Pillow has opened."""
+"""An encoded image, its path, or an image opened by Pillow."""
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 BATCH = 32
-"""Pictures, texts or pairs that are computed at once."""
+"""Number of images, texts or pairs that are computed at once."""
 
 
 class Backend(Protocol):
-    """Computes the graphs of a model."""
+    """Runtime that computes the graphs of a model."""
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs of a graph by name."""
+        """Return the outputs of a graph by name."""
 
 
 class ImageStates(NamedTuple):
-    """Encoded pictures, to be read by any number of texts."""
+    """Encoded images, which any number of texts can read."""
 
     keys: Array
-    """(B, F, H, N, D / H)."""
+    """Keys (B, F, H, N, D / H)."""
     values: Array
-    """(B, F, H, N, D / H)."""
+    """Values (B, F, H, N, D / H)."""
     feat: Floats | None
-    """(B, E), unit vectors; of kinds that match images and texts."""
+    """Unit vectors (B, E), for kinds that match images and texts."""
 
     def take(self, index: Sequence[int] | Ints) -> "ImageStates":
-        """Some of the pictures, in another order; all of them are not copied."""
+        """Return some of the images, in a given order.
+
+        If all are taken in order, nothing is copied.
+        """
         if list(index) == list(range(len(self.keys))):
             return self
         feat = None if self.feat is None else self.feat[index]
         return ImageStates(self.keys[index], self.values[index], feat)
 
     def inputs(self, name: str = "image") -> dict[str, Array]:
-        """What a graph takes of them, under the name of a picture."""
+        """Return the inputs of a graph, named after the image ``name``."""
         return {f"{name}_keys": self.keys, f"{name}_values": self.values}
 
 
 class Model:
-    """A finished model; ``digest`` is of its weights or of its export, ``answers`` the list that a
-    VQA model ranks."""
+    """Model that is ready for use.
+
+    ``digest`` identifies its weights or its export. ``answers`` is the list that a VQA model ranks.
+    """
 
     main: ClassVar[str]
-    """The call that it is made for, of a list of pictures or several, and one of texts."""
+    """Its main call. It takes one or more lists of images, and one of texts."""
     extra_calls: ClassVar[frozenset[str]] = frozenset()
-    """Calls that it has beside."""
+    """Its other calls."""
     min_probability: float = 0.0
-    """Below it the first of several answers, or classes, is none."""
+    """Minimum probability of the first answer or class. Below it, the model gives no answer."""
 
     def __init__(
         self,
@@ -84,7 +89,7 @@ class Model:
 
     @property
     def calls(self) -> frozenset[str]:
-        """What it can be asked."""
+        """Names of its calls."""
         return self.extra_calls | {self.main}
 
     def __getattr__(self, name: str) -> Any:
@@ -92,11 +97,15 @@ class Model:
         raise AttributeError(f"{type(self).__name__!r} object has no {name!r}; its calls: {calls}")
 
     def pixels(self, images: Sequence[Picture], start: int = 0) -> Floats:
-        """B pictures to normalised pixels (B, 3, S, S); ``start`` numbers the first, for errors.
+        """Convert B images to normalized pixels (B, 3, S, S).
+
+        Args:
+            images: B images.
+            start: number of the first image, for error messages.
 
         Raises:
-            ImageError: a picture cannot be decoded.
-            FileNotFoundError: there is no file at a path.
+            ImageError: an image cannot be decoded.
+            FileNotFoundError: a path has no file.
         """
         rows = []
         for number, image in enumerate(images, start):
@@ -105,19 +114,19 @@ class Model:
         return np.stack(rows)
 
     def encode_image(self, pixels: Floats) -> ImageStates:
-        """Normalised pixels (B, 3, S, S) to what texts read of them."""
+        """Encode normalized pixels (B, 3, S, S) to the states that texts read."""
         out = self.backend.run("image_encoder", {"image": pixels})
         return ImageStates(out["image_keys"], out["image_values"], out.get("image_feat"))
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        """Texts, cleaned as in training, to ids and mask (B, L)."""
+        """Clean texts as in training and return their ids and mask (B, L)."""
         cleaned = [clean_caption(text, self.facts.max_words) for text in texts]
         return self.tokenizer.encode(cleaned, self.facts.max_tokens)
 
     def encode_distinct(
         self, images: Sequence[Picture], start: int
     ) -> tuple[ImageStates, list[int]]:
-        """Encode each picture object once: the states, and which of them each picture has."""
+        """Encode each image object once; return the states and, for each image, its row in them."""
         distinct = {id(image): image for image in images}
         rows = {key: i for i, key in enumerate(distinct)}
         states = self.encode_image(self.pixels(list(distinct.values()), start))
@@ -125,15 +134,16 @@ class Model:
 
 
 def batches(count: int) -> Iterator[slice]:
-    """Slices of at most :data:`BATCH` of ``count`` items."""
+    """Return slices of at most :data:`BATCH` that cover ``count`` items."""
     return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
 def check_aligned(**lists: Sequence[object]) -> None:
-    """See that every argument is a list, of as many items as the others.
+    """Check that every argument is a list and that all have the same length.
 
     Raises:
-        TypeError: one text or path is a sequence too, of characters.
+        TypeError: an argument is a single text, path or image. A text is also a sequence, of
+            characters.
         ValueError: the lengths differ.
     """
     for name, items in lists.items():
@@ -145,17 +155,18 @@ def check_aligned(**lists: Sequence[object]) -> None:
 
 
 def softmax(logits: Array) -> Floats:
-    """Logits (..., C) to probabilities (..., C)."""
+    """Convert logits (..., C) to probabilities (..., C)."""
     weights = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True))
     result: Floats = weights / weights.sum(axis=-1, keepdims=True)
     return result
 
 
 def picture_bytes(image: Picture) -> bytes:
-    """A picture as the bytes of its file."""
+    """Return an image as the bytes of its file."""
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Image.Image):  # without loss, so that every picture goes the same way
+    # BMP is lossless, so an opened image is decoded like any other without a change.
+    if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "BMP")
         return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of an export, on the best provider that really works here; no torch."""
+"""ONNX Runtime sessions of an export, on the best provider that works. No torch."""
 
 import ctypes
 import ctypes.util
@@ -22,7 +22,8 @@ _INSTALL = (
 try:
     import onnxruntime as ort
     from onnxruntime import InferenceSession
-except ImportError as error:  # also of what is left where one of two was taken out again
+# The import also fails if both packages were installed and one was removed: files are missing.
+except ImportError as error:
     raise ImportError(f"there is no ONNX Runtime here ({error}): {_INSTALL}") from None
 
 log = logging.getLogger("albef")
@@ -33,12 +34,15 @@ if len(_installed) > 1:
         *(" and ".join(_installed), " ".join(_installed), _INSTALL),
     )
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_ERRORS_ONLY = 3  # of ONNX Runtime's own log
+_ERRORS_ONLY = 3  # Severity level of ONNX Runtime's own log.
 
 
 class OnDevice:
-    """Keys or values that stay where a graph computed them, with as much of numpy as their way to
-    the next graph needs; whoever indexes them has them copied to the host."""
+    """Keys or values that stay on the device where a graph computed them.
+
+    It has only the part of numpy's interface that is needed to pass them to the next graph.
+    Indexing copies them to the host.
+    """
 
     def __init__(self, value: Any, shape: Sequence[int]) -> None:
         self.value, self.shape = value, tuple(shape)
@@ -56,20 +60,26 @@ class OnDevice:
         return rows
 
     def reshape(self, shape: Sequence[int]) -> "OnDevice":
-        """The same numbers under another shape."""
+        """Return the same values with another shape."""
         return OnDevice(self.value, shape)
 
 
 class Sessions:
-    """The graphs of an export, computed by ONNX Runtime.
+    """Sessions of ONNX Runtime that compute the graphs of an export.
 
-    ``providers`` are ONNX Runtime's, first choice first (None takes a GPU if one works), then what
-    the sessions run on; ``threads`` those of one session, 0 all cores. On ``device``, ONNX
-    Runtime's name for it, keys and values stay between graphs (:class:`OnDevice`); None hands
-    everything over on the host.
+    Args:
+        folder: the export.
+        precision: precision of the weights.
+        graphs: names of the graphs.
+        providers: providers of ONNX Runtime in order of preference; None uses a GPU if one works.
+            The attribute lists those that the sessions use.
+        threads: threads of one session; 0 uses all cores.
+
+    On ``device`` (ONNX Runtime's name for it), keys and values stay between graphs, see
+    :class:`OnDevice`. If it is None, all values pass through the host.
 
     Raises:
-        ExportError: a named provider does not work here, or a graph cannot be read.
+        ExportError: a named provider does not work on this machine, or a graph cannot be read.
     """
 
     def __init__(
@@ -81,7 +91,8 @@ class Sessions:
         threads: int = 0,
     ) -> None:
         chosen = _choose(providers)
-        with ThreadPoolExecutor(len(graphs)) as pool:  # most of a large graph's loading is serial
+        # Most of the loading of a large graph is serial, so graphs load in parallel.
+        with ThreadPoolExecutor(len(graphs)) as pool:
             paths = [folder / graph_file(precision, graph) for graph in graphs]
             sessions = list(pool.map(lambda path: _session(path, chosen, threads), paths))
         self._sessions: dict[str, Any] = dict(zip(graphs, sessions, strict=True))
@@ -91,7 +102,7 @@ class Sessions:
         self.device = "cuda" if self.providers[0] == CUDA else None
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See :meth:`albef.runtime.model.Backend.run`."""
+        """Compute a graph; see :meth:`albef.runtime.model.Backend.run`."""
         session = self._sessions[graph]
         names = [output.name for output in session.get_outputs()]
         if self.device is None:
@@ -114,7 +125,7 @@ class Sessions:
 
 
 def _choose(providers: Sequence[str] | None) -> list[str]:
-    """Providers to ask for; the package lists CUDA also where there is no GPU."""
+    """Return the providers to request. ONNX Runtime lists CUDA even if the machine has no GPU."""
     available = ort.get_available_providers()
     if providers is None:
         return [CUDA, CPU] if CUDA in available and _has_cuda() else [CPU]
@@ -130,7 +141,7 @@ def _choose(providers: Sequence[str] | None) -> list[str]:
 
 
 def _has_cuda() -> bool:
-    """Whether NVIDIA's driver is there and has a device."""
+    """Return whether NVIDIA's driver is installed and has a device."""
     name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
         driver: Any = ctypes.CDLL(name)
@@ -143,21 +154,26 @@ def _has_cuda() -> bool:
 
 def _session(path: Path, providers: list[str], threads: int) -> Any:
     if CUDA in providers:
-        ort.preload_dlls()  # CUDA's libraries, from where pip put them
+        # CUDA's libraries are in pip's folders, where the system loader does not search.
+        ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
-    # Threads that spin while they wait take the cores from torch, decoding and other sessions.
+    # Threads that spin while they wait take cores from torch, decoding and other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's own classes derive from Exception, one by one
+    # ONNX Runtime's exception classes have no common base except Exception.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load {path}: {reason}") from None
 
 
 def _check_provider(running: str, requested: str, *, explicit: bool) -> None:
-    """A session falls back to the CPU without an error: refuse it where ``explicit``."""
+    """Refuse a session on another provider if ``explicit`` is true, else warn.
+
+    ONNX Runtime itself falls back to the CPU without an error.
+    """
     if running == requested:
         return
     if explicit:

@@ -1,5 +1,7 @@
-"""What a model is asked, as counts in fixed bins, held against those of its validation data; no
-torch. Nothing of a picture or a text is kept."""
+"""Histograms of a model's requests, compared with those of its validation data. No torch.
+
+Only counts in fixed bins are kept; no image or text is stored.
+"""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from albef.preprocessing.transforms import MEAN, STD
 from albef.runtime.model import Floats, Ints, Model
 
 NAME = "traffic.json"
-"""The counts of validation data, in an export."""
+"""File of an export with the counts of validation data."""
 _SIDES = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 2**26)
 BINS: dict[str, tuple[float, ...]] = {
     "width": _SIDES,
@@ -23,23 +25,25 @@ BINS: dict[str, tuple[float, ...]] = {
     "unknown": (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1),
     "confidence": tuple(i / 20 for i in range(21)),
 }
-"""Edges, ascending, the last bin with its upper one: of a picture's sides and mean, of a text's
-words and its share of unknown tokens, of the probability of the answer that is given."""
+"""Bin edges in ascending order; the last bin includes its upper edge. Quantities: width, height and
+mean brightness of an image; words of a text and its share of unknown tokens; probability of the
+answer."""
 MIN_COUNT = 100
-"""Counts below which no divergence is given."""
-_MAX_COUNT = 4096  # at which counts are halved, so that they are of the last thousands
-_HELD_OUT = 1e-4  # weight that the empty bins of a reference share, as in validation
+"""Minimum number of counts for a divergence."""
+# At this number all counts are halved, so the histogram reflects the last few thousand requests.
+_MAX_COUNT = 4096
+_HELD_OUT = 1e-4  # The empty bins of a reference share this weight, as in validation.
 Counts = NDArray[np.float64]
 
 
 class Sketch:
-    """Counts of :data:`BINS`; threads may share it, where a count that is lost does no harm."""
+    """Histograms of :data:`BINS`. Threads may share one, because a lost count does no harm."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counts] = {w: np.zeros(len(e) - 1) for w, e in BINS.items()}
 
     def count(self, **values: float) -> None:
-        """Count a value of each of some :data:`BINS`."""
+        """Count one value for each given quantity of :data:`BINS`."""
         for quantity, value in values.items():
             counts = self.counts[quantity]
             index = np.searchsorted(BINS[quantity], value, "right") - 1
@@ -48,19 +52,22 @@ class Sketch:
                 counts /= 2
 
     def picture(self, image: bytes, brightness: float) -> None:
-        """Count an encoded picture, of a brightness from 0 to 255."""
+        """Count an encoded image with a brightness from 0 to 255."""
         with opened(image, "") as picture:
             width, height = picture.size
         self.count(width=width, height=height, brightness=brightness)
 
     def text(self, text: str, ids: Ints, model: Model) -> None:
-        """Count a text, which a model reads as ids (L,), the first of them [CLS]."""
+        """Count a text that a model reads as ids (L,), the first of which is [CLS]."""
         unknown = ids[1:] == model.tokenizer.tokenizer.token_to_id("[UNK]")
         self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
 
     def divergence(self, quantity: str, reference: Counts) -> float:
-        """Kullback-Leibler divergence from a reference in nats, as :mod:`albef.validation.drift`
-        measures it; NaN of fewer than :data:`MIN_COUNT`, or without a reference."""
+        """Return the Kullback-Leibler divergence from a reference in nats.
+
+        It is computed as in :mod:`albef.validation.drift`. It is NaN if there are fewer than
+        :data:`MIN_COUNT` counts, or if the reference is empty.
+        """
         counts = self.counts[quantity]
         if counts.sum() < MIN_COUNT or not reference.sum():
             return float("nan")
@@ -78,12 +85,12 @@ class Sketch:
 
 
 def brightness(pixels: Floats) -> float:
-    """The mean of a picture that a model reads as (3, S, S), from 0 to 255."""
+    """Return the mean brightness, from 0 to 255, of normalized pixels (3, S, S)."""
     return 255 * float((pixels.mean((1, 2)) * STD + MEAN).mean())
 
 
 def read_counts(folder: Path) -> Mapping[str, Counts]:
-    """The counts in an export; none where they were left out of it."""
+    """Return the counts in an export; empty if the export has none."""
     path = folder / NAME
     counts = json.loads(path.read_text()) if path.is_file() else {}
     return {quantity: np.array(counts[quantity], float) for quantity in BINS if quantity in counts}
