@@ -1,7 +1,7 @@
-"""The ``albef`` command. Nothing heavy is imported before it is known what is asked of it.
+"""The ``albef`` command. No large package is imported before the command is known.
 
-These commands need no project, or its values alone. Those that run its pipeline are in its own
-``flows/cli.py``, which is read where the working folder lies in one.
+These commands need no project, or only its params.yaml. Commands that run the pipeline are in the
+project's own ``flows/cli.py``. It is imported if the working folder is in a project.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from albef.serving.serve import serve
 
 Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
 PIPELINE = "run, status, params, compare, ablate, accept, release, fetch, verify, data"
-"""Commands of a project's ``flows/cli.py``, and what comes before them."""
+"""Names of the commands in a project's ``flows/cli.py``, for the help outside a project."""
 app = Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -37,11 +37,11 @@ def _albef() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command that the arguments name."""
     words = sys.argv[1:] if arguments is None else arguments
     group = cast(TyperGroup, get_command(app))
     name = next((word for word in words if not word.startswith("-")), "")
-    if name not in group.commands:  # of the project, or none
+    if name not in group.commands:  # The command is in the project's flows, or does not exist.
         if root := find_root():
             _take_code_of(root, words)
             flows = importlib.import_module("flows.cli")
@@ -49,12 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
             group.commands = {**pipeline.commands, **group.commands}
             group.epilog = None
         elif name in PIPELINE.split(", "):
-            project_root()  # says that there is none
+            project_root()  # Raises the error that there is no project.
     group(words, prog_name="albef")
 
 
 def _take_code_of(root: Path, words: list[str]) -> None:
-    """Have the code of a project run its commands, though another copy of it is installed."""
+    """Run the commands with a project's own code, even if another copy is installed."""
     sys.path.insert(0, str(root))
     ours = Path(albef.__file__).parent
     if (root / "albef" / "cli.py").is_file() and not ours.samefile(root / "albef"):
@@ -72,7 +72,7 @@ def find(
     k: Annotated[int, Option("-k", help="How many pictures.")] = 5,
     show: Annotated[bool, Option("--open", help="Open them in the picture viewer.")] = False,
 ) -> None:
-    """Find the pictures of a test split that fit a text best."""
+    """Find the images of a test split that fit a text best."""
     from albef.commands.find import main
     from albef.commands.project import Project
 
@@ -88,7 +88,7 @@ def ask(
     run: Annotated[str, Option(help="The run whose checkpoint answers.")] = "vqa",
     k: Annotated[int, Option("-k", help="How many answers.")] = 5,
 ) -> None:
-    """Answer a question about a picture."""
+    """Answer a question about an image."""
     from albef.commands.ask import main
     from albef.commands.project import Project
 
@@ -103,7 +103,7 @@ def explain(
     layer: Annotated[int | None, Option(help="Fusion layer looked into, from 0.")] = None,
     out: Annotated[Path | None, Option(help="The figure, a PNG file.")] = None,
 ) -> None:
-    """Show where in a picture a model finds a text."""
+    """Show where in an image a model finds a text."""
     from albef.commands.explain import main
 
     main(image, text, _checkpoint(model), layer, out)
@@ -120,7 +120,7 @@ def embed(
     out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
     engine: Annotated[Engine, Option(help="This machine, or a cluster of Ray.")] = "local",
 ) -> None:
-    """Write the features of a folder's pictures and captions, also by an export."""
+    """Write the features of a folder's images and captions, from a checkpoint or an export."""
     from albef.commands.embed import main
     from albef.runtime.manifest import NAME
 
@@ -168,9 +168,9 @@ def import_checkpoint(
     no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
     back: Annotated[bool, Option("--back", help="From a folder of ours to a .pth file.")] = False,
 ) -> None:
-    """Turn a checkpoint of the original code into one of ours, or back.
+    """Convert a checkpoint of the original code to this project's format, or back.
 
-    DVC tracks it, so that a run can start from it (`init: NAME`). Nothing in the file is executed.
+    DVC tracks it, and a run can start from it (`init: NAME`). Nothing in the file is executed.
     """
     from albef.commands.importing import main
 
@@ -188,7 +188,7 @@ def hub(
         list[str] | None, Option(help="A data set that it learned from, by its name on the Hub.")
     ] = None,
 ) -> None:
-    """Lay an export out as the Hugging Face Hub and transformers.js expect a model."""
+    """Write an export in the layout that the Hugging Face Hub and transformers.js expect."""
     from albef.commands.hub import main
 
     main(export, card, out, licence, dataset or [])
@@ -199,10 +199,11 @@ def lineage(
     path: Annotated[Path, Argument(help="An export, or another artifact.")],
     as_json: Annotated[bool, Option("--json", help="Everything, as JSON.")] = False,
 ) -> int:
-    """Print where a product comes from, back to the raw source.
+    """Print the lineage of an artifact, back to the raw source.
 
-    Export, checkpoint, search, data sets, sources; of each its digest, whether the file at hand
-    has it, and how it was made. The exit code is 1 if a file at hand is another one.
+    The lineage has the export, checkpoint, search, datasets and sources. For each it prints the
+    digest, whether the local file matches, and how it was made. The exit code is 1 if a local file
+    differs.
     """
     from albef.commands.lineage import main
 
@@ -225,14 +226,14 @@ def site(
         Path | None, Option(help="File of npm's onnxruntime-web; fetched by npm if not given.")
     ] = None,
 ) -> None:
-    """Write a folder that searches its pictures in the browser, with no server."""
+    """Write a static site that searches its images in the browser, without a server."""
     from albef.commands.site import main
 
     main(export, gallery, out, questions, precision, package)
 
 
 def _checkpoint(model: str) -> Path:
-    """The folder of a checkpoint, or of the one with this name in the project around."""
+    """Return the folder of a checkpoint, given its path or its name in the project."""
     if (Path(model) / "config.json").is_file():
         return Path(model)
     from albef.commands.project import Project

@@ -1,1 +1,1 @@
-"""Commands that use a finished model."""
+"""Commands that use a trained model."""

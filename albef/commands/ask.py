@@ -11,8 +11,9 @@ def main(checkpoint: Path, image: Path, question: str, k: int) -> None:
     """Print the ``k`` best answers and their probabilities.
 
     Raises:
-        ParamsError: no such picture, an empty question, or a model that answers none.
-        CheckpointError: it has not been trained.
+        ParamsError: the image is missing, the question is empty, ``k`` is below 1, or the model
+            does not answer questions.
+        CheckpointError: the run has not been trained.
     """
     if not question.strip():
         raise ParamsError("the question is empty; ask something, as 'how many keys are there?'")

@@ -1,4 +1,4 @@
-"""How a function becomes a command of ``albef``, and the project that it works in."""
+"""Registration of functions as ``albef`` commands, and search for the project's root."""
 
 import functools
 import os
@@ -21,11 +21,17 @@ def command(
     at_root: bool = False,
     interrupted: str = "interrupted",
 ) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
-    """Make a function the command ``albef NAME``; what it returns is the exit code.
+    """Register a function as the command ``albef NAME``; its return value is the exit code.
 
-    Its errors are a sentence each, after exit code ``code`` where they have no ``exit_code``, and
-    an output that nobody reads on is none. ``at_root`` says whether it works in the root of the
-    project around, ``interrupted`` what is said after Ctrl-C.
+    A ValueError, OSError or ImportError is printed as an error message. A reader that closes the
+    output early, such as ``head``, is not an error.
+
+    Args:
+        commands: application that gets the command.
+        name: name of the command.
+        code: exit code after an error that has no ``exit_code``.
+        at_root: run the command in the root of the project that contains the working folder.
+        interrupted: message after Ctrl-C.
     """
 
     def add(function: Callable[P, int | None]) -> Callable[P, int | None]:
@@ -36,7 +42,7 @@ def command(
                     os.chdir(project_root())
                 status = function(*args, **kwargs)
                 sys.stdout.flush()
-            except BrokenPipeError:  # as before `| head`
+            except BrokenPipeError:  # A reader such as `head` closed the output.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 status = 0
             except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
@@ -60,7 +66,7 @@ def command(
 
 
 def project_root() -> Path:
-    """The project's root, at or above the working folder."""
+    """Return the project's root, which is the working folder or one of its parents."""
     if root := find_root():
         return root
     raise SystemExit(
@@ -70,7 +76,7 @@ def project_root() -> Path:
 
 
 def find_root() -> Path | None:
-    """The root of the project at or above the working folder, if there is one."""
+    """Return the root of the project around the working folder, or None outside a project."""
     cwd = Path.cwd()
     for folder in (cwd, *cwd.parents):
         if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
@@ -79,5 +85,5 @@ def find_root() -> Path | None:
 
 
 def from_root(path: str) -> Path:
-    """A path of the command line, from the root of the project."""
+    """Return a path of the command line relative to the root of the project."""
     return Path(os.path.relpath(path, find_root()))

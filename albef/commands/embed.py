@@ -1,9 +1,13 @@
-"""``albef embed``: the features of a folder's pictures and captions, or of a data set's split.
+"""``albef embed``: the features of a folder's images and captions, or of a dataset's split.
 
-The columns of the Parquet file: ``kind`` ("image" or "text"), ``key`` (of the record, or the path
-of the picture in the folder), ``image_id`` (equal where texts belong to pictures), ``text`` (null
-where it is an image) and ``feature``, a unit vector. The product of an image's and a text's is the
-similarity that evaluation ranks by.
+The Parquet file has these columns:
+
+- ``kind``: "image" or "text".
+- ``key``: key of the record, or path of the image in the folder.
+- ``image_id``: equal for an image and its texts.
+- ``text``: the text; null for an image.
+- ``feature``: a unit vector. The dot product of an image's and a text's is the similarity that
+  evaluation ranks by.
 """
 
 import sys
@@ -27,21 +31,22 @@ from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Names of pictures end in one of these, in small or capital letters."""
+"""File extensions of images, in lower or upper case."""
 Row = tuple[str, int, str | None]
 """Key, image_id and text."""
 Items = Sequence[Record] | Sequence[str]
 Compute = Callable[[Iterable[Items]], Iterator[Floats]]
-"""Takes batches of records or texts, and gives the features of each batch."""
+"""Function from batches of records or texts to the features of each batch."""
 
 
 class Folder:
-    """The pictures in a folder and below, by name, each with the captions in a ``.txt`` beside it.
+    """The images in a folder and its subfolders, sorted by name.
 
-    A caption is a line of that file; a picture without one has none.
+    The captions of an image are the lines of a ``.txt`` file with the same name; without one, an
+    image has no captions.
 
     Raises:
-        ValueError: no such folder, or no picture in it.
+        ValueError: the folder does not exist, or has no image.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,18 +82,25 @@ class Folder:
 def main(
     folder: Path, split: str, weights: Path, device: str, out: Path, engine: Engine = "local"
 ) -> None:
-    """Write the features of a folder of pictures, or of a data set's split, and print how many.
+    """Write the features of a folder of images, or of a dataset's split, and print their number.
 
-    ``weights`` are a checkpoint, or an export, which needs no torch and takes the device that
-    ONNX Runtime finds. With the engine ``ray`` each node of the cluster computes, and has them at
-    the same path.
+    Args:
+        folder: folder of images, or a dataset.
+        split: split of a dataset.
+        weights: checkpoint or export. An export needs no torch, and uses the device that ONNX
+            Runtime finds. With the engine ``ray``, every node must have it at this path.
+        device: auto, cpu, cuda or cuda:N.
+        out: Parquet file to write.
+        engine: ``local``, or ``ray`` to compute on the nodes of a cluster.
 
     Raises:
-        ConnectionError: there is no cluster.
-        CheckpointError, ExportError: there is neither, or it is damaged.
-        ImageError: a picture cannot be decoded.
-        ShardError: the data set has no such split, or is damaged.
-        ValueError: no folder, or nothing in it; the model does not match images and texts.
+        ConnectionError: no cluster is running.
+        CheckpointError, ExportError: ``weights`` is neither a checkpoint nor an export, or is
+            damaged.
+        ImageError: an image cannot be decoded.
+        ShardError: the dataset lacks the split, or is damaged.
+        ValueError: the folder is missing or has no image, or the model does not match images and
+            texts.
     """
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
@@ -96,7 +108,7 @@ def main(
     model = as_matching(_load(weights, device), str(weights))
     compute: Compute = partial(map, partial(_embed, lambda: model))
     if engine == "ray":
-        from albef.cluster import mapped  # where it is asked for alone
+        from albef.cluster import mapped  # Only this engine needs Ray.
 
         load = partial(_load_once, weights.resolve(), device)
         compute = partial(mapped, partial(_embed, load), gpu=device not in ("auto", "cpu"))
@@ -120,12 +132,12 @@ def _load(weights: Path, device: str, threads: int = 0) -> Any:
 
 @cache
 def _load_once(weights: Path, device: str) -> Any:
-    """In a process of a node, which has one core of it and computes one batch after the other."""
+    """Load the weights once in a worker process. It has one core and computes batches in turn."""
     return _load(weights, device, threads=1)
 
 
 def _embed(load: Callable[[], Matching], items: Items) -> Floats:
-    """The features of records' pictures, or of texts."""
+    """Return the features of the records' images, or of texts."""
     records = [item for item in items if isinstance(item, Record)]
     texts = [item for item in items if isinstance(item, str)]
     return _embed_images(load(), records) if records else load().embed_text(texts)
@@ -134,7 +146,7 @@ def _embed(load: Callable[[], Matching], items: Items) -> Floats:
 def write_features(
     model: Matching, records: Shards | Folder, out: Path, compute: Compute
 ) -> tuple[int, int]:
-    """Write the features of all pictures, then of all captions; return how many there were."""
+    """Write the features of all images, then of all captions; return the number of each."""
     schema = pa.schema(
         [
             ("kind", pa.string()),
@@ -179,5 +191,5 @@ def _embed_images(model: Matching, records: Sequence[Record]) -> Floats:
         return model.embed_image([record.image for record in records])
     except ImageError:
         for record in records:
-            decode(record.image, record.key)  # raises with the key of the one that is broken
+            decode(record.image, record.key)  # Raises an error with the key of the damaged image.
         raise

@@ -1,6 +1,6 @@
-"""``albef explain``: where in a picture a model finds a text and each of its words.
+"""``albef explain``: find a text and each of its words in an image.
 
-Grad-CAM of the logit with which ITM says that they belong together (:mod:`albef.models.gradcam`).
+The maps are Grad-CAM of the ITM logit for "match" (:mod:`albef.models.gradcam`).
 """
 
 from pathlib import Path
@@ -33,10 +33,10 @@ class WordHeat(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Where a picture has a text: the heat (n, n) of the whole and of its words."""
+    """Location of a text in an image: the heat (n, n) of the whole text and of its words."""
 
     probability: float
-    """That picture and text belong together, by ITM."""
+    """ITM probability that image and text belong together."""
     heat: Heat
     words: tuple[WordHeat, ...]
 
@@ -44,13 +44,19 @@ class Explanation(NamedTuple):
 def main(
     image: Path, text: str, model: Path, layer: int | None = None, out: Path | None = None
 ) -> None:
-    """Write the figure, which is named after the picture if ``out`` is None, and print the
-    probability and its path.
+    """Write the figure, and print the probability and the figure's path.
+
+    Args:
+        image: file of the image.
+        text: text to find.
+        model: folder of the checkpoint.
+        layer: fusion layer, from 0; None takes the default of :func:`explain`.
+        out: file to write; None names it after the image.
 
     Raises:
-        CheckpointError: no checkpoint, or one without image-text matching.
-        ImageError: the picture cannot be decoded.
-        ValueError: an empty text, or a layer that is not there.
+        CheckpointError: the checkpoint is missing, or has no image-text matching.
+        ImageError: the image cannot be decoded.
+        ValueError: the text is empty, or the layer does not exist.
     """
     encoded = image.read_bytes()
     picture = decode(encoded, str(image))
@@ -65,9 +71,9 @@ def main(
 def explain(
     checkpoint: Checkpoint, image: bytes, text: str, layer: int | None = None
 ) -> Explanation:
-    """Where a model that matches images and texts finds a text in an encoded picture.
+    """Find a text in an encoded image with a model that matches images and texts.
 
-    ``layer`` is of the fusion encoder, from 0; None takes that of :func:`attention`.
+    ``layer`` is a layer of the fusion encoder, from 0; None takes that of :func:`attention`.
     """
     matcher = Matcher(checkpoint)
     facts = facts_of(checkpoint)
@@ -96,20 +102,20 @@ def explain(
 
 
 def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[str, list[int]]]:
-    """Each word with the places of its tokens, as far as the text was not cut."""
+    """Return each word with the indices of its tokens, up to where the text is cut."""
     encoding = tokenizer.tokenizer.encode(text)
     words: dict[int, list[int]] = {}
     for index, word in enumerate(encoding.word_ids[:max_tokens]):
-        if word is not None:  # [CLS] is of no word
+        if word is not None:  # [CLS] does not belong to a word.
             words.setdefault(word, []).append(index)
     starts, ends = zip(*encoding.offsets, strict=True)
     return [(text[starts[indices[0]] : ends[indices[-1]]], indices) for indices in words.values()]
 
 
 def draw_figure(picture: Image.Image, text: str, explanation: Explanation) -> Image.Image:
-    """Draw the picture, the whole text's map over it, and a map for each word."""
+    """Draw the image, the whole text's map over it, and a map for each word."""
     small = fit(picture)
-    # A word with a small part of the heat must not look as hot as the others.
+    # A word with a small share of the heat must not look as hot as the others.
     dimmed = max((float(heat.max()) for _, heat, _ in explanation.words), default=0.0) / 3
     panels = [
         Panel(small, "the picture", f"match {explanation.probability:.1%}"),

@@ -1,6 +1,6 @@
-"""``albef find``: the pictures of a split that fit a text best; no torch.
+"""``albef find``: the images of a split that fit a text best. No torch.
 
-The text is compared with every picture (ITC), then read together with the best of them (ITM).
+The text is compared with every image (ITC), then read together with the best ones (ITM).
 """
 
 import sys
@@ -20,15 +20,15 @@ from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches, softmax
 
 RERANKED = 32
-"""Pictures that are read together with the text, or more where more are asked for."""
+"""Minimum number of images that are read together with the text. A larger ``-k`` increases it."""
 
 
 class Hit(NamedTuple):
-    """A picture, encoded, with key and first caption of its record, and how well it fits."""
+    """Encoded image with its record's key and first caption, and its score."""
 
     key: str
     probability: float
-    """That it and the text belong together, by ITM."""
+    """ITM probability that image and text belong together."""
     caption: str
     image: bytes
 
@@ -36,11 +36,12 @@ class Hit(NamedTuple):
 def main(
     export: Path, shards: Shards, text: str, k: int, folder: Path, *, show: bool = False
 ) -> None:
-    """Print the ``k`` pictures of a split that fit a text best, and the path of an image that shows
-    them, in ``folder``; there image features lie too, for the next time.
+    """Print the ``k`` images of a split that fit a text best, and the path of an overview image.
+
+    The overview is written to ``folder``. Image features are cached there for the next call.
 
     Raises:
-        ParamsError: an empty text.
+        ParamsError: the text is empty, or ``k`` is below 1.
         ExportError: the run has not been exported.
     """
     if not text.strip():
@@ -63,12 +64,13 @@ def main(
 
 
 def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> list[Hit]:
-    """The ``k`` pictures of a split that fit ``text`` best, best first."""
+    """Return the ``k`` images of a split that fit ``text`` best, best first."""
     sim = image_features(model, shards, folder) @ model.embed_text([text])[0]
     best = np.argsort(-sim, kind="stable")[: max(k, RERANKED)]
     records = [shards[int(i)] for i in best]
     logits = model.match_logits([record.image for record in records], [text] * len(records))
-    margin = logits[:, 1] - logits[:, 0]  # orders as the probability does, where that is all ones
+    # The margin has the order of the probability, but does not saturate at 1.
+    margin = logits[:, 1] - logits[:, 0]
     share = softmax(logits)[:, 1]
     return [
         Hit(records[i].key, float(share[i]), records[i].captions[0], records[i].image)
@@ -77,13 +79,14 @@ def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> li
 
 
 def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
-    """``image_feat`` (n, E) of a split, kept in ``folder`` for the next time."""
+    """Return ``image_feat`` (n, E) of a split, cached in ``folder``."""
     path = folder / f"{model.digest[:16]}-{shards.digest[:16]}-{shards.split}.npy"
     try:
         cached: Floats = np.load(path, allow_pickle=False)
         if cached.shape == (len(shards), model.embed_dim):
             return cached
-    except (OSError, ValueError, EOFError):  # missing or damaged: it is only a copy
+    # The cache is missing or damaged; it can always be rebuilt.
+    except (OSError, ValueError, EOFError):
         pass
     print(f"reading the {len(shards)} pictures of {shards.name} once ...", file=sys.stderr)
     parts = [range(len(shards))[part] for part in batches(len(shards))]

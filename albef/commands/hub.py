@@ -1,7 +1,8 @@
-"""``albef hub``: an export as the Hugging Face Hub and transformers.js lay a model out.
+"""``albef hub``: an export in the Hugging Face Hub's layout, which transformers.js reads.
 
-Graphs lie in ``onnx/``, called as there; the two that embed take and give the names that are used
-there. The tokenizer cleans a text as ours does, but for the cut at a number of words.
+Graphs are in ``onnx/`` under the Hub's names. The inputs and outputs of the two embedding graphs
+also have the Hub's names. The tokenizer cleans a text as ours does, but does not cut it at a number
+of words.
 """
 
 import json
@@ -19,7 +20,7 @@ from albef.runtime import manifest as manifests
 from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Manifest, graph_file
 
 SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized", "int8_weights": "_int8"}
-"""Of a graph's name, by precision."""
+"""Suffix of a graph's file name, by precision."""
 _HUB_GRAPHS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
 _HUB_NAMES = {
     "image": "pixel_values",
@@ -31,18 +32,18 @@ _HUB_NAMES = {
 
 
 def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str]) -> None:
-    """Write the folder.
+    """Write an export in the Hub's layout.
 
     Args:
-        export: what is shared; every precision that its folder has.
-        card: its model card, of the report or of a release.
-        out: does not exist yet.
+        export: export to share, in every precision that its folder has.
+        card: its model card, from the report or from a release.
+        out: folder to write; it must not exist.
         licence: the Hub's name of the model's licence.
-        datasets: names on the Hub of what it learned from.
+        datasets: names on the Hub of the training datasets.
 
     Raises:
-        ExportError: no export, or one that was changed.
-        ValueError: ``out`` exists, or the card is none.
+        ExportError: the folder is not an export, or was changed.
+        ValueError: ``out`` exists, or the card cannot be read.
     """
     manifest = manifests.read(export)
     precisions = [name for name in manifest.precisions if (export / name).is_dir()]
@@ -72,7 +73,7 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
 
 
 def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> ModelCard:
-    """The card with what the Hub wants to know beside, read as its library reads cards."""
+    """Read a model card with the Hub's library, and add the metadata that the Hub expects."""
     try:
         card = ModelCard(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError) as error:
@@ -90,7 +91,7 @@ def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> Model
 
 
 def _rename_values(source: Path) -> bytes:
-    """A graph whose inputs and outputs have the Hub's names."""
+    """Return a graph whose inputs and outputs have the Hub's names."""
     model = onnx.load(source)
     for value in (*model.graph.input, *model.graph.output):
         value.name = _HUB_NAMES.get(value.name, value.name)
@@ -102,7 +103,7 @@ def _rename_values(source: Path) -> bytes:
 
 
 def _cleaning_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer with :func:`albef.preprocessing.text.clean_caption` before it."""
+    """Return the tokenizer, preceded by :func:`albef.preprocessing.text.clean_caption`."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.normalizer = Sequence(
         [
@@ -117,7 +118,7 @@ def _cleaning_tokenizer(path: Path) -> Tokenizer:
 
 
 def _configs(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """JSON files by name."""
+    """Return the contents of the JSON files, by file name."""
     facts, pixels = manifest.model, manifest.preprocessing
     side = {"height": facts.image_size, "width": facts.image_size}
     special = ("pad", "unk", "cls", "sep", "mask")

@@ -1,6 +1,6 @@
-"""``albef import``: a checkpoint of the original code into a folder of ours, and back.
+"""``albef import``: convert a checkpoint of the original code to a folder of ours, or back.
 
-It is read strictly: every tensor has its place in a task of its kind, none is missing, none is
+The conversion is strict: every tensor must map to the task of its kind, and none may be missing or
 left over.
 """
 
@@ -28,7 +28,7 @@ from albef.preprocessing.text import TextTokenizer
 from albef.tasks.answer_list import answer_list
 
 TOKENIZER = "bert-base-uncased"
-"""What the original code tokenises with."""
+"""Tokenizer of the original code."""
 KINDS = {
     "pretraining": 25,
     "retrieval": 30,
@@ -38,7 +38,7 @@ KINDS = {
     "text_assignment": 25,
     "nlvr2": 30,
 }
-"""What the original code has, and where it cuts a text, in tokens."""
+"""Kinds of the original code, with the length in tokens at which each cuts a text."""
 
 
 def import_original(
@@ -50,19 +50,21 @@ def import_original(
     heads: tuple[int, int] | None = None,
     answers: Path | None = None,
 ) -> Checkpoint:
-    """A checkpoint of the original code, as one of ours.
+    """Convert a checkpoint of the original code to a checkpoint of ours.
 
     Args:
-        path: the file, as torch saved it; the folder of the result.
-        tokenizer: a vocabulary file, a folder with one, or a name at Hugging Face.
-        kind: None tells it by the names of the tensors.
-        image_size: side of the image to resize position embeddings to; None keeps theirs.
-        heads: of the image and of the text encoder; None is one for each 64 of width.
-        answers: JSON list of those that a VQA model chooses from, which the file does not hold.
+        path: file saved by torch; it becomes the ``folder`` of the result.
+        tokenizer: vocabulary file, folder with one, or name on the Hugging Face Hub.
+        kind: kind of the run; None infers it from the names of the tensors.
+        image_size: image side to which position embeddings are resized; None keeps the original
+            size.
+        heads: attention heads of the image and of the text encoder; None takes one for each 64 of
+            width.
+        answers: JSON list of the answers that a VQA model ranks; the checkpoint does not hold them.
 
     Raises:
-        CheckpointError: it is damaged, of another kind or size, or does not fit.
-        ValueError: no tokenizer or list there, or one with another vocabulary.
+        CheckpointError: the checkpoint is damaged, of another kind or size, or does not fit.
+        ValueError: the tokenizer or list is missing, or has another vocabulary.
     """
     where = str(path)
     original = read_original(path)
@@ -80,7 +82,7 @@ def import_original(
     values = {"image_size": image_size or sizes.image.image_size, "max_tokens": KINDS[kind]}
     if "image_queue" in original:
         values["queue_size"] = original["image_queue"].shape[1]
-    if kind == "grounding":  # the third of six
+    if kind == "grounding":  # The third of six fusion layers.
         values["layer"] = (sizes.text.fusion_depth - 1) // 2
     facts = {"answers": answer_list(f"{answers}", "", None)} if answers else {}
     draft = Checkpoint(path, kind, sizes, {"values": values, "facts": facts}, {}, vocab)
@@ -94,7 +96,7 @@ def import_original(
 
 
 def _build_meta_task(checkpoint: Checkpoint) -> torch.nn.Module:
-    """The task of a checkpoint, all shapes and no memory."""
+    """Build the task of a checkpoint on the meta device, which has shapes but no memory."""
     task_class = importlib.import_module(f"albef.tasks.{checkpoint.kind}").Task
     sizes = () if checkpoint.kind == "pretraining" else (checkpoint.model,)
     with torch.device("meta"):
@@ -103,7 +105,7 @@ def _build_meta_task(checkpoint: Checkpoint) -> torch.nn.Module:
 
 
 def export_original(folder: Path, target: Path) -> None:
-    """Write the checkpoint in a folder of ours to a file that the original code loads."""
+    """Write a checkpoint folder of ours to a file that the original code loads."""
     checkpoint = load_checkpoint(folder)
     text = checkpoint.model.text
     state = to_original(checkpoint.tensors, checkpoint.kind, text.depth - text.fusion_depth)
@@ -112,7 +114,7 @@ def export_original(folder: Path, target: Path) -> None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write an imported checkpoint to a folder that is not there, whole or not at all."""
+    """Write an imported checkpoint atomically to a new folder."""
     with atomic(folder) as part:
         save_checkpoint(
             part,
@@ -127,12 +129,12 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def track(folder: Path) -> str:
-    """Add a folder to DVC if it lies in a DVC project; return what came of it."""
+    """Add a folder to DVC if it is in a DVC project; return the outcome as text."""
     root = next((up for up in folder.resolve().parents if (up / ".dvc").is_dir()), None)
     if root is None:
         return "not tracked: it lies in no DVC project"
     command = [sys.executable, "-m", "dvc", "add", "--quiet", str(folder.resolve())]
-    if subprocess.run(command, cwd=root).returncode:  # DVC says why
+    if subprocess.run(command, cwd=root).returncode:  # DVC prints the reason.
         return f"not tracked: repeat `dvc add {folder}`, or use --no-dvc"
     return f"tracked by {folder}.dvc, which belongs in git"
 
@@ -149,12 +151,12 @@ def main(
     track_it: bool = True,
     back: bool = False,
 ) -> None:
-    """Import, or with ``back`` the other way; see :func:`import_original`."""
+    """Import a checkpoint, or export one if ``back`` is true; see :func:`import_original`."""
     if back:
         export_original(source, target)
         print(f"{target}: as the original code loads it")
         return
-    if target.exists():  # before gigabytes are read
+    if target.exists():  # Checked first, because reading the source can take gigabytes.
         raise CheckpointError(f"{target} is there already: remove it, or choose another")
     checkpoint = import_original(
         source,

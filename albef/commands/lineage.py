@@ -14,7 +14,7 @@ GRAPH = Path("dvc.yaml")
 
 
 def main(path: Path, as_json: bool) -> int:
-    """Print the chain of an artifact; return 1 if a local file is not the one that was recorded."""
+    """Print the chain of an artifact; return 1 if a local file differs from the recorded one."""
     chain = lineage(path, project_around(path))
     if as_json:
         print(TypeAdapter(Step).dump_json(chain, indent=2).decode())
@@ -24,7 +24,7 @@ def main(path: Path, as_json: bool) -> int:
 
 
 def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
-    """Yield the lines of a chain as a tree; what is in ``printed`` is not repeated."""
+    """Yield the lines of a chain as a tree; a step in ``printed`` is not repeated."""
     location = ""
     if step.path and step.what != "file":
         full = Path(step.path).resolve()
@@ -52,19 +52,19 @@ def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
 
 
 def project_around(path: Path) -> Project | None:
-    """Return the project that a path lies in, with the params file whose artifacts hold it.
+    """Return the project that contains a path, with the params file whose artifacts include it.
 
-    A preset has artifacts of its own; the params file comes first, then presets.
+    Each preset has a separate artifacts folder. The params file comes first, then presets.
 
     Raises:
-        ParamsError: a params file or preset that is no YAML, or names no folders.
+        ParamsError: a params file or preset is not YAML, or does not name the folders.
     """
     resolved = path.resolve()
     for root in (resolved, *resolved.parents):
         if (root / PARAMS).is_file() and (root / GRAPH).is_file():
             projects = list(_projects(root))
             holding = [project for project in projects if _holds(project.layout, resolved)]
-            # products/smoke lies in products: the deepest folder that holds it is its own
+            # products/smoke is inside products, so the deepest folder that holds the path wins.
             return max(holding or projects[:1], key=lambda project: len(project.layout.root.parts))
     return None
 

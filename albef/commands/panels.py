@@ -1,4 +1,4 @@
-"""Pictures side by side as one image, as ``albef find`` and ``albef explain`` write it."""
+"""Grid of captioned images, as ``albef find`` and ``albef explain`` write it."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 240
-"""Longest side of a picture, in pixels."""
+"""Longest side of an image, in pixels."""
 _GAP = 18
-_ACROSS = 4  # panels in a row
-_LINE, _CAPTION = 30, 58  # heights, in pixels: of the title's lines, and of what is below a picture
-_LETTERS, _LABEL = 84, 30  # in a line of the title, and in a label
+_ACROSS = 4  # Panels in a row.
+_LINE, _CAPTION = 30, 58  # Heights in pixels: a line of the title, and the text below an image.
+_LETTERS, _LABEL = 84, 30  # Characters in a line of the title, and in a label.
 _INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
 
 
 class Panel(NamedTuple):
-    """A picture of at most :data:`SIDE`, and what is written below it."""
+    """An image with sides of at most :data:`SIDE`, and the text below it."""
 
     picture: Image.Image
     label: str
@@ -24,7 +24,7 @@ class Panel(NamedTuple):
 
 
 def fit(picture: Image.Image) -> Image.Image:
-    """Scale a picture to the size that it has in a panel."""
+    """Scale an image to its size in a panel."""
     scale = SIDE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     return picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""What the values of a project say to a command that names one of its runs."""
+"""Access of commands to a project's params.yaml and to its runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +12,25 @@ if TYPE_CHECKING:
 
 
 def layout_of(params: Mapping[str, Any], root: Path, where: Path) -> Layout:
-    """The files of the products of some values, whose project lies in ``root``.
+    """Return the layout of artifacts that some values define.
+
+    Args:
+        params: values of a params file or preset.
+        root: root of the project.
+        where: file of the values, named in errors.
 
     Raises:
-        ParamsError: they name no folders; the file ``where`` they stand is named.
+        ParamsError: the values do not name the folders.
     """
     paths = validate(Paths, params.get("paths"), where=str(where), key="paths")
     return Layout(Paths(root=str(root / paths.root), models=str(root / paths.models)))
 
 
 class Project:
-    """A project's values, and the ``layout`` of its products.
+    """A project's values, and the ``layout`` of its artifacts.
 
     Raises:
-        ParamsError: its params file is missing, damaged, or names no folders.
+        ParamsError: the params file is missing, damaged, or does not name the folders.
     """
 
     def __init__(self, root: Path = Path()) -> None:
@@ -34,10 +39,10 @@ class Project:
         self.layout = layout_of(self._params, root, self._file)
 
     def section(self, run: str) -> dict[str, Any]:
-        """The values of a run.
+        """Return the values of a run.
 
         Raises:
-            ParamsError: there is no such run; the nearest is named.
+            ParamsError: the run does not exist; the message names the nearest one.
         """
         runs: dict[str, dict[str, Any]] = self._params.get("tasks") or {}
         if run not in runs:
@@ -46,15 +51,15 @@ class Project:
         return runs[run]
 
     def checkpoint(self, run: str) -> Path:
-        """The folder of a run's checkpoint."""
+        """Return the folder of a run's checkpoint."""
         self.section(run)
         return self.layout.model(run)
 
     def dataset(self, run: str) -> Path:
-        """The folder of a run's data set.
+        """Return the folder of a run's dataset.
 
         Raises:
-            ParamsError: there is no such run, or it names none.
+            ParamsError: the run does not exist, or does not name a dataset.
         """
         name = self.section(run).get("dataset")
         if not isinstance(name, str):
@@ -62,8 +67,9 @@ class Project:
         return self.layout.data(name)
 
     def shards(self, run: str, split: str) -> "Shards":
-        """A split of a run's data set."""
-        from albef.data.cache import ShardCache  # these need what is not on a machine that serves
+        """Return a split of a run's dataset."""
+        # A machine that only serves lacks their dependencies.
+        from albef.data.cache import ShardCache
         from albef.data.shards import Shards
 
         cache = ShardCache.of(runtime(self._params.get("runtime")))

@@ -1,8 +1,8 @@
-"""``albef site``: a folder of files that searches its pictures in the browser, with no server; no
-torch.
+"""``albef site``: a static site that searches its images in the browser. No torch.
 
-Beside the page of ``albef serve``, whose calls are answered in the browser, it holds the export's
-graphs, the pictures with their features, and ONNX Runtime's web build from npm with its licences.
+The folder has the page of ``albef serve``, whose calls are answered in the browser. It also has the
+export's graphs, the images with their features, and ONNX Runtime's web build from npm with its
+licences.
 """
 
 import json
@@ -30,7 +30,7 @@ from albef.serving.indexes.reader import THUMBNAIL
 from albef.serving.limits import BEST, PICTURES, TEXT, Limits
 
 WEB = "1.30.0"
-"""Version of npm's onnxruntime-web that was tested; the first ones have no opset 23."""
+"""Tested version of npm's onnxruntime-web. Its first versions lack opset 23."""
 _FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob:; "
@@ -46,13 +46,21 @@ def main(
     precision: str | None,
     package: Path | None,
 ) -> None:
-    """Write ``out``: the pictures of ``gallery``, searched by ``export``, and asked about with
-    the VQA export ``questions``; ``package`` is npm's, fetched by npm if None.
+    """Write a site that searches images and answers questions about them.
+
+    Args:
+        export: export that searches.
+        gallery: folder of the images.
+        out: folder to write.
+        questions: VQA export that answers questions; None leaves them out.
+        precision: precision of the weights; None takes int8 if available, else the first of each
+            export.
+        package: file of npm's onnxruntime-web; None fetches it with npm.
 
     Raises:
-        ValueError: ``out`` is there, ``gallery`` has no picture, an export is of another kind, or
-            the package cannot be had.
-        ExportError: a folder holds no export, or not that precision.
+        ValueError: ``out`` exists, ``gallery`` has no readable image, an export is of another kind,
+            or the package cannot be read or fetched.
+        ExportError: a folder is not an export, or lacks that precision.
     """
     if out.exists():
         raise ValueError(f"{out} is there already: remove it, or name another folder")
@@ -68,7 +76,7 @@ def main(
             models.append(about | {"calls": ["ask"]})
         names = _write_pictures(search_model, gallery, part)
         (part / "site.json").write_text(json.dumps(_describe(models, names), indent=1) + "\n")
-        for folder in ("web", "site"):  # the site's own api.js takes the place of the page's
+        for folder in ("web", "site"):  # The site's own api.js overwrites that of the page.
             for file in resources.files("albef.serving").joinpath(folder).iterdir():
                 (part / file.name).write_bytes(file.read_bytes())
         page, head = part / "index.html", '<meta charset="utf-8">'
@@ -83,7 +91,7 @@ def main(
 
 
 def _describe(models: list[dict[str, Any]], pictures: list[str]) -> dict[str, Any]:
-    """What the page has to know, as ``site.json`` has it."""
+    """Return the facts that the page needs, in the form of ``site.json``."""
     limits = Limits()
     return {
         "albef": metadata.version("albef-pipeline"),
@@ -102,7 +110,7 @@ def _describe(models: list[dict[str, Any]], pictures: list[str]) -> dict[str, An
 
 
 def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:
-    """A loaded export whose needed files were copied, and what the page has to know of it."""
+    """Copy the needed files of an export; return the loaded model and the facts the page needs."""
     manifest = manifests.read(export)
     smallest = "int8" if "int8" in manifest.precisions else manifest.precisions[0]
     model = load(export, [CPU], precision=precision or smallest)
@@ -116,8 +124,10 @@ def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, 
 
 
 def _write_pictures(model: Any, gallery: Path, part: Path) -> list[str]:
-    """Write the pictures of a folder, numbered, and their features, each read alone as in the
-    browser; the names of those that could be read."""
+    """Write the images of a folder, numbered, and their features; return the names of the images.
+
+    Each image is encoded alone, as in the browser. Images that cannot be read are skipped.
+    """
     names: list[str] = []
     features, side = [], (model.facts.image_size,) * 2
     for folder in ("pictures", "squares"):

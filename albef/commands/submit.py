@@ -1,4 +1,4 @@
-"""``albef submit``: the answers of a VQA run as the file that a challenge takes, and its check.
+"""``albef submit``: write the answers of a VQA run as a challenge's submission, or check one.
 
 The file is a JSON list of ``{"question_id": ..., "answer": ...}``, one for every question of a
 split. No torch.
@@ -17,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, Vali
 from albef.data.shards import read_index
 
 QuestionId = int | str
-_NAMED = 5  # ids in a sentence
+_NAMED = 5  # Maximum number of ids in an error message.
 
 
 class SubmissionError(ValueError):
-    """A submission that would be refused, or cannot be made; a sentence a line."""
+    """Error for a submission that is invalid or cannot be written.
+
+    Its text has one line for each problem.
+    """
 
 
 def main(
@@ -30,8 +33,8 @@ def main(
     """Write the submission of an evaluated run to ``out``, or check a file instead.
 
     Raises:
-        SubmissionError: the file is wrong, or the run has no answers to hand in.
-        ShardError: its data set is not there.
+        SubmissionError: the file is invalid, or the run has no answers to submit.
+        ShardError: the run's dataset is missing.
     """
     question_ids = read_question_ids(dataset, split)
     where = f"split {split} of {dataset.name}"
@@ -51,7 +54,7 @@ def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
     """Return the ids of all questions of a split.
 
     Raises:
-        SubmissionError: it has none.
+        SubmissionError: the split has no question with an id.
     """
     metas = map(json.loads, read_index(dataset, split, ["meta"])["meta"].to_pylist())
     ids = [meta["question_id"] for meta in metas if meta.get("question_id") is not None]
@@ -85,8 +88,7 @@ _ENTRIES = TypeAdapter(list[Entry])
 
 
 def check_submission(text: str, question_ids: Iterable[QuestionId]) -> list[str]:
-    """Return what is wrong with a submission, as JSON, for these questions; nothing if it is
-    accepted."""
+    """Return the problems of a JSON submission to these questions; empty if it is valid."""
     try:
         counts = Counter(entry.question_id for entry in _ENTRIES.validate_json(text))
     except ValidationError as error:
